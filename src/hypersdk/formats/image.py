@@ -1,0 +1,91 @@
+"""What every image writer can do, and what it writes to. One conformance suite runs all writers.
+
+::
+
+    transfer ──write / write_deflated──> ImageWriter ──pwrite──> BlockFile (a file, a region of an OVA, memory)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from hypersdk.units import KiB
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+BLOCK: Final = 64 * KiB
+"""Bytes of one block: a VMDK grain, a qcow2 cluster and the unit of digests, ledgers and resume are all 64 KiB."""
+
+
+class BlockFile(Protocol):
+    """Positioned access to the bytes of one output. Thread-safe; reads past the end are short; raises OSError."""
+
+    def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """Writes all buffers, one after another, at ``offset``; never short."""
+        ...
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Up to ``length`` bytes at ``offset``; fewer only at the end of the file."""
+        ...
+
+    def size(self) -> int:
+        """Bytes from the start to the end of what was written or truncated to."""
+        ...
+
+    def truncate(self, size: int) -> None:
+        """Sets the size; what is new reads as zeros and takes no room."""
+        ...
+
+    def discard(self, offset: int, length: int) -> None:
+        """Gives room back where the file system can (punch hole); the range reads as zeros afterwards, always."""
+        ...
+
+    def sync(self) -> None:
+        """Returns when all that was written is durable (fdatasync)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One deflated block for ``write_deflated``: guest ``offset`` (multiple of BLOCK), inflated ``length`` in bytes, the RFC 1950 stream."""
+
+    offset: int
+    length: int
+    zlib: Buffer
+
+
+class ImageWriter(Protocol):
+    """Writes one guest disk of ``capacity`` bytes. What is never written reads as zeros.
+
+    Disjoint ranges may be written from several threads, each range once per run. A range may be written again in a later run
+    (after ``reopen``): the last write wins. When ``write*`` returns, data **and the table entries that lead to it** have
+    been handed to the operating system: they survive the death of this process (not a power cut; ``sync`` is for that).
+    OSError passes through unchanged. After ``finish`` the writer is spent.
+    """
+
+    capacity: int
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """``data`` at guest ``offset``. ``offset`` is a multiple of BLOCK; so is the length, except at the end of the disk."""
+        ...
+
+    def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        """Stores compressed blocks as they are where the format can; returns those it cannot: inflate them and call ``write``.
+
+        A writer without compression returns all of them. The caller has checked the grains (or was told not to).
+        """
+        ...
+
+    def sync(self) -> None:
+        """Makes all that was written so far durable."""
+        ...
+
+    def finish(self) -> None:
+        """Tables, header last, sync. Before it returns, no reader accepts the file as an image."""
+        ...
+
+    def data_extents(self) -> Iterator[tuple[int, int]]:
+        """``(offset, length)`` of guest ranges that hold data so far, rising, disjoint; for tests and for rebuilding state."""
+        ...

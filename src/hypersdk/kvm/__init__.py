@@ -1,0 +1,1 @@
+"""The KVM side: qemu as a process, to prove that an image boots."""

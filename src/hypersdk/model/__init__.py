@@ -1,0 +1,31 @@
+"""The records that cross packages. Frozen, in plain units (bytes, seconds, UTC); unknown is ``None``, never zero.
+
+::
+
+    MachineSummary  one row of a list            Machine      all we know of one VM
+    ├── moref, name, path, uuid                  ├── summary, firmware, guest facts
+    └── power, cpus, memory, DiskSummary[]       ├── disks[]  ──> Disk (controller, unit, backing, mode)
+                                                 ├── nics[]   ──> Nic
+    DiskProgress ⊂ ExportProgress                ├── cdroms[] ──> Cdrom
+    what a run looks like while it runs          └── snapshots[] (a tree, flattened, parents first)
+"""
+
+from hypersdk.model.machine import (
+    Backing,
+    Cdrom,
+    Disk,
+    DiskSummary,
+    Firmware,
+    GuestFacts,
+    Machine,
+    MachineSummary,
+    Nic,
+    Power,
+    SnapshotNode,
+)
+from hypersdk.model.progress import Basis, Bottleneck, DiskProgress, ExportProgress, Phase
+
+__all__ = [
+    "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary", "ExportProgress", "Firmware", "GuestFacts",
+    "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode",
+]  # fmt: skip

@@ -1,0 +1,1 @@
+"""One disk from source to sink: stream, retry, limit, digest, checkpoint, progress."""

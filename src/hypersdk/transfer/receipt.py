@@ -1,0 +1,30 @@
+"""What a finished disk leaves behind: the facts that manifests and verification are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypersdk.transfer.source import StreamDigests
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One disk, written. ``content`` is the hex BLAKE3 tree digest of the guest's bytes (``transfer.digest``), ``None`` when grains
+    were passed through unchecked. ``stream`` is None where the stream was not read from first to last in one go (ranges, resumed disks
+    keep the last complete pass). Counts are of 64 KiB blocks: ``blocks_written`` in this run, ``blocks_skipped`` found in the ledger, ``blocks_zero``
+    never written because they are zero.
+    """
+
+    label: str
+    capacity_bytes: int
+    content: str | None
+    stream: StreamDigests | None
+    wire_bytes: int
+    written_bytes: int
+    data_bytes: int
+    blocks_written: int
+    blocks_skipped: int
+    blocks_zero: int
+    attempts: int
+    elapsed_s: float
+    route: str
