@@ -1,0 +1,122 @@
+"""Proof of boot: starts an image in qemu on a throw-away overlay and waits for a line on its serial port.
+
+The image itself is opened read-only (``snapshot=on`` keeps the guest's writes in a temporary file), so a proof never
+changes what was proved. Software emulation is used on purpose: a ``/dev/kvm`` that exists can still hang a guest.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hypersdk.errors import IntegrityError, register
+from hypersdk.model import Firmware
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB
+
+BOOT_UNPROVED: Final = register(
+    "boot_unproved",
+    "The image was started, and the expected text did not appear on its serial port in time.",
+    "Look at the serial output; a guest without a serial console cannot be proved this way.",
+)
+
+_OVMF: Final = (
+    "/usr/share/OVMF/OVMF_CODE.fd",
+    "/usr/share/edk2/ovmf/OVMF_CODE.fd",
+    "/usr/share/qemu/ovmf-x86_64-code.bin",
+)
+_KEPT_OUTPUT: Final = 1 * MiB
+"""Bytes of serial output kept: a guest that prints without end must not fill our memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootProof:
+    """``line`` is the serial line that held the marker; ``seconds`` run from the start of qemu to it."""
+
+    line: str
+    seconds: float
+    qemu: str
+
+
+def find_qemu() -> str | None:
+    """Path of an x86 qemu, or None where it is not installed (``qemu-kvm`` is its name on RHEL and its relatives)."""
+    for name in ("qemu-system-x86_64", "qemu-kvm"):
+        if path := shutil.which(name):
+            return path
+    return shutil.which("qemu-kvm", path="/usr/libexec")
+
+
+def prove_boot(
+    image: Path,
+    *,
+    firmware: Firmware = Firmware.BIOS,
+    marker: str,
+    timeout_s: float,
+    cancel: CancelToken,
+    memory_bytes: int = 128 * MiB,
+) -> BootProof | None:
+    """Boots ``image`` (qcow2, else raw by its suffix) until ``marker`` appears on the first serial port.
+
+    Returns None where qemu (or, for EFI, its firmware) is not installed. Raises IntegrityError ``boot_unproved`` when the
+    marker does not come within ``timeout_s``, Cancelled when cancelled. qemu is ended on every way out.
+    """
+    qemu = find_qemu()
+    if qemu is None:
+        return None
+    command = _command(qemu, image, firmware, memory_bytes)
+    if command is None:
+        return None
+    started = time.monotonic()
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            line = _wait_for(process, marker.encode(), started + timeout_s, cancel)
+        finally:
+            process.kill()
+    return BootProof(line, time.monotonic() - started, qemu)
+
+
+def _command(qemu: str, image: Path, firmware: Firmware, memory_bytes: int) -> Sequence[str] | None:
+    image_format = "qcow2" if image.suffix == ".qcow2" else "raw"
+    # qemu's option syntax ends a value at a comma; a doubled comma is a literal one.
+    file_name = str(image.absolute()).replace(",", ",,")
+    command = [
+        qemu, "-accel", "tcg", "-m", str(memory_bytes // MiB), "-display", "none", "-monitor", "none", "-nic", "none",
+        "-no-reboot", "-serial", "stdio", "-drive", f"if=ide,index=0,format={image_format},snapshot=on,file={file_name}",
+    ]  # fmt: skip
+    if firmware is Firmware.EFI:
+        code = next((path for path in _OVMF if Path(path).exists()), None)
+        if code is None:
+            return None
+        command += ["-machine", "q35", "-drive", f"if=pflash,format=raw,readonly=on,file={code}"]
+    return command
+
+
+def _wait_for(process: subprocess.Popen[bytes], marker: bytes, deadline: float, cancel: CancelToken) -> str:
+    assert process.stdout is not None
+    seen = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while (remaining := deadline - time.monotonic()) > 0:
+            cancel.check()
+            if not selector.select(min(remaining, 0.2)):
+                continue
+            chunk = os.read(process.stdout.fileno(), 64 * 1024)
+            if not chunk:
+                break
+            seen = (seen + chunk)[-_KEPT_OUTPUT:]
+            if marker in seen:
+                first = next(line for line in seen.splitlines() if marker in line)
+                return first.decode(errors="replace").strip()
+    tail = seen[-400:].decode(errors="replace").strip()
+    raise IntegrityError(
+        f"'{marker.decode()}' did not appear on the serial port", code=BOOT_UNPROVED, output=tail, exited=process.poll()
+    )
