@@ -1,0 +1,76 @@
+# Shared by the scripts beside it: finds Python, makes the environment. Meant to be sourced.
+# shellcheck shell=bash
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${HYPERSDK_VENV:-$root/.venv}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/hypersdk
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+die() {
+  printf '%s\n' "$*" >&2
+  exit 1
+}
+
+# Prints a Python >= 3.11, or stops.
+find_python() {
+  local name
+  for name in "${PYTHON:-}" python3 python3.13 python3.12 python3.11; do
+    if [ -n "$name" ] && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  die "Python 3.11 or newer is needed. On Debian 12 and Ubuntu 24.04: sudo apt-get install python3"
+}
+
+# pip_wheel: prints the path of a pip wheel. Debian's python3 has neither pip nor ensurepip; its package python3-pip-whl
+# holds a pip, and apt-get download needs no root.
+pip_wheel() {
+  local found dir=$cache/pip-wheel
+  for found in /usr/share/python-wheels/pip-*.whl "$dir"/usr/share/python-wheels/pip-*.whl; do
+    [ -e "$found" ] && { printf '%s\n' "$found"; return; }
+  done
+  command -v dpkg-deb >/dev/null 2>&1 ||
+    die "This Python cannot make virtual environments and there is no pip. Install your distribution's venv package (python3-venv)."
+  mkdir -p "$dir/lists/partial" "$dir/archives/partial"
+  (
+    cd "$dir"
+    # The system's package lists serve when they are there; else lists of our own, which an ordinary user may fetch.
+    apt-get -qq download python3-pip-whl 2>/dev/null || {
+      own=(-o "Dir::State::lists=$dir/lists" -o "Dir::Cache::archives=$dir/archives" -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache=" -o Debug::NoLocking=1)
+      apt-get "${own[@]}" -qq update && apt-get "${own[@]}" -qq download python3-pip-whl
+    }
+    dpkg-deb -x python3-pip-whl_*.deb .
+  ) >&2 || die "pip could not be fetched. With root: apt-get install python3-venv"
+  found=$(ls "$dir"/usr/share/python-wheels/pip-*.whl) && printf '%s\n' "$found"
+}
+
+# make_venv: a virtual environment with pip in $venv, whatever of venv, ensurepip and pip this Python has.
+make_venv() {
+  [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1 && return
+  local python
+  python=$(find_python)
+  say "making a virtual environment with $("$python" --version)"
+  rm -rf "$venv"
+  if "$python" -c 'import ensurepip' 2>/dev/null && "$python" -m venv "$venv" 2>/dev/null; then
+    return
+  fi
+  rm -rf "$venv"
+  local wheel
+  wheel=$(pip_wheel)
+  "$python" -m venv --without-pip "$venv"
+  # A wheel is a zip file: Python runs the pip in it to install itself.
+  "$venv/bin/python" "$wheel/pip" --quiet --disable-pip-version-check install --no-index --find-links "$(dirname "$wheel")" pip
+}
+
+# install_requirements NAME: what requirements/NAME.txt pins, each by its hash, and HyperSDK itself; does nothing when it is there already.
+install_requirements() {
+  local file=$root/requirements/$1.txt stamp=$venv/.installed-$1 want
+  want=$(cat "$file" "$root/pyproject.toml" | sha256sum)
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
+    say "installing $(grep -c '==' "$file") packages into $venv"
+    "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --require-hashes -r "$file"
+    "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation --editable "$root"
+    printf '%s\n' "$want" >"$stamp"
+  fi
+}
