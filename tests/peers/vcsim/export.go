@@ -1,0 +1,66 @@
+package main
+
+import (
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// addExport gives the registry the two calls of an export that vcsim lacks. OvfManager is replaced by one that has
+// CreateDescriptor. VMs come and go and vcsim knows them by their type, so their ExportVm is turned over to one more object.
+func addExport(registry *simulator.Registry) {
+	content := registry.Get(vim25.ServiceInstance).(*simulator.ServiceInstance).Content
+	registry.Put(&describingManager{*registry.Get(*content.OvfManager).(*simulator.OvfManager)})
+	exporter := &machineExporter{types.ManagedObjectReference{Type: "MachineExporter", Value: "exporter"}}
+	registry.Put(exporter)
+	registry.Handler = func(_ *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+		if method.Name != "ExportVm" {
+			return nil, nil
+		}
+		method.This = exporter.self // within a session vcsim looks the receiver up again
+		return exporter, nil
+	}
+}
+
+// machineExporter answers ExportVm for all VMs; the request's own This still names the VM.
+type machineExporter struct {
+	self types.ManagedObjectReference
+}
+
+func (e *machineExporter) Reference() types.ManagedObjectReference {
+	return e.self
+}
+
+func (e *machineExporter) ExportVm(ctx *simulator.Context, req *types.ExportVm) soap.HasFault {
+	body := new(methods.ExportVmBody)
+	vm, ok := ctx.Map.Get(req.This).(*simulator.VirtualMachine)
+	if !ok {
+		body.Fault_ = simulator.Fault("", &types.ManagedObjectNotFound{Obj: req.This})
+		return body
+	}
+	ctx.WithLock(vm, func() { body = exportPoweredOff(ctx, vm) })
+	return body
+}
+
+// exportPoweredOff opens a lease of the kind that vcsim gives for a snapshot, here of the VM's present state, which is in no
+// snapshot tree.
+func exportPoweredOff(ctx *simulator.Context, vm *simulator.VirtualMachine) *methods.ExportVmBody {
+	body := new(methods.ExportVmBody)
+	if state := vm.Runtime.PowerState; state != types.VirtualMachinePowerStatePoweredOff {
+		fault := &types.InvalidPowerState{RequestedState: types.VirtualMachinePowerStatePoweredOff, ExistingState: state}
+		body.Fault_ = simulator.Fault("The attempted operation cannot be performed in the current state.", fault)
+		return body
+	}
+	now := new(simulator.VirtualMachineSnapshot)
+	now.Vm = vm.Self
+	now.Config = *vm.Config
+	lease := now.ExportSnapshot(ctx, new(types.ExportSnapshot)).(*methods.ExportSnapshotBody)
+	body.Fault_ = lease.Fault_
+	if lease.Res != nil {
+		body.Res = &types.ExportVmResponse{Returnval: lease.Res.Returnval}
+	}
+	return body
+}

@@ -1,0 +1,39 @@
+"""Programs that the tests run as independent peers. A missing one fails the test: a skip would hide what was never proved."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+_PACKAGES = {
+    "qemu-img": "qemu-utils",
+    "qemu-io": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "7z": "p7zip-full",
+    "tmux": "tmux",
+    "tar": "tar",
+}
+
+
+def requires(tool: str) -> Path:
+    """Where ``tool`` is; fails the test, naming the Debian package, when it is not on PATH."""
+    found = shutil.which(tool)
+    if found is None:
+        pytest.fail(
+            f"{tool} is not installed (Debian package {_PACKAGES.get(tool, tool)}); see scripts/test", pytrace=False
+        )
+    return Path(found)
+
+
+def run_tool(tool: str, *args: str | Path, timeout_s: float = 120) -> str:
+    """Runs ``tool`` and returns its standard output; fails the test with both outputs when it exits with another status than 0."""
+    done = subprocess.run(
+        [requires(tool), *args], capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+    )
+    if done.returncode != 0:
+        words = " ".join(str(arg) for arg in args)
+        pytest.fail(f"{tool} {words}: exit status {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
+    return done.stdout
