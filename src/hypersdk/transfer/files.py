@@ -1,0 +1,124 @@
+"""Output files: opened without surprises, replaced in one step, durable before they are named, read back for their checksum.
+
+A file grows as ``NAME.partial``; when it is whole it is synced, renamed and its folder synced. Whoever finds ``NAME`` finds all
+of it, also after a power cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from hypersdk.errors import NO_SPACE, TARGET_DENIED, TargetError
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB
+
+FILE_MODE: Final = 0o640
+"""Images hold what the guest held: not for everybody to read. The group may, so that qemu can be let in."""
+READ_BACK_STEP: Final = 4 * MiB
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a write fails with when more room makes it succeed."""
+
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def target_error(error: OSError, doing: str) -> TargetError:
+    """``error`` in the user's terms. ``doing`` names the work and the file: ``writing disk-1.qcow2``."""
+    number = error.errno or 0
+    reason = os.strerror(number) if number else str(error)
+    code = NO_SPACE if number in FULL else TARGET_DENIED if number in _DENIED else None
+    return TargetError(f"{doing} failed: {reason}", code=code, cause=f"{reason}.", errno=errno.errorcode.get(number))
+
+
+@contextmanager
+def target_errors(doing: str) -> Iterator[None]:
+    """Raises any OSError of the block as TargetError."""
+    try:
+        yield
+    except OSError as error:
+        raise target_error(error, doing) from error
+
+
+def open_output(path: Path, *, fresh: bool) -> int:
+    """A descriptor to read and write ``path``: a new, empty file (what lay there is gone) or, not ``fresh``, the one that exists.
+
+    A symbolic link in the place of the file is refused: the output goes where the user said. Raises TargetError.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    with target_errors(f"opening {path.name}"):
+        if not fresh:
+            return os.open(path, flags)
+        with suppress(FileNotFoundError):
+            path.unlink()
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, FILE_MODE)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Makes the content of ``path`` durable, whoever wrote it."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Gives a whole file its name: content durable first, then the name, then the name durable. Raises TargetError."""
+    with target_errors(f"publishing {final.name}"):
+        sync_file(partial)
+        partial.replace(final)
+        sync_folder(final.parent)
+
+
+def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
+    """Writes a small file in one step: a reader sees the old content or the new one, also after a power cut. Raises TargetError."""
+    with target_errors(f"writing {path.name}"):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.replace(name, path)  # noqa: PTH105 - mkstemp speaks in text
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name)  # noqa: PTH108
+            raise
+        sync_folder(path.parent)
+
+
+def sha256_of(path: Path, cancel: CancelToken, on_bytes: Callable[[int], None] | None = None) -> str:
+    """Hex SHA-256 of the file as it lies there; ``on_bytes`` hears how many more were read.
+
+    Tells the kernel to read ahead and to drop what has been read: a 1 TiB image must not push everything else out of
+    the host's page cache. Raises TargetError and Cancelled.
+    """
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(READ_BACK_STEP))
+    with target_errors(f"reading {path.name} back"), open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        position = 0
+        while count := file.readinto(buffer):
+            cancel.check()
+            digest.update(buffer[:count])
+            os.posix_fadvise(file.fileno(), position, count, os.POSIX_FADV_DONTNEED)
+            position += count
+            if on_bytes is not None:
+                on_bytes(count)
+    return digest.hexdigest()
