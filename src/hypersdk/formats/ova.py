@@ -1,0 +1,317 @@
+"""OVA: an OVF package in one tar file (DSP0243 1.1.1, section 5.3), written front to back into a seekable file.
+
+The descriptor must come first, but the sizes it holds are known last. So its place is kept free and filled at the end::
+
+    0          512                   512 + room
+    ├──────────┼─────────────────────┼─────────┬────────┬─────┬─────────┬────────┬─────┬───────────┬──────┐
+    │ header   │ descriptor, padded  │ header  │ disk 1 │ pad │ header  │ disk 2 │ ... │ .mf member│ end  │
+    └──────────┴─────────────────────┴─────────┴────────┴─────┴─────────┴────────┴─────┴───────────┴──────┘
+      written last: until then the file starts with zeros, which every tar reader takes for an empty archive
+
+The unused room is white space behind the descriptor's last tag, which XML allows: the member has exactly the size of its
+room and no filler member is needed that a reader could trip over.
+
+Headers are POSIX ustar. Two things go beyond it. Sizes from 8 GiB are base-256 numbers, as GNU tar writes them and all
+readers take them. Names over 100 bytes go into a pax header (POSIX 1003.1-2001), not into GNU's ``L`` member: `tar -R`
+gives the block of the member's own header for the one and of the first header for the other, and virt-v2v takes the place
+of a disk from that listing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from hypersdk.errors import BAD_FORMAT, TRUNCATED_STREAM, IntegrityError, TargetError, register
+from hypersdk.formats.image import BlockFile
+from hypersdk.formats.mf import format_mf
+from hypersdk.formats.names import is_bare_name
+from hypersdk.units import KiB, align_up
+
+TAR_BLOCK: Final = 512
+RECORD: Final = 20 * TAR_BLOCK
+"""tar reads in records of 20 blocks; an archive that ends inside one draws a warning from some readers."""
+
+DESCRIPTOR_ROOM: Final = 256 * KiB
+"""Default room: a descriptor is 5 to 30 KiB, one with 240 disks (the most that a VM can have) about 200 KiB."""
+
+MAX_MEMBERS: Final = 4096
+MAX_EXTENSION_BYTES: Final = 64 * KiB
+"""Most bytes of a pax or ``L`` header that are read: they hold one name of at most 255 bytes and a few numbers."""
+
+_MAX_OCTAL_SIZE: Final = 8**11 - 1
+_MAX_PLAIN_NAME: Final = 100
+_REGULAR: Final = (b"0", b"\0", b"7")
+
+OVA_ROOM = register(
+    "ova_room",
+    "The descriptor is larger than the room kept for it at the front of the OVA.",
+    "Export with --format ovf, which has no such limit.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OvaMember:
+    """One file in the archive: its data are the ``size`` bytes from ``offset`` in the OVA."""
+
+    name: str
+    offset: int
+    size: int
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+class OvaWriter:
+    """Writes one OVA into ``file``. Disks come one after another, each at a place that only depends on those before it.
+
+    So a resumed export calls ``begin_member`` and ``end_member`` again for the disks it has, with their sizes, and finds the
+    next disk where it was. ``mtime_s`` (Unix time) goes into all headers. Not thread-safe: one disk at a time is the format.
+    """
+
+    def __init__(
+        self, file: BlockFile, descriptor_name: str, *, descriptor_room: int = DESCRIPTOR_ROOM, mtime_s: int
+    ) -> None:
+        self._file = file
+        self._mtime_s = mtime_s
+        self._descriptor_name = descriptor_name
+        self._room = align_up(descriptor_room, TAR_BLOCK)
+        self._next = len(self._header(descriptor_name, self._room)) + self._room
+        self._open: OvaMember | None = None
+        self.members: list[OvaMember] = []
+        """The disks so far, in order."""
+
+    def begin_member(self, name: str) -> int:
+        """The offset at which the data of ``name`` start. Nothing is written yet: the header needs the size."""
+        if self._open is not None:
+            raise ValueError(f"member {self._open.name} is still open")
+        self._open = OvaMember(name, self._next + len(self._header(name, 0)), 0)
+        return self._open.offset
+
+    def end_member(self, size: int) -> OvaMember:
+        """Closes the open member, ``size`` bytes long: header in front, zeros up to the next block behind."""
+        if self._open is None:
+            raise ValueError("no member is open")
+        member = OvaMember(self._open.name, self._open.offset, size)
+        self._file.pwrite([self._header(member.name, size)], self._next)
+        self._next = align_up(member.offset + size, TAR_BLOCK)
+        if padding := self._next - member.offset - size:
+            self._file.pwrite([bytes(padding)], member.offset + size)
+        self.members.append(member)
+        self._open = None
+        return member
+
+    def finish(self, descriptor: bytes, digests: Mapping[str, str]) -> bytes:
+        """Writes ``.mf``, end and descriptor, the header of the descriptor last and after a sync. Returns the text of the ``.mf``.
+
+        ``digests`` has the SHA-256 (hex) of every member. Raises TargetError ``ova_room`` when the descriptor does not fit.
+        """
+        padded = pad_descriptor(descriptor, self._room)
+        sums = {self._descriptor_name: hashlib.sha256(padded).hexdigest()}
+        sums.update((member.name, digests[member.name]) for member in self.members)
+        mf = format_mf(("SHA256", name, digest) for name, digest in sums.items())
+        self._append_mf(mf)
+        header = self._header(self._descriptor_name, self._room)
+        self._file.pwrite([padded], len(header))
+        self._file.sync()
+        self._file.pwrite([header], 0)
+        self._file.sync()
+        return mf
+
+    def _append_mf(self, mf: bytes) -> None:
+        offset = self.begin_member(self._descriptor_name.removesuffix(".ovf") + ".mf")
+        self._file.pwrite([mf], offset)
+        self.end_member(len(mf))
+        self.members.pop()
+        end = align_up(self._next + 2 * TAR_BLOCK, RECORD)
+        self._file.truncate(self._next)  # drops what an interrupted run left behind
+        self._file.truncate(end)
+
+    def _header(self, name: str, size: int) -> bytes:
+        return member_header(name, size, self._mtime_s)
+
+
+def pad_descriptor(descriptor: bytes, room: int) -> bytes:
+    """``descriptor`` followed by white space up to ``room`` bytes, in lines that an editor can show."""
+    missing = room - len(descriptor)
+    if missing < 0:
+        raise TargetError(f"the OVF descriptor has {len(descriptor)} bytes, the OVA has room for {room}", code=OVA_ROOM)
+    line = b" " * 127 + b"\n"
+    return descriptor + (line * (missing // len(line) + 1))[:missing]
+
+
+def member_header(name: str, size: int, mtime_s: int) -> bytes:
+    """All header blocks of a regular file. Raises ValueError for a name that no export may have."""
+    if not is_bare_name(name):
+        raise ValueError(f"not a name for a member: {name!r}")
+    raw = name.encode()
+    if len(raw) <= _MAX_PLAIN_NAME:
+        return _ustar_block(raw, size, mtime_s, b"0")
+    record = _pax_record("path", name)
+    short = raw[:_MAX_PLAIN_NAME].decode(errors="ignore").encode()
+    padded = record.ljust(align_up(len(record), TAR_BLOCK), b"\0")
+    return _ustar_block(b"PaxHeaders/1", len(record), mtime_s, b"x") + padded + _ustar_block(short, size, mtime_s, b"0")
+
+
+def _ustar_block(name: bytes, size: int, mtime_s: int, kind: bytes) -> bytes:
+    fields = [
+        name.ljust(100, b"\0"), b"0000640\0", b"0000000\0", b"0000000\0", _number(size), _number(mtime_s), b" " * 8, kind,
+        bytes(100), b"ustar\00000", b"root".ljust(32, b"\0"), b"root".ljust(32, b"\0"), b"0000000\0", b"0000000\0", bytes(167),
+    ]  # fmt: skip
+    block = b"".join(fields)
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def _number(value: int) -> bytes:
+    """A 12-byte field: 11 octal digits, or base-256 with the top bit set where they do not suffice."""
+    if value <= _MAX_OCTAL_SIZE:
+        return b"%011o\0" % value
+    return b"\x80" + value.to_bytes(11, "big")
+
+
+def _pax_record(key: str, value: str) -> bytes:
+    """``LENGTH key=value\\n``, where LENGTH counts itself."""
+    body = f" {key}={value}\n".encode()
+    length = len(body)
+    while len(str(length)) + len(body) != length:
+        length = len(str(length)) + len(body)
+    return str(length).encode() + body
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """One header block as it stands in the file; ``data`` is the offset behind it."""
+
+    name: str
+    size: int
+    kind: bytes
+    data: int
+
+
+def read_ova(file: BlockFile) -> list[OvaMember]:
+    """The regular files of an OVA, in order. Reads headers only; at most 4096 of them.
+
+    Raises IntegrityError: ``truncated_stream`` when a member goes past the end of the file, ``bad_format`` when it is not a tar
+    archive, holds anything but regular files directly in it, or names one twice.
+    """
+    members: dict[str, OvaMember] = {}
+    for member in _members(file):
+        if member.name in members:
+            raise _bad(f"the archive holds '{member.name}' twice")
+        members[member.name] = member
+    if not members:
+        raise _bad("the archive is empty or was never finished")
+    return list(members.values())
+
+
+def descriptor_member(members: list[OvaMember]) -> OvaMember:
+    """The one ``.ovf`` among ``members``. Raises IntegrityError ``bad_format`` for none or several."""
+    found = [member for member in members if member.name.lower().endswith(".ovf")]
+    if len(found) != 1:
+        raise _bad(f"the archive holds {len(found)} OVF descriptors, not one")
+    return found[0]
+
+
+def _members(file: BlockFile) -> Iterator[OvaMember]:
+    """Regular files, with the extensions in front of them applied and directories left out, up to the end mark."""
+    end, position = file.size(), 0
+    name: str | None = None
+    size: int | None = None
+    for _ in range(MAX_MEMBERS):
+        header = _read_header(file, position)
+        if header is None:
+            return
+        extension = header.kind in (b"x", b"L")
+        length = header.size if extension or size is None else size
+        if header.data + length > end:
+            raise IntegrityError(f"the archive ends inside '{header.name}'", code=TRUNCATED_STREAM, file=header.name)
+        position = header.data + align_up(length, TAR_BLOCK)
+        if extension:
+            name, size = _extended(header, file.pread(header.size, header.data), name, size)
+            continue
+        if header.kind in _REGULAR:
+            yield OvaMember(_checked_name(name or header.name), header.data, length)
+        name = size = None
+    raise _bad(f"the archive holds more than {MAX_MEMBERS} entries")
+
+
+def _read_header(file: BlockFile, position: int) -> _Header | None:
+    """The header at ``position``, ``None`` at the end mark (zeros) or the end of the file."""
+    block = file.pread(TAR_BLOCK, position)
+    if len(block) not in (0, TAR_BLOCK):
+        raise IntegrityError(f"the archive ends inside a header, at byte {position}", code=TRUNCATED_STREAM)
+    return _parse_block(block, position) if block.strip(b"\0") else None
+
+
+def _extended(header: _Header, data: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:
+    """Name and size for the next member, after one more extended header."""
+    if header.kind == b"L":
+        return _text(data.rstrip(b"\0")), size
+    pax_name, pax_size = _pax_fields(data)
+    return pax_name or name, size if pax_size is None else pax_size
+
+
+def _parse_block(block: bytes, position: int) -> _Header:
+    """Checks sum, kind and numbers of one block. Both spellings of the magic (POSIX, GNU) are taken."""
+    if block[257:262] != b"ustar" or _parse_number(block[148:156]) != sum(block[:148]) + sum(block[156:]) + 8 * 0x20:
+        raise _bad(f"there is no valid tar header at byte {position}")
+    kind, size = block[156:157], _parse_number(block[124:136])
+    name = _text(block[:100].split(b"\0", 1)[0])
+    if block[257:263] == b"ustar\0" and (prefix := block[345:500].split(b"\0", 1)[0]):
+        name = f"{_text(prefix)}/{name}"
+    if kind == b"5" and size == 0:
+        return _Header(name, size, kind, position + TAR_BLOCK)
+    if kind not in (*_REGULAR, b"x", b"L"):
+        raise _bad(f"'{name[:100]}' in the archive is not a regular file (type {kind!r})")
+    if kind in (b"x", b"L") and size > MAX_EXTENSION_BYTES:
+        raise _bad(f"an extended header of {size} bytes at byte {position}")
+    return _Header(name, size, kind, position + TAR_BLOCK)
+
+
+def _parse_number(field: bytes) -> int:
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.strip(b" \0")
+    if not digits or digits.strip(b"01234567"):
+        raise _bad("a number in a tar header is not octal")
+    return int(digits, 8)
+
+
+def _pax_fields(data: bytes) -> tuple[str | None, int | None]:
+    """``path`` and ``size`` of a pax header; other keys (times, owners) do not matter here."""
+    found: dict[str, str] = {}
+    while data:
+        digits, _, _ = data.partition(b" ")
+        length = int(digits) if digits.isdigit() and len(digits) < 6 else 0
+        key, separator, value = data[len(digits) + 1 : length].partition(b"=")
+        if not separator or length > len(data) or not value.endswith(b"\n"):
+            raise _bad("a pax header is damaged")
+        found[_text(key)] = _text(value[:-1])
+        data = data[length:]
+    size = found.get("size")
+    if size is not None and not (size.isascii() and size.isdigit() and len(size) < 20):
+        raise _bad("a pax header has a size that is no number")
+    return found.get("path"), None if size is None else int(size)
+
+
+def _checked_name(name: str) -> str:
+    name = name.removeprefix("./")
+    if not is_bare_name(name):
+        raise _bad(f"{name[:100]!r} in the archive is a path, not a bare file name")
+    return name
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _bad(f"a name in the archive is not UTF-8: {raw[:100]!r}") from error
+
+
+def _bad(message: str) -> IntegrityError:
+    return IntegrityError(message, code=BAD_FORMAT)

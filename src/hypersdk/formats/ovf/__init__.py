@@ -1,0 +1,21 @@
+"""OVF descriptors (DSP0243 1.1.1): read those of others, write our own, fit a server's to the files we wrote.
+
+::
+
+    References ── File(id, href, size)
+    DiskSection ── Disk(diskId, fileRef, capacity, format)        parse   bytes -> OvfEnvelope
+    NetworkSection ── Network(name)                               build   Machine -> bytes
+    VirtualSystem                                                 adapt   the server's bytes -> bytes
+    ├── OperatingSystemSection
+    └── VirtualHardwareSection ── Item(controller) <─ Parent ── Item(disk) ── HostResource ovf:/disk/ID
+"""
+
+from hypersdk.formats.ovf.adapt import adapt_ovf
+from hypersdk.formats.ovf.build import build_ovf
+from hypersdk.formats.ovf.layout import DiskFormat, OvfDisk
+from hypersdk.formats.ovf.parse import EnvelopeDisk, EnvelopeFile, EnvelopeNic, OvfEnvelope, OvfSystem, parse_ovf
+
+__all__ = [
+    "DiskFormat", "EnvelopeDisk", "EnvelopeFile", "EnvelopeNic", "OvfDisk", "OvfEnvelope", "OvfSystem",
+    "adapt_ovf", "build_ovf", "parse_ovf",
+]  # fmt: skip
