@@ -1,0 +1,192 @@
+"""Whom to trust: TLS contexts, pins, and the certificate shown to the user when it is not trusted.
+
+The rules, strictest first; nothing is ever trusted silently:
+
+1. a pin (``--thumbprint``, or the one vCenter hands out for an ESXi host): that certificate and no other;
+2. ``--insecure``: anyone;
+3. the CA bundle given, else the system's authorities; where they do not vouch for it, a print remembered in a known-hosts file.
+
+A pin is checked on the socket right after the handshake, before a password or cookie is sent over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from hypersdk.errors import ConnectError, UsageError, register
+from hypersdk.vsphere.proxy import CONNECT_TIMEOUT_S, Proxy, dial
+from hypersdk.vsphere.x509 import decode_certificate
+
+CERTIFICATE_UNKNOWN: Final = register(
+    "certificate_unknown",
+    "The server's certificate is not signed by an authority that this machine trusts.",
+    "Compare the SHA-256 print with the one shown in vCenter or on the host, then pass it with --thumbprint, "
+    "or name the authority's file with --ca-bundle.",
+)
+CERTIFICATE_CHANGED: Final = register(
+    "certificate_changed",
+    "The server shows another certificate than the one that was pinned: it was renewed, or something stands in between.",
+    "Find out whether it was renewed; only then pass the new print with --thumbprint.",
+)
+TLS_FAILED: Final = register(
+    "tls_failed",
+    "The TLS handshake failed: the port does not speak TLS, or no common protocol version was found.",
+    "Check host and port; a proxy or load balancer in between may end TLS itself.",
+)
+
+_HEX: Final = re.compile(r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")
+_VERIFY_PARTIAL_CHAIN: Final = ssl.VERIFY_X509_PARTIAL_CHAIN
+_VERIFY_X509_STRICT: Final = ssl.VERIFY_X509_STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPolicy:
+    """How one server's certificate is judged. ``thumbprint`` pins; ``known`` is a remembered print, accepted where the CA check fails.
+
+    Prints are SHA-256 (64 hex digits) or SHA-1 (40), in the form ``normal_print`` gives.
+    """
+
+    insecure: bool = False
+    ca_bundle: Path | None = None
+    thumbprint: str | None = None
+    known: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """A certificate as a server showed it, trusted or not. Prints are lower-case hex without colons."""
+
+    sha256: str
+    sha1: str
+    subject: str
+    issuer: str
+    not_before: datetime
+    not_after: datetime
+    der: bytes
+
+    def matches(self, pin: str) -> bool:
+        """Whether ``pin`` (SHA-256 or SHA-1) is this certificate's print."""
+        return normal_print(pin) in (self.sha256, self.sha1)
+
+
+def normal_print(text: str) -> str:
+    """``AA:BB:..`` or ``aabb..``, with or without ``SHA256:`` in front, as 40 or 64 lower-case hex digits; UsageError when it is neither."""
+    bare = re.sub(r"^(?:sha-?(?:1|256))[:=]", "", text.strip().lower())
+    digits = bare.replace(":", "").replace(" ", "")
+    if not _HEX.match(digits):
+        raise UsageError(
+            f"'{text[:100]}' is no certificate print",
+            next_step="Give the SHA-256 (64 hex digits) or SHA-1 (40 hex digits) print, with or without colons.",
+        )
+    return digits
+
+
+def show_print(digits: str) -> str:
+    """A print for people: ``AA:BB:CC``."""
+    return ":".join(digits[i : i + 2] for i in range(0, len(digits), 2)).upper()
+
+
+def ssl_context(tls: TlsPolicy, *, pinned_sha1: str | None = None) -> ssl.SSLContext:
+    """A client context. With a pin (the policy's or ``pinned_sha1``) the chain is not looked at: ``check_pin`` must follow the handshake.
+
+    Raises UsageError when the CA bundle cannot be read.
+    """
+    context = ssl.create_default_context()
+    if pinned_sha1 or tls.thumbprint or tls.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    # vCenter's own authority makes certificates that fail the strict profile which newer Pythons switch on.
+    context.verify_flags &= ~_VERIFY_X509_STRICT
+    if tls.ca_bundle is not None:
+        context.verify_flags |= (
+            _VERIFY_PARTIAL_CHAIN  # an intermediate or the server's own certificate may be the anchor
+        )
+        _load_bundle(context, tls.ca_bundle)
+    return context
+
+
+def _load_bundle(context: ssl.SSLContext, bundle: Path) -> None:
+    try:
+        if bundle.is_dir():
+            context.load_verify_locations(capath=str(bundle))
+        else:
+            context.load_verify_locations(cafile=str(bundle))
+    except (OSError, ssl.SSLError) as exc:
+        raise UsageError(f"the CA bundle {bundle} cannot be used: {exc.strerror or exc}") from exc
+
+
+def certificate_of(sock: ssl.SSLSocket) -> PeerCertificate:
+    """The certificate that the peer of ``sock`` showed. Raises ConnectError when it is missing or not X.509."""
+    der = sock.getpeercert(binary_form=True)
+    if not der:
+        raise ConnectError("the server showed no certificate", code=TLS_FAILED)
+    try:
+        facts = decode_certificate(der)
+    except ValueError as exc:
+        raise ConnectError(f"the server's certificate cannot be read: {exc}", code=TLS_FAILED) from exc
+    return PeerCertificate(
+        sha256=hashlib.sha256(der).hexdigest(),
+        sha1=hashlib.sha1(der, usedforsecurity=False).hexdigest(),
+        subject=facts.subject, issuer=facts.issuer, not_before=facts.not_before, not_after=facts.not_after, der=der,
+    )  # fmt: skip
+
+
+def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> PeerCertificate:
+    """Raises ConnectError ``certificate_changed`` unless the peer of ``sock`` shows the certificate with the print ``pin``.
+
+    Looks at the certificate's bytes only; a pin is trust in that one certificate, whatever it says.
+    """
+    der = sock.getpeercert(binary_form=True) or b""
+    digits = normal_print(pin)
+    digest = hashlib.sha256(der) if len(digits) == 64 else hashlib.sha1(der, usedforsecurity=False)
+    if not der or digest.hexdigest() != digits:
+        raise changed_error(host, digits, der)
+    return certificate_of(sock)
+
+
+def changed_error(host: str, expected: str, der: bytes) -> ConnectError:
+    """``certificate_changed`` with the old and the new print."""
+    sha256 = hashlib.sha256(der).hexdigest()
+    sha1 = hashlib.sha1(der, usedforsecurity=False).hexdigest()
+    shown = sha256 if len(expected) == 64 else sha1
+    return ConnectError(
+        f"{host} shows another certificate than the pinned one: expected {show_print(expected)}, got {show_print(shown)}",
+        code=CERTIFICATE_CHANGED,
+        host=host, expected=show_print(expected), sha256=show_print(sha256), sha1=show_print(sha1),
+    )  # fmt: skip
+
+
+def unknown_error(host: str, reason: str, certificate: PeerCertificate | None) -> ConnectError:
+    """``certificate_unknown``; where the certificate could be fetched, with its prints and the flag that pins it."""
+    if certificate is None:
+        return ConnectError(f"the certificate of {host} is not trusted: {reason}", code=CERTIFICATE_UNKNOWN, host=host)
+    shown = show_print(certificate.sha256)
+    return ConnectError(
+        f"the certificate of {host} is not trusted: {reason} (SHA-256 {shown})",
+        code=CERTIFICATE_UNKNOWN,
+        next_step=f"Compare this print with the one shown on the server itself, then pass --thumbprint {shown}",
+        host=host, sha256=shown, sha1=show_print(certificate.sha1), subject=certificate.subject, issuer=certificate.issuer,
+        not_before=certificate.not_before.isoformat(), not_after=certificate.not_after.isoformat(),
+    )  # fmt: skip
+
+
+def peer_certificate(
+    host: str, port: int, *, proxy: Proxy | None = None, timeout_s: float = CONNECT_TIMEOUT_S
+) -> PeerCertificate:
+    """What the server shows, to be compared by a person: shakes hands trusting no one, sends nothing, hangs up.
+
+    Raises OSError (``ssl.SSLError`` included) when there is no answer, ConnectError when it is no certificate.
+    """
+    context = ssl_context(TlsPolicy(insecure=True))
+    with (
+        dial(host, port, proxy=proxy, timeout_s=timeout_s) as sock,
+        context.wrap_socket(sock, server_hostname=host) as wrapped,
+    ):
+        return certificate_of(wrapped)

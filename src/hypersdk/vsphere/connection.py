@@ -1,0 +1,128 @@
+"""One HTTPS connection to vSphere: proxy, trust and stale sockets are dealt with here, for API and data alike."""
+
+from __future__ import annotations
+
+import http.client
+import select
+import socket
+import ssl
+from typing import Final
+
+from hypersdk.vsphere.certificate import (
+    PeerCertificate,
+    TlsPolicy,
+    certificate_of,
+    check_pin,
+    peer_certificate,
+    ssl_context,
+    unknown_error,
+)
+from hypersdk.vsphere.endpoint import Endpoint, http_proxy_for
+from hypersdk.vsphere.proxy import CONNECT_TIMEOUT_S, Proxy, dial
+
+REPLY_TIMEOUT_S: Final = 180.0
+"""Silence on an API connection that ends it. A login against a slow directory server takes tens of seconds."""
+
+
+class TrustedConnection(http.client.HTTPConnection):
+    """An ``http.client`` connection whose ``connect`` judges the certificate before a byte of ours is sent.
+
+    ``connect`` raises ConnectError (``certificate_unknown``, ``certificate_changed``) or OSError. A kept-alive socket that the server has
+    closed meanwhile is replaced before the next request instead of failing it.
+    """
+
+    default_port = 443
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        tls: TlsPolicy,
+        *,
+        pinned_sha1: str | None = None,
+        proxy: Proxy | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        reply_timeout_s: float = REPLY_TIMEOUT_S,
+    ) -> None:
+        super().__init__(host, port, timeout=reply_timeout_s)
+        self._tls = tls
+        self._pin = pinned_sha1 or tls.thumbprint
+        self._proxy = proxy
+        self._connect_timeout_s = connect_timeout_s
+        self._reply_timeout_s = reply_timeout_s
+
+    def connect(self) -> None:
+        """Connects, shakes hands, judges the certificate."""
+        try:
+            self.sock = self._handshake(self._tls, self._pin)
+        except ssl.SSLCertVerificationError as exc:
+            if self._tls.known is None:
+                raise unknown_error(self.host, exc.verify_message, self._shown()) from exc
+            self.sock = self._handshake(TlsPolicy(thumbprint=self._tls.known), self._tls.known)
+        self.sock.settimeout(self._reply_timeout_s)
+
+    def peer(self) -> PeerCertificate:
+        """The certificate of the connected server."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        return certificate_of(self.sock)
+
+    def request(self, *args: object, **kwargs: object) -> None:
+        """As ``http.client``; a socket that the server has hung up is dropped first (``auto_open`` then makes a new one)."""
+        if self.sock is not None and _has_ended(self.sock):
+            self.close()
+        super().request(*args, **kwargs)  # type: ignore[arg-type]
+
+    def _handshake(self, tls: TlsPolicy, pin: str | None) -> ssl.SSLSocket:
+        sock = dial(self.host, self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            wrapped = ssl_context(tls, pinned_sha1=pin).wrap_socket(sock, server_hostname=self.host)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            if pin is not None:
+                check_pin(wrapped, pin, host=self.host)
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
+
+    def _shown(self) -> PeerCertificate | None:
+        """The untrusted certificate, fetched once more for the message; the message does without where that fails."""
+        try:
+            return peer_certificate(self.host, self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
+        except OSError:
+            return None
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """An idle connection has nothing to say: readable means closed (or out of step, which is as useless)."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def open_connection(
+    endpoint: Endpoint,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    pinned_sha1: str | None = None,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    reply_timeout_s: float = REPLY_TIMEOUT_S,
+) -> TrustedConnection:
+    """A connection (not yet open) to the endpoint, or to an ESXi ``host`` behind it.
+
+    The endpoint's own pin and remembered print say nothing about another host: that one is judged by ``pinned_sha1`` from the lease, else
+    by the CA bundle.
+    """
+    name, number = host or endpoint.host, port or endpoint.port
+    tls = endpoint.tls
+    if (name, number) != (endpoint.host, endpoint.port):
+        tls = TlsPolicy(insecure=tls.insecure, ca_bundle=tls.ca_bundle)
+    return TrustedConnection(
+        name, number, tls, pinned_sha1=pinned_sha1, proxy=http_proxy_for(endpoint, name, number),
+        connect_timeout_s=connect_timeout_s, reply_timeout_s=reply_timeout_s,
+    )  # fmt: skip

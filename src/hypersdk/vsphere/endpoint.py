@@ -1,0 +1,239 @@
+"""Where vSphere is and how to get in: flags over the ``GOVC_*`` environment over the configuration file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from hypersdk.errors import UsageError, register
+from hypersdk.secret import Secret
+from hypersdk.vsphere.certificate import TlsPolicy, normal_print
+from hypersdk.vsphere.knownhosts import default_known_hosts, remembered_print
+from hypersdk.vsphere.proxy import Proxy, proxy_from_environ
+
+__all__ = ["Endpoint", "TlsPolicy", "http_proxy_for", "resolve_endpoint"]
+
+NO_ENDPOINT: Final = register(
+    "no_endpoint",
+    "No vCenter or ESXi host was named.",
+    "Set GOVC_URL, pass --url, or put `url` into the configuration file.",
+)
+
+HTTPS_PORT: Final = 443
+MAX_SECRET_BYTES: Final = 64 * 1024
+_SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+_HOST: Final = re.compile(r"^(?:[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,32})?)$")
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"", "0", "false", "no", "off"})
+CONFIG_KEYS: Final = frozenset(
+    {"url", "username", "password", "password_file", "insecure", "thumbprint", "ca_bundle", "datacenter", "known_hosts"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One vCenter or ESXi host. ``datacenter`` is the default for relative names. Nothing in here prints a password."""
+
+    host: str
+    port: int
+    username: str
+    password: Secret | None
+    tls: TlsPolicy
+    datacenter: str | None = None
+    proxy: Proxy | None = None
+
+    @property
+    def address(self) -> str:
+        """``host`` for people, with the port where it is unusual."""
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        return name if self.port == HTTPS_PORT else f"{name}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    host: str
+    port: int
+    username: str | None
+    password: Secret | None
+
+
+def resolve_endpoint(
+    environ: Mapping[str, str],
+    config: Mapping[str, object] | None,
+    *,
+    url: str | None = None,
+    username: str | None = None,
+    password: Secret | None = None,
+    insecure: bool | None = None,
+    thumbprint: str | None = None,
+    ca_bundle: Path | None = None,
+    datacenter: str | None = None,
+) -> Endpoint:
+    """The endpoint that flags (keywords), environment and configuration name together; each value from the first that has it.
+
+    A user name or password of the configuration goes only to the host of the configuration. ``GOVC_URL`` takes every form that govc
+    takes: a bare host, ``user:password@``, with or without ``/sdk``; ``GOVC_USERNAME`` and ``GOVC_PASSWORD`` override what the URL holds and may
+    name a file, as they may for govc. Raises UsageError; a missing password is no error here (the caller may ask for it).
+    """
+    settings = _Settings(config or {})
+    text = url or environ.get("GOVC_URL") or settings.text("url")
+    if not text:
+        raise UsageError("no vCenter or ESXi host was named", code=NO_ENDPOINT)
+    address = _parse_url(text)
+    own = settings.for_host(address)
+    return Endpoint(
+        host=address.host,
+        port=address.port,
+        username=username
+        or _from_env(environ, "GOVC_USERNAME")
+        or address.username
+        or (own and own.text("username"))
+        or "",
+        password=password or _env_secret(environ) or address.password or (own.password() if own else None),
+        tls=_tls(environ, settings, address, insecure=insecure, thumbprint=thumbprint, ca_bundle=ca_bundle),
+        datacenter=datacenter or environ.get("GOVC_DATACENTER") or settings.text("datacenter") or None,
+        proxy=proxy_from_environ(environ),
+    )
+
+
+def http_proxy_for(endpoint: Endpoint, host: str, port: int = HTTPS_PORT) -> Proxy | None:
+    """The proxy for a connection to ``host`` (the endpoint itself or an ESXi host behind it), or None for a direct one."""
+    proxy = endpoint.proxy
+    return None if proxy is None or proxy.bypassed_for(host, port) else proxy
+
+
+def _parse_url(text: str) -> _Address:
+    """Host, port and credentials of a URL in any of govc's forms. The path is dropped: the API is always at ``/sdk``."""
+    text = text.strip()
+    url = urlsplit(text if _SCHEME.match(text) else f"https://{text}")
+    if url.scheme.lower() != "https":
+        raise UsageError(
+            f"vSphere is reached over https only, not '{url.scheme}'", next_step="Write the address as https://host."
+        )
+    port = _port(url)
+    if not url.hostname or not _HOST.match(url.hostname):
+        raise UsageError(
+            "the vSphere address has no valid host name", next_step="Write it as https://vcenter.example.com."
+        )
+    return _Address(
+        url.hostname,
+        port,
+        unquote(url.username) if url.username else None,
+        Secret(unquote(url.password)) if url.password else None,
+    )
+
+
+def _port(url: SplitResult) -> int:
+    # The URL may hold a password, so it is shown neither here nor in the chained message of urllib.
+    try:
+        return url.port or HTTPS_PORT
+    except ValueError:
+        raise UsageError(
+            "the vSphere address has no valid port", next_step="If the password holds / or @, write it as %2F or %40."
+        ) from None
+
+
+def _from_env(environ: Mapping[str, str], name: str) -> str | None:
+    """A GOVC value; one that names a readable file stands for the file's content."""
+    value = environ.get(name)
+    if not value:
+        return None
+    try:
+        with open(value, "rb") as file:
+            return file.read(MAX_SECRET_BYTES).decode("utf-8", "replace").strip()
+    except PermissionError as exc:
+        raise UsageError(f"the file named by {name} cannot be read") from exc
+    except (OSError, ValueError):  # not a file: the value itself (a NUL byte makes open raise ValueError)
+        return value
+
+
+def _env_secret(environ: Mapping[str, str]) -> Secret | None:
+    text = _from_env(environ, "GOVC_PASSWORD")
+    return Secret(text) if text else None
+
+
+def _flag(text: str, name: str) -> bool:
+    word = text.strip().lower()
+    if word not in _TRUE | _FALSE:
+        raise UsageError(f"{name} is neither true nor false: '{text[:20]}'")
+    return word in _TRUE
+
+
+def _tls(
+    environ: Mapping[str, str],
+    settings: _Settings,
+    address: _Address,
+    *,
+    insecure: bool | None,
+    thumbprint: str | None,
+    ca_bundle: Path | None,
+) -> TlsPolicy:
+    """The first of flag, environment and configuration for each; a pin in the configuration holds for the configuration's host only."""
+    own = settings.for_host(address)
+    if insecure is None and "GOVC_INSECURE" in environ:
+        insecure = _flag(environ["GOVC_INSECURE"], "GOVC_INSECURE")
+    if insecure is None:
+        insecure = own is not None and own.flag("insecure")
+    bundle = ca_bundle or environ.get("GOVC_TLS_CA_CERTS") or settings.text("ca_bundle")
+    pin = thumbprint or (own.text("thumbprint") if own else None)
+    return TlsPolicy(
+        insecure=insecure,
+        ca_bundle=Path(bundle).expanduser() if bundle else None,
+        thumbprint=normal_print(pin) if pin else None,
+        known=remembered_print(_known_hosts(environ, settings), address.host, address.port),
+    )
+
+
+def _known_hosts(environ: Mapping[str, str], settings: _Settings) -> list[Path]:
+    listed = [Path(name) for name in environ.get("GOVC_TLS_KNOWN_HOSTS", "").split(os.pathsep) if name]
+    own = settings.text("known_hosts")
+    return [*listed, Path(own).expanduser() if own else default_known_hosts(environ)]
+
+
+class _Settings:
+    """The ``vsphere`` part of the configuration file, each value checked where it is used."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        unknown = sorted(set(values) - CONFIG_KEYS)
+        if unknown:
+            raise UsageError(
+                f"the configuration has an unknown key: {unknown[0]}",
+                next_step="Known keys: " + ", ".join(sorted(CONFIG_KEYS)),
+            )
+        self._values = values
+
+    def text(self, key: str) -> str | None:
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{key} in the configuration must be a text")
+        return value or None
+
+    def flag(self, key: str) -> bool:
+        value = self._values.get(key, False)
+        if not isinstance(value, bool):
+            raise UsageError(f"{key} in the configuration must be true or false")
+        return value
+
+    def for_host(self, address: _Address) -> _Settings | None:
+        """These settings, if they were written down for this host; None if their ``url`` names another."""
+        text = self.text("url")
+        if text is None:
+            return self
+        own = _parse_url(text)
+        return self if (own.host, own.port) == (address.host, address.port) else None
+
+    def password(self) -> Secret | None:
+        path = self.text("password_file")
+        if path is None:
+            value = self.text("password")
+            return Secret(value) if value else None
+        try:
+            with Path(path).expanduser().open("rb") as file:
+                return Secret(file.read(MAX_SECRET_BYTES).decode("utf-8").strip("\r\n"))
+        except (OSError, UnicodeDecodeError) as exc:
+            raise UsageError(f"the password file {path} cannot be read") from exc

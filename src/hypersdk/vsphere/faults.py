@@ -1,0 +1,260 @@
+"""What vSphere's faults and broken connections mean, in our words: one table, used at one border.
+
+A fault is known by the name of its type; subtypes of a listed fault mean the same as the fault itself (``lineage`` walks up the
+vendor's own type tree). Names: the *Faults* pages of the vSphere Web Services API reference.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+from xml.parsers.expat import ExpatError
+
+from hypersdk.errors import (
+    AccessError,
+    ConnectError,
+    HyperSDKError,
+    LookupFailed,
+    Refused,
+    SourceError,
+    TransientError,
+    register,
+)
+from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN, TLS_FAILED
+
+LOGIN_REFUSED: Final = register(
+    "login_refused",
+    "vSphere does not accept this user name and password.",
+    "Check the user name (with its domain, like name@vsphere.local) and the password; several wrong tries lock an account for a while.",
+)
+NOT_AUTHENTICATED: Final = register(
+    "not_authenticated",
+    "The session has ended and could not be renewed.",
+    "Log in again; an administrator may have ended the session.",
+)
+PRIVILEGE_MISSING: Final = register(
+    "privilege_missing",
+    "The account lacks a privilege on this object.",
+    "Have an administrator add the privilege to the account's role on this object; `hyper2kvm doctor` lists what is missing.",
+)
+OBJECT_GONE: Final = register(
+    "object_gone",
+    "The object was removed, or is not visible to this account.",
+    "Read the inventory again with `hyper2kvm list`.",
+)
+POWER_STATE: Final = register(
+    "power_state",
+    "The machine is not in the power state that this needs.",
+    "Look at its power state with `hyper2kvm inspect`.",
+)
+BUSY: Final = register(
+    "busy",
+    "Another operation holds the machine.",
+    "Wait for the running task to end, or cancel it in vCenter, and try again.",
+)
+LICENSE_REFUSES_EXPORT: Final = register(
+    "license_refuses_export",
+    "The host's licence does not include the export API, as with a standalone ESXi on a free licence.",
+    "Add the host to a vCenter or give it a licence that includes the API.",
+)
+NOT_SUPPORTED: Final = register(
+    "not_supported",
+    "This server or machine does not offer the operation.",
+    "Check the server's version and the machine's devices.",
+)
+NFC_EXHAUSTED: Final = register(
+    "nfc_exhausted",
+    "The ESXi host has no memory left for another disk stream.",
+    "Fewer streams at once: lower --parallel, or let other copies from this host finish.",
+)
+HOST_DISCONNECTED: Final = register(
+    "host_disconnected",
+    "vCenter cannot talk to the ESXi host at the moment.",
+    "Check the host's connection state in vCenter.",
+)
+OPERATION_TIMEOUT: Final = register(
+    "operation_timeout",
+    "vSphere gave the operation up after waiting for too long.",
+    "Try again when the host is less busy.",
+)
+DATASTORE_FULL: Final = register(
+    "datastore_full",
+    "The machine's datastore has no room for this.",
+    "Free space on the datastore, or export while the machine is off.",
+)
+FILE_LOCKED: Final = register(
+    "file_locked",
+    "Another process or host holds the file open.",
+    "Look for a running backup, or a machine that uses the same disk.",
+)
+FILE_FAULT: Final = register(
+    "file_fault", "A file of the machine cannot be read.", "Look at the machine's files in the datastore browser."
+)
+QUIESCE_FAILED: Final = register(
+    "quiesce_failed",
+    "VMware Tools could not bring the guest's file systems to rest.",
+    "Try again without quiescing, or shut the guest down first.",
+)
+SNAPSHOT_FAILED: Final = register(
+    "snapshot_failed", "vSphere could not make or remove the snapshot.", "Look at the snapshot task in vCenter."
+)
+TOOLS_UNAVAILABLE: Final = register(
+    "tools_unavailable", "VMware Tools do not run in the guest.", "Use --power-off, or start VMware Tools."
+)
+TASK_CANCELLED: Final = register("task_cancelled", "Someone cancelled the task in vCenter.", "Run the command again.")
+VSPHERE_FAULT: Final = register(
+    "vsphere_fault",
+    "vSphere ended the operation with a fault.",
+    "Look at the task's details and the events in vCenter.",
+)
+NAME_UNRESOLVED: Final = register(
+    "name_unresolved", "The host name is not known to DNS.", "Check the spelling, the DNS server and the search domain."
+)
+CONNECTION_REFUSED: Final = register(
+    "connection_refused", "Nothing listens on that port.", "Check host and port; vSphere answers on 443."
+)
+CONNECT_TIMEOUT: Final = register(
+    "connect_timeout",
+    "The server did not answer in time.",
+    "Check the network path and firewalls; run `hyper2kvm doctor`.",
+)
+BAD_ANSWER: Final = register(
+    "bad_answer",
+    "What answered is no vSphere API, or something in between alters its answers.",
+    "Check that the address is a vCenter or ESXi host and not a proxy's or gateway's page.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one kind of fault becomes."""
+
+    family: type[HyperSDKError]
+    code: str
+
+
+_RULES: Final[dict[str, Rule]] = {
+    name: Rule(family, code)
+    for family, code, names in (
+        (AccessError, LOGIN_REFUSED, "InvalidLogin PasswordExpired"),
+        (AccessError, NOT_AUTHENTICATED, "NotAuthenticated"),
+        (AccessError, PRIVILEGE_MISSING, "NoPermission"),
+        (LookupFailed, OBJECT_GONE, "ManagedObjectNotFound"),
+        (Refused, POWER_STATE, "InvalidPowerState"),
+        (Refused, BUSY, "TaskInProgress ConcurrentAccess ResourceInUse"),
+        (Refused, LICENSE_REFUSES_EXPORT, "RestrictedVersion LicenseRestricted NotEnoughLicenses"),
+        (Refused, NOT_SUPPORTED, "NotSupported MethodNotFound MethodDisabled NotImplemented"),
+        (Refused, TOOLS_UNAVAILABLE, "ToolsUnavailable"),
+        (SourceError, HOST_DISCONNECTED, "HostNotConnected HostNotReachable HostCommunication HostConnectFault NoHost"),
+        (TransientError, OPERATION_TIMEOUT, "Timedout"),
+        (SourceError, DATASTORE_FULL, "NoDiskSpace InsufficientStorageSpace"),
+        (SourceError, FILE_LOCKED, "FileLocked"),
+        (SourceError, FILE_FAULT, "FileFault"),
+        (SourceError, QUIESCE_FAILED, "ApplicationQuiesceFault FilesystemQuiesceFault"),
+        (SourceError, SNAPSHOT_FAILED, "SnapshotFault"),
+        (SourceError, TASK_CANCELLED, "RequestCanceled"),
+    )
+    for name in names.split()
+}  # fmt: skip
+_UNKNOWN: Final = Rule(SourceError, VSPHERE_FAULT)
+
+# ESXi words it "Failed to allocate NFC memory", "NFC_NO_MEMORY", "Unable to allocate nfc buffer" ...: a SystemError without a type of its own.
+_NFC_EXHAUSTED: Final = re.compile(r"failed to allocate|NFC_NO_MEMORY|unable to allocate.{0,40}nfc", re.IGNORECASE)
+_MAX_TEXT: Final = 500
+
+
+def rule_for(lineage: Iterable[str], text: str) -> Rule:
+    """The rule of the first listed name in ``lineage`` (the fault's own name first, then its ancestors)."""
+    if _NFC_EXHAUSTED.search(text):
+        return Rule(TransientError, NFC_EXHAUSTED)
+    return next((_RULES[name] for name in lineage if name in _RULES), _UNKNOWN)
+
+
+def fault_error(lineage: list[str], text: str | None, **fields: object) -> HyperSDKError:
+    """Our error for a fault with these type names and the server's ``text``. The login's text is not repeated: it is ours to word."""
+    said = clean_text(text or "")
+    rule = rule_for(lineage, said)
+    name = lineage[0] if lineage else "unknown fault"
+    message = "login refused" if rule.code == LOGIN_REFUSED else _sentence(rule, name, said, fields)
+    return rule.family(message, code=rule.code, fault=name, **fields)
+
+
+def _sentence(rule: Rule, name: str, said: str, fields: dict[str, object]) -> str:
+    if rule.code == PRIVILEGE_MISSING and fields.get("privilege"):
+        return f"the privilege {fields['privilege']} is missing on {fields.get('object') or 'an object'}"
+    return f"vSphere refused: {said} ({name})" if said else f"vSphere refused with {name}"
+
+
+def clean_text(text: str) -> str:
+    """Server text for one line of ours: bounded, without control characters."""
+    flat = " ".join(text[: 4 * _MAX_TEXT].split())
+    return "".join(char if char.isprintable() else "?" for char in flat)[:_MAX_TEXT]
+
+
+def lineage(kind: type) -> list[str]:
+    """Names of a pyVmomi fault class and its ancestors, without their package: ``['NoDiskSpace', 'FileFault', 'VimFault', ...]``."""
+    return [base.__name__.rpartition(".")[2] for base in kind.__mro__]
+
+
+def translate(exc: BaseException) -> HyperSDKError:
+    """The one border: a pyVmomi fault, a broken connection or an unreadable answer as an error of ours; raise it ``from exc``.
+
+    Anything else is a bug and is raised again as it is.
+    """
+    if isinstance(exc, HyperSDKError):
+        return exc
+    if isinstance(exc, (http.client.RemoteDisconnected, http.client.IncompleteRead)):
+        return ConnectError("the server hung up in the middle of an answer")
+    if isinstance(exc, (http.client.HTTPException, ExpatError)):
+        return ConnectError(f"the server's answer cannot be understood: {_described(exc)}", code=BAD_ANSWER)
+    if isinstance(exc, OSError):
+        return _connect_error(exc)
+    names = lineage(type(exc))
+    if "MethodFault" in names:
+        return fault_error(names, _fault_text(exc), **_fault_fields(exc))
+    raise exc
+
+
+def _described(exc: BaseException) -> str:
+    return clean_text(str(exc)) or type(exc).__name__
+
+
+def _connect_error(exc: OSError) -> ConnectError:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return ConnectError(f"the server's certificate is not trusted: {exc.verify_message}", code=CERTIFICATE_UNKNOWN)
+    if isinstance(exc, ssl.SSLError):
+        return ConnectError(f"TLS failed: {exc.reason or _described(exc)}", code=TLS_FAILED)
+    for kind, code in (
+        (socket.gaierror, NAME_UNRESOLVED),
+        (ConnectionRefusedError, CONNECTION_REFUSED),
+        (TimeoutError, CONNECT_TIMEOUT),
+    ):
+        if isinstance(exc, kind):
+            return ConnectError(f"no connection to the server: {_described(exc)}", code=code)
+    return ConnectError(f"the connection to the server failed: {_described(exc)}")
+
+
+def _fault_text(exc: BaseException) -> str:
+    """``msg`` of the fault, else the first of its ``faultMessage``."""
+    text = getattr(exc, "msg", None)
+    if text:
+        return str(text)
+    messages = getattr(exc, "faultMessage", None) or []
+    return " ".join(str(item.message) for item in list(messages)[:3] if getattr(item, "message", None))
+
+
+def _fault_fields(exc: BaseException) -> dict[str, object]:
+    """Privilege and object of a NoPermission, object of a ManagedObjectNotFound."""
+    fields: dict[str, object] = {}
+    privilege = getattr(exc, "privilegeId", None)
+    target = getattr(exc, "object", None) or getattr(exc, "obj", None)
+    if privilege:
+        fields["privilege"] = clean_text(str(privilege))
+    if target is not None and hasattr(target, "_moId"):
+        fields["object"] = clean_text(f"{type(target).__name__.rpartition('.')[2]}:{target._moId}")
+    return fields

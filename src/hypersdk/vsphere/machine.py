@@ -1,0 +1,328 @@
+"""One machine in full, its datastores, and the cheap look that tells whether its point in time is still the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from hypersdk.errors import LookupFailed, Refused, register
+from hypersdk.model import DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Power, SnapshotNode
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.devices import boot_order, read_hardware
+from hypersdk.vsphere.faults import OBJECT_GONE, clean_text
+from hypersdk.vsphere.inventory import DEVICES, PLACES, ROW, place_of, power_of, summary_of
+from hypersdk.vsphere.paths import decode_name
+from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.soap import Element, ObjectProperties, child_text, children, kind_of, read_objects, to_int
+from hypersdk.vsphere.specs import filter_spec, traversal
+from hypersdk.vsphere.tasks import RUNNING
+
+MACHINE_UNREADABLE: Final = register(
+    "machine_unreadable",
+    "vCenter has no configuration for this machine: it is orphaned, inaccessible or its host is disconnected.",
+    "Bring its host and datastore back, or register the machine again; then repeat.",
+)
+
+_DETAIL: Final = (
+    *ROW, DEVICES, "config.guestId", "config.version", "config.firmware", "config.bootOptions", "config.hardware.numCoresPerSocket",
+    "config.changeVersion", "config.changeTrackingEnabled", "config.annotation", "config.files.vmPathName", "config.keyId",
+    "runtime.bootTime", "runtime.connectionState", "runtime.consolidationNeeded", "snapshot", "layoutEx", "guest.toolsRunningStatus", "guest.toolsVersion",
+    "guest.guestId", "guest.guestFullName", "guest.hostName", "guest.ipAddress", "guest.net",
+)  # fmt: skip
+_POINT: Final = ("config.changeVersion", "runtime.bootTime", "runtime.powerState", "snapshot.currentSnapshot", DEVICES)
+_NETWORKS: Final = {"Network": ("name",), "DistributedVirtualPortgroup": ("name", "key"), "OpaqueNetwork": ("name",)}
+_DATASTORE: Final = (
+    "name",
+    "summary.accessible",
+    "summary.type",
+    "summary.capacity",
+    "summary.freeSpace",
+    "summary.url",
+)
+_TASK: Final = ("info.state", "info.descriptionId")
+_DISK_FILES: Final = frozenset({"diskExtent", "diskDescriptor", "digestDescriptor", "diskReplicationPersistentState"})
+_MAX_SNAPSHOTS: Final = 1024
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreFacts:
+    """One datastore of a machine. ``kind`` is vSphere's type: ``VMFS``, ``NFS``, ``vsan``, ``VVOL`` ..."""
+
+    moref: str
+    name: str
+    kind: str
+    capacity_bytes: int | None
+    free_bytes: int | None
+    accessible: bool
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PointFacts:
+    """What moves when a machine's disks may have changed. ``disk_files`` maps device keys to the file written to."""
+
+    change_version: str | None
+    boot_time: datetime | None
+    power: Power
+    current_snapshot: str | None
+    disk_files: dict[int, str | None]
+
+
+def read_machine(session: Session, moref: str, *, cancel: CancelToken | None = None) -> Machine:
+    """All that is known of one machine, with its host, networks, datastores, folders and running tasks, in one call.
+
+    Raises LookupFailed ``object_gone``, Refused ``machine_unreadable`` (no configuration).
+    """
+    token = cancel or CancelToken()
+    return session.call(lambda: _decode(moref, _read_related(session, moref, token)))
+
+
+def read_datastores(session: Session, moref: str, *, cancel: CancelToken | None = None) -> list[DatastoreFacts]:
+    """The datastores that a machine has files on, by name."""
+    token = cancel or CancelToken()
+
+    def read() -> list[DatastoreFacts]:
+        spec = filter_spec(
+            session.ref("VirtualMachine", moref),
+            {"Datastore": _DATASTORE},
+            select=[traversal("VirtualMachine", "datastore")],
+            skip=True,
+        )
+        return [_datastore(item) for item in read_objects(session, [spec], cancel=token)]
+
+    return sorted(session.call(read), key=lambda facts: facts.name)
+
+
+def read_point(session: Session, moref: str, *, cancel: CancelToken | None = None) -> PointFacts:
+    """The facts that prove two looks at a machine to be of the same point in time. Raises LookupFailed ``object_gone``."""
+    token = cancel or CancelToken()
+
+    def read() -> PointFacts | None:
+        spec = filter_spec(session.ref("VirtualMachine", moref), {"VirtualMachine": _POINT})
+        return next((_point(item) for item in read_objects(session, [spec], cancel=token)), None)
+
+    point = session.call(read)
+    if point is None:
+        raise _gone(moref)
+    return point
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An ``xsd:dateTime`` in UTC; one without a zone is UTC. None when unset or not valid."""
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text.strip()[:40])
+    except ValueError:
+        return None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+@dataclass(slots=True)
+class _Related:
+    """The objects of one reply."""
+
+    machine: ObjectProperties | None
+    by_moref: dict[str, ObjectProperties]
+
+    def names(self, *kinds: str) -> dict[str, str]:
+        """Decoded names of all objects of these kinds, by moref."""
+        return {
+            moref: decode_name(item.text("name") or moref)
+            for moref, item in self.by_moref.items()
+            if item.kind in kinds
+        }
+
+
+def _read_related(session: Session, moref: str, cancel: CancelToken) -> _Related:
+    paths = {
+        "VirtualMachine": _DETAIL, "HostSystem": ("name",), "Datastore": _DATASTORE, "Task": _TASK, **PLACES, **_NETWORKS
+    }  # fmt: skip
+    spec = filter_spec(session.ref("VirtualMachine", moref), paths, select=_ways())
+    found = _Related(None, {})
+    for item in read_objects(session, [spec], cancel=cancel, keep=True):
+        if item.kind == "VirtualMachine":
+            found.machine = item
+        else:
+            found.by_moref[item.moref] = item
+    return found
+
+
+def _ways() -> list[Any]:
+    """From a machine to its folders (up to the root), host, datastores, networks and recent tasks."""
+    return [
+        traversal("ManagedEntity", "parent", name="up", then=["up", "app", "appFolder"]),
+        traversal("VirtualMachine", "parentVApp", name="vm", then=["up", "app", "appFolder"]),
+        traversal("VirtualApp", "parentVApp", name="app", then=["app", "appFolder"]),
+        traversal("VirtualApp", "parentFolder", name="appFolder", then=["up"]),
+        traversal("VirtualMachine", "runtime.host"),
+        traversal("VirtualMachine", "datastore"),
+        traversal("VirtualMachine", "network"),
+        traversal("VirtualMachine", "recentTask"),
+    ]
+
+
+def _decode(moref: str, found: _Related) -> Machine:
+    vm = found.machine
+    if vm is None:
+        raise _gone(moref)
+    if vm.text("config.hardware.numCPU") is None:
+        state = vm.text("runtime.connectionState") or "unknown"
+        raise Refused(
+            f"{decode_name(vm.text('name') or moref)} has no readable configuration (state: {state})",
+            code=MACHINE_UNREADABLE,
+        )
+    layout = vm.values.get("layoutEx")
+    hardware = read_hardware(
+        vm.items(DEVICES),
+        networks=_network_names(found),
+        datastores=found.names("Datastore"),
+        used=_used_by_disk(layout),
+    )
+    disks = tuple(DiskSummary(disk.label, disk.capacity_bytes) for disk in hardware.disks)
+    options = vm.values.get("config.bootOptions")
+    return Machine(
+        summary=_summary(vm, disks, found),
+        firmware=Firmware.EFI if vm.text("config.firmware") == "efi" else Firmware.BIOS,
+        secure_boot=options is not None and child_text(options, "efiSecureBootEnabled") == "true",
+        guest=_guest(vm),
+        guest_id=vm.text("config.guestId"),
+        hardware_version=vm.text("config.version"),
+        cores_per_socket=vm.number("config.hardware.numCoresPerSocket") or 1,
+        disks=hardware.disks,
+        nics=hardware.nics,
+        cdroms=hardware.cdroms,
+        snapshots=_snapshots(vm.values.get("snapshot")),
+        boot_order=boot_order(options),
+        cbt_enabled=vm.flag("config.changeTrackingEnabled"),
+        change_version=vm.text("config.changeVersion"),
+        boot_time=parse_time(vm.text("runtime.bootTime")),
+        consolidation_needed=vm.flag("runtime.consolidationNeeded"),
+        busy_with=_busy_with(found),
+        has_vtpm=hardware.has_vtpm,
+        encrypted="config.keyId" in vm.values or any(disk.encrypted for disk in hardware.disks),
+        unreachable_datastores=_unreachable(found),
+        annotation=vm.text("config.annotation"),
+        vmx_file=vm.text("config.files.vmPathName"),
+    )
+
+
+def _gone(moref: str) -> LookupFailed:
+    return LookupFailed(f"the machine {moref} is gone", code=OBJECT_GONE, object=f"VirtualMachine:{moref}")
+
+
+def _summary(vm: ObjectProperties, disks: tuple[DiskSummary, ...], found: _Related) -> MachineSummary:
+    places = {moref: place_of(item) for moref, item in found.by_moref.items() if item.kind in PLACES}
+    return summary_of(vm.moref, {path: vm.text(path) for path in ROW}, disks, places, found.names("HostSystem"))
+
+
+def _network_names(found: _Related) -> dict[str, str]:
+    """By moref, and for distributed portgroups by the key that a network card names."""
+    names = found.names(*_NETWORKS)
+    keys = {
+        item.text("key"): names[moref]
+        for moref, item in found.by_moref.items()
+        if item.kind == "DistributedVirtualPortgroup"
+    }
+    return names | {key: name for key, name in keys.items() if key}
+
+
+def _unreachable(found: _Related) -> tuple[str, ...]:
+    stores = [_datastore(item) for item in found.by_moref.values() if item.kind == "Datastore"]
+    return tuple(sorted(store.name for store in stores if not store.accessible))
+
+
+def _datastore(item: ObjectProperties) -> DatastoreFacts:
+    return DatastoreFacts(
+        moref=item.moref,
+        name=decode_name(item.text("name") or item.moref),
+        kind=item.text("summary.type") or "",
+        capacity_bytes=item.number("summary.capacity"),
+        free_bytes=item.number("summary.freeSpace"),
+        accessible=item.flag("summary.accessible"),
+        url=item.text("summary.url"),
+    )
+
+
+def _busy_with(found: _Related) -> str | None:
+    """What a queued or running task of the machine does, like ``VirtualMachine.createSnapshot``."""
+    tasks = (item for item in found.by_moref.values() if item.kind == "Task" and item.text("info.state") in RUNNING)
+    return next((clean_text(task.text("info.descriptionId") or task.moref) for task in tasks), None)
+
+
+def _guest(vm: ObjectProperties) -> GuestFacts:
+    addresses = [vm.text("guest.ipAddress") or ""]
+    for card in vm.items("guest.net"):
+        addresses += [address.text or "" for address in children(card, "ipAddress")]
+    return GuestFacts(
+        os_id=vm.text("guest.guestId"),
+        os_name=vm.text("guest.guestFullName"),
+        hostname=vm.text("guest.hostName"),
+        addresses=tuple(dict.fromkeys(address for address in addresses if address)),
+        tools_running=vm.text("guest.toolsRunningStatus") == "guestToolsRunning",
+        tools_version=vm.text("guest.toolsVersion"),
+    )
+
+
+def _snapshots(info: Element | None) -> tuple[SnapshotNode, ...]:
+    """The tree, flattened, parents first."""
+    if info is None:
+        return ()
+    current = child_text(info, "currentSnapshot")
+    found: list[SnapshotNode] = []
+    waiting = [(root, 0) for root in reversed(children(info, "rootSnapshotList"))]
+    while waiting and len(found) < _MAX_SNAPSHOTS:
+        node, depth = waiting.pop()
+        found.append(_snapshot(node, depth, current))
+        waiting += [(below, depth + 1) for below in reversed(children(node, "childSnapshotList"))]
+    return tuple(found)
+
+
+def _snapshot(node: Element, depth: int, current: str | None) -> SnapshotNode:
+    moref = child_text(node, "snapshot") or ""
+    return SnapshotNode(
+        moref=moref,
+        name=decode_name(child_text(node, "name") or ""),
+        description=child_text(node, "description") or "",
+        created=parse_time(child_text(node, "createTime")) or _EPOCH,
+        depth=depth,
+        current=bool(moref) and moref == current,
+        quiesced=child_text(node, "quiesced") == "true",
+        power=power_of(child_text(node, "state")),
+    )
+
+
+def _used_by_disk(layout: Element | None) -> dict[int, int]:
+    """Bytes that each disk's files take on the datastore, its snapshots' included, from ``layoutEx``."""
+    if layout is None:
+        return {}
+    sizes = {child_text(file, "key"): _file_bytes(file) for file in children(layout, "file")}
+    return {
+        key: sum(sizes.get(name, 0) for name in _chain_keys(disk))
+        for disk in children(layout, "disk")
+        if (key := to_int(child_text(disk, "key"))) is not None
+    }
+
+
+def _chain_keys(disk: Element) -> Iterable[str | None]:
+    return {item.text for unit in children(disk, "chain") for item in children(unit, "fileKey")}
+
+
+def _file_bytes(file: Element) -> int:
+    if child_text(file, "type") not in _DISK_FILES:
+        return 0
+    return to_int(child_text(file, "size")) or 0
+
+
+def _point(item: ObjectProperties) -> PointFacts:
+    disks = [device for device in item.items(DEVICES) if kind_of(device) == "VirtualDisk"]
+    return PointFacts(
+        change_version=item.text("config.changeVersion"),
+        boot_time=parse_time(item.text("runtime.bootTime")),
+        power=power_of(item.text("runtime.powerState")),
+        current_snapshot=item.text("snapshot.currentSnapshot"),
+        disk_files={to_int(child_text(disk, "key")) or 0: child_text(disk, "backing", "fileName") for disk in disks},
+    )

@@ -1,0 +1,110 @@
+"""HTTP proxies by the environment's rules (HTTPS_PROXY, NO_PROXY), the same for API and data, and the way through them."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from hypersdk.errors import UsageError
+from hypersdk.secret import Secret
+
+CONNECT_TIMEOUT_S: Final = 15.0
+_DEFAULT_PORT: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A plain HTTP proxy that tunnels with CONNECT. ``authorization`` is the ready header value; ``no_proxy`` the rules that bypass it."""
+
+    host: str
+    port: int
+    authorization: Secret | None = None
+    no_proxy: tuple[str, ...] = ()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the CONNECT request. They hold the proxy's password: never log them."""
+        return {} if self.authorization is None else {"Proxy-Authorization": self.authorization.reveal()}
+
+    def bypassed_for(self, host: str, port: int) -> bool:
+        """Whether ``NO_PROXY`` (or being local) sends a connection past the proxy, by the rules that curl and Go share."""
+        name = host.strip("[]").rstrip(".").lower()
+        address = _address(name)
+        if name == "localhost" or (address is not None and address.is_loopback):
+            return True
+        return any(_rule_matches(rule, name, address, port) for rule in self.no_proxy)
+
+
+def proxy_from_environ(environ: Mapping[str, str]) -> Proxy | None:
+    """The proxy that ``HTTPS_PROXY`` names (``https_proxy`` first, as curl does). Raises UsageError for a kind that is not supported."""
+    text = environ.get("https_proxy") or environ.get("HTTPS_PROXY") or ""
+    if not text.strip():
+        return None
+    url = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        port = url.port
+    except ValueError as exc:
+        raise UsageError("HTTPS_PROXY has no valid port") from exc
+    if url.scheme != "http" or not url.hostname:
+        raise UsageError(
+            f"HTTPS_PROXY names a proxy of the kind '{url.scheme}', which is not supported",
+            next_step="Use an HTTP proxy (http://host:port), or list the vSphere hosts in NO_PROXY.",
+        )
+    rules = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    return Proxy(
+        url.hostname, port or _DEFAULT_PORT, _basic(url.username, url.password),
+        tuple(rule.strip().lower() for rule in rules.split(",") if rule.strip()),
+    )  # fmt: skip
+
+
+def _basic(username: str | None, password: str | None) -> Secret | None:
+    if username is None:
+        return None
+    pair = f"{unquote(username)}:{unquote(password or '')}"
+    return Secret("Basic " + base64.b64encode(pair.encode()).decode("ascii"))
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def _rule_matches(
+    rule: str, name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None, port: int
+) -> bool:
+    """One entry of NO_PROXY: ``*``, an address, a CIDR block, or a domain (itself and below; with a leading dot only below)."""
+    if rule == "*":
+        return True
+    if address is not None:
+        return _covers(rule, address)
+    domain, _, rule_port = rule.partition(":")
+    if rule_port and rule_port != str(port):
+        return False
+    domain = domain.removeprefix("*").rstrip(".")
+    return bool(domain) and (name == domain or name.endswith(domain if domain.startswith(".") else "." + domain))
+
+
+def _covers(rule: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    try:
+        return address in ipaddress.ip_network(rule.strip("[]"), strict=False)
+    except ValueError:
+        return False
+
+
+def dial(host: str, port: int, *, proxy: Proxy | None, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
+    """A TCP connection to ``host``, through ``proxy`` where given. Raises OSError as ``http.client`` does."""
+    if proxy is None:
+        return socket.create_connection((host, port), timeout_s)
+    connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=timeout_s)
+    connection.set_tunnel(host, port, proxy.headers)
+    connection.connect()
+    sock: socket.socket = connection.sock
+    return sock

@@ -1,0 +1,234 @@
+"""The login to one vCenter or ESXi host: made once, kept alive, renewed silently, shared by all threads of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.cookies import CookieError, SimpleCookie
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from xml.parsers.expat import ExpatError
+
+from lxml import etree
+
+from hypersdk.errors import AccessError, ConnectError, HyperSDKError, UsageError, register
+from hypersdk.secret import Secret
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.connection import TrustedConnection, open_connection
+from hypersdk.vsphere.endpoint import Endpoint
+from hypersdk.vsphere.faults import BAD_ANSWER, NOT_AUTHENTICATED, clean_text, translate
+
+if TYPE_CHECKING:
+    from hypersdk.vsphere.stub import SessionStub
+
+T = TypeVar("T")
+
+NO_PASSWORD: Final = register(
+    "no_password",
+    "There is no user name or password to log in with.",
+    "Set GOVC_USERNAME and GOVC_PASSWORD, pass --username and --password-file, or run it at a terminal to be asked.",
+)
+
+KEEPALIVE_S: Final = 240.0
+"""vCenter drops a session after 30 minutes without a call; a bulk download is none. Several misses fit in between."""
+CLOSE_WAIT_S: Final = 5.0
+MAX_VERSIONS_BYTES: Final = 1024 * 1024
+COOKIE: Final = "vmware_soap_session"
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the server says of itself. ``instance_uuid`` is that of a vCenter; an ESXi host has none."""
+
+    name: str
+    full_name: str
+    version: str
+    build: str
+    api_version: str
+    api_type: str
+    instance_uuid: str | None
+
+    @property
+    def is_vcenter(self) -> bool:
+        """vCenter, not a lone ESXi host."""
+        return self.api_type == "VirtualCenter"
+
+
+class Session:
+    """A login. Thread-safe; ``close`` (or leaving the ``with`` block) logs out.
+
+    ``key`` changes when the session had to be renewed: what belonged to the old one (leases, views) is gone then.
+    """
+
+    def __init__(self, endpoint: Endpoint, stub: SessionStub, content: Any, keepalive_s: float) -> None:
+        self.endpoint: Final = endpoint
+        self.stub: Final = stub
+        self.content: Final = content
+        self.about: Final = _about(content.about)
+        self.key = ""
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._keepalive_s = keepalive_s
+        self.keepalive = threading.Thread(target=self._keep_alive, name="vsphere-keepalive", daemon=True)
+
+    @classmethod
+    def connect(cls, endpoint: Endpoint, *, cancel: CancelToken, keepalive_s: float = KEEPALIVE_S) -> Session:
+        """Logs in. Raises ConnectError (no answer, not trusted, no vSphere), AccessError ``login_refused``, UsageError ``no_password``."""
+        if not endpoint.username or endpoint.password is None:
+            raise UsageError(f"no user name or password for {endpoint.address}", code=NO_PASSWORD)
+        cancel.check()
+        from hypersdk.vsphere.stub import service_instance
+
+        stub = _make_stub(endpoint, cancel)
+        session: Session | None = None
+        try:
+            cancel.check()
+            content = _translated(lambda: service_instance(stub).RetrieveContent())
+            session = cls(endpoint, stub, content, keepalive_s)
+            session._log_in()
+        except BaseException:
+            stub.DropConnections()
+            raise
+        session.keepalive.start()
+        return session
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def call(self, fn: Callable[[], T]) -> T:
+        """Runs ``fn`` with all faults translated; when the session has ended meanwhile, logs in again and runs it once more.
+
+        So ``fn`` must look its objects up itself, by ``ref``. It is repeated only after NotAuthenticated, when the server has done nothing.
+        """
+        key = self.key
+        try:
+            return _translated(fn)
+        except AccessError as exc:
+            if exc.code != NOT_AUTHENTICATED:
+                raise
+        self._log_in(instead_of=key)
+        return _translated(fn)
+
+    def ref(self, type_name: str, moref: str) -> Any:
+        """The managed object of a moref, like ``ref("VirtualMachine", "vm-42")``; no call is made. Type names are those on the wire."""
+        from pyVmomi.VmomiSupport import GetWsdlType
+
+        return GetWsdlType("urn:vim25", type_name)(moref, self.stub)
+
+    def cookie_value(self) -> Secret:
+        """The bare value of the session cookie, for downloads from the session's own host."""
+        try:
+            cookie = SimpleCookie(self.stub.cookie).get(COOKIE)
+        except CookieError as exc:
+            raise ConnectError("the server's session cookie cannot be read", code=BAD_ANSWER) from exc
+        if cookie is None or not cookie.value:
+            raise ConnectError("the server gave no session cookie", code=BAD_ANSWER)
+        return Secret(cookie.value)
+
+    def server_time(self) -> datetime:
+        """The server's clock, in UTC."""
+        now: datetime = self.call(lambda: self.ref("ServiceInstance", "ServiceInstance").CurrentTime())
+        return now.astimezone(UTC)
+
+    def close(self) -> None:
+        """Ends the keep-alive and logs out. A server that is gone is no error here: the session ends there by itself."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        if self.keepalive.is_alive() and self.keepalive is not threading.current_thread():
+            self.keepalive.join(CLOSE_WAIT_S)
+        with contextlib.suppress(HyperSDKError):
+            _translated(lambda: self.content.sessionManager.Logout())
+        self.stub.DropConnections()
+
+    def _log_in(self, instead_of: str = "") -> None:
+        """Makes a session, unless another thread has already replaced the one with the key ``instead_of``."""
+        with self._lock:
+            if self.key != instead_of:
+                return
+            if self._closing.is_set():
+                raise AccessError("the session is closed", code=NOT_AUTHENTICATED)
+            password = self.endpoint.password
+            assert password is not None  # connect() has seen to it
+            user = _translated(
+                lambda: self.content.sessionManager.Login(self.endpoint.username, password.reveal(), None)
+            )
+            self.key = str(user.key)
+
+    def _keep_alive(self) -> None:
+        """Asks for the time now and then. An unreachable server is left to the next real call to report; a refused login is not tried again."""
+        while not self._closing.wait(self._keepalive_s):
+            try:
+                self.server_time()
+            except AccessError:
+                return
+            except ConnectError:
+                continue
+
+
+def _translated(fn: Callable[[], T]) -> T:
+    """``fn()`` with every fault and broken connection as an error of ours."""
+    from pyVmomi import vmodl
+
+    try:
+        return fn()
+    except (vmodl.MethodFault, OSError, http.client.HTTPException, ExpatError) as exc:
+        raise translate(exc) from exc
+
+
+def _about(info: Any) -> About:
+    return About(
+        name=str(info.name), full_name=str(info.fullName), version=str(info.version), build=str(info.build),
+        api_version=str(info.apiVersion), api_type=str(info.apiType), instance_uuid=info.instanceUuid or None,
+    )  # fmt: skip
+
+
+def _make_stub(endpoint: Endpoint, cancel: CancelToken) -> SessionStub:
+    """A stub that speaks the newest version of the API that both sides know."""
+    connection = open_connection(endpoint)
+    try:
+        document = _translated(lambda: _service_versions(connection))
+    finally:
+        connection.close()
+    cancel.check()
+    from hypersdk.vsphere.stub import SessionStub, api_versions
+
+    offered = _offered_versions(document, endpoint)
+    version = next((name for name, number in api_versions() if number in offered), None)
+    if version is None:
+        raise ConnectError(
+            f"{endpoint.address} speaks no version of the vSphere API that is known here", code=BAD_ANSWER
+        )
+    return SessionStub(endpoint.address, version, lambda: open_connection(endpoint))
+
+
+def _service_versions(connection: TrustedConnection) -> bytes:
+    connection.request("GET", "/sdk/vimServiceVersions.xml")
+    answer = connection.getresponse()
+    body = answer.read(MAX_VERSIONS_BYTES + 1)
+    if answer.status != 200 or len(body) > MAX_VERSIONS_BYTES:
+        raise ConnectError(
+            f"{connection.host} does not answer like a vSphere API (status {answer.status} {clean_text(answer.reason)})",
+            code=BAD_ANSWER,
+        )
+    return body
+
+
+def _offered_versions(document: bytes, endpoint: Endpoint) -> set[str]:
+    """Version numbers in a ``vimServiceVersions.xml``: those of ``urn:vim25``, current and prior."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        root = etree.fromstring(document, parser)
+    except etree.XMLSyntaxError as exc:
+        raise ConnectError(f"{endpoint.address} does not answer like a vSphere API", code=BAD_ANSWER) from exc
+    spaces = [space for space in root.findall("namespace") if space.findtext("name") == "urn:vim25"]
+    return {version.text or "" for space in spaces for version in space.iter("version")}

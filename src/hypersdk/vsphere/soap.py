@@ -1,0 +1,272 @@
+"""Reading properties in bulk: PropertyCollector replies decoded straight from their XML.
+
+pyVmomi decodes about 1,500 machines a second and gives up on a type or enum value that it does not know; a reply read as plain XML is
+several times faster and takes what it understands. Requests are still written by pyVmomi; the reply comes over one of its pooled
+connections, so it is the same session.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from lxml import etree
+
+from hypersdk.errors import ConnectError, HyperSDKError
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.faults import BAD_ANSWER, fault_error
+from hypersdk.vsphere.session import Session
+
+VIM: Final = "{urn:vim25}"
+XSI_TYPE: Final = "{http://www.w3.org/2001/XMLSchema-instance}type"
+PAGE_SIZE: Final = 500
+MAX_REPLY_BYTES: Final = 1 << 30
+MAX_FAULT_BYTES: Final = 1 << 20
+
+
+class Element(Protocol):
+    """What is used of an lxml element."""
+
+    text: str | None
+
+    @property
+    def tag(self) -> str: ...
+    def get(self, key: str) -> str | None: ...
+    def find(self, path: str) -> Element | None: ...
+    def __iter__(self) -> Iterator[Element]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectProperties:
+    """One object of a reply: its type, moref and the values that are set, by property path. Values are XML elements: see ``text`` and friends."""
+
+    kind: str
+    moref: str
+    values: Mapping[str, Element]
+
+    def text(self, path: str) -> str | None:
+        """The value as text; None when unset."""
+        element = self.values.get(path)
+        return None if element is None else element.text
+
+    def number(self, path: str) -> int | None:
+        """The value as a whole number; None when unset or none."""
+        return to_int(self.text(path))
+
+    def flag(self, path: str) -> bool:
+        """Whether the value is set and true."""
+        return self.text(path) == "true"
+
+    def items(self, path: str) -> list[Element]:
+        """The entries of an array; empty when unset."""
+        element = self.values.get(path)
+        return [] if element is None else list(element)
+
+
+def local(tag: str) -> str:
+    """A tag or type name without namespace or prefix."""
+    return tag.rpartition("}")[2].rpartition(":")[2]
+
+
+def kind_of(element: Element) -> str:
+    """The ``xsi:type`` of a value, without prefix; empty when it has none."""
+    return local(element.get(XSI_TYPE) or "")
+
+
+def child(element: Element, *names: str) -> Element | None:
+    """The element down the path ``names``."""
+    found: Element | None = element
+    for name in names:
+        if found is None:
+            return None
+        found = found.find(VIM + name)
+    return found
+
+
+def children(element: Element, name: str) -> list[Element]:
+    """All direct children called ``name``."""
+    tag = VIM + name
+    return [item for item in element if item.tag == tag]
+
+
+def child_text(element: Element, *names: str) -> str | None:
+    """Text of the element down the path ``names``."""
+    found = child(element, *names)
+    return None if found is None else found.text
+
+
+def to_int(text: str | None) -> int | None:
+    """A whole number of at most 20 digits, else None."""
+    if text is None or len(text) > 20:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def read_objects(
+    session: Session, specs: Sequence[Any], *, cancel: CancelToken, page_size: int = PAGE_SIZE, keep: bool = False
+) -> Iterator[ObjectProperties]:
+    """All objects that the filter specs select, page by page, each decoded when it is its turn.
+
+    Values are freed when the next object is asked for, unless ``keep``. To be used up inside ``Session.call``: faults come out
+    untranslated.
+    """
+    from pyVmomi import vmodl
+
+    collector = session.ref("PropertyCollector", session.content.propertyCollector._moId)
+    options = vmodl.query.PropertyCollector.RetrieveOptions(maxObjects=page_size)
+    reply = _Reply(session, collector, "RetrievePropertiesEx", (list(specs), options))
+    while True:
+        yield from reply.objects(cancel, keep)
+        if reply.token is None:
+            return
+        cancel.check()
+        reply = _Reply(session, collector, "ContinueRetrievePropertiesEx", (reply.token,))
+
+
+class _Reply:
+    """One call and its reply, read as it comes; ``token`` (known once all objects were read) leads to the next page."""
+
+    def __init__(self, session: Session, collector: Any, method: str, arguments: tuple[Any, ...]) -> None:
+        self._stub = session.stub
+        self._body = self._stub.SerializeRequest(collector, _method_info(collector, method), arguments)
+        self.token: str | None = None
+
+    def objects(self, cancel: CancelToken, keep: bool) -> Iterator[ObjectProperties]:
+        connection = self._stub.GetConnection()
+        done = False
+        try:
+            answer = self._post(connection)
+            yield from self._decode(answer, cancel, keep)
+            answer.read()
+            done = True
+        finally:
+            if done:
+                self._stub.ReturnConnection(connection)
+            else:
+                connection.close()
+
+    def _post(self, connection: Any) -> http.client.HTTPResponse:
+        headers = {
+            "Cookie": self._stub.cookie,
+            "SOAPAction": self._stub.versionId,
+            "Content-Type": "text/xml; charset=UTF-8",
+        }
+        connection.request("POST", self._stub.path, self._body, headers)
+        answer: http.client.HTTPResponse = connection.getresponse()
+        if answer.status == 200:
+            return answer
+        if answer.status == 500:
+            raise _soap_fault(answer.read(MAX_FAULT_BYTES), self._stub)
+        raise ConnectError(f"the server answered with status {answer.status}", code=BAD_ANSWER)
+
+    def _decode(self, answer: http.client.HTTPResponse, cancel: CancelToken, keep: bool) -> Iterator[ObjectProperties]:
+        events = etree.iterparse(
+            _Bounded(answer), events=("end",), tag=(VIM + "objects", VIM + "token"),
+            resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
+        )  # fmt: skip
+        try:
+            for _, element in events:
+                if element.tag == VIM + "token":
+                    self.token = element.text
+                    continue
+                cancel.check()
+                yield _object(element)
+                if not keep:
+                    _forget(element)
+        except etree.XMLSyntaxError as exc:
+            raise ConnectError(f"the server's answer is no valid XML: {exc.msg}", code=BAD_ANSWER) from exc
+
+
+def _method_info(collector: Any, method: str) -> Any:
+    return collector._GetMethodInfo(method)
+
+
+class _Bounded(io.RawIOBase):
+    """The body of an answer, up to ``MAX_REPLY_BYTES``."""
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        super().__init__()
+        self._answer = answer
+        self._left = MAX_REPLY_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; b"" at the end."""
+        data = self._answer.read(max(size, 64 * 1024))
+        self._left -= len(data)
+        if self._left < 0:
+            raise ConnectError("the server's answer is absurdly long", code=BAD_ANSWER)
+        return data
+
+
+def _object(element: Any) -> ObjectProperties:
+    """An ``ObjectContent``. A property that may not be read is unset, unless the session itself is the reason."""
+    reference: Any = None
+    values: dict[str, Element] = {}
+    for item in element:
+        tag = item.tag
+        if tag == VIM + "propSet":
+            name, value = item.find(VIM + "name"), item.find(VIM + "val")
+            if name is not None and value is not None:
+                values[name.text] = value
+        elif tag == VIM + "obj":
+            reference = item
+        elif tag == VIM + "missingSet":
+            _check_missing(item)
+    if reference is None:
+        raise ConnectError("the server's answer names no object", code=BAD_ANSWER)
+    return ObjectProperties(local(reference.get("type") or ""), reference.text or "", values)
+
+
+def _check_missing(item: Any) -> None:
+    fault = child(item, "fault", "fault")
+    if fault is not None and kind_of(fault) == "NotAuthenticated":
+        raise fault_error(["NotAuthenticated"], child_text(item, "fault", "localizedMessage"))
+
+
+def _forget(element: Any) -> None:
+    """Frees a decoded object and what stood before it."""
+    element.clear()
+    parent = element.getparent()
+    while element.getprevious() is not None:
+        del parent[0]
+
+
+def _soap_fault(body: bytes, stub: Any) -> BaseException:
+    """The fault in the body of a status 500, as pyVmomi raises it."""
+    from pyVmomi.SoapAdapter import SoapResponseDeserializer
+
+    try:
+        fault = SoapResponseDeserializer(stub).Deserialize(body, object)
+    except (KeyError, AttributeError, TypeError, ValueError) as exc:
+        raise ConnectError("the server's fault cannot be decoded", code=BAD_ANSWER) from exc
+    return fault if isinstance(fault, Exception) else ConnectError("the server failed without a fault", code=BAD_ANSWER)
+
+
+def localized_fault(element: Element) -> HyperSDKError:
+    """Our error for a ``LocalizedMethodFault`` (a task's or lease's ``error``)."""
+    from hypersdk.vsphere.faults import lineage
+
+    fault = child(element, "fault")
+    name = kind_of(fault) if fault is not None else ""
+    known = _fault_class(name)
+    names = [name or "unknown fault"] if known is None else lineage(known)
+    fields: dict[str, object] = {}
+    if fault is not None and (privilege := child_text(fault, "privilegeId")):
+        fields["privilege"] = privilege
+    return fault_error(names, child_text(element, "localizedMessage"), **fields)
+
+
+def _fault_class(name: str) -> type | None:
+    from pyVmomi.VmomiSupport import GetWsdlType
+
+    try:
+        found: type = GetWsdlType("urn:vim25", name)
+    except KeyError:
+        return None
+    return found

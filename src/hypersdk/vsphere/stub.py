@@ -1,0 +1,56 @@
+"""pyVmomi's SOAP stub on our connections. Imported late: pyVmomi takes half a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from pyVmomi import vim
+from pyVmomi.SoapAdapter import SoapStubAdapter
+from pyVmomi.VmomiSupport import GetServiceVersions, versionIdMap
+
+from hypersdk.errors import ConnectError
+from hypersdk.vsphere.connection import TrustedConnection
+from hypersdk.vsphere.faults import BAD_ANSWER
+
+IDLE_CONNECTION_S: Final = 240
+"""A pooled connection that was idle for longer is not used again: proxies and firewalls forget it after some minutes."""
+
+
+class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
+    """Connects through ``make_connection``; an answer that pyVmomi cannot decode is a ConnectError ``bad_answer``, not a KeyError."""
+
+    def __init__(self, address: str, version: str, make_connection: Callable[[], TrustedConnection]) -> None:
+        super().__init__(host=address, version=version, connectionPoolTimeout=IDLE_CONNECTION_S)
+        self._make_connection = make_connection
+
+    def GetConnection(self) -> Any:  # noqa: N802 - pyVmomi's name
+        with self.lock:
+            self._CloseIdleConnections()
+            if self.pool:
+                connection, _ = self.pool.pop(0)
+                return connection
+        connection = self._make_connection()
+        connection.connect()
+        return connection
+
+    def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:  # noqa: N802, N803 - pyVmomi's names
+        try:
+            return super().InvokeMethod(mo, info, args, outerStub)
+        except (KeyError, AttributeError, TypeError, ValueError) as exc:
+            # pyVmomi meets unknown types, unknown enum values and untyped values with these (it raises faults as they are).
+            raise ConnectError(
+                f"the answer to {info.wsdlName} cannot be decoded: {type(exc).__name__}",
+                code=BAD_ANSWER,
+                method=info.wsdlName,
+            ) from exc
+
+
+def api_versions() -> list[tuple[str, str]]:
+    """pyVmomi's versions of the API as ``(name, number on the wire)``, newest first."""
+    return [(name, versionIdMap[name].rpartition("/")[2]) for name in GetServiceVersions("vim25")]
+
+
+def service_instance(stub: SessionStub) -> Any:
+    """The root object of the API."""
+    return vim.ServiceInstance("ServiceInstance", stub)
