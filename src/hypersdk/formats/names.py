@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Final
 
 MAX_NAME_BYTES: Final = 255
@@ -16,6 +15,6 @@ def is_bare_name(name: str) -> bool:
     """
     if name in ("", ".", "..") or "/" in name or "\\" in name:
         return False
-    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name):
+    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in name):
         return False
     return len(name.encode()) <= MAX_NAME_BYTES
