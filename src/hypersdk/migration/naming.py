@@ -1,0 +1,85 @@
+"""Names of the files that an export leaves, and which files are foreign in its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from hypersdk.errors import FOREIGN_OUTPUT, TARGET_DENIED, LookupFailed, TargetError, register
+from hypersdk.migration.runfile import RUN_FILE
+from hypersdk.migration.spec import OutputFormat
+from hypersdk.model import Disk
+
+MANIFEST_NAME: Final = "artifact-manifest.json"
+PARTIAL: Final = ".partial"
+BLOCKS: Final = ".partial.blocks"
+_MAX_STEM_BYTES: Final = 180
+"""File names hold 255 bytes; the longest suffix of ours is ``-disk64.qcow2.partial.blocks``."""
+
+NO_SUCH_DISK = register(
+    "no_such_disk",
+    "--exclude-disk names a disk that the machine does not have.",
+    "Run `hyper2kvm inspect VM` to see its disks.",
+)
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")
+
+
+def stem_of(machine_name: str) -> str:
+    """File name stem for a machine: its name, without what a file name must not hold, cut at a length all suffixes fit."""
+    stem = _UNSAFE.sub("_", machine_name).strip().lstrip(".-") or "machine"
+    return stem.encode()[:_MAX_STEM_BYTES].decode(errors="ignore").rstrip()
+
+
+def unit_order(disks: Iterable[Disk]) -> list[Disk]:
+    """Disks in the order of controller and unit: the order of the numbers in file names."""
+    return sorted(disks, key=lambda disk: (disk.controller_key, disk.unit_number, disk.key))
+
+
+def disk_file_name(stem: str, number: int, output: OutputFormat) -> str:
+    """``<stem>-disk<number>.<ext>``; the same stem and numbers in every format."""
+    return f"{stem}-disk{number}.{output.disk_suffix}"
+
+
+def select_disks(machine_name: str, disks: Iterable[Disk], exclude: Sequence[str]) -> list[tuple[int, Disk]]:
+    """``(number, disk)`` in unit order without the excluded ones. The numbers count all disks, so they do not move.
+
+    Raises LookupFailed ``no_such_disk`` for an exclusion that matches nothing.
+    """
+    numbered = list(enumerate(unit_order(disks), start=1))
+    dropped: set[int] = set()
+    for wanted in exclude:
+        hits = {
+            number
+            for number, disk in numbered
+            if wanted.casefold() in (disk.label.casefold(), str(disk.key), str(number))
+        }
+        if not hits:
+            raise LookupFailed(
+                f"'{machine_name}' has no disk '{wanted}'",
+                code=NO_SUCH_DISK,
+                disks=[disk.label for _, disk in numbered],
+            )
+        dropped |= hits
+    return [(number, disk) for number, disk in numbered if number not in dropped]
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Names in ``folder`` that say that an export lies there: any manifest, image, descriptor or partial file."""
+    suffixes = {".ovf", ".ova", ".mf", ".vmdk", ".qcow2", ".raw", PARTIAL, ".blocks"}
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise TargetError(f"{folder} cannot be read: {error.strerror}", code=TARGET_DENIED) from error
+    return sorted(name for name in names if name in (MANIFEST_NAME, RUN_FILE) or Path(name).suffix in suffixes)
+
+
+def refuse_foreign(folder: Path, found: Sequence[str]) -> None:
+    """Raises TargetError ``foreign_output`` when ``found`` is not empty."""
+    if found:
+        shown = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
+        raise TargetError(f"{folder} already holds an export ({shown})", code=FOREIGN_OUTPUT, files=list(found))

@@ -1,0 +1,203 @@
+"""Refuse early, by name, with the fix. Pure: facts in, findings out; nothing is asked of any server here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from hypersdk.errors import Refused, register
+from hypersdk.migration.spec import ExportSpec, SourceState
+from hypersdk.model import Backing, Disk, Machine, Power
+from hypersdk.units import GiB, format_size
+
+NO_DISKS = register(
+    "no_disks", "There is no disk to export.", "Check --exclude-disk; a machine without disks has nothing to export."
+)
+RDM_PHYSICAL = register(
+    "rdm_physical",
+    "A physical-mode raw device mapping bypasses vSphere: its data cannot be exported.",
+    "Leave it out with --exclude-disk, and move its LUN apart.",
+)
+INDEPENDENT_DISK = register(
+    "independent_disk",
+    "An independent disk is left out of snapshots, so it cannot be exported while the machine runs.",
+    "Use --power-off, or leave it out with --exclude-disk.",
+)
+SHARED_DISK = register(
+    "shared_disk",
+    "The disk is shared between machines (multi-writer): a copy of it would be of no single point in time.",
+    "Stop all machines that use it and switch sharing off, or leave it out with --exclude-disk.",
+)
+ENCRYPTED_MACHINE = register(
+    "encrypted_machine",
+    "vSphere does not export encrypted machines or disks.",
+    "Decrypt it in vCenter (storage policy 'Datastore Default') first.",
+)
+VTPM_PRESENT = register(
+    "vtpm_present",
+    "The virtual TPM and the keys in it cannot leave vSphere; a BitLocker guest would ask for its recovery key.",
+    "Suspend BitLocker or note the recovery key, then remove the vTPM from the machine.",
+)
+MACHINE_SUSPENDED = register(
+    "machine_suspended", "A suspended machine has part of its state in memory files.", "Resume it, or power it off."
+)
+MACHINE_BUSY = register(
+    "machine_busy", "Another task works on the machine.", "Wait until it has ended, or cancel it in vCenter."
+)
+DATASTORE_UNREACHABLE = register(
+    "datastore_unreachable",
+    "A datastore of the machine is not accessible.",
+    "Bring the datastore back, or leave its disks out with --exclude-disk.",
+)
+CONSOLIDATION_NEEDED = register(
+    "consolidation_needed",
+    "The machine's disks need consolidation; one more snapshot would make it worse.",
+    "Consolidate its disks in vCenter first.",
+)
+DATASTORE_LOW = register(
+    "datastore_low",
+    "A snapshot could fill the datastore.",
+    "Free space on the datastore, lower the floor with --datastore-floor, or use --power-off.",
+)
+TARGET_TOO_SMALL = register(
+    "target_too_small",
+    "The output file system has less room than the export needs.",
+    "Free space, choose another folder with -o, or use --compress.",
+)
+SNAPSHOT_REFUSED = register(
+    "snapshot_refused", "The machine cannot be snapshotted.", "Power it off and export it as it is."
+)
+COMPRESS_UNFIT = register(
+    "compress_unfit",
+    "That kind of compression does not go with the output format.",
+    "raw is never compressed; repack and none are for qcow2.",
+)
+
+FLOOR_FRACTION: Final = 0.10
+FLOOR_BYTES: Final = 20 * GiB
+"""A snapshot is only made while each datastore keeps at least the larger of the two free."""
+
+
+class DatastoreSpace(Protocol):
+    """The part of a datastore's facts that matters here."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def capacity_bytes(self) -> int: ...
+    @property
+    def free_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One reason why not."""
+
+    code: str
+    message: str
+
+    def as_error(self) -> Refused:
+        """The error to raise when it is the only one."""
+        return Refused(self.message, code=self.code)
+
+
+def raise_if_any(machine: str, refusals: Sequence[Refusal]) -> None:
+    """Raises Refused: with the reason's own code if there is one, else with all of them in ``fields['reasons']``."""
+    if not refusals:
+        return
+    if len(refusals) == 1:
+        raise refusals[0].as_error()
+    errors = [refusal.as_error() for refusal in refusals]
+    raise Refused(
+        f"'{machine}' cannot be exported for {len(errors)} reasons: " + "; ".join(error.message for error in errors),
+        cause="; ".join(error.cause for error in errors),
+        next_step="\n".join(f"{error.code}: {error.next_step}" for error in errors),
+        reasons=[error.as_dict() for error in errors],
+    )
+
+
+def wants_snapshot(machine: Machine, spec: ExportSpec) -> bool:
+    """Whether the export goes through a temporary snapshot of our own."""
+    if spec.state is SourceState.SNAPSHOT:
+        return spec.snapshot == "new"
+    return spec.state is SourceState.AUTO and machine.power is Power.ON
+
+
+def machine_refusals(machine: Machine, spec: ExportSpec, disks: Sequence[Disk]) -> Iterator[Refusal]:
+    """What speaks against exporting these ``disks`` of ``machine`` as asked."""
+    name = machine.name
+    if not disks:
+        yield Refusal(NO_DISKS, f"'{name}' has no disk to export")
+    if machine.encrypted:
+        yield Refusal(ENCRYPTED_MACHINE, f"'{name}' is encrypted")
+    if machine.has_vtpm:
+        yield Refusal(VTPM_PRESENT, f"'{name}' has a virtual TPM")
+    if machine.power is Power.SUSPENDED and spec.state is not SourceState.SNAPSHOT:
+        yield Refusal(MACHINE_SUSPENDED, f"'{name}' is suspended")
+    if machine.busy_with:
+        yield Refusal(MACHINE_BUSY, f"'{name}' is busy: {machine.busy_with}")
+    yield from _unreachable(machine, disks)
+    snapshot = wants_snapshot(machine, spec)
+    if snapshot and machine.consolidation_needed:
+        yield Refusal(CONSOLIDATION_NEEDED, f"the disks of '{name}' need consolidation")
+    if snapshot and machine.summary.template:
+        yield Refusal(SNAPSHOT_REFUSED, f"'{name}' is a template")
+    through_snapshot = snapshot or spec.state is SourceState.SNAPSHOT
+    for disk in disks:
+        yield from _disk_refusals(name, disk, through_snapshot)
+
+
+def _unreachable(machine: Machine, disks: Sequence[Disk]) -> Iterator[Refusal]:
+    used = {disk.datastore for disk in disks}
+    for datastore in machine.unreachable_datastores:
+        if datastore in used:
+            yield Refusal(DATASTORE_UNREACHABLE, f"datastore '{datastore}' of '{machine.name}' is not accessible")
+
+
+def _disk_refusals(name: str, disk: Disk, through_snapshot: bool) -> Iterator[Refusal]:
+    if disk.backing is Backing.RDM_PHYSICAL:
+        yield Refusal(RDM_PHYSICAL, f"'{disk.label}' of '{name}' is a physical raw device mapping")
+    if disk.shared:
+        yield Refusal(SHARED_DISK, f"'{disk.label}' of '{name}' is shared with other machines")
+    if disk.encrypted:
+        yield Refusal(ENCRYPTED_MACHINE, f"'{disk.label}' of '{name}' is encrypted")
+    if disk.independent and through_snapshot:
+        yield Refusal(INDEPENDENT_DISK, f"'{disk.label}' of '{name}' is independent and the machine is running")
+
+
+def floor_bytes(capacity_bytes: int, fraction: float = FLOOR_FRACTION, at_least: int = FLOOR_BYTES) -> int:
+    """Bytes that must stay free on a datastore of ``capacity_bytes`` while a snapshot of ours is held."""
+    return max(int(capacity_bytes * fraction), at_least)
+
+
+def datastore_refusals(
+    datastores: Iterable[DatastoreSpace], fraction: float = FLOOR_FRACTION, at_least: int = FLOOR_BYTES
+) -> Iterator[Refusal]:
+    """Which datastores have too little room for a snapshot to grow."""
+    for store in datastores:
+        floor = floor_bytes(store.capacity_bytes, fraction, at_least)
+        if store.free_bytes < floor:
+            yield Refusal(
+                DATASTORE_LOW,
+                f"datastore '{store.name}' has {format_size(store.free_bytes)} free, the floor for a snapshot is {format_size(floor)}",
+            )
+
+
+def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[str]:
+    """What the user should know before saying yes; none of it stops the export."""
+    if wants_snapshot(machine, spec):
+        if not spec.quiesce:
+            yield "the snapshot is crash-consistent: quiescing was switched off"
+        elif not machine.guest.tools_running:
+            yield "the snapshot is crash-consistent: VMware Tools do not run in the guest"
+    if machine.snapshots and spec.state is not SourceState.SNAPSHOT:
+        depth = max(node.depth for node in machine.snapshots) + 1
+        yield f"the machine has {len(machine.snapshots)} snapshot(s), {depth} deep; the running point is exported, not one of them"
+    if any(cdrom.iso for cdrom in machine.cdroms) and not spec.remove_cdrom:
+        yield "an ISO image is inserted; it is not exported (--remove-cdrom ejects it for the time of the export)"
+    if machine.firmware == "efi":
+        yield "the machine starts by UEFI; its NVRAM boot entries stay behind"
+    for disk in machine.disks:
+        if disk.backing is Backing.RDM_VIRTUAL:
+            yield f"'{disk.label}' is a raw device mapping; its content is exported as an ordinary disk"

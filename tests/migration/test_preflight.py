@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hypersdk.errors import CODES, LookupFailed, Refused, TargetError
+from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
+from hypersdk.migration.preflight import (
+    datastore_refusals,
+    floor_bytes,
+    machine_refusals,
+    raise_if_any,
+    wants_snapshot,
+    warnings_for,
+)
+from hypersdk.migration.spec import ExportSpec, OutputFormat, SourceState
+from hypersdk.model import Backing, Machine, Power
+from hypersdk.units import GiB, TiB
+from tests.support.machines import make_disk, make_machine, make_snapshot
+
+
+def spec(**changes: object) -> ExportSpec:
+    return ExportSpec(machine="web-01", output_dir=Path("out"), **changes)  # type: ignore[arg-type]
+
+
+def codes(machine: Machine, **changes: object) -> list[str]:
+    return [refusal.code for refusal in machine_refusals(machine, spec(**changes), machine.disks)]
+
+
+@pytest.mark.parametrize(
+    ("machine", "code"),
+    [
+        (make_machine(disks=()), "no_disks"),
+        (make_machine(disks=(make_disk(backing=Backing.RDM_PHYSICAL),)), "rdm_physical"),
+        (make_machine(disks=(make_disk(shared=True),)), "shared_disk"),
+        (make_machine(disks=(make_disk(encrypted=True),)), "encrypted_machine"),
+        (make_machine(disks=(make_disk(independent=True),), power=Power.ON), "independent_disk"),
+        (make_machine(encrypted=True), "encrypted_machine"),
+        (make_machine(has_vtpm=True), "vtpm_present"),
+        (make_machine(power=Power.SUSPENDED), "machine_suspended"),
+        (make_machine(busy_with="Relocate virtual machine"), "machine_busy"),
+        (make_machine(unreachable_datastores=("ds1",)), "datastore_unreachable"),
+        (make_machine(power=Power.ON, consolidation_needed=True), "consolidation_needed"),
+    ],
+)
+def test_refuses_by_name(machine: Machine, code: str) -> None:
+    assert codes(machine) == [code]
+    assert CODES[code].next_step
+
+
+def test_a_plain_machine_is_not_refused() -> None:
+    assert codes(make_machine()) == []
+    assert codes(make_machine(power=Power.ON)) == []
+    assert codes(make_machine(disks=(make_disk(independent=True),))) == []
+    assert codes(make_machine(unreachable_datastores=("elsewhere",))) == []
+
+
+def test_all_reasons_are_told_at_once() -> None:
+    machine = make_machine(has_vtpm=True, disks=(make_disk(shared=True),))
+    with pytest.raises(Refused) as caught:
+        raise_if_any(machine.name, list(machine_refusals(machine, spec(), machine.disks)))
+    assert [reason["code"] for reason in caught.value.fields["reasons"]] == ["vtpm_present", "shared_disk"]  # type: ignore[attr-defined]
+    assert "vtpm_present: " in caught.value.next_step
+
+
+def test_only_a_running_machine_wants_a_snapshot() -> None:
+    on, off = make_machine(power=Power.ON), make_machine()
+    assert wants_snapshot(on, spec())
+    assert not wants_snapshot(off, spec())
+    assert not wants_snapshot(on, spec(state=SourceState.POWER_OFF))
+    assert wants_snapshot(off, spec(state=SourceState.SNAPSHOT, snapshot="new"))
+    assert not wants_snapshot(on, spec(state=SourceState.SNAPSHOT, snapshot="before"))
+
+
+def test_the_floor_is_the_larger_of_the_two() -> None:
+    assert floor_bytes(100 * GiB) == 20 * GiB
+    assert floor_bytes(1 * TiB) == int(0.1 * TiB)
+    full = SimpleNamespace(name="ds1", capacity_bytes=100 * GiB, free_bytes=19 * GiB)
+    fine = SimpleNamespace(name="ds2", capacity_bytes=100 * GiB, free_bytes=21 * GiB)
+    assert [refusal.message for refusal in datastore_refusals([full, fine])] == [
+        "datastore 'ds1' has 19.0 GiB free, the floor for a snapshot is 20.0 GiB"
+    ]
+
+
+def test_warnings_say_what_the_copy_is_of() -> None:
+    running = make_machine(power=Power.ON, snapshots=(make_snapshot(), make_snapshot("after", depth=1)))
+    texts = " ".join(warnings_for(running, spec()))
+    assert "2 snapshot(s), 2 deep" in texts
+    assert "crash-consistent" not in texts
+    silent = replace(running, guest=replace(running.guest, tools_running=False))
+    assert "crash-consistent" in " ".join(warnings_for(silent, spec()))
+    assert "crash-consistent" in " ".join(warnings_for(running, spec(quiesce=False)))
+
+
+def test_numbers_follow_controller_and_unit_and_do_not_move() -> None:
+    disks = [
+        make_disk(3, controller_key=15000, unit_number=0),
+        make_disk(1, controller_key=1000, unit_number=4),
+        make_disk(2, controller_key=1000, unit_number=1),
+    ]
+    assert [(number, disk.label) for number, disk in select_disks("vm", disks, [])] == [
+        (1, "Hard disk 2"),
+        (2, "Hard disk 1"),
+        (3, "Hard disk 3"),
+    ]
+    assert [number for number, _ in select_disks("vm", disks, ["hard DISK 1"])] == [1, 3]
+    assert [number for number, _ in select_disks("vm", disks, ["1", "2002"])] == [2]
+    with pytest.raises(LookupFailed) as caught:
+        select_disks("vm", disks, ["Hard disk 9"])
+    assert caught.value.code == "no_such_disk"
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("web-01", "web-01"),
+        ("a/b%2f", "a_b%2f"),
+        ("..", "machine"),
+        ("-rf", "rf"),
+        ("  x ", "x"),
+        ("ü" * 200, "ü" * 90),
+        ("a\nb\\c", "a_b_c"),
+    ],
+)
+def test_file_names_are_safe(name: str, stem: str) -> None:
+    assert stem_of(name) == stem
+    assert len(disk_file_name(stem_of(name), 64, OutputFormat.QCOW2).encode()) + len(".partial.blocks") < 255
+
+
+def test_another_export_in_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert foreign_files(tmp_path) == []
+    (tmp_path / "old-disk1.qcow2").write_bytes(b"")
+    with pytest.raises(TargetError) as caught:
+        refuse_foreign(tmp_path, foreign_files(tmp_path))
+    assert caught.value.code == "foreign_output"
+    assert foreign_files(tmp_path / "absent") == []
