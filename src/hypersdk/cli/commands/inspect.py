@@ -1,0 +1,46 @@
+"""`hyper2kvm inspect VM`: one machine in full."""
+
+from __future__ import annotations
+
+import click
+
+from hypersdk.cli.options import Command, connection_options, json_option
+from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.model import Machine
+
+
+@click.command("inspect", cls=Command)
+@click.argument("machine", metavar="VM")
+@json_option
+@connection_options
+@pass_cli
+def command(cli: Cli, machine: str) -> None:
+    """Show one machine: disks, networks, snapshots, and what stands in the way of an export.
+
+    VM is a name, an inventory path, a moref like vm-42, or a UUID. A name that more than one machine has is refused with the candidates.
+    """
+    from hypersdk.cli.connect import connected
+    from hypersdk.cli.machines import machine_object, read_inventory
+    from hypersdk.vsphere.inventory import find_machine
+    from hypersdk.vsphere.machine import read_machine
+
+    with connected(cli) as session:
+        found = find_machine(read_inventory(cli, session), machine)
+        facts = read_machine(session, found.moref)
+    if cli.output.json_lines:
+        cli.output.row(machine_object(facts))
+    else:
+        _show(cli, facts)
+
+
+def _show(cli: Cli, machine: Machine) -> None:
+    from rich.text import Text
+
+    from hypersdk.cli.picker.details import facts_table, machine_facts, summary_facts
+    from hypersdk.cli.text import clean
+
+    cli.output.print(Text(clean(machine.name, 200), style="bold"))
+    facts = [*summary_facts(machine.summary), *machine_facts(machine)]
+    if machine.annotation:
+        facts.append(("notes", Text(clean(machine.annotation.replace("\n", " "), 500))))
+    cli.output.print(facts_table(facts))

@@ -1,0 +1,63 @@
+"""`hyper2kvm list`: the machines of a vCenter or ESXi host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from hypersdk.cli.options import Command, connection_options, json_option
+from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.model import MachineSummary
+
+SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "host")
+
+
+@click.command("list", cls=Command)
+@click.option(
+    "--filter",
+    "query",
+    metavar="WORDS",
+    default="",
+    help="Only machines whose name, path, guest or host holds these words; the letters of a word may stand apart (pweb2).",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(SORTS),
+    default="path",
+    help="Order of the list; sizes fall, texts rise.",
+    show_default=True,
+)
+@json_option
+@connection_options
+@pass_cli
+def command(cli: Cli, query: str, sort: str) -> None:
+    """List the virtual machines of a vCenter or ESXi host, of all its datacenters.
+
+    With --json, one object a line: name, moref, path, uuid, power, cpus, memory_bytes, disks, and more. The path can be
+    given to `hyper2kvm export`, and stands as vm_path in a job file.
+    """
+    from hypersdk.cli.connect import connected
+    from hypersdk.cli.machines import read_inventory
+    from hypersdk.cli.picker.search import Index, sort_machines
+
+    with connected(cli) as session:
+        machines = sort_machines(read_inventory(cli, session), sort)
+    index = Index(machines)
+    _show(cli, [machines[at] for at in sorted(index.search(query))], len(machines))
+
+
+def _show(cli: Cli, machines: Sequence[MachineSummary], total: int) -> None:
+    from hypersdk.cli.machines import list_table, summary_object
+    from hypersdk.cli.text import count
+    from hypersdk.units import format_size
+
+    if cli.output.json_lines:
+        for machine in machines:
+            cli.output.row(summary_object(machine))
+        return
+    if machines:
+        cli.output.print(list_table(machines, cli.output.console.width))
+    capacity = format_size(sum(machine.capacity_bytes for machine in machines))
+    of_all = "" if len(machines) == total else f" of {total:,}"
+    cli.output.note(f"{count(len(machines), 'machine')}{of_all}, {capacity} of disks")

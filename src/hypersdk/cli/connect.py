@@ -1,0 +1,182 @@
+"""From flags, environment and configuration to a login; what is missing is asked for where a person can answer."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import urlsplit
+
+from hypersdk.cli.state import Cli
+from hypersdk.cli.text import clean
+from hypersdk.errors import AccessError, ConnectError, UsageError, register
+from hypersdk.secret import Secret
+
+if TYPE_CHECKING:
+    from hypersdk.vsphere.endpoint import Endpoint
+    from hypersdk.vsphere.session import Session
+
+PASSWORD_IN_ARGV: Final = register(
+    "password_in_argv",
+    "Every user of this machine can read the command line of a process.",
+    "Leave the password out of --url; use --password-file, --password-stdin, $GOVC_PASSWORD or the prompt.",
+)
+PASSWORD_SOURCE: Final = register(
+    "password_source",
+    "The password could not be read from where it was said to be.",
+    "Give one of --password-file and --password-stdin, with the password on the first line.",
+)
+
+MAX_PASSWORD_BYTES: Final = 4096
+MAX_ATTEMPTS: Final = 3
+"""How often a person at a terminal may retype a password: vCenter locks an account after five failures by default."""
+
+T = TypeVar("T")
+
+
+def endpoint_of(cli: Cli, overrides: dict[str, object] | None = None) -> Endpoint:
+    """The endpoint that flags, environment and configuration name; ``overrides`` (of a job file) stand below the flags.
+
+    At a terminal the user is asked for the address and the user name where none is given. Raises UsageError.
+    """
+    from hypersdk.vsphere.endpoint import NO_ENDPOINT, resolve_endpoint
+
+    values: dict[str, object] = {**(overrides or {}), **_flag_values(cli)}
+    try:
+        endpoint = resolve_endpoint(cli.environ, cli.config.connection, **values)  # type: ignore[arg-type]
+    except UsageError as error:
+        if error.code != NO_ENDPOINT or not cli.output.can_ask:
+            raise
+        values["url"] = _ask(cli, "vCenter or ESXi address: ", input)
+        endpoint = resolve_endpoint(cli.environ, cli.config.connection, **values)  # type: ignore[arg-type]
+    if not endpoint.username and cli.output.can_ask:
+        endpoint = replace(endpoint, username=_ask(cli, f"User name for {endpoint.address}: ", input))
+    return endpoint
+
+
+def _flag_values(cli: Cli) -> dict[str, object]:
+    values = {key: value for key, value in cli.flags.items() if key not in ("password_file", "password_stdin")}
+    if isinstance(url := values.get("url"), str) and _holds_password(url):
+        raise UsageError("--url holds a password", code=PASSWORD_IN_ARGV)
+    password = _given_password(cli)
+    return values if password is None else {**values, "password": password}
+
+
+def _holds_password(url: str) -> bool:
+    address = url if "://" in url else f"https://{url}"
+    return ":" in urlsplit(address).netloc.rpartition("@")[0]
+
+
+def _given_password(cli: Cli) -> Secret | None:
+    path, from_stdin = cli.flags.get("password_file"), cli.flags.get("password_stdin")
+    if path and from_stdin:
+        raise UsageError("--password-file and --password-stdin exclude each other", code=PASSWORD_SOURCE)
+    if isinstance(path, Path):
+        return _password_from(path)
+    return _first_line(cli.stdin.readline(MAX_PASSWORD_BYTES + 1), "standard input") if from_stdin else None
+
+
+def _password_from(path: Path) -> Secret:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return _first_line(file.readline(MAX_PASSWORD_BYTES + 1), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the password file {path} cannot be read: {error}", code=PASSWORD_SOURCE) from error
+
+
+def _first_line(line: str, where: str) -> Secret:
+    text = line.rstrip("\r\n")
+    if not text or len(text) > MAX_PASSWORD_BYTES:
+        raise UsageError(f"there is no password on the first line of {where}", code=PASSWORD_SOURCE)
+    return Secret(text)
+
+
+@contextmanager
+def connected(cli: Cli, overrides: dict[str, object] | None = None) -> Iterator[Session]:
+    """A login for the time of the block. Raises ConnectError, AccessError or UsageError when there is none."""
+    with log_in(cli, endpoint_of(cli, overrides)) as session:
+        yield session
+
+
+def log_in(cli: Cli, endpoint: Endpoint) -> Session:
+    """Logs in. At a terminal a missing or refused password is asked for, and so is whether to trust an unknown certificate."""
+    typed = endpoint.password is None and cli.output.can_ask
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        if typed:
+            endpoint = replace(endpoint, password=_ask_password(cli, endpoint))
+        try:
+            return _trusting(cli, endpoint)
+        except AccessError as error:
+            if not typed or attempt == MAX_ATTEMPTS or error.code != "login_refused":
+                raise
+            cli.output.note(f"{error.message}. Try again.", style="red")
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _trusting(cli: Cli, endpoint: Endpoint) -> Session:
+    """Logs in; an unknown certificate is shown and trusted on the user's word, which is remembered."""
+    try:
+        return _connect(cli, endpoint)
+    except ConnectError as error:
+        if error.code != "certificate_unknown" or not cli.output.can_ask or "sha256" not in error.fields:
+            raise
+        if not _ask_trust(cli, endpoint, error):
+            raise
+        known = _remember(cli, endpoint, str(error.fields["sha256"]))
+    return _connect(cli, known)
+
+
+def _connect(cli: Cli, endpoint: Endpoint) -> Session:
+    from hypersdk.vsphere.session import Session
+
+    with cli.output.working(f"Connecting to {endpoint.address} ..."):
+        return Session.connect(endpoint, cancel=cli.cancel)
+
+
+def _ask_trust(cli: Cli, endpoint: Endpoint, error: ConnectError) -> bool:
+    notes = cli.output.notes
+    notes.print(f"{endpoint.address} shows a certificate that no authority known here vouches for.", style="yellow")
+    for label, key in (
+        ("SHA-256", "sha256"),
+        ("SHA-1", "sha1"),
+        ("subject", "subject"),
+        ("issuer", "issuer"),
+        ("valid until", "not_after"),
+    ):
+        notes.print(f"  {label:<12}{clean(str(error.fields.get(key, '')), 200)}", soft_wrap=True)
+    notes.print("Compare the SHA-256 print with the one shown on the server itself.")
+    return _ask(cli, "Trust it from now on? Type yes: ", input).strip().lower() == "yes"
+
+
+def _remember(cli: Cli, endpoint: Endpoint, thumbprint: str) -> Endpoint:
+    from hypersdk.vsphere.certificate import normal_print
+    from hypersdk.vsphere.knownhosts import default_known_hosts, remember_host
+
+    own = cli.config.connection.get("known_hosts")
+    path = Path(own).expanduser() if isinstance(own, str) else default_known_hosts(cli.environ)
+    digits = normal_print(thumbprint)
+    try:
+        remember_host(path, endpoint.host, endpoint.port, digits)
+        cli.output.note(f"Remembered in {path}.", style="dim")
+    except OSError as failure:
+        cli.output.warn(f"the print could not be remembered in {path}: {failure.strerror}")
+    return replace(endpoint, tls=replace(endpoint.tls, known=digits))
+
+
+def _ask_password(cli: Cli, endpoint: Endpoint) -> Secret:
+    return Secret(_ask(cli, f"Password for {endpoint.username} at {endpoint.address}: ", getpass.getpass))
+
+
+def _ask(cli: Cli, question: str, read: Callable[[str], str]) -> str:
+    """Asks at the terminal; Ctrl-C and the end of input cancel the run."""
+    with cli.interrupts.asking():
+        try:
+            if read is input:
+                cli.output.notes.print(question, end="", markup=False)
+                return input()
+            return read(question)
+        except EOFError as error:
+            raise UsageError("the question was not answered") from error

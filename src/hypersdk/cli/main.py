@@ -1,0 +1,101 @@
+"""The entry of ``hyper2kvm``: sets a run up and is the one funnel for everything that ends it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TextIO
+
+import click
+
+from hypersdk.cli.app import root
+from hypersdk.cli.output import Output
+from hypersdk.cli.report import EXIT_BROKEN_PIPE, report, report_unexpected
+from hypersdk.cli.signals import cancelled_by, watched
+from hypersdk.cli.state import Cli
+from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
+
+PROGRAM: Final = "hyper2kvm"
+COMPLETION_VARIABLE: Final = "_HYPER2KVM_COMPLETE"
+"""Set by the scripts that `hyper2kvm completion` prints: asks for completions in place of a run."""
+
+
+def run() -> int:
+    """What the installed script calls: runs the command line of this process and returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding cannot show must not end the run.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    return main(sys.argv[1:], sys.stdout, sys.stderr, sys.stdin, os.environ)
+
+
+def main(arguments: Sequence[str], stdout: TextIO, stderr: TextIO, stdin: TextIO, environ: Mapping[str, str]) -> int:
+    """Runs one command line on the given streams and environment, and returns the exit status."""
+    output = Output(stdout, stderr, environ, json_lines=_wants_json(arguments), stdin_is_tty=stdin.isatty())
+    cli = Cli(output, environ, stdin)
+    try:
+        with watched(cli.interrupts):
+            return _invoke(cli, arguments)
+    except BrokenPipeError:
+        _drop(stdout)
+        return EXIT_BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001 - the outermost loop: what gets here is a bug, and is told as one
+        return report_unexpected(output, error, cli.state_dir)
+
+
+def _invoke(cli: Cli, arguments: Sequence[str]) -> int:
+    try:
+        if COMPLETION_VARIABLE in cli.environ:
+            root.main(list(arguments), prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE, obj=cli)
+        with root.make_context(PROGRAM, list(arguments), obj=cli) as ctx:
+            status = root.invoke(ctx)
+    except click.exceptions.Exit as done:  # --help, --version
+        return done.exit_code
+    except Cancelled as error:
+        return report(cli.output, _with_signal(cli, error), debug=cli.debug)
+    except HyperSDKError as error:
+        return report(cli.output, error, debug=cli.debug)
+    except click.ClickException as error:
+        return report(cli.output, _usage(error), debug=cli.debug)
+    except (click.Abort, KeyboardInterrupt):
+        return report(cli.output, Cancelled("stopped: interrupted", signal="SIGINT"), debug=cli.debug)
+    return status if isinstance(status, int) else EXIT_OK
+
+
+def _with_signal(cli: Cli, error: Cancelled) -> Cancelled:
+    """The engine only knows that it was cancelled; which signal did it decides the exit status."""
+    if cli.interrupts.received is None or "signal" in error.fields:
+        return error
+    told = cancelled_by(cli.interrupts.received)
+    told.next_step = error.next_step
+    told.cause = error.cause
+    return told
+
+
+def _usage(error: click.ClickException) -> UsageError:
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if isinstance(ctx, click.Context) else PROGRAM
+    message = error.format_message().strip().removesuffix(".")
+    return UsageError(message[:1].lower() + message[1:], next_step=f"See `{path} --help`.")
+
+
+def _wants_json(arguments: Iterable[str]) -> bool:
+    """Whether ``--json`` was given, known before the flags are parsed: an error in them must be JSON already."""
+    for argument in arguments:
+        if argument == "--":
+            return False
+        if argument == "--json":
+            return True
+    return False
+
+
+def _drop(stdout: TextIO) -> None:
+    """Points stdout at nothing, so that the interpreter's flush at exit does not fail a second time."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(Path(os.devnull), os.O_WRONLY), stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,140 @@
+"""Where output goes, decided in one place.
+
+::
+
+                    results          progress, notes, questions      errors
+    for people      stdout           stderr                          stderr, with cause and next step
+    with --json     stdout, a JSON   nothing                         stdout, one JSON line of type "error"
+                    line per event
+
+So a pipe behind stdout always gets results and nothing else. Colours and live displays appear only on a terminal, never with
+``NO_COLOR`` or ``TERM=dumb``.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from enum import Enum
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Final, TextIO
+
+from hypersdk.cli.text import clean
+
+if TYPE_CHECKING:  # rich takes 90 ms to import: `--help` and `--json` do without it
+    from rich.console import Console, RenderableType
+
+PLAIN_WIDTH: Final = 120
+"""Columns assumed for text that does not go to a terminal."""
+
+
+class Output:
+    """The two streams of a run. Thread-safe: lines of concurrent events never mix."""
+
+    def __init__(
+        self, stdout: TextIO, stderr: TextIO, environ: Mapping[str, str], *, json_lines: bool, stdin_is_tty: bool
+    ) -> None:
+        self.json_lines = json_lines
+        self._stdout = stdout
+        self._stderr = stderr
+        self._environ = environ
+        self._stdin_is_tty = stdin_is_tty
+        self._lock = threading.Lock()
+        self._consoles: dict[int, Console] = {}
+
+    @property
+    def live(self) -> bool:
+        """Whether a display that redraws itself may be shown (on stderr)."""
+        return not self.json_lines and self._stderr.isatty() and self._environ.get("TERM") != "dumb"
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person is there to answer: both ends are terminals, and no program reads along."""
+        return self._stdin_is_tty and self._stderr.isatty() and not self.json_lines
+
+    @property
+    def full_screen(self) -> bool:
+        """Whether the picker can be shown."""
+        return self.can_ask and self._stdout.isatty() and self._environ.get("TERM") not in (None, "", "dumb")
+
+    @property
+    def console(self) -> Console:
+        """Results for people, on stdout."""
+        return self._console(self._stdout)
+
+    @property
+    def notes(self) -> Console:
+        """Progress, notes and questions, on stderr."""
+        return self._console(self._stderr)
+
+    def _console(self, stream: TextIO) -> Console:
+        if id(stream) not in self._consoles:
+            from rich.console import Console
+
+            width = None if stream.isatty() else PLAIN_WIDTH
+            self._consoles[id(stream)] = Console(
+                file=stream,
+                width=width,
+                highlight=False,
+                markup=False,
+                emoji=False,
+                soft_wrap=False,
+                _environ=self._environ,
+            )
+        return self._consoles[id(stream)]
+
+    def event(self, kind: str, facts: Mapping[str, object]) -> None:
+        """One JSON line of type ``kind`` on stdout."""
+        self.row({"type": kind, **facts})
+
+    def row(self, facts: Mapping[str, object]) -> None:
+        """One JSON line on stdout, flushed: a reader at the other end of a pipe sees it at once."""
+        line = json.dumps(facts, default=_plain, separators=(",", ":"))
+        with self._lock:
+            self._stdout.write(line + "\n")
+            self._stdout.flush()
+
+    def print(self, *renderables: RenderableType) -> None:
+        """A result for people, on stdout; nothing with --json, where ``event`` carries it."""
+        if not self.json_lines:
+            self.console.print(*renderables)
+
+    def line(self, text: str) -> None:
+        """One plain line for people on stdout, of any length and never wrapped: safe to parse and to copy."""
+        if not self.json_lines:
+            with self._lock:
+                self._stdout.write(clean(text) + "\n")
+
+    def note(self, text: str, style: str = "") -> None:
+        """One remark for people, on stderr; nothing with --json."""
+        if not self.json_lines:
+            self.notes.print(clean(text), style=style or None)
+
+    def warn(self, text: str) -> None:
+        """A warning: on stderr for people, a line of type ``warning`` with --json."""
+        if self.json_lines:
+            self.event("warning", {"message": text})
+        else:
+            self.note(f"Warning: {text}", style="yellow")
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Shows that something goes on (a spinner on a terminal, nothing elsewhere); yields a function that replaces the text."""
+        if not self.live:
+            yield lambda _text: None
+            return
+        with self.notes.status(clean(text), spinner="dots") as spinner:
+            yield lambda message: spinner.update(clean(message))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

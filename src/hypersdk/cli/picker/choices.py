@@ -1,0 +1,223 @@
+"""The form after the picker: where to, in which format, and what may be done to the source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Input, Label, Static
+
+from hypersdk.cli.text import clean, count
+from hypersdk.errors import HyperSDKError, UsageError
+from hypersdk.migration.spec import Compression, Method, OutputFormat, SourceState
+from hypersdk.model import MachineSummary, Power
+from hypersdk.units import format_size, parse_size
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the form asks; ``bandwidth_bytes_s`` None is no limit."""
+
+    output_dir: Path
+    format: OutputFormat = OutputFormat.QCOW2
+    compress: Compression = Compression.NONE
+    state: SourceState = SourceState.AUTO
+    method: Method = Method.AUTO
+    remove_cdrom: bool = False
+    bandwidth_bytes_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One value of a question: how it is shown and what it means."""
+
+    value: str
+    title: str
+    meaning: str
+
+
+FORMATS: Final = (
+    Option("qcow2", "qcow2", "the image KVM runs: sparse, ready to start"),
+    Option("raw", "raw", "the plain disk, sparse"),
+    Option("ovf", "ovf", "descriptor, manifest and a VMDK per disk"),
+    Option("ova", "ova", "all of that in one file"),
+    Option("vmdk", "vmdk", "the VMDK files alone"),
+)
+COMPRESSIONS: Final = (
+    Option("none", "none", "fastest to run from"),
+    Option("checked", "checked", "small; blocks stay compressed as they came, each is checked"),
+    Option("unchecked", "unchecked", "small and fastest to make, but nothing proves the content"),
+    Option("repack", "repack", "small, for old readers that need a narrow window"),
+)
+STATES: Final = (
+    Option("auto", "keep running", "through a temporary snapshot that is removed at the end"),
+    Option("shutdown", "shut down", "the guest shuts down, and is started again at the end"),
+    Option("power-off", "power off", "at once, as if the cable was pulled; started again at the end"),
+)
+METHODS: Final = (
+    Option("auto", "auto", "the best that this vSphere offers"),
+    Option("lease", "lease", "the export stream of vSphere: compressed, works everywhere"),
+    Option("datastore", "datastore", "ranges of the flat file: parallel, resumable; not on vSAN"),
+)
+ISOS: Final = (
+    Option("leave", "leave", "ISO images are not copied and not touched"),
+    Option("eject", "eject", "ejected for the time of the export, then put back"),
+)
+
+
+class Choice(Widget, can_focus=True):
+    """One question with a few answers in one line; the arrow keys change the answer."""
+
+    DEFAULT_CSS: ClassVar[str] = "Choice { height: 1; } Choice:focus { background: $boost; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left", "change(-1)", show=False),
+        Binding("right,space", "change(1)", show=False),
+    ]
+
+    def __init__(self, options: Sequence[Option], value: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.options = options
+        self.at = next((at for at, option in enumerate(options) if option.value == value), 0)
+
+    @property
+    def value(self) -> str:
+        """The answer."""
+        return self.options[self.at].value
+
+    def action_change(self, steps: int) -> None:
+        """The next or previous answer, around the ends."""
+        self.at = (self.at + steps) % len(self.options)
+        self.refresh()
+
+    def render(self) -> Text:
+        """All answers, the chosen one marked, and what it means where there is room."""
+        text = Text(no_wrap=True, overflow="ellipsis")
+        for at, option in enumerate(self.options):
+            chosen = at == self.at
+            style = (
+                "bold black on bright_cyan" if chosen and self.has_focus else "bold bright_cyan" if chosen else "dim"
+            )
+            text.append(f" {option.title} ", style=style)
+        meaning = self.options[self.at].meaning
+        if text.cell_len + len(meaning) + 2 <= self.size.width:
+            text.append("  " + meaning, style="dim italic")
+        return text
+
+
+class ChoicesScreen(Screen["Choices | None"]):
+    """Asks for Choices; dismissed with None to go back to the list."""
+
+    CSS: ClassVar[str] = """
+    ChoicesScreen { padding: 1 2; }
+    ChoicesScreen .question { height: 1; margin-bottom: 1; }
+    ChoicesScreen .label { width: 18; color: $text-muted; }
+    ChoicesScreen Input { width: 1fr; }
+    ChoicesScreen Choice { width: 1fr; }
+    ChoicesScreen #selected { margin-bottom: 1; height: auto; max-height: 3; }
+    ChoicesScreen #error { color: $error; height: auto; }
+    ChoicesScreen #keys { dock: bottom; height: 1; color: $text-muted; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", show=False, priority=True),
+        Binding("enter", "go", show=False, priority=True),
+        Binding("down", "app.focus_next", show=False, priority=True),
+        Binding("up", "app.focus_previous", show=False, priority=True),
+    ]
+
+    def __init__(self, machines: Sequence[MachineSummary], start: Choices, free_bytes: Callable[[Path], int]) -> None:
+        super().__init__()
+        self._machines = machines
+        self._start = start
+        self._free_bytes = free_bytes
+
+    def compose(self) -> ComposeResult:
+        """The form, one question a line."""
+        start = self._start
+        limit = "" if start.bandwidth_bytes_s is None else format_size(start.bandwidth_bytes_s)
+        with VerticalScroll(can_focus=False):
+            yield Label(self._selected(), id="selected")
+            yield from _question(
+                "Folder", Input(str(start.output_dir), id="folder", compact=True, select_on_focus=False)
+            )
+            yield from _question("", Static("", id="free"))
+            yield from _question("Format", Choice(FORMATS, start.format, id="format"))
+            yield from _question("Compression", Choice(COMPRESSIONS, start.compress, id="compress"))
+            if any(machine.power is Power.ON for machine in self._machines):
+                yield from _question("While it runs", Choice(STATES, start.state, id="state"))
+            yield from _question("Data path", Choice(METHODS, start.method, id="method"))
+            yield from _question("ISO images", Choice(ISOS, "eject" if start.remove_cdrom else "leave", id="isos"))
+            yield from _question(
+                "Speed limit", Input(limit, placeholder="none; like 100M (a second)", id="limit", compact=True)
+            )
+            yield Static("", id="error")
+        yield Static("↑↓ question   ←→ answer   Enter plan it   Esc back to the list", id="keys")
+
+    def on_mount(self) -> None:
+        """The folder comes first: it is what most people change."""
+        self.query_one("#folder").focus()
+        self._show_free()
+
+    def _selected(self) -> Text:
+        total = sum(machine.capacity_bytes for machine in self._machines)
+        names = ", ".join(clean(machine.name, 60) for machine in self._machines[:6])
+        more = "" if len(self._machines) <= 6 else f" and {len(self._machines) - 6} more"
+        head = f"{count(len(self._machines), 'machine')}, {format_size(total)} of disks: "
+        return Text.assemble((head, "bold"), names + more)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Free space follows the folder."""
+        if event.input.id == "folder":
+            self._show_free()
+
+    def _show_free(self) -> None:
+        try:
+            text = format_size(self._free_bytes(self._folder())) + " free there"
+        except (HyperSDKError, ValueError) as error:
+            text = str(error)
+        many = "; each machine gets a folder of its own" if len(self._machines) > 1 else ""
+        self.query_one("#free", Static).update(Text(clean(text) + many, style="dim italic"))
+
+    def _folder(self) -> Path:
+        return Path(self.query_one("#folder", Input).value.strip() or ".").expanduser()
+
+    def action_back(self) -> None:
+        """Back to the list, with the marks as they were."""
+        self.dismiss(None)
+
+    def action_go(self) -> None:
+        """Checks the answers and hands them over."""
+        try:
+            self.dismiss(self._answers())
+        except UsageError as error:
+            self.query_one("#error", Static).update(Text(f"{error.message}. {error.next_step}"))
+
+    def _answers(self) -> Choices:
+        chosen = {choice.id: choice.value for choice in self.query(Choice)}
+        limit = self.query_one("#limit", Input).value.strip()
+        answers = Choices(
+            output_dir=self._folder(),
+            format=OutputFormat(chosen["format"]),
+            compress=Compression(chosen["compress"]),
+            state=SourceState(chosen.get("state", "auto")),
+            method=Method(chosen["method"]),
+            remove_cdrom=chosen["isos"] == "eject",
+            bandwidth_bytes_s=parse_size(limit) if limit else None,
+        )
+        if answers.format is OutputFormat.RAW and answers.compress is not Compression.NONE:
+            raise UsageError("a raw image is never compressed", next_step="Choose compression none, or format qcow2.")
+        return answers
+
+
+def _question(label: str, widget: Widget) -> ComposeResult:
+    row = Horizontal(Label(label, classes="label"), widget, classes="question")
+    if not label:
+        row.styles.margin = (-1, 0, 1, 0)
+    yield row

@@ -1,0 +1,304 @@
+"""The progress of a run, shown in the way that fits who watches.
+
+::
+
+    terminal    a display that redraws itself: the total, a bar per machine and per disk, rate, ETA, basis, bottleneck
+    no terminal a line when a phase changes, and one every 15 s (logs of cron jobs and CI)
+    --json      events of type "progress", at most two a second
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from hypersdk.cli.output import Output
+from hypersdk.cli.text import clean, count
+from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase
+from hypersdk.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.text import Text
+
+Observer = Callable[[Sequence[ExportProgress]], None]
+
+JSON_INTERVAL_S: Final = 0.5
+LOG_INTERVAL_S: Final = 15.0
+REDRAWS_A_SECOND: Final = 8
+MAX_DISK_LINES: Final = 12
+"""Disks drawn one by one; with more, those that move are drawn and the rest is counted."""
+LEASE_WORTH_SHOWING_S: Final = 60.0
+
+ENDED: Final = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
+ACTIVE: Final = frozenset({Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING})
+_STYLES: Final = {Phase.DONE: "green", Phase.FAILED: "red", Phase.CANCELLED: "yellow", Phase.WAITING: "yellow"}
+BOTTLENECK_TEXT: Final = {
+    Bottleneck.SOURCE: "waits for vSphere or the network",
+    Bottleneck.TARGET: "waits for the target disk",
+    Bottleneck.CPU: "waits for the CPU",
+    Bottleneck.LIMIT: "held back by the speed limit",
+}
+
+
+@contextmanager
+def watching(output: Output, clock: Callable[[], float] = time.monotonic) -> Iterator[Observer]:
+    """Yields the observer to hand to an export."""
+    if output.json_lines:
+        yield JsonProgress(output, clock)
+    elif output.live:
+        with _live(output) as observer:
+            yield observer
+    else:
+        yield LogProgress(output, clock)
+
+
+class JsonProgress:
+    """Events at a bounded rate; the last state of a machine is never left out."""
+
+    def __init__(self, output: Output, clock: Callable[[], float]) -> None:
+        self._output = output
+        self._clock = clock
+        self._last = -JSON_INTERVAL_S
+        self._told: set[str] = set()
+
+    def __call__(self, machines: Sequence[ExportProgress]) -> None:
+        due = self._clock() - self._last >= JSON_INTERVAL_S
+        for machine in machines:
+            ended = machine.phase in ENDED
+            if machine.machine not in self._told and (due or ended):
+                self._output.event("progress", progress_object(machine))
+            if ended:
+                self._told.add(machine.machine)
+        if due:
+            self._last = self._clock()
+
+
+class LogProgress:
+    """Plain lines for a log."""
+
+    def __init__(self, output: Output, clock: Callable[[], float]) -> None:
+        self._output = output
+        self._clock = clock
+        self._phases: dict[str, Phase] = {}
+        self._last = clock()
+
+    def __call__(self, machines: Sequence[ExportProgress]) -> None:
+        due = self._clock() - self._last >= LOG_INTERVAL_S
+        for at, machine in enumerate(machines):
+            changed = self._phases.get(f"{at}") is not machine.phase
+            self._phases[f"{at}"] = machine.phase
+            if changed or (due and machine.phase not in ENDED):
+                self._output.note(log_line(machine))
+        if due:
+            self._last = self._clock()
+
+
+def log_line(machine: ExportProgress) -> str:
+    """One machine in one line of text."""
+    parts = [f"{machine.machine}: {machine.phase}", f"{machine.fraction:.1%}", format_size(machine.wire_bytes)]
+    if machine.rate_bytes_s is not None:
+        parts.append(f"{format_size(machine.rate_bytes_s)}/s")
+    if machine.eta_s is not None:
+        parts.append(f"{format_duration(machine.eta_s)} left")
+    return ", ".join(part for part in (*parts, machine.note) if part)
+
+
+def progress_object(machine: ExportProgress) -> dict[str, Any]:
+    """One machine for an event of type "progress"."""
+    return {
+        "machine": machine.machine, "phase": machine.phase, "fraction": round(machine.fraction, 4),
+        "wire_bytes": machine.wire_bytes, "rate_bytes_s": machine.rate_bytes_s, "eta_s": machine.eta_s,
+        "elapsed_s": round(machine.elapsed_s, 1), "lease_age_s": machine.lease_age_s, "note": machine.note,
+        "disks": [disk_object(disk) for disk in machine.disks],
+    }  # fmt: skip
+
+
+def disk_object(disk: DiskProgress) -> dict[str, Any]:
+    """One disk inside an event."""
+    return {
+        "label": disk.label, "file": disk.file_name, "phase": disk.phase, "fraction": round(disk.fraction, 4), "basis": disk.basis,
+        "capacity_bytes": disk.capacity_bytes, "wire_bytes": disk.wire_bytes, "guest_bytes": disk.guest_bytes,
+        "written_bytes": disk.written_bytes, "skipped_bytes": disk.skipped_bytes, "rate_bytes_s": disk.rate_bytes_s,
+        "eta_s": disk.eta_s, "bottleneck": disk.bottleneck, "attempt": disk.attempt, "note": disk.note,
+    }  # fmt: skip
+
+
+@contextmanager
+def _live(output: Output) -> Iterator[Observer]:
+    from rich.live import Live
+
+    display = LiveProgress()
+    with Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=False):
+        yield display.update
+
+
+class LiveProgress:
+    """A renderable that draws the newest state; ``update`` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._machines: Sequence[ExportProgress] = ()
+
+    def update(self, machines: Sequence[ExportProgress]) -> None:
+        """Keeps the newest state for the next redraw."""
+        with self._lock:
+            self._machines = machines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        with self._lock:
+            machines = self._machines
+        yield from draw(machines, options.max_width, options.height or console.height)
+
+
+def draw(machines: Sequence[ExportProgress], width: int, height: int) -> Iterator[Text]:
+    """The lines of the display, at most ``width`` cells wide and never more than fit on the screen."""
+    if len(machines) > 1:
+        yield _total_line(machines, width)
+    shown = _most_telling(machines, max(1, (height - 2) // 3))
+    for machine in shown:
+        yield _machine_line(machine, width)
+        room = max(1, (height - 2) // len(shown) - 2)
+        yield from _disk_lines(machine, width, min(room, MAX_DISK_LINES))
+    if len(shown) < len(machines):
+        yield _dim(f"  and {len(machines) - len(shown)} more", width)
+
+
+def _most_telling(machines: Sequence[ExportProgress], room: int) -> list[ExportProgress]:
+    """All machines if there is room, else first those that move."""
+    order = sorted(
+        range(len(machines)), key=lambda at: (machines[at].phase in ENDED, machines[at].phase is Phase.QUEUED, at)
+    )
+    return [machines[at] for at in sorted(order[:room])]
+
+
+def _total_line(machines: Sequence[ExportProgress], width: int) -> Text:
+    done = sum(machine.phase in ENDED for machine in machines)
+    capacities = [sum(disk.capacity_bytes for disk in machine.disks) or 1 for machine in machines]
+    fraction = sum(machine.fraction * size for machine, size in zip(machines, capacities, strict=True)) / sum(
+        capacities
+    )
+    rate = sum(machine.rate_bytes_s or 0.0 for machine in machines) or None
+    eta = max((machine.eta_s for machine in machines if machine.eta_s is not None), default=None)
+    figures = Figures(fraction, sum(machine.wire_bytes for machine in machines), rate, _left(eta))
+    return _bar_line(f"{done} of {len(machines)} done", figures, width, "bold")
+
+
+def _machine_line(machine: ExportProgress, width: int) -> Text:
+    when = f"took {format_duration(machine.elapsed_s)}" if machine.phase in ENDED else _left(machine.eta_s)
+    rate = None if machine.phase in ENDED else machine.rate_bytes_s
+    figures = Figures(machine.fraction, machine.wire_bytes, rate, when)
+    return _bar_line(_label(machine.machine, machine.phase), figures, width, _STYLES.get(machine.phase, "bold"))
+
+
+def _disk_lines(machine: ExportProgress, width: int, room: int) -> Iterator[Text]:
+    if machine.phase not in ENDED:
+        moving = (
+            [disk for disk in machine.disks if disk.phase in ACTIVE]
+            if len(machine.disks) > room
+            else list(machine.disks)
+        )
+        for disk in moving[:room]:
+            rate = disk.rate_bytes_s if disk.phase in ACTIVE else None
+            figures = Figures(disk.fraction, disk.wire_bytes, rate, _left(disk.eta_s if disk.phase in ACTIVE else None))
+            yield _bar_line("  " + _label(disk.label, disk.phase), figures, width, _STYLES.get(disk.phase, ""))
+        if hidden := len(machine.disks) - min(len(moving), room):
+            yield _dim(f"  and {count(hidden, 'more disk')}", width)
+    if remark := _remark(machine):
+        yield _dim(f"  {remark}", width)
+
+
+def _label(name: str, phase: Phase) -> str:
+    """The bar itself says that something is being transferred; every other phase is named."""
+    return clean(name, 80) if phase is Phase.TRANSFERRING else f"{clean(name, 80)}  {phase}"
+
+
+def _left(eta_s: float | None) -> str:
+    return "" if eta_s is None else f"{format_duration(eta_s)} left"
+
+
+def _remark(machine: ExportProgress) -> str:
+    """What explains the figures above: basis of the percentage, bottleneck, what is being waited for, age of the lease."""
+    moving = [disk for disk in machine.disks if disk.phase in ACTIVE]
+    remarks = [machine.note, *_unique(disk.note for disk in moving)]
+    if bases := _unique(_basis_text(disk.basis) for disk in moving):
+        remarks.append("% of " + ", ".join(bases))
+    remarks += _unique(BOTTLENECK_TEXT[disk.bottleneck] for disk in moving if disk.bottleneck)
+    if retried := max((disk.attempt for disk in moving), default=1) - 1:
+        remarks.append(f"retry {retried}")
+    if machine.lease_age_s is not None and machine.lease_age_s >= LEASE_WORTH_SHOWING_S:
+        remarks.append(f"lease open for {format_duration(machine.lease_age_s)}")
+    return " · ".join(clean(remark, 200) for remark in _unique(remarks))
+
+
+def _basis_text(basis: Basis) -> str:
+    return "the " + basis.value if basis in (Basis.LENGTH, Basis.ALLOCATED, Basis.BYTES_READ) else basis.value
+
+
+def _unique(texts: Any) -> list[str]:
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def _dim(text: str, width: int) -> Text:
+    from rich.text import Text
+
+    line = Text(text, style="dim", no_wrap=True)
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What stands behind a bar."""
+
+    fraction: float
+    wire_bytes: int
+    rate_bytes_s: float | None
+    when: str
+
+    def text(self, width: int) -> str:
+        """In columns of fixed width, so that the bars of all lines end in one place; without the bytes on a narrow terminal."""
+        rate = "" if self.rate_bytes_s is None else f"{format_size(self.rate_bytes_s)}/s"
+        size = f"{format_size(self.wire_bytes):>11}" if width >= 100 else ""
+        return f"{min(self.fraction, 1.0):4.0%}{size}{rate:>13}{self.when:>15}"
+
+
+MAX_LABEL: Final = 40
+MIN_LABEL: Final = 12
+MIN_BAR: Final = 8
+MAX_BAR: Final = 80
+
+
+def _bar_line(label: str, figures: Figures, width: int, style: str) -> Text:
+    """Label, bar and figures in exactly one line; on a narrow terminal the bar gives way first, then the figures."""
+    from rich.text import Text
+
+    facts = figures.text(width)
+    room = width - len(facts) - 2
+    label_width = min(max(room * 2 // 5, MIN_LABEL), MAX_LABEL)
+    bar_width = min(room - label_width, MAX_BAR)
+    line = Text(label, style=style, no_wrap=True)
+    line.truncate(label_width, overflow="ellipsis", pad=True)
+    if bar_width >= MIN_BAR:
+        line = Text.assemble(line, " ", bar(figures.fraction, bar_width, style))
+    line = Text.assemble(line, " ", facts, no_wrap=True)
+    line.truncate(width, overflow="crop")
+    return line
+
+
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
+
+
+def bar(fraction: float, width: int, style: str) -> Text:
+    """A bar with a resolution of an eighth of a cell."""
+    from rich.text import Text
+
+    eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
+    full, rest = divmod(eighths, 8)
+    colour = style if style in ("green", "red", "yellow") else "cyan"
+    filled = "█" * full + (_EIGHTHS[rest] if rest else "")
+    return Text.assemble((filled, colour), ("░" * (width - len(filled)), "bright_black"))

@@ -1,0 +1,132 @@
+"""How a failure is told: the one renderer for all errors of all commands."""
+
+from __future__ import annotations
+
+import textwrap
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hypersdk.cli.output import Output
+from hypersdk.cli.text import clean
+from hypersdk.errors import EXIT_INTERNAL, Cancelled, HyperSDKError, register
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+INTERNAL: Final = register(
+    "internal",
+    "The program met something that it was not written for.",
+    "Report it with the crash file; it holds no password.",
+)
+EXIT_TERMINATED: Final = 143
+"""128 + SIGTERM, as shells report a process ended by that signal."""
+EXIT_BROKEN_PIPE: Final = 141
+"""128 + SIGPIPE: the reader of stdout went away, which is not our failure to tell about."""
+
+MAX_LISTED: Final = 12
+"""Entries shown of a list inside an error; the JSON form has them all."""
+
+
+def report(output: Output, error: HyperSDKError, *, debug: bool = False) -> int:
+    """Tells ``error`` to whoever is there, and returns the exit status."""
+    status = exit_status(error)
+    if output.json_lines:
+        output.event("error", {**error.as_dict(), "exit_status": status})
+        return status
+    tell(output, error)
+    if debug:
+        output.notes.print("".join(traceback.format_exception(error)), markup=False, style="dim")
+    return status
+
+
+def exit_status(error: HyperSDKError) -> int:
+    """The exit status of the error's family; a run ended by SIGTERM says so."""
+    if isinstance(error, Cancelled) and error.fields.get("signal") == "SIGTERM":
+        return EXIT_TERMINATED
+    return error.exit_status
+
+
+def tell(output: Output, error: HyperSDKError) -> None:
+    """One failure for people: the message in red, then why, what to do, and the code to search for."""
+    from rich.text import Text
+
+    stopped = isinstance(error, Cancelled)
+    colour = "yellow" if stopped else "red"
+    heading = Text.assemble(
+        ("Stopped: " if stopped else "Error: ", f"bold {colour}"),
+        (clean(error.message.removeprefix("stopped: ")), colour),
+    )
+    output.notes.print(heading)
+    for label, text in _facts(error):
+        output.notes.print(_labelled(label, text, output.notes.width), soft_wrap=True)
+
+
+def _facts(error: HyperSDKError) -> Iterator[tuple[str, str]]:
+    reasons = error.fields.get("reasons")
+    if isinstance(reasons, list):  # several refusals at once, each with its own cause and fix
+        for reason in reasons:
+            yield "-", f"{reason['message']} ({reason['code']})"
+            yield "next", str(reason["next_step"])
+        yield "code", f"{error.code} (exit status {exit_status(error)})"
+        return
+    if error.cause.rstrip(".").lower() != error.message.rstrip(".").lower():
+        yield "cause", error.cause
+    for entry in _listed(error):
+        yield "-", entry
+    yield "next", error.next_step
+    yield "code", f"{error.code} (exit status {exit_status(error)})"
+
+
+def _labelled(label: str, text: str, width: int) -> Text:
+    """``text`` behind its label, wrapped under itself; a long word (a print, a path) stays whole so that it can be copied."""
+    from rich.text import Text
+
+    lines = textwrap.wrap(clean(text), max(width - 9, 20), break_long_words=False, break_on_hyphens=False) or [""]
+    first = Text.assemble((f"  {label:<7}", "dim"), lines[0])
+    return Text("\n").join([first, *(Text(" " * 9 + line) for line in lines[1:])])
+
+
+def _listed(error: HyperSDKError) -> Iterator[str]:
+    """Lists among the error's facts (candidates, near matches, snapshots), one line each."""
+    for value in error.fields.values():
+        if isinstance(value, list | tuple):
+            for entry in value[:MAX_LISTED]:
+                yield "  ".join(str(part) for part in entry.values()) if isinstance(entry, dict) else str(entry)
+            if len(value) > MAX_LISTED:
+                yield f"and {len(value) - MAX_LISTED} more"
+
+
+def report_unexpected(output: Output, error: Exception, state_dir: Path) -> int:
+    """Tells of a bug: a general message to the user, the traceback into a crash file."""
+    where = _write_crash(error, state_dir)
+    failure = InternalError(
+        f"internal error: {type(error).__name__}", code=INTERNAL, crash_file=None if where is None else str(where)
+    )
+    if where is None:
+        output.notes.print("".join(traceback.format_exception(error)), markup=False, style="dim")
+    else:
+        output.note(f"Crash file: {where}")
+    report(output, failure)
+    return EXIT_INTERNAL
+
+
+class InternalError(HyperSDKError):
+    """Carries an unexpected exception through the one renderer."""
+
+    exit_status = EXIT_INTERNAL
+    default_code = INTERNAL
+
+
+def _write_crash(error: Exception, state_dir: Path) -> Path | None:
+    """The crash file, readable by its owner alone; None where the state folder cannot be written (the terminal gets it then)."""
+    path = state_dir / f"crash-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.txt"
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        return None
+    return path

@@ -1,0 +1,123 @@
+"""Ctrl-C and SIGTERM: the first asks the run to stop, the second says what an end by force would lose, the third forces it.
+
+The interpreter runs signal handlers between two bytecodes of the main thread, which may hold any lock at that moment. So the
+handler itself takes none; the number travels through a wake-up pipe to a thread that may. Only while the program waits for a person
+(``asking``) does the handler raise, because nothing else ends a blocked read.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+from hypersdk.errors import Cancelled
+from hypersdk.transfer.cancel import CancelToken
+
+WATCHED: Final = (signal.SIGINT, signal.SIGTERM)
+
+STOPPING: Final = "Stopping: what is written is kept, the source is being put back. One moment."
+WARNING: Final = (
+    "Still stopping. Ended by force, the lease stays open on the server until it times out (usually five minutes, in which the machine "
+    "can be neither started nor moved), and a temporary snapshot or an ejected CD stays as it is until `hyper2kvm cleanup`. "
+    "What is on disk stays usable for --resume. Once more to end by force."
+)
+
+
+class Interrupts:
+    """Counts the requests to stop and acts on them. ``received`` is the first signal; it decides the exit status."""
+
+    def __init__(self, cancel: CancelToken, tell: Callable[[str], None], end: Callable[[int], None] = os._exit) -> None:
+        self._cancel = cancel
+        self._tell = tell
+        self._end = end
+        self._count = 0
+        self._asking = False
+        self._diverted: Callable[[], None] | None = None
+        self.received: signal.Signals | None = None
+
+    def on_signal(self, number: int) -> None:
+        """One signal, seen by the watching thread."""
+        if self._asking:
+            return
+        self._count += 1
+        if self._count == 1:
+            self._first(number)
+        elif self._count == 2:
+            self._tell(WARNING)
+        else:
+            self._end(128 + number)
+
+    def _first(self, number: int) -> None:
+        self.received = signal.Signals(number)
+        self._cancel.cancel(reason_of(number))
+        if self._diverted is not None:
+            self._diverted()
+        else:
+            self._tell(STOPPING)
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """While a person is asked something: a signal raises Cancelled in the main thread, which ends the blocked read."""
+        self._asking = True
+        try:
+            yield
+        finally:
+            self._asking = False
+
+    @contextmanager
+    def diverted(self, stop: Callable[[], None]) -> Iterator[None]:
+        """While a full-screen program owns the terminal: ``stop`` is called (from another thread) in place of a message."""
+        self._diverted = stop
+        try:
+            yield
+        finally:
+            self._diverted = None
+
+    def in_main_thread(self, number: int, _frame: FrameType | None) -> None:
+        """The handler proper. It must exist for the interpreter to write the number to the wake-up pipe."""
+        if self._asking:
+            self.received = signal.Signals(number)
+            raise cancelled_by(number)
+
+
+def reason_of(number: int) -> str:
+    """``interrupted`` or ``terminated``, for the cancel token."""
+    return "interrupted" if number == signal.SIGINT else "terminated"
+
+
+def cancelled_by(number: int) -> Cancelled:
+    """The error that says which signal ended the run."""
+    return Cancelled(f"stopped: {reason_of(number)}", signal=signal.Signals(number).name)
+
+
+@contextmanager
+def watched(interrupts: Interrupts) -> Iterator[None]:
+    """Routes SIGINT and SIGTERM to ``interrupts`` while inside; the handlers before are put back. Main thread only."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    thread = threading.Thread(target=_watch, args=(reader, interrupts), name="signals", daemon=True)
+    before = {number: signal.signal(number, interrupts.in_main_thread) for number in WATCHED}
+    old_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(old_wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        writer.close()
+        thread.join()
+        reader.close()
+
+
+def _watch(reader: socket.socket, interrupts: Interrupts) -> None:
+    while numbers := reader.recv(16):
+        for number in numbers:
+            if number in WATCHED:
+                interrupts.on_signal(number)

@@ -1,0 +1,44 @@
+"""What one run of ``hyper2kvm`` knows from the start: streams, environment, flags, configuration, the cancel token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from hypersdk.cli.config import Config, load_config
+from hypersdk.cli.output import Output
+from hypersdk.cli.signals import Interrupts
+from hypersdk.transfer.cancel import CancelToken
+
+
+class Cli:
+    """Handed to every command. ``flags`` holds the connection flags that were given, by parameter name."""
+
+    def __init__(self, output: Output, environ: Mapping[str, str], stdin: TextIO) -> None:
+        self.output = output
+        self.environ = environ
+        self.stdin = stdin
+        self.cancel = CancelToken()
+        self.interrupts = Interrupts(self.cancel, lambda text: output.note(text, style="yellow"))
+        self.flags: dict[str, object] = {}
+        self.config_path: Path | None = None
+        self.debug = False
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration file, read when first needed. Raises UsageError."""
+        return load_config(self.environ, self.config_path)
+
+    @property
+    def state_dir(self) -> Path:
+        """Folder of journals, remembered certificates and crash reports."""
+        from hypersdk.migration.runfile import state_dir
+
+        return state_dir(self.environ)
+
+
+pass_cli = click.make_pass_decorator(Cli)
