@@ -1,0 +1,94 @@
+"""What the threads of a copy spend their time on, and which of it holds the copy up.
+
+::
+
+    a reading thread:  reading | paying the limit | backlog: nobody takes what it has | cpu | writing
+    a working thread:  idle: nothing to do                                            | cpu | writing
+
+The reading threads set the pace, so their time tells: much ``reading`` means the source is slow, much ``backlog`` that the others are, and
+those say whether they compute or write.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from types import TracebackType
+
+from hypersdk.model import Bottleneck
+
+
+class Doing(IntEnum):
+    """What a thread does at a moment."""
+
+    IDLE = 0
+    READING = 1
+    LIMITED = 2
+    BACKLOG = 3
+    CPU = 4
+    WRITING = 5
+
+
+Spent = tuple[float, ...]
+"""Seconds by ``Doing``."""
+NOTHING: Spent = (0.0,) * len(Doing)
+
+
+class Timeline:
+    """One thread's time. That thread alone switches; anybody may look, also at what has not ended yet."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._spent = [0.0] * len(Doing)
+        self._doing = Doing.IDLE
+        self._since = clock()
+
+    def switch(self, doing: Doing) -> None:
+        """From now on, this."""
+        with self._lock:
+            now = self._clock()
+            self._spent[self._doing] += now - self._since
+            self._doing = doing
+            self._since = now
+
+    def spent(self) -> Spent:
+        """Seconds so far."""
+        with self._lock:
+            spent = list(self._spent)
+            spent[self._doing] += self._clock() - self._since
+        return tuple(spent)
+
+    def __enter__(self) -> Timeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.switch(Doing.IDLE)
+
+
+def total(timelines: Iterable[Timeline]) -> Spent:
+    """The sum over several threads."""
+    return tuple(map(sum, zip(*(timeline.spent() for timeline in timelines), strict=True))) or NOTHING
+
+
+def difference(later: Spent, earlier: Spent) -> Spent:
+    """What was spent between two looks."""
+    return tuple(after - before for after, before in zip(later, earlier, strict=True))
+
+
+def bottleneck(readers: Spent, workers: Spent) -> Bottleneck | None:
+    """What took most of the reading threads' time; None while nothing was done."""
+    busy = workers[Doing.CPU] + workers[Doing.WRITING]
+    to_write = workers[Doing.WRITING] / busy if busy > 0 else 0.0
+    backlog = readers[Doing.BACKLOG]
+    shares = {
+        Bottleneck.SOURCE: readers[Doing.READING],
+        Bottleneck.LIMIT: readers[Doing.LIMITED],
+        Bottleneck.TARGET: readers[Doing.WRITING] + backlog * to_write,
+        Bottleneck.CPU: readers[Doing.CPU] + backlog * (1 - to_write),
+    }
+    most = max(shares, key=lambda kind: shares[kind])
+    return most if shares[most] > 0 else None

@@ -1,0 +1,121 @@
+"""How many streams may run at once: per ESXi host and per vCenter.
+
+An ESXi host keeps the buffers of all its NFC streams in one small pool (48 MB in version 7, 96 MB in 8); backups share it.
+A host that says the pool is empty gets half as many streams from us, at once, and one more for each quiet minute afterwards.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.progress import Waiting, unseen
+
+EXHAUSTED_CODE: Final = "nfc_exhausted"
+"""Code of the TransientError of a host that has no room for another stream."""
+PER_HOST: Final = 8
+PER_VCENTER: Final = 32
+"""vCenter relays about 52 NFC connections; others want some too."""
+GROW_AFTER_S: Final = 60.0
+_LOOK_S: Final = 0.2
+
+
+@dataclass(slots=True)
+class _Host:
+    allowed: int
+    running: int = 0
+    peak: int = 0
+    quiet_since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostUse:
+    """Streams of one host: ``running`` now, ``peak`` at once so far, ``allowed`` at the moment."""
+
+    running: int
+    peak: int
+    allowed: int
+
+
+class StreamBudget:
+    """Shared by all disks of all machines of one vCenter (or standalone ESXi host). Thread-safe."""
+
+    def __init__(
+        self,
+        per_host: int = PER_HOST,
+        per_vcenter: int = PER_VCENTER,
+        *,
+        grow_after_s: float = GROW_AFTER_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if per_host < 1 or per_vcenter < 1:
+            raise ValueError(f"a budget of {per_host} streams per host and {per_vcenter} in all")
+        self._per_host = per_host
+        self._per_vcenter = per_vcenter
+        self._grow_after_s = grow_after_s
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._hosts: dict[str, _Host] = {}
+        self._running = 0
+
+    @contextmanager
+    def stream(self, host: str, cancel: CancelToken, waiting: Waiting = unseen) -> Iterator[None]:
+        """One stream from ``host``, for as long as the block runs. Waits for its turn; raises Cancelled."""
+        self._acquire(host, cancel, waiting)
+        try:
+            yield
+        finally:
+            self._release(host)
+
+    def exhausted(self, host: str) -> None:
+        """``host`` refused a stream for lack of memory: halves what it is asked for."""
+        with self._changed:
+            known = self._host(host)
+            known.allowed = max(1, min(known.allowed, max(known.running, 1)) // 2)
+            known.quiet_since = self._clock()
+
+    def use(self, host: str) -> HostUse:
+        """What ``host`` gives now."""
+        with self._changed:
+            known = self._host(host)
+            return HostUse(known.running, known.peak, known.allowed)
+
+    def _acquire(self, host: str, cancel: CancelToken, waiting: Waiting) -> None:
+        with self._changed:
+            known = self._host(host)
+            if not self._has_room(known):
+                with waiting(f"waiting for a free stream on {host}"):
+                    self._wait(known, cancel)
+            cancel.check()
+            known.running += 1
+            known.peak = max(known.peak, known.running)
+            self._running += 1
+
+    def _wait(self, known: _Host, cancel: CancelToken) -> None:
+        while not self._has_room(known):
+            cancel.check()
+            self._changed.wait(_LOOK_S)
+
+    def _release(self, host: str) -> None:
+        with self._changed:
+            self._host(host).running -= 1
+            self._running -= 1
+            self._changed.notify_all()
+
+    def _has_room(self, known: _Host) -> bool:
+        self._grow(known)
+        return known.running < known.allowed and self._running < self._per_vcenter
+
+    def _grow(self, known: _Host) -> None:
+        now = self._clock()
+        while known.allowed < self._per_host and now - known.quiet_since >= self._grow_after_s:
+            known.allowed += 1
+            known.quiet_since += self._grow_after_s
+
+    def _host(self, host: str) -> _Host:
+        return self._hosts.setdefault(host, _Host(self._per_host, quiet_since=self._clock()))

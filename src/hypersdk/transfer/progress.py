@@ -1,0 +1,298 @@
+"""Honest progress of one disk: what is known, as a share of what; a number that never falls and never passes 1.
+
+The engine feeds counters from its threads; somebody else takes ``snapshot(now)`` a few times a second, with a clock of his own.
+
+The share of a stream, in the order of preference:
+
+1. its length is known: bytes received / length.
+2. the source says how much is allocated: with *d* bytes of data decoded so far and the highest guest position *p*,
+   d / (d + r), where the rest *r* is what is allocated and not yet seen, but no more than the room behind *p*. So an estimate that is
+   too high does not end in a jump. When *d* passes it, it was too low: the rest is then as dense as what came.
+3. neither: p / capacity.
+
+Grains that come out of order make *p* worthless: then the room behind it is all that has not been decoded.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from hypersdk.model import Basis, Bottleneck, DiskProgress, Phase
+from hypersdk.transfer.activity import Spent, Timeline, bottleneck, difference, total
+
+Waiting: TypeAlias = Callable[[str], AbstractContextManager[None]]
+"""Shows a note for as long as the block runs: what is being waited for."""
+
+RATE_WINDOW_S: Final = 10.0
+BOTTLENECK_WINDOW_S: Final = 5.0
+_SAMPLE_EVERY_S: Final = 0.25
+_NEARLY: Final = 0.999
+"""What is not finished is not 1."""
+
+
+@contextmanager
+def unseen(_note: str) -> Iterator[None]:
+    """A ``Waiting`` for callers without a display."""
+    yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    now: float
+    moved_bytes: int
+    share: float
+    readers: Spent
+    workers: Spent
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One pass over the source: from its start, or over what is missing."""
+
+    length: int | None = None
+    allocated: int | None = None
+    wanted: int | None = None  # ranges: bytes to have in the end
+    wire: int = 0
+    data: int = 0
+    position: int | None = 0
+    complete: bool = False
+
+    def basis(self, capacity: int) -> Basis:
+        if self.length:
+            return Basis.LENGTH
+        if self.allocated or (self.wanted is not None and self.wanted < capacity):
+            return Basis.ALLOCATED
+        return Basis.POSITION
+
+    def share(self, capacity: int) -> float:
+        if self.complete:
+            return 1.0
+        if self.length:
+            return self.wire / self.length
+        if self.wanted is not None:
+            return self.data / self.wanted if self.wanted else 1.0
+        if self.allocated:
+            return self._allocated_share(self.allocated, capacity)
+        return (self.data if self.position is None else self.position) / capacity if capacity else 1.0
+
+    def _allocated_share(self, allocated: int, capacity: int) -> float:
+        if not self.data:
+            return 0.0
+        room = capacity - (self.data if self.position is None else self.position)
+        rest: float = allocated - self.data
+        if rest < 0:
+            rest = room * self.data / (self.position or capacity)
+        return self.data / (self.data + max(0.0, min(rest, room)))
+
+
+class Meter:
+    """Counters of one disk. Thread-safe.
+
+    ``read_back_share`` is the part of the whole that reading the image back will take (phase ``verifying``).
+    """
+
+    def __init__(
+        self,
+        label: str,
+        file_name: str,
+        capacity_bytes: int,
+        *,
+        read_back_share: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._label = label
+        self._file_name = file_name
+        self._capacity = capacity_bytes
+        self._read_back_share = read_back_share
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._phase = Phase.QUEUED
+        self._note = ""
+        self._waits: list[str] = []
+        self._pass = _Pass()
+        self._wire = self._guest = self._written = self._skipped = self._read_back = 0
+        self._read_back_total = 0
+        self._attempt = 0
+        self._fraction = 0.0
+        self._readers: list[Timeline] = []
+        self._workers: list[Timeline] = []
+        self._samples: deque[_Sample] = deque()
+
+    # Fed by whoever runs the disk
+
+    def enter(self, phase: Phase, note: str = "") -> None:
+        """The disk is in ``phase`` now; ``note`` is one line for people."""
+        with self._lock:
+            self._phase, self._note = phase, note
+            self._samples.clear()
+
+    @contextmanager
+    def waiting(self, note: str) -> Iterator[None]:
+        """Shows phase ``waiting`` with ``note`` while the block runs; several threads may wait at once."""
+        with self._lock:
+            self._waits.append(note)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waits.remove(note)
+
+    def read_back(self, total_bytes: int) -> None:
+        """The image is being read back: ``total_bytes`` of it, counted by ``add_read_back``."""
+        self.enter(Phase.VERIFYING)
+        with self._lock:
+            self._read_back, self._read_back_total = 0, total_bytes
+
+    def add_read_back(self, count: int) -> None:
+        """So many more bytes of the image were read back."""
+        with self._lock:
+            self._read_back += count
+
+    # Fed by the engine
+
+    def begin_stream(self, length: int | None, allocated: int | None) -> None:
+        """A stream was opened at its first byte, with what is known of its size."""
+        self._begin(_Pass(length=length, allocated=allocated))
+
+    def begin_ranges(self, wanted_bytes: int, done_bytes: int) -> None:
+        """Ranges are fetched: of ``wanted_bytes`` that may hold data, ``done_bytes`` are there already."""
+        self._begin(_Pass(wanted=wanted_bytes, data=done_bytes))
+
+    def _begin(self, new: _Pass) -> None:
+        with self._lock:
+            self._pass = new
+            self._phase = Phase.TRANSFERRING
+            self._samples.clear()
+
+    def tried(self) -> None:
+        """Another try begins."""
+        with self._lock:
+            self._attempt += 1
+
+    def found(self, skipped_bytes: int) -> None:
+        """So many guest bytes are in the image from an earlier run."""
+        with self._lock:
+            self._skipped += skipped_bytes
+            self._guest += skipped_bytes
+
+    def add_wire(self, count: int) -> None:
+        """Bytes received."""
+        with self._lock:
+            self._wire += count
+            self._pass.wire += count
+
+    def add_decoded(self, data_bytes: int, position: int | None) -> None:
+        """Guest bytes that came out of the source; ``position`` is their highest end, None once they came out of order."""
+        with self._lock:
+            self._pass.data += data_bytes
+            self._pass.position = position
+
+    def add_stored(self, guest_bytes: int, written_bytes: int) -> None:
+        """Guest bytes that are in the image now, and the bytes handed to its file for them."""
+        with self._lock:
+            self._guest += guest_bytes
+            self._written += written_bytes
+
+    def complete_pass(self) -> None:
+        """The source was read to its end."""
+        with self._lock:
+            self._pass.complete = True
+
+    def reader(self) -> Timeline:
+        """The timeline of a new thread that reads from the source."""
+        return self._timeline(self._readers)
+
+    def worker(self) -> Timeline:
+        """The timeline of a new thread that works on what was read."""
+        return self._timeline(self._workers)
+
+    def _timeline(self, timelines: list[Timeline]) -> Timeline:
+        timeline = Timeline(self._clock)
+        with self._lock:
+            timelines.append(timeline)
+        return timeline
+
+    # Read by a display
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes received so far, over all tries."""
+        return self._wire
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes handed to the image's file so far."""
+        return self._written
+
+    def snapshot(self, now: float) -> DiskProgress:
+        """How it stands at ``now`` (seconds of any steady clock, rising from call to call)."""
+        with self._lock:
+            share = self._share()
+            self._fraction = max(self._fraction, self._whole(share))
+            self._sample(now, share)
+            return DiskProgress(
+                label=self._label, file_name=self._file_name, phase=Phase.WAITING if self._waits else self._phase,
+                capacity_bytes=self._capacity, wire_bytes=self._wire, guest_bytes=self._guest,
+                written_bytes=self._written, skipped_bytes=self._skipped, fraction=self._fraction, basis=self._basis(),
+                rate_bytes_s=self._rate(now), eta_s=self._eta(now), bottleneck=self._bottleneck(now),
+                attempt=self._attempt, note=self._waits[-1] if self._waits else self._note,
+            )  # fmt: skip
+
+    def _share(self) -> float:
+        """Of the phase."""
+        if self._phase is Phase.VERIFYING:
+            return self._read_back / self._read_back_total if self._read_back_total else 1.0
+        return self._pass.share(self._capacity)
+
+    def _whole(self, share: float) -> float:
+        if self._phase is Phase.DONE:
+            return 1.0
+        transfer, read_back = 1 - self._read_back_share, self._read_back_share
+        whole = transfer + read_back * share if self._phase is Phase.VERIFYING else transfer * share
+        return min(max(whole, 0.0), _NEARLY)
+
+    def _basis(self) -> Basis:
+        return Basis.BYTES_READ if self._phase is Phase.VERIFYING else self._pass.basis(self._capacity)
+
+    def _moved(self) -> int:
+        return self._read_back if self._phase is Phase.VERIFYING else self._wire
+
+    def _sample(self, now: float, share: float) -> None:
+        if self._samples and now - self._samples[-1].now < _SAMPLE_EVERY_S:
+            return
+        self._samples.append(_Sample(now, self._moved(), share, total(self._readers), total(self._workers)))
+        while len(self._samples) > 2 and now - self._samples[1].now >= RATE_WINDOW_S:
+            self._samples.popleft()
+
+    def _since(self, now: float, window_s: float) -> tuple[_Sample, _Sample] | None:
+        """The first and last sample of the last ``window_s``, when they lie apart."""
+        if len(self._samples) < 2:
+            return None
+        inside = (sample for sample in self._samples if now - sample.now <= window_s)
+        first, last = next(inside, self._samples[-2]), self._samples[-1]
+        return (first, last) if first is not last else (self._samples[-2], last)
+
+    def _rate(self, now: float) -> float | None:
+        span = self._since(now, RATE_WINDOW_S)
+        return (span[1].moved_bytes - span[0].moved_bytes) / (span[1].now - span[0].now) if span else None
+
+    def _eta(self, now: float) -> float | None:
+        """From the phase's own share, also where ``fraction`` is held up by an earlier try that came further."""
+        span = self._since(now, RATE_WINDOW_S)
+        if span is None or span[1].share <= span[0].share:
+            return None
+        speed = (span[1].share - span[0].share) / (span[1].now - span[0].now)
+        return max(0.0, 1 - span[1].share) / speed
+
+    def _bottleneck(self, now: float) -> Bottleneck | None:
+        span = self._since(now, BOTTLENECK_WINDOW_S)
+        if span is None:
+            return None
+        first, last = span
+        return bottleneck(difference(last.readers, first.readers), difference(last.workers, first.workers))

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import stat
+from pathlib import Path
+
+import pytest
+
+from hypersdk.errors import Cancelled, TargetError
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import open_output, publish, sha256_of, target_error, write_atomic
+from hypersdk.units import MiB
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    write_atomic(path, b"old")
+    write_atomic(path, b"new", mode=0o600)
+    assert path.read_bytes() == b"new"
+    assert mode_of(path) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_atomic_write_keeps_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "taken"
+    path.mkdir()
+    with pytest.raises(TargetError) as raised:
+        write_atomic(path, b"new")
+    assert raised.value.fields["errno"] == "EISDIR"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_fresh_output_is_new_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "disk.partial"
+    path.write_bytes(b"another")
+    other = tmp_path / "link"
+    os.link(path, other)
+    handle = open_output(path, fresh=True)
+    os.write(handle, b"mine")
+    os.close(handle)
+    assert other.read_bytes() == b"another", "what lay there is given up, not written over"
+    assert mode_of(path) & 0o007 == 0
+
+
+def test_a_link_in_the_place_of_the_output_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    path = tmp_path / "disk.partial"
+    path.symlink_to(victim)
+    with pytest.raises(TargetError):
+        open_output(path, fresh=False)
+    os.close(open_output(path, fresh=True))
+    assert victim.read_bytes() == b"precious"
+    assert not path.is_symlink()
+
+
+def test_publish_moves_the_name(tmp_path: Path) -> None:
+    partial, final = tmp_path / "disk.partial", tmp_path / "disk"
+    partial.write_bytes(b"image")
+    publish(partial, final)
+    assert final.read_bytes() == b"image"
+    assert not partial.exists()
+
+
+def test_publish_of_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="publishing disk"):
+        publish(tmp_path / "disk.partial", tmp_path / "disk")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, "no_space"), (errno.EDQUOT, "no_space"), (errno.EACCES, "target_denied"),
+        (errno.EROFS, "target_denied"), (errno.EIO, "target_failed"),
+    ],
+)  # fmt: skip
+def test_errors_are_named(number: int, code: str) -> None:
+    error = target_error(OSError(number, "x"), "writing disk.qcow2")
+    assert error.code == code
+    assert "writing disk.qcow2" in error.message
+    assert os.strerror(number) in error.message
+
+
+def test_read_back_is_the_files_sha256_and_counts_its_bytes(tmp_path: Path) -> None:
+    data = random.Random(3).randbytes(9 * MiB + 77)
+    path = tmp_path / "image"
+    path.write_bytes(data)
+    counts: list[int] = []
+    assert sha256_of(path, CancelToken(), counts.append) == hashlib.sha256(data).hexdigest()
+    assert sum(counts) == len(data)
+
+
+def test_read_back_can_be_cancelled(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(9 * MiB))
+    cancel = CancelToken()
+    with pytest.raises(Cancelled):
+        sha256_of(path, cancel, lambda _count: cancel.cancel("enough"))
