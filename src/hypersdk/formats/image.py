@@ -89,3 +89,10 @@ class ImageWriter(Protocol):
     def data_extents(self) -> Iterator[tuple[int, int]]:
         """``(offset, length)`` of guest ranges that hold data so far, rising, disjoint; for tests and for rebuilding state."""
         ...
+
+
+def check_range(offset: int, length: int, capacity: int) -> None:
+    """Raises ValueError unless ``ImageWriter.write`` may be called so: whole blocks within the disk, the last one perhaps short."""
+    end = offset + length
+    if offset < 0 or offset % BLOCK or length <= 0 or end > capacity or (end % BLOCK and end != capacity):
+        raise ValueError(f"a writer takes whole blocks of its disk, not {length} bytes at {offset} of {capacity}")

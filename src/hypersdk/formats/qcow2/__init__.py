@@ -1,1 +1,1 @@
-"""QEMU's copy-on-write image format, version 3: ``layout`` has the facts, ``writer`` writes."""
+"""QEMU's disk format: ``layout`` has the facts, ``clusters`` and ``mapping`` keep the tables, ``writer`` makes images."""

@@ -1,0 +1,139 @@
+"""The way from guest clusters to host clusters: the L1 table in memory, L2 tables as pages, every change on disk at once."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from hypersdk.errors import IntegrityError, register
+from hypersdk.formats.image import BlockFile
+from hypersdk.formats.qcow2.clusters import HostClusters
+from hypersdk.formats.qcow2.layout import (
+    CLUSTER,
+    COMPRESSED,
+    L2_ENTRIES,
+    OFFSET_MASK,
+    Geometry,
+    entry_span,
+    plain_entry,
+)
+from hypersdk.formats.qcow2.pages import PageCache
+
+PARTIAL_DAMAGED: Final = register(
+    "partial_damaged",
+    "The unfinished image is not one that was begun for this disk, or its tables are damaged.",
+    "Run it again with --discard: the disk starts from its beginning.",
+)
+_TABLE_PAGES: Final = 64  # 4 MiB of L2 tables: 32 GiB of the guest's disk
+_L1_ENTRY: Final = struct.Struct(">Q")
+
+
+class GuestMap:
+    """L1 and L2 tables. A change is on disk (handed to the operating system) before it is in memory. Not thread-safe."""
+
+    def __init__(self, file: BlockFile, geometry: Geometry, clusters: HostClusters) -> None:
+        self._file = file
+        self._geometry = geometry
+        self._clusters = clusters
+        self._tables = array("Q", bytes(8 * geometry.l1_entries))
+        self._pages = PageCache(file, _TABLE_PAGES)
+
+    def replace(self, first_index: int, entries: Sequence[int]) -> list[int]:
+        """Sets the entries of guest clusters in a row, all of one L2 table; returns those entries (not 0) that they replace."""
+        table_index, start = divmod(first_index, L2_ENTRIES)
+        words = struct.Struct(f">{len(entries)}Q")
+        data = words.pack(*entries)
+        table = self._tables[table_index]
+        if not table:
+            self._tables[table_index] = self._new_table(table_index, data, start * 8)
+            return []
+        page = self._pages.page(table)
+        old = [entry for entry in words.unpack_from(page, start * 8) if entry]
+        self._file.pwrite([data], table + start * 8)
+        page[start * 8 : start * 8 + len(data)] = data
+        return old
+
+    def _new_table(self, table_index: int, data: bytes, position: int) -> int:
+        """A new L2 table that has ``data`` at ``position``: its cluster was never used before and reads as zeros without being written."""
+        offset = self._clusters.reserve(1)
+        self._clusters.retain(offset // CLUSTER, 1)
+        try:
+            self._file.pwrite([data], offset + position)
+            self._set_table(table_index, plain_entry(offset))
+        except OSError:
+            self._clusters.release(offset // CLUSTER, 1)
+            raise
+        return offset
+
+    def _set_table(self, table_index: int, entry: int) -> None:
+        """Writes one L1 entry."""
+        self._file.pwrite([_L1_ENTRY.pack(entry)], self._geometry.l1_offset + table_index * _L1_ENTRY.size)
+
+    def load(self, trusted: Callable[[int], bool]) -> None:
+        """Reads the tables of an image that another run began; counts what they refer to and clears entries that are not ``trusted``.
+
+        Raises IntegrityError ``partial_damaged`` when a table or a trusted entry leads out of the image or to its fixed part.
+        """
+        length = len(self._tables) * _L1_ENTRY.size
+        data = self._file.pread(length, self._geometry.l1_offset).ljust(length, b"\0")
+        for table_index, entry in enumerate(_words(data)):
+            if not entry:
+                continue
+            if self._clusters.is_behind_end(entry & OFFSET_MASK):
+                # A power cut: the entry reached the disk before the end of the file did. No checkpoint covers what such a table mapped.
+                self._set_table(table_index, 0)
+                continue
+            self._claim(entry)
+            self._tables[table_index] = entry & OFFSET_MASK
+            self._load_table(table_index, trusted)
+
+    def _load_table(self, table_index: int, trusted: Callable[[int], bool]) -> None:
+        offset = self._tables[table_index]
+        page = self._pages.page(offset)
+        distrusted = False
+        for index, entry in enumerate(_words(page)):
+            if not entry:
+                continue
+            if trusted(table_index * L2_ENTRIES + index):
+                self._claim(entry)
+            else:
+                page[index * 8 : index * 8 + 8] = bytes(8)
+                distrusted = True
+        if distrusted:
+            self._file.pwrite([page], offset)
+
+    def _claim(self, entry: int) -> None:
+        span = entry_span(entry)
+        misaligned = not entry & COMPRESSED and (entry & OFFSET_MASK) % CLUSTER
+        if misaligned or not self._clusters.holds(*span):
+            raise IntegrityError(f"a table of the unfinished image leads to cluster {span[0]}", code=PARTIAL_DAMAGED)
+        self._clusters.retain(*span)
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """``(first, count)`` of runs of guest clusters that have an entry, rising."""
+        start = end = -1
+        for index in self._mapped():
+            if index != end:
+                if start >= 0:
+                    yield start, end - start
+                start = index
+            end = index + 1
+        if start >= 0:
+            yield start, end - start
+
+    def _mapped(self) -> Iterator[int]:
+        for table_index, offset in enumerate(self._tables):
+            if offset:
+                words = _words(self._pages.page(offset))
+                yield from (table_index * L2_ENTRIES + index for index, entry in enumerate(words) if entry)
+
+
+def _words(data: bytes | bytearray) -> array[int]:
+    """The big-endian 64-bit numbers in ``data``, as a copy."""
+    words = array("Q", bytes(data))
+    if sys.byteorder == "little":
+        words.byteswap()
+    return words

@@ -1,0 +1,243 @@
+"""Writes qcow2 images: clusters as they come, tables that survive the death of the process, the header last."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import ClassVar, Final, Literal, Self, TypeAlias
+
+from isal import isal_zlib
+
+from hypersdk.errors import IntegrityError
+from hypersdk.formats.image import BlockFile, Buffer, Piece, check_range
+from hypersdk.formats.qcow2.clusters import HostClusters
+from hypersdk.formats.qcow2.layout import (
+    CLUSTER,
+    DEFLATED_MAX,
+    DEFLATED_MIN,
+    DRAFT_MAGIC,
+    L2_ENTRIES,
+    MAGIC,
+    Geometry,
+    compressed_entry,
+    entry_span,
+    plain_entry,
+)
+from hypersdk.formats.qcow2.mapping import PARTIAL_DAMAGED, GuestMap
+from hypersdk.units import MiB
+
+Compression: TypeAlias = Literal["none", "pass", "repack"]
+"""``none``: plain clusters. ``pass``: deflated grains as they come, with windows of up to 32 KiB, which RFC 1951 and qemu allow and some readers refuse.
+``repack``: deflated anew with the 4 KiB window that every reader takes."""
+
+_Deflate: TypeAlias = Callable[[Buffer], Buffer]
+
+_STEP: Final = 4 * MiB  # longest single write; keeps a run of clusters within a refcount block
+_PACK_AT_ONCE: Final = 64
+_NARROW_WINDOW: Final = -12  # 2**12 bytes, raw deflate: what qemu's own compression uses
+_NARROW_LEVEL: Final = 3  # half as large again in time as level 1, and most of what level 6 saves
+
+
+class Qcow2Writer:
+    """An ImageWriter for qcow2. Any order, any thread. Memory is constant: pages of tables, never the tables.
+
+    Clusters are only ever added behind the others; an entry that is replaced gives its cluster back. Data is written outside the lock,
+    then its L2 entries inside it: whoever dies in between leaves clusters without an owner, and ``resume`` gives those back.
+    """
+
+    ordered: ClassVar[bool] = False
+
+    def __init__(self, file: BlockFile, geometry: Geometry, clusters: HostClusters, compression: Compression) -> None:
+        self.capacity = geometry.capacity
+        self._file = file
+        self._geometry = geometry
+        self._clusters = clusters
+        self._map = GuestMap(file, geometry, clusters)
+        self._passes = compression == "pass"
+        self._deflate = _DEFLATE[compression]
+        self._replaced: list[int] = []
+        self._lock = threading.Lock()
+
+    @classmethod
+    def create(cls, file: BlockFile, capacity: int, *, compression: Compression = "none") -> Self:
+        """A new image in ``file``; what the file held is gone."""
+        geometry = Geometry(capacity)
+        file.truncate(0)
+        file.truncate(geometry.fixed_clusters * CLUSTER)
+        file.pwrite([geometry.header(DRAFT_MAGIC)], 0)
+        return cls(file, geometry, HostClusters.fresh(file, geometry), compression)
+
+    @classmethod
+    def resume(
+        cls, file: BlockFile, capacity: int, *, compression: Compression = "none", trusted: Callable[[int], bool]
+    ) -> Self:
+        """Goes on with an image that ``create`` began, after any kind of death. ``trusted(index)`` says whether the data of the 64 KiB block ``index``
+        is known to be good; all others read as zeros afterwards and their room is given back.
+
+        Raises IntegrityError ``partial_damaged`` when the file is no such image.
+        """
+        geometry = Geometry(capacity)
+        draft = geometry.header(DRAFT_MAGIC)
+        if file.pread(CLUSTER, 0) not in (draft, geometry.header(MAGIC)):
+            raise IntegrityError(f"no image of {capacity} bytes was begun in this file", code=PARTIAL_DAMAGED)
+        file.pwrite([draft], 0)
+        clusters = HostClusters.recount(file, geometry)
+        writer = cls(file, geometry, clusters, compression)
+        writer._map.load(trusted)
+        clusters.trim()
+        return writer
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Stores ``data``; clusters in a row go out with one write. Deflates them first in the compressing modes, where that makes them smaller."""
+        view = memoryview(data).cast("B")
+        check_range(offset, len(view), self.capacity)
+        for start in range(0, len(view), _STEP):
+            self._store((offset + start) // CLUSTER, view[start : start + _STEP])
+
+    def _store(self, first: int, data: memoryview) -> None:
+        if self._deflate is None:
+            self._store_plain(first, data)
+            return
+        clusters = [data[start : start + CLUSTER] for start in range(0, len(data), CLUSTER)]
+        deflated = [(first + number, self._deflate(_whole(cluster))) for number, cluster in enumerate(clusters)]
+        for fits, run in groupby(deflated, key=lambda item: len(item[1]) <= DEFLATED_MAX):
+            items = list(run)
+            if fits:
+                self._store_packed(items)
+            else:
+                start = (items[0][0] - first) * CLUSTER
+                self._store_plain(items[0][0], data[start : start + len(items) * CLUSTER])
+
+    def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        """Stores grains as they are, without their zlib header and trailer. Returns those that no compressed cluster can be: all unless the mode is
+        ``pass``; the short one at the end of the disk; those that do not shrink; those with a preset dictionary.
+        """
+        for piece in pieces:
+            check_range(piece.offset, piece.length, self.capacity)
+        if not self._passes:
+            return pieces
+        fitting = [(piece.offset // CLUSTER, memoryview(piece.zlib)[2:-4]) for piece in pieces if _can_pass(piece)]
+        for start in range(0, len(fitting), _PACK_AT_ONCE):
+            self._store_packed(fitting[start : start + _PACK_AT_ONCE])
+        return [piece for piece in pieces if not _can_pass(piece)] if len(fitting) < len(pieces) else []
+
+    def _store_plain(self, first: int, data: memoryview) -> None:
+        """At most ``_STEP`` bytes as plain clusters; the last one is filled up with zeros."""
+        count = -(-len(data) // CLUSTER)
+        placed: list[tuple[int, int]] = []
+        try:
+            with self._lock:
+                offset = self._clusters.reserve(count)
+                self._clusters.retain(offset // CLUSTER, count)
+                placed = [(first + number, plain_entry(offset + number * CLUSTER)) for number in range(count)]
+            self._file.pwrite([data, bytes(count * CLUSTER - len(data))], offset)
+            self._enter(placed)
+        except OSError:
+            self._give_back(placed)
+            raise
+
+    def _store_packed(self, deflated: Sequence[tuple[int, Buffer]]) -> None:
+        """``(guest cluster, raw deflate)`` packed byte to byte; pieces that lie in a row go out with one write."""
+        placed: list[tuple[int, int]] = []
+        try:
+            with self._lock:
+                offsets = [self._place(index, len(data), placed) for index, data in deflated]
+            for start, buffers in _adjacent(offsets, [data for _, data in deflated]):
+                self._file.pwrite(buffers, start)
+            self._enter(placed)
+        except OSError:
+            self._give_back(placed)
+            raise
+
+    def _place(self, index: int, length: int, placed: list[tuple[int, int]]) -> int:
+        offset = self._clusters.reserve_bytes(length)
+        entry = compressed_entry(offset, length)
+        self._clusters.retain(*entry_span(entry))
+        placed.append((index, entry))
+        return offset
+
+    def _enter(self, placed: list[tuple[int, int]]) -> None:
+        """Puts entries whose data is written into the L2 tables and takes them off the list, so that what is left on it has no owner."""
+        with self._lock:
+            while placed:
+                run = _same_table_run(placed)
+                self._replaced += self._map.replace(run[0][0], [entry for _, entry in run])
+                del placed[: len(run)]
+            while self._replaced:
+                self._clusters.release(*entry_span(self._replaced.pop()))
+
+    def _give_back(self, placed: list[tuple[int, int]]) -> None:
+        with self._lock:
+            for _, entry in placed:
+                self._clusters.release(*entry_span(entry))
+
+    def sync(self) -> None:
+        """Makes all that was written so far durable; nothing of it is held back in memory that ``resume`` needs."""
+        self._file.sync()
+
+    def finish(self) -> None:
+        """Refcounts and their table, then, when all that is durable, the header. May be called again after an OSError."""
+        with self._lock:
+            self._clusters.close()
+            self._file.sync()
+            self._file.pwrite([self._geometry.header(MAGIC)], 0)
+            self._file.sync()
+
+    def data_extents(self) -> Iterator[tuple[int, int]]:
+        """Guest ranges that have clusters. Not while others write."""
+        for first, count in self._map.extents():
+            start = first * CLUSTER
+            yield start, min(count * CLUSTER, self.capacity - start)
+
+
+def _deflate_wide(cluster: Buffer) -> Buffer:
+    return isal_zlib.compress(cluster, 1, -15)
+
+
+def _deflate_narrow(cluster: Buffer) -> Buffer:
+    codec = zlib.compressobj(_NARROW_LEVEL, zlib.DEFLATED, _NARROW_WINDOW)
+    return codec.compress(cluster) + codec.flush()
+
+
+_DEFLATE: Final[dict[Compression, _Deflate | None]] = {"none": None, "pass": _deflate_wide, "repack": _deflate_narrow}
+
+
+def _whole(cluster: memoryview) -> Buffer:
+    """A compressed cluster must inflate to a whole one: the last of a disk is filled up."""
+    return cluster if len(cluster) == CLUSTER else bytes(cluster).ljust(CLUSTER, b"\0")
+
+
+def _can_pass(piece: Piece) -> bool:
+    """Whether what lies between the zlib header (RFC 1950) and its Adler-32 can be a compressed cluster as it is."""
+    stream = memoryview(piece.zlib)
+    raw_length = len(stream) - 6
+    if piece.length != CLUSTER or not DEFLATED_MIN <= raw_length <= DEFLATED_MAX:
+        return False
+    is_deflate = stream[0] & 0x0F == 8
+    has_dictionary = stream[1] & 0x20
+    return is_deflate and not has_dictionary
+
+
+def _adjacent(offsets: Sequence[int], buffers: Sequence[Buffer]) -> Iterator[tuple[int, list[Buffer]]]:
+    """Groups buffers that follow each other in the file; offsets rise."""
+    start, end, group = 0, -1, list[Buffer]()
+    for offset, buffer in zip(offsets, buffers, strict=True):
+        if offset != end:
+            if group:
+                yield start, group
+            start, group = offset, []
+        group.append(buffer)
+        end = offset + len(buffer)
+    if group:
+        yield start, group
+
+
+def _same_table_run(placed: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """The longest head of ``placed`` whose guest clusters follow each other within one L2 table."""
+    first = placed[0][0]
+    length = 1
+    while length < len(placed) and placed[length][0] == first + length and (first + length) % L2_ENTRIES:
+        length += 1
+    return placed[:length]

@@ -1,0 +1,71 @@
+"""Raw images: the guest's bytes at the guest's offsets; what was never written is a hole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Final, Self
+
+from hypersdk.formats.image import BLOCK, BlockFile, Buffer, Piece, check_range
+from hypersdk.units import MiB
+
+_SCAN: Final = 4 * MiB  # bytes read at once by data_extents
+_ZERO_BLOCK: Final = bytes(BLOCK)
+
+
+class RawWriter:
+    """An ImageWriter for raw images. There is no header: only the file's name can tell an unfinished image from a finished one."""
+
+    ordered: ClassVar[bool] = False
+
+    def __init__(self, file: BlockFile, capacity: int) -> None:
+        self._file = file
+        self.capacity = capacity
+
+    @classmethod
+    def create(cls, file: BlockFile, capacity: int) -> Self:
+        """A new image in ``file``; what the file held is gone."""
+        file.truncate(0)
+        file.truncate(capacity)
+        return cls(file, capacity)
+
+    @classmethod
+    def resume(cls, file: BlockFile, capacity: int) -> Self:
+        """Goes on with an image that ``create`` began. Every block that is not known to be good must be written again."""
+        if file.size() != capacity:
+            file.truncate(capacity)
+        return cls(file, capacity)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Writes ``data`` where it belongs."""
+        check_range(offset, memoryview(data).nbytes, self.capacity)
+        self._file.pwrite([data], offset)
+
+    def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        """Returns all pieces: raw images hold nothing compressed."""
+        return pieces
+
+    def sync(self) -> None:
+        """Makes all that was written durable."""
+        self._file.sync()
+
+    def finish(self) -> None:
+        """The image is complete once it is durable."""
+        self._file.sync()
+
+    def data_extents(self) -> Iterator[tuple[int, int]]:
+        """``(offset, length)`` of runs of blocks that are not all zero. Reads the whole image: nothing else knows what was written."""
+        start: int | None = None
+        for offset, block in self._blocks():
+            if block != _ZERO_BLOCK[: len(block)]:
+                start = offset if start is None else start
+            elif start is not None:
+                yield start, offset - start
+                start = None
+        if start is not None:
+            yield start, self.capacity - start
+
+    def _blocks(self) -> Iterator[tuple[int, bytes]]:
+        for offset in range(0, self.capacity, _SCAN):
+            data = self._file.pread(min(_SCAN, self.capacity - offset), offset)
+            for start in range(0, len(data), BLOCK):
+                yield offset + start, data[start : start + BLOCK]

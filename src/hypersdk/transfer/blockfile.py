@@ -1,0 +1,142 @@
+"""Block files: an open file descriptor, and a region of one (a member of an OVA)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from hypersdk.formats.image import BlockFile, Buffer
+from hypersdk.units import GiB, MiB
+
+_BUFFERS_AT_ONCE: Final = 1024  # IOV_MAX of Linux: pwritev(2) takes no more
+_BYTES_AT_ONCE: Final = 1 * GiB  # pread(2) transfers less than 2 GiB
+_ZEROS: Final = bytes(1 * MiB)
+
+# linux/falloc.h
+_FALLOC_FL_KEEP_SIZE: Final = 0x01
+_FALLOC_FL_PUNCH_HOLE: Final = 0x02
+_NO_HOLES: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
+"""What fallocate(2) answers where file system or kernel cannot punch holes; EPERM from sandboxes that do not know the call."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
+if _fallocate is not None:
+    _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    _fallocate.restype = ctypes.c_int
+
+
+class FdFile:
+    """An open, seekable file descriptor as a BlockFile. The descriptor stays the caller's, who closes it after the last call."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """Writes all buffers at ``offset``, with as few system calls as the kernel lets us."""
+        for start in range(0, len(buffers), _BUFFERS_AT_ONCE):
+            offset += self._pwrite_all(buffers[start : start + _BUFFERS_AT_ONCE], offset)
+
+    def _pwrite_all(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """Writes at most IOV_MAX buffers; returns their length."""
+        total = sum(memoryview(buffer).nbytes for buffer in buffers)
+        done = os.pwritev(self._fd, buffers, offset)
+        while done < total:
+            written = os.pwritev(self._fd, _without(buffers, done), offset + done)
+            if written == 0:
+                raise OSError(errno.EIO, "the file takes no more bytes, and says no error")
+            done += written
+        return total
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Up to ``length`` bytes at ``offset``; fewer only at the end of the file."""
+        data = os.pread(self._fd, min(length, _BYTES_AT_ONCE), offset)
+        if len(data) == length or not data:
+            return data
+        parts = [data]
+        done = len(data)
+        while done < length and (data := os.pread(self._fd, min(length - done, _BYTES_AT_ONCE), offset + done)):
+            parts.append(data)
+            done += len(data)
+        return b"".join(parts)
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._fd).st_size
+
+    def truncate(self, size: int) -> None:
+        """Sets the size; what is new is a hole."""
+        os.ftruncate(self._fd, size)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Punches a hole; writes zeros where the file system has no holes. Never changes the size."""
+        length = min(length, self.size() - offset)
+        if length > 0 and not self._punch(offset, length):
+            self._zero(offset, length)
+
+    def _punch(self, offset: int, length: int) -> bool:
+        if _fallocate is None:
+            return False
+        mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+        if _fallocate(self._fd, mode, offset, length) == 0:
+            return True
+        code = ctypes.get_errno()
+        if code not in _NO_HOLES:
+            raise OSError(code, os.strerror(code))
+        return False
+
+    def _zero(self, offset: int, length: int) -> None:
+        end = offset + length
+        while offset < end:
+            step = min(len(_ZEROS), end - offset)
+            self.pwrite([memoryview(_ZEROS)[:step]], offset)
+            offset += step
+
+    def sync(self) -> None:
+        """Waits until data and size are durable."""
+        os.fdatasync(self._fd)
+
+
+def _without(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
+    """What is left of ``buffers`` after their first ``done`` bytes."""
+    left: list[memoryview] = []
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        if done < len(view):
+            left.append(view[done:])
+        done = max(0, done - len(view))
+    return left
+
+
+class RegionFile:
+    """``file`` from byte ``start`` on, as a file of its own. It is the last region of ``file``: its end is the file's end."""
+
+    def __init__(self, file: BlockFile, start: int) -> None:
+        self._file = file
+        self._start = start
+
+    def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """Writes all buffers at ``offset`` of the region."""
+        self._file.pwrite(buffers, self._start + offset)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Up to ``length`` bytes at ``offset`` of the region."""
+        return self._file.pread(length, self._start + offset)
+
+    def size(self) -> int:
+        """Bytes from the region's start to the end of the file."""
+        return max(0, self._file.size() - self._start)
+
+    def truncate(self, size: int) -> None:
+        """Moves the end of the file."""
+        self._file.truncate(self._start + size)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Gives the room of a range of the region back."""
+        self._file.discard(self._start + offset, length)
+
+    def sync(self) -> None:
+        """Makes the whole file durable."""
+        self._file.sync()
