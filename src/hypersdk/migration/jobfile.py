@@ -1,0 +1,569 @@
+"""Job files: what to export, as a file or a request says it. JSON or YAML; one job, ``{"jobs": [...]}`` or a bare list.
+
+::
+
+    text ──load_jobs──> JobEntry[]  each either a JobDefinition (.to_spec(), .endpoint) or the error that names the field
+                │
+                └ raises UsageError job_unreadable: not a job file at all
+
+Nothing is guessed: an unknown field is an error, and so is an option of a step that does not exist. A password is a Secret
+from the moment it is read, and no error shows a value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+from urllib.parse import unquote
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from hypersdk.errors import HyperSDKError, UsageError, register
+from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState
+from hypersdk.secret import Secret
+from hypersdk.units import MiB
+
+try:
+    from yaml import CSafeLoader as _BaseLoader
+except ImportError:  # PyYAML built without libyaml: same results, slower
+    from yaml import SafeLoader as _BaseLoader  # type: ignore[assignment]
+
+MAX_TEXT: Final = 4 * MiB
+"""Characters of one file: about 10,000 jobs."""
+MAX_JOBS: Final = 10_000
+MAX_DEPTH: Final = 16
+MAX_ALIASES: Final = 1000
+MAX_NODES: Final = 500_000
+"""Values after all YAML aliases are followed: ten lines of aliases can stand for billions."""
+
+JOB_UNREADABLE = register(
+    "job_unreadable",
+    "The text is neither JSON nor YAML, or not a job, a list of jobs or {jobs: [...]}.",
+    "Compare it with the example in docs/jobs.md; the message names the line.",
+)
+JOB_INVALID = register(
+    "job_invalid",
+    "A field of the job is missing or has a value that cannot be used.",
+    "Correct the field named in the message.",
+)
+JOB_UNKNOWN_FIELD = register(
+    "job_unknown_field",
+    "The job has a field that does not exist; nothing is ignored silently.",
+    "Correct its spelling or remove it; docs/jobs.md lists all fields.",
+)
+UNSUPPORTED_OPTION = register(
+    "unsupported_option",
+    "The option belongs to a step that this version does not have.",
+    "Remove the option or set it to false; do that step with another tool after the export.",
+)
+
+
+# --- the definition --------------------------------------------------------------------------------------------------
+
+
+def _wrap(value: object) -> Secret:
+    if not isinstance(value, str):
+        raise ValueError("should be a text in quotes")
+    return Secret(value)
+
+
+def _one_spelling(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _texts(value: object) -> object:
+    """Device keys and numbers may be written without quotes."""
+    if not isinstance(value, list):
+        return value
+    return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
+
+
+Flag = Annotated[bool, Strict()]
+Number = Annotated[int, Strict()]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Tag = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class _Part(BaseModel):
+    """Unknown fields are errors. ``null`` and ``""`` mean "not given": programs write all the fields of a structure."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, data: object) -> object:
+        if not isinstance(data, Mapping):
+            return data
+        return {key: value for key, value in data.items() if not (key in cls.model_fields and value in (None, ""))}
+
+
+class VcenterPart(_Part):
+    """An endpoint of the job's own."""
+
+    server: Line
+    username: Line | None = None
+    password: Annotated[Secret, BeforeValidator(_wrap)] | None = None
+    insecure: Flag | None = None
+
+
+class JobOptions(_Part):
+    """Options seen in use. Those that stand in ``NOT_BUILT`` are known, and only accepted with a value that asks for nothing."""
+
+    NOT_BUILT: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "enable_pipeline": (False,),
+        "pipeline_inspect": (False,),
+        "pipeline_fix": (False,),
+        "pipeline_convert": (False,),
+        "pipeline_validate": (False,),
+        "pipeline_compress": (False,),
+        "compress_level": (0, 6),
+        "libvirt_integration": (False,),
+        "libvirt_uri": ("qemu:///system",),
+        "libvirt_autostart": (False,),
+        "libvirt_bridge": ("virbr0",),
+        "libvirt_pool": ("default",),
+    }
+
+    parallel_downloads: Annotated[Number, Field(ge=0, le=64)] = 4
+    remove_cdrom: Flag = False
+    show_individual_progress: Flag = False
+    source: Line = "auto"
+    exclude_disks: Annotated[tuple[Line, ...], BeforeValidator(_texts), Field(max_length=256)] = ()
+    enable_pipeline: Flag = False
+    pipeline_inspect: Flag = False
+    pipeline_fix: Flag = False
+    pipeline_convert: Flag = False
+    pipeline_validate: Flag = False
+    pipeline_compress: Flag = False
+    compress_level: Annotated[Number, Field(ge=0, le=9)] = 0
+    libvirt_integration: Flag = False
+    libvirt_uri: Line = "qemu:///system"
+    libvirt_autostart: Flag = False
+    libvirt_bridge: Line = "virbr0"
+    libvirt_pool: Line = "default"
+
+    def switched_on(self) -> Iterator[str]:
+        """Names of the options that ask for a step that does not exist."""
+        return (name for name, harmless in self.NOT_BUILT.items() if getattr(self, name) not in harmless)
+
+
+CompressWord = Literal["none", "checked", "unchecked", "repack"]
+MethodWord = Literal["auto", "lease", "datastore", "ctl", "govc", "ovftool", "web"]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOverrides:
+    """What the job itself says about its endpoint; ``None`` where it leaves it to environment and configuration."""
+
+    url: str | None
+    username: str | None
+    password: Secret | None
+    insecure: bool | None
+    datacenter: str | None
+
+
+class JobDefinition(_Part):
+    """One export. ``output_dir`` and ``method`` are older names of ``output_path`` and ``export_method``."""
+
+    id: Id | None = None
+    name: Line = ""
+    vm_path: Line
+    output_path: Line = ""
+    output_dir: Line = ""
+    format: Annotated[OutputFormat, BeforeValidator(_one_spelling)] = OutputFormat.OVF
+    export_method: Annotated[MethodWord, BeforeValidator(_one_spelling)] = "auto"
+    method: Annotated[MethodWord, BeforeValidator(_one_spelling)] = "auto"
+    compress: Flag | CompressWord = False
+    thin: Flag | None = None
+    vcenter: VcenterPart | None = None
+    vcenter_url: Line | None = None
+    datacenter: Line | None = None
+    insecure: Flag | None = None
+    options: JobOptions = JobOptions()
+    metadata: Annotated[dict[Line, Tag | Number | float | Flag], Field(max_length=256)] = Field(default_factory=dict)
+    created_at: datetime | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where the files go, under either name of the field."""
+        return self.output_path or self.output_dir
+
+    @property
+    def title(self) -> str:
+        """``name``, or the last part of the machine's path."""
+        return self.name or self.vm_path.rstrip("/").rpartition("/")[2]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was accepted and has no effect here."""
+        found: list[str] = []
+        word = self._method_word
+        if word not in ("auto", "lease", "datastore"):
+            found.append(f"export_method '{word}' names another program; the method is chosen automatically")
+        if self.thin is False:
+            found.append("thin: false has no effect: holes stay holes in every format")
+        if self.output_path and self.output_dir:
+            found.append("output_dir and output_path are both given, with the same value")
+        return tuple(found)
+
+    @property
+    def endpoint(self) -> EndpointOverrides:
+        """Flags for ``resolve_endpoint``. A user or password inside the address is taken out of it; ``vcenter`` wins over the address."""
+        part = self.vcenter
+        url, username, password = _split_address(part.server if part else self.vcenter_url)
+        insecure = part.insecure if part and part.insecure is not None else self.insecure
+        return EndpointOverrides(
+            url=url,
+            username=part.username if part and part.username else username,
+            password=part.password if part and part.password else password,
+            insecure=insecure,
+            datacenter=self.datacenter,
+        )
+
+    @property
+    def _method_word(self) -> str:
+        return self.export_method if self.export_method != "auto" else self.method
+
+    def to_spec(self) -> ExportSpec:
+        """The export that it asks for. Raises UsageError ``job_invalid`` for values that ``load_jobs`` lets no definition have."""
+        word = self._method_word
+        state, snapshot = _source_state(self.options.source)
+        return ExportSpec(
+            machine=self.vm_path,
+            output_dir=Path(self.folder),
+            format=self.format,
+            compress=_compression(self.compress),
+            method=Method(word) if word in ("auto", "lease", "datastore") else Method.AUTO,
+            state=state,
+            snapshot=snapshot,
+            remove_cdrom=self.options.remove_cdrom,
+            exclude_disks=self.options.exclude_disks,
+            parallel=self.options.parallel_downloads or 4,
+            job_id=self.id,
+            job_name=self.title,
+            metadata={key: _tag_text(value) for key, value in self.metadata.items()},
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The definition as JSON, with the fields that were given and without any secret."""
+        data = self.model_dump(mode="json", exclude_unset=True, exclude={"vcenter", "vcenter_url"})
+        if self.vcenter:
+            data["vcenter"] = self.vcenter.model_dump(exclude_unset=True, exclude={"password"})
+            data["vcenter"]["server"] = self.endpoint.url
+        elif self.vcenter_url:
+            data["vcenter_url"] = self.endpoint.url
+        return data
+
+
+# --- from text to definitions ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobEntry:
+    """One job of a file, by its number from 1: ``definition`` or ``error`` is set, never both."""
+
+    number: int
+    definition: JobDefinition | None
+    error: HyperSDKError | None
+
+
+def load_jobs(text: str, *, content_type: str | None = None, environ: Mapping[str, str]) -> list[JobEntry]:
+    """The jobs in ``text``, in order. ``content_type`` (a MIME type) settles the syntax; without it JSON, then YAML is tried.
+
+    ``environ`` gives ``HOME`` for output folders that start with ``~/``. Raises UsageError ``job_unreadable`` when there is nothing
+    in the text that could be a job; what is wrong with a single job is in its entry.
+    """
+    if len(text) > MAX_TEXT:
+        raise _unreadable(f"the job file has {len(text)} characters, more than {MAX_TEXT}")
+    document = _parser_for(content_type)(text.removeprefix("\ufeff"))
+    jobs = document
+    if isinstance(document, dict):
+        jobs = [document]
+        if "jobs" in document:
+            jobs = document["jobs"]
+            if unknown := sorted(str(key) for key in document if key != "jobs"):
+                raise UsageError(
+                    f"unknown field '{unknown[0][:60]}' beside 'jobs'", code=JOB_UNKNOWN_FIELD, field=unknown[0][:60]
+                )
+    if not isinstance(jobs, list):
+        raise _unreadable("the job file holds neither a job nor a list of jobs")
+    if len(jobs) > MAX_JOBS:
+        raise _unreadable(f"the job file holds {len(jobs)} jobs, more than {MAX_JOBS}")
+    return [_entry(number, job, environ) for number, job in enumerate(jobs, start=1)]
+
+
+def _entry(number: int, job: object, environ: Mapping[str, str]) -> JobEntry:
+    try:
+        return JobEntry(number, _definition(job, environ), None)
+    except UsageError as error:
+        return JobEntry(number, None, error)
+
+
+def _definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
+    if not isinstance(job, Mapping):
+        raise _invalid("", "a job is a set of fields, not a single value")
+    try:
+        definition = JobDefinition.model_validate(job)
+    except ValidationError as error:
+        raise _translated(error) from None  # the original holds the values, passwords among them
+    if not definition.folder:
+        raise _invalid("output_path", "missing")
+    if definition.output_path and definition.output_dir and definition.output_path != definition.output_dir:
+        raise _invalid("output_dir", "differs from output_path; they are two names of one field")
+    if definition.vcenter and definition.vcenter_url:
+        raise _invalid("vcenter_url", "given beside vcenter; name the endpoint once")
+    if definition.format is OutputFormat.RAW and _compression(definition.compress) is not Compression.NONE:
+        raise _invalid("compress", "a raw image cannot be compressed; choose qcow2, or leave it out")
+    for name in definition.options.switched_on():
+        raise UsageError(f"option '{name}' is not supported", code=UNSUPPORTED_OPTION, field=f"options.{name}")
+    definition.to_spec()  # its values are checked now, not when the job runs
+    names = [name for name in ("output_path", "output_dir") if getattr(definition, name)]
+    return definition.model_copy(update=dict.fromkeys(names, _folder(definition.folder, environ)))
+
+
+def _translated(error: ValidationError) -> UsageError:
+    """All that pydantic found, in one message without values; the code is that of the first unknown field, if there is one."""
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    found = {".".join(_path(detail["loc"])): (detail["type"], detail["msg"]) for detail in reversed(details)}
+    unknown = [place for place, (kind, _) in found.items() if kind == "extra_forbidden"]
+    problems = [_problem(place, kind, text) for place, (kind, text) in sorted(found.items())]
+    first = unknown[0] if unknown else min(found)
+    return UsageError(
+        "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else ""),
+        code=JOB_UNKNOWN_FIELD if unknown else JOB_INVALID,
+        field=first,
+        fields=sorted(found),
+    )
+
+
+def _path(location: tuple[int | str, ...]) -> list[str]:
+    """The field's path; pydantic adds the name of the union's branch behind it, which is no field."""
+    names = [str(part)[:60] for part in location]
+    if names[0] in ("compress", "metadata"):
+        return names[: 1 if names[0] == "compress" else 2]
+    return names
+
+
+def _problem(place: str, kind: str, text: str) -> str:
+    if kind == "extra_forbidden":
+        known = [*JobDefinition.model_fields, *JobOptions.model_fields, *VcenterPart.model_fields]
+        near = difflib.get_close_matches(place.rpartition(".")[2], known, n=1)
+        return f"unknown field '{place}'" + (f" (did you mean '{near[0]}'?)" if near else "")
+    if kind == "missing":
+        return f"{place}: missing"
+    if place == "compress":
+        return "compress: should be true, false, none, checked, unchecked or repack"
+    if place.startswith("metadata."):
+        return f"{place}: should be a text, a number, true or false"
+    hint = "; put it in quotes" if kind == "string_type" else ""
+    return f"{place}: {text[0].lower()}{text[1:]}{hint}"
+
+
+def _invalid(field: str, why: str) -> UsageError:
+    return UsageError(f"{field}: {why}" if field else why, code=JOB_INVALID, field=field)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _source_state(text: str) -> tuple[SourceState, str | None]:
+    """``auto``, ``power-off``, ``shutdown`` or ``snapshot:NAME``."""
+    word, colon, name = text.partition(":")
+    if word == "snapshot":
+        if not name.strip():
+            raise _invalid("options.source", "'snapshot:' needs the name of a snapshot behind it")
+        return SourceState.SNAPSHOT, name.strip()
+    if colon or word not in ("auto", "power-off", "shutdown"):
+        raise _invalid("options.source", "should be auto, power-off, shutdown or snapshot:NAME")
+    return SourceState(word), None
+
+
+def _compression(value: bool | str) -> Compression:
+    if isinstance(value, bool):
+        return Compression.CHECKED if value else Compression.NONE
+    return Compression(value)
+
+
+def _folder(text: str, environ: Mapping[str, str]) -> str:
+    if text != "~" and not text.startswith("~/"):
+        return text
+    home = environ.get("HOME")
+    if not home:
+        raise _invalid("output_path", "'~' cannot be resolved here; give the whole path")
+    return str(Path(home, text[2:]))
+
+
+def _tag_text(value: object) -> str:
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _split_address(text: str | None) -> tuple[str | None, str | None, Secret | None]:
+    """Address, user and password from ``https://user:password@host/sdk`` or ``user:password@host``."""
+    if text is None:
+        return None, None, None
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*://)?(.*)", text, re.DOTALL)
+    scheme, rest = (match[1] or "", match[2]) if match else ("", text)
+    login, at, host = rest.rpartition("@")
+    if not at:
+        return text, None, None
+    user, colon, password = login.partition(":")
+    return scheme + host, unquote(user) or None, Secret(unquote(password)) if colon else None
+
+
+# --- JSON and YAML, as strangers write them --------------------------------------------------------------------------
+
+_YAML_TYPES: Final = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "text/vnd.yaml")
+
+
+def _parser_for(content_type: str | None) -> Callable[[str], object]:
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind == "application/json" or kind.endswith("+json"):
+        return _from_json
+    if kind in _YAML_TYPES or kind.endswith("+yaml"):
+        return _from_yaml
+    return _from_either
+
+
+def _from_either(text: str) -> object:
+    """JSON, then YAML: JSON is nearly YAML, but its errors are clearer, so they are reported for what begins like JSON."""
+    if not text.lstrip().startswith(("{", "[")):
+        return _from_yaml(text)
+    try:
+        return _from_json(text)
+    except UsageError as error:
+        try:
+            return _from_yaml(text)
+        except UsageError:
+            raise error from None
+
+
+def _from_json(text: str) -> object:
+    try:
+        return json.loads(text, object_pairs_hook=_unique_fields, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise _unreadable(f"not JSON: {error.msg} in line {error.lineno}, column {error.colno}") from None
+    except ValueError:  # CPython's limit on the conversion of digits
+        raise _unreadable("a number in the JSON has thousands of digits") from None
+    except RecursionError:
+        raise _unreadable("the JSON is nested absurdly deep") from None
+
+
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _unreadable(f"the field '{twice[:60]}' is given twice")
+    return fields
+
+
+def _refuse_constant(name: str) -> None:
+    raise _unreadable(f"{name} is not a value in JSON")
+
+
+class _Loader(_BaseLoader):
+    """PyYAML's safe loader, which also refuses a key that is given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _unreadable(f"the field '{key.value[:60]}' is given twice ({_line(key.start_mark)})")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _from_yaml(text: str) -> object:
+    """YAML without tags, of one document, bounded in depth and in size after aliases are followed.
+
+    A parser error of PyYAML shows the line it stumbled over, which may hold a password: only the position is passed on.
+    """
+    try:
+        _check_events(text)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                raise _unreadable("the job file is empty")
+            _check_size(node)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise _unreadable(f"not YAML: {error.problem or error.context} in {_line(mark)}") from None
+    except yaml.YAMLError:
+        raise _unreadable("not YAML: it holds characters that YAML does not allow") from None
+    except (ValueError, OverflowError):  # a date such as 2024-02-31, a number of thousands of digits
+        raise _unreadable("a number or date in the YAML does not exist; put it in quotes if it is text") from None
+
+
+def _check_events(text: str) -> None:
+    """Depth, aliases and tags, before anything recursive sees the text."""
+    depth = aliases = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            aliases += 1
+        if getattr(event, "tag", None) is not None:
+            raise _unreadable(f"YAML tags are not read ({_line(event.start_mark)})")
+        if depth > MAX_DEPTH or aliases > MAX_ALIASES:
+            raise _unreadable(f"the YAML nests deeper than {MAX_DEPTH} or has more than {MAX_ALIASES} aliases")
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Counts nodes as if every alias were written out; refuses a node that contains itself."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        key = id(node)
+        if key in open_nodes:
+            raise _unreadable("a YAML alias contains itself")
+        if key not in sizes:
+            open_nodes.add(key)
+            sizes[key] = 1 + sum(size(inner) for inner in _inner_nodes(node))
+            open_nodes.remove(key)
+        if sizes[key] > MAX_NODES:
+            raise _unreadable("the YAML aliases stand for more values than any job file has")
+        return sizes[key]
+
+    size(root)
+
+
+def _inner_nodes(node: yaml.Node) -> Iterator[yaml.Node]:
+    """Children; the depth is bounded by ``_check_events`` times the number of aliases."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from (key, value)
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
+def _line(mark: Any) -> str:
+    return f"line {mark.line + 1}" if mark else "an unknown line"
+
+
+def _unreadable(message: str) -> UsageError:
+    return UsageError(message, code=JOB_UNREADABLE)
