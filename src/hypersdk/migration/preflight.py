@@ -85,9 +85,9 @@ class DatastoreSpace(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def capacity_bytes(self) -> int: ...
+    def capacity_bytes(self) -> int | None: ...
     @property
-    def free_bytes(self) -> int: ...
+    def free_bytes(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,8 @@ def datastore_refusals(
 ) -> Iterator[Refusal]:
     """Which datastores have too little room for a snapshot to grow."""
     for store in datastores:
+        if store.capacity_bytes is None or store.free_bytes is None:
+            continue  # not accessible: unreachable datastores are refused by that name
         floor = floor_bytes(store.capacity_bytes, fraction, at_least)
         if store.free_bytes < floor:
             yield Refusal(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -103,8 +104,10 @@ def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
         sync_folder(path.parent)
 
 
-def sha256_of(path: Path, cancel: CancelToken, on_bytes: Callable[[int], None] | None = None) -> str:
-    """Hex SHA-256 of the file as it lies there; ``on_bytes`` hears how many more were read.
+def sha256_of(
+    path: Path, cancel: CancelToken, on_bytes: Callable[[int], None] | None = None, region: range | None = None
+) -> str:
+    """Hex SHA-256 of the file as it lies there, or of the ``region`` of its bytes; ``on_bytes`` hears how many more were read.
 
     Tells the kernel to read ahead and to drop what has been read: a 1 TiB image must not push everything else out of
     the host's page cache. Raises TargetError and Cancelled.
@@ -113,8 +116,9 @@ def sha256_of(path: Path, cancel: CancelToken, on_bytes: Callable[[int], None] |
     buffer = memoryview(bytearray(READ_BACK_STEP))
     with target_errors(f"reading {path.name} back"), open(path, "rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        position = 0
-        while count := file.readinto(buffer):
+        position, end = (region.start, region.stop) if region else (0, sys.maxsize)
+        file.seek(position)
+        while count := file.readinto(buffer[: min(end - position, READ_BACK_STEP)]):
             cancel.check()
             digest.update(buffer[:count])
             os.posix_fadvise(file.fileno(), position, count, os.POSIX_FADV_DONTNEED)

@@ -1,0 +1,113 @@
+"""What one machine's export looks like right now: the meters of its disks, summed up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from hypersdk.model import DiskProgress, ExportProgress, Phase
+from hypersdk.transfer.progress import Meter
+
+
+class BoardDisk(Protocol):
+    """The part of a planned disk that a board needs."""
+
+    @property
+    def key(self) -> int: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def file_name(self) -> str: ...
+    @property
+    def capacity_bytes(self) -> int: ...
+    @property
+    def expected_bytes(self) -> int: ...
+
+
+class Lease(Protocol):
+    """The part of an export lease that a board needs."""
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was opened."""
+        ...
+
+    def set_fraction(self, fraction: float) -> None:
+        """How far the copy is, 0 to 1, for the server's own progress bar."""
+        ...
+
+
+class Board:
+    """Thread-safe. Workers set phase and note and feed the meters; a ticker takes snapshots.
+
+    ``read_back_share`` is the part of the whole that reading the images back for their checksums takes.
+    """
+
+    def __init__(
+        self,
+        machine: str,
+        disks: Sequence[BoardDisk],
+        *,
+        read_back_share: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._machine = machine
+        self._clock = clock
+        self._started = clock()
+        self._lock = threading.Lock()
+        self._phase = Phase.QUEUED
+        self._note = ""
+        self._lease: Lease | None = None
+        self._weights = [max(disk.expected_bytes, 1) for disk in disks]
+        self.meters: Mapping[int, Meter] = {
+            disk.key: Meter(disk.label, disk.file_name, disk.capacity_bytes, read_back_share=read_back_share)
+            for disk in disks
+        }
+
+    def phase(self, phase: Phase, note: str = "") -> None:
+        """Moves the machine to ``phase``."""
+        with self._lock:
+            self._phase, self._note = phase, note
+
+    def note(self, text: str) -> None:
+        """One line for people: what is being done or waited for."""
+        with self._lock:
+            self._note = text
+
+    def watch_lease(self, lease: Lease | None) -> None:
+        """The lease that is held now, if any: its age is shown, and it is told how far the copy is."""
+        with self._lock:
+            self._lease = lease
+
+    def snapshot(self) -> ExportProgress:
+        """The state now; the fraction is that of the disks, weighted by their expected bytes."""
+        now = self._clock()
+        disks = tuple(meter.snapshot(now) for meter in self.meters.values())
+        with self._lock:
+            phase, note, lease = self._phase, self._note, self._lease
+        fraction = 1.0 if phase is Phase.DONE else self._fraction(disks)
+        if lease is not None:
+            lease.set_fraction(fraction)
+        return ExportProgress(
+            machine=self._machine,
+            phase=phase,
+            disks=disks,
+            wire_bytes=sum(disk.wire_bytes for disk in disks),
+            fraction=fraction,
+            rate_bytes_s=_sum_known([disk.rate_bytes_s for disk in disks if disk.phase is Phase.TRANSFERRING]),
+            eta_s=max((disk.eta_s for disk in disks if disk.eta_s is not None), default=None),
+            elapsed_s=now - self._started,
+            lease_age_s=lease.age_s if lease else None,
+            note=note,
+        )
+
+    def _fraction(self, disks: Sequence[DiskProgress]) -> float:
+        weighted = sum(disk.fraction * weight for disk, weight in zip(disks, self._weights, strict=True))
+        return weighted / max(sum(self._weights), 1)
+
+
+def _sum_known(rates: Sequence[float | None]) -> float | None:
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if known else None

@@ -1,0 +1,197 @@
+"""Where a machine's bytes come from, and the verdict of the server's own manifest.
+
+::
+
+    lease      streams of one lease; the server's manifest is the proof
+    datastore  /folder ranges of flat files that stand still; there is no manifest, and the result says so
+    auto       lease; datastore where the server's licence refuses the lease, or where a resume then fetches only what misses
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hypersdk.errors import Refused, SourceError, register
+from hypersdk.formats.ovf import OvfDisk
+from hypersdk.migration.board import Board
+from hypersdk.migration.disks import DiskSet
+from hypersdk.migration.point import SOURCE_CHANGED, PointInTime, point_of
+from hypersdk.migration.prepare import SourceWork
+from hypersdk.migration.runfile import DiskRecord
+from hypersdk.migration.spec import Method
+from hypersdk.model import Phase
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.source import DiskSource, StreamDigests
+from hypersdk.vsphere.descriptor import server_descriptor
+from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict
+from hypersdk.vsphere.machine import read_machine
+from hypersdk.vsphere.sources import FlatDiskSource, probe_flat
+
+NO_RANGES: Final = register(
+    "no_ranges", "The disk cannot be read as ranges from its datastore.", "Use --source lease, or leave --source out."
+)
+DISK_NOT_SERVED: Final = register(
+    "disk_not_served",
+    "The export lease does not offer one of the machine's disks.",
+    "Check the disk in vCenter, or leave it out with --exclude-disk.",
+)
+
+PROVED: Final = "proved"
+UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server keeps no manifest"
+UNPROVED_NO_MANIFEST: Final = "unproved: the server gave no manifest"
+UNPROVED_EARLIER: Final = "unproved: some disks were copied in an earlier run, under another lease"
+
+
+@dataclass(frozen=True, slots=True)
+class MachineCopy:
+    """Copies what is not copied yet. Method, proof and the server's descriptor are in the run file when ``run`` returns."""
+
+    work: SourceWork
+    board: Board
+    disks: DiskSet
+
+    def run(self, cancel: CancelToken) -> None:
+        """Copies all pending disks."""
+        pending = [record for record in self.work.records if not record.done]
+        for record in self.work.records:
+            if record.done:
+                self.disks.hash_later(record, cancel)
+        if pending:
+            self._copy(pending, cancel)
+
+    def _copy(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
+        method = self.work.plan.method
+        if method is Method.DATASTORE:
+            self._copy_ranges(self._ranges(pending), cancel)
+        elif method is Method.AUTO and (ranges := self._ranges_for_resume(pending)):
+            self.work.warn("resumed with datastore ranges: only what missed was fetched")
+            self._copy_ranges(ranges, cancel)
+        else:
+            self._copy_lease_or_ranges(pending, cancel)
+
+    def _copy_lease_or_ranges(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
+        try:
+            self._copy_lease(pending, cancel)
+        except Refused as refused:
+            if self.work.plan.method is not Method.AUTO:
+                raise
+            self.work.warn(f"the server refused the lease ({refused.message}); the datastore was read instead")
+            self._copy_ranges(self._ranges(pending), cancel)
+
+    @property
+    def _point(self) -> PointInTime:
+        point = self.work.run.record.point
+        assert point is not None  # settled before any copy
+        return point
+
+    # Lease
+
+    def _copy_lease(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
+        work = self.work
+        self.board.phase(Phase.PREPARING, "waiting for the export lease")
+        with LeasedExport(
+            work.session,
+            moref=work.run.record.moref,
+            snapshot=self._point.snapshot,
+            same_point=self._check_point,
+            cancel=cancel,
+            on_opened=work.journal.lease_opened,
+            on_closed=work.journal.lease_closed,
+        ) as lease:
+            self.board.watch_lease(lease)
+            try:
+                self.disks.copy(_matched(pending, lease.sources), self._point.identity, cancel)
+            finally:
+                self.board.watch_lease(None)
+            proof = self._proof(lease.verify(_streams(pending)))
+            descriptor = self._descriptor()
+            lease.complete()
+        with work.run.changing() as record:
+            record.method, record.proof, record.descriptor = Method.LEASE.value, proof, descriptor
+
+    def _proof(self, verdicts: Mapping[str, Verdict]) -> str:
+        if len(self.work.records) > len(verdicts):
+            return UNPROVED_EARLIER
+        return PROVED if all(verdict is Verdict.PROVED for verdict in verdicts.values()) else UNPROVED_NO_MANIFEST
+
+    def _descriptor(self) -> str | None:
+        """The server's own descriptor, asked for while the lease (and the snapshot) is still there; None where it has none."""
+        disks = [
+            OvfDisk(
+                device_key=record.key,
+                file_name=record.file_name,
+                size_bytes=record.size_bytes or 0,
+                capacity_bytes=record.capacity_bytes,
+                populated_bytes=None,
+                format="vmdk-stream",
+                lease_key=record.lease_key,
+            )
+            for record in self.work.records
+        ]
+        text = server_descriptor(self.work.session, self.work.run.record.moref, self._point.snapshot, disks)
+        return None if text is None else text.decode()
+
+    # Ranges
+
+    def _ranges(self, pending: Sequence[DiskRecord]) -> list[tuple[DiskRecord, DiskSource]]:
+        """Ranges for all of ``pending``. Raises Refused ``no_ranges`` with the reason of each disk that cannot be read so."""
+        found = list(self._probe(pending))
+        reasons = [f"{record.label}: {source}" for record, source in found if isinstance(source, str)]
+        if reasons:
+            raise Refused("; ".join(reasons), code=NO_RANGES)
+        return [(record, source) for record, source in found if not isinstance(source, str)]
+
+    def _ranges_for_resume(self, pending: Sequence[DiskRecord]) -> list[tuple[DiskRecord, DiskSource]] | None:
+        """Ranges for all of ``pending``, where some of it is on disk already and all of it can be read so."""
+        if not any(self.work.outputs.begun(record) for record in pending):
+            return None
+        found = list(self._probe(pending))
+        pairs: list[tuple[DiskRecord, DiskSource]] = [
+            (record, source) for record, source in found if not isinstance(source, str)
+        ]
+        return pairs if len(pairs) == len(found) else None
+
+    def _probe(self, pending: Sequence[DiskRecord]) -> Iterator[tuple[DiskRecord, FlatDiskSource | str]]:
+        machine = read_machine(self.work.session, self.work.run.record.moref)
+        disks = {disk.key: disk for disk in machine.disks}
+        for record in pending:
+            disk = disks.get(record.key)
+            if disk is None:
+                yield record, "the machine has it no more"
+            else:
+                yield record, probe_flat(self.work.session, machine, disk, snapshot=self._point.snapshot)
+
+    def _copy_ranges(self, pairs: Sequence[tuple[DiskRecord, DiskSource]], cancel: CancelToken) -> None:
+        self.disks.copy(pairs, self._point.identity, cancel)
+        # Nothing keeps a machine from being powered on while its files are read, so that is asked afterwards.
+        self._check_point()
+        with self.work.run.changing() as record:
+            record.method, record.proof = Method.DATASTORE.value, UNPROVED_RANGES
+
+    def _check_point(self) -> None:
+        """Raises SourceError ``source_changed`` unless the machine is provably still at the run's point in time."""
+        machine = read_machine(self.work.session, self.work.run.record.moref)
+        if reason := self._point.difference(point_of(machine, self._point.snapshot)):
+            raise SourceError(f"'{machine.name}' changed while it was copied: {reason}", code=SOURCE_CHANGED)
+
+
+def _matched(pending: Sequence[DiskRecord], sources: Sequence[LeaseDiskSource]) -> list[tuple[DiskRecord, DiskSource]]:
+    """Each disk with the lease's stream of it; notes the lease's key for the descriptor."""
+    by_key = {source.device_key: source for source in sources}
+    missing = [record.label for record in pending if record.key not in by_key]
+    if missing:
+        raise SourceError(f"the lease does not offer {', '.join(missing)}", code=DISK_NOT_SERVED, disks=missing)
+    for record in pending:
+        record.lease_key = by_key[record.key].lease_key
+    return [(record, by_key[record.key]) for record in pending]
+
+
+def _streams(pending: Sequence[DiskRecord]) -> dict[str, StreamDigests]:
+    """What was received of each disk, by lease key, for the comparison with the server's manifest."""
+    return {
+        record.lease_key: record.receipt.stream
+        for record in pending
+        if record.lease_key and record.receipt and record.receipt.stream
+    }

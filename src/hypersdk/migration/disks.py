@@ -1,0 +1,127 @@
+"""The disks of one machine, copied in parallel and hashed as they finish. The same for vSphere and for local images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+
+from hypersdk.errors import Cancelled
+from hypersdk.formats.image import BlockFile
+from hypersdk.migration.board import Board
+from hypersdk.migration.outputs import OpenDisk, Outputs
+from hypersdk.migration.runfile import DiskRecord, RunFile
+from hypersdk.migration.settings import Shared
+from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
+from hypersdk.model import Phase
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.disk import transfer_disk
+from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.progress import Meter
+from hypersdk.transfer.receipt import Receipt
+from hypersdk.transfer.retry import RetryPolicy
+from hypersdk.transfer.source import DiskSource
+from hypersdk.transfer.space import PatientFile
+
+
+@dataclass(slots=True)
+class DiskSet:
+    """Copies disks into their files; the run file knows each when it is done.
+
+    ``verifier`` computes checksums of finished files beside the copy of the others.
+    """
+
+    spec: ExportSpec
+    run: RunFile
+    outputs: Outputs
+    board: Board
+    shared: Shared
+    verifier: Executor
+    _hashes: dict[int, Future[str | None]] = field(default_factory=dict)
+
+    def copy(
+        self, pairs: Sequence[tuple[DiskRecord, DiskSource]], identity: Callable[[int], str], cancel: CancelToken
+    ) -> None:
+        """Copies the disks, several at once; the first that fails ends the others and its error is raised.
+
+        ``identity`` names the point in time of a disk, by its key.
+        """
+        self.board.phase(Phase.TRANSFERRING)
+        group = cancel.child()
+        width = self.spec.parallel if self.outputs.parallel else 1
+        with ThreadPoolExecutor(max_workers=width, thread_name_prefix="disk") as pool:
+            futures = [
+                pool.submit(self._copy_one, record, source, identity(record.key), group) for record, source in pairs
+            ]
+            errors = []
+            for future in as_completed(futures):
+                if error := future.exception():
+                    errors.append(error)
+                    group.cancel("another disk of the machine failed")
+        if errors:
+            raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
+
+    def _copy_one(self, record: DiskRecord, source: DiskSource, identity: str, cancel: CancelToken) -> None:
+        meter = self.board.meters[record.key]
+        try:
+            cancel.check()
+            receipt, size, digest = self._transfer(record, source, identity, meter, cancel)
+        except BaseException as error:
+            meter.enter(Phase.CANCELLED if isinstance(error, Cancelled) else Phase.FAILED)
+            raise
+        with self.run.changing():
+            record.receipt, record.size_bytes, record.sha256 = receipt, size, digest
+        self.outputs.close_disk(record)
+        self.hash_later(record, cancel)
+
+    def _transfer(
+        self, record: DiskRecord, source: DiskSource, identity: str, meter: Meter, cancel: CancelToken
+    ) -> tuple[Receipt, int, str | None]:
+        """Receipt, size of the file, and its SHA-256 where the writer made it in passing."""
+        gate = self.shared.space_gate(self.run.record.folder)
+
+        def patient(file: BlockFile) -> BlockFile:
+            return PatientFile(file, gate, cancel, meter.waiting)
+
+        with self.outputs.open(record, identity, patient) as disk:
+            self.run.save()  # the place inside an OVA is known now
+            receipt = transfer_disk(
+                source,
+                disk.writer,
+                disk.ledger,
+                cancel=cancel,
+                meter=meter,
+                check=self.spec.compress is not Compression.UNCHECKED,
+                retry=RetryPolicy(retries=self.spec.retries),
+                limit=self.shared.limit,
+                budget=self.shared.budget,
+            )
+            with target_errors(f"finishing {record.file_name}"):
+                return receipt, disk.file.size(), _digest_in_passing(disk)
+
+    def hash_later(self, record: DiskRecord, cancel: CancelToken) -> None:
+        """Has the checksum of a finished file computed, beside whatever else goes on."""
+        self._hashes[record.key] = self.verifier.submit(self._hash, record, cancel)
+
+    def _hash(self, record: DiskRecord, cancel: CancelToken) -> str | None:
+        meter = self.board.meters[record.key]
+        # An .mf needs every checksum, so --no-file-hash spares nothing there.
+        needed = self.spec.file_hash or self.spec.format in (OutputFormat.OVF, OutputFormat.OVA)
+        if record.sha256 is None and needed:
+            assert record.size_bytes is not None
+            meter.read_back(record.size_bytes)
+            digest = self.outputs.sha256(record, cancel, meter.add_read_back)
+            with self.run.changing():
+                record.sha256 = digest
+        meter.enter(Phase.DONE)
+        return record.sha256
+
+    def hashes(self) -> dict[int, str | None]:
+        """SHA-256 (hex) of each file by device key, None where it was not hashed; waits for those that are still computed."""
+        return {key: future.result() for key, future in self._hashes.items()}
+
+
+def _digest_in_passing(disk: OpenDisk) -> str | None:
+    """Append-only writers hash what they append; an image that was begun by an earlier process is read back instead."""
+    digest: str | None = getattr(disk.writer, "sha256", None)
+    return digest

@@ -1,0 +1,251 @@
+"""Machines out of vSphere: prepare the source, copy, put the source back, publish. Reads as the plan does.
+
+::
+
+    open run ─> prepare source ─> copy (lease or ranges) ─> undo at the source ─> file hashes ─> publish, manifest last
+       │             │ journal: written before each change        ▲
+       └ run file    └────────────── on every way out ────────────┘
+
+Success and failure undo everything. A cancelled run (Ctrl-C, SIGTERM) keeps its temporary snapshot, so that --resume goes on
+at the same point in time; `hyper2kvm status` shows it. After a kill, the next command in the folder does what is left.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from hypersdk.errors import Cancelled, HyperSDKError, NotRestored
+from hypersdk.migration.board import Board
+from hypersdk.migration.copying import MachineCopy
+from hypersdk.migration.disks import DiskSet
+from hypersdk.migration.journal import SourceJournal, not_restored
+from hypersdk.migration.outputs import DiskFiles, Outputs, OvaFile
+from hypersdk.migration.plan import Plan
+from hypersdk.migration.prepare import (
+    SourceWork,
+    check_same_run,
+    endpoint_name,
+    new_records,
+    settle,
+    take_over,
+    undo_after,
+)
+from hypersdk.migration.publish import ExportResult, Finished, Publishing
+from hypersdk.migration.runfile import RunFile, locked_folder
+from hypersdk.migration.settings import RunSettings, Shared
+from hypersdk.migration.spec import OutputFormat, Resume
+from hypersdk.migration.watch import SnapshotWatch
+from hypersdk.model import ExportProgress, Phase
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.space import Reservation
+from hypersdk.vsphere.session import Session
+
+Observer = Callable[[Sequence[ExportProgress]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one of several machines ended: a result, an error, or both (copied, but the source could not be put back)."""
+
+    plan: Plan
+    result: ExportResult | None
+    error: HyperSDKError | None
+
+
+def export_machines(
+    session: Session, plans: Sequence[Plan], *, cancel: CancelToken, observer: Observer, settings: RunSettings
+) -> list[Outcome]:
+    """Exports several machines, at most ``settings.max_machines`` at a time; one that fails does not stop the others.
+
+    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end.
+    """
+    shared = Shared(settings)
+    boards = [Board(plan.machine.name, plan.disks) for plan in plans]
+    exports = [MachineExport(session, plan, board, shared, cancel) for plan, board in zip(plans, boards, strict=True)]
+    with (
+        _ticking(exports, observer, settings.progress_interval_s),
+        ThreadPoolExecutor(max_workers=settings.max_machines, thread_name_prefix="machine") as pool,
+    ):
+        return list(pool.map(MachineExport.outcome, exports))
+
+
+@contextmanager
+def _ticking(exports: Sequence[MachineExport], observer: Observer, interval_s: float) -> Iterator[None]:
+    stopped = threading.Event()
+
+    def tick() -> None:
+        while not stopped.wait(interval_s):
+            observer([export.progress() for export in exports])
+
+    thread = threading.Thread(target=tick, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        observer([export.progress() for export in exports])
+
+
+class MachineExport:
+    """One machine's export, from its plan to its published files."""
+
+    def __init__(self, session: Session, plan: Plan, board: Board, shared: Shared, cancel: CancelToken) -> None:
+        self._session = session
+        self._plan = plan
+        self._board = board
+        self._shared = shared
+        self._cancel = cancel.child()
+        self._folder = plan.spec.output_dir.absolute()
+        self._warnings = list(plan.warnings)
+        self._started = time.monotonic()
+        self._reservation: Reservation | None = None
+
+    def progress(self) -> ExportProgress:
+        """How it stands; what was written since the last call is no longer promised room."""
+        now = self._board.snapshot()
+        if (reservation := self._reservation) is not None:
+            self._shared.space.wrote(reservation, sum(disk.written_bytes for disk in now.disks))
+        return now
+
+    def outcome(self) -> Outcome:
+        """Runs it; every expected error becomes part of the outcome."""
+        try:
+            result, problem = self.run()
+        except Cancelled as error:
+            self._board.phase(Phase.CANCELLED, error.message)
+            return Outcome(self._plan, None, error)
+        except HyperSDKError as error:
+            self._board.phase(Phase.FAILED, error.message)
+            return Outcome(self._plan, None, error)
+        self._board.phase(Phase.DONE)
+        return Outcome(self._plan, result, problem)
+
+    def run(self) -> tuple[ExportResult, NotRestored | None]:
+        """The whole of it. The second part says what could not be undone at the source, though the files are published."""
+        self._cancel.check()
+        self._started = time.monotonic()
+        self._board.phase(Phase.PREPARING)
+        with target_errors(f"creating {self._folder}"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            with target_errors(f"locking {self._folder}"):
+                stack.enter_context(locked_folder(self._folder))
+            work = self._open()
+            stack.enter_context(self._room(work))
+            return self._run(work)
+
+    @contextmanager
+    def _room(self, work: SourceWork) -> Iterator[None]:
+        """Promises this export the room that it may still need. Raises TargetError ``no_space`` when it is not there."""
+        begun = {record.key for record in work.records if work.outputs.begun(record)}
+        needed = sum(disk.expected_bytes for disk in self._plan.disks if disk.key not in begun)
+        space = self._shared.space
+        self._reservation = space.reserve(self._folder, needed)
+        try:
+            yield
+        finally:
+            reservation, self._reservation = self._reservation, None
+            space.release(reservation)
+
+    def _open(self) -> SourceWork:
+        """The run of this folder: taken up, or a new one."""
+        run = RunFile.load(self._folder, self._shared.settings.state)
+        if run is not None:
+            if self._plan.spec.resume is not Resume.DISCARD:
+                check_same_run(self._session, self._plan, run)
+            work = self._work(run)
+            take_over(work, self._cancel)
+            if self._plan.spec.resume is not Resume.DISCARD:
+                return work
+            for record in reversed(run.record.disks):
+                work.outputs.forget(record)
+            run.remove()
+        return self._work(self._new_run())
+
+    def _new_run(self) -> RunFile:
+        spec, machine = self._plan.spec, self._plan.machine
+        return RunFile.create(
+            self._folder,
+            self._shared.settings.state,
+            endpoint=endpoint_name(self._session),
+            moref=machine.moref,
+            machine=machine.name,
+            format=spec.format.value,
+            compress=spec.compress.value,
+            disks=new_records(self._plan),
+        )
+
+    def _work(self, run: RunFile) -> SourceWork:
+        journal = SourceJournal(self._session, run, note=self._board.note)
+        return SourceWork(self._session, self._plan, run, journal, self._outputs(run), self._warnings.append)
+
+    def _outputs(self, run: RunFile) -> Outputs:
+        spec = self._plan.spec
+        if spec.format is OutputFormat.OVA:
+            began = int(datetime.fromisoformat(run.record.started_at).timestamp())
+            return OvaFile(spec, self._folder, self._plan.stem, run.record.disks, began)
+        return DiskFiles(spec, self._folder)
+
+    def _run(self, work: SourceWork) -> tuple[ExportResult, NotRestored | None]:
+        plan = self._plan
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier:
+            disks = DiskSet(plan.spec, work.run, work.outputs, self._board, self._shared, verifier)
+            copy = MachineCopy(work, self._board, disks)
+            try:
+                self._copy(work, copy)
+            except BaseException as error:
+                self._cancel.cancel("the export ended")
+                undo_after(work, error)
+                raise
+            self._board.phase(Phase.PUBLISHING, "putting the source back as it was found")
+            problems = work.journal.undo(keep=(), cancel=CancelToken())
+            self._board.phase(Phase.VERIFYING)
+            hashes = disks.hashes()
+        self._warnings += [
+            f"not undone at the source: {problem.change}: {problem.error.message}" for problem in problems
+        ]
+        self._board.phase(Phase.PUBLISHING)
+        finished = Finished(
+            hashes=hashes,
+            warnings=tuple(self._warnings),
+            restored=not problems,
+            elapsed_s=time.monotonic() - self._started,
+        )
+        result = Publishing(plan.spec, plan.machine, plan.stem, work.run.record, work.outputs, finished).publish()
+        if not problems:
+            work.run.remove()
+        return result, not_restored(plan.machine.name, problems) if problems else None
+
+    def _copy(self, work: SourceWork, copy: MachineCopy) -> None:
+        """Source prepared, watched while a snapshot of ours is on it, copied."""
+        settings = self._shared.settings
+        stores = sorted({disk.datastore for disk in self._plan.machine.disks if disk.datastore})
+        with ExitStack() as stack:
+            watch = None
+            if self._plan.temporary_snapshot:
+                stack.enter_context(self._shared.snapshot_slots(stores, self._cancel))
+                watch = SnapshotWatch(
+                    self._session,
+                    work.run.record.moref,
+                    settings.floor,
+                    interval_s=settings.snapshot_watch_s,
+                    cancel=self._cancel,
+                    note=self._board.note,
+                )
+            settle(work, shutdown_timeout_s=settings.shutdown_timeout_s, cancel=self._cancel)
+            if watch is not None:
+                stack.enter_context(watch)
+            try:
+                copy.run(self._cancel)
+            except Cancelled as cancelled:
+                if watch is not None and watch.error is not None:
+                    raise watch.error from cancelled
+                raise

@@ -1,0 +1,180 @@
+"""The journal of changes at the source: written before each change, undone at the end, replayed after a crash.
+
+::
+
+    change      written down before it is made                 undo
+    power       that it was on                                 power on
+    cdrom       the drives with their media, exactly           put back
+    snapshot    its name (carries the run's id)                remove it, found by moref or by name
+    lease       session key, lease, export task                cancel the task, else end our old session, else wait it out
+
+Undone from the last to the first. An undo is idempotent: undoing what was never made, or is already undone, does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+from hypersdk.errors import HyperSDKError, NotRestored
+from hypersdk.migration.runfile import Change, ChangeKind, RunFile
+from hypersdk.model import Machine, Power
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.cdrom import CdromChange, remove_isos, restore_isos
+from hypersdk.vsphere.lease import LeaseRecord, release_stale
+from hypersdk.vsphere.machine import read_machine
+from hypersdk.vsphere.power import power_off, power_on, shutdown_guest
+from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.snapshot import create_snapshot, find_snapshots, remove_snapshot
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One change that could not be undone."""
+
+    change: str
+    error: HyperSDKError
+
+
+class SourceJournal:
+    """Makes changes at the source of one run, each written down first, and undoes them."""
+
+    def __init__(self, session: Session, run: RunFile, *, note: Callable[[str], None]) -> None:
+        self._session = session
+        self._run = run
+        self._note = note
+
+    @property
+    def _moref(self) -> str:
+        return self._run.record.moref
+
+    # Changes
+
+    def shut_down(self, *, guest: bool, timeout_s: float, cancel: CancelToken) -> None:
+        """Powers the machine off, through the guest's own shutdown when ``guest``; it is powered on again at the end."""
+        self._note("shutting the guest down" if guest else "powering the machine off")
+        with self._change(ChangeKind.POWER, {}):
+            if guest:
+                shutdown_guest(self._session, self._moref, timeout_s=timeout_s, cancel=cancel)
+            else:
+                power_off(self._session, self._moref, cancel=cancel)
+
+    def eject_isos(self, machine: Machine, cancel: CancelToken) -> None:
+        """Takes ISO images out of all drives; they are put back at the end."""
+        self._note("ejecting ISO images")
+        remove_isos(self._session, machine, before=self._write_cdroms, cancel=cancel)
+
+    def _write_cdroms(self, changes: list[CdromChange]) -> None:
+        with self._run.changing() as record:
+            data = {"drives": [asdict(change) for change in changes]}
+            record.changes.append(Change(ChangeKind.CDROM, data, made=True))
+
+    def snapshot(self, *, quiesce: bool, cancel: CancelToken) -> str:
+        """Makes the temporary snapshot (no memory) and returns its moref."""
+        name = self._run.record.snapshot_name
+        self._note(f"creating snapshot {name}")
+        with self._change(ChangeKind.SNAPSHOT, {"name": name}) as change:
+            moref = create_snapshot(
+                self._session,
+                self._moref,
+                name=name,
+                description="Temporary, made by HyperSDK for an export; removed at its end (hyper2kvm cleanup).",
+                quiesce=quiesce,
+                cancel=cancel,
+            )
+            change.data["moref"] = moref
+        return moref
+
+    def lease_opened(self, lease: LeaseRecord) -> None:
+        """To be called as soon as the server knows of the lease."""
+        with self._run.changing() as record:
+            record.changes.append(Change(ChangeKind.LEASE, asdict(lease), made=True))
+
+    def lease_closed(self, lease: LeaseRecord) -> None:
+        """To be called when the lease is completed or aborted."""
+        data = asdict(lease)
+        with self._run.changing() as record:
+            for change in record.open_changes:
+                if change.kind is ChangeKind.LEASE and change.data == data:
+                    change.undone = True
+
+    def _change(self, kind: ChangeKind, data: dict[str, object]) -> _Making:
+        return _Making(self._run, Change(kind, dict(data)))
+
+    # Undo
+
+    def undo(self, *, keep: Collection[ChangeKind], cancel: CancelToken) -> list[Problem]:
+        """Undoes all open changes but those in ``keep``, newest first; goes on after a failure and returns the failures."""
+        problems = []
+        for change in reversed(self._run.record.open_changes):
+            if change.kind in keep:
+                continue
+            try:
+                self._undo_one(change, cancel)
+            except HyperSDKError as error:
+                problems.append(Problem(_DESCRIPTIONS[change.kind], error))
+                continue
+            with self._run.changing():
+                change.undone = True
+        return problems
+
+    def _undo_one(self, change: Change, cancel: CancelToken) -> None:
+        match change.kind:
+            case ChangeKind.POWER:
+                self._power_back_on(cancel)
+            case ChangeKind.CDROM:
+                self._note("putting ISO images back")
+                drives = [CdromChange(**drive) for drive in change.data["drives"]]
+                restore_isos(self._session, self._moref, drives, cancel=cancel)
+            case ChangeKind.SNAPSHOT:
+                self._remove_snapshot(change, cancel)
+            case ChangeKind.LEASE:
+                release_stale(self._session, LeaseRecord(**change.data), cancel=cancel, on_wait=self._note)
+
+    def _power_back_on(self, cancel: CancelToken) -> None:
+        if read_machine(self._session, self._moref).power is Power.ON:
+            return
+        self._note("powering the machine on again")
+        power_on(self._session, self._moref, cancel=cancel)
+
+    def _remove_snapshot(self, change: Change, cancel: CancelToken) -> None:
+        # By name and not by the moref noted: the process may have died between the server's answer and our note of it.
+        for found in find_snapshots(self._session, change.data["name"]):
+            if found.machine_moref == self._moref:
+                self._note(f"removing snapshot {found.name}")
+                remove_snapshot(self._session, found.moref, cancel=cancel)
+
+
+_DESCRIPTIONS = {
+    ChangeKind.POWER: "power the machine on again",
+    ChangeKind.CDROM: "put the ISO images back",
+    ChangeKind.SNAPSHOT: "remove the temporary snapshot",
+    ChangeKind.LEASE: "release the export lease",
+}
+
+
+class _Making:
+    """Writes the change down before the block and that it was made after it; a failed block leaves it planned, to be undone."""
+
+    def __init__(self, run: RunFile, change: Change) -> None:
+        self._run = run
+        self._change = change
+
+    def __enter__(self) -> Change:
+        with self._run.changing() as record:
+            record.changes.append(self._change)
+        return self._change
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            with self._run.changing():
+                self._change.made = True
+
+
+def not_restored(machine: str, problems: list[Problem]) -> NotRestored:
+    """The error that says what is left to do at the source."""
+    left = "; ".join(f"{problem.change}: {problem.error.message}" for problem in problems)
+    return NotRestored(f"'{machine}' is not as it was found: {left}", left=[problem.change for problem in problems])

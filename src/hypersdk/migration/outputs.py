@@ -1,0 +1,260 @@
+"""The files that disks are written to: one each, or one after another inside an OVA.
+
+::
+
+    DiskFiles   NAME.partial (+ NAME.partial.blocks) for each disk; disks in parallel
+    OvaFile     STEM.ova.partial with the disks as members (+ NAME.partial.blocks for each); one disk at a time
+
+Both open a disk fresh or, where its ledger proves that what lies there is of the same point in time, where it ended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+from hypersdk.errors import TargetError
+from hypersdk.formats.image import BlockFile, ImageWriter
+from hypersdk.formats.ova import OvaWriter
+from hypersdk.formats.qcow2.writer import Qcow2Writer
+from hypersdk.formats.raw import RawWriter
+from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
+from hypersdk.migration.naming import BLOCKS, PARTIAL
+from hypersdk.migration.runfile import DiskRecord
+from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
+from hypersdk.transfer.blockfile import FdFile, RegionFile
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import open_output, publish, sha256_of, target_errors
+from hypersdk.transfer.ledger import LEDGER_UNUSABLE, BlockLedger
+
+Wrap: TypeAlias = Callable[[BlockFile], BlockFile]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDisk:
+    """A disk that can be written. ``ledger`` is None where grains pass unseen: such a disk starts again after a break."""
+
+    writer: ImageWriter
+    ledger: BlockLedger | None
+    file: BlockFile
+    resumed: bool
+
+
+class Outputs(Protocol):
+    """Where the disks of one machine go."""
+
+    parallel: bool
+    """Whether several disks may be open at the same time."""
+
+    def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> AbstractContextManager[OpenDisk]:
+        """Opens one disk for writing; ``identity`` names its point in time, ``wrap`` goes around its file. Raises TargetError."""
+        ...
+
+    def close_disk(self, record: DiskRecord) -> None:
+        """Notes that the disk is finished: ``record`` has its size and receipt."""
+        ...
+
+    def begun(self, record: DiskRecord) -> bool:
+        """Whether something of the disk was written already."""
+        ...
+
+    def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
+        """Hex SHA-256 of the finished, unpublished disk, read back from its file. Raises TargetError and Cancelled."""
+        ...
+
+    def forget(self, record: DiskRecord) -> None:
+        """Removes what was written of the disk."""
+        ...
+
+
+class DiskFiles:
+    """One file for each disk."""
+
+    parallel = True
+
+    def __init__(self, spec: ExportSpec, folder: Path) -> None:
+        self._spec = spec
+        self._folder = folder
+
+    @contextmanager
+    def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
+        """See Outputs."""
+        path = self._folder / record.file_name
+        with ExitStack() as stack:
+            ledger, resumed = _open_ledger(stack, self._spec, path, record, identity, partial_path(path).exists())
+            descriptor = open_output(partial_path(path), fresh=not resumed)
+            stack.callback(os.close, descriptor)
+            file = wrap(FdFile(descriptor))
+            yield OpenDisk(_writer(self._spec, file, record, ledger if resumed else None), ledger, file, resumed)
+
+    def close_disk(self, record: DiskRecord) -> None:
+        """The ledger has served: a finished disk is never opened again."""
+        with target_errors(f"finishing {record.file_name}"):
+            blocks_path(self._folder / record.file_name).unlink(missing_ok=True)
+
+    def begun(self, record: DiskRecord) -> bool:
+        """See Outputs."""
+        return partial_path(self._folder / record.file_name).exists()
+
+    def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
+        """See Outputs."""
+        return sha256_of(partial_path(self._folder / record.file_name), cancel, on_bytes)
+
+    def forget(self, record: DiskRecord) -> None:
+        """See Outputs."""
+        path = self._folder / record.file_name
+        with target_errors(f"removing {record.file_name}"):
+            partial_path(path).unlink(missing_ok=True)
+            blocks_path(path).unlink(missing_ok=True)
+
+    def publish(self, record: DiskRecord) -> None:
+        """Gives a finished disk its final name; again after a crash in between, where only some have theirs."""
+        path = self._folder / record.file_name
+        if partial_path(path).exists() or not path.exists():
+            publish(partial_path(path), path)
+
+
+class OvaFile:
+    """All disks in one tar file, one after another. A disk's place depends only on those before it."""
+
+    parallel = False
+
+    def __init__(self, spec: ExportSpec, folder: Path, stem: str, records: list[DiskRecord], mtime_s: int) -> None:
+        """``records`` are all disks in unit order; ``mtime_s`` (Unix time) is the same in every run that resumes this one."""
+        self._spec = spec
+        self._folder = folder
+        self._stem = stem
+        self._records = records
+        self._mtime_s = mtime_s
+        self.path = folder / f"{stem}.ova"
+
+    @contextmanager
+    def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
+        """See Outputs."""
+        with ExitStack() as stack:
+            exists = partial_path(self.path).exists()
+            ledger_path = self._folder / record.file_name
+            ledger, resumed = _open_ledger(
+                stack, self._spec, ledger_path, record, identity, exists and record.start is not None
+            )
+            first = record is self._records[0]
+            descriptor = open_output(partial_path(self.path), fresh=not exists or (first and not resumed))
+            stack.callback(os.close, descriptor)
+            record.start = self._archive(FdFile(descriptor), until=record).begin_member(record.file_name)
+            file = RegionFile(wrap(FdFile(descriptor)), record.start)
+            if not resumed:
+                file.truncate(0)
+            yield OpenDisk(_writer(self._spec, file, record, ledger if resumed else None), ledger, file, resumed)
+
+    def _archive(self, file: BlockFile, until: DiskRecord | None) -> OvaWriter:
+        """The archive with all members before ``until``; their headers are written again, which changes nothing."""
+        archive = OvaWriter(file, f"{self._stem}.ovf", mtime_s=self._mtime_s)
+        for record in self._records:
+            if record is until:
+                break
+            assert record.size_bytes is not None
+            archive.begin_member(record.file_name)
+            archive.end_member(record.size_bytes)
+        return archive
+
+    def close_disk(self, record: DiskRecord) -> None:
+        """See Outputs."""
+        with target_errors(f"finishing {record.file_name}"):
+            blocks_path(self._folder / record.file_name).unlink(missing_ok=True)
+
+    def begun(self, record: DiskRecord) -> bool:
+        """See Outputs."""
+        return record.start is not None and partial_path(self.path).exists()
+
+    def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
+        """See Outputs."""
+        assert record.start is not None
+        assert record.size_bytes is not None
+        region = range(record.start, record.start + record.size_bytes)
+        return sha256_of(partial_path(self.path), cancel, on_bytes, region=region)
+
+    def forget(self, record: DiskRecord) -> None:
+        """See Outputs. Disks behind it move, so they go with it: the caller forgets all or the last ones."""
+        with target_errors(f"removing {self.path.name}"):
+            blocks_path(self._folder / record.file_name).unlink(missing_ok=True)
+            if record is self._records[0]:
+                partial_path(self.path).unlink(missing_ok=True)
+
+    def publish(self, descriptor: bytes, digests: Mapping[str, str]) -> None:
+        """Writes the end, the ``.mf`` and the descriptor and gives the archive its name; again after a crash in between.
+
+        ``digests`` has the SHA-256 of every disk by file name.
+        """
+        partial = partial_path(self.path)
+        if not partial.exists() and self.path.exists():
+            return
+        handle = open_output(partial, fresh=False)
+        try:
+            with target_errors(f"finishing {self.path.name}"):
+                self._archive(FdFile(handle), until=None).finish(descriptor, digests)
+        finally:
+            os.close(handle)
+        publish(partial, self.path)
+
+
+def partial_path(path: Path) -> Path:
+    """Where ``path`` grows until it is whole."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def blocks_path(path: Path) -> Path:
+    """The ledger of ``path``'s blocks, beside its partial file."""
+    return path.with_name(path.name + BLOCKS)
+
+
+def _open_ledger(
+    stack: ExitStack, spec: ExportSpec, path: Path, record: DiskRecord, identity: str, has_data: bool
+) -> tuple[BlockLedger | None, bool]:
+    """The disk's ledger and whether it vouches for what lies there; a new one where the old does not fit.
+
+    The identity holds the point in time and how the bytes are laid down, so a ledger is never used for another image.
+    """
+    if spec.compress is Compression.UNCHECKED:
+        return None, False
+    whole_identity = f"{identity}/{spec.format}/{spec.compress}"
+    place = blocks_path(path)
+    if has_data and place.exists():
+        try:
+            ledger = BlockLedger.open(place, record.capacity_bytes, whole_identity)
+        except TargetError as error:
+            if error.code != LEDGER_UNUSABLE:
+                raise
+            place.unlink()  # of another point in time, or damaged: the disk starts again, and its receipt says so
+        else:
+            stack.callback(ledger.close)
+            return ledger, True
+    ledger = BlockLedger.create(place, record.capacity_bytes, whole_identity)
+    stack.callback(ledger.close)
+    return ledger, False
+
+
+_QCOW2_COMPRESSION: dict[Compression, Literal["none", "pass", "repack"]] = {
+    Compression.NONE: "none",
+    Compression.CHECKED: "pass",
+    Compression.UNCHECKED: "pass",
+    Compression.REPACK: "repack",
+}
+
+
+def _writer(spec: ExportSpec, file: BlockFile, record: DiskRecord, ledger: BlockLedger | None) -> ImageWriter:
+    """The writer of the format: a new image, or the one that ``ledger`` knows."""
+    capacity = record.capacity_bytes
+    if spec.format is OutputFormat.RAW:
+        return RawWriter.create(file, capacity) if ledger is None else RawWriter.resume(file, capacity)
+    if spec.format is OutputFormat.QCOW2:
+        compression = _QCOW2_COMPRESSION[spec.compress]
+        if ledger is None:
+            return Qcow2Writer.create(file, capacity, compression=compression)
+        return Qcow2Writer.resume(file, capacity, compression=compression, trusted=ledger.has)
+    if ledger is None:
+        return StreamOptimizedWriter.create(file, capacity)
+    return StreamOptimizedWriter.resume(file, capacity, trusted=ledger.has)

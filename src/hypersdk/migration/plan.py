@@ -1,0 +1,218 @@
+"""The plan: what will be done, before anything is. ``--dry-run`` prints it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypersdk.errors import TARGET_DENIED, LookupFailed, TargetError, register
+from hypersdk.migration import preflight
+from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
+from hypersdk.migration.preflight import Refusal
+from hypersdk.migration.runfile import RUN_FILE
+from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, Resume, SourceState
+from hypersdk.model import Disk, Machine, MachineSummary, Power
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB, format_size
+from hypersdk.vsphere.inventory import find_machine, list_machines
+from hypersdk.vsphere.machine import read_datastores, read_machine
+from hypersdk.vsphere.session import Session
+
+SNAPSHOT_NOT_FOUND = register(
+    "snapshot_not_found",
+    "The machine has no snapshot of that name.",
+    "Run `hyper2kvm inspect VM` to see its snapshots.",
+)
+RESUMABLE_STATE = register(
+    "resumable_state",
+    "An earlier export into this folder did not finish.",
+    "Run the same command again with --resume to go on, or with --discard to begin anew.",
+)
+NOTHING_TO_RESUME = register(
+    "nothing_to_resume", "There is no unfinished export in this folder.", "Leave --resume out."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDisk:
+    """One disk that will be copied. ``expected_bytes`` is an upper estimate of its file's size."""
+
+    key: int
+    label: str
+    file_name: str
+    capacity_bytes: int
+    expected_bytes: int
+    allocated_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """How much must stay free on a datastore while a snapshot of ours is held."""
+
+    fraction: float = preflight.FLOOR_FRACTION
+    at_least_bytes: int = preflight.FLOOR_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be done to one machine. ``changes`` lists what is changed at the source and undone at the end.
+
+    ``snapshot`` is the moref of the existing snapshot to export; None with ``temporary_snapshot`` or a machine that is off.
+    """
+
+    spec: ExportSpec
+    machine: Machine
+    disks: tuple[PlannedDisk, ...]
+    snapshot: str | None
+    temporary_snapshot: bool
+    point: str
+    method: Method
+    changes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    needs_bytes: int
+    free_bytes: int
+    route: str
+
+    @property
+    def stem(self) -> str:
+        """Stem of all file names."""
+        return stem_of(self.machine.name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "machine": self.machine.name, "moref": self.machine.moref, "path": self.machine.summary.path,
+            "power": self.machine.power.value, "output_dir": str(self.spec.output_dir), "format": self.spec.format.value,
+            "compress": self.spec.compress.value, "method": self.method.value, "point": self.point, "route": self.route,
+            "disks": [
+                {"label": disk.label, "file": disk.file_name, "capacity_bytes": disk.capacity_bytes, "expected_bytes": disk.expected_bytes}
+                for disk in self.disks
+            ],
+            "changes": list(self.changes), "warnings": list(self.warnings),
+            "needs_bytes": self.needs_bytes, "free_bytes": self.free_bytes,
+        }  # fmt: skip
+
+
+def make_plan(
+    session: Session,
+    spec: ExportSpec,
+    *,
+    cancel: CancelToken,
+    machines: Sequence[MachineSummary] | None = None,
+    floor: Floor = Floor(),
+) -> Plan:
+    """Looks the machine up, checks all that can be checked without changing anything, and says what will be done.
+
+    ``machines`` spares the inventory call where the caller has it. Raises LookupFailed, Refused (with every reason at once)
+    or TargetError.
+    """
+    rows = machines if machines is not None else list_machines(session, cancel=cancel)
+    machine = read_machine(session, find_machine(rows, spec.machine).moref)
+    disks = select_disks(machine.name, machine.disks, spec.exclude_disks)
+    temporary = preflight.wants_snapshot(machine, spec)
+    stores = read_datastores(session, machine.moref) if temporary else []
+    planned = tuple(_planned(machine, spec, number, disk) for number, disk in disks)
+    needs, free = sum(disk.expected_bytes for disk in planned), free_bytes(spec.output_dir)
+    resuming = _check_folder(spec)
+    refusals = [
+        *preflight.machine_refusals(machine, spec, [disk for _, disk in disks]),
+        *preflight.datastore_refusals(stores, floor.fraction, floor.at_least_bytes),
+        *_format_refusals(spec),
+        *([] if resuming else _space_refusals(spec, needs, free)),
+    ]
+    preflight.raise_if_any(machine.name, refusals)
+    snapshot = _named_snapshot(machine, spec)
+    return Plan(
+        spec=spec, machine=machine, disks=planned, snapshot=snapshot, temporary_snapshot=temporary,
+        point=_point_text(spec, temporary), method=spec.method, changes=tuple(_changes(machine, spec, temporary)),
+        warnings=tuple(preflight.warnings_for(machine, spec)), needs_bytes=needs, free_bytes=free,
+        route=machine.summary.host or session.endpoint.host,
+    )  # fmt: skip
+
+
+def _planned(machine: Machine, spec: ExportSpec, number: int, disk: Disk) -> PlannedDisk:
+    # Data never takes more than the disk's capacity; tables and markers add less than a thousandth.
+    allocated = disk.used_bytes
+    data = disk.capacity_bytes if allocated is None else min(allocated, disk.capacity_bytes)
+    name = disk_file_name(stem_of(machine.name), number, spec.format)
+    return PlannedDisk(disk.key, disk.label, name, disk.capacity_bytes, data + data // 1000 + 2 * MiB, allocated)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes an ordinary user may still write on the file system that ``folder`` is (or will be) on."""
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        stat = os.statvfs(existing)
+    except OSError as error:
+        raise TargetError(f"{existing} cannot be read: {error.strerror}", code=TARGET_DENIED) from error
+    return stat.f_bavail * stat.f_frsize
+
+
+def _check_folder(spec: ExportSpec) -> bool:
+    """Whether an unfinished run is being resumed."""
+    folder = spec.output_dir
+    if folder.exists() and not folder.is_dir():
+        raise TargetError(f"{folder} is not a folder", code=TARGET_DENIED)
+    unfinished = (folder / RUN_FILE).exists()
+    if unfinished and spec.resume is Resume.REFUSE:
+        raise TargetError(f"an unfinished export lies in {folder}", code=RESUMABLE_STATE)
+    if not unfinished and spec.resume is Resume.RESUME:
+        raise TargetError(f"nothing to resume in {folder}", code=NOTHING_TO_RESUME)
+    if not unfinished and not spec.force:
+        refuse_foreign(folder, foreign_files(folder))
+    return unfinished and spec.resume is Resume.RESUME
+
+
+def _format_refusals(spec: ExportSpec) -> Iterator[Refusal]:
+    compressed = spec.compress is not Compression.NONE
+    if spec.format is OutputFormat.RAW and compressed:
+        yield Refusal(preflight.COMPRESS_UNFIT, "a raw image is never compressed")
+    if spec.format.streamed and spec.compress is Compression.REPACK:
+        yield Refusal(preflight.COMPRESS_UNFIT, "repack is for qcow2 only")
+
+
+def _space_refusals(spec: ExportSpec, needs: int, free: int) -> Iterator[Refusal]:
+    if needs > free:
+        yield Refusal(
+            preflight.TARGET_TOO_SMALL,
+            f"{spec.output_dir} has {format_size(free)} free, the export may need {format_size(needs)}",
+        )
+
+
+def _named_snapshot(machine: Machine, spec: ExportSpec) -> str | None:
+    if spec.state is not SourceState.SNAPSHOT or spec.snapshot == "new":
+        return None
+    hits = [node.moref for node in machine.snapshots if spec.snapshot in (node.name, node.moref)]
+    if len(hits) != 1:
+        reason = "no snapshot" if not hits else "more than one snapshot"
+        raise LookupFailed(
+            f"'{machine.name}' has {reason} '{spec.snapshot}'",
+            code=SNAPSHOT_NOT_FOUND,
+            snapshots=[{"name": node.name, "moref": node.moref} for node in machine.snapshots],
+        )
+    return hits[0]
+
+
+def _point_text(spec: ExportSpec, temporary: bool) -> str:
+    if spec.state is SourceState.SNAPSHOT and not temporary:
+        return f"snapshot '{spec.snapshot}'"
+    return "a temporary snapshot of the running machine" if temporary else "the powered-off machine"
+
+
+def _changes(machine: Machine, spec: ExportSpec, temporary: bool) -> Iterator[str]:
+    running = machine.power is Power.ON
+    if running and spec.state is SourceState.POWER_OFF:
+        yield "power the machine off; power it on again at the end"
+    if running and spec.state is SourceState.SHUTDOWN:
+        yield "shut the guest down; power the machine on again at the end"
+    if spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms):
+        yield "eject ISO images; put them back at the end"
+    if temporary:
+        yield "make a temporary snapshot; remove it at the end"
+    if spec.method is not Method.DATASTORE:
+        yield "hold an export lease (no power-on and no migration meanwhile)"

@@ -1,0 +1,176 @@
+"""Before the first byte: take up or begin a run, bring the source to a standstill, settle the point in time.
+
+::
+
+    run file in the folder?   --resume    same machine, same options: go on     else resume_mismatch
+                              --discard   undo what is open at the source, remove the partial files, begin
+                              neither     refused (resumable_state)
+    point in time proved equal?           finished disks stay finished, begun disks go on
+                              else        every disk starts again, and the result says so
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hypersdk.errors import Cancelled, HyperSDKError, SourceError, UsageError, register
+from hypersdk.migration.journal import SourceJournal, not_restored
+from hypersdk.migration.outputs import Outputs
+from hypersdk.migration.plan import Plan
+from hypersdk.migration.point import PointKind, point_of
+from hypersdk.migration.runfile import ChangeKind, DiskRecord, RunFile
+from hypersdk.migration.spec import Resume, SourceState
+from hypersdk.model import Machine, Power
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.machine import read_machine
+from hypersdk.vsphere.session import Session
+
+RESUME_MISMATCH = register(
+    "resume_mismatch",
+    "The unfinished export in this folder is of another machine or was begun with other options.",
+    "Repeat the options it was begun with, or pass --discard to begin anew.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceWork:
+    """What the steps below work with: one machine's session, plan, run and journal. ``warn`` adds to the result's warnings."""
+
+    session: Session
+    plan: Plan
+    run: RunFile
+    journal: SourceJournal
+    outputs: Outputs
+    warn: Callable[[str], None]
+
+    @property
+    def records(self) -> list[DiskRecord]:
+        """The disks of the run."""
+        return self.run.record.disks
+
+
+def endpoint_name(session: Session) -> str:
+    """``user@host`` for the run file: for people, and so that `cleanup` knows where to log in. No secret."""
+    return f"{session.endpoint.username}@{session.endpoint.host}:{session.endpoint.port}"
+
+
+def new_records(plan: Plan) -> list[DiskRecord]:
+    """A record for each planned disk."""
+    return [DiskRecord(disk.key, disk.label, disk.file_name, disk.capacity_bytes) for disk in plan.disks]
+
+
+def check_same_run(session: Session, plan: Plan, run: RunFile) -> None:
+    """Raises UsageError ``resume_mismatch`` where ``run`` is not of this machine, format and choice of disks."""
+    record = run.record
+    theirs = {
+        "server": record.endpoint.rpartition("@")[2], "machine": record.moref, "format": record.format, "compression": record.compress,
+        "disks": [(disk.key, disk.capacity_bytes) for disk in record.disks],
+    }  # fmt: skip
+    ours = {
+        "server": endpoint_name(session).rpartition("@")[2], "machine": plan.machine.moref, "format": plan.spec.format.value,
+        "compression": plan.spec.compress.value, "disks": [(disk.key, disk.capacity_bytes) for disk in plan.disks],
+    }  # fmt: skip
+    different = [name for name in theirs if theirs[name] != ours[name]]
+    if different:
+        raise UsageError(
+            f"the unfinished export has another {' and '.join(different)}", code=RESUME_MISMATCH, different=different
+        )
+
+
+def take_over(work: SourceWork, cancel: CancelToken) -> None:
+    """After a crash: whatever the last process left at the source, but for the snapshot that a resume needs, is put back first."""
+    keep = () if work.plan.spec.resume is Resume.DISCARD else (ChangeKind.SNAPSHOT,)
+    point = work.run.record.point
+    still = point is not None and _is_still(work, cancel)
+    problems = work.journal.undo(keep=keep, cancel=cancel)
+    if problems:
+        raise not_restored(work.plan.machine.name, problems)
+    if still:
+        _follow_own_changes(work)
+
+
+def settle(work: SourceWork, *, shutdown_timeout_s: float, cancel: CancelToken) -> None:
+    """Brings the source to a standstill, each change journalled, and writes down the point in time that is exported.
+
+    Disks that were begun at another point start again.
+    """
+    spec = work.plan.spec
+    proved = work.run.record.point is not None and _is_still(work, cancel)
+    machine = read_machine(work.session, work.plan.machine.moref)
+    if machine.power is Power.ON and spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN):
+        work.journal.shut_down(guest=spec.state is SourceState.SHUTDOWN, timeout_s=shutdown_timeout_s, cancel=cancel)
+    if spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms):
+        work.journal.eject_isos(machine, cancel)
+    snapshot = _snapshot(work, machine, cancel)
+    if not proved:
+        _start_again(work)
+    point = point_of(read_machine(work.session, machine.moref), snapshot)
+    with work.run.changing() as record:
+        record.point = point
+
+
+def _snapshot(work: SourceWork, machine: Machine, cancel: CancelToken) -> str | None:
+    """Moref of the snapshot to export: the named one, the temporary one of the run being resumed, or a new one; None without."""
+    if work.plan.snapshot is not None:
+        return work.plan.snapshot
+    if not work.plan.temporary_snapshot:
+        return None
+    for change in work.run.record.open_changes:
+        if change.kind is ChangeKind.SNAPSHOT and any(
+            node.moref == change.data.get("moref") for node in machine.snapshots
+        ):
+            return str(change.data["moref"])
+    return work.journal.snapshot(quiesce=work.plan.spec.quiesce and machine.guest.tools_running, cancel=cancel)
+
+
+def _start_again(work: SourceWork) -> None:
+    begun = [record for record in work.records if record.done or work.outputs.begun(record)]
+    if begun:
+        work.warn("the point in time of the earlier run is not provably the same: every disk was copied again")
+    with work.run.changing() as record:
+        record.proof = record.descriptor = None
+        for disk in reversed(record.disks):
+            work.outputs.forget(disk)
+            disk.receipt = disk.sha256 = disk.size_bytes = disk.start = None
+
+
+def _is_still(work: SourceWork, cancel: CancelToken) -> bool:
+    """Whether the machine is provably at the point in time of the run."""
+    cancel.check()
+    point = work.run.record.point
+    assert point is not None
+    try:
+        now = point_of(read_machine(work.session, work.run.record.moref), point.snapshot)
+    except SourceError:
+        return False
+    return point.difference(now) is None
+
+
+def _follow_own_changes(work: SourceWork) -> None:
+    """Our own undo reconfigured the machine; its bytes did not change. To be called right after, where it stood still before."""
+    point = work.run.record.point
+    if point is None or point.kind is not PointKind.OFF:
+        return
+    machine = read_machine(work.session, work.run.record.moref)
+    with work.run.changing() as record:
+        record.point = point_of(machine, None) if machine.power is Power.OFF else None
+
+
+def undo_after(work: SourceWork, error: BaseException) -> None:
+    """Undoes what was changed after ``error`` ended the run; what fails is added to it as a note and stays in the run file.
+
+    A cancelled run keeps its snapshot: it is resumable at that point in time. A failed one is undone whole.
+    """
+    cancel = CancelToken()  # the run's own has ended
+    keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) else ()
+    try:
+        still = work.run.record.point is not None and _is_still(work, cancel)
+        problems = work.journal.undo(keep=keep, cancel=cancel)
+        if still:
+            _follow_own_changes(work)
+    except HyperSDKError as unreachable:
+        error.add_note(f"the source was not put back: {unreachable.message}; run `hyper2kvm cleanup`")
+        return
+    for problem in problems:
+        error.add_note(f"not undone at the source: {problem.change}: {problem.error.message}; run `hyper2kvm cleanup`")

@@ -1,0 +1,218 @@
+"""The end of an export: final names, descriptor, ``.mf``, and the manifest last. Absent means not done.
+
+Every step can be repeated, so a crash in the middle of publishing is finished by the next ``--resume``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from hypersdk.errors import IntegrityError
+from hypersdk.formats.mf import format_mf
+from hypersdk.formats.ovf import DiskFormat, OvfDisk, adapt_ovf, build_ovf
+from hypersdk.migration.manifest import DiskArtifact, ExportFacts, FileArtifact, artifact_manifest, write_manifest
+from hypersdk.migration.naming import MANIFEST_NAME
+from hypersdk.migration.outputs import DiskFiles, Outputs, OvaFile
+from hypersdk.migration.runfile import DiskRecord, RunRecord
+from hypersdk.migration.spec import ExportSpec, OutputFormat
+from hypersdk.model import Disk, Machine
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import sha256_of, target_errors, write_atomic
+
+NO_HASH_WARNING: Final = "the files were not hashed (--no-file-hash): verify can compare their sizes only"
+
+_OVF_FORMATS: Final[dict[OutputFormat, DiskFormat]] = {OutputFormat.QCOW2: "qcow2", OutputFormat.RAW: "raw"}
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One published file; ``sha256`` is hex, None where it was not hashed."""
+
+    name: str
+    size_bytes: int
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What lies in ``output_dir`` now. ``proof`` is ``proved`` or ``unproved: <why>``; ``content`` maps disk files to their guest-content digest."""
+
+    machine: str
+    output_dir: Path
+    files: tuple[OutputFile, ...]
+    main_file: str
+    proof: str
+    content: Mapping[str, str | None]
+    warnings: tuple[str, ...]
+    wire_bytes: int
+    data_bytes: int
+    written_bytes: int
+    capacity_bytes: int
+    blocks_written: int
+    blocks_skipped: int
+    elapsed_s: float
+    restored: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**asdict(self), "output_dir": str(self.output_dir)}
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What is known when all is copied: file hashes by device key, and how the run went. ``started_at`` is RFC 3339 text."""
+
+    hashes: Mapping[int, str | None]
+    warnings: tuple[str, ...]
+    restored: bool
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """One machine's files on their way to their final names."""
+
+    spec: ExportSpec
+    machine: Machine
+    stem: str
+    run: RunRecord
+    outputs: Outputs
+    finished: Finished
+
+    def publish(self) -> ExportResult:
+        """All of it. Raises TargetError; IntegrityError only where a file changed since it was written."""
+        folder = self.run.folder
+        with target_errors(f"publishing into {folder}"):
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)  # with --force: no manifest while its files are replaced
+        files = self._ova() if isinstance(self.outputs, OvaFile) else self._disk_files()
+        warnings = list(self.finished.warnings)
+        if not self.spec.file_hash and any(file.sha256 is None for file in files):
+            warnings.append(NO_HASH_WARNING)
+        write_manifest(folder / MANIFEST_NAME, self._manifest(files, warnings))
+        return self._result(files, warnings)
+
+    # Files
+
+    def _disk_files(self) -> list[FileArtifact]:
+        assert isinstance(self.outputs, DiskFiles)
+        files = []
+        for record in self.run.disks:
+            self.outputs.publish(record)
+            files.append(self._disk_artifact(record))
+        if self.spec.format is OutputFormat.VMDK:
+            return files
+        descriptor = self._write(f"{self.stem}.ovf", self._descriptor())
+        if self.spec.format is not OutputFormat.OVF:
+            return [descriptor, *files]
+        lines = [("SHA256", file.name, file.sha256) for file in (descriptor, *files) if file.sha256]
+        return [descriptor, self._write(f"{self.stem}.mf", format_mf(lines)), *files]
+
+    def _ova(self) -> list[FileArtifact]:
+        assert isinstance(self.outputs, OvaFile)
+        hashes = self.finished.hashes
+        digests = {record.file_name: digest for record in self.run.disks if (digest := hashes[record.key])}
+        self.outputs.publish(self._descriptor(), digests)
+        path = self.outputs.path
+        with target_errors(f"reading {path.name} back"):
+            size = path.stat().st_size
+        return [FileArtifact(path.name, size, sha256_of(path, CancelToken()) if self.spec.file_hash else None)]
+
+    def _disk_artifact(self, record: DiskRecord) -> FileArtifact:
+        assert record.size_bytes is not None
+        return FileArtifact(record.file_name, record.size_bytes, self.finished.hashes[record.key])
+
+    def _write(self, name: str, data: bytes) -> FileArtifact:
+        write_atomic(self.run.folder / name, data)
+        return FileArtifact(name, len(data), hashlib.sha256(data).hexdigest())
+
+    def _descriptor(self) -> bytes:
+        """The server's descriptor with our files in it, else our own."""
+        disks = [
+            OvfDisk(
+                device_key=record.key,
+                file_name=record.file_name,
+                size_bytes=record.size_bytes or 0,
+                capacity_bytes=record.capacity_bytes,
+                populated_bytes=record.receipt.data_bytes if record.receipt else None,
+                format=_OVF_FORMATS.get(self.spec.format, "vmdk-stream"),
+                lease_key=record.lease_key,
+            )
+            for record in self.run.disks
+        ]
+        if self.run.descriptor is not None:
+            try:
+                return adapt_ovf(self.run.descriptor.encode(), disks)
+            except IntegrityError:
+                # Servers differ in what they write; ours describes the same machine from its own properties.
+                return build_ovf(self.machine, disks)
+        return build_ovf(self.machine, disks)
+
+    # Manifest and result
+
+    def _main_file(self, files: Sequence[FileArtifact]) -> str:
+        """The file to start from: the archive, else the descriptor, else the first disk."""
+        names = [file.name for file in files]
+        return next((name for suffix in (".ova", ".ovf") for name in names if name.endswith(suffix)), names[0])
+
+    def _manifest(self, files: Sequence[FileArtifact], warnings: Sequence[str]) -> dict[str, Any]:
+        now = datetime.now(UTC)
+        assert self.run.point is not None
+        facts = ExportFacts(
+            format=self.spec.format,
+            method=self.run.method or self.spec.method.value,
+            folder=self.run.folder,
+            main_file=self._main_file(files),
+            point_in_time=self.run.point.describe(),
+            proof=self.run.proof or "",
+            exported_at=datetime.fromisoformat(self.run.started_at),
+            created_at=now,
+            job_id=self.spec.job_id,
+            job_name=self.spec.job_name,
+            tags=self.spec.metadata,
+            warnings=[("export", text) for text in warnings],
+        )
+        return artifact_manifest(self.machine, self._disk_artifacts(files), files, facts)
+
+    def _disk_artifacts(self, files: Sequence[FileArtifact]) -> list[DiskArtifact]:
+        disks: dict[int, Disk] = {disk.key: disk for disk in self.machine.disks}
+        artifacts = []
+        for record in self.run.disks:
+            assert record.receipt is not None
+            own = self._disk_artifact(record)
+            archive = files[0] if isinstance(self.outputs, OvaFile) else None
+            artifacts.append(
+                DiskArtifact(
+                    disk=disks[record.key],
+                    file=archive or own,
+                    receipt=record.receipt,
+                    verdict=self.run.proof or "",
+                    member=own if archive else None,
+                    member_offset=record.start or 0,
+                )
+            )
+        return artifacts
+
+    def _result(self, files: Sequence[FileArtifact], warnings: Sequence[str]) -> ExportResult:
+        receipts = {record.file_name: record.receipt for record in self.run.disks if record.receipt}
+        return ExportResult(
+            machine=self.machine.name,
+            output_dir=self.run.folder,
+            files=tuple(OutputFile(file.name, file.size_bytes, file.sha256) for file in files),
+            main_file=self._main_file(files),
+            proof=self.run.proof or "",
+            content={name: receipt.content for name, receipt in receipts.items()},
+            warnings=tuple(warnings),
+            wire_bytes=sum(receipt.wire_bytes for receipt in receipts.values()),
+            data_bytes=sum(receipt.data_bytes for receipt in receipts.values()),
+            written_bytes=sum(record.size_bytes or 0 for record in self.run.disks),
+            capacity_bytes=sum(receipt.capacity_bytes for receipt in receipts.values()),
+            blocks_written=sum(receipt.blocks_written for receipt in receipts.values()),
+            blocks_skipped=sum(receipt.blocks_skipped for receipt in receipts.values()),
+            elapsed_s=self.finished.elapsed_s,
+            restored=self.finished.restored,
+        )

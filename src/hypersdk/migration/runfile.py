@@ -1,0 +1,246 @@
+"""What a run remembers, in the output folder, so that the next command can go on or clean up.
+
+::
+
+    DIR/.hypersdk-run.lock     held (flock) by the process that works here; a killed one frees it
+    DIR/.hypersdk-run.json     this file: who, what, which point in time, which disks are done, what was changed at the source
+    DIR/NAME.partial[.blocks]  data, and the ledger of its blocks (hypersdk.transfer.ledger)
+    STATE/runs/ID.json         a pointer to DIR, so that `status` and `cleanup` find runs without being told where
+
+Every change is a whole new file: written beside, synced, renamed. It is small (some hundred bytes for a disk).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from hypersdk.errors import IntegrityError, TargetError, register
+from hypersdk.migration.point import PointInTime
+from hypersdk.transfer.files import write_atomic
+from hypersdk.transfer.receipt import Receipt
+from hypersdk.transfer.source import StreamDigests
+from hypersdk.units import MiB
+
+RUN_FILE: Final = ".hypersdk-run.json"
+LOCK_FILE: Final = ".hypersdk-run.lock"
+_VERSION: Final = 1
+_MAX_BYTES: Final = 16 * MiB
+
+RUN_ACTIVE: Final = register(
+    "run_active",
+    "Another process is exporting into this folder.",
+    "Wait for it to end, or choose another folder with -o.",
+)
+RUN_UNREADABLE: Final = register(
+    "run_unreadable",
+    "The record of an unfinished export cannot be read.",
+    "Remove the folder if nothing in it is needed; then look for snapshots named hypersdk-* in vCenter.",
+)
+
+
+class ChangeKind(StrEnum):
+    """What was changed at the source; each has one undo (migration.journal)."""
+
+    POWER = "power"
+    CDROM = "cdrom"
+    SNAPSHOT = "snapshot"
+    LEASE = "lease"
+
+
+@dataclass(slots=True)
+class Change:
+    """One change at the source: written down before it is made (``made`` False), again after, and when it is undone."""
+
+    kind: ChangeKind
+    data: dict[str, Any]
+    made: bool = False
+    undone: bool = False
+
+
+@dataclass(slots=True)
+class DiskRecord:
+    """One disk of the run. ``receipt`` is set once it is finished, ``sha256`` and ``size_bytes`` are those of its file.
+
+    ``start`` is its offset inside the ``.ova``, where that is the format; ``lease_key`` its key in the export lease.
+    """
+
+    key: int
+    label: str
+    file_name: str
+    capacity_bytes: int
+    receipt: Receipt | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+    start: int | None = None
+    lease_key: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether all its data is on disk."""
+        return self.receipt is not None
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """The whole of it. ``endpoint`` is ``user@host`` for people; no secret is in here. ``method``, ``proof`` and
+    ``descriptor`` are set by the copy."""
+
+    run_id: str
+    endpoint: str
+    moref: str
+    machine: str
+    folder: Path
+    format: str
+    compress: str
+    started_at: str
+    point: PointInTime | None = None
+    disks: list[DiskRecord] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    method: str | None = None
+    proof: str | None = None
+    descriptor: str | None = None
+
+    @property
+    def open_changes(self) -> list[Change]:
+        """Changes that are not undone yet, oldest first."""
+        return [change for change in self.changes if not change.undone]
+
+    @property
+    def snapshot_name(self) -> str:
+        """Name of the temporary snapshot, if one is made: ours are found by it also without this record."""
+        return f"{SNAPSHOT_PREFIX}{self.run_id}"
+
+
+SNAPSHOT_PREFIX: Final = "hypersdk-"
+
+
+def state_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """``$STATE_DIRECTORY`` (systemd), else ``$XDG_STATE_HOME/hypersdk``, else ``~/.local/state/hypersdk``."""
+    env = os.environ if environ is None else environ
+    if given := env.get("STATE_DIRECTORY"):
+        return Path(given.split(":")[0])
+    home = env.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "hypersdk"
+
+
+class RunFile:
+    """The record of one run, kept on disk. Methods are thread-safe; each that changes something has saved it when it returns."""
+
+    def __init__(self, record: RunRecord, index: Path) -> None:
+        self.record = record
+        self._index = index
+        self._lock = threading.RLock()
+
+    @classmethod
+    def create(cls, folder: Path, state: Path, **facts: Any) -> RunFile:
+        """A new run in ``folder``, which exists. ``facts`` are RunRecord's fields without id, folder and time."""
+        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        record = RunRecord(
+            run_id=run_id, folder=folder, started_at=datetime.now(UTC).isoformat(timespec="seconds"), **facts
+        )
+        run = cls(record, state / "runs" / f"{run_id}.json")
+        run.save()
+        run._index.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(run._index, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
+        return run
+
+    @classmethod
+    def load(cls, folder: Path, state: Path) -> RunFile | None:
+        """The run in ``folder``, or None where there is none. Raises IntegrityError ``run_unreadable``."""
+        path = folder / RUN_FILE
+        try:
+            with path.open("rb") as file:
+                text = file.read(_MAX_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        try:
+            record = _decode(json.loads(text[:_MAX_BYTES]), folder)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"{path} is damaged: {error}", code=RUN_UNREADABLE) from error
+        return cls(record, state / "runs" / f"{record.run_id}.json")
+
+    def save(self) -> None:
+        """Writes the record; it is durable when this returns."""
+        with self._lock:
+            text = json.dumps(_encode(self.record), indent=1)
+            write_atomic(self.record.folder / RUN_FILE, text.encode(), mode=0o600)
+
+    @contextmanager
+    def changing(self) -> Iterator[RunRecord]:
+        """The record, to be changed; saved at the end of the block."""
+        with self._lock:
+            yield self.record
+            self.save()
+
+    def remove(self) -> None:
+        """Forgets the run: it was finished or given up."""
+        with self._lock:
+            for path in (self.record.folder / RUN_FILE, self._index):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Holds ``folder`` for this process. Raises TargetError ``run_active`` when another one has it."""
+    path = folder / LOCK_FILE
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TargetError(f"another process is exporting into {folder}", code=RUN_ACTIVE) from error
+        try:
+            yield
+        finally:
+            # Removed while still held: whoever opened it meanwhile was refused, whoever comes later makes a new one.
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process works in ``folder`` now."""
+    with suppress(FileNotFoundError), (folder / LOCK_FILE).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _encode(record: RunRecord) -> dict[str, Any]:
+    data = asdict(record)
+    data["version"] = _VERSION
+    del data["folder"]  # a folder may be moved
+    return data
+
+
+def _decode(data: Mapping[str, Any], folder: Path) -> RunRecord:
+    fields = dict(data)
+    if fields.pop("version") != _VERSION:
+        raise ValueError("made by another version")
+    fields["point"] = PointInTime.from_dict(fields["point"]) if fields["point"] else None
+    fields["disks"] = [_decode_disk(disk) for disk in fields["disks"]]
+    fields["changes"] = [Change(**{**change, "kind": ChangeKind(change["kind"])}) for change in fields["changes"]]
+    return RunRecord(folder=folder, **fields)
+
+
+def _decode_disk(data: Mapping[str, Any]) -> DiskRecord:
+    fields = dict(data)
+    if receipt := fields["receipt"]:
+        stream = StreamDigests(**receipt["stream"]) if receipt["stream"] else None
+        fields["receipt"] = Receipt(**{**receipt, "stream": stream})
+    if "/" in fields["file_name"]:
+        raise ValueError("a file name with a slash")
+    return DiskRecord(**fields)

@@ -1,0 +1,112 @@
+"""Unfinished runs: finding them again without being told where, and cleaning up after them.
+
+``hyper2kvm status`` lists them; ``hyper2kvm cleanup`` puts their sources back as they were found. Snapshots of ours are also found by
+their name alone, for the day when the output folder is gone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from hypersdk.errors import HyperSDKError
+from hypersdk.migration.journal import Problem, SourceJournal
+from hypersdk.migration.runfile import SNAPSHOT_PREFIX, ChangeKind, RunFile, RunRecord, is_locked, locked_folder
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.snapshot import FoundSnapshot, find_snapshots, remove_snapshot
+
+SNAPSHOT_MAX_AGE: Final = timedelta(hours=24)
+"""A temporary snapshot that waits for a resume is given up after this: its delta grows on a production datastore."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedRun:
+    """One run that did not end. ``active`` says that a process works on it now; ``error`` that its record cannot be read."""
+
+    folder: Path
+    record: RunRecord | None
+    active: bool
+    error: str
+
+    @property
+    def age(self) -> timedelta:
+        """Since it began."""
+        if self.record is None:
+            return timedelta(0)
+        return datetime.now(UTC) - datetime.fromisoformat(self.record.started_at)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanUp:
+    """What a clean-up did to one run: what is undone, what is kept and why, what could not be undone."""
+
+    undone: tuple[str, ...]
+    kept: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def unfinished_runs(state: Path) -> list[UnfinishedRun]:
+    """All runs that left a record, oldest first. Pointers to folders that are gone are removed on the way."""
+    runs = [run for pointer in sorted((state / "runs").glob("*.json")) if (run := _read(pointer, state))]
+    return sorted(runs, key=lambda run: run.record.started_at if run.record else "")
+
+
+def _read(pointer: Path, state: Path) -> UnfinishedRun | None:
+    try:
+        folder = Path(json.loads(pointer.read_bytes())["folder"])
+        run = RunFile.load(folder, state)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return UnfinishedRun(pointer, None, active=False, error=f"unreadable: {error}")
+    except HyperSDKError as error:
+        return UnfinishedRun(folder, None, active=is_locked(folder), error=error.message)
+    if run is None or run.record.run_id != pointer.stem:
+        pointer.unlink(missing_ok=True)
+        return None
+    return UnfinishedRun(folder, run.record, active=is_locked(folder), error="")
+
+
+def clean_up(
+    session: Session,
+    folder: Path,
+    state: Path,
+    *,
+    drop_snapshot: bool,
+    cancel: CancelToken,
+    note: Callable[[str], None],
+) -> CleanUp:
+    """Puts the source of the run in ``folder`` back as it was found. The copied data stay; the run stays resumable.
+
+    The temporary snapshot goes too with ``drop_snapshot`` or when it is older than ``SNAPSHOT_MAX_AGE``: what was copied of it
+    is then copied again by a resume. Raises TargetError ``run_active`` while a process works on the run.
+    """
+    with locked_folder(folder):
+        run = RunFile.load(folder, state)
+        if run is None:
+            return CleanUp((), (), ())
+        age = datetime.now(UTC) - datetime.fromisoformat(run.record.started_at)
+        drop = drop_snapshot or age > SNAPSHOT_MAX_AGE
+        before = run.record.open_changes
+        problems = SourceJournal(session, run, note=note).undo(
+            keep=() if drop else (ChangeKind.SNAPSHOT,), cancel=cancel
+        )
+        left = run.record.open_changes
+        kept = tuple(change.kind.value for change in left if change.kind is ChangeKind.SNAPSHOT and not drop)
+        return CleanUp(tuple(change.kind.value for change in before if change not in left), kept, tuple(problems))
+
+
+def stray_snapshots(session: Session, state: Path) -> Iterator[FoundSnapshot]:
+    """Snapshots of ours in the inventory that no run on this machine knows of; another machine's run may."""
+    known = {run.record.snapshot_name for run in unfinished_runs(state) if run.record}
+    for found in find_snapshots(session, SNAPSHOT_PREFIX):
+        if found.name not in known:
+            yield found
+
+
+def remove_stray(session: Session, found: FoundSnapshot, *, cancel: CancelToken) -> None:
+    """Removes one of ``stray_snapshots``. Raises SourceError or AccessError."""
+    remove_snapshot(session, found.moref, cancel=cancel)

@@ -1,0 +1,69 @@
+"""What all machines of one run share: limits, budgets, patience. Set once per process, not per machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from hypersdk.migration.plan import Floor
+from hypersdk.migration.runfile import state_dir
+from hypersdk.transfer.budget import StreamBudget
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.limit import BandwidthLimit
+from hypersdk.transfer.space import SpaceGate, SpaceLedger
+
+SNAPSHOTS_PER_DATASTORE: Final = 2
+"""Temporary snapshots of ours that may grow on one datastore at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """Limits of a run. ``None`` for ``bandwidth_limit`` (bytes/s over all streams) is no limit.
+
+    ``streams_per_host`` stays below what the NFC buffers of one ESXi host allow, ``streams_per_vcenter`` below the
+    about 52 connections that go through a vCenter. ``space_wait_s`` is how long a full disk is waited for.
+    """
+
+    max_machines: int = 4
+    streams_per_host: int = 8
+    streams_per_vcenter: int = 40
+    bandwidth_limit: int | None = None
+    space_wait_s: float = 600.0
+    shutdown_timeout_s: float = 300.0
+    snapshot_watch_s: float = 30.0
+    progress_interval_s: float = 0.25
+    floor: Floor = field(default_factory=Floor)
+    state: Path = field(default_factory=state_dir)
+
+
+class Shared:
+    """The live side of ``RunSettings``: one per process, handed to every machine's export."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+        self.budget = StreamBudget(per_host=settings.streams_per_host, per_vcenter=settings.streams_per_vcenter)
+        self.limit = BandwidthLimit(settings.bandwidth_limit) if settings.bandwidth_limit else None
+        self.space = SpaceLedger()
+        self._slots: dict[str, threading.Semaphore] = {}
+        self._lock = threading.Lock()
+
+    def space_gate(self, folder: Path) -> SpaceGate:
+        """Waits for room on the file system of ``folder``."""
+        return SpaceGate(folder, max_wait_s=self.settings.space_wait_s)
+
+    @contextmanager
+    def snapshot_slots(self, datastores: Sequence[str], cancel: CancelToken) -> Iterator[None]:
+        """Waits until one more snapshot may be held on each of ``datastores``."""
+        with ExitStack() as stack:
+            # In one order for all, so that two machines never wait for each other.
+            for name in sorted(set(datastores)):
+                with self._lock:
+                    slot = self._slots.setdefault(name, threading.Semaphore(SNAPSHOTS_PER_DATASTORE))
+                while not slot.acquire(timeout=0.2):
+                    cancel.check()
+                stack.callback(slot.release)
+            yield

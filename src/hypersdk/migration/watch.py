@@ -1,0 +1,79 @@
+"""Watches a datastore while a temporary snapshot of ours grows on it: below the floor the export ends and the snapshot goes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from hypersdk.errors import HyperSDKError, SourceError, register
+from hypersdk.migration.plan import Floor
+from hypersdk.migration.preflight import floor_bytes
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import format_size
+from hypersdk.vsphere.datastore import delta_bytes
+from hypersdk.vsphere.machine import read_datastores
+from hypersdk.vsphere.session import Session
+
+DATASTORE_FLOOR = register(
+    "datastore_floor",
+    "While the temporary snapshot was held, its datastore fell below the free space that must remain.",
+    "Free space on the datastore, or export with --power-off; the snapshot has been removed.",
+)
+
+
+class SnapshotWatch:
+    """A thread that reads delta size and free space every ``interval_s``. Cancels ``cancel`` below the floor; then ``error`` is set."""
+
+    def __init__(
+        self,
+        session: Session,
+        moref: str,
+        floor: Floor,
+        *,
+        interval_s: float,
+        cancel: CancelToken,
+        note: Callable[[str], None],
+    ) -> None:
+        self._session = session
+        self._moref = moref
+        self._floor = floor
+        self._interval_s = interval_s
+        self._cancel = cancel
+        self._note = note
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="snapshot-watch", daemon=True)
+        self.error: SourceError | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            try:
+                self._look()
+            except HyperSDKError as error:
+                # The copy itself may go on while vCenter is away for a moment; the next look tells.
+                self._note(f"the datastore could not be watched: {error.message}")
+
+    def _look(self) -> None:
+        grown = delta_bytes(self._session, self._moref)
+        for store in read_datastores(self._session, self._moref):
+            if store.capacity_bytes is None or store.free_bytes is None:
+                continue
+            floor = floor_bytes(store.capacity_bytes, self._floor.fraction, self._floor.at_least_bytes)
+            self._note(f"snapshot holds {format_size(grown)}; {format_size(store.free_bytes)} free on '{store.name}'")
+            if store.free_bytes < floor:
+                self.error = SourceError(
+                    f"datastore '{store.name}' has only {format_size(store.free_bytes)} free, the floor is {format_size(floor)}",
+                    code=DATASTORE_FLOOR,
+                )
+                self._cancel.cancel(self.error.message)
