@@ -1,0 +1,106 @@
+"""The grain tables of a stream being written: a few in memory, the others in the file, the directory over all of them."""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+from hypersdk.formats.image import BLOCK, BlockFile
+from hypersdk.formats.vmdk.layout import ENTRIES_PER_TABLE, TABLE_BYTES, TABLE_SPAN, entries_of
+from hypersdk.units import SECTOR
+
+_OPEN_TABLES: Final = 64
+"""Tables kept in memory (2 KiB each): enough for blocks that come a little out of order."""
+
+
+class _Table:
+    """One table in memory. ``missing`` counts the grains that the disk could still put into it."""
+
+    __slots__ = ("changed", "entries", "missing")
+
+    def __init__(self, entries: array[int], grains: int) -> None:
+        self.entries = entries
+        self.changed = False
+        self.missing = grains - (ENTRIES_PER_TABLE - entries.count(0))
+
+
+class GrainTables:
+    """Entries by grain number, in sectors; 0 is a grain that is not there. Not thread-safe.
+
+    A table leaves memory when it is full or has not been used for long: ``due`` says which have to be written out, ``stored``
+    that it was done. One that changes later is read back and written again elsewhere; the directory knows the newest copy.
+    """
+
+    def __init__(self, file: BlockFile, capacity: int) -> None:
+        self._file = file
+        self._grains = -(-capacity // BLOCK)
+        self.directory = array("I", bytes(4 * -(-capacity // TABLE_SPAN)))
+        """Sector of each table's newest copy in the file, 0 for none; a changed copy in memory goes before it."""
+        self._open: OrderedDict[int, _Table] = OrderedDict()
+
+    def sector(self, grain: int) -> int:
+        """Where ``grain`` is."""
+        return self._table(grain // ENTRIES_PER_TABLE).entries[grain % ENTRIES_PER_TABLE]
+
+    def put(self, grain: int, sector: int) -> int:
+        """Sets where ``grain`` is (0: nowhere any more) and returns where it was."""
+        table = self._table(grain // ENTRIES_PER_TABLE)
+        before = table.entries[grain % ENTRIES_PER_TABLE]
+        if before != sector:
+            table.entries[grain % ENTRIES_PER_TABLE] = sector
+            table.missing += (sector == 0) - (before == 0)
+            table.changed = True
+        return before
+
+    def load(self, grain: int) -> None:
+        """Brings the table of ``grain`` into memory, so that the next ``put`` cannot fail."""
+        self._table(grain // ENTRIES_PER_TABLE)
+
+    def due(self) -> list[int]:
+        """Tables to be written out now: full ones, and the longest unused beyond what may stay in memory."""
+        changed = [number for number, table in self._open.items() if table.changed]
+        surplus = changed[: max(0, len(changed) - _OPEN_TABLES)]
+        return [number for number in changed if not self._open[number].missing or number in surplus]
+
+    def changed(self) -> list[int]:
+        """All tables in memory that differ from their copy in the file, by number."""
+        return sorted(number for number, table in self._open.items() if table.changed)
+
+    def trim(self) -> None:
+        """Forgets tables that only were looked at, once there are many."""
+        if len(self._open) > 2 * _OPEN_TABLES:
+            for number in [number for number, table in self._open.items() if not table.changed]:
+                del self._open[number]
+
+    def entries(self, number: int) -> array[int]:
+        """A copy of table ``number``; does not count as use of it."""
+        if (table := self._open.get(number)) is not None:
+            return table.entries[:]
+        return self._read(number)
+
+    def stored(self, number: int, sector: int) -> None:
+        """The table ``number``, as it is now, is in the file at ``sector``."""
+        self.directory[number] = sector
+        self._open.pop(number, None)
+
+    def used(self) -> Iterator[int]:
+        """Numbers of tables that exist, rising."""
+        for number, sector in enumerate(self.directory):
+            if sector or number in self._open:
+                yield number
+
+    def _table(self, number: int) -> _Table:
+        table = self._open.get(number)
+        if table is not None:
+            self._open.move_to_end(number)
+            return table
+        grains = min(ENTRIES_PER_TABLE, self._grains - number * ENTRIES_PER_TABLE)
+        table = self._open[number] = _Table(self._read(number), grains)
+        return table
+
+    def _read(self, number: int) -> array[int]:
+        sector = self.directory[number]
+        data = self._file.pread(TABLE_BYTES, sector * SECTOR) if sector else bytes(TABLE_BYTES)
+        return entries_of(data)
