@@ -1,0 +1,335 @@
+"""HTTPS GET for the data plane: big reads into the caller's buffer, and no end that the protocol did not confirm.
+
+::
+
+    open_get(url) ──> Connection ── connection.py: proxy, TLS, the certificate judged
+                          └─ get(path) ──> HttpBody.readinto(buffer) <── wire.py: patience, framing
+
+``http.client`` writes the request and parses the head of the answer. No redirect is followed; the session cookie goes to the
+session's own host and to no other. A reset, a stall, a body shorter than announced and the answers 408, 425, 429, 500, 502,
+503 and 504 raise TransientError; everything read before the body is bounded.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Final, cast
+from urllib.parse import urlsplit
+
+from hypersdk.errors import SourceError, TransientError, register
+from hypersdk.secret import Secret
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import KiB
+from hypersdk.vsphere.connection import TrustedConnection, open_connection
+from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint
+from hypersdk.vsphere.faults import NFC_EXHAUSTED, clean_text, rule_for, translate
+from hypersdk.vsphere.proxy import CONNECT_TIMEOUT_S
+from hypersdk.vsphere.wire import (
+    BAD_REPLY,
+    BodyReader,
+    ChunkedBody,
+    ClosedBody,
+    CountedBody,
+    Head,
+    Wire,
+    broken,
+    short_body,
+)
+
+STALL_TIMEOUT_S: Final = 60.0
+"""Silence on a data stream that ends it; a new try follows."""
+LINGER_S: Final = 1.0
+"""A slow stream hands over what it has after this long, so that progress moves."""
+ERROR_TEXT_BYTES: Final = 4 * KiB
+RETRY_AFTER_MAX_S: Final = 300.0
+LENGTH_MAX_BYTES: Final = 1 << 60
+
+SERVER_BUSY: Final = register(
+    "server_busy",
+    "The server answered that it cannot serve this now.",
+    "Run it again with --resume when the server has less to do.",
+)
+HTTP_REFUSED: Final = register(
+    "http_refused",
+    "The server answered the request with an error.",
+    "See the status in the message; `hyper2kvm doctor` checks session, privileges and route.",
+)
+REDIRECT_REFUSED: Final = register(
+    "redirect_refused",
+    "The server answered with a redirect. None is followed: data and cookies go to no other host.",
+    "Check for a captive portal or a gateway between this machine and vSphere.",
+)
+
+_BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_DIGITS: Final = re.compile(r"[0-9]{1,19}")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCookie:
+    """The login session as the data plane shows it, and the only server it is shown to."""
+
+    host: str
+    port: int
+    value: Secret
+
+    def headers_for(self, host: str, port: int) -> dict[str, str]:
+        """The Cookie header of a request to ``host``: none unless that is the session's own host and port."""
+        if (host.lower(), port) != (self.host.lower(), self.port):
+            return {}
+        return {"Cookie": f"vmware_soap_session={self.value.reveal()}"}
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """``length`` bytes (at least one) from ``offset``."""
+
+    offset: int
+    length: int
+
+    @property
+    def header(self) -> str:
+        """As the Range header has it: both ends are in it."""
+        return f"bytes={self.offset}-{self.offset + self.length - 1}"
+
+
+def split_url(url: str) -> tuple[str, int, str]:
+    """``(host, port, path and query)`` of an https URL that a server gave. Raises SourceError for anything else."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or HTTPS_PORT
+    except ValueError as error:
+        raise SourceError("the server gave a URL that cannot be read", code=BAD_REPLY) from error
+    if parts.scheme != "https" or not parts.hostname or parts.username is not None:
+        raise SourceError("the server gave a URL that is not plain https", code=BAD_REPLY)
+    path = parts.path or "/"
+    return parts.hostname, port, f"{path}?{parts.query}" if parts.query else path
+
+
+class HttpBody:
+    """A ``ByteStream``: the body of one answer, while it comes. Close it in any case; half read, it ends its connection."""
+
+    def __init__(
+        self, response: http.client.HTTPResponse, wire: Wire, release: Callable[[bool], None], route: str
+    ) -> None:
+        self.status = response.status
+        self.route = route
+        self._headers = response.msg
+        self.length_bytes = self._content_length()
+        self._wire = wire
+        self._release: Callable[[bool], None] | None = release
+        self._reusable = not response.will_close
+        self._reader = self._framing()
+
+    def header(self, name: str) -> str | None:
+        """A header of the answer; several of one name are joined with commas."""
+        found = self._headers.get_all(name)
+        return ", ".join(found) if found else None
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fills ``buffer`` as far as bytes come within about a second; blocks for the first; 0 at the confirmed end.
+
+        Raises TransientError on reset, stall or a short body, Cancelled when cancelled.
+        """
+        self._wire.cancel.check()
+        read, filled, size = self._reader.read, 0, len(buffer)
+        until = time.monotonic() + LINGER_S
+        while filled < size:
+            count = read(buffer[filled:], wait=not filled)
+            if count <= 0:
+                break
+            filled += count
+            if time.monotonic() > until:
+                break
+        return filled
+
+    def fill(self, buffer: memoryview) -> None:
+        """Fills the whole ``buffer``; raises TransientError when the body ends before."""
+        filled = 0
+        while filled < len(buffer):
+            count = self.readinto(buffer[filled:])
+            if not count:
+                raise short_body(f"{len(buffer) - filled} bytes of the range are missing")
+            filled += count
+
+    def text(self) -> str:
+        """The beginning of the body, made safe to print: what a server says about its error, if it says anything."""
+        buffer = memoryview(bytearray(ERROR_TEXT_BYTES))
+        try:
+            count = self.readinto(buffer)
+        except SourceError:
+            return ""  # the status alone decides; the text only explains
+        return clean_text(bytes(buffer[:count]).decode("utf-8", "replace"))
+
+    def close(self) -> None:
+        """Ends the exchange; the connection stays usable when the body was read to its end."""
+        release, self._release = self._release, None
+        if release is not None:
+            release(self._reusable and self._reader.ended)
+
+    def __enter__(self) -> HttpBody:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _content_length(self) -> int | None:
+        text = self.header("Content-Length")
+        if text is None:
+            return None
+        if not _DIGITS.fullmatch(text) or int(text) > LENGTH_MAX_BYTES:
+            raise SourceError(f"the length of the answer is '{clean_text(text[:40])}'", code=BAD_REPLY)
+        return int(text)
+
+    def _framing(self) -> BodyReader:
+        transfer = (self.header("Transfer-Encoding") or "identity").strip().lower()
+        content = (self.header("Content-Encoding") or "identity").strip().lower()
+        if transfer not in ("identity", "chunked") or content != "identity":
+            raise SourceError(f"the answer is coded: '{clean_text(f'{transfer} {content}'[:40])}'", code=BAD_REPLY)
+        if transfer == "chunked":
+            self.length_bytes = None  # RFC 9112, section 6.3: chunks overrule a length
+            return ChunkedBody(self._wire)
+        return ClosedBody(self._wire) if self.length_bytes is None else CountedBody(self._wire, self.length_bytes)
+
+
+class Connection:
+    """One connection to a server, used for one exchange after another. One thread at a time."""
+
+    def __init__(self, trusted: TrustedConnection, *, cancel: CancelToken, stall_s: float = STALL_TIMEOUT_S) -> None:
+        """Connects. Raises ConnectError (name, route, proxy, TLS, certificate) and Cancelled."""
+        cancel.check()
+        self.host, self.port = trusted.host, trusted.port
+        self.name = self.host if self.port == HTTPS_PORT else f"{self.host}:{self.port}"
+        self.alive = True
+        self._wire = Wire(_connected(trusted), self.name, cancel, stall_s)
+
+    def get(
+        self,
+        target: str,
+        *,
+        cancel: CancelToken,
+        cookie: SessionCookie | None = None,
+        headers: Mapping[str, str] | None = None,
+        byte_range: ByteRange | None = None,
+        last: bool = False,
+    ) -> HttpBody:
+        """Asks for ``target`` (path and query) and returns the open body of a 200 or 206; after the ``last`` one the connection ends.
+
+        Raises TransientError (try again), SourceError ``http_refused`` with the field ``status``, ``redirect_refused``, ``bad_reply``.
+        """
+        self._wire.cancel = cancel
+        self.alive = False  # until this exchange has come to its end
+        extra = {"Range": byte_range.header} if byte_range else {}
+        extra |= cookie.headers_for(self.host, self.port) if cookie else {}
+        extra |= {"Connection": "close"} if last else {}
+        release = self._end if last else self._released
+        try:
+            return _accepted(self._exchange(target, {**(headers or {}), **extra}, release))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Drops the connection."""
+        self.alive = False
+        self._wire.close()
+
+    def _exchange(self, target: str, headers: Mapping[str, str], release: Callable[[bool], None]) -> HttpBody:
+        request = http.client.HTTPConnection(self.host, self.port)
+        request.default_port = HTTPS_PORT  # the port goes into Host only where it is another one
+        request.sock = self._wire
+        try:
+            request.request("GET", target, headers={"Accept": "*/*", **headers})  # adds Accept-Encoding: identity
+        except (http.client.InvalidURL, UnicodeError) as error:
+            raise SourceError("the server gave a URL with characters that none may have", code=BAD_REPLY) from error
+        return HttpBody(_head(self._wire), self._wire, release, self.name)
+
+    def _end(self, _usable: bool) -> None:
+        self.close()
+
+    def _released(self, usable: bool) -> None:
+        self.alive = usable and self._wire.drained
+        if not self.alive:
+            self.close()
+
+
+def open_get(
+    url: str,
+    endpoint: Endpoint,
+    *,
+    cancel: CancelToken,
+    pin: str | None = None,
+    cookie: SessionCookie | None = None,
+    headers: Mapping[str, str] | None = None,
+    byte_range: ByteRange | None = None,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    stall_timeout_s: float = STALL_TIMEOUT_S,
+) -> HttpBody:
+    """GET of one ``url`` on a connection of its own, which ends with the body.
+
+    ``endpoint`` says by which proxy and whom to trust; ``pin`` is the print (SHA-1 or SHA-256) that its vCenter gave for another host. Errors
+    as ``Connection`` and its ``get``.
+    """
+    host, port, target = split_url(url)
+    trusted = open_connection(endpoint, host=host, port=port, pinned_sha1=pin, connect_timeout_s=connect_timeout_s)
+    connection = Connection(trusted, cancel=cancel, stall_s=stall_timeout_s)
+    return connection.get(target, cancel=cancel, cookie=cookie, headers=headers, byte_range=byte_range, last=True)
+
+
+def _connected(trusted: TrustedConnection) -> ssl.SSLSocket:
+    try:
+        trusted.connect()
+    except (OSError, http.client.HTTPException) as error:
+        raise translate(error) from error
+    sock = trusted.sock
+    assert isinstance(sock, ssl.SSLSocket)
+    # Without this a dropped connection looks like close_notify, which is all that confirms a body without a length.
+    sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+    return sock
+
+
+def _head(wire: Wire) -> http.client.HTTPResponse:
+    """The head of the next answer, interim ones skipped; the body is left on the wire."""
+    response = http.client.HTTPResponse(cast(socket.socket, Head(wire)), method="GET")
+    try:
+        response.begin()
+    except http.client.RemoteDisconnected as error:
+        raise broken(wire.peer, error) from error
+    except http.client.HTTPException as error:
+        raise SourceError(f"{wire.peer} did not answer in HTTP", code=BAD_REPLY) from error
+    return response
+
+
+def _accepted(body: HttpBody) -> HttpBody:
+    """``body``, if the answer is a success; else what it means."""
+    if body.status in (200, 206):
+        return body
+    if 300 <= body.status < 400:
+        raise SourceError(f"{body.route} answered with a redirect", code=REDIRECT_REFUSED, status=body.status)
+    text = body.text()
+    message = f"{body.route} answered {body.status}" + (f": {text}" if text else "")
+    if body.status not in _BUSY:
+        raise SourceError(message, code=HTTP_REFUSED, status=body.status)
+    code = NFC_EXHAUSTED if rule_for((), text).code == NFC_EXHAUSTED else SERVER_BUSY
+    raise TransientError(message, code=code, status=body.status, retry_after_s=_retry_after(body))
+
+
+def _retry_after(body: HttpBody) -> float | None:
+    """Seconds the server asks to wait (RFC 9110, section 10.2.3: a number or a date), bounded; None when it does not ask."""
+    text = (body.header("Retry-After") or "").strip()
+    if _DIGITS.fullmatch(text):
+        return min(float(text), RETRY_AFTER_MAX_S)
+    try:
+        wait_s = parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)

@@ -1,0 +1,278 @@
+"""The receiving half of an HTTPS connection: patience, framing, and no copy of the data.
+
+::
+
+    TLS ──read──> caller's buffer           a body's data: one call per TLS record (at most 16 KiB), no copy
+        └─read──> ahead, 4 KiB ──> lines    heads, chunk sizes, trailers; what data lies behind them is copied once
+
+``http.client``'s own body reader is not used: after a time-out it cannot go on, so it would have to wait out a whole stall to
+notice a cancel. Here the wait is cut into slices. A stall is counted from the last byte, never over a transfer: a slow
+stream is not a broken one.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import ssl
+import time
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from hypersdk.errors import SourceError, TransientError, register
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import KiB
+
+SLICE_S: Final = 0.25
+"""Longest wait between two looks at the cancel token."""
+AHEAD_BYTES: Final = 4 * KiB
+HEAD_BYTES: Final = 128 * KiB
+"""Most that the heads of one exchange may take together, interim answers included; the same for trailers."""
+CHUNK_LINE_BYTES: Final = KiB
+
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;|$)")
+
+CONNECTION_RESET: Final = register(
+    "connection_reset",
+    "The connection was closed by the server or by something on the way.",
+    "Check the network path and firewalls with idle time-outs; then run it again with --resume.",
+)
+STREAM_STALLED: Final = register(
+    "stream_stalled",
+    "The server sent nothing for too long.",
+    "Look at the load of the ESXi host and its datastore; then run it again with --resume.",
+)
+SHORT_BODY: Final = register(
+    "short_body",
+    "The server ended its answer before all it had announced was sent.",
+    "Run it again with --resume; if it repeats, look at the ESXi host's hostd log.",
+)
+BAD_REPLY: Final = register(
+    "bad_reply",
+    "The answer is not one that HTTP or vSphere allows here.",
+    "Check for a proxy that alters traffic between this machine and vSphere.",
+)
+
+
+class Wire:
+    """A TLS connection, read with patience."""
+
+    def __init__(self, sock: ssl.SSLSocket, peer: str, cancel: CancelToken, stall_s: float) -> None:
+        sock.settimeout(min(SLICE_S, stall_s))
+        self.peer = peer
+        self.cancel = cancel
+        self._sock = sock
+        self._stall_s = stall_s
+        self._ahead = b""
+        self._at = 0
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is left that was read ahead."""
+        return self._at == len(self._ahead)
+
+    def read(self, view: memoryview, *, wait: bool = True) -> int:
+        """Reads some bytes into ``view``, which is not empty.
+
+        At least one; 0 at the end of the connection; -1 when ``wait`` is false and none came within a slice. Raises
+        TransientError on reset and stall, Cancelled when cancelled meanwhile.
+        """
+        if self._at < len(self._ahead):
+            return self._take(view)
+        count: int = self._receive(len(view), view, wait=wait)
+        return count
+
+    def readline(self, limit: int) -> bytes:
+        """Up to and with the next newline, at most ``limit`` bytes; shorter and without one at the end of the connection."""
+        line = self._line_ahead(limit) if self._at < len(self._ahead) else b""
+        while len(line) < limit and not line.endswith(b"\n") and self._read_ahead():
+            line += self._line_ahead(limit - len(line))
+        return line
+
+    def sendall(self, data: bytes) -> None:
+        """Sends a request's head; it fits into the socket's own buffer."""
+        self.cancel.check()
+        try:
+            self._sock.sendall(data)
+        except OSError as error:
+            raise broken(self.peer, error) from error
+
+    def close(self) -> None:
+        """Drops the connection."""
+        with suppress(OSError):  # nothing is lost: all that counted has been read
+            self._sock.close()
+
+    def _take(self, view: memoryview) -> int:
+        count = min(len(view), len(self._ahead) - self._at)
+        view[:count] = self._ahead[self._at : self._at + count]
+        self._at += count
+        return count
+
+    def _line_ahead(self, limit: int) -> bytes:
+        """What lies ahead of the next line."""
+        start, stop = self._at, min(self._at + limit, len(self._ahead))
+        self._at = self._ahead.find(b"\n", start, stop) + 1 or stop
+        return self._ahead[start : self._at]
+
+    def _read_ahead(self) -> bool:
+        ahead: bytes = self._receive(AHEAD_BYTES, None, wait=True)
+        self._ahead, self._at = ahead, 0
+        return bool(ahead)
+
+    def _receive(self, size: int, view: memoryview | None, *, wait: bool) -> Any:
+        """As ``SSLSocket.read``: a count where there is a ``view``, else the bytes; -1 as in ``read``."""
+        started: float | None = None
+        while True:
+            try:
+                return self._sock.read(size, view)
+            except TimeoutError as error:
+                if not wait:
+                    return -1
+                started = started or time.monotonic() - SLICE_S
+                self._look_around(started, error)
+            except OSError as error:
+                raise broken(self.peer, error) from error
+
+    def _look_around(self, started: float, error: TimeoutError) -> None:
+        """After a slice without a byte: cancelled meanwhile, or stalled for good?"""
+        self.cancel.check()
+        if time.monotonic() - started >= self._stall_s:
+            raise TransientError(
+                f"{self.peer} sent nothing for {self._stall_s:g} s", code=STREAM_STALLED, stall_s=self._stall_s
+            ) from error
+
+
+def broken(peer: str, error: OSError) -> TransientError:
+    """The error for a connection to ``peer`` that ended with ``error``."""
+    return TransientError(f"the connection to {peer} broke: {reason_of(error)}", code=CONNECTION_RESET)
+
+
+def reason_of(error: OSError) -> str:
+    """A few words on why, without the address tuples and source lines that some of them carry."""
+    return getattr(error, "reason", None) or error.strerror or type(error).__name__
+
+
+class Head:
+    """What ``http.client`` reads an answer's head from: bounded in all, so that endless interim answers end too."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._left = HEAD_BYTES
+
+    def makefile(self, _mode: str) -> Head:
+        """The reader, as ``http.client.HTTPResponse`` asks its socket for it."""
+        return self
+
+    def readline(self, limit: int) -> bytes:
+        """One line; LineTooLong (of ``http.client``) when the head does not end."""
+        line = self._wire.readline(min(limit, self._left))
+        self._left -= len(line)
+        if not self._left:
+            raise http.client.LineTooLong("head")
+        return line
+
+    def flush(self) -> None:
+        """Nothing to flush: it is only read from."""
+
+    def close(self) -> None:
+        """Nothing to close: the connection outlives the head."""
+
+
+class BodyReader(Protocol):
+    """The framing of one body. ``read`` is as ``Wire.read``, with 0 for the confirmed end, told by ``ended`` too."""
+
+    ended: bool
+
+    def read(self, view: memoryview, *, wait: bool) -> int:
+        """See ``Wire.read``. Raises TransientError ``short_body`` when the connection ends before the body."""
+        ...
+
+
+class CountedBody:
+    """Content-Length."""
+
+    def __init__(self, wire: Wire, length: int) -> None:
+        self._wire = wire
+        self._left = length
+        self.ended = length == 0
+
+    def read(self, view: memoryview, *, wait: bool) -> int:
+        """See BodyReader."""
+        if self.ended:
+            return 0
+        count = self._wire.read(view[: self._left], wait=wait)
+        if count == 0:
+            raise short_body(f"{self._left} bytes are missing")
+        self._left -= max(count, 0)
+        self.ended = self._left == 0
+        return count
+
+
+class ChunkedBody:
+    """Transfer-Encoding: chunked (RFC 9112, section 7.1)."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._left = 0
+        self._first = True
+        self.ended = False
+
+    def read(self, view: memoryview, *, wait: bool) -> int:
+        """See BodyReader."""
+        if not self._left and not self._next_chunk():
+            return 0
+        count = self._wire.read(view[: self._left], wait=wait)
+        if count == 0:
+            raise short_body("the last chunk is missing")
+        self._left -= max(count, 0)
+        return count
+
+    def _next_chunk(self) -> bool:
+        """Reads the next chunk's size; False after the last one and its trailers."""
+        if self.ended:
+            return False
+        if not self._first and self._line():
+            raise SourceError("a chunk of the answer is longer than it said", code=BAD_REPLY)
+        self._first = False
+        size = _CHUNK_SIZE.match(self._line())
+        if size is None:
+            raise SourceError("a chunk of the answer has no valid size", code=BAD_REPLY)
+        self._left = int(size[1], 16)
+        if not self._left:
+            self._skip_trailers()
+            self.ended = True
+        return not self.ended
+
+    def _skip_trailers(self) -> None:
+        left = HEAD_BYTES
+        while line := self._line():
+            left -= len(line)
+            if left < 0:
+                raise SourceError("the answer's trailers do not end", code=BAD_REPLY)
+
+    def _line(self) -> bytes:
+        line = self._wire.readline(CHUNK_LINE_BYTES)
+        if line.endswith(b"\n"):
+            return line.rstrip(b"\r\n")
+        if len(line) == CHUNK_LINE_BYTES:
+            raise SourceError("a chunk line of the answer does not end", code=BAD_REPLY)
+        raise short_body("the last chunk is missing")
+
+
+class ClosedBody:
+    """Neither length nor chunks: it ends with TLS's close_notify. A connection that merely drops has raised before."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self.ended = False
+
+    def read(self, view: memoryview, *, wait: bool) -> int:
+        """See BodyReader."""
+        count = 0 if self.ended else self._wire.read(view, wait=wait)
+        self.ended = count == 0
+        return count
+
+
+def short_body(what: str) -> TransientError:
+    """The error for a body that ended too early."""
+    return TransientError(f"the answer is short: {what}", code=SHORT_BODY)
