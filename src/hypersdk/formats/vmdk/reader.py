@@ -1,0 +1,303 @@
+"""Random access to the VMDKs that lie on a disk: sparse, flat, split into many files, and finished streams.
+
+::
+
+    open_vmdk ── sparse or stream ────────────────────────> _SparseExtent
+              └─ descriptor, a text ── SPARSE "a-s001.vmdk" > _SparseExtent ┐
+                                    ── FLAT "a-f001.vmdk" 0 > _FlatExtent   ├ _SplitDisk
+                                    ── ZERO ───────────────> _ZeroExtent   ┘
+
+Opening of files is the caller's: extents are named by untrusted text, so ``open_extent`` is asked for plain names only, and decides.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from functools import lru_cache
+from itertools import accumulate
+from typing import Final, Protocol
+
+from hypersdk.errors import TRUNCATED_STREAM, IntegrityError
+from hypersdk.formats.image import BLOCK, BlockFile, Piece
+from hypersdk.formats.vmdk.descriptor import SIGNATURE, Descriptor, ExtentLine, parse_descriptor
+from hypersdk.formats.vmdk.layout import (
+    COWD_MAGIC,
+    ENTRIES_PER_TABLE,
+    GD_AT_END,
+    GRAIN_MARKER,
+    MAGIC,
+    MAX_DESCRIPTOR_BYTES,
+    MAX_GRAIN_BYTES,
+    META_MARKER,
+    SESPARSE_MAGIC,
+    TABLE_BYTES,
+    ZEROED_GRAIN,
+    Flag,
+    MarkerType,
+    SparseHeader,
+    bad_format,
+    entries_of,
+    parse_header,
+    require_stream,
+)
+from hypersdk.formats.vmdk.stream import inflate
+from hypersdk.units import SECTOR, MiB
+
+SNIFF_BYTES: Final = 512
+"""What ``sniff`` wants to see of a file."""
+_TABLES_KEPT: Final = 64
+_MOST_DIRECTORY_BYTES: Final = 32 * MiB
+"""64 TiB of 64 KiB grains need 8 MiB; only absurd combinations of capacity and grain size need more."""
+
+
+class VmdkKind(StrEnum):
+    """What the first bytes of a file make it."""
+
+    STREAM = "streamOptimized"
+    SPARSE = "sparse extent"
+    DESCRIPTOR = "descriptor"
+
+
+class DiskReader(Protocol):
+    """A guest disk that can be read anywhere. Thread-safe. Raises IntegrityError for what is damaged; OSError passes through."""
+
+    capacity: int
+    """Guest bytes."""
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """``(offset, length)`` of guest ranges that may hold data, rising, disjoint; all else reads as zeros."""
+        ...
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Fills ``buffer`` from guest ``offset``; the range must lie within the capacity."""
+        ...
+
+
+def sniff(head: bytes) -> VmdkKind:
+    """What a file is that begins with ``head`` (SNIFF_BYTES, fewer where the file is shorter).
+
+    Raises IntegrityError ``bad_format`` for all that is no VMDK, or one of the deltas of ESXi.
+    """
+    if head.startswith(MAGIC):
+        header = parse_header(head)
+        return VmdkKind.STREAM if header.compressed else VmdkKind.SPARSE
+    if head.startswith((COWD_MAGIC, SESPARSE_MAGIC)):
+        raise bad_format("it is the delta of a snapshot on ESXi; consolidate the machine's snapshots first")
+    if SIGNATURE in head:
+        return VmdkKind.DESCRIPTOR
+    raise bad_format("neither a sparse extent nor a descriptor")
+
+
+def open_vmdk(file: BlockFile, open_extent: Callable[[str], BlockFile]) -> DiskReader:
+    """The disk in ``file``; ``open_extent(name)`` opens a neighbour that its descriptor names (a plain file name, checked).
+
+    Raises IntegrityError (``bad_format``, ``truncated_stream``).
+    """
+    if sniff(file.pread(SNIFF_BYTES, 0)) is VmdkKind.DESCRIPTOR:
+        return _open_split(parse_descriptor(_text(file)), open_extent)
+    extent = _SparseExtent(file)
+    extent.check_descriptor()
+    return extent
+
+
+def _text(file: BlockFile) -> bytes:
+    return file.pread(MAX_DESCRIPTOR_BYTES + 1, 0)
+
+
+def _open_split(descriptor: Descriptor, open_extent: Callable[[str], BlockFile]) -> DiskReader:
+    if not descriptor.extents:
+        raise bad_format("a descriptor without extents")
+    return _SplitDisk([_open_extent(line, open_extent) for line in descriptor.extents])
+
+
+def _open_extent(line: ExtentLine, open_extent: Callable[[str], BlockFile]) -> DiskReader:
+    length = line.sectors * SECTOR
+    match line.kind:
+        case "ZERO":
+            return _ZeroExtent(length)
+        case "FLAT" | "VMFS":
+            return _FlatExtent(open_extent(_plain_name(line)), line.offset * SECTOR, length)
+        case "SPARSE":
+            extent = _SparseExtent(open_extent(_plain_name(line)))
+            if extent.capacity != length:
+                raise bad_format(f"extent {line.name!r} has {extent.capacity} bytes, not {length}")
+            return extent
+        case _:
+            raise bad_format(f"an extent of kind {line.kind}")
+
+
+def _plain_name(line: ExtentLine) -> str:
+    name = line.name or ""
+    if not name or name in (".", "..") or any(char in "/\\" or not char.isprintable() for char in name):
+        raise bad_format(f"an extent in {name[:80]!r}; only a file beside the descriptor may be named")
+    return name
+
+
+class _ZeroExtent:
+    """Nothing but zeros."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        return iter(())
+
+    def read(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002 - zeros everywhere
+        buffer[:] = bytes(len(buffer))
+
+
+class _FlatExtent:
+    """Guest bytes as they are, from ``start`` of a file on."""
+
+    def __init__(self, file: BlockFile, start: int, capacity: int) -> None:
+        if start + capacity > file.size():
+            raise _truncated(f"a flat extent of {capacity} bytes at {start} in a file of {file.size()}")
+        self.capacity = capacity
+        self._file = file
+        self._start = start
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        yield 0, self.capacity
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = _exactly(self._file, len(buffer), self._start + offset)
+
+
+class _SparseExtent:
+    """Grains found through directory and tables, plain or compressed."""
+
+    def __init__(self, file: BlockFile) -> None:
+        header = parse_header(_exactly(file, SECTOR, 0))
+        if header.compressed:
+            require_stream(header)
+        self.capacity = header.capacity
+        self._file = file
+        self._header = header
+        self._grain = header.grain_sectors * SECTOR
+        self._zeroed = ZEROED_GRAIN if header.flags & Flag.ZEROED_GRAIN else 0
+        self._directory = self._read_directory()
+        self._entries = lru_cache(_TABLES_KEPT)(self._read_table)
+
+    def check_descriptor(self) -> None:
+        """For a disk in one file: its own text must not say that it is another's delta, or of another size."""
+        header = self._header
+        if header.descriptor_sectors:
+            text = _exactly(self._file, header.descriptor_sectors * SECTOR, header.descriptor_offset * SECTOR)
+            descriptor = parse_descriptor(text)
+            if len(descriptor.extents) == 1 and descriptor.capacity != self.capacity:
+                raise bad_format(
+                    f"a capacity of {self.capacity} bytes, not {descriptor.capacity} as its descriptor says"
+                )
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        start = end = 0
+        for offset in self._stored():
+            if offset != end:
+                if end > start:
+                    yield start, end - start
+                start = offset
+            end = min(offset + self._grain, self.capacity)
+        if end > start:
+            yield start, end - start
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        at = 0
+        while at < len(buffer):
+            number, skip = divmod(offset + at, self._grain)
+            length = min(self._grain - skip, len(buffer) - at)
+            self._read_grain(number, skip, buffer[at : at + length])
+            at += length
+
+    def _stored(self) -> Iterator[int]:
+        """Guest offsets of all grains that are stored; more of them than the file has sectors is a lie of the tables."""
+        room = self._file.size() // (SECTOR if self._header.compressed else self._grain)
+        for table, sector in enumerate(self._directory):
+            if sector:
+                for slot, entry in enumerate(self._entries(table)):
+                    offset = (table * ENTRIES_PER_TABLE + slot) * self._grain
+                    if entry and entry != self._zeroed and offset < self.capacity:
+                        room -= 1
+                        yield offset
+            if room < 0:
+                raise bad_format("its tables name more grains than the file can hold")
+
+    def _read_grain(self, number: int, skip: int, buffer: memoryview) -> None:
+        table, slot = divmod(number, ENTRIES_PER_TABLE)
+        sector = self._entries(table)[slot] if self._directory[table] else 0
+        if sector == 0 or sector == self._zeroed:
+            buffer[:] = bytes(len(buffer))
+        elif self._header.compressed:
+            buffer[:] = self._inflated(number, sector)[skip : skip + len(buffer)]
+        else:
+            buffer[:] = _exactly(self._file, len(buffer), sector * SECTOR + skip)
+
+    def _inflated(self, number: int, sector: int) -> bytes:
+        offset = number * BLOCK
+        lba, size = GRAIN_MARKER.unpack(_exactly(self._file, GRAIN_MARKER.size, sector * SECTOR))
+        if lba * SECTOR != offset or not 0 < size <= MAX_GRAIN_BYTES:
+            raise bad_format(f"no grain for guest offset {offset} at sector {sector}, where the tables have it")
+        zlib = _exactly(self._file, size, sector * SECTOR + GRAIN_MARKER.size)
+        return inflate(Piece(offset, min(BLOCK, self.capacity - offset), zlib))
+
+    def _read_directory(self) -> array[int]:
+        sector = self._header.directory_offset
+        if sector == GD_AT_END:
+            sector = self._read_footer().directory_offset
+        length = self._header.directory_bytes
+        if length > _MOST_DIRECTORY_BYTES:
+            raise bad_format(f"a grain directory of {length} bytes")
+        return entries_of(_exactly(self._file, length, sector * SECTOR))
+
+    def _read_footer(self) -> SparseHeader:
+        """The footer of a stream: marker, footer and end marker are the file's last three sectors."""
+        start = self._file.size() - 3 * SECTOR
+        if start < SECTOR:
+            raise _truncated("a stream without its footer")
+        tail = _exactly(self._file, 3 * SECTOR, start)
+        if META_MARKER.unpack_from(tail) != (1, 0, MarkerType.FOOTER) or any(tail[2 * SECTOR :]):
+            raise _truncated("a stream that does not end in footer and end marker")
+        footer = parse_header(tail[SECTOR : 2 * SECTOR])
+        if footer.capacity_sectors != self._header.capacity_sectors:
+            raise bad_format("header and footer name different capacities")
+        return footer
+
+    def _read_table(self, number: int) -> array[int]:
+        return entries_of(_exactly(self._file, TABLE_BYTES, self._directory[number] * SECTOR))
+
+
+class _SplitDisk:
+    """Extents one after another."""
+
+    def __init__(self, parts: list[DiskReader]) -> None:
+        self._parts = parts
+        self._starts = list(accumulate((part.capacity for part in parts), initial=0))
+        self.capacity = self._starts.pop()
+        if not self.capacity:
+            raise bad_format("a disk of no size")
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        for start, part in zip(self._starts, self._parts, strict=True):
+            yield from ((start + offset, length) for offset, length in part.extents())
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        at = 0
+        while at < len(buffer):
+            number = bisect_right(self._starts, offset + at) - 1
+            skip = offset + at - self._starts[number]
+            length = min(self._parts[number].capacity - skip, len(buffer) - at)
+            self._parts[number].read(skip, buffer[at : at + length])
+            at += length
+
+
+def _exactly(file: BlockFile, length: int, offset: int) -> bytes:
+    data = file.pread(length, offset) if offset < 2**63 - length else b""
+    if len(data) < length:
+        raise _truncated(f"{length} bytes at {offset} lie behind the end of the file")
+    return data
+
+
+def _truncated(what: str) -> IntegrityError:
+    return IntegrityError(f"the VMDK is cut short: {what}", code=TRUNCATED_STREAM)
