@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from hypersdk.errors import Cancelled
-from hypersdk.transfer.budget import StreamBudget
+from hypersdk.transfer.budget import SETTLE_S, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
 from tests.transfer.clock import Clock
 
@@ -84,13 +84,26 @@ def test_an_exhausted_host_gets_half_and_grows_by_one_each_quiet_minute() -> Non
 
 
 def test_halving_counts_from_what_was_running_and_one_is_always_left() -> None:
-    budget = StreamBudget(per_host=8)
-    with budget.stream(HOST, CancelToken()), budget.stream(HOST, CancelToken()):
-        budget.exhausted(HOST)
-        assert budget.use(HOST).allowed == 1
-        budget.exhausted(HOST)
-        assert budget.use(HOST).allowed == 1
+    clock = Clock()
+    budget = StreamBudget(per_host=8, clock=clock)
+    with ExitStack() as streams:
+        for _ in range(4):
+            streams.enter_context(budget.stream(HOST, CancelToken()))
+        for allowed in (2, 1, 1):
+            budget.exhausted(HOST)
+            assert budget.use(HOST).allowed == allowed
+            clock.pass_(SETTLE_S)
     assert not refused(budget, HOST)
+
+
+def test_streams_that_fail_together_halve_once() -> None:
+    budget = StreamBudget(per_host=8, clock=Clock())
+    with ExitStack() as streams:
+        for _ in range(8):
+            streams.enter_context(budget.stream(HOST, CancelToken()))
+        for _ in range(5):
+            budget.exhausted(HOST)
+    assert budget.use(HOST).allowed == 4
 
 
 def test_the_wait_is_shown() -> None:

@@ -103,3 +103,18 @@ def test_read_back_can_be_cancelled(tmp_path: Path) -> None:
     cancel = CancelToken()
     with pytest.raises(Cancelled):
         sha256_of(path, cancel, lambda _count: cancel.cancel("enough"))
+
+
+def test_read_back_of_a_part(tmp_path: Path) -> None:
+    data = random.Random(4).randbytes(6 * MiB)
+    path = tmp_path / "archive"
+    path.write_bytes(data)
+    expected = hashlib.sha256(data[1000 : 1000 + 5 * MiB]).hexdigest()
+    assert sha256_of(path, CancelToken(), region=range(1000, 1000 + 5 * MiB)) == expected
+
+
+def test_read_back_of_a_file_that_is_too_short(tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(bytes(1000))
+    with pytest.raises(TargetError, match="ends 24 bytes before it should"):
+        sha256_of(path, CancelToken(), length=1024)

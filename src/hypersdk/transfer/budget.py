@@ -22,6 +22,8 @@ PER_HOST: Final = 8
 PER_VCENTER: Final = 32
 """vCenter relays about 52 NFC connections; others want some too."""
 GROW_AFTER_S: Final = 60.0
+SETTLE_S: Final = 5.0
+"""Streams that fail together are one refusal, not several."""
 _LOOK_S: Final = 0.2
 
 
@@ -31,6 +33,7 @@ class _Host:
     running: int = 0
     peak: int = 0
     quiet_since: float = 0.0
+    refused_at: float = -SETTLE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,11 @@ class StreamBudget:
     def exhausted(self, host: str) -> None:
         """``host`` refused a stream for lack of memory: halves what it is asked for."""
         with self._changed:
-            known = self._host(host)
-            known.allowed = max(1, min(known.allowed, max(known.running, 1)) // 2)
-            known.quiet_since = self._clock()
+            known, now = self._host(host), self._clock()
+            known.quiet_since = now
+            if now - known.refused_at >= SETTLE_S:
+                known.allowed = max(1, min(known.allowed, known.running) // 2)
+                known.refused_at = now
 
     def use(self, host: str) -> HostUse:
         """What ``host`` gives now."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -110,19 +109,22 @@ def sha256_of(
     """Hex SHA-256 of the file as it lies there, or of the ``region`` of its bytes; ``on_bytes`` hears how many more were read.
 
     Tells the kernel to read ahead and to drop what has been read: a 1 TiB image must not push everything else out of
-    the host's page cache. Raises TargetError and Cancelled.
+    the host's page cache. Raises TargetError, also when the file ends before its region, and Cancelled.
     """
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(READ_BACK_STEP))
     with target_errors(f"reading {path.name} back"), open(path, "rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        position, end = (region.start, region.stop) if region else (0, sys.maxsize)
-        file.seek(position)
-        while count := file.readinto(buffer[: min(end - position, READ_BACK_STEP)]):
+        left = region or range(os.fstat(file.fileno()).st_size)
+        os.posix_fadvise(file.fileno(), left.start, len(left), os.POSIX_FADV_SEQUENTIAL)
+        file.seek(left.start)
+        while left:
             cancel.check()
+            count = file.readinto(buffer[: len(left)])
+            if not count:
+                raise TargetError(f"{path.name} ends {len(left)} bytes before it should")
             digest.update(buffer[:count])
-            os.posix_fadvise(file.fileno(), position, count, os.POSIX_FADV_DONTNEED)
-            position += count
+            os.posix_fadvise(file.fileno(), left.start, count, os.POSIX_FADV_DONTNEED)
+            left = left[count:]
             if on_bytes is not None:
                 on_bytes(count)
     return digest.hexdigest()

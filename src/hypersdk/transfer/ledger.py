@@ -25,7 +25,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 import struct
 import tempfile
 import threading
@@ -38,6 +37,7 @@ from typing import Final
 
 from hypersdk.errors import TargetError, register
 from hypersdk.formats.image import BLOCK
+from hypersdk.transfer.blockmap import BlockMap
 from hypersdk.transfer.digest import (
     GROUP_BLOCKS,
     HASH_SIZE,
@@ -76,8 +76,6 @@ _SCAN_RECORDS: Final = 16 * KiB
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _NO_BOOT: Final = bytes(16)
 _ALL_EPOCHS: Final = 0xFFFFFFFF
-_NOT_FULL: Final = re.compile(rb"[^\xff]")
-_NOT_EMPTY: Final = re.compile(rb"[^\x00]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +126,8 @@ class BlockLedger:
         self._lock = threading.Lock()
         self.capacity = header.capacity
         self.blocks = -(-header.capacity // BLOCK)
-        self._bits = bytearray(-(-self.blocks // 8))
-        self._recorded = self._data_bytes = 0
+        self._map = BlockMap(self.blocks)
+        self._data_bytes = 0
         self._unhashed = False
 
     @classmethod
@@ -185,7 +183,7 @@ class BlockLedger:
     @property
     def recorded(self) -> int:
         """How many blocks are recorded, zero ones included."""
-        return self._recorded
+        return self._map.count
 
     @property
     def data_bytes(self) -> int:
@@ -194,7 +192,7 @@ class BlockLedger:
 
     def has(self, index: int) -> bool:
         """Whether block ``index`` is recorded: written by this run or, provably, by an earlier one."""
-        return bool(self._bits[index >> 3] >> (index & 7) & 1)
+        return index in self._map
 
     def record(self, first: int, hashes: Sequence[bytes]) -> None:
         """Notes blocks ``first``, ``first + 1`` ... with their hashes (ZERO_BLOCK, UNHASHED). Call it after the writer returned."""
@@ -213,12 +211,7 @@ class BlockLedger:
 
     def missing(self, low: int, high: int) -> Iterator[range]:
         """Runs of blocks in ``low..high`` that are not recorded, rising. Blocks recorded meanwhile may still be among them."""
-        position = low
-        while position < high:
-            start = self._seek(position, high, recorded=False)
-            position = self._seek(start, high, recorded=True)
-            if start < position:
-                yield range(start, position)
+        return self._map.runs(low, high, present=False)
 
     def checkpoint(self, sync: Callable[[], None]) -> None:
         """Makes all that is recorded up to now survive a power cut. ``sync`` makes the image durable. One caller at a time.
@@ -252,27 +245,11 @@ class BlockLedger:
         return zlib.crc32(head, self._header.salt ^ (index & 0xFFFFFFFF))
 
     def _count(self, index: int, digest: bytes) -> None:
-        if self.has(index):
+        if not self._map.add(index):
             return
-        self._bits[index >> 3] |= 1 << (index & 7)
-        self._recorded += 1
         self._unhashed = self._unhashed or digest == UNHASHED
         if digest != ZERO_BLOCK:
             self._data_bytes += min(BLOCK, self.capacity - index * BLOCK)
-
-    def _seek(self, position: int, high: int, *, recorded: bool) -> int:
-        """The first block from ``position`` on that is (not) recorded, or ``high``. Whole bytes at a time over long runs."""
-        other = _NOT_EMPTY if recorded else _NOT_FULL
-        while position < high:
-            if position & 7 == 0:
-                found = other.search(self._bits, position >> 3, -(-high // 8))
-                if found is None:
-                    return high
-                position = max(position, found.start() << 3)
-            if position >= high or self.has(position) == recorded:
-                break
-            position += 1
-        return min(position, high)
 
     # Digest
 

@@ -1,0 +1,68 @@
+"""A set of blocks of one disk: one bit for each 64 KiB, so 8 MiB for 4 TiB, however the set looks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+_NOT_FULL: Final = re.compile(rb"[^\xff]")
+_NOT_EMPTY: Final = re.compile(rb"[^\x00]")
+
+
+class BlockMap:
+    """Block indexes from 0 to ``blocks``. Adding is not locked; looking while somebody adds is harmless."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self.count = 0
+        """How many are in the set."""
+        self._bits = bytearray(-(-blocks // 8))
+
+    def __contains__(self, index: int) -> bool:
+        return bool(self._bits[index >> 3] >> (index & 7) & 1)
+
+    def add(self, index: int) -> bool:
+        """Puts ``index`` into the set; False when it was there."""
+        if index in self:
+            return False
+        self._bits[index >> 3] |= 1 << (index & 7)
+        self.count += 1
+        return True
+
+    def add_run(self, low: int, high: int) -> None:
+        """Puts ``low..high`` into the set, whole bytes at a time."""
+        for run in list(self.runs(low, high, present=False)):
+            first_byte, last_byte = -(-run.start // 8), run.stop // 8
+            if first_byte < last_byte:
+                self._bits[first_byte:last_byte] = b"\xff" * (last_byte - first_byte)
+                self.count += (last_byte - first_byte) * 8
+                edges = (range(run.start, first_byte * 8), range(last_byte * 8, run.stop))
+            else:
+                edges = (run, range(0))
+            for edge in edges:
+                for index in edge:
+                    self.add(index)
+
+    def runs(self, low: int, high: int, *, present: bool) -> Iterator[range]:
+        """Runs within ``low..high`` of blocks that are in the set, or are not; rising. Whole bytes at a time over long ones."""
+        position = low
+        while position < high:
+            start = self._seek(position, high, present=present)
+            position = self._seek(start, high, present=not present)
+            if start < position:
+                yield range(start, position)
+
+    def _seek(self, position: int, high: int, *, present: bool) -> int:
+        """The first block from ``position`` on that is (not) in the set, or ``high``."""
+        other = _NOT_EMPTY if present else _NOT_FULL
+        while position < high:
+            if position & 7 == 0:
+                found = other.search(self._bits, position >> 3, -(-high // 8))
+                if found is None:
+                    return high
+                position = max(position, found.start() << 3)
+            if position >= high or (position in self) == present:
+                break
+            position += 1
+        return min(position, high)
