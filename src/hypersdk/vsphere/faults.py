@@ -181,7 +181,9 @@ def fault_error(lineage: list[str], text: str | None, **fields: object) -> Hyper
     rule = rule_for(lineage, said)
     name = lineage[0] if lineage else "unknown fault"
     message = "login refused" if rule.code == LOGIN_REFUSED else _sentence(rule, name, said, fields)
-    return rule.family(message, code=rule.code, fault=name, **fields)
+    error = rule.family(message, code=rule.code, fault=name)
+    error.fields.update(fields)
+    return error
 
 
 def _sentence(rule: Rule, name: str, said: str, fields: dict[str, object]) -> str:
@@ -201,19 +203,19 @@ def lineage(kind: type) -> list[str]:
     return [base.__name__.rpartition(".")[2] for base in kind.__mro__]
 
 
-def translate(exc: BaseException) -> HyperSDKError:
+def translate(exc: BaseException, peer: str = "the server") -> HyperSDKError:
     """The one border: a pyVmomi fault, a broken connection or an unreadable answer as an error of ours; raise it ``from exc``.
 
-    Anything else is a bug and is raised again as it is.
+    ``peer`` names the other side in the message. Anything else is a bug and is raised again as it is.
     """
     if isinstance(exc, HyperSDKError):
         return exc
     if isinstance(exc, (http.client.RemoteDisconnected, http.client.IncompleteRead)):
-        return ConnectError("the server hung up in the middle of an answer")
+        return ConnectError(f"{peer} hung up in the middle of an answer")
     if isinstance(exc, (http.client.HTTPException, ExpatError)):
-        return ConnectError(f"the server's answer cannot be understood: {_described(exc)}", code=BAD_ANSWER)
+        return ConnectError(f"the answer of {peer} cannot be understood: {_described(exc)}", code=BAD_ANSWER)
     if isinstance(exc, OSError):
-        return _connect_error(exc)
+        return _connect_error(exc, peer)
     names = lineage(type(exc))
     if "MethodFault" in names:
         return fault_error(names, _fault_text(exc), **_fault_fields(exc))
@@ -221,22 +223,24 @@ def translate(exc: BaseException) -> HyperSDKError:
 
 
 def _described(exc: BaseException) -> str:
-    return clean_text(str(exc)) or type(exc).__name__
+    text = exc.strerror if isinstance(exc, OSError) else str(exc)
+    return clean_text(text or str(exc)) or type(exc).__name__
 
 
-def _connect_error(exc: OSError) -> ConnectError:
+def _connect_error(exc: OSError, peer: str) -> ConnectError:
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return ConnectError(f"the server's certificate is not trusted: {exc.verify_message}", code=CERTIFICATE_UNKNOWN)
+        reason = clean_text(exc.verify_message)
+        return ConnectError(f"the certificate of {peer} is not trusted: {reason}", code=CERTIFICATE_UNKNOWN)
     if isinstance(exc, ssl.SSLError):
-        return ConnectError(f"TLS failed: {exc.reason or _described(exc)}", code=TLS_FAILED)
+        return ConnectError(f"TLS with {peer} failed: {exc.reason or _described(exc)}", code=TLS_FAILED)
     for kind, code in (
         (socket.gaierror, NAME_UNRESOLVED),
         (ConnectionRefusedError, CONNECTION_REFUSED),
         (TimeoutError, CONNECT_TIMEOUT),
     ):
         if isinstance(exc, kind):
-            return ConnectError(f"no connection to the server: {_described(exc)}", code=code)
-    return ConnectError(f"the connection to the server failed: {_described(exc)}")
+            return ConnectError(f"no connection to {peer}: {_described(exc)}", code=code)
+    return ConnectError(f"the connection to {peer} failed: {_described(exc)}")
 
 
 def _fault_text(exc: BaseException) -> str:

@@ -74,7 +74,7 @@ def _collect(
 ) -> _Inventory:
     found = _Inventory()
     kinds = [*PLACES, "HostSystem", "VirtualMachine"]
-    view = _container_view(session, kinds)
+    view = container_view(session, kinds)
     try:
         paths = {**PLACES, "HostSystem": ("name",), "VirtualMachine": (*ROW, DEVICES) if disks else ROW}
         specs = [filter_spec(view, paths, select=[traversal("ContainerView", "view")], skip=True)]
@@ -89,7 +89,8 @@ def _collect(
     return found
 
 
-def _container_view(session: Session, kinds: Sequence[str]) -> Any:
+def container_view(session: Session, kinds: Sequence[str]) -> Any:
+    """A view of all objects of these types, everywhere. To be made inside ``Session.call``, and destroyed after use."""
     from pyVmomi.VmomiSupport import GetWsdlType
 
     content = session.content

@@ -33,7 +33,7 @@ _DETAIL: Final = (
 )  # fmt: skip
 _POINT: Final = ("config.changeVersion", "runtime.bootTime", "runtime.powerState", "snapshot.currentSnapshot", DEVICES)
 _NETWORKS: Final = {"Network": ("name",), "DistributedVirtualPortgroup": ("name", "key"), "OpaqueNetwork": ("name",)}
-_DATASTORE: Final = (
+DATASTORE: Final = (
     "name",
     "summary.accessible",
     "summary.type",
@@ -87,11 +87,11 @@ def read_datastores(session: Session, moref: str, *, cancel: CancelToken | None 
     def read() -> list[DatastoreFacts]:
         spec = filter_spec(
             session.ref("VirtualMachine", moref),
-            {"Datastore": _DATASTORE},
+            {"Datastore": DATASTORE},
             select=[traversal("VirtualMachine", "datastore")],
             skip=True,
         )
-        return [_datastore(item) for item in read_objects(session, [spec], cancel=token)]
+        return [datastore_facts(item) for item in read_objects(session, [spec], cancel=token)]
 
     return sorted(session.call(read), key=lambda facts: facts.name)
 
@@ -139,7 +139,7 @@ class _Related:
 
 def _read_related(session: Session, moref: str, cancel: CancelToken) -> _Related:
     paths = {
-        "VirtualMachine": _DETAIL, "HostSystem": ("name",), "Datastore": _DATASTORE, "Task": _TASK, **PLACES, **_NETWORKS
+        "VirtualMachine": _DETAIL, "HostSystem": ("name",), "Datastore": DATASTORE, "Task": _TASK, **PLACES, **_NETWORKS
     }  # fmt: skip
     spec = filter_spec(session.ref("VirtualMachine", moref), paths, select=_ways())
     found = _Related(None, {})
@@ -231,11 +231,12 @@ def _network_names(found: _Related) -> dict[str, str]:
 
 
 def _unreachable(found: _Related) -> tuple[str, ...]:
-    stores = [_datastore(item) for item in found.by_moref.values() if item.kind == "Datastore"]
+    stores = [datastore_facts(item) for item in found.by_moref.values() if item.kind == "Datastore"]
     return tuple(sorted(store.name for store in stores if not store.accessible))
 
 
-def _datastore(item: ObjectProperties) -> DatastoreFacts:
+def datastore_facts(item: ObjectProperties) -> DatastoreFacts:
+    """From the properties ``DATASTORE``."""
     return DatastoreFacts(
         moref=item.moref,
         name=decode_name(item.text("name") or item.moref),

@@ -87,7 +87,7 @@ class Session:
         session: Session | None = None
         try:
             cancel.check()
-            content = _translated(lambda: service_instance(stub).RetrieveContent())
+            content = _translated(endpoint.address, lambda: service_instance(stub).RetrieveContent())
             session = cls(endpoint, stub, content, keepalive_s)
             session._log_in()
         except BaseException:
@@ -111,12 +111,12 @@ class Session:
         """
         key = self.key
         try:
-            return _translated(fn)
+            return _translated(self.endpoint.address, fn)
         except AccessError as exc:
             if exc.code != NOT_AUTHENTICATED:
                 raise
         self._log_in(instead_of=key)
-        return _translated(fn)
+        return _translated(self.endpoint.address, fn)
 
     def ref(self, type_name: str, moref: str) -> Any:
         """The managed object of a moref, like ``ref("VirtualMachine", "vm-42")``; no call is made. Type names are those on the wire."""
@@ -147,7 +147,7 @@ class Session:
         if self.keepalive.is_alive() and self.keepalive is not threading.current_thread():
             self.keepalive.join(CLOSE_WAIT_S)
         with contextlib.suppress(HyperSDKError):
-            _translated(lambda: self.content.sessionManager.Logout())
+            _translated(self.endpoint.address, lambda: self.content.sessionManager.Logout())
         self.stub.DropConnections()
 
     def _log_in(self, instead_of: str = "") -> None:
@@ -160,7 +160,8 @@ class Session:
             password = self.endpoint.password
             assert password is not None  # connect() has seen to it
             user = _translated(
-                lambda: self.content.sessionManager.Login(self.endpoint.username, password.reveal(), None)
+                self.endpoint.address,
+                lambda: self.content.sessionManager.Login(self.endpoint.username, password.reveal(), None),
             )
             self.key = str(user.key)
 
@@ -175,14 +176,14 @@ class Session:
                 continue
 
 
-def _translated(fn: Callable[[], T]) -> T:
-    """``fn()`` with every fault and broken connection as an error of ours."""
+def _translated(peer: str, fn: Callable[[], T]) -> T:
+    """``fn()`` with every fault and every broken connection to ``peer`` as an error of ours."""
     from pyVmomi import vmodl
 
     try:
         return fn()
     except (vmodl.MethodFault, OSError, http.client.HTTPException, ExpatError) as exc:
-        raise translate(exc) from exc
+        raise translate(exc, peer) from exc
 
 
 def _about(info: Any) -> About:
@@ -196,7 +197,7 @@ def _make_stub(endpoint: Endpoint, cancel: CancelToken) -> SessionStub:
     """A stub that speaks the newest version of the API that both sides know."""
     connection = open_connection(endpoint)
     try:
-        document = _translated(lambda: _service_versions(connection))
+        document = _translated(endpoint.address, lambda: _service_versions(connection))
     finally:
         connection.close()
     cancel.check()

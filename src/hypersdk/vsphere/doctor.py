@@ -1,0 +1,320 @@
+"""Why does it not work here? One check after the other, from the name server to the free space, each with its next step."""
+
+from __future__ import annotations
+
+import ipaddress
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from hypersdk.errors import HyperSDKError
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import GiB, format_duration, format_size
+from hypersdk.vsphere.certificate import PeerCertificate, peer_certificate, show_print
+from hypersdk.vsphere.connection import open_connection
+from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint, http_proxy_for
+from hypersdk.vsphere.faults import translate
+from hypersdk.vsphere.inventory import container_view, find_machine, list_machines
+from hypersdk.vsphere.machine import DATASTORE, DatastoreFacts, datastore_facts, read_datastores
+from hypersdk.vsphere.paths import decode_name
+from hypersdk.vsphere.privileges import ESSENTIAL, ON_DATASTORES, ON_ROOT, Operation, missing_privileges
+from hypersdk.vsphere.proxy import dial
+from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.soap import ObjectProperties, child_text, read_objects
+from hypersdk.vsphere.specs import filter_spec, traversal
+
+HOST_TIMEOUT_S: Final = 5.0
+HOSTS_AT_ONCE: Final = 16
+MAX_SKEW: Final = timedelta(minutes=5)
+"""Kerberos' limit, and enough to make certificates and snapshot ages look wrong."""
+EXPIRES_SOON: Final = timedelta(days=30)
+FREE_LICENCE: Final = "esxBasic"
+"""Edition key of the free ESXi licence, which leaves the export API out."""
+
+
+class Status(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. ``next_step`` is empty when there is nothing to do."""
+
+    name: str
+    status: Status
+    detail: str
+    next_step: str = ""
+
+
+def run_doctor(
+    endpoint: Endpoint,
+    *,
+    cancel: CancelToken,
+    machine: str | None = None,
+    output_dir: Path | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Iterator[Check]:
+    """All checks, as they finish; the rest is left out where one failed that they need.
+
+    ``machine`` (any selector) narrows privileges and datastores down to one machine; ``output_dir`` adds the local free space.
+    """
+    if output_dir is not None:
+        yield _local_space(output_dir)
+    for check in _reach(endpoint, now):
+        cancel.check()
+        yield check
+        if check.status is Status.FAIL:
+            return
+    try:
+        session = Session.connect(endpoint, cancel=cancel)
+    except HyperSDKError as exc:
+        yield _failed("login", exc)
+        return
+    with session:
+        yield Check(
+            "login", Status.OK, f"{endpoint.username} on {session.about.full_name} (API {session.about.api_version})"
+        )
+        yield from _inside(session, machine, cancel, now)
+
+
+def _failed(name: str, exc: HyperSDKError, status: Status = Status.FAIL) -> Check:
+    return Check(name, status, exc.message, exc.next_step)
+
+
+def _reach(endpoint: Endpoint, now: Callable[[], datetime]) -> Iterator[Check]:
+    """Name, port, certificate."""
+    proxy = http_proxy_for(endpoint, endpoint.host, endpoint.port)
+    if proxy is None:
+        yield _resolve(endpoint.host)
+    way = "" if proxy is None else f" through the proxy {proxy.host}:{proxy.port}"
+    try:
+        started = time.monotonic()
+        dial(endpoint.host, endpoint.port, proxy=proxy).close()
+        yield Check(
+            "port",
+            Status.OK,
+            f"{endpoint.host}:{endpoint.port} answers in {format_duration(time.monotonic() - started)}{way}",
+        )
+        shown = peer_certificate(endpoint.host, endpoint.port, proxy=proxy)
+    except OSError as exc:
+        yield _failed("port", translate(exc, endpoint.address))
+        return
+    except HyperSDKError as exc:
+        yield _failed("certificate", exc)
+        return
+    yield _trust(endpoint, shown, now())
+
+
+def _resolve(host: str) -> Check:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        pass
+    else:
+        return Check("name", Status.OK, f"{host} is an address")
+    try:
+        found = socket.getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        return _failed("name", translate(exc, host))
+    return Check("name", Status.OK, f"{host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}")
+
+
+def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> Check:
+    """Whether the certificate is trusted by the endpoint's own rules; always with its print."""
+    owner, until = shown.subject, f"valid until {shown.not_after:%Y-%m-%d}"
+    detail = f"{owner}, SHA-256 {show_print(shown.sha256)}, {until}"
+    connection = open_connection(endpoint)
+    try:
+        connection.connect()
+    except HyperSDKError as exc:
+        return Check("certificate", Status.FAIL, f"{exc.message}; {owner}, {until}", exc.next_step)
+    except OSError as exc:
+        return _failed("certificate", translate(exc, endpoint.address))
+    finally:
+        connection.close()
+    if endpoint.tls.insecure and endpoint.tls.thumbprint is None:
+        pin = f"Pin it: --thumbprint {show_print(shown.sha256)}"
+        return Check("certificate", Status.WARN, f"not checked (--insecure): {detail}", pin)
+    if shown.not_after - now < EXPIRES_SOON:
+        return Check("certificate", Status.WARN, f"ends soon: {detail}", "Have it renewed; a pin changes with it.")
+    return Check("certificate", Status.OK, detail)
+
+
+def _inside(session: Session, machine: str | None, cancel: CancelToken, now: Callable[[], datetime]) -> Iterator[Check]:
+    """What only a logged-in session can tell. A check that vSphere refuses is a finding of its own and the others go on."""
+    moref = None
+    if machine is not None:
+        try:
+            moref = find_machine(
+                list_machines(session, cancel=cancel, disks=False), machine, datacenter=session.endpoint.datacenter
+            ).moref
+        except HyperSDKError as exc:
+            yield _failed("machine", exc)
+    checks: dict[str, Callable[[], Iterator[Check]]] = {
+        "clock": lambda: _clock(session, now),
+        "licence": lambda: _licence(session, cancel),
+        "privileges": lambda: _privileges(session, moref, cancel),
+        "hosts": lambda: _hosts(session, cancel),
+        "datastores": lambda: _datastores(session, moref, cancel),
+    }
+    for name, check in checks.items():
+        cancel.check()
+        try:
+            yield from check()
+        except HyperSDKError as exc:
+            yield _failed(name, exc, Status.WARN)
+
+
+def _clock(session: Session, now: Callable[[], datetime]) -> Iterator[Check]:
+    skew = session.server_time() - now()
+    seconds = abs(skew.total_seconds())
+    way = "ahead of" if skew > timedelta(0) else "behind"
+    detail = f"the server's clock is {format_duration(seconds)} {way} this machine's"
+    if seconds > MAX_SKEW.total_seconds():
+        yield Check("clock", Status.WARN, detail, "Synchronise both with the same NTP servers.")
+    else:
+        yield Check("clock", Status.OK, detail)
+
+
+def _licence(session: Session, cancel: CancelToken) -> Iterator[Check]:
+    """A lone ESXi host on the free licence refuses every export."""
+    if session.about.is_vcenter or session.content.licenseManager is None:
+        return
+    manager = session.ref("LicenseManager", session.content.licenseManager._moId)
+
+    def read() -> list[str]:
+        spec = filter_spec(manager, {"LicenseManager": ("licenses",)})
+        found = read_objects(session, [spec], cancel=cancel)
+        return [child_text(item, "editionKey") or "" for entry in found for item in entry.items("licenses")]
+
+    editions = session.call(read)
+    if FREE_LICENCE in editions:
+        advice = "Give the host a licence that includes the API, or add it to a vCenter."
+        yield Check("licence", Status.FAIL, "the host runs on the free licence, which refuses exports", advice)
+    else:
+        yield Check("licence", Status.OK, ", ".join(edition for edition in editions if edition) or "no edition named")
+
+
+def _privileges(session: Session, moref: str | None, cancel: CancelToken) -> Iterator[Check]:
+    """Per operation, each where it counts: on the machine and its datastores, or else on every datacenter; or on the root folder."""
+    machines, stores, root = _scopes(session, moref, cancel)
+    on_machine = [operation for operation in Operation if operation not in ON_ROOT | ON_DATASTORES]
+    lacking = missing_privileges(session, machines, on_machine)
+    lacking |= missing_privileges(session, stores, ON_DATASTORES)
+    lacking |= missing_privileges(session, root, ON_ROOT)
+    for operation in Operation:
+        names = ", ".join(lacking.get(operation, ()))
+        if not names:
+            yield Check(f"privileges: {operation}", Status.OK, "granted")
+        else:
+            status = Status.FAIL if operation in ESSENTIAL else Status.WARN
+            advice = f"Have an administrator add {names} to the account's role."
+            yield Check(f"privileges: {operation}", status, f"missing: {names}", advice)
+
+
+def _scopes(session: Session, moref: str | None, cancel: CancelToken) -> tuple[list[Any], list[Any], list[Any]]:
+    """The objects that privileges are looked at on: for machines, for datastores, for the whole server."""
+    root = [session.ref("Folder", session.content.rootFolder._moId)]
+    if moref is not None:
+        stores = read_datastores(session, moref, cancel=cancel)
+        machine = [session.ref("VirtualMachine", moref)]
+        return machine, [session.ref("Datastore", store.moref) for store in stores] or machine, root
+    centers = _read_view(session, {"Datacenter": ("name",)}, cancel)
+    found = [session.ref("Datacenter", item.moref) for item in centers] or root
+    return found, found, root
+
+
+def _read_view(session: Session, paths: dict[str, tuple[str, ...]], cancel: CancelToken) -> list[ObjectProperties]:
+    """All objects of these types, with these properties."""
+
+    def read() -> list[ObjectProperties]:
+        view = container_view(session, list(paths))
+        try:
+            spec = filter_spec(view, paths, select=[traversal("ContainerView", "view")], skip=True)
+            return list(read_objects(session, [spec], cancel=cancel, keep=True))
+        finally:
+            view.DestroyView()
+
+    return session.call(read)
+
+
+def _hosts(session: Session, cancel: CancelToken) -> Iterator[Check]:
+    """The route of the disk streams: vCenter names the ESXi host in the lease, and the stream comes from its port 443."""
+    if not session.about.is_vcenter:
+        return
+    hosts = _read_view(session, {"HostSystem": ("name", "runtime.connectionState")}, cancel)
+    names = sorted(
+        (decode_name(item.text("name") or item.moref), item.text("runtime.connectionState") or "") for item in hosts
+    )
+    with ThreadPoolExecutor(HOSTS_AT_ONCE, thread_name_prefix="doctor") as pool:
+        yield from pool.map(lambda entry: _host(session.endpoint, *entry), names)
+
+
+def _host(endpoint: Endpoint, name: str, state: str) -> Check:
+    title = f"host {name}"
+    if state != "connected":
+        return Check(
+            title, Status.WARN, f"vCenter says it is {state or 'in an unknown state'}", "Reconnect it in vCenter."
+        )
+    started = time.monotonic()
+    try:
+        dial(name, HTTPS_PORT, proxy=http_proxy_for(endpoint, name), timeout_s=HOST_TIMEOUT_S).close()
+    except OSError as exc:
+        advice = f"Open port {HTTPS_PORT} from here to the host for full speed, and check that its name resolves here."
+        return Check(
+            title,
+            Status.WARN,
+            f"not reachable ({translate(exc, name).message}): its disks come through vCenter",
+            advice,
+        )
+    return Check(title, Status.OK, f"port {HTTPS_PORT} answers in {format_duration(time.monotonic() - started)}")
+
+
+def _datastores(session: Session, moref: str | None, cancel: CancelToken) -> Iterator[Check]:
+    """Room for the delta of a temporary snapshot."""
+    if moref is None:
+        found = [datastore_facts(item) for item in _read_view(session, {"Datastore": DATASTORE}, cancel)]
+    else:
+        found = read_datastores(session, moref, cancel=cancel)
+    for store in sorted(found, key=lambda facts: facts.name):
+        yield _datastore(store)
+
+
+def snapshot_floor(capacity_bytes: int) -> int:
+    """Free bytes below which no snapshot is made: 10 % of the datastore, at least 20 GiB."""
+    return max(capacity_bytes // 10, 20 * GiB)
+
+
+def _datastore(store: DatastoreFacts) -> Check:
+    title = f"datastore {store.name}"
+    if not store.accessible:
+        return Check(title, Status.WARN, "not accessible", "Bring the storage back: machines on it cannot be exported.")
+    if store.free_bytes is None or store.capacity_bytes is None:
+        return Check(title, Status.WARN, "its free space is not known")
+    detail = f"{format_size(store.free_bytes)} of {format_size(store.capacity_bytes)} free"
+    if store.free_bytes < snapshot_floor(store.capacity_bytes):
+        advice = "Free space, or export its machines while they are off: a running one needs a temporary snapshot."
+        return Check(title, Status.WARN, detail, advice)
+    return Check(title, Status.OK, detail)
+
+
+def _local_space(folder: Path) -> Check:
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
+    try:
+        usage = shutil.disk_usage(there)
+    except OSError as exc:
+        return Check(
+            "output", Status.FAIL, f"{folder} cannot be looked at: {exc.strerror}", "Choose another folder with -o."
+        )
+    return Check("output", Status.OK, f"{format_size(usage.free)} free at {folder}")
