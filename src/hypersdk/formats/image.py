@@ -19,12 +19,8 @@ BLOCK: Final = 64 * KiB
 """Bytes of one block: a VMDK grain, a qcow2 cluster and the unit of digests, ledgers and resume are all 64 KiB."""
 
 
-class BlockFile(Protocol):
-    """Positioned access to the bytes of one output. Thread-safe; reads past the end are short; raises OSError."""
-
-    def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
-        """Writes all buffers, one after another, at ``offset``; never short."""
-        ...
+class ReadableFile(Protocol):
+    """Positioned reading. Thread-safe; reads past the end are short; raises OSError."""
 
     def pread(self, length: int, offset: int) -> bytes:
         """Up to ``length`` bytes at ``offset``; fewer only at the end of the file."""
@@ -32,6 +28,14 @@ class BlockFile(Protocol):
 
     def size(self) -> int:
         """Bytes from the start to the end of what was written or truncated to."""
+        ...
+
+
+class BlockFile(ReadableFile, Protocol):
+    """Positioned access to the bytes of one output. Thread-safe; reads past the end are short; raises OSError."""
+
+    def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """Writes all buffers, one after another, at ``offset``; never short."""
         ...
 
     def truncate(self, size: int) -> None:

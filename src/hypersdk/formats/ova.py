@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hypersdk.errors import BAD_FORMAT, TRUNCATED_STREAM, IntegrityError, TargetError, register
-from hypersdk.formats.image import BlockFile
+from hypersdk.formats.image import BlockFile, ReadableFile
 from hypersdk.formats.mf import format_mf
 from hypersdk.formats.names import is_bare_name
 from hypersdk.units import KiB, align_up
@@ -106,11 +106,11 @@ class OvaWriter:
     def finish(self, descriptor: bytes, digests: Mapping[str, str]) -> bytes:
         """Writes ``.mf``, end and descriptor, the header of the descriptor last and after a sync. Returns the text of the ``.mf``.
 
-        ``digests`` has the SHA-256 (hex) of every member. Raises TargetError ``ova_room`` when the descriptor does not fit.
+        ``digests`` has the SHA-256 (hex) of the members; one that was not hashed has no line in the ``.mf``. Raises TargetError ``ova_room`` when the descriptor does not fit.
         """
         padded = pad_descriptor(descriptor, self._room)
         sums = {self._descriptor_name: hashlib.sha256(padded).hexdigest()}
-        sums.update((member.name, digests[member.name]) for member in self.members)
+        sums.update((member.name, digests[member.name]) for member in self.members if member.name in digests)
         mf = format_mf(("SHA256", name, digest) for name, digest in sums.items())
         self._append_mf(mf)
         header = self._header(self._descriptor_name, self._room)
@@ -193,7 +193,7 @@ class _Header:
     data: int
 
 
-def read_ova(file: BlockFile) -> list[OvaMember]:
+def read_ova(file: ReadableFile) -> list[OvaMember]:
     """The regular files of an OVA, in order. Reads headers only; at most 4096 of them.
 
     Raises IntegrityError: ``truncated_stream`` when a member goes past the end of the file, ``bad_format`` when it is not a tar
@@ -217,7 +217,7 @@ def descriptor_member(members: list[OvaMember]) -> OvaMember:
     return found[0]
 
 
-def _members(file: BlockFile) -> Iterator[OvaMember]:
+def _members(file: ReadableFile) -> Iterator[OvaMember]:
     """Regular files, with the extensions in front of them applied and directories left out, up to the end mark."""
     end, position = file.size(), 0
     name: str | None = None
@@ -240,7 +240,7 @@ def _members(file: BlockFile) -> Iterator[OvaMember]:
     raise _bad(f"the archive holds more than {MAX_MEMBERS} entries")
 
 
-def _read_header(file: BlockFile, position: int) -> _Header | None:
+def _read_header(file: ReadableFile, position: int) -> _Header | None:
     """The header at ``position``, ``None`` at the end mark (zeros) or the end of the file."""
     block = file.pread(TAR_BLOCK, position)
     if len(block) not in (0, TAR_BLOCK):

@@ -12,20 +12,18 @@ at the same point in time; `hyper2kvm status` shows it. After a kill, the next c
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 
 from hypersdk.errors import Cancelled, HyperSDKError, NotRestored
 from hypersdk.migration.board import Board
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.journal import SourceJournal, not_restored
-from hypersdk.migration.outputs import DiskFiles, Outputs, OvaFile
+from hypersdk.migration.outputs import outputs_for
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.prepare import (
     SourceWork,
@@ -39,7 +37,8 @@ from hypersdk.migration.prepare import (
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
 from hypersdk.migration.runfile import RunFile, locked_folder
 from hypersdk.migration.settings import RunSettings, Shared
-from hypersdk.migration.spec import OutputFormat, Resume
+from hypersdk.migration.spec import Resume
+from hypersdk.migration.ticking import ticking
 from hypersdk.migration.watch import SnapshotWatch
 from hypersdk.model import ExportProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
@@ -70,28 +69,10 @@ def export_machines(
     boards = [Board(plan.machine.name, plan.disks) for plan in plans]
     exports = [MachineExport(session, plan, board, shared, cancel) for plan, board in zip(plans, boards, strict=True)]
     with (
-        _ticking(exports, observer, settings.progress_interval_s),
+        ticking([export.progress for export in exports], observer, settings.progress_interval_s),
         ThreadPoolExecutor(max_workers=settings.max_machines, thread_name_prefix="machine") as pool,
     ):
         return list(pool.map(MachineExport.outcome, exports))
-
-
-@contextmanager
-def _ticking(exports: Sequence[MachineExport], observer: Observer, interval_s: float) -> Iterator[None]:
-    stopped = threading.Event()
-
-    def tick() -> None:
-        while not stopped.wait(interval_s):
-            observer([export.progress() for export in exports])
-
-    thread = threading.Thread(target=tick, name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-        observer([export.progress() for export in exports])
 
 
 class MachineExport:
@@ -185,14 +166,14 @@ class MachineExport:
 
     def _work(self, run: RunFile) -> SourceWork:
         journal = SourceJournal(self._session, run, note=self._board.note)
-        return SourceWork(self._session, self._plan, run, journal, self._outputs(run), self._warnings.append)
-
-    def _outputs(self, run: RunFile) -> Outputs:
-        spec = self._plan.spec
-        if spec.format is OutputFormat.OVA:
-            began = int(datetime.fromisoformat(run.record.started_at).timestamp())
-            return OvaFile(spec, self._folder, self._plan.stem, run.record.disks, began)
-        return DiskFiles(spec, self._folder)
+        return SourceWork(
+            self._session,
+            self._plan,
+            run,
+            journal,
+            outputs_for(self._plan.spec, self._folder, self._plan.stem, run.record),
+            self._warnings.append,
+        )
 
     def _run(self, work: SourceWork) -> tuple[ExportResult, NotRestored | None]:
         plan = self._plan

@@ -271,6 +271,7 @@ class ExportFacts:
     proof: str
     exported_at: datetime
     created_at: datetime
+    provider: str = "vsphere"
     job_id: str | None = None
     job_name: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -285,7 +286,7 @@ def artifact_manifest(
     document = ArtifactManifest(
         manifest_version=MANIFEST_VERSION,
         source=SourcePart(
-            provider="vsphere",
+            provider=facts.provider,
             vm_id=machine.moref,
             vm_name=machine.name,
             datacenter=machine.summary.datacenter or "",

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -24,7 +25,7 @@ from hypersdk.formats.qcow2.writer import Qcow2Writer
 from hypersdk.formats.raw import RawWriter
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
 from hypersdk.migration.naming import BLOCKS, PARTIAL
-from hypersdk.migration.runfile import DiskRecord
+from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.blockfile import FdFile, RegionFile
 from hypersdk.transfer.cancel import CancelToken
@@ -69,6 +70,13 @@ class Outputs(Protocol):
     def forget(self, record: DiskRecord) -> None:
         """Removes what was written of the disk."""
         ...
+
+
+def outputs_for(spec: ExportSpec, folder: Path, stem: str, run: RunRecord) -> Outputs:
+    """Where the disks of ``run`` go."""
+    if spec.format is not OutputFormat.OVA:
+        return DiskFiles(spec, folder)
+    return OvaFile(spec, folder, stem, run.disks, int(datetime.fromisoformat(run.started_at).timestamp()))
 
 
 class DiskFiles:

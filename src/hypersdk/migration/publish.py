@@ -83,6 +83,9 @@ class Publishing:
     run: RunRecord
     outputs: Outputs
     finished: Finished
+    described: bool = True
+    """Whether the machine is known well enough for a descriptor beside its images."""
+    provider: str = "vsphere"
 
     def publish(self) -> ExportResult:
         """All of it. Raises TargetError; IntegrityError only where a file changed since it was written."""
@@ -104,7 +107,7 @@ class Publishing:
         for record in self.run.disks:
             self.outputs.publish(record)
             files.append(self._disk_artifact(record))
-        if self.spec.format is OutputFormat.VMDK:
+        if self.spec.format is OutputFormat.VMDK or not self.described:
             return files
         descriptor = self._write(f"{self.stem}.ovf", self._descriptor())
         if self.spec.format is not OutputFormat.OVF:
@@ -161,13 +164,13 @@ class Publishing:
 
     def _manifest(self, files: Sequence[FileArtifact], warnings: Sequence[str]) -> dict[str, Any]:
         now = datetime.now(UTC)
-        assert self.run.point is not None
         facts = ExportFacts(
             format=self.spec.format,
+            provider=self.provider,
             method=self.run.method or self.spec.method.value,
             folder=self.run.folder,
             main_file=self._main_file(files),
-            point_in_time=self.run.point.describe(),
+            point_in_time=self.run.point.describe() if self.run.point else "the file as it was read",
             proof=self.run.proof or "",
             exported_at=datetime.fromisoformat(self.run.started_at),
             created_at=now,

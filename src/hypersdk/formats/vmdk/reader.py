@@ -21,7 +21,7 @@ from itertools import accumulate
 from typing import Final, Protocol
 
 from hypersdk.errors import TRUNCATED_STREAM, IntegrityError
-from hypersdk.formats.image import BLOCK, BlockFile, Piece
+from hypersdk.formats.image import BLOCK, Piece, ReadableFile
 from hypersdk.formats.vmdk.descriptor import SIGNATURE, Descriptor, ExtentLine, parse_descriptor
 from hypersdk.formats.vmdk.layout import (
     COWD_MAGIC,
@@ -91,7 +91,7 @@ def sniff(head: bytes) -> VmdkKind:
     raise bad_format("neither a sparse extent nor a descriptor")
 
 
-def open_vmdk(file: BlockFile, open_extent: Callable[[str], BlockFile]) -> DiskReader:
+def open_vmdk(file: ReadableFile, open_extent: Callable[[str], ReadableFile]) -> DiskReader:
     """The disk in ``file``; ``open_extent(name)`` opens a neighbour that its descriptor names (a plain file name, checked).
 
     Raises IntegrityError (``bad_format``, ``truncated_stream``).
@@ -103,17 +103,17 @@ def open_vmdk(file: BlockFile, open_extent: Callable[[str], BlockFile]) -> DiskR
     return extent
 
 
-def _text(file: BlockFile) -> bytes:
+def _text(file: ReadableFile) -> bytes:
     return file.pread(MAX_DESCRIPTOR_BYTES + 1, 0)
 
 
-def _open_split(descriptor: Descriptor, open_extent: Callable[[str], BlockFile]) -> DiskReader:
+def _open_split(descriptor: Descriptor, open_extent: Callable[[str], ReadableFile]) -> DiskReader:
     if not descriptor.extents:
         raise bad_format("a descriptor without extents")
     return _SplitDisk([_open_extent(line, open_extent) for line in descriptor.extents])
 
 
-def _open_extent(line: ExtentLine, open_extent: Callable[[str], BlockFile]) -> DiskReader:
+def _open_extent(line: ExtentLine, open_extent: Callable[[str], ReadableFile]) -> DiskReader:
     length = line.sectors * SECTOR
     match line.kind:
         case "ZERO":
@@ -152,7 +152,7 @@ class _ZeroExtent:
 class _FlatExtent:
     """Guest bytes as they are, from ``start`` of a file on."""
 
-    def __init__(self, file: BlockFile, start: int, capacity: int) -> None:
+    def __init__(self, file: ReadableFile, start: int, capacity: int) -> None:
         if start + capacity > file.size():
             raise _truncated(f"a flat extent of {capacity} bytes at {start} in a file of {file.size()}")
         self.capacity = capacity
@@ -169,7 +169,7 @@ class _FlatExtent:
 class _SparseExtent:
     """Grains found through directory and tables, plain or compressed."""
 
-    def __init__(self, file: BlockFile) -> None:
+    def __init__(self, file: ReadableFile) -> None:
         header = parse_header(_exactly(file, SECTOR, 0))
         if header.compressed:
             require_stream(header)
@@ -292,7 +292,7 @@ class _SplitDisk:
             at += length
 
 
-def _exactly(file: BlockFile, length: int, offset: int) -> bytes:
+def _exactly(file: ReadableFile, length: int, offset: int) -> bytes:
     data = file.pread(length, offset) if offset < 2**63 - length else b""
     if len(data) < length:
         raise _truncated(f"{length} bytes at {offset} lie behind the end of the file")
