@@ -106,7 +106,8 @@ class OvaWriter:
     def finish(self, descriptor: bytes, digests: Mapping[str, str]) -> bytes:
         """Writes ``.mf``, end and descriptor, the header of the descriptor last and after a sync. Returns the text of the ``.mf``.
 
-        ``digests`` has the SHA-256 (hex) of the members; one that was not hashed has no line in the ``.mf``. Raises TargetError ``ova_room`` when the descriptor does not fit.
+        ``digests`` has the SHA-256 (hex) of the members; one that was not hashed has no line in the ``.mf``. Raises TargetError
+        ``ova_room`` when the descriptor does not fit.
         """
         padded = pad_descriptor(descriptor, self._room)
         sums = {self._descriptor_name: hashlib.sha256(padded).hexdigest()}

@@ -1,0 +1,124 @@
+"""Reads finished files back: safely opened, with bounded memory, reporting progress."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hypersdk.model import Basis, DiskProgress, Phase
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB
+
+STEP: Final = 4 * MiB
+"""Bytes of one read: large enough that the digest and not the system call is what takes time."""
+REPORT_INTERVAL_S: Final = 0.1
+
+Observer = Callable[[DiskProgress], None]
+Clock = Callable[[], float]
+
+
+class NotRegularError(Exception):
+    """A name that must be a file is a link, a folder, a device or a pipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How reading is watched: stopped by ``cancel``, shown to ``observer`` at most ten times a second."""
+
+    cancel: CancelToken
+    observer: Observer | None = None
+    clock: Clock = time.monotonic
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A descriptor of ``path``, which must be a regular file: links are not followed, pipes not waited for.
+
+    Raises NotRegularError, or OSError as it comes.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise NotRegularError(path.name)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotRegularError(path.name)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """At most ``limit + 1`` bytes of a file: one more than allowed is enough for the caller to refuse it."""
+    with opened(path) as descriptor:
+        return os.pread(descriptor, limit + 1, 0)
+
+
+def digests_of(
+    descriptor: int, label: str, algorithms: Iterable[str], reading: Reading, *, start: int = 0, length: int
+) -> dict[str, str]:
+    """Hex digests, by algorithm (``SHA256``), of ``length`` bytes from ``start``, or of as many as there are.
+
+    What was read is dropped from the page cache: verifying 1 TiB must not push everything else out of it.
+    """
+    hashers = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+    report = _Report(label, length, reading)
+    buffer = memoryview(bytearray(min(STEP, max(length, 1))))
+    os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_SEQUENTIAL)
+    done = 0
+    report.show(done, last=length == 0)
+    while done < length:
+        reading.cancel.check()
+        count = os.preadv(descriptor, [buffer[: length - done]], start + done)
+        if count == 0:
+            break
+        for hasher in hashers.values():
+            hasher.update(buffer[:count])
+        os.posix_fadvise(descriptor, start + done, count, os.POSIX_FADV_DONTNEED)
+        done += count
+        report.show(done, last=done == length)
+    return {name: hasher.hexdigest() for name, hasher in hashers.items()}
+
+
+class _Report:
+    """Progress of one file, at a bounded rate; the end is always shown."""
+
+    def __init__(self, label: str, total: int, reading: Reading) -> None:
+        self._label = label
+        self._total = total
+        self._reading = reading
+        self._began = self._shown = reading.clock()
+
+    def show(self, done: int, *, last: bool) -> None:
+        """Tells the observer, unless it was told a moment ago."""
+        observer = self._reading.observer
+        now = self._reading.clock()
+        if observer is None or (not last and done and now - self._shown < REPORT_INTERVAL_S):
+            return
+        self._shown = now
+        rate = done / (now - self._began) if now > self._began and done else None
+        observer(
+            DiskProgress(
+                label=self._label,
+                file_name=self._label,
+                phase=Phase.DONE if last else Phase.VERIFYING,
+                capacity_bytes=self._total,
+                wire_bytes=done,
+                guest_bytes=0,
+                written_bytes=0,
+                skipped_bytes=0,
+                fraction=done / self._total if self._total else 1.0,
+                basis=Basis.BYTES_READ,
+                rate_bytes_s=rate,
+                eta_s=(self._total - done) / rate if rate else None,
+                bottleneck=None,
+                attempt=1,
+                note="",
+            )
+        )
