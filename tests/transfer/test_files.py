@@ -117,4 +117,4 @@ def test_read_back_of_a_file_that_is_too_short(tmp_path: Path) -> None:
     path = tmp_path / "archive"
     path.write_bytes(bytes(1000))
     with pytest.raises(TargetError, match="ends 24 bytes before it should"):
-        sha256_of(path, CancelToken(), length=1024)
+        sha256_of(path, CancelToken(), region=range(1024))

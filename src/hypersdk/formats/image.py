@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import ClassVar, Final, Protocol, TypeAlias
 
 from hypersdk.units import KiB
 
@@ -69,6 +69,8 @@ class ImageWriter(Protocol):
     OSError passes through unchanged. After ``finish`` the writer is spent.
     """
 
+    ordered: ClassVar[bool]
+    """Whether blocks should come in the order of the stream, one call at a time."""
     capacity: int
 
     def write(self, offset: int, data: Buffer) -> None:

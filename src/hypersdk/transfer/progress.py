@@ -106,8 +106,8 @@ class Meter:
         read_back_share: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._label = label
-        self._file_name = file_name
+        self.label = label
+        self.file_name = file_name
         self._capacity = capacity_bytes
         self._read_back_share = read_back_share
         self._clock = clock
@@ -237,7 +237,7 @@ class Meter:
             self._fraction = max(self._fraction, self._whole(share))
             self._sample(now, share)
             return DiskProgress(
-                label=self._label, file_name=self._file_name, phase=Phase.WAITING if self._waits else self._phase,
+                label=self.label, file_name=self.file_name, phase=Phase.WAITING if self._waits else self._phase,
                 capacity_bytes=self._capacity, wire_bytes=self._wire, guest_bytes=self._guest,
                 written_bytes=self._written, skipped_bytes=self._skipped, fraction=self._fraction, basis=self._basis(),
                 rate_bytes_s=self._rate(now), eta_s=self._eta(now), bottleneck=self._bottleneck(now),

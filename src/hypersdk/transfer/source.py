@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hypersdk.transfer.cancel import CancelToken
 
@@ -51,11 +51,15 @@ class StreamSource(Protocol):
     def open(self, cancel: CancelToken) -> AbstractContextManager[ByteStream]:
         """Opens the stream from its first byte. A lost lease is renewed inside, when the point in time is provably the same.
 
+        After ``cancel`` a ``readinto`` that blocks should raise within half a second. One that does not is woken by leaving the
+        context from another thread, which must then end it: shut the socket down, do not merely close it.
+
         Raises TransientError when another try may help, SourceError otherwise.
         """
         ...
 
 
+@runtime_checkable
 class RangeSource(Protocol):
     """A raw disk that serves ranges, frozen while it is read. Several ranges may be read at once from several threads."""
 

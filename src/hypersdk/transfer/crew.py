@@ -1,0 +1,209 @@
+"""Threads that live and die together: what one copy is made of.
+
+::
+
+    with Crew(cancel) as crew, source.open(crew.token) as stream:
+        chunks = crew.adopt(Channel(4))
+        crew.start("read", ...)          the first error of any thread stops them all
+        crew.wait()                      raises it, once; or Cancelled within a moment of the cancel
+
+On the way out the source is closed first, which wakes a thread that still waits for it, then every thread is joined: none
+outlives the block.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, Generic, Protocol, Self, TypeVar
+
+from hypersdk.errors import Cancelled
+from hypersdk.transfer.cancel import CancelToken
+
+T = TypeVar("T")
+P = TypeVar("P", bound="Stoppable")
+
+LOOK_S: Final = 0.1
+"""Longest time between two looks at the cancel token."""
+GRACE_S: Final = 0.6
+"""How long a stopped thread may take to notice by itself, before the source is closed under it."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: it ends a thread that waits while the crew stops
+    """Never leaves the crew."""
+
+
+class Stoppable(Protocol):
+    """Something that threads wait at."""
+
+    def stop(self) -> None:
+        """Raises Stopped in all who wait, and who will."""
+        ...
+
+
+class Channel(Generic[T]):
+    """A bounded queue between threads of one crew."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._items: deque[T] = deque()
+        self._lock = threading.Lock()
+        self._filled = threading.Condition(self._lock)
+        self._emptied = threading.Condition(self._lock)
+        self._closed = self._stopped = False
+
+    def put(self, item: T) -> None:
+        """Hands ``item`` on; waits while the channel is full. Raises Stopped."""
+        with self._lock:
+            while len(self._items) >= self._room and not self._stopped:
+                self._emptied.wait()
+            if self._stopped:
+                raise Stopped
+            self._items.append(item)
+            self._filled.notify()
+
+    def get(self) -> T | None:
+        """The next item; None when the channel is closed and empty. Raises Stopped."""
+        with self._lock:
+            while not self._items and not self._closed and not self._stopped:
+                self._filled.wait()
+            if self._stopped:
+                raise Stopped
+            if not self._items:
+                return None
+            self._emptied.notify()
+            return self._items.popleft()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        with self._lock:
+            self._closed = True
+            self._filled.notify_all()
+
+    def stop(self) -> None:
+        """Raises Stopped in all who wait, and who will."""
+        with self._lock:
+            self._stopped = True
+            self._filled.notify_all()
+            self._emptied.notify_all()
+
+
+class Turnstile:
+    """Lets numbered pieces of work through one at a time, in the order of their numbers."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._next = 0
+        self._stopped = False
+
+    @contextmanager
+    def turn(self, number: int) -> Iterator[None]:
+        """Waits until all smaller numbers went through. Raises Stopped."""
+        with self._changed:
+            while self._next != number and not self._stopped:
+                self._changed.wait()
+            if self._stopped:
+                raise Stopped
+        yield
+        with self._changed:
+            self._next += 1
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Raises Stopped in all who wait, and who will."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+class Crew:
+    """Starts threads, stops them together, joins them all. ``token`` is cancelled with the caller's and when the crew stops."""
+
+    def __init__(self, cancel: CancelToken, name: str) -> None:
+        self.token = cancel.child()
+        self._cancel = cancel
+        self._name = name
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+        self._running = 0
+        self._stops: list[Callable[[], None]] = []
+
+    def adopt(self, part: P) -> P:
+        """``part``, which stops with the crew from now on. Adopt all of them before threads start."""
+        self._stops.append(part.stop)
+        return part
+
+    def start(self, role: str, work: Callable[[], None]) -> None:
+        """Runs ``work`` in a thread of the crew."""
+        thread = threading.Thread(target=self._run, args=[work], name=f"{self._name}: {role}")
+        with self._changed:
+            thread.start()
+            self._threads.append(thread)
+            self._running += 1
+
+    def wait(self) -> None:
+        """Returns when all threads have ended. Raises the first error of any of them, or Cancelled."""
+        self._wait_for_news()
+        if self._error is not None:
+            self._stop()
+            self._join(GRACE_S)
+            raise self._error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._fail(error)
+        self._stop()
+        self._join(None)
+        if self._error is not None and self._error is not error and (error is None or isinstance(error, Exception)):
+            raise self._error  # it came first; what closing the source raised is its context
+
+    def _wait_for_news(self) -> None:
+        with self._changed:
+            while self._running and self._error is None:
+                self._changed.wait(LOOK_S)
+                if self._cancel.cancelled:
+                    break
+        try:
+            self._cancel.check()
+        except Cancelled as cancelled:
+            self._fail(cancelled)
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Stopped:
+            pass  # the reason is known already
+        except BaseException as error:  # noqa: BLE001 - the outermost loop of the thread; `wait` raises it
+            self._fail(error)
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            self._changed.notify_all()
+
+    def _stop(self) -> None:
+        self.token.cancel("another part of the copy ended")
+        for stop in self._stops:
+            stop()
+
+    def _join(self, timeout_s: float | None) -> None:
+        """Waits for the threads, all together at most ``timeout_s``."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, timeout_s)
+        if timeout_s is None:
+            for thread in self._threads:
+                thread.join()

@@ -1,0 +1,224 @@
+"""Where blocks go: writer, ledger and counters, in the order that makes a kill at any moment harmless.
+
+::
+
+    blocks ── known to the ledger? ── yes ── same hash? ── no ── error: not the disk that was begun
+                                 └── no ──── zero? ── yes ──────────────────────────┐
+                                                  └── no ── writer (data, tables) ──┴── ledger ── counters ── checkpoint
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from hypersdk.errors import HyperSDKError, IntegrityError, register
+from hypersdk.formats.image import BLOCK, Buffer, ImageWriter, Piece
+from hypersdk.formats.vmdk.stream import inflate
+from hypersdk.transfer.activity import Doing, Timeline
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.digest import ZERO_BLOCK
+from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.ledger import UNHASHED, BlockLedger
+from hypersdk.transfer.progress import Meter
+from hypersdk.transfer.space import SpaceGate
+
+CONTENT_DIFFERS: Final = register(
+    "content_differs",
+    "A block that was read again is not what it was before: the disk changed, or one of the two copies came damaged.",
+    "Start this export again with --discard; if it repeats, check the source datastore and the path to it.",
+)
+
+BEHIND: Final = 4
+"""How many checkpoint intervals may be written and not yet durable. Beyond, the copy waits for the disk: so much a power cut may cost."""
+_LOOK_S: Final = 0.2
+
+
+@dataclass(slots=True)
+class Block:
+    """One block on its way: its bytes, or the grain that holds them, or both. ``digest`` is UNHASHED where nobody looked inside."""
+
+    offset: int
+    length: int
+    digest: bytes
+    data: Buffer | None
+    piece: Piece | None = None
+
+    @property
+    def index(self) -> int:
+        """Its place in the ledger."""
+        return self.offset // BLOCK
+
+    def plain(self) -> Buffer:
+        """The guest's bytes; inflates the grain where that was not done. Raises IntegrityError ``corrupt_grain``."""
+        if self.data is None:
+            assert self.piece is not None
+            self.data = inflate(self.piece)
+        return self.data
+
+
+class Tally:
+    """What all passes of one run stored. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.written = 0
+        self.zero = 0
+
+    def add(self, written: int, zero: int) -> None:
+        """So many more blocks were written, and found to be zero."""
+        with self._lock:
+            self.written += written
+            self.zero += zero
+
+
+class Sink:
+    """Stores blocks, for one pass. Thread-safe, each block once."""
+
+    def __init__(
+        self,
+        writer: ImageWriter,
+        ledger: BlockLedger,
+        meter: Meter,
+        tally: Tally,
+        checkpoints: Checkpoints | None,
+        *,
+        space: SpaceGate | None,
+        cancel: CancelToken,
+    ) -> None:
+        self._writer = writer
+        self._ledger = ledger
+        self._meter = meter
+        self._tally = tally
+        self._checkpoints = checkpoints
+        self._space = space
+        self._cancel = cancel
+        self._doing = f"writing {meter.file_name}"
+
+    def store(self, blocks: Sequence[Block], time: Timeline) -> None:
+        """Writes what is new. When it returns, all of ``blocks`` survive the death of this process.
+
+        Raises TargetError, and IntegrityError ``content_differs`` when a block that the ledger has is another one now.
+        """
+        new = [block for block in blocks if not self._ledger.has(block.index)]
+        if len(new) < len(blocks):
+            self._compare([block for block in blocks if self._ledger.has(block.index)])
+        data = [block for block in new if block.digest != ZERO_BLOCK]
+        time.switch(Doing.WRITING)
+        with target_errors(self._doing):
+            written = self._write(data)
+            self._record(new)
+        self._tally.add(len(data), len(new) - len(data))
+        self._meter.add_stored(sum(block.length for block in new), written)
+        if self._checkpoints is not None:
+            self._checkpoints.wrote(sum(block.length for block in data), self._cancel)
+
+    def _compare(self, known: Sequence[Block]) -> None:
+        for run in _runs([block for block in known if block.digest != UNHASHED]):
+            recorded = self._ledger.hashes(run[0].index, len(run))
+            for block, before in zip(run, recorded, strict=True):
+                if before not in (block.digest, UNHASHED):
+                    raise IntegrityError(
+                        f"{self._meter.label}: the block at guest offset {block.offset} is not the one that was copied before",
+                        code=CONTENT_DIFFERS, offset=block.offset,
+                    )  # fmt: skip
+
+    def _write(self, blocks: Sequence[Block]) -> int:
+        """Returns the bytes handed to the file: deflated ones as they are, plain ones with their neighbours in one go."""
+        pieces = [block.piece for block in blocks if block.piece is not None]
+        refused = {piece.offset for piece in self._writer.write_deflated(pieces)} if pieces else set()
+        written = sum(len(piece.zlib) for piece in pieces if piece.offset not in refused)
+        for run in _runs([block for block in blocks if block.piece is None or block.offset in refused]):
+            data = run[0].plain() if len(run) == 1 else b"".join(block.plain() for block in run)
+            self._writer.write(run[0].offset, data)
+            written += len(data)
+        return written
+
+    def _record(self, blocks: Sequence[Block]) -> None:
+        for run in _runs(blocks):
+            hashes = [block.digest for block in run]
+            if self._space is None:
+                self._ledger.record(run[0].index, hashes)
+            else:
+                self._space.patiently(self._recording(run[0].index, hashes), self._cancel, self._meter.waiting)
+
+    def _recording(self, first: int, hashes: list[bytes]) -> Callable[[], None]:
+        return lambda: self._ledger.record(first, hashes)
+
+
+def _runs(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """Neighbours together, in the order in which they stand."""
+    run: list[Block] = []
+    for block in blocks:
+        if run and block.offset != run[-1].offset + BLOCK:
+            yield run
+            run = []
+        run.append(block)
+    if run:
+        yield run
+
+
+class Checkpoints:
+    """Makes the copy durable each ``interval_bytes``, in a thread of its own, while it goes on.
+
+    At most ``BEHIND`` intervals are written and not durable: then ``wrote`` waits.
+    """
+
+    def __init__(self, ledger: BlockLedger, sync: Callable[[], None], interval_bytes: int, name: str) -> None:
+        self._ledger = ledger
+        self._sync = sync
+        self._interval = interval_bytes
+        self._name = name
+        self._changed = threading.Condition()
+        self._pending = 0
+        self._closing = False
+        self._error: HyperSDKError | None = None
+        self._thread = threading.Thread(target=self._run, name=f"{name}: checkpoints")
+
+    def wrote(self, count: int, cancel: CancelToken) -> None:
+        """So many more guest bytes are in the image. Raises the TargetError of a checkpoint that failed, and Cancelled."""
+        with self._changed:
+            self._pending += count
+            self._changed.notify_all()
+            while self._pending >= BEHIND * self._interval and self._error is None:
+                self._changed.wait(_LOOK_S)
+                cancel.check()
+            if self._error is not None:
+                raise self._error
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        if error is None and self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (due := self._due()) is not None:
+            try:
+                with target_errors(f"syncing {self._name}"):
+                    self._ledger.checkpoint(self._sync)
+            except HyperSDKError as error:
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._pending -= due
+                self._changed.notify_all()
+
+    def _due(self) -> int | None:
+        """Waits for an interval's worth; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._pending >= self._interval)
+            return None if self._closing else self._pending

@@ -1,0 +1,235 @@
+"""One pass over a streamOptimized VMDK, from its first byte to its last, in several threads.
+
+::
+
+    socket ──chunk 4 MiB──> decoder ──16 grains a batch──> channel ──> 2 workers: inflate, hash, sink
+               └──────────> hash thread (SHA-256 of the stream; SHA-1 where the server only has that)
+
+Memory: the chunks, which are reused as soon as nobody needs their bytes; a few batches; what the workers inflate.
+Grains are views into the chunk, so nothing of the stream is copied between the socket and the inflater.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Final
+
+from hypersdk.errors import TRUNCATED_STREAM, HyperSDKError, IntegrityError, TransientError
+from hypersdk.formats.vmdk.stream import Grain, GrainDecoder, inflate
+from hypersdk.transfer.activity import Doing, Timeline
+from hypersdk.transfer.crew import Channel, Crew, Turnstile
+from hypersdk.transfer.digest import hash_block
+from hypersdk.transfer.ledger import UNHASHED
+from hypersdk.transfer.limit import BandwidthLimit
+from hypersdk.transfer.progress import Meter
+from hypersdk.transfer.sink import Block, Sink
+from hypersdk.transfer.source import ByteStream, StreamDigests
+from hypersdk.units import MiB
+
+CHUNK: Final = 4 * MiB
+CHUNKS: Final = 4
+"""One is filled, one hashed, two worked on."""
+BATCH_GRAINS: Final = 16
+BATCHES: Final = 8
+LINGER_S: Final = 0.5
+"""A chunk that fills slowly is worked on after this long, so that little is lost when the stream breaks."""
+
+
+class _Chunk:
+    """A buffer and the number of those who still need its bytes; goes back to its pool after the last."""
+
+    def __init__(self, pool: Channel[_Chunk], size: int) -> None:
+        self.view = memoryview(bytearray(size))
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._holders = 0
+
+    def hold(self, holders: int) -> None:
+        """So many will each call ``release`` once. With none it goes back at once."""
+        self._holders = holders
+        if not holders:
+            self._pool.put(self)
+
+    def release(self) -> None:
+        """One needs it no more."""
+        with self._lock:
+            self._holders -= 1
+            last = not self._holders
+        if last:
+            self._pool.put(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    number: int
+    grains: Sequence[Grain]
+    chunk: _Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class PassOptions:
+    """How a pass is run. ``hashes`` are names of ``hashlib``; ``check`` looks into every grain; ``ordered`` stores them in stream order."""
+
+    hashes: Sequence[str]
+    check: bool
+    ordered: bool
+    workers: int
+    limit: BandwidthLimit | None
+    clock: Callable[[], float]
+
+
+class StreamPass:
+    """Made inside a crew's block, run once."""
+
+    def __init__(
+        self, crew: Crew, stream: ByteStream, capacity: int, sink: Sink, meter: Meter, options: PassOptions
+    ) -> None:
+        self._crew = crew
+        self._stream = stream
+        self._sink = sink
+        self._meter = meter
+        self._options = options
+        self._decoder = GrainDecoder(expected_capacity=capacity)
+        self._hashers = [hashlib.new(name, usedforsecurity=False) for name in options.hashes]
+        self._free = crew.adopt(Channel[_Chunk](CHUNKS))
+        for _ in range(CHUNKS):
+            self._free.put(_Chunk(self._free, CHUNK))
+        self._to_hash = crew.adopt(Channel[tuple[_Chunk, memoryview]](CHUNKS))
+        self._batches = crew.adopt(Channel[_Batch](BATCHES))
+        self._turns: Turnstile | None = crew.adopt(Turnstile()) if options.ordered else None
+        self._batch_number = 0
+        self._received = 0
+        self._position: int | None = 0
+        self._ended = False
+        self._broken: HyperSDKError | None = None
+
+    def run(self) -> StreamDigests:
+        """Reads the stream to its end. Raises the first error of any thread; TransientError, or IntegrityError ``truncated_stream``, only
+        after all that had come was stored.
+        """
+        self._crew.start("read", self._read)
+        if self._hashers:
+            self._crew.start("hash", self._hash)
+        for number in range(self._options.workers):
+            self._crew.start(f"work {number + 1}", self._work)
+        self._crew.wait()
+        if self._broken is not None:
+            raise self._broken
+        self._meter.complete_pass()
+        found = {hasher.name: hasher.hexdigest() for hasher in self._hashers}
+        return StreamDigests(found.get("sha256"), found.get("sha1"), self._received)
+
+    # Reader
+
+    def _read(self) -> None:
+        with self._meter.reader() as time:
+            while not self._ended:
+                time.switch(Doing.BACKLOG)
+                chunk = self._free.get()
+                assert chunk is not None
+                view = chunk.view[: self._fill(chunk.view, time)]
+                time.switch(Doing.CPU)
+                grains = self._decode(view)
+                time.switch(Doing.BACKLOG)
+                self._hand_out(chunk, view, grains)
+        self._to_hash.close()
+        self._batches.close()
+
+    def _fill(self, view: memoryview, time: Timeline) -> int:
+        """Reads until the chunk is full, has lingered, or the stream ends. Returns how much of it is filled."""
+        filled = 0
+        waiting_since = self._options.clock()
+        while filled < len(view) and self._options.clock() - waiting_since < LINGER_S:
+            count = self._receive(view[filled:], time)
+            if not count:
+                self._ended = True
+                break
+            if not filled:
+                waiting_since = self._options.clock()
+            filled += count
+        return filled
+
+    def _receive(self, view: memoryview, time: Timeline) -> int:
+        self._crew.token.check()
+        limit = self._options.limit
+        time.switch(Doing.READING)
+        try:
+            count = self._stream.readinto(view if limit is None else view[: limit.step_bytes])
+        except TransientError as error:
+            self._broken = error
+            return 0
+        self._meter.add_wire(count)
+        self._received += count
+        if limit is not None and count:
+            time.switch(Doing.LIMITED)
+            limit.take(count, self._crew.token)
+        return count
+
+    def _decode(self, view: memoryview) -> list[Grain]:
+        grains = self._decoder.feed(view)
+        if self._ended and self._broken is None:
+            self._close_decoder()
+        if grains:
+            if self._position is not None and min(grain.offset for grain in grains) >= self._position:
+                self._position = self._decoder.position
+            else:
+                self._position = None
+            self._meter.add_decoded(sum(grain.length for grain in grains), self._position)
+        return grains
+
+    def _close_decoder(self) -> None:
+        try:
+            self._decoder.close()
+        except IntegrityError as error:
+            if error.code != TRUNCATED_STREAM:
+                raise
+            self._broken = error
+
+    def _hand_out(self, chunk: _Chunk, view: memoryview, grains: list[Grain]) -> None:
+        starts = range(0, len(grains), BATCH_GRAINS)
+        hashed = bool(self._hashers and view)
+        chunk.hold(len(starts) + hashed)
+        if hashed:
+            self._to_hash.put((chunk, view))
+        for start in starts:
+            self._batches.put(_Batch(self._batch_number, grains[start : start + BATCH_GRAINS], chunk))
+            self._batch_number += 1
+
+    # Hash thread
+
+    def _hash(self) -> None:
+        with self._meter.worker() as time:
+            while (item := self._to_hash.get()) is not None:
+                time.switch(Doing.CPU)
+                chunk, view = item
+                for hasher in self._hashers:
+                    hasher.update(view)
+                chunk.release()
+                time.switch(Doing.IDLE)
+
+    # Workers
+
+    def _work(self) -> None:
+        with self._meter.worker() as time:
+            while (batch := self._batches.get()) is not None:
+                time.switch(Doing.CPU)
+                blocks = [self._block(grain) for grain in batch.grains]
+                time.switch(Doing.IDLE)
+                with self._turn(batch.number):
+                    time.switch(Doing.CPU)
+                    self._sink.store(blocks, time)
+                    time.switch(Doing.IDLE)
+                batch.chunk.release()
+
+    def _turn(self, number: int) -> AbstractContextManager[None]:
+        return nullcontext() if self._turns is None else self._turns.turn(number)
+
+    def _block(self, grain: Grain) -> Block:
+        if not self._options.check:
+            return Block(grain.offset, grain.length, UNHASHED, None, grain)
+        data = inflate(grain)
+        return Block(grain.offset, grain.length, hash_block(data), data, grain)
