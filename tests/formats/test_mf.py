@@ -1,0 +1,85 @@
+"""The .mf: the exact form on writing, nothing but that form (and its two known variants) on reading."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypersdk.errors import IntegrityError
+from hypersdk.formats.mf import HEX_DIGITS, MAX_MF_BYTES, MfLine, format_mf, parse_mf
+from hypersdk.formats.names import is_bare_name
+from tests.support.tools import run_tool
+
+SHA = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
+
+names = st.text(min_size=1, max_size=60).filter(is_bare_name)
+
+
+def test_the_line_has_the_form_that_ovftool_and_virt_v2v_take() -> None:
+    assert format_mf([("SHA256", "web 01 (copy).ovf", SHA.upper())]) == f"SHA256(web 01 (copy).ovf)= {SHA}\n".encode()
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(HEX_DIGITS)), names), max_size=8, unique_by=lambda line: line[1]))
+def test_what_is_written_is_read_again(lines: list[tuple[str, str]]) -> None:
+    full = [(algorithm, name, hashlib.new(algorithm, name.encode()).hexdigest()) for algorithm, name in lines]
+    assert parse_mf(format_mf(full)) == [MfLine(*line) for line in full]
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_end_in_good_lines_or_in_an_integrity_error(data: bytes) -> None:
+    with contextlib.suppress(IntegrityError):
+        lines = parse_mf(data)
+        assert all(is_bare_name(line.name) and len(line.hexdigest) == HEX_DIGITS[line.algorithm] for line in lines)
+
+
+@pytest.mark.parametrize(
+    "text", [f"SHA256 (a.vmdk) = {SHA}\r\n", f"SHA256(a.vmdk)= {SHA}", f"\nSHA256(a.vmdk)={SHA.upper()}\n\n"]
+)
+def test_variants_of_other_tools_are_read(text: str) -> None:
+    assert parse_mf(text.encode()) == [MfLine("SHA256", "a.vmdk", SHA)]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"SHA256(../a)= {SHA}", 1),
+        (f"SHA256(/etc/passwd)= {SHA}", 1),
+        (f"SHA256(..)= {SHA}", 1),
+        (f"SHA256(a\\b)= {SHA}", 1),
+        (f"MD5(a)= {SHA[:32]}", 1),
+        (f"SHA256(a)= {SHA[:-1]}", 1),
+        (f"SHA1(a)= {SHA}", 1),
+        (f"SHA256(a)= {SHA} x", 1),
+        (f"SHA256(a)= {SHA}\nSHA256(a)= {SHA}", 2),
+        (f"SHA256(a)= {SHA}\nrubbish", 2),
+        (f"SHA256({'n' * 256})= {SHA}", 1),
+    ],
+)
+def test_other_lines_are_refused_with_their_number(text: str, line: int) -> None:
+    with pytest.raises(IntegrityError) as caught:
+        parse_mf(text.encode())
+    assert (caught.value.code, caught.value.fields["line"]) == ("bad_format", line)
+
+
+@pytest.mark.parametrize("data", [b"x" * (MAX_MF_BYTES + 1), b"\xff\xfeS\0", b"\x80"])
+def test_what_is_no_text_is_refused(data: bytes) -> None:
+    with pytest.raises(IntegrityError, match="manifest"):
+        parse_mf(data)
+
+
+@pytest.mark.parametrize(("name", "digest"), [("a/b", SHA), ("", SHA), ("a\nb", SHA), ("a", SHA[:-2])])
+def test_a_line_that_nobody_could_read_is_not_written(name: str, digest: str) -> None:
+    with pytest.raises(ValueError, match="not a line"):
+        format_mf([("SHA256", name, digest)])
+
+
+def test_sha256sum_agrees_with_the_digests(tmp_path: Path) -> None:
+    """coreutils reads the same lines in its ``--tag`` form, which has spaces around the sign."""
+    (tmp_path / "a.vmdk").write_bytes(b"disk")
+    tagged = run_tool("sha256sum", "--tag", str(tmp_path / "a.vmdk")).replace(str(tmp_path) + "/", "")
+    assert parse_mf(tagged.encode()) == [MfLine("SHA256", "a.vmdk", hashlib.sha256(b"disk").hexdigest())]
