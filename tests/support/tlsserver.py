@@ -5,9 +5,6 @@ Fixture: ``tls_server`` starts servers and ends them after the test. A script ge
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import ipaddress
 import socket
 import ssl
 import struct
@@ -15,54 +12,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from hypersdk.vsphere.certificate import TlsPolicy
 from hypersdk.vsphere.endpoint import Endpoint
+from tests.support.tls import Authority, Identity
 
 ACCEPT_SLICE_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """A self-signed certificate for 127.0.0.1, in a file of its own."""
-
-    path: Path
-    sha256: str
-    sha1: str
-
-    def context(self) -> ssl.SSLContext:
-        """A server's context."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.path)
-        return context
-
-
-def make_certificate(path: Path) -> Certificate:
-    """Writes key and certificate to ``path`` (PEM)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    der = certificate.public_bytes(serialization.Encoding.DER)
-    return Certificate(path, hashlib.sha256(der).hexdigest(), hashlib.sha1(der, usedforsecurity=False).hexdigest())
 
 
 @dataclass(slots=True)
@@ -122,7 +79,7 @@ class TlsServer:
     """Runs ``script`` for each request; keeps the requests."""
 
     script: Script
-    certificate: Certificate
+    certificate: Identity
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -160,7 +117,8 @@ class TlsServer:
         thread.start()
 
     def _accept(self) -> None:
-        context = self.certificate.context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate.pem)
         while not self._stopping.is_set():
             with suppress(TimeoutError):
                 sock, _ = self._listener.accept()
@@ -177,13 +135,13 @@ class TlsServer:
 
 
 @pytest.fixture(scope="session")
-def tls_certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+def tls_certificate(tmp_path_factory: pytest.TempPathFactory) -> Identity:
     """One certificate for the whole run."""
-    return make_certificate(tmp_path_factory.mktemp("tls") / "server.pem")
+    return Authority(tmp_path_factory.mktemp("tls")).identity("server", "127.0.0.1")
 
 
 @pytest.fixture
-def tls_server(tls_certificate: Certificate) -> Iterator[Callable[[Script], TlsServer]]:
+def tls_server(tls_certificate: Identity) -> Iterator[Callable[[Script], TlsServer]]:
     """Starts scripted servers."""
     with ExitStack() as stack:
         yield lambda script: stack.enter_context(TlsServer(script, tls_certificate))

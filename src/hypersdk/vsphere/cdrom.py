@@ -1,0 +1,172 @@
+"""ISO images out of CD-ROM drives, and back exactly as they were.
+
+An image in a drive is exported with the machine, and makes the export fail when the file is gone. While it is out, the drive is a
+client device: it needs nothing of any host.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hypersdk.errors import NotRestored
+from hypersdk.model import Machine
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.operations import read_one, run_task
+from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.soap import Element, child, child_text, kind_of, to_int
+
+LOG: Final = logging.getLogger(__name__)
+DEVICES: Final = "config.hardware.device"
+_ISO: Final = "VirtualCdromIsoBackingInfo"
+
+
+@dataclass(frozen=True, slots=True)
+class CdromChange:
+    """One drive with an image in it, as it was found; JSON-able. ``key`` is the device key, ``iso`` is ``[datastore] path``.
+
+    ``datastore`` is a moref and ``backing_object`` the id of an object-backed file, where the server told them. The rest are the members of
+    *VirtualDeviceConnectInfo* that a client may set.
+    """
+
+    key: int
+    label: str
+    iso: str
+    datastore: str | None
+    backing_object: str | None
+    connected: bool
+    start_connected: bool
+    allow_guest_control: bool
+    migrate_connect: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Drive:
+    """A drive as it is now; ``iso`` is None when something else than an image is in it."""
+
+    key: int
+    label: str
+    controller_key: int | None
+    unit_number: int | None
+    iso: CdromChange | None
+
+
+def remove_isos(
+    session: Session, machine: Machine, *, before: Callable[[list[CdromChange]], None], cancel: CancelToken
+) -> None:
+    """Takes the images out of all drives of ``machine`` in one step. ``before`` gets what ``restore_isos`` needs, and nothing is changed
+    until it has returned; it is not called when there is nothing to take out.
+    """
+    from pyVmomi import vim
+
+    full = [drive for drive in _drives(session, machine.moref, cancel) if drive.iso is not None]
+    if not full:
+        return
+    before([drive.iso for drive in full if drive.iso is not None])
+    kinds = vim.vm.device
+    empty = kinds.VirtualCdrom.RemotePassthroughBackingInfo(deviceName="", useAutoDetect=False, exclusive=False)
+    shut = kinds.VirtualDevice.ConnectInfo(startConnected=False, connected=False, allowGuestControl=True)
+    _edit(session, machine.moref, [_device(drive, empty, shut) for drive in full], cancel)
+
+
+def restore_isos(session: Session, moref: str, changes: Sequence[CdromChange], *, cancel: CancelToken) -> None:
+    """Puts images back, with their connection flags. What is back already is left alone, and so is a drive that somebody gave another image
+    meanwhile: theirs is the later word.
+
+    Raises NotRestored for drives that are gone, after all others are restored.
+    """
+    now = {drive.key: drive for drive in _drives(session, moref, cancel)}
+    due = [change for change in changes if change.key in now and _is_due(now[change.key], change)]
+    if due:
+        devices = [_device(now[change.key], _backing(session, change), _connection(change)) for change in due]
+        _edit(session, moref, devices, cancel)
+    gone = [change for change in changes if change.key not in now]
+    if gone:
+        words = "; ".join(f"{change.label} with {change.iso}" for change in gone)
+        raise NotRestored(
+            f"{moref} has no such drive any more: {words}", cause="Somebody removed the drive while the export ran."
+        )
+
+
+def _is_due(drive: _Drive, change: CdromChange) -> bool:
+    if drive.iso is not None and drive.iso.iso != change.iso:
+        LOG.warning("%s holds %s now; %s is not put back", drive.label, drive.iso.iso, change.iso)
+        return False
+    return drive.iso != change
+
+
+def _drives(session: Session, moref: str, cancel: CancelToken) -> list[_Drive]:
+    devices = read_one(session, "VirtualMachine", moref, [DEVICES], cancel=cancel).items(DEVICES)
+    return list(_cdroms(devices))
+
+
+def _cdroms(devices: Sequence[Element]) -> Iterator[_Drive]:
+    for device in devices:
+        key = to_int(child_text(device, "key"))
+        if kind_of(device) == "VirtualCdrom" and key is not None:
+            label = child_text(device, "deviceInfo", "label") or f"device {key}"
+            controller, unit = to_int(child_text(device, "controllerKey")), to_int(child_text(device, "unitNumber"))
+            yield _Drive(key, label, controller, unit, _iso(device, key, label))
+
+
+def _iso(device: Element, key: int, label: str) -> CdromChange | None:
+    backing = child(device, "backing")
+    name = child_text(backing, "fileName") if backing is not None and kind_of(backing) == _ISO else None
+    if backing is None or not name:
+        return None
+    return CdromChange(
+        key=key,
+        label=label,
+        iso=name,
+        datastore=child_text(backing, "datastore"),
+        backing_object=child_text(backing, "backingObjectId"),
+        connected=child_text(device, "connectable", "connected") == "true",
+        start_connected=child_text(device, "connectable", "startConnected") == "true",
+        allow_guest_control=child_text(device, "connectable", "allowGuestControl") == "true",
+        migrate_connect=child_text(device, "connectable", "migrateConnect"),
+    )
+
+
+def _backing(session: Session, change: CdromChange) -> Any:
+    from pyVmomi import vim
+
+    return vim.vm.device.VirtualCdrom.IsoBackingInfo(
+        fileName=change.iso,
+        datastore=session.ref("Datastore", change.datastore) if change.datastore else None,
+        backingObjectId=change.backing_object,
+    )
+
+
+def _connection(change: CdromChange) -> Any:
+    from pyVmomi import vim
+
+    return vim.vm.device.VirtualDevice.ConnectInfo(
+        connected=change.connected,
+        startConnected=change.start_connected,
+        allowGuestControl=change.allow_guest_control,
+        migrateConnect=change.migrate_connect,
+    )
+
+
+def _device(drive: _Drive, backing: Any, connectable: Any) -> Any:
+    """The drive with other contents, as an edit takes it."""
+    from pyVmomi import vim
+
+    return vim.vm.device.VirtualCdrom(
+        key=drive.key,
+        controllerKey=drive.controller_key,
+        unitNumber=drive.unit_number,
+        backing=backing,
+        connectable=connectable,
+    )
+
+
+def _edit(session: Session, moref: str, devices: Sequence[Any], cancel: CancelToken) -> None:
+    """All edits in one reconfiguration: they are made together or not at all."""
+    from pyVmomi import vim
+
+    changes = [vim.vm.device.VirtualDeviceSpec(operation="edit", device=device) for device in devices]
+    spec = vim.vm.ConfigSpec(deviceChange=changes)
+    run_task(session, lambda: session.ref("VirtualMachine", moref).ReconfigVM_Task(spec=spec), cancel=cancel)

@@ -1,0 +1,75 @@
+"""Power, only ever changed because someone asked for it by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from hypersdk.errors import HyperSDKError, Refused, SourceError, register
+from hypersdk.model import Power
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.faults import POWER_STATE
+from hypersdk.vsphere.inventory import power_of
+from hypersdk.vsphere.operations import read_one, run_task
+from hypersdk.vsphere.session import Session
+
+SHUTDOWN_TIMEOUT: Final = register(
+    "shutdown_timeout",
+    "The guest was asked to shut down and is still running.",
+    "Look at the guest's console; shut it down from within, or use --power-off.",
+)
+
+LOOK_EVERY_S: Final = 1.0
+
+
+def power_off(session: Session, moref: str, *, cancel: CancelToken) -> bool:
+    """Pulls the plug. False when it was off already. Raises Refused ``power_state`` for a suspended machine: its memory would be lost."""
+    if _power(session, moref, cancel) is Power.SUSPENDED:
+        raise Refused(
+            f"{moref} is suspended: powering it off would throw its memory away",
+            code=POWER_STATE,
+            next_step="Resume it and shut it down, or power it off in vCenter if its memory may be lost.",
+        )
+    return _change(session, moref, Power.OFF, lambda machine: machine.PowerOffVM_Task(), cancel)
+
+
+def power_on(session: Session, moref: str, *, cancel: CancelToken) -> bool:
+    """Powers on (or resumes). False when it was on already."""
+    return _change(session, moref, Power.ON, lambda machine: machine.PowerOnVM_Task(host=None), cancel)
+
+
+def shutdown_guest(session: Session, moref: str, *, timeout_s: float, cancel: CancelToken) -> bool:
+    """Asks the guest to shut down and waits until the machine is off. False when it was off already.
+
+    Raises Refused ``tools_unavailable`` (nobody there to ask), SourceError ``shutdown_timeout`` after ``timeout_s``.
+    """
+    if _power(session, moref, cancel) is Power.OFF:
+        return False
+    session.call(lambda: session.ref("VirtualMachine", moref).ShutdownGuest())
+    until = time.monotonic() + timeout_s
+    while _power(session, moref, cancel) is not Power.OFF:
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise SourceError(f"the guest of {moref} did not shut down in {timeout_s:g} s", code=SHUTDOWN_TIMEOUT)
+        cancel.sleep(min(LOOK_EVERY_S, left_s))
+    return True
+
+
+def _power(session: Session, moref: str, cancel: CancelToken) -> Power:
+    return power_of(
+        read_one(session, "VirtualMachine", moref, ["runtime.powerState"], cancel=cancel).text("runtime.powerState")
+    )
+
+
+def _change(session: Session, moref: str, wanted: Power, start: Callable[[Any], Any], cancel: CancelToken) -> bool:
+    """Runs the task unless the machine is as ``wanted``; someone else may bring it there at the same moment."""
+    if _power(session, moref, cancel) is wanted:
+        return False
+    try:
+        run_task(session, lambda: start(session.ref("VirtualMachine", moref)), cancel=cancel)
+    except HyperSDKError as error:
+        if error.code != POWER_STATE or _power(session, moref, cancel) is not wanted:
+            raise
+        return False
+    return True
