@@ -109,8 +109,7 @@ def http_proxy_for(endpoint: Endpoint, host: str, port: int = HTTPS_PORT) -> Pro
 
 def _parse_url(text: str) -> _Address:
     """Host, port and credentials of a URL in any of govc's forms. The path is dropped: the API is always at ``/sdk``."""
-    text = text.strip()
-    url = urlsplit(text if _SCHEME.match(text) else f"https://{text}")
+    url = _split(text.strip())
     if url.scheme.lower() != "https":
         raise UsageError(
             f"vSphere is reached over https only, not '{url.scheme}'", next_step="Write the address as https://host."
@@ -128,8 +127,17 @@ def _parse_url(text: str) -> _Address:
     )
 
 
+def _split(text: str) -> SplitResult:
+    # Here and below: the URL may hold a password, so it is shown neither by us nor by the chained message of urllib.
+    try:
+        return urlsplit(text if _SCHEME.match(text) else f"https://{text}")
+    except ValueError:
+        raise UsageError(
+            "the vSphere address is no valid URL", next_step="Write it as https://vcenter.example.com."
+        ) from None
+
+
 def _port(url: SplitResult) -> int:
-    # The URL may hold a password, so it is shown neither here nor in the chained message of urllib.
     try:
         return url.port or HTTPS_PORT
     except ValueError:

@@ -46,11 +46,13 @@ def proxy_from_environ(environ: Mapping[str, str]) -> Proxy | None:
     text = environ.get("https_proxy") or environ.get("HTTPS_PROXY") or ""
     if not text.strip():
         return None
-    url = urlsplit(text if "://" in text else f"http://{text}")
     try:
+        url = urlsplit(text if "://" in text else f"http://{text}")
         port = url.port
-    except ValueError as exc:
-        raise UsageError("HTTPS_PROXY has no valid port") from exc
+    except ValueError:  # its message may show the proxy's password
+        raise UsageError(
+            "HTTPS_PROXY is no valid URL", next_step="Write it as http://proxy.example.com:3128."
+        ) from None
     if url.scheme != "http" or not url.hostname:
         raise UsageError(
             f"HTTPS_PROXY names a proxy of the kind '{url.scheme}', which is not supported",
@@ -100,7 +102,10 @@ def _covers(rule: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -
 
 
 def dial(host: str, port: int, *, proxy: Proxy | None, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
-    """A TCP connection to ``host``, through ``proxy`` where given. Raises OSError as ``http.client`` does."""
+    """A TCP connection to ``host``, through ``proxy`` where given; for protocols in which the client speaks first, as in TLS.
+
+    Raises OSError (a proxy's refusal too).
+    """
     if proxy is None:
         return socket.create_connection((host, port), timeout_s)
     connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=timeout_s)

@@ -194,22 +194,31 @@ def _about(info: Any) -> About:
 
 
 def _make_stub(endpoint: Endpoint, cancel: CancelToken) -> SessionStub:
-    """A stub that speaks the newest version of the API that both sides know."""
+    """A stub that speaks the newest version of the API that both sides know, with the connection that has found it out."""
     connection = open_connection(endpoint)
     try:
         document = _translated(endpoint.address, lambda: _service_versions(connection))
-    finally:
+        cancel.check()
+        version = _common_version(_offered_versions(document, endpoint), endpoint)
+    except BaseException:
         connection.close()
-    cancel.check()
-    from hypersdk.vsphere.stub import SessionStub, api_versions
+        raise
+    from hypersdk.vsphere.stub import SessionStub
 
-    offered = _offered_versions(document, endpoint)
+    stub = SessionStub(endpoint.address, version, lambda: open_connection(endpoint))
+    stub.ReturnConnection(connection)
+    return stub
+
+
+def _common_version(offered: set[str], endpoint: Endpoint) -> str:
+    from hypersdk.vsphere.stub import api_versions
+
     version = next((name for name, number in api_versions() if number in offered), None)
     if version is None:
         raise ConnectError(
             f"{endpoint.address} speaks no version of the vSphere API that is known here", code=BAD_ANSWER
         )
-    return SessionStub(endpoint.address, version, lambda: open_connection(endpoint))
+    return version
 
 
 def _service_versions(connection: TrustedConnection) -> bytes:

@@ -1,0 +1,224 @@
+"""Trust, with real TLS servers: who is believed, what is shown, and that nothing is said to the others."""
+
+from __future__ import annotations
+
+import datetime
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from hypersdk.errors import ConnectError, UsageError
+from hypersdk.vsphere.certificate import TlsPolicy, peer_certificate, show_print
+from hypersdk.vsphere.connection import TrustedConnection, open_connection
+from hypersdk.vsphere.endpoint import Endpoint
+from hypersdk.vsphere.proxy import Proxy
+from hypersdk.vsphere.x509 import decode_certificate
+from tests.support.tls import Authority, ConnectProxy, Identity, PlainServer, TlsServer, http_answer
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def identity(authority: Authority) -> Identity:
+    return authority.identity("localhost", "127.0.0.1")
+
+
+@pytest.fixture
+def server(identity: Identity) -> Iterator[TlsServer]:
+    with TlsServer(identity, lambda _: http_answer(b"hello")) as running:
+        yield running
+
+
+def _get(server: TlsServer, tls: TlsPolicy, **options: object) -> bytes:
+    connection = TrustedConnection("127.0.0.1", server.port, tls, **options)  # type: ignore[arg-type]
+    try:
+        connection.request("GET", "/", headers={"Cookie": "secret=1"})
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+def test_a_certificate_of_the_given_authority_is_trusted(server: TlsServer, authority: Authority) -> None:
+    assert _get(server, TlsPolicy(ca_bundle=authority.bundle)) == b"hello"
+
+
+def test_the_servers_own_certificate_may_be_the_bundle(server: TlsServer, identity: Identity) -> None:
+    assert _get(server, TlsPolicy(ca_bundle=identity.pem)) == b"hello"
+
+
+def test_an_unknown_certificate_is_refused_before_a_byte_is_sent(server: TlsServer, identity: Identity) -> None:
+    with pytest.raises(ConnectError) as caught:
+        _get(server, TlsPolicy())
+    assert caught.value.code == "certificate_unknown"
+    assert caught.value.fields["sha256"] == show_print(identity.sha256)
+    assert caught.value.fields["sha1"] == show_print(identity.sha1)
+    assert show_print(identity.sha256) in caught.value.next_step
+    assert caught.value.fields["subject"] == "CN=localhost"
+    assert not server.received
+
+
+def test_another_authority_does_not_help(server: TlsServer, tmp_path: Path) -> None:
+    with pytest.raises(ConnectError) as caught:
+        _get(server, TlsPolicy(ca_bundle=Authority(tmp_path, "Other").bundle))
+    assert caught.value.code == "certificate_unknown"
+
+
+def test_a_certificate_for_another_name_is_refused(authority: Authority) -> None:
+    with TlsServer(authority.identity("vc.example.com", "vc.example.com"), lambda _: http_answer(b"")) as other:
+        with pytest.raises(ConnectError) as caught:
+            _get(other, TlsPolicy(ca_bundle=authority.bundle))
+        assert caught.value.code == "certificate_unknown"
+        assert "127.0.0.1" in caught.value.message
+        assert not other.received
+
+
+@pytest.mark.parametrize("kind", ["sha256", "sha1"])
+def test_the_pinned_certificate_is_trusted_whoever_signed_it(server: TlsServer, identity: Identity, kind: str) -> None:
+    assert _get(server, TlsPolicy(thumbprint=getattr(identity, kind))) == b"hello"
+
+
+@pytest.mark.parametrize(("pin", "own"), [("ab" * 32, "sha256"), ("ab" * 20, "sha1")])
+def test_a_changed_certificate_is_refused_even_when_insecure_or_vouched_for(
+    server: TlsServer, identity: Identity, authority: Authority, pin: str, own: str
+) -> None:
+    for tls in (
+        TlsPolicy(thumbprint=pin),
+        TlsPolicy(thumbprint=pin, insecure=True),
+        TlsPolicy(thumbprint=pin, ca_bundle=authority.bundle),
+    ):
+        with pytest.raises(ConnectError) as caught:
+            _get(server, tls)
+        assert caught.value.code == "certificate_changed"
+        assert caught.value.fields["expected"] == show_print(pin)
+        assert show_print(pin) in caught.value.message
+        assert show_print(getattr(identity, own)) in caught.value.message
+    assert not server.received
+
+
+def test_the_pin_of_a_lease_goes_before_the_policy(server: TlsServer, identity: Identity) -> None:
+    assert _get(server, TlsPolicy(thumbprint="ab" * 32), pinned_sha1=identity.sha1) == b"hello"
+    with pytest.raises(ConnectError) as caught:
+        _get(server, TlsPolicy(insecure=True), pinned_sha1="ab" * 20)
+    assert caught.value.code == "certificate_changed"
+
+
+def test_a_remembered_print_counts_where_no_authority_vouches(
+    server: TlsServer, identity: Identity, authority: Authority
+) -> None:
+    assert _get(server, TlsPolicy(known=identity.sha256)) == b"hello"
+    assert _get(server, TlsPolicy(known="ab" * 32, ca_bundle=authority.bundle)) == b"hello"
+    with pytest.raises(ConnectError) as caught:
+        _get(server, TlsPolicy(known="ab" * 32))
+    assert caught.value.code == "certificate_changed"
+
+
+def test_insecure_takes_anyone(server: TlsServer) -> None:
+    assert _get(server, TlsPolicy(insecure=True)) == b"hello"
+
+
+def test_the_endpoints_pin_says_nothing_about_another_host(
+    server: TlsServer, identity: Identity, authority: Authority
+) -> None:
+    endpoint = Endpoint(
+        "vc.example.com", 443, "u", None, TlsPolicy(thumbprint="ab" * 32, known="cd" * 32, ca_bundle=authority.bundle)
+    )
+    connection = open_connection(endpoint, host="127.0.0.1", port=server.port)
+    connection.connect()
+    assert connection.peer().sha256 == identity.sha256
+    connection.close()
+
+
+def test_an_unusable_bundle_is_named(tmp_path: Path, server: TlsServer) -> None:
+    (tmp_path / "empty.pem").write_text("nothing")
+    for name in ("empty.pem", "missing.pem"):
+        with pytest.raises(UsageError, match=name):
+            _get(server, TlsPolicy(ca_bundle=tmp_path / name))
+
+
+def test_everything_holds_through_a_proxy(server: TlsServer, identity: Identity) -> None:
+    with ConnectProxy() as way:
+        proxy = Proxy("127.0.0.1", way.port)
+        assert _get(server, TlsPolicy(thumbprint=identity.sha256), proxy=proxy) == b"hello"
+        with pytest.raises(ConnectError) as caught:
+            _get(server, TlsPolicy(), proxy=proxy)
+        assert caught.value.fields["sha256"] == show_print(identity.sha256)
+        assert len(way.requests) == 3  # the last one fetched the certificate for the message
+
+
+def test_a_connection_that_the_server_closed_is_replaced_not_failed(identity: Identity) -> None:
+    with TlsServer(identity, lambda _: http_answer(b"hello", "200 OK", "X-Hang-Up: 1")) as server:
+        connection = TrustedConnection("127.0.0.1", server.port, TlsPolicy(insecure=True))
+        for _ in range(3):
+            connection.request("GET", "/")
+            assert connection.getresponse().read() == b"hello"
+            assert select.select([connection.sock], [], [], 10)[0]  # the server has hung up
+        assert server.connections == 3
+        connection.close()
+
+
+def test_peer_certificate_shows_and_says_nothing(server: TlsServer, identity: Identity) -> None:
+    shown = peer_certificate("127.0.0.1", server.port)
+    assert (shown.sha256, shown.sha1, shown.der) == (identity.sha256, identity.sha1, identity.der)
+    assert shown.matches(show_print(identity.sha1))
+    assert not shown.matches("ab" * 32)
+    assert not server.received
+
+
+def test_a_port_without_tls_is_an_os_error() -> None:
+    with PlainServer(b"HTTP/1.1 400 Bad Request\r\n\r\n") as plain, pytest.raises(OSError):
+        peer_certificate("127.0.0.1", plain.port)
+
+
+NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=16)
+
+
+@settings(max_examples=30)
+@given(common=NAMES, organisation=NAMES, second=st.integers(-631_000_000, 4_100_000_000))
+@example(common="vc.example.com", organisation="Größe", second=2_524_607_999)  # the last second of two-digit years
+def test_facts_are_those_that_another_library_reads(common: str, organisation: str, second: int) -> None:
+    start = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=second)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name(
+        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation), x509.NameAttribute(NameOID.COMMON_NAME, common)]
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name).issuer_name(x509.Name([])).public_key(key.public_key()).serial_number(2**159 - 1)
+        .not_valid_before(start).not_valid_after(start + datetime.timedelta(days=7300)).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    facts = decode_certificate(certificate.public_bytes(serialization.Encoding.DER))
+    assert facts.not_before == certificate.not_valid_before_utc
+    assert facts.not_after == certificate.not_valid_after_utc
+    shown = [f"CN={common}", f"O={organisation}"]
+    assert facts.subject == ", ".join("".join(char if char.isprintable() else "?" for char in part) for part in shown)
+    assert facts.issuer == "(no name)"
+
+
+@given(st.binary(max_size=400))
+def test_bytes_that_are_no_certificate_are_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode_certificate(data)
+
+
+@given(position=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.integers(0, 10_000))
+def test_a_damaged_certificate_is_read_or_refused_never_more(
+    identity: Identity, position: int, value: int, cut: int
+) -> None:
+    damaged = bytearray(identity.der)
+    damaged[position % len(damaged)] = value
+    for data in (bytes(damaged), bytes(identity.der[: cut % len(identity.der)])):
+        try:
+            decode_certificate(data)
+        except ValueError:
+            continue
