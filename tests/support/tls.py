@@ -202,10 +202,14 @@ class PlainServer(_Server):
 
 
 class ConnectProxy(_Server):
-    """A proxy that tunnels with CONNECT; ``requests`` are the heads it was sent. ``authorization`` is demanded where given."""
+    """A proxy that tunnels with CONNECT; ``requests`` are the heads it was sent. ``authorization`` is demanded where given.
 
-    def __init__(self, authorization: str | None = None) -> None:
+    With ``target`` all tunnels lead there, whatever host was asked for.
+    """
+
+    def __init__(self, authorization: str | None = None, target: tuple[str, int] | None = None) -> None:
         super().__init__()
+        self._target = target
         self.requests: list[str] = []
         self._authorization = authorization
 
@@ -219,7 +223,7 @@ class ConnectProxy(_Server):
             sock.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
             return
         host, _, port = text.split()[1].rpartition(":")
-        with socket.create_connection((host.strip("[]"), int(port)), 10) as upstream:
+        with socket.create_connection(self._target or (host.strip("[]"), int(port)), 10) as upstream:
             sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             back = threading.Thread(target=_pump, args=(upstream, sock))
             back.start()

@@ -109,6 +109,7 @@ class Session:
 
         So ``fn`` must look its objects up itself, by ``ref``. It is repeated only after NotAuthenticated, when the server has done nothing.
         """
+        self._check_open()
         key = self.key
         try:
             return _translated(self.endpoint.address, fn)
@@ -150,13 +151,16 @@ class Session:
             _translated(self.endpoint.address, lambda: self.content.sessionManager.Logout())
         self.stub.DropConnections()
 
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise AccessError(f"the session on {self.endpoint.address} is closed", code=NOT_AUTHENTICATED)
+
     def _log_in(self, instead_of: str = "") -> None:
         """Makes a session, unless another thread has already replaced the one with the key ``instead_of``."""
         with self._lock:
             if self.key != instead_of:
                 return
-            if self._closing.is_set():
-                raise AccessError("the session is closed", code=NOT_AUTHENTICATED)
+            self._check_open()
             password = self.endpoint.password
             assert password is not None  # connect() has seen to it
             user = _translated(

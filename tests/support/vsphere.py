@@ -1,0 +1,19 @@
+"""Logging in to a test server."""
+
+from __future__ import annotations
+
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
+from hypersdk.vsphere.session import Session
+from tests.support.peers import Vcsim
+
+
+def endpoint_of(server: Vcsim, **changes: str) -> Endpoint:
+    """The endpoint of a vcsim, by its login URL, its certificate not checked; ``changes`` are variables of the environment."""
+    environ = {"GOVC_URL": server.login_url, "GOVC_INSECURE": "1", "HOME": "/nonexistent", **changes}
+    return resolve_endpoint(environ, None)
+
+
+def connect(server: Vcsim, **options: float) -> Session:
+    """A session on a vcsim; to be closed by the caller."""
+    return Session.connect(endpoint_of(server), cancel=CancelToken(), **options)
