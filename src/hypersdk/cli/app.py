@@ -14,6 +14,9 @@ from hypersdk.cli.options import connection_options, debug_option, json_option, 
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import UsageError
 
+PROGRAM: Final = "hyper2kvm"
+COMPLETION_VARIABLE: Final = "_HYPER2KVM_COMPLETE"
+"""Set by the scripts that `hyper2kvm completion` prints: asks for completions in place of a run."""
 HELP_WIDTH: Final = 110
 
 

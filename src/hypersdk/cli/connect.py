@@ -50,10 +50,10 @@ def endpoint_of(cli: Cli, overrides: dict[str, object] | None = None) -> Endpoin
     except UsageError as error:
         if error.code != NO_ENDPOINT or not cli.output.can_ask:
             raise
-        values["url"] = _ask(cli, "vCenter or ESXi address: ", input)
+        values["url"] = ask(cli, "vCenter or ESXi address: ", input)
         endpoint = resolve_endpoint(cli.environ, cli.config.connection, **values)  # type: ignore[arg-type]
     if not endpoint.username and cli.output.can_ask:
-        endpoint = replace(endpoint, username=_ask(cli, f"User name for {endpoint.address}: ", input))
+        endpoint = replace(endpoint, username=ask(cli, f"User name for {endpoint.address}: ", input))
     return endpoint
 
 
@@ -105,15 +105,21 @@ def log_in(cli: Cli, endpoint: Endpoint) -> Session:
     """Logs in. At a terminal a missing or refused password is asked for, and so is whether to trust an unknown certificate."""
     typed = endpoint.password is None and cli.output.can_ask
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        if typed:
-            endpoint = replace(endpoint, password=_ask_password(cli, endpoint))
         try:
-            return _trusting(cli, endpoint)
+            return _trusting(cli, with_password(cli, endpoint))
         except AccessError as error:
             if not typed or attempt == MAX_ATTEMPTS or error.code != "login_refused":
                 raise
             cli.output.note(f"{error.message}. Try again.", style="red")
     raise AssertionError("the last attempt returns or raises")
+
+
+def with_password(cli: Cli, endpoint: Endpoint) -> Endpoint:
+    """``endpoint`` with a password: asked for at a terminal where it has none."""
+    if endpoint.password is not None or not cli.output.can_ask:
+        return endpoint
+    question = f"Password for {endpoint.username} at {endpoint.address}: "
+    return replace(endpoint, password=Secret(ask(cli, question, getpass.getpass)))
 
 
 def _trusting(cli: Cli, endpoint: Endpoint) -> Session:
@@ -148,7 +154,7 @@ def _ask_trust(cli: Cli, endpoint: Endpoint, error: ConnectError) -> bool:
     ):
         notes.print(f"  {label:<12}{clean(str(error.fields.get(key, '')), 200)}", soft_wrap=True)
     notes.print("Compare the SHA-256 print with the one shown on the server itself.")
-    return _ask(cli, "Trust it from now on? Type yes: ", input).strip().lower() == "yes"
+    return ask(cli, "Trust it from now on? Type yes: ", input).strip().lower() == "yes"
 
 
 def _remember(cli: Cli, endpoint: Endpoint, thumbprint: str) -> Endpoint:
@@ -166,11 +172,7 @@ def _remember(cli: Cli, endpoint: Endpoint, thumbprint: str) -> Endpoint:
     return replace(endpoint, tls=replace(endpoint.tls, known=digits))
 
 
-def _ask_password(cli: Cli, endpoint: Endpoint) -> Secret:
-    return Secret(_ask(cli, f"Password for {endpoint.username} at {endpoint.address}: ", getpass.getpass))
-
-
-def _ask(cli: Cli, question: str, read: Callable[[str], str]) -> str:
+def ask(cli: Cli, question: str, read: Callable[[str], str]) -> str:
     """Asks at the terminal; Ctrl-C and the end of input cancel the run."""
     with cli.interrupts.asking():
         try:

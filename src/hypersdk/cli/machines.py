@@ -55,7 +55,7 @@ def list_table(machines: Sequence[MachineSummary], width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", expand=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("Name", overflow="fold", min_width=12)
     table.add_column("Power")
     table.add_column("CPU", justify="right")

@@ -7,20 +7,16 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TextIO
 
 import click
 
-from hypersdk.cli.app import root
+from hypersdk.cli.app import COMPLETION_VARIABLE, PROGRAM, root
 from hypersdk.cli.output import Output
 from hypersdk.cli.report import EXIT_BROKEN_PIPE, report, report_unexpected
 from hypersdk.cli.signals import cancelled_by, watched
 from hypersdk.cli.state import Cli
 from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
-
-PROGRAM: Final = "hyper2kvm"
-COMPLETION_VARIABLE: Final = "_HYPER2KVM_COMPLETE"
-"""Set by the scripts that `hyper2kvm completion` prints: asks for completions in place of a run."""
 
 
 def run() -> int:

@@ -128,6 +128,14 @@ def disk_object(disk: DiskProgress) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def of_one_file(name: str, file: DiskProgress) -> ExportProgress:
+    """A single file being read, as the progress of a run that has nothing else to do."""
+    return ExportProgress(
+        machine=name, phase=file.phase, disks=(file,), wire_bytes=file.wire_bytes, fraction=file.fraction,
+        rate_bytes_s=file.rate_bytes_s, eta_s=file.eta_s, elapsed_s=0.0, lease_age_s=None, note="",
+    )  # fmt: skip
+
+
 @contextmanager
 def _live(output: Output) -> Iterator[Observer]:
     from rich.live import Live

@@ -94,9 +94,17 @@ def _listed(error: HyperSDKError) -> Iterator[str]:
     for value in error.fields.values():
         if isinstance(value, list | tuple):
             for entry in value[:MAX_LISTED]:
-                yield "  ".join(str(part) for part in entry.values()) if isinstance(entry, dict) else str(entry)
+                yield _entry(entry)
             if len(value) > MAX_LISTED:
                 yield f"and {len(value) - MAX_LISTED} more"
+
+
+def _entry(entry: object) -> str:
+    if not isinstance(entry, dict):
+        return str(entry)
+    if "message" in entry:
+        return f"{entry['message']} ({entry.get('code', '')})"
+    return "  ".join(str(part) for part in entry.values())
 
 
 def report_unexpected(output: Output, error: Exception, state_dir: Path) -> int:

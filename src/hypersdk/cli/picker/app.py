@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.text import Text
 from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, VerticalScroll
+from textual.containers import Container
 from textual.timer import Timer
-from textual.widgets import Input, Static
+from textual.widget import Widget
+from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from hypersdk.cli.picker.choices import Choices, ChoicesScreen
 from hypersdk.cli.picker.details import facts_table, machine_facts, summary_facts
+from hypersdk.cli.picker.line import SearchLine
 from hypersdk.cli.picker.search import FALLING, SORT_KEYS, Index, sort_machines
 from hypersdk.cli.picker.table import COLUMNS, MachineTable
 from hypersdk.cli.text import clean
@@ -40,15 +43,33 @@ class Picked:
     choices: Choices
 
 
+class Pane(Widget):
+    """Shows one thing in the room it has; what it shows never changes its size, so nothing is laid out anew."""
+
+    shown: RenderableType = ""
+
+    def show(self, thing: RenderableType) -> None:
+        """Shows ``thing`` from now on."""
+        self.shown = thing
+        self.refresh()
+
+    def render(self) -> RenderableType:
+        """What is shown."""
+        return self.shown
+
+
 class PickerApp(App["Picked | None"]):
-    """Returns what was picked, or None when the user left. ``look_up`` reads one machine in full and may block."""
+    """Returns what was picked, or None when the user left. ``look_up`` reads one machine in full and may block.
+
+    ``marked`` are morefs that are marked from the start.
+    """
 
     TITLE = "HyperSDK"
     ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 - textual declares it without ClassVar
     CSS: ClassVar[str] = """
     #title { height: 1; background: $primary-darken-2; color: $text; padding: 0 1; }
-    #search { height: 1; border: none; padding: 0 1; background: $surface; }
+    #search { padding: 0 1; background: $surface; }
     #body { height: 1fr; layout: vertical; }
     #details { height: 7; border-top: solid $primary-darken-1; padding: 0 1; }
     .-wide #body { layout: horizontal; }
@@ -80,6 +101,7 @@ class PickerApp(App["Picked | None"]):
         start: Choices,
         free_bytes: Callable[[Path], int],
         look_up: Callable[[str], Machine] | None = None,
+        marked: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self._machines = sort_machines(machines, "path")
@@ -88,6 +110,7 @@ class PickerApp(App["Picked | None"]):
         self._start = start
         self._free_bytes = free_bytes
         self._look_up = look_up
+        self._marked = {at for at, machine in enumerate(self._machines) if machine.moref in set(marked)}
         self._known: dict[str, Machine | str] = {}
         self._order: dict[tuple[str, bool], dict[int, int]] = {}
         self._pending: Timer | None = None
@@ -95,17 +118,19 @@ class PickerApp(App["Picked | None"]):
     def compose(self) -> ComposeResult:
         """Title, search line, list and details, status and keys."""
         yield Static(Text(clean(self._heading, 200), no_wrap=True, overflow="ellipsis"), id="title")
-        yield Input(placeholder="type to search name, path, guest and host", id="search", compact=True)
+        yield SearchLine("type to search name, path, guest and host", id="search")
         with Container(id="body"):
             yield MachineTable(self._machines, id="list")
-            with VerticalScroll(id="details", can_focus=False):
-                yield Static("", id="facts")
-        yield Static("", id="status")
+            yield Pane(id="details")
+        yield Pane(id="status")
         yield Static(Text(KEYS, no_wrap=True, overflow="ellipsis"), id="keys")
 
     def on_mount(self) -> None:
         """Keys go to the search line; those that move the cursor are bound above it."""
+        gc.collect()
+        gc.freeze()  # the collector would walk through the whole inventory every few key presses
         self.query_one("#search").focus()
+        self.table.marked = self._marked
         self._show_status()
 
     @property
@@ -119,13 +144,12 @@ class PickerApp(App["Picked | None"]):
 
     # -- search and order
 
-    def on_input_changed(self, event: Input.Changed) -> None:
+    def on_search_line_changed(self) -> None:
         """One key press in the search line."""
-        if event.input.id == "search":
-            self._refill()
+        self._refill()
 
     def _refill(self) -> None:
-        query = self.query_one("#search", Input).value
+        query = self.query_one(SearchLine).value
         rows = self._index.search(query)
         if self.table.sorted_by is not None:
             rows = sorted(rows, key=self._ranks(*self.table.sorted_by).__getitem__)
@@ -178,7 +202,7 @@ class PickerApp(App["Picked | None"]):
         """Marks or unmarks all that are shown."""
         self.table.toggle_all()
 
-    def on_machine_table_toggled(self) -> None:
+    def on_machine_table_marked(self) -> None:
         """The sum below the list follows the marks."""
         self._show_status()
 
@@ -196,7 +220,7 @@ class PickerApp(App["Picked | None"]):
             column, reverse = table.sorted_by
             falling = (column in FALLING) != reverse
             text.append(f"   sorted by {column}, {'falling' if falling else 'rising'}", style="dim")
-        self.query_one("#status", Static).update(text)
+        self.query_one("#status", Pane).show(text)
 
     # -- details
 
@@ -226,9 +250,9 @@ class PickerApp(App["Picked | None"]):
             self._show_details(current)
 
     def _show_details(self, machine: MachineSummary | None) -> None:
-        pane = self.query_one("#facts", Static)
+        pane = self.query_one("#details", Pane)
         if machine is None:
-            pane.update(Text("Nothing matches. Esc clears the search.", style="yellow"))
+            pane.show(Text("Nothing matches. Esc clears the search.", style="yellow"))
             return
         facts = list(summary_facts(machine))
         known = self._known.get(machine.moref)
@@ -236,7 +260,7 @@ class PickerApp(App["Picked | None"]):
             facts += machine_facts(known)
         elif known is not None:
             facts.append(("note", Text(clean(known, 300), style="yellow")))
-        pane.update(Group(Text(clean(machine.name, 200), style="bold"), facts_table(facts)))
+        pane.show(Group(Text(clean(machine.name, 200), style="bold"), facts_table(facts)))
 
     # -- the way out
 
@@ -256,9 +280,9 @@ class PickerApp(App["Picked | None"]):
 
     def action_clear_or_quit(self) -> None:
         """Clears the search; with nothing to clear, leaves."""
-        search = self.query_one("#search", Input)
+        search = self.query_one(SearchLine)
         if search.value:
-            search.value = ""
+            search.action_clear()
         else:
             self.exit(None)
 

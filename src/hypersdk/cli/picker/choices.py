@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
+from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input, Label, Static
@@ -82,6 +84,12 @@ class Choice(Widget, can_focus=True):
         Binding("right,space", "change(1)", show=False),
     ]
 
+    @dataclass
+    class Explained(Message):
+        """What the answer under the cursor means."""
+
+        meaning: str
+
     def __init__(self, options: Sequence[Option], value: str, **settings: Any) -> None:
         super().__init__(**settings)
         self.options = options
@@ -96,20 +104,29 @@ class Choice(Widget, can_focus=True):
         """The next or previous answer, around the ends."""
         self.at = (self.at + steps) % len(self.options)
         self.refresh()
+        self.post_message(self.Explained(self.options[self.at].meaning))
 
     def render(self) -> Text:
-        """All answers, the chosen one marked, and what it means where there is room."""
+        """All answers, the chosen one marked."""
         text = Text(no_wrap=True, overflow="ellipsis")
         for at, option in enumerate(self.options):
             chosen = at == self.at
-            style = (
-                "bold black on bright_cyan" if chosen and self.has_focus else "bold bright_cyan" if chosen else "dim"
-            )
-            text.append(f" {option.title} ", style=style)
-        meaning = self.options[self.at].meaning
-        if text.cell_len + len(meaning) + 2 <= self.size.width:
-            text.append("  " + meaning, style="dim italic")
+            style = "bold bright_cyan reverse" if chosen and self.has_focus else "bold bright_cyan" if chosen else "dim"
+            text.append(f" {'◉' if chosen else '○'} {option.title} ", style=style)
         return text
+
+    def on_focus(self) -> None:
+        """Tells what the answer means."""
+        self.post_message(self.Explained(self.options[self.at].meaning))
+
+    def on_click(self, event: events.Click) -> None:
+        """A click on an answer chooses it."""
+        left = 0
+        for at, option in enumerate(self.options):
+            left += len(option.title) + 4
+            if event.x < left:
+                self.action_change(at - self.at)
+                return
 
 
 class ChoicesScreen(Screen["Choices | None"]):
@@ -122,6 +139,7 @@ class ChoicesScreen(Screen["Choices | None"]):
     ChoicesScreen Input { width: 1fr; }
     ChoicesScreen Choice { width: 1fr; }
     ChoicesScreen #selected { margin-bottom: 1; height: auto; max-height: 3; }
+    ChoicesScreen #meaning { height: 1; dock: bottom; margin-bottom: 1; color: $text-muted; text-style: italic; }
     ChoicesScreen #error { color: $error; height: auto; }
     ChoicesScreen #keys { dock: bottom; height: 1; color: $text-muted; }
     """
@@ -158,6 +176,7 @@ class ChoicesScreen(Screen["Choices | None"]):
                 "Speed limit", Input(limit, placeholder="none; like 100M (a second)", id="limit", compact=True)
             )
             yield Static("", id="error")
+        yield Static("", id="meaning")
         yield Static("↑↓ question   ←→ answer   Enter plan it   Esc back to the list", id="keys")
 
     def on_mount(self) -> None:
@@ -172,6 +191,15 @@ class ChoicesScreen(Screen["Choices | None"]):
         head = f"{count(len(self._machines), 'machine')}, {format_size(total)} of disks: "
         return Text.assemble((head, "bold"), names + more)
 
+    def on_choice_explained(self, event: Choice.Explained) -> None:
+        """The line at the bottom follows the focus."""
+        self.query_one("#meaning", Static).update(Text(event.meaning))
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """A line of text needs no explanation."""
+        if isinstance(event.widget, Input):
+            self.query_one("#meaning", Static).update("")
+
     def on_input_changed(self, event: Input.Changed) -> None:
         """Free space follows the folder."""
         if event.input.id == "folder":
@@ -182,8 +210,9 @@ class ChoicesScreen(Screen["Choices | None"]):
             text = format_size(self._free_bytes(self._folder())) + " free there"
         except (HyperSDKError, ValueError) as error:
             text = str(error)
-        many = "; each machine gets a folder of its own" if len(self._machines) > 1 else ""
-        self.query_one("#free", Static).update(Text(clean(text) + many, style="dim italic"))
+        self.query_one("#free", Static).update(
+            Text(clean(text) + "; each machine gets a folder of its own", style="dim italic")
+        )
 
     def _folder(self) -> Path:
         return Path(self.query_one("#folder", Input).value.strip() or ".").expanduser()

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from hypersdk.cli.text import clean
 from hypersdk.model import MachineSummary
+
+Ranked: TypeAlias = list[int]
+"""``rank << RANK_SHIFT | position`` of machines: plain integers sort fast, and the garbage collector never looks at them."""
+RANK_SHIFT: Final = 32
+_POSITION: Final = (1 << RANK_SHIFT) - 1
 
 MAX_QUERY: Final = 200
 """Characters of a query that are looked at."""
@@ -36,18 +41,28 @@ class Word:
         steps = [f"[^{re.escape(char)}]*{re.escape(char)}" for char in text[1:]]
         self._letters = re.compile(re.escape(text[0]) + "".join(steps), re.DOTALL)
 
-    def rank(self, name: str, elsewhere: str) -> int | None:
-        """How well it is found (lower is better), or None."""
-        at = name.find(self.text)
-        if at == 0:
-            return _NAME_START
-        if at > 0:
-            return _NAME_INSIDE if name[at - 1].isalnum() else _NAME_WORD
-        if self.text in elsewhere:
-            return _ELSEWHERE
-        if match := self._letters.search(name):
-            return _NAME_LETTERS + min(match.end() - match.start() - len(self.text), _MAX_SPREAD)
-        return _ELSEWHERE_LETTERS if self._letters.search(elsewhere) else None
+    def narrow(self, found: Ranked, names: Sequence[str], elsewhere: Sequence[str]) -> Ranked:
+        """Of ``found`` those that hold this word, their rank made worse by how well it is found. One tight loop: it runs at every key press."""
+        text, letters = self.text, self._letters.search
+        kept = []
+        for ranked in found:
+            at = ranked & _POSITION
+            name = names[at]
+            start = name.find(text)
+            if start == 0:
+                rank = _NAME_START
+            elif start > 0:
+                rank = _NAME_INSIDE if name[start - 1].isalnum() else _NAME_WORD
+            elif text in elsewhere[at]:
+                rank = _ELSEWHERE
+            elif match := letters(name):
+                rank = _NAME_LETTERS + min(match.end() - match.start() - len(text), _MAX_SPREAD)
+            elif letters(elsewhere[at]):
+                rank = _ELSEWHERE_LETTERS
+            else:
+                continue
+            kept.append(ranked + (rank << RANK_SHIFT))
+        return kept
 
     def positions(self, name: str) -> Iterable[int]:
         """Which characters of the (lowered) name it was found at, for highlighting; none where it was found elsewhere."""
@@ -79,7 +94,7 @@ class Index:
         self.machines = machines
         self._names = [machine.name.lower() for machine in machines]
         self._elsewhere = [_other_text(machine) for machine in machines]
-        self._steps: list[tuple[str, list[tuple[int, int]]]] = [("", [(0, at) for at in range(len(machines))])]
+        self._steps: list[tuple[str, Ranked]] = [("", list(range(len(machines))))]
 
     def search(self, query: str) -> list[int]:
         """Positions of the machines that match ``query``, the best first; those of equal rank in the inventory's order."""
@@ -88,25 +103,14 @@ class Index:
             self._steps.pop()
         if query != self._steps[-1][0]:
             self._steps.append((query, self._narrow(words_of(query), self._steps[-1][1])))
-        return [at for _, at in self._steps[-1][1]]
+        return [ranked & _POSITION for ranked in self._steps[-1][1]]
 
-    def _narrow(self, words: Sequence[Word], candidates: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        found = []
-        for _, at in candidates:
-            total = self._rank(words, at)
-            if total is not None:
-                found.append((total, at))
+    def _narrow(self, words: Sequence[Word], candidates: Ranked) -> Ranked:
+        found = [ranked & _POSITION for ranked in candidates]
+        for word in words:
+            found = word.narrow(found, self._names, self._elsewhere)
         found.sort()
         return found
-
-    def _rank(self, words: Sequence[Word], at: int) -> int | None:
-        name, elsewhere, total = self._names[at], self._elsewhere[at], 0
-        for word in words:
-            rank = word.rank(name, elsewhere)
-            if rank is None:
-                return None
-            total += rank
-        return total
 
 
 def _other_text(machine: MachineSummary) -> str:

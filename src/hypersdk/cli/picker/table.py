@@ -5,18 +5,19 @@ A widget per row would take seconds for 10,000 machines; this one widget renders
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, ClassVar, Final
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.geometry import Size
+from textual.geometry import Region
 from textual.message import Message
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.widget import Widget
 
 from hypersdk.cli.picker.search import Word, shown_name, words_of
 from hypersdk.cli.text import clean
@@ -56,11 +57,11 @@ _LAMP_STYLE: Final = {
     Power.UNKNOWN: Style(color="red"),
 }
 _PLAIN: Final = Style()
-_DIM: Final = Style(dim=True)
 _HEADER: Final = Style(bold=True, underline=True)
 _SORTED: Final = Style(bold=True, underline=True, color="cyan")
 _MATCH: Final = Style(bold=True, color="bright_cyan")
 _MARKED: Final = Style(color="bright_green", bold=True)
+_BAR: Final = Style(color="cyan")
 _CURSOR: Final = Style(bgcolor="#264b6e", bold=True)
 _LEAD: Final = 4
 """Cells in front of the first column: the mark and the power lamp."""
@@ -75,11 +76,14 @@ def widths(total: int) -> list[tuple[Column, int]]:
     return [(column, column.width or share) for column in shown]
 
 
-class MachineTable(ScrollView):
-    """Shows ``rows`` (positions in ``machines``), a cursor and marks. Line 0 is the header."""
+class MachineTable(Widget):
+    """Shows ``rows`` (positions in ``machines``), a cursor and marks. Line 0 is the header, the last column a scroll bar.
 
-    DEFAULT_CSS: ClassVar[str] = "MachineTable { height: 1fr; width: 1fr; overflow-x: hidden; }"
-    can_focus = False  # keys go to the search line, which hands on those that move the cursor
+    It scrolls by itself: a change of textual's virtual size would lay the whole screen out anew at every key press.
+    """
+
+    DEFAULT_CSS: ClassVar[str] = "MachineTable { height: 1fr; width: 1fr; }"
+    can_focus = False  # keys go to the search line; those that move the cursor are bound above it
 
     @dataclass
     class Moved(Message):
@@ -94,7 +98,7 @@ class MachineTable(ScrollView):
         column: str
 
     @dataclass
-    class Toggled(Message):
+    class Marked(Message):
         """The marks have changed."""
 
     def __init__(self, machines: Sequence[MachineSummary], **settings: Any) -> None:
@@ -104,70 +108,89 @@ class MachineTable(ScrollView):
         self.marked: set[int] = set()
         self.cursor = 0
         self.sorted_by: tuple[str, bool] | None = None
+        self._top = 0
         self._words: list[Word] = []
+        self._base = _PLAIN
+        self._columns: list[tuple[Column, int]] = []
+        self._shown = 1
 
     @property
     def current(self) -> MachineSummary | None:
         """The machine under the cursor."""
         return self.machines[self.rows[self.cursor]] if self.rows else None
 
+    @property
+    def page(self) -> int:
+        """Rows on one screen."""
+        return max(self.size.height - 1, 1)
+
     def show(self, rows: list[int], query: str) -> None:
         """Shows other ``rows``, from the top; ``query`` is highlighted in the names."""
         self.rows = rows
         self._words = words_of(query)
-        self.cursor = 0
-        self.virtual_size = Size(self.size.width, len(rows) + 1)
-        self.scroll_to(y=0, animate=False, immediate=True)
+        self.cursor = self._top = 0
         self.refresh()
         self.post_message(self.Moved(self.current))
 
     def move(self, steps: int) -> None:
         """Moves the cursor; it stops at the ends."""
         if self.rows:
+            before = self.cursor
             self.cursor = min(max(self.cursor + steps, 0), len(self.rows) - 1)
-            self._follow()
-            self.refresh()
+            self._redraw(before)
             self.post_message(self.Moved(self.current))
 
-    @property
-    def page(self) -> int:
-        """Rows on one screen."""
-        return max(self.size.height - 1, 1)
+    def _redraw(self, before: int) -> None:
+        """Draws what a move of the cursor changed: two lines, or all when the list scrolled."""
+        if self._follow():
+            self.refresh()
+            return
+        for row in (before, self.cursor):
+            self.refresh(Region(0, row - self._top + 1, self.size.width, 1))
 
-    def _follow(self) -> None:
-        top = round(self.scroll_y)
-        if self.cursor < top:
-            self.scroll_to(y=self.cursor, animate=False, immediate=True)
-        elif self.cursor >= top + self.page:
-            self.scroll_to(y=self.cursor - self.page + 1, animate=False, immediate=True)
+    def _follow(self) -> bool:
+        """Scrolls so that the cursor is seen; whether that was needed."""
+        top = min(max(self._top, self.cursor - self.page + 1), self.cursor)
+        scrolled, self._top = top != self._top, top
+        return scrolled
 
     def toggle(self) -> None:
         """Marks or unmarks the machine under the cursor and moves on."""
         if self.rows:
             self.marked ^= {self.rows[self.cursor]}
-            self.post_message(self.Toggled())
+            self.post_message(self.Marked())
             self.move(1)
 
     def toggle_all(self) -> None:
         """Marks all that are shown; if all are marked already, unmarks them."""
         shown = set(self.rows)
         self.marked = self.marked - shown if shown <= self.marked else self.marked | shown
-        self.post_message(self.Toggled())
+        self.post_message(self.Marked())
         self.refresh()
 
     def on_mount(self) -> None:
-        self.show(self.rows, "")
+        """Tells what the cursor stands on from the start."""
+        self.post_message(self.Moved(self.current))
 
     def on_resize(self) -> None:
-        self.virtual_size = Size(self.size.width, len(self.rows) + 1)
+        """The cursor stays on the screen."""
         self._follow()
 
+    def on_mouse_scroll_down(self) -> None:
+        """Three rows at a time, as terminals do."""
+        self.move(3)
+
+    def on_mouse_scroll_up(self) -> None:
+        """Three rows at a time."""
+        self.move(-3)
+
     def on_click(self, event: events.Click) -> None:
+        """A title sorts, a row takes the cursor; on the mark, or twice, it is marked."""
         if event.y == 0:
             if column := self._column_at(event.x):
                 self.post_message(self.HeaderClicked(column))
             return
-        row = round(self.scroll_y) + event.y - 1
+        row = self._top + event.y - 1
         if row < len(self.rows):
             self.move(row - self.cursor)
             if event.chain == 2 or event.x < _LEAD:
@@ -175,52 +198,66 @@ class MachineTable(ScrollView):
 
     def _column_at(self, x: int) -> str | None:
         left = _LEAD
-        for column, width in widths(self.size.width):
+        for column, width in self._widths():
             if left <= x <= left + width:
                 return column.key
             left += width + 1
         return None
 
+    def _widths(self) -> list[tuple[Column, int]]:
+        return widths(self.size.width - 1)
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Some lines of the screen; what they have in common is worked out once, not for every line."""
+        self._base = self.rich_style
+        self._columns = self._widths()
+        self._shown = self.page
+        return super().render_lines(crop)
+
     def render_line(self, y: int) -> Strip:
         """One line of the screen."""
         width = self.size.width
         if y == 0:
-            return Strip(self._header(width)).adjust_cell_length(width)
-        row = round(self.scroll_y) + y - 1
+            return Strip(self._header()).adjust_cell_length(width, _HEADER)
+        row = self._top + y - 1
         if row >= len(self.rows):
-            return Strip.blank(width)
-        strip = Strip(self._row(self.rows[row], width)).adjust_cell_length(width)
-        return strip.apply_style(_CURSOR) if row == self.cursor else strip
+            return Strip.blank(width, self._base)
+        style = _CURSOR if row == self.cursor else self._base
+        strip = Strip(self._row(self.rows[row])).adjust_cell_length(width - 1).apply_style(style)
+        return Strip.join([strip, Strip([self._scroll_bar(y)], 1)])
 
-    def _header(self, total: int) -> list[Segment]:
+    def _scroll_bar(self, y: int) -> Segment:
+        if len(self.rows) <= self._shown:
+            return Segment(" ", self._base)
+        thumb = max(self._shown * self._shown // len(self.rows), 1)
+        start = (self._shown - thumb) * self._top // (len(self.rows) - self._shown)
+        return Segment("┃" if start <= y - 1 < start + thumb else "│", self._base + _BAR)
+
+    def _header(self) -> list[Segment]:
         segments = [Segment(" " * _LEAD, _HEADER)]
-        for column, width in widths(total):
+        for column, width in self._columns:
             key, reverse = self.sorted_by or ("", False)
             title = column.title + (" ▴" if reverse else " ▾") if column.key == key else column.title
             segments.append(Segment(_fit(title, width, column.right) + " ", _SORTED if column.key == key else _HEADER))
         return segments
 
-    def _row(self, position: int, total: int) -> list[Segment]:
+    def _row(self, position: int) -> list[Segment]:
         machine = self.machines[position]
         marked = position in self.marked
-        segments = [
-            Segment(_MARK[marked], _MARKED),
-            Segment(_LAMP[machine.power] + " ", _LAMP_STYLE[machine.power]),
-        ]
-        for column, width in widths(total):
-            text = _fit(column.text(machine), width, column.right) + " "
-            if column.key == "name":
-                segments += self._highlighted(text, _MARKED if marked else _PLAIN)
-            else:
-                segments.append(Segment(text, _DIM if column.key in ("path", "host") else _PLAIN))
+        segments = [Segment(_MARK[marked], _MARKED), Segment(_LAMP[machine.power] + " ", _LAMP_STYLE[machine.power])]
+        name, *others = self._columns
+        segments += self._highlighted(
+            _fit(shown_name(machine), name[1], right=False) + " ", _MARKED if marked else _PLAIN
+        )
+        segments.append(Segment(" ".join(_fit(column.text(machine), width, column.right) for column, width in others)))
         return segments
 
-    def _highlighted(self, text: str, style: Style) -> list[Segment]:
+    def _highlighted(self, text: str, style: Style) -> Iterator[Segment]:
+        """``text`` in runs of one style: what the search matched stands out."""
         lowered = text.lower()
-        hits = {at for word in self._words for at in word.positions(lowered)}
-        if not hits or len(lowered) != len(text):
-            return [Segment(text, style)]
-        return [Segment(char, style + _MATCH if at in hits else style) for at, char in enumerate(text)]
+        hits = {at for word in self._words for at in word.positions(lowered)} if len(lowered) == len(text) else set()
+        for hit, run in groupby(range(len(text)), key=hits.__contains__):
+            yield Segment("".join(text[at] for at in run), style + _MATCH if hit else style)
 
 
 def _fit(text: str, width: int, right: bool) -> str:

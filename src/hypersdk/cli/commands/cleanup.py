@@ -1,0 +1,104 @@
+"""`hyper2kvm cleanup`: puts back what interrupted exports left on the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hypersdk.cli.options import Command, connection_options, json_option
+from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.errors import HyperSDKError, NotRestored
+
+if TYPE_CHECKING:
+    from hypersdk.migration.runs import UnfinishedRun
+    from hypersdk.vsphere.session import Session
+
+
+@click.command("cleanup", cls=Command)
+@click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
+@click.option(
+    "--drop-snapshots",
+    is_flag=True,
+    help="Remove temporary snapshots that wait for a --resume, too (after 24 hours always).",
+)
+@click.option(
+    "--stray",
+    is_flag=True,
+    help="Remove snapshots of ours that no run on this machine knows of. Another machine's run may need them.",
+)
+@json_option
+@connection_options
+@pass_cli
+def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bool) -> None:
+    """Put back what interrupted exports left on the source: leases, ejected ISO images, power states, snapshots.
+
+    DIR are output folders of unfinished exports; without any, all that `hyper2kvm status` shows for this server. What was copied
+    stays, and the exports stay resumable, except that a removed snapshot means to copy its disks again.
+    """
+    from hypersdk.cli.connect import connected
+    from hypersdk.migration.prepare import endpoint_name
+    from hypersdk.migration.runs import unfinished_runs
+
+    with connected(cli) as session:
+        here = endpoint_name(session)
+        wanted = {folder.absolute() for folder in folders}
+        runs = [
+            run for run in unfinished_runs(cli.state_dir) if not run.active and (not wanted or run.folder in wanted)
+        ]
+        mine = [run for run in runs if run.record is not None and run.record.endpoint == here]
+        failed = [run for run in mine if not _clean(cli, session, run, drop_snapshots)]
+        failed_strays = _strays(cli, session, remove=stray)
+    for run in runs:
+        if run not in mine and run.record is not None:
+            cli.output.note(f"{run.folder}: belongs to {run.record.endpoint}, not to {here}; left alone", style="dim")
+    if not mine and not failed_strays:
+        cli.output.note("Nothing to put back here.")
+    if failed or failed_strays:
+        names = [run.record.machine for run in failed if run.record] + failed_strays
+        raise NotRestored(f"not everything could be put back: {', '.join(names)}")
+
+
+def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool) -> bool:
+    from hypersdk.migration.runs import clean_up
+
+    assert run.record is not None
+    name = run.record.machine
+    done = clean_up(
+        session, run.folder, cli.state_dir, drop_snapshot=drop_snapshots, cancel=cli.cancel,
+        note=lambda text: cli.output.note(f"{name}: {text}", style="dim"),
+    )  # fmt: skip
+    if cli.output.json_lines:
+        problems = [problem.error.as_dict() for problem in done.problems]
+        cli.output.event(
+            "cleanup",
+            {"machine": name, "folder": run.folder, "undone": done.undone, "kept": done.kept, "problems": problems},
+        )
+        return not done.problems
+    cli.output.line(
+        f"{name}: put back {', '.join(done.undone) or 'nothing'}"
+        + (f"; kept {', '.join(done.kept)}" if done.kept else "")
+    )
+    for problem in done.problems:
+        cli.output.warn(f"{name}: {problem.change} could not be undone: {problem.error.message}")
+    return not done.problems
+
+
+def _strays(cli: Cli, session: Session, *, remove: bool) -> list[str]:
+    """Tells of (or removes) snapshots with our name that no local run knows; the names of those that could not be removed."""
+    from hypersdk.migration.runs import remove_stray, stray_snapshots
+
+    failed = []
+    for found in stray_snapshots(session, cli.state_dir):
+        if not remove:
+            cli.output.warn(f"snapshot {found.name} belongs to no run on this machine; --stray removes it")
+            continue
+        try:
+            remove_stray(session, found, cancel=cli.cancel)
+        except HyperSDKError as error:
+            cli.output.warn(f"snapshot {found.name} could not be removed: {error.message}")
+            failed.append(found.name)
+        else:
+            cli.output.line(f"removed snapshot {found.name}")
+    return failed

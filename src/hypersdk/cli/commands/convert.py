@@ -1,0 +1,64 @@
+"""`hyper2kvm convert`: local VMDK, OVA and OVF files through the same engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hypersdk.cli.options import COMPRESS_MODES, Command, json_option
+from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
+
+
+@click.command("convert", cls=Command)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Output folder.",
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice([item.value for item in OutputFormat]),
+    default="qcow2",
+    show_default=True,
+    help="What to write.",
+)
+@click.option(
+    "--compress",
+    type=click.Choice(COMPRESS_MODES),
+    default="none",
+    metavar="[=checked|unchecked|repack|none]",
+    help="Compressed qcow2; see `hyper2kvm export --help`.",
+)
+@click.option("--force", is_flag=True, help="Replace an export that lies in the output folder.")
+@click.option("--no-file-hash", is_flag=True, help="Do not read the images back; `verify` can then compare sizes only.")
+@json_option
+@pass_cli
+def command(
+    cli: Cli, file: Path, output: Path, output_format: str, compress: str, force: bool, no_file_hash: bool
+) -> None:
+    """Convert a VMDK, OVA or OVF that lies on this machine.
+
+    FILE is read once; what is written is checked and described as after an export.
+    """
+    from hypersdk.cli.exporting import show_result
+    from hypersdk.cli.progress import watching
+    from hypersdk.migration.convert import convert_file
+    from hypersdk.migration.settings import RunSettings
+
+    spec = ExportSpec(
+        machine=file.stem, output_dir=output, format=OutputFormat(output_format), compress=Compression(compress),
+        force=force, file_hash=not no_file_hash,
+    )  # fmt: skip
+    settings = RunSettings(state=cli.state_dir)
+    with watching(cli.output) as observer:
+        result = convert_file(
+            file, spec, cancel=cli.cancel, observer=lambda progress: observer([progress]), settings=settings
+        )
+    show_result(cli, result)

@@ -1,0 +1,207 @@
+"""`hyper2kvm export`: machines out of vSphere, as verified images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import click
+
+from hypersdk.cli.options import COMPRESS_MODES, Command, connection_options, json_option
+from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.errors import UsageError
+from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, Resume, SourceState
+from hypersdk.units import parse_size
+
+if TYPE_CHECKING:
+    from hypersdk.migration.plan import Floor
+    from hypersdk.migration.settings import RunSettings
+
+Flags: TypeAlias = dict[str, Any]
+
+FORMATS: Final = tuple(item.value for item in OutputFormat)
+METHODS: Final = tuple(item.value for item in Method)
+WHOLE: Final = click.IntRange(1, 1024)
+
+_OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
+    click.option(
+        "-f", "--file", "job_file", type=click.Path(path_type=Path), metavar="JOBFILE",
+        help="Export what this job file says (YAML or JSON; - is standard input).",
+    ),
+    click.option(
+        "-o", "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+        help="Output folder (default: ./NAME). Several machines get a folder each below it.",
+    ),
+    click.option("--format", type=click.Choice(FORMATS), help="What to write (default: qcow2)."),
+    click.option(
+        "--compress", type=click.Choice(COMPRESS_MODES), metavar="[=checked|unchecked|repack|none]",
+        help="Compressed qcow2: blocks stay compressed as they came. Each is checked, unless =unchecked; =repack is for old readers.",
+    ),
+    click.option("--source", type=click.Choice(METHODS), help="Where the bytes come from: export lease or datastore ranges (default: auto)."),
+    click.option(
+        "--from-snapshot", metavar="NAME", help="Export this snapshot of the machine; 'new' makes a temporary one.",
+    ),
+    click.option("--power-off", is_flag=True, help="Power a running machine off, export it, power it on again."),
+    click.option("--shutdown", is_flag=True, help="Shut a running guest down, export it, power it on again."),
+    click.option("--no-quiesce", is_flag=True, help="Take the temporary snapshot without stilling the guest's file systems."),
+    click.option("--remove-cdrom", is_flag=True, help="Eject ISO images for the time of the export, then put them back."),
+    click.option("--exclude-disk", multiple=True, metavar="DISK", help="Leave this disk out: its label, number from 1, or device key. Repeatable."),
+    click.option("--parallel", type=WHOLE, metavar="N", help="Disks of one machine copied at a time (default: 4)."),
+    click.option("--max-machines", type=WHOLE, metavar="N", help="Machines exported at a time (default: 4)."),
+    click.option("--bwlimit", metavar="RATE", help="Bytes per second over all streams, like 100M."),
+    click.option("--retries", type=click.IntRange(0, 100), metavar="N", help="New tries after a broken stream (default: 3)."),
+    click.option("--space-wait", type=click.IntRange(0), metavar="SECONDS", help="How long a full target disk is waited for (default: 600)."),
+    click.option(
+        "--datastore-floor", metavar="SIZE|PERCENT",
+        help="What must stay free on a datastore while a snapshot is held (default: the larger of 10% and 20GiB).",
+    ),
+    click.option("--resume", is_flag=True, help="Go on with an unfinished export in the output folder."),
+    click.option("--discard", is_flag=True, help="Give an unfinished export in the output folder up and begin anew."),
+    click.option("--force", is_flag=True, help="Replace another export that lies in the output folder."),
+    click.option("--no-file-hash", is_flag=True, help="Do not read the images back; `verify` can then compare sizes only."),
+    click.option("--dry-run", is_flag=True, help="Show the plan and stop."),
+)  # fmt: skip
+
+
+def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the flags of an export."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command("export", cls=Command)
+@click.argument("machines", nargs=-1, metavar="[VM]...")
+@export_options
+@json_option
+@connection_options
+@pass_cli
+def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, dry_run: bool, **flags: Any) -> None:
+    """Copy machines out of vSphere into verified images, in one pass.
+
+    VM is a name, an inventory path, a moref like vm-42, or a UUID. A machine that is off is exported as it is; a running one
+    through a temporary snapshot. Nothing is powered off unless asked for by name, and the source is left as it was found.
+
+    With --json: events of type plan, progress, warning, result and error, one a line.
+    """
+    given = {key: value for key, value in flags.items() if value not in (None, False, ())}
+    flags = with_defaults(cli, given)
+    settings = run_settings(cli, flags)
+    if bool(machines) == bool(job_file):
+        raise UsageError(
+            "name machines, or a job file with -f" + (", not both" if machines else ""),
+            next_step="Like `hyper2kvm export web01 -o /srv/images`; see `hyper2kvm export --help`.",
+        )
+    if job_file is not None:
+        from hypersdk.cli.jobs import check_flags, export_jobs
+
+        check_flags(given)
+        export_jobs(cli, job_file, settings, given, dry_run=dry_run)
+    else:
+        _export_named(cli, machines, template(flags), settings, named_folder="output" in given, dry_run=dry_run)
+
+
+def with_defaults(cli: Cli, given: Flags) -> Flags:
+    """The flags that were given, and for the others what the configuration file says."""
+    config = cli.config.export
+    names = {"output_dir": "output", "bandwidth_limit": "bwlimit", "space_wait_s": "space_wait"}
+    return {**{names.get(key, key): value for key, value in config.items()}, **given}
+
+
+def template(flags: Flags) -> ExportSpec:
+    """The export that the flags describe, for a machine still to be named. Raises UsageError for flags that exclude each other."""
+    for pair in (
+        ("resume", "discard"),
+        ("power_off", "shutdown"),
+        ("power_off", "from_snapshot"),
+        ("shutdown", "from_snapshot"),
+    ):
+        if all(name in flags for name in pair):
+            first, second = (f"--{name.replace('_', '-')}" for name in pair)
+            raise UsageError(f"{first} and {second} exclude each other")
+    return ExportSpec(
+        machine="",
+        output_dir=Path(flags.get("output", ".")),
+        format=OutputFormat(flags.get("format", "qcow2")),
+        compress=Compression(flags.get("compress", "none")),
+        method=Method(flags.get("source", "auto")),
+        state=_state(flags),
+        snapshot=flags.get("from_snapshot"),
+        remove_cdrom="remove_cdrom" in flags,
+        exclude_disks=tuple(flags.get("exclude_disk", ())),
+        parallel=flags.get("parallel", 4),
+        file_hash="no_file_hash" not in flags,
+        force="force" in flags,
+        resume=Resume.RESUME if "resume" in flags else Resume.DISCARD if "discard" in flags else Resume.REFUSE,
+        retries=flags.get("retries", 3),
+        quiesce="no_quiesce" not in flags,
+    )
+
+
+def _state(flags: Flags) -> SourceState:
+    if "from_snapshot" in flags:
+        return SourceState.SNAPSHOT
+    if "power_off" in flags:
+        return SourceState.POWER_OFF
+    return SourceState.SHUTDOWN if "shutdown" in flags else SourceState.AUTO
+
+
+def run_settings(cli: Cli, flags: Flags) -> RunSettings:
+    """Limits of the run: flags over the configuration file over what is built in."""
+    from hypersdk.migration.settings import RunSettings
+
+    settings = RunSettings(state=cli.state_dir)
+    changes: dict[str, Any] = {
+        key: flags[key] for key in ("max_machines", "streams_per_host", "streams_per_vcenter") if key in flags
+    }
+    if "bwlimit" in flags:
+        changes["bandwidth_limit"] = _rate(flags["bwlimit"])
+    if "space_wait" in flags:
+        changes["space_wait_s"] = float(flags["space_wait"])
+    if "datastore_floor" in flags:
+        changes["floor"] = floor_of(flags["datastore_floor"])
+    return replace(settings, **changes)
+
+
+def _rate(value: str | int) -> int:
+    rate = value if isinstance(value, int) else parse_size(value)
+    if rate <= 0:
+        raise UsageError("--bwlimit must be more than nothing", next_step="Leave it out for no limit.")
+    return rate
+
+
+def floor_of(text: str) -> Floor:
+    """``5%`` or ``20GiB`` as the floor below which no snapshot may push a datastore."""
+    from hypersdk.migration.plan import Floor
+
+    number = text.strip().removesuffix("%")
+    if number == text.strip():
+        return Floor(fraction=0.0, at_least_bytes=parse_size(text))
+    try:
+        percent = float(number)
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise UsageError(f"'{text[:40]}' is no percentage", next_step="Write it like 5% or 20GiB.")
+    return Floor(fraction=percent / 100, at_least_bytes=0)
+
+
+def _export_named(
+    cli: Cli, selectors: Sequence[str], spec: ExportSpec, settings: RunSettings, *, named_folder: bool, dry_run: bool
+) -> None:
+    from hypersdk.cli import exporting
+    from hypersdk.cli.connect import connected
+    from hypersdk.cli.machines import read_inventory
+
+    with connected(cli) as session:
+        inventory = read_inventory(cli, session)
+        chosen = exporting.resolve(inventory, selectors)
+        specs = exporting.specs_for(spec, chosen, own_folder=not named_folder)
+        plans, failures = exporting.make_plans(cli, session, specs, inventory, settings)
+        if len(chosen) > 1 or plans:
+            exporting.show_plans(cli, plans, failures if len(chosen) > 1 else [])
+        outcomes = exporting.carry_out(cli, session, plans, settings) if plans and not dry_run else []
+    exporting.conclude(cli, outcomes, failures)
+    exporting.show_next_steps(cli, outcomes)

@@ -1,0 +1,74 @@
+"""`hyper2kvm status`: exports that did not end, and what they left on the source."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hypersdk.cli.options import Command, json_option
+from hypersdk.cli.state import Cli, pass_cli
+
+if TYPE_CHECKING:
+    from hypersdk.migration.runs import UnfinishedRun
+
+
+@click.command("status", cls=Command)
+@json_option
+@pass_cli
+def command(cli: Cli) -> None:
+    """Show unfinished exports of this user on this machine, and what they left on the source. No server is asked."""
+    from hypersdk.migration.runs import unfinished_runs
+
+    runs = unfinished_runs(cli.state_dir)
+    if cli.output.json_lines:
+        for run in runs:
+            cli.output.event("run", run_object(run))
+        return
+    if not runs:
+        cli.output.line("No unfinished exports.")
+        return
+    for run in runs:
+        _show(cli, run)
+    _hint(cli, runs)
+
+
+def run_object(run: UnfinishedRun) -> dict[str, Any]:
+    """One run for programs."""
+    record = run.record
+    if record is None:
+        return {"folder": str(run.folder), "active": run.active, "error": run.error}
+    return {
+        "id": record.run_id, "folder": str(run.folder), "machine": record.machine, "moref": record.moref, "endpoint": record.endpoint,
+        "format": record.format, "started_at": record.started_at, "age_s": round(run.age.total_seconds()), "active": run.active,
+        "disks": [{"label": disk.label, "file": disk.file_name, "done": disk.done} for disk in record.disks],
+        "left_on_source": [change.kind.value for change in record.open_changes], "error": run.error,
+    }  # fmt: skip
+
+
+def _show(cli: Cli, run: UnfinishedRun) -> None:
+    from hypersdk.units import format_duration
+
+    record = run.record
+    if record is None:
+        cli.output.line(f"{run.folder}: {run.error}")
+        return
+    state = "running now" if run.active else "interrupted"
+    done = sum(disk.done for disk in record.disks)
+    left = ", ".join(change.kind.value for change in record.open_changes) or "nothing"
+    cli.output.line(f"{record.machine} -> {run.folder} ({state}, begun {format_duration(run.age.total_seconds())} ago)")
+    cli.output.line(f"  {done} of {len(record.disks)} disks done as {record.format}; left on {record.endpoint}: {left}")
+
+
+def _hint(cli: Cli, runs: Sequence[UnfinishedRun]) -> None:
+    waiting = [run for run in runs if run.record is not None and not run.active]
+    for run in waiting[:3]:
+        assert run.record is not None
+        folder, machine = shlex.quote(str(run.folder)), shlex.quote(run.record.moref)
+        cli.output.note(
+            f"Go on: hyper2kvm export {machine} -o {folder} --format {run.record.format} --resume", style="dim"
+        )
+    if any(run.record is not None and run.record.open_changes for run in waiting):
+        cli.output.note("Put the source back: hyper2kvm cleanup", style="dim")

@@ -1,0 +1,204 @@
+"""`hyper2kvm` at a terminal: connect, pick, choose, confirm, watch.
+
+::
+
+    banner ─> connection ─> inventory ─> picker ─> form ─> plans ─> yes? ─> progress ─> result
+                                           ^                          │ edit
+                                           └──────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rich import box
+from rich.panel import Panel
+from rich.text import Text
+
+from hypersdk import __version__
+from hypersdk.cli import exporting
+from hypersdk.cli.commands.export import run_settings, template, with_defaults
+from hypersdk.cli.connect import ask, endpoint_of, log_in
+from hypersdk.cli.exporting import Failure
+from hypersdk.cli.machines import read_inventory
+from hypersdk.cli.picker.app import Picked, PickerApp
+from hypersdk.cli.picker.choices import Choices
+from hypersdk.cli.picker.details import facts_table
+from hypersdk.cli.state import Cli
+from hypersdk.migration.plan import RESUMABLE_STATE, free_bytes
+from hypersdk.migration.spec import ExportSpec, Resume
+from hypersdk.model import MachineSummary
+from hypersdk.vsphere.machine import read_machine
+
+if TYPE_CHECKING:
+    from hypersdk.migration.plan import Plan
+    from hypersdk.migration.settings import RunSettings
+    from hypersdk.vsphere.endpoint import Endpoint
+    from hypersdk.vsphere.session import Session
+
+BANNER: Final = (
+    "╻ ╻╻ ╻┏━┓┏━╸┏━┓┏━┓╺┳┓╻┏ ",
+    "┣━┫┗┳┛┣━┛┣╸ ┣┳┛┗━┓ ┃┃┣┻┓",
+    "╹ ╹ ╹ ╹  ┗━╸╹┗╸┗━┛╺┻┛╹ ╹",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the user agreed to."""
+
+    plans: Sequence[Plan]
+    failures: Sequence[Failure]
+    settings: RunSettings
+
+
+def interactive_run(cli: Cli) -> None:
+    """The whole flow. Returns when the user leaves or all is exported; raises what went wrong."""
+    _banner(cli)
+    endpoint = endpoint_of(cli)
+    cli.output.notes.print(_connection_box(endpoint))
+    with log_in(cli, endpoint) as session:
+        about = session.about
+        _done(cli, "Connected to vSphere successfully!", f"{about.full_name}, API {about.api_version}")
+        machines = read_inventory(cli, session)
+        _done(cli, f"Found {len(machines):,} virtual machine(s)")
+        agreed = _agree(cli, session, machines)
+        if agreed is None:
+            cli.output.note("Nothing was exported.")
+            return
+        outcomes = exporting.carry_out(cli, session, agreed.plans, agreed.settings)
+    exporting.conclude(cli, outcomes, agreed.failures)
+    exporting.show_next_steps(cli, outcomes)
+
+
+def _banner(cli: Cli) -> None:
+    notes = cli.output.notes
+    for line in BANNER:
+        notes.print(Text(f"  {line}", style="bold cyan"))
+    notes.print(Text(f"  vSphere to KVM in one pass    {__version__}", style="dim"))
+
+
+def _connection_box(endpoint: Endpoint) -> Panel:
+    tls = endpoint.tls
+    trust = "certificates signed by a known authority"
+    if tls.thumbprint or tls.known:
+        trust = "the pinned certificate" if tls.thumbprint else "the remembered certificate"
+    if tls.insecure:
+        trust = "any certificate (insecure)"
+    facts = [
+        ("server", Text(endpoint.address, style="bold")),
+        ("user", Text(endpoint.username)),
+        ("trusts", Text(trust, style="yellow" if tls.insecure else "")),
+    ]
+    if endpoint.datacenter:
+        facts.append(("datacenter", Text(endpoint.datacenter)))
+    return Panel(
+        facts_table(facts),
+        title=" Connection ",
+        title_align="left",
+        box=box.ROUNDED,
+        border_style="cyan",
+        expand=False,
+        padding=(0, 2),
+    )
+
+
+def _done(cli: Cli, text: str, more: str = "") -> None:
+    cli.output.notes.print(Text.assemble(("✔ ", "bold green"), text, (f"  {more}" if more else "", "dim")))
+
+
+def _agree(cli: Cli, session: Session, machines: Sequence[MachineSummary]) -> _Prepared | None:
+    """Picks, plans and asks until the user agrees; None when they leave."""
+    flags = with_defaults(cli, {})
+    start = _start(template(flags))
+    marked: tuple[str, ...] = ()
+    while True:
+        picked = _pick(cli, session, machines, start, marked)
+        if picked is None:
+            return None
+        settings = replace(run_settings(cli, flags), bandwidth_limit=picked.choices.bandwidth_bytes_s)
+        specs = exporting.specs_for(_spec(template(flags), picked.choices), picked.machines, own_folder=True)
+        plans, failures = exporting.make_plans(cli, session, specs, machines, settings)
+        plans, failures = _unfinished(cli, session, specs, machines, settings, (plans, failures))
+        exporting.show_plans(cli, plans, failures)
+        answer = _confirm(cli, bool(plans))
+        if answer == "yes":
+            return _Prepared(plans, failures, settings)
+        if answer == "quit":
+            return None
+        start, marked = picked.choices, tuple(machine.moref for machine in picked.machines)
+
+
+def _start(spec: ExportSpec) -> Choices:
+    return Choices(
+        output_dir=spec.output_dir.absolute(), format=spec.format, compress=spec.compress, state=spec.state,
+        method=spec.method, remove_cdrom=spec.remove_cdrom,
+    )  # fmt: skip
+
+
+def _spec(spec: ExportSpec, choices: Choices) -> ExportSpec:
+    return replace(
+        spec, output_dir=choices.output_dir, format=choices.format, compress=choices.compress, state=choices.state,
+        method=choices.method, remove_cdrom=choices.remove_cdrom,
+    )  # fmt: skip
+
+
+def _pick(
+    cli: Cli, session: Session, machines: Sequence[MachineSummary], start: Choices, marked: Sequence[str]
+) -> Picked | None:
+    title = f"HyperSDK   {session.endpoint.address}   {session.endpoint.username}"
+    app = PickerApp(
+        machines, title=title, start=start, free_bytes=free_bytes, marked=marked,
+        look_up=lambda moref: read_machine(session, moref, cancel=cli.cancel),
+    )  # fmt: skip
+    with cli.interrupts.diverted(lambda: app.call_from_thread(app.exit)):
+        picked = app.run()
+    cli.cancel.check()
+    return picked
+
+
+def _unfinished(
+    cli: Cli,
+    session: Session,
+    specs: Sequence[ExportSpec],
+    machines: Sequence[MachineSummary],
+    settings: RunSettings,
+    made: tuple[list[Plan], list[Failure]],
+) -> tuple[list[Plan], list[Failure]]:
+    """Where folders hold unfinished exports, asks what to do about them and plans those again."""
+    plans, failures = made
+    waiting = [failure for failure in failures if failure.error.code == RESUMABLE_STATE]
+    if not waiting:
+        return made
+    for failure in waiting:
+        cli.output.note(failure.error.message, style="yellow")
+    answer = ask(cli, "[r]esume, [d]iscard and begin anew, or [s]kip? ", input).strip().lower()[:1]
+    if answer not in ("r", "d"):
+        return made
+    resume = Resume.RESUME if answer == "r" else Resume.DISCARD
+    planned = {plan.machine.moref for plan in plans}
+    again = [
+        replace(spec, resume=resume) for spec in specs if spec.machine not in planned and _holds_run(spec.output_dir)
+    ]
+    more, still = exporting.make_plans(cli, session, again, machines, settings)
+    return plans + more, [failure for failure in failures if failure not in waiting] + still
+
+
+def _holds_run(folder: Path) -> bool:
+    from hypersdk.migration.runfile import RUN_FILE
+
+    return (folder / RUN_FILE).exists()
+
+
+def _confirm(cli: Cli, possible: bool) -> str:
+    """``yes``, ``edit`` or ``quit``."""
+    question = "Start? [Y]es, [e]dit, [q]uit: " if possible else "None of this can be exported. [E]dit, [q]uit: "
+    default = "y" if possible else "e"
+    answers = {"y": "yes", "e": "edit", "q": "quit", "n": "quit"} if possible else {"e": "edit", "q": "quit"}
+    while True:
+        word = ask(cli, question, input).strip().lower()[:1] or default
+        if word in answers:
+            return answers[word]

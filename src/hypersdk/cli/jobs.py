@@ -1,0 +1,107 @@
+"""`hyper2kvm export -f`: the machines of a job file, each endpoint with a login of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hypersdk.cli import exporting
+from hypersdk.cli.connect import connected
+from hypersdk.cli.exporting import Failure
+from hypersdk.cli.machines import read_inventory
+from hypersdk.cli.state import Cli
+from hypersdk.errors import UsageError
+from hypersdk.migration.jobfile import MAX_TEXT, EndpointOverrides, JobDefinition, JobEntry, load_jobs
+from hypersdk.migration.spec import ExportSpec, Resume
+
+if TYPE_CHECKING:
+    from hypersdk.migration.export import Outcome
+    from hypersdk.migration.settings import RunSettings
+
+OWN_FLAGS: Final = frozenset(
+    {
+        "resume",
+        "discard",
+        "force",
+        "retries",
+        "no_file_hash",
+        "no_quiesce",
+        "max_machines",
+        "bwlimit",
+        "space_wait",
+        "datastore_floor",
+    }
+)
+"""Flags that go with a job file: how to run it. What to export and where to stands in the file."""
+
+
+def check_flags(given: Iterable[str]) -> None:
+    """Raises UsageError for flags that the job file itself decides."""
+    foreign = sorted(set(given) - OWN_FLAGS)
+    if foreign:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        raise UsageError(f"{names} cannot be given with -f", next_step="Write it into the job file.")
+
+
+def export_jobs(cli: Cli, path: Path, settings: RunSettings, given: Mapping[str, Any], *, dry_run: bool) -> None:
+    """Runs all valid jobs of the file; those that are not valid are told of, and count as failed."""
+    entries = load_jobs(_read(cli, path), environ=cli.environ)
+    failures = [Failure(f"job {entry.number}", entry.error) for entry in entries if entry.error is not None]
+    if len(entries) > 1:
+        for failure in failures:
+            exporting.tell_failure(cli, failure)
+    outcomes: list[Outcome] = []
+    for endpoint, jobs in _by_endpoint(entries).items():
+        specs = [_with_flags(job.to_spec(), given) for job in jobs]
+        done, refused = _run_batch(cli, endpoint, specs, settings, alone=len(entries) == 1, dry_run=dry_run)
+        outcomes += done
+        failures += refused
+    exporting.conclude(cli, outcomes, failures)
+    exporting.show_next_steps(cli, outcomes)
+
+
+def _read(cli: Cli, path: Path) -> str:
+    try:
+        if str(path) == "-":
+            return cli.stdin.read(MAX_TEXT + 1)
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_TEXT + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the job file {path} cannot be read: {error}") from error
+
+
+def _by_endpoint(entries: Iterable[JobEntry]) -> dict[EndpointOverrides, list[JobDefinition]]:
+    groups: dict[EndpointOverrides, list[JobDefinition]] = {}
+    for entry in entries:
+        if entry.definition is not None:
+            groups.setdefault(entry.definition.endpoint, []).append(entry.definition)
+    return groups
+
+
+def _with_flags(spec: ExportSpec, given: Mapping[str, Any]) -> ExportSpec:
+    if "resume" in given and "discard" in given:
+        raise UsageError("--resume and --discard exclude each other")
+    resume = Resume.RESUME if "resume" in given else Resume.DISCARD if "discard" in given else Resume.REFUSE
+    return replace(
+        spec,
+        resume=resume,
+        force="force" in given,
+        retries=given.get("retries", spec.retries),
+        file_hash="no_file_hash" not in given,
+        quiesce="no_quiesce" not in given,
+    )
+
+
+def _run_batch(
+    cli: Cli, endpoint: EndpointOverrides, specs: list[ExportSpec], settings: RunSettings, *, alone: bool, dry_run: bool
+) -> tuple[list[Outcome], list[Failure]]:
+    named = {field.name: getattr(endpoint, field.name) for field in fields(endpoint)}
+    overrides = {key: value for key, value in named.items() if value is not None}
+    with connected(cli, overrides) as session:
+        inventory = read_inventory(cli, session)
+        plans, failures = exporting.make_plans(cli, session, specs, inventory, settings)
+        exporting.show_plans(cli, plans, [] if alone else failures)
+        outcomes = exporting.carry_out(cli, session, plans, settings) if plans and not dry_run else []
+    return outcomes, failures

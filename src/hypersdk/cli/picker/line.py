@@ -1,0 +1,111 @@
+"""The search line: a line of text that costs next to nothing to change.
+
+Textual's own input lays the whole screen out anew at every character, which alone takes longer than the search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from rich.text import Text
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widget import Widget
+
+from hypersdk.cli.text import clean
+
+MAX_LENGTH: Final = 200
+
+
+class SearchLine(Widget, can_focus=True):
+    """One editable line; tells of every change."""
+
+    DEFAULT_CSS: ClassVar[str] = "SearchLine { height: 1; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("backspace", "erase(1)", show=False),
+        Binding("ctrl+w", "erase_word", show=False),
+        Binding("ctrl+u", "clear", show=False),
+        Binding("left", "go(-1)", show=False),
+        Binding("right", "go(1)", show=False),
+        Binding("home", "go(-1000)", show=False),
+        Binding("end", "go(1000)", show=False),
+        Binding("delete", "delete", show=False),
+    ]
+
+    @dataclass
+    class Changed(Message):
+        """The text is another one."""
+
+        value: str
+
+    def __init__(self, placeholder: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._placeholder = placeholder
+        self._at = 0
+        self.value = ""
+
+    def set(self, value: str, at: int) -> None:
+        """Replaces the text and puts the cursor before character ``at``."""
+        changed = value != self.value
+        self.value = value[:MAX_LENGTH]
+        self._at = min(max(at, 0), len(self.value))
+        self.refresh()
+        if changed:
+            self.post_message(self.Changed(self.value))
+
+    def insert(self, text: str) -> None:
+        """Puts ``text`` in at the cursor."""
+        self.set(self.value[: self._at] + text + self.value[self._at :], self._at + len(text))
+
+    def on_key(self, event: events.Key) -> None:
+        """Characters go into the text; all else is bound."""
+        if event.is_printable and event.character:
+            event.stop()
+            self.insert(event.character)
+
+    def on_paste(self, event: events.Paste) -> None:
+        """Of a pasted text, the first line."""
+        event.stop()
+        self.insert(clean(event.text.strip().split("\n")[0], MAX_LENGTH))
+
+    def action_erase(self, count: int) -> None:
+        """Removes characters before the cursor."""
+        start = max(self._at - count, 0)
+        self.set(self.value[:start] + self.value[self._at :], start)
+
+    def action_erase_word(self) -> None:
+        """Removes the word before the cursor."""
+        self.action_erase(self._at - len(self.value[: self._at].rstrip().rpartition(" ")[0]))
+
+    def action_clear(self) -> None:
+        """Removes everything."""
+        self.set("", 0)
+
+    def action_delete(self) -> None:
+        """Removes the character behind the cursor."""
+        self.set(self.value[: self._at] + self.value[self._at + 1 :], self._at)
+
+    def action_go(self, steps: int) -> None:
+        """Moves the cursor."""
+        self.set(self.value, self._at + steps)
+
+    def render(self) -> Text:
+        """The text with its cursor, or what to do while there is none."""
+        if not self.value:
+            return Text.assemble(
+                ("❯ ", "bold cyan"),
+                (self._placeholder[:1], "reverse dim"),
+                (self._placeholder[1:], "dim"),
+                no_wrap=True,
+            )
+        text = self.value + " "
+        return Text.assemble(
+            ("❯ ", "bold cyan"),
+            text[: self._at],
+            (text[self._at], "reverse"),
+            text[self._at + 1 :],
+            no_wrap=True,
+            overflow="crop",
+        )
