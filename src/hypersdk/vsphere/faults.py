@@ -229,10 +229,12 @@ def _described(exc: BaseException) -> str:
 
 def _connect_error(exc: OSError, peer: str) -> ConnectError:
     if isinstance(exc, ssl.SSLCertVerificationError):
-        reason = clean_text(exc.verify_message)
+        reason = clean_text(getattr(exc, "verify_message", None) or _described(exc))
         return ConnectError(f"the certificate of {peer} is not trusted: {reason}", code=CERTIFICATE_UNKNOWN)
     if isinstance(exc, ssl.SSLError):
-        return ConnectError(f"TLS with {peer} failed: {exc.reason or _described(exc)}", code=TLS_FAILED)
+        return ConnectError(
+            f"TLS with {peer} failed: {getattr(exc, 'reason', None) or _described(exc)}", code=TLS_FAILED
+        )
     for kind, code in (
         (socket.gaierror, NAME_UNRESOLVED),
         (ConnectionRefusedError, CONNECTION_REFUSED),
