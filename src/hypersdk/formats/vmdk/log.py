@@ -117,22 +117,21 @@ class StreamLog:
             return Record(start, TABLE_RECORD_BYTES, None)
         return None
 
-    def squeeze(self, target: int, kept: Iterable[Record]) -> None:
-        """Leaves only ``kept`` (rising, all behind ``target``) from ``target`` on. The digest no longer fits and is dropped.
+    def prepare_move(self, target: int, kept: Iterable[Record]) -> None:
+        """Gets ready to leave only ``kept`` (rising, all behind ``target``) from ``target`` on; ``finish_move`` does it.
 
-        They are first copied behind the end, then a note says where they go: whenever the process dies, either the old records
-        are untouched or ``finish_move`` does the rest.
+        They are copied behind the end, then a note says where they go: whenever the process dies, either the old records
+        are untouched or ``finish_move`` can do the rest. The digest no longer fits and is dropped.
         """
         self._digest = None
-        source = self.end
+        end = self.end
         for record in kept:
-            self._copy(record.start, self.end, record.length)
-            self.end += record.length
+            self._copy(record.start, end, record.length)
+            end += record.length
         self.file.sync()
-        note = _NOTE.pack(_NOTE_MAGIC, target, source, self.end - source)
+        note = _NOTE.pack(_NOTE_MAGIC, target, self.end, end - self.end)
         self.file.pwrite([note, zlib.crc32(note).to_bytes(4, "little")], _NOTE_POSITION)
         self.file.sync()
-        self.finish_move()
 
     def finish_move(self) -> None:
         """Does what the note says, if there is one, from the beginning: source and target never overlap. Sets ``end`` if so."""

@@ -16,12 +16,13 @@ from typing import ClassVar, Final, Self
 
 from isal import isal_zlib
 
-from hypersdk.formats.image import BLOCK, BlockFile, Buffer, Piece
+from hypersdk.formats.image import BLOCK, BlockFile, Buffer, Piece, check_range
 from hypersdk.formats.vmdk.descriptor import stream_descriptor
 from hypersdk.formats.vmdk.layout import (
     ENTRIES_PER_TABLE,
     MAGIC,
     MAX_CAPACITY,
+    MAX_GRAIN_BYTES,
     META_MARKER,
     MarkerType,
     SparseHeader,
@@ -58,6 +59,8 @@ class StreamOptimizedWriter:
         self._front = _front(header)
         self._tables = GrainTables(file, capacity)
         self._first_dead: int | None = None  # bytes; the lowest grain that no table names any more
+        self._moved: dict[int, int] | None = None  # while grains are moved: tables and the sectors they will have
+        self._unnumbered: int | None = None  # bytes; grains from here on have moved, and their tables do not know yet
         self._whole = False
         self._hash: hashlib._Hash | None = None
         self._lock = threading.Lock()
@@ -84,6 +87,7 @@ class StreamOptimizedWriter:
         log = StreamLog(file)
         writer = cls(file, header, log, level=level)
         file.pwrite([UNFINISHED_MAGIC], 0)
+        file.sync()
         log.finish_move()
         writer._read_log()
         writer._drop(trusted)
@@ -98,12 +102,15 @@ class StreamOptimizedWriter:
     def write(self, offset: int, data: Buffer) -> None:
         """``data`` at guest ``offset``; see ImageWriter."""
         view = memoryview(data).cast("B")
+        check_range(offset, len(view), self.capacity)
         self._append([self._deflated(offset + at, view[at : at + BLOCK]) for at in range(0, len(view), BLOCK)])
 
     def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
-        """Stores all ``pieces`` as they are: a grain is an RFC 1950 stream."""
-        self._append(pieces)
-        return ()
+        """Stores ``pieces`` as they are, since a grain is an RFC 1950 stream; returns those larger than any reader takes."""
+        for piece in pieces:
+            check_range(piece.offset, piece.length, self.capacity)
+        self._append([piece for piece in pieces if len(piece.zlib) <= MAX_GRAIN_BYTES])
+        return [piece for piece in pieces if len(piece.zlib) > MAX_GRAIN_BYTES]
 
     def sync(self) -> None:
         """Makes what was written durable."""
@@ -151,8 +158,6 @@ class StreamOptimizedWriter:
 
     def _append(self, pieces: Sequence[Piece]) -> None:
         """All of ``pieces``, or none of them when an error is raised."""
-        for piece in pieces:
-            self._require_block(piece)
         records = [grain_record(piece.offset, piece.zlib) for piece in pieces]
         with self._lock:
             self._append_tables(self._tables.due())
@@ -163,11 +168,6 @@ class StreamOptimizedWriter:
                 self._put(piece.offset // BLOCK, at)
                 at += sum(map(len, record))
             self._tables.trim()
-
-    def _require_block(self, piece: Piece) -> None:
-        whole = min(BLOCK, self.capacity - piece.offset)
-        if piece.offset % BLOCK or not 0 <= piece.offset < self.capacity or piece.length != whole:
-            raise ValueError(f"{piece.length} bytes at {piece.offset} are no block of a disk of {self.capacity}")
 
     def _put(self, grain: int, start: int) -> None:
         before = self._tables.put(grain, start // SECTOR) * SECTOR
@@ -229,20 +229,28 @@ class StreamOptimizedWriter:
                 self._dead(self._tables.put(grain, 0) * SECTOR)
 
     def _squeeze(self) -> None:
-        """Takes the grains that no table names out of the log."""
-        if self._first_dead is None:
-            return
-        self._append_tables(self._tables.changed())
-        target, self._first_dead = self._first_dead, None
+        """Takes the grains that no table names out of the log. After an OSError it goes on where it was."""
+        if self._first_dead is not None:
+            self._move(self._first_dead)
+        if self._unnumbered is not None:
+            for record in self._log.records(self._unnumbered, self.capacity):
+                if record.grain is not None:
+                    self._append_tables(self._tables.due())
+                    self._tables.put(record.grain, record.sector)
+                self._unnumbered = record.start + record.length
+            self._unnumbered = None
+
+    def _move(self, target: int) -> None:
         self._hash = None
-        moved: dict[int, int] = {}
-        self._log.squeeze(target, self._named(target, moved))
-        for number, sector in moved.items():
+        if self._moved is None:
+            self._append_tables(self._tables.changed())
+            moved: dict[int, int] = {}
+            self._log.prepare_move(target, self._named(target, moved))
+            self._moved = moved
+        self._log.finish_move()
+        for number, sector in self._moved.items():
             self._tables.directory[number] = sector
-        for record in self._log.records(target, self.capacity):
-            if record.grain is not None:
-                self._tables.put(record.grain, record.sector)
-                self._append_tables(self._tables.due())
+        self._first_dead, self._moved, self._unnumbered = None, None, target
 
     def _named(self, target: int, moved: dict[int, int]) -> Iterator[Record]:
         """The records from ``target`` on that are still named; ``moved`` gets the sector of each table once all of them stand at ``target``."""
