@@ -26,7 +26,7 @@ from hypersdk.vsphere.lease import LeaseRecord, release_stale
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.power import power_off, power_on, shutdown_guest
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.snapshot import create_snapshot, find_snapshots, remove_snapshot
+from hypersdk.vsphere.snapshot import create_snapshot, remove_snapshot
 
 T = TypeVar("T")
 
@@ -142,10 +142,10 @@ class SourceJournal:
 
     def _remove_snapshot(self, change: Change, cancel: CancelToken) -> None:
         # By name and not by the moref noted: the process may have died between the server's answer and our note of it.
-        for found in find_snapshots(self._session, change.data["name"]):
-            if found.machine_moref == self._moref:
-                self._note(f"removing snapshot {found.name}")
-                remove_snapshot(self._session, found.moref, cancel=cancel)
+        for node in read_machine(self._session, self._moref).snapshots:
+            if node.name == change.data["name"]:
+                self._note(f"removing snapshot {node.name}")
+                remove_snapshot(self._session, node.moref, cancel=cancel)
 
 
 _DESCRIPTIONS = {

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hypersdk.errors import IntegrityError, TargetError
+from hypersdk.migration.point import point_of
+from hypersdk.migration.runfile import (
+    RUN_FILE,
+    Change,
+    ChangeKind,
+    DiskRecord,
+    RunFile,
+    is_locked,
+    locked_folder,
+    state_dir,
+)
+from hypersdk.migration.runs import unfinished_runs
+from hypersdk.transfer.receipt import Receipt
+from hypersdk.transfer.source import StreamDigests
+from tests.support.machines import make_machine
+
+
+def new_run(folder: Path, state: Path) -> RunFile:
+    folder.mkdir(exist_ok=True)
+    return RunFile.create(
+        folder, state, endpoint="root@vc.example.com:443", moref="vm-42", machine="web-01", format="qcow2", compress="none",
+        disks=[DiskRecord(2000, "Hard disk 1", "web-01-disk1.qcow2", 1 << 30)],
+    )  # fmt: skip
+
+
+def test_everything_is_there_again_after_a_kill(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "out", tmp_path / "state")
+    receipt = Receipt(
+        "Hard disk 1", 1 << 30, "ab" * 32, StreamDigests("cd" * 32, None, 77), 1, 2, 3, 4, 5, 6, 7, 0.5, "esx1"
+    )
+    with run.changing() as record:
+        record.point = point_of(make_machine(), None)
+        record.changes.append(Change(ChangeKind.SNAPSHOT, {"name": record.snapshot_name}))
+        record.disks[0].receipt = receipt
+    again = RunFile.load(tmp_path / "out", tmp_path / "state")
+    assert again is not None
+    assert again.record == run.record
+    assert again.record.disks[0].done
+    assert [change.kind for change in again.record.open_changes] == [ChangeKind.SNAPSHOT]
+
+
+def test_a_run_is_found_without_being_told_where(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "out", tmp_path / "state")
+    with locked_folder(tmp_path / "out"):
+        (found,) = unfinished_runs(tmp_path / "state")
+        assert (found.folder, found.active) == (tmp_path / "out", True)
+        assert found.record is not None
+        assert found.record.machine == "web-01"
+    (found,) = unfinished_runs(tmp_path / "state")
+    assert not found.active
+    run.remove()
+    assert unfinished_runs(tmp_path / "state") == []
+
+
+def test_pointers_to_runs_that_are_gone_are_dropped(tmp_path: Path) -> None:
+    new_run(tmp_path / "out", tmp_path / "state")
+    (tmp_path / "out" / RUN_FILE).unlink()
+    assert unfinished_runs(tmp_path / "state") == []
+    assert list((tmp_path / "state" / "runs").iterdir()) == []
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from hypersdk.migration.runfile import locked_folder\n"
+    code += "with locked_folder(pathlib.Path(sys.argv[1])): print('has it')"
+    with locked_folder(tmp_path):
+        assert is_locked(tmp_path)
+        second = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+        assert "run_active" in second.stderr or "another process" in second.stderr
+        with pytest.raises(TargetError) as caught, locked_folder(tmp_path):
+            pass
+        assert caught.value.code == "run_active"
+    assert not is_locked(tmp_path)
+    third = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert third.stdout == "has it\n"
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"version": 1}', '{"version": 9, "disks": []}'])
+def test_a_damaged_record_is_told_and_never_guessed_at(tmp_path: Path, damage: str) -> None:
+    new_run(tmp_path / "out", tmp_path / "state")
+    (tmp_path / "out" / RUN_FILE).write_text(damage)
+    with pytest.raises(IntegrityError) as caught:
+        RunFile.load(tmp_path / "out", tmp_path / "state")
+    assert caught.value.code == "run_unreadable"
+    (found,) = unfinished_runs(tmp_path / "state")
+    assert found.record is None
+    assert found.error
+
+
+def test_a_file_name_with_a_path_in_it_is_refused(tmp_path: Path) -> None:
+    new_run(tmp_path / "out", tmp_path / "state")
+    path = tmp_path / "out" / RUN_FILE
+    data = json.loads(path.read_text())
+    data["disks"][0]["file_name"] = "../../etc/passwd"
+    path.write_text(json.dumps(data))
+    with pytest.raises(IntegrityError):
+        RunFile.load(tmp_path / "out", tmp_path / "state")
+
+
+def test_nothing_secret_and_nobody_else_reads_it(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "out", tmp_path / "state")
+    assert (tmp_path / "out" / RUN_FILE).stat().st_mode & 0o777 == 0o600
+    assert run.record.endpoint == "root@vc.example.com:443"
+
+
+def test_where_state_lies() -> None:
+    assert state_dir({"STATE_DIRECTORY": "/var/lib/hypersdk", "HOME": "/x"}) == Path("/var/lib/hypersdk")
+    assert state_dir({"XDG_STATE_HOME": "/x/state"}) == Path("/x/state/hypersdk")
