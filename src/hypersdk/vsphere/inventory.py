@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -78,10 +79,11 @@ def _collect(
     try:
         paths = {**PLACES, "HostSystem": ("name",), "VirtualMachine": (*ROW, DEVICES) if disks else ROW}
         specs = [filter_spec(view, paths, select=[traversal("ContainerView", "view")], skip=True)]
-        for item in read_objects(session, specs, cancel=cancel, page_size=page_size):
-            _sort_in(found, item)
-            if on_count is not None and item.kind == "VirtualMachine" and len(found.rows) % page_size == 0:
-                on_count(len(found.rows))
+        with closing(read_objects(session, specs, cancel=cancel, page_size=page_size)) as objects:
+            for item in objects:
+                _sort_in(found, item)
+                if on_count is not None and item.kind == "VirtualMachine" and len(found.rows) % page_size == 0:
+                    on_count(len(found.rows))
     finally:
         view.DestroyView()
     if on_count is not None:
@@ -181,7 +183,7 @@ def find_machine(machines: Sequence[MachineSummary], selector: str, *, datacente
     ``not_found`` with similar names.
     """
     wanted = selector.strip()
-    found = [machine for machine in machines if _is_meant(machine, wanted)]
+    found = _meant(machines, selector) or _meant(machines, wanted)
     if not found:
         found = [machine for machine in machines if machine.name.casefold() == wanted.casefold()]
     if len(found) > 1 and datacenter is not None:
@@ -189,6 +191,10 @@ def find_machine(machines: Sequence[MachineSummary], selector: str, *, datacente
     if len(found) == 1:
         return found[0]
     raise _ambiguous(wanted, found) if found else _not_found(wanted, machines)
+
+
+def _meant(machines: Sequence[MachineSummary], wanted: str) -> list[MachineSummary]:
+    return [machine for machine in machines if _is_meant(machine, wanted)]
 
 
 def _is_meant(machine: MachineSummary, wanted: str) -> bool:

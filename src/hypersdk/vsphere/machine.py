@@ -15,7 +15,16 @@ from hypersdk.vsphere.faults import OBJECT_GONE, clean_text
 from hypersdk.vsphere.inventory import DEVICES, PLACES, ROW, place_of, power_of, summary_of
 from hypersdk.vsphere.paths import decode_name
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import Element, ObjectProperties, child_text, children, kind_of, read_objects, to_int
+from hypersdk.vsphere.soap import (
+    Element,
+    ObjectProperties,
+    child_text,
+    children,
+    kind_of,
+    read_objects,
+    read_one,
+    to_int,
+)
 from hypersdk.vsphere.specs import filter_spec, traversal
 from hypersdk.vsphere.tasks import RUNNING
 
@@ -100,14 +109,14 @@ def read_point(session: Session, moref: str, *, cancel: CancelToken | None = Non
     """The facts that prove two looks at a machine to be of the same point in time. Raises LookupFailed ``object_gone``."""
     token = cancel or CancelToken()
 
-    def read() -> PointFacts | None:
-        spec = filter_spec(session.ref("VirtualMachine", moref), {"VirtualMachine": _POINT})
-        return next((_point(item) for item in read_objects(session, [spec], cancel=token)), None)
-
-    point = session.call(read)
-    if point is None:
+    item = session.call(
+        lambda: read_one(
+            session, filter_spec(session.ref("VirtualMachine", moref), {"VirtualMachine": _POINT}), cancel=token
+        )
+    )
+    if item is None:
         raise _gone(moref)
-    return point
+    return _point(item)
 
 
 def parse_time(text: str | None) -> datetime | None:

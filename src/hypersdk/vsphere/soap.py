@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import http.client
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -110,11 +110,11 @@ def to_int(text: str | None) -> int | None:
 
 def read_objects(
     session: Session, specs: Sequence[Any], *, cancel: CancelToken, page_size: int = PAGE_SIZE, keep: bool = False
-) -> Iterator[ObjectProperties]:
+) -> Generator[ObjectProperties]:
     """All objects that the filter specs select, page by page, each decoded when it is its turn.
 
     Values are freed when the next object is asked for, unless ``keep``. To be used up inside ``Session.call``: faults come out
-    untranslated.
+    untranslated; and a reply that is not read to its end costs its connection.
     """
     from pyVmomi import vmodl
 
@@ -127,6 +127,12 @@ def read_objects(
             return
         cancel.check()
         reply = _Reply(session, collector, "ContinueRetrievePropertiesEx", (reply.token,))
+
+
+def read_one(session: Session, spec: Any, *, cancel: CancelToken) -> ObjectProperties | None:
+    """The only object that ``spec`` selects, or None. To be called inside ``Session.call``."""
+    found = list(read_objects(session, [spec], cancel=cancel, keep=True))
+    return found[0] if found else None
 
 
 class _Reply:

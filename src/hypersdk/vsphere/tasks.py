@@ -10,7 +10,7 @@ from hypersdk.errors import HyperSDKError, LookupFailed
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.faults import NOT_SUPPORTED, OBJECT_GONE, POWER_STATE
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import localized_fault, read_objects
+from hypersdk.vsphere.soap import localized_fault, read_one
 from hypersdk.vsphere.specs import filter_spec
 
 FIRST_POLL_S: Final = 0.05
@@ -33,23 +33,19 @@ class TaskState:
 def read_task(session: Session, moref: str, *, cancel: CancelToken) -> TaskState:
     """One look at a task. Raises LookupFailed ``object_gone`` once vSphere has forgotten it (minutes after its end)."""
 
-    def read() -> TaskState | None:
-        spec = filter_spec(session.ref("Task", moref), {"Task": _INFO})
-        for item in read_objects(session, [spec], cancel=cancel):
-            fault = item.values.get("info.error")
-            return TaskState(
-                state=item.text("info.state") or "queued",
-                progress=item.number("info.progress"),
-                result=item.text("info.result"),
-                error=None if fault is None else localized_fault(fault),
-                cancelable=item.flag("info.cancelable"),
-            )
-        return None
-
-    state = session.call(read)
-    if state is None:
+    item = session.call(
+        lambda: read_one(session, filter_spec(session.ref("Task", moref), {"Task": _INFO}), cancel=cancel)
+    )
+    if item is None:
         raise LookupFailed(f"the task {moref} is gone", code=OBJECT_GONE, object=moref)
-    return state
+    fault = item.values.get("info.error")
+    return TaskState(
+        state=item.text("info.state") or "queued",
+        progress=item.number("info.progress"),
+        result=item.text("info.result"),
+        error=None if fault is None else localized_fault(fault),
+        cancelable=item.flag("info.cancelable"),
+    )
 
 
 def wait_for_task(
