@@ -28,10 +28,16 @@ def requires(tool: str) -> Path:
     return Path(found)
 
 
-def run_tool(tool: str, *args: str | Path, timeout_s: float = 120) -> str:
-    """Runs ``tool`` and returns its standard output; fails the test with both outputs when it exits with another status than 0."""
+def run_tool(tool: str, *args: str | Path, stdin: str | None = None, timeout_s: float = 120) -> str:
+    """Standard output of ``tool``, with ``stdin`` as its input; fails the test with all it printed when its exit status is not 0."""
     done = subprocess.run(
-        [requires(tool), *args], capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+        [requires(tool), *args],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        input=stdin,
+        timeout=timeout_s,
+        check=False,
     )
     if done.returncode != 0:
         words = " ".join(str(arg) for arg in args)

@@ -9,7 +9,7 @@ from hypersdk.formats.image import BLOCK, BlockFile, Buffer, Piece, check_range
 from hypersdk.units import MiB
 
 _SCAN: Final = 4 * MiB  # bytes read at once by data_extents
-_ZERO_BLOCK: Final = bytes(BLOCK)
+_ZEROS: Final = bytes(_SCAN)
 
 
 class RawWriter:
@@ -55,8 +55,8 @@ class RawWriter:
     def data_extents(self) -> Iterator[tuple[int, int]]:
         """``(offset, length)`` of runs of blocks that are not all zero. Reads the whole image: nothing else knows what was written."""
         start: int | None = None
-        for offset, block in self._blocks():
-            if block != _ZERO_BLOCK[: len(block)]:
+        for offset, is_data in self._blocks():
+            if is_data:
                 start = offset if start is None else start
             elif start is not None:
                 yield start, offset - start
@@ -64,8 +64,13 @@ class RawWriter:
         if start is not None:
             yield start, self.capacity - start
 
-    def _blocks(self) -> Iterator[tuple[int, bytes]]:
+    def _blocks(self) -> Iterator[tuple[int, bool]]:
+        """``(offset, is_data)``, in large steps where all is zero."""
         for offset in range(0, self.capacity, _SCAN):
             data = self._file.pread(min(_SCAN, self.capacity - offset), offset)
+            if data == _ZEROS[: len(data)]:
+                yield offset, False
+                continue
             for start in range(0, len(data), BLOCK):
-                yield offset + start, data[start : start + BLOCK]
+                block = data[start : start + BLOCK]
+                yield offset + start, block != _ZEROS[: len(block)]

@@ -1,0 +1,257 @@
+"""What every ImageWriter promises, on all of them: any content, any order, several threads, death and a full disk at any point."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hypersdk.formats.image import BLOCK, BlockFile, ImageWriter
+from hypersdk.units import MiB, TiB
+from tests.support.tools import run_tool
+from tests.support.writers import (
+    ALL_KINDS,
+    BLOCK_KINDS,
+    RAW,
+    FullFile,
+    Guest,
+    Killed,
+    MortalFile,
+    Step,
+    WriterKind,
+    assert_blocks,
+    assert_clean,
+    assert_same,
+    block_file,
+    is_accepted,
+    perform,
+    perform_in_threads,
+    write_wide_image,
+)
+
+every_kind = pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
+few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+many = settings(few, max_examples=100)
+
+L2_SPAN = 512 * MiB
+"""Guest bytes of one qcow2 L2 table, and of 256 VMDK grain tables."""
+
+
+@st.composite
+def guests(draw: st.DrawFn) -> Guest:
+    """Disks of odd size: small ones, and ones whose blocks lie on both sides of a table's border."""
+    near_border = draw(st.booleans())
+    base = L2_SPAN // BLOCK - 6 if near_border else 0
+    sectors = draw(st.integers(1, 24 * BLOCK // 512))
+    capacity = base * BLOCK + sectors * 512
+    last = (capacity - 1) // BLOCK
+    indexes = draw(st.sets(st.integers(base, last), max_size=16))
+    if draw(st.booleans()):
+        indexes.add(last)
+    return Guest(capacity, {index: draw(st.sampled_from(BLOCK_KINDS)) for index in sorted(indexes)})
+
+
+@st.composite
+def work(draw: st.DrawFn) -> tuple[Guest, list[Step]]:
+    """A guest and the calls that write it: neighbours in one call or not, plain or deflated, in any order."""
+    guest = draw(guests())
+    steps: list[Step] = []
+    for index in sorted(guest.kinds):
+        if steps and steps[-1].last == index - 1 and draw(st.booleans()):
+            previous = steps.pop()
+            steps.append(Step(previous.first, index, previous.deflated, previous.level, previous.window_bits))
+        else:
+            steps.append(Step(index, index, draw(st.booleans()), draw(st.integers(0, 9)), draw(st.integers(9, 15))))
+    return guest, draw(st.permutations(steps))
+
+
+def in_order_of(kind: WriterKind, steps: Sequence[Step]) -> list[Step]:
+    """As the transfer engine calls this writer."""
+    return sorted(steps, key=lambda step: step.first) if kind.ordered else list(steps)
+
+
+def check_content(kind: WriterKind, guest: Guest, steps: Sequence[Step], threads: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, block_file(image := Path(folder) / "image") as file:
+        writer = kind.create(file, guest.capacity)
+        perform_in_threads(writer, guest, in_order_of(kind, steps), 1 if kind.ordered else threads)
+        extents = list(writer.data_extents())
+        assert [offset // BLOCK + n for offset, length in extents for n in range(-(-length // BLOCK))] == sorted(
+            guest.kinds
+        )
+        assert all(offset + length <= guest.capacity for offset, length in extents)
+        if kind is not RAW:
+            assert not is_accepted(image, kind.format)
+        writer.finish()
+        assert_same(guest, image, kind.format)
+
+
+@every_kind
+@few
+@given(work(), st.integers(1, 4))
+def test_content(kind: WriterKind, made: tuple[Guest, list[Step]], threads: int) -> None:
+    check_content(kind, *made, threads)
+
+
+@pytest.mark.slow
+@every_kind
+@many
+@given(work(), st.integers(1, 4))
+def test_content_at_length(kind: WriterKind, made: tuple[Guest, list[Step]], threads: int) -> None:
+    check_content(kind, *made, threads)
+
+
+def live(
+    kind: WriterKind, begin: Callable[[BlockFile], ImageWriter], guest: Guest, steps: list[Step], written: set[int]
+) -> Callable[[BlockFile], None]:
+    """One life of a transfer: begins, writes what is not in ``written``, notes each block there as soon as its call returned, finishes."""
+
+    def run(file: BlockFile) -> None:
+        writer = begin(file)
+        for step in in_order_of(kind, steps):
+            if not written.issuperset(step.indexes()):
+                perform(writer, guest, step)
+                written.update(step.indexes())
+        writer.finish()
+
+    return run
+
+
+def check_lives(
+    kind: WriterKind, guest: Guest, steps: list[Step], deaths: list[tuple[int, int]], forgotten: set[int]
+) -> None:
+    """Dies after each of ``deaths`` (changes to the file, torn bytes of the last one), ``forgotten`` blocks being lost by the ledger each time."""
+    with tempfile.TemporaryDirectory() as folder, block_file(image := Path(folder) / "image") as file:
+        written: set[int] = set()
+        begun = False
+
+        def begin(mortal: BlockFile) -> ImageWriter:
+            nonlocal begun
+            writer = (
+                kind.resume(mortal, guest.capacity, written.__contains__)
+                if begun
+                else kind.create(mortal, guest.capacity)
+            )
+            begun = True
+            return writer
+
+        run = live(kind, begin, guest, steps, written)
+        for changes, torn_bytes in deaths:
+            try:
+                run(MortalFile(file, changes, torn_bytes))
+            except Killed:
+                written -= forgotten
+            else:
+                break
+        run(file)
+        assert_same(guest, image, kind.format)
+
+
+deaths = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 200_000)), min_size=1, max_size=3)
+forgettings = st.sets(st.integers(0, 4 * L2_SPAN // BLOCK), max_size=8) | st.sets(st.integers(0, 24), max_size=8)
+
+
+@every_kind
+@few
+@given(work(), deaths, forgettings)
+def test_resume_after_death(
+    kind: WriterKind, made: tuple[Guest, list[Step]], deaths: list[tuple[int, int]], lost: set[int]
+) -> None:
+    check_lives(kind, *made, deaths, lost)
+
+
+@pytest.mark.slow
+@every_kind
+@many
+@given(work(), deaths, forgettings)
+def test_resume_after_death_at_length(
+    kind: WriterKind, made: tuple[Guest, list[Step]], deaths: list[tuple[int, int]], lost: set[int]
+) -> None:
+    check_lives(kind, *made, deaths, lost)
+
+
+@every_kind
+@few
+@given(work(), st.sets(st.integers(2, 30), max_size=10))
+def test_a_full_disk_is_survived(kind: WriterKind, made: tuple[Guest, list[Step]], failing: set[int]) -> None:
+    guest, steps = made
+    with tempfile.TemporaryDirectory() as folder, block_file(image := Path(folder) / "image") as file:
+        writer = kind.create(FullFile(file, failing), guest.capacity)
+        for step in in_order_of(kind, steps):
+            until_there_is_room(partial(perform, writer, guest, step))
+        until_there_is_room(writer.finish)
+        assert_same(guest, image, kind.format)
+
+
+def until_there_is_room(action: Callable[[], None]) -> None:
+    """Repeats ``action`` as the transfer does when the file system was full; each write fails at most once."""
+    for _ in range(40):
+        try:
+            return action()
+        except OSError:
+            continue
+    raise AssertionError("the file system never had room again")
+
+
+@every_kind
+def test_the_last_write_wins_in_a_later_run(kind: WriterKind, tmp_path: Path) -> None:
+    old = Guest(10 * BLOCK, dict.fromkeys(range(0, 10, 2), "text"))
+    new = Guest(10 * BLOCK, {**old.kinds, 2: "random", 5: "half", 8: "thin"})
+    with block_file(image := tmp_path / "image") as file:
+        first = kind.create(file, old.capacity)
+        for index in old.blocks:
+            perform(first, old, Step(index, index, deflated=True))
+        second = kind.resume(file, old.capacity, lambda index: True)
+        for index in (2, 5, 8):
+            perform(second, new, Step(index, index, deflated=True))
+        second.finish()
+        assert_same(new, image, kind.format)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("offset", "length"), [(1, BLOCK), (0, 512), (-BLOCK, BLOCK), (0, 4 * BLOCK), (2 * BLOCK, 1024)]
+)
+def test_ranges_that_are_no_blocks_are_refused(kind: WriterKind, offset: int, length: int, tmp_path: Path) -> None:
+    with block_file(tmp_path / "image") as file:
+        writer = kind.create(file, 2 * BLOCK + 512)
+        with pytest.raises(ValueError, match="block"):
+            writer.write(offset, bytes(length))
+
+
+@pytest.mark.slow
+@every_kind
+def test_memory_does_not_grow_with_the_disk(kind: WriterKind, tmp_path: Path) -> None:
+    capacity = 4 * TiB
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        growth = pool.submit(write_wide_image_of, kind.name, tmp_path / "image", capacity).result()
+    assert growth < 40 * MiB
+    assert_blocks(tmp_path / "image", kind.format, 0xFF, range(0, capacity, L2_SPAN))
+    if kind.format == "qcow2":
+        assert_clean(tmp_path / "image")
+
+
+def write_wide_image_of(name: str, path: Path, capacity: int) -> int:
+    """In the child process: kinds hold functions that cannot be sent, so it is told the name."""
+    kind = next(kind for kind in ALL_KINDS if kind.name == name)
+    return write_wide_image(kind, path, capacity, L2_SPAN)
+
+
+def test_a_second_reader_agrees(tmp_path: Path) -> None:
+    """7-Zip reads the same from pass-through clusters as qemu-img does."""
+    guest = Guest(40 * BLOCK, {index: BLOCK_KINDS[index % len(BLOCK_KINDS)] for index in range(0, 40, 3)})
+    kind = next(kind for kind in ALL_KINDS if kind.name == "qcow2-pass")
+    with block_file(image := tmp_path / "image.qcow2") as file:
+        writer = kind.create(file, guest.capacity)
+        for index in guest.blocks:
+            perform(writer, guest, Step(index, index, deflated=True, level=9))
+        writer.finish()
+    run_tool("7z", "e", "-y", f"-o{tmp_path / 'out'}", image)
+    [extracted] = (tmp_path / "out").iterdir()
+    assert extracted.read_bytes() == guest.write_raw(tmp_path / "expected").read_bytes()

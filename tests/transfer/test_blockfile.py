@@ -1,0 +1,124 @@
+"""Files and regions: what the kernel does in parts arrives whole, holes are punched or zeroed, errors pass through."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from hypersdk.transfer import blockfile
+from hypersdk.transfer.blockfile import FdFile, RegionFile
+from hypersdk.units import KiB, MiB
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
+    yield fd
+    os.close(fd)
+
+
+def test_more_buffers_than_one_call_takes(fd: int) -> None:
+    buffers = [bytes([number % 256]) * (number % 7) for number in range(3000)]
+    FdFile(fd).pwrite(buffers, 100)
+    expected = b"".join(buffers)
+    assert FdFile(fd).pread(len(expected), 100) == expected
+    assert FdFile(fd).size() == 100 + len(expected)
+
+
+def test_short_writes_and_reads_are_gone_on_with(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the 2 GiB limit of one call, on NFS, or when a signal comes in between."""
+    source = random.Random(1)
+    real_write, real_read = os.pwritev, os.pread
+
+    def stingy_write(fd: int, buffers: Sequence[bytes], offset: int) -> int:
+        return real_write(fd, [b"".join(buffers)[: source.randint(1, 900)]], offset)
+
+    monkeypatch.setattr(os, "pwritev", stingy_write)
+    monkeypatch.setattr(
+        os, "pread", lambda fd, length, offset: real_read(fd, min(length, source.randint(1, 900)), offset)
+    )
+    buffers = [source.randbytes(length) for length in (0, 1, 5000, 0, 300, 70_000)]
+    FdFile(fd).pwrite([memoryview(buffer) for buffer in buffers], 7)
+    assert FdFile(fd).pread(100_000, 7) == b"".join(buffers)
+
+
+def test_a_write_that_takes_nothing_is_an_error(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pwritev", lambda fd, buffers, offset: 0)
+    with pytest.raises(OSError, match="no more bytes"):
+        FdFile(fd).pwrite([b"x"], 0)
+
+
+def test_reads_are_short_only_at_the_end(fd: int) -> None:
+    FdFile(fd).pwrite([b"abcdef"], 0)
+    assert FdFile(fd).pread(4, 1) == b"bcde"
+    assert FdFile(fd).pread(40, 4) == b"ef"
+    assert FdFile(fd).pread(4, 6) == b""
+    assert FdFile(fd).pread(4, 600) == b""
+
+
+def test_a_full_file_system_passes_through() -> None:
+    with Path("/dev/full").open("r+b", buffering=0) as full, pytest.raises(OSError, match="No space") as caught:
+        FdFile(full.fileno()).pwrite([b"x"], 0)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_discarded_ranges_read_as_zeros_and_take_no_room(fd: int) -> None:
+    file = FdFile(fd)
+    file.pwrite([b"\xff" * MiB], 0)
+    file.sync()
+    file.discard(64 * KiB, 512 * KiB)
+    assert file.pread(MiB, 0) == b"\xff" * 64 * KiB + bytes(512 * KiB) + b"\xff" * 448 * KiB
+    assert os.fstat(fd).st_blocks * 512 <= 600 * KiB
+
+
+@pytest.mark.parametrize("reason", [errno.EOPNOTSUPP, errno.ENOSYS, None])
+def test_without_holes_zeros_are_written(fd: int, reason: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: int) -> int:
+        assert reason is not None
+        ctypes.set_errno(reason)
+        return -1
+
+    monkeypatch.setattr(blockfile, "_fallocate", None if reason is None else refuse)
+    file = FdFile(fd)
+    file.pwrite([b"\xff" * 3 * MiB], 0)
+    file.discard(1000, 2 * MiB)
+    assert file.pread(3 * MiB, 0) == b"\xff" * 1000 + bytes(2 * MiB) + b"\xff" * (MiB - 1000)
+
+
+def test_other_failures_to_discard_pass_through(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * MiB)
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            FdFile(fd).discard(0, MiB)
+    finally:
+        os.close(fd)
+
+
+def test_discarding_never_makes_a_file_longer(fd: int) -> None:
+    file = FdFile(fd)
+    file.pwrite([b"\xff" * 1000], 0)
+    file.discard(500, MiB)
+    file.discard(5000, MiB)
+    assert file.pread(MiB, 0) == b"\xff" * 500 + bytes(500)
+
+
+def test_a_region_is_a_file_of_its_own(fd: int) -> None:
+    whole = FdFile(fd)
+    whole.pwrite([b"head"], 0)
+    region = RegionFile(whole, 1000)
+    assert region.size() == 0
+    region.truncate(3000)
+    region.pwrite([b"\xff" * 3000], 0)
+    region.discard(1000, 1000)
+    region.sync()
+    assert region.size() == 3000
+    assert region.pread(10_000, 500) == b"\xff" * 500 + bytes(1000) + b"\xff" * 1000
+    assert whole.pread(1001, 0) == b"head" + bytes(996) + b"\xff"
+    assert whole.size() == 4000
