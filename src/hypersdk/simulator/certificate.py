@@ -1,0 +1,120 @@
+"""Certificates made in memory: one authority for each simulator, and one certificate for each of its servers."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import ssl
+import tempfile
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from hypersdk.simulator.world import now
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCertificate:
+    """A server's certificate and key, PEM; ``der`` is the certificate alone."""
+
+    certificate_pem: bytes
+    key_pem: bytes
+    der: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Thumbprint as ``AB:CD:...``."""
+        return _print(hashlib.sha256(self.der).hexdigest())
+
+    @property
+    def sha1(self) -> str:
+        """Thumbprint as the API writes it."""
+        return _print(hashlib.sha1(self.der, usedforsecurity=False).hexdigest())
+
+    def context(self) -> ssl.SSLContext:
+        """A server side context with it. OpenSSL takes keys from files only: they live for a moment, readable by the owner alone."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        with tempfile.TemporaryDirectory(prefix="hypersdk-simulator-") as folder:
+            chain = Path(folder) / "server.pem"
+            chain.touch(mode=0o600)
+            chain.write_bytes(self.key_pem + self.certificate_pem)
+            context.load_cert_chain(chain)
+        return context
+
+
+def _print(digest: str) -> str:
+    upper = digest.upper()
+    return ":".join(upper[i : i + 2] for i in range(0, len(upper), 2))
+
+
+class Authority:
+    """A certificate authority that nobody trusts until told to."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name("HyperSDK simulator CA")
+        self._certificate = (
+            _builder(self._name, self._name, self._key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(sign_certificates=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    @property
+    def pem(self) -> bytes:
+        """The authority's own certificate, for a client's CA bundle."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM)
+
+    def issue(self, name: str, addresses: list[str]) -> ServerCertificate:
+        """A certificate for a server of that name, reached by these names and addresses."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        certificate = (
+            _builder(_name(name), self._name, key.public_key())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(sign_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName([_general_name(address) for address in addresses]), critical=False
+            )
+            .add_extension(identifier, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        key_pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        der = certificate.public_bytes(serialization.Encoding.DER)
+        return ServerCertificate(certificate.public_bytes(serialization.Encoding.PEM), key_pem, der)
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    begin = now() - timedelta(days=1)
+    return (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
+        .serial_number(x509.random_serial_number()).not_valid_before(begin).not_valid_after(begin + timedelta(days=397))
+    )  # fmt: skip
+
+
+def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not sign_certificates, content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=sign_certificates, crl_sign=sign_certificates, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)

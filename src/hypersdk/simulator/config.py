@@ -1,0 +1,108 @@
+"""What a simulator is made of: its settings, and machines by specification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from hypersdk.secret import Secret
+from hypersdk.simulator.faults import Fault
+from hypersdk.units import GiB, MiB
+
+DEFAULT_USERNAME: Final = "administrator@vsphere.local"
+DEFAULT_PASSWORD: Final = "simulator"  # noqa: S105 - opens nothing but the simulator
+DiskBacking = Literal["flat", "sesparse", "rdm-virtual", "rdm-physical"]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """One virtual disk.
+
+    ``allocated_bytes`` is how much of it holds data (a third by default). ``stride_bytes`` instead puts one single block into
+    each such stretch, for sparse disks of terabytes. ``boot`` makes a small disk whose boot sector prints a marker.
+    ``datastore`` is a name, by default the machine's own.
+    """
+
+    capacity_bytes: int = 16 * MiB
+    allocated_bytes: int | None = None
+    stride_bytes: int | None = None
+    boot: bool = False
+    controller: Literal["pvscsi", "lsilogic", "lsilogic-sas", "ahci", "nvme", "ide"] = "pvscsi"
+    datastore: str | None = None
+    thin: bool = True
+    backing: DiskBacking = "flat"
+    independent: bool = False
+    multi_writer: bool = False
+    encrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """One virtual machine, as a test or the demo wants it.
+
+    ``name`` may hold ``/``, ``%`` and anything else; it is escaped as vCenter does. ``folder`` is a path below the datacenter's
+    ``vm`` folder. ``host`` counts through all hosts of the datacenter. ``snapshots`` are taken in this order, each on the one before.
+    ``iso`` is a datastore path such as ``[iso-library] debian-12.iso``; ``iso_connected`` whether it is connected now.
+    """
+
+    name: str
+    disks: tuple[DiskSpec, ...] = (DiskSpec(),)
+    power: Literal["poweredOn", "poweredOff", "suspended"] = "poweredOff"
+    datacenter: int = 0
+    host: int = 0
+    folder: str = ""
+    datastore: str | None = None
+    guest_id: str = "debian12_64Guest"
+    cpus: int = 2
+    memory_mb: int = 2048
+    firmware: Literal["bios", "efi"] = "bios"
+    secure_boot: bool = False
+    tpm: bool = False
+    encrypted: bool = False
+    tools: bool = True
+    template: bool = False
+    cbt: bool = False
+    nics: int = 1
+    cdrom: bool = True
+    iso: str | None = None
+    iso_connected: bool = True
+    snapshots: tuple[str, ...] = ()
+    annotation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorConfig:
+    """Settings of a simulator. The defaults make a small vCenter on a free port of 127.0.0.1.
+
+    ``vms`` machines come from the demo inventory (deterministic by ``seed``), ``machines`` are added to them.
+    ``hosts`` is per datacenter, spread over two clusters. In ``esxi`` mode there is one host, one datacenter, and NFC URLs name
+    the host ``*``. ``rate_bytes_s`` limits each data stream, ``nfc_streams_per_host`` lets a host refuse more streams than that.
+    ``page_objects`` is the most objects in one answer of RetrievePropertiesEx. ``task_s`` is how long a task takes,
+    ``lease_ready_s`` how long a lease stays in ``initializing``. ``delta_bytes_s`` is how fast the delta of a running machine grows.
+    ``denied_privileges`` are missing from the account.
+    """
+
+    listen: str = "127.0.0.1:0"
+    vms: int = 0
+    machines: tuple[MachineSpec, ...] = ()
+    datacenters: int = 1
+    hosts: int = 2
+    seed: int = 1
+    esxi: bool = False
+    username: str = DEFAULT_USERNAME
+    password: Secret = field(default_factory=lambda: Secret(DEFAULT_PASSWORD))
+    faults: tuple[Fault, ...] = ()
+    session_idle_s: float = 1800
+    lease_timeout_s: float = 300
+    lease_ready_s: float = 0.02
+    task_s: float = 0.02
+    shutdown_s: float = 0.2
+    rate_bytes_s: float | None = None
+    nfc_streams_per_host: int | None = None
+    page_objects: int = 1000
+    datastore_bytes: int = 4096 * GiB
+    delta_bytes_s: float = 0
+    file_size: Literal["absent", "present"] = "absent"
+    manifest: Literal["sha256", "sha1", "absent"] = "sha256"
+    free_licence: bool = False
+    denied_privileges: frozenset[str] = frozenset()

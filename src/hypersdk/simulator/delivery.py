@@ -1,0 +1,117 @@
+"""Sends a body the way the network of a bad day would: at a limited rate, with the faults that are in force."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.simulator.httpd import Connection
+from hypersdk.simulator.stream import STAMP_IN_GRAIN
+from hypersdk.units import KiB
+
+STEP: Final = 64 * KiB
+"""With a rate or a fault, bytes go out in steps of this size."""
+NAP_S: Final = 0.05
+
+
+class EndEarly(Exception):  # noqa: N818
+    """The body ends here, in good form, though more was to come."""
+
+
+class Delivery:
+    """One body on its way. ``frame`` is how a piece looks on the wire (a chunk, or the bytes as they are).
+
+    ``alive`` says whether the lease and the simulator still stand: when not, the connection is broken, as a host does it.
+    ``struck`` is told of faults that concern more than this connection.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        faults: Sequence[Fault],
+        rate_bytes_s: float | None,
+        *,
+        frame: Callable[[bytes], bytes],
+        alive: Callable[[], bool],
+        struck: Callable[[Fault], None],
+    ) -> None:
+        self._connection = connection
+        self._frame = frame
+        self._alive = alive
+        self._struck = struck
+        slow = [fault.rate for fault in faults if fault.kind is FaultKind.SLOW]
+        rates = [rate for rate in (rate_bytes_s, *slow) if rate]
+        self._rate = min(rates) if rates else None
+        self._corrupt = [fault for fault in faults if fault.kind is FaultKind.CORRUPT]
+        others = (fault for fault in faults if fault.kind not in (FaultKind.SLOW, FaultKind.CORRUPT))
+        self._pending = sorted(others, key=lambda fault: fault.after_bytes)
+        self._began = time.monotonic()
+        self.sent = 0
+
+    def send(self, data: bytes, grain_starts: Iterable[int] = ()) -> None:
+        """Sends more of the body. ``grain_starts`` are stream offsets at which a flipped bit is sure to be noticed.
+
+        Raises PeerLost when the connection is gone, EndEarly when a fault ends the body.
+        """
+        if not self._alive():
+            self._connection.reset()
+        if self._corrupt:
+            data = self._spoil(data, list(grain_starts))
+        if self._rate is None and not (self._pending and self._pending[0].after_bytes < self.sent + len(data)):
+            self._put(data)
+            return
+        for start in range(0, len(data), STEP):
+            self._step(data[start : start + STEP])
+
+    def _step(self, piece: bytes) -> None:
+        while self._pending and self._pending[0].after_bytes < self.sent + len(piece):
+            fault = self._pending.pop(0)
+            before = max(0, fault.after_bytes - self.sent)
+            if before:
+                self._put(piece[:before])
+                piece = piece[before:]
+            self._strike(fault)
+        self._put(piece)
+        self._pace()
+
+    def _put(self, data: bytes) -> None:
+        if data:
+            self._connection.transmit(self._frame(data))
+            self.sent += len(data)
+
+    def _spoil(self, data: bytes, grain_starts: list[int]) -> bytes:
+        """Flips a bit for a CORRUPT fault that is due: in the first block from its offset on, else where it points."""
+        for fault in list(self._corrupt):
+            starts = [start + STAMP_IN_GRAIN for start in grain_starts if start >= fault.after_bytes]
+            place = (starts[0] if starts else fault.after_bytes) - self.sent
+            if (starts or not grain_starts) and 0 <= place < len(data):
+                data = data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
+                self._corrupt.remove(fault)
+        return data
+
+    def _strike(self, fault: Fault) -> None:
+        match fault.kind:
+            case FaultKind.RESET:
+                self._connection.reset()
+            case FaultKind.DISCONNECT:
+                self._connection.drop()
+            case FaultKind.SHORT:
+                raise EndEarly
+            case FaultKind.STALL:
+                self._wait(fault.seconds)
+            case _:
+                self._struck(fault)
+
+    def _pace(self) -> None:
+        if self._rate is not None:
+            self._wait(self._began + self.sent / self._rate - time.monotonic())
+
+    def _wait(self, seconds: float) -> None:
+        """Sends nothing for a while. Raises PeerLost when the lease or the simulator goes meanwhile."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, NAP_S))
+            if not self._alive():
+                self._connection.reset()

@@ -1,0 +1,174 @@
+"""SOAP: one request in, one answer out. Faults always go with HTTP 500, results with 200."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lxml import etree
+
+from hypersdk.simulator.collector import Raw
+from hypersdk.simulator.decode import local, parameters, parse_request, this
+from hypersdk.simulator.encode import element, members, property_value
+from hypersdk.simulator.fault import MethodFault, fault_element, invalid_request, not_authenticated, object_not_found
+from hypersdk.simulator.faults import FaultKind
+from hypersdk.simulator.managed import Call, Managed, invalid_property
+from hypersdk.simulator.platform import Platform
+from hypersdk.simulator.schema import Method, data_types
+from hypersdk.simulator.session import SessionManager, SessionRecord
+from hypersdk.simulator.values import Data, Ref
+
+_HEAD: Final = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n<soapenv:Envelope xmlns:soapenc="http://schemas.xmlsoap.org/soap/encoding/" '
+    'xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" xmlns:xsd="http://www.w3.org/2001/XMLSchema" '
+    'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><soapenv:Body>'
+)
+_TAIL: Final = "</soapenv:Body></soapenv:Envelope>"
+OPEN_METHODS: Final = frozenset({"RetrieveServiceContent", "Login", "CurrentTime"})
+"""What may be asked without a session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """HTTP status, body, and the cookie to set when a session began."""
+
+    status: int
+    body: bytes
+    cookie: str | None = None
+
+
+class Dispatcher:
+    """Finds the object and the method of a request and runs it under the world's lock."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    def answer(self, body: bytes, cookie: str | None, peer_gone: Callable[[], bool]) -> Answer:
+        """The answer to one SOAP request."""
+        with self._platform.world.lock:
+            try:
+                node = parse_request(body)
+                return self._run(node, self._platform.sessions.by_cookie(cookie), peer_gone)
+            except MethodFault as fault:
+                return _fault_answer(fault)
+
+    def _run(self, node: etree._Element, session: SessionRecord | None, peer_gone: Callable[[], bool]) -> Answer:
+        name, target = local(node), this(node)
+        self._platform.counters.call(name)
+        self._strike(name, session)
+        if session is None and name not in OPEN_METHODS and not _asks_session(name, target):
+            raise not_authenticated()
+        managed = self._find(target, session)
+        if name == "Fetch":
+            return _answer(name, self._fetch(managed, node, session))
+        method = managed.schema.methods.get(name)
+        operation = managed.operations.get(name)
+        if method is None or operation is None:
+            raise MethodFault.of(
+                "MethodNotFound", f"{target.type} has no method {name} here.", receiver=target, method=name
+            )
+        self._check_privilege(operation.privilege, target)
+        call = self._call(node, method, session, peer_gone)
+        result = self._invoke(managed, operation.function, call)
+        cookie = call.session.cookie if call.session is not None and call.session is not session else None
+        return Answer(200, _envelope(name, _result(method, result)), cookie)
+
+    def _call(
+        self, node: etree._Element, method: Method, session: SessionRecord | None, peer_gone: Callable[[], bool]
+    ) -> Call:
+        sessions = self._platform.sessions
+        args = parameters(node, method.parameters)
+        return Call(method.name, args, session, peer_gone, lambda: sessions.alive(session))
+
+    def _invoke(self, managed: Managed, function: Callable[..., Any], call: Call) -> Any:
+        session = call.session
+        self._introduce(session)
+        if session is None:
+            return function(managed, call)
+        session.calls_in_progress += 1
+        session.call_count += 1
+        try:
+            return function(managed, call)
+        finally:
+            session.calls_in_progress -= 1
+
+    def _introduce(self, session: SessionRecord | None) -> None:
+        """``currentSession`` and the default collector's filters are different for each session."""
+        for manager in self._platform.world.all(SessionManager):
+            manager.asking = session
+
+    def _find(self, target: Ref, session: SessionRecord | None) -> Managed:
+        managed = self._platform.world.find(target)
+        if managed is None or (managed.owner is not None and (session is None or managed.owner != session.key)):
+            raise object_not_found(target)
+        return managed
+
+    def _fetch(self, managed: Managed, node: etree._Element, session: SessionRecord | None) -> str:
+        """pyVmomi reads each attribute of an object by this call."""
+        path = next((child.text or "" for child in node if local(child) == "prop"), "")
+        self._introduce(session)
+        if path not in managed.schema.properties:
+            raise invalid_property(managed.wsdl, path)
+        value, field = managed.resolve(path)
+        return "" if value is None or field is None else property_value("returnval", value, field)
+
+    def _check_privilege(self, privilege: str | None, target: Ref) -> None:
+        if privilege in self._platform.config.denied_privileges:
+            raise MethodFault.of(
+                "NoPermission",
+                f"Permission to perform this operation was denied: {privilege}.",
+                object=target,
+                privilegeId=privilege,
+            )
+
+    def _strike(self, name: str, session: SessionRecord | None) -> None:
+        """Faults that concern calls."""
+        book = self._platform.faults
+        if session is not None and book.take_call(FaultKind.SESSION_EXPIRY, name) is not None:
+            self._platform.sessions.end(session)
+            raise not_authenticated()
+        fault = book.take_call(FaultKind.CALL, name)
+        if fault is not None:
+            if fault.fault not in data_types():
+                raise invalid_request(f"the fault '{fault.fault}' is not known")
+            raise MethodFault(
+                Data(fault.fault, **_required_members(fault.fault)), f"The simulator raises {fault.fault} on purpose."
+            )
+
+
+def _asks_session(name: str, target: Ref) -> bool:
+    """Clients without a session read ``currentSession`` to find that out: it is unset, not an error."""
+    return name == "Fetch" and target.type in ("SessionManager", "ServiceInstance")
+
+
+def _required_members(type_: str) -> dict[str, Any]:
+    """Something for each member that the fault must have."""
+    blank: dict[str, Any] = {"string": "", "int": 0, "boolean": False}
+    fields = data_types()[type_].fields
+    return {
+        field.name: Ref(field.type, "unknown") if field.kind.value == "reference" else blank.get(field.type, "unknown")
+        for field in fields if field.required
+    }  # fmt: skip
+
+
+def _result(method: Method, result: Any) -> str:
+    if isinstance(result, Raw):
+        return str(result)
+    if method.result is None:
+        return ""
+    if method.result.type == "anyType" and result is not None:
+        return property_value("returnval", result, method.result)
+    return element("returnval", result, method.result)
+
+
+def _answer(name: str, inner: str) -> Answer:
+    return Answer(200, _envelope(name, inner))
+
+
+def _envelope(name: str, inner: str) -> bytes:
+    return f'{_HEAD}<{name}Response xmlns="urn:vim25">{inner}</{name}Response>{_TAIL}'.encode()
+
+
+def _fault_answer(fault: MethodFault) -> Answer:
+    return Answer(500, (_HEAD + fault_element(fault, members(fault.fault)) + _TAIL).encode())

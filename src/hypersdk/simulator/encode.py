@@ -1,0 +1,136 @@
+"""Values to XML, by the schema. The rules here are those that govc, pyVmomi and libvirt all accept:
+
+``val`` and everything else that stands for ``anyType`` carries ``xsi:type``, ``xsd:`` for primitives and the bare name for
+types of the API; each item of an ``ArrayOfX`` is typed; a reference carries ``type``; what is unset is absent.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+from xml.sax.saxutils import escape
+
+from hypersdk.simulator.schema import Field, Kind, data_types
+from hypersdk.simulator.values import Data, Ref
+
+_INT32 = range(-(2**31), 2**31)
+
+
+def scalar(value: Any) -> str:
+    """Text of a primitive."""
+    if isinstance(value, str):
+        return escape(_printable(value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value)
+
+
+def _printable(text: str) -> str:
+    """XML 1.0 has no way to write most control characters."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\t\n\r" or c >= " " else "?" for c in text)
+
+
+def xsd_type(value: Any) -> str:
+    """The XSD type of a Python value that stands for ``anyType``."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int):
+        return "int" if value in _INT32 else "long"
+    for python, name in ((float, "double"), (datetime, "dateTime"), (bytes, "base64Binary")):
+        if isinstance(value, python):
+            return name
+    return "string"
+
+
+def element(name: str, value: Any, field: Field, *, typed: bool = False) -> str:
+    """``value`` as the element ``name``; a list becomes one element per item. ``typed`` writes ``xsi:type`` even where it is known."""
+    if value is None:
+        return ""
+    if field.many:
+        return "".join(_one(name, item, field, typed) for item in value)
+    return _one(name, value, field, typed)
+
+
+def _one(name: str, value: Any, field: Field, typed: bool) -> str:
+    if isinstance(value, Data):
+        return _data(name, value, typed=typed or value.type != field.type)
+    if isinstance(value, Ref):
+        return reference(name, value, typed=typed or field.kind is Kind.ANY)
+    if field.kind is Kind.ANY:
+        return any_value(name, value)
+    xsi = f' xsi:type="{_scalar_type(field)}"' if typed else ""
+    return f"<{name}{xsi}>{scalar(value)}</{name}>"
+
+
+def _scalar_type(field: Field) -> str:
+    return field.type if field.kind is Kind.ENUM else f"xsd:{field.type}"
+
+
+def reference(name: str, ref: Ref, *, typed: bool = False) -> str:
+    """A managed object reference as the element ``name``."""
+    xsi = ' xsi:type="ManagedObjectReference"' if typed else ""
+    return f'<{name} type="{ref.type}"{xsi}>{escape(ref.moref)}</{name}>'
+
+
+def _data(name: str, value: Data, *, typed: bool) -> str:
+    xsi = f' xsi:type="{value.type}"' if typed else ""
+    return f"<{name}{xsi}>{members(value)}</{name}>"
+
+
+def members(value: Data) -> str:
+    """The fields of a data object, in the schema's order."""
+    fields = value.fields
+    out: list[str] = []
+    for field in data_types()[value.type].fields:
+        item = fields.get(field.name)
+        if item is None:
+            continue
+        if item.__class__ is str and not field.many and field.kind is not Kind.ANY:
+            out.append(f"<{field.name}>{scalar(item)}</{field.name}>")
+        else:
+            out.append(element(field.name, item, field))
+    return "".join(out)
+
+
+def any_value(name: str, value: Any) -> str:
+    """A value that stands for ``anyType`` and whose type is known from the value alone."""
+    if isinstance(value, Data):
+        return _data(name, value, typed=True)
+    if isinstance(value, Ref):
+        return reference(name, value, typed=True)
+    if isinstance(value, list | tuple):
+        return _any_list(name, value)
+    return f'<{name} xsi:type="xsd:{xsd_type(value)}">{scalar(value)}</{name}>'
+
+
+def _any_list(name: str, items: Iterable[Any]) -> str:
+    listed = list(items)
+    first = listed[0] if listed else ""
+    item_name = (
+        "ManagedObjectReference"
+        if isinstance(first, Ref)
+        else first.type
+        if isinstance(first, Data)
+        else xsd_type(first)
+    )
+    array = f"ArrayOf{item_name[0].upper()}{item_name[1:]}"
+    return f'<{name} xsi:type="{array}">{"".join(any_value(item_name, item) for item in listed)}</{name}>'
+
+
+def property_value(name: str, value: Any, field: Field) -> str:
+    """A property in ``val``: typed throughout; a list as one typed ``ArrayOfX``."""
+    if field.many:
+        item_name = field.item_name
+        items = "".join(_one(item_name, item, field, typed=True) for item in value)
+        return f'<{name} xsi:type="{field.array_type}">{items}</{name}>'
+    if field.kind is Kind.ANY:
+        return any_value(name, value)
+    return _one(name, value, field, typed=True)

@@ -1,0 +1,498 @@
+"""The inventory tree except machines: folders, datacenters, clusters, hosts, pools, networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.world import World, now
+from hypersdk.units import GiB, MiB
+
+if TYPE_CHECKING:
+    from hypersdk.simulator.platform import Platform
+
+MAX_NAME: Final = 80
+"""vCenter's limit for the name of an entity."""
+
+
+def escape_name(name: str) -> str:
+    """A name as vCenter stores it: ``/``, ``\\`` and ``%`` are escaped."""
+    return name.replace("%", "%25").replace("/", "%2f").replace("\\", "%5c")
+
+
+class Entity(Managed):
+    """A ManagedEntity: has a name and a parent, and tasks."""
+
+    wsdl = "ManagedEntity"
+
+    def __init__(
+        self, world: World, moref: str, platform: Platform, name: str, parent: Entity | None, **values: Any
+    ) -> None:
+        self.platform = platform
+        self.parent = parent
+        super().__init__(world, moref, name=name, **values)
+
+    @property
+    def name(self) -> str:
+        """The name as stored, with ``%2f`` and its kin."""
+        name: str = self.values["name"]
+        return name
+
+    @prop("parent")
+    def _parent(self) -> Ref | None:
+        return self.parent.ref if self.parent else None
+
+    @prop("overallStatus")
+    def _overall_status(self) -> str:
+        return "green"
+
+    @prop("configStatus")
+    def _config_status(self) -> str:
+        return "green"
+
+    @prop("recentTask")
+    def _recent_task(self) -> list[Ref]:
+        return self.platform.tasks.recent_of(self.ref)
+
+    @prop("effectiveRole")
+    def _effective_role(self) -> list[int]:
+        return [-1]
+
+    def children(self) -> list[Entity]:
+        """The entities directly below, as a container view sees them."""
+        return []
+
+    def path(self) -> str:
+        """Inventory path such as ``/Berlin/vm/web-01``."""
+        names = [entity.name for entity in self.lineage_up() if entity.parent is not None]
+        return "/" + "/".join(reversed(names))
+
+    def lineage_up(self) -> Iterator[Entity]:
+        """The entity and its parents, up to the root."""
+        entity: Entity | None = self
+        while entity is not None:
+            yield entity
+            entity = entity.parent
+
+    def datacenter(self) -> Datacenter | None:
+        """The datacenter it lies in."""
+        return next((entity for entity in self.lineage_up() if isinstance(entity, Datacenter)), None)
+
+    def rename(self, name: str) -> None:
+        """Gives it another name. Raises MethodFault (InvalidName, DuplicateName)."""
+        if not name or len(name) > MAX_NAME:
+            raise MethodFault.of(
+                "InvalidName", f"The name '{name[:MAX_NAME]}' is invalid.", name=name[:MAX_NAME], entity=self.ref
+            )
+        if self.parent is not None:
+            for sibling in self.parent.children():
+                if sibling is not self and sibling.name == name:
+                    raise MethodFault.of(
+                        "DuplicateName", f"The name '{name}' already exists.", name=name, object=sibling.ref
+                    )
+        self.values["name"] = name
+        self.touch()
+
+    @operation("Rename_Task", privilege="VirtualMachine.Config.Rename")
+    def _rename(self, call: Call) -> Ref:
+        return self.platform.tasks.run(call, self, lambda: self.rename(escape_name(call.args.newName)))
+
+
+def descendants(container: Entity, *, recursive: bool) -> Iterator[Entity]:
+    """The entities below a container, each once."""
+    pending = list(reversed(container.children()))
+    seen: set[str] = set()
+    while pending:
+        entity = pending.pop()
+        if entity.ref.moref in seen:
+            continue
+        seen.add(entity.ref.moref)
+        yield entity
+        if recursive:
+            pending.extend(reversed(entity.children()))
+
+
+class Folder(Entity):
+    """Holds entities of the kinds in ``childType``."""
+
+    wsdl = "Folder"
+
+    def __init__(
+        self, world: World, moref: str, platform: Platform, name: str, parent: Entity | None, kinds: list[str]
+    ) -> None:
+        self.members: list[Entity] = []
+        super().__init__(world, moref, platform, name, parent, childType=kinds)
+        if isinstance(parent, Folder):
+            parent.put(self)
+
+    def put(self, entity: Entity) -> None:
+        """Adds a child."""
+        self.members.append(entity)
+        self.touch()
+
+    def take(self, entity: Entity) -> None:
+        """Removes a child."""
+        self.members.remove(entity)
+        self.touch()
+
+    def children(self) -> list[Entity]:
+        return self.members
+
+    @prop("childEntity")
+    def _child_entity(self) -> list[Ref]:
+        return [entity.ref for entity in self.members]
+
+
+class Datacenter(Entity):
+    """Roots of the four kinds of folders."""
+
+    wsdl = "Datacenter"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+        super().__init__(world, moref, platform, name, parent)
+        make = platform.make_folder
+        self.vm_folder = make("vm", self, ["Folder", "VirtualMachine", "VirtualApp"])
+        self.host_folder = make("host", self, ["Folder", "ComputeResource"])
+        self.datastore_folder = make("datastore", self, ["Folder", "Datastore", "StoragePod"])
+        self.network_folder = make("network", self, ["Folder", "Network", "DistributedVirtualSwitch"])
+        parent.put(self)
+
+    def children(self) -> list[Entity]:
+        return [self.vm_folder, self.host_folder, self.datastore_folder, self.network_folder]
+
+    @prop("vmFolder")
+    def _vm_folder(self) -> Ref:
+        return self.vm_folder.ref
+
+    @prop("hostFolder")
+    def _host_folder(self) -> Ref:
+        return self.host_folder.ref
+
+    @prop("datastoreFolder")
+    def _datastore_folder(self) -> Ref:
+        return self.datastore_folder.ref
+
+    @prop("networkFolder")
+    def _network_folder(self) -> Ref:
+        return self.network_folder.ref
+
+    @prop("datastore")
+    def _datastore(self) -> list[Ref]:
+        return [entity.ref for entity in descendants(self.datastore_folder, recursive=True) if entity.is_a("Datastore")]
+
+    @prop("network")
+    def _network(self) -> list[Ref]:
+        return [entity.ref for entity in descendants(self.network_folder, recursive=True) if entity.is_a("Network")]
+
+    @operation("PowerOnMultiVM_Task", privilege="VirtualMachine.Interact.PowerOn")
+    def _power_on_multi(self, call: Call) -> Ref:
+        machines = [self.platform.machine(ref) for ref in call.args.vm]
+        for machine in machines:
+            machine.check_power_on()
+
+        def work() -> Data:
+            for machine in machines:
+                machine.set_power_on(call)
+            return Data("ClusterPowerOnVmResult")
+
+        return self.platform.tasks.run(call, self, work)
+
+
+class ComputeResource(Entity):
+    """Hosts with one root resource pool; a standalone host is one of its own."""
+
+    wsdl = "ComputeResource"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+        self.hosts: list[Host] = []
+        super().__init__(world, moref, platform, name, parent)
+        self.pool = ResourcePool(world, platform.moref("resgroup-", "ha-root-pool"), platform, "Resources", self)
+        parent.put(self)
+
+    def children(self) -> list[Entity]:
+        return [*self.hosts, self.pool]
+
+    @prop("host")
+    def _host(self) -> list[Ref]:
+        return [host.ref for host in self.hosts]
+
+    @prop("resourcePool")
+    def _pool(self) -> Ref:
+        return self.pool.ref
+
+    @prop("datastore")
+    def _datastore(self) -> list[Ref]:
+        return list(dict.fromkeys(ref for host in self.hosts for ref in host.get("datastore")))
+
+    @prop("network")
+    def _network(self) -> list[Ref]:
+        return list(dict.fromkeys(ref for host in self.hosts for ref in host.get("network")))
+
+    @prop("configurationEx")
+    def _configuration(self) -> Data:
+        return Data("ComputeResourceConfigInfo", vmSwapPlacement="vmDirectory", spbmEnabled=True)
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        count = len(self.hosts)
+        fields: dict[str, Any] = {
+            "totalCpu": count * Host.CORES * Host.MHZ, "totalMemory": count * Host.MEMORY_BYTES,
+            "numCpuCores": count * Host.CORES, "numCpuThreads": count * Host.CORES * 2,
+            "effectiveCpu": count * Host.CORES * Host.MHZ, "effectiveMemory": count * Host.MEMORY_BYTES // MiB,
+            "numHosts": count, "numEffectiveHosts": count, "overallStatus": "green",
+        }  # fmt: skip
+        return self._summary_of(fields)
+
+    def _summary_of(self, fields: dict[str, Any]) -> Data:
+        return Data("ComputeResourceSummary", **fields)
+
+
+class Cluster(ComputeResource):
+    """A ClusterComputeResource."""
+
+    wsdl = "ClusterComputeResource"
+
+    def _summary_of(self, fields: dict[str, Any]) -> Data:
+        return Data("ClusterComputeResourceSummary", **fields, currentFailoverLevel=1, numVmotions=0)
+
+
+class ResourcePool(Entity):
+    """The root pool of a compute resource."""
+
+    wsdl = "ResourcePool"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, owner: ComputeResource) -> None:
+        super().__init__(world, moref, platform, name, owner, resourcePool=[])
+        self.owner_resource = owner
+
+    @prop("owner")
+    def _owner(self) -> Ref:
+        return self.owner_resource.ref
+
+    @prop("vm")
+    def _vm(self) -> list[Ref]:
+        return [machine.ref for host in self.owner_resource.hosts for machine in host.machines if not machine.template]
+
+    @prop("config")
+    def _config(self) -> Data:
+        return Data(
+            "ResourceConfigSpec", entity=self.ref, cpuAllocation=allocation(-1), memoryAllocation=allocation(-1)
+        )
+
+    @prop("runtime")
+    def _runtime(self) -> Data:
+        hosts = max(1, len(self.owner_resource.hosts))
+        return Data(
+            "ResourcePoolRuntimeInfo", overallStatus="green",
+            memory=_usage(hosts * Host.MEMORY_BYTES), cpu=_usage(hosts * Host.CORES * Host.MHZ),
+        )  # fmt: skip
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        return Data("ResourcePoolSummary", name=self.name, config=self.get("config"), runtime=self.get("runtime"))
+
+
+def allocation(limit: int) -> Data:
+    """Normal shares, nothing reserved; ``limit`` -1 means none."""
+    shares = Data("SharesInfo", shares=4000, level="normal")
+    return Data("ResourceAllocationInfo", reservation=0, expandableReservation=True, limit=limit, shares=shares)
+
+
+def _usage(most: int) -> Data:
+    return Data(
+        "ResourcePoolResourceUsage", reservationUsed=0, reservationUsedForVm=0, unreservedForPool=most,
+        unreservedForVm=most, overallUsage=most // 5, maxUsage=most,
+    )  # fmt: skip
+
+
+class Host(Entity):
+    """An ESXi host; its NFC data comes from a network address of its own."""
+
+    wsdl = "HostSystem"
+    CORES: Final = 32
+    MHZ: Final = 2900
+    MEMORY_BYTES: Final = 512 * GiB
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: ComputeResource) -> None:
+        self.machines: list[Any] = []
+        self.datastores: list[Entity] = []
+        self.networks: list[Network] = []
+        self.uuid = platform.uuid("host", name)
+        super().__init__(world, moref, platform, name, parent)
+        parent.hosts.append(self)
+
+    @property
+    def resource(self) -> ComputeResource:
+        """The cluster, or its own compute resource."""
+        assert isinstance(self.parent, ComputeResource)
+        return self.parent
+
+    def children(self) -> list[Entity]:
+        return []
+
+    @prop("vm")
+    def _vm(self) -> list[Ref]:
+        return [machine.ref for machine in self.machines]
+
+    @prop("datastore")
+    def _datastore(self) -> list[Ref]:
+        return [datastore.ref for datastore in self.datastores]
+
+    @prop("network")
+    def _network(self) -> list[Ref]:
+        return [network.ref for network in self.networks]
+
+    @prop("datastoreBrowser")
+    def _browser(self) -> Ref:
+        return self.platform.browser_of(self).ref
+
+    @prop("runtime")
+    def _runtime(self) -> Data:
+        return Data(
+            "HostRuntimeInfo", connectionState="connected", powerState="poweredOn", inMaintenanceMode=False,
+            inQuarantineMode=False, bootTime=self.platform.started, standbyMode="none",
+        )  # fmt: skip
+
+    @prop("configManager")
+    def _config_manager(self) -> Data:
+        return Data("HostConfigManager")
+
+    @prop("hardware")
+    def _hardware(self) -> Data:
+        identity = Data("HostSystemInfo", vendor="Generic", model="Rack Server", uuid=self.uuid)
+        cpu = Data(
+            "HostCpuInfo", numCpuPackages=2, numCpuCores=self.CORES, numCpuThreads=self.CORES * 2, hz=self.MHZ * 10**6
+        )
+        package = Data(
+            "HostCpuPackage", index=0, vendor="intel", hz=self.MHZ * 10**6, busHz=100 * 10**6,
+            description="x86-64 CPU @ 2.90GHz", threadId=list(range(self.CORES)), cpuFeature=_cpu_features(),
+        )  # fmt: skip
+        return Data(
+            "HostHardwareInfo", systemInfo=identity, cpuInfo=cpu, cpuPkg=[package],
+            memorySize=self.MEMORY_BYTES, smcPresent=False, cpuFeature=_cpu_features(),
+        )  # fmt: skip
+
+    @prop("config")
+    def _config(self) -> Data:
+        address = Data("HostIpConfig", dhcp=False, ipAddress=self.platform.host_address(self), subnetMask="255.0.0.0")
+        spec = Data("HostVirtualNicSpec", ip=address, mac=self.platform.mac(self.name), mtu=1500)
+        nic = Data(
+            "HostVirtualNic",
+            device="vmk0",
+            key="key-vim.host.VirtualNic-vmk0",
+            portgroup="Management Network",
+            spec=spec,
+        )
+        management = Data(
+            "VirtualNicManagerNetConfig",
+            nicType="management",
+            multiSelectAllowed=True,
+            candidateVnic=[nic],
+            selectedVnic=[nic.key],
+        )
+        return Data(
+            "HostConfigInfo", host=self.ref, product=self.platform.host_about(),
+            virtualNicManagerInfo=Data("HostVirtualNicManagerInfo", netConfig=[management]),
+        )  # fmt: skip
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        hardware = Data(
+            "HostHardwareSummary", vendor="Generic", model="Rack Server", uuid=self.uuid, memorySize=self.MEMORY_BYTES,
+            cpuModel="x86-64 CPU @ 2.90GHz", cpuMhz=self.MHZ, numCpuPkgs=2, numCpuCores=self.CORES,
+            numCpuThreads=self.CORES * 2, numNics=4, numHBAs=2,
+        )  # fmt: skip
+        config = Data(
+            "HostConfigSummary", name=self.name, port=443, product=self.platform.host_about(),
+            sslThumbprint=self.platform.host_thumbprint(self), vmotionEnabled=True, faultToleranceEnabled=False,
+        )  # fmt: skip
+        running = [machine for machine in self.machines if machine.power == "poweredOn"]
+        usage = Data(
+            "HostListSummaryQuickStats", overallCpuUsage=120 * len(running), overallMemoryUsage=sum(m.memory_mb for m in running) // 2,
+            uptime=int((now() - self.platform.started).total_seconds()),
+        )  # fmt: skip
+        return Data(
+            "HostListSummary", host=self.ref, hardware=hardware, runtime=self.get("runtime"), config=config,
+            quickStats=usage, overallStatus="green", rebootRequired=False,
+            managementServerIp=None if self.platform.esxi else self.platform.address,
+        )  # fmt: skip
+
+
+def _cpu_features() -> list[Data]:
+    """CPUID leaf 0x80000001 with the long mode bit: libvirt reads the architecture from it."""
+    bits = "----:----:--1-:----:----:----:----:----"
+    return [
+        Data("HostCpuIdInfo", level=-2147483647, vendor="", eax=None, ebx=None, ecx=None, edx=bits.replace("-", "0"))
+    ]
+
+
+class Network(Entity):
+    """A standard network, or a distributed port group."""
+
+    wsdl = "Network"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+        self.hosts: list[Host] = []
+        super().__init__(world, moref, platform, name, parent)
+        parent.put(self)
+
+    @prop("host")
+    def _host(self) -> list[Ref]:
+        return [host.ref for host in self.hosts]
+
+    @prop("vm")
+    def _vm(self) -> list[Ref]:
+        return [m.ref for host in self.hosts for m in host.machines if self.ref in m.get("network")]
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        return Data("NetworkSummary", network=self.ref, name=self.name, accessible=True)
+
+
+class PortGroup(Network):
+    """A distributed port group of the datacenter's switch."""
+
+    wsdl = "DistributedVirtualPortgroup"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder, switch: Switch) -> None:
+        super().__init__(world, moref, platform, name, parent)
+        self.switch = switch
+        switch.groups.append(self)
+
+    @prop("key")
+    def _key(self) -> str:
+        return self.ref.moref
+
+    @prop("config")
+    def _config(self) -> Data:
+        policy = Data(
+            "DVPortgroupPolicy", blockOverrideAllowed=True, shapingOverrideAllowed=False, vendorConfigOverrideAllowed=False,
+            livePortMovingAllowed=False, portConfigResetAtDisconnect=True,
+        )  # fmt: skip
+        return Data(
+            "DVPortgroupConfigInfo", key=self.ref.moref, name=self.name, numPorts=128, distributedVirtualSwitch=self.switch.ref,
+            type="earlyBinding", policy=policy, uplink=False,
+        )  # fmt: skip
+
+
+class Switch(Entity):
+    """A distributed switch."""
+
+    wsdl = "VmwareDistributedVirtualSwitch"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+        self.groups: list[PortGroup] = []
+        self.uuid = platform.uuid("dvs", name)
+        super().__init__(world, moref, platform, name, parent, uuid=self.uuid)
+        parent.put(self)
+
+    @prop("portgroup")
+    def _portgroup(self) -> list[Ref]:
+        return [group.ref for group in self.groups]
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        return Data("DVSSummary", name=self.name, uuid=self.uuid, numPorts=128 * len(self.groups))

@@ -1,0 +1,182 @@
+"""Events: what happened, newest last."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from hypersdk.simulator.collector import belongs, session_key
+from hypersdk.simulator.entities import Entity
+from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.world import World, now
+
+if TYPE_CHECKING:
+    from hypersdk.simulator.machine import Machine
+
+KEPT_EVENTS: Final = 1000
+KINDS: Final = {
+    "VmPoweredOnEvent": "VM powered on", "VmPoweredOffEvent": "VM powered off", "VmSuspendedEvent": "VM suspended",
+    "VmResettingEvent": "VM reset", "VmGuestShutdownEvent": "Guest OS shut down", "VmGuestRebootEvent": "Guest reboot",
+    "VmReconfiguredEvent": "VM reconfigured", "VmCreatedEvent": "VM created", "VmRemovedEvent": "VM removed",
+    "UserLoginSessionEvent": "User login", "UserLogoutSessionEvent": "User logout",
+}  # fmt: skip
+
+
+class EventManager(Managed):
+    """Keeps the last events."""
+
+    wsdl = "EventManager"
+
+    def __init__(self, world: World, moref: str) -> None:
+        super().__init__(world, moref, maxCollector=1000)
+        self.events: deque[Data] = deque(maxlen=KEPT_EVENTS)
+        self._next = 1
+
+    def post(
+        self,
+        type_: str,
+        text: str,
+        *,
+        call: Call | None = None,
+        machine: Machine | None = None,
+        user: str = "",
+        **more: Any,
+    ) -> None:
+        """One event."""
+        session = call.session if call else None
+        fields: dict[str, Any] = {
+            "key": self._next, "chainId": self._next, "createdTime": now(), "userName": session.user if session else user,
+            "fullFormattedMessage": text, **more,
+        }  # fmt: skip
+        if machine is not None:
+            fields |= _places(machine)
+        self._next += 1
+        self.events.append(Data(type_, **fields))
+        for collector in self.world.all(EventHistoryCollector):
+            collector.touch()
+
+    @prop("latestEvent")
+    def _latest(self) -> Data | None:
+        return self.events[-1] if self.events else None
+
+    @prop("description")
+    def _description(self) -> Data:
+        details = [
+            Data("EventDescriptionEventDetail", key=key, description=text, category="info", formatOnDatacenter=text,
+                 formatOnComputeResource=text, formatOnHost=text, formatOnVm=text, fullFormat=text)
+            for key, text in KINDS.items()
+        ]  # fmt: skip
+        categories = [
+            Data("ElementDescription", key=key, label=key, summary=key) for key in ("info", "warning", "error", "user")
+        ]
+        return Data("EventDescription", category=categories, eventInfo=details)
+
+    @operation("CreateCollectorForEvents", privilege="System.View")
+    def _create(self, call: Call) -> Ref:
+        moref = f"session[{session_key(call)}]{self.world.number('events-')}"
+        collector = EventHistoryCollector(self.world, moref, self, call.args.filter)
+        belongs(collector, call)
+        return collector.ref
+
+    @operation("QueryEvents", privilege="System.View")
+    def _query(self, call: Call) -> list[Data]:
+        return matching(self, call.args.filter)
+
+
+def _places(machine: Machine) -> dict[str, Any]:
+    datacenter, resource, host = machine.datacenter(), machine.host.resource, machine.host
+    places: dict[str, Any] = {
+        "computeResource": Data("ComputeResourceEventArgument", name=resource.name, computeResource=resource.ref),
+        "host": Data("HostEventArgument", name=host.name, host=host.ref),
+        "vm": Data("VmEventArgument", name=machine.name, vm=machine.ref),
+        "template": machine.template,
+    }  # fmt: skip
+    if datacenter is not None:
+        places["datacenter"] = Data("DatacenterEventArgument", name=datacenter.name, datacenter=datacenter.ref)
+    return places
+
+
+def matching(manager: EventManager, spec: Data) -> list[Data]:
+    """Events that a filter lets through, newest first."""
+    found = [event for event in reversed(manager.events) if _passes(manager, event, spec)]
+    return found[: spec.maxCount] if spec.maxCount else found
+
+
+def _passes(manager: EventManager, event: Data, spec: Data) -> bool:
+    types = (spec.eventTypeId or []) + (spec.fields.get("type") or [])
+    if types and event.type not in [one.rpartition(".")[2] for one in types]:
+        return False
+    if spec.time is not None:
+        begin, end = spec.time.beginTime, spec.time.endTime
+        if (begin and event.createdTime < begin) or (end and event.createdTime > end):
+            return False
+    return spec.entity is None or _concerns(manager, event, spec.entity)
+
+
+def _concerns(manager: EventManager, event: Data, by_entity: Data) -> bool:
+    """Whether the event is about the entity or, with recursion, about something below it."""
+    wanted = by_entity.entity
+    if event.vm is None:
+        return bool(wanted.moref == manager.world.root_moref and by_entity.recursion != "children")
+    about = manager.world.find(event.vm.vm)
+    if event.vm.vm == wanted:
+        return bool(by_entity.recursion != "children")
+    if by_entity.recursion == "self" or not isinstance(about, Entity):
+        return False
+    above = {entity.ref for entity in about.lineage_up()}
+    above |= {
+        argument[key]
+        for argument, key in ((event.host, "host"), (event.computeResource, "computeResource"))
+        if argument
+    }
+    return wanted in above
+
+
+class EventHistoryCollector(Managed):
+    """A session's window on the events."""
+
+    wsdl = "EventHistoryCollector"
+
+    def __init__(self, world: World, moref: str, manager: EventManager, spec: Data) -> None:
+        super().__init__(world, moref, filter=spec, initialized=True)
+        self._manager = manager
+        self._spec = spec
+        self._page = 10
+        self._read: set[int] = set()
+
+    @prop("latestPage")
+    def _latest_page(self) -> list[Data]:
+        return matching(self._manager, self._spec)[: self._page]
+
+    @operation("SetCollectorPageSize")
+    def _set_page_size(self, call: Call) -> None:
+        self._page = max(1, min(1000, call.args.maxCount))
+        self.touch()
+
+    @operation("ReadNextEvents")
+    def _read_next(self, call: Call) -> list[Data]:
+        return self._unread(list(reversed(matching(self._manager, self._spec))), call.args.maxCount)
+
+    @operation("ReadPreviousEvents")
+    def _read_previous(self, call: Call) -> list[Data]:
+        return self._unread(matching(self._manager, self._spec), call.args.maxCount)
+
+    def _unread(self, events: list[Data], most: int) -> list[Data]:
+        page = [event for event in events if event.key not in self._read][: max(1, min(1000, most))]
+        self._read.update(event.key for event in page)
+        return page
+
+    @operation("RewindCollector")
+    def _rewind(self, _call: Call) -> None:
+        self._read.clear()
+
+    @operation("ResetCollector")
+    def _reset(self, _call: Call) -> None:
+        self._read.clear()
+
+    @operation("DestroyCollector")
+    def _destroy(self, call: Call) -> None:
+        if call.session is not None and self in call.session.belongings:
+            call.session.belongings.remove(self)
+        self.world.remove(self)

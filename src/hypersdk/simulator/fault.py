@@ -1,0 +1,62 @@
+"""Faults of methods, as the API knows them: raised here as an exception, sent with HTTP 500 or inside a task."""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.sax.saxutils import escape
+
+from hypersdk.simulator.values import Data, Ref
+
+
+class MethodFault(Exception):  # noqa: N818 - the API's own name
+    """A fault of type ``fault.type`` with its fields; ``message`` is what people read."""
+
+    def __init__(self, fault: Data, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.message = message
+
+    @classmethod
+    def of(cls, type_: str, message: str, **fields: Any) -> MethodFault:
+        """A fault by its type's name."""
+        return cls(Data(type_, **fields), message)
+
+    def localized(self) -> Data:
+        """The pair of fault and message that tasks, leases and ``missingSet`` carry."""
+        return Data("LocalizedMethodFault", fault=self.fault, localizedMessage=self.message)
+
+
+def invalid_request(message: str) -> MethodFault:
+    """The request itself is not valid, or asks for something that is not simulated."""
+    return MethodFault.of("InvalidRequest", message)
+
+
+def not_authenticated() -> MethodFault:
+    """There is no session, or it is gone."""
+    return MethodFault.of(
+        "NotAuthenticated",
+        "The session is not authenticated.",
+        object=Ref("Folder", "group-d1"),
+        privilegeId="System.View",
+    )
+
+
+def object_not_found(ref: Ref) -> MethodFault:
+    """The object does not exist, was deleted, or belongs to another session."""
+    message = f"The object '{ref.type}:{ref.moref}' has already been deleted or has not been completely created"
+    return MethodFault.of("ManagedObjectNotFound", message, obj=ref)
+
+
+def invalid_power_state(existing: str, requested: str | None, what: str) -> MethodFault:
+    """The machine's power state does not allow this."""
+    message = f"The attempted operation cannot be performed in the current state ({what})."
+    return MethodFault.of("InvalidPowerState", message, requestedState=requested, existingState=existing)
+
+
+def fault_element(error: MethodFault, members: str) -> str:
+    """The SOAP fault; ``members`` is the XML of the fault's fields."""
+    name = error.fault.type
+    return (
+        f"<soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>{escape(error.message)}</faultstring>"
+        f'<detail><{name}Fault xmlns="urn:vim25" xsi:type="{name}">{members}</{name}Fault></detail></soapenv:Fault>'
+    )

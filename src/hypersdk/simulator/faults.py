@@ -1,0 +1,197 @@
+"""Faults that the simulator makes on purpose: what goes wrong, where, how often.
+
+::
+
+    stream faults (NFC and /folder)    reset  disconnect  short  stall  slow  corrupt  status  nfc_exhausted
+    leases and sessions                lease_timeout  lease_error  session_expiry
+    what the lease says                file_size_present  file_size_wrong  wrong_manifest  no_manifest
+    hosts, datastores, calls           unreachable  datastore_full  call
+
+As text, for the command line: ``reset,after=10MiB,times=2,disk=web-01:0`` or ``call,method=ExportVm,fault=TaskInProgress``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from hypersdk.errors import UsageError
+from hypersdk.units import parse_size
+
+
+class FaultKind(StrEnum):
+    """What goes wrong."""
+
+    RESET = "reset"
+    """The connection is reset (RST) after ``after_bytes`` of the body."""
+    DISCONNECT = "disconnect"
+    """The connection is closed after ``after_bytes`` without the end that HTTP announced."""
+    SHORT = "short"
+    """The body ends early but well-formed: what HTTP says is complete, the disk is not."""
+    STALL = "stall"
+    """No byte flows for ``seconds`` once ``after_bytes`` were sent; then it goes on."""
+    SLOW = "slow"
+    """The body flows at ``rate`` bytes a second."""
+    CORRUPT = "corrupt"
+    """One bit is flipped in the first block that begins at or after ``after_bytes``."""
+    STATUS = "status"
+    """The request is answered with the HTTP ``status`` (500 by default) and no data."""
+    NFC_EXHAUSTED = "nfc_exhausted"
+    """The host refuses the stream: HTTP 500 whose text says that it failed to allocate a buffer."""
+    LEASE_TIMEOUT = "lease_timeout"
+    """The lease times out once ``after_bytes`` of one of its files were sent, renewed or not."""
+    LEASE_ERROR = "lease_error"
+    """The lease goes from ``initializing`` to ``error``."""
+    SESSION_EXPIRY = "session_expiry"
+    """The session is dropped: after ``after_bytes`` of a stream, or when ``method`` is called."""
+    FILE_SIZE_PRESENT = "file_size_present"
+    """``deviceUrl.fileSize`` of disks is filled with the length of the stream (absent otherwise)."""
+    FILE_SIZE_WRONG = "file_size_wrong"
+    """``deviceUrl.fileSize`` of disks is filled with the capacity, which is not the length of the stream."""
+    WRONG_MANIFEST = "wrong_manifest"
+    """The lease's manifest holds checksums of other bytes."""
+    NO_MANIFEST = "no_manifest"
+    """The lease's manifest is empty."""
+    UNREACHABLE = "unreachable"
+    """The host's own address refuses connections; the path through vCenter works."""
+    DATASTORE_FULL = "datastore_full"
+    """The datastore named ``disk`` (all without) has ``after_bytes`` left."""
+    CALL = "call"
+    """The API call ``method`` raises the fault ``fault`` (SystemError by default)."""
+
+
+STREAM_FAULTS = frozenset(
+    {
+        FaultKind.RESET, FaultKind.DISCONNECT, FaultKind.SHORT, FaultKind.STALL, FaultKind.SLOW, FaultKind.CORRUPT,
+        FaultKind.STATUS, FaultKind.NFC_EXHAUSTED, FaultKind.LEASE_TIMEOUT,
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault. ``times`` is how often it strikes, ``None`` for always; ``host`` and ``disk`` narrow it.
+
+    ``host`` is a host's name. ``disk`` is ``machine:index`` or ``machine``; for ``datastore_full`` the datastore's name.
+    """
+
+    kind: FaultKind
+    times: int | None = 1
+    host: str | None = None
+    disk: str | None = None
+    after_bytes: int = 0
+    seconds: float = 10
+    rate: int = 1_000_000
+    status: int = 500
+    retry_after_s: int | None = None
+    method: str | None = None
+    fault: str = "SystemError"
+
+    def matches(self, host: str | None, machine: str | None, index: int | None) -> bool:
+        """Whether it concerns that host and disk."""
+        if self.host is not None and self.host != host:
+            return False
+        return self.disk is None or self.disk in (machine, f"{machine}:{index}")
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        """From ``kind,key=value,...``. Raises UsageError that names what is wrong."""
+        kind, *options = text.split(",")
+        if kind not in list(FaultKind):
+            raise UsageError(f"'{kind}' is no fault", next_step=f"Choose one of: {', '.join(FaultKind)}.")
+        values: dict[str, object] = {}
+        for option in options:
+            key, _, value = option.partition("=")
+            if key not in _OPTIONS:
+                raise UsageError(f"'{key}' is no option of a fault", next_step=f"Choose among: {', '.join(_OPTIONS)}.")
+            name, read = _OPTIONS[key]
+            values[name] = read(key, value)
+        return cls(FaultKind(kind), **values)  # type: ignore[arg-type] # the readers match the fields
+
+
+def _text(_key: str, value: str) -> str:
+    return value
+
+
+def _count(key: str, value: str) -> int:
+    if not value.isdecimal():
+        raise UsageError(f"fault option '{key}': '{value}' is not a number")
+    return int(value)
+
+
+def _times(key: str, value: str) -> int | None:
+    return None if value == "always" else _count(key, value)
+
+
+def _seconds(key: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise UsageError(f"fault option '{key}': '{value}' is not a number of seconds") from error
+
+
+def _size(_key: str, value: str) -> int:
+    return parse_size(value)
+
+
+_OPTIONS = {
+    "times": ("times", _times), "host": ("host", _text), "disk": ("disk", _text), "after": ("after_bytes", _size),
+    "seconds": ("seconds", _seconds), "rate": ("rate", _size), "status": ("status", _count),
+    "retry-after": ("retry_after_s", _count), "method": ("method", _text), "fault": ("fault", _text),
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Armed:
+    fault: Fault
+    left: int | None
+
+
+@dataclass(slots=True)
+class FaultBook:
+    """The faults in force, counted down as they strike. Thread-safe."""
+
+    _armed: list[_Armed] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    struck: dict[FaultKind, int] = field(default_factory=dict)
+
+    def arm(self, faults: Iterable[Fault]) -> None:
+        """Replaces all faults."""
+        with self._lock:
+            self._armed = [_Armed(fault, fault.times) for fault in faults]
+
+    def take(
+        self, kinds: Iterable[FaultKind], *, host: str | None, machine: str | None, index: int | None
+    ) -> list[Fault]:
+        """The faults of these kinds that strike here and now; each is counted. At most one of each kind."""
+        wanted = set(kinds)
+        taken: list[Fault] = []
+        with self._lock:
+            for armed in self._armed:
+                fault = armed.fault
+                if fault.kind in wanted and armed.left != 0 and fault.matches(host, machine, index):
+                    wanted.discard(fault.kind)
+                    self._strike(armed)
+                    taken.append(fault)
+        return taken
+
+    def take_call(self, kind: FaultKind, method: str) -> Fault | None:
+        """The fault of that kind that strikes the API call ``method``."""
+        with self._lock:
+            for armed in self._armed:
+                if armed.fault.kind is kind and armed.fault.method == method and armed.left != 0:
+                    self._strike(armed)
+                    return armed.fault
+        return None
+
+    def _strike(self, armed: _Armed) -> None:
+        if armed.left is not None:
+            armed.left -= 1
+        self.struck[armed.fault.kind] = self.struck.get(armed.fault.kind, 0) + 1
+
+    def standing(self, kind: FaultKind) -> list[Fault]:
+        """Faults of a kind that describe a state and are not counted down."""
+        with self._lock:
+            return [armed.fault for armed in self._armed if armed.fault.kind is kind]

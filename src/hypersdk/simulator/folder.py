@@ -1,0 +1,209 @@
+"""``/folder/PATH?dcPath=DC&dsName=DS``: files of datastores, with ranges; small uploads."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import Final
+from urllib.parse import parse_qs, unquote
+
+from hypersdk.simulator.delivery import Delivery, EndEarly
+from hypersdk.simulator.entities import Datacenter, descendants
+from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
+from hypersdk.simulator.httpd import BadRequest, Connection, RequestTooLarge
+from hypersdk.simulator.nfc import plain_frame, refused
+from hypersdk.simulator.platform import Platform
+from hypersdk.simulator.storage import MAX_UPLOAD_BYTES, Datastore, StoredFile
+from hypersdk.units import MiB
+
+RANGE: Final = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
+
+
+class FolderServer:
+    """Serves datastores."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    def serve(self, connection: Connection, path: str, query: str) -> None:
+        """Answers GET and HEAD."""
+        found = self._locate(connection, path, query)
+        if found is None:
+            return
+        store, name, cookie = found
+        with self._platform.world.lock:
+            file = store.file(name)
+        if file is None:
+            connection.refuse(404, f"There is no file [{store.name}] {name}.")
+        elif file.content is None:
+            connection.refuse(403, "The simulator lists this file and does not serve it.")
+        elif file.locked:
+            connection.refuse(500, "The file is locked by a running virtual machine.")
+        else:
+            self._answer(connection, store, file, cookie)
+
+    def upload(self, connection: Connection, path: str, query: str) -> None:
+        """Answers PUT."""
+        found = self._locate(connection, path, query)
+        if found is None:
+            return
+        store, name, cookie = found
+        try:
+            data = connection.body(MAX_UPLOAD_BYTES)
+        except RequestTooLarge:
+            connection.refuse(413, f"The simulator takes uploads up to {MAX_UPLOAD_BYTES // MiB} MiB.")
+            return
+        try:
+            with self._platform.world.lock:
+                new = store.put(name, data)
+        except MethodFault as fault:
+            connection.refuse(507 if fault.fault.type == "NoDiskSpace" else 500, fault.message)
+            return
+        connection.reply(201 if new else 200, b"", "text/plain", cookie)
+
+    # Finding
+
+    def _locate(self, connection: Connection, path: str, query: str) -> tuple[Datastore, str, dict[str, str]] | None:
+        """Datastore, path on it, and the cookie to set; ``None`` when the request was refused."""
+        cookie = self._admit(connection)
+        if cookie is None:
+            connection.refuse(401, "Log in first.", {"WWW-Authenticate": 'Basic realm="VMware HTTP server"'})
+            return None
+        options = parse_qs(query)
+        names, places = options.get("dsName", []), options.get("dcPath", [])
+        name = unquote(path).strip("/")
+        if len(names) != 1 or not name or ".." in name.split("/"):
+            connection.refuse(400, "A datastore (dsName) and a path are needed.")
+            return None
+        with self._platform.world.lock:
+            datacenter = self._datacenter(places[0]) if places else None
+            store = next((s for s in self._platform.datastores(datacenter) if s.name == names[0]), None)
+        if store is None or (places and datacenter is None):
+            connection.refuse(404, f"There is no datastore '{names[0]}' in that datacenter.")
+            return None
+        return store, name, cookie
+
+    def _datacenter(self, path: str) -> Datacenter | None:
+        """The datacenter of an inventory path, with or without a leading slash."""
+        wanted = "/" + path.strip("/")
+        entities = descendants(self._platform.root, recursive=True)
+        return next((one for one in entities if isinstance(one, Datacenter) and one.path() == wanted), None)
+
+    def _admit(self, connection: Connection) -> dict[str, str] | None:
+        """Headers for the answer when the client may come in: by its session's cookie, or by Basic authorization."""
+        with self._platform.world.lock:
+            if self._platform.sessions.by_cookie(session_cookie(connection.headers.get("Cookie", ""))) is not None:
+                return {}
+            credentials = _basic(connection.headers.get("Authorization", ""))
+            if credentials is None or not self._platform.sessions.accepts(*credentials):
+                return None
+            session = self._platform.sessions.log_in(*credentials)
+        return {"Set-Cookie": f'vmware_soap_session="{session.cookie}"; Path=/; HttpOnly; Secure'}
+
+    # Sending
+
+    def _answer(self, connection: Connection, store: Datastore, file: StoredFile, headers: dict[str, str]) -> None:
+        try:
+            asked = _range(connection, file)
+        except BadRequest:
+            connection.refuse(
+                416, "The range lies outside of the file.", {"Content-Range": f"bytes */{file.size_bytes}"}
+            )
+            return
+        host = file.host or store.hosts[0].name
+        kinds = (STREAM_FAULTS - {FaultKind.LEASE_TIMEOUT}) | {FaultKind.SESSION_EXPIRY}
+        faults = []
+        if connection.command == "GET":
+            faults = self._platform.faults.take(kinds, host=host, machine=file.machine, index=file.disk_index)
+        if not refused(connection, faults):
+            with self._platform.counters.range_stream(host):
+                self._send(connection, store, file, asked, faults, headers)
+
+    def _send(
+        self, connection: Connection, store: Datastore, file: StoredFile, asked: tuple[int, int] | None, faults: list[Fault],
+        headers: dict[str, str],
+    ) -> None:  # fmt: skip
+        offset, length = asked or (0, file.size_bytes)
+        connection.send_response(200 if asked is None else 206)
+        fields = {
+            "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", "Content-Length": str(length), "ETag": file.etag,
+            "Last-Modified": format_datetime(file.modified, usegmt=True), **headers,
+        }  # fmt: skip
+        if asked is not None:
+            fields["Content-Range"] = f"bytes {offset}-{offset + length - 1}/{file.size_bytes}"
+        for name, value in fields.items():
+            connection.send_header(name, value)
+        connection.end_headers()
+        if connection.command == "GET":
+            self._pump(connection, store, file, offset, length, faults)
+
+    def _pump(
+        self, connection: Connection, store: Datastore, file: StoredFile, offset: int, length: int, faults: list[Fault]
+    ) -> None:
+        delivery = Delivery(
+            connection, faults, self._platform.config.rate_bytes_s, frame=plain_frame,
+            alive=lambda: not self._platform.world.closing, struck=lambda _fault: self._expire(connection),
+        )  # fmt: skip
+        try:
+            for position in range(offset, offset + length, MiB):
+                delivery.send(file.read(position, min(MiB, offset + length - position)))
+        except EndEarly:
+            connection.drop()
+        finally:
+            self._platform.counters.served(f"[{store.name}] {file.path}", offset, delivery.sent)
+
+    def _expire(self, connection: Connection) -> None:
+        with self._platform.world.lock:
+            session = self._platform.sessions.by_cookie(session_cookie(connection.headers.get("Cookie", "")))
+            if session is not None:
+                self._platform.sessions.end(session)
+
+
+def session_cookie(header: str) -> str | None:
+    """The session's id in a Cookie header: bare, quoted, or followed by the attributes that some clients send back."""
+    for part in header.replace(",", ";").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == "vmware_soap_session":
+            return value.strip().strip('"')
+    return None
+
+
+def _basic(header: str) -> tuple[str, str] | None:
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return user, password
+
+
+def _range(connection: Connection, file: StoredFile) -> tuple[int, int] | None:
+    """Offset and length asked for; ``None`` for the whole file. Raises BadRequest for a range that cannot be met."""
+    match = RANGE.match(connection.headers.get("Range", "").strip())
+    if match is None or (match[1] == match[2] == "") or not _still_valid(connection.headers.get("If-Range", ""), file):
+        return None
+    size = file.size_bytes
+    if match[1] == "":
+        start, end = max(0, size - int(match[2])), size - 1
+    else:
+        start, end = int(match[1]), min(int(match[2] or size - 1), size - 1)
+    if start >= size or start > end:
+        raise BadRequest("range")
+    return start, end - start + 1
+
+
+def _still_valid(condition: str, file: StoredFile) -> bool:
+    """If-Range: whether the client's idea of the file is still right."""
+    if not condition:
+        return True
+    if condition.startswith('"'):
+        return condition == file.etag
+    try:
+        return parsedate_to_datetime(condition) >= file.modified.replace(microsecond=0)
+    except ValueError:
+        return False

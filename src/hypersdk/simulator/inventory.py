@@ -1,0 +1,216 @@
+"""Builds the tree: managers, datacenters, clusters, hosts, datastores, networks, machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from hypersdk.simulator.authorization import AuthorizationManager
+from hypersdk.simulator.collector import PropertyCollector
+from hypersdk.simulator.config import MachineSpec
+from hypersdk.simulator.content import DiskContent, DiskImage, SpreadAllocation
+from hypersdk.simulator.demo import ISO_FILES, ISO_STORE, demo_machines
+from hypersdk.simulator.entities import (
+    Cluster,
+    ComputeResource,
+    Datacenter,
+    Folder,
+    Host,
+    Network,
+    PortGroup,
+    Switch,
+    escape_name,
+)
+from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.lease import Lease
+from hypersdk.simulator.managed import Managed
+from hypersdk.simulator.ovf import OvfManager
+from hypersdk.simulator.platform import Platform
+from hypersdk.simulator.search import SearchIndex
+from hypersdk.simulator.service import ServiceInstance, about
+from hypersdk.simulator.session import SessionManager, SessionRecord
+from hypersdk.simulator.storage import Datastore, FileManager, StoredFile, default_capacity
+from hypersdk.simulator.views import ViewManager
+
+DATACENTERS: Final = ("Amsterdam", "Frankfurt", "Helsinki", "Lisbon")
+CLUSTERS: Final = ("prod-cluster", "lab-cluster")
+DATASTORES: Final = (("nvme-prod-01", "VMFS"), ("nvme-prod-02", "VMFS"), ("nfs-archive", "NFS"), (ISO_STORE, "NFS"))
+NETWORKS: Final = ("VM Network", "dvpg-frontend", "dvpg-backend")
+
+
+def build(platform: Platform) -> None:
+    """Fills an empty platform."""
+    kinds = ["Folder", "Datacenter"]
+    moref = "ha-folder-root" if platform.esxi else platform.world.number("group-d")
+    name = "ha-folder-root" if platform.esxi else "Datacenters"
+    platform.root = Folder(platform.world, moref, platform, name, None, kinds)
+    platform.world.root_moref = moref
+    _managers(platform)
+    places = [_datacenter(platform, number) for number in range(1 if platform.esxi else platform.config.datacenters)]
+    _machines(platform, places)
+
+
+def _managers(platform: Platform) -> None:
+    world = platform.world
+
+    def moref(vcenter: str, esxi: str) -> str:
+        return platform.moref("", vcenter, esxi)
+
+    collector = PropertyCollector(
+        world, moref("propertyCollector", "ha-property-collector"), page_objects=platform.config.page_objects
+    )
+    made: dict[str, Managed] = {
+        "rootFolder": platform.root,
+        "propertyCollector": collector,
+        "viewManager": ViewManager(world, moref("ViewManager", "ViewManager")),
+        "sessionManager": SessionManager(world, moref("SessionManager", "ha-sessionmgr"), platform.sessions),
+        "authorizationManager": AuthorizationManager(world, moref("AuthorizationManager", "ha-authmgr"), platform),
+        "eventManager": platform.events,
+        "taskManager": platform.tasks,
+        "searchIndex": SearchIndex(world, moref("SearchIndex", "ha-searchindex"), platform),
+        "fileManager": FileManager(world, moref("FileManager", "ha-nfc-file-manager"), platform),
+        "ovfManager": OvfManager(world, moref("OvfManager", "ha-ovf-manager"), platform),
+    }
+    content: dict[str, Any] = {name: managed.ref for name, managed in made.items()}
+    ServiceInstance(
+        world, {**content, "about": about(esxi=platform.esxi, instance_uuid=platform.uuid("instance", "vcenter"))}
+    )
+    _connect_sessions(platform, collector)
+
+
+def _connect_sessions(platform: Platform, collector: PropertyCollector) -> None:
+    """What happens besides when a session begins or ends."""
+
+    def began(session: SessionRecord) -> None:
+        text = f"User {session.user}@127.0.0.1 logged in"
+        platform.events.post(
+            "UserLoginSessionEvent", text, user=session.user, ipAddress="127.0.0.1", locale="en", sessionId=session.key
+        )
+
+    def ended(session: SessionRecord) -> None:
+        collector.drop_session(session.key)
+        for managed in session.belongings:
+            if isinstance(managed, Lease):
+                managed.end(MethodFault.of("RequestCanceled", "The session that held the lease has ended."))
+        text = f"User {session.user}@127.0.0.1 logged out"
+        platform.events.post(
+            "UserLogoutSessionEvent", text, user=session.user, ipAddress="127.0.0.1", userAgent="", callCount=session.call_count,
+            sessionId=session.key, loginTime=session.login_time,
+        )  # fmt: skip
+
+    platform.sessions.on_login, platform.sessions.on_end = began, ended
+
+
+class Place:
+    """One datacenter and what machines need of it."""
+
+    def __init__(
+        self, datacenter: Datacenter, hosts: list[Host], stores: list[Datastore], networks: list[Network]
+    ) -> None:
+        self.datacenter = datacenter
+        self.hosts = hosts
+        self.stores = stores
+        self.networks = networks
+        self._folders: dict[str, Folder] = {"": datacenter.vm_folder}
+
+    def folder(self, path: str) -> Folder:
+        """The folder of that path below ``vm``, made where it is missing."""
+        if path not in self._folders:
+            parent, _, name = path.rpartition("/")
+            above = self.folder(parent)
+            self._folders[path] = self.datacenter.platform.make_folder(
+                escape_name(name), above, ["Folder", "VirtualMachine", "VirtualApp"]
+            )
+        return self._folders[path]
+
+    def store(self, name: str | None) -> Datastore:
+        """The datastore of that name, by default the first."""
+        found = self.stores[0] if name is None else next((store for store in self.stores if store.name == name), None)
+        if found is None:
+            raise ValueError(f"there is no datastore named {name}")
+        return found
+
+
+def _datacenter(platform: Platform, number: int) -> Place:
+    world = platform.world
+    name = "ha-datacenter" if platform.esxi else _numbered(DATACENTERS, number)
+    moref = "ha-datacenter" if platform.esxi else world.number("datacenter-")
+    datacenter = Datacenter(world, moref, platform, name, platform.root)
+    hosts = _hosts(platform, datacenter, number)
+    stores = [
+        _datastore(platform, datacenter, hosts, *pair, suffix=f"-{number + 1}" if number else "") for pair in DATASTORES
+    ]
+    networks = _networks(platform, datacenter, hosts)
+    _stock_isos(platform, stores[-1])
+    return Place(datacenter, hosts, stores, networks)
+
+
+def _numbered(names: Sequence[str], number: int) -> str:
+    return names[number] if number < len(names) else f"{names[number % len(names)]}-{number // len(names) + 1}"
+
+
+def _hosts(platform: Platform, datacenter: Datacenter, number: int) -> list[Host]:
+    world = platform.world
+    if platform.esxi:
+        alone = ComputeResource(world, "ha-compute-res", platform, "esx01.example.com", datacenter.host_folder)
+        return [Host(world, "ha-host", platform, "esx01.example.com", alone)]
+    count = platform.config.hosts
+    names = CLUSTERS[: min(len(CLUSTERS), count)]
+    clusters = [Cluster(world, world.number("domain-c"), platform, name, datacenter.host_folder) for name in names]
+    first = number * count + 1
+    return [
+        Host(
+            world,
+            world.number("host-"),
+            platform,
+            f"esx{first + index:02d}.example.com",
+            clusters[index * len(clusters) // count],
+        )
+        for index in range(count)
+    ]
+
+
+def _datastore(
+    platform: Platform, datacenter: Datacenter, hosts: list[Host], name: str, kind: str, *, suffix: str
+) -> Datastore:
+    moref = platform.world.number("datastore-")
+    capacity = default_capacity(kind, platform.config.datastore_bytes)
+    store = Datastore(
+        platform.world, moref, platform, name + suffix, datacenter.datastore_folder, kind=kind, capacity_bytes=capacity
+    )
+    store.hosts = list(hosts)
+    for host in hosts:
+        host.datastores.append(store)
+    return store
+
+
+def _networks(platform: Platform, datacenter: Datacenter, hosts: list[Host]) -> list[Network]:
+    world, folder = platform.world, datacenter.network_folder
+    networks = [Network(world, platform.moref("network-", "HaNetwork-VM Network"), platform, NETWORKS[0], folder)]
+    if not platform.esxi:
+        switch = Switch(world, world.number("dvs-"), platform, "dvs-main", folder)
+        networks += [
+            PortGroup(world, world.number("dvportgroup-"), platform, name, folder, switch) for name in NETWORKS[1:]
+        ]
+    for network in networks:
+        network.hosts = list(hosts)
+        for host in hosts:
+            host.networks.append(network)
+    return networks
+
+
+def _stock_isos(platform: Platform, store: Datastore) -> None:
+    for path, size in ISO_FILES.items():
+        content = DiskContent(f"iso/{path}", size, SpreadAllocation.of(size, size), {})
+        store.uploads[path] = StoredFile(path, size, size, platform.started, "iso", DiskImage(content))
+
+
+def _machines(platform: Platform, places: list[Place]) -> None:
+    config = platform.config
+    specs: list[MachineSpec] = [*demo_machines(config, len(places)), *config.machines]
+    for spec in specs:
+        place = places[spec.datacenter]
+        host = place.hosts[spec.host % len(place.hosts)]
+        count = len(place.networks)
+        networks = [place.networks[(index + spec.host) % count] for index in range(spec.nics)]
+        platform.add_machine(spec, place.folder(spec.folder), host, place.store(spec.datastore), networks)

@@ -1,0 +1,299 @@
+"""HttpNfcLease: an export in progress. It belongs to its session, holds the machine, and ends by Complete, Abort, the cancelling of
+its task, the end of its session, or because nobody renewed it.
+
+::
+
+    initializing ──> ready ──> done       HttpNfcLeaseComplete
+         │             └─────> error      Abort, time-out, task cancelled, session ended
+         └───────────────────> error      the host could not prepare the export
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from hypersdk.simulator import devices
+from hypersdk.simulator.content import DiskImage
+from hypersdk.simulator.disks import DiskState, unit_number
+from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.simulator.machine_files import nvram
+from hypersdk.simulator.managed import Call, Managed, operation
+from hypersdk.simulator.stream import stream_length
+from hypersdk.simulator.values import Data
+from hypersdk.simulator.world import World
+from hypersdk.units import KiB
+
+if TYPE_CHECKING:
+    from hypersdk.simulator.machine import Machine
+    from hypersdk.simulator.platform import Platform
+    from hypersdk.simulator.snapshot import Snapshot
+    from hypersdk.simulator.tasks import Task
+
+CHECKSUMS: Final = ("sha1", "sha256")
+
+
+@dataclass(slots=True)
+class LeaseFile:
+    """One file of the export. ``index`` is the disk's number, ``None`` for files that are no disk.
+
+    ``digests`` are those of the last complete delivery; ``sent_bytes`` its length.
+    """
+
+    key: str
+    name: str
+    content: DiskImage | bytes
+    index: int | None
+    capacity_bytes: int
+    populated_bytes: int
+    sha1: str | None = None
+    sha256: str | None = None
+    sent_bytes: int = 0
+
+
+class Lease(Managed):
+    """One HttpNfcLease."""
+
+    wsdl = "HttpNfcLease"
+
+    def __init__(
+        self, world: World, moref: str, platform: Platform, machine: Machine, snapshot: Snapshot | None, task: Task
+    ) -> None:
+        self.platform = platform
+        self.machine = machine
+        self.task = task
+        self.ticket = secrets.token_hex(16)
+        self.timeout_s = platform.config.lease_timeout_s
+        self.renewed = time.monotonic()
+        self.ended = False
+        self.checksum = "sha1"
+        self.files = _files_of(machine, snapshot)
+        capabilities = Data("HttpNfcLeaseCapabilities", pullModeSupported=True, corsSupported=True)
+        super().__init__(
+            world,
+            moref,
+            state="initializing",
+            initializeProgress=0,
+            transferProgress=0,
+            mode="pushOrGet",
+            capabilities=capabilities,
+        )
+
+    @property
+    def state(self) -> str:
+        """``initializing``, ``ready``, ``done`` or ``error``."""
+        state: str = self.values["state"]
+        return state
+
+    def become_ready(self) -> None:
+        """The host has prepared the export."""
+        if self.state == "initializing":
+            self.renewed = time.monotonic()
+            self.values |= {"state": "ready", "initializeProgress": 100, "info": self._info()}
+            self.touch()
+
+    def end(self, fault: MethodFault | None) -> None:
+        """Done, or in error; the machine is free from here on."""
+        if self.ended:
+            return
+        self.ended = True
+        self.values["state"] = "error" if fault else "done"
+        if fault is not None:
+            self.values["error"] = fault.localized()
+        self.platform.close_lease(self)
+        self.touch()
+        self.machine.touch()
+        if fault is None:
+            self.task.succeed()
+        else:
+            self.task.fail(fault)
+
+    def expired(self) -> bool:
+        """Whether it was not renewed in time."""
+        return self.state == "ready" and time.monotonic() - self.renewed > self.timeout_s
+
+    def file(self, name: str) -> LeaseFile | None:
+        """The file of that name in the URL."""
+        return next((file for file in self.files if file.name == name), None)
+
+    def _info(self) -> Data:
+        urls = [self._device_url(file) for file in self.files]
+        total = sum(file.capacity_bytes for file in self.files) // KiB
+        return Data(
+            "HttpNfcLeaseInfo", lease=self.ref, entity=self.machine.ref, deviceUrl=urls, totalDiskCapacityInKB=total,
+            leaseTimeout=max(1, int(self.timeout_s)), hostMap=[],
+        )  # fmt: skip
+
+    def _device_url(self, file: LeaseFile) -> Data:
+        host = self.machine.host
+        return Data(
+            "HttpNfcLeaseDeviceUrl", key=file.key, importKey=f"/{self.machine.name}{file.key[file.key.rfind('/') :]}",
+            url=f"https://{self.platform.nfc_authority(host)}/nfc/{self.ticket}/{file.name}",
+            sslThumbprint=self.platform.host_thumbprint(host), disk=file.index is not None, targetId=file.name,
+            datastoreKey=self.machine.home.url, fileSize=self._file_size(file),
+        )  # fmt: skip
+
+    def _file_size(self, file: LeaseFile) -> int | None:
+        """Real servers know the size of small files and leave that of disks out."""
+        if file.index is None or not isinstance(file.content, DiskImage):
+            return file.capacity_bytes
+        if self._fault(FaultKind.FILE_SIZE_WRONG, file) is not None:
+            return file.capacity_bytes
+        if self.platform.config.file_size == "present" or self._fault(FaultKind.FILE_SIZE_PRESENT, file) is not None:
+            return stream_length(file.content, file.name)
+        return None
+
+    def _fault(self, kind: FaultKind, file: LeaseFile | None) -> Fault | None:
+        index = file.index if file else None
+        taken = self.platform.faults.take(
+            [kind], host=self.machine.host.name, machine=self.machine.spec.name, index=index
+        )
+        return taken[0] if taken else None
+
+    def _need(self, *states: str) -> None:
+        if self.state not in states:
+            raise MethodFault.of("InvalidState", f"The lease is in state '{self.state}'.")
+
+    # Calls
+
+    @operation("HttpNfcLeaseProgress")
+    def _progress(self, call: Call) -> None:
+        """Any integer will do: some clients send nonsense when they know no total."""
+        if self.state == "error":
+            raise MethodFault.of("Timedout", "The lease has ended.")
+        self._need("initializing", "ready")
+        self.renewed = time.monotonic()
+        percent = min(100, max(0, call.args.percent))
+        self.values["transferProgress"] = percent
+        self.task.progress(percent)
+        self.touch()
+
+    @operation("HttpNfcLeaseComplete")
+    def _complete(self, _call: Call) -> None:
+        self._need("ready")
+        self.end(None)
+
+    @operation("HttpNfcLeaseAbort")
+    def _abort(self, call: Call) -> None:
+        self._need("initializing", "ready")
+        reason = call.args.fault
+        if reason is not None:
+            self.end(MethodFault(reason.fault, reason.localizedMessage or "The export was aborted."))
+        else:
+            self.end(MethodFault.of("RequestCanceled", "The export was aborted."))
+
+    @operation("HttpNfcLeaseSetManifestChecksumType")
+    def _set_checksum_type(self, call: Call) -> None:
+        self._need("initializing", "ready")
+        wanted = {pair.value.lower() for pair in call.args.deviceUrlsToChecksumTypes or []}
+        unknown = wanted - set(CHECKSUMS)
+        if unknown or (self.platform.config.manifest == "sha1" and "sha256" in wanted):
+            raise MethodFault.of("NotSupported", f"Checksum type not supported: {', '.join(sorted(wanted))}.")
+        self.checksum = "sha256" if "sha256" in wanted else "sha1"
+
+    @operation("HttpNfcLeaseGetManifest")
+    def _manifest(self, _call: Call) -> list[Data]:
+        self._need("ready")
+        if self.platform.config.manifest == "absent" or self._fault(FaultKind.NO_MANIFEST, None) is not None:
+            return []
+        return [self._entry(file) for file in self.files if file.sha1 is not None]
+
+    def _entry(self, file: LeaseFile) -> Data:
+        sha1, sha256 = file.sha1 or "", file.sha256 or ""
+        if self._fault(FaultKind.WRONG_MANIFEST, file) is not None:
+            sha1, sha256 = sha1[::-1], sha256[::-1]
+        with_sha256 = self.checksum == "sha256"
+        return Data(
+            "HttpNfcLeaseManifestEntry", key=file.key, sha1=sha1, checksum=sha256 if with_sha256 else sha1,
+            checksumType=self.checksum, size=file.sent_bytes, disk=file.index is not None, capacity=file.capacity_bytes,
+            populatedSize=file.populated_bytes,
+        )  # fmt: skip
+
+
+def _files_of(machine: Machine, snapshot: Snapshot | None) -> list[LeaseFile]:
+    """Disks in device order, then an inserted ISO, then the nvram file."""
+    disks = snapshot.disks if snapshot else machine.disks
+    files = [_disk_file(machine, number, disk) for number, disk in enumerate(disks)]
+    for device in machine.device_list:
+        if device.type == "VirtualCdrom" and device.backing.type == "VirtualCdromIsoBackingInfo":
+            files.append(_iso_file(machine, device, len(files)))
+    data = nvram(machine)
+    files.append(LeaseFile(f"/{machine.ref.moref}/nvram", f"file-{len(files)}.nvram", data, None, len(data), len(data)))
+    return files
+
+
+def disk_key(machine: Machine, disk: DiskState) -> str:
+    """``deviceUrl.key`` of a disk: ``/vm-101/ParaVirtualSCSIController0:0``."""
+    controller = devices.CONTROLLERS[disk.spec.controller][0]
+    return f"/{machine.ref.moref}/{controller}0:{unit_number(disk)}"
+
+
+def _disk_file(machine: Machine, number: int, disk: DiskState) -> LeaseFile:
+    image = disk.image
+    return LeaseFile(
+        disk_key(machine, disk), f"disk-{number}.vmdk", image, disk.index, image.capacity_bytes, image.allocated_bytes()
+    )
+
+
+def _iso_file(machine: Machine, device: Data, number: int) -> LeaseFile:
+    """The inserted image. Raises MethodFault (FileNotFound) when it is gone, which is how such exports fail."""
+    iso: Any = machine.platform.iso_content(device.backing.fileName, machine)
+    if iso is None:
+        raise MethodFault.of(
+            "FileNotFound", f"File {device.backing.fileName} was not found", file=device.backing.fileName
+        )
+    size = iso.capacity_bytes if isinstance(iso, DiskImage) else len(iso)
+    controller = "VirtualIDEController0" if device.controllerKey == devices.IDE else "VirtualAHCIController0"
+    return LeaseFile(
+        f"/{machine.ref.moref}/{controller}:{device.unitNumber}", f"file-{number}.iso", iso, None, size, size
+    )
+
+
+def open_lease(platform: Platform, call: Call, machine: Machine, snapshot: Snapshot | None) -> Lease:
+    """Starts an export. Raises MethodFault when the machine is held by another, or the licence or a disk forbids it."""
+    assert call.session is not None
+    if platform.config.free_licence:
+        raise MethodFault.of(
+            "RestrictedVersion", "Current license or ESXi version prohibits execution of the requested operation."
+        )
+    machine.check_idle()
+    _check_disks(machine)
+    holder: list[Callable[[], None]] = []
+    task = platform.tasks.open(call, machine, cancel=lambda: holder[0]())
+    moref = f"session[{call.session.key}]{platform.world.number('lease-')}"
+    try:
+        lease = Lease(platform.world, moref, platform, machine, snapshot, task)
+    except MethodFault as fault:
+        task.fail(fault)
+        raise
+    lease.owner = call.session.key
+    call.session.belongings.append(lease)
+    holder.append(lambda: lease.end(MethodFault.of("RequestCanceled", "The task was canceled by a user.")))
+    machine.lease = lease
+    machine.touch()
+    platform.world.later(platform.config.lease_ready_s, lambda: _prepared(lease))
+    return lease
+
+
+def _prepared(lease: Lease) -> None:
+    fault = lease.platform.faults.take(
+        [FaultKind.LEASE_ERROR], host=lease.machine.host.name, machine=lease.machine.spec.name, index=None
+    )
+    if fault:
+        lease.end(
+            MethodFault.of(
+                "SystemError", "A general system error occurred: the host failed to prepare the export", reason="nfc"
+            )
+        )
+    else:
+        lease.become_ready()
+
+
+def _check_disks(machine: Machine) -> None:
+    for disk in machine.disks:
+        if disk.spec.backing == "rdm-physical" or disk.spec.encrypted or machine.spec.encrypted:
+            raise MethodFault.of("NotSupported", "The operation is not supported on the object.")

@@ -1,0 +1,440 @@
+"""How a machine looks through the API: ``config``, ``summary``, ``guest``, ``layoutEx`` and the rest, worked out when asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from hypersdk.simulator import devices
+from hypersdk.simulator.content import BLOCK, DiskImage
+from hypersdk.simulator.disks import DiskState, unit_number
+from hypersdk.simulator.entities import allocation
+from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.stream import content_id
+from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.world import now
+from hypersdk.units import KiB
+
+if TYPE_CHECKING:
+    from hypersdk.simulator.machine import Machine
+    from hypersdk.simulator.snapshot import Snapshot
+
+GUESTS: Final = {
+    "debian12_64Guest": ("Debian GNU/Linux 12 (64-bit)", "linuxGuest"),
+    "ubuntu64Guest": ("Ubuntu Linux (64-bit)", "linuxGuest"),
+    "rhel9_64Guest": ("Red Hat Enterprise Linux 9 (64-bit)", "linuxGuest"),
+    "sles15_64Guest": ("SUSE Linux Enterprise 15 (64-bit)", "linuxGuest"),
+    "windows2019srv_64Guest": ("Microsoft Windows Server 2019 (64-bit)", "windowsGuest"),
+    "windows2022srvNext_64Guest": ("Microsoft Windows Server 2022 (64-bit)", "windowsGuest"),
+    "windows11_64Guest": ("Microsoft Windows 11 (64-bit)", "windowsGuest"),
+    "freebsd13_64Guest": ("FreeBSD 13 (64-bit)", "otherGuestFamily"),
+    "otherGuest64": ("Other (64-bit)", "otherGuestFamily"),
+}
+HARDWARE_VERSION: Final = "vmx-19"
+TOOLS_VERSION: Final = "12389"
+
+
+def guest_name(machine: Machine) -> str:
+    """Full name of the guest system that the machine is set up for."""
+    return GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])[0]
+
+
+# Devices
+
+
+def devices_of(machine: Machine) -> list[Data]:
+    """The device list as the machine's specification makes it."""
+    made = list(devices.base_devices())
+    made += _controllers(machine)
+    made += disk_devices(machine)
+    if machine.spec.cdrom:
+        made.append(_cdrom(machine))
+    connected = machine.power == "poweredOn"
+    made += [
+        devices.nic(index, machine.platform.mac(f"{machine.ref.moref}/{index}"), network, connected=connected)
+        for index, network in enumerate(machine.networks)
+    ]
+    if machine.spec.tpm:
+        made.append(devices.described("VirtualTPM", 11000, "Virtual TPM", "Trusted Platform Module", controllerKey=100))
+    return made
+
+
+def _controllers(machine: Machine) -> list[Data]:
+    by_kind: dict[str, list[int]] = {}
+    for disk in machine.disks:
+        by_kind.setdefault(disk.spec.controller, []).append(disk.key)
+    return [devices.controller(kind, 0, keys) for kind, keys in by_kind.items() if kind != "ide"]
+
+
+def _cdrom(machine: Machine) -> Data:
+    iso = machine.spec.iso
+    datastore = machine.platform.datastore_of_path(iso, machine) if iso else None
+    connected = machine.spec.iso_connected and machine.power == "poweredOn"
+    unit = sum(1 for disk in machine.disks if disk.spec.controller == "ide")
+    return devices.cdrom(
+        devices.FIRST_DISK["ide"] + unit,
+        devices.IDE,
+        unit,
+        "CD/DVD drive 1",
+        iso,
+        datastore.ref if datastore else None,
+        connected=connected,
+    )
+
+
+def disk_devices(machine: Machine) -> list[Data]:
+    """One VirtualDisk per disk."""
+    return [disk_device(machine, disk) for disk in machine.disks]
+
+
+def disk_device(machine: Machine, disk: DiskState) -> Data:
+    """The VirtualDisk with its chain of backings."""
+    spec = disk.spec
+    kilobytes = spec.capacity_bytes // KiB
+    _, controller_key, _, _ = devices.CONTROLLERS[spec.controller]
+    return devices.described(
+        "VirtualDisk", disk.key, f"Hard disk {disk.index + 1}", f"{kilobytes:,} KB", backing=_backing(machine, disk, len(disk.layers)),
+        controllerKey=controller_key, unitNumber=unit_number(disk), capacityInKB=kilobytes, capacityInBytes=spec.capacity_bytes,
+        shares=Data("SharesInfo", shares=1000, level="normal"), nativeUnmanagedLinkedClone=False,
+    )  # fmt: skip
+
+
+def _backing(machine: Machine, disk: DiskState, depth: int) -> Data:
+    """The backing of the layer below ``depth``, with its parents."""
+    spec, layer = disk.spec, disk.layers[depth - 1]
+    common: dict[str, Any] = {
+        "fileName": disk.path(layer), "datastore": disk.datastore.ref,
+        "diskMode": "independent_persistent" if spec.independent else "persistent",
+        "uuid": machine.platform.uuid("disk", f"{machine.ref.moref}/{disk.index}"),
+        "contentId": content_id(disk.image),
+    }  # fmt: skip
+    if machine.cbt:
+        common["changeId"] = change_id(machine, disk, disk.image)
+    if depth > 1:
+        common["parent"] = _backing(machine, disk, depth - 1)
+    if spec.encrypted:
+        common["keyId"] = Data(
+            "CryptoKeyId", keyId="simulated-key", providerId=Data("KeyProviderId", id="simulated-kms")
+        )
+    return Data(_backing_type(disk), **common, **_backing_fields(disk, layer.delta))
+
+
+def _backing_type(disk: DiskState) -> str:
+    if disk.spec.backing.startswith("rdm"):
+        return "VirtualDiskRawDiskMappingVer1BackingInfo"
+    return "VirtualDiskSeSparseBackingInfo" if disk.spec.backing == "sesparse" else "VirtualDiskFlatVer2BackingInfo"
+
+
+def _backing_fields(disk: DiskState, delta: bool) -> dict[str, Any]:
+    spec = disk.spec
+    if spec.backing.startswith("rdm"):
+        return {
+            "lunUuid": "0200000000600000000000000000000000000000000000000000", "deviceName": "vml.02000000006000",
+            "compatibilityMode": "physicalMode" if spec.backing == "rdm-physical" else "virtualMode",
+            "sharing": _sharing(disk),
+        }  # fmt: skip
+    if spec.backing == "sesparse":
+        return {"writeThrough": False}
+    flat = {"split": False, "writeThrough": False, "thinProvisioned": spec.thin or delta, "sharing": _sharing(disk)}
+    return {**flat, "deltaDiskFormat": "seSparseFormat"} if delta else flat
+
+
+def _sharing(disk: DiskState) -> str:
+    return "sharingMultiWriter" if disk.spec.multi_writer else "sharingNone"
+
+
+def change_id(machine: Machine, disk: DiskState, image: DiskImage) -> str:
+    """CBT's change id: the disk's uuid and a sequence number."""
+    return f"{machine.platform.uuid('cbt', f'{machine.ref.moref}/{disk.index}')}/{sum(image.generations.values()) + 1}"
+
+
+# Configuration
+
+
+def config_info(machine: Machine, listed: list[Data] | None = None) -> Data:
+    """``config``; ``listed`` is a snapshot's own device list."""
+    spec = machine.spec
+    folder = f"[{machine.home.name}] {machine.folder_name}/"
+    hardware = Data(
+        "VirtualHardware", numCPU=machine.cpus, numCoresPerSocket=1, memoryMB=machine.memory_mb, virtualICH7MPresent=False,
+        virtualSMCPresent=False, device=machine.device_list if listed is None else listed,
+    )  # fmt: skip
+    return Data(
+        "VirtualMachineConfigInfo", changeVersion=change_version(machine), modified=machine.reconfigured, name=machine.name,
+        guestFullName=guest_name(machine), version=HARDWARE_VERSION, uuid=machine.uuid, createDate=machine.made,
+        instanceUuid=machine.instance_uuid, template=machine.template, guestId=spec.guest_id,
+        alternateGuestName="", annotation=machine.annotation,
+        files=Data("VirtualMachineFileInfo", vmPathName=config_path(machine), snapshotDirectory=folder, suspendDirectory=folder, logDirectory=folder),
+        tools=Data("ToolsConfigInfo", toolsVersion=int(TOOLS_VERSION) if spec.tools else 0, afterPowerOn=True, afterResume=True,
+                   beforeGuestStandby=True, beforeGuestShutdown=True, toolsUpgradePolicy="manual", syncTimeWithHost=False),
+        flags=Data("VirtualMachineFlagInfo", disableAcceleration=False, enableLogging=True, useToe=False, runWithDebugInfo=False,
+                   monitorType="release", htSharing="any", snapshotDisabled=False, snapshotLocked=False, diskUuidEnabled=False),
+        defaultPowerOps=Data("VirtualMachineDefaultPowerOpInfo", powerOffType="soft", suspendType="hard", resetType="soft",
+                             defaultPowerOffType="soft", defaultSuspendType="hard", defaultResetType="soft", standbyAction="checkpoint"),
+        hardware=hardware, cpuAllocation=allocation(-1), memoryAllocation=allocation(-1), memoryHotAddEnabled=False,
+        cpuHotAddEnabled=False, cpuHotRemoveEnabled=False, extraConfig=_extra(machine),
+        datastoreUrl=[Data("VirtualMachineConfigInfoDatastoreUrlPair", name=d.name, url=d.url) for d in machine.datastores()],
+        swapPlacement="inherit", bootOptions=_boot_options(machine), changeTrackingEnabled=machine.cbt, firmware=spec.firmware,
+        nestedHVEnabled=False, messageBusTunnelEnabled=False, keyId=_vm_key(machine), vmxConfigChecksum=None,
+    )  # fmt: skip
+
+
+def change_version(machine: Machine) -> str:
+    """Moves with every reconfiguration and power-on."""
+    return machine.reconfigured.strftime("%Y-%m-%dT%H:%M:%S.%fZ") + (f"#{machine.changes}" if machine.changes else "")
+
+
+def _vm_key(machine: Machine) -> Data | None:
+    if not machine.spec.encrypted:
+        return None
+    return Data("CryptoKeyId", keyId="simulated-key", providerId=Data("KeyProviderId", id="simulated-kms"))
+
+
+def _extra(machine: Machine) -> list[Data]:
+    pairs = {"nvram": f"{machine.folder_name}.nvram", "svga.present": "TRUE", **machine.extra}
+    return [Data("OptionValue", key=key, value=value) for key, value in pairs.items()]
+
+
+def _boot_options(machine: Machine) -> Data:
+    order = [Data("VirtualMachineBootOptionsBootableDiskDevice", deviceKey=disk.key) for disk in machine.disks[:1]]
+    return Data(
+        "VirtualMachineBootOptions", bootDelay=0, enterBIOSSetup=False, efiSecureBootEnabled=machine.spec.secure_boot,
+        bootRetryEnabled=False, bootRetryDelay=10000, bootOrder=order,
+    )  # fmt: skip
+
+
+def resource_config(machine: Machine) -> Data:
+    """``resourceConfig``."""
+    return Data("ResourceConfigSpec", entity=machine.ref, cpuAllocation=allocation(-1), memoryAllocation=allocation(-1))
+
+
+def capability() -> Data:
+    """``capability``, as far as clients look at it."""
+    yes = {
+        name: True for name in (
+            "snapshotOperationsSupported", "multipleSnapshotsSupported", "snapshotConfigSupported", "poweredOffSnapshotsSupported",
+            "memorySnapshotsSupported", "revertToSnapshotSupported", "quiescedSnapshotsSupported", "disableSnapshotsSupported",
+            "lockSnapshotsSupported", "consolePreferencesSupported", "cpuFeatureMaskSupported", "s1AcpiManagementSupported",
+            "settingScreenResolutionSupported", "toolsAutoUpdateSupported", "vmNpivWwnSupported", "npivWwnOnNonRdmVmSupported",
+            "vmNpivWwnDisableSupported", "vmNpivWwnUpdateSupported", "swapPlacementSupported", "toolsSyncTimeSupported",
+            "virtualMmuUsageSupported", "diskSharesSupported", "bootOptionsSupported", "bootRetryOptionsSupported",
+            "settingVideoRamSizeSupported", "settingDisplayTopologySupported", "recordReplaySupported", "changeTrackingSupported",
+        )
+    }  # fmt: skip
+    return Data("VirtualMachineCapability", **yes)
+
+
+# State
+
+
+def runtime_info(machine: Machine) -> Data:
+    """``runtime``."""
+    return Data(
+        "VirtualMachineRuntimeInfo", host=machine.host.ref, connectionState="connected",
+        powerState=machine.power, faultToleranceState="notConfigured", toolsInstallerMounted=False, bootTime=machine.booted,
+        suspendInterval=0, numMksConnections=0, maxCpuUsage=2900 * machine.cpus, maxMemoryUsage=machine.memory_mb,
+        recordReplayState="inactive", onlineStandby=False, consolidationNeeded=machine.consolidation_needed,
+    )  # fmt: skip
+
+
+def address(machine: Machine) -> str:
+    """An address from 192.0.2.0/24, 198.51.100.0/24 or 203.0.113.0/24 (RFC 5737), fixed for the machine."""
+    number = machine.platform.number("address", machine.ref.moref)
+    net = ("192.0.2", "198.51.100", "203.0.113")[number % 3]
+    return f"{net}.{1 + number // 3 % 254}"
+
+
+def host_name(machine: Machine) -> str:
+    """What the guest calls itself."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in machine.spec.name.lower()).strip("-")
+    return f"{plain or 'guest'}.example.com"
+
+
+def guest_info(machine: Machine) -> Data:
+    """``guest``, as VMware Tools report it."""
+    running, tools = machine.tools_run, machine.spec.tools
+    fields: dict[str, Any] = {
+        "toolsStatus": "toolsOk" if running else "toolsNotRunning" if tools else "toolsNotInstalled",
+        "toolsVersionStatus": "guestToolsCurrent" if tools else "guestToolsNotInstalled",
+        "toolsVersionStatus2": "guestToolsCurrent" if tools else "guestToolsNotInstalled",
+        "toolsRunningStatus": "guestToolsRunning" if running else "guestToolsNotRunning",
+        "toolsVersion": TOOLS_VERSION if tools else "0",
+        "guestState": "running" if running else "notRunning",
+        "guestOperationsReady": running, "guestStateChangeSupported": running,
+    }  # fmt: skip
+    if running:
+        fields |= _running_guest(machine)
+    return Data("GuestInfo", **fields)
+
+
+def _running_guest(machine: Machine) -> dict[str, Any]:
+    full_name, family = GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])
+    ip = address(machine)
+    nics = [
+        Data("GuestNicInfo", network=network.name, ipAddress=[ip] if index == 0 else [], connected=True,
+             macAddress=machine.platform.mac(f"{machine.ref.moref}/{index}"), deviceConfigId=devices.FIRST_NIC + index)
+        for index, network in enumerate(machine.networks)
+    ]  # fmt: skip
+    return {
+        "guestId": machine.spec.guest_id, "guestFamily": family, "guestFullName": full_name, "hostName": host_name(machine),
+        "ipAddress": ip, "net": nics,
+    }  # fmt: skip
+
+
+def summary(machine: Machine) -> Data:
+    """``summary``."""
+    spec = machine.spec
+    config = Data(
+        "VirtualMachineConfigSummary", name=machine.name, template=machine.template, vmPathName=config_path(machine),
+        memorySizeMB=machine.memory_mb, cpuReservation=0, memoryReservation=0, numCpu=machine.cpus,
+        numEthernetCards=len(machine.networks), numVirtualDisks=len(machine.disks), uuid=machine.uuid,
+        instanceUuid=machine.instance_uuid, guestId=spec.guest_id, guestFullName=guest_name(machine), annotation=machine.annotation,
+    )  # fmt: skip
+    info = guest_info(machine)
+    guest = Data(
+        "VirtualMachineGuestSummary", guestId=info.guestId, guestFullName=info.guestFullName, toolsStatus=info.toolsStatus,
+        toolsVersionStatus=info.toolsVersionStatus, toolsVersionStatus2=info.toolsVersionStatus2,
+        toolsRunningStatus=info.toolsRunningStatus, hostName=info.hostName, ipAddress=info.ipAddress,
+    )  # fmt: skip
+    on = machine.power == "poweredOn"
+    stats = Data(
+        "VirtualMachineQuickStats", overallCpuUsage=60 if on else 0, overallCpuDemand=60 if on else 0,
+        guestMemoryUsage=machine.memory_mb // 4 if on else 0, hostMemoryUsage=machine.memory_mb // 2 if on else 0,
+        guestHeartbeatStatus=machine.get("guestHeartbeatStatus"), privateMemory=0, sharedMemory=0, swappedMemory=0,
+        balloonedMemory=0, consumedOverheadMemory=0,
+        uptimeSeconds=int((now() - machine.booted).total_seconds()) if machine.booted else 0,
+    )  # fmt: skip
+    return Data(
+        "VirtualMachineSummary", vm=machine.ref, runtime=runtime_info(machine), guest=guest, config=config,
+        storage=_storage_summary(machine), quickStats=stats, overallStatus="green",
+    )  # fmt: skip
+
+
+def config_path(machine: Machine) -> str:
+    """``[datastore] folder/name.vmx``."""
+    return f"[{machine.home.name}] {machine.folder_name}/{machine.folder_name}.{'vmtx' if machine.template else 'vmx'}"
+
+
+def _storage_summary(machine: Machine) -> Data:
+    committed = sum(machine.used_on(datastore) for datastore in machine.datastores())
+    capacity = sum(disk.spec.capacity_bytes for disk in machine.disks)
+    return Data(
+        "VirtualMachineStorageSummary",
+        committed=committed,
+        uncommitted=max(0, capacity - committed),
+        unshared=committed,
+        timestamp=now(),
+    )
+
+
+def storage_info(machine: Machine) -> Data:
+    """``storage``: space by datastore."""
+    usage = [
+        Data("VirtualMachineUsageOnDatastore", datastore=datastore.ref, committed=machine.used_on(datastore), uncommitted=0,
+             unshared=machine.used_on(datastore))
+        for datastore in machine.datastores()
+    ]  # fmt: skip
+    return Data("VirtualMachineStorageInfo", perDatastoreUsage=usage, timestamp=now())
+
+
+def layout_ex(machine: Machine) -> Data:
+    """``layoutEx``: every file with its size, and which of them make up each disk now and at each snapshot."""
+    files: list[Data] = []
+    numbers: dict[str, int] = {}
+
+    def add(name: str, kind: str, size: int, datastore: Ref) -> int:
+        if name not in numbers:
+            numbers[name] = len(files)
+            files.append(Data(
+                "VirtualMachineFileLayoutExFileInfo", key=numbers[name], name=name, type=kind, size=size, uniqueSize=size,
+                backingObjectId="", accessible=True,
+            ))  # fmt: skip
+        return numbers[name]
+
+    add(config_path(machine), "config", 3000, machine.home.ref)
+    growth = machine.delta_growth()
+    current = [_disk_layout(machine, disk, growth, add) for disk in machine.disks]
+    snapshots = [
+        Data(
+            "VirtualMachineFileLayoutExSnapshotLayout",
+            key=snapshot.ref,
+            dataKey=-1,
+            memoryKey=-1,
+            disk=[_disk_layout(machine, disk, 0, add) for disk in snapshot.disks],
+        )  # fmt: skip
+        for snapshot in all_snapshots(machine)
+    ]
+    return Data("VirtualMachineFileLayoutEx", file=files, disk=current, snapshot=snapshots, timestamp=now())
+
+
+def _disk_layout(machine: Machine, disk: DiskState, growth: float, add: Any) -> Data:
+    chain = []
+    for place, layer in enumerate(disk.layers):
+        stem = f"[{disk.datastore.name}] {disk.folder}/{layer.name}"
+        text = add(f"{stem}.vmdk", "diskDescriptor", 500, disk.datastore.ref)
+        extent = f"{stem}-sesparse.vmdk" if layer.delta else f"{stem}-flat.vmdk"
+        newest = place == len(disk.layers) - 1
+        data = add(extent, "diskExtent", disk.layer_bytes(place, growth if newest else 0), disk.datastore.ref)
+        chain.append(Data("VirtualMachineFileLayoutExDiskUnit", fileKey=[text, data]))
+    return Data("VirtualMachineFileLayoutExDiskLayout", key=disk.key, chain=chain)
+
+
+def all_snapshots(machine: Machine) -> list[Snapshot]:
+    """All snapshots, parents before children."""
+    out: list[Snapshot] = []
+    pending = list(reversed(machine.snapshots))
+    while pending:
+        snapshot = pending.pop()
+        out.append(snapshot)
+        pending.extend(reversed(snapshot.children))
+    return out
+
+
+def snapshot_info(machine: Machine) -> Data | None:
+    """``snapshot``; unset where there is none."""
+    if not machine.snapshots:
+        return None
+    current = machine.current.ref if machine.current else None
+    roots = [_tree(machine, snapshot) for snapshot in machine.snapshots]
+    return Data("VirtualMachineSnapshotInfo", currentSnapshot=current, rootSnapshotList=roots)
+
+
+def _tree(machine: Machine, snapshot: Snapshot) -> Data:
+    return Data(
+        "VirtualMachineSnapshotTree", snapshot=snapshot.ref, vm=machine.ref, name=snapshot.name, description=snapshot.description,
+        id=snapshot.serial, createTime=snapshot.created, state=snapshot.power, quiesced=snapshot.quiesced, backupManifest="",
+        childSnapshotList=[_tree(machine, child) for child in snapshot.children], replaySupported=False,
+    )  # fmt: skip
+
+
+def changed_areas(machine: Machine, args: Data) -> Data:
+    """QueryChangedDiskAreas: what is allocated (change id ``*``) or changed since a change id.
+
+    Raises MethodFault where CBT is off, the snapshot is missing or the ids are not known.
+    """
+    if not machine.cbt:
+        raise MethodFault.of("NotSupported", "Change tracking is not enabled.")
+    disks = machine.disks
+    if args.snapshot is not None:
+        snapshot = next((one for one in all_snapshots(machine) if one.ref == args.snapshot), None)
+        disks = snapshot.disks if snapshot else []
+    disk = next((disk for disk in disks if disk.key == args.deviceKey), None)
+    if disk is None:
+        raise MethodFault.of("InvalidArgument", "There is no such disk.", invalidProperty="deviceKey")
+    areas = _areas(machine, disk, args.changeId)
+    start = args.startOffset
+    listed = [Data("DiskChangeExtent", start=offset, length=length) for offset, length in areas if offset >= start][
+        :2000
+    ]
+    end = disk.spec.capacity_bytes if len(listed) < 2000 else listed[-1].start + listed[-1].length
+    return Data("DiskChangeInfo", startOffset=start, length=end - start, changedArea=listed)
+
+
+def _areas(machine: Machine, disk: DiskState, since: str) -> list[tuple[int, int]]:
+    if since == "*":
+        return list(disk.image.extents())
+    if since == change_id(machine, disk, disk.image):
+        return []
+    prefix = since.rpartition("/")[0]
+    if prefix != change_id(machine, disk, disk.image).rpartition("/")[0]:
+        raise MethodFault.of("FileFault", "Error caused by file: the change id is not known.", file=disk.chain()[0])
+    return [(block * BLOCK, disk.image.content.length(block)) for block in sorted(disk.image.generations)]

@@ -1,0 +1,153 @@
+"""Base of all managed objects: properties by the schema, operations by their wire names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from hypersdk.simulator.encode import property_value
+from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.schema import Field, Kind, ManagedType, data_types, managed_types
+from hypersdk.simulator.values import Data, Ref
+
+if TYPE_CHECKING:
+    from hypersdk.simulator.session import SessionRecord
+    from hypersdk.simulator.world import World
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Call:
+    """One call in progress. For calls that block, ``peer_gone`` says whether the client hung up and ``session_alive`` whether
+    its session still stands."""
+
+    method: str
+    args: Data
+    session: SessionRecord | None
+    peer_gone: Callable[[], bool]
+    session_alive: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A method of a Python class that answers a method of the API, with the privilege it needs on the object."""
+
+    function: Callable[..., Any]
+    privilege: str | None
+
+
+def operation(name: str, privilege: str | None = None) -> Callable[[F], F]:
+    """Marks a method ``(self, call) -> value`` as the answer to the wire method ``name``."""
+
+    def mark(function: F) -> F:
+        function.__dict__.setdefault("_operations", {})[name] = Operation(function, privilege)
+        return function
+
+    return mark
+
+
+def prop(name: str) -> Callable[[F], F]:
+    """Marks a method ``(self) -> value`` as the property ``name``, worked out when it is read."""
+
+    def mark(function: F) -> F:
+        function.__dict__["_property"] = name
+        return function
+
+    return mark
+
+
+class Managed:
+    """A managed object. Stored properties lie in ``values``; computed ones are methods marked with ``prop``."""
+
+    wsdl: ClassVar[str]
+    cached: ClassVar[bool] = False
+    """Whether the XML of properties may be kept until ``touch``: only for classes whose every change ends in ``touch``."""
+    operations: ClassVar[dict[str, Operation]] = {}
+    getters: ClassVar[dict[str, Callable[[Any], Any]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.operations, cls.getters = dict(cls.operations), dict(cls.getters)
+        for member in vars(cls).values():
+            marks = getattr(member, "__dict__", {})
+            cls.operations.update(marks.get("_operations", {}))
+            if "_property" in marks:
+                cls.getters[marks["_property"]] = member
+
+    def __init__(self, world: World, moref: str, **values: Any) -> None:
+        self.world = world
+        self.ref = Ref(self.wsdl, moref)
+        self.values = values
+        self.owner: str | None = None  # session key, for objects that only their session sees
+        self._xml: dict[str, str] = {}
+        world.add(self)
+
+    @property
+    def schema(self) -> ManagedType:
+        """The API's view of this type."""
+        return managed_types()[self.wsdl]
+
+    def is_a(self, type_: str) -> bool:
+        """Whether the object is of that API type or an heir of it."""
+        return type_ in self.schema.lineage or type_ == "ManagedObjectReference"
+
+    def touch(self) -> None:
+        """Call it after every change of the object."""
+        self.world.touch(self)
+
+    def forget_cached(self) -> None:
+        """Drops the XML kept for properties."""
+        self._xml.clear()
+
+    def volatile(self) -> bool:
+        """Whether the object changes by itself just now, so that nothing may be kept."""
+        return False
+
+    def get(self, name: str) -> Any:
+        """A property's value; ``None`` when unset."""
+        getter = self.getters.get(name)
+        return getter(self) if getter is not None else self.values.get(name)
+
+    def property_xml(self, path: str) -> str:
+        """``<val>`` of a property path, empty when unset. Raises MethodFault (InvalidProperty) for a path that does not exist."""
+        if not self.cached or self.volatile():
+            return self._property_xml(path)
+        text = self._xml.get(path)
+        if text is None:
+            text = self._xml[path] = self._property_xml(path)
+        return text
+
+    def _property_xml(self, path: str) -> str:
+        value, field = self.resolve(path)
+        return "" if value is None or field is None else property_value("val", value, field)
+
+    def resolve(self, path: str) -> tuple[Any, Field | None]:
+        """Value and field of a property path such as ``config.hardware.device``; through a list only its end may be asked for."""
+        first, *rest = path.split(".")
+        field = self.schema.properties.get(first)
+        if field is None:
+            raise invalid_property(self.wsdl, path)
+        value = self.get(first)
+        for name in rest:
+            field = _member(self.wsdl, path, value, field, name)
+            value = value.fields.get(name) if isinstance(value, Data) else None
+        return value, field
+
+    def property_names(self) -> Iterator[str]:
+        """All properties that have a value, for ``all=true``."""
+        return (name for name in self.schema.properties if self.get(name) is not None)
+
+
+def _member(owner: str, path: str, value: Any, field: Field, name: str) -> Field:
+    type_name = value.type if isinstance(value, Data) else field.type
+    known = data_types().get(type_name)
+    if known is None or field.many or field.kind is not Kind.DATA or name not in known.by_name:
+        raise invalid_property(owner, path)
+    return known.by_name[name]
+
+
+def invalid_property(owner: str, path: str) -> MethodFault:
+    """The type has no such property."""
+    return MethodFault.of("InvalidProperty", f"The property '{path}' does not exist on {owner}.", name=path)

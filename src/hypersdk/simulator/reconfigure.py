@@ -1,0 +1,186 @@
+"""ReconfigVM: the changes of a machine's configuration that the simulator knows. All others are refused by name, none is ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from hypersdk.simulator import devices
+from hypersdk.simulator.entities import escape_name
+from hypersdk.simulator.fault import MethodFault, invalid_power_state
+from hypersdk.simulator.storage import split_path
+from hypersdk.simulator.values import Data
+
+if TYPE_CHECKING:
+    from hypersdk.simulator.machine import Machine
+
+MAX_MEMORY_MB: Final = 24 * 1024 * 1024
+MAX_CPUS: Final = 768
+REMOVABLE: Final = ("VirtualCdrom", "VirtualFloppy")
+
+
+def reconfigure(machine: Machine, spec: Data) -> None:
+    """Applies the spec. Raises MethodFault before anything was changed."""
+    for name in spec.fields:
+        if name not in _SETTERS and name not in ("deviceChange", "changeVersion"):
+            raise MethodFault.of("NotSupported", f"The simulator does not reconfigure '{name}'.")
+    expected = spec.changeVersion
+    if expected and expected != machine.get("config").changeVersion:
+        raise MethodFault.of("ConcurrentAccess", "The configuration was changed meanwhile.")
+    listed = _changed_devices(machine, spec.deviceChange or [])
+    for name, value in spec.fields.items():
+        if name in _SETTERS:
+            _SETTERS[name](machine, value)
+    if listed is not None:
+        machine.device_list = listed
+    machine.changed_config()
+
+
+def _set_name(machine: Machine, value: str) -> None:
+    machine.rename(escape_name(value))
+
+
+def _set_cpus(machine: Machine, value: int) -> None:
+    _need_off(machine)
+    machine.cpus = _within("numCPUs", value, MAX_CPUS)
+
+
+def _set_memory(machine: Machine, value: int) -> None:
+    _need_off(machine)
+    machine.memory_mb = _within("memoryMB", value, MAX_MEMORY_MB)
+
+
+def _set_annotation(machine: Machine, value: str) -> None:
+    machine.annotation = value
+
+
+def _set_cbt(machine: Machine, value: bool) -> None:
+    machine.cbt = value
+    machine.refresh_disk_devices()
+
+
+def _set_extra(machine: Machine, values: list[Data]) -> None:
+    for option in values:
+        if option.value in ("", None):
+            machine.extra.pop(option.key, None)
+        else:
+            machine.extra[option.key] = str(option.value)
+
+
+_SETTERS: Final[dict[str, Callable[[Machine, Any], None]]] = {
+    "name": _set_name, "numCPUs": _set_cpus, "memoryMB": _set_memory, "annotation": _set_annotation,
+    "changeTrackingEnabled": _set_cbt, "extraConfig": _set_extra,
+}  # fmt: skip
+
+
+def _within(name: str, value: int, most: int) -> int:
+    if not 0 < value <= most:
+        raise MethodFault.of(
+            "InvalidArgument", f"{name} must lie between 1 and {most}.", invalidProperty=f"spec.{name}"
+        )
+    return value
+
+
+def _need_off(machine: Machine) -> None:
+    if machine.power != "poweredOff":
+        raise invalid_power_state(machine.power, "poweredOff", "Powered on")
+
+
+def _changed_devices(machine: Machine, changes: list[Data]) -> list[Data] | None:
+    """The device list after the changes; ``None`` when there are none."""
+    if not changes:
+        return None
+    listed = list(machine.device_list)
+    for index, change in enumerate(changes):
+        _OPERATIONS.get(change.operation, _edit)(machine, listed, change.device, index)
+    return listed
+
+
+def _bad_device(index: int, why: str) -> MethodFault:
+    return MethodFault.of(
+        "InvalidDeviceSpec",
+        f"Invalid configuration for device '{index}': {why}.",
+        property=f"deviceChange[{index}].device",
+        deviceIndex=index,
+    )
+
+
+def _find(listed: list[Data], device: Data, index: int) -> int:
+    place = next((place for place, have in enumerate(listed) if have.key == device.key), None)
+    if place is None:
+        raise _bad_device(index, f"there is no device with key {device.key}")
+    return place
+
+
+def _add(machine: Machine, listed: list[Data], device: Data, index: int) -> None:
+    if device.type not in REMOVABLE:
+        raise MethodFault.of("NotSupported", f"The simulator does not add a {device.type}.")
+    keys = {have.key for have in listed}
+    taken = {(have.controllerKey, have.unitNumber) for have in listed}
+    controller_key = device.controllerKey
+    if controller_key is None or controller_key < 0 or controller_key not in keys:
+        controller_key = devices.IDE
+    first = (
+        devices.FIRST_DISK["ide"] if controller_key in (devices.IDE, devices.IDE + 1) else devices.FIRST_DISK["sata"]
+    )
+    unit = device.unitNumber
+    if unit is None or unit < 0 or (controller_key, unit) in taken:
+        unit = next(number for number in range(64) if (controller_key, number) not in taken)
+    key = next(number for number in range(first, first + 1000) if number not in keys)
+    number = sum(1 for have in listed if have.type == device.type) + 1
+    label = f"CD/DVD drive {number}" if device.type == "VirtualCdrom" else f"Floppy drive {number}"
+    listed.append(
+        _completed(machine, device.replace(key=key, controllerKey=controller_key, unitNumber=unit), label, index)
+    )
+
+
+def _edit(machine: Machine, listed: list[Data], device: Data, index: int) -> None:
+    place = _find(listed, device, index)
+    have = listed[place]
+    if have.type != device.type:
+        raise _bad_device(index, f"it is a {have.type}")
+    if device.type in REMOVABLE:
+        listed[place] = _completed(machine, have.replace(**device.fields), have.deviceInfo.label, index)
+    elif device.connectable is not None and device.type.startswith("VirtualVmxnet"):
+        listed[place] = have.replace(connectable=_connection(machine, device.connectable))
+    else:
+        raise MethodFault.of("NotSupported", f"The simulator does not edit a {device.type}.")
+
+
+def _remove(_machine: Machine, listed: list[Data], device: Data, index: int) -> None:
+    place = _find(listed, device, index)
+    if listed[place].type not in REMOVABLE:
+        raise MethodFault.of("NotSupported", f"The simulator does not remove a {listed[place].type}.")
+    del listed[place]
+
+
+_OPERATIONS: Final = {"add": _add, "edit": _edit, "remove": _remove}
+
+
+def _completed(machine: Machine, device: Data, label: str, index: int) -> Data:
+    """A removable device with what the server itself fills in."""
+    backing = device.backing
+    if backing is None:
+        raise _bad_device(index, "it has no backing")
+    if backing.type == "VirtualCdromIsoBackingInfo":
+        backing = _with_datastore(machine, backing, index)
+    description = Data("Description", label=label, summary=devices.summary_of_backing(backing))
+    asked = device.connectable or Data(
+        "VirtualDeviceConnectInfo", startConnected=False, allowGuestControl=True, connected=False
+    )
+    return device.replace(backing=backing, deviceInfo=description, connectable=_connection(machine, asked))
+
+
+def _with_datastore(machine: Machine, backing: Data, index: int) -> Data:
+    """An ISO's datastore by its path. Whether the file exists is not asked, as vCenter does not ask until power-on."""
+    name, _ = split_path(backing.fileName or "")
+    datastore = machine.platform.datastore_of_path(f"[{name}]", machine)
+    if datastore is None:
+        raise _bad_device(index, f"there is no datastore '{name}'")
+    return backing.replace(datastore=datastore.ref)
+
+
+def _connection(machine: Machine, asked: Data) -> Data:
+    """A device is only ever connected while the machine runs."""
+    connected = bool(asked.connected) and machine.power == "poweredOn"
+    return asked.replace(connected=connected, status="ok" if connected else "untried")

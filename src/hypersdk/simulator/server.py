@@ -1,0 +1,279 @@
+"""The simulator as a whole: build, start, look inside, stop."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from hypersdk.simulator import machine_view
+from hypersdk.simulator.certificate import Authority, ServerCertificate
+from hypersdk.simulator.config import MachineSpec, SimulatorConfig
+from hypersdk.simulator.content import DiskImage
+from hypersdk.simulator.counters import Counters
+from hypersdk.simulator.entities import Host
+from hypersdk.simulator.faults import Fault, FaultBook, FaultKind
+from hypersdk.simulator.httpd import Listener, Site, listen
+from hypersdk.simulator.inventory import build
+from hypersdk.simulator.machine import Machine
+from hypersdk.simulator.platform import HostEndpoint, Platform
+from hypersdk.simulator.routes import Routes
+from hypersdk.units import MiB
+
+FIRST_HOST_ADDRESS: Final = 2
+"""ESXi hosts listen on 127.0.0.2, 127.0.0.3 ... when vCenter listens on 127.0.0.1."""
+
+
+class Simulator:
+    """A vCenter or ESXi host of our own. Use it as a context manager, or ``start`` and ``stop`` it."""
+
+    def __init__(self, config: SimulatorConfig | None = None) -> None:
+        self.config = config or SimulatorConfig()
+        self.host, self._wanted_port = _split(self.config.listen)
+        self.port = 0
+        self._platform = Platform(self.config)
+        self._platform.address = self.host
+        build(self._platform)
+        self._authority = Authority()
+        self._certificate = self._authority.issue(
+            "vcenter.example.com", ["localhost", "vcenter.example.com", self.host]
+        )
+        self._listener = Listener(Routes(self._platform), self._platform.counters.connected)
+        self._sites: dict[str, tuple[Site, socket.socket | None]] = {}  # by the host's moref
+
+    def __enter__(self) -> Simulator:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Opens the listeners. Raises OSError when the address is in use."""
+        main = listen(self.host, self._wanted_port)
+        self.port = main.getsockname()[1]
+        context = self._certificate.context()
+        self._listener.add(main, Site(self.host, self.port, context, None))
+        for number, host in enumerate(self._hosts()):
+            self._open_host(number, host)
+        self._platform.world.start()
+        self._platform.world.later(0, self._platform.sweep)
+        self._listener.start()
+        self._apply_routes()
+
+    def stop(self) -> None:
+        """Ends all connections and threads."""
+        self._platform.world.stop()
+        self._listener.stop()
+
+    # What a client needs to know
+
+    @property
+    def url(self) -> str:
+        """``https://127.0.0.1:PORT/sdk``."""
+        return f"https://{self.authority_part}/sdk"
+
+    @property
+    def authority_part(self) -> str:
+        """``HOST:PORT``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def username(self) -> str:
+        """The one account."""
+        return self.config.username
+
+    @property
+    def password(self) -> str:
+        """Its password: no secret, it opens nothing else."""
+        return self.config.password.reveal()
+
+    @property
+    def thumbprint_sha256(self) -> str:
+        """SHA-256 of vCenter's certificate, ``AB:CD:...``."""
+        return self._certificate.sha256
+
+    @property
+    def thumbprint_sha1(self) -> str:
+        """SHA-1 of vCenter's certificate, ``AB:CD:...``."""
+        return self._certificate.sha1
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The authority that signed all certificates here, for a CA bundle."""
+        return self._authority.pem
+
+    # Looking inside
+
+    @property
+    def counters(self) -> Counters:
+        """What was served."""
+        return self._platform.counters
+
+    @property
+    def faults(self) -> FaultBook:
+        """The faults in force, and how often each kind struck."""
+        return self._platform.faults
+
+    @property
+    def platform(self) -> Platform:
+        """The inventory itself. Hold ``platform.world.lock`` while using it."""
+        return self._platform
+
+    def reset_counters(self) -> None:
+        """Sets all counters to zero."""
+        self._platform.counters.reset()
+
+    def set_faults(self, *faults: Fault) -> None:
+        """Replaces the faults in force. Without arguments everything works again."""
+        self._platform.faults.arm(faults)
+        self._apply_routes()
+
+    def vm(self, name: str) -> Machine:
+        """The machine of that name, as the user typed it. Raises KeyError when there is none, or more than one."""
+        with self._platform.world.lock:
+            found = [
+                machine for machine in self._platform.machines() if machine.spec.name == name or machine.name == name
+            ]
+        if len(found) != 1:
+            raise KeyError(f"{len(found)} machines are named {name!r}")
+        return found[0]
+
+    def machine_names(self) -> list[str]:
+        """Names of all machines."""
+        with self._platform.world.lock:
+            return [machine.name for machine in self._platform.machines()]
+
+    def disk_image(self, name: str, index: int = 0, *, snapshot: str | None = None) -> DiskImage:
+        """A disk's content now, or at the snapshot of that name."""
+        machine = self.vm(name)
+        with self._platform.world.lock:
+            if snapshot is None:
+                return machine.disks[index].image
+            frozen = next(one for one in machine_view.all_snapshots(machine) if one.name == snapshot)
+            return frozen.disks[index].image
+
+    def write_raw(self, name: str, index: int, path: Path, *, snapshot: str | None = None) -> None:
+        """Writes what a right export must hold, as a sparse raw file."""
+        image = self.disk_image(name, index, snapshot=snapshot)
+        with path.open("wb") as file:
+            file.truncate(image.capacity_bytes)
+            for start, length in image.extents():
+                file.seek(start)
+                for offset in range(start, start + length, MiB):
+                    file.write(image.read(offset, min(MiB, start + length - offset)))
+
+    def change_disk(self, name: str, index: int = 0, blocks: Iterable[int] = range(4)) -> None:
+        """Gives some 64 KiB blocks of a disk new content, as a running guest does. Snapshots keep the old."""
+        machine = self.vm(name)
+        with self._platform.world.lock:
+            disk = machine.disks[index]
+            disk.image = disk.image.changed(list(blocks))
+            machine.refresh_disk_devices()
+            machine.touch()
+
+    def power_cycle(self, name: str) -> None:
+        """Powers a machine on and off again, behind the client's back."""
+        machine = self.vm(name)
+        with self._platform.world.lock:
+            for state, event in (("poweredOn", "VmPoweredOnEvent"), ("poweredOff", "VmPoweredOffEvent")):
+                machine.set_power(None, state, event, f"{machine.name} is {state}")
+
+    def add_machine(self, spec: MachineSpec) -> Machine:
+        """One more machine, in the first datacenter."""
+        with self._platform.world.lock:
+            model = self._platform.machines()[0]
+            host = self._hosts()[spec.host % len(self._hosts())]
+            store = self._platform.datastore_named(spec.datastore, model.home)
+            folder = next(
+                entity for entity in model.lineage_up() if entity.ref.type == "Folder" and entity.name == "vm"
+            )
+            return self._platform.add_machine(spec, folder, host, store, model.networks)  # type: ignore[arg-type] # it is a folder
+
+    def end_sessions(self) -> None:
+        """Drops all sessions, as a restart of the service does."""
+        with self._platform.world.lock:
+            for session in self._platform.sessions.all():
+                self._platform.sessions.end(session)
+
+    def state(self) -> dict[str, Any]:
+        """What the account would find: equal before and after when nothing was left behind. No times, tasks, events or sessions."""
+        with self._platform.world.lock:
+            machines = {machine.path(): _machine_state(machine) for machine in self._platform.machines()}
+            files = {
+                store.path(): sorted((file.path, file.size_bytes) for file in store.uploads.values())
+                for store in self._platform.datastores(None)
+            }
+        return {"machines": machines, "files": files}
+
+    # Hosts
+
+    def _hosts(self) -> list[Host]:
+        return self._platform.world.all(Host)
+
+    def _open_host(self, number: int, host: Host) -> None:
+        """A listener and a certificate for an ESXi host. In ESXi mode the host is the server itself."""
+        key = host.ref.moref
+        if self.config.esxi:
+            self._platform.endpoints[key] = HostEndpoint(self.host, self.port, self.thumbprint_sha1)
+            return
+        address = self._host_address(number)
+        listening = listen(address, self._host_port(address))
+        port = listening.getsockname()[1]
+        certificate: ServerCertificate = self._authority.issue(host.name, [host.name, address])
+        site = Site(address, port, certificate.context(), key)
+        self._platform.endpoints[key] = HostEndpoint(address, port, certificate.sha1)
+        self._sites[key] = (site, listening)
+        self._listener.add(listening, site)
+
+    def _host_address(self, number: int) -> str:
+        """An address of its own on the loopback network; elsewhere the server's address, on another port."""
+        if self.host == "localhost" or not ipaddress.ip_address(self.host).is_loopback or ":" in self.host:
+            return self.host
+        return str(ipaddress.ip_address("127.0.0.0") + FIRST_HOST_ADDRESS + number)
+
+    def _host_port(self, address: str) -> int:
+        """The same port on another address, where the port was chosen by the user."""
+        return self._wanted_port if address != self.host else 0
+
+    def _apply_routes(self) -> None:
+        """Closes the listeners of hosts that shall be unreachable, and opens those that shall not."""
+        down = [fault.host for fault in self._platform.faults.standing(FaultKind.UNREACHABLE)]
+        for host in self._hosts():
+            if host.ref.moref not in self._sites:
+                continue
+            site, listening = self._sites[host.ref.moref]
+            unreachable = None in down or host.name in down
+            if unreachable and listening is not None:
+                self._listener.discard(listening)
+                self._sites[host.ref.moref] = (site, None)
+            elif not unreachable and listening is None:
+                again = listen(site.address, site.port)
+                self._sites[host.ref.moref] = (site, again)
+                self._listener.add(again, site)
+
+
+def _split(listen_on: str) -> tuple[str, int]:
+    """Host and port of ``127.0.0.1:8989`` or ``[::1]:8989``. Raises ValueError."""
+    host, _, port = listen_on.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"'{listen_on}' is not an address like 127.0.0.1:8989")
+    return host.strip("[]"), int(port)
+
+
+def _machine_state(machine: Machine) -> dict[str, Any]:
+    return {
+        "moref": machine.ref.moref, "power": machine.power, "template": machine.template, "cpus": machine.cpus,
+        "memory_mb": machine.memory_mb, "annotation": machine.annotation, "cbt": machine.cbt, "extra": dict(machine.extra),
+        "devices": [device.plain() for device in machine.device_list],
+        "snapshots": [(one.ref.moref, one.name, one.description) for one in machine_view.all_snapshots(machine)],
+        "current_snapshot": machine.current.ref.moref if machine.current else None,
+        "lease_open": machine.lease is not None, "busy": machine.busy is not None and machine.busy.running,
+        "consolidation_needed": machine.consolidation_needed,
+        "files": sorted(file.path for store in machine.datastores() for file in machine.files_on(store)),
+    }  # fmt: skip

@@ -1,0 +1,174 @@
+"""Login sessions. What belongs to a session (collectors, views, leases) goes with it."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from hypersdk.simulator.fault import MethodFault, not_authenticated
+from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.values import Data
+from hypersdk.simulator.world import World, now
+
+if TYPE_CHECKING:
+    from hypersdk.secret import Secret
+
+MAX_SESSIONS: Final = 1000
+"""vCenter allows about 2,000; a client that never logs out must not fill the memory."""
+
+
+@dataclass(slots=True)
+class SessionRecord:
+    """One login. ``cookie`` is what the client sends, ``key`` the name under which others may end it."""
+
+    key: str
+    cookie: str
+    user: str
+    login_time: datetime
+    last_active: datetime
+    active_at: float
+    calls_in_progress: int = 0
+    call_count: int = 0
+    belongings: list[Managed] = field(default_factory=list)
+
+    def as_data(self) -> Data:
+        """The API's ``UserSession``."""
+        return Data(
+            "UserSession", key=self.key, userName=self.user, fullName=self.user, loginTime=self.login_time,
+            lastActiveTime=self.last_active, locale="en", messageLocale="en", extensionSession=False,
+            ipAddress="127.0.0.1", userAgent="", callCount=self.call_count,
+        )  # fmt: skip
+
+
+class Sessions:
+    """All sessions of the server. ``on_end`` is told of each session that ends, whichever way."""
+
+    def __init__(self, world: World, username: str, password: Secret, idle_s: float) -> None:
+        self.world = world
+        self.username = username
+        self.idle_s = idle_s
+        self.on_login: Callable[[SessionRecord], None] = lambda _session: None
+        self.on_end: Callable[[SessionRecord], None] = lambda _session: None
+        self._password = password
+        self._by_cookie: dict[str, SessionRecord] = {}
+
+    def log_in(self, user: str, password: str) -> SessionRecord:
+        """A new session. Raises MethodFault (InvalidLogin)."""
+        if not self.accepts(user, password):
+            raise MethodFault.of("InvalidLogin", "Cannot complete login due to an incorrect user name or password.")
+        if len(self._by_cookie) >= MAX_SESSIONS:
+            self.end(min(self._by_cookie.values(), key=lambda session: session.active_at))
+        moment = now()
+        session = SessionRecord(str(uuid.uuid4()), secrets.token_hex(20), user, moment, moment, time.monotonic())
+        self._by_cookie[session.cookie] = session
+        self.on_login(session)
+        return session
+
+    def accepts(self, user: str, password: str) -> bool:
+        """Whether the credentials are right."""
+        same_user = hmac.compare_digest(user.lower().encode(), self.username.lower().encode())
+        return hmac.compare_digest(password.encode(), self._password.reveal().encode()) and same_user
+
+    def by_cookie(self, cookie: str | None) -> SessionRecord | None:
+        """The live session of a cookie value; using it counts as activity."""
+        session = self._by_cookie.get(cookie or "")
+        if session is None or self._expire(session):
+            return None
+        session.active_at, session.last_active = time.monotonic(), now()
+        return session
+
+    def by_key(self, key: str) -> SessionRecord | None:
+        """The live session of that key."""
+        return next((session for session in self._by_cookie.values() if session.key == key), None)
+
+    def all(self) -> list[SessionRecord]:
+        """All live sessions."""
+        return list(self._by_cookie.values())
+
+    def end(self, session: SessionRecord) -> None:
+        """Ends a session and all that belongs to it."""
+        with self.world.lock:
+            if self._by_cookie.pop(session.cookie, None) is None:
+                return
+            self.on_end(session)
+            for managed in session.belongings:
+                self.world.remove(managed)
+            self.world.changed.notify_all()
+
+    def sweep(self) -> None:
+        """Ends the sessions that were idle for too long."""
+        for session in self.all():
+            self._expire(session)
+
+    def _expire(self, session: SessionRecord) -> bool:
+        idle = time.monotonic() - session.active_at > self.idle_s and not session.calls_in_progress
+        if idle:
+            self.end(session)
+        return idle
+
+    def alive(self, session: SessionRecord | None) -> bool:
+        """Whether the session still stands."""
+        return session is not None and session.cookie in self._by_cookie
+
+
+class SessionManager(Managed):
+    """The API's side of the sessions."""
+
+    wsdl = "SessionManager"
+
+    def __init__(self, world: World, moref: str, sessions: Sessions) -> None:
+        super().__init__(
+            world, moref, messageLocaleList=["en"], supportedLocaleList=["en"], defaultLocale="en", message=""
+        )
+        self.sessions = sessions
+        self.asking: SessionRecord | None = (
+            None  # whose ``currentSession`` it is; set by the dispatcher, under the lock
+        )
+
+    @prop("currentSession")
+    def _current_session(self) -> Data | None:
+        return self.asking.as_data() if self.asking else None
+
+    @prop("sessionList")
+    def _session_list(self) -> list[Data]:
+        return [session.as_data() for session in self.sessions.all()]
+
+    @operation("Login")
+    def _login(self, call: Call) -> Data:
+        if call.session is not None:
+            raise MethodFault.of("InvalidLogin", "The session is logged in already.")
+        call.session = self.sessions.log_in(call.args.userName, call.args.password)
+        return call.session.as_data()
+
+    @operation("Logout")
+    def _logout(self, call: Call) -> None:
+        self.sessions.end(_of(call))
+
+    @operation("TerminateSession", privilege="Sessions.TerminateSession")
+    def _terminate(self, call: Call) -> None:
+        for key in call.args.sessionId:
+            session = self.sessions.by_key(key)
+            if session is None:
+                raise MethodFault.of("NotFound", f"There is no session {key}.")
+            if session is call.session:
+                raise MethodFault.of(
+                    "InvalidArgument", "A session cannot terminate itself.", invalidProperty="sessionId"
+                )
+            self.sessions.end(session)
+
+    @operation("SessionIsActive", privilege="Sessions.ValidateSession")
+    def _is_active(self, call: Call) -> bool:
+        session = self.sessions.by_key(call.args.sessionID)
+        return session is not None and session.user == call.args.userName
+
+
+def _of(call: Call) -> SessionRecord:
+    if call.session is None:
+        raise not_authenticated()
+    return call.session

@@ -1,0 +1,363 @@
+"""Datastores: what lies on them, how full they are, and the browser that lists them."""
+
+from __future__ import annotations
+
+import fnmatch
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from hypersdk.simulator.content import DiskImage
+from hypersdk.simulator.entities import Entity, Folder, Host
+from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.faults import FaultKind
+from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.world import World, now
+from hypersdk.units import GiB, MiB, TiB
+
+if TYPE_CHECKING:
+    from hypersdk.simulator.machine import Machine
+    from hypersdk.simulator.platform import Platform
+
+DATASTORE_PATH: Final = re.compile(r"^\[([^\]]{1,80})\]\s*(.*)$")
+MAX_UPLOAD_BYTES: Final = 64 * MiB
+"""What is uploaded is kept in memory: enough for OVF files, scripts and small ISOs."""
+MAX_UPLOADS_BYTES: Final = 512 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file. ``content`` is bytes or a disk; ``None`` marks what can be listed and not read. ``used_bytes`` is what it takes up."""
+
+    path: str
+    size_bytes: int
+    used_bytes: int
+    modified: datetime
+    kind: str
+    content: bytes | DiskImage | None
+    locked: bool = False
+    machine: str | None = None
+    disk_index: int | None = None
+    host: str | None = None
+
+    @property
+    def etag(self) -> str:
+        """Changes with the content."""
+        mark = (
+            self.content.key()
+            if isinstance(self.content, DiskImage)
+            else f"{self.modified.timestamp():.6f}-{self.size_bytes}"
+        )
+        return f'"{mark}"'
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes from ``offset``."""
+        if isinstance(self.content, DiskImage):
+            return self.content.read(offset, length)
+        return (self.content or b"")[offset : offset + length]
+
+
+def split_path(text: str) -> tuple[str, str]:
+    """``[datastore] folder/file`` as name and path. Raises MethodFault (InvalidDatastorePath)."""
+    match = DATASTORE_PATH.match(text)
+    if match is None:
+        raise MethodFault.of(
+            "InvalidDatastorePath", f"Invalid datastore path '{text[:200]}'.", datastorePath=text[:200]
+        )
+    return match[1], match[2].strip("/")
+
+
+class Datastore(Entity):
+    """A datastore with a size."""
+
+    wsdl = "Datastore"
+
+    def __init__(
+        self, world: World, moref: str, platform: Platform, name: str, parent: Folder, *, kind: str, capacity_bytes: int
+    ) -> None:
+        self.kind = kind
+        self.capacity_bytes = capacity_bytes
+        self.hosts: list[Host] = []
+        self.machines: dict[str, Machine] = {}  # by folder
+        self.uploads: dict[str, StoredFile] = {}
+        self.folders: set[str] = set()
+        self.browser = DatastoreBrowser(
+            world, platform.moref("datastoreBrowser-", f"ha-browser-{name}"), platform, [self]
+        )
+        self.accessible = True
+        super().__init__(world, moref, platform, name, parent)
+        parent.put(self)
+
+    @property
+    def url(self) -> str:
+        """Such as ``ds:///vmfs/volumes/UUID/``."""
+        return f"ds:///vmfs/volumes/{self.platform.uuid('datastore', self.name)}/"
+
+    def used_bytes(self) -> int:
+        """Space taken by machines and files."""
+        machines = sum(machine.used_on(self) for machine in self.machines.values())
+        return machines + sum(file.used_bytes for file in self.uploads.values())
+
+    def free_bytes(self) -> int:
+        """Space left, after faults."""
+        for fault in self.platform.faults.standing(FaultKind.DATASTORE_FULL):
+            if fault.disk in (None, self.name):
+                return fault.after_bytes
+        return max(0, self.capacity_bytes - self.used_bytes())
+
+    def need(self, size_bytes: int) -> None:
+        """Raises MethodFault (NoDiskSpace) when there is not that much room."""
+        if size_bytes > self.free_bytes():
+            raise MethodFault.of(
+                "NoDiskSpace", f"Insufficient disk space on datastore '{self.name}'.", file="", datastore=self.name
+            )
+
+    def file(self, path: str) -> StoredFile | None:
+        """The file of that path, if there is one."""
+        if path in self.uploads:
+            return self.uploads[path]
+        folder = path.partition("/")[0]
+        machine = self.machines.get(folder)
+        return next((file for file in machine.files_on(self) if file.path == path), None) if machine else None
+
+    def files(self, below: str = "") -> Iterator[StoredFile]:
+        """All files, or those below a folder."""
+        prefix = f"{below}/" if below else ""
+        first = below.partition("/")[0]
+        machines = [self.machines[first]] if first in self.machines else [] if first else list(self.machines.values())
+        for machine in machines:
+            yield from (file for file in machine.files_on(self) if file.path.startswith(prefix))
+        yield from (file for file in self.uploads.values() if file.path.startswith(prefix))
+
+    def has_folder(self, path: str) -> bool:
+        """Whether the folder exists (it is made by a machine, an upload, or on its own)."""
+        if path == "" or path in self.folders or path in self.machines:
+            return True
+        return any(file.path.startswith(f"{path}/") for file in self.uploads.values())
+
+    def put(self, path: str, data: bytes) -> bool:
+        """Stores an upload; says whether the file is new. Raises MethodFault (NoDiskSpace, FileLocked)."""
+        old = self.file(path)
+        if old is not None and path not in self.uploads:
+            raise MethodFault.of(
+                "FileLocked", f"Unable to access file [{self.name}] {path} since it is locked", file=path
+            )
+        self.need(len(data))
+        stored = sum(len(f.content) for f in self.uploads.values() if isinstance(f.content, bytes))
+        if stored + len(data) > MAX_UPLOADS_BYTES:
+            raise MethodFault.of("NoDiskSpace", "The simulator keeps no more uploads.", file=path, datastore=self.name)
+        self.uploads[path] = StoredFile(path, len(data), len(data), now(), kind_of(path), data)
+        self.touch()
+        return old is None
+
+    @prop("browser")
+    def _browser(self) -> Ref:
+        return self.browser.ref
+
+    @prop("vm")
+    def _vm(self) -> list[Ref]:
+        return [machine.ref for machine in self.machines.values()]
+
+    @prop("host")
+    def _host(self) -> list[Data]:
+        mount = Data(
+            "HostMountInfo", path=self.url.removeprefix("ds://").rstrip("/"), accessMode="readWrite", mounted=True,
+            accessible=self.accessible,
+        )  # fmt: skip
+        return [Data("DatastoreHostMount", key=host.ref, mountInfo=mount) for host in self.hosts]
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        return Data(
+            "DatastoreSummary", datastore=self.ref, name=self.name, url=self.url, capacity=self.capacity_bytes,
+            freeSpace=self.free_bytes() if self.accessible else 0, uncommitted=0, accessible=self.accessible,
+            multipleHostAccess=len(self.hosts) > 1, type=self.kind, maintenanceMode="normal",
+        )  # fmt: skip
+
+    @prop("info")
+    def _info(self) -> Data:
+        common: dict[str, Any] = {
+            "name": self.name, "url": self.url, "freeSpace": self.free_bytes(), "maxFileSize": 64 * TiB,
+            "maxVirtualDiskCapacity": 62 * TiB, "maxMemoryFileSize": 24 * TiB, "timestamp": now(),
+        }  # fmt: skip
+        if self.kind == "NFS":
+            nas = Data("HostNasVolume", type="NFS", name=self.name, capacity=self.capacity_bytes, remoteHost="nas.example.com",
+                       remotePath=f"/export/{self.name}")  # fmt: skip
+            return Data("NasDatastoreInfo", **common, nas=nas)
+        uuid = self.platform.uuid("datastore", self.name)
+        extent = Data("HostScsiDiskPartition", diskName=f"naa.{uuid.replace('-', '')}", partition=1)
+        vmfs = Data("HostVmfsVolume", type="VMFS", name=self.name, capacity=self.capacity_bytes, blockSizeMb=1, maxBlocks=63963136,
+                    majorVersion=6, version="6.82", uuid=uuid, extent=[extent], vmfsUpgradable=False, local=False)  # fmt: skip
+        return Data("VmfsDatastoreInfo", **common, vmfs=vmfs)
+
+    @prop("capability")
+    def _capability(self) -> Data:
+        return Data(
+            "DatastoreCapability", directoryHierarchySupported=True, rawDiskMappingsSupported=self.kind == "VMFS",
+            perFileThinProvisioningSupported=True, storageIORMSupported=True, nativeSnapshotSupported=False,
+        )  # fmt: skip
+
+
+_KINDS: Final = {
+    ".iso": "iso", ".vmx": "vmx", ".vmtx": "template", ".log": "log", ".nvram": "nvram", ".flp": "floppy",
+    ".vmsd": "snapshot", ".vmsn": "snapshot", ".vmdk": "vmdk",
+}  # fmt: skip
+_INFO_TYPES: Final = {
+    "iso": "IsoImageFileInfo", "vmx": "VmConfigFileInfo", "template": "TemplateConfigFileInfo", "log": "VmLogFileInfo",
+    "nvram": "VmNvramFileInfo", "floppy": "FloppyImageFileInfo", "snapshot": "VmSnapshotFileInfo", "vmdk": "VmDiskFileInfo",
+}  # fmt: skip
+
+
+def kind_of(path: str) -> str:
+    """What a file is, by its name."""
+    return _KINDS.get(posixpath.splitext(path)[1].lower(), "file")
+
+
+class DatastoreBrowser(Managed):
+    """Lists the files of a datastore, or of all datastores of a host."""
+
+    wsdl = "HostDatastoreBrowser"
+
+    def __init__(self, world: World, moref: str, platform: Platform, datastores: list[Datastore]) -> None:
+        self.platform = platform
+        self.datastores = datastores
+        super().__init__(world, moref)
+
+    @prop("datastore")
+    def _datastore(self) -> list[Ref]:
+        return [datastore.ref for datastore in self.datastores]
+
+    @prop("supportedType")
+    def _supported(self) -> list[Data]:
+        return [Data(info.replace("FileInfo", "FileQuery")) for info in _INFO_TYPES.values()]
+
+    @operation("SearchDatastore_Task", privilege="Datastore.Browse")
+    def _search(self, call: Call) -> Ref:
+        datastore, folder = self._start(call)
+        spec = call.args.searchSpec or Data("HostDatastoreBrowserSearchSpec")
+        return self.platform.tasks.run(call, datastore, lambda: _results(datastore, folder, spec))
+
+    @operation("SearchDatastoreSubFolders_Task", privilege="Datastore.Browse")
+    def _search_below(self, call: Call) -> Ref:
+        datastore, folder = self._start(call)
+        spec = call.args.searchSpec or Data("HostDatastoreBrowserSearchSpec")
+
+        def work() -> list[Data]:
+            folders = sorted(
+                {folder} | {name for name in _all_folders(datastore) if not folder or name.startswith(f"{folder}/")}
+            )
+            return [_results(datastore, one, spec) for one in folders]
+
+        return self.platform.tasks.run(call, datastore, work)
+
+    def _start(self, call: Call) -> tuple[Datastore, str]:
+        name, folder = split_path(call.args.datastorePath)
+        datastore = next((one for one in self.datastores if one.name == name), None)
+        if datastore is None:
+            raise MethodFault.of("InvalidDatastore", f"Datastore '{name}' is not here.", name=name)
+        return datastore, folder
+
+
+def _all_folders(datastore: Datastore) -> set[str]:
+    folders = set(datastore.folders) | set(datastore.machines)
+    for path in datastore.uploads:
+        parent = posixpath.dirname(path)
+        while parent:
+            folders.add(parent)
+            parent = posixpath.dirname(parent)
+    return folders
+
+
+def _results(datastore: Datastore, folder: str, spec: Data) -> Data:
+    """One folder's files. Raises MethodFault (FileNotFound) where there is no such folder."""
+    if not datastore.has_folder(folder):
+        path = f"[{datastore.name}] {folder}"
+        raise MethodFault.of("FileNotFound", f"File {path} was not found", file=path)
+    patterns = spec.matchPattern or ["*"]
+    wanted = {query.type.replace("FileQuery", "FileInfo") for query in spec.query or []}
+    infos = [_folder_info(name) for name in sorted(_subfolders(datastore, folder))]
+    infos += [
+        _file_info(file, spec.details) for file in datastore.files(folder) if posixpath.dirname(file.path) == folder
+    ]
+    chosen = [
+        info
+        for info in infos
+        if _matches(info, patterns, bool(spec.searchCaseInsensitive)) and (not wanted or info.type in wanted)
+    ]
+    path = f"[{datastore.name}] {folder}/" if folder else f"[{datastore.name}]"
+    return Data("HostDatastoreBrowserSearchResults", datastore=datastore.ref, folderPath=path, file=chosen)
+
+
+def _matches(info: Data, patterns: list[str], ignore_case: bool) -> bool:
+    name = info.path.lower() if ignore_case else info.path
+    return any(fnmatch.fnmatchcase(name, pattern.lower() if ignore_case else pattern) for pattern in patterns)
+
+
+def _subfolders(datastore: Datastore, folder: str) -> set[str]:
+    return {posixpath.basename(name) for name in _all_folders(datastore) if posixpath.dirname(name) == folder}
+
+
+def _folder_info(name: str) -> Data:
+    return Data("FolderFileInfo", path=name)
+
+
+def _file_info(file: StoredFile, flags: Data | None) -> Data:
+    fields: dict[str, Any] = {"path": posixpath.basename(file.path)}
+    if flags is not None and flags.fileSize:
+        fields["fileSize"] = file.used_bytes
+    if flags is not None and flags.modification:
+        fields["modification"] = file.modified
+    if flags is not None and flags.fileOwner:
+        fields["owner"] = "root"
+    type_ = _INFO_TYPES.get(file.kind, "FileInfo")
+    return Data(type_, **fields)
+
+
+class FileManager(Managed):
+    """Deletes files and makes folders."""
+
+    wsdl = "FileManager"
+
+    def __init__(self, world: World, moref: str, platform: Platform) -> None:
+        self.platform = platform
+        super().__init__(world, moref)
+
+    @operation("DeleteDatastoreFile_Task", privilege="Datastore.DeleteFile")
+    def _delete(self, call: Call) -> Ref:
+        datastore, path = self.platform.datastore_path(call.args.name, call.args.datacenter)
+
+        def work() -> None:
+            if datastore.uploads.pop(path, None) is not None:
+                datastore.touch()
+            elif path in datastore.folders:
+                datastore.folders.discard(path)
+            elif datastore.file(path) is not None:
+                raise MethodFault.of(
+                    "FileLocked", f"Unable to access file {call.args.name} since it is locked", file=path
+                )
+            else:
+                raise MethodFault.of("FileNotFound", f"File {call.args.name} was not found", file=call.args.name)
+
+        return self.platform.tasks.run(call, datastore, work)
+
+    @operation("MakeDirectory", privilege="Datastore.FileManagement")
+    def _make_directory(self, call: Call) -> None:
+        datastore, path = self.platform.datastore_path(call.args.name, call.args.datacenter)
+        if datastore.has_folder(path):
+            raise MethodFault.of("FileAlreadyExists", f"{call.args.name} already exists", file=call.args.name)
+        parent = posixpath.dirname(path)
+        if not datastore.has_folder(parent) and not call.args.createParentDirectories:
+            raise MethodFault.of("FileNotFound", f"File [{datastore.name}] {parent} was not found", file=parent)
+        while path:
+            datastore.folders.add(path)
+            path = posixpath.dirname(path)
+        datastore.touch()
+
+
+def default_capacity(kind: str, base_bytes: int) -> int:
+    """Sizes that differ by kind, so that lists look like a real site's."""
+    return {"VMFS": base_bytes, "NFS": base_bytes * 2}.get(kind, 256 * GiB)

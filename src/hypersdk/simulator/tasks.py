@@ -1,0 +1,147 @@
+"""Tasks: work that takes time, watched through ``info``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.world import World, now
+
+KEPT_TASKS: Final = 2000
+"""Old tasks stay readable (libvirt reads the info of each recent task); beyond this the oldest go."""
+RECENT_TASKS: Final = 10
+
+
+class Task(Managed):
+    """One piece of work. ``cancel_hook`` ends it early; without one the task is not cancelable."""
+
+    wsdl = "Task"
+
+    def __init__(self, world: World, moref: str, info: Data, cancel_hook: Callable[[], None] | None) -> None:
+        super().__init__(world, moref, info=info)
+        self._cancel_hook = cancel_hook
+        self.on_end: list[Callable[[Task], None]] = []
+
+    @property
+    def info(self) -> Data:
+        """The API's ``TaskInfo``."""
+        info: Data = self.values["info"]
+        return info
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.info.state in ("queued", "running")
+
+    def _set(self, **fields: Any) -> None:
+        self.values["info"] = self.info.replace(**fields)
+        self.touch()
+
+    def progress(self, percent: int) -> None:
+        """Shows how far the work is."""
+        self._set(progress=percent)
+
+    def succeed(self, result: Any = None) -> None:
+        """Ends it well, with its result."""
+        if self.running:
+            self._set(state="success", result=result, completeTime=now(), progress=None, cancelable=False)
+            self._ended()
+
+    def fail(self, fault: MethodFault) -> None:
+        """Ends it with a fault."""
+        if self.running:
+            self._set(state="error", error=fault.localized(), completeTime=now(), progress=None, cancelable=False)
+            self._ended()
+
+    def _ended(self) -> None:
+        for hook in self.on_end:
+            hook(self)
+
+    @operation("CancelTask")
+    def _cancel(self, call: Call) -> None:
+        if not self.running:
+            raise MethodFault.of("InvalidState", "The task has ended already.")
+        if self._cancel_hook is None:
+            raise MethodFault.of("NotSupported", "The task cannot be canceled.")
+        self._set(cancelled=True)
+        self.fail(MethodFault.of("RequestCanceled", "The task was canceled by a user."))
+        self._cancel_hook()
+
+
+class TaskManager(Managed):
+    """Starts tasks and keeps them."""
+
+    wsdl = "TaskManager"
+
+    def __init__(self, world: World, moref: str, *, task_s: float) -> None:
+        super().__init__(world, moref, maxCollector=32)
+        self.task_s = task_s
+        self._tasks: list[Task] = []
+        self._event_chain = 0
+
+    @prop("recentTask")
+    def _recent(self) -> list[Ref]:
+        return [task.ref for task in self._tasks[-RECENT_TASKS:]]
+
+    @prop("description")
+    def _description(self) -> Data:
+        states = [
+            Data("ElementDescription", key=key, label=key, summary=key)
+            for key in ("queued", "running", "success", "error")
+        ]
+        reason = Data("TypeDescription", key="TaskReasonUser", label="User", summary="User")
+        return Data("TaskDescription", methodInfo=[], state=states, reason=[reason])
+
+    def recent_of(self, entity: Ref) -> list[Ref]:
+        """The last few tasks of an entity, running ones first of all."""
+        own = [task for task in self._tasks[-200:] if task.info.entity == entity]
+        return [task.ref for task in own[-RECENT_TASKS:]]
+
+    def open(self, call: Call, entity: Managed, *, method: str = "", cancel: Callable[[], None] | None = None) -> Task:
+        """A task that is running and that its owner will end."""
+        moref = self.world.number("task-")
+        self._event_chain += 1
+        user = call.session.user if call.session else "system"
+        moment = now()
+        info = Data(
+            "TaskInfo", key=moref, task=Ref("Task", moref), name=method or call.method,
+            descriptionId=description_id(entity.wsdl, method or call.method), entity=entity.ref, entityName=entity.get("name"),
+            state="running", cancelled=False, cancelable=cancel is not None, reason=Data("TaskReasonUser", userName=user),
+            queueTime=moment, startTime=moment, eventChainId=self._event_chain, progress=0,
+        )  # fmt: skip
+        task = Task(self.world, moref, info, cancel)
+        self._tasks.append(task)
+        if len(self._tasks) > KEPT_TASKS:
+            self.world.remove(self._tasks.pop(0))
+        self.touch()
+        return task
+
+    def run(self, call: Call, entity: Managed, work: Callable[[], Any], *, seconds: float | None = None) -> Ref:
+        """Starts a task that does ``work`` after its time and ends with what that returns or raises."""
+        task = self.open(call, entity)
+        entity.touch()
+
+        def finish() -> None:
+            try:
+                result = work()
+            except MethodFault as fault:
+                task.fail(fault)
+            else:
+                task.succeed(result)
+            entity.touch()
+
+        self.world.later(self.task_s if seconds is None else seconds, finish)
+        return task.ref
+
+
+def description_id(wsdl: str, method: str) -> str:
+    """``VirtualMachine.powerOff`` for ``PowerOffVM_Task``."""
+    known = {"PowerOnVM_Task": "powerOn", "PowerOffVM_Task": "powerOff", "SuspendVM_Task": "suspend", "ResetVM_Task": "reset",
+             "ReconfigVM_Task": "reconfigure", "CloneVM_Task": "clone", "ConsolidateVMDisks_Task": "consolidateDisks",
+             "RevertToSnapshot_Task": "revert", "RemoveSnapshot_Task": "remove"}  # fmt: skip
+    bare = method.removesuffix("_Task")
+    owner = {"VirtualMachineSnapshot": "vm.Snapshot", "HostDatastoreBrowser": "host.DatastoreBrowser"}.get(wsdl, wsdl)
+    return f"{owner}.{known.get(method, bare[:1].lower() + bare[1:])}"

@@ -1,0 +1,99 @@
+"""Views: lists of objects kept by the server for one session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypersdk.simulator.collector import belongs, session_key
+from hypersdk.simulator.entities import Entity, descendants
+from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.values import Ref
+from hypersdk.simulator.world import World
+
+
+class View(Managed):
+    """Base of the views."""
+
+    wsdl = "View"
+
+    @operation("DestroyView")
+    def _destroy(self, call: Call) -> None:
+        if call.session is not None and self in call.session.belongings:
+            call.session.belongings.remove(self)
+        self.world.remove(self)
+
+
+class ContainerView(View):
+    """All objects of some types below a container, as they are when the view is read."""
+
+    wsdl = "ContainerView"
+
+    @prop("view")
+    def _view(self) -> list[Ref]:
+        container = self.world.get(self.values["container"], Entity)
+        types = self.values["type"]
+        found = descendants(container, recursive=self.values["recursive"])
+        return [entity.ref for entity in found if not types or any(entity.is_a(type_) for type_ in types)]
+
+
+class ListView(View):
+    """A list that its client makes."""
+
+    wsdl = "ListView"
+
+    def __init__(self, world: World, moref: str, refs: list[Ref]) -> None:
+        super().__init__(world, moref)
+        self._refs = dict.fromkeys(refs)
+
+    @prop("view")
+    def _view(self) -> list[Ref]:
+        return [ref for ref in self._refs if self.world.find(ref) is not None]
+
+    @operation("ModifyListView")
+    def _modify(self, call: Call) -> list[Ref]:
+        for ref in call.args.remove or []:
+            self._refs.pop(ref, None)
+        return self._add(call.args.add or [])
+
+    @operation("ResetListView")
+    def _reset(self, call: Call) -> list[Ref]:
+        self._refs.clear()
+        return self._add(call.args.obj or [])
+
+    def _add(self, refs: list[Ref]) -> list[Ref]:
+        """Adds what exists; returns what does not."""
+        unknown = [ref for ref in refs if self.world.find(ref) is None]
+        self._refs.update(dict.fromkeys(ref for ref in refs if ref not in unknown))
+        self.touch()
+        return unknown
+
+
+class ViewManager(Managed):
+    """Makes views."""
+
+    wsdl = "ViewManager"
+
+    @prop("viewList")
+    def _views(self) -> list[Ref]:
+        return [view.ref for view in self.world.all(View)]
+
+    @operation("CreateContainerView", privilege="System.View")
+    def _container_view(self, call: Call) -> Ref:
+        args: Any = call.args
+        self.world.get(args.container, Entity)
+        moref = f"session[{session_key(call)}]{self.world.number('view-')}"
+        values = {
+            "container": args.container,
+            "type": args["type"] if "type" in args.fields else [],
+            "recursive": args.recursive,
+        }
+        view = ContainerView(self.world, moref, **values)
+        belongs(view, call)
+        return view.ref
+
+    @operation("CreateListView", privilege="System.View")
+    def _list_view(self, call: Call) -> Ref:
+        moref = f"session[{session_key(call)}]{self.world.number('view-')}"
+        view = ListView(self.world, moref, [ref for ref in call.args.obj or [] if self.world.find(ref) is not None])
+        belongs(view, call)
+        return view.ref

@@ -1,0 +1,123 @@
+"""The world that all calls act on: the registry of managed objects, one lock, change notification, and a clock with appointments.
+
+Every read and change of an object happens under ``world.lock``. A change ends in ``touch``, which wakes those who wait for
+updates. Work that takes time (a task, a lease becoming ready) is an appointment, run by one scheduler thread under the lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from hypersdk.simulator.fault import object_not_found
+from hypersdk.simulator.values import Ref
+
+if TYPE_CHECKING:
+    from hypersdk.simulator.managed import Managed
+
+T = TypeVar("T", bound="Managed")
+
+
+def now() -> datetime:
+    """Time of day as the server shows it."""
+    return datetime.now(UTC)
+
+
+class World:
+    """Holds all managed objects. ``tick`` grows with every change."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.tick = 0
+        self.closing = False
+        self.root_moref = ""
+        self._objects: dict[str, Managed] = {}
+        self._numbers: Counter[str] = Counter()
+        self._appointments: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._agenda = threading.Condition()
+        self._scheduler = threading.Thread(target=self._keep_appointments, name="simulator-scheduler", daemon=True)
+
+    def start(self) -> None:
+        """Starts the scheduler."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Ends the scheduler and wakes all who wait; no appointment is kept from here on."""
+        with self.lock:
+            self.closing = True
+            self.changed.notify_all()
+        with self._agenda:
+            self._agenda.notify_all()
+        if self._scheduler.is_alive():
+            self._scheduler.join()
+
+    def number(self, prefix: str) -> str:
+        """A fresh moref value such as ``vm-101``."""
+        self._numbers[prefix] += 1
+        return f"{prefix}{self._numbers[prefix]}"
+
+    def add(self, managed: Managed) -> None:
+        """Makes the object known under its reference."""
+        self._objects[managed.ref.moref] = managed
+        self.touch(managed)
+
+    def remove(self, managed: Managed) -> None:
+        """Forgets the object; calls on it fail from now on."""
+        self._objects.pop(managed.ref.moref, None)
+        self.touch(managed)
+
+    def touch(self, managed: Managed) -> None:
+        """Says that some property of the object may have changed."""
+        with self.lock:
+            self.tick += 1
+            managed.forget_cached()
+            self.changed.notify_all()
+
+    def find(self, ref: Ref) -> Managed | None:
+        """The object, or ``None`` when it is gone or of another type."""
+        managed = self._objects.get(ref.moref)
+        return managed if managed is not None and (not ref.type or managed.is_a(ref.type)) else None
+
+    def get(self, ref: Ref, type_: type[T]) -> T:
+        """The object as the Python class ``type_``. Raises MethodFault (ManagedObjectNotFound)."""
+        managed = self.find(ref)
+        if not isinstance(managed, type_):
+            raise object_not_found(ref)
+        return managed
+
+    def all(self, type_: type[T]) -> list[T]:
+        """All objects of a Python class, oldest first."""
+        return [managed for managed in self._objects.values() if isinstance(managed, type_)]
+
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Runs ``action`` under the lock after ``delay_s`` seconds."""
+        with self._agenda:
+            heapq.heappush(self._appointments, (time.monotonic() + delay_s, next(self._order), action))
+            self._agenda.notify_all()
+
+    def _keep_appointments(self) -> None:
+        while (action := self._next_due()) is not None:
+            with self.lock:
+                if not self.closing:
+                    action()
+
+    def _next_due(self) -> Callable[[], None] | None:
+        """Waits for the next appointment; ``None`` once the world is closing."""
+        with self._agenda:
+            while not self.closing:
+                if not self._appointments:
+                    self._agenda.wait()
+                    continue
+                delay_s = self._appointments[0][0] - time.monotonic()
+                if delay_s <= 0:
+                    return heapq.heappop(self._appointments)[2]
+                self._agenda.wait(delay_s)
+            return None
