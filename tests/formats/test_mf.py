@@ -78,8 +78,18 @@ def test_a_line_that_nobody_could_read_is_not_written(name: str, digest: str) ->
         format_mf([("SHA256", name, digest)])
 
 
-def test_sha256sum_agrees_with_the_digests(tmp_path: Path) -> None:
-    """coreutils reads the same lines in its ``--tag`` form, which has spaces around the sign."""
+def test_sha256sum_checks_our_files_by_our_lines(tmp_path: Path) -> None:
+    """coreutils takes the form that openssl prints, which is this one."""
+    (tmp_path / "web 01.ovf").write_bytes(b"descriptor")
+    (tmp_path / "web 01-disk1.vmdk").write_bytes(b"disk")
+    names = ["web 01.ovf", "web 01-disk1.vmdk"]
+    lines = [("SHA256", name, hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()) for name in names]
+    (tmp_path / "web 01.mf").write_bytes(format_mf(lines))
+    said = run_tool("sh", "-c", 'cd "$1" && sha256sum --strict -c "web 01.mf"', "sh", tmp_path)
+    assert said.splitlines() == [f"{name}: OK" for name in names]
+
+
+def test_the_tagged_lines_of_sha256sum_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.vmdk").write_bytes(b"disk")
     tagged = run_tool("sha256sum", "--tag", str(tmp_path / "a.vmdk")).replace(str(tmp_path) + "/", "")
     assert parse_mf(tagged.encode()) == [MfLine("SHA256", "a.vmdk", hashlib.sha256(b"disk").hexdigest())]

@@ -28,7 +28,7 @@ GO_MINIMUM: Final = (1, 25)  # what govmomi 0.56.0's go.mod asks for
 BUILD_TIMEOUT_S: Final = 900
 START_TIMEOUT_S: Final = 60
 
-PeerName = Literal["vcsim", "govc"]
+PeerName = Literal["vcsim", "govc", "ovfspec"]
 
 
 def cache_folder() -> Path:

@@ -64,16 +64,16 @@ class JsonProgress:
         self._output = output
         self._clock = clock
         self._last = -JSON_INTERVAL_S
-        self._told: set[str] = set()
+        self._ended: set[int] = set()
 
     def __call__(self, machines: Sequence[ExportProgress]) -> None:
         due = self._clock() - self._last >= JSON_INTERVAL_S
-        for machine in machines:
+        for at, machine in enumerate(machines):
             ended = machine.phase in ENDED
-            if machine.machine not in self._told and (due or ended):
+            if at not in self._ended and (due or ended):
                 self._output.event("progress", progress_object(machine))
             if ended:
-                self._told.add(machine.machine)
+                self._ended.add(at)
         if due:
             self._last = self._clock()
 
@@ -84,14 +84,14 @@ class LogProgress:
     def __init__(self, output: Output, clock: Callable[[], float]) -> None:
         self._output = output
         self._clock = clock
-        self._phases: dict[str, Phase] = {}
+        self._phases: dict[int, Phase] = {}
         self._last = clock()
 
     def __call__(self, machines: Sequence[ExportProgress]) -> None:
         due = self._clock() - self._last >= LOG_INTERVAL_S
         for at, machine in enumerate(machines):
-            changed = self._phases.get(f"{at}") is not machine.phase
-            self._phases[f"{at}"] = machine.phase
+            changed = self._phases.get(at) is not machine.phase
+            self._phases[at] = machine.phase
             if changed or (due and machine.phase not in ENDED):
                 self._output.note(log_line(machine))
         if due:

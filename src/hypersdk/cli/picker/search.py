@@ -37,9 +37,9 @@ class Word:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        # `w[^e]*e[^b]*b` finds the letters in order without ever going back: no name can make it slow.
-        steps = [f"[^{re.escape(char)}]*{re.escape(char)}" for char in text[1:]]
-        self._letters = re.compile(re.escape(text[0]) + "".join(steps), re.DOTALL)
+        # `w[^e]*e[^b]*b` finds the letters in order without ever going back: no name can make it slow. They are of one field (line).
+        steps = [f"[^{re.escape(char)}\\n]*{re.escape(char)}" for char in text[1:]]
+        self._letters = re.compile(re.escape(text[0]) + "".join(steps))
 
     def narrow(self, found: Ranked, names: Sequence[str], elsewhere: Sequence[str]) -> Ranked:
         """Of ``found`` those that hold this word, their rank made worse by how well it is found. One tight loop: it runs at every key press."""

@@ -1,0 +1,165 @@
+"""`hyper2kvm demo`: a whole migration against a simulator inside this process. Nothing outside this machine is touched."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from hypersdk.cli.options import Command, json_option
+from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.errors import TARGET_DENIED, TargetError, UsageError, register
+from hypersdk.units import MiB, format_duration
+
+if TYPE_CHECKING:
+    from hypersdk.migration.export import Outcome
+    from hypersdk.model import MachineSummary
+    from hypersdk.simulator import Simulator
+    from hypersdk.vsphere.session import Session
+
+DEMO_EXTRA: Final = register(
+    "demo_extra",
+    "The simulator makes a certificate, which takes a library that is not installed.",
+    "Run `pip install 'hypersdk[demo]'`.",
+)
+
+DEMO_MACHINE: Final = "hypersdk-demo"
+DEMO_RATE_BYTES_S: Final = 40 * MiB
+"""A stream's rate: slow enough to watch the progress for a few seconds."""
+BOOT_TIMEOUT_S: Final = 120.0
+"""For qemu without hardware acceleration on a busy machine; the boot sector itself takes a second."""
+
+
+@click.command("demo", cls=Command)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Output folder (default: a new one in the temporary folder).",
+)
+@click.option(
+    "--machines",
+    type=click.IntRange(0, 5000),
+    default=12,
+    show_default=True,
+    help="How many other machines the simulated vCenter has.",
+)
+@json_option
+@pass_cli
+def command(cli: Cli, output: Path | None, machines: int) -> None:
+    """Rehearse a migration against a built-in vCenter simulator: list, export to qcow2, verify, boot.
+
+    Takes less than a minute and needs neither a vCenter nor root. The boot is left out where qemu is not installed.
+    """
+    from hypersdk.cli import exporting
+    from hypersdk.cli.commands.verify import verify_folder
+
+    folder = output.absolute() if output is not None else _new_folder()
+    with _simulated(cli, machines) as session:
+        chosen = _list(cli, session)
+        outcome = _export(cli, session, chosen, folder)
+    exporting.conclude(cli, [outcome], [])
+    _step(cli, "Verify: read the files back and compare them with the manifest")
+    verify_folder(cli, folder).raise_for_findings()
+    _boot(cli, folder / outcome.plan.disks[0].file_name)
+    _farewell(cli, folder)
+
+
+def _new_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="hypersdk-demo-"))
+    except OSError as error:
+        raise TargetError(f"no temporary folder can be made: {error.strerror}", code=TARGET_DENIED) from error
+
+
+def _step(cli: Cli, text: str) -> None:
+    cli.output.note(f"▸ {text}", style="bold cyan")
+
+
+@contextmanager
+def _simulated(cli: Cli, machines: int) -> Iterator[Session]:
+    """A login to a simulator that lives as long as the block."""
+    from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
+    from hypersdk.vsphere.session import Session
+
+    _step(cli, f"Start a simulated vCenter with {machines + 1} machines")
+    with _simulator(machines) as simulator:
+        cli.output.note(f"It listens on {simulator.url}; its certificate is pinned.", style="dim")
+        endpoint = Endpoint(
+            host=simulator.host, port=simulator.port, username=simulator.config.username, password=simulator.config.password,
+            tls=TlsPolicy(thumbprint=simulator.thumbprint_sha256),
+        )  # fmt: skip
+        with Session.connect(endpoint, cancel=cli.cancel) as session:
+            yield session
+
+
+def _simulator(machines: int) -> Simulator:
+    try:
+        from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "cryptography":
+            raise
+        raise UsageError("the simulator cannot start", code=DEMO_EXTRA) from error
+    machine = MachineSpec(
+        name=DEMO_MACHINE,
+        disks=(DiskSpec(boot=True), DiskSpec(capacity_bytes=1024 * MiB, allocated_bytes=256 * MiB)),
+        annotation="A boot sector that says hello, and a disk to watch.",
+    )
+    return Simulator(SimulatorConfig(vms=machines, machines=(machine,), rate_bytes_s=DEMO_RATE_BYTES_S))
+
+
+def _list(cli: Cli, session: Session) -> list[MachineSummary]:
+    from hypersdk.cli.machines import list_table, read_inventory, summary_object
+
+    _step(cli, "List its machines")
+    machines = read_inventory(cli, session)
+    for machine in machines if cli.output.json_lines else ():
+        cli.output.event("machine", summary_object(machine))
+    cli.output.print(list_table(machines[:20], cli.output.console.width))
+    return machines
+
+
+def _export(cli: Cli, session: Session, machines: list[MachineSummary], folder: Path) -> Outcome:
+    from hypersdk.cli import exporting
+    from hypersdk.migration.settings import RunSettings
+    from hypersdk.migration.spec import ExportSpec
+
+    _step(cli, f"Export {DEMO_MACHINE} to qcow2")
+    settings = RunSettings(state=cli.state_dir)
+    spec = ExportSpec(machine=DEMO_MACHINE, output_dir=folder)
+    plans, failures = exporting.make_plans(cli, session, [spec], machines, settings)
+    for failure in failures:
+        raise failure.error
+    exporting.show_plans(cli, plans, [])
+    return exporting.carry_out(cli, session, plans, settings)[0]
+
+
+def _boot(cli: Cli, image: Path) -> None:
+    from hypersdk.kvm.boot import find_qemu, prove_boot
+    from hypersdk.simulator.bootsector import MARKER
+
+    _step(cli, "Boot the image")
+    if find_qemu() is None:
+        cli.output.note("Left out: qemu-system-x86_64 is not installed.", style="yellow")
+        return
+    with cli.output.working("Waiting for its serial port ..."):
+        proof = prove_boot(image, marker=MARKER, timeout_s=BOOT_TIMEOUT_S, cancel=cli.cancel)
+    if proof is None:
+        return
+    if cli.output.json_lines:
+        cli.output.event("booted", {"image": image, "line": proof.line, "seconds": round(proof.seconds, 2)})
+    else:
+        cli.output.line(
+            f"✔ {image.name} booted: its serial port said {proof.line} after {format_duration(proof.seconds)}"
+        )
+
+
+def _farewell(cli: Cli, folder: Path) -> None:
+    _step(cli, "Done")
+    cli.output.line(f"The images lie in {folder}.")
+    cli.output.note("The real thing: hyper2kvm -u vcenter.example.com --username you@example.com", style="dim")

@@ -1,0 +1,118 @@
+"""Runs command lines: in this process on streams of its own, or as a program of its own on a terminal of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypersdk.cli.main import main
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a command line ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The JSON lines on stdout."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The last event, which must be an error."""
+        assert self.events[-1]["type"] == "error", self.out
+        return self.events[-1]
+
+
+def run(*arguments: str, env: Mapping[str, str] | None = None, stdin: str = "") -> Run:
+    """Runs ``hyper2kvm`` in this process, without terminals, in exactly the environment ``env``."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):  # click prints --help and --version to sys.stdout
+        status = main(list(arguments), out, err, io.StringIO(stdin), env or {})
+    return Run(status, out.getvalue(), err.getvalue())
+
+
+def program(*arguments: str) -> list[str]:
+    """The command line that starts ``hyper2kvm`` in a process of its own."""
+    return [sys.executable, "-m", "hypersdk.cli.main", *arguments]
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """An environment with a home of its own and nothing of the tester's."""
+    return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **more}
+
+
+class Terminal:
+    """A program on a pseudo terminal."""
+
+    def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
+        self.process = process
+        self._master = master
+        self.shown = ""
+
+    def wait_for(self, text: str, timeout_s: float = 20.0) -> None:
+        """Reads until ``text`` was shown."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.shown:
+            assert time.monotonic() < deadline, f"{text!r} did not appear in {self.shown!r}"
+            if select.select([self._master], [], [], 0.1)[0]:
+                self.shown += self._read()
+
+    def _read(self) -> str:
+        try:
+            return os.read(self._master, 65536).decode(errors="replace")
+        except OSError:  # Linux: the other end is closed
+            return ""
+
+    def type(self, text: str) -> None:
+        """Types ``text``."""
+        os.write(self._master, text.encode())
+
+    def finish(self, timeout_s: float = 20.0) -> int:
+        """Reads to the end and returns the exit status."""
+        deadline = time.monotonic() + timeout_s
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"did not end: {self.shown!r}"
+            if select.select([self._master], [], [], 0.1)[0]:
+                self.shown += self._read()
+        while select.select([self._master], [], [], 0)[0] and (rest := self._read()):
+            self.shown += rest
+        return self.process.returncode
+
+
+@contextmanager
+def terminal(command: Sequence[str], env: Mapping[str, str]) -> Iterator[Terminal]:
+    """Starts ``command`` on a pseudo terminal; it is ended with the block."""
+    master, slave = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={"TERM": "xterm-256color", **env},
+            start_new_session=True,
+        )
+        os.close(slave)
+        try:
+            yield Terminal(process, master)
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        os.close(master)

@@ -1,0 +1,90 @@
+"""The program as a whole: help, start-up, unknown words."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from hypersdk import __version__
+from hypersdk.cli.app import COMMANDS, SECTIONS, root
+from tests.cli.running import environment, program, run
+
+HEAVY = ("rich", "textual", "pydantic", "lxml", "pyVmomi", "yaml", "asyncio", "http.client", "ssl")
+
+
+def test_help_shows_every_command_with_its_summary() -> None:
+    result = run("--help")
+    assert result.status == 0
+    assert result.err == ""
+    for section, entries in SECTIONS.items():
+        assert f"{section}:" in result.out
+        for name, entry in entries.items():
+            assert f"  {name} " in result.out
+            assert entry.summary in result.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_module_and_help(name: str) -> None:
+    command = root.get_command(click.Context(root), name)
+    assert command is not None
+    assert command.name == name
+    result = run(name, "--help")
+    assert result.status == 0
+    assert result.out.startswith(f"Usage: hyper2kvm {name}")
+
+
+def test_options_without_help_do_not_exist() -> None:
+    ctx = click.Context(root)
+    for name in COMMANDS:
+        command = root.get_command(ctx, name)
+        assert command is not None
+        silent = [p.name for p in command.params if isinstance(p, click.Option) and not p.help]
+        assert silent == [], name
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = "import sys; from hypersdk.cli.main import run; run(); print(' '.join(sys.modules), file=sys.stderr)"
+    done = subprocess.run(
+        [program()[0], "-c", code, "--help"], capture_output=True, text=True, env=environment(tmp_path), check=True
+    )
+    loaded = set(done.stderr.split())
+    assert "hypersdk.cli.app" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_help_starts_fast(tmp_path: Path) -> None:
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run(program("--help"), stdout=subprocess.DEVNULL, env=environment(tmp_path), check=True)
+        times.append(time.perf_counter() - started)
+    assert statistics.median(times) < 0.4
+
+
+def test_version() -> None:
+    assert run("--version").out == f"hyper2kvm {__version__}\n"
+
+
+def test_an_unknown_command_is_told_with_the_nearest_one() -> None:
+    result = run("expotr", "web01")
+    assert result.status == 2
+    assert "`hyper2kvm export`" in result.err
+    assert result.out == ""
+
+
+def test_no_command_without_a_terminal_is_an_error() -> None:
+    result = run()
+    assert result.status == 2
+    assert "no command was given" in result.err
+
+
+def test_a_missing_argument_points_to_the_help_of_its_command() -> None:
+    result = run("inspect", "--json")
+    assert result.status == 2
+    assert result.error["code"] == "usage"
+    assert "`hyper2kvm inspect --help`" in result.error["next_step"]

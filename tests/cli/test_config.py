@@ -1,0 +1,99 @@
+"""The configuration file: what it takes, and how it says no."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypersdk.cli.config import MAX_CONFIG_BYTES, TABLES, load_config, parse_config
+from hypersdk.errors import UsageError
+from tests.cli.running import run
+
+HERE = Path("config.toml")
+
+
+def test_all_keys_are_read() -> None:
+    text = b"""
+[connection]
+url = "https://vcenter.example.com"
+insecure = true
+[export]
+format = "raw"
+parallel = 8
+bandwidth_limit = "20M"
+space_wait_s = 0
+"""
+    config = parse_config(text, HERE)
+    assert config.connection == {"url": "https://vcenter.example.com", "insecure": True}
+    assert config.export == {"format": "raw", "parallel": 8, "bandwidth_limit": 20 << 20, "space_wait_s": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[connection]\ninsecur = true", "Did you mean insecure?"),
+        ("[conection]\n", "Did you mean connection?"),
+        ("[export]\nformat = 'qcow3'", "one of qcow2"),
+        ("[export]\nparallel = true", "whole number"),
+        ("[export]\nparallel = 0", "whole number"),
+        ("[export]\nbandwidth_limit = 'fast'", "a size like"),
+        ("[connection]\ninsecure = 1", "true or false"),
+        ("[connection]\nurl = ''", "non-empty"),
+        ("connection = 3", "table [connection]"),
+        ("[connection", "not valid TOML"),
+        ("a = " + "[" * 10_000, "nested too deeply"),
+        ("# " + "x" * MAX_CONFIG_BYTES, "larger than"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_config(text.encode(), HERE)
+    assert said in f"{caught.value.message} {caught.value.next_step}"
+    assert "config.toml" in caught.value.message
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        config = parse_config(data, HERE)
+    except UsageError:
+        return
+    assert set(config.connection) <= set(TABLES["connection"])
+
+
+def test_a_password_needs_a_private_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[connection]\npassword = 'hunter2'\n")
+    path.chmod(0o644)
+    with pytest.raises(UsageError) as caught:
+        load_config({}, path)
+    assert caught.value.code == "config_exposed"
+    path.chmod(0o600)
+    config = load_config({}, path)
+    assert config.connection["password"] == "hunter2"
+    assert "hunter2" not in repr(config)
+
+
+def test_the_file_of_the_user_may_be_missing_a_named_one_may_not(tmp_path: Path) -> None:
+    assert load_config({"XDG_CONFIG_HOME": str(tmp_path)}).path is None
+    with pytest.raises(UsageError):
+        load_config({}, tmp_path / "none.toml")
+
+
+def test_the_xdg_folder_is_read_and_a_relative_one_ignored(tmp_path: Path) -> None:
+    for base in (tmp_path / "xdg", tmp_path / "home" / ".config"):
+        (base / "hypersdk").mkdir(parents=True)
+        (base / "hypersdk" / "config.toml").write_text(f"[connection]\nusername = '{base.name}'\n")
+    home = str(tmp_path / "home")
+    assert load_config({"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HOME": home}).connection == {"username": "xdg"}
+    assert load_config({"XDG_CONFIG_HOME": "xdg", "HOME": home}).connection == {"username": ".config"}
+
+
+def test_a_wrong_file_stops_a_command_that_needs_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[export]\nformt = 'raw'\n")
+    result = run("export", "web01", "--config", str(path), "--json")
+    assert (result.status, result.error["code"], result.error["key"]) == (2, "config_invalid", "formt")

@@ -1,0 +1,140 @@
+"""The progress display, the log lines and the events."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypersdk.cli.output import Output
+from hypersdk.cli.progress import JsonProgress, LogProgress, draw, log_line, watching
+from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase
+from hypersdk.units import GiB, MiB
+
+DISK = DiskProgress(
+    label="Hard disk 1", file_name="web-disk1.qcow2", phase=Phase.TRANSFERRING, capacity_bytes=40 * GiB, wire_bytes=3 * GiB,
+    guest_bytes=5 * GiB, written_bytes=5 * GiB, skipped_bytes=0, fraction=0.43, basis=Basis.ALLOCATED, rate_bytes_s=180.0 * MiB,
+    eta_s=33.0, bottleneck=Bottleneck.SOURCE, attempt=1, note="",
+)  # fmt: skip
+MACHINE = ExportProgress(
+    machine="web01", phase=Phase.TRANSFERRING, disks=(DISK,), wire_bytes=3 * GiB, fraction=0.43, rate_bytes_s=180.0 * MiB, eta_s=33.0,
+    elapsed_s=12.0, lease_age_s=70.0, note="from esx1.example.com",
+)  # fmt: skip
+
+maybe_number = st.none() | st.floats(0, 1e15, allow_nan=False)
+disks = st.builds(
+    replace, st.just(DISK), label=st.text(max_size=50), phase=st.sampled_from(Phase), fraction=st.floats(0, 1),
+    rate_bytes_s=maybe_number, eta_s=maybe_number, note=st.text(max_size=100), attempt=st.integers(1, 4),
+)  # fmt: skip
+machines = st.builds(
+    replace, st.just(MACHINE), machine=st.text(max_size=100), phase=st.sampled_from(Phase), fraction=st.floats(0, 1),
+    disks=st.lists(disks, max_size=6).map(tuple), rate_bytes_s=maybe_number, eta_s=maybe_number, note=st.text(max_size=100),
+)  # fmt: skip
+
+
+@given(st.lists(machines, max_size=8), st.integers(20, 220), st.integers(5, 60))
+def test_the_display_fits_any_terminal(shown: list[ExportProgress], width: int, height: int) -> None:
+    lines = list(draw(shown, width, height))
+    assert all(line.cell_len <= width for line in lines)
+    assert all("\n" not in line.plain and "\x1b" not in line.plain for line in lines)
+    if height >= 8:
+        assert len(lines) <= height + 3
+
+
+def test_it_shows_what_the_user_wants_to_know() -> None:
+    text = "\n".join(line.plain for line in draw([MACHINE], 140, 24))
+    for fact in (
+        "web01",
+        "43%",
+        "3.0 GiB",
+        "180.0 MiB/s",
+        "33 s left",
+        "Hard disk 1",
+        "allocated bytes",
+        "waits for vSphere",
+        "lease open for 1 m 10 s",
+    ):
+        assert fact in text
+
+
+def test_bars_of_all_lines_end_in_one_column() -> None:
+    for width in (80, 120, 200):
+        lines = [
+            line.plain
+            for line in draw([MACHINE, replace(MACHINE, machine="a-machine-with-a-long-name-indeed")], width, 24)
+        ]
+        ends = {line.rindex("░") for line in lines if "░" in line}
+        assert len(ends) == 1, width
+
+
+def test_a_total_is_shown_for_several_machines() -> None:
+    text = next(iter(draw([MACHINE, replace(MACHINE, phase=Phase.DONE, fraction=1.0)], 100, 24))).plain
+    assert text.startswith("1 of 2 done")
+    assert "72%" in text or "71%" in text
+
+
+class Ticks:
+    """A clock that is moved by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(*, json_lines: bool) -> tuple[Output, io.StringIO, io.StringIO]:
+    out, err = io.StringIO(), io.StringIO()
+    return Output(out, err, {}, json_lines=json_lines, stdin_is_tty=False), out, err
+
+
+def test_events_come_at_most_twice_a_second_and_the_end_is_never_left_out() -> None:
+    output, out, _ = make(json_lines=True)
+    clock = Ticks()
+    observe = JsonProgress(output, clock)
+    for _ in range(80):  # ten seconds
+        observe([MACHINE])
+        clock.now += 0.125
+    events = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert len(events) == 20
+    observe([MACHINE])
+    observe([replace(MACHINE, phase=Phase.DONE, fraction=1.0)])
+    observe([replace(MACHINE, phase=Phase.DONE, fraction=1.0)])
+    ended = [event for line in out.getvalue().splitlines() if (event := json.loads(line))["phase"] == "done"]
+    assert len(ended) == 1
+    assert events[0]["disks"][0]["basis"] == "allocated bytes"
+    assert events[0]["type"] == "progress"
+
+
+def test_two_machines_of_one_name_are_both_told_of() -> None:
+    output, out, _ = make(json_lines=True)
+    observe = JsonProgress(output, Ticks())
+    observe([replace(MACHINE, phase=Phase.DONE), replace(MACHINE, phase=Phase.DONE)])
+    assert len(out.getvalue().splitlines()) == 2
+
+
+def test_a_log_gets_a_line_per_phase_and_one_now_and_then() -> None:
+    output, out, err = make(json_lines=False)
+    clock = Ticks()
+    observe = LogProgress(output, clock)
+    for step in range(310):
+        observe([MACHINE if step < 300 else replace(MACHINE, phase=Phase.VERIFYING)])
+        clock.now += 0.1
+    lines = err.getvalue().splitlines()
+    assert 3 <= len(lines) <= 4
+    assert "verifying" in err.getvalue()
+    assert out.getvalue() == ""
+
+
+def test_a_log_line_is_one_line() -> None:
+    assert log_line(MACHINE) == "web01: transferring, 43.0%, 3.0 GiB, 180.0 MiB/s, 33 s left, from esx1.example.com"
+
+
+@pytest.mark.parametrize(("json_lines", "kind"), [(True, JsonProgress), (False, LogProgress)])
+def test_the_observer_fits_who_watches(json_lines: bool, kind: type) -> None:
+    output, _, _ = make(json_lines=json_lines)
+    with watching(output) as observer:
+        assert isinstance(observer, kind)

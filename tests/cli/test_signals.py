@@ -1,0 +1,88 @@
+"""Ctrl-C and SIGTERM, as real signals to a real process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hypersdk.cli.signals import STOPPING, WARNING
+
+WORKER = """
+import sys, os, time
+import hypersdk.cli.app as app, hypersdk.cli.main as entry
+import click
+from hypersdk.cli.options import json_option
+from hypersdk.cli.state import pass_cli
+from hypersdk.errors import Cancelled
+
+@click.command("list")
+@json_option
+@pass_cli
+def work(cli):
+    print("working", flush=True)
+    try:
+        cli.cancel.sleep(60)
+    except Cancelled:
+        print("stopping", flush=True)
+        for _ in range(int(sys.argv[1]) * 10):  # putting the source back takes a while
+            time.sleep(0.1)
+        raise
+
+app.LazyGroup.get_command = lambda *_: work
+sys.exit(entry.main(["list", *sys.argv[2:]], sys.stdout, sys.stderr, sys.stdin, os.environ))
+"""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    return process
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_stops_in_order(number: signal.Signals, status: int) -> None:
+    with start("0") as process:
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert STOPPING[:20] in err
+    assert "--resume" in err
+
+
+def test_json_tells_of_the_signal_and_nothing_else() -> None:
+    with start("0", "--json") as process:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert '"code":"cancelled"' in out
+    assert '"exit_status":143' in out
+    assert err == ""
+
+
+def test_the_second_says_what_would_be_lost_and_the_third_forces(tmp_path: Path) -> None:
+    with start("30") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "stopping\n"
+        process.send_signal(signal.SIGINT)
+        told = ""
+        while "by force." not in told:
+            told += process.stderr.readline().replace("\n", " ")
+        assert "hyper2kvm cleanup" in told
+        assert process.poll() is None
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert time.monotonic() - began < 10
+    assert "by force" in WARNING

@@ -1,0 +1,116 @@
+"""Copies killed with SIGKILL at random moments, and gone on with."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hypersdk.formats.image import BLOCK
+from hypersdk.transfer.digest import hash_block
+from hypersdk.transfer.ledger import BlockLedger
+from hypersdk.units import MiB
+from tests.support.tools import run_tool
+from tests.transfer.disks import Disk, MemoryRanges, MemorySource
+from tests.transfer.killed import run
+
+RATE = 24 * MiB
+IN_FLIGHT = 4 * 4 * MiB
+"""Four ranges of 4 MiB."""
+LONGEST_S = 0.5
+
+
+def kill_one(folder: Path, source: str, kind: str, after_s: float) -> None:
+    """Lets a copy run for a while and kills it."""
+    command = [sys.executable, "-m", "tests.transfer.killed", str(folder), source, kind, str(RATE)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begun\n"
+        time.sleep(after_s)
+        child.send_signal(signal.SIGKILL)
+
+
+def recorded(folder: Path, disk: Disk, kind: str) -> set[int]:
+    """What the ledger says; each hash is that of the source's block."""
+    with BlockLedger.open(folder / "blocks", disk.capacity, kind) as ledger:
+        found = {index for index in range(ledger.blocks) if ledger.has(index)}
+        for index in found:
+            assert ledger.hashes(index, 1) == [hash_block(disk.raw[index * BLOCK : (index + 1) * BLOCK])]
+    return found
+
+
+def assert_in_the_file(folder: Path, disk: Disk, found: set[int]) -> None:
+    """Raw images can be looked at without a writer."""
+    data = (folder / "image").read_bytes()
+    for index in found:
+        at = slice(index * BLOCK, (index + 1) * BLOCK)
+        assert data[at] == disk.raw[at], f"block {index} is on record and not in the file"
+
+
+def assert_image(folder: Path, disk: Disk, kind: str) -> None:
+    qemu = kind.split("-")[0]
+    run_tool("qemu-img", "compare", "-f", "raw", "-F", qemu, disk.raw_path, folder / "image")
+    if qemu == "qcow2":
+        run_tool("qemu-img", "check", "-f", "qcow2", folder / "image")
+
+
+def fetched_bytes(folder: Path) -> int:
+    """What the killed process read from its source."""
+    total = sum(int(line) for line in (folder / "reads").read_text().split())
+    (folder / "reads").unlink()
+    return total
+
+
+def survives(folder: Path, disk: Disk, source: str, kind: str, kills: int, seed: int) -> None:
+    shutil.copy(disk.raw_path, folder / "disk.raw")
+    shutil.copy(disk.stream_path, folder / "disk-stream.vmdk")
+    rng = random.Random(seed)
+    before: set[int] = set()
+    for _ in range(kills):
+        kill_one(folder, source, kind, rng.uniform(0, LONGEST_S))
+        found = recorded(folder, disk, kind)
+        assert found >= before, "what was on record stays there"
+        if kind == "raw":
+            assert_in_the_file(folder, disk, found)
+        if source == "ranges":
+            assert fetched_bytes(folder) - len(found - before) * BLOCK <= IN_FLIGHT
+        before = found
+        if len(found) == -(-disk.capacity // BLOCK):
+            break
+    if source == "ranges":
+        ranges = MemoryRanges(disk.raw)
+        receipt = run(folder, ranges, kind, None)
+        assert ranges.read_bytes == disk.capacity - sum(len(disk.raw[i * BLOCK : (i + 1) * BLOCK]) for i in before)
+    else:
+        receipt = run(folder, MemorySource(disk.stream, disk.capacity), kind, None)
+    assert receipt.content == disk.content
+    assert receipt.blocks_skipped == len(before)
+    assert receipt.blocks_written == sum(
+        any(disk.raw[at : at + BLOCK]) for at in range(0, disk.capacity, BLOCK) if at // BLOCK not in before
+    ), "no block that is on record is written again"
+    assert_image(folder, disk, kind)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("stream", "raw"), ("ranges", "raw"), ("stream", "qcow2"), ("ranges", "qcow2"), ("stream", "vmdk")],
+)
+def test_killed_twice(disk: Disk, tmp_path: Path, source: str, kind: str) -> None:
+    survives(tmp_path, disk, source, kind, kills=2, seed=7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "qcow2-pass", "vmdk"])
+@pytest.mark.parametrize("source", ["stream", "ranges"])
+def test_killed_at_many_points(disk: Disk, tmp_path: Path, source: str, kind: str) -> None:
+    for seed in range(10):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        survives(folder, disk, source, kind, kills=2, seed=seed)
+        shutil.rmtree(folder)

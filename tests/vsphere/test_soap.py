@@ -1,0 +1,206 @@
+"""Property replies from a server that lies: each ends in a named error, in bounded time, and leaves no half-read connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypersdk.errors import AccessError, ConnectError, HyperSDKError
+from hypersdk.secret import Secret
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere import soap
+from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
+from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.soap import read_objects, to_int
+from hypersdk.vsphere.specs import filter_spec
+from tests.support.tls import Authority, TlsServer, http_answer
+
+ENVELOPE = (
+    '<?xml version="1.0" encoding="UTF-8"?><e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/" '
+    'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:xsd="http://www.w3.org/2001/XMLSchema"><e:Body>{}</e:Body></e:Envelope>'
+)
+VERSIONS = (
+    b'<namespaces version="1.0"><namespace><name>urn:vim25</name><version>8.0.3.0</version></namespace></namespaces>'
+)
+CONTENT = (
+    '<RetrieveServiceContentResponse xmlns="urn:vim25"><returnval><rootFolder type="Folder">group-d1</rootFolder>'
+    '<propertyCollector type="PropertyCollector">propertyCollector</propertyCollector><about><name>n</name><fullName>f</fullName>'
+    "<vendor>v</vendor><version>8.0.3</version><build>1</build><osType>linux</osType><productLineId>vpx</productLineId>"
+    '<apiType>VirtualCenter</apiType><apiVersion>8.0.3.0</apiVersion></about><sessionManager type="SessionManager">SessionManager</sessionManager>'
+    "</returnval></RetrieveServiceContentResponse>"
+)
+LOGIN = (
+    '<LoginResponse xmlns="urn:vim25"><returnval><key>k{}</key><userName>u</userName><fullName>u</fullName>'
+    "<loginTime>2026-01-01T00:00:00Z</loginTime><lastActiveTime>2026-01-01T00:00:00Z</lastActiveTime><locale>en</locale>"
+    "<messageLocale>en</messageLocale></returnval></LoginResponse>"
+)
+LOGOUT = '<LogoutResponse xmlns="urn:vim25"/>'
+OBJECT = '<objects><obj type="Folder">{}</obj><propSet><name>name</name><val xsi:type="xsd:string">n</val></propSet></objects>'
+
+
+def _reply(inner: str, method: str = "RetrievePropertiesEx") -> bytes:
+    return http_answer(
+        ENVELOPE.format(
+            f'<{method}Response xmlns="urn:vim25"><returnval>{inner}</returnval></{method}Response>'
+        ).encode()
+    )
+
+
+def _fault(kind: str, inner: str = "") -> bytes:
+    detail = f'<detail><{kind}Fault xmlns="urn:vim25" xsi:type="{kind}">{inner}</{kind}Fault></detail>' if kind else ""
+    text = f"<e:Fault><faultcode>ServerFaultCode</faultcode><faultstring>said</faultstring>{detail}</e:Fault>"
+    return http_answer(ENVELOPE.format(text).encode(), "500 Internal Server Error")
+
+
+class Liar:
+    """Logs everyone in; answers property calls from a list."""
+
+    def __init__(self) -> None:
+        self.replies: list[bytes] = []
+        self.logins = 0
+
+    def __call__(self, request: bytes) -> bytes:
+        if b"vimServiceVersions" in request:
+            return http_answer(VERSIONS)
+        if b"<RetrieveServiceContent" in request:
+            return http_answer(ENVELOPE.format(CONTENT).encode())
+        if b"<Login " in request or b"<Login>" in request:
+            self.logins += 1
+            cookie = f'Set-Cookie: vmware_soap_session="c{self.logins}"; Path=/'
+            return http_answer(ENVELOPE.format(LOGIN.format(self.logins)).encode(), "200 OK", cookie)
+        if b"RetrievePropertiesEx" in request:
+            return self.replies.pop(0)
+        return http_answer(ENVELOPE.format(LOGOUT).encode())
+
+
+@pytest.fixture(scope="module")
+def liar() -> Liar:
+    return Liar()
+
+
+@pytest.fixture(scope="module")
+def server(liar: Liar, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
+    identity = Authority(tmp_path_factory.mktemp("ca")).identity("localhost", "127.0.0.1")
+    with TlsServer(identity, liar) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def read(liar: Liar, server: TlsServer) -> Iterator[Callable[..., list[str]]]:
+    """Reads the morefs of all objects that the given replies hold, in one go."""
+    with ExitStack() as stack:
+        endpoint = Endpoint("127.0.0.1", server.port, "u", Secret("p"), TlsPolicy(insecure=True))
+        session = stack.enter_context(Session.connect(endpoint, cancel=CancelToken()))
+
+        def go(*replies: bytes, cancel: CancelToken | None = None) -> list[str]:
+            liar.replies[:] = replies
+            spec = filter_spec(session.ref("Folder", "group-d1"), {"Folder": ("name",)})
+            token = cancel or CancelToken()
+            return session.call(lambda: [item.moref for item in read_objects(session, [spec], cancel=token)])
+
+        yield go
+
+
+Read = Callable[..., list[str]]
+
+
+def test_pages_follow_the_token(read: Read) -> None:
+    first = _reply(OBJECT.format("a") + OBJECT.format("b") + "<token>t1</token>")
+    second = _reply("<token>t2</token>" + OBJECT.format("c"), "ContinueRetrievePropertiesEx")
+    last = _reply(OBJECT.format("d"), "ContinueRetrievePropertiesEx")
+    assert read(first, second, last) == ["a", "b", "c", "d"]
+
+
+def test_an_empty_answer_is_no_object(read: Read) -> None:
+    assert read(http_answer(ENVELOPE.format('<RetrievePropertiesExResponse xmlns="urn:vim25"/>').encode())) == []
+
+
+def test_one_connection_serves_all(read: Read, server: TlsServer) -> None:
+    read(_reply(OBJECT.format("a")))
+    before = server.connections
+    for _ in range(5):
+        read(_reply(OBJECT.format("a")))
+    assert server.connections == before
+
+
+BOMB = '<!DOCTYPE e [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;">]>'
+FILE = '<!DOCTYPE e [<!ENTITY f SYSTEM "file:///etc/passwd">]>'
+
+
+def _with_doctype(doctype: str, entity: str) -> bytes:
+    body = ENVELOPE.format(
+        f'<R xmlns="urn:vim25"><returnval><objects><obj type="Folder">{entity}</obj></objects></returnval></R>'
+    )
+    return http_answer(body.replace("?>", "?>" + doctype, 1).encode())
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (http_answer(b"<html>Bad gateway</html>", "502 Bad Gateway"), "bad_answer"),
+        (http_answer(b"", "302 Found", "Location: https://192.0.2.1/sdk"), "bad_answer"),
+        (http_answer(b"not xml at all"), "bad_answer"),
+        (http_answer(b""), "bad_answer"),
+        (http_answer(_reply(OBJECT.format("a")).partition(b"\r\n\r\n")[2][:-60]), "bad_answer"),
+        (_reply("<objects><propSet><name>name</name></propSet></objects>"), "bad_answer"),
+        (_reply("<objects><obj/></objects><x>" + "<y>" * 300 + "</y>" * 300 + "</x>"), "bad_answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\nX-Hang-Up: 1\r\n\r\n<e:Envelope", "bad_answer"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Hang-Up: 1\r\n\r\n5\r\n<e:En", "connect_failed"),
+        (b"220 smtp.example.com ESMTP\r\nX-Hang-Up: 1\r\n\r\n", "bad_answer"),
+        (_fault("InventedByNoOne"), "bad_answer"),
+        (_fault(""), "vsphere_fault"),
+        (http_answer(b"oops", "500 Internal Server Error"), "bad_answer"),
+        (
+            _fault("NoPermission", '<object type="Folder">group-d1</object><privilegeId>System.View</privilegeId>'),
+            "privilege_missing",
+        ),
+    ],
+)
+def test_a_lie_ends_in_a_named_error_and_the_next_call_works(read: Read, reply: bytes, code: str) -> None:
+    with pytest.raises(HyperSDKError) as caught:
+        read(reply)
+    assert caught.value.code == code
+    assert read(_reply(OBJECT.format("next"))) == ["next"]
+
+
+def test_entities_are_never_expanded(read: Read) -> None:
+    for reply in (_with_doctype(BOMB, "&c;"), _with_doctype(FILE, "&f;")):
+        try:
+            found = read(reply)
+        except ConnectError as exc:
+            assert exc.code == "bad_answer"
+        else:
+            assert found == [""]
+
+
+def test_an_endless_answer_is_cut(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soap, "MAX_REPLY_BYTES", 200_000)
+    with pytest.raises(ConnectError, match="absurdly long"):
+        read(_reply(OBJECT.format("x") * 5000))
+
+
+NOT_AUTHENTICATED = (
+    '<objects><obj type="Folder">a</obj><missingSet><path>name</path><fault><fault xsi:type="{}"/>'
+    "<localizedMessage>said</localizedMessage></fault></missingSet></objects>"
+)
+
+
+def test_a_missing_property_is_unset_but_a_lost_session_is_renewed(read: Read, liar: Liar) -> None:
+    assert read(_reply(NOT_AUTHENTICATED.format("NoPermission"))) == ["a"]
+    before = liar.logins
+    assert read(_reply(NOT_AUTHENTICATED.format("NotAuthenticated")), _reply(OBJECT.format("b"))) == ["b"]
+    assert liar.logins == before + 1
+    with pytest.raises(AccessError) as caught:
+        read(*[_fault("NotAuthenticated", '<object type="Folder">f</object><privilegeId>p</privilegeId>')] * 2)
+    assert caught.value.code == "not_authenticated"
+    assert liar.logins == before + 2
+
+
+@given(st.text(max_size=40))
+def test_numbers(text: str) -> None:
+    value = to_int(text)
+    assert value is None or (len(text) <= 20 and value == int(text))

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from hypersdk.errors import Cancelled, LookupFailed, Refused
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.inventory import list_machines
+from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.tasks import cancel_task, read_task, wait_for_task
+from tests.support.peers import Vcsim, running_vcsim
+from tests.support.vsphere import connect
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Vcsim]:
+    with running_vcsim(vm=1, autostart=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def session(server: Vcsim) -> Iterator[Session]:
+    with connect(server) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def moref(session: Session) -> str:
+    return list_machines(session, cancel=CancelToken())[0].moref
+
+
+def test_the_result_of_a_snapshot_is_its_moref(session: Session, moref: str) -> None:
+    task = session.call(lambda: session.ref("VirtualMachine", moref).CreateSnapshot("s", "", False, False))
+    result = wait_for_task(session, task, cancel=CancelToken())
+    assert result is not None
+    assert session.call(lambda: session.ref("VirtualMachineSnapshot", result).vm._moId) == moref
+    state = read_task(session, task._moId, cancel=CancelToken())
+    assert (state.state, state.result, state.error) == ("success", result, None)
+    assert not cancel_task(session, task._moId)
+
+
+def test_a_fault_in_a_task_is_translated(session: Session, moref: str) -> None:
+    task = session.call(lambda: session.ref("VirtualMachine", moref).PowerOff())
+    with pytest.raises(Refused) as caught:
+        wait_for_task(session, task, cancel=CancelToken())
+    assert caught.value.code == "power_state"
+    assert caught.value.fields["fault"] == "InvalidPowerState"
+
+
+def test_a_task_that_vsphere_has_forgotten(session: Session) -> None:
+    with pytest.raises(LookupFailed) as caught:
+        wait_for_task(session, "task-999999", cancel=CancelToken())
+    assert caught.value.code == "object_gone"
+    assert not cancel_task(session, "task-999999")
+
+
+def test_cancel_ends_the_wait_at_once_and_progress_is_heard(server: Vcsim, session: Session, moref: str) -> None:
+    server.govc("object.collect", "-s", f"VirtualMachine:{moref}", "name")  # the server answers
+    with connect(server) as own:
+        task = own.call(lambda: own.ref("VirtualMachine", moref).PowerOn())
+        wait_for_task(own, task, cancel=CancelToken())
+    cancel = CancelToken()
+    seen: list[int] = []
+    task = session.call(lambda: session.ref("VirtualMachine", moref).PowerOff())
+    cancel.cancel("test")
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        wait_for_task(session, task, cancel=cancel, on_progress=seen.append)
+    assert time.monotonic() - started < 2
+    assert threading.active_count() >= 1
