@@ -169,12 +169,14 @@ def test_a_lie_ends_in_a_named_error_and_the_next_call_works(read: Read, reply: 
 
 def test_entities_are_never_expanded(read: Read) -> None:
     for reply in (_with_doctype(BOMB, "&c;"), _with_doctype(FILE, "&f;")):
-        try:
-            found = read(reply)
-        except ConnectError as exc:
-            assert exc.code == "bad_answer"
-        else:
-            assert found == [""]
+        assert _read_or_code(read, reply) in ("bad_answer", [""])
+
+
+def _read_or_code(read: Read, reply: bytes) -> list[str] | str:
+    try:
+        return read(reply)
+    except ConnectError as error:
+        return error.code
 
 
 def test_an_endless_answer_is_cut(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,12 @@
     └── VirtualHardwareSection ── Item(controller) <─ Parent ── Item(disk) ── HostResource ovf:/disk/ID
 """
 
-from hypersdk.formats.ovf.adapt import adapt_ovf
+from hypersdk.formats.ovf.adapt import adapt_ovf, place_in_key
 from hypersdk.formats.ovf.build import build_ovf
 from hypersdk.formats.ovf.layout import DiskFormat, OvfDisk
 from hypersdk.formats.ovf.parse import EnvelopeDisk, EnvelopeFile, EnvelopeNic, OvfEnvelope, OvfSystem, parse_ovf
 
 __all__ = [
     "DiskFormat", "EnvelopeDisk", "EnvelopeFile", "EnvelopeNic", "OvfDisk", "OvfEnvelope", "OvfSystem",
-    "adapt_ovf", "build_ovf", "parse_ovf",
+    "adapt_ovf", "build_ovf", "parse_ovf", "place_in_key",
 ]  # fmt: skip

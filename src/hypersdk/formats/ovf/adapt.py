@@ -88,7 +88,9 @@ def _by_name(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[st
 
 def _by_place(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[str, OvfDisk]:
     """By controller and unit, which stand in the lease key."""
-    places = dict(_unique((place, disk) for disk in ours if (place := _place_in_key(disk.lease_key)) is not None))
+    places: dict[tuple[str | None, int | None, int | None], OvfDisk] = dict(
+        _unique((place, disk) for disk in ours if (place := place_in_key(disk.lease_key)) is not None)
+    )
     found = ((disk.id, places.get((disk.bus, disk.bus_number, disk.unit_number)), disk) for disk in theirs)
     return _unique((key, our) for key, our, their in found if our and our.capacity_bytes == their.capacity_bytes)
 
@@ -112,7 +114,7 @@ def _last_part(lease_key: str | None) -> str | None:
     return lease_key.rpartition("/")[2] if lease_key else None
 
 
-def _place_in_key(lease_key: str | None) -> tuple[str | None, int | None, int | None] | None:
+def place_in_key(lease_key: str | None) -> tuple[str, int, int] | None:
     """Bus, bus number and unit from ``/vm-42/ParaVirtualSCSIController0:3``; ``None`` for a key of another form."""
     match = _PLACE.fullmatch(_last_part(lease_key) or "")
     if match is None:

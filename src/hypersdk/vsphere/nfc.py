@@ -1,0 +1,224 @@
+"""HttpNfcLease on the wire: the calls of an export, and what the server says of its files. No policy in here.
+
+Facts: *HttpNfcLease*, *HttpNfcLeaseInfo*, *HttpNfcLeaseDeviceUrl*, *HttpNfcLeaseManifestEntry* in the vSphere Web Services API
+reference. ``fileSize`` is unset for disks, whose stream is made on the fly; ``sslCertificate`` came with 9.0.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hypersdk.errors import HyperSDKError, LookupFailed, SourceError, TransientError, UsageError, register
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.certificate import normal_print
+from hypersdk.vsphere.faults import NOT_SUPPORTED, clean_text
+from hypersdk.vsphere.operations import read_one
+from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.soap import Element, ObjectProperties, child_text, children, localized_fault, read_objects, to_int
+from hypersdk.vsphere.specs import filter_spec, traversal
+from hypersdk.vsphere.tasks import RUNNING
+from hypersdk.vsphere.wire import BAD_REPLY
+
+LEASE_NOT_READY: Final = register(
+    "lease_not_ready",
+    "The ESXi host did not make the export ready in time.",
+    "Look at the load of the host and at the export task in vCenter; then run it again.",
+)
+
+READY_TIMEOUT_S: Final = 300.0
+FIRST_LOOK_S: Final = 0.05
+LAST_LOOK_S: Final = 1.0
+DEFAULT_TIMEOUT_S: Final = 300
+"""What servers use unless told otherwise."""
+MAX_FILES: Final = 1024
+MAX_TEXT: Final = 8192
+READY: Final = "ready"
+INITIALIZING: Final = "initializing"
+HOLDING: Final = frozenset({INITIALIZING, READY})
+"""States in which a lease holds its machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUrl:
+    """One file of an export. ``pin`` is the print of the serving host's certificate (SHA-256 or SHA-1 hex), where the server told it."""
+
+    key: str
+    url: str
+    pin: str | None
+    is_disk: bool
+    target_id: str
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseInfo:
+    """A lease that is ready."""
+
+    timeout_s: int
+    files: tuple[DeviceUrl, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestEntry:
+    """What the server says it sent of one file. Digests are lower-case hex, None where it has none."""
+
+    sha1: str | None
+    sha256: str | None
+
+
+def request_lease(session: Session, moref: str, snapshot: str | None) -> str:
+    """Asks for the export of a powered-off machine, or of a snapshot; returns the lease's moref. It is not ready yet."""
+
+    def ask() -> str:
+        if snapshot is not None:
+            return str(session.ref("VirtualMachineSnapshot", snapshot).ExportSnapshot()._moId)
+        return str(session.ref("VirtualMachine", moref).ExportVm()._moId)
+
+    return session.call(ask)
+
+
+def running_tasks(session: Session, moref: str, cancel: CancelToken) -> dict[str, str]:
+    """Queued and running tasks of a machine: moref -> what it does (``descriptionId``)."""
+
+    def read() -> dict[str, str]:
+        spec = filter_spec(
+            session.ref("VirtualMachine", moref),
+            {"Task": ["info.state", "info.descriptionId"]},
+            select=[traversal("VirtualMachine", "recentTask")],
+            skip=True,
+        )
+        found = read_objects(session, [spec], cancel=cancel)
+        return {
+            task.moref: task.text("info.descriptionId") or "" for task in found if task.text("info.state") in RUNNING
+        }
+
+    return session.call(read)
+
+
+def lease_state(session: Session, lease: str, cancel: CancelToken) -> str | None:
+    """``initializing``, ``ready``, ``done`` or ``error``; None when the lease is gone (timed out, ended, or its session ended)."""
+    try:
+        return read_one(session, "HttpNfcLease", lease, ["state"], cancel=cancel).text("state")
+    except LookupFailed:
+        return None
+
+
+def wait_until_ready(session: Session, lease: str, *, cancel: CancelToken) -> LeaseInfo:
+    """Waits for ``ready`` and returns what can be downloaded. Raises what the lease's error means; TransientError ``lease_not_ready``."""
+    pause_s, waited_s = FIRST_LOOK_S, 0.0
+    while True:
+        now = read_one(session, "HttpNfcLease", lease, ["state", "info", "error"], cancel=cancel)
+        if now.text("state") == READY:
+            return lease_info(now)
+        if now.text("state") != INITIALIZING:
+            raise _ended(now)
+        if waited_s >= READY_TIMEOUT_S:
+            raise TransientError(f"the export was not ready after {waited_s:.0f} s", code=LEASE_NOT_READY)
+        cancel.sleep(pause_s)
+        waited_s, pause_s = waited_s + pause_s, min(pause_s * 1.5, LAST_LOOK_S)
+
+
+def _ended(now: ObjectProperties) -> HyperSDKError:
+    error = now.values.get("error")
+    if error is not None:
+        return localized_fault(error)
+    return SourceError(f"the export ended before it began (state {clean_text(now.text('state') or 'unknown')})")
+
+
+def lease_info(now: ObjectProperties) -> LeaseInfo:
+    """Decodes the ``info`` of a lease."""
+    info = now.values.get("info")
+    urls = [] if info is None else children(info, "deviceUrl")
+    if info is None or not urls or len(urls) > MAX_FILES:
+        raise SourceError(f"the export lease lists {len(urls)} files", code=BAD_REPLY)
+    timeout_s = to_int(child_text(info, "leaseTimeout")) or DEFAULT_TIMEOUT_S
+    return LeaseInfo(max(timeout_s, 1), tuple(_device_url(url) for url in urls))
+
+
+def _device_url(element: Element) -> DeviceUrl:
+    key, url = child_text(element, "key") or "", child_text(element, "url") or ""
+    if not url or max(len(key), len(url)) > MAX_TEXT:
+        raise SourceError("the export lease has a file without a usable URL", code=BAD_REPLY)
+    target = child_text(element, "targetId") or url.split("?", 1)[0].rpartition("/")[2]
+    disk = child_text(element, "disk")  # since 4.1
+    return DeviceUrl(
+        key=key or url,
+        url=url,
+        pin=_pin(element),
+        is_disk=disk == "true" if disk else target.lower().endswith(".vmdk"),
+        target_id=clean_text(target),
+        size_bytes=to_int(child_text(element, "fileSize")),
+    )
+
+
+def _pin(element: Element) -> str | None:
+    """The serving host's certificate by its SHA-256, else by the SHA-1 print that older servers give."""
+    certificate, thumbprint = child_text(element, "sslCertificate"), child_text(element, "sslThumbprint")
+    try:
+        if certificate:
+            return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
+        return normal_print(thumbprint) if thumbprint else None
+    except (UsageError, ValueError, binascii.Error) as error:
+        raise SourceError("the lease names a certificate that cannot be read", code=BAD_REPLY) from error
+
+
+def ask_for_sha256(session: Session, lease: str, keys: Sequence[str]) -> bool:
+    """Asks for a manifest with SHA-256 (vSphere 6.7 and later); to be called before the first byte. False where it stays SHA-1."""
+
+    def ask() -> None:
+        from pyVmomi import vim
+
+        pairs = [vim.KeyValue(key=key, value="sha256") for key in keys]
+        session.ref("HttpNfcLease", lease).HttpNfcLeaseSetManifestChecksumType(deviceUrlsToChecksumTypes=pairs)
+
+    try:
+        session.call(ask)
+    except HyperSDKError as error:
+        if error.code != NOT_SUPPORTED and error.fields.get("fault") not in ("InvalidArgument", "InvalidRequest"):
+            raise
+        return False
+    return True
+
+
+def renew(session: Session, lease: str, percent: int) -> None:
+    """Tells progress, which keeps the lease alive."""
+    session.call(lambda: session.ref("HttpNfcLease", lease).HttpNfcLeaseProgress(percent=percent))
+
+
+def manifest(session: Session, lease: str) -> dict[str, ManifestEntry]:
+    """What the server says it sent, by key; to be asked before the lease ends. Empty where the server keeps none."""
+    try:
+        entries = session.call(lambda: session.ref("HttpNfcLease", lease).HttpNfcLeaseGetManifest())
+    except HyperSDKError as error:
+        if error.code != NOT_SUPPORTED:
+            raise
+        return {}
+    return {str(entry.key): _entry(entry.sha1, entry.checksum, entry.checksumType) for entry in entries or ()}
+
+
+def _entry(sha1: str | None, checksum: str | None, kind: str | None) -> ManifestEntry:
+    name = (kind or "").lower().replace("-", "")
+    return ManifestEntry(
+        sha1=_digest(checksum if name == "sha1" and not sha1 else sha1, 40),
+        sha256=_digest(checksum, 64) if name == "sha256" else None,
+    )
+
+
+def _digest(text: str | None, digits: int) -> str | None:
+    found = (text or "").strip().lower()
+    return found if len(found) == digits and not found.strip("0123456789abcdef") else None
+
+
+def complete(session: Session, lease: str) -> None:
+    """Ends the export as done."""
+    session.call(lambda: session.ref("HttpNfcLease", lease).HttpNfcLeaseComplete())
+
+
+def abort(session: Session, lease: str) -> None:
+    """Ends the export as given up; the machine is free then."""
+    session.call(lambda: session.ref("HttpNfcLease", lease).HttpNfcLeaseAbort(fault=None))

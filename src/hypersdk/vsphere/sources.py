@@ -1,0 +1,322 @@
+"""The two places a disk's bytes come from: the stream of an export lease, and ranges of a flat file on its datastore.
+
+::
+
+    LeaseDiskSource   streamOptimized VMDK, made on the fly, always from its first byte      lease.py opens it
+    FlatDiskSource    NAME-flat.vmdk through https://HOST/folder/...: the raw disk, any range, from several threads
+
+A flat file only counts while it stands still: the machine is off and has no snapshots, or the file is the base of its only
+snapshot. What an answer to a range request must be:
+
+    206, Content-Range exactly as asked, total = capacity, validators as at first     good
+    200            the whole file from its start: never written at an offset          range_ignored
+    206 otherwise  another part, or a file of another size                            range_mismatch
+    416            the file is shorter than it was                                    range_mismatch
+    other ETag or Last-Modified                                                       source_file_changed
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote
+
+from hypersdk.errors import ConnectError, HyperSDKError, SourceError, TransientError, register
+from hypersdk.model import Backing, Disk, Machine, Power
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.source import ByteStream
+from hypersdk.units import SECTOR
+from hypersdk.vsphere.connection import open_connection
+from hypersdk.vsphere.http import HTTP_REFUSED, ByteRange, Connection, HttpBody, SessionCookie
+from hypersdk.vsphere.inventory import datacenter_path
+from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.wire import CONNECTION_RESET
+
+LOG: Final = logging.getLogger(__name__)
+
+RANGE_IGNORED: Final = register(
+    "range_ignored",
+    "The server sent the file from its start where a part of it was asked for.",
+    "Use --source lease; a proxy in between may not pass ranges on.",
+)
+RANGE_MISMATCH: Final = register(
+    "range_mismatch",
+    "The server sent another part of the file than was asked for, or the file has another size.",
+    "Use --source lease; if it repeats, a proxy in between alters traffic.",
+)
+SOURCE_FILE_CHANGED: Final = register(
+    "source_file_changed",
+    "The disk's file changed while it was read.",
+    "Something writes to the disk: find it, then start again with --discard, or use --source lease.",
+)
+CBT_TRUSTED_SINCE: Final = (6, 7)
+"""Before, growing a disk past a 128 GiB boundary could leave areas out of what QueryChangedDiskAreas says (VMware KB 2090639)."""
+MAX_AREAS: Final = 1 << 22
+_DELTA_AND_BASE: Final = 2
+_UNAUTHORIZED: Final = 401
+_FILE: Final = re.compile(r"\[([^\]]+)\] (.+)\.vmdk", re.DOTALL)
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
+
+
+@dataclass(slots=True)
+class LeaseDiskSource:
+    """A ``StreamSource``: one disk of an export lease.
+
+    ``device_key`` is vSphere's key of the disk, ``lease_key`` what the lease calls it (``deviceUrl.key``), ``target_id`` the file name that the
+    server suggests. Both keys stay the same when the lease is renewed.
+    """
+
+    label: str
+    device_key: int
+    lease_key: str
+    target_id: str
+    capacity_bytes: int
+    allocated_bytes: int | None
+    wants_sha1: bool
+    host: str
+    _opener: Callable[[LeaseDiskSource, CancelToken], AbstractContextManager[ByteStream]] = field(repr=False)
+
+    def open(self, cancel: CancelToken) -> AbstractContextManager[ByteStream]:
+        """See ``StreamSource.open``."""
+        return self._opener(self, cancel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Validators:
+    """What tells that a file is still the same (RFC 9110, section 8.8)."""
+
+    etag: str | None
+    modified: str | None
+
+    @classmethod
+    def of(cls, body: HttpBody) -> _Validators:
+        return cls(body.header("ETag"), body.header("Last-Modified"))
+
+
+class FlatDiskSource:
+    """A ``RangeSource``: a flat file that stands still, read through the server's ``/folder``. Made by ``probe_flat``.
+
+    Connections are kept for the next range and end with the source.
+    """
+
+    def __init__(
+        self, session: Session, disk: Disk, target: str, areas: Callable[[], list[tuple[int, int]] | None]
+    ) -> None:
+        self.label = disk.label
+        self.capacity_bytes = disk.capacity_bytes
+        self.host = session.endpoint.host
+        self._session = session
+        self._target = target
+        self._areas = areas
+        self._validators: _Validators | None = None
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        weakref.finalize(self, _close_all, self._idle)
+
+    def extents(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
+        """Allocated areas where change tracking knows them; else the whole disk."""
+        cancel.check()
+        areas = self._areas()
+        yield from [(0, self.capacity_bytes)] if areas is None else areas
+
+    def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
+        """Fills ``buffer`` from ``offset``. Raises TransientError (try again) or SourceError as in the table of this module."""
+        part = ByteRange(offset, len(buffer))
+        kept = self._kept()
+        try:
+            return self._read(kept, part, buffer, cancel)
+        except SourceError as error:
+            if not self._is_stale(error, kept):
+                raise
+        return self._read(None, part, buffer, cancel)
+
+    def _is_stale(self, error: SourceError, kept: Connection | None) -> bool:
+        """Whether ``error`` only says that a connection or session was idle for too long; then both are fresh afterwards."""
+        if kept is not None and error.code == CONNECTION_RESET:
+            self.close()  # its sisters are no better
+            return True
+        if error.fields.get("status") == _UNAUTHORIZED:
+            self._session.server_time()  # logs in again
+            return True
+        return False
+
+    def close(self) -> None:
+        """Drops the idle connections; the next read makes new ones."""
+        with self._lock:
+            _close_all(self._idle)
+
+    def _kept(self) -> Connection | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _connect(self, cancel: CancelToken) -> Connection:
+        try:
+            return Connection(open_connection(self._session.endpoint), cancel=cancel)
+        except ConnectError as error:
+            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
+
+    def _read(self, connection: Connection | None, part: ByteRange, buffer: memoryview, cancel: CancelToken) -> None:
+        connection = connection or self._connect(cancel)
+        endpoint = self._session.endpoint
+        cookie = SessionCookie(endpoint.host, endpoint.port, self._session.cookie_value())
+        with _ranged(lambda: connection.get(self._target, cancel=cancel, cookie=cookie, byte_range=part)) as body:
+            self._check(body, part)
+            body.fill(buffer)
+            if body.readinto(memoryview(bytearray(1))):
+                raise SourceError(f"{self.label}: the server sent more than was asked for", code=RANGE_MISMATCH)
+        if connection.alive:
+            with self._lock:
+                self._idle.append(connection)
+
+    def _check(self, body: HttpBody, part: ByteRange) -> None:
+        """Raises SourceError unless ``body`` is exactly ``part`` of the file that was probed."""
+        if body.status == 200:
+            raise SourceError(f"{self.label}: the server ignored the range", code=RANGE_IGNORED)
+        found = _CONTENT_RANGE.fullmatch((body.header("Content-Range") or "").strip())
+        wanted = (part.offset, part.offset + part.length - 1, self.capacity_bytes)
+        if found is None or tuple(int(number) for number in found.groups()) != wanted:
+            raise SourceError(
+                f"{self.label}: the server sent another part of the file",
+                code=RANGE_MISMATCH,
+                wanted="bytes {}-{}/{}".format(*wanted),
+                got=(body.header("Content-Range") or "")[:100],
+            )
+        if body.length_bytes not in (None, part.length):
+            raise SourceError(f"{self.label}: the part has another length than announced", code=RANGE_MISMATCH)
+        self._check_unchanged(_Validators.of(body))
+
+    def _check_unchanged(self, now: _Validators) -> None:
+        with self._lock:
+            self._validators = self._validators or now
+            first = self._validators
+        if now != first:
+            raise SourceError(
+                f"{self.label}: its file changed while it was read",
+                code=SOURCE_FILE_CHANGED,
+                before=first.modified,
+                now=now.modified,
+            )
+
+
+def _close_all(idle: list[Connection]) -> None:
+    while idle:
+        idle.pop().close()
+
+
+def _ranged(get: Callable[[], HttpBody]) -> HttpBody:
+    """An answer to a range request; 416 says that the file is shorter than it was."""
+    try:
+        return get()
+    except SourceError as error:
+        if error.fields.get("status") != 416:
+            raise
+        raise SourceError("the file is shorter than it was", code=RANGE_MISMATCH, status=416) from error
+
+
+def probe_flat(
+    session: Session, machine: Machine, disk: Disk, *, snapshot: str | None = None, cancel: CancelToken | None = None
+) -> FlatDiskSource | str:
+    """The disk as ranges of its flat file at the point that is exported (``snapshot``, or None for the machine as it lies there); or the
+    reason why not, for people. One range is read to find out.
+
+    Raises ConnectError and Cancelled; a server that refuses is a reason, no error.
+    """
+    reason = _why_not_frozen(machine, disk, snapshot)
+    target = _folder_target(machine, disk)
+    if reason is not None or target is None:
+        return reason or "its file's name or its datacenter cannot be told"
+    source = FlatDiskSource(session, disk, target, lambda: allocated_areas(session, machine, disk, snapshot))
+    try:
+        source.read(0, memoryview(bytearray(min(SECTOR, disk.capacity_bytes))), cancel or CancelToken())
+    except TransientError as error:
+        return f"its file could not be read: {error.message}"
+    except SourceError as error:
+        return _why(error)
+    return source
+
+
+def _why(error: SourceError) -> str:
+    """What a refused probe means."""
+    status = error.fields.get("status")
+    if error.code == HTTP_REFUSED and status == 404:
+        return "its datastore keeps no flat file of it (as vSAN and vVols do)"
+    if error.code == HTTP_REFUSED and status == 403:
+        return "its file may not be read: the privilege Datastore.Browse is missing, or the file is locked"
+    return f"its file is not served in ranges: {error.message}"
+
+
+def _chain(disk: Disk) -> tuple[str, ...]:
+    """The files that make up the disk, the base last."""
+    return disk.chain or ((disk.file,) if disk.file else ())
+
+
+def _why_not_frozen(machine: Machine, disk: Disk, snapshot: str | None) -> str | None:
+    """Why the base file of the disk does not hold the whole of it, standing still; None where it does."""
+    files = len(_chain(disk))
+    if disk.encrypted or disk.backing not in (Backing.FLAT, Backing.SESPARSE):
+        return f"it is not kept in a plain file ({'encrypted' if disk.encrypted else disk.backing.value})"
+    if snapshot is not None:
+        # Only the base of a single snapshot is what the snapshot holds; a disk with one file came later than the snapshot.
+        single = [node.moref for node in machine.snapshots] == [snapshot] and files == _DELTA_AND_BASE
+        return None if single else "only the base of a machine's only snapshot stands still, and it is not that"
+    if machine.power is not Power.OFF:
+        return "the machine is not powered off"
+    if files != 1 or disk.backing is not Backing.FLAT:
+        return "it has snapshots: its present state is spread over several files"
+    return None
+
+
+def _folder_target(machine: Machine, disk: Disk) -> str | None:
+    """Path and query of the base's flat file below ``/folder``; None where its name or datacenter is not known."""
+    chain, datacenter = _chain(disk), datacenter_path(machine.summary)
+    parts = _FILE.fullmatch(chain[-1]) if chain else None
+    if parts is None or datacenter is None:
+        return None
+    store, path = parts.groups()
+    return f"/folder/{quote(path)}-flat.vmdk?dcPath={quote(datacenter, safe='')}&dsName={quote(store, safe='')}"
+
+
+def allocated_areas(
+    session: Session, machine: Machine, disk: Disk, snapshot: str | None
+) -> list[tuple[int, int]] | None:
+    """``(offset, length)`` of what is allocated on the datastore, rising; None where change tracking cannot be asked or trusted."""
+    version = tuple(int(part) for part in re.findall(r"\d+", session.about.api_version)[:2])
+    if not machine.cbt_enabled or version < CBT_TRUSTED_SINCE:
+        return None
+    try:
+        return list(_changed_areas(session, machine.moref, disk, snapshot))
+    except HyperSDKError as error:
+        LOG.info("%s: allocated areas are not known, all is read: %s", disk.label, error.message)
+        return None
+
+
+def _changed_areas(session: Session, moref: str, disk: Disk, snapshot: str | None) -> Iterator[tuple[int, int]]:
+    """``QueryChangedDiskAreas`` with the change id ``*``, piece by piece. Raises SourceError for an answer that cannot be."""
+    position, count = 0, 0
+    while position < disk.capacity_bytes:
+        info = session.call(lambda start=position: _query(session, moref, disk.key, snapshot, start))  # type: ignore[misc]
+        end = info.startOffset + info.length
+        if info.startOffset > position or end <= position or end > disk.capacity_bytes:
+            raise SourceError(f"{disk.label}: change tracking answered for another part of the disk")
+        for area in info.changedArea or ():
+            count += 1
+            if not position <= area.start < area.start + area.length <= end or count > MAX_AREAS:
+                raise SourceError(f"{disk.label}: change tracking names areas that are out of order")
+            yield area.start, area.length
+            position = area.start + area.length
+        position = end
+
+
+def _query(session: Session, moref: str, key: int, snapshot: str | None, start: int) -> Any:
+    return session.ref("VirtualMachine", moref).QueryChangedDiskAreas(
+        snapshot=session.ref("VirtualMachineSnapshot", snapshot) if snapshot else None,
+        deviceKey=key,
+        startOffset=start,
+        changeId="*",
+    )
