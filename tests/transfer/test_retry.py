@@ -44,3 +44,9 @@ def test_a_stream_that_ended_early_is_tried_again() -> None:
 def test_what_another_try_does_not_help_is_not_tried(error: SourceError | IntegrityError) -> None:
     with pytest.raises(type(error)):
         Attempts(RetryPolicy()).failed(error)
+
+
+def test_a_server_that_asks_for_patience_gets_it() -> None:
+    attempts = Attempts(RetryPolicy(retries=2, jitter=0), draw=lambda: 0.0)
+    assert attempts.failed(TransientError("busy", retry_after_s=7.0)) == 7
+    assert attempts.failed(TransientError("busy", retry_after_s=0)) == 3

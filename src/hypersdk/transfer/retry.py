@@ -44,12 +44,20 @@ class Attempts:
         """Tries made, the running one included."""
 
     def failed(self, error: HyperSDKError, *, got_somewhere: bool = False) -> float:
-        """How long to wait before the next try. Raises ``error`` itself when another try would not help or all are used up."""
+        """How long to wait before the next try, never less than the server asks for (its Retry-After).
+
+        Raises ``error`` itself when another try would not help or all are used up.
+        """
         self._failures = 1 if got_somewhere else self._failures + 1
         if not worth_another_try(error) or self._failures > self._policy.retries:
             raise error
         self.made += 1
-        return self._policy.delay_s(self._failures, self._draw())
+        return max(self._policy.delay_s(self._failures, self._draw()), _asked_wait_s(error))
+
+
+def _asked_wait_s(error: HyperSDKError) -> float:
+    asked = error.fields.get("retry_after_s")
+    return float(asked) if isinstance(asked, int | float) else 0.0
 
 
 def worth_another_try(error: HyperSDKError) -> bool:
