@@ -25,7 +25,7 @@ from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, StreamDigests
 from hypersdk.vsphere.descriptor import server_descriptor
-from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict
+from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict, routes_of
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.sources import FlatDiskSource, probe_flat
 
@@ -86,6 +86,10 @@ class MachineCopy:
         assert point is not None  # settled before any copy
         return point
 
+    @property
+    def _stall_timeout_s(self) -> float:
+        return self.disks.shared.settings.stall_timeout_s
+
     # Lease
 
     def _copy_lease(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
@@ -99,6 +103,7 @@ class MachineCopy:
             cancel=cancel,
             on_opened=work.journal.lease_opened,
             on_closed=work.journal.lease_closed,
+            routes=routes_of(work.session, self._stall_timeout_s),
         ) as lease:
             self.board.watch_lease(lease)
             try:
@@ -161,7 +166,16 @@ class MachineCopy:
             if disk is None:
                 yield record, "the machine has it no more"
             else:
-                yield record, probe_flat(self.work.session, machine, disk, snapshot=self._point.snapshot)
+                yield (
+                    record,
+                    probe_flat(
+                        self.work.session,
+                        machine,
+                        disk,
+                        snapshot=self._point.snapshot,
+                        stall_timeout_s=self._stall_timeout_s,
+                    ),
+                )
 
     def _copy_ranges(self, pairs: Sequence[tuple[DiskRecord, DiskSource]], cancel: CancelToken) -> None:
         self.disks.copy(pairs, self._point.identity, cancel)

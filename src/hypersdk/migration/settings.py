@@ -25,7 +25,8 @@ class RunSettings:
     """Limits of a run. ``None`` for ``bandwidth_limit`` (bytes/s over all streams) is no limit.
 
     ``streams_per_host`` stays below what the NFC buffers of one ESXi host allow, ``streams_per_vcenter`` below the
-    about 52 connections that go through a vCenter. ``space_wait_s`` is how long a full disk is waited for.
+    about 52 connections that go through a vCenter. ``space_wait_s`` is how long a full disk is waited for, ``stall_timeout_s``
+    how long a stream may be silent before it is tried again.
     """
 
     max_machines: int = 4
@@ -33,6 +34,7 @@ class RunSettings:
     streams_per_vcenter: int = 40
     bandwidth_limit: int | None = None
     space_wait_s: float = 600.0
+    stall_timeout_s: float = 60.0
     shutdown_timeout_s: float = 300.0
     snapshot_watch_s: float = 30.0
     progress_interval_s: float = 0.25

@@ -43,7 +43,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import ByteStream, StreamDigests
 from hypersdk.vsphere import nfc
 from hypersdk.vsphere.faults import BUSY
-from hypersdk.vsphere.http import HTTP_REFUSED, SessionCookie
+from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, SessionCookie
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.routes import Routes
 from hypersdk.vsphere.session import Session
@@ -79,10 +79,10 @@ class Verdict(StrEnum):
     UNPROVED = "unproved"  # the server gave no digest for it
 
 
-def routes_of(session: Session) -> Routes:
+def routes_of(session: Session, stall_timeout_s: float = STALL_TIMEOUT_S) -> Routes:
     """The routes that all leases of ``session`` share: what one of them finds out about a host, the others know."""
     with _ROUTES_LOCK:
-        return _ROUTES.setdefault(session, Routes(session.endpoint))
+        return _ROUTES.setdefault(session, Routes(session.endpoint, stall_s=stall_timeout_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +303,16 @@ class LeasedExport:
             if self._held is not None and self._state(self._held, cancel) != nfc.READY:
                 self._lost(self._held, cancel)
             if self._held is None:
-                self._same_point()
-                self._held = self._open(cancel)
+                self._held = self._reopened(cancel)
             return self._held
+
+    def _reopened(self, cancel: CancelToken) -> _Held:
+        """Another lease of the same point. A vCenter that is away for the moment is a matter of retries: the export was well begun."""
+        try:
+            self._same_point()
+            return self._open(cancel)
+        except ConnectError as error:
+            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
     def _state(self, held: _Held, cancel: CancelToken) -> str | None:
         try:

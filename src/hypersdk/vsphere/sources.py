@@ -33,7 +33,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import ByteStream
 from hypersdk.units import SECTOR
 from hypersdk.vsphere.connection import open_connection
-from hypersdk.vsphere.http import HTTP_REFUSED, ByteRange, Connection, HttpBody, SessionCookie
+from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, ByteRange, Connection, HttpBody, SessionCookie
 from hypersdk.vsphere.inventory import datacenter_path
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.wire import CONNECTION_RESET
@@ -106,7 +106,13 @@ class FlatDiskSource:
     """
 
     def __init__(
-        self, session: Session, disk: Disk, target: str, areas: Callable[[], list[tuple[int, int]] | None]
+        self,
+        session: Session,
+        disk: Disk,
+        target: str,
+        areas: Callable[[], list[tuple[int, int]] | None],
+        *,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
     ) -> None:
         self.label = disk.label
         self.capacity_bytes = disk.capacity_bytes
@@ -114,6 +120,7 @@ class FlatDiskSource:
         self._session = session
         self._target = target
         self._areas = areas
+        self._stall_timeout_s = stall_timeout_s
         self._validators: _Validators | None = None
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
@@ -157,7 +164,7 @@ class FlatDiskSource:
 
     def _connect(self, cancel: CancelToken) -> Connection:
         try:
-            return Connection(open_connection(self._session.endpoint), cancel=cancel)
+            return Connection(open_connection(self._session.endpoint), cancel=cancel, stall_s=self._stall_timeout_s)
         except ConnectError as error:
             raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
@@ -220,7 +227,13 @@ def _ranged(get: Callable[[], HttpBody]) -> HttpBody:
 
 
 def probe_flat(
-    session: Session, machine: Machine, disk: Disk, *, snapshot: str | None = None, cancel: CancelToken | None = None
+    session: Session,
+    machine: Machine,
+    disk: Disk,
+    *,
+    snapshot: str | None = None,
+    cancel: CancelToken | None = None,
+    stall_timeout_s: float = STALL_TIMEOUT_S,
 ) -> FlatDiskSource | str:
     """The disk as ranges of its flat file at the point that is exported (``snapshot``, or None for the machine as it lies there); or the
     reason why not, for people. One range is read to find out.
@@ -231,7 +244,9 @@ def probe_flat(
     target = _folder_target(machine, disk)
     if reason is not None or target is None:
         return reason or "its file's name or its datacenter cannot be told"
-    source = FlatDiskSource(session, disk, target, lambda: allocated_areas(session, machine, disk, snapshot))
+    source = FlatDiskSource(
+        session, disk, target, lambda: allocated_areas(session, machine, disk, snapshot), stall_timeout_s=stall_timeout_s
+    )
     try:
         source.read(0, memoryview(bytearray(min(SECTOR, disk.capacity_bytes))), cancel or CancelToken())
     except TransientError as error:
