@@ -20,6 +20,8 @@ POLL_S: Final = 0.5
 SETTLE_S: Final = 0.01
 """Changes that come together are told together."""
 MAX_TOKENS: Final = 64
+MAX_SELECTIONS: Final = 1000
+"""Clients send a dozen; each may visit every object."""
 
 Visible = Callable[[Ref], Managed | None]
 
@@ -45,12 +47,16 @@ class Selection:
         self._spec = spec
         self._visible = visible
         self._named: dict[str, Data] = {}
+        self._count = 0
         for start in spec.objectSet:
             self._collect_names(start.selectSet or [])
         self._wanted: dict[str, Wanted | None] = {}
 
     def _collect_names(self, selections: Sequence[Data]) -> None:
         for selection in selections:
+            self._count += 1
+            if self._count > MAX_SELECTIONS:
+                raise invalid_request(f"more than {MAX_SELECTIONS} selections")
             if selection.type == "TraversalSpec":
                 if selection.name:
                     self._named[selection.name] = selection
@@ -122,7 +128,8 @@ class Selection:
         if wanted is None:
             return []
         paths = itertools.chain(managed.property_names() if wanted.everything else (), wanted.paths)
-        pairs = ((path, managed.property_xml(path)) for path in dict.fromkeys(paths))
+        read: dict[str, Any] = {}
+        pairs = ((path, managed.property_xml(path, read)) for path in dict.fromkeys(paths))
         return [(path, val) for path, val in pairs if val]
 
 

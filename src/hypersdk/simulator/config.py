@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from hypersdk.secret import Secret
 from hypersdk.simulator.faults import Fault
-from hypersdk.units import GiB, MiB
+from hypersdk.units import SECTOR, GiB, MiB
 
 DEFAULT_USERNAME: Final = "administrator@vsphere.local"
 DEFAULT_PASSWORD: Final = "simulator"  # noqa: S105 - opens nothing but the simulator
@@ -34,6 +34,10 @@ class DiskSpec:
     independent: bool = False
     multi_writer: bool = False
     encrypted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.capacity_bytes <= 0 or self.capacity_bytes % SECTOR:
+            raise ValueError(f"a disk of {self.capacity_bytes} bytes is not made of whole sectors of {SECTOR}")
 
 
 @dataclass(frozen=True, slots=True)

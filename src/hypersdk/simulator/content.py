@@ -72,7 +72,7 @@ def _words(rng: random.Random) -> bytes:
 @cache
 def patterns() -> tuple[Pattern, ...]:
     """The pool: compressible ones first, then random ones. The same in every process."""
-    rng = random.Random(0x9E3779B97F4A7C15)
+    rng = random.Random(0x9E3779B97F4A7C15)  # noqa: S311 - content to look at, no secret
     plains = [_words(rng) for _ in range(COMPRESSIBLE_PATTERNS)] + [rng.randbytes(REST) for _ in range(RANDOM_PATTERNS)]
     return tuple(
         _pattern(plain, level=0 if index >= COMPRESSIBLE_PATTERNS else 6) for index, plain in enumerate(plains)
@@ -292,11 +292,9 @@ class DiskImage:
             return None
         generation = self.generations.get(index, 0)
         dice = self._dice(index, generation)[1]
-        if kind is BlockKind.COMPRESSIBLE:
-            pattern = patterns()[dice % COMPRESSIBLE_PATTERNS]
-        else:
-            pattern = patterns()[COMPRESSIBLE_PATTERNS + dice % RANDOM_PATTERNS]
-        return self._stamp(index, generation), pattern
+        compressible = kind is BlockKind.COMPRESSIBLE
+        place = dice % COMPRESSIBLE_PATTERNS if compressible else COMPRESSIBLE_PATTERNS + dice % RANDOM_PATTERNS
+        return self._stamp(index, generation), patterns()[place]
 
     def _stamp(self, index: int, generation: int) -> bytes:
         return f"{self.content.identity:<30.30} block {index:012d} gen {generation:09d}\n".encode("ascii", "replace")[

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 
 @dataclass(slots=True)
@@ -15,7 +15,11 @@ class Counters:
 
     ``calls`` by API method; ``stream_bytes`` body bytes by ``machine:index`` for NFC; ``opened`` how often each NFC file was
     opened; ``ranges`` the ``(offset, length)`` served of each ``/folder`` file; ``streams_now`` and ``streams_peak`` NFC streams by host
-    name; ``range_streams_peak`` the same for ``/folder``; ``connections`` accepted TCP connections.
+    name; ``range_streams_now`` and ``range_streams_peak`` the same for ``/folder``; ``via_vcenter`` NFC streams of a host that came through
+    vCenter's address; ``connections`` accepted TCP connections.
+
+    Bytes are counted as they are handed to the network, and a stream counts as closed before its last byte leaves: whoever has read
+    a whole answer finds it in the counters.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -36,8 +40,12 @@ class Counters:
             for counter in (self.calls, self.stream_bytes, self.opened, self.via_vcenter):
                 counter.clear()
             self.ranges.clear()
-            self.streams_peak = Counter(self.streams_now)
-            self.range_streams_peak = Counter(self.range_streams_now)
+            for peak, now in (
+                (self.streams_peak, self.streams_now),
+                (self.range_streams_peak, self.range_streams_now),
+            ):
+                peak.clear()
+                peak.update(now)
             self.connections = 0
 
     def call(self, method: str) -> None:
@@ -55,34 +63,61 @@ class Counters:
         with self.lock:
             self.stream_bytes[file] += count
 
-    def served(self, file: str, offset: int, length: int) -> None:
-        """A range of a ``/folder`` file, as far as it was sent."""
-        with self.lock:
-            self.ranges[file].append((offset, length))
-
-    @contextmanager
-    def nfc_stream(self, host: str, file: str, *, via_vcenter: bool) -> Iterator[int]:
-        """Counts an NFC stream while it is open; gives how many are open on the host, this one included."""
+    def open_stream(self, host: str, file: str, *, via_vcenter: bool) -> OpenStream:
+        """Counts an NFC stream of ``host`` until it is closed."""
         with self.lock:
             self.opened[file] += 1
             self.via_vcenter[host] += via_vcenter
-            self.streams_now[host] += 1
-            self.streams_peak[host] = max(self.streams_peak[host], self.streams_now[host])
-            now = self.streams_now[host]
-        try:
-            yield now
-        finally:
-            with self.lock:
-                self.streams_now[host] -= 1
+        return OpenStream(self, host, self.streams_now, self.streams_peak)
 
-    @contextmanager
-    def range_stream(self, host: str) -> Iterator[None]:
-        """Counts a ``/folder`` answer while it is being sent."""
-        with self.lock:
-            self.range_streams_now[host] += 1
-            self.range_streams_peak[host] = max(self.range_streams_peak[host], self.range_streams_now[host])
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.range_streams_now[host] -= 1
+    def open_range(self, host: str, file: str, offset: int) -> OpenRange:
+        """Counts an answer of ``/folder`` until it is closed."""
+        return OpenRange(self, host, file, offset)
+
+
+class OpenStream:
+    """One stream that is being sent. ``number`` is how many were open on its host when it began, itself included."""
+
+    def __init__(self, counters: Counters, host: str, now: Counter[str], peak: Counter[str]) -> None:
+        self._counters = counters
+        self._host = host
+        self._now = now
+        self._open = True
+        with counters.lock:
+            now[host] += 1
+            self.number = now[host]
+            peak[host] = max(peak[host], self.number)
+
+    def close(self) -> None:
+        """It is at its end. Idempotent."""
+        with self._counters.lock:
+            if self._open:
+                self._open = False
+                self._now[self._host] -= 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class OpenRange(OpenStream):
+    """One answer of ``/folder`` that is being sent."""
+
+    def __init__(self, counters: Counters, host: str, file: str, offset: int) -> None:
+        super().__init__(counters, host, counters.range_streams_now, counters.range_streams_peak)
+        self._offset = offset
+        self._sent = 0
+        with counters.lock:
+            self._served = counters.ranges[file]
+            self._place = len(self._served)
+            self._served.append((offset, 0))
+
+    def sent(self, count: int) -> None:
+        """``count`` more bytes."""
+        self._sent += count
+        with self._counters.lock:
+            self._served[self._place] = (self._offset, self._sent)

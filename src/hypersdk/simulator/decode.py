@@ -34,11 +34,11 @@ def parse_request(body: bytes) -> etree._Element:
         root = etree.fromstring(body, parser)
     except etree.XMLSyntaxError as error:
         raise invalid_request(f"the request is not XML: {error.msg}") from error
-    if root.getroottree().docinfo.doctype:
+    if root.getroottree().docinfo.internalDTD is not None:
         raise invalid_request("a document type is not allowed")
     _check_depth(root)
     soap_body = root.find(f"{{{SOAP}}}Body")
-    calls = list(soap_body) if soap_body is not None else []
+    calls: list[etree._Element] = list(soap_body) if soap_body is not None else []
     if len(calls) != 1:
         raise invalid_request("the SOAP body must hold one element")
     return calls[0]
@@ -143,7 +143,9 @@ def _scalar(text: str, xsd: str) -> Any:
 
 def _parse_scalar(text: str, xsd: str) -> Any:
     if xsd in ("byte", "short", "int", "long"):
-        return int(text[:24])
+        if len(text) > 24:
+            raise ValueError(text)
+        return int(text)
     if xsd == "boolean":
         return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()] if text.strip() else False
     if xsd in ("float", "double"):

@@ -24,7 +24,8 @@ class Delivery:
     """One body on its way. ``frame`` is how a piece looks on the wire (a chunk, or the bytes as they are).
 
     ``alive`` says whether the lease and the simulator still stand: when not, the connection is broken, as a host does it.
-    ``struck`` is told of faults that concern more than this connection.
+    ``struck`` is told of faults that concern more than this connection, ``count`` of bytes before they leave. ``length`` is that of the
+    body where it is known: ``ending`` is called before the last of it leaves.
     """
 
     def __init__(
@@ -36,11 +37,17 @@ class Delivery:
         frame: Callable[[bytes], bytes],
         alive: Callable[[], bool],
         struck: Callable[[Fault], None],
+        count: Callable[[int], None],
+        ending: Callable[[], None],
+        length: int | None = None,
     ) -> None:
         self._connection = connection
         self._frame = frame
         self._alive = alive
         self._struck = struck
+        self._count = count
+        self._ending = ending
+        self._length = length
         slow = [fault.rate for fault in faults if fault.kind is FaultKind.SLOW]
         rates = [rate for rate in (rate_bytes_s, *slow) if rate]
         self._rate = min(rates) if rates else None
@@ -78,8 +85,11 @@ class Delivery:
 
     def _put(self, data: bytes) -> None:
         if data:
-            self._connection.transmit(self._frame(data))
             self.sent += len(data)
+            self._count(len(data))
+            if self.sent == self._length:
+                self._ending()
+            self._connection.transmit(self._frame(data))
 
     def _spoil(self, data: bytes, grain_starts: list[int]) -> bytes:
         """Flips a bit for a CORRUPT fault that is due: in the first block from its offset on, else where it points."""
@@ -109,9 +119,11 @@ class Delivery:
             self._wait(self._began + self.sent / self._rate - time.monotonic())
 
     def _wait(self, seconds: float) -> None:
-        """Sends nothing for a while. Raises PeerLost when the lease or the simulator goes meanwhile."""
+        """Sends nothing for a while. Raises PeerLost when the client, the lease or the simulator goes meanwhile."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, NAP_S))
             if not self._alive():
                 self._connection.reset()
+            if self._connection.peer_gone():
+                self._connection.drop()

@@ -11,12 +11,12 @@ from lxml import etree
 from hypersdk.simulator.collector import Raw
 from hypersdk.simulator.decode import local, parameters, parse_request, this
 from hypersdk.simulator.encode import element, members, property_value
-from hypersdk.simulator.fault import MethodFault, fault_element, invalid_request, not_authenticated, object_not_found
+from hypersdk.simulator.fault import MethodFault, fault_element, not_authenticated, object_not_found, unexpected
 from hypersdk.simulator.faults import FaultKind
 from hypersdk.simulator.managed import Call, Managed, invalid_property
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.schema import Method, data_types
-from hypersdk.simulator.session import SessionManager, SessionRecord
+from hypersdk.simulator.session import SessionRecord
 from hypersdk.simulator.values import Data, Ref
 
 _HEAD: Final = (
@@ -27,6 +27,8 @@ _HEAD: Final = (
 _TAIL: Final = "</soapenv:Body></soapenv:Envelope>"
 OPEN_METHODS: Final = frozenset({"RetrieveServiceContent", "Login", "CurrentTime"})
 """What may be asked without a session."""
+OPEN_PROPERTIES: Final = frozenset({"currentSession", "content"})
+"""What may be read without one: clients find out by ``currentSession``, which is then unset, and no error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,14 @@ class Dispatcher:
 
     def answer(self, body: bytes, cookie: str | None, peer_gone: Callable[[], bool]) -> Answer:
         """The answer to one SOAP request."""
-        with self._platform.world.lock:
-            try:
-                node = parse_request(body)
+        try:
+            node = parse_request(body)
+            with self._platform.world.lock:
                 return self._run(node, self._platform.sessions.by_cookie(cookie), peer_gone)
-            except MethodFault as fault:
-                return _fault_answer(fault)
+        except MethodFault as fault:
+            return _fault_answer(fault)
+        except Exception as error:  # noqa: BLE001 - a bug here is the caller's SystemError, and our log's traceback
+            return _fault_answer(unexpected(error))
 
     def _run(self, node: etree._Element, session: SessionRecord | None, peer_gone: Callable[[], bool]) -> Answer:
         name, target = local(node), this(node)
@@ -95,7 +99,8 @@ class Dispatcher:
 
     def _introduce(self, session: SessionRecord | None) -> None:
         """``currentSession`` and the default collector's filters are different for each session."""
-        for manager in self._platform.world.all(SessionManager):
+        manager = self._platform.sessions.manager
+        if manager is not None:
             manager.asking = session
 
     def _find(self, target: Ref, session: SessionRecord | None) -> Managed:
@@ -108,6 +113,8 @@ class Dispatcher:
         """pyVmomi reads each attribute of an object by this call."""
         path = next((child.text or "" for child in node if local(child) == "prop"), "")
         self._introduce(session)
+        if session is None and path not in OPEN_PROPERTIES:
+            raise not_authenticated()
         if path not in managed.schema.properties:
             raise invalid_property(managed.wsdl, path)
         value, field = managed.resolve(path)
@@ -130,15 +137,13 @@ class Dispatcher:
             raise not_authenticated()
         fault = book.take_call(FaultKind.CALL, name)
         if fault is not None:
-            if fault.fault not in data_types():
-                raise invalid_request(f"the fault '{fault.fault}' is not known")
             raise MethodFault(
                 Data(fault.fault, **_required_members(fault.fault)), f"The simulator raises {fault.fault} on purpose."
             )
 
 
 def _asks_session(name: str, target: Ref) -> bool:
-    """Clients without a session read ``currentSession`` to find that out: it is unset, not an error."""
+    """Whether it is about what may be read without a session: see ``OPEN_PROPERTIES``."""
     return name == "Fetch" and target.type in ("SessionManager", "ServiceInstance")
 
 

@@ -198,7 +198,10 @@ class Datacenter(Entity):
                 machine.set_power_on(call)
             return Data("ClusterPowerOnVmResult")
 
-        return self.platform.tasks.run(call, self, work)
+        ref = self.platform.tasks.run(call, self, work)
+        for machine in machines:
+            machine.busy = self.platform.task(ref)
+        return ref
 
 
 class ComputeResource(Entity):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, Final
 from xml.sax.saxutils import escape
 
 from hypersdk.simulator.values import Data, Ref
+
+log: Final = logging.getLogger("hypersdk.simulator")
 
 
 class MethodFault(Exception):  # noqa: N818 - the API's own name
@@ -51,6 +54,12 @@ def invalid_power_state(existing: str, requested: str | None, what: str) -> Meth
     """The machine's power state does not allow this."""
     message = f"The attempted operation cannot be performed in the current state ({what})."
     return MethodFault.of("InvalidPowerState", message, requestedState=requested, existingState=existing)
+
+
+def unexpected(error: Exception) -> MethodFault:
+    """A failure of the simulator itself: its traceback goes to the log, a SystemError to the client."""
+    log.error("the simulator failed", exc_info=error)
+    return MethodFault.of("SystemError", "The simulator failed; its log says why.", reason=type(error).__name__)
 
 
 def fault_element(error: MethodFault, members: str) -> str:

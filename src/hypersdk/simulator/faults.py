@@ -16,9 +16,13 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from hypersdk.errors import UsageError
+from hypersdk.simulator.schema import data_types
 from hypersdk.units import parse_size
+
+MAX_SECONDS: Final = 24 * 3600
 
 
 class FaultKind(StrEnum):
@@ -29,7 +33,7 @@ class FaultKind(StrEnum):
     DISCONNECT = "disconnect"
     """The connection is closed after ``after_bytes`` without the end that HTTP announced."""
     SHORT = "short"
-    """The body ends early but well-formed: what HTTP says is complete, the disk is not."""
+    """The body ends after ``after_bytes``, well-formed: what HTTP says is complete, the disk is not."""
     STALL = "stall"
     """No byte flows for ``seconds`` once ``after_bytes`` were sent; then it goes on."""
     SLOW = "slow"
@@ -45,7 +49,7 @@ class FaultKind(StrEnum):
     LEASE_ERROR = "lease_error"
     """The lease goes from ``initializing`` to ``error``."""
     SESSION_EXPIRY = "session_expiry"
-    """The session is dropped: after ``after_bytes`` of a stream, or when ``method`` is called."""
+    """The session is dropped: when ``method`` is called, or without one after ``after_bytes`` of a stream."""
     FILE_SIZE_PRESENT = "file_size_present"
     """``deviceUrl.fileSize`` of disks is filled with the length of the stream (absent otherwise)."""
     FILE_SIZE_WRONG = "file_size_wrong"
@@ -55,19 +59,22 @@ class FaultKind(StrEnum):
     NO_MANIFEST = "no_manifest"
     """The lease's manifest is empty."""
     UNREACHABLE = "unreachable"
-    """The host's own address refuses connections; the path through vCenter works."""
+    """The host's own address refuses connections; the path through vCenter works. A state: ``times`` does not count."""
     DATASTORE_FULL = "datastore_full"
-    """The datastore named ``disk`` (all without) has ``after_bytes`` left."""
+    """The datastore named ``disk`` (all without) has ``after_bytes`` left. A state: ``times`` does not count."""
     CALL = "call"
     """The API call ``method`` raises the fault ``fault`` (SystemError by default)."""
 
 
-STREAM_FAULTS = frozenset(
+STREAM_FAULTS: Final = frozenset(
     {
         FaultKind.RESET, FaultKind.DISCONNECT, FaultKind.SHORT, FaultKind.STALL, FaultKind.SLOW, FaultKind.CORRUPT,
-        FaultKind.STATUS, FaultKind.NFC_EXHAUSTED, FaultKind.LEASE_TIMEOUT,
+        FaultKind.LEASE_TIMEOUT, FaultKind.SESSION_EXPIRY,
     }
 )  # fmt: skip
+"""What may befall a body on its way."""
+REFUSALS: Final = (FaultKind.NFC_EXHAUSTED, FaultKind.STATUS)
+"""What is answered in place of a body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,8 @@ class Fault:
     """One fault. ``times`` is how often it strikes, ``None`` for always; ``host`` and ``disk`` narrow it.
 
     ``host`` is a host's name. ``disk`` is ``machine:index`` or ``machine``; for ``datastore_full`` the datastore's name.
+    A fault of a stream is used up when the stream is opened, also where ``after_bytes`` lies behind its end.
+    Raises ValueError for values that could never strike.
     """
 
     kind: FaultKind
@@ -88,6 +97,16 @@ class Fault:
     retry_after_s: int | None = None
     method: str | None = None
     fault: str = "SystemError"
+
+    def __post_init__(self) -> None:
+        if self.kind is FaultKind.CALL and self.method is None:
+            raise ValueError("fault 'call' needs the method that it strikes, such as method=ExportVm")
+        if self.kind is FaultKind.CALL and not _is_fault(self.fault):
+            raise ValueError(f"the API has no fault '{self.fault}' here")
+        if not 400 <= self.status <= 599:
+            raise ValueError(f"the status {self.status} is no error: use 400 to 599")
+        if not 0 <= self.seconds < MAX_SECONDS or self.rate <= 0 or self.after_bytes < 0:
+            raise ValueError("seconds, rate and after are positive numbers")
 
     def matches(self, host: str | None, machine: str | None, index: int | None) -> bool:
         """Whether it concerns that host and disk."""
@@ -108,7 +127,15 @@ class Fault:
                 raise UsageError(f"'{key}' is no option of a fault", next_step=f"Choose among: {', '.join(_OPTIONS)}.")
             name, read = _OPTIONS[key]
             values[name] = read(key, value)
-        return cls(FaultKind(kind), **values)  # type: ignore[arg-type] # the readers match the fields
+        try:
+            return cls(FaultKind(kind), **values)  # type: ignore[arg-type] # the readers match the fields
+        except ValueError as error:
+            raise UsageError(str(error), next_step="See --help.") from error
+
+
+def _is_fault(name: str) -> bool:
+    type_ = data_types().get(name)
+    return type_ is not None and not type_.lineage.isdisjoint({"MethodFault", "VimFault", "RuntimeFault"})
 
 
 def _text(_key: str, value: str) -> str:
@@ -165,17 +192,28 @@ class FaultBook:
     def take(
         self, kinds: Iterable[FaultKind], *, host: str | None, machine: str | None, index: int | None
     ) -> list[Fault]:
-        """The faults of these kinds that strike here and now; each is counted. At most one of each kind."""
+        """The faults of these kinds that strike a stream or lease here and now; each is counted. At most one of each kind.
+
+        Those that name an API method are not among them: see ``take_call``.
+        """
         wanted = set(kinds)
         taken: list[Fault] = []
         with self._lock:
             for armed in self._armed:
                 fault = armed.fault
-                if fault.kind in wanted and armed.left != 0 and fault.matches(host, machine, index):
+                due = fault.kind in wanted and armed.left != 0 and fault.method is None
+                if due and fault.matches(host, machine, index):
                     wanted.discard(fault.kind)
                     self._strike(armed)
                     taken.append(fault)
         return taken
+
+    def take_refusal(self, *, host: str | None, machine: str | None, index: int | None) -> Fault | None:
+        """The fault that is answered in place of a body; no other one is used up by it."""
+        for kind in REFUSALS:
+            if taken := self.take([kind], host=host, machine=machine, index=index):
+                return taken[0]
+        return None
 
     def take_call(self, kind: FaultKind, method: str) -> Fault | None:
         """The fault of that kind that strikes the API call ``method``."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
+from datetime import UTC
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Final
 from urllib.parse import parse_qs, unquote
 
-from hypersdk.simulator.delivery import Delivery, EndEarly
+from hypersdk.simulator.counters import OpenRange
+from hypersdk.simulator.delivery import Delivery
 from hypersdk.simulator.entities import Datacenter, descendants
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
-from hypersdk.simulator.httpd import BadRequest, Connection, RequestTooLarge
-from hypersdk.simulator.nfc import plain_frame, refused
+from hypersdk.simulator.httpd import BadRequest, Connection
+from hypersdk.simulator.nfc import plain_frame, refuse
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.storage import MAX_UPLOAD_BYTES, Datastore, StoredFile
 from hypersdk.units import MiB
@@ -51,11 +52,7 @@ class FolderServer:
         if found is None:
             return
         store, name, cookie = found
-        try:
-            data = connection.body(MAX_UPLOAD_BYTES)
-        except RequestTooLarge:
-            connection.refuse(413, f"The simulator takes uploads up to {MAX_UPLOAD_BYTES // MiB} MiB.")
-            return
+        data = connection.body(MAX_UPLOAD_BYTES)
         try:
             with self._platform.world.lock:
                 new = store.put(name, data)
@@ -71,6 +68,10 @@ class FolderServer:
         cookie = self._admit(connection)
         if cookie is None:
             connection.refuse(401, "Log in first.", {"WWW-Authenticate": 'Basic realm="VMware HTTP server"'})
+            return None
+        privilege = "Datastore.FileManagement" if connection.command == "PUT" else "Datastore.Browse"
+        if privilege in self._platform.config.denied_privileges:
+            connection.refuse(403, f"Permission to perform this operation was denied: {privilege}.")
             return None
         options = parse_qs(query)
         names, places = options.get("dsName", []), options.get("dcPath", [])
@@ -113,23 +114,31 @@ class FolderServer:
                 416, "The range lies outside of the file.", {"Content-Range": f"bytes */{file.size_bytes}"}
             )
             return
+        if connection.command == "HEAD":
+            self._head(connection, file, asked, headers, None)
+            return
         host = file.host or store.hosts[0].name
-        kinds = (STREAM_FAULTS - {FaultKind.LEASE_TIMEOUT}) | {FaultKind.SESSION_EXPIRY}
-        faults = []
-        if connection.command == "GET":
-            faults = self._platform.faults.take(kinds, host=host, machine=file.machine, index=file.disk_index)
-        if not refused(connection, faults):
-            with self._platform.counters.range_stream(host):
-                self._send(connection, store, file, asked, faults, headers)
+        book, machine, index = self._platform.faults, file.machine, file.disk_index
+        refusal = book.take_refusal(host=host, machine=machine, index=index)
+        if refusal is not None:
+            refuse(connection, refusal)
+            return
+        faults = book.take(STREAM_FAULTS - {FaultKind.LEASE_TIMEOUT}, host=host, machine=machine, index=index)
+        offset, length = asked or (0, file.size_bytes)
+        short = min([length, *(fault.after_bytes for fault in faults if fault.kind is FaultKind.SHORT)])
+        self._head(connection, file, asked, headers, short)
+        with self._platform.counters.open_range(host, f"[{store.name}] {file.path}", offset) as answer:
+            self._pump(connection, file, offset, short, faults, answer)
 
-    def _send(
-        self, connection: Connection, store: Datastore, file: StoredFile, asked: tuple[int, int] | None, faults: list[Fault],
-        headers: dict[str, str],
+    def _head(
+        self, connection: Connection, file: StoredFile, asked: tuple[int, int] | None, headers: dict[str, str], short: int | None
     ) -> None:  # fmt: skip
+        """Status and headers. ``short`` is the length of a body that will be shorter than the range that it claims to be."""
         offset, length = asked or (0, file.size_bytes)
         connection.send_response(200 if asked is None else 206)
         fields = {
-            "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", "Content-Length": str(length), "ETag": file.etag,
+            "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", "ETag": file.etag,
+            "Content-Length": str(length if short is None else short),
             "Last-Modified": format_datetime(file.modified, usegmt=True), **headers,
         }  # fmt: skip
         if asked is not None:
@@ -137,23 +146,17 @@ class FolderServer:
         for name, value in fields.items():
             connection.send_header(name, value)
         connection.end_headers()
-        if connection.command == "GET":
-            self._pump(connection, store, file, offset, length, faults)
 
     def _pump(
-        self, connection: Connection, store: Datastore, file: StoredFile, offset: int, length: int, faults: list[Fault]
+        self, connection: Connection, file: StoredFile, offset: int, length: int, faults: list[Fault], answer: OpenRange
     ) -> None:
         delivery = Delivery(
             connection, faults, self._platform.config.rate_bytes_s, frame=plain_frame,
             alive=lambda: not self._platform.world.closing, struck=lambda _fault: self._expire(connection),
+            count=answer.sent, ending=answer.close, length=length,
         )  # fmt: skip
-        try:
-            for position in range(offset, offset + length, MiB):
-                delivery.send(file.read(position, min(MiB, offset + length - position)))
-        except EndEarly:
-            connection.drop()
-        finally:
-            self._platform.counters.served(f"[{store.name}] {file.path}", offset, delivery.sent)
+        for position in range(offset, offset + length, MiB):
+            delivery.send(file.read(position, min(MiB, offset + length - position)))
 
     def _expire(self, connection: Connection) -> None:
         with self._platform.world.lock:
@@ -177,7 +180,7 @@ def _basic(header: str) -> tuple[str, str] | None:
         return None
     try:
         user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not Base64, not ASCII, or not UTF-8 inside
         return None
     return user, password
 
@@ -204,6 +207,7 @@ def _still_valid(condition: str, file: StoredFile) -> bool:
     if condition.startswith('"'):
         return condition == file.etag
     try:
-        return parsedate_to_datetime(condition) >= file.modified.replace(microsecond=0)
+        moment = parsedate_to_datetime(condition)
     except ValueError:
         return False
+    return moment.replace(tzinfo=UTC) == file.modified.replace(microsecond=0)

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.server
+import logging
+import re
 import select
 import selectors
 import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from hypersdk.units import KiB
+from hypersdk.units import KiB, format_size
 
 if TYPE_CHECKING:
     from hypersdk.simulator.routes import Routes
 
 HANDSHAKE_S: Final = 10
 IDLE_S: Final = 120
-"""A connection that sends no request for so long is closed."""
+"""A connection that does not finish a request (header and body) for so long is closed, however many bytes trickle in."""
+WATCH_S: Final = 1
+"""How often such connections are looked for."""
+DRAIN_S: Final = 1
+"""How long the rest of a refused body is read away, so that the client gets to read the refusal."""
 MAX_CONNECTIONS: Final = 512
+MAX_TRAILERS: Final = 100
 READ_STEP: Final = 64 * KiB
+CHUNK_SIZE: Final = re.compile(rb"^[0-9A-Fa-f]{1,8}$")
+
+log: Final = logging.getLogger("hypersdk.simulator")
 
 
 class RequestTooLarge(Exception):  # noqa: N818
-    """The body is larger than allowed."""
+    """The body is larger than the ``most_bytes`` allowed."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(most_bytes)
+        self.most_bytes = most_bytes
 
 
 class BadRequest(Exception):  # noqa: N818
@@ -62,19 +77,41 @@ class Connection(http.server.BaseHTTPRequestHandler):
     def __init__(self, request: ssl.SSLSocket, client: Any, listener: Listener, site: Site, routes: Routes) -> None:
         self.site = site
         self._routes = routes
+        self._answering = False
         super().__init__(request, client, listener)  # type: ignore[arg-type] # see ``server``
 
-    def do_GET(self) -> None:  # noqa: N802 - called by this name
-        self._routes.get(self)
+    def do_GET(self) -> None:
+        self._answer(self._routes.get)
 
-    def do_HEAD(self) -> None:  # noqa: N802
-        self._routes.get(self)
+    def do_HEAD(self) -> None:
+        self._answer(self._routes.get)
 
-    def do_POST(self) -> None:  # noqa: N802
-        self._routes.post(self)
+    def do_POST(self) -> None:
+        self._answer(self._routes.post)
 
-    def do_PUT(self) -> None:  # noqa: N802
-        self._routes.put(self)
+    def do_PUT(self) -> None:
+        self._answer(self._routes.put)
+
+    def _answer(self, route: Callable[[Connection], None]) -> None:
+        """The one place where whatever goes wrong with a request ends up."""
+        self._answering = False
+        try:
+            route(self)
+        except PeerLost:
+            raise
+        except RequestTooLarge as error:
+            self.refuse(413, f"The simulator takes no more than {format_size(error.most_bytes)} here.")
+        except BadRequest as error:
+            self.refuse(400, f"Bad request: {error}.")
+        except OSError as error:  # the client went away, or was too slow
+            raise PeerLost from error
+        except Exception as error:
+            log.exception("%s %s failed", self.command, self.path)
+            if self._answering:
+                raise PeerLost from error
+            self.refuse(500, "The simulator failed; its log says why.")
+        finally:
+            self.server.expect_request(self.connection)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Nothing: counters tell what was served."""
@@ -88,7 +125,9 @@ class Connection(http.server.BaseHTTPRequestHandler):
             if "chunked" in self.headers.get("Transfer-Encoding", "").lower()
             else self._counted(most)
         )
-        return b"".join(parts)
+        whole = b"".join(parts)
+        self.server.request_read(self.connection)
+        return whole
 
     def _counted(self, most: int) -> Iterator[bytes]:
         text = self.headers.get("Content-Length", "0")
@@ -96,7 +135,7 @@ class Connection(http.server.BaseHTTPRequestHandler):
             raise BadRequest("Content-Length is not a number")
         left = int(text)
         if left > most:
-            raise RequestTooLarge
+            raise RequestTooLarge(most)
         while left:
             data = self._exactly(min(left, READ_STEP))
             left -= len(data)
@@ -107,22 +146,22 @@ class Connection(http.server.BaseHTTPRequestHandler):
         while size := self._chunk_size():
             total += size
             if total > most:
-                raise RequestTooLarge
+                raise RequestTooLarge(most)
             yield self._exactly(size)
-            self._exactly(2)
-        while self.rfile.readline(READ_STEP).strip():  # trailers
-            pass
+            if self._exactly(2) != b"\r\n":
+                raise BadRequest("a chunk is longer than it says")
+        for _ in range(MAX_TRAILERS):
+            if not self.rfile.readline(1024).strip():
+                return
+        raise BadRequest("too many trailers")
 
     def _chunk_size(self) -> int:
         text = self.rfile.readline(1024).split(b";")[0].strip()
-        try:
-            return int(text, 16) if len(text) <= 8 else -1
-        except ValueError as error:
-            raise BadRequest("bad chunk size") from error
+        if CHUNK_SIZE.match(text) is None:
+            raise BadRequest("bad chunk size")
+        return int(text, 16)
 
     def _exactly(self, size: int) -> bytes:
-        if size < 0:
-            raise BadRequest("bad chunk size")
         data = self.rfile.read(size)
         if len(data) != size:
             raise PeerLost
@@ -130,8 +169,9 @@ class Connection(http.server.BaseHTTPRequestHandler):
 
     def peer_gone(self) -> bool:
         """Whether the client hung up while its request is being worked on: then, and only then, there is something to read."""
-        readable, _, _ = select.select([self.connection], [], [], 0)
-        return bool(readable)
+        poll = select.poll()  # unlike select(), for any number of open files
+        poll.register(self.connection, select.POLLIN)
+        return bool(poll.poll(0))
 
     # Writing
 
@@ -144,12 +184,30 @@ class Connection(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def send_response(self, code: int, message: str | None = None) -> None:
+        self._answering = True
+        self.server.request_read(self.connection)
+        super().send_response(code, message)
+
     def refuse(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         """A short text with an error status. The connection is closed: a body that was not read may follow."""
         self.close_connection = True
+        self._refuse(status, text, headers)
+        if self.command in ("POST", "PUT"):
+            self._drain()
+
+    def _refuse(self, status: int, text: str, headers: dict[str, str] | None) -> None:
         self.reply(
             status, f"{text}\n".encode(), "text/plain; charset=utf-8", {"Connection": "close", **(headers or {})}
         )
+
+    def _drain(self) -> None:
+        """Reads on for a moment: closing with unread bytes would reset the connection before the client reads the answer."""
+        until = time.monotonic() + DRAIN_S
+        with contextlib.suppress(OSError):  # the client has had its answer
+            self.connection.settimeout(DRAIN_S)
+            while time.monotonic() < until and self.connection.recv(READ_STEP):
+                pass
 
     def transmit(self, data: bytes | memoryview) -> None:
         """Body bytes. Raises PeerLost."""
@@ -178,6 +236,7 @@ class Listener:
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
+        self._deadlines: dict[socket.socket, float] = {}  # of connections that owe a request
         self._closing = False
         self._wake_in, self._wake_out = socket.socketpair()
         self._selector.register(self._wake_in, selectors.EVENT_READ, None)
@@ -201,11 +260,24 @@ class Listener:
         listening.close()
         self._wake_out.send(b"x")
 
+    def expect_request(self, connection: socket.socket) -> None:
+        """From now on the connection's next request is awaited, for a while."""
+        with self._lock:
+            self._deadlines[connection] = time.monotonic() + IDLE_S
+
+    def request_read(self, connection: socket.socket) -> None:
+        """The request is there: it is our turn, however long the answer takes."""
+        with self._lock:
+            self._deadlines.pop(connection, None)
+
     def stop(self) -> None:
-        """Closes everything and waits for all threads."""
+        """Closes everything and waits for all threads. Without effect once stopped."""
+        if self._closing:
+            return
         self._closing = True
         self._wake_out.send(b"x")
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         with self._lock:
             for key in list(self._selector.get_map().values()):
                 if isinstance(key.fileobj, socket.socket):
@@ -214,24 +286,34 @@ class Listener:
             threads = dict(self._open)
         self._wake_out.close()
         for connection in threads:
-            with contextlib.suppress(OSError):  # gone already
-                connection.shutdown(socket.SHUT_RDWR)
+            _hang_up(connection)
         for thread in threads.values():
             thread.join()
 
     def _accept_all(self) -> None:
         while not self._closing:
-            for key, _ in self._selector.select():
+            ready = self._selector.select(WATCH_S)
+            self._hang_up_on_the_slow()
+            for key, _ in ready:
                 if key.data is None:
                     self._wake_in.recv(4096)
                 elif isinstance(key.fileobj, socket.socket):
                     self._accept(key.fileobj, key.data)
 
+    def _hang_up_on_the_slow(self) -> None:
+        moment = time.monotonic()
+        with self._lock:
+            late = [connection for connection, deadline in self._deadlines.items() if deadline < moment]
+        for connection in late:
+            _hang_up(connection)
+
     def _accept(self, listening: socket.socket, site: Site) -> None:
         try:
             connection, client = listening.accept()
-        except OSError:
-            return  # the client was faster, or the listener has just been discarded
+        except OSError as error:  # the client was faster, or the listener has just been discarded
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(0.05)  # it stays ready until some other file is closed
+            return
         with self._lock:
             if len(self._open) >= MAX_CONNECTIONS:
                 connection.close()
@@ -244,16 +326,20 @@ class Listener:
         thread.start()
 
     def _serve(self, connection: socket.socket, client: Any, site: Site) -> None:
+        """Answers the requests of one connection until one side has had enough."""
         try:
             connection.settimeout(HANDSHAKE_S)
-            with site.context.wrap_socket(connection, server_side=True) as secured:
+            with site.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as secured:
                 with self._lock:
                     self._open[secured] = self._open.pop(connection)
+                    self._deadlines[secured] = time.monotonic() + HANDSHAKE_S
                 try:
-                    self._converse(secured, client, site)
+                    if not self._closing:
+                        self._converse(secured, client, site)
                 finally:
                     with self._lock:
                         del self._open[secured]
+                        self._deadlines.pop(secured, None)
         except (OSError, PeerLost):
             pass  # the client does not trust us, or went away: its loss
         finally:
@@ -262,8 +348,15 @@ class Listener:
             connection.close()
 
     def _converse(self, secured: ssl.SSLSocket, client: Any, site: Site) -> None:
-        """Answers requests until one side has had enough."""
+        secured.do_handshake()
+        self.expect_request(secured)
         Connection(secured, client, self, site, self._routes)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Ends a connection under the thread that serves it: whatever it waits for fails. The TLS state is that thread's own."""
+    with contextlib.suppress(OSError):  # gone already
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -278,6 +371,3 @@ def listen(address: str, port: int) -> socket.socket:
         listening.close()
         raise
     return listening
-
-
-NOT_FOUND: Final = HTTPStatus.NOT_FOUND

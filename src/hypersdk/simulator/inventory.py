@@ -209,8 +209,11 @@ def _machines(platform: Platform, places: list[Place]) -> None:
     config = platform.config
     specs: list[MachineSpec] = [*demo_machines(config, len(places)), *config.machines]
     for spec in specs:
+        if spec.datacenter >= len(places):
+            raise ValueError(f"machine {spec.name}: there is no datacenter {spec.datacenter}")
         place = places[spec.datacenter]
         host = place.hosts[spec.host % len(place.hosts)]
         count = len(place.networks)
         networks = [place.networks[(index + spec.host) % count] for index in range(spec.nics)]
-        platform.add_machine(spec, place.folder(spec.folder), host, place.store(spec.datastore), networks)
+        folder = place.folder("" if platform.esxi else spec.folder)  # an ESXi host has no folders
+        platform.add_machine(spec, folder, host, place.store(spec.datastore), networks)

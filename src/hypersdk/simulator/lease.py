@@ -120,6 +120,12 @@ class Lease(Managed):
         """The file of that name in the URL."""
         return next((file for file in self.files if file.name == name), None)
 
+    def digests(self) -> tuple[str, ...]:
+        """Names of the digests that the host makes of each stream. SHA-1 always, unless there will be no manifest at all."""
+        if self.platform.config.manifest == "absent":
+            return ()
+        return ("sha1", "sha256") if self.checksum == "sha256" else ("sha1",)
+
     def _info(self) -> Data:
         urls = [self._device_url(file) for file in self.files]
         total = sum(file.capacity_bytes for file in self.files) // KiB
@@ -206,10 +212,9 @@ class Lease(Managed):
         sha1, sha256 = file.sha1 or "", file.sha256 or ""
         if self._fault(FaultKind.WRONG_MANIFEST, file) is not None:
             sha1, sha256 = sha1[::-1], sha256[::-1]
-        with_sha256 = self.checksum == "sha256"
         return Data(
-            "HttpNfcLeaseManifestEntry", key=file.key, sha1=sha1, checksum=sha256 if with_sha256 else sha1,
-            checksumType=self.checksum, size=file.sent_bytes, disk=file.index is not None, capacity=file.capacity_bytes,
+            "HttpNfcLeaseManifestEntry", key=file.key, sha1=sha1, checksum=sha256 or sha1,
+            checksumType="sha256" if sha256 else "sha1", size=file.sent_bytes, disk=file.index is not None, capacity=file.capacity_bytes,
             populatedSize=file.populated_bytes,
         )  # fmt: skip
 

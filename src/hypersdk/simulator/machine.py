@@ -50,7 +50,8 @@ class Machine(Entity):
         self.annotation = spec.annotation
         self.cbt = spec.cbt
         self.extra: dict[str, str] = {}
-        self.folder_name = _folder_name(datastore, spec.name)
+        stores = {datastore, *(platform.datastore_named(disk.datastore, datastore) for disk in spec.disks)}
+        self.folder_name = _folder_name(stores, spec.name)
         self.uuid = platform.uuid("bios", moref)
         self.instance_uuid = platform.uuid("instance", moref)
         self.made = platform.started
@@ -289,10 +290,11 @@ class Machine(Entity):
     @operation("RebootGuest", privilege="VirtualMachine.Interact.Reset")
     def _reboot_guest(self, call: Call) -> None:
         self._need_tools()
-        text = f"Guest OS reboot for {self.name}"
-        self.world.later(
-            self.platform.config.shutdown_s, lambda: self.set_power(call, "poweredOn", "VmGuestRebootEvent", text)
-        )
+        self.world.later(self.platform.config.shutdown_s, lambda: self._guest_is_up_again(call))
+
+    def _guest_is_up_again(self, call: Call) -> None:
+        if self.power == "poweredOn":
+            self.set_power(call, "poweredOn", "VmGuestRebootEvent", f"Guest OS reboot for {self.name}")
 
     def _need_tools(self) -> None:
         self._need_power("poweredOn")
@@ -315,9 +317,9 @@ class Machine(Entity):
         def work() -> Ref:
             for disk in self.disks:
                 disk.datastore.need(MiB)
-            return self.platform.snapshot(
-                self, args.name, args.description or "", quiesced=bool(args.quiesce) and self.tools_run
-            ).ref
+            memory = bool(args.memory) and self.power == "poweredOn"
+            quiesced = bool(args.quiesce) and not memory and self.tools_run
+            return self.platform.snapshot(self, args.name, args.description or "", quiesced=quiesced, memory=memory).ref
 
         return self.start_task(call, work)
 
@@ -326,7 +328,7 @@ class Machine(Entity):
         current = self.current
         if current is None:
             raise MethodFault.of("NotFound", "The virtual machine has no snapshot.")
-        return self.start_task(call, lambda: current.revert())
+        return self.start_task(call, lambda: current.revert(suppress_power_on=bool(call.args.suppressPowerOn)))
 
     @operation("RemoveAllSnapshots_Task", privilege="VirtualMachine.State.RemoveSnapshot")
     def _remove_all_snapshots(self, call: Call) -> Ref:
@@ -359,14 +361,14 @@ class Machine(Entity):
         return self.start_task(call, work)
 
     @operation("MarkAsTemplate", privilege="VirtualMachine.Provisioning.MarkAsTemplate")
-    def _mark_as_template(self, call: Call) -> None:
+    def _mark_as_template(self, _call: Call) -> None:
         self.check_idle()
         self._need_power("poweredOff")
         self.template = True
         self.changed_config()
 
     @operation("MarkAsVirtualMachine", privilege="VirtualMachine.Provisioning.MarkAsVM")
-    def _mark_as_machine(self, call: Call) -> None:
+    def _mark_as_machine(self, _call: Call) -> None:
         if not self.template:
             raise MethodFault.of("InvalidState", "It is not a template.")
         self.template = False
@@ -374,6 +376,8 @@ class Machine(Entity):
 
     @operation("CloneVM_Task", privilege="VirtualMachine.Provisioning.Clone")
     def _clone(self, call: Call) -> Ref:
+        if self.platform.esxi:
+            raise MethodFault.of("NotSupported", "An ESXi host does not clone.")
         return self.platform.clone(call, self)
 
     @operation("Destroy_Task", privilege="VirtualMachine.Inventory.Delete")
@@ -399,11 +403,11 @@ class Machine(Entity):
         return machine_view.changed_areas(self, call.args)
 
 
-def _folder_name(datastore: Datastore, name: str) -> str:
-    """A folder for the machine that no other machine has."""
+def _folder_name(datastores: set[Datastore], name: str) -> str:
+    """A folder for the machine that no other machine has, on any of its datastores."""
     plain = _UNSAFE.sub("_", name)[:70]
     folder, number = plain, 0
-    while folder in datastore.machines:
+    while any(folder in datastore.machines for datastore in datastores):
         number += 1
         folder = f"{plain}_{number}"
     return folder

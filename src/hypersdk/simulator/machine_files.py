@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hypersdk.simulator.disks import DiskState, unit_number
 from hypersdk.simulator.storage import Datastore, StoredFile
 from hypersdk.simulator.stream import content_id, descriptor
-from hypersdk.units import MiB, SECTOR
+from hypersdk.units import SECTOR, MiB
 
 if TYPE_CHECKING:
     from hypersdk.simulator.machine import Machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from hypersdk.simulator import devices
@@ -10,7 +11,7 @@ from hypersdk.simulator.disks import DiskState, unit_number
 from hypersdk.simulator.entities import allocation
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.stream import content_id
-from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.values import Data
 from hypersdk.simulator.world import now
 from hypersdk.units import KiB
 
@@ -209,18 +210,16 @@ def resource_config(machine: Machine) -> Data:
 
 def capability() -> Data:
     """``capability``, as far as clients look at it."""
-    yes = {
-        name: True for name in (
-            "snapshotOperationsSupported", "multipleSnapshotsSupported", "snapshotConfigSupported", "poweredOffSnapshotsSupported",
-            "memorySnapshotsSupported", "revertToSnapshotSupported", "quiescedSnapshotsSupported", "disableSnapshotsSupported",
-            "lockSnapshotsSupported", "consolePreferencesSupported", "cpuFeatureMaskSupported", "s1AcpiManagementSupported",
-            "settingScreenResolutionSupported", "toolsAutoUpdateSupported", "vmNpivWwnSupported", "npivWwnOnNonRdmVmSupported",
-            "vmNpivWwnDisableSupported", "vmNpivWwnUpdateSupported", "swapPlacementSupported", "toolsSyncTimeSupported",
-            "virtualMmuUsageSupported", "diskSharesSupported", "bootOptionsSupported", "bootRetryOptionsSupported",
-            "settingVideoRamSizeSupported", "settingDisplayTopologySupported", "recordReplaySupported", "changeTrackingSupported",
-        )
-    }  # fmt: skip
-    return Data("VirtualMachineCapability", **yes)
+    names = (
+        "snapshotOperationsSupported", "multipleSnapshotsSupported", "snapshotConfigSupported", "poweredOffSnapshotsSupported",
+        "memorySnapshotsSupported", "revertToSnapshotSupported", "quiescedSnapshotsSupported", "disableSnapshotsSupported",
+        "lockSnapshotsSupported", "consolePreferencesSupported", "cpuFeatureMaskSupported", "s1AcpiManagementSupported",
+        "settingScreenResolutionSupported", "toolsAutoUpdateSupported", "vmNpivWwnSupported", "npivWwnOnNonRdmVmSupported",
+        "vmNpivWwnDisableSupported", "vmNpivWwnUpdateSupported", "swapPlacementSupported", "toolsSyncTimeSupported",
+        "virtualMmuUsageSupported", "diskSharesSupported", "bootOptionsSupported", "bootRetryOptionsSupported",
+        "settingVideoRamSizeSupported", "settingDisplayTopologySupported", "recordReplaySupported", "changeTrackingSupported",
+    )  # fmt: skip
+    return Data("VirtualMachineCapability", **dict.fromkeys(names, True))
 
 
 # State
@@ -341,7 +340,7 @@ def layout_ex(machine: Machine) -> Data:
     files: list[Data] = []
     numbers: dict[str, int] = {}
 
-    def add(name: str, kind: str, size: int, datastore: Ref) -> int:
+    def add(name: str, kind: str, size: int) -> int:
         if name not in numbers:
             numbers[name] = len(files)
             files.append(Data(
@@ -350,30 +349,25 @@ def layout_ex(machine: Machine) -> Data:
             ))  # fmt: skip
         return numbers[name]
 
-    add(config_path(machine), "config", 3000, machine.home.ref)
+    add(config_path(machine), "config", 3000)
     growth = machine.delta_growth()
-    current = [_disk_layout(machine, disk, growth, add) for disk in machine.disks]
+    current = [_disk_layout(disk, growth, add) for disk in machine.disks]
     snapshots = [
-        Data(
-            "VirtualMachineFileLayoutExSnapshotLayout",
-            key=snapshot.ref,
-            dataKey=-1,
-            memoryKey=-1,
-            disk=[_disk_layout(machine, disk, 0, add) for disk in snapshot.disks],
-        )  # fmt: skip
+        Data("VirtualMachineFileLayoutExSnapshotLayout", key=snapshot.ref, dataKey=-1, memoryKey=-1,
+             disk=[_disk_layout(disk, 0, add) for disk in snapshot.disks])
         for snapshot in all_snapshots(machine)
-    ]
+    ]  # fmt: skip
     return Data("VirtualMachineFileLayoutEx", file=files, disk=current, snapshot=snapshots, timestamp=now())
 
 
-def _disk_layout(machine: Machine, disk: DiskState, growth: float, add: Any) -> Data:
+def _disk_layout(disk: DiskState, growth: float, add: Callable[[str, str, int], int]) -> Data:
     chain = []
     for place, layer in enumerate(disk.layers):
         stem = f"[{disk.datastore.name}] {disk.folder}/{layer.name}"
-        text = add(f"{stem}.vmdk", "diskDescriptor", 500, disk.datastore.ref)
+        text = add(f"{stem}.vmdk", "diskDescriptor", 500)
         extent = f"{stem}-sesparse.vmdk" if layer.delta else f"{stem}-flat.vmdk"
         newest = place == len(disk.layers) - 1
-        data = add(extent, "diskExtent", disk.layer_bytes(place, growth if newest else 0), disk.datastore.ref)
+        data = add(extent, "diskExtent", disk.layer_bytes(place, growth if newest else 0))
         chain.append(Data("VirtualMachineFileLayoutExDiskUnit", fileKey=[text, data]))
     return Data("VirtualMachineFileLayoutExDiskLayout", key=disk.key, chain=chain)
 

@@ -110,26 +110,32 @@ class Managed:
         getter = self.getters.get(name)
         return getter(self) if getter is not None else self.values.get(name)
 
-    def property_xml(self, path: str) -> str:
-        """``<val>`` of a property path, empty when unset. Raises MethodFault (InvalidProperty) for a path that does not exist."""
+    def property_xml(self, path: str, read: dict[str, Any]) -> str:
+        """``<val>`` of a property path, empty when unset. ``read`` keeps what several paths of one answer have in common.
+
+        Raises MethodFault (InvalidProperty) for a path that does not exist.
+        """
         if not self.cached or self.volatile():
-            return self._property_xml(path)
+            return self._property_xml(path, read)
         text = self._xml.get(path)
         if text is None:
-            text = self._xml[path] = self._property_xml(path)
+            text = self._xml[path] = self._property_xml(path, read)
         return text
 
-    def _property_xml(self, path: str) -> str:
-        value, field = self.resolve(path)
+    def _property_xml(self, path: str, read: dict[str, Any]) -> str:
+        value, field = self.resolve(path, read)
         return "" if value is None or field is None else property_value("val", value, field)
 
-    def resolve(self, path: str) -> tuple[Any, Field | None]:
+    def resolve(self, path: str, read: dict[str, Any] | None = None) -> tuple[Any, Field | None]:
         """Value and field of a property path such as ``config.hardware.device``; through a list only its end may be asked for."""
+        known = {} if read is None else read
         first, *rest = path.split(".")
         field = self.schema.properties.get(first)
         if field is None:
             raise invalid_property(self.wsdl, path)
-        value = self.get(first)
+        if first not in known:
+            known[first] = self.get(first)
+        value = known[first]
         for name in rest:
             field = _member(self.wsdl, path, value, field, name)
             value = value.fields.get(name) if isinstance(value, Data) else None

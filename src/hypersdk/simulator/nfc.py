@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from hypersdk.simulator.content import DiskImage
+from hypersdk.simulator.counters import OpenStream
 from hypersdk.simulator.delivery import Delivery, EndEarly
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
@@ -18,7 +19,6 @@ from hypersdk.units import MiB
 
 CONTENT_TYPE: Final = "application/x-vnd.vmware-streamVmdk"
 EXHAUSTED: Final = "NFC server failed to allocate a buffer: the host has too many open streams"
-Digests = tuple[str, str, int]
 
 
 def chunk_frame(data: bytes) -> bytes:
@@ -36,7 +36,7 @@ class NfcServer:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._digests: dict[str, Digests] = {}
+        self._digests: dict[tuple[str, str], str] = {}  # by content and algorithm
 
     def serve(self, connection: Connection, ticket: str, name: str) -> None:
         """Answers one GET."""
@@ -46,20 +46,26 @@ class NfcServer:
         if lease is None or file is None or connection.site.host not in (None, lease.machine.host.ref.moref):
             connection.refuse(404, "There is no such file in an open lease here.")
             return
+        if connection.command == "HEAD":
+            self._head(connection, file)
+            return
         host, machine = lease.machine.host.name, lease.machine.spec.name
         label = f"{machine}:{file.index}" if file.index is not None else f"{machine}:{file.name}"
-        faults = self._platform.faults.take(
-            STREAM_FAULTS | {FaultKind.SESSION_EXPIRY}, host=host, machine=machine, index=file.index
-        )
-        with self._platform.counters.nfc_stream(host, label, via_vcenter=connection.site.host is None) as streams:
-            limit = self._platform.config.nfc_streams_per_host
-            if limit is not None and streams > limit:
+        limit = self._platform.config.nfc_streams_per_host
+        book = self._platform.faults
+        through = connection.site.host is None
+        with self._platform.counters.open_stream(host, label, via_vcenter=through) as stream:
+            if limit is not None and stream.number > limit:
                 connection.refuse(500, EXHAUSTED)
-            elif not refused(connection, faults):
-                self._send(connection, lease, file, faults, label)
+            elif (refusal := book.take_refusal(host=host, machine=machine, index=file.index)) is not None:
+                refuse(connection, refusal)
+            else:
+                faults = book.take(STREAM_FAULTS, host=host, machine=machine, index=file.index)
+                self._send(connection, lease, file, faults, label, stream)
 
-    def _send(self, connection: Connection, lease: Lease, file: LeaseFile, faults: list[Fault], label: str) -> None:
-        disk = isinstance(file.content, DiskImage) and file.index is not None
+    def _head(self, connection: Connection, file: LeaseFile) -> bool:
+        """Status and headers; says whether the body will be chunked."""
+        disk = is_disk(file)
         chunked = disk and connection.request_version != "HTTP/1.0"
         connection.send_response(200)
         connection.send_header("Content-Type", CONTENT_TYPE if disk else "application/octet-stream")
@@ -71,37 +77,55 @@ class NfcServer:
         else:
             connection.send_header("Content-Length", str(file.capacity_bytes))
         connection.end_headers()
-        if connection.command == "HEAD":
-            return
+        return chunked
+
+    def _send(
+        self, connection: Connection, lease: Lease, file: LeaseFile, faults: list[Fault], label: str, stream: OpenStream
+    ) -> None:
+        chunked = self._head(connection, file)
+        counters, closing = self._platform.counters, self._platform.world
         delivery = Delivery(
             connection, faults, self._platform.config.rate_bytes_s, frame=chunk_frame if chunked else plain_frame,
-            alive=lambda: not lease.ended and not self._platform.world.closing, struck=lambda fault: self._strike(lease, fault),
+            alive=lambda: not lease.ended and not closing.closing, struck=lambda fault: self._strike(lease, fault),
+            count=lambda count: counters.sent(label, count), ending=stream.close,
+            length=None if is_disk(file) else file.capacity_bytes,
         )  # fmt: skip
         try:
             self._pump(delivery, lease, file)
         except EndEarly:
             if not chunked:
                 connection.drop()
-        finally:
-            self._platform.counters.sent(label, delivery.sent)
         if chunked:
+            stream.close()
             connection.transmit(b"0\r\n\r\n")
 
     def _pump(self, delivery: Delivery, lease: Lease, file: LeaseFile) -> None:
-        """Sends the whole file and notes its digests, as the host does."""
-        key = f"{file.content.key()}/{file.name}" if isinstance(file.content, DiskImage) else ""
-        known = self._digests.get(key)
-        hashes = [] if known else [hashlib.sha1(usedforsecurity=False), hashlib.sha256()]
-        for data, starts in _pieces(file):
-            for one in hashes:
+        """Sends the whole file and notes its digests before the last bytes leave, as the host does."""
+        content = f"{file.content.key()}/{file.name}" if isinstance(file.content, DiskImage) else None
+        wanted = lease.digests()
+        known = {name: self._digests[content, name] for name in wanted if content and (content, name) in self._digests}
+        hashes = {name: hashlib.new(name, usedforsecurity=False) for name in wanted if name not in known}
+        last, starts = b"", [0]
+        for data, next_starts in _pieces(file):
+            for one in hashes.values():
                 one.update(data)
-            delivery.send(data, starts)
-        if not known:
-            known = (hashes[0].hexdigest(), hashes[1].hexdigest(), delivery.sent)
-            if key:
-                self._digests[key] = known
+            if last:
+                delivery.send(last, starts)
+            last, starts = data, next_starts
+        found = known | {name: one.hexdigest() for name, one in hashes.items()}
+        if content:
+            self._digests.update({(content, name): value for name, value in found.items()})
+        before = file.sha1, file.sha256, file.sent_bytes
+        self._note(file, found.get("sha1"), found.get("sha256"), delivery.sent + len(last))
+        try:
+            delivery.send(last, starts)
+        except BaseException:
+            self._note(file, *before)
+            raise
+
+    def _note(self, file: LeaseFile, sha1: str | None, sha256: str | None, sent_bytes: int) -> None:
         with self._platform.world.lock:
-            file.sha1, file.sha256, file.sent_bytes = known
+            file.sha1, file.sha256, file.sent_bytes = sha1, sha256, sent_bytes
 
     def _strike(self, lease: Lease, fault: Fault) -> None:
         """Faults that take the lease or the session away under the stream."""
@@ -127,14 +151,15 @@ def _pieces(file: LeaseFile) -> Iterator[tuple[bytes, list[int]]]:
             yield piece, []
 
 
-def refused(connection: Connection, faults: list[Fault]) -> bool:
-    """Whether a fault answers the request with an error instead of data."""
-    for fault in faults:
-        if fault.kind is FaultKind.NFC_EXHAUSTED:
-            connection.refuse(500, EXHAUSTED)
-            return True
-        if fault.kind is FaultKind.STATUS:
-            retry = {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s is not None else None
-            connection.refuse(fault.status, "The simulator refuses on purpose.", retry)
-            return True
-    return False
+def is_disk(file: LeaseFile) -> bool:
+    """Whether it is sent as a stream that is made on the way."""
+    return isinstance(file.content, DiskImage) and file.index is not None
+
+
+def refuse(connection: Connection, fault: Fault) -> None:
+    """Answers with an error instead of data."""
+    if fault.kind is FaultKind.NFC_EXHAUSTED:
+        connection.refuse(500, EXHAUSTED)
+    else:
+        retry = {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s is not None else None
+        connection.refuse(fault.status, "The simulator refuses on purpose.", retry)

@@ -96,7 +96,7 @@ def _virtual_system(machine: Machine, name: str, disks: list[DiskState]) -> str:
         _item(AllocationUnits="byte * 2^20", Description="Memory Size", ElementName=f"{machine.memory_mb}MB of memory",
               InstanceID=next(numbers), ResourceType=4, VirtualQuantity=machine.memory_mb),
     ]  # fmt: skip
-    items += _storage_items(machine, disks, numbers)
+    items += _storage_items(disks, numbers)
     items += [
         _item(AddressOnParent=7 + index, AutomaticAllocation=True, Connection=network.name, ElementName=f"Network adapter {index + 1}",
               Address=machine.platform.mac(f"{machine.ref.moref}/{index}"), InstanceID=next(numbers), ResourceSubType="VmxNet3", ResourceType=10)
@@ -116,7 +116,7 @@ def _virtual_system(machine: Machine, name: str, disks: list[DiskState]) -> str:
     )
 
 
-def _storage_items(machine: Machine, disks: list[DiskState], numbers: Iterator[int]) -> list[str]:
+def _storage_items(disks: list[DiskState], numbers: Iterator[int]) -> list[str]:
     items: list[str] = []
     controllers: dict[str, int] = {}
     for disk in disks:

@@ -169,11 +169,16 @@ class Platform:
 
     # Machines come and go
 
-    def snapshot(self, machine: Machine, name: str, description: str, *, quiesced: bool) -> Snapshot:
-        """Takes a snapshot of the machine."""
+    def snapshot(
+        self, machine: Machine, name: str, description: str, *, quiesced: bool = False, memory: bool = False
+    ) -> Snapshot:
+        """Takes a snapshot of the machine; with ``memory`` a revert to it brings back a running machine."""
         self._snapshots += 1
+        power = machine.power if memory else "poweredOff"
         moref = f"snapshot-{self._snapshots}"
-        return Snapshot(self.world, moref, machine, name, description, quiesced=quiesced, serial=self._snapshots)
+        return Snapshot(
+            self.world, moref, machine, name, description, quiesced=quiesced, power=power, serial=self._snapshots
+        )
 
     def clone(self, call: Call, source: Machine) -> Ref:
         """Starts cloning. Raises MethodFault (DuplicateName)."""
@@ -208,7 +213,7 @@ class Platform:
         moref = self.world.number("vm-")
         machine = Machine(self.world, moref, self, spec, folder, host, store, networks)
         for name in spec.snapshots:
-            self.snapshot(machine, name, f"{name}, taken for the simulator", quiesced=False)
+            self.snapshot(machine, name, f"{name}, taken for the simulator")
         return machine
 
     def forget_machine(self, machine: Machine) -> None:

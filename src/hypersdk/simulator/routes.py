@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from html import escape
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from hypersdk.simulator.decode import MAX_REQUEST_BYTES
 from hypersdk.simulator.dispatch import Dispatcher
 from hypersdk.simulator.folder import FolderServer, session_cookie
-from hypersdk.simulator.httpd import BadRequest, Connection, RequestTooLarge
+from hypersdk.simulator.httpd import BadRequest, Connection
 from hypersdk.simulator.nfc import NfcServer
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.service import VERSIONS_XML
@@ -27,7 +27,7 @@ class Routes:
 
     def get(self, connection: Connection) -> None:
         """GET and HEAD."""
-        url = urlsplit(connection.path)
+        url = _split(connection.path)
         parts = url.path.split("/")
         if url.path == "/sdk/vimServiceVersions.xml":
             connection.reply(200, VERSIONS_XML.encode(), XML)
@@ -42,17 +42,10 @@ class Routes:
 
     def post(self, connection: Connection) -> None:
         """SOAP calls."""
-        if urlsplit(connection.path).path.rstrip("/") not in ("/sdk", "/sdk/vimService"):
+        if _split(connection.path).path.rstrip("/") not in ("/sdk", "/sdk/vimService"):
             connection.refuse(404, "SOAP calls go to /sdk.")
             return
-        try:
-            body = connection.body(MAX_REQUEST_BYTES)
-        except RequestTooLarge:
-            connection.refuse(413, "The request is too large.")
-            return
-        except BadRequest as error:
-            connection.refuse(400, str(error))
-            return
+        body = connection.body(MAX_REQUEST_BYTES)
         cookie = session_cookie(connection.headers.get("Cookie", ""))
         answer = self._dispatcher.answer(body, cookie, connection.peer_gone)
         headers = {}
@@ -62,7 +55,7 @@ class Routes:
 
     def put(self, connection: Connection) -> None:
         """Uploads."""
-        url = urlsplit(connection.path)
+        url = _split(connection.path)
         if not url.path.startswith("/folder/"):
             connection.refuse(404, "Uploads go to /folder.")
             return
@@ -73,3 +66,10 @@ class Routes:
             f"<li>{escape(machine.path())} ({machine.power})</li>" for machine in self._platform.machines()[:500]
         )
         return f"<!doctype html><title>HyperSDK simulator</title><h1>HyperSDK simulator</h1><ul>{names}</ul>"
+
+
+def _split(path: str) -> SplitResult:
+    try:
+        return urlsplit(path)
+    except ValueError as error:
+        raise BadRequest("the path cannot be read") from error

@@ -55,6 +55,7 @@ class Sessions:
         self.idle_s = idle_s
         self.on_login: Callable[[SessionRecord], None] = lambda _session: None
         self.on_end: Callable[[SessionRecord], None] = lambda _session: None
+        self.manager: SessionManager | None = None
         self._password = password
         self._by_cookie: dict[str, SessionRecord] = {}
 
@@ -127,6 +128,7 @@ class SessionManager(Managed):
             world, moref, messageLocaleList=["en"], supportedLocaleList=["en"], defaultLocale="en", message=""
         )
         self.sessions = sessions
+        sessions.manager = self
         self.asking: SessionRecord | None = (
             None  # whose ``currentSession`` it is; set by the dispatcher, under the lock
         )

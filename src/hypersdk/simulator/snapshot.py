@@ -20,12 +20,12 @@ class Snapshot(Managed):
     wsdl = "VirtualMachineSnapshot"
 
     def __init__(
-        self, world: World, moref: str, machine: Machine, name: str, description: str, *, quiesced: bool, serial: int
-    ) -> None:
+        self, world: World, moref: str, machine: Machine, name: str, description: str, *, quiesced: bool, power: str, serial: int
+    ) -> None:  # fmt: skip
         self.machine = machine
         self.name, self.description, self.quiesced, self.serial = name, description, quiesced, serial
         self.created = now()
-        self.power = "poweredOff"  # taken without memory: this is what a revert brings back
+        self.power = power  # what a revert brings back: poweredOff without memory
         self.parent: Snapshot | None = machine.current
         self.children: list[Snapshot] = []
         self.disks: list[DiskState] = [disk.frozen() for disk in machine.disks if not disk.spec.independent]
@@ -60,7 +60,7 @@ class Snapshot(Managed):
         """How many layers lie below the point that this snapshot freezes: its place in each disk's chain."""
         return len(self.disks[0].layers) if self.disks else 0
 
-    def revert(self) -> None:
+    def revert(self, *, suppress_power_on: bool = False) -> None:
         """Puts the machine back to this point; what was changed since is lost."""
         machine = self.machine
         kept = {disk.key: disk for disk in self.disks}
@@ -68,8 +68,10 @@ class Snapshot(Managed):
             if disk.key in kept:
                 disk.image, disk.layers = kept[disk.key].image, kept[disk.key].layers
         machine.current = self
-        if machine.power != "poweredOff":
-            machine.set_power(None, "poweredOff", "VmPoweredOffEvent", f"{machine.name} is powered off by a revert")
+        power = "poweredOff" if suppress_power_on else self.power
+        if machine.power != power:
+            event = "VmPoweredOnEvent" if power == "poweredOn" else "VmPoweredOffEvent"
+            machine.set_power(None, power, event, f"{machine.name} is {power} by a revert")
         self._next_deltas()
 
     def remove(self, *, children: bool) -> None:
@@ -83,31 +85,17 @@ class Snapshot(Managed):
         siblings[place : place + 1] = self.children
         for child in self.children:
             child.parent = self.parent
-        self._merge_delta()
+        _consolidate(machine)
         if machine.current is self:
             machine.current = self.parent
         self.world.remove(self)
         machine.refresh_disk_devices()
         machine.changed_config()
 
-    def _merge_delta(self) -> None:
-        """Drops the layer that began here from every chain that has it, unless another branch still stands on this point."""
-        machine = self.machine
-        holders = [
-            disk for one in machine_view.all_snapshots(machine) if one is not self for disk in one.disks
-        ] + machine.disks
-        for frozen in self.disks:
-            place, last = len(frozen.layers), frozen.layers[-1]
-            above = [
-                d for d in holders if d.key == frozen.key and len(d.layers) > place and d.layers[place - 1] is last
-            ]
-            if len({d.layers[place].name for d in above}) == 1:
-                for disk in above:
-                    disk.drop_layer(place)
-
     @operation("RevertToSnapshot_Task", privilege="VirtualMachine.State.RevertToSnapshot")
     def _revert(self, call: Call) -> Ref:
-        return self.machine.start_task(call, self.revert)
+        suppress = bool(call.args.suppressPowerOn)
+        return self.machine.start_task(call, lambda: self.revert(suppress_power_on=suppress))
 
     @operation("RemoveSnapshot_Task", privilege="VirtualMachine.State.RemoveSnapshot")
     def _remove(self, call: Call) -> Ref:
@@ -122,3 +110,27 @@ class Snapshot(Managed):
     @operation("ExportSnapshot", privilege="VApp.Export")
     def _export(self, call: Call) -> Ref:
         return self.machine.platform.open_lease(call, self.machine, self)
+
+
+def _consolidate(machine: Machine) -> None:
+    """Merges every delta into the layer below it that no snapshot freezes and on which no other branch stands."""
+    frozen = [disk for one in machine_view.all_snapshots(machine) for disk in one.disks]
+    for current in machine.disks:
+        snapshots = [disk for disk in frozen if disk.key == current.key]
+        while (spare := _spare_layer(current, snapshots)) is not None:
+            place, holders = spare
+            for disk in holders:
+                disk.drop_layer(place)
+
+
+def _spare_layer(current: DiskState, snapshots: list[DiskState]) -> tuple[int, list[DiskState]] | None:
+    """Place of a delta that can be merged, and the chains that hold it."""
+    chains = [current, *snapshots]
+    for chain in chains:
+        for place in range(1, len(chain.layers)):
+            below = chain.layers[place - 1]
+            on_it = [one for one in chains if len(one.layers) >= place and one.layers[place - 1] is below]
+            needed = any(len(one.layers) == place for one in on_it)
+            if not needed and len({one.layers[place].name for one in on_it}) == 1:
+                return place, on_it
+    return None

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from hypersdk.simulator.content import BLOCK, STAMP, DiskImage, Pattern, joined_adler
-from hypersdk.units import MiB, SECTOR
+from hypersdk.units import SECTOR, MiB
 
 GRAIN_SECTORS: Final = BLOCK // SECTOR
 TABLE_ENTRIES: Final = 512

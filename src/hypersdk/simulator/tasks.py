@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.fault import MethodFault, unexpected
 from hypersdk.simulator.managed import Call, Managed, operation, prop
 from hypersdk.simulator.values import Data, Ref
 from hypersdk.simulator.world import World, now
@@ -61,7 +61,7 @@ class Task(Managed):
             hook(self)
 
     @operation("CancelTask")
-    def _cancel(self, call: Call) -> None:
+    def _cancel(self, _call: Call) -> None:
         if not self.running:
             raise MethodFault.of("InvalidState", "The task has ended already.")
         if self._cancel_hook is None:
@@ -129,6 +129,8 @@ class TaskManager(Managed):
                 result = work()
             except MethodFault as fault:
                 task.fail(fault)
+            except Exception as error:  # noqa: BLE001 - a bug in here must not leave the task running for ever
+                task.fail(unexpected(error))
             else:
                 task.succeed(result)
             entity.touch()

@@ -62,10 +62,10 @@ class ListView(View):
 
     def _add(self, refs: list[Ref]) -> list[Ref]:
         """Adds what exists; returns what does not."""
-        unknown = [ref for ref in refs if self.world.find(ref) is None]
+        unknown = {ref for ref in refs if self.world.find(ref) is None}
         self._refs.update(dict.fromkeys(ref for ref in refs if ref not in unknown))
         self.touch()
-        return unknown
+        return list(unknown)
 
 
 class ViewManager(Managed):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from hypersdk.simulator.fault import object_not_found
+from hypersdk.simulator.fault import object_not_found, unexpected
 from hypersdk.simulator.values import Ref
 
 if TYPE_CHECKING:
@@ -107,7 +107,13 @@ class World:
         while (action := self._next_due()) is not None:
             with self.lock:
                 if not self.closing:
-                    action()
+                    self._keep(action)
+
+    def _keep(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - the scheduler lives on, whatever an appointment does
+            unexpected(error)
 
     def _next_due(self) -> Callable[[], None] | None:
         """Waits for the next appointment; ``None`` once the world is closing."""
