@@ -27,6 +27,7 @@ from hypersdk.transfer.source import DiskSource, StreamDigests
 from hypersdk.vsphere.descriptor import server_descriptor
 from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict, routes_of
 from hypersdk.vsphere.machine import read_machine
+from hypersdk.vsphere.routes import VIA
 from hypersdk.vsphere.sources import FlatDiskSource, probe_flat
 
 NO_RANGES: Final = register(
@@ -41,6 +42,9 @@ DISK_NOT_SERVED: Final = register(
 PROVED: Final = "proved"
 UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server keeps no manifest"
 UNPROVED_NO_MANIFEST: Final = "unproved: the server gave no manifest"
+UNPROVED_LOST: Final = (
+    "unproved: the export lease was lost after some disks were whole, and the server's manifest of them with it"
+)
 UNPROVED_EARLIER: Final = "unproved: some disks were copied in an earlier run, under another lease"
 
 
@@ -110,6 +114,7 @@ class MachineCopy:
                 self.disks.copy(_matched(pending, lease.sources), self._point.identity, cancel)
             finally:
                 self.board.watch_lease(None)
+            self._tell_detours()
             proof = self._proof(lease.verify(_streams(pending)))
             descriptor = self._descriptor()
             lease.complete()
@@ -119,7 +124,15 @@ class MachineCopy:
     def _proof(self, verdicts: Mapping[str, Verdict]) -> str:
         if len(self.work.records) > len(verdicts):
             return UNPROVED_EARLIER
+        if Verdict.LOST in verdicts.values():
+            return UNPROVED_LOST
         return PROVED if all(verdict is Verdict.PROVED for verdict in verdicts.values()) else UNPROVED_NO_MANIFEST
+
+    def _tell_detours(self) -> None:
+        """Data that go through vCenter are slow there and a burden to it, and the cause is a firewall that someone may open."""
+        routes = {record.receipt.route for record in self.work.records if record.receipt}
+        for route in sorted(route for route in routes if VIA in route):
+            self.work.warn(f"the data came from {route}: the host could not be reached directly")
 
     def _descriptor(self) -> str | None:
         """The server's own descriptor, asked for while the lease (and the snapshot) is still there; None where it has none."""

@@ -77,6 +77,7 @@ class Verdict(StrEnum):
 
     PROVED = "proved"
     UNPROVED = "unproved"  # the server gave no digest for it
+    LOST = "lost"  # it came whole from a lease that ended before its manifest was asked for
 
 
 def routes_of(session: Session, stall_timeout_s: float = STALL_TIMEOUT_S) -> Routes:
@@ -170,7 +171,10 @@ class LeasedExport:
         entries, lease = self._manifest()
         verdicts, wrong = {}, []
         for key, stream in streams.items():
-            entry = entries.get(key) if self._delivered.get(key) == lease else None
+            if lease and self._delivered.get(key) != lease:
+                verdicts[key] = Verdict.LOST
+                continue
+            entry = entries.get(key)
             same = None if entry is None else _compare(entry, stream)
             if same is False:
                 wrong.append(self._label(key))

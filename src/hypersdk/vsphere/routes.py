@@ -31,6 +31,8 @@ NO_ROUTE: Final = register(
     "Open port 443 from this machine to the ESXi host; `hyper2kvm doctor` checks the way to each host.",
 )
 
+VIA: Final = " via "
+"""Stands in the name of a way that leads round its host."""
 PROBE_TIMEOUT_S: Final = 5.0
 """A host that another way leads round gets this long to answer: a firewall that drops packets never does."""
 
@@ -65,7 +67,7 @@ class Routes:
         if host == "*" or (host.lower(), port) == (here.host.lower(), here.port):
             return [Way(f"https://{here.address}{target}", None, here.address)]
         name = host if port == HTTPS_PORT else f"{host}:{port}"
-        ways = [Way(url, pin, name), Way(f"https://{here.address}{target}", None, f"{name} via {here.address}")]
+        ways = [Way(url, pin, name), Way(f"https://{here.address}{target}", None, f"{name}{VIA}{here.address}")]
         with self._lock:
             return ways[::-1] if name in self._detour else ways
 

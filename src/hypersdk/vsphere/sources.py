@@ -30,6 +30,7 @@ from urllib.parse import quote
 from hypersdk.errors import ConnectError, HyperSDKError, SourceError, TransientError, register
 from hypersdk.model import Backing, Disk, Machine, Power
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.retry import Attempts, RetryPolicy
 from hypersdk.transfer.source import ByteStream
 from hypersdk.units import SECTOR
 from hypersdk.vsphere.connection import open_connection
@@ -57,6 +58,7 @@ SOURCE_FILE_CHANGED: Final = register(
 )
 CBT_TRUSTED_SINCE: Final = (6, 7)
 """Before, growing a disk past a 128 GiB boundary could leave areas out of what QueryChangedDiskAreas says (VMware KB 2090639)."""
+PROBE_RETRIES: Final = 2
 MAX_AREAS: Final = 1 << 22
 _DELTA_AND_BASE: Final = 2
 _UNAUTHORIZED: Final = 401
@@ -141,7 +143,12 @@ class FlatDiskSource:
         except SourceError as error:
             if not self._is_stale(error, kept):
                 raise
-        return self._read(None, part, buffer, cancel)
+        try:
+            return self._read(None, part, buffer, cancel)
+        except SourceError as error:
+            if error.fields.get("status") != _UNAUTHORIZED:
+                raise
+            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
     def _is_stale(self, error: SourceError, kept: Connection | None) -> bool:
         """Whether ``error`` only says that a connection or session was idle for too long; then both are fresh afterwards."""
@@ -149,9 +156,17 @@ class FlatDiskSource:
             self.close()  # its sisters are no better
             return True
         if error.fields.get("status") == _UNAUTHORIZED:
-            self._session.server_time()  # logs in again
+            self._log_in_again()
             return True
         return False
+
+    def _log_in_again(self) -> None:
+        """By a call that needs a login; not every server asks for one to tell the time."""
+        root = self._session.content.rootFolder._moId
+        try:
+            self._session.call(lambda: self._session.ref("Folder", root).name)
+        except ConnectError as error:
+            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
     def close(self) -> None:
         """Drops the idle connections; the next read makes new ones."""
@@ -245,15 +260,30 @@ def probe_flat(
     if reason is not None or target is None:
         return reason or "its file's name or its datacenter cannot be told"
     source = FlatDiskSource(
-        session, disk, target, lambda: allocated_areas(session, machine, disk, snapshot), stall_timeout_s=stall_timeout_s
+        session,
+        disk,
+        target,
+        lambda: allocated_areas(session, machine, disk, snapshot),
+        stall_timeout_s=stall_timeout_s,
     )
     try:
-        source.read(0, memoryview(bytearray(min(SECTOR, disk.capacity_bytes))), cancel or CancelToken())
+        _read_once(source, min(SECTOR, disk.capacity_bytes), cancel or CancelToken())
     except TransientError as error:
         return f"its file could not be read: {error.message}"
     except SourceError as error:
         return _why(error)
     return source
+
+
+def _read_once(source: FlatDiskSource, length: int, cancel: CancelToken) -> None:
+    """Reads the beginning. A server that is busy for a moment is no reason to give the whole disk up."""
+    attempts = Attempts(RetryPolicy(retries=PROBE_RETRIES))
+    while True:
+        try:
+            return source.read(0, memoryview(bytearray(length)), cancel)
+        except TransientError as error:
+            wait_s = attempts.failed(error)
+        cancel.sleep(wait_s)
 
 
 def _why(error: SourceError) -> str:
