@@ -265,27 +265,26 @@ def test_a_pax_size_counts_where_the_octal_field_is_too_small() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "code"),
+    "members",
     [
-        ([entry("../etc/passwd", 1)], "bad_format"),
-        ([entry("/etc/passwd", 1)], "bad_format"),
-        ([entry("sub/a.ovf", 1)], "bad_format"),
-        ([entry("a\\b", 1)], "bad_format"),
-        ([entry("..", 1)], "bad_format"),
-        ([entry("a", kind=tarfile.SYMTYPE, linkname="/etc/shadow")], "bad_format"),
-        ([entry("a", kind=tarfile.LNKTYPE, linkname="/etc/shadow")], "bad_format"),
-        ([entry("a", kind=tarfile.CHRTYPE)], "bad_format"),
-        ([entry("a", kind=tarfile.FIFOTYPE)], "bad_format"),
-        ([entry("a", 1), entry("a", 1)], "bad_format"),
-        ([], "bad_format"),
-        ([entry(f"{number}", 0) for number in range(MAX_MEMBERS + 1)], "bad_format"),
+        pytest.param([entry("../etc/passwd", 1)], id="parent"),
+        pytest.param([entry("/etc/passwd", 1)], id="absolute"),
+        pytest.param([entry("sub/a.ovf", 1)], id="folder"),
+        pytest.param([entry("a\\b", 1)], id="backslash"),
+        pytest.param([entry("..", 1)], id="dots"),
+        pytest.param([entry("a", kind=tarfile.SYMTYPE, linkname="/etc/shadow")], id="symlink"),
+        pytest.param([entry("a", kind=tarfile.LNKTYPE, linkname="/etc/shadow")], id="hard link"),
+        pytest.param([entry("a", kind=tarfile.CHRTYPE)], id="device"),
+        pytest.param([entry("a", kind=tarfile.FIFOTYPE)], id="fifo"),
+        pytest.param([entry("a", 1), entry("a", 1)], id="twice"),
+        pytest.param([], id="empty"),
+        pytest.param([entry(f"{number}", 0) for number in range(MAX_MEMBERS + 1)], id="too many"),
     ],
-    ids=lambda value: "" if isinstance(value, str) else repr(value)[:60],
 )
-def test_hostile_archives_are_refused(members: list[tarfile.TarInfo], code: str) -> None:
+def test_hostile_archives_are_refused(members: list[tarfile.TarInfo]) -> None:
     with pytest.raises(IntegrityError) as caught:
         read(tar_of(members))
-    assert caught.value.code == code
+    assert caught.value.code == "bad_format"
 
 
 @pytest.mark.parametrize("cut", [512 + 100, 512, 300])
