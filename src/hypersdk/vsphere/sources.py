@@ -11,6 +11,7 @@ snapshot. What an answer to a range request must be:
     206, Content-Range exactly as asked, total = capacity, validators as at first     good
     200            the whole file from its start: never written at an offset          range_ignored
     206 otherwise  another part, or a file of another size                            range_mismatch
+    fewer bytes than were asked for                                                   tried again, like a broken connection
     416            the file is shorter than it was                                    range_mismatch
     other ETag or Last-Modified                                                       source_file_changed
 """
@@ -37,7 +38,7 @@ from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, ByteRange, Connection, HttpBody, SessionCookie
 from hypersdk.vsphere.inventory import datacenter_path
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.wire import CONNECTION_RESET
+from hypersdk.vsphere.wire import CONNECTION_RESET, short_body
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -209,6 +210,8 @@ class FlatDiskSource:
                 wanted="bytes {}-{}/{}".format(*wanted),
                 got=(body.header("Content-Range") or "")[:100],
             )
+        if body.length_bytes is not None and body.length_bytes < part.length:
+            raise short_body(f"{body.length_bytes} of {part.length} bytes are announced")
         if body.length_bytes not in (None, part.length):
             raise SourceError(f"{self.label}: the part has another length than announced", code=RANGE_MISMATCH)
         self._check_unchanged(_Validators.of(body))

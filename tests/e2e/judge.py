@@ -1,0 +1,136 @@
+"""The judge of every export: qemu-img decodes the image, and the content digest is worked out anew from what it read.
+
+Nothing of the product's own readers, digests or ledgers is used here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from hypersdk.simulator import Simulator
+from tests.support.tools import run_tool
+
+BLOCK: Final = 1 << 16
+GROUP: Final = 1 << 29
+STEP: Final = 1 << 22
+PARTIAL: Final = ".partial"
+RUN_FILE: Final = ".hypersdk-run.json"
+MANIFEST: Final = "artifact-manifest.json"
+IMAGE_FORMATS: Final = {".qcow2": "qcow2", ".raw": "raw", ".vmdk": "vmdk"}
+
+
+def recomputed_digest(raw: Path) -> str:
+    """The guest-content digest as its definition says (docs: a tree of BLAKE3 over blocks and groups), of a raw file; holes are zeros."""
+    capacity = raw.stat().st_size
+    zero = blake3(bytes(BLOCK)).digest()
+    hashes = _block_hashes(raw)
+    disk = blake3(capacity.to_bytes(8, "little"), derive_key_context="hypersdk guest content disk 1")
+    whole_group_of_zeros = _group(zero * (GROUP // BLOCK))
+    touched = {index * BLOCK // GROUP for index in hashes}
+    for start in range(0, capacity, GROUP):
+        blocks = range(start // BLOCK, -(-min(start + GROUP, capacity) // BLOCK))
+        if start // GROUP not in touched and len(blocks) == GROUP // BLOCK:
+            disk.update(whole_group_of_zeros)
+        else:
+            disk.update(_group(b"".join(hashes.get(index, zero) for index in blocks)))
+    return disk.hexdigest()
+
+
+def _group(hashes: bytes) -> bytes:
+    return blake3(hashes, derive_key_context="hypersdk guest content group 1").digest()
+
+
+def _block_hashes(raw: Path) -> dict[int, bytes]:
+    """BLAKE3 of each block that takes room in the file, padded with zeros at the end of the disk."""
+    found = {}
+    with raw.open("rb") as file:
+        for start, end in _extents(file.fileno(), raw.stat().st_size):
+            for index in range(start // BLOCK, -(-end // BLOCK)):
+                if index not in found:
+                    file.seek(index * BLOCK)
+                    found[index] = blake3(file.read(BLOCK).ljust(BLOCK, b"\0")).digest()
+    return found
+
+
+def _extents(handle: int, size: int) -> Iterator[tuple[int, int]]:
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(handle, position, os.SEEK_DATA)
+        except OSError:  # nothing but a hole up to the end
+            return
+        position = os.lseek(handle, start, os.SEEK_HOLE)
+        yield start, position
+
+
+def expected_raw(simulator: Simulator, machine: str, folder: Path, *, snapshot: str | None = None) -> list[Path]:
+    """What a right export of each disk must hold, as raw files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index in range(len(simulator.vm(machine).disks)):
+        paths.append(folder / f"expected-{index}.raw")
+        simulator.write_raw(machine, index, paths[-1], snapshot=snapshot)
+    return paths
+
+
+def unpacked(folder: Path) -> list[Path]:
+    """The images of an export in the order of their disks; those of an OVA are taken out by tar."""
+    for archive in folder.glob("*.ova"):
+        place = folder / "unpacked"
+        place.mkdir(exist_ok=True)
+        run_tool("tar", "-xf", archive, "-C", place)
+        return _images(place)
+    return _images(folder)
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in IMAGE_FORMATS)
+
+
+def as_raw(image: Path, raw: Path) -> Path:
+    """``image`` decoded by qemu-img."""
+    run_tool("qemu-img", "convert", "-f", IMAGE_FORMATS[image.suffix], "-O", "raw", image, raw)
+    return raw
+
+
+def assert_holds(folder: Path, expected: list[Path], told: Mapping[str, str | None], scratch: Path) -> None:
+    """The images in ``folder`` are, bit by bit, ``expected``; the digests ``told`` of them are those of what qemu-img reads out of them."""
+    images = unpacked(folder)
+    assert len(images) == len(expected)
+    scratch.mkdir(exist_ok=True)
+    for image, wanted in zip(images, expected, strict=True):
+        kind = IMAGE_FORMATS[image.suffix]
+        run_tool("qemu-img", "compare", "-f", "raw", "-F", kind, wanted, image)
+        if kind == "qcow2":
+            run_tool("qemu-img", "check", "-q", image)
+        digest = recomputed_digest(as_raw(image, scratch / f"{image.name}.raw"))
+        assert digest == recomputed_digest(wanted)
+        assert told[image.name] == digest, f"{image.name}: another digest was told than is in the image"
+    assert sorted(told) == [image.name for image in images]
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The artifact manifest, as JSON."""
+    found: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+    return found
+
+
+def assert_finished(folder: Path) -> None:
+    """Nothing unfinished lies there: no partial file, ledger, run file or lock; and the manifest does."""
+    assert (folder / MANIFEST).exists()
+    left = [path.name for path in folder.iterdir() if PARTIAL in path.name or path.name.startswith(".")]
+    assert left == []
+
+
+def assert_no_final_names(folder: Path) -> None:
+    """An export that failed left nothing that looks like a result: only partial files, their ledgers and the run file."""
+    finished = [
+        path.name for path in folder.iterdir() if PARTIAL not in path.name and path.name != RUN_FILE
+    ] if folder.exists() else []  # fmt: skip
+    assert finished == []

@@ -1,0 +1,169 @@
+"""The installed program, run as a process of its own against a simulator in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+HYPER2KVM: Final = Path(sys.executable).parent / "hyper2kvm"
+TIMEOUT_S: Final = 120
+
+
+class Server(Protocol):
+    """What a login needs."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def username(self) -> str: ...
+    @property
+    def password(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one command ended. ``seen`` are its JSON lines."""
+
+    status: int
+    seen: list[dict[str, Any]]
+    err: str
+
+    def event(self, kind: str) -> dict[str, Any]:
+        """The last event of that type."""
+        found = [event for event in self.seen if event["type"] == kind]
+        assert found, f"no {kind} in {self}"
+        return found[-1]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Of an export that succeeded."""
+        assert self.status == 0, self.explain()
+        return self.event("result")
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """Of a command that failed."""
+        return self.event("error")
+
+    def explain(self) -> str:
+        """For the message of a failing test."""
+        others = [event for event in self.seen if event["type"] != "progress"]
+        return f"exit status {self.status}\n{json.dumps(others, indent=1)}\n{self.err}"
+
+
+class Running:
+    """One command that runs. Its output is read as it comes."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.seen: list[dict[str, Any]] = []
+        self._err: list[str] = []
+        self._readers = [threading.Thread(target=self._read_out), threading.Thread(target=self._read_err)]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_out(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.endswith("\n"):  # a killed program may leave half a line
+                self.seen.append(json.loads(line))
+
+    def _read_err(self) -> None:
+        assert self.process.stderr is not None
+        self._err.extend(self.process.stderr)
+
+    def wait(self, timeout_s: float = TIMEOUT_S) -> Ended:
+        """Waits for the end."""
+        try:
+            status = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+            raise AssertionError(f"it hung: {self.seen[-3:]}\n{''.join(self._err)}") from None
+        for reader in self._readers:
+            reader.join()
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return Ended(status, self.seen, "".join(self._err))
+
+    def kill_when(self, is_time: Callable[[], bool]) -> bool:
+        """``kill -9`` as soon as ``is_time``; False when it had ended before."""
+        while not is_time():
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.001)
+        self.process.kill()
+        self.wait()
+        return self.process.returncode == -signal.SIGKILL
+
+    def until(self, condition: Callable[[], bool], timeout_s: float = 30) -> None:
+        """Waits for ``condition`` while the command runs."""
+        end = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None, f"it ended: {self.wait().explain()}"
+            assert time.monotonic() < end, f"it did not happen: {self.seen[-3:]}"
+            time.sleep(0.005)
+
+
+@dataclass(slots=True)
+class Program:
+    """``hyper2kvm`` with a home of its own, logging in to ``server``."""
+
+    home: Path
+    server: Server
+    prefix: Sequence[str] = ()
+    more_env: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *arguments: str | Path) -> Running:
+        """Starts one command."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        env = {
+            "PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8", "GOVC_URL": self.server.url,
+            "GOVC_USERNAME": self.server.username, "GOVC_PASSWORD": self.server.password, "GOVC_INSECURE": "1",
+            "PYTHONFAULTHANDLER": "1", **_where_the_product_is(), **self.more_env,
+        }  # fmt: skip
+        command = [*self.prefix, str(HYPER2KVM), *map(str, arguments)]
+        return Running(
+            subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+
+    def run(self, *arguments: str | Path, timeout_s: float = TIMEOUT_S) -> Ended:
+        """Runs one command to its end."""
+        return self.start(*arguments).wait(timeout_s)
+
+    def export(self, *arguments: str | Path, timeout_s: float = TIMEOUT_S) -> Ended:
+        """``export --json`` to its end; leaves no crash file."""
+        ended = self.run("export", "--json", *arguments, timeout_s=timeout_s)
+        self.assert_no_crash()
+        return ended
+
+    def assert_no_crash(self) -> None:
+        """Nothing unexpected happened."""
+        for crash in self.home.rglob("crash-*"):
+            raise AssertionError(crash.read_text())
+
+
+@contextmanager
+def children_peak() -> Iterator[Callable[[], int]]:
+    """Gives the peak memory in bytes of the largest child that ended so far in this process. To be used where nothing larger ran before."""
+    yield lambda: resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+def _where_the_product_is() -> dict[str, str]:
+    """The same place for the program as for the tests."""
+    return {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
