@@ -1,0 +1,178 @@
+"""What only the worker that has a job may do, each time guarded by the job's epoch in the same statement.
+
+A worker that was stopped, declared dead and woken again still believes that it has the job. Its epoch is no longer the job's, so every write
+of it changes no row, and it learns that it is stale (``StaleAttempt``) before it acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from hypersdk.errors import Cancelled, register
+from hypersdk.jobs.records import Job
+from hypersdk.jobs.states import HELD, JobEvent, JobState, after, before
+from hypersdk.jobs.store import JobStore, append_log
+from hypersdk.state.database import Database
+from hypersdk.state.tables import attempts, jobs, runs, workers
+
+STALE_ATTEMPT: Final = register(
+    "stale_attempt",
+    "Another worker has taken the job over, because this one gave no sign of life for too long.",
+    "Nothing: the other worker goes on with it.",
+)
+
+
+class StaleAttempt(Cancelled):
+    """This worker has the job no more. It must not touch source or target again."""
+
+    default_code = STALE_ATTEMPT
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this worker has. ``epoch`` is the fence."""
+
+    job: Job
+    epoch: int
+
+
+class Claims:
+    """The jobs of one worker. Thread-safe."""
+
+    def __init__(self, database: Database, worker_id: str) -> None:
+        self.database: Final = database
+        self.worker_id: Final = worker_id
+        self._store = JobStore(database)
+
+    def claim(self, job_id: str, attempt: int) -> Claim | None:
+        """Takes the job up: its epoch rises, whoever had it before is stale from here on. None where the attempt is not the
+        job's last one, or the job has ended or is paused meanwhile."""
+        with self.database.write() as connection:
+            now = self.database.now(connection)
+            row = connection.execute(
+                sa.select(jobs.c.state, jobs.c.epoch, jobs.c.attempt, jobs.c.started_at).where(jobs.c.id == job_id).with_for_update()
+            ).one_or_none()
+            if row is None or row.attempt != attempt or JobState(row.state) not in before(JobEvent.START):
+                return None
+            epoch = row.epoch + 1
+            self._change(
+                connection, job_id, now, state=after(JobState(row.state), JobEvent.START).value, epoch=epoch,
+                worker_id=self.worker_id, waiting=None, started_at=row.started_at or now,
+            )  # fmt: skip
+            connection.execute(
+                sa.insert(attempts).values(
+                    job_id=job_id, epoch=epoch, attempt=attempt, worker_id=self.worker_id, started_at=now,
+                    ended_at=None, outcome=None, error=None,
+                )
+            )  # fmt: skip
+        return Claim(self._store.get(job_id), epoch)
+
+    def check(self, claim: Claim) -> None:
+        """Raises StaleAttempt unless the job is still ours."""
+        with self.database.read() as connection:
+            epoch = connection.execute(sa.select(jobs.c.epoch).where(jobs.c.id == claim.job.id)).scalar_one_or_none()
+        if epoch != claim.epoch:
+            raise _stale(claim)
+
+    def requests(self, job_ids: Sequence[str]) -> dict[str, tuple[str, bool]]:
+        """What users ask of these jobs: id -> (``cancel`` or ``pause``, whether partial files are to be kept)."""
+        if not job_ids:
+            return {}
+        query = sa.select(jobs.c.id, jobs.c.request, jobs.c.keep_partial).where(jobs.c.id.in_(job_ids), jobs.c.request.is_not(None))
+        with self.database.read() as connection:
+            return {job_id: (str(request), bool(keep)) for job_id, request, keep in connection.execute(query)}
+
+    def end(
+        self, claim: Claim, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
+    ) -> JobState:
+        """The attempt is over. With ``REQUEUE`` another attempt is due. Raises StaleAttempt."""
+        with self.database.write() as connection:
+            now = self.database.now(connection)
+            state = JobState(self._ours(connection, claim, jobs.c.state))
+            new = after(state, event)
+            due = new is JobState.QUEUED or (new is JobState.CANCELLING and event is JobEvent.REQUEUE)
+            self._change(
+                connection, claim.job.id, now, state=new.value, worker_id=None,
+                request="cancel" if new is JobState.CANCELLING else None,
+                result=None if result is None else dict(result), error=None if error is None else dict(error),
+                completed_at=now if new in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED) else None,
+                attempt=jobs.c.attempt + 1 if due else jobs.c.attempt,
+                discard=False,
+                secret=None if new is JobState.COMPLETED else jobs.c.secret,
+            )  # fmt: skip
+            connection.execute(
+                sa.update(attempts)
+                .where(attempts.c.job_id == claim.job.id, attempts.c.epoch == claim.epoch)
+                .values(ended_at=now, outcome=event.value, error=None if error is None else dict(error))
+            )
+            return new
+
+    def write_progress(self, claims: Mapping[str, int], progress: Mapping[str, Mapping[str, Any]]) -> None:
+        """Progress of several jobs in one transaction; those that are not ours any more are left alone. ``claims`` is id -> epoch."""
+        with self.database.write() as connection:
+            now = self.database.now(connection)
+            for job_id, now_at in progress.items():
+                connection.execute(
+                    sa.update(jobs)
+                    .where(jobs.c.id == job_id, jobs.c.epoch == claims[job_id], jobs.c.state.in_([state.value for state in HELD]))
+                    .values(progress=dict(now_at), updated_at=now, revision=self.database.revision(connection))
+                )
+
+    def log(self, claim: Claim, data: bytes) -> None:
+        """Adds to the job's log, if it is still ours."""
+        with self.database.write() as connection:
+            if connection.execute(sa.select(jobs.c.epoch).where(jobs.c.id == claim.job.id)).scalar_one_or_none() == claim.epoch:
+                append_log(connection, claim.job.id, data)
+
+    # The run: journal, receipts, point in time
+
+    def read_run(self, claim: Claim) -> str | None:
+        """The record of the export under way, as JSON; None where there is none."""
+        with self.database.read() as connection:
+            return connection.execute(sa.select(runs.c.record).where(runs.c.job_id == claim.job.id)).scalar_one_or_none()
+
+    def write_run(self, claim: Claim, record: str) -> None:
+        """Saves it; durable when this returns. Raises StaleAttempt, and then nothing was written."""
+        with self.database.write() as connection:
+            self._ours(connection, claim, jobs.c.epoch)
+            now = self.database.now(connection)
+            done = connection.execute(sa.update(runs).where(runs.c.job_id == claim.job.id).values(record=record, updated_at=now))
+            if not done.rowcount:
+                connection.execute(sa.insert(runs).values(job_id=claim.job.id, record=record, updated_at=now))
+
+    def remove_run(self, claim: Claim) -> None:
+        """Forgets it. Raises StaleAttempt."""
+        with self.database.write() as connection:
+            self._ours(connection, claim, jobs.c.epoch)
+            connection.execute(sa.delete(runs).where(runs.c.job_id == claim.job.id))
+
+    def _ours(self, connection: sa.Connection, claim: Claim, column: sa.Column[Any]) -> Any:
+        """A column of the job, locked until the transaction ends. Raises StaleAttempt where its epoch is not ours."""
+        query = sa.select(column).where(jobs.c.id == claim.job.id, jobs.c.epoch == claim.epoch).with_for_update()
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise _stale(claim)
+        return row[0]
+
+    def _change(self, connection: sa.Connection, job_id: str, now: float, **values: Any) -> None:
+        revision = self.database.revision(connection)
+        connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values, updated_at=now, revision=revision))
+
+
+def _stale(claim: Claim) -> StaleAttempt:
+    return StaleAttempt(f"job '{claim.job.id}' was taken over by another worker", job=claim.job.id, epoch=claim.epoch)
+
+
+def held_by(connection: sa.Connection, worker_id: str) -> list[str]:
+    """Jobs that a worker has."""
+    query = sa.select(jobs.c.id).where(jobs.c.worker_id == worker_id, jobs.c.state.in_([state.value for state in HELD]))
+    return list(connection.execute(query).scalars())
+
+
+def alive(connection: sa.Connection, database: Database, within_s: float) -> sa.Select[Any]:
+    """Workers whose last heartbeat is not older than ``within_s``."""
+    return sa.select(workers).where(workers.c.state != "dead", workers.c.beat >= database.clock - within_s)

@@ -1,0 +1,112 @@
+"""The states of a job and every way from one to another, as data.
+
+::
+
+    queued ──start──> running ──finish──> completed
+      │ ▲               │ ├────fail─────> failed ──retry──> queued
+      │ │               │ └──cancel──> cancelling ──cancelled──> cancelled ──retry──> queued
+      │ └─requeue───────┤                    ▲
+      │ └─resume── paused <──paused── pausing┤
+      └─cancel──> cancelled    (queued or paused, with nothing done yet; else cancelling: a worker undoes it)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from hypersdk.errors import HyperSDKError, register
+
+JOB_STATE: Final = register(
+    "job_state", "The job is in a state that does not allow this.", "Look at it with `hyperctl get ID`."
+)
+
+
+class JobState(StrEnum):
+    """Where a job is."""
+
+    QUEUED = "queued"  # waits for a worker: submitted, resumed, retried, or handed back by one
+    RUNNING = "running"  # a worker has it
+    PAUSING = "pausing"  # a worker has it and brings it to a checkpoint
+    PAUSED = "paused"  # stands at a checkpoint until it is resumed or cancelled
+    CANCELLING = "cancelling"  # a worker undoes what it did at the source
+    COMPLETED = "completed"  # the manifest is written
+    FAILED = "failed"  # ended by itself; the source is as it was found, or the error says what is not
+    CANCELLED = "cancelled"  # the lease is free and the journal empty
+
+
+class JobEvent(StrEnum):
+    """What happens to a job."""
+
+    START = "start"
+    FINISH = "finish"
+    FAIL = "fail"
+    CANCEL = "cancel"
+    ABANDON = "abandon"  # cancelled with nothing to undo
+    CANCELLED = "cancelled"
+    PAUSE = "pause"
+    PAUSED = "paused"
+    REQUEUE = "requeue"  # the worker drains or died
+    RESUME = "resume"
+    RETRY = "retry"
+
+
+class JobStateError(HyperSDKError):
+    """The job cannot do that now."""
+
+    exit_status = 6
+    default_code = JOB_STATE
+
+
+_S, _E = JobState, JobEvent
+TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
+    (_S.QUEUED, _E.START): _S.RUNNING,
+    (_S.QUEUED, _E.PAUSE): _S.PAUSED,
+    (_S.QUEUED, _E.CANCEL): _S.CANCELLING,
+    (_S.QUEUED, _E.ABANDON): _S.CANCELLED,
+    (_S.QUEUED, _E.FAIL): _S.FAILED,
+    (_S.RUNNING, _E.START): _S.RUNNING,  # taken up again after a crash
+    (_S.RUNNING, _E.FINISH): _S.COMPLETED,
+    (_S.RUNNING, _E.FAIL): _S.FAILED,
+    (_S.RUNNING, _E.CANCEL): _S.CANCELLING,
+    (_S.RUNNING, _E.PAUSE): _S.PAUSING,
+    (_S.RUNNING, _E.REQUEUE): _S.QUEUED,
+    (_S.PAUSING, _E.START): _S.PAUSING,
+    (_S.PAUSING, _E.PAUSED): _S.PAUSED,
+    (_S.PAUSING, _E.FINISH): _S.COMPLETED,
+    (_S.PAUSING, _E.FAIL): _S.FAILED,
+    (_S.PAUSING, _E.CANCEL): _S.CANCELLING,
+    (_S.PAUSING, _E.REQUEUE): _S.PAUSED,
+    (_S.PAUSED, _E.RESUME): _S.QUEUED,
+    (_S.PAUSED, _E.CANCEL): _S.CANCELLING,
+    (_S.PAUSED, _E.ABANDON): _S.CANCELLED,
+    (_S.CANCELLING, _E.START): _S.CANCELLING,
+    (_S.CANCELLING, _E.CANCELLED): _S.CANCELLED,
+    (_S.CANCELLING, _E.FINISH): _S.COMPLETED,  # it was published before the request arrived
+    (_S.CANCELLING, _E.FAIL): _S.FAILED,
+    (_S.CANCELLING, _E.REQUEUE): _S.CANCELLING,
+    (_S.FAILED, _E.RETRY): _S.QUEUED,
+    (_S.CANCELLED, _E.RETRY): _S.QUEUED,
+}
+ENDED: Final = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELLED})
+HELD: Final = frozenset({_S.RUNNING, _S.PAUSING, _S.CANCELLING})
+"""States in which a worker has the job, or should."""
+KEPT: Final[Mapping[JobState, str]] = {
+    _S.QUEUED: "pending", _S.PAUSED: "pending", _S.RUNNING: "running", _S.PAUSING: "running", _S.CANCELLING: "running",
+    _S.COMPLETED: "completed", _S.FAILED: "failed", _S.CANCELLED: "cancelled",
+}  # fmt: skip
+"""The words of the six kept routes."""
+
+
+def after(state: JobState, event: JobEvent) -> JobState:
+    """The state that ``event`` leads to. Raises JobStateError ``job_state``."""
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError as error:
+        raise JobStateError(f"a job that is {state} cannot {event}", state=state.value, event=event.value) from error
+
+
+def before(event: JobEvent) -> frozenset[JobState]:
+    """The states in which ``event`` may happen."""
+    return frozenset(state for state, one in TRANSITIONS if one is event)

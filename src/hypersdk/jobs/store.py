@@ -1,0 +1,318 @@
+"""Jobs in the database: submitting, looking, asking for cancel or pause. What only the worker that has a job may do is in ``claims``."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from hypersdk.errors import LookupFailed, UsageError, register
+from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob, Page
+from hypersdk.jobs.states import ENDED, JobEvent, JobState, JobStateError, after
+from hypersdk.state.database import Database
+from hypersdk.state.tables import attempts, counters, job_log, jobs, removed
+
+JOB_UNKNOWN: Final = register("job_unknown", "There is no job with that id.", "See `hyperctl query -all`.")
+JOB_EXISTS: Final = register(
+    "job_exists", "A job with that id exists and asks for something else.", "Choose another id, or leave it out."
+)
+LIST_QUERY: Final = register(
+    "list_query", "The list cannot be filtered or sorted like that.", "The message names the column and what it takes."
+)
+
+SORTABLE: Final = {
+    name: jobs.c[name]
+    for name in ("number", "name", "vm_path", "output_path", "format", "state", "site", "priority", "owner", "attempt",
+                 "created_at", "started_at", "completed_at", "updated_at")
+}  # fmt: skip
+FACETS: Final = ("state", "format", "site")
+MAX_PAGE: Final = 1000
+MAX_LOG_BYTES: Final = 4 * 1024 * 1024
+"""What is kept of one job's log."""
+_COLUMNS: Final = tuple(jobs.c[field.name] for field in fields(Job))
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs. All conditions must hold; an empty one is no condition. ``text`` is found in name, machine or folder."""
+
+    ids: tuple[str, ...] = ()
+    states: tuple[JobState, ...] = ()
+    formats: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+    text: str = ""
+    created_after: float | None = None
+    created_before: float | None = None
+    excluded: tuple[str, ...] = ()
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """As SQL."""
+        found: list[sa.ColumnElement[bool]] = []
+        for column, values in ((jobs.c.id, self.ids), (jobs.c.state, self.states), (jobs.c.format, self.formats),
+                               (jobs.c.site, self.sites), (jobs.c.owner, self.owners)):  # fmt: skip
+            if values:
+                found.append(column.in_([str(value) for value in values]))
+        if self.text:
+            columns = (jobs.c.name, jobs.c.vm_path, jobs.c.output_path, jobs.c.id)
+            found.append(sa.or_(*(column.icontains(self.text, autoescape=True) for column in columns)))
+        if self.created_after is not None:
+            found.append(jobs.c.created_at >= self.created_after)
+        if self.created_before is not None:
+            found.append(jobs.c.created_at < self.created_before)
+        if self.excluded:
+            found.append(jobs.c.id.not_in(self.excluded))
+        return found
+
+
+class JobStore:
+    """Thread-safe; every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self.database: Final = database
+
+    # Submit
+
+    def submit(self, new: NewJob) -> tuple[Job, bool]:
+        """Writes a job down; True when it is new. The same id with the same definition is the job that is there.
+
+        Raises UsageError ``job_exists``. The engine hears of it afterwards, by ``Engine.enqueue`` or the reconciler.
+        """
+        with self.database.write() as connection:
+            if new.id is not None and (found := _one(connection, new.id)) is not None:
+                digest = connection.execute(sa.select(jobs.c.digest).where(jobs.c.id == new.id)).scalar_one()
+                if digest != new.digest:
+                    raise UsageError(f"job '{new.id}' exists with another definition", code=JOB_EXISTS, id=new.id)
+                return found, False
+            now = self.database.now(connection)
+            row = {
+                "id": new.id or f"job-{secrets.token_hex(6)}", "number": self.database.count(connection, "job"),
+                "name": new.name, "vm_path": new.vm_path, "output_path": new.output_path, "format": new.format,
+                "definition": dict(new.definition), "digest": new.digest, "endpoint_id": new.endpoint_id, "secret": new.secret,
+                "site": new.site, "root_id": new.root_id, "priority": new.priority, "owner": new.owner,
+                "state": JobState.QUEUED.value, "request": None, "keep_partial": False, "discard": False, "attempt": 1, "enqueued": 0,
+                "epoch": 0, "worker_id": None, "waiting": None, "progress": dict(EMPTY_PROGRESS), "result": None, "error": None,
+                "created_at": now, "started_at": None, "completed_at": None, "updated_at": now,
+                "revision": self.database.revision(connection),
+            }  # fmt: skip
+            connection.execute(sa.insert(jobs).values(row))
+            found = _one(connection, row["id"])
+            assert found is not None
+            return found, True
+
+    # Look
+
+    def get(self, job_id: str) -> Job:
+        """Raises LookupFailed ``job_unknown``."""
+        with self.database.read() as connection:
+            found = _one(connection, job_id)
+        if found is None:
+            raise LookupFailed(f"there is no job '{job_id[:128]}'", code=JOB_UNKNOWN, id=job_id[:128])
+        return found
+
+    def page(self, which: Filter, *, sort: str = "-number", offset: int = 0, limit: int = 100, after: int | None = None) -> Page:
+        """Part of the list. ``sort`` is a column of ``SORTABLE``, with ``-`` before it for falling order; jobs that are equal in it are in
+        order of submit. ``after`` continues a list in order of submit behind that ``number``, whatever came or went meanwhile.
+
+        Raises UsageError ``list_query``.
+        """
+        name = sort.removeprefix("-")
+        if name not in SORTABLE:
+            raise UsageError(f"jobs cannot be sorted by '{name[:60]}'", code=LIST_QUERY, next_step=f"One of {', '.join(SORTABLE)}.")
+        if not 0 < limit <= MAX_PAGE or offset < 0:
+            raise UsageError(f"limit is from 1 to {MAX_PAGE}, offset from 0", code=LIST_QUERY)
+        down = sort.startswith("-")
+        order = [SORTABLE[name].desc() if down else SORTABLE[name].asc(), jobs.c.number.desc() if down else jobs.c.number.asc()]
+        conditions = which.conditions()
+        query = sa.select(*_COLUMNS).where(*conditions).order_by(*order).limit(limit).offset(offset)
+        if after is not None:
+            if name != "number":
+                raise UsageError("a cursor goes with sort=number or -number", code=LIST_QUERY)
+            query = query.where(jobs.c.number < after if down else jobs.c.number > after)
+        with self.database.read() as connection:
+            rows = connection.execute(query).all()
+            total = connection.execute(sa.select(sa.func.count()).select_from(jobs).where(*conditions)).scalar_one()
+            facets = {column: _facet(connection, column, conditions) for column in FACETS}
+            return Page(tuple(_job(row) for row in rows), total, _revision(connection), facets)
+
+    def counts(self) -> dict[JobState, int]:
+        """Jobs by state; every state is there."""
+        with self.database.read() as connection:
+            found = dict(connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).tuples().all())
+        return {state: found.get(state.value, 0) for state in JobState}
+
+    def ids(self, which: Filter) -> list[str]:
+        """Ids of all jobs of a filter, oldest first."""
+        with self.database.read() as connection:
+            return list(connection.execute(sa.select(jobs.c.id).where(*which.conditions()).order_by(jobs.c.number)).scalars())
+
+    def changed_since(self, revision: int, *, limit: int = 1000) -> list[Job]:
+        """Jobs that changed after ``revision``, in the order of their last change."""
+        query = sa.select(*_COLUMNS).where(jobs.c.revision > revision).order_by(jobs.c.revision).limit(limit)
+        with self.database.read() as connection:
+            return [_job(row) for row in connection.execute(query)]
+
+    def removed_since(self, revision: int, *, limit: int = 1000) -> list[tuple[int, str, str]]:
+        """``(revision, topic, id)`` of what was removed after ``revision``."""
+        query = sa.select(removed.c.revision, removed.c.topic, removed.c.id).where(removed.c.revision > revision)
+        with self.database.read() as connection:
+            return list(connection.execute(query.order_by(removed.c.revision).limit(limit)).tuples())
+
+    def revision(self) -> int:
+        """The revision of the last change of anything."""
+        with self.database.read() as connection:
+            return _revision(connection)
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Every time that a worker had the job, oldest first."""
+        columns = [attempts.c[field.name] for field in fields(Attempt)]
+        query = sa.select(*columns).where(attempts.c.job_id == job_id).order_by(attempts.c.epoch)
+        with self.database.read() as connection:
+            return [Attempt(*row) for row in connection.execute(query)]
+
+    def sealed_secret(self, job_id: str) -> bytes | None:
+        """The sealed password that came with the job."""
+        with self.database.read() as connection:
+            return connection.execute(sa.select(jobs.c.secret).where(jobs.c.id == job_id)).scalar_one_or_none()
+
+    # Ask
+
+    def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
+        """Asks for the job's end. One that no worker ever had is cancelled at once; any other once its source is as it was found.
+
+        Asking again is no error. Raises LookupFailed ``job_unknown``, JobStateError ``job_state`` for a job that has ended.
+        """
+
+        def decide(job: Job) -> Mapping[str, Any]:
+            if job.state is JobState.CANCELLING:
+                return {"keep_partial": keep_partial}
+            if job.epoch == 0:
+                return {"state": after(job.state, JobEvent.ABANDON), "ended": True, "request": None}
+            # Nobody has it, but an earlier attempt may have left something: a worker must look.
+            attempt = job.attempt + (job.state is JobState.PAUSED)
+            return {
+                "state": after(job.state, JobEvent.CANCEL), "request": "cancel", "keep_partial": keep_partial, "attempt": attempt,
+            }  # fmt: skip
+
+        return self._ask(job_id, decide)
+
+    def pause(self, job_id: str) -> Job:
+        """Asks for a stop at the next checkpoint. Asking again is no error. Raises as ``cancel``."""
+
+        def decide(job: Job) -> Mapping[str, Any]:
+            if job.state in (JobState.PAUSED, JobState.PAUSING):
+                return {}
+            return {"state": after(job.state, JobEvent.PAUSE), "request": "pause" if job.state is JobState.RUNNING else None}
+
+        return self._ask(job_id, decide)
+
+    def resume(self, job_id: str) -> Job:
+        """Puts a paused job back into the queue. Raises as ``cancel``."""
+
+        def decide(job: Job) -> Mapping[str, Any]:
+            return {"state": after(job.state, JobEvent.RESUME), "request": None, "attempt": job.attempt + 1}
+
+        return self._ask(job_id, decide)
+
+    def retry(self, job_id: str, *, discard: bool = False) -> Job:
+        """Puts a failed or cancelled job back into the queue: from its last checkpoint, or anew with ``discard``. Raises as ``cancel``."""
+
+        def decide(job: Job) -> Mapping[str, Any]:
+            return {
+                "state": after(job.state, JobEvent.RETRY), "request": None, "attempt": job.attempt + 1, "discard": discard,
+                "error": None, "result": None, "completed_at": None, "progress": dict(EMPTY_PROGRESS),
+            }  # fmt: skip
+
+        return self._ask(job_id, decide)
+
+    def delete(self, job_id: str) -> None:
+        """Forgets a job that has ended, with its log; the files that it wrote stay. Raises as ``cancel``."""
+        with self.database.write() as connection:
+            job = _locked(connection, job_id)
+            if job.state not in ENDED:
+                raise JobStateError(f"job '{job_id}' is {job.state}; cancel it first", state=job.state.value)
+            self.remove_rows(connection, [job_id])
+
+    def remove_rows(self, connection: sa.Connection, job_ids: Sequence[str]) -> None:
+        """Deletes jobs and notes it for those who follow the changes."""
+        now = self.database.now(connection)
+        for job_id in job_ids:
+            revision = self.database.revision(connection)
+            connection.execute(sa.insert(removed).values(revision=revision, topic="jobs", id=job_id, at=now))
+        connection.execute(sa.delete(jobs).where(jobs.c.id.in_(job_ids)))
+
+    def _ask(self, job_id: str, decide: Any) -> Job:
+        with self.database.write() as connection:
+            job = _locked(connection, job_id)
+            changes = dict(decide(job))
+            if changes:
+                now = self.database.now(connection)
+                if changes.pop("ended", False):
+                    changes["completed_at"] = now
+                if "state" in changes:
+                    changes["state"] = JobState(changes["state"]).value
+                    changes["waiting"] = None
+                revision = self.database.revision(connection)
+                connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**changes, updated_at=now, revision=revision))
+            found = _one(connection, job_id)
+            assert found is not None
+            return found
+
+    # Log
+
+    def read_log(self, job_id: str, after_byte: int = 0, limit: int = 256 * 1024) -> tuple[bytes, int]:
+        """Up to ``limit`` bytes of the job's log from ``after_byte`` on, and the offset behind them."""
+        query = (
+            sa.select(job_log.c.start, job_log.c.data)
+            .where(job_log.c.job_id == job_id, job_log.c.start + sa.func.length(job_log.c.data) > after_byte)
+            .order_by(job_log.c.start)
+            .limit(256)
+        )
+        found = b""
+        with self.database.read() as connection:
+            for start, data in connection.execute(query):
+                found += bytes(data)[max(0, after_byte - start) :]
+                if len(found) >= limit:
+                    break
+        return found[:limit], after_byte + len(found[:limit])
+
+
+def append_log(connection: sa.Connection, job_id: str, data: bytes) -> None:
+    """Adds to the end of a job's log; what is over ``MAX_LOG_BYTES`` is dropped, and the log says so."""
+    end = sa.select(sa.func.max(job_log.c.start + sa.func.length(job_log.c.data))).where(job_log.c.job_id == job_id)
+    start = int(connection.execute(end).scalar() or 0)
+    if not data or start >= MAX_LOG_BYTES:
+        return
+    if start + len(data) > MAX_LOG_BYTES:
+        data = data[: MAX_LOG_BYTES - start] + b"\n[the log is full; what follows is not kept]\n"
+    connection.execute(sa.insert(job_log).values(job_id=job_id, start=start, data=data))
+
+
+def _job(row: Any) -> Job:
+    values = row._asdict()
+    return Job(**{**values, "state": JobState(values["state"])})
+
+
+def _one(connection: sa.Connection, job_id: str) -> Job | None:
+    row = connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
+    return None if row is None else _job(row)
+
+
+def _locked(connection: sa.Connection, job_id: str) -> Job:
+    """The job, which nobody else changes until the transaction ends."""
+    row = connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id).with_for_update()).one_or_none()
+    if row is None:
+        raise LookupFailed(f"there is no job '{job_id[:128]}'", code=JOB_UNKNOWN, id=job_id[:128])
+    return _job(row)
+
+
+def _facet(connection: sa.Connection, column: str, conditions: Collection[sa.ColumnElement[bool]]) -> dict[str, int]:
+    query = sa.select(jobs.c[column], sa.func.count()).where(*conditions).group_by(jobs.c[column])
+    return {str(value): count for value, count in connection.execute(query).tuples()}
+
+
+def _revision(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.select(counters.c.value).where(counters.c.name == "revision")).scalar_one())

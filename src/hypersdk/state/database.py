@@ -1,0 +1,261 @@
+"""Opening the database: one URL, SQLite tuned for a daemon, PostgreSQL as it is; schema upgraded under a lock, by Alembic.
+
+::
+
+    sqlite:////var/lib/hypersdk/state.sqlite3     one host; WAL, a local file system
+    postgresql://user@db.example.com/hypersdk     several hosts
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import URL, make_url
+
+from hypersdk.errors import HyperSDKError, UsageError, register
+from hypersdk.state.tables import counters
+
+DATABASE_URL: Final = register(
+    "database_url",
+    "The address of the database cannot be used.",
+    "Leave it out for SQLite in the state directory, or write postgresql://user@host/name.",
+)
+DATABASE_DOWN: Final = register(
+    "database_down", "The database does not answer.", "Check that it runs and that this host may connect to it."
+)
+DATABASE_NEWER: Final = register(
+    "database_newer",
+    "The database was upgraded by a newer version of HyperSDK.",
+    "Start that version, or restore the copy that was made before the upgrade.",
+)
+_NETWORK_FS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "fuse.glusterfs"})
+_LOCK_KEY: Final = 0x48594B56
+"""PostgreSQL's advisory lock for migrations."""
+POOL_SIZE: Final = 8
+
+
+class DatabaseError(HyperSDKError):
+    """The daemon's own database failed."""
+
+    exit_status = 12
+    default_code = DATABASE_DOWN
+
+
+class Database:
+    """An engine and the clock of its server. Thread-safe."""
+
+    def __init__(self, engine: sa.Engine, path: Path | None) -> None:
+        self.engine: Final = engine
+        self.path: Final = path
+        """The SQLite file; None on PostgreSQL."""
+
+    @classmethod
+    def open(cls, url: str) -> Database:
+        """Connects. Raises UsageError ``database_url``; the first use raises DatabaseError where nothing answers."""
+        parsed = parse_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return cls(_sqlite(parsed), Path(str(parsed.database)))
+        engine = sa.create_engine(parsed, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True)
+        return cls(engine, None)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """One host only."""
+        return self.path is not None
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for reading. Raises DatabaseError."""
+        with _translated(), self.engine.connect() as connection:
+            yield connection.execution_options(read_only=True)
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction, committed at the end of the block. Raises DatabaseError."""
+        with _translated(), self.engine.begin() as connection:
+            yield connection
+
+    def now(self, connection: sa.Connection) -> float:
+        """Seconds since 1970 on the database's clock: the only one that several hosts share."""
+        return float(connection.execute(sa.select(self.clock)).scalar_one())
+
+    @property
+    def clock(self) -> sa.ColumnElement[float]:
+        """The same as an expression, for conditions."""
+        if self.is_sqlite:
+            return (sa.func.julianday("now") - 2440587.5) * 86400.0
+        return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+
+    def revision(self, connection: sa.Connection) -> int:
+        """The next revision. Holds the counter's row until the transaction ends, so that revisions become visible in order."""
+        bump = (
+            sa.update(counters)
+            .where(counters.c.name == "revision")
+            .values(value=counters.c.value + 1)
+            .returning(counters.c.value)
+        )
+        return int(connection.execute(bump).scalar_one())
+
+    def count(self, connection: sa.Connection, name: str) -> int:
+        """The next value of another counter."""
+        bump = sa.update(counters).where(counters.c.name == name).values(value=counters.c.value + 1).returning(counters.c.value)
+        return int(connection.execute(bump).scalar_one())
+
+    def upgrade(self) -> str | None:
+        """Brings the schema up to date and returns the revision that it came from (None: it was empty or up to date).
+
+        An SQLite file is copied beside itself before. Raises DatabaseError ``database_newer`` for a schema that this version does not know.
+        """
+        config = _alembic()
+        head = ScriptDirectory.from_config(config).get_current_head()
+        with self._migrating() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            if current == head:
+                return None
+            if current is not None and current not in _known(config):
+                raise DatabaseError(f"the database has schema {current}, which is not known here", code=DATABASE_NEWER)
+            if current is not None and self.path is not None:
+                copy_sqlite(self.path, self.path.with_name(f"{self.path.name}.before-{head}-{int(time.time())}"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            if current is None:
+                connection.execute(sa.insert(counters), [{"name": name, "value": 0} for name in ("revision", "job", "worker")])
+            connection.commit()
+            return current
+
+    @contextmanager
+    def _migrating(self) -> Iterator[sa.Connection]:
+        """One process at a time. The SQLite file becomes readable by its owner only."""
+        if self.path is None:
+            with _translated(), self.engine.connect() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_lock(_LOCK_KEY)))
+                try:
+                    yield connection
+                finally:
+                    connection.rollback()
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK_KEY)))
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with _translated(), self.engine.connect() as connection:
+                yield connection
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Drops all connections."""
+        self.engine.dispose()
+
+
+def parse_url(url: str) -> URL:
+    """The URL with the driver that is used. Raises UsageError; what it says shows no password."""
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise UsageError("the database URL cannot be read", code=DATABASE_URL) from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise UsageError("the SQLite URL names no file", code=DATABASE_URL)
+        return parsed.set(drivername="sqlite")
+    if backend not in ("postgresql", "postgres"):
+        raise UsageError(f"'{backend[:40]}' is no database that HyperSDK can use", code=DATABASE_URL)
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _sqlite(url: URL) -> sa.Engine:
+    path = Path(str(url.database))
+    if (kind := file_system(path)) in _NETWORK_FS:
+        raise UsageError(f"{path} lies on {kind}; SQLite's locks need a local file system", code=DATABASE_URL)
+    engine = sa.create_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, connect_args={"timeout": 30})
+
+    @sa.event.listens_for(engine, "connect")
+    def _connected(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # pysqlite begins no transaction of its own; ours begin as writers (below)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begun(connection: sa.Connection) -> None:
+        # A transaction that reads first and writes later fails at once when another has written meanwhile; this one waits instead.
+        immediate = connection.get_execution_options().get("read_only") is not True
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def file_system(path: Path) -> str:
+    """Type of the file system that ``path`` is or will be on, as the kernel names it; empty where it cannot be told."""
+    best, found = "", ""
+    target = str(path.absolute())
+    try:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        _, mount, kind, *_ = line.split(" ")
+        mount = mount.replace("\\040", " ")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, found = mount, kind
+    return found
+
+
+def copy_sqlite(source: Path, target: Path) -> None:
+    """A consistent copy of a database in use, readable by its owner only; it is whole and durable when it has its name."""
+    partial = target.with_name(target.name + ".partial")
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        here, there = sqlite3.connect(source), sqlite3.connect(partial)
+        try:
+            here.backup(there)
+        finally:
+            there.close()
+            here.close()
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    shutil.move(partial, target)
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _known(config: Config) -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Errors of the driver as ours; integrity violations pass, their callers know what they mean."""
+    try:
+        yield
+    except sa.exc.IntegrityError:
+        raise
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        raise DatabaseError(f"the database failed: {_first_line(error)}") from error
+
+
+def _first_line(error: Any) -> str:
+    """What the driver says, without the statement and its values."""
+    said = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return said[0][:300] if said else type(error).__name__

@@ -1,0 +1,217 @@
+"""Every table of ours, and the units of its columns.
+
+::
+
+    jobs ──< attempts            what a user submitted; each time a worker took it up
+      ├── runs                   journal and receipts of the export that is under way
+      └──< job_log               its log, by byte offset
+    workers                      heartbeats, on the database's clock
+    nfc_hosts ──< nfc_streams    how many streams each ESXi host gives, and who has them
+    endpoints                    vCenters and ESXi hosts; passwords sealed
+    users ──< logins, api_tokens who may do what
+    audit, idempotency, counters, removed, meta
+
+Times are seconds since 1970 as floats, UTC. ``revision`` of a row is the value of the one counter ``revision`` at its last change, so that
+"what is new since N" is one indexed read. The engine's own tables (DBOS) live apart.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+METADATA: Final = sa.MetaData()
+Json: Final = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+Time: Final = sa.Double()
+Key: Final = sa.String(128)
+Big: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+jobs = sa.Table(
+    "jobs",
+    METADATA,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("number", Big, nullable=False, unique=True),  # rises with each submit: the order of lists
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("vm_path", sa.Text, nullable=False),
+    sa.Column("output_path", sa.Text, nullable=False),
+    sa.Column("format", sa.String(16), nullable=False),
+    sa.Column("definition", Json, nullable=False),  # as it was given, without any secret
+    sa.Column("digest", sa.String(64), nullable=False),  # of the definition: the same id with another one is refused
+    sa.Column("endpoint_id", Key, nullable=True),
+    sa.Column("secret", sa.LargeBinary, nullable=True),  # sealed: the password that came in the job file
+    sa.Column("site", sa.Text, nullable=False),  # host:port of the vCenter; limits are per site
+    sa.Column("root_id", Key, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("owner", Key, nullable=True),  # user who submitted it
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("request", sa.String(16), nullable=True),  # cancel or pause, for the worker to see
+    sa.Column("keep_partial", sa.Boolean, nullable=False),
+    sa.Column("discard", sa.Boolean, nullable=False),  # the next attempt begins anew
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("enqueued", sa.Integer, nullable=False),  # the last attempt that the engine knows of
+    sa.Column("epoch", Big, nullable=False),  # rises each time a worker takes it up: the fence
+    sa.Column("worker_id", Key, nullable=True),
+    sa.Column("waiting", sa.String(64), nullable=True),  # code of what a queued job waits for
+    sa.Column("progress", Json, nullable=False),
+    sa.Column("result", Json, nullable=True),
+    sa.Column("error", Json, nullable=True),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("started_at", Time, nullable=True),
+    sa.Column("completed_at", Time, nullable=True),
+    sa.Column("updated_at", Time, nullable=False),
+    sa.Column("revision", Big, nullable=False, index=True),
+    sa.Index("jobs_by_state", "state", "number"),
+)
+attempts = sa.Table(
+    "attempts",
+    METADATA,
+    sa.Column("job_id", Key, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("epoch", Big, primary_key=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("worker_id", Key, nullable=False),
+    sa.Column("started_at", Time, nullable=False),
+    sa.Column("ended_at", Time, nullable=True),
+    sa.Column("outcome", sa.String(16), nullable=True),
+    sa.Column("error", Json, nullable=True),
+)
+runs = sa.Table(
+    "runs",
+    METADATA,
+    sa.Column("job_id", Key, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("record", sa.Text, nullable=False),
+    sa.Column("updated_at", Time, nullable=False),
+)
+job_log = sa.Table(
+    "job_log",
+    METADATA,
+    sa.Column("job_id", Key, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("start", Big, primary_key=True),  # byte offset of the first byte of ``data``
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+workers = sa.Table(
+    "workers",
+    METADATA,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("version", sa.String(32), nullable=False),
+    sa.Column("roots", Json, nullable=False),  # ids of the export roots that it sees
+    sa.Column("state", sa.String(16), nullable=False),  # alive, draining, dead
+    sa.Column("epoch", Big, nullable=False),
+    sa.Column("started_at", Time, nullable=False),
+    sa.Column("beat", Time, nullable=False),
+)
+nfc_hosts = sa.Table(
+    "nfc_hosts",
+    METADATA,
+    sa.Column("site", sa.String(300), primary_key=True),
+    sa.Column("host", sa.String(300), primary_key=True),
+    sa.Column("allowed", sa.Integer, nullable=False),
+    sa.Column("quiet_since", Time, nullable=False),
+    sa.Column("refused_at", Time, nullable=False),
+)
+nfc_streams = sa.Table(
+    "nfc_streams",
+    METADATA,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("site", sa.String(300), nullable=False),
+    sa.Column("host", sa.String(300), nullable=False),
+    sa.Column("worker_id", Key, nullable=False),
+    sa.Column("expires", Time, nullable=False),
+    sa.Index("nfc_streams_by_host", "site", "host"),
+)
+endpoints = sa.Table(
+    "endpoints",
+    METADATA,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False, unique=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("username", sa.Text, nullable=False),
+    sa.Column("secret", sa.LargeBinary, nullable=True),  # sealed password
+    sa.Column("secret_ref", sa.Text, nullable=True),  # or where it is: vault:, env:, file:
+    sa.Column("thumbprint", sa.String(128), nullable=True),
+    sa.Column("insecure", sa.Boolean, nullable=False),
+    sa.Column("datacenter", sa.Text, nullable=True),
+    sa.Column("is_default", sa.Boolean, nullable=False),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("revision", Big, nullable=False, index=True),
+)
+users = sa.Table(
+    "users",
+    METADATA,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("name", sa.String(128), nullable=False, unique=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("password", sa.Text, nullable=True),  # argon2id; None: tokens only
+    sa.Column("disabled", sa.Boolean, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("locked_until", Time, nullable=True),
+    sa.Column("created_at", Time, nullable=False),
+)
+api_tokens = sa.Table(
+    "api_tokens",
+    METADATA,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("user_id", Key, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("label", sa.String(200), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),  # SHA-256 of the token, which has 256 random bits
+    sa.Column("scope", sa.String(16), nullable=False),  # a role, or metrics
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("expires_at", Time, nullable=True),
+    sa.Column("used_at", Time, nullable=True),
+)
+logins = sa.Table(
+    "logins",
+    METADATA,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("user_id", Key, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("csrf", sa.String(64), nullable=False),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("used_at", Time, nullable=False),
+    sa.Column("expires_at", Time, nullable=False),
+)
+audit = sa.Table(
+    "audit",
+    METADATA,
+    sa.Column("number", Big, primary_key=True, autoincrement=True),
+    sa.Column("at", Time, nullable=False, index=True),
+    sa.Column("actor", sa.String(200), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("object", sa.Text, nullable=False),
+    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("detail", Json, nullable=False),
+)
+idempotency = sa.Table(
+    "idempotency",
+    METADATA,
+    sa.Column("key", sa.String(300), primary_key=True),  # of one caller: its name and its key
+    sa.Column("request", sa.String(64), nullable=False),  # digest of method, path and body
+    sa.Column("status", sa.Integer, nullable=True),  # None while the first is being answered
+    sa.Column("answer", sa.LargeBinary, nullable=True),
+    sa.Column("content_type", sa.String(100), nullable=True),
+    sa.Column("at", Time, nullable=False, index=True),
+)
+removed = sa.Table(
+    "removed",
+    METADATA,
+    sa.Column("revision", Big, primary_key=True),
+    sa.Column("topic", sa.String(32), nullable=False),
+    sa.Column("id", Key, nullable=False),
+    sa.Column("at", Time, nullable=False),
+)
+counters = sa.Table(
+    "counters",
+    METADATA,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", Big, nullable=False),
+)
+meta = sa.Table(
+    "meta",
+    METADATA,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
