@@ -17,7 +17,7 @@ from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import HELD, JobEvent, JobState, after, before
 from hypersdk.jobs.store import JobStore, append_log
 from hypersdk.state.database import Database
-from hypersdk.state.tables import attempts, jobs, runs, workers
+from hypersdk.state.tables import attempts, jobs, runs
 
 STALE_ATTEMPT: Final = register(
     "stale_attempt",
@@ -54,7 +54,9 @@ class Claims:
         with self.database.write() as connection:
             now = self.database.now(connection)
             row = connection.execute(
-                sa.select(jobs.c.state, jobs.c.epoch, jobs.c.attempt, jobs.c.started_at).where(jobs.c.id == job_id).with_for_update()
+                sa.select(jobs.c.state, jobs.c.epoch, jobs.c.attempt, jobs.c.started_at)
+                .where(jobs.c.id == job_id)
+                .with_for_update()
             ).one_or_none()
             if row is None or row.attempt != attempt or JobState(row.state) not in before(JobEvent.START):
                 return None
@@ -82,12 +84,19 @@ class Claims:
         """What users ask of these jobs: id -> (``cancel`` or ``pause``, whether partial files are to be kept)."""
         if not job_ids:
             return {}
-        query = sa.select(jobs.c.id, jobs.c.request, jobs.c.keep_partial).where(jobs.c.id.in_(job_ids), jobs.c.request.is_not(None))
+        query = sa.select(jobs.c.id, jobs.c.request, jobs.c.keep_partial).where(
+            jobs.c.id.in_(job_ids), jobs.c.request.is_not(None)
+        )
         with self.database.read() as connection:
             return {job_id: (str(request), bool(keep)) for job_id, request, keep in connection.execute(query)}
 
     def end(
-        self, claim: Claim, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
+        self,
+        claim: Claim,
+        event: JobEvent,
+        *,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
     ) -> JobState:
         """The attempt is over. With ``REQUEUE`` another attempt is due. Raises StaleAttempt."""
         with self.database.write() as connection:
@@ -118,14 +127,21 @@ class Claims:
             for job_id, now_at in progress.items():
                 connection.execute(
                     sa.update(jobs)
-                    .where(jobs.c.id == job_id, jobs.c.epoch == claims[job_id], jobs.c.state.in_([state.value for state in HELD]))
+                    .where(
+                        jobs.c.id == job_id,
+                        jobs.c.epoch == claims[job_id],
+                        jobs.c.state.in_([state.value for state in HELD]),
+                    )
                     .values(progress=dict(now_at), updated_at=now, revision=self.database.revision(connection))
                 )
 
     def log(self, claim: Claim, data: bytes) -> None:
         """Adds to the job's log, if it is still ours."""
         with self.database.write() as connection:
-            if connection.execute(sa.select(jobs.c.epoch).where(jobs.c.id == claim.job.id)).scalar_one_or_none() == claim.epoch:
+            if (
+                connection.execute(sa.select(jobs.c.epoch).where(jobs.c.id == claim.job.id)).scalar_one_or_none()
+                == claim.epoch
+            ):
                 append_log(connection, claim.job.id, data)
 
     # The run: journal, receipts, point in time
@@ -133,14 +149,18 @@ class Claims:
     def read_run(self, claim: Claim) -> str | None:
         """The record of the export under way, as JSON; None where there is none."""
         with self.database.read() as connection:
-            return connection.execute(sa.select(runs.c.record).where(runs.c.job_id == claim.job.id)).scalar_one_or_none()
+            return connection.execute(
+                sa.select(runs.c.record).where(runs.c.job_id == claim.job.id)
+            ).scalar_one_or_none()
 
     def write_run(self, claim: Claim, record: str) -> None:
         """Saves it; durable when this returns. Raises StaleAttempt, and then nothing was written."""
         with self.database.write() as connection:
             self._ours(connection, claim, jobs.c.epoch)
             now = self.database.now(connection)
-            done = connection.execute(sa.update(runs).where(runs.c.job_id == claim.job.id).values(record=record, updated_at=now))
+            done = connection.execute(
+                sa.update(runs).where(runs.c.job_id == claim.job.id).values(record=record, updated_at=now)
+            )
             if not done.rowcount:
                 connection.execute(sa.insert(runs).values(job_id=claim.job.id, record=record, updated_at=now))
 
@@ -160,7 +180,9 @@ class Claims:
 
     def _change(self, connection: sa.Connection, job_id: str, now: float, **values: Any) -> None:
         revision = self.database.revision(connection)
-        connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values, updated_at=now, revision=revision))
+        connection.execute(
+            sa.update(jobs).where(jobs.c.id == job_id).values(**values, updated_at=now, revision=revision)
+        )
 
 
 def _stale(claim: Claim) -> StaleAttempt:
@@ -171,8 +193,3 @@ def held_by(connection: sa.Connection, worker_id: str) -> list[str]:
     """Jobs that a worker has."""
     query = sa.select(jobs.c.id).where(jobs.c.worker_id == worker_id, jobs.c.state.in_([state.value for state in HELD]))
     return list(connection.execute(query).scalars())
-
-
-def alive(connection: sa.Connection, database: Database, within_s: float) -> sa.Select[Any]:
-    """Workers whose last heartbeat is not older than ``within_s``."""
-    return sa.select(workers).where(workers.c.state != "dead", workers.c.beat >= database.clock - within_s)

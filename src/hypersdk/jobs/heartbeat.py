@@ -102,7 +102,9 @@ class Heartbeat:
         began = self._clock()
         try:
             with self._database.write() as connection:
-                mine = sa.update(workers).where(workers.c.id == self._id, workers.c.epoch == self._epoch, workers.c.state != "dead")
+                mine = sa.update(workers).where(
+                    workers.c.id == self._id, workers.c.epoch == self._epoch, workers.c.state != "dead"
+                )
                 found = connection.execute(mine.values(beat=self._database.clock)).rowcount
         except DatabaseError as error:
             LOG.warning("no heartbeat: %s", error.message)
@@ -117,7 +119,9 @@ class Heartbeat:
         try:
             with self._database.write() as connection:
                 connection.execute(
-                    sa.update(workers).where(workers.c.id == self._id, workers.c.epoch == self._epoch).values(state=state)
+                    sa.update(workers)
+                    .where(workers.c.id == self._id, workers.c.epoch == self._epoch)
+                    .values(state=state)
                 )
         except DatabaseError as error:
             LOG.warning("the state of worker %s could not be written: %s", self._id, error.message)
@@ -141,6 +145,16 @@ def list_workers(database: Database) -> list[Worker]:
     query = sa.select(workers, (database.clock - workers.c.beat).label("age_s")).order_by(workers.c.started_at)
     with database.read() as connection:
         return [
-            Worker(row.id, row.host, row.pid, row.version, tuple(row.roots), row.state, row.epoch, row.started_at, max(0.0, row.age_s))
+            Worker(
+                row.id,
+                row.host,
+                row.pid,
+                row.version,
+                tuple(row.roots),
+                row.state,
+                row.epoch,
+                row.started_at,
+                max(0.0, row.age_s),
+            )
             for row in connection.execute(query)
         ]

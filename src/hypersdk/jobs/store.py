@@ -88,7 +88,7 @@ class JobStore:
                     raise UsageError(f"job '{new.id}' exists with another definition", code=JOB_EXISTS, id=new.id)
                 return found, False
             now = self.database.now(connection)
-            row = {
+            row: dict[str, Any] = {
                 "id": new.id or f"job-{secrets.token_hex(6)}", "number": self.database.count(connection, "job"),
                 "name": new.name, "vm_path": new.vm_path, "output_path": new.output_path, "format": new.format,
                 "definition": dict(new.definition), "digest": new.digest, "endpoint_id": new.endpoint_id, "secret": new.secret,
@@ -113,7 +113,9 @@ class JobStore:
             raise LookupFailed(f"there is no job '{job_id[:128]}'", code=JOB_UNKNOWN, id=job_id[:128])
         return found
 
-    def page(self, which: Filter, *, sort: str = "-number", offset: int = 0, limit: int = 100, after: int | None = None) -> Page:
+    def page(
+        self, which: Filter, *, sort: str = "-number", offset: int = 0, limit: int = 100, after: int | None = None
+    ) -> Page:
         """Part of the list. ``sort`` is a column of ``SORTABLE``, with ``-`` before it for falling order; jobs that are equal in it are in
         order of submit. ``after`` continues a list in order of submit behind that ``number``, whatever came or went meanwhile.
 
@@ -121,11 +123,16 @@ class JobStore:
         """
         name = sort.removeprefix("-")
         if name not in SORTABLE:
-            raise UsageError(f"jobs cannot be sorted by '{name[:60]}'", code=LIST_QUERY, next_step=f"One of {', '.join(SORTABLE)}.")
+            raise UsageError(
+                f"jobs cannot be sorted by '{name[:60]}'", code=LIST_QUERY, next_step=f"One of {', '.join(SORTABLE)}."
+            )
         if not 0 < limit <= MAX_PAGE or offset < 0:
             raise UsageError(f"limit is from 1 to {MAX_PAGE}, offset from 0", code=LIST_QUERY)
         down = sort.startswith("-")
-        order = [SORTABLE[name].desc() if down else SORTABLE[name].asc(), jobs.c.number.desc() if down else jobs.c.number.asc()]
+        order = [
+            SORTABLE[name].desc() if down else SORTABLE[name].asc(),
+            jobs.c.number.desc() if down else jobs.c.number.asc(),
+        ]
         conditions = which.conditions()
         query = sa.select(*_COLUMNS).where(*conditions).order_by(*order).limit(limit).offset(offset)
         if after is not None:
@@ -141,13 +148,17 @@ class JobStore:
     def counts(self) -> dict[JobState, int]:
         """Jobs by state; every state is there."""
         with self.database.read() as connection:
-            found = dict(connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).tuples().all())
+            found = dict(
+                connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).tuples().all()
+            )
         return {state: found.get(state.value, 0) for state in JobState}
 
     def ids(self, which: Filter) -> list[str]:
         """Ids of all jobs of a filter, oldest first."""
         with self.database.read() as connection:
-            return list(connection.execute(sa.select(jobs.c.id).where(*which.conditions()).order_by(jobs.c.number)).scalars())
+            return list(
+                connection.execute(sa.select(jobs.c.id).where(*which.conditions()).order_by(jobs.c.number)).scalars()
+            )
 
     def changed_since(self, revision: int, *, limit: int = 1000) -> list[Job]:
         """Jobs that changed after ``revision``, in the order of their last change."""
@@ -205,7 +216,10 @@ class JobStore:
         def decide(job: Job) -> Mapping[str, Any]:
             if job.state in (JobState.PAUSED, JobState.PAUSING):
                 return {}
-            return {"state": after(job.state, JobEvent.PAUSE), "request": "pause" if job.state is JobState.RUNNING else None}
+            return {
+                "state": after(job.state, JobEvent.PAUSE),
+                "request": "pause" if job.state is JobState.RUNNING else None,
+            }
 
         return self._ask(job_id, decide)
 
@@ -256,7 +270,9 @@ class JobStore:
                     changes["state"] = JobState(changes["state"]).value
                     changes["waiting"] = None
                 revision = self.database.revision(connection)
-                connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**changes, updated_at=now, revision=revision))
+                connection.execute(
+                    sa.update(jobs).where(jobs.c.id == job_id).values(**changes, updated_at=now, revision=revision)
+                )
             found = _one(connection, job_id)
             assert found is not None
             return found

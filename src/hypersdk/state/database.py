@@ -41,7 +41,9 @@ DATABASE_NEWER: Final = register(
     "The database was upgraded by a newer version of HyperSDK.",
     "Start that version, or restore the copy that was made before the upgrade.",
 )
-_NETWORK_FS: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "fuse.glusterfs"})
+_NETWORK_FS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "fuse.glusterfs"}
+)
 _LOCK_KEY: Final = 0x48594B56
 """PostgreSQL's advisory lock for migrations."""
 POOL_SIZE: Final = 8
@@ -111,7 +113,12 @@ class Database:
 
     def count(self, connection: sa.Connection, name: str) -> int:
         """The next value of another counter."""
-        bump = sa.update(counters).where(counters.c.name == name).values(value=counters.c.value + 1).returning(counters.c.value)
+        bump = (
+            sa.update(counters)
+            .where(counters.c.name == name)
+            .values(value=counters.c.value + 1)
+            .returning(counters.c.value)
+        )
         return int(connection.execute(bump).scalar_one())
 
     def upgrade(self) -> str | None:
@@ -132,7 +139,9 @@ class Database:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             if current is None:
-                connection.execute(sa.insert(counters), [{"name": name, "value": 0} for name in ("revision", "job", "worker")])
+                connection.execute(
+                    sa.insert(counters), [{"name": name, "value": 0} for name in ("revision", "job", "worker")]
+                )
             connection.commit()
             return current
 

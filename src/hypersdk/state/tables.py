@@ -24,7 +24,7 @@ from sqlalchemy.dialects import postgresql
 
 METADATA: Final = sa.MetaData()
 Json: Final = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
-Time: Final = sa.Double()
+Time: Final[sa.Double[float]] = sa.Double()
 Key: Final = sa.String(128)
 Big: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
