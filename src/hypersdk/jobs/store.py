@@ -148,7 +148,7 @@ class JobStore:
     def counts(self) -> dict[JobState, int]:
         """Jobs by state; every state is there."""
         with self.database.read() as connection:
-            found = dict(
+            found: dict[str, int] = dict(
                 connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).tuples().all()
             )
         return {state: found.get(state.value, 0) for state in JobState}
