@@ -43,7 +43,7 @@ from hypersdk.transfer.retry import Attempts, RetryPolicy
 from hypersdk.transfer.source import ByteStream, StreamDigests
 from hypersdk.units import format_duration
 from hypersdk.vsphere import nfc
-from hypersdk.vsphere.faults import BUSY
+from hypersdk.vsphere.faults import BUSY, retried_when_away
 from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, SessionCookie
 from hypersdk.vsphere.machine import read_machine, read_snapshot_disks
 from hypersdk.vsphere.routes import Routes
@@ -350,9 +350,8 @@ class LeasedExport:
         endpoint = self._session.endpoint
         cookie = SessionCookie(endpoint.host, endpoint.port, self._session.cookie_value())
         try:
-            return self._routes.open(file.url, file.pin, cookie=cookie, cancel=cancel)
-        except ConnectError as error:
-            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
+            with retried_when_away():
+                return self._routes.open(file.url, file.pin, cookie=cookie, cancel=cancel)
         except SourceError as error:
             # A lease that has just ended refuses its files; the next try asks for its state and opens another.
             if error.code != HTTP_REFUSED or self._is_ready(cancel):
@@ -383,13 +382,11 @@ class LeasedExport:
 
     def _reopened(self, lost: _Held | None, cancel: CancelToken) -> _Held:
         """Another lease of the same point. A vCenter that is away for the moment is a matter of retries: the export was well begun."""
-        try:
+        with retried_when_away():
             if lost is not None:
                 self._release(lost, cancel)
             self._same_point()
             return self._open(cancel)
-        except ConnectError as error:
-            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
     def _state(self, held: _Held, cancel: CancelToken) -> str | None:
         try:
