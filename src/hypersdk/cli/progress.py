@@ -3,7 +3,7 @@
 ::
 
     terminal    a display that redraws itself: the total, a bar per machine and per disk, rate, ETA, basis, bottleneck
-    no terminal a line when a phase changes, and one every 15 s (logs of cron jobs and CI)
+    no terminal a line when a phase changes, and now and then one with the figures (logs of cron jobs and CI)
     --json      events of type "progress", at most two a second
 """
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Observer = Callable[[Sequence[ExportProgress]], None]
 
 JSON_INTERVAL_S: Final = 0.5
-LOG_INTERVAL_S: Final = 15.0
+LOG_INTERVALS_S: Final = (2.0, 4.0, 8.0, 15.0)
+"""Between lines with figures; the last one stays. A short run is seen to move, a long one does not fill the log."""
 REDRAWS_A_SECOND: Final = 8
 MAX_DISK_LINES: Final = 12
 """Disks drawn one by one; with more, those that move are drawn and the rest is counted."""
@@ -46,15 +47,15 @@ BOTTLENECK_TEXT: Final = {
 
 
 @contextmanager
-def watching(output: Output, clock: Callable[[], float] = time.monotonic) -> Iterator[Observer]:
-    """Yields the observer to hand to an export."""
+def watching(output: Output, clock: Callable[[], float] = time.monotonic, *, brief: bool = False) -> Iterator[Observer]:
+    """Yields the observer to hand to an export. With ``brief`` the display is gone at the end, and a log gets lines only if it takes long."""
     if output.json_lines:
         yield JsonProgress(output, clock)
     elif output.live:
-        with _live(output) as observer:
+        with _live(output, transient=brief) as observer:
             yield observer
     else:
-        yield LogProgress(output, clock)
+        yield LogProgress(output, clock, phases=not brief)
 
 
 class JsonProgress:
@@ -81,31 +82,40 @@ class JsonProgress:
 class LogProgress:
     """Plain lines for a log."""
 
-    def __init__(self, output: Output, clock: Callable[[], float]) -> None:
+    def __init__(self, output: Output, clock: Callable[[], float], *, phases: bool = True) -> None:
         self._output = output
         self._clock = clock
+        self._tells_phases = phases
         self._phases: dict[int, Phase] = {}
         self._last = clock()
+        self._lines = 0
 
     def __call__(self, machines: Sequence[ExportProgress]) -> None:
-        due = self._clock() - self._last >= LOG_INTERVAL_S
+        interval = LOG_INTERVALS_S[min(self._lines, len(LOG_INTERVALS_S) - 1)]
+        due = self._clock() - self._last >= interval
         for at, machine in enumerate(machines):
             changed = self._phases.get(at) is not machine.phase
             self._phases[at] = machine.phase
-            if changed or (due and machine.phase not in ENDED):
+            if (changed and self._tells_phases) or (due and machine.phase in ACTIVE):
                 self._output.note(log_line(machine))
         if due:
             self._last = self._clock()
+            self._lines += 1
 
 
 def log_line(machine: ExportProgress) -> str:
     """One machine in one line of text."""
-    parts = [f"{machine.machine}: {machine.phase}", f"{machine.fraction:.1%}", format_size(machine.wire_bytes)]
+    head = f"{machine.machine}: {machine.phase}"
+    if machine.phase is Phase.DONE:
+        return f"{head}, {format_size(machine.wire_bytes)} in {format_duration(machine.elapsed_s)}"
+    if machine.phase not in ACTIVE or not machine.wire_bytes:
+        return ", ".join(part for part in (head, machine.note) if part)
+    parts = [f"{head} {machine.fraction:.0%}", format_size(machine.wire_bytes)]
     if machine.rate_bytes_s is not None:
         parts.append(f"{format_size(machine.rate_bytes_s)}/s")
     if machine.eta_s is not None:
         parts.append(f"{format_duration(machine.eta_s)} left")
-    return ", ".join(part for part in (*parts, machine.note) if part)
+    return ", ".join(part for part in (*parts, _remark(machine)) if part)
 
 
 def progress_object(machine: ExportProgress) -> dict[str, Any]:
@@ -128,20 +138,47 @@ def disk_object(disk: DiskProgress) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def of_one_file(name: str, file: DiskProgress) -> ExportProgress:
-    """A single file being read, as the progress of a run that has nothing else to do."""
-    return ExportProgress(
-        machine=name, phase=file.phase, disks=(file,), wire_bytes=file.wire_bytes, fraction=file.fraction,
-        rate_bytes_s=file.rate_bytes_s, eta_s=file.eta_s, elapsed_s=0.0, lease_age_s=None, note="",
-    )  # fmt: skip
+class FolderProgress:
+    """Files of one folder that are read one after the other, as one run: takes the progress of each, passes that of the whole on.
+
+    ``total_bytes`` is what is going to be read, as far as that is known before.
+    """
+
+    def __init__(
+        self, name: str, total_bytes: int, observer: Observer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name = name
+        self._total_bytes = total_bytes
+        self._observer = observer
+        self._clock = clock
+        self._began = clock()
+        self._before_bytes = 0
+        self._file: DiskProgress | None = None
+
+    def __call__(self, file: DiskProgress) -> None:
+        before = self._file
+        if before is not None and (file.label != before.label or file.wire_bytes < before.wire_bytes):
+            self._before_bytes += before.wire_bytes
+        self._file = file
+        self._observer([self._whole(file)])
+
+    def _whole(self, file: DiskProgress) -> ExportProgress:
+        done, elapsed = self._before_bytes + file.wire_bytes, self._clock() - self._began
+        rate = done / elapsed if elapsed > 0 and done else None
+        return ExportProgress(
+            machine=self._name, phase=Phase.VERIFYING, disks=(file,), wire_bytes=done,
+            fraction=min(done / self._total_bytes, 1.0) if self._total_bytes else 1.0,
+            rate_bytes_s=rate, eta_s=max(self._total_bytes - done, 0) / rate if rate else None,
+            elapsed_s=elapsed, lease_age_s=None, note="",
+        )  # fmt: skip
 
 
 @contextmanager
-def _live(output: Output) -> Iterator[Observer]:
+def _live(output: Output, *, transient: bool) -> Iterator[Observer]:
     from rich.live import Live
 
     display = LiveProgress()
-    with Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=False):
+    with Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=transient):
         yield display.update
 
 

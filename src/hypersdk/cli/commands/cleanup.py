@@ -9,7 +9,7 @@ import click
 
 from hypersdk.cli.options import Command, connection_options, json_option
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.errors import HyperSDKError, NotRestored
+from hypersdk.errors import Cancelled, HyperSDKError, NotRestored
 
 if TYPE_CHECKING:
     from hypersdk.migration.runs import UnfinishedRun
@@ -53,6 +53,8 @@ def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bo
     for run in runs:
         if run not in mine and run.record is not None:
             cli.output.note(f"{run.folder}: belongs to {run.record.endpoint}, not to {here}; left alone", style="dim")
+    for folder in sorted(wanted - {run.folder for run in runs}):
+        cli.output.warn(f"{folder}: no unfinished export of this user lies there, or one is running")
     if not mine and not failed_strays:
         cli.output.note("Nothing to put back here.")
     if failed or failed_strays:
@@ -96,9 +98,14 @@ def _strays(cli: Cli, session: Session, *, remove: bool) -> list[str]:
             continue
         try:
             remove_stray(session, found, cancel=cli.cancel)
+        except Cancelled:
+            raise
         except HyperSDKError as error:
             cli.output.warn(f"snapshot {found.name} could not be removed: {error.message}")
             failed.append(found.name)
+            continue
+        if cli.output.json_lines:
+            cli.output.event("removed", {"snapshot": found.name, "moref": found.moref})
         else:
             cli.output.line(f"removed snapshot {found.name}")
     return failed
