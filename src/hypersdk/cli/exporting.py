@@ -213,7 +213,7 @@ def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
     rows = [
         [
             (clean(plan.machine.name, 100), "bold"),
-            (clean(plan.point.removeprefix("the ").removeprefix("a "), 100), ""),
+            ("temporary snapshot" if plan.temporary_snapshot else clean(plan.point.removeprefix("the "), 100), ""),
             (str(len(plan.disks)), ""),
             (format_size(plan.needs_bytes), ""),
             (clean(str(plan.spec.output_dir), 400), "dim"),
@@ -324,7 +324,7 @@ def _result_facts(result: ExportResult, *, local: bool) -> Iterator[tuple[str, s
 
 
 def _proof_text(proof: str) -> str:
-    return "what was received is what the server's own manifest says" if proof == "proved" else proof
+    return "proved: what was received is what the server's own manifest says" if proof == "proved" else proof
 
 
 def import_command(plan: Plan, result: ExportResult) -> str | None:

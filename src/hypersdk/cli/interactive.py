@@ -63,6 +63,7 @@ class _Prepared:
 
 def interactive_run(cli: Cli) -> None:
     """The whole flow. Returns when the user leaves or all is exported; raises what went wrong."""
+    cli.interactive = True
     _banner(cli)
     endpoint = endpoint_of(cli)
     cli.output.notes.print(_connection_box(endpoint))

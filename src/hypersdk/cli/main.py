@@ -18,6 +18,7 @@ from hypersdk.cli.signals import cancelled_by, watched
 from hypersdk.cli.state import Cli
 from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
 
+PICK_AGAIN = "Pick the same machines and folder again to go on, or see `hyper2kvm status`."
 NOTHING_BEGUN = "Nothing was changed. Run the same command again when it suits you."
 
 
@@ -70,6 +71,8 @@ def _with_signal(cli: Cli, error: Cancelled) -> Cancelled:
         told.next_step, told.cause = error.next_step, error.cause
     if not cli.resumable:
         told.next_step = NOTHING_BEGUN
+    elif cli.interactive:
+        told.next_step = PICK_AGAIN
     return told
 
 

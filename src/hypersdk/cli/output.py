@@ -27,6 +27,7 @@ from hypersdk.cli.text import clean
 if TYPE_CHECKING:  # rich takes 90 ms to import: `--help` and `--json` do without it
     from rich.console import Console, RenderableType
 
+STDIN: Final = 0
 PLAIN_WIDTH: Final = 120
 """Columns assumed for text that does not go to a terminal."""
 
@@ -44,6 +45,7 @@ class Output:
         self._stdin_is_tty = stdin_is_tty
         self._lock = threading.Lock()
         self._consoles: dict[int, Console] = {}
+        self._undo_terminal: Callable[[], None] | None = None
 
     @property
     def live(self) -> bool:
@@ -74,6 +76,30 @@ class Output:
         if id(stream) not in self._consoles:
             self._consoles[id(stream)] = _make_console(stream, self._environ)
         return self._consoles[id(stream)]
+
+    @contextmanager
+    def silent_keyboard(self) -> Iterator[None]:
+        """Keys that are pressed while a display redraws itself are not echoed into it. Ctrl-C works as ever."""
+        if not self._stdin_is_tty:
+            yield
+            return
+        import termios
+
+        before = termios.tcgetattr(STDIN)
+        silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+        self._undo_terminal = lambda: termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
+        termios.tcsetattr(STDIN, termios.TCSADRAIN, silent)
+        try:
+            yield
+        finally:
+            self._undo_terminal()
+            self._undo_terminal = None
+
+    def restore_terminal(self) -> None:
+        """What an end by force would leave behind: no echo, no cursor."""
+        if self._undo_terminal is not None:
+            self._undo_terminal()
+            self.notes.show_cursor(True)
 
     def event(self, kind: str, facts: Mapping[str, object]) -> None:
         """One JSON line of type ``kind`` on stdout."""

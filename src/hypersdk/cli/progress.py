@@ -178,7 +178,10 @@ def _live(output: Output, *, transient: bool) -> Iterator[Observer]:
     from rich.live import Live
 
     display = LiveProgress()
-    with Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=transient):
+    with (
+        output.silent_keyboard(),
+        Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=transient),
+    ):
         yield display.update
 
 
@@ -201,14 +204,18 @@ class LiveProgress:
 
 
 def draw(machines: Sequence[ExportProgress], width: int, height: int) -> Iterator[Text]:
-    """The lines of the display, at most ``width`` cells wide and never more than fit on the screen."""
+    """The lines of the display, at most ``width`` cells wide and never more than fit on a screen of ``height`` lines."""
+    room = max(height - 1, 1)  # the last line is the cursor's
     if len(machines) > 1:
         yield _total_line(machines, width)
-    shown = _most_telling(machines, max(1, (height - 2) // 3))
-    for machine in shown:
-        yield _machine_line(machine, width)
-        room = max(1, (height - 2) // len(shown) - 2)
-        yield from _disk_lines(machine, width, min(room, MAX_DISK_LINES))
+        room -= 1
+    shown = _most_telling(machines, max(room // 3, 1))
+    if len(shown) < len(machines):
+        room -= 1
+    for at, machine in enumerate(shown):
+        lines = _machine_lines(machine, width, room // (len(shown) - at), among_others=len(machines) > 1)
+        room -= len(lines)
+        yield from lines
     if len(shown) < len(machines):
         yield _dim(f"  and {len(machines) - len(shown)} more", width)
 
@@ -222,7 +229,8 @@ def _most_telling(machines: Sequence[ExportProgress], room: int) -> list[ExportP
 
 
 def _total_line(machines: Sequence[ExportProgress], width: int) -> Text:
-    done = sum(machine.phase in ENDED for machine in machines)
+    done = sum(machine.phase is Phase.DONE for machine in machines)
+    failed = sum(machine.phase is Phase.FAILED for machine in machines)
     capacities = [sum(disk.capacity_bytes for disk in machine.disks) or 1 for machine in machines]
     fraction = sum(machine.fraction * size for machine, size in zip(machines, capacities, strict=True)) / sum(
         capacities
@@ -230,7 +238,8 @@ def _total_line(machines: Sequence[ExportProgress], width: int) -> Text:
     rate = sum(machine.rate_bytes_s or 0.0 for machine in machines) or None
     eta = max((machine.eta_s for machine in machines if machine.eta_s is not None), default=None)
     figures = Figures(fraction, sum(machine.wire_bytes for machine in machines), rate, _left(eta))
-    return _bar_line(f"{done} of {len(machines)} done", figures, width, "bold")
+    label = f"{done} of {len(machines)} done" + (f", {failed} failed" if failed else "")
+    return _bar_line(label, figures, width, "bold")
 
 
 def _machine_line(machine: ExportProgress, width: int) -> Text:
@@ -240,21 +249,28 @@ def _machine_line(machine: ExportProgress, width: int) -> Text:
     return _bar_line(_label(machine.machine, machine.phase), figures, width, _STYLES.get(machine.phase, "bold"))
 
 
-def _disk_lines(machine: ExportProgress, width: int, room: int) -> Iterator[Text]:
-    if machine.phase not in ENDED:
-        moving = (
-            [disk for disk in machine.disks if disk.phase in ACTIVE]
-            if len(machine.disks) > room
-            else list(machine.disks)
+def _machine_lines(machine: ExportProgress, width: int, room: int, *, among_others: bool) -> list[Text]:
+    """A machine, its disks and what explains them, in ``room`` lines (at least one). One disk ``among_others`` is the machine's own line."""
+    lines = [_machine_line(machine, width)]
+    remarks = [_dim(f"  {remark}", width)] if room > 1 and (remark := _remark(machine)) else []
+    if machine.phase not in ENDED and (len(machine.disks) > 1 or not among_others):
+        lines += _disk_lines(machine.disks, width, min(room - 1 - len(remarks), MAX_DISK_LINES))
+    return lines + remarks
+
+
+def _disk_lines(disks: Sequence[DiskProgress], width: int, room: int) -> Iterator[Text]:
+    """All disks where there is room for them, else those that move, and how many more there are."""
+    shown = list(disks)
+    if len(disks) > room:
+        shown = [disk for disk in disks if disk.phase in ACTIVE][: max(room - 1, 0)]
+    for disk in shown:
+        active = disk.phase in ACTIVE
+        figures = Figures(
+            disk.fraction, disk.wire_bytes, disk.rate_bytes_s if active else None, _left(disk.eta_s if active else None)
         )
-        for disk in moving[:room]:
-            rate = disk.rate_bytes_s if disk.phase in ACTIVE else None
-            figures = Figures(disk.fraction, disk.wire_bytes, rate, _left(disk.eta_s if disk.phase in ACTIVE else None))
-            yield _bar_line("  " + _label(disk.label, disk.phase), figures, width, _STYLES.get(disk.phase, ""))
-        if hidden := len(machine.disks) - min(len(moving), room):
-            yield _dim(f"  and {count(hidden, 'more disk')}", width)
-    if remark := _remark(machine):
-        yield _dim(f"  {remark}", width)
+        yield _bar_line("  " + _label(disk.label, disk.phase), figures, width, _STYLES.get(disk.phase, ""))
+    if room > 0 and len(shown) < len(disks):
+        yield _dim(f"  and {count(len(disks) - len(shown), 'more disk')}", width)
 
 
 def _label(name: str, phase: Phase) -> str:
@@ -269,9 +285,9 @@ def _left(eta_s: float | None) -> str:
 def _remark(machine: ExportProgress) -> str:
     """What explains the figures above: basis of the percentage, bottleneck, what is being waited for, age of the lease."""
     moving = [disk for disk in machine.disks if disk.phase in ACTIVE]
-    remarks = [machine.note, *_unique(disk.note for disk in moving)]
+    remarks = ["" if machine.phase is Phase.CANCELLED else machine.note, *_unique(disk.note for disk in moving)]
     if bases := _unique(_basis_text(disk.basis) for disk in moving):
-        remarks.append("% of " + ", ".join(bases))
+        remarks.append("% " + ", ".join(bases))
     remarks += _unique(BOTTLENECK_TEXT[disk.bottleneck] for disk in moving if disk.bottleneck)
     if retried := max((disk.attempt for disk in moving), default=1) - 1:
         remarks.append(f"retry {retried}")
@@ -281,7 +297,7 @@ def _remark(machine: ExportProgress) -> str:
 
 
 def _basis_text(basis: Basis) -> str:
-    return "the " + basis.value if basis in (Basis.LENGTH, Basis.ALLOCATED, Basis.BYTES_READ) else basis.value
+    return f"by {basis.value}" if basis is Basis.POSITION else f"of the {basis.value}"
 
 
 def _unique(texts: Any) -> list[str]:

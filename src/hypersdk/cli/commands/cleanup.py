@@ -78,10 +78,9 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool)
             {"machine": name, "folder": run.folder, "undone": done.undone, "kept": done.kept, "problems": problems},
         )
         return not done.problems
-    cli.output.line(
-        f"{name}: put back {', '.join(done.undone) or 'nothing'}"
-        + (f"; kept {', '.join(done.kept)}" if done.kept else "")
-    )
+    undone = f"put back {', '.join(done.undone)}" if done.undone else "nothing to put back"
+    kept = f"; {', '.join(done.kept)} kept for --resume (or --drop-snapshots)" if done.kept else ""
+    cli.output.line(f"{name}: {undone}{kept}")
     for problem in done.problems:
         cli.output.warn(f"{name}: {problem.change} could not be undone: {problem.error.message}")
     return not done.problems
