@@ -63,7 +63,7 @@ def shown(app: PickerApp) -> list[str]:
 def text_of(app: PickerApp, selector: str) -> str:
     from rich.console import Console
 
-    console = Console(width=200)
+    console = Console(width=200, color_system=None)
     with console.capture() as capture:
         console.print(app.query_one(selector, Pane).shown)
     return capture.get()

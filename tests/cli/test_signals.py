@@ -25,6 +25,7 @@ from hypersdk.errors import Cancelled
 @json_option
 @pass_cli
 def work(cli):
+    cli.resumable = "BEGUN" in os.environ
     print("working", flush=True)
     try:
         cli.cancel.sleep(60)
@@ -39,10 +40,10 @@ sys.exit(entry.main(["list", *sys.argv[2:]], sys.stdout, sys.stderr, sys.stdin, 
 """
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, begun: bool = True) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", WORKER, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        text=True, env={**os.environ, "PYTHONUNBUFFERED": "1", **({"BEGUN": "1"} if begun else {})},
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
@@ -57,6 +58,16 @@ def test_the_first_signal_stops_in_order(number: signal.Signals, status: int) ->
     assert process.returncode == status
     assert STOPPING[:20] in err
     assert "--resume" in err
+
+
+def test_nothing_is_said_of_resuming_where_nothing_was_begun() -> None:
+    with start("0", begun=False) as process:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.splitlines()[0] == "Stopping."
+    assert "Nothing was changed" in err
+    assert "--resume" not in err
 
 
 def test_json_tells_of_the_signal_and_nothing_else() -> None:

@@ -30,6 +30,14 @@ PASSWORD_SOURCE: Final = register(
     "Give one of --password-file and --password-stdin, with the password on the first line.",
 )
 
+UNANSWERED: Final = "Answer it, or give the value as a flag; see `hyper2kvm --help`."
+UNTRUSTED: Final = "Ask whoever runs the server for the SHA-256 print, then pass it with --thumbprint; or name the authority's file with --ca-bundle."
+LOGIN_REFUSED: Final = "login_refused"
+CERTIFICATE_UNKNOWN: Final = "certificate_unknown"
+"""Codes of lower packages, by name: their modules take long to import."""
+
+PRINT_LINE: Final = 16 * 3
+"""Characters of a print in one line: 16 bytes, so that it fits 80 columns and halves can be compared at a glance."""
 MAX_PASSWORD_BYTES: Final = 4096
 MAX_ATTEMPTS: Final = 3
 """How often a person at a terminal may retype a password: vCenter locks an account after five failures by default."""
@@ -102,15 +110,19 @@ def connected(cli: Cli, overrides: dict[str, object] | None = None) -> Iterator[
 
 
 def log_in(cli: Cli, endpoint: Endpoint) -> Session:
-    """Logs in. At a terminal a missing or refused password is asked for, and so is whether to trust an unknown certificate."""
+    """Logs in. At a terminal a missing or refused password is asked for, and so is whether to trust an unknown certificate.
+
+    In that order of need: nobody types a password for a server that does not answer or is not trusted.
+    """
+    endpoint = _trusted(cli, endpoint)
     typed = endpoint.password is None and cli.output.can_ask
     for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
-            return _trusting(cli, with_password(cli, endpoint))
+            return _connect(cli, with_password(cli, endpoint))
         except AccessError as error:
-            if not typed or attempt == MAX_ATTEMPTS or error.code != "login_refused":
+            if not typed or attempt == MAX_ATTEMPTS or error.code != LOGIN_REFUSED:
                 raise
-            cli.output.note(f"{error.message}. Try again.", style="red")
+            cli.output.note("That user name and password were refused. Try again.", style="red")
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -122,37 +134,59 @@ def with_password(cli: Cli, endpoint: Endpoint) -> Endpoint:
     return replace(endpoint, password=Secret(ask(cli, question, getpass.getpass)))
 
 
-def _trusting(cli: Cli, endpoint: Endpoint) -> Session:
-    """Logs in; an unknown certificate is shown and trusted on the user's word, which is remembered."""
+def _trusted(cli: Cli, endpoint: Endpoint) -> Endpoint:
+    """``endpoint``, reached once where a person watches: an unknown certificate is shown and trusted on their word, which is remembered."""
+    if not cli.output.can_ask:
+        return endpoint
     try:
-        return _connect(cli, endpoint)
+        _reach(cli, endpoint)
     except ConnectError as error:
-        if error.code != "certificate_unknown" or not cli.output.can_ask or "sha256" not in error.fields:
+        if error.code != CERTIFICATE_UNKNOWN or "sha256" not in error.fields:
             raise
         if not _ask_trust(cli, endpoint, error):
-            raise
-        known = _remember(cli, endpoint, str(error.fields["sha256"]))
-    return _connect(cli, known)
+            raise ConnectError(
+                f"the certificate of {endpoint.address} was not trusted", code=CERTIFICATE_UNKNOWN, next_step=UNTRUSTED
+            ) from error
+        return _remember(cli, endpoint, str(error.fields["sha256"]))
+    return endpoint
+
+
+def _reach(cli: Cli, endpoint: Endpoint) -> None:
+    """Connects and judges the certificate; nothing is sent. Raises ConnectError."""
+    from hypersdk.vsphere.connection import open_connection
+    from hypersdk.vsphere.faults import translate
+
+    connection = open_connection(endpoint)
+    try:
+        with cli.output.working(f"Connecting to {endpoint.address} ..."), cli.interrupts.breakable():
+            connection.connect()
+    except OSError as error:
+        raise translate(error, endpoint.address) from error
+    finally:
+        connection.close()
 
 
 def _connect(cli: Cli, endpoint: Endpoint) -> Session:
     from hypersdk.vsphere.session import Session
 
-    with cli.output.working(f"Connecting to {endpoint.address} ..."):
+    with cli.output.working(f"Logging in to {endpoint.address} ..."), cli.interrupts.breakable():
         return Session.connect(endpoint, cancel=cli.cancel)
 
 
 def _ask_trust(cli: Cli, endpoint: Endpoint, error: ConnectError) -> bool:
     notes = cli.output.notes
     notes.print(f"{endpoint.address} shows a certificate that no authority known here vouches for.", style="yellow")
-    for label, key in (
-        ("SHA-256", "sha256"),
-        ("SHA-1", "sha1"),
-        ("subject", "subject"),
-        ("issuer", "issuer"),
-        ("valid until", "not_after"),
-    ):
-        notes.print(f"  {label:<12}{clean(str(error.fields.get(key, '')), 200)}", soft_wrap=True)
+    facts = {key: clean(str(error.fields.get(key, "")), 200) for key in ("sha256", "sha1", "subject", "issuer")}
+    shown = [
+        ("SHA-256", facts["sha256"][:PRINT_LINE]),
+        ("", facts["sha256"][PRINT_LINE:]),
+        ("SHA-1", facts["sha1"]),
+        ("subject", facts["subject"]),
+        ("issuer", facts["issuer"]),
+        ("valid until", str(error.fields.get("not_after", ""))[:10]),
+    ]
+    for label, text in shown:
+        notes.print(f"  {label:<12}{text}", soft_wrap=True)
     notes.print("Compare the SHA-256 print with the one shown on the server itself.")
     return ask(cli, "Trust it from now on? Type yes: ", input).strip().lower() == "yes"
 
@@ -174,11 +208,15 @@ def _remember(cli: Cli, endpoint: Endpoint, thumbprint: str) -> Endpoint:
 
 def ask(cli: Cli, question: str, read: Callable[[str], str]) -> str:
     """Asks at the terminal; Ctrl-C and the end of input cancel the run."""
-    with cli.interrupts.asking():
+    with cli.interrupts.breakable():
         try:
             if read is input:
-                cli.output.notes.print(question, end="", markup=False)
+                cli.output.notes.print(question, end="", markup=False, soft_wrap=True)
                 return input()
             return read(question)
         except EOFError as error:
-            raise UsageError("the question was not answered") from error
+            cli.output.notes.print()
+            raise UsageError("the question was not answered", next_step=UNANSWERED) from error
+        except BaseException:
+            cli.output.notes.print()  # what comes next begins on a line of its own
+            raise

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from hypersdk.cli.report import report, tell
+from hypersdk.cli.report import LABEL_CELLS, labelled, report, tell
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean, count
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
-from hypersdk.migration.spec import ExportSpec, OutputFormat
+from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, Resume
 from hypersdk.model import Firmware, MachineSummary
 from hypersdk.units import MiB, format_duration, format_size
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from hypersdk.migration.publish import ExportResult
     from hypersdk.migration.settings import RunSettings
     from hypersdk.vsphere.session import Session
+
+
+MAX_PANELS: Final = 3
+"""Plans shown in full; more of them get a line each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,47 @@ def folders_for(base: Path, machines: Sequence[MachineSummary], *, own: bool = F
         base / (stem if stems.count(stem) == 1 else f"{stem}-{machine.moref}")
         for stem, machine in zip(stems, machines, strict=True)
     ]
+
+
+def still_to_do(cli: Cli, specs: Sequence[ExportSpec], machines: Sequence[MachineSummary]) -> list[ExportSpec]:
+    """What ``--resume`` means for several machines: go on with those that were begun, begin the others, leave those that are done.
+
+    One machine alone is taken at its word: there must be something to resume.
+    """
+    if len(specs) < 2:
+        return list(specs)
+    waiting = []
+    for spec in specs:
+        if spec.resume is not Resume.RESUME or holds_run(spec.output_dir):
+            waiting.append(spec)
+        elif not _is_done(spec, machines):
+            waiting.append(replace(spec, resume=Resume.REFUSE))
+        elif cli.output.json_lines:
+            cli.output.event("skipped", {"machine": spec.machine, "output_dir": spec.output_dir, "reason": "exported"})
+        else:
+            cli.output.note(f"{spec.output_dir}: exported already, left as it is", style="dim")
+    return waiting
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether an unfinished export lies in ``folder``."""
+    from hypersdk.migration.runfile import RUN_FILE
+
+    return (folder / RUN_FILE).exists()
+
+
+def _is_done(spec: ExportSpec, machines: Sequence[MachineSummary]) -> bool:
+    """Whether the folder holds a finished export of this very machine."""
+    from hypersdk.migration.manifest import MAX_MANIFEST_BYTES, read_manifest
+    from hypersdk.migration.naming import MANIFEST_NAME
+    from hypersdk.migration.readback import NotRegularError, read_small
+    from hypersdk.vsphere.inventory import find_machine
+
+    try:
+        manifest = read_manifest(read_small(spec.output_dir / MANIFEST_NAME, MAX_MANIFEST_BYTES))
+        return manifest.source.vm_id == find_machine(machines, spec.machine).moref
+    except (OSError, NotRegularError, HyperSDKError):
+        return False
 
 
 def make_plans(
@@ -101,12 +147,15 @@ def _too_small_together(plan: Plan, room: int) -> HyperSDKError:
 
 def show_plans(cli: Cli, plans: Sequence[Plan], failures: Sequence[Failure]) -> None:
     """What will be done, to whom, and what it takes; events of type "plan" with --json."""
-    for plan in plans:
-        if cli.output.json_lines:
+    if cli.output.json_lines:
+        for plan in plans:
             cli.output.event("plan", plan.as_dict())
-        else:
+    elif len(plans) > MAX_PANELS:
+        _show_as_table(cli, plans)
+    else:
+        for plan in plans:
             cli.output.notes.print(plan_panel(plan))
-    if len(plans) > 1 and not cli.output.json_lines:
+    if len(plans) > 1:
         needs = sum(plan.needs_bytes for plan in plans)
         cli.output.note(f"{count(len(plans), 'machine')}: at most {format_size(needs)} to write", style="bold")
     for failure in failures:
@@ -128,22 +177,56 @@ def plan_panel(plan: Plan) -> RenderableType:
     )
 
 
+METHOD_TEXT: Final = {
+    Method.AUTO: "the best way that vSphere offers",
+    Method.LEASE: "the export stream (lease)",
+    Method.DATASTORE: "ranges of the datastore",
+}
+
+
 def _plan_facts(plan: Plan) -> Iterator[tuple[str, str, str]]:
     spec = plan.spec
     compress = "" if spec.compress == "none" else f", compressed ({spec.compress})"
-    yield "from", f"{plan.point}, via {plan.route} ({plan.method})", ""
+    yield "from", plan.point, ""
+    yield "through", f"{plan.route}, {METHOD_TEXT[plan.method]}", ""
     yield "to", f"{spec.output_dir} as {spec.format}{compress}", ""
     for disk in plan.disks:
-        yield (
-            "disk",
-            f"{disk.label}: {format_size(disk.capacity_bytes)}, at most {format_size(disk.expected_bytes)} -> {disk.file_name}",
-            "",
-        )
-    yield "space", f"needs at most {format_size(plan.needs_bytes)}, {format_size(plan.free_bytes)} free", ""
+        yield "disk", f"{disk.label} of {format_size(disk.capacity_bytes)} -> {disk.file_name}", ""
+    yield "space", f"at most {format_size(plan.needs_bytes)} to write, {format_size(plan.free_bytes)} free", ""
     for change in plan.changes or ("nothing is changed",):
         yield "at the source", change, ""
     for warning in plan.warnings:
         yield "warning", warning, "yellow"
+
+
+def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
+    """Many plans, a line each; below them what is done at the source, with how many of them do it, and every warning."""
+    from hypersdk.cli.columns import Column, lay_out
+
+    columns = (
+        Column("Machine", least=16),
+        Column("From", least=8, optional=True),
+        Column("Disks", right=True),
+        Column("At most", right=True),
+        Column("Folder", least=16),
+    )
+    rows = [
+        [
+            (clean(plan.machine.name, 100), "bold"),
+            ("temporary snapshot" if plan.temporary_snapshot else clean(plan.point.removeprefix("the "), 100), ""),
+            (str(len(plan.disks)), ""),
+            (format_size(plan.needs_bytes), ""),
+            (clean(str(plan.spec.output_dir), 400), "dim"),
+        ]
+        for plan in plans
+    ]
+    notes = cli.output.notes
+    notes.print(lay_out(columns, rows, notes.width))
+    for change, number in Counter(change for plan in plans for change in plan.changes).items():
+        notes.print(labelled("source", f"{change} ({number} of {len(plans)})", notes.width), soft_wrap=True)
+    for plan in plans:
+        for warning in plan.warnings:
+            notes.print(labelled("warning", f"{plan.machine.name}: {warning}", notes.width, "yellow"), soft_wrap=True)
 
 
 def carry_out(cli: Cli, session: Session, plans: Sequence[Plan], settings: RunSettings) -> list[Outcome]:
@@ -151,6 +234,7 @@ def carry_out(cli: Cli, session: Session, plans: Sequence[Plan], settings: RunSe
     from hypersdk.cli.progress import watching
     from hypersdk.migration.export import export_machines
 
+    cli.resumable = True
     with watching(cli.output) as observer:
         return export_machines(session, plans, cancel=cli.cancel, observer=observer, settings=settings)
 
@@ -194,36 +278,49 @@ def tell_failure(cli: Cli, failure: Failure) -> None:
         report(cli.output, failure.error)
 
 
-def show_result(cli: Cli, result: ExportResult) -> None:
-    """What lies where now, what proves it, and what to do next; an event of type "result" with --json."""
+def show_result(cli: Cli, result: ExportResult, *, local: bool = False) -> None:
+    """What lies where now, what proves it, and what to do next; an event of type "result" with --json.
+
+    ``local`` says that the source was a file on this machine.
+    """
     if cli.output.json_lines:
         cli.output.event("result", result.as_dict())
         return
     from rich.text import Text
 
-    heading = Text(f"✔ {clean(result.machine, 200)} -> {clean(str(result.output_dir))}", style="bold green")
-    cli.output.console.print(heading, soft_wrap=True)
+    cli.output.print(Text(f"✔ {clean(result.machine, 200)} -> {clean(str(result.output_dir))}", style="bold green"))
     for file in result.files:
         cli.output.line(f"  {file.name}  {format_size(file.size_bytes)}")
         if file.sha256:
-            cli.output.line(f"      sha256 {file.sha256}")
+            cli.output.line(f"    sha256   {file.sha256}")
         if content := result.content.get(file.name):
-            cli.output.line(f"      guest content {content}")
-    for label, text in _result_facts(result):
-        cli.output.line(f"  {label:<8} {text}")
+            cli.output.line(f"    content  {content}")
+    for label, text, style in _result_facts(result, local=local):
+        if cli.output.width is None:
+            cli.output.line(f"  {label:<{LABEL_CELLS - 2}}{text}")
+        else:
+            cli.output.print(labelled(label, text, cli.output.width, style))
 
 
-def _result_facts(result: ExportResult) -> Iterator[tuple[str, str]]:
-    yield "proof", _proof_text(result.proof)
+def _result_facts(result: ExportResult, *, local: bool) -> Iterator[tuple[str, str, str]]:
+    yield "proof", _proof_text(result.proof), ""
     rate = result.wire_bytes / result.elapsed_s if result.elapsed_s else 0.0
-    taken = f"{format_size(result.wire_bytes)} received in {format_duration(result.elapsed_s)} ({format_size(rate)}/s)"
-    yield "moved", f"{taken}, {format_size(result.data_bytes)} of data on {format_size(result.capacity_bytes)} of disk"
+    verb = "read" if local else "received"
+    taken = f"{format_size(result.wire_bytes)} {verb} in {format_duration(result.elapsed_s)} ({format_size(rate)}/s)"
+    yield (
+        "moved",
+        f"{taken}, {format_size(result.data_bytes)} of data on {format_size(result.capacity_bytes)} of disk",
+        "",
+    )
     if result.blocks_skipped:
-        yield "resumed", f"{format_size(result.blocks_skipped * MiB // 16)} had been copied before"
-    yield "source", "left as it was found" if result.restored else "NOT put back; run `hyper2kvm cleanup`"
+        yield "resumed", f"{format_size(result.blocks_skipped * MiB // 16)} had been copied before", ""
+    if not result.restored:
+        yield "source", "NOT put back; run `hyper2kvm cleanup`", "bold red"
+    elif not local:
+        yield "source", "left as it was found", ""
     for warning in result.warnings:
-        yield "warning", warning
-    yield "next", f"hyper2kvm verify {shlex.quote(str(result.output_dir))}"
+        yield "warning", warning, "yellow"
+    yield "next", f"hyper2kvm verify {shlex.quote(str(result.output_dir))}", "bold"
 
 
 def _proof_text(proof: str) -> str:
@@ -245,11 +342,22 @@ def import_command(plan: Plan, result: ExportResult) -> str | None:
         words += ["--network", "network=default" + (f",mac={nic.mac}" if nic.mac else "")]
     if machine.firmware is Firmware.EFI:
         words += ["--boot", "uefi"]
-    return shlex.join(words)
+    return _in_lines(words)
+
+
+def _in_lines(words: Sequence[str]) -> str:
+    """A shell command, a line for each of its longer flags, to be copied as it is."""
+    quoted = [clean(shlex.quote(word)) for word in words]
+    text = quoted[0]
+    for word in quoted[1:]:
+        text += f" \\\n    {word}" if word in ("--osinfo", "--disk", "--network", "--boot") else f" {word}"
+    return text
 
 
 def show_next_steps(cli: Cli, outcomes: Sequence[Outcome]) -> None:
     """How to start what was exported; for people only."""
+    if cli.output.json_lines:
+        return
     commands = [
         (outcome.plan.machine.name, command)
         for outcome in outcomes
@@ -257,7 +365,7 @@ def show_next_steps(cli: Cli, outcomes: Sequence[Outcome]) -> None:
     ]
     for name, command in commands[:3]:
         cli.output.note(f"To start {name} on this machine's KVM (stop the original first):", style="dim")
-        cli.output.notes.print(f"  {clean(command)}", soft_wrap=True)
+        cli.output.notes.print(f"  {command}", soft_wrap=True)
 
 
 def resolve(machines: Sequence[MachineSummary], selectors: Sequence[str]) -> list[MachineSummary]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich import box
@@ -28,6 +27,8 @@ from hypersdk.cli.picker.app import Picked, PickerApp
 from hypersdk.cli.picker.choices import Choices
 from hypersdk.cli.picker.details import facts_table
 from hypersdk.cli.state import Cli
+from hypersdk.cli.text import clean
+from hypersdk.errors import LookupFailed
 from hypersdk.migration.plan import RESUMABLE_STATE, free_bytes
 from hypersdk.migration.spec import ExportSpec, Resume
 from hypersdk.model import MachineSummary
@@ -46,6 +47,11 @@ BANNER: Final = (
 )
 
 
+NO_MACHINES: Final = (
+    "Check the datacenter asked for, and that the account may read the inventory: run `hyper2kvm doctor`."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """What the user agreed to."""
@@ -57,6 +63,7 @@ class _Prepared:
 
 def interactive_run(cli: Cli) -> None:
     """The whole flow. Returns when the user leaves or all is exported; raises what went wrong."""
+    cli.interactive = True
     _banner(cli)
     endpoint = endpoint_of(cli)
     cli.output.notes.print(_connection_box(endpoint))
@@ -65,6 +72,8 @@ def interactive_run(cli: Cli) -> None:
         _done(cli, "Connected to vSphere successfully!", f"{about.full_name}, API {about.api_version}")
         machines = read_inventory(cli, session)
         _done(cli, f"Found {len(machines):,} virtual machine(s)")
+        if not machines:
+            raise LookupFailed(f"{endpoint.address} shows no machines to {endpoint.username}", next_step=NO_MACHINES)
         agreed = _agree(cli, session, machines)
         if agreed is None:
             cli.output.note("Nothing was exported.")
@@ -107,7 +116,9 @@ def _connection_box(endpoint: Endpoint) -> Panel:
 
 
 def _done(cli: Cli, text: str, more: str = "") -> None:
-    cli.output.notes.print(Text.assemble(("✔ ", "bold green"), text, (f"  {more}" if more else "", "dim")))
+    cli.output.notes.print(Text.assemble(("✔ ", "bold green"), text))
+    if more:
+        cli.output.notes.print(Text(f"  {clean(more, 200)}", style="dim", no_wrap=True, overflow="ellipsis"))
 
 
 def _agree(cli: Cli, session: Session, machines: Sequence[MachineSummary]) -> _Prepared | None:
@@ -156,6 +167,8 @@ def _pick(
     )  # fmt: skip
     with cli.interrupts.diverted(lambda: app.call_from_thread(app.exit)):
         picked = app.run()
+    if app.failure is not None:
+        raise app.failure
     cli.cancel.check()
     return picked
 
@@ -181,16 +194,12 @@ def _unfinished(
     resume = Resume.RESUME if answer == "r" else Resume.DISCARD
     planned = {plan.machine.moref for plan in plans}
     again = [
-        replace(spec, resume=resume) for spec in specs if spec.machine not in planned and _holds_run(spec.output_dir)
+        replace(spec, resume=resume)
+        for spec in specs
+        if spec.machine not in planned and exporting.holds_run(spec.output_dir)
     ]
     more, still = exporting.make_plans(cli, session, again, machines, settings)
     return plans + more, [failure for failure in failures if failure not in waiting] + still
-
-
-def _holds_run(folder: Path) -> bool:
-    from hypersdk.migration.runfile import RUN_FILE
-
-    return (folder / RUN_FILE).exists()
 
 
 def _confirm(cli: Cli, possible: bool) -> str:

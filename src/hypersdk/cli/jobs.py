@@ -37,6 +37,9 @@ OWN_FLAGS: Final = frozenset(
 """Flags that go with a job file: how to run it. What to export and where to stands in the file."""
 
 
+READABLE: Final = "Give the path of a job file, or - for standard input."
+
+
 def check_flags(given: Iterable[str]) -> None:
     """Raises UsageError for flags that the job file itself decides."""
     foreign = sorted(set(given) - OWN_FLAGS)
@@ -53,7 +56,7 @@ def export_jobs(cli: Cli, path: Path, settings: RunSettings, given: Mapping[str,
         for failure in failures:
             exporting.tell_failure(cli, failure)
     outcomes: list[Outcome] = []
-    for endpoint, jobs in _by_endpoint(entries).items():
+    for endpoint, jobs in _by_endpoint(cli, entries).items():
         specs = [_with_flags(job.to_spec(), given) for job in jobs]
         done, refused = _run_batch(cli, endpoint, specs, settings, alone=len(entries) == 1, dry_run=dry_run)
         outcomes += done
@@ -63,19 +66,27 @@ def export_jobs(cli: Cli, path: Path, settings: RunSettings, given: Mapping[str,
 
 
 def _read(cli: Cli, path: Path) -> str:
+    if str(path) == "-" and "password_stdin" in cli.flags:
+        raise UsageError(
+            "the job file and the password cannot both come from standard input", next_step="Use --password-file."
+        )
     try:
         if str(path) == "-":
             return cli.stdin.read(MAX_TEXT + 1)
         with path.open(encoding="utf-8") as file:
             return file.read(MAX_TEXT + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the job file {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"the job file {path} cannot be read: {error.strerror}", next_step=READABLE) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the job file {path} cannot be read: it is not UTF-8 text", next_step=READABLE) from error
 
 
-def _by_endpoint(entries: Iterable[JobEntry]) -> dict[EndpointOverrides, list[JobDefinition]]:
+def _by_endpoint(cli: Cli, entries: Iterable[JobEntry]) -> dict[EndpointOverrides, list[JobDefinition]]:
     groups: dict[EndpointOverrides, list[JobDefinition]] = {}
     for entry in entries:
         if entry.definition is not None:
+            for warning in entry.definition.warnings:
+                cli.output.warn(f"job {entry.number}: {warning}")
             groups.setdefault(entry.definition.endpoint, []).append(entry.definition)
     return groups
 
@@ -101,6 +112,7 @@ def _run_batch(
     overrides = {key: value for key, value in named.items() if value is not None}
     with connected(cli, overrides) as session:
         inventory = read_inventory(cli, session)
+        specs = exporting.still_to_do(cli, specs, inventory) if not alone else specs
         plans, failures = exporting.make_plans(cli, session, specs, inventory, settings)
         exporting.show_plans(cli, plans, [] if alone else failures)
         outcomes = exporting.carry_out(cli, session, plans, settings) if plans and not dry_run else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean, count
@@ -12,7 +12,7 @@ from hypersdk.model import Machine, MachineSummary
 from hypersdk.units import format_size
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
     from hypersdk.vsphere.session import Session
 
@@ -49,32 +49,33 @@ def machine_object(machine: Machine) -> dict[str, Any]:
     return {**summary_object(machine.summary), **fields}
 
 
-def list_table(machines: Sequence[MachineSummary], width: int) -> Table:
-    """A table that fits ``width`` columns: what matters less is left out first."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def list_table(machines: Sequence[MachineSummary], width: int | None) -> Text:
+    """A table that fits ``width`` columns (None: as wide as it takes): what matters less is left out first."""
+    from hypersdk.cli.columns import Column, lay_out
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    table.add_column("Name", overflow="fold", min_width=12)
-    table.add_column("Power")
-    table.add_column("CPU", justify="right")
-    table.add_column("Memory", justify="right", no_wrap=True)
-    table.add_column("Disks", justify="right", no_wrap=True)
-    guest, folder = width >= 90, width >= 120
-    if guest:
-        table.add_column("Guest", overflow="ellipsis", no_wrap=True, max_width=32)
-    if folder:
-        table.add_column("Folder", overflow="fold", style="dim")
-    for machine in machines:
-        cells = [
-            Text(clean(machine.name, 200), style="bold"),
-            Text(machine.power.value, style={"on": "green", "suspended": "yellow"}.get(machine.power.value, "dim")),
-            Text(str(machine.cpus)),
-            Text(format_size(machine.memory_bytes)),
-            Text(format_size(machine.capacity_bytes)),
-        ]
-        cells += [Text(clean(machine.guest_name or "", 80))] if guest else []
-        cells += [Text(clean(machine.path.rpartition("/")[0], 200))] if folder else []
-        table.add_row(*cells)
-    return table
+    columns = (
+        Column("Name", least=20),
+        Column("Power"),
+        Column("CPU", right=True, optional=True),
+        Column("Memory", right=True, optional=True),
+        Column("Disks", right=True),
+        Column("Guest", least=16, optional=True),
+        Column("Folder", least=20, optional=True),
+    )
+    return lay_out(columns, [_row(machine) for machine in machines], width)
+
+
+_POWER_STYLES: Final = {"on": "green", "suspended": "yellow"}
+
+
+def _row(machine: MachineSummary) -> list[tuple[str, str]]:
+    power = machine.power.value
+    return [
+        (clean(machine.name, 200), "bold"),
+        (power, _POWER_STYLES.get(power, "dim")),
+        (str(machine.cpus), ""),
+        (format_size(machine.memory_bytes), ""),
+        (format_size(machine.capacity_bytes), ""),
+        (clean(machine.guest_name or "", 80), ""),
+        (clean(machine.path.rpartition("/")[0], 200), "dim"),
+    ]

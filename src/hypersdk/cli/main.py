@@ -18,6 +18,9 @@ from hypersdk.cli.signals import cancelled_by, watched
 from hypersdk.cli.state import Cli
 from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
 
+PICK_AGAIN = "Pick the same machines and folder again to go on, or see `hyper2kvm status`."
+NOTHING_BEGUN = "Nothing was changed. Run the same command again when it suits you."
+
 
 def run() -> int:
     """What the installed script calls: runs the command line of this process and returns the exit status."""
@@ -35,7 +38,7 @@ def main(arguments: Sequence[str], stdout: TextIO, stderr: TextIO, stdin: TextIO
         with watched(cli.interrupts):
             return _invoke(cli, arguments)
     except BrokenPipeError:
-        _drop(stdout)
+        _drop(stdout, stderr)
         return EXIT_BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the outermost loop: what gets here is a bug, and is told as one
         return report_unexpected(output, error, cli.state_dir)
@@ -56,17 +59,20 @@ def _invoke(cli: Cli, arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return report(cli.output, _usage(error), debug=cli.debug)
     except (click.Abort, KeyboardInterrupt):
-        return report(cli.output, Cancelled("stopped: interrupted", signal="SIGINT"), debug=cli.debug)
+        return report(cli.output, _with_signal(cli, Cancelled("stopped", signal="SIGINT")), debug=cli.debug)
     return status if isinstance(status, int) else EXIT_OK
 
 
 def _with_signal(cli: Cli, error: Cancelled) -> Cancelled:
-    """The engine only knows that it was cancelled; which signal did it decides the exit status."""
-    if cli.interrupts.received is None or "signal" in error.fields:
-        return error
-    told = cancelled_by(cli.interrupts.received)
-    told.next_step = error.next_step
-    told.cause = error.cause
+    """The engine only knows that it was cancelled; which signal did it decides the exit status, and what was begun the next step."""
+    told = error
+    if cli.interrupts.received is not None and "signal" not in error.fields:
+        told = cancelled_by(cli.interrupts.received)
+        told.next_step, told.cause = error.next_step, error.cause
+    if not cli.resumable:
+        told.next_step = NOTHING_BEGUN
+    elif cli.interactive:
+        told.next_step = PICK_AGAIN
     return told
 
 
@@ -87,10 +93,14 @@ def _wants_json(arguments: Iterable[str]) -> bool:
     return False
 
 
-def _drop(stdout: TextIO) -> None:
-    """Points stdout at nothing, so that the interpreter's flush at exit does not fail a second time."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(Path(os.devnull), os.O_WRONLY), stdout.fileno())
+def _drop(*streams: TextIO) -> None:
+    """Points streams whose reader went away at nothing, so that the interpreter's flush at exit does not fail a second time."""
+    for stream in streams:
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(Path(os.devnull), os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def _options(ctx: click.Context) -> Iterator[str]:
     own: list[tuple[str, str]] = []
     connection: list[tuple[str, str]] = []
     for param in ctx.command.get_params(ctx):
-        if record := param.get_help_record(ctx):
+        if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
             (connection if param.name in CONNECTION_HELP else own).append(record)
     yield from _section("OPTIONS", own)
     yield from _section("CONNECTION OPTIONS", connection)

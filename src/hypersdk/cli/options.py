@@ -114,7 +114,7 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
     own: list[tuple[str, str]] = []
     connection: list[tuple[str, str]] = []
     for param in command.get_params(ctx):
-        record = param.get_help_record(ctx)
+        record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
         if record is not None:
             (connection if param.name in CONNECTION_HELP else own).append(record)
     for title, records in (("Options", own), ("Connection", connection)):

@@ -27,6 +27,7 @@ from hypersdk.cli.text import clean
 if TYPE_CHECKING:  # rich takes 90 ms to import: `--help` and `--json` do without it
     from rich.console import Console, RenderableType
 
+STDIN: Final = 0
 PLAIN_WIDTH: Final = 120
 """Columns assumed for text that does not go to a terminal."""
 
@@ -44,6 +45,7 @@ class Output:
         self._stdin_is_tty = stdin_is_tty
         self._lock = threading.Lock()
         self._consoles: dict[int, Console] = {}
+        self._undo_terminal: Callable[[], None] | None = None
 
     @property
     def live(self) -> bool:
@@ -72,19 +74,32 @@ class Output:
 
     def _console(self, stream: TextIO) -> Console:
         if id(stream) not in self._consoles:
-            from rich.console import Console
-
-            width = None if stream.isatty() else PLAIN_WIDTH
-            self._consoles[id(stream)] = Console(
-                file=stream,
-                width=width,
-                highlight=False,
-                markup=False,
-                emoji=False,
-                soft_wrap=False,
-                _environ=self._environ,
-            )
+            self._consoles[id(stream)] = _make_console(stream, self._environ)
         return self._consoles[id(stream)]
+
+    @contextmanager
+    def silent_keyboard(self) -> Iterator[None]:
+        """Keys that are pressed while a display redraws itself are not echoed into it. Ctrl-C works as ever."""
+        if not self._stdin_is_tty:
+            yield
+            return
+        import termios
+
+        before = termios.tcgetattr(STDIN)
+        silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+        self._undo_terminal = lambda: termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
+        termios.tcsetattr(STDIN, termios.TCSADRAIN, silent)
+        try:
+            yield
+        finally:
+            self._undo_terminal()
+            self._undo_terminal = None
+
+    def restore_terminal(self) -> None:
+        """What an end by force would leave behind: no echo, no cursor."""
+        if self._undo_terminal is not None:
+            self._undo_terminal()
+            self.notes.show_cursor(True)
 
     def event(self, kind: str, facts: Mapping[str, object]) -> None:
         """One JSON line of type ``kind`` on stdout."""
@@ -97,10 +112,22 @@ class Output:
             self._stdout.write(line + "\n")
             self._stdout.flush()
 
-    def print(self, *renderables: RenderableType) -> None:
-        """A result for people, on stdout; nothing with --json, where ``event`` carries it."""
-        if not self.json_lines:
-            self.console.print(*renderables)
+    def print(self, *renderables: RenderableType, soft_wrap: bool = False) -> None:
+        """A result for people, on stdout; nothing with --json, where ``event`` carries it. A pipe gets no blanks at the ends of lines."""
+        if self.json_lines:
+            return
+        if self._stdout.isatty():
+            self.console.print(*renderables, soft_wrap=soft_wrap)
+            return
+        with self.console.capture() as capture:
+            self.console.print(*renderables, soft_wrap=True)
+        with self._lock:
+            self._stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+    @property
+    def width(self) -> int | None:
+        """Cells in a line of stdout; None where it is no terminal and a line may be of any length."""
+        return self.console.width if self._stdout.isatty() else None
 
     def line(self, text: str) -> None:
         """One plain line for people on stdout, of any length and never wrapped: safe to parse and to copy."""
@@ -109,9 +136,9 @@ class Output:
                 self._stdout.write(clean(text) + "\n")
 
     def note(self, text: str, style: str = "") -> None:
-        """One remark for people, on stderr; nothing with --json."""
+        """One remark for people, on stderr, in one line where it does not go to a terminal; nothing with --json."""
         if not self.json_lines:
-            self.notes.print(clean(text), style=style or None)
+            self.notes.print(clean(text), style=style or None, soft_wrap=not self._stderr.isatty())
 
     def warn(self, text: str) -> None:
         """A warning: on stderr for people, a line of type ``warning`` with --json."""
@@ -128,6 +155,21 @@ class Output:
             return
         with self.notes.status(clean(text), spinner="dots") as spinner:
             yield lambda message: spinner.update(clean(message))
+
+
+def _make_console(stream: TextIO, environ: Mapping[str, str]) -> Console:
+    from rich.console import Console
+
+    class Quiet(Console):
+        """Leaves a reader that went away to the outermost loop, which knows the exit status for it."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Quiet(
+        file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False, _environ=environ
+    )
 
 
 def _plain(value: object) -> object:

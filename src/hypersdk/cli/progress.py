@@ -3,7 +3,7 @@
 ::
 
     terminal    a display that redraws itself: the total, a bar per machine and per disk, rate, ETA, basis, bottleneck
-    no terminal a line when a phase changes, and one every 15 s (logs of cron jobs and CI)
+    no terminal a line when a phase changes, and now and then one with the figures (logs of cron jobs and CI)
     --json      events of type "progress", at most two a second
 """
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Observer = Callable[[Sequence[ExportProgress]], None]
 
 JSON_INTERVAL_S: Final = 0.5
-LOG_INTERVAL_S: Final = 15.0
+LOG_INTERVALS_S: Final = (2.0, 4.0, 8.0, 15.0)
+"""Between lines with figures; the last one stays. A short run is seen to move, a long one does not fill the log."""
 REDRAWS_A_SECOND: Final = 8
 MAX_DISK_LINES: Final = 12
 """Disks drawn one by one; with more, those that move are drawn and the rest is counted."""
@@ -46,15 +47,15 @@ BOTTLENECK_TEXT: Final = {
 
 
 @contextmanager
-def watching(output: Output, clock: Callable[[], float] = time.monotonic) -> Iterator[Observer]:
-    """Yields the observer to hand to an export."""
+def watching(output: Output, clock: Callable[[], float] = time.monotonic, *, brief: bool = False) -> Iterator[Observer]:
+    """Yields the observer to hand to an export. With ``brief`` the display is gone at the end, and a log gets lines only if it takes long."""
     if output.json_lines:
         yield JsonProgress(output, clock)
     elif output.live:
-        with _live(output) as observer:
+        with _live(output, transient=brief) as observer:
             yield observer
     else:
-        yield LogProgress(output, clock)
+        yield LogProgress(output, clock, phases=not brief)
 
 
 class JsonProgress:
@@ -81,31 +82,40 @@ class JsonProgress:
 class LogProgress:
     """Plain lines for a log."""
 
-    def __init__(self, output: Output, clock: Callable[[], float]) -> None:
+    def __init__(self, output: Output, clock: Callable[[], float], *, phases: bool = True) -> None:
         self._output = output
         self._clock = clock
+        self._tells_phases = phases
         self._phases: dict[int, Phase] = {}
         self._last = clock()
+        self._lines = 0
 
     def __call__(self, machines: Sequence[ExportProgress]) -> None:
-        due = self._clock() - self._last >= LOG_INTERVAL_S
+        interval = LOG_INTERVALS_S[min(self._lines, len(LOG_INTERVALS_S) - 1)]
+        due = self._clock() - self._last >= interval
         for at, machine in enumerate(machines):
             changed = self._phases.get(at) is not machine.phase
             self._phases[at] = machine.phase
-            if changed or (due and machine.phase not in ENDED):
+            if (changed and self._tells_phases) or (due and machine.phase in ACTIVE):
                 self._output.note(log_line(machine))
         if due:
             self._last = self._clock()
+            self._lines += 1
 
 
 def log_line(machine: ExportProgress) -> str:
     """One machine in one line of text."""
-    parts = [f"{machine.machine}: {machine.phase}", f"{machine.fraction:.1%}", format_size(machine.wire_bytes)]
+    head = f"{machine.machine}: {machine.phase}"
+    if machine.phase is Phase.DONE:
+        return f"{head}, {format_size(machine.wire_bytes)} in {format_duration(machine.elapsed_s)}"
+    if machine.phase not in ACTIVE or not machine.wire_bytes:
+        return ", ".join(part for part in (head, machine.note) if part)
+    parts = [f"{head} {machine.fraction:.0%}", format_size(machine.wire_bytes)]
     if machine.rate_bytes_s is not None:
         parts.append(f"{format_size(machine.rate_bytes_s)}/s")
     if machine.eta_s is not None:
         parts.append(f"{format_duration(machine.eta_s)} left")
-    return ", ".join(part for part in (*parts, machine.note) if part)
+    return ", ".join(part for part in (*parts, _remark(machine)) if part)
 
 
 def progress_object(machine: ExportProgress) -> dict[str, Any]:
@@ -128,20 +138,50 @@ def disk_object(disk: DiskProgress) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def of_one_file(name: str, file: DiskProgress) -> ExportProgress:
-    """A single file being read, as the progress of a run that has nothing else to do."""
-    return ExportProgress(
-        machine=name, phase=file.phase, disks=(file,), wire_bytes=file.wire_bytes, fraction=file.fraction,
-        rate_bytes_s=file.rate_bytes_s, eta_s=file.eta_s, elapsed_s=0.0, lease_age_s=None, note="",
-    )  # fmt: skip
+class FolderProgress:
+    """Files of one folder that are read one after the other, as one run: takes the progress of each, passes that of the whole on.
+
+    ``total_bytes`` is what is going to be read, as far as that is known before.
+    """
+
+    def __init__(
+        self, name: str, total_bytes: int, observer: Observer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name = name
+        self._total_bytes = total_bytes
+        self._observer = observer
+        self._clock = clock
+        self._began = clock()
+        self._before_bytes = 0
+        self._file: DiskProgress | None = None
+
+    def __call__(self, file: DiskProgress) -> None:
+        before = self._file
+        if before is not None and (file.label != before.label or file.wire_bytes < before.wire_bytes):
+            self._before_bytes += before.wire_bytes
+        self._file = file
+        self._observer([self._whole(file)])
+
+    def _whole(self, file: DiskProgress) -> ExportProgress:
+        done, elapsed = self._before_bytes + file.wire_bytes, self._clock() - self._began
+        rate = done / elapsed if elapsed > 0 and done else None
+        return ExportProgress(
+            machine=self._name, phase=Phase.VERIFYING, disks=(file,), wire_bytes=done,
+            fraction=min(done / self._total_bytes, 1.0) if self._total_bytes else 1.0,
+            rate_bytes_s=rate, eta_s=max(self._total_bytes - done, 0) / rate if rate else None,
+            elapsed_s=elapsed, lease_age_s=None, note="",
+        )  # fmt: skip
 
 
 @contextmanager
-def _live(output: Output) -> Iterator[Observer]:
+def _live(output: Output, *, transient: bool) -> Iterator[Observer]:
     from rich.live import Live
 
     display = LiveProgress()
-    with Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=False):
+    with (
+        output.silent_keyboard(),
+        Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=transient),
+    ):
         yield display.update
 
 
@@ -164,14 +204,18 @@ class LiveProgress:
 
 
 def draw(machines: Sequence[ExportProgress], width: int, height: int) -> Iterator[Text]:
-    """The lines of the display, at most ``width`` cells wide and never more than fit on the screen."""
+    """The lines of the display, at most ``width`` cells wide and never more than fit on a screen of ``height`` lines."""
+    room = max(height - 1, 1)  # the last line is the cursor's
     if len(machines) > 1:
         yield _total_line(machines, width)
-    shown = _most_telling(machines, max(1, (height - 2) // 3))
-    for machine in shown:
-        yield _machine_line(machine, width)
-        room = max(1, (height - 2) // len(shown) - 2)
-        yield from _disk_lines(machine, width, min(room, MAX_DISK_LINES))
+        room -= 1
+    shown = _most_telling(machines, max(room // 3, 1))
+    if len(shown) < len(machines):
+        room -= 1
+    for at, machine in enumerate(shown):
+        lines = _machine_lines(machine, width, room // (len(shown) - at), among_others=len(machines) > 1)
+        room -= len(lines)
+        yield from lines
     if len(shown) < len(machines):
         yield _dim(f"  and {len(machines) - len(shown)} more", width)
 
@@ -185,7 +229,8 @@ def _most_telling(machines: Sequence[ExportProgress], room: int) -> list[ExportP
 
 
 def _total_line(machines: Sequence[ExportProgress], width: int) -> Text:
-    done = sum(machine.phase in ENDED for machine in machines)
+    done = sum(machine.phase is Phase.DONE for machine in machines)
+    failed = sum(machine.phase is Phase.FAILED for machine in machines)
     capacities = [sum(disk.capacity_bytes for disk in machine.disks) or 1 for machine in machines]
     fraction = sum(machine.fraction * size for machine, size in zip(machines, capacities, strict=True)) / sum(
         capacities
@@ -193,7 +238,8 @@ def _total_line(machines: Sequence[ExportProgress], width: int) -> Text:
     rate = sum(machine.rate_bytes_s or 0.0 for machine in machines) or None
     eta = max((machine.eta_s for machine in machines if machine.eta_s is not None), default=None)
     figures = Figures(fraction, sum(machine.wire_bytes for machine in machines), rate, _left(eta))
-    return _bar_line(f"{done} of {len(machines)} done", figures, width, "bold")
+    label = f"{done} of {len(machines)} done" + (f", {failed} failed" if failed else "")
+    return _bar_line(label, figures, width, "bold")
 
 
 def _machine_line(machine: ExportProgress, width: int) -> Text:
@@ -203,21 +249,28 @@ def _machine_line(machine: ExportProgress, width: int) -> Text:
     return _bar_line(_label(machine.machine, machine.phase), figures, width, _STYLES.get(machine.phase, "bold"))
 
 
-def _disk_lines(machine: ExportProgress, width: int, room: int) -> Iterator[Text]:
-    if machine.phase not in ENDED:
-        moving = (
-            [disk for disk in machine.disks if disk.phase in ACTIVE]
-            if len(machine.disks) > room
-            else list(machine.disks)
+def _machine_lines(machine: ExportProgress, width: int, room: int, *, among_others: bool) -> list[Text]:
+    """A machine, its disks and what explains them, in ``room`` lines (at least one). One disk ``among_others`` is the machine's own line."""
+    lines = [_machine_line(machine, width)]
+    remarks = [_dim(f"  {remark}", width)] if room > 1 and (remark := _remark(machine)) else []
+    if machine.phase not in ENDED and (len(machine.disks) > 1 or not among_others):
+        lines += _disk_lines(machine.disks, width, min(room - 1 - len(remarks), MAX_DISK_LINES))
+    return lines + remarks
+
+
+def _disk_lines(disks: Sequence[DiskProgress], width: int, room: int) -> Iterator[Text]:
+    """All disks where there is room for them, else those that move, and how many more there are."""
+    shown = list(disks)
+    if len(disks) > room:
+        shown = [disk for disk in disks if disk.phase in ACTIVE][: max(room - 1, 0)]
+    for disk in shown:
+        active = disk.phase in ACTIVE
+        figures = Figures(
+            disk.fraction, disk.wire_bytes, disk.rate_bytes_s if active else None, _left(disk.eta_s if active else None)
         )
-        for disk in moving[:room]:
-            rate = disk.rate_bytes_s if disk.phase in ACTIVE else None
-            figures = Figures(disk.fraction, disk.wire_bytes, rate, _left(disk.eta_s if disk.phase in ACTIVE else None))
-            yield _bar_line("  " + _label(disk.label, disk.phase), figures, width, _STYLES.get(disk.phase, ""))
-        if hidden := len(machine.disks) - min(len(moving), room):
-            yield _dim(f"  and {count(hidden, 'more disk')}", width)
-    if remark := _remark(machine):
-        yield _dim(f"  {remark}", width)
+        yield _bar_line("  " + _label(disk.label, disk.phase), figures, width, _STYLES.get(disk.phase, ""))
+    if room > 0 and len(shown) < len(disks):
+        yield _dim(f"  and {count(len(disks) - len(shown), 'more disk')}", width)
 
 
 def _label(name: str, phase: Phase) -> str:
@@ -232,9 +285,9 @@ def _left(eta_s: float | None) -> str:
 def _remark(machine: ExportProgress) -> str:
     """What explains the figures above: basis of the percentage, bottleneck, what is being waited for, age of the lease."""
     moving = [disk for disk in machine.disks if disk.phase in ACTIVE]
-    remarks = [machine.note, *_unique(disk.note for disk in moving)]
+    remarks = ["" if machine.phase is Phase.CANCELLED else machine.note, *_unique(disk.note for disk in moving)]
     if bases := _unique(_basis_text(disk.basis) for disk in moving):
-        remarks.append("% of " + ", ".join(bases))
+        remarks.append("% " + ", ".join(bases))
     remarks += _unique(BOTTLENECK_TEXT[disk.bottleneck] for disk in moving if disk.bottleneck)
     if retried := max((disk.attempt for disk in moving), default=1) - 1:
         remarks.append(f"retry {retried}")
@@ -244,7 +297,7 @@ def _remark(machine: ExportProgress) -> str:
 
 
 def _basis_text(basis: Basis) -> str:
-    return "the " + basis.value if basis in (Basis.LENGTH, Basis.ALLOCATED, Basis.BYTES_READ) else basis.value
+    return f"by {basis.value}" if basis is Basis.POSITION else f"of the {basis.value}"
 
 
 def _unique(texts: Any) -> list[str]:

@@ -26,6 +26,8 @@ EXIT_TERMINATED: Final = 143
 EXIT_BROKEN_PIPE: Final = 141
 """128 + SIGPIPE: the reader of stdout went away, which is not our failure to tell about."""
 
+LABEL_CELLS: Final = 10
+"""Where the text behind a label begins."""
 MAX_LISTED: Final = 12
 """Entries shown of a list inside an error; the JSON form has them all."""
 
@@ -55,13 +57,12 @@ def tell(output: Output, error: HyperSDKError) -> None:
 
     stopped = isinstance(error, Cancelled)
     colour = "yellow" if stopped else "red"
-    heading = Text.assemble(
-        ("Stopped: " if stopped else "Error: ", f"bold {colour}"),
-        (clean(error.message.removeprefix("stopped: ")), colour),
-    )
-    output.notes.print(heading)
+    label = "Stopped" if stopped else "Error"
+    message = "\n".join(wrapped(error.message.removeprefix("stopped: "), output.notes.width, len(label) + 2))
+    heading = Text.assemble((f"{label}: ", f"bold {colour}"), (message, colour))
+    output.notes.print(heading, soft_wrap=True)
     for label, text in _facts(error):
-        output.notes.print(_labelled(label, text, output.notes.width), soft_wrap=True)
+        output.notes.print(labelled(label, text, output.notes.width), soft_wrap=True)
 
 
 def _facts(error: HyperSDKError) -> Iterator[tuple[str, str]]:
@@ -72,21 +73,31 @@ def _facts(error: HyperSDKError) -> Iterator[tuple[str, str]]:
             yield "next", str(reason["next_step"])
         yield "code", f"{error.code} (exit status {exit_status(error)})"
         return
-    if error.cause.rstrip(".").lower() != error.message.rstrip(".").lower():
+    if not isinstance(error, Cancelled) and error.cause.rstrip(".").lower() != error.message.rstrip(".").lower():
         yield "cause", error.cause
     for entry in _listed(error):
-        yield "-", entry
+        if entry not in error.message:
+            yield "-", entry
     yield "next", error.next_step
     yield "code", f"{error.code} (exit status {exit_status(error)})"
 
 
-def _labelled(label: str, text: str, width: int) -> Text:
-    """``text`` behind its label, wrapped under itself; a long word (a print, a path) stays whole so that it can be copied."""
+def labelled(label: str, text: str, width: int, style: str = "") -> Text:
+    """``text`` behind its label, wrapped under itself."""
     from rich.text import Text
 
-    lines = textwrap.wrap(clean(text), max(width - 9, 20), break_long_words=False, break_on_hyphens=False) or [""]
-    first = Text.assemble((f"  {label:<7}", "dim"), lines[0])
-    return Text("\n").join([first, *(Text(" " * 9 + line) for line in lines[1:])])
+    first, *others = wrapped(text, width - LABEL_CELLS, 0)
+    lines = [Text.assemble((f"  {label:<{LABEL_CELLS - 2}}", "dim"), (first, style))]
+    return Text("\n").join([*lines, *(Text(" " * LABEL_CELLS + line, style) for line in others)])
+
+
+def wrapped(text: str, width: int, first_indent: int) -> list[str]:
+    """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a print, a path) stays whole, to be copied."""
+    lines = textwrap.wrap(
+        " " * first_indent + clean(text), max(width, 20), break_long_words=False, break_on_hyphens=False,
+        drop_whitespace=True,
+    )  # fmt: skip
+    return [lines[0][first_indent:], *lines[1:]] if lines else [""]
 
 
 def _listed(error: HyperSDKError) -> Iterator[str]:

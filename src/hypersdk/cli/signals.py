@@ -2,7 +2,8 @@
 
 The interpreter runs signal handlers between two bytecodes of the main thread, which may hold any lock at that moment. So the
 handler itself takes none; the number travels through a wake-up pipe to a thread that may. Only while the program waits for a person
-(``asking``) does the handler raise, because nothing else ends a blocked read.
+or for the first answer of a server (``breakable``) does the handler raise, because nothing else ends a blocked read; the pipe is taken
+off for that time, so that no signal is acted on twice.
 """
 
 from __future__ import annotations
@@ -37,14 +38,12 @@ class Interrupts:
         self._tell = tell
         self._end = end
         self._count = 0
-        self._asking = False
+        self._breakable = False
         self._diverted: Callable[[], None] | None = None
         self.received: signal.Signals | None = None
 
     def on_signal(self, number: int) -> None:
         """One signal, seen by the watching thread."""
-        if self._asking:
-            return
         self._count += 1
         if self._count == 1:
             self._first(number)
@@ -62,13 +61,15 @@ class Interrupts:
             self._tell(STOPPING)
 
     @contextmanager
-    def asking(self) -> Iterator[None]:
-        """While a person is asked something: a signal raises Cancelled in the main thread, which ends the blocked read."""
-        self._asking = True
+    def breakable(self) -> Iterator[None]:
+        """While nothing is under way that must be ended in order: a signal raises Cancelled in the main thread, whatever blocks it. Main thread only."""
+        pipe = signal.set_wakeup_fd(-1)
+        self._breakable = True
         try:
             yield
         finally:
-            self._asking = False
+            signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
+            self._breakable = False
 
     @contextmanager
     def diverted(self, stop: Callable[[], None]) -> Iterator[None]:
@@ -81,7 +82,7 @@ class Interrupts:
 
     def in_main_thread(self, number: int, _frame: FrameType | None) -> None:
         """The handler proper. It must exist for the interpreter to write the number to the wake-up pipe."""
-        if self._asking:
+        if self._breakable:
             self.received = signal.Signals(number)
             raise cancelled_by(number)
 

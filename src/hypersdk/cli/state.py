@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from hypersdk.cli.config import Config, load_config
 from hypersdk.cli.output import Output
-from hypersdk.cli.signals import Interrupts
+from hypersdk.cli.signals import STOPPING, WARNING, Interrupts
 from hypersdk.transfer.cancel import CancelToken
 
 
@@ -23,10 +24,21 @@ class Cli:
         self.environ = environ
         self.stdin = stdin
         self.cancel = CancelToken()
-        self.interrupts = Interrupts(self.cancel, lambda text: output.note(text, style="yellow"))
+        self.interrupts = Interrupts(self.cancel, self._tell_of_signal, self._end_by_force)
         self.flags: dict[str, object] = {}
         self.config_path: Path | None = None
         self.debug = False
+        self.interactive = False
+        self.resumable = False
+        """Whether an export has begun, so that an interrupted run leaves something that --resume goes on with."""
+
+    def _tell_of_signal(self, text: str) -> None:
+        shorter = {STOPPING: "Stopping.", WARNING: "Still stopping. Once more to end by force."}
+        self.output.note(text if self.resumable else shorter.get(text, text), style="yellow")
+
+    def _end_by_force(self, status: int) -> None:
+        self.output.restore_terminal()
+        os._exit(status)
 
     @cached_property
     def config(self) -> Config:

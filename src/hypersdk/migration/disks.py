@@ -69,10 +69,17 @@ class DiskSet:
         except BaseException as error:
             meter.enter(Phase.CANCELLED if isinstance(error, Cancelled) else Phase.FAILED)
             raise
-        with self.run.changing():
-            record.receipt, record.size_bytes, record.sha256 = receipt, size, digest
+        self._patiently(lambda: self._note_done(record, receipt, size, digest), meter, cancel)
         self.outputs.close_disk(record)
         self.hash_later(record, cancel)
+
+    def _note_done(self, record: DiskRecord, receipt: Receipt, size: int, digest: str | None) -> None:
+        with self.run.changing():
+            record.receipt, record.size_bytes, record.sha256 = receipt, size, digest
+
+    def _patiently(self, save: Callable[[], None], meter: Meter, cancel: CancelToken) -> None:
+        """Saves the run file; waits for room as the images do, which may have taken the last of it."""
+        self.shared.space_gate(self.run.record.folder).patiently(save, cancel, meter.waiting)
 
     def _transfer(
         self, record: DiskRecord, source: DiskSource, identity: str, meter: Meter, cancel: CancelToken
@@ -84,7 +91,7 @@ class DiskSet:
             return PatientFile(file, gate, cancel, meter.waiting)
 
         with self.outputs.open(record, identity, patient) as disk:
-            self.run.save()  # the place inside an OVA is known now
+            self._patiently(self.run.save, meter, cancel)  # the place inside an OVA is known now
             receipt = transfer_disk(
                 source,
                 disk.writer,
@@ -95,6 +102,7 @@ class DiskSet:
                 retry=RetryPolicy(retries=self.spec.retries),
                 limit=self.shared.limit,
                 budget=self.shared.budget,
+                space=gate,
             )
             with target_errors(f"finishing {record.file_name}"):
                 return receipt, disk.file.size(), _digest_in_passing(disk)

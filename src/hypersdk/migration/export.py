@@ -203,7 +203,10 @@ class MachineExport:
         result = Publishing(plan.spec, plan.machine, plan.stem, work.run.record, work.outputs, finished).publish()
         if not problems:
             work.run.remove()
-        return result, not_restored(plan.machine.name, problems) if problems else None
+            return result, None
+        with work.run.changing() as record:
+            record.published = True
+        return result, not_restored(plan.machine.name, problems)
 
     def _copy(self, work: SourceWork, copy: MachineCopy) -> None:
         """Source prepared, watched while a snapshot of ours is on it, copied."""

@@ -13,11 +13,12 @@ Undone from the last to the first. An undo is idempotent: undoing what was never
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import Final
 
-from hypersdk.errors import HyperSDKError, NotRestored
+from hypersdk.errors import HyperSDKError, NotRestored, TargetError
 from hypersdk.migration.runfile import Change, ChangeKind, RunFile
 from hypersdk.model import Machine, Power
 from hypersdk.transfer.cancel import CancelToken
@@ -28,7 +29,7 @@ from hypersdk.vsphere.power import power_off, power_on, shutdown_guest
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot, remove_snapshot
 
-T = TypeVar("T")
+LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,17 @@ class SourceJournal:
     def lease_closed(self, lease: LeaseRecord) -> None:
         """To be called when the lease is completed or aborted."""
         data = asdict(lease)
-        with self._run.changing() as record:
-            for change in record.open_changes:
-                if change.kind is ChangeKind.LEASE and change.data == data:
-                    change.undone = True
+        for change in self._run.record.open_changes:
+            if change.kind is ChangeKind.LEASE and change.data == data:
+                self._note_undone(change)
+
+    def _note_undone(self, change: Change) -> None:
+        """That cannot be written down is no reason to leave the next change standing: undoing this one again does nothing."""
+        change.undone = True
+        try:
+            self._run.save()
+        except TargetError as error:
+            LOG.info("the journal could not be written: %s", error.message)
 
     def _change(self, kind: ChangeKind, data: dict[str, object]) -> _Making:
         return _Making(self._run, Change(kind, dict(data)))
@@ -117,8 +125,7 @@ class SourceJournal:
             except HyperSDKError as error:
                 problems.append(Problem(_DESCRIPTIONS[change.kind], error))
                 continue
-            with self._run.changing():
-                change.undone = True
+            self._note_undone(change)
         return problems
 
     def _undo_one(self, change: Change, cancel: CancelToken) -> None:

@@ -158,7 +158,7 @@ def _follow_own_changes(work: SourceWork) -> None:
 
 
 def undo_after(work: SourceWork, error: BaseException) -> None:
-    """Undoes what was changed after ``error`` ended the run; what fails is added to it as a note and stays in the run file.
+    """Undoes what was changed after ``error`` ended the run; what fails is added to it (field ``not_undone``) and stays in the run file.
 
     A cancelled run keeps its snapshot: it is resumable at that point in time. A failed one is undone whole.
     """
@@ -170,7 +170,17 @@ def undo_after(work: SourceWork, error: BaseException) -> None:
         if still:
             _follow_own_changes(work)
     except HyperSDKError as unreachable:
-        error.add_note(f"the source was not put back: {unreachable.message}; run `hyper2kvm cleanup`")
+        _add(error, f"the source was not put back: {unreachable.message}; run `hyper2kvm cleanup`")
         return
     for problem in problems:
-        error.add_note(f"not undone at the source: {problem.change}: {problem.error.message}; run `hyper2kvm cleanup`")
+        _add(error, f"not undone at the source: {problem.change}: {problem.error.message}; run `hyper2kvm cleanup`")
+
+
+def _add(error: BaseException, text: str) -> None:
+    """To the fields of an error that is told to people and programs, to the traceback of any other."""
+    if isinstance(error, HyperSDKError):
+        told = error.fields.setdefault("not_undone", [])
+        assert isinstance(told, list)
+        told.append(text)
+    else:
+        error.add_note(text)

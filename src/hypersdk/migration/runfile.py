@@ -94,7 +94,7 @@ class DiskRecord:
 @dataclass(slots=True)
 class RunRecord:
     """The whole of it. ``endpoint`` is ``user@host`` for people; no secret is in here. ``method``, ``proof`` and
-    ``descriptor`` are set by the copy."""
+    ``descriptor`` are set by the copy; ``published`` says that only the source waits to be put back."""
 
     run_id: str
     endpoint: str
@@ -110,6 +110,7 @@ class RunRecord:
     method: str | None = None
     proof: str | None = None
     descriptor: str | None = None
+    published: bool = False
 
     @property
     def open_changes(self) -> list[Change]:

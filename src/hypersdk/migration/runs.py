@@ -79,7 +79,8 @@ def clean_up(
     cancel: CancelToken,
     note: Callable[[str], None],
 ) -> CleanUp:
-    """Puts the source of the run in ``folder`` back as it was found. The copied data stay; the run stays resumable.
+    """Puts the source of the run in ``folder`` back as it was found. The copied data stay; the run stays resumable, or ends if
+    its files were published before.
 
     The temporary snapshot goes too with ``drop_snapshot`` or when it is older than ``SNAPSHOT_MAX_AGE``: what was copied of it
     is then copied again by a resume. Raises TargetError ``run_active`` while a process works on the run.
@@ -95,6 +96,8 @@ def clean_up(
             keep=() if drop else (ChangeKind.SNAPSHOT,), cancel=cancel
         )
         left = run.record.open_changes
+        if run.record.published and not left:
+            run.remove()
         kept = tuple(change.kind.value for change in left if change.kind is ChangeKind.SNAPSHOT and not drop)
         return CleanUp(tuple(change.kind.value for change in before if change not in left), kept, tuple(problems))
 

@@ -6,83 +6,109 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Final, NoReturn, TextIO, TypeVar
 
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.simulator.config import DEFAULT_PASSWORD, DEFAULT_USERNAME, SimulatorConfig
-from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.simulator.faults import MAX_SECONDS, Fault, FaultKind
 from hypersdk.simulator.server import Simulator
 from hypersdk.units import format_size, parse_size
 
-EPILOG = f"""\
-faults (--fault, may be given several times):
-  KIND[,after=SIZE][,times=N|always][,host=NAME][,disk=MACHINE[:INDEX]][,seconds=S][,rate=SIZE][,status=CODE]
-      [,retry-after=S][,method=CALL][,fault=TYPE]
-  kinds: {", ".join(FaultKind)}
-  by default a fault strikes once
+T = TypeVar("T")
+
+MAX_HOSTS: Final = 200
+
+EPILOG = """\
+faults:
+  --fault KIND[,OPTION=VALUE]...   may be given several times
+
+  of streams          reset disconnect short stall slow corrupt status
+                      nfc_exhausted
+  of leases, logins   lease_timeout lease_error session_expiry
+  of what is said     file_size_present file_size_wrong wrong_manifest
+                      no_manifest
+  of the rest         unreachable datastore_full call
+
+  after=SIZE          strikes after so many bytes; of datastore_full: bytes left
+  times=N|always      how often it strikes (once)
+  host=NAME           only on this ESXi host
+  disk=MACHINE[:N]    only this machine, or its disk N (from 0); of
+                      datastore_full: the datastore's name
+  seconds=S           how long a stall lasts (10)
+  rate=SIZE           bytes a second of slow (1MB)
+  status=CODE         HTTP status of status (500)
+  retry-after=S       its Retry-After header
+  method=CALL         API method of call and session_expiry
+  fault=TYPE          API fault of call (SystemError)
 
 examples:
   python -m hypersdk.simulator --vms 201
-  python -m hypersdk.simulator --vms 20 --rate 20MiB --fault reset,after=10MiB,times=2,disk=web-02:0
-  python -m hypersdk.simulator --esxi --fault call,method=ExportVm,fault=TaskInProgress,times=always
+  python -m hypersdk.simulator --rate 20MiB --fault stall,after=1MiB,seconds=20
+  python -m hypersdk.simulator --fault reset,after=10MiB,times=2,disk=web-02:0
+  python -m hypersdk.simulator --esxi \\
+      --fault call,method=ExportVm,fault=TaskInProgress,times=always
 """
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong the way the rest of the project does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, cause="A flag or value cannot be used.", next_step=f"See `{self.prog} --help`.")
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog="python -m hypersdk.simulator",
+        usage="%(prog)s [--listen ADDRESS:PORT] [--vms N] [OPTION]...",
         description="An embedded vCenter (or ESXi host) to try, rehearse and test exports against. It holds no real machines.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    add = made.add_argument
+    _add_inventory(made.add_argument_group("what is there"))
+    _add_access(made.add_argument_group("who gets in"))
+    _add_behaviour(made.add_argument_group("how it behaves"))
+    return made
+
+
+def _add_inventory(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--listen",
         default="127.0.0.1:8989",
         metavar="ADDRESS:PORT",
-        help="where to listen (default: %(default)s; port 0: any free one)",
+        help="where to listen (default: %(default)s; port 0: any free one). ESXi hosts listen on 127.0.0.2, 127.0.0.3 ...",
     )
-    add("--vms", type=_count, default=24, metavar="N", help="machines in the demo inventory (default: %(default)s)")
-    add("--hosts", type=_positive, default=4, metavar="N", help="ESXi hosts per datacenter (default: %(default)s)")
-    add("--datacenters", type=_positive, default=1, metavar="N", help="datacenters (default: %(default)s)")
+    add(
+        "--vms",
+        type=_whole(0, 100_000),
+        default=24,
+        metavar="N",
+        help="machines in the inventory (default: %(default)s)",
+    )
+    add("--hosts", type=_whole(1, 200), default=4, metavar="N", help="ESXi hosts per datacenter (default: %(default)s)")
+    add("--datacenters", type=_whole(1, 50), default=1, metavar="N", help="datacenters (default: %(default)s)")
     add(
         "--seed",
-        type=int,
+        type=_whole(0, 2**63),
         default=1,
+        metavar="N",
         help="another seed gives another inventory and other disks (default: %(default)s)",
     )
     add("--esxi", action="store_true", help="be a standalone ESXi host: one host, NFC URLs with '*'")
-    add("--username", default=DEFAULT_USERNAME, help="the one account (default: %(default)s)")
+    add("--datastore-size", type=_read(_some), metavar="SIZE", help="size of a datastore (default: 4TiB)")  # fmt: skip
+
+
+def _add_access(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--username", default=DEFAULT_USERNAME, metavar="NAME", help="the one account (default: %(default)s)")
     add("--password-file", type=Path, metavar="FILE", help="file with its password (default: the password 'simulator')")
-    add("--rate", type=_size, metavar="SIZE", help="limit of each data stream, in bytes a second, such as 20MiB")
-    add(
-        "--lease-timeout",
-        type=float,
-        default=300,
-        metavar="S",
-        help="seconds until a lease that nobody renews ends (default: %(default)s)",
-    )
-    add(
-        "--session-idle",
-        type=float,
-        default=1800,
-        metavar="S",
-        help="seconds until an idle session ends (default: %(default)s)",
-    )
-    add("--task-time", type=float, default=0.5, metavar="S", help="how long a task takes (default: %(default)s)")
-    add("--streams-per-host", type=_positive, metavar="N", help="a host refuses more NFC streams than this")
-    add("--datastore-size", type=_size, metavar="SIZE", help="size of a datastore (default: 4TiB)")
-    add(
-        "--delta-growth",
-        type=_size,
-        default=0,
-        metavar="SIZE",
-        help="bytes a second by which a running machine's snapshot grows",
-    )
+    add("--ca-file", type=Path, metavar="FILE", help="write the authority that signed its certificates there, as PEM")
     add(
         "--deny",
         action="append",
@@ -90,76 +116,191 @@ def parser() -> argparse.ArgumentParser:
         metavar="PRIVILEGE",
         help="take a privilege away, such as VApp.Export (may be repeated)",
     )
+    add("--free-licence", action="store_true", help="refuse exports as an ESXi host with a free licence does")
+    add("--session-idle", type=_seconds, default=1800, metavar="S",
+        help="seconds until an idle session ends (default: %(default)s)")  # fmt: skip
+
+
+def _add_behaviour(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--rate", type=_read(_some), metavar="SIZE", help="limit of each data stream, in bytes a second, such as 20MiB")
     add(
-        "--fault",
-        action="append",
-        default=[],
-        type=_fault,
-        metavar="FAULT",
-        help="make something go wrong, see below (may be repeated)",
+        "--streams-per-host",
+        type=_whole(1, 500),
+        metavar="N",
+        help="a host refuses more NFC streams than this: 'failed to allocate'",
     )
-    return made
+    add(
+        "--lease-timeout",
+        type=_seconds,
+        default=300,
+        metavar="S",
+        help="seconds until a lease that nobody renews ends (default: %(default)s)",
+    )
+    add(
+        "--lease-ready",
+        type=_seconds,
+        default=0.2,
+        metavar="S",
+        help="seconds until a lease is ready (default: %(default)s)",
+    )
+    add("--task-time", type=_seconds, default=0.5, metavar="S", help="seconds that a task takes (default: %(default)s)")
+    add(
+        "--file-size",
+        choices=("absent", "present"),
+        default="absent",
+        help="whether a lease tells the length of its streams (default: %(default)s, as ESXi does)",
+    )
+    add(
+        "--manifest",
+        choices=("sha256", "sha1", "absent"),
+        default="sha256",
+        help="best checksum of a lease's manifest (default: %(default)s)",
+    )
+    add(
+        "--page-size",
+        type=_whole(1, 100_000),
+        default=1000,
+        metavar="N",
+        help="most objects in one answer of the inventory (default: %(default)s)",
+    )
+    add(
+        "--delta-growth",
+        type=_read(parse_size),
+        default=0,
+        metavar="SIZE",
+        help="bytes a second by which a running machine's snapshot grows (default: 0)",
+    )
+    add("--fault", action="append", default=[], type=_read(Fault.parse), metavar="FAULT",
+        help="make something go wrong, see below (may be repeated)")  # fmt: skip
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) > 100_000:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number between 0 and 100000")
-    return int(text)
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} to {most}")
+        return int(text)
+
+    return read
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 200:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number between 1 and 200")
-    return int(text)
-
-
-def _size(text: str) -> int:
+def _seconds(text: str) -> float:
     try:
-        return parse_size(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(f"{error.message}. {error.next_step}") from error
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds from 0 to {MAX_SECONDS}")
+    return value
 
 
-def _fault(text: str) -> Fault:
-    try:
-        return Fault.parse(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(f"{error.message}. {error.next_step}") from error
+def _some(text: str) -> int:
+    size = parse_size(text)
+    if size == 0:
+        raise UsageError("0 is too little", next_step="Write a size such as 20MiB.")
+    return size
+
+
+def _read(reader: Callable[[str], T]) -> Callable[[str], T]:
+    """``reader`` with its errors told by the parser, which adds the flag's name."""
+
+    def read(text: str) -> T:
+        try:
+            return reader(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(f"{error.message}. {error.next_step}") from error
+
+    return read
 
 
 def config_of(args: argparse.Namespace) -> SimulatorConfig:
-    """The configuration that the flags ask for. Raises OSError when the password file cannot be read."""
-    password = args.password_file.read_text().rstrip("\n") if args.password_file else DEFAULT_PASSWORD
+    """The configuration that the flags ask for. Raises UsageError when they do not go together, or the password file cannot be read."""
+    if not args.esxi and args.hosts * args.datacenters > MAX_HOSTS:
+        raise UsageError(
+            f"{args.datacenters} datacenters with {args.hosts} hosts each are more than {MAX_HOSTS} hosts",
+            cause="Each host listens on an address of its own.",
+            next_step="Lower --hosts or --datacenters.",
+        )
     more = {"datastore_bytes": args.datastore_size} if args.datastore_size else {}
     return SimulatorConfig(
         listen=args.listen, vms=args.vms, hosts=args.hosts, datacenters=args.datacenters, seed=args.seed, esxi=args.esxi,
-        username=args.username, password=Secret(password), rate_bytes_s=args.rate, lease_timeout_s=args.lease_timeout,
-        session_idle_s=args.session_idle, task_s=args.task_time, nfc_streams_per_host=args.streams_per_host,
-        delta_bytes_s=args.delta_growth, denied_privileges=frozenset(args.deny), faults=tuple(args.fault), **more,
+        username=args.username, password=Secret(_password(args.password_file)), rate_bytes_s=args.rate,
+        lease_timeout_s=args.lease_timeout, lease_ready_s=args.lease_ready, session_idle_s=args.session_idle, task_s=args.task_time,
+        nfc_streams_per_host=args.streams_per_host, delta_bytes_s=args.delta_growth, denied_privileges=frozenset(args.deny),
+        faults=tuple(args.fault), page_objects=args.page_size, file_size=args.file_size, manifest=args.manifest,
+        free_licence=args.free_licence, **more,
     )  # fmt: skip
 
 
-def banner(simulator: Simulator, password_shown: str) -> str:
+def _password(file: Path | None) -> str:
+    if file is None:
+        return DEFAULT_PASSWORD
+    try:
+        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _file_error(file, "read", error) from error
+    if not password:
+        raise UsageError(
+            f"{file} holds no password", cause="The file is empty.", next_step="Write the password into it."
+        )
+    return password
+
+
+def _file_error(file: Path, what: str, error: OSError | UnicodeDecodeError) -> UsageError:
+    cause = error.strerror if isinstance(error, OSError) else "It is not UTF-8 text."
+    return UsageError(
+        f"{file} cannot be {what}", cause=cause or str(error), next_step="Give another file, or its right path."
+    )
+
+
+def check_names(simulator: Simulator, config: SimulatorConfig) -> None:
+    """Raises UsageError for a fault or privilege whose name nothing here bears: it would silently do nothing."""
+    known = simulator.known_names()
+    for privilege in sorted(config.denied_privileges - known.privileges):
+        raise _unknown("privilege", privilege, known.privileges)
+    for fault in config.faults:
+        if fault.host is not None and fault.host not in known.hosts:
+            raise _unknown("host", fault.host, known.hosts)
+        disks = known.datastores if fault.kind is FaultKind.DATASTORE_FULL else known.disks
+        if fault.disk is not None and fault.disk not in disks:
+            raise _unknown("datastore" if disks is known.datastores else "machine or disk", fault.disk, disks)
+
+
+def _unknown(what: str, name: str, known: frozenset[str]) -> UsageError:
+    listed = sorted(known)
+    some = ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
+    return UsageError(f"there is no {what} '{name}'", cause="A flag names it.", next_step=f"There are: {some}.")
+
+
+def banner(simulator: Simulator, *, show_password: bool) -> str:
     """What a newcomer needs: where it is, and lines to copy."""
     config = simulator.config
     kind = "ESXi host" if config.esxi else "vCenter"
+    count = len(simulator.machine_names())
     hosts = 1 if config.esxi else config.hosts * config.datacenters
+    where = "" if config.esxi else f" on {hosts} host{'s' if hosts != 1 else ''}"
     limit = f", {format_size(config.rate_bytes_s)}/s per stream" if config.rate_bytes_s else ""
+    password = f"'{simulator.password}'" if show_password else "...  # as in your file"
+    first, second = simulator.thumbprint_sha256[:48], simulator.thumbprint_sha256[48:]
     return f"""\
-Simulated {kind} with {len(simulator.machine_names())} machines on {hosts} host(s){limit}
-  {simulator.url}   SHA-256 {simulator.thumbprint_sha256}
+Simulated {kind} with {count} machine{"s" if count != 1 else ""}{where}{limit}
+
+  address   {simulator.url}
+  SHA-256   {first}
+            {second}
 
 Copy these lines into another terminal:
 
-  export GOVC_URL='{simulator.url}'
+  export GOVC_URL={simulator.url}
   export GOVC_USERNAME='{simulator.username}'
-  export GOVC_PASSWORD='{password_shown}'
+  export GOVC_PASSWORD={password}
   export GOVC_INSECURE=1
 
 and then, for example:
 
   hyper2kvm list
   hyper2kvm export boot-demo -o /tmp/boot-demo --format qcow2
+  govc find / -type m
 
 Press Ctrl-C to stop.
 """
@@ -167,20 +308,30 @@ Press Ctrl-C to stop.
 
 def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Runs until SIGINT or SIGTERM. Returns the exit status."""
-    stream = out or sys.stdout
-    flags = parser()
-    args = flags.parse_args(argv)
     try:
-        simulator = Simulator(config_of(args))
-        simulator.start()
-    except (OSError, ValueError) as error:
-        flags.exit(2, f"cannot start: {error}\n")
+        return _run(parser().parse_args(argv), out or sys.stdout)
+    except UsageError as error:
+        lines = (f"error: {error.message} [{error.code}]", f"  cause: {error.cause}", f"  next:  {error.next_step}")
+        print(*lines, sep="\n", file=sys.stderr)
+        return error.exit_status
+
+
+def _run(args: argparse.Namespace, out: TextIO) -> int:
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())
-    try:
-        print(banner(simulator, "..." if args.password_file else simulator.password), file=stream, flush=True)
+    config = config_of(args)
+    with Simulator(config) as simulator:
+        check_names(simulator, config)
+        if args.ca_file is not None:
+            _write_authority(simulator, args.ca_file)
+        print(banner(simulator, show_password=args.password_file is None), file=out, flush=True)
         ended.wait()
-    finally:
-        simulator.stop()
     return 0
+
+
+def _write_authority(simulator: Simulator, file: Path) -> None:
+    try:
+        file.write_bytes(simulator.ca_pem)
+    except OSError as error:
+        raise _file_error(file, "written", error) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from hypersdk.simulator import devices
@@ -61,6 +62,8 @@ class DiskState:
     folder: str
     image: DiskImage
     layers: tuple[Layer, ...] = field(default=())
+    written: datetime | None = None
+    """When its content was last changed; ``None`` for never."""
 
     def path(self, layer: Layer) -> str:
         """``[datastore] folder/name.vmdk`` of a layer."""

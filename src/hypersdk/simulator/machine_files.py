@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from hypersdk.simulator.disks import DiskState, unit_number
@@ -51,10 +52,11 @@ def _small(machine: Machine, path: str, kind: str, data: bytes) -> StoredFile:
     return _file(machine, path, kind, len(data), len(data), data)
 
 
-def _file(machine: Machine, path: str, kind: str, size: int, used: int, content: Any, **more: Any) -> StoredFile:
-    return StoredFile(
-        path, size, used, machine.reconfigured, kind, content, machine=machine.name, host=machine.host.name, **more
-    )
+def _file(
+    machine: Machine, path: str, kind: str, size: int, used: int, content: Any, written: datetime | None = None, **more: Any
+) -> StoredFile:  # fmt: skip
+    modified = max(machine.reconfigured, written) if written else machine.reconfigured
+    return StoredFile(path, size, used, modified, kind, content, machine=machine.name, host=machine.host.name, **more)
 
 
 def disk_files(machine: Machine, disk: DiskState) -> list[StoredFile]:
@@ -78,6 +80,7 @@ def disk_files(machine: Machine, disk: DiskState) -> list[StoredFile]:
                     size,
                     used,
                     disk.base_content(),
+                    written=disk.written if len(disk.layers) == 1 else None,
                     locked=locked,
                     disk_index=disk.index,
                 )

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from hypersdk.errors import UsageError
 from hypersdk.simulator import machine_view
+from hypersdk.simulator.authorization import PRIVILEGES
 from hypersdk.simulator.certificate import Authority, ServerCertificate
 from hypersdk.simulator.config import MachineSpec, SimulatorConfig
 from hypersdk.simulator.content import DiskImage
 from hypersdk.simulator.counters import Counters
-from hypersdk.simulator.entities import Host
+from hypersdk.simulator.entities import Datacenter, Host
 from hypersdk.simulator.faults import Fault, FaultBook, FaultKind
 from hypersdk.simulator.httpd import Listener, Site, listen
 from hypersdk.simulator.inventory import build
 from hypersdk.simulator.machine import Machine
 from hypersdk.simulator.platform import HostEndpoint, Platform
 from hypersdk.simulator.routes import Routes
+from hypersdk.simulator.world import now
 from hypersdk.units import MiB
 
+_LISTEN_CAUSES: Final = {
+    errno.EADDRINUSE: "Another program listens there, perhaps another simulator.",
+    errno.EADDRNOTAVAIL: "This machine has no such address.",
+    errno.EACCES: "Ports below 1024 need root.",
+}
 FIRST_HOST_ADDRESS: Final = 2
 """ESXi hosts listen on 127.0.0.2, 127.0.0.3 ... when vCenter listens on 127.0.0.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNames:
+    """What can be named in a fault: ``disks`` holds ``machine`` and ``machine:index``."""
+
+    hosts: frozenset[str]
+    disks: frozenset[str]
+    datastores: frozenset[str]
+    privileges: frozenset[str]
 
 
 class Simulator:
@@ -54,20 +74,26 @@ class Simulator:
         self.stop()
 
     def start(self) -> None:
-        """Opens the listeners. Raises OSError when the address is in use."""
-        main = listen(self.host, self._wanted_port)
-        self.port = main.getsockname()[1]
-        context = self._certificate.context()
-        self._listener.add(main, Site(self.host, self.port, context, None))
-        for number, host in enumerate(self._hosts()):
-            self._open_host(number, host)
+        """Opens the listeners. Raises UsageError when an address is in use or not this machine's."""
+        try:
+            self._open()
+        except UsageError:
+            self._listener.stop()
+            raise
         self._platform.world.start()
         self._platform.world.later(0, self._platform.sweep)
         self._listener.start()
         self._apply_routes()
 
+    def _open(self) -> None:
+        main = _listen(self.host, self._wanted_port)
+        self.port = main.getsockname()[1]
+        self._listener.add(main, Site(self.host, self.port, self._certificate.context(), None))
+        for number, host in enumerate(self._hosts()):
+            self._open_host(number, host)
+
     def stop(self) -> None:
-        """Ends all connections and threads."""
+        """Ends all connections and threads. Without effect once stopped."""
         self._platform.world.stop()
         self._listener.stop()
 
@@ -144,6 +170,18 @@ class Simulator:
             raise KeyError(f"{len(found)} machines are named {name!r}")
         return found[0]
 
+    def known_names(self) -> KnownNames:
+        """The names that faults and denied privileges may bear."""
+        with self._platform.world.lock:
+            machines = self._platform.machines()
+            disks = {f"{machine.spec.name}:{disk.index}" for machine in machines for disk in machine.disks}
+            return KnownNames(
+                hosts=frozenset(host.name for host in self._hosts()),
+                disks=frozenset(disks | {machine.spec.name for machine in machines}),
+                datastores=frozenset(store.name for store in self._platform.datastores(None)),
+                privileges=frozenset(PRIVILEGES),
+            )
+
     def machine_names(self) -> list[str]:
         """Names of all machines."""
         with self._platform.world.lock:
@@ -174,6 +212,7 @@ class Simulator:
         with self._platform.world.lock:
             disk = machine.disks[index]
             disk.image = disk.image.changed(list(blocks))
+            disk.written = now()
             machine.refresh_disk_devices()
             machine.touch()
 
@@ -187,13 +226,13 @@ class Simulator:
     def add_machine(self, spec: MachineSpec) -> Machine:
         """One more machine, in the first datacenter."""
         with self._platform.world.lock:
-            model = self._platform.machines()[0]
-            host = self._hosts()[spec.host % len(self._hosts())]
-            store = self._platform.datastore_named(spec.datastore, model.home)
-            folder = next(
-                entity for entity in model.lineage_up() if entity.ref.type == "Folder" and entity.name == "vm"
-            )
-            return self._platform.add_machine(spec, folder, host, store, model.networks)  # type: ignore[arg-type] # it is a folder
+            datacenter = self._platform.world.all(Datacenter)[0]
+            hosts = [host for host in self._hosts() if host.datacenter() is datacenter]
+            host = hosts[spec.host % len(hosts)]
+            stores = self._platform.datastores(datacenter)
+            store = self._platform.datastore_named(spec.datastore, stores[0])
+            networks = [host.networks[index % len(host.networks)] for index in range(spec.nics)]
+            return self._platform.add_machine(spec, datacenter.vm_folder, host, store, networks)
 
     def end_sessions(self) -> None:
         """Drops all sessions, as a restart of the service does."""
@@ -223,7 +262,7 @@ class Simulator:
             self._platform.endpoints[key] = HostEndpoint(self.host, self.port, self.thumbprint_sha1)
             return
         address = self._host_address(number)
-        listening = listen(address, self._host_port(address))
+        listening = _listen(address, self._host_port(address))
         port = listening.getsockname()[1]
         certificate: ServerCertificate = self._authority.issue(host.name, [host.name, address])
         site = Site(address, port, certificate.context(), key)
@@ -233,7 +272,7 @@ class Simulator:
 
     def _host_address(self, number: int) -> str:
         """An address of its own on the loopback network; elsewhere the server's address, on another port."""
-        if self.host == "localhost" or not ipaddress.ip_address(self.host).is_loopback or ":" in self.host:
+        if not ipaddress.ip_address(self.host).is_loopback or ":" in self.host:
             return self.host
         return str(ipaddress.ip_address("127.0.0.0") + FIRST_HOST_ADDRESS + number)
 
@@ -259,11 +298,37 @@ class Simulator:
 
 
 def _split(listen_on: str) -> tuple[str, int]:
-    """Host and port of ``127.0.0.1:8989`` or ``[::1]:8989``. Raises ValueError."""
+    """Host and port of ``127.0.0.1:8989`` or ``[::1]:8989``. Raises UsageError."""
     host, _, port = listen_on.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"'{listen_on}' is not an address like 127.0.0.1:8989")
-    return host.strip("[]"), int(port)
+    host = "127.0.0.1" if host == "localhost" else host.strip("[]")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    if address is None or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(
+            f"'{listen_on}' is not an address to listen on",
+            cause="It is not a numeric address and a port.",
+            next_step="Write it like 127.0.0.1:8989 or [::1]:8989; port 0 takes any free one.",
+        )
+    if address.is_unspecified:
+        raise UsageError(
+            f"'{host}' names all addresses of this machine",
+            cause="The simulator's answers name the address at which its ESXi hosts are reached: it has to be a single one.",
+            next_step="Give the one address by which clients will reach it, such as 127.0.0.1.",
+        )
+    return host, int(port)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    try:
+        return listen(address, port)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {address} port {port}: {error.strerror}",
+            cause=_LISTEN_CAUSES.get(error.errno or 0, "The system does not allow it."),
+            next_step="Choose another one with --listen ADDRESS:PORT; port 0 takes any free one.",
+        ) from error
 
 
 def _machine_state(machine: Machine) -> dict[str, Any]:

@@ -10,12 +10,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
-from hypersdk.errors import HyperSDKError
+from hypersdk.errors import HyperSDKError, IntegrityError
 from hypersdk.formats.image import BLOCK, ImageWriter
 from hypersdk.transfer.budget import EXHAUSTED_CODE, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
@@ -90,6 +90,19 @@ def transfer_disk(
         return copy.receipt(source, digests, found, clock() - started)
 
 
+@contextmanager
+def _named(label: str) -> Iterator[None]:
+    """What the decoder finds wrong it knows by its offset; the user must know the disk."""
+    try:
+        yield
+    except IntegrityError as error:
+        if error.message.startswith(label):
+            raise
+        raise IntegrityError(
+            f"{label}: {error.message}", code=error.code, cause=error.cause, next_step=error.next_step, **error.fields
+        ) from error
+
+
 def _hashes(source: StreamSource, hashes: Collection[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*hashes, *(["sha1"] if source.wants_sha1 else [])]))
 
@@ -131,7 +144,7 @@ class _Copy:
 
     def _stream_once(self, source: StreamSource, options: PassOptions) -> StreamDigests:
         slot = self.budget.stream(source.host, self.cancel, self.meter.waiting) if self.budget else nullcontext()
-        with slot, Crew(self.cancel, source.label) as crew, source.open(crew.token) as stream:
+        with _named(source.label), slot, Crew(self.cancel, source.label) as crew, source.open(crew.token) as stream:
             self.route = stream.route
             self.meter.begin_stream(stream.length_bytes, source.allocated_bytes)
             sink = self._sink(crew)

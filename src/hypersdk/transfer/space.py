@@ -135,12 +135,14 @@ class SpaceGate:
     def patiently(self, action: Callable[[], T], cancel: CancelToken, waiting: Waiting = unseen) -> T:
         """Runs ``action``; when the disk is full (or the quota used up), waits for room and runs it again, so it must be repeatable.
 
+        Full says an OSError, or the TargetError ``no_space`` that was made of it.
+
         Raises TargetError ``no_space`` after ``max_wait_s`` without success, Cancelled, and any other error of ``action`` as it is.
         """
         try:
             return action()
-        except OSError as error:
-            if error.errno not in FULL:
+        except (OSError, TargetError) as error:
+            if not _is_full(error):
                 raise
         with waiting(f"{self._folder} is full: waiting for room"):
             return self._again(action, cancel)
@@ -151,8 +153,8 @@ class SpaceGate:
             self._wait(deadline, cancel)
             try:
                 return action()
-            except OSError as error:
-                if error.errno not in FULL:
+            except (OSError, TargetError) as error:
+                if not _is_full(error):
                     raise
                 if self._clock() >= deadline:
                     raise self._given_up(error) from error
@@ -164,12 +166,16 @@ class SpaceGate:
             if self._free(self._folder) >= self._go_on_bytes or self._clock() >= deadline:
                 return
 
-    def _given_up(self, error: OSError) -> TargetError:
-        full = target_error(error, f"writing to {self._folder}")
+    def _given_up(self, error: OSError | TargetError) -> TargetError:
+        full = error if isinstance(error, TargetError) else target_error(error, f"writing to {self._folder}")
         return TargetError(
             f"{self._folder} stayed full for {format_duration(self._max_wait_s)}",
             code=NO_SPACE, cause=full.cause, folder=str(self._folder),
         )  # fmt: skip
+
+
+def _is_full(error: OSError | TargetError) -> bool:
+    return error.errno in FULL if isinstance(error, OSError) else error.code == NO_SPACE
 
 
 class PatientFile:

@@ -14,9 +14,9 @@ from typing import Any, Final
 from hypersdk.errors import NotRestored
 from hypersdk.model import Machine
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.operations import read_one, run_task
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import Element, child, child_text, kind_of, to_int
+from hypersdk.vsphere.soap import Element, child, child_text, kind_of, read_one, to_int
+from hypersdk.vsphere.tasks import run_task
 
 LOG: Final = logging.getLogger(__name__)
 DEVICES: Final = "config.hardware.device"

@@ -6,9 +6,8 @@ from typing import Final
 
 from hypersdk.errors import AccessError, LookupFailed, Refused
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.operations import read_one
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import Element, child_text, children, to_int
+from hypersdk.vsphere.soap import Element, child_text, children, read_one, to_int
 
 LAYOUT: Final = "layoutEx"
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from hypersdk.errors import HyperSDKError
+from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, format_duration, format_size
 from hypersdk.vsphere.certificate import PeerCertificate, peer_certificate, show_print
@@ -78,6 +78,8 @@ def run_doctor(
             return
     try:
         session = Session.connect(endpoint, cancel=cancel)
+    except Cancelled:
+        raise
     except HyperSDKError as exc:
         yield _failed("login", exc)
         return
@@ -106,12 +108,13 @@ def _reach(endpoint: Endpoint, now: Callable[[], datetime]) -> Iterator[Check]:
             Status.OK,
             f"{endpoint.host}:{endpoint.port} answers in {format_duration(time.monotonic() - started)}{way}",
         )
-        shown = peer_certificate(endpoint.host, endpoint.port, proxy=proxy)
     except OSError as exc:
         yield _failed("port", translate(exc, endpoint.address))
         return
-    except HyperSDKError as exc:
-        yield _failed("certificate", exc)
+    try:
+        shown = peer_certificate(endpoint.host, endpoint.port, proxy=proxy)
+    except (OSError, HyperSDKError) as exc:
+        yield _failed("certificate", translate(exc, endpoint.address))
         return
     yield _trust(endpoint, shown, now())
 
@@ -159,6 +162,8 @@ def _inside(session: Session, machine: str | None, cancel: CancelToken, now: Cal
             moref = find_machine(
                 list_machines(session, cancel=cancel, disks=False), machine, datacenter=session.endpoint.datacenter
             ).moref
+        except Cancelled:
+            raise
         except HyperSDKError as exc:
             yield _failed("machine", exc)
     checks: dict[str, Callable[[], Iterator[Check]]] = {
@@ -172,6 +177,8 @@ def _inside(session: Session, machine: str | None, cancel: CancelToken, now: Cal
         cancel.check()
         try:
             yield from check()
+        except Cancelled:
+            raise
         except HyperSDKError as exc:
             yield _failed(name, exc, Status.WARN)
 
@@ -257,8 +264,13 @@ def _hosts(session: Session, cancel: CancelToken) -> Iterator[Check]:
     names = sorted(
         (decode_name(item.text("name") or item.moref), item.text("runtime.connectionState") or "") for item in hosts
     )
-    with ThreadPoolExecutor(HOSTS_AT_ONCE, thread_name_prefix="doctor") as pool:
-        yield from pool.map(lambda entry: _host(session.endpoint, *entry), names)
+    pool = ThreadPoolExecutor(HOSTS_AT_ONCE, thread_name_prefix="doctor")
+    try:
+        for check in pool.map(lambda entry: _host(session.endpoint, *entry), names):
+            cancel.check()
+            yield check
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _host(endpoint: Endpoint, name: str, state: str) -> Check:

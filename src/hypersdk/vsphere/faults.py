@@ -10,7 +10,8 @@ import http.client
 import re
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 from xml.parsers.expat import ExpatError
@@ -25,7 +26,7 @@ from hypersdk.errors import (
     TransientError,
     register,
 )
-from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN, TLS_FAILED
+from hypersdk.vsphere.certificate import CERTIFICATE_CHANGED, CERTIFICATE_UNKNOWN, TLS_FAILED
 
 LOGIN_REFUSED: Final = register(
     "login_refused",
@@ -220,6 +221,20 @@ def translate(exc: BaseException, peer: str = "the server") -> HyperSDKError:
     if "MethodFault" in names:
         return fault_error(names, _fault_text(exc), **_fault_fields(exc))
     raise exc
+
+
+@contextmanager
+def retried_when_away() -> Iterator[None]:
+    """A server that cannot be reached inside is a TransientError outside: in the middle of an export that is a matter of retries.
+
+    A certificate that is not to be trusted stays what it is: no further try makes it better.
+    """
+    try:
+        yield
+    except ConnectError as error:
+        if error.code in (CERTIFICATE_CHANGED, CERTIFICATE_UNKNOWN):
+            raise
+        raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
 
 def _described(exc: BaseException) -> str:

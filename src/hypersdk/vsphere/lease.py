@@ -20,8 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import TracebackType
 from typing import Final
@@ -29,10 +28,10 @@ from typing import Final
 from hypersdk.errors import (
     MANIFEST_MISMATCH,
     AccessError,
-    Cancelled,
     ConnectError,
     HyperSDKError,
     IntegrityError,
+    LookupFailed,
     SourceError,
     TransientError,
     register,
@@ -40,15 +39,18 @@ from hypersdk.errors import (
 from hypersdk.formats.ovf import place_in_key
 from hypersdk.model import Disk
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.retry import Attempts, RetryPolicy
 from hypersdk.transfer.source import ByteStream, StreamDigests
+from hypersdk.units import format_duration
 from hypersdk.vsphere import nfc
-from hypersdk.vsphere.faults import BUSY
+from hypersdk.vsphere.faults import BUSY, retried_when_away
 from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, SessionCookie
-from hypersdk.vsphere.machine import read_machine
+from hypersdk.vsphere.machine import read_machine, read_snapshot_disks
 from hypersdk.vsphere.routes import Routes
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.sources import LeaseDiskSource
 from hypersdk.vsphere.stale import LeaseRecord, end_quietly, release_stale
+from hypersdk.vsphere.tasks import BUSY_PATIENCE_S, running_tasks
 
 __all__ = ["LeaseDiskSource", "LeaseRecord", "LeasedExport", "Verdict", "release_stale"]
 
@@ -63,10 +65,15 @@ LEASE_LOST: Final = register(
 RENEWALS_PER_TIMEOUT: Final = 5
 """A lease of the usual 300 s hears of us every minute, so that four calls may fail before it is lost."""
 RENEW_AT_MOST_S: Final = 60.0
-BUSY_PATIENCE_S: Final = 60.0
-"""vCenter calls a machine busy for some seconds after an earlier lease has ended."""
+RENEW_AGAIN_S: Final = 5.0
+"""After a renewal that the server did not answer, which may have taken minutes of the time-out."""
 BUSY_PAUSE_S: Final = 1.0
-_ABORTED_TRIES: Final = 3
+TURN_S: Final = 0.25
+"""How often a stream that waits for others to open the lease looks at its cancel token."""
+KEEPER_WAIT_S: Final = 5.0
+"""A renewal that hangs does not hold up the end; its thread dies with the answer."""
+_ABORT_TRIES: Final = 3
+_ABORT_PAUSE_S: Final = 0.5
 
 _ROUTES: weakref.WeakKeyDictionary[Session, Routes] = weakref.WeakKeyDictionary()
 _ROUTES_LOCK: Final = threading.Lock()
@@ -96,12 +103,20 @@ class _Held:
     sha256: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    """Where a file's stream was last opened: on which lease, and how often on that one."""
+
+    lease: str
+    times: int
+
+
 class LeasedExport:
     """The export of one machine, or of one of its snapshots. A context manager: leaving it aborts what ``complete`` did not end.
 
     ``on_opened`` hears of each lease before the server is asked for it (its ``lease_moref`` is empty then) and again when the server
     has named it; ``on_closed`` when that record needs no undo any more. ``same_point`` is asked before a lost lease is replaced, and raises
-    where the machine is not provably at the point in time that the first one was of.
+    where the machine is not provably at the point in time that the first one was of. ``on_wait`` hears what is waited for, for people.
 
     Entering raises what the server refuses the export with; nothing is open then.
     """
@@ -116,7 +131,9 @@ class LeasedExport:
         cancel: CancelToken,
         on_opened: Callable[[LeaseRecord], None],
         on_closed: Callable[[LeaseRecord], None],
+        on_wait: Callable[[str], None] = LOG.info,
         routes: Routes | None = None,
+        retry: RetryPolicy | None = None,
     ) -> None:
         self._session = session
         self._moref = moref
@@ -125,10 +142,13 @@ class LeasedExport:
         self._cancel = cancel
         self._on_opened = on_opened
         self._on_closed = on_closed
+        self._on_wait = on_wait
         self._routes = routes or routes_of(session)
+        self._retry = retry or RetryPolicy()
         self._lock = threading.Lock()
         self._held: _Held | None = None
-        self._delivered: dict[str, str] = {}  # file key -> moref of the lease that its stream was last opened on
+        self._unanswered: LeaseRecord | None = None  # a request whose answer was lost: there may be a lease
+        self._deliveries: dict[str, _Delivery] = {}  # by file key
         self._opened_at = time.monotonic()
         self._percent = 0
         self._stopped = threading.Event()
@@ -137,7 +157,7 @@ class LeasedExport:
 
     def __enter__(self) -> LeasedExport:
         try:
-            held = self._open(self._cancel)
+            held = self._open_first()
             self._held = held
             self.sources = self._make_sources(held)
         except BaseException:
@@ -150,8 +170,7 @@ class LeasedExport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped.set()
-        if self._keeper.is_alive():
-            self._keeper.join()
+        self._keeper.join(KEEPER_WAIT_S)
         self._abort()
 
     @property
@@ -171,11 +190,12 @@ class LeasedExport:
         entries, lease = self._manifest()
         verdicts, wrong = {}, []
         for key, stream in streams.items():
-            if lease and self._delivered.get(key) != lease:
+            delivery = self._deliveries.get(key)
+            if delivery is None or delivery.lease != lease:
                 verdicts[key] = Verdict.LOST
                 continue
             entry = entries.get(key)
-            same = None if entry is None else _compare(entry, stream)
+            same = None if entry is None else _compare(entry, stream, delivery.times)
             if same is False:
                 wrong.append(self._label(key))
             verdicts[key] = Verdict.PROVED if same else Verdict.UNPROVED
@@ -202,6 +222,17 @@ class LeasedExport:
 
     # Opening
 
+    def _open_first(self) -> _Held:
+        """The first lease. A host that cannot make it just now, for want of memory or time, is asked again."""
+        attempts = Attempts(self._retry)
+        while True:
+            try:
+                return self._open(self._cancel)
+            except TransientError as error:
+                wait_s = attempts.failed(error)
+                self._on_wait(f"{error.message}; trying again in {format_duration(wait_s)}")
+            self._cancel.sleep(wait_s)
+
     def _open(self, cancel: CancelToken) -> _Held:
         """A lease that is ready, its digests chosen. Raises what the server answers; what was opened is closed again then."""
         record = self._request(cancel)
@@ -209,14 +240,19 @@ class LeasedExport:
             info = nfc.wait_until_ready(self._session, record.lease_moref, cancel=cancel)
             keys = [file.key for file in info.files if file.is_disk]
             sha256 = nfc.ask_for_sha256(self._session, record.lease_moref, keys)
-        except BaseException:
+        except BaseException as error:
             self._end(record)
+            if isinstance(error, LookupFailed):
+                raise TransientError(
+                    f"the lease ended before it was ready: {error.message}", code=LEASE_LOST
+                ) from error
             raise
         self._opened_at = time.monotonic()
         return _Held(record, info, {file.key: file for file in info.files}, sha256)
 
     def _request(self, cancel: CancelToken) -> LeaseRecord:
         """Asks for the export, written down before and after. A machine that is busy is waited for: an earlier lease may just be ending."""
+        self._release_unanswered(cancel)
         until = time.monotonic() + BUSY_PATIENCE_S
         while True:
             try:
@@ -224,37 +260,50 @@ class LeasedExport:
             except HyperSDKError as error:
                 if error.code != BUSY or time.monotonic() > until:
                     raise
+                self._on_wait(f"another operation holds the machine: {error.message}")
             cancel.sleep(BUSY_PAUSE_S)
 
     def _request_once(self, cancel: CancelToken) -> LeaseRecord:
-        earlier = nfc.running_tasks(self._session, self._moref, cancel)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        earlier = [task.moref for task in running_tasks(self._session, self._moref, cancel=cancel)]
+        now = self._session.server_time().isoformat(timespec="seconds")
         planned = LeaseRecord(self._session.key, "", None, now, self._moref)
         self._on_opened(planned)
         try:
             lease = nfc.request_lease(self._session, self._moref, self._snapshot)
         except ConnectError:
-            raise  # whether the server has opened it is not known: the record stays, for the undo
+            self._unanswered = planned  # whether the server has opened it is not known: the record stays, for the undo
+            raise
         except HyperSDKError:
             self._on_closed(planned)
             raise
-        record = LeaseRecord(self._session.key, lease, self._task(earlier), now, self._moref)
-        self._on_opened(record)
+        try:
+            record = LeaseRecord(self._session.key, lease, self._task(earlier), now, self._moref)
+            self._on_opened(record)
+        except BaseException:
+            end_quietly(self._session, lease)
+            raise
         self._on_closed(planned)
         return record
+
+    def _release_unanswered(self, cancel: CancelToken) -> None:
+        """What an earlier request may have opened would keep the machine busy for the next."""
+        if self._unanswered is not None:
+            release_stale(self._session, self._unanswered, cancel=cancel, on_wait=self._on_wait)
+            self._on_closed(self._unanswered)
+            self._unanswered = None
 
     def _task(self, earlier: Collection[str]) -> str | None:
         """The task of the export that was just asked for; None where the server shows none. Not knowing it is no reason to fail."""
         try:
-            running = nfc.running_tasks(self._session, self._moref, CancelToken())
+            running = running_tasks(self._session, self._moref, cancel=CancelToken())
         except HyperSDKError as error:
             LOG.info("the export's task is not known: %s", error.message)
             return None
-        fresh = [task for task, what in running.items() if task not in earlier and "export" in what.lower()]
+        fresh = [task.moref for task in running if task.exports and task.moref not in earlier]
         return fresh[-1] if fresh else None
 
     def _make_sources(self, held: _Held) -> list[LeaseDiskSource]:
-        disks = read_machine(self._session, self._moref).disks
+        disks = self._disks()
         files = [file for file in held.info.files if file.is_disk]
         return [
             LeaseDiskSource(
@@ -271,6 +320,15 @@ class LeasedExport:
             for disk, file in match_disks(disks, files)
         ]
 
+    def _disks(self) -> Sequence[Disk]:
+        """The disks that the lease is of: a snapshot has those of its time, which need not be the machine's of today."""
+        now = read_machine(self._session, self._moref, cancel=self._cancel).disks
+        if self._snapshot is None:
+            return now
+        used = {disk.key: disk.used_bytes for disk in now}
+        then = read_snapshot_disks(self._session, self._snapshot, cancel=self._cancel)
+        return [replace(disk, used_bytes=used.get(disk.key)) for disk in then] or now
+
     # Streams
 
     @contextmanager
@@ -279,44 +337,56 @@ class LeasedExport:
         file = held.files.get(source.lease_key)
         if file is None:
             raise SourceError(f"the lease that was opened anew does not offer {source.label}", code=LEASE_LOST)
-        self._delivered[file.key] = held.record.lease_moref
+        self._note_delivery(file.key, held.record.lease_moref)
         with self._connect(file, cancel) as body:
             yield body
+
+    def _note_delivery(self, key: str, lease: str) -> None:
+        before = self._deliveries.get(key)
+        times = before.times if before is not None and before.lease == lease else 0
+        self._deliveries[key] = _Delivery(lease, times + 1)
 
     def _connect(self, file: nfc.DeviceUrl, cancel: CancelToken) -> AbstractContextManager[ByteStream]:
         endpoint = self._session.endpoint
         cookie = SessionCookie(endpoint.host, endpoint.port, self._session.cookie_value())
         try:
-            return self._routes.open(file.url, file.pin, cookie=cookie, cancel=cancel)
-        except ConnectError as error:
-            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
+            with retried_when_away():
+                return self._routes.open(file.url, file.pin, cookie=cookie, cancel=cancel)
         except SourceError as error:
             # A lease that has just ended refuses its files; the next try asks for its state and opens another.
-            if error.code != HTTP_REFUSED or self._is_ready():
+            if error.code != HTTP_REFUSED or self._is_ready(cancel):
                 raise
             raise TransientError(f"the lease has ended: {error.message}", code=LEASE_LOST) from error
 
-    def _is_ready(self) -> bool:
-        with self._lock:
+    def _is_ready(self, cancel: CancelToken) -> bool:
+        with self._turn(cancel):
             held = self._held
-        return held is not None and self._state(held, CancelToken()) == nfc.READY
+        return held is not None and self._state(held, cancel) == nfc.READY
 
     def _current(self, cancel: CancelToken) -> _Held:
         """The lease, if it is still there; else a new one of the same point in time. Other streams wait meanwhile."""
-        with self._lock:
-            if self._held is not None and self._state(self._held, cancel) != nfc.READY:
-                self._lost(self._held, cancel)
-            if self._held is None:
-                self._held = self._reopened(cancel)
+        with self._turn(cancel):
+            if self._held is None or self._state(self._held, cancel) != nfc.READY:
+                self._held = self._reopened(self._held, cancel)
             return self._held
 
-    def _reopened(self, cancel: CancelToken) -> _Held:
-        """Another lease of the same point. A vCenter that is away for the moment is a matter of retries: the export was well begun."""
+    @contextmanager
+    def _turn(self, cancel: CancelToken) -> Iterator[None]:
+        """The lock. A stream that is cancelled does not wait for the one that opens the lease anew, which may take minutes."""
+        while not self._lock.acquire(timeout=TURN_S):
+            cancel.check()
         try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _reopened(self, lost: _Held | None, cancel: CancelToken) -> _Held:
+        """Another lease of the same point. A vCenter that is away for the moment is a matter of retries: the export was well begun."""
+        with retried_when_away():
+            if lost is not None:
+                self._release(lost, cancel)
             self._same_point()
             return self._open(cancel)
-        except ConnectError as error:
-            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
     def _state(self, held: _Held, cancel: CancelToken) -> str | None:
         try:
@@ -324,9 +394,9 @@ class LeasedExport:
         except (ConnectError, AccessError) as error:
             raise TransientError(f"the lease could not be looked at: {error.message}", cause=error.cause) from error
 
-    def _lost(self, held: _Held, cancel: CancelToken) -> None:
+    def _release(self, held: _Held, cancel: CancelToken) -> None:
         LOG.info("the lease %s is lost", held.record.lease_moref)
-        release_stale(self._session, held.record, cancel=cancel, on_wait=LOG.info)
+        release_stale(self._session, held.record, cancel=cancel, on_wait=self._on_wait)
         self._held = None
         self._on_closed(held.record)
 
@@ -334,14 +404,22 @@ class LeasedExport:
 
     def _keep_alive(self) -> None:
         """Renews the lease, whether bytes flow or not. A failure is left to the streams: they see whether the lease is still there."""
-        while not self._stopped.wait(self._interval_s()):
-            held = self._held
-            if held is None:
-                continue
-            try:
-                nfc.renew(self._session, held.record.lease_moref, self._percent)
-            except HyperSDKError as error:
-                LOG.info("the lease could not be renewed: %s", error.message)
+        pause_s = self._interval_s()
+        while not self._stopped.wait(pause_s):
+            answered = self._renew()
+            pause_s = self._interval_s() if answered else min(self._interval_s(), RENEW_AGAIN_S)
+
+    def _renew(self) -> bool:
+        """False when the server did not answer."""
+        held = self._held
+        if held is None:
+            return True
+        try:
+            nfc.renew(self._session, held.record.lease_moref, self._percent)
+        except HyperSDKError as error:
+            LOG.info("the lease could not be renewed: %s", error.message)
+            return not isinstance(error, ConnectError)
+        return True
 
     def _interval_s(self) -> float:
         held = self._held
@@ -349,18 +427,20 @@ class LeasedExport:
         return min(timeout_s / RENEWALS_PER_TIMEOUT, RENEW_AT_MOST_S)
 
     def _manifest(self) -> tuple[dict[str, nfc.ManifestEntry], str]:
-        """The server's manifest and the lease that it is of; empty where that lease is gone, which leaves its disks unproved."""
+        """The server's manifest and the lease that it is of; no lease where it is gone, and its manifest with it."""
         with self._lock:
             held = self._held
         if held is None:
             return {}, ""
         try:
             return nfc.manifest(self._session, held.record.lease_moref), held.record.lease_moref
-        except Cancelled:
-            raise
         except HyperSDKError as error:
             LOG.info("no manifest from the server: %s", error.message)
-            return {}, ""
+        try:
+            ready = self._state(held, CancelToken()) == nfc.READY
+        except TransientError:
+            ready = False
+        return {}, held.record.lease_moref if ready else ""
 
     def _label(self, key: str) -> str:
         return next((source.label for source in self.sources if source.lease_key == key), key)
@@ -373,14 +453,21 @@ class LeasedExport:
 
     def _end(self, record: LeaseRecord) -> None:
         """Aborts a lease; one that may still be there stays in the journal, for the undo."""
-        for _ in range(_ABORTED_TRIES):
+        for _ in range(_ABORT_TRIES):
             if end_quietly(self._session, record.lease_moref):
                 self._on_closed(record)
                 return
+            time.sleep(_ABORT_PAUSE_S)
 
 
-def _compare(entry: nfc.ManifestEntry, stream: StreamDigests) -> bool | None:
-    """Whether the strongest digest that both sides have is the same; None where they share none."""
+def _compare(entry: nfc.ManifestEntry, stream: StreamDigests, times: int) -> bool | None:
+    """Whether the strongest digest that both sides have is the same; None where they share none.
+
+    Of a stream that was opened several ``times`` on one lease it is not known what a server counts: the last one, or all. Where its
+    length shows that it is not what was received, its digest is not of that either.
+    """
+    if times > 1 and entry.size_bytes not in (None, stream.length_bytes):
+        return None
     for theirs, ours in ((entry.sha256, stream.sha256), (entry.sha1, stream.sha1)):
         if theirs and ours:
             return hmac.compare_digest(theirs, ours)
@@ -391,13 +478,13 @@ def match_disks(disks: Sequence[Disk], files: Sequence[nfc.DeviceUrl]) -> list[t
     """Which disk each file of a lease is of.
 
     By controller and unit, which stand in the key that vSphere gives (``/vm-42/ParaVirtualSCSIController0:1``); else by the name of its
-    backing file; else, where what is left is as many on both sides, by the order of the device list, which leases keep. A disk
-    without a file is left out. A wrong guess would not pass: the stream's capacity is compared with the disk's.
+    backing file; else, where the keys tell no places and what is left is as many on both sides, by the order of the device list, which
+    leases keep. What has no partner is left out. A wrong guess would hardly pass: the stream's capacity is compared with the disk's.
     """
     pairs: list[tuple[Disk, nfc.DeviceUrl]] = []
-    left = list(disks)
-    others = []
+    left, others = list(disks), []
     by_place = {(disk.bus, disk.bus_number, disk.unit_number): disk for disk in disks}
+    placed = {place for file in files if (place := place_in_key(file.key)) in by_place}
     for file in files:
         place = place_in_key(file.key)
         disk = by_place.get(place) if place else None
@@ -405,7 +492,7 @@ def match_disks(disks: Sequence[Disk], files: Sequence[nfc.DeviceUrl]) -> list[t
         if disk in left:
             left.remove(disk)
             pairs.append((disk, file))
-        else:
+        elif place is None or not placed:
             others.append(file)
     if len(left) == len(others):
         pairs += zip(left, others, strict=True)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from hypersdk.errors import LookupFailed, Refused, register
-from hypersdk.model import DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Power, SnapshotNode
+from hypersdk.model import Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Power, SnapshotNode
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.devices import boot_order, read_hardware
 from hypersdk.vsphere.faults import OBJECT_GONE, clean_text
@@ -21,6 +21,7 @@ from hypersdk.vsphere.soap import (
     child_text,
     children,
     kind_of,
+    parse_time,
     read_objects,
     read_one,
     to_int,
@@ -107,27 +108,16 @@ def read_datastores(session: Session, moref: str, *, cancel: CancelToken | None 
 
 def read_point(session: Session, moref: str, *, cancel: CancelToken | None = None) -> PointFacts:
     """The facts that prove two looks at a machine to be of the same point in time. Raises LookupFailed ``object_gone``."""
-    token = cancel or CancelToken()
-
-    item = session.call(
-        lambda: read_one(
-            session, filter_spec(session.ref("VirtualMachine", moref), {"VirtualMachine": _POINT}), cancel=token
-        )
-    )
-    if item is None:
-        raise _gone(moref)
-    return _point(item)
+    return _point(read_one(session, "VirtualMachine", moref, _POINT, cancel=cancel or CancelToken()))
 
 
-def parse_time(text: str | None) -> datetime | None:
-    """An ``xsd:dateTime`` in UTC; one without a zone is UTC. None when unset or not valid."""
-    if not text:
-        return None
-    try:
-        time = datetime.fromisoformat(text.strip()[:40])
-    except ValueError:
-        return None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+def read_snapshot_disks(session: Session, snapshot: str, *, cancel: CancelToken | None = None) -> tuple[Disk, ...]:
+    """The disks that a snapshot holds, as they were attached then; empty where the server does not show its configuration.
+
+    The machine's own list may differ by now: a disk was added, removed, or another one put in its place. Raises LookupFailed ``object_gone``.
+    """
+    found = read_one(session, "VirtualMachineSnapshot", snapshot, [DEVICES], cancel=cancel or CancelToken())
+    return read_hardware(found.items(DEVICES), networks={}, datastores={}, used={}).disks
 
 
 @dataclass(slots=True)

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import logging
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from hypersdk.errors import HyperSDKError, LookupFailed, SourceError, TransientError, UsageError, register
+from hypersdk.errors import HyperSDKError, LookupFailed, Refused, SourceError, TransientError, UsageError, register
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.certificate import normal_print
 from hypersdk.vsphere.faults import NOT_SUPPORTED, clean_text
-from hypersdk.vsphere.operations import read_one
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import Element, ObjectProperties, child_text, children, localized_fault, read_objects, to_int
-from hypersdk.vsphere.specs import filter_spec, traversal
-from hypersdk.vsphere.tasks import RUNNING
+from hypersdk.vsphere.soap import Element, ObjectProperties, child_text, children, localized_fault, read_one, to_int
 from hypersdk.vsphere.wire import BAD_REPLY
+
+LOG: Final = logging.getLogger(__name__)
 
 LEASE_NOT_READY: Final = register(
     "lease_not_ready",
@@ -65,10 +66,11 @@ class LeaseInfo:
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """What the server says it sent of one file. Digests are lower-case hex, None where it has none."""
+    """What the server says it sent of one file. Digests are lower-case hex, None where it has none; ``size_bytes`` too."""
 
     sha1: str | None
     sha256: str | None
+    size_bytes: int | None
 
 
 def request_lease(session: Session, moref: str, snapshot: str | None) -> str:
@@ -82,24 +84,6 @@ def request_lease(session: Session, moref: str, snapshot: str | None) -> str:
     return session.call(ask)
 
 
-def running_tasks(session: Session, moref: str, cancel: CancelToken) -> dict[str, str]:
-    """Queued and running tasks of a machine: moref -> what it does (``descriptionId``)."""
-
-    def read() -> dict[str, str]:
-        spec = filter_spec(
-            session.ref("VirtualMachine", moref),
-            {"Task": ["info.state", "info.descriptionId"]},
-            select=[traversal("VirtualMachine", "recentTask")],
-            skip=True,
-        )
-        found = read_objects(session, [spec], cancel=cancel)
-        return {
-            task.moref: task.text("info.descriptionId") or "" for task in found if task.text("info.state") in RUNNING
-        }
-
-    return session.call(read)
-
-
 def lease_state(session: Session, lease: str, cancel: CancelToken) -> str | None:
     """``initializing``, ``ready``, ``done`` or ``error``; None when the lease is gone (timed out, ended, or its session ended)."""
     try:
@@ -110,17 +94,17 @@ def lease_state(session: Session, lease: str, cancel: CancelToken) -> str | None
 
 def wait_until_ready(session: Session, lease: str, *, cancel: CancelToken) -> LeaseInfo:
     """Waits for ``ready`` and returns what can be downloaded. Raises what the lease's error means; TransientError ``lease_not_ready``."""
-    pause_s, waited_s = FIRST_LOOK_S, 0.0
+    pause_s, started = FIRST_LOOK_S, time.monotonic()
     while True:
         now = read_one(session, "HttpNfcLease", lease, ["state", "info", "error"], cancel=cancel)
         if now.text("state") == READY:
             return lease_info(now)
         if now.text("state") != INITIALIZING:
             raise _ended(now)
-        if waited_s >= READY_TIMEOUT_S:
-            raise TransientError(f"the export was not ready after {waited_s:.0f} s", code=LEASE_NOT_READY)
+        if time.monotonic() - started >= READY_TIMEOUT_S:
+            raise TransientError(f"the export was not ready after {READY_TIMEOUT_S:.0f} s", code=LEASE_NOT_READY)
         cancel.sleep(pause_s)
-        waited_s, pause_s = waited_s + pause_s, min(pause_s * 1.5, LAST_LOOK_S)
+        pause_s = min(pause_s * 1.5, LAST_LOOK_S)
 
 
 def _ended(now: ObjectProperties) -> HyperSDKError:
@@ -161,14 +145,17 @@ def _pin(element: Element) -> str | None:
     certificate, thumbprint = child_text(element, "sslCertificate"), child_text(element, "sslThumbprint")
     try:
         if certificate:
-            return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
+            return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.strip())).hexdigest()
         return normal_print(thumbprint) if thumbprint else None
     except (UsageError, ValueError, binascii.Error) as error:
         raise SourceError("the lease names a certificate that cannot be read", code=BAD_REPLY) from error
 
 
 def ask_for_sha256(session: Session, lease: str, keys: Sequence[str]) -> bool:
-    """Asks for a manifest with SHA-256 (vSphere 6.7 and later); to be called before the first byte. False where it stays SHA-1."""
+    """Asks for a manifest with SHA-256 (vSphere 6.7 and later); to be called before the first byte. False where it stays SHA-1.
+
+    Whatever the server has against it: the manifest has SHA-1 in any case.
+    """
 
     def ask() -> None:
         from pyVmomi import vim
@@ -178,9 +165,8 @@ def ask_for_sha256(session: Session, lease: str, keys: Sequence[str]) -> bool:
 
     try:
         session.call(ask)
-    except HyperSDKError as error:
-        if error.code != NOT_SUPPORTED and error.fields.get("fault") not in ("InvalidArgument", "InvalidRequest"):
-            raise
+    except (Refused, SourceError) as error:
+        LOG.info("the server's manifest stays with SHA-1: %s", error.message)
         return False
     return True
 
@@ -198,14 +184,15 @@ def manifest(session: Session, lease: str) -> dict[str, ManifestEntry]:
         if error.code != NOT_SUPPORTED:
             raise
         return {}
-    return {str(entry.key): _entry(entry.sha1, entry.checksum, entry.checksumType) for entry in entries or ()}
+    return {str(entry.key): _entry(entry) for entry in entries or ()}
 
 
-def _entry(sha1: str | None, checksum: str | None, kind: str | None) -> ManifestEntry:
-    name = (kind or "").lower().replace("-", "")
+def _entry(entry: Any) -> ManifestEntry:
+    kind = (entry.checksumType or "").lower().replace("-", "")
     return ManifestEntry(
-        sha1=_digest(checksum if name == "sha1" and not sha1 else sha1, 40),
-        sha256=_digest(checksum, 64) if name == "sha256" else None,
+        sha1=_digest(entry.checksum if kind == "sha1" and not entry.sha1 else entry.sha1, 40),
+        sha256=_digest(entry.checksum, 64) if kind == "sha256" else None,
+        size_bytes=entry.size or None,
     )
 
 

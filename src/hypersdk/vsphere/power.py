@@ -11,8 +11,9 @@ from hypersdk.model import Power
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.faults import POWER_STATE
 from hypersdk.vsphere.inventory import power_of
-from hypersdk.vsphere.operations import read_one, run_task
 from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.soap import read_one
+from hypersdk.vsphere.tasks import run_task
 
 SHUTDOWN_TIMEOUT: Final = register(
     "shutdown_timeout",

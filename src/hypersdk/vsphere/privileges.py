@@ -2,11 +2,12 @@
 
 The names are those that the API reference gives for each method ("Required Privileges"); the two for datastore files are those that the
 reference names for ``/folder`` access. ``VirtualMachine.Config.EditDevice`` is needed with ``SetCDMedia`` because a drive is changed by
-ReconfigVM_Task.
+ReconfigVM_Task, and ``DeviceConnection`` because it is disconnected, and connected again if it was.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Final
@@ -32,7 +33,11 @@ REQUIRED: Final[dict[Operation, tuple[str, ...]]] = {
     Operation.EXPORT: ("VApp.Export",),
     Operation.SNAPSHOT: ("VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RemoveSnapshot"),
     Operation.POWER: ("VirtualMachine.Interact.PowerOff", "VirtualMachine.Interact.PowerOn"),
-    Operation.CDROM: ("VirtualMachine.Interact.SetCDMedia", "VirtualMachine.Config.EditDevice"),
+    Operation.CDROM: (
+        "VirtualMachine.Interact.SetCDMedia",
+        "VirtualMachine.Interact.DeviceConnection",
+        "VirtualMachine.Config.EditDevice",
+    ),
     Operation.DATASTORE: ("Datastore.Browse", "Datastore.FileManagement"),
     Operation.CHANGED_AREAS: ("VirtualMachine.Provisioning.DiskRandomRead",),
     Operation.CLEANUP: ("Sessions.TerminateSession",),
@@ -57,6 +62,8 @@ def missing_privileges(
     answers = session.call(
         lambda: session.content.authorizationManager.HasPrivilegeOnEntities(list(entities), session.key, names)
     )
-    denied = {item.privId for answer in answers for item in answer.privAvailability if not item.isGranted}
-    lacking = {operation: tuple(name for name in REQUIRED[operation] if name in denied) for operation in wanted}
+    granted = Counter(item.privId for answer in answers for item in answer.privAvailability if item.isGranted)
+    # An object that the answer leaves out is one that the account may not even see: counted as denied.
+    held = {name for name in names if granted[name] >= len(entities)}
+    lacking = {operation: tuple(name for name in REQUIRED[operation] if name not in held) for operation in wanted}
     return {operation: names for operation, names in lacking.items() if names}

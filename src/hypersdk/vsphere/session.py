@@ -61,7 +61,8 @@ class About:
 class Session:
     """A login. Thread-safe; ``close`` (or leaving the ``with`` block) logs out.
 
-    ``key`` changes when the session had to be renewed: what belonged to the old one (leases, views) is gone then.
+    ``key`` changes when the session had to be renewed: what belonged to the old one (leases, views) is gone then. ``user`` is the account
+    as the server writes it, like ``VSPHERE.LOCAL\\Administrator``.
     """
 
     def __init__(self, endpoint: Endpoint, stub: SessionStub, content: Any, keepalive_s: float) -> None:
@@ -70,6 +71,7 @@ class Session:
         self.content: Final = content
         self.about: Final = _about(content.about)
         self.key = ""
+        self.user = ""
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._keepalive_s = keepalive_s
@@ -167,6 +169,7 @@ class Session:
                 self.endpoint.address,
                 lambda: self.content.sessionManager.Login(self.endpoint.username, password.reveal(), None),
             )
+            self.user = str(user.userName)
             self.key = str(user.key)
 
     def _keep_alive(self) -> None:

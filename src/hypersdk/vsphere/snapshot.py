@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, SourceError
+from hypersdk.errors import (
+    Cancelled,
+    ConnectError,
+    HyperSDKError,
+    LookupFailed,
+    NotRestored,
+    Refused,
+    SourceError,
+    register,
+)
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.faults import SNAPSHOT_FAILED
 from hypersdk.vsphere.inventory import container_view
-from hypersdk.vsphere.machine import parse_time
-from hypersdk.vsphere.operations import read_one, run_task
 from hypersdk.vsphere.paths import decode_name
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import Element, ObjectProperties, child_text, children, read_objects
+from hypersdk.vsphere.soap import Element, ObjectProperties, child_text, children, parse_time, read_objects, read_one
 from hypersdk.vsphere.specs import filter_spec, traversal
-from hypersdk.vsphere.tasks import cancel_task, wait_for_task
+from hypersdk.vsphere.tasks import cancel_task, run_task, running_tasks, wait_for_task
+
+LOG: Final = logging.getLogger(__name__)
+
+CONSOLIDATION_LEFT: Final = register(
+    "consolidation_left",
+    "The temporary snapshot is gone, but vSphere could not merge its delta into the disk: something holds the files open.",
+    "Look for a backup that holds the disks, then consolidate the machine's disks in vCenter (Snapshots, Consolidate).",
+)
 
 SETTLE_S: Final = 600.0
 """How long a cancelled run waits for a snapshot task that cannot be cancelled; quiescing a large guest takes minutes."""
+SETTLE_LOOK_S: Final = 1.0
 _MAX_SNAPSHOTS: Final = 1024
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -44,40 +61,62 @@ def create_snapshot(
     """Makes a snapshot of a machine's disks (no memory) and returns its moref.
 
     Raises SourceError ``quiesce_failed`` when the guest could not be brought to rest, and what else the task's fault means. When
-    cancelled, the task is brought to its end first: it would make the snapshot behind the back of whoever cleans up.
+    cancelled, or when the server was lost meanwhile, the task is brought to its end first, as far as it can be reached: it would
+    make the snapshot behind the back of whoever cleans up.
     """
 
     def start() -> str:
         machine = session.ref("VirtualMachine", moref)
         return str(machine.CreateSnapshot_Task(name=name, description=description, memory=False, quiesce=quiesce)._moId)
 
-    task = session.call(start)
+    try:
+        task = session.call(start)
+    except ConnectError:
+        _settle(session, moref, None)
+        raise
     try:
         result = wait_for_task(session, task, cancel=cancel)
-    except Cancelled:
-        _settle(session, task)
+    except (Cancelled, ConnectError):
+        _settle(session, moref, task)
         raise
     if result is None:
         raise SourceError(f"the snapshot task of {moref} told no snapshot", code=SNAPSHOT_FAILED)
     return result
 
 
-def _settle(session: Session, task: str) -> None:
-    """Cancels the task, or waits for its end; whether it made a snapshot is then in the inventory."""
-    cancel_task(session, task)
+def _settle(session: Session, moref: str, task: str | None) -> None:
+    """Cancels the task, or waits for its end; whether it made a snapshot is then in the inventory. Without a task: where the answer was
+    lost that would have named it, any snapshot task of the machine is waited for, but not cancelled.
+    """
     patience = CancelToken()
     timer = threading.Timer(SETTLE_S, patience.cancel, ["the snapshot task did not end"])
     timer.start()
     try:
-        wait_for_task(session, task, cancel=patience)
-    except HyperSDKError:
-        return  # it failed, was cancelled, or hangs: the journal's undo looks for the snapshot by name in any case
+        if task is None:
+            wait_for_snapshot_tasks(session, moref, cancel=patience)
+        else:
+            cancel_task(session, task)
+            wait_for_task(session, task, cancel=patience)
+    except HyperSDKError as error:
+        # It failed, was cancelled, hangs, or cannot be seen: the journal's undo looks for the snapshot by name in any case.
+        LOG.info("the snapshot task of %s: %s", moref, error.message)
     finally:
         timer.cancel()
 
 
+def wait_for_snapshot_tasks(session: Session, moref: str, *, cancel: CancelToken) -> None:
+    """Until no task of the machine makes or removes a snapshot."""
+    while any(
+        "snapshot" in task.what.lower() and not task.exports for task in running_tasks(session, moref, cancel=cancel)
+    ):
+        cancel.sleep(SETTLE_LOOK_S)
+
+
 def remove_snapshot(session: Session, snapshot: str, *, cancel: CancelToken) -> None:
-    """Removes one snapshot (its children stay) and consolidates its disks. One that is gone already is no error."""
+    """Removes one snapshot (its children stay) and consolidates its disks. One that is gone already is no error.
+
+    Raises NotRestored ``consolidation_left`` when the machine's disks still need consolidation afterwards.
+    """
 
     def start() -> str:
         task = session.ref("VirtualMachineSnapshot", snapshot).RemoveSnapshot_Task(
@@ -86,9 +125,26 @@ def remove_snapshot(session: Session, snapshot: str, *, cancel: CancelToken) -> 
         return str(task._moId)
 
     try:
+        machine = read_one(session, "VirtualMachineSnapshot", snapshot, ["vm"], cancel=cancel).text("vm")
         run_task(session, start, cancel=cancel)
+        if machine:
+            _consolidate(session, machine, cancel)
     except LookupFailed:
         return
+
+
+def _consolidate(session: Session, moref: str, cancel: CancelToken) -> None:
+    """Once more, where the removal could not merge the delta: such disks grow unseen, as no snapshot shows for them."""
+    if not consolidation_needed(session, moref, cancel=cancel):
+        return
+    try:
+        run_task(session, lambda: session.ref("VirtualMachine", moref).ConsolidateVMDisks_Task(), cancel=cancel)
+    except (SourceError, Refused) as error:
+        LOG.info("the disks of %s could not be consolidated: %s", moref, error.message)
+    if consolidation_needed(session, moref, cancel=cancel):
+        raise NotRestored(
+            f"the disks of {moref} need consolidation after the snapshot's removal", code=CONSOLIDATION_LEFT
+        )
 
 
 def find_snapshots(session: Session, prefix: str, *, cancel: CancelToken | None = None) -> list[FoundSnapshot]:

@@ -11,14 +11,16 @@ import http.client
 import io
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from lxml import etree
 
-from hypersdk.errors import ConnectError, HyperSDKError
+from hypersdk.errors import ConnectError, HyperSDKError, LookupFailed
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.faults import BAD_ANSWER, fault_error
+from hypersdk.vsphere.faults import BAD_ANSWER, OBJECT_GONE, fault_error
 from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.specs import filter_spec
 
 VIM: Final = "{urn:vim25}"
 XSI_TYPE: Final = "{http://www.w3.org/2001/XMLSchema-instance}type"
@@ -108,6 +110,17 @@ def to_int(text: str | None) -> int | None:
         return None
 
 
+def parse_time(text: str | None) -> datetime | None:
+    """An ``xsd:dateTime`` in UTC; one without a zone is UTC. None when unset or not valid."""
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text.strip()[:40])
+    except ValueError:
+        return None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
 def read_objects(
     session: Session, specs: Sequence[Any], *, cancel: CancelToken, page_size: int = PAGE_SIZE, keep: bool = False
 ) -> Generator[ObjectProperties]:
@@ -129,10 +142,17 @@ def read_objects(
         reply = _Reply(session, collector, "ContinueRetrievePropertiesEx", (reply.token,))
 
 
-def read_one(session: Session, spec: Any, *, cancel: CancelToken) -> ObjectProperties | None:
-    """The only object that ``spec`` selects, or None. To be called inside ``Session.call``."""
-    found = list(read_objects(session, [spec], cancel=cancel, keep=True))
-    return found[0] if found else None
+def read_one(session: Session, kind: str, moref: str, paths: Sequence[str], *, cancel: CancelToken) -> ObjectProperties:
+    """Properties ``paths`` of one object, in one ``Session.call`` of its own. Raises LookupFailed ``object_gone``."""
+
+    def read() -> list[ObjectProperties]:
+        spec = filter_spec(session.ref(kind, moref), {kind: paths})
+        return list(read_objects(session, [spec], cancel=cancel, keep=True))
+
+    found = session.call(read)
+    if not found:
+        raise LookupFailed(f"{kind} {moref} is gone", code=OBJECT_GONE, object=f"{kind}:{moref}")
+    return found[0]
 
 
 class _Reply:

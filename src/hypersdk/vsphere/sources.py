@@ -28,13 +28,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
-from hypersdk.errors import ConnectError, HyperSDKError, SourceError, TransientError, register
+from hypersdk.errors import Cancelled, HyperSDKError, SourceError, TransientError, register
 from hypersdk.model import Backing, Disk, Machine, Power
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.retry import Attempts, RetryPolicy
 from hypersdk.transfer.source import ByteStream
 from hypersdk.units import SECTOR
 from hypersdk.vsphere.connection import open_connection
+from hypersdk.vsphere.faults import retried_when_away
 from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, ByteRange, Connection, HttpBody, SessionCookie
 from hypersdk.vsphere.inventory import datacenter_path
 from hypersdk.vsphere.session import Session
@@ -113,7 +114,7 @@ class FlatDiskSource:
         session: Session,
         disk: Disk,
         target: str,
-        areas: Callable[[], list[tuple[int, int]] | None],
+        areas: Callable[[CancelToken], list[tuple[int, int]] | None],
         *,
         stall_timeout_s: float = STALL_TIMEOUT_S,
     ) -> None:
@@ -132,7 +133,7 @@ class FlatDiskSource:
     def extents(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
         """Allocated areas where change tracking knows them; else the whole disk."""
         cancel.check()
-        areas = self._areas()
+        areas = self._areas(cancel)
         yield from [(0, self.capacity_bytes)] if areas is None else areas
 
     def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
@@ -164,10 +165,8 @@ class FlatDiskSource:
     def _log_in_again(self) -> None:
         """By a call that needs a login; not every server asks for one to tell the time."""
         root = self._session.content.rootFolder._moId
-        try:
+        with retried_when_away():
             self._session.call(lambda: self._session.ref("Folder", root).name)
-        except ConnectError as error:
-            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
     def close(self) -> None:
         """Drops the idle connections; the next read makes new ones."""
@@ -179,10 +178,8 @@ class FlatDiskSource:
             return self._idle.pop() if self._idle else None
 
     def _connect(self, cancel: CancelToken) -> Connection:
-        try:
+        with retried_when_away():
             return Connection(open_connection(self._session.endpoint), cancel=cancel, stall_s=self._stall_timeout_s)
-        except ConnectError as error:
-            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
     def _read(self, connection: Connection | None, part: ByteRange, buffer: memoryview, cancel: CancelToken) -> None:
         connection = connection or self._connect(cancel)
@@ -256,7 +253,7 @@ def probe_flat(
     """The disk as ranges of its flat file at the point that is exported (``snapshot``, or None for the machine as it lies there); or the
     reason why not, for people. One range is read to find out.
 
-    Raises ConnectError and Cancelled; a server that refuses is a reason, no error.
+    Raises Cancelled, and ConnectError for a certificate that is not trusted; a server that refuses or is away is a reason, no error.
     """
     reason = _why_not_frozen(machine, disk, snapshot)
     target = _folder_target(machine, disk)
@@ -266,7 +263,7 @@ def probe_flat(
         session,
         disk,
         target,
-        lambda: allocated_areas(session, machine, disk, snapshot),
+        lambda token: allocated_areas(session, machine, disk, snapshot, cancel=token),
         stall_timeout_s=stall_timeout_s,
     )
     try:
@@ -331,26 +328,32 @@ def _folder_target(machine: Machine, disk: Disk) -> str | None:
 
 
 def allocated_areas(
-    session: Session, machine: Machine, disk: Disk, snapshot: str | None
+    session: Session, machine: Machine, disk: Disk, snapshot: str | None, *, cancel: CancelToken
 ) -> list[tuple[int, int]] | None:
     """``(offset, length)`` of what is allocated on the datastore, rising; None where change tracking cannot be asked or trusted."""
     version = tuple(int(part) for part in re.findall(r"\d+", session.about.api_version)[:2])
     if not machine.cbt_enabled or version < CBT_TRUSTED_SINCE:
         return None
     try:
-        return list(_changed_areas(session, machine.moref, disk, snapshot))
+        return list(_changed_areas(session, machine.moref, disk, snapshot, cancel))
+    except Cancelled:
+        raise
     except HyperSDKError as error:
         LOG.info("%s: allocated areas are not known, all is read: %s", disk.label, error.message)
         return None
 
 
-def _changed_areas(session: Session, moref: str, disk: Disk, snapshot: str | None) -> Iterator[tuple[int, int]]:
+def _changed_areas(
+    session: Session, moref: str, disk: Disk, snapshot: str | None, cancel: CancelToken
+) -> Iterator[tuple[int, int]]:
     """``QueryChangedDiskAreas`` with the change id ``*``, piece by piece. Raises SourceError for an answer that cannot be."""
     position, count = 0, 0
     while position < disk.capacity_bytes:
+        cancel.check()
         info = session.call(lambda start=position: _query(session, moref, disk.key, snapshot, start))  # type: ignore[misc]
         end = info.startOffset + info.length
-        if info.startOffset > position or end <= position or end > disk.capacity_bytes:
+        count += 1
+        if info.startOffset > position or end <= position or end > disk.capacity_bytes or count > MAX_AREAS:
             raise SourceError(f"{disk.label}: change tracking answered for another part of the disk")
         for area in info.changedArea or ():
             count += 1

@@ -6,6 +6,9 @@
     else                        cancel its export task
     else, may we?               end our old session: its leases end with it
     else                        wait: nobody renews it any more, so it times out
+
+A record without a task is one whose request may never have been answered: then an export task counts that began on the
+machine while the answer was waited for.
 """
 
 from __future__ import annotations
@@ -14,15 +17,17 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
-from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, SourceError, register
+from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, Refused, SourceError, register
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_duration
-from hypersdk.vsphere.faults import OBJECT_GONE
-from hypersdk.vsphere.nfc import DEFAULT_TIMEOUT_S, HOLDING, abort, lease_state, running_tasks
+from hypersdk.vsphere.connection import REPLY_TIMEOUT_S
+from hypersdk.vsphere.nfc import DEFAULT_TIMEOUT_S, HOLDING, abort, lease_state
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.tasks import RUNNING, cancel_task, read_task
+from hypersdk.vsphere.soap import parse_time
+from hypersdk.vsphere.tasks import RUNNING, RunningTask, cancel_task, read_task, running_tasks
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -37,11 +42,18 @@ GRACE_S: Final = 60.0
 SETTLE_S: Final = 10.0
 """How long a cancelled task or an ended session may take to free the machine."""
 LOOK_EVERY_S: Final = 1.0
+EARLY: Final = timedelta(seconds=2)
+"""``opened_at`` is cut to seconds, and read from the server's clock a moment before."""
+LATE: Final = timedelta(seconds=REPLY_TIMEOUT_S + GRACE_S)
+"""A request that nobody waits for any more may still sit in a queue of vCenter's for a while."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """An open lease, for the journal; JSON-able. ``opened_at`` is RFC 3339 in UTC; ``task_moref`` is None where the server shows no task."""
+    """An open lease, for the journal; JSON-able. ``opened_at`` is RFC 3339 in UTC, by the server's clock.
+
+    ``lease_moref`` is empty until the server has named it; ``task_moref`` is None until then, and where the server shows no task.
+    """
 
     session_key: str
     lease_moref: str
@@ -62,12 +74,12 @@ def release_stale(
 
     ``on_wait`` hears what is waited for, counted down. Raises SourceError ``lease_held`` after ``timeout_s``.
     """
-    if record.session_key == session.key:
+    if record.session_key == session.key and record.lease_moref:
         end_quietly(session, record.lease_moref)
-    for attempt in (_cancel_task, _end_session):
+    for means in (_cancel_task, _end_session):
         if not _is_held(session, record, cancel):
             return
-        if attempt(session, record):
+        if _worked(means, session, record, cancel):
             _wait(session, record, SETTLE_S, cancel, lambda _: on_wait("waiting for vSphere to free the machine"))
     _wait(session, record, timeout_s, cancel, lambda left: on_wait(_waiting(left)))
     if _is_held(session, record, cancel):
@@ -96,33 +108,48 @@ def _waiting(left_s: float) -> str:
 
 
 def _is_held(session: Session, record: LeaseRecord, cancel: CancelToken) -> bool:
-    """Whether the export still runs. Without a task of its own to look at, any export task of the machine counts."""
-    if record.task_moref is None:
-        return any("export" in what.lower() for what in running_tasks(session, record.machine_moref, cancel).values())
+    """Whether the export still runs. A task or a machine that is gone holds nothing."""
     try:
+        if record.task_moref is None:
+            return bool(_likely_tasks(session, record, cancel))
         return read_task(session, record.task_moref, cancel=cancel).state in RUNNING
     except LookupFailed:
         return False
 
 
-def _cancel_task(session: Session, record: LeaseRecord) -> bool:
-    if record.task_moref is None:
-        return False
+def _likely_tasks(session: Session, record: LeaseRecord, cancel: CancelToken) -> list[RunningTask]:
+    """Running exports of the machine that may be the one of a record that knows no task. One that began at another time is not."""
+    asked = parse_time(record.opened_at)
+    return [
+        task
+        for task in running_tasks(session, record.machine_moref, cancel=cancel)
+        if task.exports and (asked is None or task.queued is None or asked - EARLY <= task.queued <= asked + LATE)
+    ]
+
+
+Means = Callable[[Session, LeaseRecord, CancelToken], bool]
+
+
+def _worked(means: Means, session: Session, record: LeaseRecord, cancel: CancelToken) -> bool:
+    """Whether the server agreed. One that refuses leaves the next means."""
     try:
-        return cancel_task(session, record.task_moref)
-    except AccessError as error:
-        LOG.info("the export task may not be cancelled: %s", error.message)
+        return means(session, record, cancel)
+    except (AccessError, LookupFailed, Refused, SourceError) as error:
+        LOG.info("the interrupted export of %s cannot be ended so: %s", record.machine_moref, error.message)
         return False
 
 
-def _end_session(session: Session, record: LeaseRecord) -> bool:
+def _cancel_task(session: Session, record: LeaseRecord, cancel: CancelToken) -> bool:
+    if record.task_moref is not None:
+        return cancel_task(session, record.task_moref)
+    own = [task for task in _likely_tasks(session, record, cancel) if task.user == session.user]
+    return True in [cancel_task(session, task.moref) for task in own]
+
+
+def _end_session(session: Session, record: LeaseRecord, _cancel: CancelToken) -> bool:
     if record.session_key == session.key:
         return False
-    try:
-        session.call(lambda: session.content.sessionManager.TerminateSession(sessionId=[record.session_key]))
-    except (AccessError, LookupFailed, SourceError) as error:
-        LOG.info("the old session cannot be ended: %s", error.message)
-        return error.code == OBJECT_GONE
+    session.call(lambda: session.content.sessionManager.TerminateSession(sessionId=[record.session_key]))
     return True
 
 

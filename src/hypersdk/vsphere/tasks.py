@@ -1,21 +1,28 @@
-"""Waiting for vSphere's tasks."""
+"""vSphere's tasks: started when the machine is free, waited for, looked at, cancelled."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
-from hypersdk.errors import HyperSDKError, LookupFailed
+from hypersdk.errors import HyperSDKError
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.faults import NOT_SUPPORTED, OBJECT_GONE, POWER_STATE
+from hypersdk.vsphere.faults import BUSY, NOT_SUPPORTED, OBJECT_GONE, POWER_STATE
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import localized_fault, read_one
-from hypersdk.vsphere.specs import filter_spec
+from hypersdk.vsphere.soap import ObjectProperties, child_text, localized_fault, parse_time, read_objects, read_one
+from hypersdk.vsphere.specs import filter_spec, traversal
 
+BUSY_PATIENCE_S: Final = 60.0
+"""vCenter calls a machine busy for some seconds after a lease or task of ours has ended on it; backups hold it for longer."""
+FIRST_PAUSE_S: Final = 0.25
+LAST_PAUSE_S: Final = 3.0
 FIRST_POLL_S: Final = 0.05
 LAST_POLL_S: Final = 1.0
 RUNNING: Final = frozenset({"queued", "running"})
+_RUNNING_INFO: Final = ("info.state", "info.descriptionId", "info.reason", "info.queueTime")
 _INFO: Final = ("info.state", "info.progress", "info.error", "info.result", "info.cancelable")
 
 
@@ -30,14 +37,69 @@ class TaskState:
     cancelable: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """A machine's task that has not ended. ``what`` is its ``descriptionId``; ``user`` and ``queued`` are None where the server does not say."""
+
+    moref: str
+    what: str
+    user: str | None
+    queued: datetime | None
+
+    @property
+    def exports(self) -> bool:
+        """Whether it is an export: vCenter and ESXi word it differently (``VirtualMachine.exportVm``, ``vm.Snapshot.exportSnapshot``)."""
+        return "export" in self.what.lower()
+
+
+def running_tasks(session: Session, moref: str, *, cancel: CancelToken) -> list[RunningTask]:
+    """Queued and running tasks of a machine. Raises LookupFailed ``object_gone`` when the machine is."""
+
+    def read() -> list[RunningTask]:
+        spec = filter_spec(
+            session.ref("VirtualMachine", moref),
+            {"Task": _RUNNING_INFO},
+            select=[traversal("VirtualMachine", "recentTask")],
+            skip=True,
+        )
+        found = read_objects(session, [spec], cancel=cancel)
+        return [_running(task) for task in found if task.text("info.state") in RUNNING]
+
+    return session.call(read)
+
+
+def _running(task: ObjectProperties) -> RunningTask:
+    reason = task.values.get("info.reason")
+    return RunningTask(
+        moref=task.moref,
+        what=task.text("info.descriptionId") or "",
+        user=None if reason is None else child_text(reason, "userName"),
+        queued=parse_time(task.text("info.queueTime")),
+    )
+
+
+def run_task(
+    session: Session, start: Callable[[], Any], *, cancel: CancelToken, busy_patience_s: float = BUSY_PATIENCE_S
+) -> str | None:
+    """Starts a task by ``start`` (which looks its objects up itself) and waits for its result; waits before that while the machine is busy.
+
+    Raises what the fault means; ``busy`` once the patience is used up.
+    """
+    until = time.monotonic() + busy_patience_s
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return wait_for_task(session, session.call(start), cancel=cancel)
+        except HyperSDKError as error:
+            if error.code != BUSY or time.monotonic() + pause_s > until:
+                raise
+        cancel.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, LAST_PAUSE_S)
+
+
 def read_task(session: Session, moref: str, *, cancel: CancelToken) -> TaskState:
     """One look at a task. Raises LookupFailed ``object_gone`` once vSphere has forgotten it (minutes after its end)."""
-
-    item = session.call(
-        lambda: read_one(session, filter_spec(session.ref("Task", moref), {"Task": _INFO}), cancel=cancel)
-    )
-    if item is None:
-        raise LookupFailed(f"the task {moref} is gone", code=OBJECT_GONE, object=moref)
+    item = read_one(session, "Task", moref, _INFO, cancel=cancel)
     fault = item.values.get("info.error")
     return TaskState(
         state=item.text("info.state") or "queued",

@@ -9,7 +9,7 @@ import click
 
 from hypersdk.cli.options import Command, connection_options, json_option
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.errors import HyperSDKError, NotRestored
+from hypersdk.errors import Cancelled, HyperSDKError, NotRestored
 
 if TYPE_CHECKING:
     from hypersdk.migration.runs import UnfinishedRun
@@ -53,6 +53,8 @@ def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bo
     for run in runs:
         if run not in mine and run.record is not None:
             cli.output.note(f"{run.folder}: belongs to {run.record.endpoint}, not to {here}; left alone", style="dim")
+    for folder in sorted(wanted - {run.folder for run in runs}):
+        cli.output.warn(f"{folder}: no unfinished export of this user lies there, or one is running")
     if not mine and not failed_strays:
         cli.output.note("Nothing to put back here.")
     if failed or failed_strays:
@@ -76,10 +78,9 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool)
             {"machine": name, "folder": run.folder, "undone": done.undone, "kept": done.kept, "problems": problems},
         )
         return not done.problems
-    cli.output.line(
-        f"{name}: put back {', '.join(done.undone) or 'nothing'}"
-        + (f"; kept {', '.join(done.kept)}" if done.kept else "")
-    )
+    undone = f"put back {', '.join(done.undone)}" if done.undone else "nothing to put back"
+    kept = f"; {', '.join(done.kept)} kept for --resume (or --drop-snapshots)" if done.kept else ""
+    cli.output.line(f"{name}: {undone}{kept}")
     for problem in done.problems:
         cli.output.warn(f"{name}: {problem.change} could not be undone: {problem.error.message}")
     return not done.problems
@@ -96,9 +97,14 @@ def _strays(cli: Cli, session: Session, *, remove: bool) -> list[str]:
             continue
         try:
             remove_stray(session, found, cancel=cli.cancel)
+        except Cancelled:
+            raise
         except HyperSDKError as error:
             cli.output.warn(f"snapshot {found.name} could not be removed: {error.message}")
             failed.append(found.name)
+            continue
+        if cli.output.json_lines:
+            cli.output.event("removed", {"snapshot": found.name, "moref": found.moref})
         else:
             cli.output.line(f"removed snapshot {found.name}")
     return failed

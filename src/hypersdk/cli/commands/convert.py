@@ -61,4 +61,4 @@ def command(
         result = convert_file(
             file, spec, cancel=cli.cancel, observer=lambda progress: observer([progress]), settings=settings
         )
-    show_result(cli, result)
+    show_result(cli, result, local=True)

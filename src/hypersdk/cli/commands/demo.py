@@ -120,7 +120,7 @@ def _list(cli: Cli, session: Session) -> list[MachineSummary]:
     machines = read_inventory(cli, session)
     for machine in machines if cli.output.json_lines else ():
         cli.output.event("machine", summary_object(machine))
-    cli.output.print(list_table(machines[:20], cli.output.console.width))
+    cli.output.print(list_table(machines[:20], cli.output.width))
     return machines
 
 

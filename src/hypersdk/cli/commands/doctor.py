@@ -9,6 +9,7 @@ import click
 
 from hypersdk.cli.options import Command, connection_options, json_option
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.cli.text import clean
 from hypersdk.errors import ConnectError, register
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ DOCTOR_FAILED: Final = register(
     "Follow the advice below each check that failed, the first one first.",
 )
 
+INDENT: Final = 2
+UNLIMITED: Final = 10_000
 _SIGNS: Final = {"ok": ("✔", "green"), "warn": ("!", "yellow"), "fail": ("✘", "red")}
 
 
@@ -61,11 +64,13 @@ def _show(cli: Cli, check: Check) -> None:
         return
     from rich.text import Text
 
-    from hypersdk.cli.text import clean
+    from hypersdk.cli.report import wrapped
 
     sign, colour = _SIGNS[check.status]
-    cli.output.print(
-        Text.assemble((f"{sign} ", f"bold {colour}"), (f"{clean(check.name)}: ", "bold"), clean(check.detail))
-    )
+    width, name = cli.output.width or UNLIMITED, clean(check.name)
+    lines = wrapped(check.detail, width - INDENT, len(name) + 2)
+    detail = f"\n{' ' * INDENT}".join(lines)
+    cli.output.print(Text.assemble((f"{sign} ", f"bold {colour}"), (f"{name}: ", "bold"), detail), soft_wrap=True)
     if check.next_step and check.status != "ok":
-        cli.output.print(Text(f"  {clean(check.next_step)}", style=colour))
+        for line in wrapped(check.next_step, width - INDENT, 0):
+            cli.output.print(Text(" " * INDENT + line, style=colour), soft_wrap=True)

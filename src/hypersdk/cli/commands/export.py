@@ -86,7 +86,7 @@ def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, dry_r
 
     With --json: events of type plan, progress, warning, result and error, one a line.
     """
-    given = {key: value for key, value in flags.items() if value not in (None, False, ())}
+    given = {key: value for key, value in flags.items() if value is not None and value is not False and value != ()}
     flags = with_defaults(cli, given)
     settings = run_settings(cli, flags)
     if bool(machines) == bool(job_file):
@@ -98,7 +98,8 @@ def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, dry_r
         from hypersdk.cli.jobs import check_flags, export_jobs
 
         check_flags(given)
-        export_jobs(cli, job_file, settings, given, dry_run=dry_run)
+        run_flags = {key: flags[key] for key in (*given, "retries") if key in flags}
+        export_jobs(cli, job_file, settings, run_flags, dry_run=dry_run)
     else:
         _export_named(cli, machines, template(flags), settings, named_folder="output" in given, dry_run=dry_run)
 
@@ -199,6 +200,7 @@ def _export_named(
         inventory = read_inventory(cli, session)
         chosen = exporting.resolve(inventory, selectors)
         specs = exporting.specs_for(spec, chosen, own_folder=not named_folder)
+        specs = exporting.still_to_do(cli, specs, inventory)
         plans, failures = exporting.make_plans(cli, session, specs, inventory, settings)
         if len(chosen) > 1 or plans:
             exporting.show_plans(cli, plans, failures if len(chosen) > 1 else [])

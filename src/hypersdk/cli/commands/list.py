@@ -19,7 +19,7 @@ SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "ho
     "query",
     metavar="WORDS",
     default="",
-    help="Only machines whose name, path, guest or host holds these words; the letters of a word may stand apart (pweb2).",
+    help="Only machines whose name, path, guest or host holds all these words; in a name the letters may stand apart (pweb2).",
 )
 @click.option(
     "--sort",
@@ -56,8 +56,10 @@ def _show(cli: Cli, machines: Sequence[MachineSummary], total: int) -> None:
         for machine in machines:
             cli.output.row(summary_object(machine))
         return
-    if machines:
-        cli.output.print(list_table(machines, cli.output.console.width))
+    if not machines:
+        cli.output.note(f"None of {count(total, 'machine')} matches." if total else "There are no machines.")
+        return
+    cli.output.print(list_table(machines, cli.output.width))
     capacity = format_size(sum(machine.capacity_bytes for machine in machines))
     of_all = "" if len(machines) == total else f" of {total:,}"
     cli.output.note(f"{count(len(machines), 'machine')}{of_all}, {capacity} of disks")

@@ -10,6 +10,7 @@ import click
 
 from hypersdk.cli.options import Command, json_option
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.cli.text import clean, count
 
 if TYPE_CHECKING:
     from hypersdk.migration.runs import UnfinishedRun
@@ -58,8 +59,12 @@ def _show(cli: Cli, run: UnfinishedRun) -> None:
     state = "running now" if run.active else "interrupted"
     done = sum(disk.done for disk in record.disks)
     left = ", ".join(change.kind.value for change in record.open_changes) or "nothing"
-    cli.output.line(f"{record.machine} -> {run.folder} ({state}, begun {format_duration(run.age.total_seconds())} ago)")
-    cli.output.line(f"  {done} of {len(record.disks)} disks done as {record.format}; left on {record.endpoint}: {left}")
+    cli.output.line(f"{record.machine} -> {run.folder}")
+    cli.output.line(
+        f"  {state}, begun {format_duration(run.age.total_seconds())} ago; "
+        f"{done} of {count(len(record.disks), 'disk')} done as {record.format}"
+    )
+    cli.output.line(f"  from {record.endpoint}; left there: {left}")
 
 
 def _hint(cli: Cli, runs: Sequence[UnfinishedRun]) -> None:
@@ -67,8 +72,7 @@ def _hint(cli: Cli, runs: Sequence[UnfinishedRun]) -> None:
     for run in waiting[:3]:
         assert run.record is not None
         folder, machine = shlex.quote(str(run.folder)), shlex.quote(run.record.moref)
-        cli.output.note(
-            f"Go on: hyper2kvm export {machine} -o {folder} --format {run.record.format} --resume", style="dim"
-        )
+        command = f"hyper2kvm export {machine} -o {folder} --format {run.record.format} --resume"
+        cli.output.notes.print(clean(f"Go on with {run.record.machine}: {command}"), soft_wrap=True)
     if any(run.record is not None and run.record.open_changes for run in waiting):
-        cli.output.note("Put the source back: hyper2kvm cleanup", style="dim")
+        cli.output.note("Put the source back: hyper2kvm cleanup")

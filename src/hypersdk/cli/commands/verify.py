@@ -29,18 +29,25 @@ def command(cli: Cli, folder: Path) -> None:
 
 def verify_folder(cli: Cli, folder: Path) -> VerifyReport:
     """Verifies with live progress and tells what was found good; findings are for the caller to raise."""
-    from hypersdk.cli.progress import of_one_file, watching
+    from hypersdk.cli.progress import FolderProgress, watching
     from hypersdk.migration.verify import verify_directory
 
-    with watching(cli.output) as observer:
-        report = verify_directory(
-            folder, cancel=cli.cancel, observer=lambda file: observer([of_one_file(folder.name, file)])
-        )
+    with watching(cli.output, brief=True) as observer:
+        progress = FolderProgress(folder.absolute().name, _size_of(folder), observer)
+        report = verify_directory(folder, cancel=cli.cancel, observer=progress)
     if cli.output.json_lines:
         cli.output.event("verified", report.as_dict())
     else:
         _show(cli, report)
     return report
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of the files in ``folder``, for the percentage; 0 where it cannot be read, of which the verification itself will tell."""
+    try:
+        return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    except OSError:
+        return 0
 
 
 def _show(cli: Cli, report: VerifyReport) -> None:

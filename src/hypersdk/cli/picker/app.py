@@ -114,6 +114,16 @@ class PickerApp(App["Picked | None"]):
         self._known: dict[str, Machine | str] = {}
         self._order: dict[tuple[str, bool], dict[int, int]] = {}
         self._pending: Timer | None = None
+        self.failure: Exception | None = None
+        """What ended the picker, if that was a bug: raised again by who runs it, once the terminal is its old self."""
+
+    def _handle_exception(self, error: Exception) -> None:
+        self.failure = self.failure or error
+        super()._handle_exception(error)
+
+    def _fatal_error(self) -> None:
+        # Textual would print a traceback with all local variables.
+        self._close_messages_no_wait()
 
     def compose(self) -> ComposeResult:
         """Title, search line, list and details, status and keys."""

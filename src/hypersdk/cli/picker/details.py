@@ -24,6 +24,8 @@ def summary_facts(machine: MachineSummary) -> Iterator[tuple[str, Text]]:
         yield "host", Text(clean(machine.host, 100))
     yield "path", Text(clean(machine.path, 300))
     yield "moref", Text(machine.moref)
+    if machine.uuid:
+        yield "uuid", Text(machine.uuid)
 
 
 def _disk_sum(machine: MachineSummary) -> str:

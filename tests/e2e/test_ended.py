@@ -1,0 +1,336 @@
+"""Faults that end an export: in their code and exit status, without a final name on disk, the lease free, the source as before."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from hypersdk.errors import HyperSDKError
+from hypersdk.migration.runs import clean_up, unfinished_runs
+from hypersdk.migration.spec import Method, OutputFormat
+from hypersdk.simulator import Simulator
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import KiB, MiB
+from tests.e2e.engine import Engine, succeeded
+from tests.e2e.judge import RUN_FILE, assert_finished, assert_holds, assert_no_final_names, expected_raw
+from tests.e2e.program import Program, Running
+
+EngineFactory = Callable[..., Engine]
+ProgramFactory = Callable[..., tuple[Simulator, Program]]
+
+OFF: Final = MachineSpec("web-01", disks=(DiskSpec(16 * MiB, allocated_bytes=12 * MiB), DiskSpec(8 * MiB)))
+RUNNING: Final = MachineSpec("web-01", disks=OFF.disks, power="poweredOn", iso="[iso-library] tools/virtio-win.iso")
+CORRUPT: Final = Fault(FaultKind.CORRUPT, disk="web-01:0", after_bytes=2 * MiB, times=None)
+MACHINES: Final = pytest.mark.parametrize("machine", [OFF, RUNNING], ids=["off", "running"])
+FORMATS: Final = pytest.mark.parametrize("kind", [OutputFormat.QCOW2, OutputFormat.OVA], ids=str)
+
+
+def ends(engine: Engine, tmp_path: Path, **spec: Any) -> HyperSDKError:
+    """Exports ``web-01``, which must fail and leave nothing behind: neither on the source nor under a final name."""
+    before = engine.simulator.state()
+    folder = tmp_path / "out"
+    outcome = engine.export("web-01", folder, **spec)
+    assert outcome.result is None
+    assert outcome.error is not None
+    assert "not_undone" not in outcome.error.fields
+    assert_no_final_names(folder)
+    assert engine.simulator.state() == before
+    assert engine.simulator.platform.sessions.all() == []
+    return outcome.error
+
+
+@MACHINES
+@FORMATS
+def test_a_damaged_grain(machine: MachineSpec, kind: OutputFormat, engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(machine,))
+    ran.simulator.set_faults(CORRUPT)
+    error = ends(ran, tmp_path, format=kind, remove_cdrom=True)
+    assert (error.code, error.exit_status) == ("corrupt_grain", 8)
+    assert "Hard disk 1" in error.message
+    assert ran.simulator.counters.opened["web-01:0"] == 1, "damaged bytes are not asked for until they come right"
+
+
+@MACHINES
+def test_a_manifest_that_says_otherwise(machine: MachineSpec, engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(machine,))
+    ran.simulator.set_faults(Fault(FaultKind.WRONG_MANIFEST, disk="web-01:1"))
+    error = ends(ran, tmp_path)
+    assert (error.code, error.exit_status) == ("manifest_mismatch", 8)
+    assert error.fields["disks"] == ["Hard disk 2"]
+
+
+@pytest.mark.parametrize("source", [Method.LEASE, Method.DATASTORE], ids=str)
+def test_a_body_that_is_short_each_time(source: Method, engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(OFF,))
+    ran.simulator.set_faults(Fault(FaultKind.SHORT, disk="web-01:0", after_bytes=KiB, times=None))
+    error = ends(ran, tmp_path, method=source, retries=1)
+    code = {Method.LEASE: "truncated_stream", Method.DATASTORE: "short_body"}[source]
+    assert error.code == code
+    assert error.exit_status in (7, 8)
+    if source is Method.LEASE:
+        assert ran.simulator.counters.opened["web-01:0"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (FaultKind.RESET, "connection_reset"),
+        (FaultKind.STATUS, "server_busy"),
+        (FaultKind.NFC_EXHAUSTED, "nfc_exhausted"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_stream_that_breaks_each_time(kind: FaultKind, code: str, engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(OFF,))
+    ran.simulator.set_faults(Fault(kind, disk="web-01:0", times=None, after_bytes=MiB))
+    error = ends(ran, tmp_path, retries=1)
+    assert (error.code, error.exit_status) == (code, 7)
+
+
+def test_a_lease_that_is_lost_each_time(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(OFF,))
+    ran.simulator.set_faults(Fault(FaultKind.LEASE_TIMEOUT, disk="web-01:0", times=None, after_bytes=MiB))
+    assert ends(ran, tmp_path, retries=1).exit_status == 7
+
+
+def test_an_export_that_the_host_cannot_prepare(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(OFF,))
+    ran.simulator.set_faults(Fault(FaultKind.LEASE_ERROR))
+    assert ends(ran, tmp_path).exit_status == 7
+
+
+@pytest.mark.parametrize(
+    "method", ["CreateSnapshot_Task", "ExportSnapshot", "HttpNfcLeaseGetManifest", "HttpNfcLeaseComplete"]
+)
+def test_a_call_that_fails_is_no_reason_to_leave_anything_behind(
+    method: str, engine: EngineFactory, tmp_path: Path
+) -> None:
+    """Whatever becomes of the export, the source is as before."""
+    ran = engine(machines=(RUNNING,))
+    before = ran.simulator.state()
+    ran.simulator.set_faults(Fault(FaultKind.CALL, method=method, times=1))
+    outcome = ran.export("web-01", tmp_path / "out", remove_cdrom=True)
+    assert ran.simulator.state() == before
+    if method in ("CreateSnapshot_Task", "ExportSnapshot"):
+        assert outcome.error is not None
+        assert outcome.error.exit_status == 7
+    else:
+        succeeded(outcome)
+
+
+def test_a_snapshot_that_cannot_be_removed_is_told(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(RUNNING,))
+    before, folder = ran.simulator.state(), tmp_path / "out"
+    ran.simulator.set_faults(Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None))
+    outcome = ran.export("web-01", folder)
+    assert outcome.result is not None
+    assert not outcome.result.restored
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.error.exit_status) == ("not_restored", 11)
+    assert (folder / RUN_FILE).exists()
+    assert ran.simulator.state() != before
+    ran.simulator.set_faults()
+    with ran.log_in() as session:
+        done = clean_up(session, folder, ran.state, drop_snapshot=True, cancel=CancelToken(), note=lambda _: None)
+    assert (done.undone, done.problems) == (("snapshot",), ())
+    assert ran.simulator.state() == before
+    assert unfinished_runs(ran.state) == []
+    assert_finished(folder)
+
+
+def test_a_failed_export_tells_what_it_could_not_undo(program: ProgramFactory, tmp_path: Path) -> None:
+    stuck = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
+    simulator, hyper2kvm = program(machines=(RUNNING,), faults=(CORRUPT, stuck))
+    before = simulator.state()
+    ended = hyper2kvm.export("web-01", "-o", tmp_path / "out", "--remove-cdrom")
+    assert ended.error["code"] == "corrupt_grain"
+    assert ["temporary snapshot" in told and "hyper2kvm cleanup" in told for told in ended.error["not_undone"]] == [
+        True
+    ]
+    simulator.set_faults()
+    assert hyper2kvm.run("cleanup", "--drop-snapshots", "--json").status == 0
+    assert simulator.state() == before
+
+
+def test_the_program_tells_code_and_status(program: ProgramFactory, tmp_path: Path) -> None:
+    simulator, hyper2kvm = program(machines=(OFF,), faults=(CORRUPT,))
+    before = simulator.state()
+    ended = hyper2kvm.export("web-01", "-o", tmp_path / "out")
+    assert ended.status == 8
+    assert (ended.error["code"], ended.error["exit_status"]) == ("corrupt_grain", 8)
+    assert simulator.state() == before
+    assert_no_final_names(tmp_path / "out")
+
+
+# A target that says no
+
+
+@contextmanager
+def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
+    """A file system of its own that is soon full."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0755", "hypersdk-test", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def take_room(folder: Path, leave_bytes: int) -> Path:
+    """Someone else's file, that leaves so much room on the file system."""
+    ballast = folder / "ballast"
+    stat = os.statvfs(folder)
+    with ballast.open("wb") as file:
+        for _ in range(stat.f_bavail * stat.f_frsize - leave_bytes >> 16):
+            file.write(bytes(64 * KiB))
+    return ballast
+
+
+def take_the_last_page(folder: Path) -> None:
+    """So that not even a small file fits any more."""
+    with (folder / "crumbs").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4 * KiB))
+
+
+GROWN: Final = MachineSpec(
+    "web-01",
+    disks=(DiskSpec(48 * MiB, allocated_bytes=44 * MiB), DiskSpec(8 * MiB)),
+    power="poweredOn",
+    iso=RUNNING.iso,
+)
+SMALL: Final = 64 * MiB
+ROOM: Final = 12 * MiB
+RATE: Final = 8 * MiB
+
+
+def has_waited(running: Running) -> bool:
+    """Whether the user was told that a disk waits for room."""
+    disks = [disk for event in running.seen if event["type"] == "progress" for disk in event["disks"]]
+    return any(disk["phase"] == "waiting" and "is full: waiting for room" in disk["note"] for disk in disks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qcow2", "ovf"])
+def test_a_disk_that_stays_full_ends_it_and_undoes_all_at_the_source(
+    kind: str, program: ProgramFactory, tmp_path: Path
+) -> None:
+    """Also the snapshot goes, though not a byte of the journal can be written any more."""
+    simulator, hyper2kvm = program(machines=(GROWN,), rate_bytes_s=RATE)
+    before = simulator.state()
+    with small_disk(tmp_path / "small", SMALL) as small:
+        folder = small / "out"
+        running = hyper2kvm.start(
+            "export", "--json", "web-01", "-o", folder, "--format", kind, "--space-wait", "4", "--remove-cdrom"
+        )
+        running.until(lambda: simulator.counters.streams_now.total() > 0)
+        take_room(small, ROOM)
+        running.until(lambda: has_waited(running))
+        take_the_last_page(small)
+        ended = running.wait()
+        assert ended.status == 9, ended.explain()
+        assert ended.error["code"] == "no_space"
+        assert "stayed full for 4" in ended.error["message"]
+        assert "not_undone" not in ended.error
+        assert simulator.state() == before
+        with pytest.raises(OSError, match="space"):
+            (small / "more").write_bytes(bytes(8 * KiB))
+        assert simulator.platform.sessions.all() == []
+        assert_no_final_names(folder)
+        hyper2kvm.assert_no_crash()
+
+
+@pytest.mark.slow
+def test_a_full_disk_pauses_and_goes_on_when_there_is_room(program: ProgramFactory, tmp_path: Path) -> None:
+    simulator, hyper2kvm = program(machines=(GROWN,), rate_bytes_s=RATE)
+    before = simulator.state()
+    expected = expected_raw(simulator, "web-01", tmp_path / "expected")
+    with small_disk(tmp_path / "small", 2 * SMALL) as small:
+        folder = small / "out"
+        running = hyper2kvm.start("export", "--json", "web-01", "-o", folder, "--space-wait", "60")
+        running.until(lambda: simulator.counters.streams_now.total() > 0)
+        ballast = take_room(small, ROOM)
+        running.until(lambda: has_waited(running))
+        ballast.unlink()
+        ended = running.wait()
+        assert_holds(folder, expected, ended.result["content"], tmp_path / "judged")
+        assert_finished(folder)
+    assert simulator.state() == before
+    assert simulator.counters.opened == {"web-01:0": 1, "web-01:1": 1}
+
+
+@pytest.mark.slow
+def test_after_a_full_disk_the_rest_is_copied_once_there_is_room(program: ProgramFactory, tmp_path: Path) -> None:
+    off = MachineSpec("web-01", disks=GROWN.disks)
+    simulator, hyper2kvm = program(machines=(off,), rate_bytes_s=RATE)
+    expected = expected_raw(simulator, "web-01", tmp_path / "expected")
+    with small_disk(tmp_path / "small", 2 * SMALL) as small:
+        folder = small / "out"
+        running = hyper2kvm.start("export", "--json", "web-01", "-o", folder, "--space-wait", "1")
+        running.until(lambda: simulator.counters.streams_now.total() > 0)
+        ballast = take_room(small, ROOM)
+        assert running.wait().error["code"] == "no_space"
+        ballast.unlink()
+        ended = hyper2kvm.export("web-01", "-o", folder, "--resume")
+        assert ended.result["blocks_skipped"] > 0
+        assert_holds(folder, expected, ended.result["content"], tmp_path / "judged")
+
+
+def test_too_little_room_is_refused_before_anything_is_done(program: ProgramFactory, tmp_path: Path) -> None:
+    simulator, hyper2kvm = program(machines=(GROWN,))
+    with small_disk(tmp_path / "small", 16 * MiB) as small:
+        ended = hyper2kvm.export("web-01", "-o", small / "out")
+        assert (ended.status, ended.error["code"]) == (6, "target_too_small")
+        assert list(small.iterdir()) == []
+    assert simulator.counters.calls["CreateSnapshot_Task"] == 0
+
+
+def unprivileged() -> list[str]:
+    """A prefix that runs a command without root's right to write anywhere; nothing where the tester has no such right."""
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+
+
+@pytest.mark.parametrize("machine", [OFF, RUNNING], ids=["off", "running"])
+def test_a_folder_that_may_not_be_written(machine: MachineSpec, program: ProgramFactory, tmp_path: Path) -> None:
+    simulator, hyper2kvm = program(machines=(machine,))
+    before = simulator.state()
+    with small_disk(tmp_path / "ro", 64 * MiB) as read_only:
+        subprocess.run(["mount", "-o", "remount,ro", str(read_only)], check=True)
+        ended = hyper2kvm.export("web-01", "-o", read_only / "out")
+        assert (ended.status, ended.error["code"]) == (9, "target_denied"), ended.explain()
+    assert simulator.state() == before
+    assert simulator.counters.calls["ExportVm"] + simulator.counters.calls["ExportSnapshot"] == 0
+
+
+def test_a_user_who_may_not_write(program: ProgramFactory, open_tmp: Path) -> None:
+    simulator, hyper2kvm = program(machines=(OFF,))
+    before = simulator.state()
+    hyper2kvm.home, hyper2kvm.prefix = open_tmp / "home", unprivileged()
+    hyper2kvm.home.mkdir(mode=0o777)
+    hyper2kvm.home.chmod(0o777)
+    folder = open_tmp / "out"
+    folder.mkdir(mode=0o555)
+    ended = hyper2kvm.export("web-01", "-o", folder)
+    assert (ended.status, ended.error["code"]) == (9, "target_denied"), ended.explain()
+    assert simulator.state() == before
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def open_tmp() -> Iterator[Path]:
+    """A folder that other users may enter; pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
