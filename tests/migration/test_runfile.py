@@ -13,6 +13,7 @@ from hypersdk.migration.runfile import (
     RUN_FILE,
     Change,
     ChangeKind,
+    FolderRuns,
     DiskRecord,
     RunFile,
     is_locked,
@@ -28,7 +29,7 @@ from tests.support.machines import make_machine
 def new_run(folder: Path, state: Path) -> RunFile:
     folder.mkdir(exist_ok=True)
     return RunFile.create(
-        folder, state, endpoint="root@vc.example.com:443", moref="vm-42", machine="web-01", format="qcow2", compress="none",
+        folder, FolderRuns(state), endpoint="root@vc.example.com:443", moref="vm-42", machine="web-01", format="qcow2", compress="none",
         disks=[DiskRecord(2000, "Hard disk 1", "web-01-disk1.qcow2", 1 << 30)],
     )  # fmt: skip
 
@@ -42,7 +43,7 @@ def test_everything_is_there_again_after_a_kill(tmp_path: Path) -> None:
         record.point = point_of(make_machine(), None)
         record.changes.append(Change(ChangeKind.SNAPSHOT, {"name": record.snapshot_name}))
         record.disks[0].receipt = receipt
-    again = RunFile.load(tmp_path / "out", tmp_path / "state")
+    again = RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
     assert again is not None
     assert again.record == run.record
     assert again.record.disks[0].done
@@ -89,7 +90,7 @@ def test_a_damaged_record_is_told_and_never_guessed_at(tmp_path: Path, damage: s
     new_run(tmp_path / "out", tmp_path / "state")
     (tmp_path / "out" / RUN_FILE).write_text(damage)
     with pytest.raises(IntegrityError) as caught:
-        RunFile.load(tmp_path / "out", tmp_path / "state")
+        RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
     assert caught.value.code == "run_unreadable"
     (found,) = unfinished_runs(tmp_path / "state")
     assert found.record is None
@@ -103,7 +104,7 @@ def test_a_file_name_with_a_path_in_it_is_refused(tmp_path: Path) -> None:
     data["disks"][0]["file_name"] = "../../etc/passwd"
     path.write_text(json.dumps(data))
     with pytest.raises(IntegrityError):
-        RunFile.load(tmp_path / "out", tmp_path / "state")
+        RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
 
 
 def test_nothing_secret_and_nobody_else_reads_it(tmp_path: Path) -> None:

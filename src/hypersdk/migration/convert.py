@@ -20,7 +20,7 @@ from hypersdk.migration.local import LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of
 from hypersdk.migration.outputs import Outputs, outputs_for
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
-from hypersdk.migration.runfile import DiskRecord, RunFile, locked_folder
+from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, locked_folder
 from hypersdk.migration.settings import RunSettings, Shared
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.migration.ticking import ticking
@@ -98,7 +98,7 @@ def _convert(
         for number, disk in enumerate(machine.disks, start=1)
     ]
     board = Board(machine.machine.name, plans)
-    run = _begin(machine, spec, folder, settings.state, plans)
+    run = _begin(machine, spec, folder, settings.run_store, plans)
     outputs = outputs_for(spec, folder, stem, run.record)
     shared = Shared(settings)
     with (
@@ -136,9 +136,11 @@ def _removed_on_failure(run: RunFile, outputs: Outputs) -> Iterator[None]:
         raise
 
 
-def _begin(machine: LocalMachine, spec: ExportSpec, folder: Path, state: Path, plans: list[_LocalDiskPlan]) -> RunFile:
+def _begin(
+    machine: LocalMachine, spec: ExportSpec, folder: Path, store: RunStore, plans: list[_LocalDiskPlan]
+) -> RunFile:
     """A new run; what an interrupted conversion left is removed, what an export left is not."""
-    old = RunFile.load(folder, state)
+    old = RunFile.load(folder, store)
     if old is not None and old.record.endpoint == LOCAL_ENDPOINT:
         outputs = outputs_for(spec, folder, stem_of(old.record.machine), old.record)
         for record in reversed(old.record.disks):
@@ -147,7 +149,7 @@ def _begin(machine: LocalMachine, spec: ExportSpec, folder: Path, state: Path, p
     if not spec.force:
         refuse_foreign(folder, foreign_files(folder))
     return RunFile.create(
-        folder, state, endpoint=LOCAL_ENDPOINT, moref="", machine=machine.machine.name, format=spec.format.value,
+        folder, store, endpoint=LOCAL_ENDPOINT, moref="", machine=machine.machine.name, format=spec.format.value,
         compress=spec.compress.value, method="local", proof=UNPROVED_LOCAL,
         descriptor=machine.descriptor.decode(errors="replace") if machine.descriptor else None,
         disks=[DiskRecord(plan.key, plan.label, plan.file_name, plan.capacity_bytes) for plan in plans],

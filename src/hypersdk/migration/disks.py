@@ -88,7 +88,7 @@ class DiskSet:
         gate = self.shared.space_gate(self.run.record.folder)
 
         def patient(file: BlockFile) -> BlockFile:
-            return PatientFile(file, gate, cancel, meter.waiting)
+            return PatientFile(file, gate, cancel, meter.waiting, guard=self.shared.settings.guard)
 
         with self.outputs.open(record, identity, patient) as disk:
             self._patiently(self.run.save, meter, cancel)  # the place inside an OVA is known now

@@ -138,7 +138,7 @@ class MachineExport:
 
     def _open(self) -> SourceWork:
         """The run of this folder: taken up, or a new one."""
-        run = RunFile.load(self._folder, self._shared.settings.state)
+        run = RunFile.load(self._folder, self._shared.settings.run_store)
         if run is not None:
             if self._plan.spec.resume is not Resume.DISCARD:
                 check_same_run(self._session, self._plan, run)
@@ -155,7 +155,7 @@ class MachineExport:
         spec, machine = self._plan.spec, self._plan.machine
         return RunFile.create(
             self._folder,
-            self._shared.settings.state,
+            self._shared.settings.run_store,
             endpoint=endpoint_name(self._session),
             moref=machine.moref,
             machine=machine.name,
@@ -200,6 +200,7 @@ class MachineExport:
             restored=not problems,
             elapsed_s=time.monotonic() - self._started,
         )
+        work.run.check()
         result = Publishing(plan.spec, plan.machine, plan.stem, work.run.record, work.outputs, finished).publish()
         if not problems:
             work.run.remove()

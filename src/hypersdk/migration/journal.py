@@ -115,11 +115,15 @@ class SourceJournal:
     # Undo
 
     def undo(self, *, keep: Collection[ChangeKind], cancel: CancelToken) -> list[Problem]:
-        """Undoes all open changes but those in ``keep``, newest first; goes on after a failure and returns the failures."""
+        """Undoes all open changes but those in ``keep``, newest first; goes on after a failure and returns the failures.
+
+        Raises what the run's store raises where this process may not act for the run any more.
+        """
         problems = []
         for change in reversed(self._run.record.open_changes):
             if change.kind in keep:
                 continue
+            self._run.check()
             try:
                 self._undo_one(change, cancel)
             except HyperSDKError as error:

@@ -12,7 +12,7 @@ from hypersdk.errors import TARGET_DENIED, LookupFailed, TargetError, register
 from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
 from hypersdk.migration.preflight import Refusal
-from hypersdk.migration.runfile import RUN_FILE
+from hypersdk.migration.runfile import RUN_FILE, RunStore
 from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, Resume, SourceState
 from hypersdk.model import Disk, Machine, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
@@ -85,7 +85,7 @@ class Plan:
         """For ``--json``."""
         return {
             "machine": self.machine.name, "moref": self.machine.moref, "path": self.machine.summary.path,
-            "power": self.machine.power.value, "output_dir": str(self.spec.output_dir), "format": self.spec.format.value,
+            "power": self.machine.power.value, "output_dir": str(self.spec.shown_dir), "format": self.spec.format.value,
             "compress": self.spec.compress.value, "method": self.method.value, "point": self.point, "route": self.route,
             "disks": [
                 {"label": disk.label, "file": disk.file_name, "capacity_bytes": disk.capacity_bytes, "expected_bytes": disk.expected_bytes}
@@ -103,10 +103,12 @@ def make_plan(
     cancel: CancelToken,
     machines: Sequence[MachineSummary] | None = None,
     floor: Floor = Floor(),
+    runs: RunStore | None = None,
 ) -> Plan:
     """Looks the machine up, checks all that can be checked without changing anything, and says what will be done.
 
-    ``machines`` spares the inventory call where the caller has it. Raises LookupFailed, Refused (with every reason at once)
+    ``machines`` spares the inventory call where the caller has it; ``runs`` knows of unfinished runs, by default those that lie in their
+    folders. Raises LookupFailed, Refused (with every reason at once)
     or TargetError.
     """
     rows = machines if machines is not None else list_machines(session, cancel=cancel)
@@ -116,7 +118,9 @@ def make_plan(
     stores = read_datastores(session, machine.moref) if temporary else []
     planned = tuple(_planned(machine, spec, number, disk) for number, disk in disks)
     needs, free = sum(disk.expected_bytes for disk in planned), free_bytes(spec.output_dir)
-    resuming = _check_folder(spec)
+    resuming = _check_folder(
+        spec, unfinished=runs.exists(spec.output_dir) if runs else (spec.output_dir / RUN_FILE).exists()
+    )
     refusals = [
         *preflight.machine_refusals(machine, spec, [disk for _, disk in disks]),
         *preflight.datastore_refusals(stores, floor.fraction, floor.at_least_bytes),
@@ -153,16 +157,15 @@ def free_bytes(folder: Path) -> int:
     return stat.f_bavail * stat.f_frsize
 
 
-def _check_folder(spec: ExportSpec) -> bool:
+def _check_folder(spec: ExportSpec, *, unfinished: bool) -> bool:
     """Whether an unfinished run is being resumed."""
     folder = spec.output_dir
     if folder.exists() and not folder.is_dir():
-        raise TargetError(f"{folder} is not a folder", code=TARGET_DENIED)
-    unfinished = (folder / RUN_FILE).exists()
+        raise TargetError(f"{spec.shown_dir} is not a folder", code=TARGET_DENIED)
     if unfinished and spec.resume is Resume.REFUSE:
-        raise TargetError(f"an unfinished export lies in {folder}", code=RESUMABLE_STATE)
+        raise TargetError(f"an unfinished export lies in {spec.shown_dir}", code=RESUMABLE_STATE)
     if not unfinished and spec.resume is Resume.RESUME:
-        raise TargetError(f"nothing to resume in {folder}", code=NOTHING_TO_RESUME)
+        raise TargetError(f"nothing to resume in {spec.shown_dir}", code=NOTHING_TO_RESUME)
     if not unfinished and not spec.force:
         refuse_foreign(folder, foreign_files(folder))
     return unfinished and spec.resume is Resume.RESUME
@@ -180,7 +183,7 @@ def _space_refusals(spec: ExportSpec, needs: int, free: int) -> Iterator[Refusal
     if needs > free:
         yield Refusal(
             preflight.TARGET_TOO_SMALL,
-            f"{spec.output_dir} has {format_size(free)} free, the export may need {format_size(needs)}",
+            f"{spec.shown_dir} has {format_size(free)} free, the export may need {format_size(needs)}",
         )
 
 

@@ -168,7 +168,7 @@ class Publishing:
             format=self.spec.format,
             provider=self.provider,
             method=self.run.method or self.spec.method.value,
-            folder=self.run.folder,
+            folder=self.spec.shown_dir,
             main_file=self._main_file(files),
             point_in_time=self.run.point.describe() if self.run.point else "the file as it was read",
             proof=self.run.proof or "",
@@ -204,7 +204,7 @@ class Publishing:
         receipts = {record.file_name: record.receipt for record in self.run.disks if record.receipt}
         return ExportResult(
             machine=self.machine.name,
-            output_dir=self.run.folder,
+            output_dir=self.spec.shown_dir,
             files=tuple(OutputFile(file.name, file.size_bytes, file.sha256) for file in files),
             main_file=self._main_file(files),
             proof=self.run.proof or "",

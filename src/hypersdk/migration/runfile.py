@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.migration.point import PointInTime
@@ -35,7 +35,7 @@ from hypersdk.units import MiB
 RUN_FILE: Final = ".hypersdk-run.json"
 LOCK_FILE: Final = ".hypersdk-run.lock"
 _VERSION: Final = 1
-_MAX_BYTES: Final = 16 * MiB
+MAX_RECORD_BYTES: Final = 16 * MiB
 
 RUN_ACTIVE: Final = register(
     "run_active",
@@ -135,47 +135,106 @@ def state_dir(environ: Mapping[str, str] | None = None) -> Path:
     return Path(home) / "hypersdk"
 
 
-class RunFile:
-    """The record of one run, kept on disk. Methods are thread-safe; each that changes something has saved it when it returns."""
+class RunStore(Protocol):
+    """Where the record of a run is kept: in the output folder (``FolderRuns``), or in a daemon's database."""
 
-    def __init__(self, record: RunRecord, index: Path) -> None:
+    def exists(self, folder: Path) -> bool:
+        """Whether an unfinished run belongs to ``folder``."""
+        ...
+
+    def read(self, folder: Path) -> bytes | None:
+        """Its record; None where there is none. At most ``MAX_RECORD_BYTES`` and one more byte."""
+        ...
+
+    def write(self, folder: Path, run_id: str, record: bytes) -> None:
+        """Replaces the record as a whole; durable when this returns."""
+        ...
+
+    def remove(self, folder: Path, run_id: str) -> None:
+        """Forgets the run: it was finished or given up."""
+        ...
+
+    def check(self) -> None:
+        """Raises where this process may not act for the run any more. Asked before every undo and before publishing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FolderRuns:
+    """Runs that lie in their own output folder; ``state / "runs"`` has a pointer to each."""
+
+    state: Path
+
+    def exists(self, folder: Path) -> bool:
+        """See RunStore."""
+        return (folder / RUN_FILE).exists()
+
+    def read(self, folder: Path) -> bytes | None:
+        """See RunStore."""
+        try:
+            with (folder / RUN_FILE).open("rb") as file:
+                return file.read(MAX_RECORD_BYTES + 1)
+        except FileNotFoundError:
+            return None
+
+    def write(self, folder: Path, run_id: str, record: bytes) -> None:
+        """See RunStore."""
+        write_atomic(folder / RUN_FILE, record, mode=0o600)
+        pointer = self._pointer(run_id)
+        if not pointer.exists():
+            pointer.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(pointer, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
+
+    def remove(self, folder: Path, run_id: str) -> None:
+        """See RunStore."""
+        for path in (folder / RUN_FILE, self._pointer(run_id)):
+            path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """The folder's lock is held: nobody else acts for the run."""
+
+    def _pointer(self, run_id: str) -> Path:
+        return self.state / "runs" / f"{run_id}.json"
+
+
+class RunFile:
+    """The record of one run, kept in a store. Methods are thread-safe; each that changes something has saved it when it returns."""
+
+    def __init__(self, record: RunRecord, store: RunStore) -> None:
         self.record = record
-        self._index = index
+        self._store = store
         self._lock = threading.RLock()
 
     @classmethod
-    def create(cls, folder: Path, state: Path, **facts: Any) -> RunFile:
+    def create(cls, folder: Path, store: RunStore, **facts: Any) -> RunFile:
         """A new run in ``folder``, which exists. ``facts`` are RunRecord's fields without id, folder and time."""
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         record = RunRecord(
             run_id=run_id, folder=folder, started_at=datetime.now(UTC).isoformat(timespec="seconds"), **facts
         )
-        run = cls(record, state / "runs" / f"{run_id}.json")
+        run = cls(record, store)
         run.save()
-        run._index.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(run._index, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
         return run
 
     @classmethod
-    def load(cls, folder: Path, state: Path) -> RunFile | None:
-        """The run in ``folder``, or None where there is none. Raises IntegrityError ``run_unreadable``."""
-        path = folder / RUN_FILE
-        try:
-            with path.open("rb") as file:
-                text = file.read(_MAX_BYTES + 1)
-        except FileNotFoundError:
+    def load(cls, folder: Path, store: RunStore) -> RunFile | None:
+        """The run of ``folder``, or None where there is none. Raises IntegrityError ``run_unreadable``."""
+        text = store.read(folder)
+        if text is None:
             return None
         try:
-            record = _decode(json.loads(text[:_MAX_BYTES]), folder)
+            record = _decode(json.loads(text[:MAX_RECORD_BYTES]), folder)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(f"{path} is damaged: {error}", code=RUN_UNREADABLE) from error
-        return cls(record, state / "runs" / f"{record.run_id}.json")
+            raise IntegrityError(
+                f"the record of the run in {folder} is damaged: {error}", code=RUN_UNREADABLE
+            ) from error
+        return cls(record, store)
 
     def save(self) -> None:
         """Writes the record; it is durable when this returns."""
         with self._lock:
             text = json.dumps(_encode(self.record), indent=1)
-            write_atomic(self.record.folder / RUN_FILE, text.encode(), mode=0o600)
+            self._store.write(self.record.folder, self.record.run_id, text.encode())
 
     @contextmanager
     def changing(self) -> Iterator[RunRecord]:
@@ -187,8 +246,11 @@ class RunFile:
     def remove(self) -> None:
         """Forgets the run: it was finished or given up."""
         with self._lock:
-            for path in (self.record.folder / RUN_FILE, self._index):
-                path.unlink(missing_ok=True)
+            self._store.remove(self.record.folder, self.record.run_id)
+
+    def check(self) -> None:
+        """Raises where this process may not act for the run any more."""
+        self._store.check()
 
 
 @contextmanager

@@ -15,7 +15,15 @@ from typing import Final
 
 from hypersdk.errors import HyperSDKError
 from hypersdk.migration.journal import Problem, SourceJournal
-from hypersdk.migration.runfile import SNAPSHOT_PREFIX, ChangeKind, RunFile, RunRecord, is_locked, locked_folder
+from hypersdk.migration.runfile import (
+    SNAPSHOT_PREFIX,
+    ChangeKind,
+    FolderRuns,
+    RunFile,
+    RunRecord,
+    is_locked,
+    locked_folder,
+)
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import FoundSnapshot, find_snapshots, remove_snapshot
@@ -59,7 +67,7 @@ def unfinished_runs(state: Path) -> list[UnfinishedRun]:
 def _read(pointer: Path, state: Path) -> UnfinishedRun | None:
     try:
         folder = Path(json.loads(pointer.read_bytes())["folder"])
-        run = RunFile.load(folder, state)
+        run = RunFile.load(folder, FolderRuns(state))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return UnfinishedRun(pointer, None, active=False, error=f"unreadable: {error}")
     except HyperSDKError as error:
@@ -86,7 +94,7 @@ def clean_up(
     is then copied again by a resume. Raises TargetError ``run_active`` while a process works on the run.
     """
     with locked_folder(folder):
-        run = RunFile.load(folder, state)
+        run = RunFile.load(folder, FolderRuns(state))
         if run is None:
             return CleanUp((), (), ())
         age = datetime.now(UTC) - datetime.fromisoformat(run.record.started_at)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from hypersdk.migration.plan import Floor
-from hypersdk.migration.runfile import state_dir
+from hypersdk.migration.runfile import FolderRuns, RunStore, state_dir
 from hypersdk.transfer.budget import StreamBudget
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.limit import BandwidthLimit
@@ -26,7 +26,8 @@ class RunSettings:
 
     ``streams_per_host`` stays below what the NFC buffers of one ESXi host allow, ``streams_per_vcenter`` below the
     about 52 connections that go through a vCenter. ``space_wait_s`` is how long a full disk is waited for, ``stall_timeout_s``
-    how long a stream may be silent before it is tried again.
+    how long a stream may be silent before it is tried again. ``guard`` is called before every write to an image, and raises where
+    this process may not write any more.
     """
 
     max_machines: int = 4
@@ -40,6 +41,13 @@ class RunSettings:
     progress_interval_s: float = 0.25
     floor: Floor = field(default_factory=Floor)
     state: Path = field(default_factory=state_dir)
+    runs: RunStore | None = None
+    guard: Callable[[], None] | None = None
+
+    @property
+    def run_store(self) -> RunStore:
+        """Where records of runs are kept: ``runs``, else the output folders, with pointers in ``state``."""
+        return self.runs or FolderRuns(self.state)
 
 
 class Shared:

@@ -92,3 +92,10 @@ class ExportSpec:
     job_id: str | None = None
     job_name: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    display_dir: Path | None = None
+
+    @property
+    def shown_dir(self) -> Path:
+        """``output_dir`` for people and manifests. The two differ where ``output_dir`` names a folder by an open descriptor of this process
+        (``/proc/self/fd/7``), so that nobody can put another folder in its place."""
+        return self.display_dir or self.output_dir

@@ -181,14 +181,25 @@ def _is_full(error: OSError | TargetError) -> bool:
 class PatientFile:
     """A ``BlockFile`` whose writes wait for room instead of failing. Wrap the file before it is given to a writer."""
 
-    def __init__(self, file: BlockFile, gate: SpaceGate, cancel: CancelToken, waiting: Waiting = unseen) -> None:
+    def __init__(
+        self,
+        file: BlockFile,
+        gate: SpaceGate,
+        cancel: CancelToken,
+        waiting: Waiting = unseen,
+        *,
+        guard: Callable[[], None] | None = None,
+    ) -> None:
+        """``guard`` is called before each change of the file, and raises where it must not be changed any more."""
         self._file = file
+        self._guard = guard or _nothing
         self._gate = gate
         self._cancel = cancel
         self._waiting = waiting
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
         """As the file; waits while it is full. A write that got half way is written again from its start."""
+        self._guard()
         self._gate.patiently(lambda: self._file.pwrite(buffers, offset), self._cancel, self._waiting)
 
     def pread(self, length: int, offset: int) -> bytes:
@@ -201,12 +212,18 @@ class PatientFile:
 
     def truncate(self, size: int) -> None:
         """As the file; waits while it is full."""
+        self._guard()
         self._gate.patiently(lambda: self._file.truncate(size), self._cancel, self._waiting)
 
     def discard(self, offset: int, length: int) -> None:
         """As the file; punching a hole can need room for the map of extents."""
+        self._guard()
         self._gate.patiently(lambda: self._file.discard(offset, length), self._cancel, self._waiting)
 
     def sync(self) -> None:
         """As the file. A sync that fails for lack of room has lost data: it is not repeated, the error passes through."""
         self._file.sync()
+
+
+def _nothing() -> None:
+    """No guard."""

@@ -15,7 +15,7 @@ from xml.parsers.expat import ExpatError
 
 from lxml import etree
 
-from hypersdk.errors import AccessError, ConnectError, HyperSDKError, UsageError, register
+from hypersdk.errors import AccessError, Cancelled, ConnectError, HyperSDKError, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
@@ -65,7 +65,9 @@ class Session:
     as the server writes it, like ``VSPHERE.LOCAL\\Administrator``.
     """
 
-    def __init__(self, endpoint: Endpoint, stub: SessionStub, content: Any, keepalive_s: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, stub: SessionStub, content: Any, keepalive_s: float, guard: Callable[[], None]
+    ) -> None:
         self.endpoint: Final = endpoint
         self.stub: Final = stub
         self.content: Final = content
@@ -75,11 +77,21 @@ class Session:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._keepalive_s = keepalive_s
+        self._guard = guard
         self.keepalive = threading.Thread(target=self._keep_alive, name="vsphere-keepalive", daemon=True)
 
     @classmethod
-    def connect(cls, endpoint: Endpoint, *, cancel: CancelToken, keepalive_s: float = KEEPALIVE_S) -> Session:
-        """Logs in. Raises ConnectError (no answer, not trusted, no vSphere), AccessError ``login_refused``, UsageError ``no_password``."""
+    def connect(
+        cls,
+        endpoint: Endpoint,
+        *,
+        cancel: CancelToken,
+        keepalive_s: float = KEEPALIVE_S,
+        guard: Callable[[], None] = lambda: None,
+    ) -> Session:
+        """Logs in. ``guard`` is called before every call, and raises where this process may not touch the server any more.
+
+        Raises ConnectError (no answer, not trusted, no vSphere), AccessError ``login_refused``, UsageError ``no_password``."""
         if not endpoint.username or endpoint.password is None:
             raise UsageError(f"no user name or password for {endpoint.address}", code=NO_PASSWORD)
         cancel.check()
@@ -90,7 +102,7 @@ class Session:
         try:
             cancel.check()
             content = _translated(endpoint.address, lambda: service_instance(stub).RetrieveContent())
-            session = cls(endpoint, stub, content, keepalive_s)
+            session = cls(endpoint, stub, content, keepalive_s, guard)
             session._log_in()
         except BaseException:
             stub.DropConnections()
@@ -150,10 +162,12 @@ class Session:
         if self.keepalive.is_alive() and self.keepalive is not threading.current_thread():
             self.keepalive.join(CLOSE_WAIT_S)
         with contextlib.suppress(HyperSDKError):
+            self._guard()
             _translated(self.endpoint.address, lambda: self.content.sessionManager.Logout())
         self.stub.DropConnections()
 
     def _check_open(self) -> None:
+        self._guard()
         if self._closing.is_set():
             raise AccessError(f"the session on {self.endpoint.address} is closed", code=NOT_AUTHENTICATED)
 
@@ -177,7 +191,7 @@ class Session:
         while not self._closing.wait(self._keepalive_s):
             try:
                 self.server_time()
-            except AccessError:
+            except (AccessError, Cancelled):
                 return
             except ConnectError:
                 continue
