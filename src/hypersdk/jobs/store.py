@@ -25,9 +25,9 @@ LIST_QUERY: Final = register(
 
 SORTABLE: Final = {
     name: jobs.c[name]
-    for name in ("number", "name", "vm_path", "output_path", "format", "state", "site", "priority", "owner", "attempt",
-                 "created_at", "started_at", "completed_at", "updated_at")
-}  # fmt: skip
+    for name in ("number", "id", "name", "vm_path", "output_path", "format", "state", "site", "priority", "owner", "attempt",
+                 "endpoint_id", "worker_id", "waiting", "created_at", "started_at", "completed_at", "updated_at")
+} | {"percent": jobs.c.progress["percent_complete"].as_float()}  # fmt: skip
 FACETS: Final = ("state", "format", "site")
 MAX_PAGE: Final = 1000
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
@@ -48,6 +48,14 @@ class Filter:
     created_after: float | None = None
     created_before: float | None = None
     excluded: tuple[str, ...] = ()
+    equal: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Columns of text and the values that they may have."""
+    within: tuple[tuple[str, float | None, float | None], ...] = ()
+    """Columns of numbers and times, with the least value and the first one that is too high."""
+    containing: tuple[tuple[str, str], ...] = ()
+    """Columns of text and what is found in them, in whatever case."""
+    seen_revision: int | None = None
+    """Only jobs that were there at this revision of the list."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """As SQL."""
@@ -65,6 +73,18 @@ class Filter:
             found.append(jobs.c.created_at < self.created_before)
         if self.excluded:
             found.append(jobs.c.id.not_in(self.excluded))
+        return found + self._by_column()
+
+    def _by_column(self) -> list[sa.ColumnElement[bool]]:
+        found: list[sa.ColumnElement[bool]] = [SORTABLE[name].in_(values) for name, values in self.equal]
+        for name, least, too_high in self.within:
+            if least is not None:
+                found.append(SORTABLE[name] >= least)
+            if too_high is not None:
+                found.append(SORTABLE[name] < too_high)
+        found += [SORTABLE[name].icontains(text, autoescape=True) for name, text in self.containing]
+        if self.seen_revision is not None:
+            found.append(jobs.c.created_revision <= self.seen_revision)
         return found
 
 
@@ -88,6 +108,7 @@ class JobStore:
                     raise UsageError(f"job '{new.id}' exists with another definition", code=JOB_EXISTS, id=new.id)
                 return found, False
             now = self.database.now(connection)
+            revision = self.database.revision(connection)
             row: dict[str, Any] = {
                 "id": new.id or f"job-{secrets.token_hex(6)}", "number": self.database.count(connection, "job"),
                 "name": new.name, "vm_path": new.vm_path, "output_path": new.output_path, "format": new.format,
@@ -96,7 +117,7 @@ class JobStore:
                 "state": JobState.QUEUED.value, "request": None, "keep_partial": False, "discard": False, "attempt": 1, "enqueued": 0,
                 "epoch": 0, "worker_id": None, "waiting": None, "progress": dict(EMPTY_PROGRESS), "result": None, "error": None,
                 "created_at": now, "started_at": None, "completed_at": None, "updated_at": now,
-                "revision": self.database.revision(connection),
+                "revision": revision, "created_revision": revision,
             }  # fmt: skip
             connection.execute(sa.insert(jobs).values(row))
             found = _one(connection, row["id"])
@@ -130,7 +151,7 @@ class JobStore:
             raise UsageError(f"limit is from 1 to {MAX_PAGE}, offset from 0", code=LIST_QUERY)
         down = sort.startswith("-")
         order = [
-            SORTABLE[name].desc() if down else SORTABLE[name].asc(),
+            (SORTABLE[name].desc() if down else SORTABLE[name].asc()).nulls_last(),
             jobs.c.number.desc() if down else jobs.c.number.asc(),
         ]
         conditions = which.conditions()

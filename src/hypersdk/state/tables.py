@@ -10,6 +10,7 @@
     endpoints                    vCenters and ESXi hosts; passwords sealed
     users ──< logins, api_tokens who may do what
     audit, idempotency, counters, removed, meta
+    samples                      one row a minute: rate and numbers of jobs, for the history
 
 Times are seconds since 1970 as floats, UTC. ``revision`` of a row is the value of the one counter ``revision`` at its last change, so that
 "what is new since N" is one indexed read. The engine's own tables (DBOS) live apart.
@@ -58,6 +59,8 @@ jobs = sa.Table(
     sa.Column("result", Json, nullable=True),
     sa.Column("error", Json, nullable=True),
     sa.Column("created_at", Time, nullable=False),
+    # A bulk call touches nothing that came after what its caller saw.
+    sa.Column("created_revision", Big, nullable=False),
     sa.Column("started_at", Time, nullable=True),
     sa.Column("completed_at", Time, nullable=True),
     sa.Column("updated_at", Time, nullable=False),
@@ -202,6 +205,21 @@ removed = sa.Table(
     sa.Column("topic", sa.String(32), nullable=False),
     sa.Column("id", Key, nullable=False),
     sa.Column("at", Time, nullable=False),
+)
+samples = sa.Table(
+    "samples",
+    METADATA,
+    sa.Column("minute", Big, primary_key=True),  # whole minutes since 1970: whichever API process comes first writes it
+    sa.Column("rate_bytes_s", sa.Double, nullable=False),  # of all running jobs together
+    sa.Column("submitted", Big, nullable=False),  # jobs ever
+    sa.Column("queued", sa.Integer, nullable=False),
+    sa.Column("running", sa.Integer, nullable=False),
+    sa.Column("paused", sa.Integer, nullable=False),
+    sa.Column("completed", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("cancelled", sa.Integer, nullable=False),
+    sa.Column("workers", sa.Integer, nullable=False),
+    sa.Column("streams", sa.Integer, nullable=False),
 )
 counters = sa.Table(
     "counters",
