@@ -73,6 +73,18 @@ class Claims:
             )  # fmt: skip
         return Claim(self._store.get(job_id), epoch)
 
+    def hand_back(self, job_id: str, attempt: int) -> None:
+        """An attempt that this worker will not begin, because it drains: another one is due. A job that has moved on is left alone."""
+        with self.database.write() as connection:
+            now = self.database.now(connection)
+            same = sa.update(jobs).where(
+                jobs.c.id == job_id,
+                jobs.c.attempt == attempt,
+                jobs.c.state.in_([state.value for state in before(JobEvent.START)]),
+            )
+            revision = self.database.revision(connection)
+            connection.execute(same.values(attempt=attempt + 1, updated_at=now, revision=revision))
+
     def check(self, claim: Claim) -> None:
         """Raises StaleAttempt unless the job is still ours."""
         with self.database.read() as connection:
@@ -97,8 +109,12 @@ class Claims:
         *,
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
+        keep_run: bool = False,
     ) -> JobState:
-        """The attempt is over. With ``REQUEUE`` another attempt is due. Raises StaleAttempt."""
+        """The attempt is over. With ``REQUEUE`` another attempt is due; ``keep_run`` keeps the record of a cancelled one, to go on from.
+
+        Raises StaleAttempt.
+        """
         with self.database.write() as connection:
             now = self.database.now(connection)
             state = JobState(self._ours(connection, claim, jobs.c.state))
@@ -113,6 +129,8 @@ class Claims:
                 discard=False,
                 secret=None if new is JobState.COMPLETED else jobs.c.secret,
             )  # fmt: skip
+            if new is JobState.COMPLETED or (new is JobState.CANCELLED and not keep_run):
+                connection.execute(sa.delete(runs).where(runs.c.job_id == claim.job.id))
             connection.execute(
                 sa.update(attempts)
                 .where(attempts.c.job_id == claim.job.id, attempts.c.epoch == claim.epoch)
@@ -163,12 +181,6 @@ class Claims:
             )
             if not done.rowcount:
                 connection.execute(sa.insert(runs).values(job_id=claim.job.id, record=record, updated_at=now))
-
-    def remove_run(self, claim: Claim) -> None:
-        """Forgets it. Raises StaleAttempt."""
-        with self.database.write() as connection:
-            self._ours(connection, claim, jobs.c.epoch)
-            connection.execute(sa.delete(runs).where(runs.c.job_id == claim.job.id))
 
     def _ours(self, connection: sa.Connection, claim: Claim, column: sa.Column[Any]) -> Any:
         """A column of the job, locked until the transaction ends. Raises StaleAttempt where its epoch is not ours."""

@@ -59,13 +59,20 @@ class Outcome:
 
 
 def export_machines(
-    session: Session, plans: Sequence[Plan], *, cancel: CancelToken, observer: Observer, settings: RunSettings
+    session: Session,
+    plans: Sequence[Plan],
+    *,
+    cancel: CancelToken,
+    observer: Observer,
+    settings: RunSettings,
+    shared: Shared | None = None,
 ) -> list[Outcome]:
     """Exports several machines, at most ``settings.max_machines`` at a time; one that fails does not stop the others.
 
-    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end.
+    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end. ``shared`` holds the budgets and limits of a
+    process that makes several such calls at once; without it they are this call's own.
     """
-    shared = Shared(settings)
+    shared = Shared(settings) if shared is None else shared.with_settings(settings)
     boards = [Board(plan.machine.name, plan.disks) for plan in plans]
     exports = [MachineExport(session, plan, board, shared, cancel) for plan, board in zip(plans, boards, strict=True)]
     with (

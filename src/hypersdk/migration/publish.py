@@ -57,6 +57,7 @@ class ExportResult:
     blocks_skipped: int
     elapsed_s: float
     restored: bool
+    method: str
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -218,4 +219,5 @@ class Publishing:
             blocks_skipped=sum(receipt.blocks_skipped for receipt in receipts.values()),
             elapsed_s=self.finished.elapsed_s,
             restored=self.finished.restored,
+            method=self.run.method or self.spec.method.value,
         )

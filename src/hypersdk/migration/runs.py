@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import HyperSDKError
-from hypersdk.migration.journal import Problem, SourceJournal
+from hypersdk.migration.journal import Problem, SourceJournal, not_restored
+from hypersdk.migration.naming import stem_of
+from hypersdk.migration.outputs import outputs_for
 from hypersdk.migration.runfile import (
     SNAPSHOT_PREFIX,
     ChangeKind,
     FolderRuns,
     RunFile,
     RunRecord,
+    RunStore,
     is_locked,
     locked_folder,
 )
+from hypersdk.migration.spec import ExportSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import FoundSnapshot, find_snapshots, remove_snapshot
@@ -108,6 +112,35 @@ def clean_up(
             run.remove()
         kept = tuple(change.kind.value for change in left if change.kind is ChangeKind.SNAPSHOT and not drop)
         return CleanUp(tuple(change.kind.value for change in before if change not in left), kept, tuple(problems))
+
+
+def give_up(
+    session: Session,
+    spec: ExportSpec,
+    store: RunStore,
+    *,
+    keep_partial: bool,
+    cancel: CancelToken,
+    note: Callable[[str], None],
+) -> None:
+    """Ends an unfinished run for good: the source as it was found, its temporary snapshot too, and without ``keep_partial`` what was copied
+    is removed. Does nothing where there is no run.
+
+    Raises TargetError ``run_active`` while a process works on it, and NotRestored when something could not be undone: the run is kept then.
+    """
+    with locked_folder(spec.output_dir):
+        run = RunFile.load(spec.output_dir, store)
+        if run is None:
+            return
+        problems = SourceJournal(session, run, note=note).undo(keep=(), cancel=cancel)
+        if problems:
+            raise not_restored(run.record.machine, problems)
+        if keep_partial:
+            return
+        outputs = outputs_for(spec, spec.output_dir, stem_of(run.record.machine), run.record)
+        for record in reversed(run.record.disks):
+            outputs.forget(record)
+        run.remove()
 
 
 def stray_snapshots(session: Session, state: Path) -> Iterator[FoundSnapshot]:

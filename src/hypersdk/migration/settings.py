@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -53,13 +54,19 @@ class RunSettings:
 class Shared:
     """The live side of ``RunSettings``: one per process, handed to every machine's export."""
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(self, settings: RunSettings, budget: StreamBudget | None = None) -> None:
         self.settings = settings
-        self.budget = StreamBudget(per_host=settings.streams_per_host, per_vcenter=settings.streams_per_vcenter)
+        self.budget = budget or StreamBudget(settings.streams_per_host, settings.streams_per_vcenter)
         self.limit = BandwidthLimit(settings.bandwidth_limit) if settings.bandwidth_limit else None
         self.space = SpaceLedger()
         self._slots: dict[str, threading.Semaphore] = {}
         self._lock = threading.Lock()
+
+    def with_settings(self, settings: RunSettings) -> Shared:
+        """The same budgets, limits and ledgers for a run that has settings of its own."""
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
     def space_gate(self, folder: Path) -> SpaceGate:
         """Waits for room on the file system of ``folder``."""

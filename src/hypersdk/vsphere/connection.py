@@ -41,13 +41,16 @@ class TrustedConnection(http.client.HTTPConnection):
         *,
         pinned_sha1: str | None = None,
         proxy: Proxy | None = None,
+        connect_to: str | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         reply_timeout_s: float = REPLY_TIMEOUT_S,
     ) -> None:
+        """``connect_to`` is the address to dial in place of looking ``host`` up; the certificate is judged by ``host`` all the same."""
         super().__init__(host, port, timeout=reply_timeout_s)
         self._tls = tls
         self._pin = pinned_sha1 or tls.thumbprint
         self._proxy = proxy
+        self._dialled = connect_to or host
         self._connect_timeout_s = connect_timeout_s
         self._reply_timeout_s = reply_timeout_s
 
@@ -73,7 +76,7 @@ class TrustedConnection(http.client.HTTPConnection):
         super().request(*args, **kwargs)  # type: ignore[arg-type]
 
     def _handshake(self, tls: TlsPolicy, pin: str | None) -> ssl.SSLSocket:
-        sock = dial(self.host, self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
+        sock = dial(self._dialled, self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -92,7 +95,7 @@ class TrustedConnection(http.client.HTTPConnection):
     def _shown(self) -> PeerCertificate | None:
         """The untrusted certificate, fetched once more for the message; the message does without where that fails."""
         try:
-            return peer_certificate(self.host, self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
+            return peer_certificate(self._dialled, self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
         except OSError:
             return None
 
@@ -119,10 +122,11 @@ def open_connection(
     by the CA bundle.
     """
     name, number = host or endpoint.host, port or endpoint.port
-    tls = endpoint.tls
+    tls, connect_to = endpoint.tls, endpoint.connect_to
     if (name, number) != (endpoint.host, endpoint.port):
-        tls = TlsPolicy(insecure=tls.insecure, ca_bundle=tls.ca_bundle)
+        tls, connect_to = TlsPolicy(insecure=tls.insecure, ca_bundle=tls.ca_bundle), None
     return TrustedConnection(
         name, number, tls, pinned_sha1=pinned_sha1, proxy=http_proxy_for(endpoint, name, number),
+        connect_to=connect_to,
         connect_timeout_s=connect_timeout_s, reply_timeout_s=reply_timeout_s,
     )  # fmt: skip

@@ -37,7 +37,10 @@ CONFIG_KEYS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One vCenter or ESXi host. ``datacenter`` is the default for relative names. Nothing in here prints a password."""
+    """One vCenter or ESXi host. ``datacenter`` is the default for relative names. Nothing in here prints a password.
+
+    ``connect_to`` is the address that ``host`` was resolved to when it was judged; connections go there whatever the name resolves to later.
+    """
 
     host: str
     port: int
@@ -46,6 +49,7 @@ class Endpoint:
     tls: TlsPolicy
     datacenter: str | None = None
     proxy: Proxy | None = None
+    connect_to: str | None = None
 
     @property
     def address(self) -> str:

@@ -1,0 +1,241 @@
+"""One attempt of a job in a worker: log in, open the folder, export or undo, and say how it ended.
+
+::
+
+    claim ── cancelling ──> undo what earlier attempts left at the source ──> cancelled
+        └──> log in ─> folder below its root ─> plan ─> export ─┬─ result     ──> completed
+                                                                ├─ Cancelled  ──> by a user: undo, cancelled | paused | drained: queued again
+                                                                └─ any error  ──> failed, with its code
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from hypersdk.errors import Cancelled, HyperSDKError
+from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
+from hypersdk.jobs.login import Logins
+from hypersdk.jobs.progress import JobProgress
+from hypersdk.jobs.roots import ExportRoots
+from hypersdk.jobs.runstore import DatabaseRuns
+from hypersdk.jobs.states import JobEvent, JobState
+from hypersdk.migration.export import Outcome, export_machines
+from hypersdk.migration.jobfile import JobDefinition
+from hypersdk.migration.plan import make_plan
+from hypersdk.migration.publish import ExportResult
+from hypersdk.migration.runs import give_up
+from hypersdk.migration.settings import RunSettings, Shared
+from hypersdk.migration.spec import ExportSpec, Resume
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.session import Session
+
+LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all attempts of a worker share. ``settings_of`` and ``shared_of`` are per site."""
+
+    claims: Claims
+    logins: Logins
+    roots: ExportRoots
+    guard: Callable[[], None]
+    settings_of: Callable[[str], RunSettings]
+    shared_of: Callable[[str], Shared]
+
+
+@dataclass(slots=True)
+class JobAttempt:
+    """One claimed job. ``why`` is what ended it, where it was told to end: ``cancel``, ``pause`` or ``drain``."""
+
+    workshop: Workshop
+    claim: Claim
+    cancel: CancelToken
+    progress: JobProgress = field(init=False)
+    why: str = ""
+    keep_partial: bool = False
+
+    def __post_init__(self) -> None:
+        self.progress = JobProgress(str(self.claim.job.definition.get("export_method") or "auto"))
+
+    def stop(self, why: str, *, keep_partial: bool = False) -> None:
+        """Asks it to end; the first reason stands, but for a cancel, which overrules the others."""
+        if not self.why or (why == "cancel" and self.why != "cancel"):
+            self.why, self.keep_partial = why, keep_partial
+        self.cancel.cancel({"cancel": "cancelled", "pause": "paused"}.get(why, "the daemon stops"))
+
+    def run(self) -> JobState:
+        """Runs it to its end and writes that down. Raises StaleAttempt, and nothing else that is expected."""
+        job = self.claim.job
+        self.progress.log(f"attempt {job.attempt} on {self.workshop.claims.worker_id} (epoch {self.claim.epoch})")
+        try:
+            if job.state is JobState.CANCELLING:
+                self.why, self.keep_partial = "cancel", job.keep_partial
+                return self._cancelled()
+            return self._export()
+        except StaleAttempt:
+            LOG.warning("job %s: this worker has it no more", job.id)
+            raise
+        except Cancelled as error:
+            return self._stopped(error)
+        except HyperSDKError as error:
+            return self._failed(error)
+
+    # The export
+
+    def _export(self) -> JobState:
+        job = self.claim.job
+        definition = JobDefinition.model_validate(job.definition)
+        with self._source(definition) as (session, spec):
+            runs = DatabaseRuns(self.workshop.claims, self.claim)
+            if runs.exists(spec.output_dir):
+                spec = replace(spec, resume=Resume.DISCARD if job.discard else Resume.RESUME)
+            settings = self._settings(runs)
+            plan = make_plan(session, spec, cancel=self.cancel, floor=settings.floor, runs=runs)
+            for text in (*plan.changes, *(f"warning: {warning}" for warning in plan.warnings)):
+                self.progress.log(f"at the source: {text}" if text in plan.changes else text)
+            (outcome,) = export_machines(
+                session, [plan], cancel=self.cancel, observer=self.progress.observe, settings=settings,
+                shared=self.workshop.shared_of(job.site),
+            )  # fmt: skip
+            if isinstance(outcome.error, Cancelled) and self.why == "cancel":
+                self._undo(session, spec, runs)
+        return self._ended(outcome)
+
+    @contextmanager
+    def _source(self, definition: JobDefinition) -> Iterator[tuple[Session, ExportSpec]]:
+        """A login, and the export as asked for, into a folder that is held open."""
+        job, workshop = self.claim.job, self.workshop
+        endpoint = workshop.logins.endpoint_for(job, definition)
+        connecting = Session.connect(endpoint, cancel=self.cancel, guard=workshop.guard)
+        with connecting as session, workshop.roots.opened(job.output_path, create=True) as descriptor:
+            folder = Path(f"/proc/self/fd/{descriptor}")
+            yield (
+                session,
+                replace(
+                    definition.to_spec(),
+                    output_dir=folder,
+                    display_dir=Path(job.output_path),
+                    job_id=job.id,
+                    job_name=job.name,
+                ),
+            )
+
+    def _settings(self, runs: DatabaseRuns) -> RunSettings:
+        return replace(self.workshop.settings_of(self.claim.job.site), runs=runs, guard=self.workshop.guard)
+
+    # Ends
+
+    def _ended(self, outcome: Outcome) -> JobState:
+        result = None if outcome.result is None else result_object(outcome.result)
+        if outcome.error is None:
+            assert outcome.result is not None
+            for warning in outcome.result.warnings:
+                self.progress.log(f"warning: {warning}")
+            self.progress.log("completed")
+            return self._end(JobEvent.FINISH, result=result)
+        if isinstance(outcome.error, StaleAttempt):
+            raise outcome.error
+        if isinstance(outcome.error, Cancelled):
+            return self._stopped(outcome.error)
+        return self._failed(outcome.error, result)
+
+    def _stopped(self, error: Cancelled) -> JobState:
+        match self.why:
+            case "cancel":
+                return self._end_cancelled(error)
+            case "pause":
+                self.progress.log("paused at a checkpoint")
+                return self._end(JobEvent.PAUSED)
+            case _:
+                self.progress.log("handed back to the queue")
+                return self._end(JobEvent.REQUEUE)
+
+    def _failed(self, error: HyperSDKError, result: Mapping[str, Any] | None = None) -> JobState:
+        for text in (error.message, *getattr(error, "__notes__", ())):
+            self.progress.log(f"error: {text}")
+        return self._end(JobEvent.FAIL, result=result, error=error)
+
+    def _cancelled(self) -> JobState:
+        """A cancel that found no worker at work: what earlier attempts left is undone."""
+        definition = JobDefinition.model_validate(self.claim.job.definition)
+        runs = DatabaseRuns(self.workshop.claims, self.claim)
+        if runs.exists(Path(self.claim.job.output_path)):
+            with self._source(definition) as (session, spec):
+                self._undo(session, spec, runs)
+        return self._end_cancelled(None)
+
+    def _undo(self, session: Session, spec: ExportSpec, runs: DatabaseRuns) -> None:
+        """The source as it was found, partial files away unless they are to be kept. Raises NotRestored."""
+        give_up(session, spec, runs, keep_partial=self.keep_partial, cancel=CancelToken(), note=self.progress.log)
+
+    def _end_cancelled(self, error: Cancelled | None) -> JobState:
+        self.progress.log("cancelled; the source is as it was found")
+        return self._end(JobEvent.CANCELLED, error=error)
+
+    def _end(
+        self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: HyperSDKError | None = None
+    ) -> JobState:
+        claims, job = self.workshop.claims, self.claim.job
+        claims.write_progress({job.id: self.claim.epoch}, {job.id: self.progress.latest})
+        claims.log(self.claim, self.progress.take_log())
+        failure = None if error is None else _json_error(error)
+        return claims.end(self.claim, event, result=result, error=failure, keep_run=self.keep_partial)
+
+
+def _json_error(error: HyperSDKError) -> dict[str, Any]:
+    """The error for the row: its fields as JSON knows them, and what was noted on it."""
+    found = {key: _plain(value) for key, value in error.as_dict().items()}
+    if notes := getattr(error, "__notes__", None):
+        found["notes"] = [str(note) for note in notes]
+    return found
+
+
+def _plain(value: object) -> Any:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def result_object(result: ExportResult) -> dict[str, Any]:
+    """``result`` of a job: the kept fields first. ``duration`` is in nanoseconds."""
+    folder = result.output_dir
+    names = [file.name for file in result.files]
+    ovf = next((name for name in names if name.endswith(".ovf")), "")
+    return {
+        "vm_name": result.machine,
+        "output_dir": str(folder),
+        "ovf_path": str(folder / ovf) if ovf else "",
+        "files": names,
+        "output_files": [str(folder / name) for name in names],
+        "total_size": sum(file.size_bytes for file in result.files),
+        "duration": int(result.elapsed_s * 1_000_000_000),
+        "success": True,
+        "export_method": result.method,
+        "error": "",
+        "proof": result.proof,
+        "artifacts": [
+            {
+                "name": file.name,
+                "size_bytes": file.size_bytes,
+                "sha256": file.sha256,
+                "content": result.content.get(file.name),
+            }
+            for file in result.files
+        ],
+        "warnings": list(result.warnings),
+        "bytes_downloaded": result.wire_bytes,
+        "data_bytes": result.data_bytes,
+        "capacity_bytes": result.capacity_bytes,
+        "blocks_skipped": result.blocks_skipped,
+        "restored": result.restored,
+    }

@@ -1,0 +1,147 @@
+"""NFC streams of each real ESXi host, shared by all workers: rows that expire, instead of counters in one process.
+
+A host that says its NFC memory is used up gets half as many streams from all of us, at once, and one more for each quiet minute.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import sqlalchemy as sa
+
+from hypersdk.state.database import Database
+from hypersdk.state.tables import nfc_hosts, nfc_streams
+from hypersdk.transfer.budget import GROW_AFTER_S, SETTLE_S, HostUse, StreamBudget
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.progress import Waiting, unseen
+
+EXPIRES_S: Final = 90.0
+RENEW_S: Final = 20.0
+LOOK_S: Final = 1.0
+
+
+class SharedBudget(StreamBudget):
+    """The budget of one site (vCenter or standalone host). ``renew`` is to be called every ``RENEW_S``."""
+
+    def __init__(self, database: Database, worker_id: str, site: str, per_host: int, per_vcenter: int) -> None:
+        super().__init__(per_host, per_vcenter)
+        self._database = database
+        self._worker_id = worker_id
+        self._site = site
+        self._most_per_host = per_host
+        self._most = per_vcenter
+        self._held: dict[str, str] = {}
+        self._peaks: dict[str, int] = {}
+        self._guard = threading.Lock()
+
+    @contextmanager
+    def stream(self, host: str, cancel: CancelToken, waiting: Waiting = unseen) -> Iterator[None]:
+        """See StreamBudget."""
+        token = self._take(host)
+        if token is None:
+            with waiting(f"waiting for a free stream on {host}"):
+                while (token := self._take(host)) is None:
+                    cancel.sleep(LOOK_S)
+        try:
+            cancel.check()
+            yield
+        finally:
+            self._give_back(token)
+
+    def exhausted(self, host: str) -> None:
+        """See StreamBudget."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            allowed, running = self._look(connection, host, now)
+            refused = sa.select(nfc_hosts.c.refused_at).where(*self._of(nfc_hosts, host))
+            changes = {"quiet_since": now}
+            if now - float(connection.execute(refused).scalar_one()) >= SETTLE_S:
+                changes |= {"allowed": max(1, min(allowed, running) // 2), "refused_at": now}
+            connection.execute(sa.update(nfc_hosts).where(*self._of(nfc_hosts, host)).values(**changes))
+
+    def use(self, host: str) -> HostUse:
+        """See StreamBudget; ``peak`` is what this worker saw."""
+        with self._database.write() as connection:
+            allowed, running = self._look(connection, host, self._database.now(connection))
+        return HostUse(running, self._peaks.get(host, running), allowed)
+
+    def renew(self) -> None:
+        """Keeps the streams that this worker has from expiring."""
+        with self._guard:
+            held = list(self._held)
+        if held:
+            with self._database.write() as connection:
+                until = self._database.now(connection) + EXPIRES_S
+                connection.execute(sa.update(nfc_streams).where(nfc_streams.c.id.in_(held)).values(expires=until))
+
+    def _take(self, host: str) -> str | None:
+        """A token, or None while all are in use."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            allowed, running = self._look(connection, host, now)
+            everywhere = sa.select(sa.func.count()).where(nfc_streams.c.site == self._site)
+            if running >= allowed or connection.execute(everywhere).scalar_one() >= self._most:
+                return None
+            token = secrets.token_hex(16)
+            connection.execute(
+                sa.insert(nfc_streams).values(
+                    id=token, site=self._site, host=host, worker_id=self._worker_id, expires=now + EXPIRES_S
+                )
+            )
+        with self._guard:
+            self._held[token] = host
+            self._peaks[host] = max(self._peaks.get(host, 0), running + 1)
+        return token
+
+    def _give_back(self, token: str) -> None:
+        with self._guard:
+            self._held.pop(token, None)
+        with self._database.write() as connection:
+            connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.id == token))
+
+    def _look(self, connection: sa.Connection, host: str, now: float) -> tuple[int, int]:
+        """How many streams of the host are allowed now, and how many run. Its row is locked, so that no two take the last one."""
+        row = connection.execute(
+            sa.select(nfc_hosts.c.allowed, nfc_hosts.c.quiet_since).where(*self._of(nfc_hosts, host)).with_for_update()
+        ).one_or_none()
+        if row is None:
+            values = {"allowed": self._most_per_host, "quiet_since": now, "refused_at": now - SETTLE_S}
+            connection.execute(sa.insert(nfc_hosts).values(site=self._site, host=host, **values))
+            allowed = self._most_per_host
+        else:
+            quiet_min = int((now - row.quiet_since) // GROW_AFTER_S)
+            allowed = min(self._most_per_host, row.allowed + quiet_min)
+            if quiet_min and allowed != row.allowed:
+                values = {"allowed": allowed, "quiet_since": row.quiet_since + quiet_min * GROW_AFTER_S}
+                connection.execute(sa.update(nfc_hosts).where(*self._of(nfc_hosts, host)).values(**values))
+        connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.expires < now))
+        running = sa.select(sa.func.count()).where(*self._of(nfc_streams, host))
+        return allowed, int(connection.execute(running).scalar_one())
+
+    def _of(self, table: sa.Table, host: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+        return table.c.site == self._site, table.c.host == host
+
+
+class Renewal:
+    """Renews the tokens of all budgets of a worker, from a thread of its own."""
+
+    def __init__(self) -> None:
+        self._budgets: list[SharedBudget] = []
+        self._next = time.monotonic()
+
+    def add(self, budget: SharedBudget) -> None:
+        """One more site."""
+        self._budgets.append(budget)
+
+    def tick(self) -> None:
+        """To be called often; acts every ``RENEW_S``."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + RENEW_S
+        for budget in list(self._budgets):
+            budget.renew()

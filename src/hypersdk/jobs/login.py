@@ -1,0 +1,53 @@
+"""Where a job's machine is and how to get in: the job's own endpoint, a stored one, or the daemon's environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from hypersdk.access.endpointpolicy import check_submitted
+from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.vault import Vault
+from hypersdk.jobs.records import Job
+from hypersdk.jobs.service import JOB_PASSWORD
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.store import JobStore
+from hypersdk.migration.jobfile import JobDefinition
+from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Logins:
+    """Endpoints of jobs, with their passwords, which stay in memory only as long as they are used."""
+
+    store: JobStore
+    vault: Vault
+    endpoints: Endpoints
+    settings: DaemonSettings
+    environ: Mapping[str, str]
+
+    def endpoint_for(self, job: Job, definition: JobDefinition) -> Endpoint:
+        """Where ``job`` is to log in. Raises UsageError, LookupFailed, Refused or AccessError."""
+        own = definition.endpoint
+        if job.endpoint_id is not None and own.url is None:
+            stored = self.endpoints.endpoint_of(job.endpoint_id)
+            return replace(stored, datacenter=own.datacenter or stored.datacenter)
+        sealed = self.store.sealed_secret(job.id)
+        password = None if sealed is None else self.vault.open(sealed, JOB_PASSWORD)
+        # A job that names its server gets nothing of the daemon's own login: that would send it wherever a submitter likes.
+        environ = self.environ if own.url is None else _without_login(self.environ)
+        endpoint = resolve_endpoint(
+            environ, None, url=own.url, username=own.username, password=password, insecure=own.insecure, datacenter=own.datacenter
+        )  # fmt: skip
+        if own.url is None:
+            return endpoint
+        address = check_submitted(endpoint.host, endpoint.port, self.settings.allowed_endpoints)
+        return replace(endpoint, connect_to=address)
+
+
+def _without_login(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in environ.items()
+        if key not in ("GOVC_URL", "GOVC_USERNAME", "GOVC_PASSWORD", "GOVC_INSECURE")
+    }

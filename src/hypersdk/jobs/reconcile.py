@@ -1,0 +1,131 @@
+"""What a crash at the wrong moment leaves between our rows and the engine's, made good; and what is too old, removed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from hypersdk.errors import register
+from hypersdk.jobs.engine import Engine
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.states import ENDED, HELD, JobState
+from hypersdk.jobs.store import JobStore
+from hypersdk.state.database import Database
+from hypersdk.state.tables import idempotency, jobs, logins, removed, workers
+
+LOG: Final = logging.getLogger(__name__)
+NO_WORKER_FOR_ROOT: Final = register(
+    "no_worker_for_root",
+    "No worker that is alive sees the export root that the job writes to.",
+    "Start a worker on a host where that root is mounted.",
+)
+ATTEMPTS_EXHAUSTED: Final = register(
+    "attempts_exhausted",
+    "The job's attempts ended with the death of their worker each time.",
+    "Look at the daemon's log for what kills the worker (memory?), then `hyperctl retry ID`.",
+)
+GRACE_S: Final = 10.0
+"""A row that has just changed may be between two transactions of a healthy worker."""
+PRUNE_EVERY_S: Final = 600.0
+DAY_S: Final = 86_400.0
+
+
+class Reconciler:
+    """Run every few seconds by each worker; what it does is the same whoever does it, and how often."""
+
+    def __init__(self, database: Database, engine: Engine, settings: DaemonSettings) -> None:
+        self._database = database
+        self._engine = engine
+        self._settings = settings
+        self._next_prune = time.monotonic()
+
+    def run(self) -> None:
+        """One round. Raises DatabaseError."""
+        self._lost_attempts()
+        self._waiting()
+        if time.monotonic() >= self._next_prune:
+            self._next_prune = time.monotonic() + PRUNE_EVERY_S
+            self.prune()
+
+    def _lost_attempts(self) -> None:
+        """Jobs that wait for an attempt which the engine does not have any more get another; one that kills its worker every time fails."""
+        waiting = [JobState.QUEUED.value, *(state.value for state in HELD)]
+        with self._database.read() as connection:
+            quiet = self._database.now(connection) - GRACE_S
+            rows = connection.execute(
+                sa.select(jobs.c.id, jobs.c.attempt, jobs.c.state)
+                .where(jobs.c.state.in_(waiting), jobs.c.enqueued == jobs.c.attempt, jobs.c.updated_at < quiet)
+                .limit(500)
+            ).all()
+        if not rows:
+            return
+        ended = self._engine.ended([f"{row.id}/{row.attempt}" for row in rows])
+        for row in rows:
+            if word := ended.get(f"{row.id}/{row.attempt}"):
+                self._renew(row.id, row.attempt, word, quiet)
+
+    def _renew(self, job_id: str, attempt: int, word: str, quiet: float) -> None:
+        exhausted = word == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+        LOG.warning(
+            "attempt %s/%s is %s in the engine; the job %s",
+            job_id,
+            attempt,
+            word,
+            "fails" if exhausted else "is queued again",
+        )
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            same = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.updated_at < quiet)
+            changes: dict[str, Any] = {
+                "worker_id": None,
+                "updated_at": now,
+                "revision": self._database.revision(connection),
+            }
+            if exhausted:
+                error = {
+                    "code": ATTEMPTS_EXHAUSTED, "message": f"attempt {attempt} never came to an end", "exit_status": 7,
+                    "cause": "The job's attempts ended with the death of their worker each time.",
+                    "next_step": "Look at the daemon's log for what kills the worker, then retry the job.",
+                }  # fmt: skip
+                changes |= {"state": JobState.FAILED.value, "error": error, "completed_at": now}
+            else:
+                kept = sa.case(
+                    (jobs.c.state == JobState.CANCELLING.value, JobState.CANCELLING.value), else_=JobState.QUEUED.value
+                )
+                changes |= {"attempt": attempt + 1, "state": kept}
+            connection.execute(same.values(**changes))
+
+    def _waiting(self) -> None:
+        """Says of queued jobs that no living worker sees their root."""
+        with self._database.write() as connection:
+            alive = connection.execute(sa.select(workers.c.roots).where(workers.c.state == "alive")).scalars()
+            seen = sorted({root for roots in alive for root in roots})
+            queued = jobs.c.state == JobState.QUEUED.value
+            blind = sa.and_(queued, jobs.c.root_id.not_in(seen), jobs.c.waiting.is_distinct_from(NO_WORKER_FOR_ROOT))
+            cured = sa.and_(queued, jobs.c.root_id.in_(seen), jobs.c.waiting == NO_WORKER_FOR_ROOT)
+            for condition, code in ((blind, NO_WORKER_FOR_ROOT), (cured, None)):
+                for job_id in connection.execute(sa.select(jobs.c.id).where(condition).limit(1000)).scalars().all():
+                    revision = self._database.revision(connection)
+                    connection.execute(
+                        sa.update(jobs).where(jobs.c.id == job_id).values(waiting=code, revision=revision)
+                    )
+
+    def prune(self) -> None:
+        """Removes what is older than the retention: jobs that ended, with their logs; answers kept for repeated requests; dead workers."""
+        store = JobStore(self._database)
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            old = now - self._settings.retention_days * DAY_S
+            ended = [state.value for state in ENDED]
+            found = sa.select(jobs.c.id).where(jobs.c.state.in_(ended), jobs.c.completed_at < old).limit(1000)
+            gone = connection.execute(found).scalars().all()
+            if gone:
+                store.remove_rows(connection, list(gone))
+            connection.execute(sa.delete(idempotency).where(idempotency.c.at < now - DAY_S))
+            connection.execute(sa.delete(removed).where(removed.c.at < now - DAY_S))
+            connection.execute(sa.delete(logins).where(logins.c.expires_at < now))
+            connection.execute(sa.delete(workers).where(workers.c.state == "dead", workers.c.beat < now - 7 * DAY_S))
+        self._engine.prune(list(gone), old)

@@ -1,0 +1,38 @@
+"""The record of a job's run (journal, receipts, point in time) in the database, fenced by the job's epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypersdk.jobs.claims import Claim, Claims
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseRuns:
+    """A ``RunStore`` of one claimed job. Every write raises StaleAttempt, and writes nothing, once another worker has the job."""
+
+    claims: Claims
+    claim: Claim
+
+    def exists(self, folder: Path) -> bool:
+        """See RunStore."""
+        return self.read(folder) is not None
+
+    def read(self, folder: Path) -> bytes | None:  # noqa: ARG002 - the job has one folder
+        """See RunStore."""
+        text = self.claims.read_run(self.claim)
+        return None if text is None else text.encode()
+
+    def write(self, folder: Path, run_id: str, record: bytes) -> None:  # noqa: ARG002
+        """See RunStore."""
+        self.claims.write_run(self.claim, record.decode())
+
+    def remove(self, folder: Path, run_id: str) -> None:  # noqa: ARG002
+        """See RunStore. The record goes with the end of the job, in one transaction: a crash between publishing and that end
+        publishes again, which changes nothing."""
+        self.claims.check(self.claim)
+
+    def check(self) -> None:
+        """See RunStore."""
+        self.claims.check(self.claim)

@@ -1,0 +1,220 @@
+"""Submitting: from a job file to rows in the queue. Each job of a file stands or falls alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hypersdk.access.endpointpolicy import check_submitted
+from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.vault import Vault
+from hypersdk.errors import CODES, HyperSDKError
+from hypersdk.jobs.records import Attempt, Job, NewJob
+from hypersdk.jobs.roots import ExportRoots
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.states import JobState
+from hypersdk.jobs.store import JobStore
+from hypersdk.migration.jobfile import JobDefinition, load_jobs
+from hypersdk.vsphere.endpoint import resolve_endpoint
+
+JOB_PASSWORD: Final = "job-password"  # noqa: S105 - what the vault seals it for
+MAX_PRIORITY: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A job of the file that was not taken, by its number from 1, and why."""
+
+    number: int
+    error: HyperSDKError
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of a job file. ``warnings`` are about what was accepted and has no effect."""
+
+    accepted: tuple[Job, ...]
+    rejected: tuple[Rejection, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a job is as it is, and what to do."""
+
+    code: str
+    message: str
+    cause: str
+    next_step: str
+    history: tuple[Attempt, ...]
+
+
+class JobService:
+    """What users do with jobs. Thread-safe."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        vault: Vault,
+        endpoints: Endpoints,
+        settings: DaemonSettings,
+        roots: ExportRoots,
+        environ: Mapping[str, str],
+    ) -> None:
+        self.store: Final = store
+        self._vault = vault
+        self._endpoints = endpoints
+        self._settings = settings
+        self._roots = roots
+        self._environ = environ
+
+    def submit(
+        self,
+        text: str,
+        content_type: str | None,
+        owner: str | None,
+        *,
+        endpoint_id: str | None = None,
+        priority: int = 0,
+    ) -> Submission:
+        """Takes the jobs of ``text`` that can be taken. ``endpoint_id`` is for jobs that name no endpoint of their own; a higher ``priority``
+        goes first.
+
+        Raises UsageError ``job_unreadable`` when there is nothing in the text that could be a job.
+        """
+        entries = load_jobs(text, content_type=content_type, environ=self._environ)
+        accepted: list[Job] = []
+        rejected: list[Rejection] = []
+        warnings: list[str] = []
+        for entry in entries:
+            try:
+                if entry.definition is None:
+                    assert entry.error is not None
+                    raise entry.error
+                new = self._new(entry.definition, owner, endpoint_id, priority)
+                accepted.append(self.store.submit(new)[0])
+                warnings += entry.definition.warnings
+            except HyperSDKError as error:
+                rejected.append(Rejection(entry.number, error))
+        return Submission(tuple(accepted), tuple(rejected), tuple(warnings))
+
+    def _new(self, definition: JobDefinition, owner: str | None, endpoint_id: str | None, priority: int) -> NewJob:
+        """Raises UsageError, Refused or LookupFailed for a job that cannot be taken."""
+        root = self._roots.of(definition.folder)
+        given = definition.as_dict()
+        chosen, site = self._endpoint(definition, endpoint_id)
+        password = definition.endpoint.password
+        return NewJob(
+            id=definition.id,
+            name=definition.title,
+            vm_path=definition.vm_path,
+            output_path=definition.folder,
+            format=definition.format.value,
+            definition=given,
+            digest=_digest(given),
+            endpoint_id=chosen,
+            secret=None if password is None else self._vault.seal(password, JOB_PASSWORD),
+            site=site,
+            root_id=root.id,
+            priority=max(-MAX_PRIORITY, min(MAX_PRIORITY, priority)),
+            owner=owner,
+        )
+
+    def _endpoint(self, definition: JobDefinition, endpoint_id: str | None) -> tuple[str | None, str]:
+        """The stored endpoint, if it is one, and ``host:port`` of the server."""
+        own = definition.endpoint
+        if own.url is not None:
+            named = resolve_endpoint({}, None, url=own.url, username=own.username)
+            check_submitted(named.host, named.port, self._settings.allowed_endpoints)
+            return None, f"{named.host}:{named.port}"
+        if endpoint_id is None and self._environ.get("GOVC_URL"):
+            found = resolve_endpoint(self._environ, None)
+            return None, f"{found.host}:{found.port}"
+        stored = self._endpoints.get(endpoint_id) if endpoint_id else self._endpoints.default()
+        if stored is None:
+            found = resolve_endpoint({}, None)  # raises: no endpoint was named
+            return None, f"{found.host}:{found.port}"
+        named = resolve_endpoint({}, None, url=stored.url)
+        return stored.id, f"{named.host}:{named.port}"
+
+    def explain(self, job: Job) -> Explanation:
+        """Why the job is as it is."""
+        history = tuple(self.store.attempts(job.id))
+        error = job.error or (history[-1].error if history and job.state not in (JobState.COMPLETED,) else None)
+        if error and job.state in (JobState.FAILED, JobState.CANCELLED, JobState.QUEUED):
+            return Explanation(
+                str(error["code"]), str(error["message"]), str(error["cause"]), str(error["next_step"]), history
+            )
+        code, message = self._situation(job)
+        info = CODES.get(code)
+        cause, step = (info.cause, info.next_step) if info else _SITUATIONS[code]
+        return Explanation(code, message, cause, step, history)
+
+    def _situation(self, job: Job) -> tuple[str, str]:
+        if job.state is JobState.QUEUED and job.waiting:
+            return job.waiting, f"'{job.name}' waits"
+        if job.progress.get("stalled"):
+            return "stalled", str(job.progress["stalled"])
+        note = str(job.progress.get("note") or "")
+        return job.state.value, f"'{job.name}' is {job.state}" + (f": {note}" if note else "")
+
+    # Asking: the row is changed here, the worker that has the job sees it within half a second, the dispatcher within one
+
+    def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
+        """See JobStore.cancel."""
+        return self.store.cancel(job_id, keep_partial=keep_partial)
+
+    def pause(self, job_id: str) -> Job:
+        """See JobStore.pause."""
+        return self.store.pause(job_id)
+
+    def resume(self, job_id: str) -> Job:
+        """See JobStore.resume."""
+        return self.store.resume(job_id)
+
+    def retry(self, job_id: str, *, discard: bool = False) -> Job:
+        """See JobStore.retry."""
+        return self.store.retry(job_id, discard=discard)
+
+    def delete(self, job_id: str) -> None:
+        """See JobStore.delete."""
+        self.store.delete(job_id)
+
+    def each(self, job_ids: Sequence[str], act: Callable[[str], Any]) -> dict[str, HyperSDKError | None]:
+        """``act`` on each job; its error, or None."""
+        outcome: dict[str, HyperSDKError | None] = {}
+        for job_id in job_ids:
+            try:
+                act(job_id)
+                outcome[job_id] = None
+            except HyperSDKError as error:
+                outcome[job_id] = error
+        return outcome
+
+
+_SITUATIONS: Final[Mapping[str, tuple[str, str]]] = {
+    "queued": ("It waits for a free place in the queue.", "Nothing; `hyperctl query -all` shows what runs before it."),
+    "running": ("A worker copies it.", "Nothing; `hyperctl watch ID` follows it."),
+    "pausing": ("The worker brings it to a checkpoint.", "Nothing; it is paused within seconds."),
+    "paused": ("Someone paused it.", "`hyperctl resume ID` goes on, `hyperctl cancel ID` ends it."),
+    "cancelling": (
+        "The worker puts the source back as it was found.",
+        "Nothing; it is cancelled when the lease is free.",
+    ),
+    "completed": ("All was copied and verified.", "`hyper2kvm verify DIR` proves it again."),
+    "failed": ("It ended with an error.", "See the log with `hyperctl logs ID`."),
+    "cancelled": ("Someone cancelled it.", "`hyperctl retry ID` begins it again."),
+    "stalled": (
+        "No byte has come for a while.",
+        "Look at the ESXi host and the network; `hyper2kvm doctor` checks the way to each host.",
+    ),
+}
+
+
+def _digest(definition: Mapping[str, Any]) -> str:
+    """Of what was asked for; when it was written does not count."""
+    counted = {key: value for key, value in definition.items() if key != "created_at"}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()

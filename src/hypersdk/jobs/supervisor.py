@@ -1,0 +1,217 @@
+"""The parent of a daemon: starts the API and the workers as processes of their own, watches them, and ends them in order.
+
+The API never copies data, and workers run with lower CPU and IO priority: so the API answers in milliseconds while disks are copied.
+A process that dies is started again, after a pause that grows when it dies at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from hypersdk.errors import UsageError, register
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.transfer.files import target_errors
+
+LOG: Final = logging.getLogger(__name__)
+DAEMON_RUNS: Final = register(
+    "daemon_runs",
+    "A daemon works with this state directory already.",
+    "Stop it first, or give this one a state directory of its own with --state-dir.",
+)
+LOOK_S: Final = 0.2
+STEADY_S: Final = 30.0
+"""A process that lived so long did not die of its start."""
+PAUSE_FIRST_S: Final = 0.5
+PAUSE_MAX_S: Final = 30.0
+WORKER_NICENESS: Final = 10
+
+
+@dataclass(slots=True)
+class Child:
+    """One process to keep running. ``name`` is ``api`` or ``worker-N``."""
+
+    name: str
+    command: Sequence[str]
+    nice: int
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    pause_s: float = PAUSE_FIRST_S
+    again_at: float = 0.0
+    ready: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Starts it; its ``ready`` is set when it writes a line to its standard output."""
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=self._prepare
+        )  # fmt: skip
+        self.started = time.monotonic()
+        threading.Thread(target=self._listen, args=(self.process,), name=f"{self.name}-ready", daemon=True).start()
+
+    def _prepare(self) -> None:
+        """In the child: ends with its parent, and lets others go first."""
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
+        if self.nice:
+            os.nice(self.nice)
+            _low_io_priority()
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() == b"ready":
+            self.ready.set()
+        process.stdout.read()
+
+    def look(self) -> None:
+        """Starts it again when it has died and its pause is over."""
+        if self.process is not None:
+            status = self.process.poll()
+            if status is None:
+                return
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+            self.process = None
+            self.ready.clear()
+            steady = time.monotonic() - self.started >= STEADY_S
+            self.pause_s = PAUSE_FIRST_S if steady else min(self.pause_s * 2, PAUSE_MAX_S)
+            self.again_at = time.monotonic() + self.pause_s
+            LOG.error("%s ended with status %d; it is started again in %.1f s", self.name, status, self.pause_s)
+        if time.monotonic() >= self.again_at:
+            self.start()
+
+    def signal(self, number: int) -> None:
+        """Sends a signal, if it runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def wait(self, until: float) -> bool:
+        """Whether it has ended by then."""
+        if self.process is None:
+            return True
+        try:
+            self.process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def _low_io_priority() -> None:
+    """Best effort, lowest level (ioprio_set, man 2): copying yields to the database and the API."""
+    import ctypes
+    import platform
+
+    number = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
+    if number is not None:
+        who_process, class_best_effort = 1, 2
+        ctypes.CDLL(None, use_errno=True).syscall(number, who_process, 0, class_best_effort << 13 | 7)
+
+
+def supervise(
+    settings: DaemonSettings,
+    arguments: Sequence[str],
+    *,
+    ready: Callable[[], None],
+    watchdog: Callable[[], None] = lambda: None,
+) -> int:
+    """Runs the daemon until SIGTERM or SIGINT, then ends it in order: workers reach checkpoints, the API answers until they have.
+
+    ``arguments`` are the flags of this daemon, which its processes are started with. ``ready`` is called once all of them are. Returns the
+    exit status. Raises UsageError ``daemon_runs``.
+    """
+    with _one_daemon(settings.state_dir):
+        children = _children(settings, arguments)
+        stop, reload = threading.Event(), threading.Event()
+        _on_signals(stop, reload)
+        told = False
+        while not stop.is_set():
+            for child in children:
+                child.look()
+            if not told and all(child.ready.is_set() for child in children):
+                told = True
+                ready()
+            if reload.is_set():
+                reload.clear()
+                for child in children:
+                    child.signal(signal.SIGHUP)
+            watchdog()
+            stop.wait(LOOK_S)
+        return _end(children, settings.drain_s)
+
+
+def _children(settings: DaemonSettings, arguments: Sequence[str]) -> list[Child]:
+    base = [sys.executable, "-m", "hypersdk.cli.hypervisord", *arguments]
+    children = []
+    if "worker" in settings.roles:
+        children += [
+            Child(f"worker-{number}", [*base, "--process", f"worker:{number}"], WORKER_NICENESS)
+            for number in range(settings.workers)
+        ]
+    if "api" in settings.roles:
+        children.append(Child("api", [*base, "--process", "api"], 0))
+    return children
+
+
+def _end(children: Sequence[Child], drain_s: float) -> int:
+    """Workers first; the API goes on answering meanwhile. What does not end in time is killed: its jobs are resumed at the next start."""
+    until = time.monotonic() + drain_s + 10.0
+    late = False
+    for group in ([one for one in children if one.name != "api"], [one for one in children if one.name == "api"]):
+        for child in group:
+            child.signal(signal.SIGTERM)
+        for child in group:
+            if not child.wait(until):
+                LOG.error("%s did not end within %.0f s and is killed", child.name, drain_s)
+                child.signal(signal.SIGKILL)
+                child.wait(time.monotonic() + 10.0)
+                late = True
+    return 1 if late else 0
+
+
+def _on_signals(stop: threading.Event, reload: threading.Event) -> None:
+    def ask(number: int, _frame: FrameType | None) -> None:
+        (reload if number == signal.SIGHUP else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, ask)
+
+
+@contextmanager
+def _one_daemon(state_dir: Path) -> Iterator[None]:
+    """Holds the state directory for this daemon; says who has it when it is taken."""
+    path = state_dir / "daemon.lock"
+    with target_errors(f"opening {path}"):
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = _holder(descriptor)
+            raise UsageError(f"process {pid} runs a daemon with {state_dir}", code=DAEMON_RUNS, pid=pid) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid()}).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> int | None:
+    try:
+        return int(json.loads(os.pread(descriptor, 200, 0))["pid"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,235 @@
+"""A worker process: an identity of its own, a heartbeat, the engine, and a reporter that carries progress out and requests in.
+
+::
+
+    engine thread (one per job)    claim ─> export ─> end
+    heartbeat                      every 2 s
+    reporter                       every 0.5 s: cancel and pause requests in; every second: progress and logs out, due attempts to the engine
+    watch                          every few seconds: dead workers, attempts that the engine lost, old rows
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.vault import Vault
+from hypersdk.errors import HyperSDKError, UsageError, register
+from hypersdk.jobs.attempt import JobAttempt, Workshop
+from hypersdk.jobs.budget import Renewal, SharedBudget
+from hypersdk.jobs.claims import Claims, StaleAttempt
+from hypersdk.jobs.engine import Engine
+from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
+from hypersdk.jobs.login import Logins
+from hypersdk.jobs.reconcile import Reconciler
+from hypersdk.jobs.roots import ExportRoots
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.states import JobEvent
+from hypersdk.jobs.store import JobStore
+from hypersdk.migration.plan import Floor
+from hypersdk.migration.settings import RunSettings, Shared
+from hypersdk.state.database import Database, DatabaseError
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import target_errors
+
+LOG: Final = logging.getLogger(__name__)
+REPORT_S: Final = 0.5
+WATCH_PER_TAKE_OVER: Final = 4
+WORKER_ID_HELD: Final = register(
+    "worker_id_held",
+    "All worker identities of this state directory are in use by running processes.",
+    "Stop the other daemon, or give this one a state directory of its own with --state-dir.",
+)
+
+
+class Worker:
+    """One worker. ``run`` blocks until ``stop`` was called and all jobs have reached a checkpoint."""
+
+    def __init__(self, settings: DaemonSettings, database: Database, environ: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._database = database
+        self._environ = environ
+        self._stopping = threading.Event()
+        self._cancel = CancelToken()
+        self._active: dict[str, JobAttempt] = {}
+        self._lock = threading.Lock()
+        self._shared: dict[str, Shared] = {}
+        self._renewal = Renewal()
+
+    def stop(self) -> None:
+        """Asks for the end: no new job, those that run reach a checkpoint and go back into the queue. Signal-safe."""
+        self._stopping.set()
+
+    def run(self, index: int, *, ready: Callable[[], None] = lambda: None) -> None:
+        """The whole life of the worker. ``index`` counts the workers of this state directory. Raises HyperSDKError where it cannot start."""
+        settings = self._settings
+        roots = ExportRoots(settings.roots)
+        with worker_id(settings.state_dir, index) as identity, self._beating(identity, roots) as heartbeat:
+            claims = Claims(self._database, identity)
+            vault = Vault.load(settings, self._environ)
+            endpoints = Endpoints(self._database, vault)
+            logins = Logins(JobStore(self._database), vault, endpoints, settings, self._environ)
+            workshop = Workshop(claims, logins, roots, heartbeat.guard, self._run_settings, self._shared_of(identity))
+            engine = Engine(
+                settings, self._database, identity, roots.ids, lambda job, n: self._attempt(workshop, job, n)
+            )
+            engine.launch()
+            try:
+                ready()
+                LOG.info("worker %s takes jobs", identity)
+                self._work(engine, claims, heartbeat)
+            finally:
+                heartbeat.draining()
+                self._stop_jobs()
+                engine.destroy(settings.drain_s)
+                self._flush(claims)
+
+    def _beating(self, identity: str, roots: ExportRoots) -> Heartbeat:
+        take_over_s = self._settings.take_over_s
+        return Heartbeat(
+            self._database, identity, roots.ids, beat_s=min(2.0, take_over_s / 10), take_over_s=take_over_s
+        )
+
+    # Jobs
+
+    def _attempt(self, workshop: Workshop, job_id: str, number: int) -> dict[str, Any]:
+        """Called by the engine, in a thread of its own. Never raises what is expected."""
+        if self._stopping.is_set():
+            workshop.claims.hand_back(job_id, number)
+            return {"outcome": "handed back"}
+        claim = workshop.claims.claim(job_id, number)
+        if claim is None:
+            return {"outcome": "superseded"}
+        attempt = JobAttempt(workshop, claim, self._cancel.child())
+        with self._lock:
+            self._active[job_id] = attempt
+        if self._stopping.is_set():
+            attempt.stop("drain")
+        try:
+            return {"outcome": attempt.run().value}
+        except StaleAttempt:
+            return {"outcome": "stale"}
+        except Exception as error:
+            LOG.exception("job %s ended in an error that the program was not written for", job_id)
+            self._give_up(workshop.claims, attempt, error)
+            return {"outcome": "failed"}
+        finally:
+            with self._lock:
+                self._active.pop(job_id, None)
+
+    def _give_up(self, claims: Claims, attempt: JobAttempt, error: Exception) -> None:
+        """The one funnel for the unexpected: the job fails with a code, the traceback goes to the daemon's log."""
+        internal = {
+            "code": "internal", "message": f"internal error: {type(error).__name__}", "exit_status": 1,
+            "cause": "The program met something that it was not written for.",
+            "next_step": "Report it with the traceback in the daemon's log; `hyperctl retry ID` goes on from the last checkpoint.",
+        }  # fmt: skip
+        try:
+            claims.end(attempt.claim, JobEvent.FAIL, error=internal)
+        except HyperSDKError as failed:
+            LOG.error("job %s could not be marked as failed: %s", attempt.claim.job.id, failed.message)
+
+    def _run_settings(self, _site: str) -> RunSettings:
+        settings = self._settings
+        floor = Floor(settings.datastore_floor_percent / 100, settings.datastore_floor_bytes)
+        return RunSettings(
+            streams_per_host=settings.streams_per_host, streams_per_vcenter=settings.streams_per_vcenter,
+            bandwidth_limit=settings.bandwidth_limit, space_wait_s=settings.space_wait_s, floor=floor,
+            progress_interval_s=0.5, state=settings.state_dir,
+        )  # fmt: skip
+
+    def _shared_of(self, identity: str) -> Callable[[str], Shared]:
+        def shared(site: str) -> Shared:
+            with self._lock:
+                if site not in self._shared:
+                    settings = self._settings
+                    budget = SharedBudget(
+                        self._database, identity, site, settings.streams_per_host, settings.streams_per_vcenter
+                    )
+                    self._renewal.add(budget)
+                    self._shared[site] = Shared(self._run_settings(site), budget)
+                return self._shared[site]
+
+        return shared
+
+    # Reporter and watch, in the worker's main thread
+
+    def _work(self, engine: Engine, claims: Claims, heartbeat: Heartbeat) -> None:
+        reconciler = Reconciler(self._database, engine, self._settings)
+        watch_every_s = self._settings.take_over_s / WATCH_PER_TAKE_OVER
+        next_report = next_watch = 0.0
+        while not self._stopping.wait(REPORT_S):
+            if heartbeat.declared_dead:
+                LOG.error("this worker was declared dead; it ends, and its supervisor starts a fresh one")
+                return
+            now = time.monotonic()
+            try:
+                self._carry_requests(claims)
+                if now >= next_report:
+                    next_report = now + 2 * REPORT_S
+                    self._flush(claims)
+                    engine.dispatch()
+                    self._renewal.tick()
+                if now >= next_watch:
+                    next_watch = now + watch_every_s
+                    for dead in declare_dead(self._database, take_over_s=self._settings.take_over_s):
+                        engine.take_over(dead)
+                    reconciler.run()
+            except DatabaseError as error:
+                LOG.warning("%s", error.message)
+
+    def _carry_requests(self, claims: Claims) -> None:
+        with self._lock:
+            active = dict(self._active)
+        for job_id, (request, keep) in claims.requests(list(active)).items():
+            active[job_id].stop(request, keep_partial=keep)
+
+    def _flush(self, claims: Claims) -> None:
+        """Progress and logs of all jobs, in one transaction at most once a second each."""
+        with self._lock:
+            active = dict(self._active)
+        changed = {job_id: now for job_id, attempt in active.items() if (now := attempt.progress.changed()) is not None}
+        if changed:
+            claims.write_progress({job_id: active[job_id].claim.epoch for job_id in changed}, changed)
+        for attempt in active.values():
+            if lines := attempt.progress.take_log():
+                claims.log(attempt.claim, lines)
+
+    def _stop_jobs(self) -> None:
+        with self._lock:
+            active = list(self._active.values())
+        for attempt in active:
+            attempt.stop("drain")
+
+
+@contextmanager
+def worker_id(state_dir: Path, index: int) -> Iterator[str]:
+    """The stable id of worker ``index`` of this state directory, held for this process. Raises UsageError ``worker_id_held``."""
+    path = state_dir / "workers" / f"{index}.id"
+    with target_errors(f"opening {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 200, 0).decode("ascii", "replace").split()
+            pid = holder[1] if len(holder) > 1 else "unknown"
+            raise UsageError(f"worker {index} runs already, as process {pid}", code=WORKER_ID_HELD, pid=pid) from error
+        found = os.pread(descriptor, 200, 0).decode("ascii", "replace").split()
+        identity = found[0] if found and found[0].isalnum() else f"w{secrets.token_hex(8)}"
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{identity} {os.getpid()}\n".encode(), 0)
+        os.fsync(descriptor)
+        yield identity
+    finally:
+        os.close(descriptor)
