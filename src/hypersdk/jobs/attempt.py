@@ -127,7 +127,12 @@ class JobAttempt:
             )
 
     def _settings(self, runs: DatabaseRuns) -> RunSettings:
-        return replace(self.workshop.settings_of(self.claim.job.site), runs=runs, guard=self.workshop.guard)
+        return replace(
+            self.workshop.settings_of(self.claim.job.site),
+            runs=runs,
+            guard=self.workshop.guard,
+            lane=f".{self.claim.epoch}",
+        )
 
     # Ends
 

@@ -18,12 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from hypersdk.errors import Cancelled, HyperSDKError, NotRestored
+from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, TargetError
 from hypersdk.migration.board import Board
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.journal import SourceJournal, not_restored
-from hypersdk.migration.outputs import outputs_for
+from hypersdk.migration.outputs import outputs_for, remove_other_lanes
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.prepare import (
     SourceWork,
@@ -35,7 +35,7 @@ from hypersdk.migration.prepare import (
     undo_after,
 )
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
-from hypersdk.migration.runfile import RunFile, locked_folder
+from hypersdk.migration.runfile import RUN_ACTIVE, RunFile, locked_folder
 from hypersdk.migration.settings import RunSettings, Shared
 from hypersdk.migration.spec import Resume
 from hypersdk.migration.ticking import ticking
@@ -124,9 +124,7 @@ class MachineExport:
         with target_errors(f"creating {self._folder}"):
             self._folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            with target_errors(f"locking {self._folder}"):
-                stack.enter_context(locked_folder(self._folder))
-            work = self._open()
+            work = self._open(self._locked(stack))
             stack.enter_context(self._room(work))
             return self._run(work)
 
@@ -143,9 +141,34 @@ class MachineExport:
             reservation, self._reservation = self._reservation, None
             space.release(reservation)
 
-    def _open(self) -> SourceWork:
+    def _locked(self, stack: ExitStack) -> RunFile | None:
+        """Holds the folder and returns its unfinished run. Raises TargetError ``run_active`` where another process has it."""
+        settings = self._shared.settings
+        run = RunFile.load(self._folder, settings.run_store)
+        lane = run.record.lane if run else ""
+        with target_errors(f"locking {self._folder}"):
+            try:
+                stack.enter_context(locked_folder(self._folder, lane))
+            except TargetError as error:
+                if error.code != RUN_ACTIVE or settings.lane is None:
+                    raise
+                self._warnings.append(
+                    "an earlier process still holds the folder: every disk is copied again, beside its files"
+                )
+                stack.enter_context(locked_folder(self._folder, settings.lane))
+                return self._change_lane(run or self._new_run(), settings.lane)
+        return RunFile.load(self._folder, settings.run_store)
+
+    def _change_lane(self, run: RunFile, lane: str) -> RunFile:
+        """The same run, its journal kept, with files of its own."""
+        with run.changing() as record:
+            record.lane = lane
+            for disk in record.disks:
+                disk.receipt = disk.sha256 = disk.size_bytes = disk.start = None
+        return run
+
+    def _open(self, run: RunFile | None) -> SourceWork:
         """The run of this folder: taken up, or a new one."""
-        run = RunFile.load(self._folder, self._shared.settings.run_store)
         if run is not None:
             if self._plan.spec.resume is not Resume.DISCARD:
                 check_same_run(self._session, self._plan, run)
@@ -209,6 +232,8 @@ class MachineExport:
         )
         work.run.check()
         result = Publishing(plan.spec, plan.machine, plan.stem, work.run.record, work.outputs, finished).publish()
+        if lane := work.run.record.lane:
+            remove_other_lanes(self._folder, [file.name for file in result.files], lane)
         if not problems:
             work.run.remove()
             return result, None

@@ -14,7 +14,7 @@ from hypersdk.model import Disk
 
 MANIFEST_NAME: Final = "artifact-manifest.json"
 PARTIAL: Final = ".partial"
-BLOCKS: Final = ".partial.blocks"
+BLOCKS: Final = ".blocks"
 _MAX_STEM_BYTES: Final = 180
 """File names hold 255 bytes; the longest suffix of ours is ``-disk64.qcow2.partial.blocks``."""
 
@@ -75,7 +75,9 @@ def foreign_files(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise TargetError(f"{folder} cannot be read: {error.strerror}", code=TARGET_DENIED) from error
-    return sorted(name for name in names if name in (MANIFEST_NAME, RUN_FILE) or Path(name).suffix in suffixes)
+    return sorted(
+        name for name in names if name in (MANIFEST_NAME, RUN_FILE) or Path(name).suffix in suffixes or PARTIAL in name
+    )
 
 
 def refuse_foreign(folder: Path, found: Sequence[str]) -> None:

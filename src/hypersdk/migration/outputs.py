@@ -11,7 +11,7 @@ Both open a disk fresh or, where its ledger proves that what lies there is of th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +25,7 @@ from hypersdk.formats.qcow2.writer import Qcow2Writer
 from hypersdk.formats.raw import RawWriter
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
 from hypersdk.migration.naming import BLOCKS, PARTIAL
-from hypersdk.migration.runfile import DiskRecord, RunRecord
+from hypersdk.migration.runfile import LOCK_FILE, DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.blockfile import FdFile, RegionFile
 from hypersdk.transfer.cancel import CancelToken
@@ -75,8 +75,8 @@ class Outputs(Protocol):
 def outputs_for(spec: ExportSpec, folder: Path, stem: str, run: RunRecord) -> Outputs:
     """Where the disks of ``run`` go."""
     if spec.format is not OutputFormat.OVA:
-        return DiskFiles(spec, folder)
-    return OvaFile(spec, folder, stem, run.disks, int(datetime.fromisoformat(run.started_at).timestamp()))
+        return DiskFiles(spec, folder, run.lane)
+    return OvaFile(spec, folder, stem, run.disks, run.lane, int(datetime.fromisoformat(run.started_at).timestamp()))
 
 
 class DiskFiles:
@@ -84,17 +84,26 @@ class DiskFiles:
 
     parallel = True
 
-    def __init__(self, spec: ExportSpec, folder: Path) -> None:
+    def __init__(self, spec: ExportSpec, folder: Path, lane: str = "") -> None:
+        """``lane`` ends the names of partial files (see ``RunRecord``)."""
         self._spec = spec
         self._folder = folder
+        self._lane = lane
 
     @contextmanager
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
         """See Outputs."""
         path = self._folder / record.file_name
         with ExitStack() as stack:
-            ledger, resumed = _open_ledger(stack, self._spec, path, record, identity, partial_path(path).exists())
-            descriptor = open_output(partial_path(path), fresh=not resumed)
+            ledger, resumed = _open_ledger(
+                stack,
+                self._spec,
+                blocks_path(path, self._lane),
+                record,
+                identity,
+                partial_path(path, self._lane).exists(),
+            )
+            descriptor = open_output(partial_path(path, self._lane), fresh=not resumed)
             stack.callback(os.close, descriptor)
             file = wrap(FdFile(descriptor))
             yield OpenDisk(_writer(self._spec, file, record, ledger if resumed else None), ledger, file, resumed)
@@ -102,28 +111,28 @@ class DiskFiles:
     def close_disk(self, record: DiskRecord) -> None:
         """The ledger has served: a finished disk is never opened again."""
         with target_errors(f"finishing {record.file_name}"):
-            blocks_path(self._folder / record.file_name).unlink(missing_ok=True)
+            blocks_path(self._folder / record.file_name, self._lane).unlink(missing_ok=True)
 
     def begun(self, record: DiskRecord) -> bool:
         """See Outputs."""
-        return partial_path(self._folder / record.file_name).exists()
+        return partial_path(self._folder / record.file_name, self._lane).exists()
 
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
-        return sha256_of(partial_path(self._folder / record.file_name), cancel, on_bytes)
+        return sha256_of(partial_path(self._folder / record.file_name, self._lane), cancel, on_bytes)
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs."""
         path = self._folder / record.file_name
         with target_errors(f"removing {record.file_name}"):
-            partial_path(path).unlink(missing_ok=True)
-            blocks_path(path).unlink(missing_ok=True)
+            partial_path(path, self._lane).unlink(missing_ok=True)
+            blocks_path(path, self._lane).unlink(missing_ok=True)
 
     def publish(self, record: DiskRecord) -> None:
         """Gives a finished disk its final name; again after a crash in between, where only some have theirs."""
         path = self._folder / record.file_name
-        if partial_path(path).exists() or not path.exists():
-            publish(partial_path(path), path)
+        if partial_path(path, self._lane).exists() or not path.exists():
+            publish(partial_path(path, self._lane), path)
 
 
 class OvaFile:
@@ -131,8 +140,11 @@ class OvaFile:
 
     parallel = False
 
-    def __init__(self, spec: ExportSpec, folder: Path, stem: str, records: list[DiskRecord], mtime_s: int) -> None:
+    def __init__(
+        self, spec: ExportSpec, folder: Path, stem: str, records: list[DiskRecord], lane: str, mtime_s: int
+    ) -> None:
         """``records`` are all disks in unit order; ``mtime_s`` (Unix time) is the same in every run that resumes this one."""
+        self._lane = lane
         self._spec = spec
         self._folder = folder
         self._stem = stem
@@ -144,13 +156,13 @@ class OvaFile:
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
         """See Outputs."""
         with ExitStack() as stack:
-            exists = partial_path(self.path).exists()
-            ledger_path = self._folder / record.file_name
+            exists = partial_path(self.path, self._lane).exists()
+            place = blocks_path(self._folder / record.file_name, self._lane)
             ledger, resumed = _open_ledger(
-                stack, self._spec, ledger_path, record, identity, exists and record.start is not None
+                stack, self._spec, place, record, identity, exists and record.start is not None
             )
             first = record is self._records[0]
-            descriptor = open_output(partial_path(self.path), fresh=not exists or (first and not resumed))
+            descriptor = open_output(partial_path(self.path, self._lane), fresh=not exists or (first and not resumed))
             stack.callback(os.close, descriptor)
             record.start = self._archive(FdFile(descriptor), until=record).begin_member(record.file_name)
             file = RegionFile(wrap(FdFile(descriptor)), record.start)
@@ -172,32 +184,32 @@ class OvaFile:
     def close_disk(self, record: DiskRecord) -> None:
         """See Outputs."""
         with target_errors(f"finishing {record.file_name}"):
-            blocks_path(self._folder / record.file_name).unlink(missing_ok=True)
+            blocks_path(self._folder / record.file_name, self._lane).unlink(missing_ok=True)
 
     def begun(self, record: DiskRecord) -> bool:
         """See Outputs."""
-        return record.start is not None and partial_path(self.path).exists()
+        return record.start is not None and partial_path(self.path, self._lane).exists()
 
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
         assert record.start is not None
         assert record.size_bytes is not None
         region = range(record.start, record.start + record.size_bytes)
-        return sha256_of(partial_path(self.path), cancel, on_bytes, region=region)
+        return sha256_of(partial_path(self.path, self._lane), cancel, on_bytes, region=region)
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs. Disks behind it move, so they go with it: the caller forgets all or the last ones."""
         with target_errors(f"removing {self.path.name}"):
-            blocks_path(self._folder / record.file_name).unlink(missing_ok=True)
+            blocks_path(self._folder / record.file_name, self._lane).unlink(missing_ok=True)
             if record is self._records[0]:
-                partial_path(self.path).unlink(missing_ok=True)
+                partial_path(self.path, self._lane).unlink(missing_ok=True)
 
     def publish(self, descriptor: bytes, digests: Mapping[str, str]) -> None:
         """Writes the end, the ``.mf`` and the descriptor and gives the archive its name; again after a crash in between.
 
         ``digests`` has the SHA-256 of every disk by file name.
         """
-        partial = partial_path(self.path)
+        partial = partial_path(self.path, self._lane)
         if not partial.exists() and self.path.exists():
             return
         handle = open_output(partial, fresh=False)
@@ -209,18 +221,28 @@ class OvaFile:
         publish(partial, self.path)
 
 
-def partial_path(path: Path) -> Path:
+def partial_path(path: Path, lane: str = "") -> Path:
     """Where ``path`` grows until it is whole."""
-    return path.with_name(path.name + PARTIAL)
+    return path.with_name(path.name + PARTIAL + lane)
 
 
-def blocks_path(path: Path) -> Path:
+def blocks_path(path: Path, lane: str = "") -> Path:
     """The ledger of ``path``'s blocks, beside its partial file."""
-    return path.with_name(path.name + BLOCKS)
+    return path.with_name(path.name + PARTIAL + lane + BLOCKS)
+
+
+def remove_other_lanes(folder: Path, names: Sequence[str], lane: str) -> None:
+    """Removes partial files of published ``names`` that other lanes left: a process that still has them open writes into nothing."""
+    with target_errors(f"removing what another process left in {folder}"):
+        for path in folder.iterdir():
+            of_ours = any(path.name.startswith(name + PARTIAL) for name in names)
+            lock = path.name.startswith(LOCK_FILE) and path.name != LOCK_FILE + lane
+            if of_ours or lock:
+                path.unlink(missing_ok=True)
 
 
 def _open_ledger(
-    stack: ExitStack, spec: ExportSpec, path: Path, record: DiskRecord, identity: str, has_data: bool
+    stack: ExitStack, spec: ExportSpec, place: Path, record: DiskRecord, identity: str, has_data: bool
 ) -> tuple[BlockLedger | None, bool]:
     """The disk's ledger and whether it vouches for what lies there; a new one where the old does not fit.
 
@@ -229,7 +251,6 @@ def _open_ledger(
     if spec.compress is Compression.UNCHECKED:
         return None, False
     whole_identity = f"{identity}/{spec.format}/{spec.compress}"
-    place = blocks_path(path)
     if has_data and place.exists():
         try:
             ledger = BlockLedger.open(place, record.capacity_bytes, whole_identity)

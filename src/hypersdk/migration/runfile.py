@@ -94,7 +94,8 @@ class DiskRecord:
 @dataclass(slots=True)
 class RunRecord:
     """The whole of it. ``endpoint`` is ``user@host`` for people; no secret is in here. ``method``, ``proof`` and
-    ``descriptor`` are set by the copy; ``published`` says that only the source waits to be put back."""
+    ``descriptor`` are set by the copy; ``published`` says that only the source waits to be put back. ``lane`` ends the names of
+    lock and partial files, where an earlier process that was declared dead still holds those without it."""
 
     run_id: str
     endpoint: str
@@ -111,6 +112,7 @@ class RunRecord:
     proof: str | None = None
     descriptor: str | None = None
     published: bool = False
+    lane: str = ""
 
     @property
     def open_changes(self) -> list[Change]:
@@ -254,9 +256,9 @@ class RunFile:
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path, lane: str = "") -> Iterator[None]:
     """Holds ``folder`` for this process. Raises TargetError ``run_active`` when another one has it."""
-    path = folder / LOCK_FILE
+    path = folder / f"{LOCK_FILE}{lane}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

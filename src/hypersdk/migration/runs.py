@@ -128,10 +128,11 @@ def give_up(
 
     Raises TargetError ``run_active`` while a process works on it, and NotRestored when something could not be undone: the run is kept then.
     """
-    with locked_folder(spec.output_dir):
-        run = RunFile.load(spec.output_dir, store)
-        if run is None:
-            return
+    found = RunFile.load(spec.output_dir, store)
+    if found is None:
+        return
+    with locked_folder(spec.output_dir, found.record.lane):
+        run = RunFile.load(spec.output_dir, store) or found
         problems = SourceJournal(session, run, note=note).undo(keep=(), cancel=cancel)
         if problems:
             raise not_restored(run.record.machine, problems)

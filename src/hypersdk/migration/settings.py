@@ -28,7 +28,8 @@ class RunSettings:
     ``streams_per_host`` stays below what the NFC buffers of one ESXi host allow, ``streams_per_vcenter`` below the
     about 52 connections that go through a vCenter. ``space_wait_s`` is how long a full disk is waited for, ``stall_timeout_s``
     how long a stream may be silent before it is tried again. ``guard`` is called before every write to an image, and raises where
-    this process may not write any more.
+    this process may not write any more. ``lane`` (like ``.7``) is taken where a process that was declared dead still holds the folder's lock:
+    it may be stopped, not dead, so its partial files are left to it. Without a lane a held folder is an error.
     """
 
     max_machines: int = 4
@@ -44,6 +45,7 @@ class RunSettings:
     state: Path = field(default_factory=state_dir)
     runs: RunStore | None = None
     guard: Callable[[], None] | None = None
+    lane: str | None = None
 
     @property
     def run_store(self) -> RunStore:
