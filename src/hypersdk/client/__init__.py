@@ -1,0 +1,43 @@
+"""Typed client for the daemon's REST API; synchronous. ``from hypersdk import Client`` is the way in.
+
+::
+
+    api.py ──> Client: one method a call            records.py    what comes back
+      │                                             watching.py   wait and watch: event stream, else polling
+      ├── transport.py ── one request: time limit, retries, Idempotency-Key, answers of bounded size
+      ├── address.py ──── which daemon and which token (contexts.py: the file of named daemons)
+      ├── stream.py ───── server-sent events, decoded
+      └── errors.py ───── an answer that says no, as one of our errors
+"""
+
+from hypersdk.client.api import Client
+from hypersdk.client.errors import DaemonError
+from hypersdk.client.records import (
+    ApiToken,
+    DaemonStatus,
+    EndpointInfo,
+    Explanation,
+    Job,
+    LogPart,
+    NewToken,
+    Progress,
+    Rejection,
+    Submission,
+    User,
+)
+
+__all__ = [
+    "ApiToken",
+    "Client",
+    "DaemonError",
+    "DaemonStatus",
+    "EndpointInfo",
+    "Explanation",
+    "Job",
+    "LogPart",
+    "NewToken",
+    "Progress",
+    "Rejection",
+    "Submission",
+    "User",
+]

@@ -1,0 +1,211 @@
+"""Which daemon and which token: each from the first place that names it.
+
+::
+
+    address    url given > $HYPERVISORD_URL > current context > http://localhost:8080
+    token      given > token file given > $HYPERVISORD_TOKEN > the context, at its own address only
+               > admin.token in $STATE_DIRECTORY, the XDG state folder, /var/lib/hypersdk: for a daemon on this machine only
+
+A token never travels further than it was meant to: not to another address than its context's, not to another machine when it was
+found on this one, not to a port here that another user listens on, not over plain HTTP to another machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from hypersdk.client.contexts import Context, contexts_path, load_contexts
+from hypersdk.errors import AccessError, UsageError, register
+from hypersdk.secret import Secret
+from hypersdk.units import KiB
+from hypersdk.vsphere.certificate import TlsPolicy, normal_print
+
+DAEMON_ADDRESS: Final = register(
+    "daemon_address", "The address of the daemon cannot be used.", "Write it like https://hypervisord.example.com:8443."
+)
+PLAIN_HTTP: Final = register(
+    "token_over_plain_http",
+    "Everyone on the path could read the token.",
+    "Give the daemon a certificate and use https://, or reach it through an SSH tunnel on localhost.",
+)
+TOKEN_SOURCE: Final = register(
+    "token_source", "The token could not be read from where it was said to be.", "Name a file with the token on its first line."
+)  # fmt: skip
+FOREIGN_LISTENER: Final = register(
+    "foreign_listener",
+    "What listens on that port is run by another user than the one who owns the token, so it may not be the daemon.",
+    "Look who listens there (`ss -ltnp`); if it is right, hand the token over yourself with --token-file.",
+)
+
+DEFAULT_URL: Final = "http://localhost:8080"
+URL_VARIABLE: Final = "HYPERVISORD_URL"
+TOKEN_VARIABLE: Final = "HYPERVISORD_TOKEN"  # noqa: S105 - the name of a variable
+ADMIN_TOKEN: Final = "admin.token"  # noqa: S105 - the name of a file
+SYSTEM_STATE: Final = Path("/var/lib/hypersdk")
+MAX_TOKEN_BYTES: Final = 4 * KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A daemon and how to speak to it. ``found_in`` says where the token is from, for error messages."""
+
+    url: str
+    token: Secret | None
+    tls: TlsPolicy
+    found_in: str | None = None
+    context: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the caller gave; None is not given."""
+
+    url: str | None = None
+    token: Secret | None = None
+    token_file: Path | None = None
+    ca_bundle: Path | None = None
+    thumbprint: str | None = None
+    insecure: bool = False
+    context: str | None = None
+
+
+def find_target(wanted: Wanted, environ: Mapping[str, str]) -> Target:
+    """Raises UsageError for an address, file or print that cannot be used, AccessError where a token must not be sent."""
+    name, context = _context(wanted, environ)
+    url = normal_url(wanted.url or environ.get(URL_VARIABLE) or (context.url if context else DEFAULT_URL))
+    if context is not None and normal_url(context.url) != url:
+        name, context = None, None
+    token, found_in = _token(wanted, environ, url, name, context)
+    if token is not None and url.startswith("http://") and not is_loopback(url):
+        raise AccessError(f"the token is not sent to {url}", code=PLAIN_HTTP)
+    return Target(url, token, _tls(wanted, context), found_in, name)
+
+
+def normal_url(text: str) -> str:
+    """``scheme://host:port`` in one form, without a path. Raises UsageError ``daemon_address``; what it says shows no password."""
+    whole = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(whole.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise UsageError("the daemon's address is no valid URL", code=DAEMON_ADDRESS) from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise UsageError("the daemon's address begins with neither http:// nor https://", code=DAEMON_ADDRESS)
+    if parts.username is not None or parts.password is not None:
+        raise UsageError("the daemon's address holds a user name or password", code=DAEMON_ADDRESS,
+                         next_step="Leave it out; use `hyperctl login`.")  # fmt: skip
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise UsageError("the daemon's address has a path", code=DAEMON_ADDRESS)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether ``url`` leads to this machine, by its text alone."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _context(wanted: Wanted, environ: Mapping[str, str]) -> tuple[str | None, Context | None]:
+    contexts = load_contexts(contexts_path(environ))
+    name = wanted.context or contexts.current
+    return (None, None) if name is None else (name, contexts.get(name))
+
+
+def _tls(wanted: Wanted, context: Context | None) -> TlsPolicy:
+    own = context or Context("")
+    pin = wanted.thumbprint or (None if wanted.ca_bundle or wanted.insecure else own.thumbprint)
+    bundle = wanted.ca_bundle or (Path(own.ca_bundle) if own.ca_bundle else None)
+    return TlsPolicy(
+        insecure=wanted.insecure or (own.insecure and not pin and not wanted.ca_bundle),
+        ca_bundle=bundle.expanduser() if bundle else None,
+        thumbprint=normal_print(pin) if pin else None,
+    )
+
+
+def _token(
+    wanted: Wanted, environ: Mapping[str, str], url: str, name: str | None, context: Context | None
+) -> tuple[Secret | None, str | None]:
+    if wanted.token is not None:
+        return wanted.token, "the caller"
+    if wanted.token_file is not None:
+        return read_token(wanted.token_file), str(wanted.token_file)
+    if text := environ.get(TOKEN_VARIABLE, "").strip():
+        return Secret(text), f"${TOKEN_VARIABLE}"
+    if context is not None and context.token is not None:
+        return context.token, f"context {name}"
+    return _local_token(environ, url) if is_loopback(url) else (None, None)
+
+
+def read_token(path: Path) -> Secret:
+    """The token on the first line of ``path``. Raises UsageError ``token_source``."""
+    try:
+        with path.expanduser().open("rb") as file:
+            line = file.readline(MAX_TOKEN_BYTES + 1).decode("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the token file {path} cannot be read", code=TOKEN_SOURCE) from error
+    if not line or len(line) > MAX_TOKEN_BYTES or not line.isascii() or not line.isprintable():
+        raise UsageError(f"there is no token on the first line of {path}", code=TOKEN_SOURCE)
+    return Secret(line)
+
+
+def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
+    """Where a daemon on this machine may keep its state, the likeliest first."""
+    if given := environ.get("STATE_DIRECTORY"):
+        yield Path(given.split(":")[0])
+    base = environ.get("XDG_STATE_HOME", "")
+    home = Path(environ.get("HOME") or Path.home())
+    yield (Path(base) if base.startswith("/") else home / ".local" / "state") / "hypersdk"
+    yield SYSTEM_STATE
+
+
+def _local_token(environ: Mapping[str, str], url: str) -> tuple[Secret | None, str | None]:
+    for folder in state_folders(environ):
+        path = folder / ADMIN_TOKEN
+        try:
+            owner = path.stat().st_uid
+        except OSError:
+            continue
+        if not os.access(path, os.R_OK):
+            continue
+        _check_listener(url, owner)
+        return read_token(path), str(path)
+    return None, None
+
+
+def _check_listener(url: str, owner: int) -> None:
+    """The token of a daemon that does not run must not go to whoever took its port meanwhile."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    users = set(listeners(port))
+    if users and not users & {0, owner}:
+        raise AccessError(
+            f"port {port} is served by user {min(users)}, the token belongs to user {owner}", code=FOREIGN_LISTENER
+        )
+
+
+_LISTEN: Final = "0A"
+
+
+def listeners(port: int, tables: tuple[Path, ...] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))) -> Iterator[int]:
+    """User ids of the sockets that listen on ``port`` here, as the kernel tells (proc(5), ``/proc/net/tcp``); none where it does not."""
+    for table in tables:
+        try:
+            lines = table.read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            _, local, _, state, *others = line.split()
+            if state == _LISTEN and int(local.rpartition(":")[2], 16) == port:
+                yield int(others[3])

@@ -1,0 +1,276 @@
+"""The client itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TypeAlias
+from urllib.parse import quote
+
+from hypersdk.client.accounts import Tokens, Users
+from hypersdk.client.address import Target, Wanted, find_target
+from hypersdk.client.connections import Endpoints
+from hypersdk.client.records import DaemonStatus, Explanation, Job, LogPart, Page, Rejection, Submission, objects, take
+from hypersdk.client.transport import Transport
+from hypersdk.client.watching import Watch
+from hypersdk.errors import UsageError
+from hypersdk.secret import Secret
+from hypersdk.units import MiB
+
+API: Final = "/api/v1"
+JOBS: Final = f"{API}/jobs"
+DEFAULT_TIMEOUT_S: Final = 60.0
+PAGE: Final = 200
+MAX_JOB_FILE_BYTES: Final = 4 * MiB
+LOG_WAIT_S: Final = 20
+YAML: Final = "application/yaml"
+JSON: Final = "application/json"
+
+Definition: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Path | str
+
+
+class Client:
+    """A daemon. Thread-safe; to be closed, or used as a context manager.
+
+    ::
+
+        with Client() as client:
+            job = client.submit({"vm_path": "/data/vm/web01", "output_path": "/tmp/web01", "format": "qcow2"}).job
+            job = client.wait(job.id, on_progress=lambda job: print(f"{job.progress.percent_complete:.0f} %"))
+            print(job.raise_for_failure().files)
+
+    What is not given is found as hyperctl finds it: ``$HYPERVISORD_URL``, the current context, ``http://localhost:8080``; the token in
+    ``$HYPERVISORD_TOKEN``, the context, or the daemon's own file on this machine. Every method raises HyperSDKError with the daemon's code:
+    UsageError, AccessError, LookupFailed, Refused, ConnectError, DaemonError ... A write is sent again when the connection broke, with the
+    same Idempotency-Key, so it is done once.
+    """
+
+    def __init__(
+        self, url: str | None = None, token: Secret | str | None = None, token_file: str | os.PathLike[str] | None = None,
+        ca_bundle: str | os.PathLike[str] | None = None, thumbprint: str | None = None, insecure: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S, *, context: str | None = None, environ: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        wanted = Wanted(
+            url, Secret(token) if isinstance(token, str) else token, None if token_file is None else Path(token_file),
+            None if ca_bundle is None else Path(ca_bundle), thumbprint, insecure, context,
+        )  # fmt: skip
+        self.target: Final[Target] = find_target(wanted, os.environ if environ is None else environ)
+        self._transport: Final = Transport(self.target, timeout_s)
+
+    @property
+    def url(self) -> str:
+        """Where the daemon is."""
+        return self.target.url
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # The daemon
+
+    def health(self) -> Mapping[str, Any]:
+        """``{"status": "healthy", ...}``; needs no token."""
+        return self._transport.request("GET", "/health").object()
+
+    def status(self) -> DaemonStatus:
+        """Version, uptime and how many jobs there are."""
+        return DaemonStatus.of(self._transport.request("GET", "/status").object())
+
+    @cached_property
+    def endpoints(self) -> Endpoints:
+        """The daemon's connections to vCenter and ESXi."""
+        return Endpoints(self._transport)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """API tokens."""
+        return Tokens(self._transport)
+
+    @cached_property
+    def users(self) -> Users:
+        """Users; for administrators."""
+        return Users(self._transport)
+
+    # Submit
+
+    def submit(self, definition: Definition, *, idempotency_key: str | None = None) -> Submission:
+        """Submits jobs: one definition or several as mappings, a ``Path`` of a job file, or the text of one (JSON or YAML).
+
+        Each definition is accepted or rejected on its own. Raises UsageError where nothing can be read at all.
+        """
+        body, kind = job_file(definition)
+        headers = (
+            {"Content-Type": kind}
+            if idempotency_key is None
+            else {"Content-Type": kind, "Idempotency-Key": idempotency_key}
+        )
+        answer = self._transport.request("POST", JOBS, body=body, headers=headers).object()
+        return Submission(
+            tuple(Job.of(one) for one in objects(answer, "accepted")),
+            tuple(Rejection.of(one) for one in objects(answer, "rejected")),
+        )
+
+    # Look
+
+    def get(self, job_id: str) -> Job:
+        """Raises LookupFailed ``job_unknown``."""
+        return Job.of(self._transport.request("GET", job_path(job_id)).object())
+
+    def page(
+        self, *, ids: Sequence[str] = (), states: Sequence[str] = (), text: str = "", sort: str = "-number", limit: int = PAGE,
+        offset: int = 0, cursor: str | None = None,
+    ) -> Page:  # fmt: skip
+        """Part of the list of jobs, newest first unless sorted otherwise. ``states`` are the daemon's words or the five older ones."""
+        params: dict[str, Any] = {"sort": sort, "limit": limit}
+        named = {"id": list(ids), "state": list(states), "text": text, "offset": offset, "cursor": cursor}
+        params |= {key: value for key, value in named.items() if value}
+        return Page.of(self._transport.request("GET", JOBS, params=params).object())
+
+    def list(self, *, states: Sequence[str] = (), text: str = "", limit: int | None = None) -> Iterator[Job]:
+        """All jobs, newest first, page by page; jobs that come or go meanwhile shift nothing."""
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            page = self.page(states=states, text=text, limit=PAGE if left is None else min(left, PAGE), cursor=cursor)
+            yield from page.jobs
+            left = None if left is None else left - len(page.jobs)
+            cursor = page.next_cursor
+            if cursor is None or not page.jobs:
+                return
+
+    def query(self, ids: Sequence[str] = (), status: Sequence[str] = ()) -> Sequence[Job]:
+        """The jobs with these ids, or in these states; all without either. Ids that do not exist are left out."""
+        if not ids:
+            return tuple(self.list(states=status))
+        found: dict[str, Job] = {}
+        for at in range(0, len(ids), PAGE):
+            found |= {job.id: job for job in self.page(ids=ids[at : at + PAGE], states=status).jobs}
+        return tuple(found[one] for one in dict.fromkeys(ids) if one in found)
+
+    def explain(self, job_id: str) -> Explanation:
+        """Why the job is where it is, and what to do."""
+        return Explanation.of(self._transport.request("GET", f"{job_path(job_id)}/explain").object())
+
+    # Follow
+
+    def wait(
+        self, job_id: str, timeout_s: float | None = None, on_progress: Callable[[Job], None] | None = None
+    ) -> Job:
+        """The job when it has ended, whichever way: see ``Job.raise_for_failure``. ``on_progress`` is called at most a few times a second.
+
+        A daemon that restarts meanwhile is waited for. Raises TransientError ``wait_over`` after ``timeout_s``; the job goes on.
+        """
+        last: Job | None = None
+        for last in self._watch((job_id,), timeout_s):
+            if on_progress is not None:
+                on_progress(last)
+        assert last is not None, "a watch of one job shows it at least once"
+        return last
+
+    def watch(self, ids: Sequence[str] = (), timeout_s: float | None = None) -> Iterator[Job]:
+        """Each job as it is and again whenever it changes, by the event stream where there is one. Ends when all of ``ids`` have ended;
+        without ids it follows all jobs and does not end."""
+        return self._watch(tuple(dict.fromkeys(ids)), timeout_s)
+
+    def _watch(self, ids: tuple[str, ...], timeout_s: float | None) -> Iterator[Job]:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        return Watch(self, self._transport, ids, deadline).updates()
+
+    def logs(self, job_id: str, after: int = 0, wait_s: int = 0) -> LogPart:
+        """The job's log from byte ``after`` on; with ``wait_s`` (at most 20) the daemon answers when there is something new."""
+        params = {"after": after, "wait": min(wait_s, LOG_WAIT_S)}
+        answer = self._transport.request("GET", f"{job_path(job_id)}/logs", params=params).object()
+        return LogPart(take(answer, "text", str), take(answer, "end", int), take(answer, "ended", bool))
+
+    def follow_logs(self, job_id: str) -> Iterator[str]:
+        """The job's log in pieces as they come, to its end."""
+        part = LogPart("", 0, False)
+        while not part.ended:
+            part = self.logs(job_id, part.end, LOG_WAIT_S)
+            if part.text:
+                yield part.text
+
+    # Ask
+
+    def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
+        """Asks for the job's end: it is ``cancelled`` when its source is as it was found. Raises Refused for one that has ended."""
+        return self._ask(job_id, "cancel", {"keep_partial": keep_partial})
+
+    def pause(self, job_id: str) -> Job:
+        """Brings the job to a checkpoint, where it stays until it is resumed."""
+        return self._ask(job_id, "pause")
+
+    def resume(self, job_id: str) -> Job:
+        """Puts a paused job back into the queue."""
+        return self._ask(job_id, "resume")
+
+    def retry(self, job_id: str, *, discard: bool = False) -> Job:
+        """Puts a failed or cancelled job back into the queue: from its last checkpoint, or from the beginning with ``discard``."""
+        return self._ask(job_id, "retry", {"discard": discard})
+
+    def delete(self, job_id: str) -> None:
+        """Forgets a job that has ended, and its log; the files that it made stay."""
+        self._transport.request("DELETE", job_path(job_id))
+
+    def _ask(self, job_id: str, what: str, body: Mapping[str, Any] | None = None) -> Job:
+        return Job.of(
+            self._transport.request("POST", f"{job_path(job_id)}/{what}", json_body=dict(body or {})).object()
+        )
+
+
+def job_path(job_id: str) -> str:
+    """The path of a job; an id with a slash in it does not lead elsewhere."""
+    if job_id in ("", ".", ".."):
+        raise UsageError(f"'{job_id}' is no id of a job")
+    return f"{JOBS}/{quote(job_id, safe='')}"
+
+
+def job_file(definition: Definition) -> tuple[bytes, str]:
+    """The body of a submit and its content type. Raises UsageError for a file that cannot be read or is too large."""
+    if isinstance(definition, Path):
+        return _bounded(_read(definition), str(definition)), JSON if definition.suffix.lower() == ".json" else YAML
+    if isinstance(definition, str):
+        # JSON is YAML too, as far as job files go; the daemon reads both as YAML and refuses what only one of them allows.
+        return _bounded(definition.encode("utf-8"), "the job file"), JSON if definition.lstrip()[:1] in (
+            "{",
+            "[",
+        ) else YAML
+    try:
+        return _bounded(json.dumps(definition, default=_plain).encode(), "the definition"), JSON
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the definition cannot be written as JSON: {error}") from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_JOB_FILE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"the job file {path} cannot be read: {error.strerror}") from error
+
+
+def _bounded(data: bytes, what: str) -> bytes:
+    if len(data) > MAX_JOB_FILE_BYTES:
+        raise UsageError(f"{what} is larger than {MAX_JOB_FILE_BYTES // MiB} MiB", next_step="Submit it in parts.")
+    return data

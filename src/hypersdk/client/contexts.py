@@ -1,0 +1,185 @@
+"""The file of named daemons, ``$XDG_CONFIG_HOME/hypersdk/contexts.toml``: readable by its owner only, because it holds tokens.
+
+::
+
+    current = "site-a"
+
+    [contexts.site-a]
+    url = "https://hypervisord.example.com:8443"
+    token = "hst_..."
+    thumbprint = "AA:BB:..."
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from hypersdk.errors import TARGET_DENIED, LookupFailed, TargetError, UsageError, register
+from hypersdk.secret import Secret
+from hypersdk.units import KiB
+
+CONTEXTS_BAD: Final = register(
+    "contexts_invalid", "The file of daemons holds something that cannot be used.", "Correct it, or remove it and log in again."
+)  # fmt: skip
+CONTEXTS_EXPOSED: Final = register(
+    "contexts_exposed",
+    "The file holds tokens and other users of this machine can read it.",
+    "Run `chmod 600` on it; if others may have read it, revoke its tokens with `hyperctl tokens revoke`.",
+)
+CONTEXT_UNKNOWN: Final = register(
+    "context_unknown", "No daemon is known under that name.", "See `hyperctl contexts list`."
+)
+
+MAX_BYTES: Final = 256 * KiB
+NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One daemon: where it is, and how its certificate is judged. ``token`` is sent there and nowhere else."""
+
+    url: str
+    token: Secret | None = None
+    ca_bundle: str | None = None
+    thumbprint: str | None = None
+    insecure: bool = False
+
+
+_KEYS: Final = tuple(field.name for field in fields(Context))
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """All of them. ``current`` is a name in ``known``, or None."""
+
+    known: Mapping[str, Context]
+    current: str | None = None
+
+    def get(self, name: str) -> Context:
+        """Raises LookupFailed ``context_unknown``."""
+        if name not in self.known:
+            raise LookupFailed(f"there is no context '{name[:60]}'", code=CONTEXT_UNKNOWN, known=sorted(self.known))
+        return self.known[name]
+
+    def with_context(self, name: str, context: Context) -> Contexts:
+        """With this one added or replaced; the first one becomes the current one. Raises UsageError for a bad name."""
+        if not NAME.match(name):
+            raise UsageError(
+                f"'{name[:60]}' cannot name a context", next_step="Use letters, digits and . _ -, up to 63 of them."
+            )
+        return Contexts({**self.known, name: context}, self.current or name)
+
+    def without(self, name: str) -> Contexts:
+        """Without that one. Raises LookupFailed."""
+        self.get(name)
+        return Contexts(
+            {key: one for key, one in self.known.items() if key != name}, None if self.current == name else self.current
+        )
+
+    def used(self, name: str) -> Contexts:
+        """With that one as the current one. Raises LookupFailed."""
+        self.get(name)
+        return replace(self, current=name)
+
+
+def contexts_path(environ: Mapping[str, str]) -> Path:
+    """Where the file is, by the XDG base directory specification."""
+    base = environ.get("XDG_CONFIG_HOME", "")
+    root = Path(base) if base.startswith("/") else Path(environ.get("HOME") or Path.home()) / ".config"
+    return root / "hypersdk" / "contexts.toml"
+
+
+def load_contexts(path: Path) -> Contexts:
+    """What the file says; nothing where there is none. Raises UsageError for what is wrong in it, or when others can read it."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return Contexts({})
+    except OSError as error:
+        raise _bad(path, f"cannot be read: {error.strerror}") from error
+    if mode & 0o077:
+        raise UsageError(f"{path} holds tokens and has mode {mode:04o}", code=CONTEXTS_EXPOSED)
+    if len(data) > MAX_BYTES:
+        raise _bad(path, f"is larger than {MAX_BYTES} bytes")
+    try:
+        document = tomllib.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
+        # Without the parser's message and cause: they may quote a token.
+        raise _bad(path, "is not valid TOML") from None
+    return _contexts(path, document)
+
+
+def _contexts(path: Path, document: Mapping[str, Any]) -> Contexts:
+    tables = document.get("contexts", {})
+    if set(document) - {"current", "contexts"} or not isinstance(tables, dict):
+        raise _bad(path, "may hold `current` and tables [contexts.NAME] only")
+    known = {name: _context(path, name, table) for name, table in tables.items()}
+    current = document.get("current")
+    if current is not None and current not in known:
+        raise _bad(path, "names a current context that it does not hold")
+    return Contexts(known, current)
+
+
+def _context(path: Path, name: str, table: object) -> Context:
+    if not isinstance(table, dict) or not isinstance(table.get("url"), str):
+        raise _bad(path, f"has no url in [contexts.{name[:60]}]")
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise _bad(path, f"has an unknown key in [contexts.{name[:60]}]: {key[:60]}")
+        if not isinstance(value, bool if key == "insecure" else str):
+            raise _bad(path, f"has a wrong value for {key} in [contexts.{name[:60]}]")
+    token = table.get("token")
+    return Context(**{**table, "token": Secret(token) if token else None})
+
+
+def save_contexts(path: Path, contexts: Contexts) -> None:
+    """Writes the file, whole or not at all, mode 0600. Raises TargetError."""
+    lines = [] if contexts.current is None else [f"current = {_quoted(contexts.current)}"]
+    for name, context in contexts.known.items():
+        lines += ["", f"[contexts.{_quoted(name)}]", *_entries(context)]
+    try:
+        _write(path, "\n".join(lines).lstrip("\n") + "\n")
+    except OSError as error:
+        raise TargetError(f"{path} cannot be written: {error.strerror}", code=TARGET_DENIED) from error
+
+
+def _entries(context: Context) -> list[str]:
+    values = {"url": context.url, "token": context.token and context.token.reveal(), "ca_bundle": context.ca_bundle,
+              "thumbprint": context.thumbprint}  # fmt: skip
+    lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
+    return [*lines, "insecure = true"] if context.insecure else lines
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string; JSON's escapes are TOML's too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _bad(path: Path, what: str) -> UsageError:
+    return UsageError(f"{path} {what}", code=CONTEXTS_BAD)

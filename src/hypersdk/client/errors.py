@@ -1,0 +1,135 @@
+"""Answers that say no, as errors: the server's code, cause and next step in the family that gives the exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from hypersdk.errors import (
+    AccessError,
+    Cancelled,
+    ConnectError,
+    HyperSDKError,
+    IntegrityError,
+    LookupFailed,
+    NotRestored,
+    PartlyFailed,
+    Refused,
+    SourceError,
+    TargetError,
+    TransientError,
+    UsageError,
+    register,
+)
+
+DAEMON_FAILED: Final = register(
+    "daemon_failed", "The daemon met an error of its own.", "Look at its log: `journalctl -u hypervisord`."
+)
+DAEMON_UNREACHABLE: Final = register(
+    "daemon_unreachable",
+    "Nothing answers at that address.",
+    "Start it with `hypervisord`, or name another one with --url or $HYPERVISORD_URL.",
+)
+DAEMON_TIMEOUT: Final = register(
+    "daemon_timeout", "The daemon took longer to answer than was allowed.", "Try again; `hyperctl status` tells how busy it is."
+)  # fmt: skip
+ANSWER_UNREADABLE: Final = register(
+    "answer_unreadable",
+    "What answers at that address is no HyperSDK daemon, or one that is much older or newer.",
+    "Check the address; `hyperctl status` shows the daemon's version.",
+)
+NOT_LOGGED_IN: Final = register(
+    "not_logged_in",
+    "The daemon wants a token and got none that it knows.",
+    "Run `hyperctl login`, or name a file with a token: --token-file.",
+)
+FORBIDDEN: Final = register(
+    "forbidden", "The role of that token does not allow this.", "Ask an administrator for a token with a higher role."
+)
+TOO_MANY_REQUESTS: Final = register(
+    "too_many_requests", "The daemon limits how many requests a token or an address may make.", "Wait a minute, then go on."
+)  # fmt: skip
+WAIT_OVER: Final = register(
+    "wait_over", "The job did not end in the time that was allowed for it.", "It goes on; look at it with `hyperctl get ID`."
+)  # fmt: skip
+
+
+class DaemonError(HyperSDKError):
+    """The daemon failed or answered with something that cannot be understood."""
+
+    exit_status = 13
+    default_code = DAEMON_FAILED
+
+
+MAX_TEXT: Final = 2000
+"""Characters kept of a text inside an answer that says no."""
+_KNOWN_KEYS: Final = frozenset(
+    {"type", "title", "status", "detail", "instance", "code", "cause", "next_step", "exit_status", "error", "timestamp"}
+)
+_BY_EXIT: Final[Mapping[int, type[HyperSDKError]]] = {
+    family.exit_status: family
+    for family in (UsageError, ConnectError, AccessError, LookupFailed, Refused, SourceError, IntegrityError, TargetError,
+                   PartlyFailed, NotRestored, Cancelled)
+}  # fmt: skip
+_BY_STATUS: Final[Mapping[int, type[HyperSDKError]]] = {
+    HTTPStatus.UNAUTHORIZED: AccessError,
+    HTTPStatus.FORBIDDEN: AccessError,
+    HTTPStatus.NOT_FOUND: LookupFailed,
+    HTTPStatus.CONFLICT: Refused,
+    HTTPStatus.TOO_MANY_REQUESTS: TransientError,
+}
+_FALLBACK_CODE: Final[Mapping[int, str]] = {
+    HTTPStatus.UNAUTHORIZED: NOT_LOGGED_IN,
+    HTTPStatus.FORBIDDEN: FORBIDDEN,
+    HTTPStatus.TOO_MANY_REQUESTS: TOO_MANY_REQUESTS,
+}
+
+
+def error_of(status: int, document: object) -> HyperSDKError:
+    """The error for an answer with ``status`` (400 or more): a problem document, the older ``{error, code}``, or anything else."""
+    facts: Mapping[Any, Any] = document if isinstance(document, Mapping) else {}
+    family = _family(status, facts.get("exit_status"))
+    message = _text(facts.get("detail")) or _text(facts.get("error")) or _text(facts.get("title"))
+    fields = {key: value for key, value in facts.items() if isinstance(key, str) and key not in _KNOWN_KEYS}
+    fallback = _FALLBACK_CODE.get(status, DAEMON_FAILED if status >= 500 else family.default_code)
+    return remote_error(
+        family, message or f"the daemon answered {_phrase(status)}", facts, fallback, {**fields, "http_status": status}
+    )
+
+
+def remote_error(
+    family: type[HyperSDKError], message: str, facts: Mapping[str, Any], fallback: str, fields: Mapping[str, Any]
+) -> HyperSDKError:
+    """An error that was raised elsewhere. Its code may be one that a newer daemon has and this version does not."""
+    error = family(message, code=fallback, cause=_text(facts.get("cause")), next_step=_text(facts.get("next_step")))
+    error.code = _text(facts.get("code")) or fallback
+    error.fields = dict(fields)
+    return error
+
+
+def family_of_exit(status: object) -> type[HyperSDKError]:
+    """The family whose exit status is ``status``; DaemonError where there is none."""
+    return _BY_EXIT.get(status, DaemonError) if isinstance(status, int) else DaemonError
+
+
+def _family(status: int, exit_status: object) -> type[HyperSDKError]:
+    if isinstance(exit_status, int) and exit_status in _BY_EXIT:
+        return _BY_EXIT[exit_status]
+    return _BY_STATUS.get(status, DaemonError if status >= 500 else UsageError)
+
+
+def _text(value: object) -> str | None:
+    return value[:MAX_TEXT] if isinstance(value, str) and value else None
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def bad_answer(what: str) -> DaemonError:
+    """The daemon answered, and not as agreed."""
+    return DaemonError(f"the daemon's answer cannot be read: {what}", code=ANSWER_UNREADABLE)

@@ -1,0 +1,346 @@
+"""What comes back from the daemon. Frozen; sizes in bytes, durations in seconds, moments with their zone.
+
+A field that a newer daemon adds stands in ``raw``, which is the JSON object as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import NoneType
+from typing import Any, Final, TypeVar
+
+from hypersdk.client.errors import bad_answer, family_of_exit, remote_error
+from hypersdk.errors import HyperSDKError
+from hypersdk.secret import Secret
+
+V = TypeVar("V")
+Raw = Mapping[str, Any]
+JOB_COUNTS: Final = ("total", "running", "completed", "failed", "cancelled")
+ENDED_STATES: Final = frozenset({"completed", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is. All fields are there from the first answer on; 0, empty or None where nothing is known yet."""
+
+    phase: str
+    percent_complete: float
+    current_file: str
+    files_downloaded: int
+    total_files: int
+    bytes_downloaded: int
+    bytes_transferred: int
+    total_bytes: int
+    rate_bytes_s: float | None
+    eta_s: float | None
+    note: str
+    raw: Raw = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: Raw) -> Progress:
+        """From its JSON object."""
+        return cls(
+            phase=take(raw, "phase", str), percent_complete=number(raw, "percent_complete"),
+            current_file=take(raw, "current_file", str, ""), files_downloaded=take(raw, "files_downloaded", int, 0),
+            total_files=take(raw, "total_files", int, 0), bytes_downloaded=take(raw, "bytes_downloaded", int, 0),
+            bytes_transferred=take(raw, "bytes_transferred", int, 0), total_bytes=take(raw, "total_bytes", int, 0),
+            rate_bytes_s=maybe_number(raw, "rate_bytes_s"), eta_s=maybe_number(raw, "eta_s"),
+            note=take(raw, "note", str, "") or stalled_text(raw.get("stalled")), raw=raw,
+        )  # fmt: skip
+
+
+def stalled_text(stalled: object) -> str:
+    """Why nothing moves, for people; empty while something does."""
+    if isinstance(stalled, Mapping):
+        return str(stalled.get("message") or stalled.get("cause") or "nothing moves")
+    return stalled if isinstance(stalled, str) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job. ``state`` is the daemon's word (queued, running, pausing, paused, cancelling, completed, failed, cancelled),
+    ``status`` the same in the five words of the older routes."""
+
+    id: str
+    name: str
+    vm_path: str
+    output_path: str
+    format: str
+    state: str
+    status: str
+    progress: Progress
+    result: Raw | None
+    error: Raw | None
+    attempt: int
+    waiting: str | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    updated_at: datetime
+    raw: Raw = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: Raw) -> Job:
+        """From its JSON object. Raises DaemonError ``answer_unreadable``."""
+        return cls(
+            id=take(raw, "id", str), name=take(raw, "name", str), vm_path=take(raw, "vm_path", str),
+            output_path=take(raw, "output_path", str), format=take(raw, "format", str), state=take(raw, "state", str),
+            status=take(raw, "status", str), progress=Progress.of(take(raw, "progress", dict)),
+            result=maybe(raw, "result", dict), error=maybe(raw, "error", dict), attempt=take(raw, "attempt", int, 1),
+            waiting=maybe(raw, "waiting", str), created_at=moment(raw, "created_at"), started_at=maybe_moment(raw, "started_at"),
+            completed_at=maybe_moment(raw, "completed_at"), updated_at=moment(raw, "updated_at"), raw=raw,
+        )  # fmt: skip
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens to it by itself."""
+        return self.state in ENDED_STATES
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it made; empty until it is completed."""
+        found = (self.result or {}).get("files") or ()
+        return tuple(str(name) for name in found) if isinstance(found, Sequence) else ()
+
+    def raise_for_failure(self) -> Job:
+        """The job itself; raises the error that ended it where it failed or was cancelled."""
+        if self.state not in ("failed", "cancelled"):
+            return self
+        facts: Raw = self.error or ({} if self.state == "failed" else {"code": "cancelled", "exit_status": 130})
+        family = family_of_exit(facts.get("exit_status"))
+        message = facts.get("message") or f"job {self.id} was {self.state}"
+        raise remote_error(family, str(message), facts, family.default_code, {"job": self.id})
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A definition that was not taken. ``number`` is its place in what was submitted, from 1."""
+
+    number: int
+    error: HyperSDKError
+
+    @classmethod
+    def of(cls, raw: Raw) -> Rejection:
+        """From its JSON object, with the error's facts in it or in ``error``."""
+        inner = raw.get("error")
+        facts: Raw = inner if isinstance(inner, Mapping) else raw
+        message = facts.get("message") or facts.get("detail") or inner or "not accepted"
+        family = family_of_exit(facts.get("exit_status", 2))
+        return cls(take(raw, "number", int, 1), remote_error(family, str(message), facts, family.default_code, {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What became of a job file: each definition was accepted or rejected on its own."""
+
+    accepted: tuple[Job, ...]
+    rejected: tuple[Rejection, ...]
+
+    @property
+    def job(self) -> Job:
+        """The only job that was submitted; raises the error where it was rejected."""
+        if self.rejected:
+            raise self.rejected[0].error
+        if len(self.accepted) != 1:
+            raise ValueError(f"{len(self.accepted)} jobs were submitted, not one")
+        return self.accepted[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a list. ``revision`` moves with every change of the list."""
+
+    jobs: tuple[Job, ...]
+    total: int
+    revision: int
+    next_cursor: str | None
+    facets: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def of(cls, raw: Raw) -> Page:
+        """From its JSON object."""
+        return cls(
+            tuple(Job.of(one) for one in objects(raw, "jobs")), take(raw, "total", int), take(raw, "revision", int),
+            maybe(raw, "next_cursor", str), take(raw, "facets", dict, {}),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a job is where it is: cause and next step, and what happened to it before."""
+
+    code: str
+    message: str
+    cause: str
+    next_step: str
+    raw: Raw = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: Raw) -> Explanation:
+        """From its JSON object."""
+        code, message, cause, next_step = (take(raw, key, str, "") for key in ("code", "message", "cause", "next_step"))
+        return cls(code, message, cause, next_step, raw)
+
+    @property
+    def history(self) -> list[Raw]:
+        """Every time that a worker had the job, oldest first."""
+        return objects(self.raw, "history") if "history" in self.raw else []
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The daemon and its jobs, in numbers."""
+
+    version: str
+    uptime: str
+    total_jobs: int
+    running_jobs: int
+    completed_jobs: int
+    failed_jobs: int
+    cancelled_jobs: int
+    raw: Raw = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: Raw) -> DaemonStatus:
+        """From the answer of ``GET /status``."""
+        counts = {f"{name}_jobs": take(raw, f"{name}_jobs", int, 0) for name in JOB_COUNTS}
+        return cls(version=take(raw, "version", str), uptime=take(raw, "uptime", str), raw=raw, **counts)
+
+
+@dataclass(frozen=True, slots=True)
+class LogPart:
+    """A piece of a job's log. ``end`` is where to go on reading; ``ended``: nothing more will come."""
+
+    text: str
+    end: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointInfo:
+    """A connection that the daemon keeps. Its password never comes back."""
+
+    id: str
+    name: str
+    kind: str
+    url: str
+    username: str
+    is_default: bool
+    thumbprint: str | None
+    raw: Raw = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: Raw) -> EndpointInfo:
+        """From its JSON object."""
+        return cls(
+            id=take(raw, "id", str), name=take(raw, "name", str), kind=take(raw, "kind", str, "vsphere"),
+            url=take(raw, "url", str, ""), username=take(raw, "username", str, ""),
+            is_default=take(raw, "is_default", bool, False), thumbprint=maybe(raw, "thumbprint", str), raw=raw,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """What is known of a token: not its text."""
+
+    id: str
+    label: str
+    scope: str
+    user: str
+    created_at: datetime
+    expires_at: datetime | None
+    used_at: datetime | None
+    raw: Raw = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: Raw) -> ApiToken:
+        """From its JSON object."""
+        return cls(
+            id=take(raw, "id", str), label=take(raw, "label", str, ""), scope=take(raw, "scope", str),
+            user=take(raw, "user", str, ""), created_at=moment(raw, "created_at"), expires_at=maybe_moment(raw, "expires_at"),
+            used_at=maybe_moment(raw, "used_at"), raw=raw,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token that was just made. ``secret`` is shown this once and never again."""
+
+    token: ApiToken
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user of the daemon."""
+
+    id: str
+    name: str
+    role: str
+    disabled: bool
+    created_at: datetime
+    raw: Raw = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: Raw) -> User:
+        """From its JSON object."""
+        return cls(
+            id=take(raw, "id", str), name=take(raw, "name", str), role=take(raw, "role", str),
+            disabled=take(raw, "disabled", bool, False), created_at=moment(raw, "created_at"), raw=raw,
+        )  # fmt: skip
+
+
+_REQUIRED: Final[Any] = object()
+
+
+def take(raw: Raw, key: str, kind: type[V], default: Any = _REQUIRED) -> V:
+    """The value of ``key``; ``default`` where it is missing. Raises DaemonError where it is of another kind."""
+    value = raw.get(key, default)
+    if value is _REQUIRED or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise bad_answer(f"'{key}' is missing or no {kind.__name__}")
+    return value
+
+
+def maybe(raw: Raw, key: str, kind: type[V]) -> V | None:
+    """The value of ``key``, or None where it is null or missing."""
+    value = raw.get(key)
+    if not isinstance(value, kind | NoneType):
+        raise bad_answer(f"'{key}' is no {kind.__name__}")
+    return value
+
+
+def number(raw: Raw, key: str) -> float:
+    """A number, which JSON may write with or without a point."""
+    return float(take(raw, key, int | float))  # type: ignore[arg-type] # isinstance takes a union
+
+
+def maybe_number(raw: Raw, key: str) -> float | None:
+    """The same for one that may not be known."""
+    return None if raw.get(key) is None else number(raw, key)
+
+
+def moment(raw: Raw, key: str) -> datetime:
+    """A moment, RFC 3339."""
+    text = take(raw, key, str)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise bad_answer(f"'{key}' is no time") from error
+    if found.tzinfo is None:
+        raise bad_answer(f"'{key}' has no zone")
+    return found
+
+
+def maybe_moment(raw: Raw, key: str) -> datetime | None:
+    """The same for one that may not have come yet."""
+    return None if raw.get(key) is None else moment(raw, key)
+
+
+def objects(raw: Raw, key: str) -> list[Raw]:
+    """A list of JSON objects."""
+    found = take(raw, key, list)
+    if not all(isinstance(one, dict) for one in found):
+        raise bad_answer(f"'{key}' is no list of objects")
+    return found

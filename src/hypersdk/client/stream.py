@@ -1,0 +1,76 @@
+"""Server-sent events, decoded from bytes as they come (WHATWG HTML, section 9.2.6). Pure: no sockets, no clock."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hypersdk.client.errors import bad_answer
+from hypersdk.units import MiB
+
+MAX_EVENT_CHARS: Final = 4 * MiB
+"""An event carries one job; a stream that never ends its event is no event stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. ``id`` is what to resume behind; ``name`` is ``message`` where the server gave none."""
+
+    name: str
+    id: str
+    data: str
+
+    def json(self) -> Any:
+        """``data`` as JSON. Raises DaemonError ``answer_unreadable``."""
+        try:
+            return json.loads(self.data)
+        except ValueError as error:
+            raise bad_answer("an event holds no JSON") from error
+
+
+class EventDecoder:
+    """Turns chunks of a stream into events; a line or event may be cut anywhere. ``retry_ms`` is the server's wish, or None."""
+
+    def __init__(self) -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+        self._name = ""
+        self._data: list[str] = []
+        self._size = 0
+        self.last_id = ""
+        self.retry_ms: int | None = None
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that ``chunk`` completes. Raises DaemonError for one without end."""
+        lines = (self._rest + self._decode.decode(chunk)).split("\n")
+        self._rest = lines.pop()
+        if len(self._rest) + self._size > MAX_EVENT_CHARS:
+            raise bad_answer("an event has no end")
+        for line in lines:
+            event = self._line(line.removesuffix("\r"))
+            if event is not None:
+                yield event
+
+    def _line(self, line: str) -> Event | None:
+        if not line:
+            return self._dispatch()
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+            self._size += len(value)
+        elif name == "event":
+            self._name = value
+        elif name == "id" and "\0" not in value:
+            self.last_id = value
+        elif name == "retry" and value.isascii() and value.isdigit():
+            self.retry_ms = int(value[:9])
+        return None  # a line that begins with a colon is a comment: the server's ping
+
+    def _dispatch(self) -> Event | None:
+        data, name = self._data, self._name
+        self._data, self._name, self._size = [], "", 0
+        return Event(name or "message", self.last_id, "\n".join(data)) if data else None

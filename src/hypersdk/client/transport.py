@@ -1,0 +1,268 @@
+"""One request and its answer: TLS, time limits, retries, and an answer that is never larger than agreed.
+
+A write carries an ``Idempotency-Key``, so that it can be sent again when the connection broke and nobody knows whether it arrived: the
+daemon gives the first answer again. A daemon that restarts is waited for after a connection broke, not when it was not there at all.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from hypersdk import __version__
+from hypersdk.client.address import Target, is_loopback
+from hypersdk.client.errors import (
+    ANSWER_UNREADABLE,
+    DAEMON_TIMEOUT,
+    DAEMON_UNREACHABLE,
+    DaemonError,
+    bad_answer,
+    error_of,
+)
+from hypersdk.errors import ConnectError
+from hypersdk.units import MiB
+from hypersdk.vsphere.certificate import TlsPolicy, check_pin, peer_certificate, ssl_context, unknown_error
+
+MAX_ANSWER_BYTES: Final = 64 * MiB
+"""A page of 1,000 jobs with their definitions is about 4 MiB."""
+CONNECT_TIMEOUT_S: Final = 10.0
+RETRIES: Final = 5
+FIRST_PAUSE_S: Final = 0.2
+"""Doubled with each further try: about 6 s in all, in which a daemon restarts."""
+MAX_RETRY_AFTER_S: Final = 60.0
+BUSY: Final = frozenset({429, 503})
+STREAM_SILENCE_S: Final = 45.0
+"""Three pings of 15 s: a stream that is silent for longer is dead, whatever the kernel believes."""
+
+Params = Mapping[str, str | int | bool | list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that says yes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Raises DaemonError ``answer_unreadable``."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise bad_answer("it is no JSON") from error
+
+    def object(self) -> dict[str, Any]:
+        """The answer, which must be a JSON object."""
+        found = self.json()
+        if not isinstance(found, dict):
+            raise bad_answer("it is no JSON object")
+        return found
+
+
+class Transport:
+    """Connections to one daemon, kept open between requests. Thread-safe."""
+
+    def __init__(self, target: Target, timeout_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.target: Final = target
+        self._timeout_s: Final = timeout_s
+        self._sleep: Final = sleep
+        headers = {"User-Agent": f"hypersdk/{__version__}", "Accept": "application/json"}
+        if target.token is not None:
+            headers["Authorization"] = f"Bearer {target.token.reveal()}"
+        self._http: Final = httpx.Client(
+            base_url=target.url, headers=headers, verify=_context(target),
+            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            trust_env=not is_loopback(target.url),  # a proxy is not asked for this machine
+            follow_redirects=False,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._http.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        json_body: object = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Sends it, again where that is safe. Raises HyperSDKError: the daemon's own, ConnectError or DaemonError."""  # fmt: skip
+        sent = dict(headers or {})
+        if method != "GET":
+            sent.setdefault("Idempotency-Key", uuid.uuid4().hex)
+        build: dict[str, Any] = {"params": dict(params or {}), "headers": sent}
+        if json_body is not None:
+            build["json"] = json_body
+        elif body is not None:
+            build["content"] = body
+        if timeout_s is not None:
+            build["timeout"] = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
+        return self._persist(lambda: self._once(method, path, build))
+
+    def _persist(self, once: Callable[[], Answer]) -> Answer:
+        pause_s, connected = FIRST_PAUSE_S, False
+        for left in reversed(range(RETRIES + 1)):
+            try:
+                return once()
+            except _Busy as busy:
+                if not left:
+                    raise busy.error from None
+                self._sleep(busy.after_s)
+            except httpx.TimeoutException as error:
+                raise self._timed_out(error) from error
+            except httpx.TransportError as error:
+                connected = connected or not isinstance(error, httpx.ConnectError)
+                if not left or not connected or _is_tls(error):
+                    raise self._unreachable(error) from error
+                self._sleep(pause_s)
+                pause_s *= 2
+        raise AssertionError("the last try returns or raises")
+
+    def _once(self, method: str, path: str, build: Mapping[str, Any]) -> Answer:
+        with self._http.stream(method, path, **build) as response:
+            body = _read(response)
+        if response.status_code in BUSY and (after_s := _retry_after(response)) is not None:
+            raise _Busy(error_of(response.status_code, _document(body)), after_s)
+        if not response.is_success:
+            raise error_of(response.status_code, _document(body))
+        return Answer(response.status_code, response.headers, body)
+
+    @contextmanager
+    def stream(
+        self, path: str, *, params: Params, headers: Mapping[str, str], silence_s: float = STREAM_SILENCE_S
+    ) -> Iterator[Iterator[bytes]]:
+        """An answer without end, in chunks as they come; tried once. Raises as ``request``, also while it is read.
+
+        What the caller raises inside the block is not looked at: only reading is translated.
+        """
+        timeout = httpx.Timeout(silence_s, connect=CONNECT_TIMEOUT_S)
+        with self._translated():
+            request = self._http.build_request("GET", path, params=dict(params), headers=dict(headers), timeout=timeout)
+            response = self._http.send(request, stream=True)
+        try:
+            with self._translated():
+                if not response.is_success:
+                    raise error_of(response.status_code, _document(_read(response)))
+                if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                    raise bad_answer("it is no event stream")
+            yield self._chunks(response)
+        finally:
+            response.close()
+
+    def _chunks(self, response: httpx.Response) -> Iterator[bytes]:
+        with self._translated():
+            yield from response.iter_bytes()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise self._timed_out(error) from error
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def _timed_out(self, error: httpx.TimeoutException) -> ConnectError:
+        if isinstance(error, httpx.ConnectTimeout):
+            return self._unreachable(error)
+        return ConnectError(f"{self.target.url} did not answer in time", code=DAEMON_TIMEOUT)
+
+    def _unreachable(self, error: httpx.TransportError) -> ConnectError:
+        if _is_tls(error):
+            return self._untrusted(error)
+        if isinstance(error, httpx.RemoteProtocolError | httpx.UnsupportedProtocol | httpx.DecodingError):
+            return ConnectError(f"{self.target.url} does not answer as a daemon does", code=ANSWER_UNREADABLE)
+        said = str(error) or type(error).__name__
+        return ConnectError(f"{self.target.url} cannot be reached: {said[:200]}", code=DAEMON_UNREACHABLE)
+
+    def _untrusted(self, error: httpx.TransportError) -> ConnectError:
+        """With the certificate's prints where it can be fetched, so that it can be compared and pinned."""
+        parts = urlsplit(self.target.url)
+        host, port = parts.hostname or "", parts.port or 443
+        try:
+            certificate = peer_certificate(host, port)
+        except (OSError, ConnectError):
+            certificate = None
+        return unknown_error(f"{host}:{port}", _tls_reason(error), certificate)
+
+
+class _Busy(Exception):  # noqa: N818 - asks to come again
+    def __init__(self, error: Exception, after_s: float) -> None:
+        super().__init__("busy")
+        self.error = error
+        self.after_s = after_s
+
+
+class _Pinned(ssl.SSLContext):
+    """Trusts one certificate: it is looked at after the handshake, before anything is sent."""
+
+    pin: str
+
+    def wrap_socket(self, *arguments: Any, **named: Any) -> ssl.SSLSocket:
+        wrapped = super().wrap_socket(*arguments, **named)
+        try:
+            check_pin(wrapped, self.pin, host=str(named.get("server_hostname")))
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
+
+
+def _context(target: Target) -> ssl.SSLContext | bool:
+    if target.url.startswith("http://"):
+        return False
+    tls: TlsPolicy = target.tls
+    if tls.thumbprint is None:
+        return ssl_context(tls)
+    pinned = _Pinned(ssl.PROTOCOL_TLS_CLIENT)
+    pinned.check_hostname = False
+    pinned.verify_mode = ssl.CERT_NONE
+    pinned.pin = tls.thumbprint
+    return pinned
+
+
+def _is_tls(error: BaseException) -> bool:
+    return isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def _tls_reason(error: BaseException) -> str:
+    return str(error).partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or "it is not trusted here"
+
+
+def _read(response: httpx.Response) -> bytes:
+    found = bytearray()
+    for chunk in response.iter_bytes():
+        found += chunk
+        if len(found) > MAX_ANSWER_BYTES:
+            raise DaemonError(
+                f"the daemon's answer is larger than {MAX_ANSWER_BYTES // MiB} MiB", code=ANSWER_UNREADABLE
+            )
+    return bytes(found)
+
+
+def _document(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None  # an answer of something in between, a proxy perhaps; the status says enough
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds that the daemon asks to wait; None where it does not say, or asks for longer than anyone would wait."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() and int(text) <= MAX_RETRY_AFTER_S else None
