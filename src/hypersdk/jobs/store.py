@@ -30,6 +30,8 @@ SORTABLE: Final = {
 } | {"percent": jobs.c.progress["percent_complete"].as_float()}  # fmt: skip
 FACETS: Final = ("state", "format", "site")
 MAX_PAGE: Final = 1000
+FOLLOWED: Final = 1000
+"""So many last changes can be followed by clients that were away: what was removed in them is remembered."""
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 """What is kept of one job's log."""
 _COLUMNS: Final = tuple(jobs.c[field.name] for field in fields(Job))
@@ -60,7 +62,8 @@ class Filter:
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """As SQL."""
         found: list[sa.ColumnElement[bool]] = []
-        for column, values in ((jobs.c.id, self.ids), (jobs.c.state, self.states), (jobs.c.format, self.formats),
+        ids = tuple(one for one in self.ids if possible_id(one)) or ("",) if self.ids else ()
+        for column, values in ((jobs.c.id, ids), (jobs.c.state, self.states), (jobs.c.format, self.formats),
                                (jobs.c.site, self.sites), (jobs.c.owner, self.owners)):  # fmt: skip
             if values:
                 found.append(column.in_([str(value) for value in values]))
@@ -131,7 +134,7 @@ class JobStore:
         with self.database.read() as connection:
             found = _one(connection, job_id)
         if found is None:
-            raise LookupFailed(f"there is no job '{job_id[:128]}'", code=JOB_UNKNOWN, id=job_id[:128])
+            raise _unknown(job_id)
         return found
 
     def page(
@@ -169,9 +172,8 @@ class JobStore:
     def counts(self) -> dict[JobState, int]:
         """Jobs by state; every state is there."""
         with self.database.read() as connection:
-            found: dict[str, int] = dict(
-                connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).tuples().all()
-            )
+            rows = connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state))
+            found = {str(state): int(number) for state, number in rows}
         return {state: found.get(state.value, 0) for state in JobState}
 
     def ids(self, which: Filter) -> list[str]:
@@ -191,12 +193,19 @@ class JobStore:
         """``(revision, topic, id)`` of what was removed after ``revision``."""
         query = sa.select(removed.c.revision, removed.c.topic, removed.c.id).where(removed.c.revision > revision)
         with self.database.read() as connection:
-            return list(connection.execute(query.order_by(removed.c.revision).limit(limit)).tuples())
+            return [
+                (at, topic, key)
+                for at, topic, key in connection.execute(query.order_by(removed.c.revision).limit(limit))
+            ]
 
     def revision(self) -> int:
         """The revision of the last change of anything."""
         with self.database.read() as connection:
             return _revision(connection)
+
+    def revision_of(self, connection: sa.Connection) -> int:
+        """The same within a transaction."""
+        return _revision(connection)
 
     def attempts(self, job_id: str) -> list[Attempt]:
         """Every time that a worker had the job, oldest first."""
@@ -333,22 +342,36 @@ def _job(row: Any) -> Job:
     return Job(**{**values, "state": JobState(values["state"])})
 
 
+def possible_id(text: str) -> bool:
+    """Whether a job can have that id: anything else is not shown to the database, which may not even be able to write it."""
+    return 0 < len(text) <= 128 and text.isascii() and text.isprintable()
+
+
 def _one(connection: sa.Connection, job_id: str) -> Job | None:
+    if not possible_id(job_id):
+        return None
     row = connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
     return None if row is None else _job(row)
 
 
 def _locked(connection: sa.Connection, job_id: str) -> Job:
     """The job, which nobody else changes until the transaction ends."""
-    row = connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id).with_for_update()).one_or_none()
+    query = sa.select(*_COLUMNS).where(jobs.c.id == job_id).with_for_update()
+    row = connection.execute(query).one_or_none() if possible_id(job_id) else None
     if row is None:
-        raise LookupFailed(f"there is no job '{job_id[:128]}'", code=JOB_UNKNOWN, id=job_id[:128])
+        raise _unknown(job_id)
     return _job(row)
+
+
+def _unknown(job_id: str) -> LookupFailed:
+    """Shows the id as far as it can be shown."""
+    shown = job_id[:128].encode("ascii", "backslashreplace").decode()
+    return LookupFailed(f"there is no job '{shown}'", code=JOB_UNKNOWN, id=shown)
 
 
 def _facet(connection: sa.Connection, column: str, conditions: Collection[sa.ColumnElement[bool]]) -> dict[str, int]:
     query = sa.select(jobs.c[column], sa.func.count()).where(*conditions).group_by(jobs.c[column])
-    return {str(value): count for value, count in connection.execute(query).tuples()}
+    return {str(value): count for value, count in connection.execute(query)}
 
 
 def _revision(connection: sa.Connection) -> int:

@@ -1,0 +1,58 @@
+"""A daemon's configuration: every key, every mistake."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from hypersdk.errors import UsageError
+from hypersdk.jobs.settings import DaemonSettings, load_settings
+
+
+def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
+    first = load_settings(
+        {"XDG_STATE_HOME": str(tmp_path)},
+        None,
+        {"workers": 3, "export_roots": [str(tmp_path)], "bandwidth_limit": "10M"},
+    )
+    path = tmp_path / "c.toml"
+    path.write_text(first.as_toml())
+    again = load_settings({"XDG_STATE_HOME": "/elsewhere"}, path, {})
+    assert again.shown() == first.shown()
+    named = set(tomllib.loads(first.as_toml())) | {
+        line[2:-2] for line in first.as_toml().splitlines() if line[0] == "#"
+    }
+    assert named == {one.name for one in fields(DaemonSettings)}
+
+
+def test_flags_stand_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('addr = "localhost:1"\nworkers = 2\n')
+    found = load_settings({"XDG_STATE_HOME": str(tmp_path)}, path, {"addr": "localhost:2", "workers": None})
+    assert (found.addr, found.workers) == ("localhost:2", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("wrokers = 1", "wrokers"), ("workers = 0", "workers"), ('workers = "1"', "workers"), ("workers = true", "workers"),
+        ('roles = ["king"]', "roles"), ('log_format = "xml"', "log_format"), ("auth = 1", "auth"), ("= 1", "TOML"),
+        ('tls_cert = "/x"', "tls_key"), ('bandwidth_limit = "fast"', "bandwidth_limit"), ("addr = 8080", "addr"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_settings({}, path, {})
+    assert caught.value.code == "daemon_config"
+    assert named in caught.value.message
+
+
+def test_the_databases_password_is_not_shown() -> None:
+    found = load_settings({}, None, {"database_url": "postgresql://h:hunter2@db.example.com/h"})
+    assert "hunter2" not in found.as_toml() + repr(found)
+    assert "db.example.com" in found.as_toml()

@@ -1,0 +1,108 @@
+"""The state machine as data: walked whole, and against the store."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hypersdk.errors import HyperSDKError
+from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
+from hypersdk.jobs.records import NewJob
+from hypersdk.jobs.states import ENDED, HELD, KEPT, TRANSITIONS, JobEvent, JobState, JobStateError, after
+from hypersdk.jobs.store import JobStore
+from hypersdk.state.database import Database
+
+
+def new_job(**changes: object) -> NewJob:
+    facts: dict[str, object] = {
+        "id": None, "name": "web", "vm_path": "/DC0/vm/web", "output_path": "/tmp/web", "format": "qcow2",
+        "definition": {"vm_path": "/DC0/vm/web"}, "digest": "d", "endpoint_id": None, "secret": None,
+        "site": "vcenter.example.com:443", "root_id": "root",
+    }  # fmt: skip
+    return NewJob(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+def test_every_state_can_be_reached_and_left() -> None:
+    reached = {JobState.QUEUED}
+    for _ in JobState:
+        reached |= {new for (old, _), new in TRANSITIONS.items() if old in reached}
+    assert reached == set(JobState)
+    assert {old for old, _ in TRANSITIONS} == set(JobState) - {JobState.COMPLETED}
+    assert set(KEPT) == set(JobState)
+
+
+def test_a_job_that_a_worker_has_can_always_end() -> None:
+    for state in HELD:
+        ends = {TRANSITIONS.get((state, event)) for event in JobEvent}
+        assert ends & ENDED
+        assert JobState.FAILED in ends
+
+
+REFUSED = [pair for pair in itertools.product(JobState, JobEvent) if pair not in TRANSITIONS]
+
+
+@pytest.mark.parametrize(("state", "event"), REFUSED, ids=str)
+def test_what_is_not_in_the_table_is_refused(state: JobState, event: JobEvent) -> None:
+    with pytest.raises(JobStateError) as caught:
+        after(state, event)
+    assert caught.value.code == "job_state"
+
+
+ACTIONS = ("cancel", "pause", "resume", "retry", "claim", "finish", "fail", "paused", "cancelled", "requeue", "stale")
+
+
+@pytest.fixture
+def store(database: Database) -> JobStore:
+    return JobStore(database)
+
+
+@given(actions=st.lists(st.sampled_from(ACTIONS), max_size=12))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_users_and_workers_do_the_row_follows_the_table(store: JobStore, actions: list[str]) -> None:
+    """Every step either leads where the table says or is refused and changes nothing; a job always has an attempt due or at work
+    while it is neither ended nor paused."""
+    claims = Claims(store.database, "w1")
+    job, _ = store.submit(new_job())
+    held: list[Claim] = []
+    for action in actions:
+        before = store.get(job.id)
+        done = _act(store, claims, held, job.id, action)
+        now = store.get(job.id)
+        if not done:
+            assert (now.state, now.attempt, now.epoch) == (before.state, before.attempt, before.epoch), action
+            continue
+        steps = {new for (old, _), new in TRANSITIONS.items() if old is before.state}
+        assert now.state in {before.state, *steps}, action
+        if now.state in (JobState.QUEUED, JobState.CANCELLING) and now.worker_id is None:
+            assert now.attempt > now.enqueued, action
+        if now.state in ENDED:
+            assert now.completed_at is not None
+
+
+def _act(store: JobStore, claims: Claims, held: list[Claim], job_id: str, action: str) -> bool:
+    """False when it was refused."""
+    try:
+        _try(store, claims, held, job_id, action)
+    except (HyperSDKError, IndexError):
+        return False
+    return True
+
+
+def _try(store: JobStore, claims: Claims, held: list[Claim], job_id: str, action: str) -> None:
+    events = {
+        "finish": JobEvent.FINISH, "fail": JobEvent.FAIL, "paused": JobEvent.PAUSED, "cancelled": JobEvent.CANCELLED,
+        "requeue": JobEvent.REQUEUE,
+    }  # fmt: skip
+    if action in ("cancel", "pause", "resume", "retry"):
+        getattr(store, action)(job_id)
+    elif action == "claim":
+        if claim := claims.claim(job_id, store.get(job_id).attempt):
+            held.append(claim)
+    elif action == "stale":
+        with pytest.raises(StaleAttempt):
+            claims.write_run(Claim(held[-1].job, held[-1].epoch - 1), "{}")
+    else:
+        claims.end(held[-1], events[action])

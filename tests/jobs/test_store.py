@@ -1,0 +1,142 @@
+"""Submitting, listing, asking; and what only the worker that has a job may do."""
+
+from __future__ import annotations
+
+import pytest
+
+from hypersdk.errors import LookupFailed, UsageError
+from hypersdk.jobs.claims import Claims, StaleAttempt
+from hypersdk.jobs.states import JobEvent, JobState, JobStateError
+from hypersdk.jobs.store import MAX_LOG_BYTES, Filter, JobStore
+from hypersdk.state.database import Database
+from tests.jobs.test_states import new_job
+
+
+@pytest.fixture
+def store(database: Database) -> JobStore:
+    return JobStore(database)
+
+
+def test_the_same_id_is_the_same_job_or_an_error(store: JobStore) -> None:
+    first, new = store.submit(new_job(id="mine"))
+    again, newer = store.submit(new_job(id="mine"))
+    assert (new, newer, again.id) == (True, False, first.id)
+    with pytest.raises(UsageError) as caught:
+        store.submit(new_job(id="mine", digest="other"))
+    assert caught.value.code == "job_exists"
+
+
+def test_a_list_is_sorted_filtered_paged_and_counted(store: JobStore) -> None:
+    for number in range(25):
+        store.submit(new_job(name=f"vm {number % 5}", format="qcow2" if number % 2 else "raw"))
+    page = store.page(Filter(formats=("raw",)), sort="name", limit=4)
+    assert page.total == 13
+    assert page.facets["state"] == {"queued": 13}
+    assert [job.name for job in page.jobs] == ["vm 0"] * 3 + ["vm 1"]
+    seen: list[int] = []
+    cursor: int | None = None
+    while rows := store.page(Filter(), sort="number", limit=7, after=cursor or 0).jobs:
+        seen += [job.number for job in rows]
+        cursor = rows[-1].number
+    assert seen == sorted(seen)
+    assert len(seen) == 25
+    with pytest.raises(UsageError):
+        store.page(Filter(), sort="password")
+    with pytest.raises(UsageError):
+        store.page(Filter(), limit=100_000)
+
+
+@pytest.mark.parametrize("text", ["100%", "a_b", "'; DROP TABLE jobs --", "ü"])
+def test_text_is_found_as_it_is_written(store: JobStore, text: str) -> None:
+    wanted, _ = store.submit(new_job(name=f"x {text} y"))
+    store.submit(new_job(name="x 100 a.b y"))
+    assert [job.id for job in store.page(Filter(text=text)).jobs] == [wanted.id]
+
+
+def test_changes_are_seen_in_order_and_removals_too(store: JobStore) -> None:
+    start = store.revision()
+    first, _ = store.submit(new_job())
+    second, _ = store.submit(new_job())
+    store.cancel(first.id)
+    assert [job.id for job in store.changed_since(start)] == [second.id, first.id]
+    store.delete(first.id)
+    assert [topic_id for _, _, topic_id in store.removed_since(start)] == [first.id]
+    with pytest.raises(LookupFailed):
+        store.get(first.id)
+
+
+def test_a_job_that_nobody_had_is_cancelled_at_once_another_by_its_worker(store: JobStore) -> None:
+    fresh, _ = store.submit(new_job())
+    assert store.cancel(fresh.id).state is JobState.CANCELLED
+    held, _ = store.submit(new_job())
+    claims = Claims(store.database, "w1")
+    claim = claims.claim(held.id, 1)
+    assert claim is not None
+    assert store.cancel(held.id, keep_partial=True).state is JobState.CANCELLING
+    assert claims.requests([held.id]) == {held.id: ("cancel", True)}
+    assert claims.end(claim, JobEvent.CANCELLED) is JobState.CANCELLED
+    with pytest.raises(JobStateError):
+        store.cancel(held.id)
+
+
+def test_a_worker_that_was_taken_over_can_write_nothing(store: JobStore) -> None:
+    job, _ = store.submit(new_job())
+    old, new = Claims(store.database, "old"), Claims(store.database, "new")
+    stale = old.claim(job.id, 1)
+    assert stale is not None
+    old.write_run(stale, "old")
+    fresh = new.claim(job.id, 1)
+    assert fresh is not None
+    for act in (
+        lambda: old.write_run(stale, "again"),
+        lambda: old.end(stale, JobEvent.FINISH),
+        lambda: old.check(stale),
+    ):
+        with pytest.raises(StaleAttempt):
+            act()
+    old.write_progress({job.id: stale.epoch}, {job.id: {"phase": "lie"}})
+    old.log(stale, b"lie")
+    assert new.read_run(fresh) == "old"
+    assert store.get(job.id).progress["phase"] == "queued"
+    assert store.read_log(job.id) == (b"", 0)
+    assert [attempt.worker_id for attempt in store.attempts(job.id)] == ["old", "new"]
+
+
+def test_an_attempt_that_is_not_the_last_one_is_not_begun(store: JobStore) -> None:
+    job, _ = store.submit(new_job())
+    claims = Claims(store.database, "w1")
+    claims.hand_back(job.id, 1)
+    assert claims.claim(job.id, 1) is None
+    assert claims.claim(job.id, 2) is not None
+
+
+def test_a_log_is_read_by_offset_and_does_not_grow_for_ever(store: JobStore) -> None:
+    job, _ = store.submit(new_job())
+    claims = Claims(store.database, "w1")
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+    for line in (b"one\n", b"two\n", b"three\n"):
+        claims.log(claim, line)
+    assert store.read_log(job.id, 4) == (b"two\nthree\n", 14)
+    assert store.read_log(job.id, 5, limit=2) == (b"wo", 7)
+    for _ in range(6):
+        claims.log(claim, b"x" * (1024 * 1024))
+    whole, end = b"", 0
+    while True:
+        part, after = store.read_log(job.id, end)
+        if after == end:
+            break
+        whole, end = whole + part, after
+    assert whole.startswith(b"one\ntwo\nthree\nx")
+    assert b"the log is full" in whole[-100:]
+    assert len(whole) <= MAX_LOG_BYTES + 100
+
+
+def test_the_password_of_a_job_goes_with_its_success(store: JobStore) -> None:
+    job, _ = store.submit(new_job(secret=b"sealed"))
+    claims = Claims(store.database, "w1")
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+    assert store.sealed_secret(job.id) == b"sealed"
+    claims.end(claim, JobEvent.FINISH)
+    assert store.sealed_secret(job.id) is None

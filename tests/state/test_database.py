@@ -1,0 +1,112 @@
+"""Opening, upgrading and copying the daemon's database."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from hypersdk.errors import UsageError
+from hypersdk.state.database import Database, DatabaseError, copy_sqlite, file_system, parse_url
+from hypersdk.state.tables import METADATA, counters, meta
+
+
+def test_the_schema_is_made_once_and_is_what_the_tables_say(database: Database) -> None:
+    assert database.upgrade() is None
+    assert set(sa.inspect(database.engine).get_table_names()) >= set(METADATA.tables)
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(counters)).scalar_one() >= 3
+
+
+def test_two_that_start_at_once_make_one_schema(sqlite_url: str) -> None:
+    def upgrade(_: int) -> None:
+        database = Database.open(sqlite_url)
+        try:
+            database.upgrade()
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(upgrade, range(4)))  # raises what any of them raised
+
+
+def test_a_schema_from_the_future_is_refused(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(DatabaseError) as caught:
+        database.upgrade()
+    assert caught.value.code == "database_newer"
+
+
+def test_the_clock_is_the_servers(database: Database) -> None:
+    with database.read() as connection:
+        assert abs(database.now(connection) - time.time()) < 5
+
+
+def test_revisions_rise_without_a_gap_whoever_writes(database: Database) -> None:
+    seen: list[int] = []
+
+    def bump() -> None:
+        for _ in range(20):
+            with database.write() as connection:
+                seen.append(database.revision(connection))
+
+    threads = [threading.Thread(target=bump) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == list(range(min(seen), min(seen) + 80))
+
+
+def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
+    def fail() -> None:
+        with database.write() as connection:
+            connection.execute(sa.insert(meta).values(name="x", value="1"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with database.read() as connection:
+        assert connection.execute(sa.select(meta.c.name).where(meta.c.name == "x")).first() is None
+
+
+def test_nobody_else_reads_the_file_and_a_copy_is_whole(sqlite_url: str, tmp_path: Path) -> None:
+    database = Database.open(sqlite_url)
+    database.upgrade()
+    assert database.path is not None
+    assert stat.S_IMODE(database.path.stat().st_mode) == 0o600
+    with database.write() as connection:
+        connection.execute(sa.insert(meta).values(name="x", value="1"))
+    copy_sqlite(database.path, tmp_path / "copy.sqlite3")
+    database.close()
+    assert stat.S_IMODE((tmp_path / "copy.sqlite3").stat().st_mode) == 0o600
+    connection = sqlite3.connect(tmp_path / "copy.sqlite3")
+    assert connection.execute("SELECT value FROM meta WHERE name = 'x'").fetchone() == ("1",)
+    connection.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "mysql://h/d", "not a url", "sqlite:///:memory:"])
+def test_urls_that_cannot_serve(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_url(url)
+    assert caught.value.code == "database_url"
+
+
+def test_a_server_that_is_not_there_is_named_without_the_password() -> None:
+    database = Database.open("postgresql://someone:hunter2@127.0.0.1:1/none")
+    with pytest.raises(DatabaseError) as caught, database.read() as connection:
+        connection.execute(sa.select(1))
+    database.close()
+    assert "hunter2" not in str(caught.value.as_dict())
+
+
+def test_the_file_system_is_known(tmp_path: Path) -> None:
+    assert file_system(tmp_path)
+    assert file_system(Path("/proc/self/state.sqlite3")) == "proc"

@@ -1,0 +1,117 @@
+"""Databases for tests: an SQLite file for each test, and a real PostgreSQL server of this run's own.
+
+Fixtures: ``database`` (parametrized over both), ``sqlite_url``, ``postgres_url`` (a fresh database).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from hypersdk.state.database import Database
+
+START_TIMEOUT_S = 60
+
+
+def _programs() -> Path:
+    """Where ``initdb`` and ``postgres`` are: Debian keeps them out of PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if found:
+        return found[-1].parent
+    there = shutil.which("postgres")
+    if there is None:
+        pytest.fail("PostgreSQL is not installed (Debian package postgresql); see scripts/test", pytrace=False)
+    return Path(there).parent
+
+
+def _as_server_user(command: list[str | Path]) -> list[str | Path]:
+    """PostgreSQL refuses to run as root; there it runs as the user that its package makes."""
+    return ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else command
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A server on a free port of 127.0.0.1, without durability: ``postgresql://HOST:PORT``. Ends with the run, by its pid."""
+    programs = _programs()
+    folder = Path(tempfile.mkdtemp(prefix="hypersdk-pg-"))
+    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = folder / "data"
+    subprocess.run(
+        _as_server_user([programs / "initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--no-sync"]),
+        check=True, capture_output=True, timeout=START_TIMEOUT_S, cwd=folder,
+    )  # fmt: skip
+    options = ["-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", "fsync=off", "-c", "max_connections=200"]
+    server = subprocess.Popen(
+        _as_server_user([programs / "postgres", "-D", data, *options]),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
+    )  # fmt: skip
+    try:
+        url = f"postgresql://{user}@127.0.0.1:{port}"
+        _wait_for(url)
+        yield url
+    finally:
+        server.terminate()  # runuser hands it on
+        server.wait(START_TIMEOUT_S)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(url: str) -> None:
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:") + "/postgres", poolclass=sa.NullPool)
+    until = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            with engine.connect():
+                return
+        except sa.exc.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A fresh, empty database."""
+    name = f"t{secrets.token_hex(6)}"
+    admin = sa.create_engine(
+        postgres_server.replace("postgresql:", "postgresql+psycopg:") + "/postgres",
+        isolation_level="AUTOCOMMIT", poolclass=sa.NullPool,
+    )  # fmt: skip
+    with admin.connect() as connection:
+        connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
+    yield f"{postgres_server}/{name}"
+    with admin.connect() as connection:
+        connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'state' / 'state.sqlite3'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An upgraded database of each kind."""
+    kind = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    found = Database.open(request.getfixturevalue(kind))
+    found.upgrade()
+    try:
+        yield found
+    finally:
+        found.close()
