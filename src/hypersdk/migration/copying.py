@@ -107,6 +107,7 @@ class MachineCopy:
             cancel=cancel,
             on_opened=work.journal.lease_opened,
             on_closed=work.journal.lease_closed,
+            on_wait=self.board.note,
             routes=routes_of(work.session, self._stall_timeout_s),
         ) as lease:
             self.board.watch_lease(lease)
