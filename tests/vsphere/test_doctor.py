@@ -278,3 +278,19 @@ def test_on_vcsim(vcsim: Callable[..., Vcsim]) -> None:
     assert any(name.startswith("host DC0_") for name in found)
     assert any(name.startswith("datastore ") for name in found)
     assert [check for check in found.values() if check.status is Status.FAIL] == []
+
+
+def test_the_role_in_the_docs_is_the_one_that_is_checked() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "minimal-role.md").read_text()
+    table = {row[0].removeprefix("| "): tuple(row[1].replace("`", "").split()) for row in _operation_rows(text)}
+    assert table == {operation.value: names for operation, names in REQUIRED.items()}
+    commands = text.partition("```")[2].partition("```")[0]
+    listed = [word for word in commands.replace("\\\n", " ").split() if "." in word and word != "role.create"]
+    wanted = {name for names in REQUIRED.values() for name in names if not name.startswith("System.")}
+    assert sorted(listed) == sorted(wanted)
+
+
+def _operation_rows(text: str) -> list[list[str]]:
+    operations = {operation.value for operation in Operation}
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [line for line in lines if line[0].removeprefix("| ") in operations]
