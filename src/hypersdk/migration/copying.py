@@ -61,6 +61,7 @@ class MachineCopy:
         pending = [record for record in self.work.records if not record.done]
         for record in self.work.records:
             if record.done:
+                self.work.outputs.close_disk(record)  # a kill may have come between the two
                 self.disks.hash_later(record, cancel)
         if pending:
             self._copy(pending, cancel)

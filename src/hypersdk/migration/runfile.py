@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.migration.point import PointInTime
-from hypersdk.transfer.files import write_atomic
+from hypersdk.transfer.files import target_errors, write_atomic
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
 from hypersdk.units import MiB
@@ -152,24 +152,30 @@ class RunFile:
         )
         run = cls(record, state / "runs" / f"{run_id}.json")
         run.save()
-        run._index.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(run._index, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
+        run.make_known()
         return run
 
     @classmethod
     def load(cls, folder: Path, state: Path) -> RunFile | None:
-        """The run in ``folder``, or None where there is none. Raises IntegrityError ``run_unreadable``."""
+        """The run in ``folder``, or None where there is none. Raises IntegrityError ``run_unreadable``, TargetError."""
         path = folder / RUN_FILE
-        try:
-            with path.open("rb") as file:
-                text = file.read(_MAX_BYTES + 1)
-        except FileNotFoundError:
-            return None
+        with target_errors(f"reading {path}"):
+            try:
+                with path.open("rb") as file:
+                    text = file.read(_MAX_BYTES + 1)
+            except FileNotFoundError:
+                return None
         try:
             record = _decode(json.loads(text[:_MAX_BYTES]), folder)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{path} is damaged: {error}", code=RUN_UNREADABLE) from error
         return cls(record, state / "runs" / f"{record.run_id}.json")
+
+    def make_known(self) -> None:
+        """Writes the pointer by which `status` and `cleanup` find the run. A kill may have come before it, and a folder may be moved."""
+        with target_errors(f"writing {self._index}"):
+            self._index.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._index, json.dumps({"folder": str(self.record.folder)}).encode(), mode=0o600)
 
     def save(self) -> None:
         """Writes the record; it is durable when this returns."""
