@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypersdk.simulator import MachineSpec, Simulator
@@ -49,7 +49,7 @@ def answer(server: Simulator, sent: bytes) -> bytes:
         (b"GET\r\n\r\n", b"400"),
         (b"BREW /sdk HTTP/1.1\r\n\r\n", b"501"),
         (b"GET / HTTP/9.9\r\n\r\n", b"505"),
-        (b"GET //[x HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET http://[x HTTP/1.1\r\n\r\n", b"400"),
         (b"GET /" + b"a" * 70000 + b" HTTP/1.1\r\n\r\n", b"414"),
         (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", b"431"),
         (POST + b"Content-Length: x\r\n\r\n", b"400"),
@@ -73,6 +73,7 @@ def test_bad_requests_are_refused(server: Simulator, sent: bytes, status: bytes)
     assert answer(server, sent).split(b" ")[1:2] == [status]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.binary(max_size=300))
 def test_any_bytes(server: Simulator, sent: bytes) -> None:
     with raw(server) as connection:
@@ -186,7 +187,10 @@ def test_an_idle_connection_lives_on_between_requests(server: Simulator) -> None
     with raw(server) as connection:
         for _ in range(2):
             connection.sendall(b"GET /sdk/vimServiceVersions.xml HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            got = b""
+            while b"</namespaces>" not in got:
+                got += connection.recv(65536)
+            assert got.startswith(b"HTTP/1.1 200")
             time.sleep(1.3)
 
 

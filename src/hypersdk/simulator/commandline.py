@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import signal
 import sys
 import threading
@@ -268,8 +269,10 @@ def check_names(simulator: Simulator, config: SimulatorConfig) -> None:
 
 def _unknown(what: str, name: str, known: frozenset[str]) -> UsageError:
     listed = sorted(known)
-    some = ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
-    return UsageError(f"there is no {what} '{name}'", cause="A flag names it.", next_step=f"There are: {some}.")
+    near = difflib.get_close_matches(name, listed, n=5)
+    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+    hint = f"Did you mean: {', '.join(near)}?" if near else f"There are: {', '.join(listed[:8])}{more}."
+    return UsageError(f"there is no {what} '{name}'", cause="A flag names it.", next_step=hint)
 
 
 def banner(simulator: Simulator, *, show_password: bool) -> str:
