@@ -6,9 +6,11 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -65,6 +67,11 @@ class Terminal:
         self._master = master
         self.shown = ""
 
+    @property
+    def text(self) -> str:
+        """What was shown, without colours and cursor movements."""
+        return re.sub("\x1b\\[[0-9;?]*[A-Za-z]|\r", "", self.shown)
+
     def wait_for(self, text: str, timeout_s: float = 20.0) -> None:
         """Reads until ``text`` was shown."""
         deadline = time.monotonic() + timeout_s
@@ -83,6 +90,16 @@ class Terminal:
         """Types ``text``."""
         os.write(self._master, text.encode())
 
+    def settle(self, quiet_s: float = 0.1, timeout_s: float = 20.0) -> float:
+        """Reads until nothing came for ``quiet_s``; when the last of it came, by the monotonic clock."""
+        last = began = time.monotonic()
+        while time.monotonic() - last < quiet_s:
+            assert time.monotonic() - began < timeout_s, "it never stops drawing"
+            if select.select([self._master], [], [], quiet_s / 4)[0]:
+                self.shown += self._read()
+                last = time.monotonic()
+        return last
+
     def finish(self, timeout_s: float = 20.0) -> int:
         """Reads to the end and returns the exit status."""
         deadline = time.monotonic() + timeout_s
@@ -96,17 +113,17 @@ class Terminal:
 
 
 @contextmanager
-def terminal(command: Sequence[str], env: Mapping[str, str]) -> Iterator[Terminal]:
-    """Starts ``command`` on a pseudo terminal; it is ended with the block."""
+def terminal(command: Sequence[str], env: Mapping[str, str], size: tuple[int, int] = (80, 24)) -> Iterator[Terminal]:
+    """Starts ``command`` on a pseudo terminal of ``size`` (columns, lines); it is ended with the block."""
     master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (size[1], size[0]))
     try:
         process = subprocess.Popen(
-            command,
+            ["setsid", "--ctty", *command],  # so that Ctrl-C and /dev/tty work
             stdin=slave,
             stdout=slave,
             stderr=slave,
             env={"TERM": "xterm-256color", **env},
-            start_new_session=True,
         )
         os.close(slave)
         try:

@@ -22,23 +22,23 @@ STEP: Final = 1 << 22
 PARTIAL: Final = ".partial"
 RUN_FILE: Final = ".hypersdk-run.json"
 MANIFEST: Final = "artifact-manifest.json"
+ZERO_BLOCK: Final = blake3(bytes(BLOCK)).digest()
 IMAGE_FORMATS: Final = {".qcow2": "qcow2", ".raw": "raw", ".vmdk": "vmdk"}
 
 
 def recomputed_digest(raw: Path) -> str:
     """The guest-content digest as its definition says (docs: a tree of BLAKE3 over blocks and groups), of a raw file; holes are zeros."""
     capacity = raw.stat().st_size
-    zero = blake3(bytes(BLOCK)).digest()
     hashes = _block_hashes(raw)
     disk = blake3(capacity.to_bytes(8, "little"), derive_key_context="hypersdk guest content disk 1")
-    whole_group_of_zeros = _group(zero * (GROUP // BLOCK))
+    whole_group_of_zeros = _group(ZERO_BLOCK * (GROUP // BLOCK))
     touched = {index * BLOCK // GROUP for index in hashes}
     for start in range(0, capacity, GROUP):
         blocks = range(start // BLOCK, -(-min(start + GROUP, capacity) // BLOCK))
         if start // GROUP not in touched and len(blocks) == GROUP // BLOCK:
             disk.update(whole_group_of_zeros)
         else:
-            disk.update(_group(b"".join(hashes.get(index, zero) for index in blocks)))
+            disk.update(_group(b"".join(hashes.get(index, ZERO_BLOCK) for index in blocks)))
     return disk.hexdigest()
 
 
@@ -121,11 +121,20 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     return found
 
 
+def run_of(folder: Path) -> dict[str, Any] | None:
+    """The run file, as JSON; None where there is none."""
+    place = folder / RUN_FILE
+    if not place.exists():
+        return None
+    found: dict[str, Any] = json.loads(place.read_bytes())
+    return found
+
+
 def assert_finished(folder: Path) -> None:
     """Nothing unfinished lies there: no partial file, ledger, run file or lock; and the manifest does."""
     assert (folder / MANIFEST).exists()
     left = [path.name for path in folder.iterdir() if PARTIAL in path.name or path.name.startswith(".")]
-    assert left == []
+    assert left == [], left
 
 
 def assert_no_final_names(folder: Path) -> None:

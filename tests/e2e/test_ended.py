@@ -314,15 +314,17 @@ def test_a_folder_that_may_not_be_written(machine: MachineSpec, program: Program
     assert simulator.counters.calls["ExportVm"] + simulator.counters.calls["ExportSnapshot"] == 0
 
 
-def test_a_user_who_may_not_write(program: ProgramFactory, open_tmp: Path) -> None:
+@pytest.mark.parametrize(("place", "mode"), [("closed", 0o555), ("closed/below", 0o555), ("closed/below", 0o000)])
+def test_a_user_who_may_not_write(place: str, mode: int, program: ProgramFactory, open_tmp: Path) -> None:
     simulator, hyper2kvm = program(machines=(OFF,))
     before = simulator.state()
     hyper2kvm.home, hyper2kvm.prefix = open_tmp / "home", unprivileged()
     hyper2kvm.home.mkdir(mode=0o777)
     hyper2kvm.home.chmod(0o777)
-    folder = open_tmp / "out"
-    folder.mkdir(mode=0o555)
-    ended = hyper2kvm.export("web-01", "-o", folder)
+    folder = open_tmp / "closed"
+    folder.mkdir()
+    folder.chmod(mode)
+    ended = hyper2kvm.export("web-01", "-o", open_tmp / place)
     assert (ended.status, ended.error["code"]) == (9, "target_denied"), ended.explain()
     assert simulator.state() == before
     assert list(folder.iterdir()) == []

@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+PEER = "tls-peer"
+"""Name of the threads of these servers: one that serves a whole module outlives a test."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -100,7 +103,7 @@ class _Server:
         self.connections = 0
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._acceptor = threading.Thread(target=self._accept)
+        self._acceptor = threading.Thread(target=self._accept, name=PEER)
 
     def __enter__(self):
         self._acceptor.start()
@@ -124,7 +127,7 @@ class _Server:
                 continue
             self.connections += 1
             sock.settimeout(10)
-            thread = threading.Thread(target=self._guarded, args=(sock,))
+            thread = threading.Thread(target=self._guarded, args=(sock,), name=PEER)
             self._threads.append(thread)
             thread.start()
 

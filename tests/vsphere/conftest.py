@@ -8,17 +8,21 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.tls import PEER
+
 PATIENCE_S = 5.0
 """A server in this process needs a moment to see that a client hung up."""
 
 
+def _running() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name != PEER}
+
+
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
+    before = _running()
     yield
     deadline = time.monotonic() + PATIENCE_S
-    while (
-        left := [thread for thread in threading.enumerate() if thread not in before]
-    ) and time.monotonic() < deadline:
+    while (left := _running() - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not left, "threads outlive the test"

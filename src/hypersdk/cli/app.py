@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from hypersdk import __version__
-from hypersdk.cli.options import connection_options, debug_option, json_option, write_options
+from hypersdk.cli.options import connection_options, output_options, write_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import UsageError
 
@@ -118,14 +118,11 @@ def _install_completion(ctx: click.Context, _param: click.Parameter, value: bool
     help="Install completion for your shell.",
 )
 @connection_options
-@json_option
-@debug_option
+@output_options
 @click.pass_context
 @pass_cli
 def root(cli: Cli, ctx: click.Context) -> Any:
     """Take virtual machines out of VMware vSphere and land them on KVM, in one pass."""
-    if cli.debug:
-        _log_to_stderr()
     if ctx.invoked_subcommand is not None:
         return None
     if not cli.output.full_screen:
@@ -135,9 +132,3 @@ def root(cli: Cli, ctx: click.Context) -> Any:
     from hypersdk.cli.interactive import interactive_run
 
     return interactive_run(cli)
-
-
-def _log_to_stderr() -> None:
-    import logging
-
-    logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

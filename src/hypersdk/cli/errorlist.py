@@ -45,11 +45,12 @@ def page() -> str:
     load_all()
     rows = [
         f"| {EXIT_OK} | | success |",
-        f"| {EXIT_INTERNAL} | | a bug in HyperSDK: please report it with the traceback |",
+        f"| {EXIT_INTERNAL} | | a bug in HyperSDK: please report it with the crash file, which holds no password |",
     ]
-    for family in families():
+    for family in (family for family in families() if family.exit_status != EXIT_INTERNAL):
         means = (family.__doc__ or "").strip().splitlines()[0]
         rows.append(f"| {family.exit_status} | {family.__name__} | {means} |")
+    rows.append("| 141 | | the reader of standard output went away |")
     rows.append("| 143 | Cancelled | as 130, where SIGTERM was the reason |")
     codes = [f"| `{code}` | {_cell(info.cause)} | {_cell(info.next_step)} |" for code, info in sorted(CODES.items())]
     table = ["", "## Codes", "", "| code | cause | next step |", "| --- | --- | --- |", *codes, ""]

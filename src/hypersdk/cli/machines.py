@@ -28,7 +28,15 @@ def read_inventory(cli: Cli, session: Session) -> list[MachineSummary]:
             on_count=lambda number: show(f"Reading the inventory: {count(number, 'machine')} ..."),
         )
     wanted = session.endpoint.datacenter
-    return [machine for machine in machines if wanted is None or machine.datacenter == wanted]
+    return [machine for machine in machines if wanted is None or _lies_in(machine, wanted)]
+
+
+def _lies_in(machine: MachineSummary, datacenter: str) -> bool:
+    """``datacenter`` is a name, or a path as ``GOVC_DATACENTER`` may hold it."""
+    from hypersdk.vsphere.inventory import datacenter_path
+
+    name = datacenter.strip("/")
+    return machine.datacenter == name or datacenter_path(machine) == f"/{name}"
 
 
 def summary_object(machine: MachineSummary) -> dict[str, Any]:

@@ -31,6 +31,7 @@ EXIT_STATUS: Final = (
     ("10", "Some of several machines failed."),
     ("11", "The source could not be put back as it was found."),
     ("130, 143", "Interrupted (Ctrl-C), terminated (SIGTERM)."),
+    ("141", "The reader of standard output went away."),
 )
 ENVIRONMENT: Final = (
     (

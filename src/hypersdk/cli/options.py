@@ -45,7 +45,10 @@ def _record_json(ctx: click.Context, _param: click.Parameter, value: bool) -> No
 
 def _record_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
+        import logging
+
         ctx.ensure_object(Cli).debug = True
+        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _flag(name: str, *spellings: str, metavar: str | None = None, **settings: Any) -> Decorator[F]:
@@ -77,20 +80,17 @@ def connection_options(command: F) -> F:
     return command
 
 
-def json_option(command: F) -> F:
-    """Adds ``--json`` (read early: what goes wrong while the other flags are read is told as JSON already)."""
-    return click.option(
+def output_options(command: F) -> F:
+    """Adds ``--json`` and ``--debug`` (read early: what goes wrong while the other flags are read is told that way already)."""
+    as_json = click.option(
         "--json", is_flag=True, is_eager=True, expose_value=False, callback=_record_json,
         help="Print one JSON object a line on standard output, for programs.",
-    )(command)  # fmt: skip
-
-
-def debug_option(command: F) -> F:
-    """Adds ``--debug``."""
-    return click.option(
+    )  # fmt: skip
+    with_origin = click.option(
         "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_record_debug,
         help="Show log messages and the origin of errors on standard error.",
-    )(command)  # fmt: skip
+    )  # fmt: skip
+    return as_json(with_origin(command))
 
 
 class Command(click.Command):

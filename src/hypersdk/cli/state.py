@@ -50,7 +50,9 @@ class Cli:
         """Folder of journals, remembered certificates and crash reports."""
         from hypersdk.migration.runfile import state_dir
 
-        return state_dir(self.environ)
+        home = self.environ.get("HOME")
+        default = {"XDG_STATE_HOME": f"{home}/.local/state"} if home else {}
+        return state_dir({**default, **{key: value for key, value in self.environ.items() if value}})
 
 
 pass_cli = click.make_pass_decorator(Cli)

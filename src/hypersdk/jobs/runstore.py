@@ -24,9 +24,12 @@ class DatabaseRuns:
         text = self.claims.read_run(self.claim)
         return None if text is None else text.encode()
 
-    def write(self, folder: Path, run_id: str, record: bytes) -> None:  # noqa: ARG002
+    def write(self, folder: Path, record: bytes) -> None:  # noqa: ARG002
         """See RunStore."""
         self.claims.write_run(self.claim, record.decode())
+
+    def make_known(self, folder: Path, run_id: str) -> None:
+        """See RunStore: the job knows it."""
 
     def remove(self, folder: Path, run_id: str) -> None:  # noqa: ARG002
         """See RunStore. The record goes with the end of the job, in one transaction: a crash between publishing and that end

@@ -61,6 +61,7 @@ class MachineCopy:
         pending = [record for record in self.work.records if not record.done]
         for record in self.work.records:
             if record.done:
+                self.work.outputs.close_disk(record)  # a kill may have come between the two
                 self.disks.hash_later(record, cancel)
         if pending:
             self._copy(pending, cancel)
@@ -107,6 +108,7 @@ class MachineCopy:
             cancel=cancel,
             on_opened=work.journal.lease_opened,
             on_closed=work.journal.lease_closed,
+            on_wait=self.board.note,
             routes=routes_of(work.session, self._stall_timeout_s),
         ) as lease:
             self.board.watch_lease(lease)

@@ -175,6 +175,7 @@ class MachineExport:
             work = self._work(run)
             take_over(work, self._cancel)
             if self._plan.spec.resume is not Resume.DISCARD:
+                run.make_known()
                 return work
             for record in reversed(run.record.disks):
                 work.outputs.forget(record)

@@ -56,7 +56,7 @@ class Outputs(Protocol):
         ...
 
     def close_disk(self, record: DiskRecord) -> None:
-        """Notes that the disk is finished: ``record`` has its size and receipt."""
+        """Notes that the disk is finished: ``record`` has its size and receipt. May be called again."""
         ...
 
     def begun(self, record: DiskRecord) -> bool:

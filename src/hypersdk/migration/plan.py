@@ -12,10 +12,11 @@ from hypersdk.errors import TARGET_DENIED, LookupFailed, TargetError, register
 from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
 from hypersdk.migration.preflight import Refusal
-from hypersdk.migration.runfile import RUN_FILE, RunStore
+from hypersdk.migration.runfile import FolderRuns, RunFile, RunStore, state_dir
 from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, Resume, SourceState
 from hypersdk.model import Disk, Machine, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import target_errors
 from hypersdk.units import MiB, format_size
 from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.machine import read_datastores, read_machine
@@ -118,11 +119,12 @@ def make_plan(
     stores = read_datastores(session, machine.moref) if temporary else []
     planned = tuple(_planned(machine, spec, number, disk) for number, disk in disks)
     needs, free = sum(disk.expected_bytes for disk in planned), free_bytes(spec.output_dir)
-    resuming = _check_folder(
-        spec, unfinished=runs.exists(spec.output_dir) if runs else (spec.output_dir / RUN_FILE).exists()
-    )
+    known = runs or FolderRuns(state_dir())
+    resuming = _check_folder(spec, unfinished=known.exists(spec.output_dir))
     refusals = [
-        *preflight.machine_refusals(machine, spec, [disk for _, disk in disks]),
+        *preflight.machine_refusals(
+            machine, spec, [disk for _, disk in disks], held_by_us=_is_held_by_us(spec, machine, known)
+        ),
         *preflight.datastore_refusals(stores, floor.fraction, floor.at_least_bytes),
         *_format_refusals(spec),
         *([] if resuming else _space_refusals(spec, needs, free)),
@@ -148,20 +150,19 @@ def _planned(machine: Machine, spec: ExportSpec, number: int, disk: Disk) -> Pla
 def free_bytes(folder: Path) -> int:
     """Bytes an ordinary user may still write on the file system that ``folder`` is (or will be) on."""
     existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    try:
+    with target_errors(f"looking at {existing}"):
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
         stat = os.statvfs(existing)
-    except OSError as error:
-        raise TargetError(f"{existing} cannot be read: {error.strerror}", code=TARGET_DENIED) from error
     return stat.f_bavail * stat.f_frsize
 
 
 def _check_folder(spec: ExportSpec, *, unfinished: bool) -> bool:
     """Whether an unfinished run is being resumed."""
     folder = spec.output_dir
-    if folder.exists() and not folder.is_dir():
-        raise TargetError(f"{spec.shown_dir} is not a folder", code=TARGET_DENIED)
+    with target_errors(f"looking at {spec.shown_dir}"):
+        if folder.exists() and not folder.is_dir():
+            raise TargetError(f"{spec.shown_dir} is not a folder", code=TARGET_DENIED)
     if unfinished and spec.resume is Resume.REFUSE:
         raise TargetError(f"an unfinished export lies in {spec.shown_dir}", code=RESUMABLE_STATE)
     if not unfinished and spec.resume is Resume.RESUME:
@@ -169,6 +170,12 @@ def _check_folder(spec: ExportSpec, *, unfinished: bool) -> bool:
     if not unfinished and not spec.force:
         refuse_foreign(folder, foreign_files(folder))
     return unfinished and spec.resume is Resume.RESUME
+
+
+def _is_held_by_us(spec: ExportSpec, machine: Machine, runs: RunStore) -> bool:
+    """Whether the unfinished run that is taken up or given up has left something at the machine: a lease, a snapshot half made."""
+    run = RunFile.load(spec.output_dir.absolute(), runs)
+    return run is not None and run.record.moref == machine.moref and bool(run.record.open_changes)
 
 
 def _format_refusals(spec: ExportSpec) -> Iterator[Refusal]:

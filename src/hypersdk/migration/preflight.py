@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from hypersdk.errors import Refused, register
+from hypersdk.migration.runfile import SNAPSHOT_PREFIX
 from hypersdk.migration.spec import ExportSpec, SourceState
 from hypersdk.model import Backing, Disk, Machine, Power
 from hypersdk.units import GiB, format_size
@@ -124,8 +125,13 @@ def wants_snapshot(machine: Machine, spec: ExportSpec) -> bool:
     return spec.state is SourceState.AUTO and machine.power is Power.ON
 
 
-def machine_refusals(machine: Machine, spec: ExportSpec, disks: Sequence[Disk]) -> Iterator[Refusal]:
-    """What speaks against exporting these ``disks`` of ``machine`` as asked."""
+def machine_refusals(
+    machine: Machine, spec: ExportSpec, disks: Sequence[Disk], *, held_by_us: bool = False
+) -> Iterator[Refusal]:
+    """What speaks against exporting these ``disks`` of ``machine`` as asked.
+
+    ``held_by_us``: an interrupted run of ours may still hold it, which the export ends first; so being busy is no reason.
+    """
     name = machine.name
     if not disks:
         yield Refusal(NO_DISKS, f"'{name}' has no disk to export")
@@ -135,7 +141,7 @@ def machine_refusals(machine: Machine, spec: ExportSpec, disks: Sequence[Disk]) 
         yield Refusal(VTPM_PRESENT, f"'{name}' has a virtual TPM")
     if machine.power is Power.SUSPENDED and spec.state is not SourceState.SNAPSHOT:
         yield Refusal(MACHINE_SUSPENDED, f"'{name}' is suspended")
-    if machine.busy_with:
+    if machine.busy_with and not held_by_us:
         yield Refusal(MACHINE_BUSY, f"'{name}' is busy: {machine.busy_with}")
     yield from _unreachable(machine, disks)
     snapshot = wants_snapshot(machine, spec)
@@ -193,9 +199,10 @@ def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[str]:
             yield "the snapshot is crash-consistent: quiescing was switched off"
         elif not machine.guest.tools_running:
             yield "the snapshot is crash-consistent: VMware Tools do not run in the guest"
-    if machine.snapshots and spec.state is not SourceState.SNAPSHOT:
-        depth = max(node.depth for node in machine.snapshots) + 1
-        yield f"the machine has {len(machine.snapshots)} snapshot(s), {depth} deep; the running point is exported, not one of them"
+    snapshots = [node for node in machine.snapshots if not node.name.startswith(SNAPSHOT_PREFIX)]
+    if snapshots and spec.state is not SourceState.SNAPSHOT:
+        depth = max(node.depth for node in snapshots) + 1
+        yield f"the machine has {len(snapshots)} snapshot(s), {depth} deep; the running point is exported, not one of them"
     if any(cdrom.iso for cdrom in machine.cdroms) and not spec.remove_cdrom:
         yield "an ISO image is inserted; it is not exported (--remove-cdrom ejects it for the time of the export)"
     if machine.firmware == "efi":

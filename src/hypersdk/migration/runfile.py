@@ -27,7 +27,7 @@ from typing import Any, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.migration.point import PointInTime
-from hypersdk.transfer.files import write_atomic
+from hypersdk.transfer.files import target_errors, write_atomic
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
 from hypersdk.units import MiB
@@ -148,8 +148,12 @@ class RunStore(Protocol):
         """Its record; None where there is none. At most ``MAX_RECORD_BYTES`` and one more byte."""
         ...
 
-    def write(self, folder: Path, run_id: str, record: bytes) -> None:
+    def write(self, folder: Path, record: bytes) -> None:
         """Replaces the record as a whole; durable when this returns."""
+        ...
+
+    def make_known(self, folder: Path, run_id: str) -> None:
+        """Has the run found again by those who do not know its folder."""
         ...
 
     def remove(self, folder: Path, run_id: str) -> None:
@@ -173,19 +177,24 @@ class FolderRuns:
 
     def read(self, folder: Path) -> bytes | None:
         """See RunStore."""
-        try:
-            with (folder / RUN_FILE).open("rb") as file:
-                return file.read(MAX_RECORD_BYTES + 1)
-        except FileNotFoundError:
-            return None
+        path = folder / RUN_FILE
+        with target_errors(f"reading {path}"):
+            try:
+                with path.open("rb") as file:
+                    return file.read(MAX_RECORD_BYTES + 1)
+            except FileNotFoundError:
+                return None
 
-    def write(self, folder: Path, run_id: str, record: bytes) -> None:
+    def write(self, folder: Path, record: bytes) -> None:
         """See RunStore."""
         write_atomic(folder / RUN_FILE, record, mode=0o600)
+
+    def make_known(self, folder: Path, run_id: str) -> None:
+        """See RunStore: a pointer for `status` and `cleanup`."""
         pointer = self._pointer(run_id)
-        if not pointer.exists():
+        with target_errors(f"writing {pointer}"):
             pointer.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(pointer, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
+        write_atomic(pointer, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
 
     def remove(self, folder: Path, run_id: str) -> None:
         """See RunStore."""
@@ -216,11 +225,12 @@ class RunFile:
         )
         run = cls(record, store)
         run.save()
+        run.make_known()
         return run
 
     @classmethod
     def load(cls, folder: Path, store: RunStore) -> RunFile | None:
-        """The run of ``folder``, or None where there is none. Raises IntegrityError ``run_unreadable``."""
+        """The run of ``folder``, or None where there is none. Raises IntegrityError ``run_unreadable``, TargetError."""
         text = store.read(folder)
         if text is None:
             return None
@@ -232,11 +242,15 @@ class RunFile:
             ) from error
         return cls(record, store)
 
+    def make_known(self) -> None:
+        """Has the run found again by those who do not know its folder. A kill may have come before it, and a folder may be moved."""
+        self._store.make_known(self.record.folder, self.record.run_id)
+
     def save(self) -> None:
         """Writes the record; it is durable when this returns."""
         with self._lock:
             text = json.dumps(_encode(self.record), indent=1)
-            self._store.write(self.record.folder, self.record.run_id, text.encode())
+            self._store.write(self.record.folder, text.encode())
 
     @contextmanager
     def changing(self) -> Iterator[RunRecord]:

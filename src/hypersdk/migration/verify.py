@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from hypersdk.errors import IntegrityError, UsageError
 from hypersdk.formats.image import BlockFile
@@ -49,6 +50,8 @@ from hypersdk.migration.readback import Clock, NotRegularError, Observer, Readin
 from hypersdk.migration.runfile import LOCK_FILE, RUN_FILE
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
+
+T = TypeVar("T")
 
 _OURS = frozenset({MANIFEST_NAME, RUN_FILE, LOCK_FILE})
 
@@ -97,8 +100,7 @@ class _Verification:
         self.checked += files.proved()
         self.unchecked += files.unknown()
         for name in [name for name in files.actual if name.endswith(".ova")]:
-            with self._file(name) as descriptor:
-                self._verify_archive(name, descriptor)
+            self._opened(name, partial(self._verify_archive, name))
         if not self.findings:
             self._check_descriptors(files)
 
@@ -147,25 +149,25 @@ class _Verification:
         sizes = {entry.size for entry in expected.values()}
         actual: dict[str, Actual] = {}
         for name, entry in expected.items():
-            if name not in present:
-                continue
-            with self._file(name) as descriptor:
-                size = os.fstat(descriptor).st_size
-                wanted = entry.size is None or size in sizes
-                algorithms = entry.algorithms if wanted else set()
-                actual[name] = Actual(size, self._digests(descriptor, name, algorithms, 0, size))
+            if name in present and (found := self._opened(name, partial(self._read_file, name, entry, sizes))):
+                actual[name] = found
         return actual
 
-    @contextmanager
-    def _file(self, name: str) -> Iterator[int]:
-        """The file, open; what keeps it from being read becomes a finding and ends the block."""
+    def _read_file(self, name: str, entry: Expected, sizes: set[int | None], descriptor: int) -> Actual:
+        size = os.fstat(descriptor).st_size
+        wanted = entry.size is None or size in sizes
+        return Actual(size, self._digests(descriptor, name, entry.algorithms if wanted else (), 0, size))
+
+    def _opened(self, name: str, work: Callable[[int], T]) -> T | None:
+        """What ``work`` makes of the open file; None, and a finding, when something keeps the file from being read."""
         try:
             with opened(self._folder / name) as descriptor:
-                yield descriptor
+                return work(descriptor)
         except NotRegularError:
             self._add(VERIFY_NOT_A_FILE, f"{name} is not a regular file", name)
         except OSError as error:
             self._add(VERIFY_UNREADABLE, f"{name} cannot be read: {error.strerror}", name)
+        return None
 
     def _digests(self, descriptor: int, label: str, algorithms: Iterable[str], start: int, size: int) -> dict[str, str]:
         wanted = sorted(algorithms)
@@ -272,16 +274,17 @@ class _Verification:
     def _check_descriptors(self, files: FileSet) -> None:
         """Whether the descriptor, here or in an archive, names the files that are there, with their sizes."""
         for name, found in files.actual.items():
-            if name.endswith((".ovf", ".ova")):
-                with self._file(name) as descriptor:
-                    file = FdFile(descriptor)
-                    if name.endswith(".ova"):
-                        self._check_archived_descriptor(file, name)
-                    else:
-                        sizes = {other: actual.size for other, actual in files.actual.items()}
-                        self._check_descriptor(name, _head(file, OvaMember(name, 0, found.size), MAX_OVF_BYTES), sizes)
+            if name.endswith(".ova"):
+                self._opened(name, partial(self._check_archived_descriptor, name))
+            elif name.endswith(".ovf"):
+                sizes = {other: actual.size for other, actual in files.actual.items()}
+                self._opened(name, partial(self._check_lone_descriptor, OvaMember(name, 0, found.size), sizes))
 
-    def _check_archived_descriptor(self, file: BlockFile, archive: str) -> None:
+    def _check_lone_descriptor(self, whole: OvaMember, sizes: Mapping[str, int], descriptor: int) -> None:
+        self._check_descriptor(whole.name, _head(FdFile(descriptor), whole, MAX_OVF_BYTES), sizes)
+
+    def _check_archived_descriptor(self, archive: str, descriptor: int) -> None:
+        file = FdFile(descriptor)
         try:
             members = read_ova(file)
             member = descriptor_member(members)

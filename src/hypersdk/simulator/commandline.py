@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import signal
 import sys
 import threading
@@ -64,8 +65,8 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = _Parser(
         prog="python -m hypersdk.simulator",
-        usage="%(prog)s [--listen ADDRESS:PORT] [--vms N] [OPTION]...",
-        description="An embedded vCenter (or ESXi host) to try, rehearse and test exports against. It holds no real machines.",
+        usage="%(prog)s [OPTION]...",
+        description="An embedded vCenter (or ESXi host) to try, rehearse and test exports\nagainst. It holds no real machines.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -268,8 +269,10 @@ def check_names(simulator: Simulator, config: SimulatorConfig) -> None:
 
 def _unknown(what: str, name: str, known: frozenset[str]) -> UsageError:
     listed = sorted(known)
-    some = ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
-    return UsageError(f"there is no {what} '{name}'", cause="A flag names it.", next_step=f"There are: {some}.")
+    near = difflib.get_close_matches(name, listed, n=5)
+    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+    hint = f"Did you mean: {', '.join(near)}?" if near else f"There are: {', '.join(listed[:8])}{more}."
+    return UsageError(f"there is no {what} '{name}'", cause="A flag names it.", next_step=hint)
 
 
 def banner(simulator: Simulator, *, show_password: bool) -> str:
@@ -314,14 +317,16 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
         lines = (f"error: {error.message} [{error.code}]", f"  cause: {error.cause}", f"  next:  {error.next_step}")
         print(*lines, sep="\n", file=sys.stderr)
         return error.exit_status
+    except KeyboardInterrupt:  # before it was ready
+        return 130
 
 
 def _run(args: argparse.Namespace, out: TextIO) -> int:
-    ended = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: ended.set())
     config = config_of(args)
     with Simulator(config) as simulator:
+        ended = threading.Event()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, lambda *_: ended.set())
         check_names(simulator, config)
         if args.ca_file is not None:
             _write_authority(simulator, args.ca_file)

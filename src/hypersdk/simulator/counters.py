@@ -45,7 +45,7 @@ class Counters:
                 (self.range_streams_peak, self.range_streams_now),
             ):
                 peak.clear()
-                peak.update(now)
+                peak.update({host: count for host, count in now.items() if count})
             self.connections = 0
 
     def call(self, method: str) -> None:

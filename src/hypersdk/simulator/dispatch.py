@@ -15,7 +15,7 @@ from hypersdk.simulator.fault import MethodFault, fault_element, not_authenticat
 from hypersdk.simulator.faults import FaultKind
 from hypersdk.simulator.managed import Call, Managed, invalid_property
 from hypersdk.simulator.platform import Platform
-from hypersdk.simulator.schema import Method, data_types
+from hypersdk.simulator.schema import Field, Kind, Method, data_types
 from hypersdk.simulator.session import SessionRecord
 from hypersdk.simulator.values import Data, Ref
 
@@ -149,12 +149,22 @@ def _asks_session(name: str, target: Ref) -> bool:
 
 def _required_members(type_: str) -> dict[str, Any]:
     """Something for each member that the fault must have."""
-    blank: dict[str, Any] = {"string": "", "int": 0, "boolean": False}
-    fields = data_types()[type_].fields
-    return {
-        field.name: Ref(field.type, "unknown") if field.kind.value == "reference" else blank.get(field.type, "unknown")
-        for field in fields if field.required
-    }  # fmt: skip
+    return {field.name: _something(field) for field in data_types()[type_].fields if field.required}
+
+
+def _something(field: Field) -> Any:
+    if field.kind is Kind.REFERENCE:  # the name of all references is no type of its own, on the wire
+        return Ref("Folder" if field.type == "ManagedObjectReference" else field.type, "unknown")
+    if field.kind is Kind.DATA:
+        return Data(field.type, **_required_members(field.type))
+    blank: dict[str, Any] = {
+        "string": "",
+        "int": 0,
+        "long": 0,
+        "boolean": False,
+        "VirtualMachinePowerState": "poweredOff",
+    }
+    return blank.get(field.type, "unknown")
 
 
 def _result(method: Method, result: Any) -> str:

@@ -68,6 +68,9 @@ class Connection(http.server.BaseHTTPRequestHandler):
     """One client connection. Methods are handed to ``routes``."""
 
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.1"  # what cannot be read is refused with a status line too
+    error_content_type = "text/plain; charset=utf-8"
+    error_message_format = "%(code)d %(message)s\n"
     server_version = "HyperSDK-Simulator"
     sys_version = ""
     timeout = IDLE_S

@@ -29,7 +29,7 @@ from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.search import SearchIndex
 from hypersdk.simulator.service import ServiceInstance, about
 from hypersdk.simulator.session import SessionManager, SessionRecord
-from hypersdk.simulator.storage import Datastore, FileManager, StoredFile, default_capacity
+from hypersdk.simulator.storage import Datastore, FileManager, StoredFile, VirtualDiskManager, default_capacity
 from hypersdk.simulator.views import ViewManager
 
 DATACENTERS: Final = ("Amsterdam", "Frankfurt", "Helsinki", "Lisbon")
@@ -69,6 +69,7 @@ def _managers(platform: Platform) -> None:
         "taskManager": platform.tasks,
         "searchIndex": SearchIndex(world, moref("SearchIndex", "ha-searchindex"), platform),
         "fileManager": FileManager(world, moref("FileManager", "ha-nfc-file-manager"), platform),
+        "virtualDiskManager": VirtualDiskManager(world, moref("virtualDiskManager", "ha-vdiskmanager")),
         "ovfManager": OvfManager(world, moref("OvfManager", "ha-ovf-manager"), platform),
     }
     content: dict[str, Any] = {name: managed.ref for name, managed in made.items()}

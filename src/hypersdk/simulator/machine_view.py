@@ -395,7 +395,7 @@ def snapshot_info(machine: Machine) -> Data | None:
 def _tree(machine: Machine, snapshot: Snapshot) -> Data:
     return Data(
         "VirtualMachineSnapshotTree", snapshot=snapshot.ref, vm=machine.ref, name=snapshot.name, description=snapshot.description,
-        id=snapshot.serial, createTime=snapshot.created, state=snapshot.power, quiesced=snapshot.quiesced, backupManifest="",
+        id=snapshot.serial, createTime=snapshot.created, state=snapshot.power, quiesced=snapshot.quiesced,
         childSnapshotList=[_tree(machine, child) for child in snapshot.children], replaySupported=False,
     )  # fmt: skip
 

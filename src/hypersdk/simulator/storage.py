@@ -317,6 +317,12 @@ def _file_info(file: StoredFile, flags: Data | None) -> Data:
     return Data(type_, **fields)
 
 
+class VirtualDiskManager(Managed):
+    """Has no methods here: govc's file commands end in a crash when there is none at all."""
+
+    wsdl = "VirtualDiskManager"
+
+
 class FileManager(Managed):
     """Deletes files and makes folders."""
 

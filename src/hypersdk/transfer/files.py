@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -86,19 +85,22 @@ def publish(partial: Path, final: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
-    """Writes a small file in one step: a reader sees the old content or the new one, also after a power cut. Raises TargetError."""
+    """Writes a small file in one step: a reader sees the old content or the new one, also after a power cut. Raises TargetError.
+
+    One writer at a time. What a kill leaves in the middle of it, the next write of that file takes away.
+    """
+    new = path.with_name(f".{path.name.lstrip('.')[:100]}.new")
+    handle = open_output(new, fresh=True)
     with target_errors(f"writing {path.name}"):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
         try:
             with open(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
-            os.replace(name, path)  # noqa: PTH105 - mkstemp speaks in text
+            new.replace(path)
         except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(name)  # noqa: PTH108
+            new.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from hypersdk.errors import (
+    AccessError,
     Cancelled,
     ConnectError,
     HyperSDKError,
@@ -95,13 +96,20 @@ def _settle(session: Session, moref: str, task: str | None) -> None:
         if task is None:
             wait_for_snapshot_tasks(session, moref, cancel=patience)
         else:
-            cancel_task(session, task)
+            _ask_to_cancel(session, task)
             wait_for_task(session, task, cancel=patience)
     except HyperSDKError as error:
         # It failed, was cancelled, hangs, or cannot be seen: the journal's undo looks for the snapshot by name in any case.
         LOG.info("the snapshot task of %s: %s", moref, error.message)
     finally:
         timer.cancel()
+
+
+def _ask_to_cancel(session: Session, task: str) -> None:
+    try:
+        cancel_task(session, task)
+    except (AccessError, SourceError) as error:
+        LOG.info("the snapshot task cannot be cancelled, its end is waited for: %s", error.message)
 
 
 def wait_for_snapshot_tasks(session: Session, moref: str, *, cancel: CancelToken) -> None:

@@ -182,9 +182,9 @@ class FlatDiskSource:
             return Connection(open_connection(self._session.endpoint), cancel=cancel, stall_s=self._stall_timeout_s)
 
     def _read(self, connection: Connection | None, part: ByteRange, buffer: memoryview, cancel: CancelToken) -> None:
-        connection = connection or self._connect(cancel)
         endpoint = self._session.endpoint
         cookie = SessionCookie(endpoint.host, endpoint.port, self._session.cookie_value())
+        connection = connection or self._connect(cancel)
         with _ranged(lambda: connection.get(self._target, cancel=cancel, cookie=cookie, byte_range=part)) as body:
             self._check(body, part)
             body.fill(buffer)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hypersdk.cli.options import Command, connection_options, json_option
+from hypersdk.cli.options import Command, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import Cancelled, HyperSDKError, NotRestored
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Remove snapshots of ours that no run on this machine knows of. Another machine's run may need them.",
 )
-@json_option
+@output_options
 @connection_options
 @pass_cli
 def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bool) -> None:

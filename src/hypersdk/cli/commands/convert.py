@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hypersdk.cli.options import COMPRESS_MODES, Command, json_option
+from hypersdk.cli.options import COMPRESS_MODES, Command, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 
@@ -38,7 +38,7 @@ from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 )
 @click.option("--force", is_flag=True, help="Replace an export that lies in the output folder.")
 @click.option("--no-file-hash", is_flag=True, help="Do not read the images back; `verify` can then compare sizes only.")
-@json_option
+@output_options
 @pass_cli
 def command(
     cli: Cli, file: Path, output: Path, output_format: str, compress: str, force: bool, no_file_hash: bool

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.cli.options import Command, json_option
+from hypersdk.cli.options import Command, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import TARGET_DENIED, TargetError, UsageError, register
 from hypersdk.units import MiB, format_duration
@@ -49,7 +49,7 @@ BOOT_TIMEOUT_S: Final = 120.0
     show_default=True,
     help="How many other machines the simulated vCenter has.",
 )
-@json_option
+@output_options
 @pass_cli
 def command(cli: Cli, output: Path | None, machines: int) -> None:
     """Rehearse a migration against a built-in vCenter simulator: list, export to qcow2, verify, boot.

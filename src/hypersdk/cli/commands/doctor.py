@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.cli.options import Command, connection_options, json_option
+from hypersdk.cli.options import Command, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.cli.text import clean
 from hypersdk.errors import ConnectError, register
@@ -35,7 +35,7 @@ _SIGNS: Final = {"ok": ("✔", "green"), "warn": ("!", "yellow"), "fail": ("✘"
     metavar="DIR",
     help="Check the space in this folder, too.",
 )
-@json_option
+@output_options
 @connection_options
 @pass_cli
 def command(cli: Cli, machine: str | None, output: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
-from hypersdk.cli.options import COMPRESS_MODES, Command, connection_options, json_option
+from hypersdk.cli.options import COMPRESS_MODES, Command, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import UsageError
 from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, Resume, SourceState
@@ -75,7 +75,7 @@ def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("export", cls=Command)
 @click.argument("machines", nargs=-1, metavar="[VM]...")
 @export_options
-@json_option
+@output_options
 @connection_options
 @pass_cli
 def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, dry_run: bool, **flags: Any) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from hypersdk.cli.options import Command, connection_options, json_option
+from hypersdk.cli.options import Command, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.model import Machine
 
 
 @click.command("inspect", cls=Command)
 @click.argument("machine", metavar="VM")
-@json_option
+@output_options
 @connection_options
 @pass_cli
 def command(cli: Cli, machine: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from hypersdk.cli.options import Command, connection_options, json_option
+from hypersdk.cli.options import Command, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.model import MachineSummary
 
@@ -28,7 +28,7 @@ SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "ho
     help="Order of the list; sizes fall, texts rise.",
     show_default=True,
 )
-@json_option
+@output_options
 @connection_options
 @pass_cli
 def command(cli: Cli, query: str, sort: str) -> None:

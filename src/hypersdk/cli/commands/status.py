@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hypersdk.cli.options import Command, json_option
+from hypersdk.cli.options import Command, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.cli.text import clean, count
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("status", cls=Command)
-@json_option
+@output_options
 @pass_cli
 def command(cli: Cli) -> None:
     """Show unfinished exports of this user on this machine, and what they left on the source. No server is asked."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hypersdk.cli.options import Command, json_option
+from hypersdk.cli.options import Command, output_options
 from hypersdk.cli.state import Cli, pass_cli
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("verify", cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@json_option
+@output_options
 @pass_cli
 def command(cli: Cli, folder: Path) -> None:
     """Check that an export is complete and unchanged, by its manifests.

@@ -1,0 +1,45 @@
+"""Command lines against a simulator in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
+from hypersdk.units import MiB
+from tests.cli.running import Run, run
+
+SMALL = DiskSpec(capacity_bytes=4 * MiB, allocated_bytes=1 * MiB)
+
+
+def small(name: str, **settings: Any) -> MachineSpec:
+    """A machine whose export takes a moment."""
+    return MachineSpec(name=name, **{"disks": (SMALL,), **settings})
+
+
+def login(server: Simulator, home: Path, **more: str) -> dict[str, str]:
+    """An environment with a home of its own that leads to ``server``."""
+    return {
+        "HOME": str(home), "GOVC_URL": server.url, "GOVC_USERNAME": server.username, "GOVC_PASSWORD": server.password,
+        "GOVC_INSECURE": "1", **more,
+    }  # fmt: skip
+
+
+class Shell:
+    """Runs commands as one user of one server."""
+
+    def __init__(self, server: Simulator, home: Path) -> None:
+        self.server = server
+        self.home = home
+
+    def __call__(self, *arguments: str | Path, stdin: str = "", **more: str) -> Run:
+        return run(*map(str, arguments), env=login(self.server, self.home, **more), stdin=stdin)
+
+    def good(self, *arguments: str | Path, stdin: str = "", **more: str) -> Run:
+        """As the call; the command must succeed."""
+        done = self(*arguments, stdin=stdin, **more)
+        if done.status:
+            pytest.fail(f"{arguments}: exit status {done.status}\n{done.out}{done.err}")
+        return done
