@@ -1,0 +1,39 @@
+"""What a worker process does between its start by the supervisor and its end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from types import FrameType
+
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.worker import Worker
+from hypersdk.state.database import Database
+
+
+def work(settings: DaemonSettings, index: int, environ: Mapping[str, str]) -> int:
+    """Runs worker ``index`` until SIGTERM or SIGINT; says ``ready`` on standard output once it takes jobs. Returns the exit status.
+
+    Raises HyperSDKError where it cannot start.
+    """
+    database = Database.open(settings.url)
+    try:
+        database.upgrade()
+        worker = Worker(settings, database, environ)
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            worker.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the API's certificate
+        worker.run(index, ready=_say_ready)
+    finally:
+        database.close()
+    return 0
+
+
+def _say_ready() -> None:
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
