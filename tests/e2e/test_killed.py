@@ -314,6 +314,42 @@ def test_a_machine_that_was_only_looked_at_is_still_the_same(program: ProgramFac
     assert ended.result["blocks_skipped"] > 0
 
 
+@pytest.mark.slow
+def test_what_misses_is_fetched_from_the_datastore_where_its_place_is_known(
+    program: ProgramFactory, tmp_path: Path
+) -> None:
+    """Begun with a lease; change tracking tells what is allocated, so ranges need nothing twice and no hole."""
+    machine = replace(OFF, cbt=True)
+    case = Case(*program(machines=(machine,), rate_bytes_s=RATE), tmp_path, ("--parallel", "1"))
+    assert case.kill(partial(is_begun, case, 1))
+    killed = look(case.folder)
+    case.simulator.reset_counters()
+    ended = case.finish()
+    assert any("datastore ranges" in warning for warning in ended.result["warnings"])
+    assert dict(case.simulator.counters.opened) == {}
+    assert ended.result["blocks_skipped"] == sum(killed.recorded.values()) > 0
+    images = [case.simulator.disk_image("web-01", index) for index in (1, 2)]
+    missing = sum(image.allocated_bytes() for image in images) - sum(killed.recorded.values()) * BLOCK
+    assert moved(case.simulator) <= missing + 2 * PROBE
+
+
+@pytest.mark.slow
+def test_a_sparse_disk_without_change_tracking_is_streamed_again(program: ProgramFactory, tmp_path: Path) -> None:
+    """Ranges would read every hole."""
+    sparse = DiskSpec(256 * MiB, allocated_bytes=16 * MiB)
+    case = Case(
+        *program(machines=(MachineSpec("web-01", disks=(sparse, sparse)),), rate_bytes_s=RATE),
+        tmp_path,
+        ("--parallel", "1"),
+    )
+    assert case.kill(partial(is_begun, case, 1))
+    case.simulator.reset_counters()
+    ended = case.finish()
+    assert dict(case.simulator.counters.opened) == {"web-01:1": 1}
+    assert ended.result["blocks_skipped"] > 0
+    assert moved(case.simulator) < 20 * MiB
+
+
 # A snapshot of ours is held
 
 
