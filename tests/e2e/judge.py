@@ -130,6 +130,15 @@ def run_of(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+def content_in_manifest(folder: Path) -> dict[str, str | None]:
+    """The content digests that the manifest tells, by image."""
+    disks = manifest_of(folder)["disks"]
+    return {
+        (disk["hypersdk"]["member"] or {"name": disk["local_path"]})["name"]: disk["hypersdk"]["content_digest"]
+        for disk in disks
+    }
+
+
 def assert_finished(folder: Path) -> None:
     """Nothing unfinished lies there: no partial file, ledger, run file or lock; and the manifest does."""
     assert (folder / MANIFEST).exists()

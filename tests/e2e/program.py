@@ -103,6 +103,7 @@ class Running:
         """``kill -9`` as soon as ``is_time``; False when it had ended before."""
         while not is_time():
             if self.process.poll() is not None:
+                self.wait()
                 return False
             time.sleep(0.001)
         self.process.kill()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import struct
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,10 +24,13 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.content import BlockKind
 from hypersdk.units import KiB, MiB
 from tests.e2e.judge import (
+    MANIFEST,
     RUN_FILE,
     ZERO_BLOCK,
     assert_finished,
     assert_holds,
+    assert_no_final_names,
+    content_in_manifest,
     expected_raw,
     run_of,
 )
@@ -155,13 +160,17 @@ class Case:
         self.expected = expected_raw(self.simulator, "web-01", self.tmp_path / "expected")
 
     def kill(self, is_time: Callable[[], bool]) -> bool:
-        """Starts the export and kills it; False where it had ended before."""
+        """Starts the export and kills it; False where it had ended before, or all but: what lies there is then judged."""
         running = self.program.start("export", "--json", "web-01", "-o", self.folder, *self.flags)
         killed = running.kill_when(is_time)
         deadline = time.monotonic() + 30
         counters = self.simulator.counters
         while counters.streams_now.total() + counters.range_streams_now.total() and time.monotonic() < deadline:
             time.sleep(0.01)
+        if (self.folder / MANIFEST).exists() and not (self.folder / RUN_FILE).exists():
+            assert_holds(self.folder, self.expected, content_in_manifest(self.folder), self.tmp_path / "judged")
+            assert self.simulator.state() == self.before
+            return False
         return killed
 
     def finish(self, *more: str) -> Ended:
@@ -252,3 +261,206 @@ def test_other_outputs_killed_three_times(kind: str, program: ProgramFactory, tm
     case.flags = flags
     if (case.folder / RUN_FILE).exists():
         case.finish()
+
+
+# The machine moved on
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["lease", "datastore", "auto"])
+@pytest.mark.parametrize("kind", ["qcow2", "ova"])
+def test_no_image_is_of_two_points_in_time(source: str, kind: str, program: ProgramFactory, tmp_path: Path) -> None:
+    """Between kill and resume the machine runs for a while: all its disks are copied again, and that is said."""
+    simulator, hyper2kvm = program(machines=(OFF,), rate_bytes_s=RATE)
+    case = Case(simulator, hyper2kvm, tmp_path, ("--source", source, "--format", kind, "--parallel", "1"))
+    assert case.kill(partial(is_begun, case, 1))
+    assert look(case.folder).done, "a finished disk must be there to be mixed in"
+    simulator.end_sessions()  # a machine held by a lease cannot be powered on
+    simulator.change_disk("web-01", 0, range(8))
+    simulator.change_disk("web-01", 1, range(8))
+    simulator.power_cycle("web-01")
+    case.expected = expected_raw(simulator, "web-01", tmp_path / "changed")
+    case.before = simulator.state()
+    simulator.reset_counters()
+    ended = case.finish()
+    assert any("every disk was copied again" in warning for warning in ended.result["warnings"])
+    assert ended.result["blocks_skipped"] == 0
+    assert len(simulator.counters.opened) + len(simulator.counters.ranges) >= 3
+
+
+def is_begun(case: Case, index: int) -> bool:
+    """Whether the disk of that number has some of its data on disk, and all before it are done."""
+    try:
+        disks = (run_of(case.folder) or {"disks": []})["disks"]
+    except ValueError:
+        return False
+    done = [bool(disk["receipt"]) for disk in disks]
+    ledger = case.folder / f"web-01-disk{index + 1}.{suffix_of(case)}.partial.blocks"
+    return all(done[:index]) and len(done) > index and ledger.exists() and ledger.stat().st_blocks > 32
+
+
+def suffix_of(case: Case) -> str:
+    """Of the names of disks."""
+    return "qcow2" if "qcow2" in case.flags or "--format" not in case.flags else "vmdk"
+
+
+@pytest.mark.slow
+def test_a_machine_that_was_only_looked_at_is_still_the_same(program: ProgramFactory, tmp_path: Path) -> None:
+    """The counterpart: nothing changed, so nothing is copied again."""
+    case = Case(*program(machines=(OFF,), rate_bytes_s=RATE), tmp_path, ("--parallel", "1", "--source", "lease"))
+    assert case.kill(partial(is_begun, case, 1))
+    ended = case.finish()
+    assert ended.result["warnings"] == []
+    assert ended.result["blocks_skipped"] > 0
+
+
+@pytest.mark.slow
+def test_what_misses_is_fetched_from_the_datastore_where_its_place_is_known(
+    program: ProgramFactory, tmp_path: Path
+) -> None:
+    """Begun with a lease; change tracking tells what is allocated, so ranges need nothing twice and no hole."""
+    machine = replace(OFF, cbt=True)
+    case = Case(*program(machines=(machine,), rate_bytes_s=RATE), tmp_path, ("--parallel", "1"))
+    assert case.kill(partial(is_begun, case, 1))
+    killed = look(case.folder)
+    case.simulator.reset_counters()
+    ended = case.finish()
+    assert any("datastore ranges" in warning for warning in ended.result["warnings"])
+    assert dict(case.simulator.counters.opened) == {}
+    assert ended.result["blocks_skipped"] == sum(killed.recorded.values()) > 0
+    images = [case.simulator.disk_image("web-01", index) for index in (1, 2)]
+    missing = sum(image.allocated_bytes() for image in images) - sum(killed.recorded.values()) * BLOCK
+    assert moved(case.simulator) <= missing + 2 * PROBE
+
+
+@pytest.mark.slow
+def test_a_sparse_disk_without_change_tracking_is_streamed_again(program: ProgramFactory, tmp_path: Path) -> None:
+    """Ranges would read every hole."""
+    sparse = DiskSpec(256 * MiB, allocated_bytes=16 * MiB)
+    case = Case(
+        *program(machines=(MachineSpec("web-01", disks=(sparse, sparse)),), rate_bytes_s=RATE),
+        tmp_path,
+        ("--parallel", "1"),
+    )
+    assert case.kill(partial(is_begun, case, 1))
+    case.simulator.reset_counters()
+    ended = case.finish()
+    assert dict(case.simulator.counters.opened) == {"web-01:1": 1}
+    assert ended.result["blocks_skipped"] > 0
+    assert moved(case.simulator) < 20 * MiB
+
+
+# A snapshot of ours is held
+
+
+def snapshots(simulator: Simulator) -> list[str]:
+    """Names of the machine's snapshots."""
+    (machine,) = simulator.state()["machines"].values()
+    return [name for _, name, _ in machine["snapshots"]]
+
+
+@pytest.fixture
+def held(program: ProgramFactory, tmp_path: Path) -> Case:
+    """The export of a running machine with an inserted ISO, killed while its temporary snapshot is held and one disk is done."""
+    machine = replace(RUNNING, iso="[iso-library] tools/virtio-win.iso")
+    flags = ("--parallel", "1", "--source", "lease", "--remove-cdrom")
+    case = Case(*program(machines=(machine,), rate_bytes_s=RATE), tmp_path, flags)
+    assert case.kill(partial(is_begun, case, 1))
+    assert len(snapshots(case.simulator)) == 1
+    return case
+
+
+@pytest.mark.slow
+def test_a_held_snapshot_is_shown_and_resumed_from(held: Case) -> None:
+    (run,) = [event for event in held.program.run("status", "--json").seen if event["type"] == "run"]
+    assert set(run["left_on_source"]) == {"lease", "snapshot", "cdrom"}
+    assert not run["active"]
+    assert [disk["done"] for disk in run["disks"]] == [True, False, False]
+    killed = look(held.folder)
+    held.simulator.change_disk("web-01", 0, range(8))  # the guest works on; the snapshot does not see it
+    held.simulator.change_disk("web-01", 1, range(8))
+    held.simulator.reset_counters()
+    ended = held.program.export("web-01", "-o", held.folder, *held.flags, "--resume")
+    assert_holds(held.folder, held.expected, ended.result["content"], held.tmp_path / "judged")
+    assert ended.result["blocks_skipped"] == sum(killed.recorded.values())
+    assert held.simulator.counters.calls["CreateSnapshot_Task"] == 0
+    assert "web-01:0" not in held.simulator.counters.opened
+    assert snapshots(held.simulator) == []
+    assert held.program.run("status", "--json").seen == []
+
+
+@pytest.mark.slow
+def test_a_held_snapshot_is_removed_by_cleanup_and_the_rest_can_still_be_resumed(held: Case) -> None:
+    assert held.program.run("cleanup", "--json").status == 0
+    assert len(snapshots(held.simulator)) == 1, "without --drop-snapshots it waits for --resume"
+    assert held.program.run("cleanup", "--json", "--drop-snapshots").status == 0
+    assert held.simulator.state() == held.before
+    ended = held.finish()
+    assert any("every disk was copied again" in warning for warning in ended.result["warnings"])
+
+
+@pytest.mark.slow
+def test_discard_removes_a_held_snapshot_and_begins_anew(held: Case) -> None:
+    held.simulator.reset_counters()
+    refused = held.program.export("web-01", "-o", held.folder, *held.flags)
+    assert (refused.status, refused.error["code"]) == (9, "resumable_state")
+    ended = held.program.export("web-01", "-o", held.folder, *held.flags, "--discard")
+    assert ended.result["blocks_skipped"] == 0
+    assert_holds(held.folder, held.expected, ended.result["content"], held.tmp_path / "judged")
+    assert_finished(held.folder)
+    assert held.simulator.state() == held.before
+    assert held.simulator.counters.calls["CreateSnapshot_Task"] == 1
+
+
+# Asked to stop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("machine", [OFF, RUNNING], ids=["off", "running"])
+def test_a_signal_leaves_a_free_machine_and_what_was_copied(
+    machine: MachineSpec, number: signal.Signals, status: int, program: ProgramFactory, tmp_path: Path
+) -> None:
+    case = Case(*program(machines=(machine,), rate_bytes_s=RATE), tmp_path, ("--parallel", "1", "--source", "lease"))
+    running = case.program.start("export", "--json", "web-01", "-o", case.folder, *case.flags)
+    running.until(partial(is_begun, case, 1))
+    began = time.monotonic()
+    running.process.send_signal(number)
+    ended = running.wait()
+    assert time.monotonic() - began < 15
+    assert (ended.status, ended.error["code"]) == (status, "cancelled")
+    assert_no_final_names(case.folder)
+    (state,) = case.simulator.state()["machines"].values()
+    assert not state["lease_open"]
+    assert not state["busy"]
+    assert case.simulator.platform.sessions.all() == []
+    assert len(snapshots(case.simulator)) == (1 if machine is RUNNING else 0)
+    killed = look(case.folder)
+    case.simulator.reset_counters()
+    finished = case.finish()
+    assert finished.result["blocks_skipped"] == sum(killed.recorded.values()) > 0
+    assert "web-01:0" not in case.simulator.counters.opened
+    assert case.simulator.counters.calls["CreateSnapshot_Task"] == 0
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_machine_is_off_for_the_export_powers_it_on_again(
+    program: ProgramFactory, tmp_path: Path
+) -> None:
+    case = Case(*program(machines=(RUNNING,), rate_bytes_s=RATE), tmp_path, ("--power-off", "--parallel", "1"))
+    running = case.program.start("export", "--json", "web-01", "-o", case.folder, *case.flags)
+    running.until(partial(is_begun, case, 1))
+    running.process.send_signal(signal.SIGTERM)
+    assert running.wait().status == 143
+    assert case.simulator.state() == case.before
+    case.finish()
+
+
+@pytest.mark.slow
+def test_kill_9_while_a_machine_is_off_for_the_export(program: ProgramFactory, tmp_path: Path) -> None:
+    case = Case(*program(machines=(RUNNING,), rate_bytes_s=RATE), tmp_path, ("--power-off", "--parallel", "1"))
+    assert case.kill(partial(is_begun, case, 1))
+    assert case.simulator.state() != case.before
+    assert case.program.run("cleanup", "--json").status == 0
+    assert case.simulator.state() == case.before
+    case.finish()

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hypersdk.errors import UsageError, register
+from hypersdk.errors import Refused, UsageError, register
 from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.local import LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of
 from hypersdk.migration.outputs import Outputs, outputs_for
+from hypersdk.migration.preflight import COMPRESS_UNFIT
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
 from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, locked_folder
 from hypersdk.migration.settings import RunSettings, Shared
-from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
+from hypersdk.migration.spec import ExportSpec, OutputFormat, compression_misfit
 from hypersdk.migration.ticking import ticking
 from hypersdk.model import ExportProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
@@ -58,7 +59,7 @@ def convert_file(
 ) -> ExportResult:
     """Converts ``path`` into ``spec.output_dir``. ``spec.machine`` is not looked at.
 
-    Raises UsageError, TargetError, or IntegrityError when the input is damaged; then nothing has its final name.
+    Raises UsageError, Refused, TargetError, or IntegrityError when the input is damaged; then nothing has its final name.
     """
     settings = settings or RunSettings()
     folder = spec.output_dir.absolute()
@@ -73,8 +74,8 @@ def convert_file(
 def _check(machine: LocalMachine, spec: ExportSpec) -> None:
     if machine.descriptor is None and spec.format in (OutputFormat.OVF, OutputFormat.OVA):
         raise UsageError(f"there is no description for a .{spec.format}", code=NO_DESCRIPTION)
-    if spec.format is OutputFormat.RAW and spec.compress is not Compression.NONE:
-        raise UsageError("a raw image is never compressed", next_step="Leave --compress out, or use --format qcow2.")
+    if reason := compression_misfit(spec.format, spec.compress):
+        raise Refused(reason, code=COMPRESS_UNFIT)
 
 
 def _convert(

@@ -23,7 +23,7 @@ from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import Method
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.source import DiskSource, StreamDigests
+from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
 from hypersdk.vsphere.descriptor import server_descriptor
 from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict, routes_of
 from hypersdk.vsphere.machine import read_machine
@@ -38,6 +38,9 @@ DISK_NOT_SERVED: Final = register(
     "The export lease does not offer one of the machine's disks.",
     "Check the disk in vCenter, or leave it out with --exclude-disk.",
 )
+
+WORTH_IT: Final = 2
+"""A resume takes ranges that may read up to so many times what is allocated: of what was copied it fetches nothing, a stream all."""
 
 PROVED: Final = "proved"
 UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server keeps no manifest"
@@ -70,7 +73,7 @@ class MachineCopy:
         method = self.work.plan.method
         if method is Method.DATASTORE:
             self._copy_ranges(self._ranges(pending), cancel)
-        elif method is Method.AUTO and (ranges := self._ranges_for_resume(pending)):
+        elif method is Method.AUTO and (ranges := self._ranges_for_resume(pending, cancel)):
             self.work.warn("resumed with datastore ranges: only what missed was fetched")
             self._copy_ranges(ranges, cancel)
         else:
@@ -163,7 +166,9 @@ class MachineCopy:
             raise Refused("; ".join(reasons), code=NO_RANGES)
         return [(record, source) for record, source in found if not isinstance(source, str)]
 
-    def _ranges_for_resume(self, pending: Sequence[DiskRecord]) -> list[tuple[DiskRecord, DiskSource]] | None:
+    def _ranges_for_resume(
+        self, pending: Sequence[DiskRecord], cancel: CancelToken
+    ) -> list[tuple[DiskRecord, DiskSource]] | None:
         """Ranges for all of ``pending``, where some of it is on disk already and all of it can be read so."""
         if not any(self.work.outputs.begun(record) for record in pending):
             return None
@@ -171,7 +176,16 @@ class MachineCopy:
         pairs: list[tuple[DiskRecord, DiskSource]] = [
             (record, source) for record, source in found if not isinstance(source, str)
         ]
-        return pairs if len(pairs) == len(found) else None
+        return pairs if len(pairs) == len(found) and self._is_worth_it(pairs, cancel) else None
+
+    def _is_worth_it(self, pairs: Sequence[tuple[DiskRecord, DiskSource]], cancel: CancelToken) -> bool:
+        """Where change tracking does not tell what is allocated, ranges read every hole of a disk. A stream has none."""
+        allocated = {disk.key: disk.allocated_bytes for disk in self.work.plan.disks}
+        by_stream = sum(allocated.get(record.key) or record.capacity_bytes for record, _ in pairs)
+        by_ranges = sum(
+            length for _, source in pairs if isinstance(source, RangeSource) for _, length in source.extents(cancel)
+        )
+        return by_ranges <= WORTH_IT * by_stream
 
     def _probe(self, pending: Sequence[DiskRecord]) -> Iterator[tuple[DiskRecord, FlatDiskSource | str]]:
         machine = read_machine(self.work.session, self.work.run.record.moref)

@@ -35,7 +35,7 @@ from pydantic import (
 )
 
 from hypersdk.errors import HyperSDKError, UsageError, register
-from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState
+from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState, compression_misfit
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
 
@@ -55,7 +55,7 @@ MAX_NODES: Final = 500_000
 JOB_UNREADABLE = register(
     "job_unreadable",
     "The text is neither JSON nor YAML, or not a job, a list of jobs or {jobs: [...]}.",
-    "Compare it with the example in docs/jobs.md; the message names the line.",
+    "Compare it with the example in docs/job-file.md; the message names the line.",
 )
 JOB_INVALID = register(
     "job_invalid",
@@ -65,7 +65,7 @@ JOB_INVALID = register(
 JOB_UNKNOWN_FIELD = register(
     "job_unknown_field",
     "The job has a field that does not exist; nothing is ignored silently.",
-    "Correct its spelling or remove it; docs/jobs.md lists all fields.",
+    "Correct its spelling or remove it; docs/job-file.md lists all fields.",
 )
 UNSUPPORTED_OPTION = register(
     "unsupported_option",
@@ -329,8 +329,8 @@ def _definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
         raise _invalid("output_dir", "differs from output_path; they are two names of one field")
     if definition.vcenter and definition.vcenter_url:
         raise _invalid("vcenter_url", "given beside vcenter; name the endpoint once")
-    if definition.format is OutputFormat.RAW and _compression(definition.compress) is not Compression.NONE:
-        raise _invalid("compress", "a raw image cannot be compressed; choose qcow2, or leave it out")
+    if reason := compression_misfit(definition.format, _compression(definition.compress)):
+        raise _invalid("compress", f"{reason}; choose qcow2, or leave it out")
     for name in definition.options.switched_on():
         raise UsageError(f"option '{name}' is not supported", code=UNSUPPORTED_OPTION, field=f"options.{name}")
     definition.to_spec()  # its values are checked now, not when the job runs

@@ -13,7 +13,7 @@ from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
 from hypersdk.migration.preflight import Refusal
 from hypersdk.migration.runfile import FolderRuns, RunFile, RunStore, state_dir
-from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, Resume, SourceState
+from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState, compression_misfit
 from hypersdk.model import Disk, Machine, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors
@@ -179,11 +179,8 @@ def _is_held_by_us(spec: ExportSpec, machine: Machine, runs: RunStore) -> bool:
 
 
 def _format_refusals(spec: ExportSpec) -> Iterator[Refusal]:
-    compressed = spec.compress is not Compression.NONE
-    if spec.format is OutputFormat.RAW and compressed:
-        yield Refusal(preflight.COMPRESS_UNFIT, "a raw image is never compressed")
-    if spec.format.streamed and spec.compress is Compression.REPACK:
-        yield Refusal(preflight.COMPRESS_UNFIT, "repack is for qcow2 only")
+    if reason := compression_misfit(spec.format, spec.compress):
+        yield Refusal(preflight.COMPRESS_UNFIT, reason)
 
 
 def _space_refusals(spec: ExportSpec, needs: int, free: int) -> Iterator[Refusal]:

@@ -72,7 +72,7 @@ SNAPSHOT_REFUSED = register(
 COMPRESS_UNFIT = register(
     "compress_unfit",
     "That kind of compression does not go with the output format.",
-    "raw is never compressed; repack and none are for qcow2.",
+    "qcow2 takes every kind; ovf, ova and vmdk take none, checked and unchecked; raw takes none.",
 )
 
 FLOOR_FRACTION: Final = 0.10

@@ -12,7 +12,7 @@ from typing import Final
 
 from hypersdk.migration.plan import Floor
 from hypersdk.migration.runfile import FolderRuns, RunStore, state_dir
-from hypersdk.transfer.budget import StreamBudget
+from hypersdk.transfer.budget import PER_HOST, PER_VCENTER, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.limit import BandwidthLimit
 from hypersdk.transfer.space import SpaceGate, SpaceLedger
@@ -33,8 +33,8 @@ class RunSettings:
     """
 
     max_machines: int = 4
-    streams_per_host: int = 8
-    streams_per_vcenter: int = 40
+    streams_per_host: int = PER_HOST
+    streams_per_vcenter: int = PER_VCENTER
     bandwidth_limit: int | None = None
     space_wait_s: float = 600.0
     stall_timeout_s: float = 60.0

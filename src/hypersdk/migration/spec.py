@@ -42,6 +42,15 @@ class Compression(StrEnum):
     REPACK = "repack"
 
 
+def compression_misfit(output: OutputFormat, compress: Compression) -> str | None:
+    """Why the two do not go together; None where they do. The rule for flags, job files, picker and conversion alike."""
+    if output is OutputFormat.RAW and compress is not Compression.NONE:
+        return "a raw image is never compressed"
+    if output.streamed and compress is Compression.REPACK:
+        return f"{compress} is for qcow2 only: {output} keeps blocks compressed as they came"
+    return None
+
+
 class Method(StrEnum):
     """Where the bytes come from."""
 

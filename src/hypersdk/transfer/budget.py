@@ -19,7 +19,7 @@ from hypersdk.transfer.progress import Waiting, unseen
 EXHAUSTED_CODE: Final = "nfc_exhausted"
 """Code of the TransientError of a host that has no room for another stream."""
 PER_HOST: Final = 8
-PER_VCENTER: Final = 32
+PER_VCENTER: Final = 40
 """vCenter relays about 52 NFC connections; others want some too."""
 GROW_AFTER_S: Final = 60.0
 SETTLE_S: Final = 5.0

@@ -19,7 +19,7 @@ from textual.widgets import Input, Label, Static
 
 from hypersdk.cli.text import clean, count
 from hypersdk.errors import HyperSDKError, UsageError
-from hypersdk.migration.spec import Compression, Method, OutputFormat, SourceState
+from hypersdk.migration.spec import Compression, Method, OutputFormat, SourceState, compression_misfit
 from hypersdk.model import MachineSummary, Power
 from hypersdk.units import format_size, parse_size
 
@@ -145,7 +145,7 @@ class ChoicesScreen(Screen["Choices | None"]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", show=False, priority=True),
-        Binding("enter", "go", show=False, priority=True),
+        Binding("enter", "go", show=False),  # not before the keys that were typed ahead of it
         Binding("down", "app.focus_next", show=False, priority=True),
         Binding("up", "app.focus_previous", show=False, priority=True),
     ]
@@ -205,6 +205,10 @@ class ChoicesScreen(Screen["Choices | None"]):
         if event.input.id == "folder":
             self._show_free()
 
+    def on_input_submitted(self) -> None:
+        """Enter in a line of text is Enter in the form."""
+        self.action_go()
+
     def _show_free(self) -> None:
         try:
             text = format_size(self._free_bytes(self._folder())) + " free there"
@@ -240,8 +244,8 @@ class ChoicesScreen(Screen["Choices | None"]):
             remove_cdrom=chosen["isos"] == "eject",
             bandwidth_bytes_s=parse_size(limit) if limit else None,
         )
-        if answers.format is OutputFormat.RAW and answers.compress is not Compression.NONE:
-            raise UsageError("a raw image is never compressed", next_step="Choose compression none, or format qcow2.")
+        if reason := compression_misfit(answers.format, answers.compress):
+            raise UsageError(reason, next_step="Choose compression none, or format qcow2.")
         return answers
 
 

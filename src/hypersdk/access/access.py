@@ -1,0 +1,127 @@
+"""The doorway: from a token or cookie to who is asking; login; the first start."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from hypersdk.access.audit import Audit
+from hypersdk.access.faults import LOGIN_LOCKED, LOGIN_WRONG, LoginRefused, TooMany
+from hypersdk.access.files import write_private
+from hypersdk.access.lockout import Lockout
+from hypersdk.access.logins import Logins, NewLogin
+from hypersdk.access.passwords import check_password, hash_password, outdated
+from hypersdk.access.roles import METRICS, Role
+from hypersdk.access.tokens import Tokens, insert_token
+from hypersdk.access.users import User, Users, insert_user
+from hypersdk.secret import Secret
+from hypersdk.state.database import Database
+from hypersdk.state.tables import users
+
+ADMIN_TOKEN: Final = "admin.token"  # noqa: S105 - the name of a file
+FIRST_USER: Final = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is asking. ``role`` None: a token that may only read metrics. ``csrf`` is what a session's writes must show."""
+
+    user_id: str
+    name: str
+    role: Role | None
+    scope: str
+    token_id: str | None = None
+    csrf: Secret | None = None
+
+
+class Access:
+    """Users, tokens, sessions, lock-out and audit trail of one database. Thread-safe."""
+
+    def __init__(self, database: Database, *, session_s: float = 12 * 3600.0) -> None:
+        self._database: Final = database
+        self.users: Final = Users(database)
+        self.tokens: Final = Tokens(database)
+        self.logins: Final = Logins(database, session_s)
+        self.lockout: Final = Lockout(database)
+        self.audit: Final = Audit(database)
+
+    def by_token(self, text: Secret) -> Identity | None:
+        """Whose token it is; None where it is not valid. A token never may more than its user."""
+        use = self.tokens.use(text)
+        if use is None:
+            return None
+        role = None if use.scope == METRICS else min(use.role, Role(use.scope), key=list(Role).index)
+        return Identity(use.user_id, use.name, role, use.scope, token_id=use.token_id)
+
+    def by_cookie(self, cookie: Secret) -> Identity | None:
+        """Whose session it is; None where it is not valid."""
+        use = self.logins.use(cookie)
+        return None if use is None else Identity(use.user_id, use.name, use.role, use.role.value, csrf=use.csrf)
+
+    def login(self, name: str, password: Secret, address: str) -> tuple[User, NewLogin]:
+        """Begins a session. Raises LoginRefused ``login_wrong`` and TooMany ``login_locked``; what it says and how long it takes is the same
+        for a wrong password, an unknown user and a disabled one."""
+        self._check(name, password, address, "login")
+        user = self.users.get(name)
+        login = self.logins.begin(user.id)
+        self.audit.write(name, address, "login")
+        return user, login
+
+    def change_password(self, name: str, current: Secret, new: Secret, address: str) -> None:
+        """A user's own new password; its sessions end. Raises as ``login``, and UsageError ``user_invalid``."""
+        self._check(name, current, address, "password.change")
+        self.users.change(name, password=new)
+        self.audit.write(name, address, "password.change")
+
+    def _check(self, name: str, password: Secret, address: str, action: str) -> None:
+        if (wait := self.lockout.remaining_s(name, address)) > 0:
+            self.audit.write(name, address, action, outcome=LOGIN_LOCKED)
+            raise TooMany("too many wrong passwords", code=LOGIN_LOCKED, retry_after_s=int(wait) + 1)
+        found = self._stored(name)
+        stored, disabled = found if found is not None else (None, True)
+        if not check_password(stored, password) or disabled:
+            self.lockout.failed(name, address)
+            self.audit.write(name, address, action, outcome=LOGIN_WRONG)
+            raise LoginRefused("the name or the password is not right")
+        self.lockout.succeeded(name)
+        if stored is not None and outdated(stored):
+            self._rehash(name, password)
+
+    def first_start(self, state_dir: Path) -> Path | None:
+        """On a database without users: makes the administrator and its token, which goes into a file that only its owner can read.
+
+        The path of the file, or None where there were users. The file is there before the row is committed, so a crash in between
+        leaves neither a locked door nor a lost token: the next start makes both anew.
+        """
+        with self._database.write() as connection:
+            if connection.execute(sa.select(users.c.id).limit(1)).first() is not None:
+                return None
+            now = self._database.now(connection)
+            try:
+                user_id = insert_user(connection, now, FIRST_USER, Role.ADMIN, None)
+            except sa.exc.IntegrityError:
+                return None  # another API process on the same database was first
+            _, text = insert_token(connection, now, user_id, "first start", Role.ADMIN.value, None)
+            path = state_dir / ADMIN_TOKEN
+            write_private(path, text.reveal() + "\n")
+            return path
+
+    def _stored(self, name: str) -> tuple[str | None, bool] | None:
+        query = sa.select(users.c.password, users.c.disabled).where(users.c.name == name)
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else (row.password, bool(row.disabled))
+
+    def _rehash(self, name: str, password: Secret) -> None:
+        hashed = hash_password(password)
+        with self._database.write() as connection:
+            connection.execute(sa.update(users).where(users.c.name == name).values(password=hashed))
+
+
+def same_secret(left: str, right: Secret) -> bool:
+    """Compares in constant time."""
+    return hmac.compare_digest(left.encode("utf-8", "surrogateescape"), right.reveal().encode())

@@ -1,0 +1,85 @@
+"""Who did what, from where, and how it ended. No secret is ever in it: what is written are names, ids and codes, never bodies."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from hypersdk.state.database import Database
+from hypersdk.state.tables import audit
+
+MAX_ROWS: Final = 200_000
+"""Oldest are dropped beyond; some 60 MB."""
+PRUNE_EVERY: Final = 1000
+MAX_PAGE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the trail. ``at`` in seconds since 1970; ``outcome`` is ``ok`` or the code of the refusal."""
+
+    number: int
+    at: float
+    actor: str
+    address: str
+    action: str
+    object: str
+    outcome: str
+    detail: Mapping[str, Any]
+
+
+class Audit:
+    """Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database: Final = database
+        self._lock = threading.Lock()
+        self._written = 0
+
+    def write(
+        self, actor: str, address: str, action: str, *, target: str = "", outcome: str = "ok", detail: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Adds one line; it is durable when this returns."""
+        with self._database.write() as connection:
+            connection.execute(
+                sa.insert(audit).values(
+                    at=self._database.now(connection), actor=_plain(actor, 200), address=_plain(address, 64), action=_plain(action, 64),
+                    object=_plain(target, 500), outcome=_plain(outcome, 32), detail=dict(detail or {}),
+                )
+            )  # fmt: skip
+        with self._lock:
+            self._written += 1
+            due = self._written % PRUNE_EVERY == 1
+        if due:
+            self.prune()
+
+    def page(
+        self, *, actor: str | None = None, action: str | None = None, outcome: str | None = None, before: int | None = None,
+        limit: int = 100,
+    ) -> Sequence[Entry]:  # fmt: skip
+        """Newest first; ``before`` continues behind that number."""
+        query = sa.select(audit).order_by(audit.c.number.desc()).limit(max(1, min(limit, MAX_PAGE)))
+        for column, value in ((audit.c.actor, actor), (audit.c.action, action), (audit.c.outcome, outcome)):
+            if value is not None:
+                query = query.where(column == value)
+        if before is not None:
+            query = query.where(audit.c.number < before)
+        with self._database.read() as connection:
+            return [Entry(**row) for row in connection.execute(query).mappings()]
+
+    def prune(self, max_rows: int = MAX_ROWS) -> int:
+        """Drops the oldest beyond ``max_rows``; how many."""
+        with self._database.write() as connection:
+            last = connection.execute(sa.select(sa.func.max(audit.c.number))).scalar_one()
+            if last is None:
+                return 0
+            return connection.execute(sa.delete(audit).where(audit.c.number <= last - max_rows)).rowcount
+
+
+def _plain(text: str, limit: int) -> str:
+    """Without control characters: a line of the trail stays one line wherever it is printed."""
+    return "".join(char if char.isprintable() else "?" for char in text[:limit])

@@ -1,0 +1,144 @@
+"""Where a submitted job may make the daemon connect to.
+
+Whoever may submit a job may name a vCenter, and the daemon sits where the submitter may not: beside its own loopback services and, in a cloud, beside
+the metadata service that hands out credentials. So an endpoint that a job names is resolved, judged by its addresses, and connected to by the very
+address that was judged: a name that resolves to something else a moment later (DNS rebinding) gains nothing.
+
+Endpoints from the environment (``GOVC_*``), from the configuration, or made by an administrator are trusted and not judged.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from hypersdk.errors import ConnectError, UsageError, register
+
+ENDPOINT_REFUSED: Final = register(
+    "endpoint_refused",
+    "A job may not name an endpoint on the daemon's own host, on a link-local or on a cloud's metadata address.",
+    "Have an administrator make the endpoint, or list it as allowed_endpoints in the daemon's configuration.",
+)
+ENDPOINT_UNRESOLVED: Final = register(
+    "endpoint_unresolved", "The endpoint's name has no address.", "Check the name and the daemon's DNS."
+)
+MAX_ADDRESSES: Final = 32
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve: TypeAlias = Callable[[str, int], list[str]]
+
+_METADATA: Final = tuple(
+    ipaddress.ip_network(block)
+    for block in (
+        "169.254.0.0/16",  # most clouds' 169.254.169.254, RFC 3927
+        "fd00:ec2::254/128",  # one cloud's IPv6 metadata service
+        "fd20:ce::254/128",  # another's
+        "100.100.100.200/32",  # another's, in shared address space
+        "168.63.129.16/32",  # another's wire server
+        "192.0.0.192/32",  # another's
+    )
+)
+
+
+def check_submitted(host: str, port: int, allowed: Iterable[str], *, resolve: Resolve | None = None) -> str:
+    """The address to connect to for an endpoint that a job names: numeric, one that was judged.
+
+    ``allowed`` are ``host`` or ``host:port`` (IPv6 in brackets where a port follows) that are not judged. Where any of a name's addresses is refused,
+    the name is. Raises UsageError ``endpoint_refused``, ConnectError ``endpoint_unresolved``.
+    """
+    addresses = (resolve or _resolve)(host, port)
+    if _listed(host, port, allowed):
+        return addresses[0]
+    for address in addresses:
+        if (why := refusal(ipaddress.ip_address(address.partition("%")[0]))) is not None:
+            raise UsageError(f"the endpoint {host[:253]} is {why}", code=ENDPOINT_REFUSED, host=host[:253])
+    return addresses[0]
+
+
+def refusal(address: Address) -> str | None:
+    """Why a submitted job may not connect there; None where it may."""
+    if isinstance(address, ipaddress.IPv6Address) and (inner := _inner_ipv4(address)) is not None:
+        return refusal(inner)
+    if any(address in block for block in _METADATA):
+        return "a metadata address"
+    if address.is_loopback:
+        return "a loopback address"
+    if address.is_link_local:
+        return "a link-local address"
+    if address.is_unspecified:
+        return "the unspecified address, which is this host"
+    if address.is_multicast or (isinstance(address, ipaddress.IPv4Address) and address in _THIS_NETWORK):
+        return "no address of a single host"
+    return None
+
+
+_THIS_NETWORK: Final = ipaddress.ip_network("0.0.0.0/8")
+
+
+def _inner_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one stands for: mapped, compatible, 6to4, NAT64 (RFC 6052)."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_COMPATIBLE: Final = ipaddress.ip_network("::/96")
+
+
+@dataclass(slots=True)
+class EndpointGuard:
+    """``check_submitted`` for all connections of one job: each host is resolved once. Also for the ESXi hosts that a vCenter named by a job hands
+    out, which are as little trusted as it is. Thread-safe."""
+
+    allowed: tuple[str, ...] = ()
+    resolve: Resolve | None = None
+    _known: dict[tuple[str, int], str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, host: str, port: int) -> str:
+        """The address to connect to. Raises as ``check_submitted``."""
+        key = (host.lower(), port)
+        with self._lock:
+            if key not in self._known:
+                if len(self._known) >= 1024:
+                    raise UsageError("the endpoint names too many hosts", code=ENDPOINT_REFUSED, host=host[:253])
+                self._known[key] = check_submitted(host, port, self.allowed, resolve=self.resolve)
+            return self._known[key]
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether ``host`` is this machine by its form: ``localhost`` or a loopback address. Nothing is resolved."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _listed(host: str, port: int, allowed: Iterable[str]) -> bool:
+    name = host.strip("[]").rstrip(".").lower()
+    forms = {name, f"[{name}]", f"{name}:{port}" if ":" not in name else f"[{name}]:{port}"}
+    return any(entry.strip().lower() in forms for entry in allowed)
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConnectError(
+            f"the name {host[:253]} has no address", code=ENDPOINT_UNRESOLVED, host=host[:253]
+        ) from error
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if not 0 < len(addresses) <= MAX_ADDRESSES:
+        raise ConnectError(f"the name {host[:253]} has too many addresses", code=ENDPOINT_UNRESOLVED, host=host[:253])
+    return addresses

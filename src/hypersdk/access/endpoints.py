@@ -1,0 +1,271 @@
+"""vCenters and ESXi hosts that an administrator made known, with their passwords sealed and their certificates pinned."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from hypersdk.access.references import check_reference
+from hypersdk.access.vault import Vault
+from hypersdk.errors import ConnectError, LookupFailed, UsageError, register
+from hypersdk.secret import Secret
+from hypersdk.state.database import Database
+from hypersdk.state.tables import endpoints, jobs, removed
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN, show_print
+from hypersdk.vsphere.connection import open_connection
+from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
+from hypersdk.vsphere.session import About, Session
+
+ENDPOINT_UNKNOWN: Final = register("endpoint_unknown", "There is no such endpoint.", "See `hyperctl endpoints list`.")
+ENDPOINT_EXISTS: Final = register(
+    "endpoint_exists", "There is an endpoint of that name.", "Choose another name, or delete that endpoint first."
+)
+ENDPOINT_INVALID: Final = register(
+    "endpoint_invalid", "The endpoint cannot be like that.", "The message names the field and what it takes."
+)
+ENDPOINT_USED: Final = register(
+    "endpoint_used", "Jobs that have not ended use the endpoint.", "Cancel them, or wait until they have ended."
+)
+VSPHERE: Final = "vsphere"
+MAX_ENDPOINTS: Final = 1000
+_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_ENDED: Final = ("completed", "failed", "cancelled")
+
+
+class PinNeeded(ConnectError):  # noqa: N818 - these read as what happened
+    """The certificate is not one that this machine trusts; ``sha256`` among the fields is its print, to be compared and sent back as
+    ``thumbprint``."""
+
+    default_code = CERTIFICATE_UNKNOWN
+
+
+class EndpointConflict(UsageError):  # noqa: N818
+    """The change contradicts what is there."""
+
+    default_code = ENDPOINT_EXISTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEndpoint:
+    """What is made known. ``password`` or ``secret_ref``, not both. ``thumbprint`` pins the certificate; ``insecure`` trusts anyone."""
+
+    name: str
+    url: str
+    username: str = ""
+    password: Secret | None = None
+    secret_ref: str | None = None
+    thumbprint: str | None = None
+    insecure: bool = False
+    datacenter: str | None = None
+    default: bool = False
+    kind: str = VSPHERE
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEndpoint:
+    """An endpoint as everybody may see it: that there is a password, not which. ``created_at`` in seconds since 1970."""
+
+    id: str
+    name: str
+    kind: str
+    url: str
+    username: str
+    has_password: bool
+    secret_ref: str | None
+    thumbprint: str | None
+    insecure: bool
+    datacenter: str | None
+    is_default: bool
+    created_at: float
+    revision: int
+
+
+class Endpoints:
+    """Thread-safe. Ids and names are both taken where an id is."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database: Final = database
+        self._vault: Final = vault
+
+    def create(self, new: NewEndpoint) -> StoredEndpoint:
+        """Connects to see the certificate, then writes the endpoint down; the first becomes the default.
+
+        Raises PinNeeded where the certificate must be pinned, ConnectError where it is not the pinned one or nothing answers, UsageError
+        ``endpoint_invalid`` and EndpointConflict ``endpoint_exists``.
+        """
+        target, password = _checked(new)
+        self._check_free(new.name)
+        _check_certificate(target)
+        endpoint_id = f"endpoint-{secrets.token_hex(6)}"
+        pin = target.tls.thumbprint
+        with self._database.write() as connection:
+            self._check_room(connection)
+            default = new.default or self._default_id(connection) is None
+            if default:
+                self._unset_default(connection)
+            try:
+                connection.execute(
+                    sa.insert(endpoints).values(
+                        id=endpoint_id, name=new.name, kind=new.kind, url=f"https://{target.address}", username=target.username,
+                        secret=None if password is None else self._vault.seal(password, _purpose(endpoint_id)),
+                        secret_ref=new.secret_ref, thumbprint=None if pin is None else show_print(pin), insecure=new.insecure,
+                        datacenter=new.datacenter, is_default=default, created_at=self._database.now(connection),
+                        revision=self._database.revision(connection),
+                    )
+                )  # fmt: skip
+            except sa.exc.IntegrityError:
+                raise _exists(new.name) from None
+            return _stored(_row(connection, endpoint_id))
+
+    def get(self, endpoint_id: str) -> StoredEndpoint:
+        """Raises LookupFailed ``endpoint_unknown``."""
+        with self._database.read() as connection:
+            return _stored(_row(connection, endpoint_id))
+
+    def list(self) -> list[StoredEndpoint]:
+        """All of them, by name."""
+        with self._database.read() as connection:
+            return [
+                _stored(row) for row in connection.execute(sa.select(endpoints).order_by(endpoints.c.name)).mappings()
+            ]
+
+    def default(self) -> StoredEndpoint | None:
+        """The one that jobs without any use."""
+        query = sa.select(endpoints).where(endpoints.c.is_default)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else _stored(row)
+
+    def make_default(self, endpoint_id: str) -> StoredEndpoint:
+        """From now on. Raises LookupFailed ``endpoint_unknown``."""
+        with self._database.write() as connection:
+            row = _row(connection, endpoint_id)
+            self._unset_default(connection)
+            revision = self._database.revision(connection)
+            change = sa.update(endpoints).where(endpoints.c.id == row["id"]).values(is_default=True, revision=revision)
+            connection.execute(change)
+            return _stored(_row(connection, row["id"]))
+
+    def delete(self, endpoint_id: str) -> StoredEndpoint:
+        """Forgets it, with its password. Raises LookupFailed ``endpoint_unknown``, EndpointConflict ``endpoint_used``."""
+        with self._database.write() as connection:
+            row = _row(connection, endpoint_id)
+            open_jobs = sa.select(sa.func.count()).where(jobs.c.endpoint_id == row["id"], jobs.c.state.not_in(_ENDED))
+            if count := connection.execute(open_jobs).scalar_one():
+                raise EndpointConflict(f"{count} jobs use the endpoint '{row['name']}'", code=ENDPOINT_USED, jobs=count)
+            connection.execute(sa.delete(endpoints).where(endpoints.c.id == row["id"]))
+            revision, now = self._database.revision(connection), self._database.now(connection)
+            connection.execute(sa.insert(removed).values(revision=revision, topic="endpoints", id=row["id"], at=now))
+            return _stored(row)
+
+    def endpoint_of(self, endpoint_id: str) -> Endpoint:
+        """What to connect with, password and pin included. Raises LookupFailed, VaultError, and what following a reference raises."""
+        with self._database.read() as connection:
+            row = _row(connection, endpoint_id)
+        if row["secret_ref"] is not None:
+            password: Secret | None = self._vault.resolve(row["secret_ref"])
+        elif row["secret"] is not None:
+            password = self._vault.open(row["secret"], _purpose(row["id"]))
+        else:
+            password = None
+        return resolve_endpoint(
+            {}, None, url=row["url"], username=row["username"], password=password, insecure=bool(row["insecure"]),
+            thumbprint=row["thumbprint"], datacenter=row["datacenter"],
+        )  # fmt: skip
+
+    def test(self, endpoint_id: str) -> About:
+        """Logs in and out again; what the server says of itself. Raises ConnectError, AccessError, UsageError."""
+        with Session.connect(self.endpoint_of(endpoint_id), cancel=CancelToken()) as session:
+            return session.about
+
+    def _check_free(self, name: str) -> None:
+        """Before the server is asked; the unique index decides at last."""
+        with self._database.read() as connection:
+            if connection.execute(sa.select(endpoints.c.id).where(endpoints.c.name == name)).first() is not None:
+                raise _exists(name)
+
+    def _check_room(self, connection: sa.Connection) -> None:
+        if connection.execute(sa.select(sa.func.count()).select_from(endpoints)).scalar_one() >= MAX_ENDPOINTS:
+            raise UsageError(f"there are {MAX_ENDPOINTS} endpoints already", code=ENDPOINT_INVALID)
+
+    def _default_id(self, connection: sa.Connection) -> str | None:
+        return connection.execute(sa.select(endpoints.c.id).where(endpoints.c.is_default)).scalars().first()
+
+    def _unset_default(self, connection: sa.Connection) -> None:
+        old = self._default_id(connection)
+        if old is not None:
+            revision = self._database.revision(connection)
+            connection.execute(
+                sa.update(endpoints).where(endpoints.c.id == old).values(is_default=False, revision=revision)
+            )
+
+
+def _checked(new: NewEndpoint) -> tuple[Endpoint, Secret | None]:
+    """Where it is, and the password that came with it, in the URL or beside it."""
+    if new.kind != VSPHERE:
+        raise UsageError(f"kind: must be {VSPHERE}", code=ENDPOINT_INVALID)
+    if not _NAME.match(new.name):
+        raise UsageError("name: takes letters, digits and . _ -, up to 128", code=ENDPOINT_INVALID)
+    if max(len(new.url), len(new.username), len(new.datacenter or "")) > 1024:
+        raise UsageError("url, username and datacenter: up to 1024 characters", code=ENDPOINT_INVALID)
+    if new.insecure and new.thumbprint:
+        raise UsageError("insecure: contradicts thumbprint", code=ENDPOINT_INVALID)
+    if new.secret_ref is not None:
+        check_reference(new.secret_ref)
+    target = resolve_endpoint(
+        {}, None, url=new.url, username=new.username or None, password=new.password, insecure=new.insecure,
+        thumbprint=new.thumbprint, datacenter=new.datacenter,
+    )  # fmt: skip
+    if new.secret_ref is not None and target.password:
+        raise UsageError("secret_ref: contradicts password", code=ENDPOINT_INVALID)
+    return target, target.password
+
+
+def _check_certificate(target: Endpoint) -> None:
+    connection = open_connection(target)
+    try:
+        connection.connect()
+    except ConnectError as error:
+        if error.code != CERTIFICATE_UNKNOWN:
+            raise
+        shown = error.fields.get("sha256")
+        step = f'Compare the print with the one shown on the server itself, then repeat the request with "thumbprint": "{shown}".'
+        needed = PinNeeded(error.message, next_step=step)
+        needed.fields.update(error.fields)
+        raise needed from error
+    except OSError as error:
+        raise ConnectError(
+            f"{target.address} does not answer: {error.strerror or type(error).__name__}", host=target.host
+        ) from error
+    finally:
+        connection.close()
+
+
+def _exists(name: str) -> EndpointConflict:
+    return EndpointConflict(f"there is an endpoint '{name}'", name=name)
+
+
+def _purpose(endpoint_id: str) -> str:
+    return f"endpoint:{endpoint_id}"
+
+
+def _row(connection: sa.Connection, key: str) -> Mapping[str, Any]:
+    query = sa.select(endpoints).where(sa.or_(endpoints.c.id == key, endpoints.c.name == key))
+    found = connection.execute(query).mappings().first()
+    if found is None:
+        raise LookupFailed(f"there is no endpoint '{key[:128]}'", code=ENDPOINT_UNKNOWN, id=key[:128])
+    return dict(found)
+
+
+def _stored(row: Mapping[Any, Any]) -> StoredEndpoint:
+    return StoredEndpoint(
+        row["id"], row["name"], row["kind"], row["url"], row["username"], row["secret"] is not None or row["secret_ref"] is not None,
+        row["secret_ref"], row["thumbprint"], bool(row["insecure"]), row["datacenter"], bool(row["is_default"]),
+        row["created_at"], row["revision"],
+    )  # fmt: skip

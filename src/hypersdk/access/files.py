@@ -1,0 +1,82 @@
+"""Files that only their owner may read: written whole, read with suspicion."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from hypersdk.errors import UsageError, register
+from hypersdk.secret import Secret
+from hypersdk.units import KiB
+
+SECRET_FILE: Final = register(
+    "secret_file",
+    "The file cannot be taken as a secret.",
+    "It must be a regular file (no link) that belongs to the daemon's user or root and that nobody else can read: chmod 600.",
+)
+MAX_SECRET_BYTES: Final = 64 * KiB
+
+
+def read_private(path: Path, environ: Mapping[str, str]) -> Secret:
+    """The text of a file, without the line end. A systemd credential may have an access list that shows as group bits; any other file must be its
+    owner's alone. Raises UsageError ``secret_file``."""
+    try:
+        # Not blocking: a FIFO in its place must not hang us. It is judged by its descriptor, so nothing can be put there in between.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise UsageError(f"{path} cannot be read: {reason}", code=SECRET_FILE) from error
+    with os.fdopen(descriptor, "rb") as file:
+        _check(path, os.fstat(file.fileno()), environ)
+        data = file.read(MAX_SECRET_BYTES + 1)
+    if len(data) > MAX_SECRET_BYTES:
+        raise UsageError(f"{path} is larger than {MAX_SECRET_BYTES} bytes", code=SECRET_FILE)
+    try:
+        return Secret(data.decode("utf-8").rstrip("\r\n"))
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text", code=SECRET_FILE) from None
+
+
+def _check(path: Path, found: os.stat_result, environ: Mapping[str, str]) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{path} is not a regular file", code=SECRET_FILE)
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if directory and path.parent == Path(directory):
+        return
+    if found.st_uid not in (os.geteuid(), 0):
+        raise UsageError(f"{path} belongs to another user", code=SECRET_FILE)
+    if found.st_mode & 0o077:
+        raise UsageError(f"{path} can be read by others", code=SECRET_FILE, next_step=f"Run `chmod 600 {path}`.")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner can read, whole or not at all, replacing what is there. Raises OSError."""
+    partial = _partial(path, text)
+    try:
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_new_private(path: Path, text: str) -> None:
+    """The same, for a file that must not be there yet. Raises FileExistsError."""
+    partial = _partial(path, text)
+    try:
+        os.link(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)  # of a process with our number that was killed
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return partial

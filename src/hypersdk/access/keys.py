@@ -1,0 +1,116 @@
+"""The key that seals the daemon's secrets: where it comes from, and its first making.
+
+The first of these that is there:
+
+1. the systemd credential ``hypersdk-key`` (``LoadCredentialEncrypted=hypersdk-key:...``), which never lies on a disk in clear;
+2. the keyring entry that ``$HYPERSDK_KEYRING`` names as ``SERVICE/USER``;
+3. the key file (``key_file``, else ``vault.key`` in the state directory), made on the first start, readable by its owner only.
+
+Text of a key: 32 bytes as base64 or hex.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from hypersdk.access.files import read_private, write_new_private
+from hypersdk.errors import HyperSDKError, UsageError, register
+
+KEY_UNUSABLE: Final = register(
+    "vault_key_unusable",
+    "The key that seals passwords cannot be read.",
+    "Correct it: 32 bytes as base64 or hex, in a file that only the daemon's user can read.",
+)
+KEY_LOST: Final = register(
+    "vault_key_lost",
+    "The database holds sealed passwords, and the key that opens them is not there. Without it nobody can read them, by design.",
+    "Put the key back from its backup (it is no part of the database's). If it is lost for good: `hypervisord reset-vault` forgets the sealed "
+    "passwords, which must then be given again; jobs and users stay.",
+)
+KEY_BYTES: Final = 32
+KEY_FILE: Final = "vault.key"
+CREDENTIAL: Final = "hypersdk-key"
+
+
+class VaultError(HyperSDKError):
+    """A secret that the daemon keeps cannot be sealed or opened."""
+
+    exit_status = 12
+    default_code = KEY_UNUSABLE
+
+
+def find_key(state_dir: Path, key_file: Path | None, environ: Mapping[str, str], *, may_make: bool) -> bytes:
+    """The key. Where there is none, one is made if ``may_make``, else VaultError ``vault_key_lost``."""
+    if (directory := environ.get("CREDENTIALS_DIRECTORY")) and (credential := Path(directory, CREDENTIAL)).exists():
+        return _decoded(_read(credential, environ), str(credential))
+    if entry := environ.get("HYPERSDK_KEYRING"):
+        return _from_keyring(entry, may_make=may_make)
+    path = key_file or state_dir / KEY_FILE
+    if not path.exists():
+        if not may_make:
+            raise VaultError(f"the key file {path} is not there", code=KEY_LOST, path=str(path))
+        _make(path)
+    return _decoded(_read(path, environ), str(path))
+
+
+def key_id(key: bytes) -> bytes:
+    """Eight bytes that name the key and tell nothing of it."""
+    return hashlib.sha256(b"hypersdk key id\0" + key).digest()[:8]
+
+
+def _make(path: Path) -> None:
+    text = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode() + "\n"
+    try:
+        write_new_private(path, text)
+    except FileExistsError:
+        return  # another process of the daemon was first; its key is read
+    except OSError as error:
+        raise VaultError(f"the key file {path} cannot be written: {error.strerror}") from error
+
+
+def _read(path: Path, environ: Mapping[str, str]) -> str:
+    try:
+        return read_private(path, environ).reveal()
+    except UsageError as error:
+        raise VaultError(error.message, next_step=error.next_step) from error
+
+
+def _decoded(text: str, where: str) -> bytes:
+    text = text.strip()
+    try:
+        key = bytes.fromhex(text) if len(text) == 2 * KEY_BYTES else base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        raise VaultError(f"{where} holds no key: neither base64 nor hex") from None
+    if len(key) != KEY_BYTES:
+        raise VaultError(f"{where} holds a key of {len(key)} bytes; {KEY_BYTES} are needed")
+    return key
+
+
+def _from_keyring(entry: str, *, may_make: bool) -> bytes:
+    service, slash, user = entry.partition("/")
+    if not slash or not service or not user:
+        raise VaultError("HYPERSDK_KEYRING is not of the form SERVICE/USER")
+    try:
+        import keyring
+        from keyring.errors import KeyringError
+    except ImportError as error:
+        raise VaultError(
+            "HYPERSDK_KEYRING is set and Python's keyring is not installed",
+            next_step="Install it, or unset the variable.",
+        ) from error
+    try:
+        text = keyring.get_password(service, user)
+        if text is None and may_make:
+            text = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+            keyring.set_password(service, user, text)
+    except KeyringError as error:
+        raise VaultError(f"the keyring does not answer: {type(error).__name__}") from error
+    if text is None:
+        raise VaultError(f"the keyring has no entry {entry}", code=KEY_LOST)
+    return _decoded(text, f"the keyring entry {entry}")

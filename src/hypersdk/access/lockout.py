@@ -1,0 +1,107 @@
+"""Wrong passwords make the next try wait: per user in the database, per address and per unknown name in this process.
+
+::
+
+    failures   1..4   5    6    7    8    9   10   11 ...
+    wait         0    2 s  4 s  8 s 16 s 32 s 64 s 128 s, no more than 5 minutes
+
+The longest wait is short on purpose: whoever knows a name could otherwise keep its owner out. Tokens and sessions are not touched. An unknown name is
+locked like a known one, so the lock tells nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from hypersdk.state.database import Database
+from hypersdk.state.tables import users
+
+FREE_FAILURES: Final = 4
+FREE_FAILURES_OF_ADDRESS: Final = 19
+"""Several people may share one address."""
+MAX_WAIT_S: Final = 300.0
+MAX_KEYS: Final = 10_000
+FORGET_S: Final = 3600.0
+
+
+def wait_s(failures: int, free: int = FREE_FAILURES) -> float:
+    """How long to wait after so many failures in a row, in seconds."""
+    return 0.0 if failures <= free else min(MAX_WAIT_S, 2.0 ** min(failures - free, 16))
+
+
+@dataclass(slots=True)
+class _Count:
+    failures: int
+    until: float
+    last: float
+
+
+class Lockout:
+    """Thread-safe. ``clock`` is monotonic, in seconds."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._counts: OrderedDict[str, _Count] = OrderedDict()
+
+    def remaining_s(self, name: str, address: str) -> float:
+        """Seconds until a login with that name from that address is looked at; 0: now."""
+        now = self._clock()
+        with self._lock:
+            found = [self._counts.get(key) for key in (_name(name), _address(address))]
+        waits = [count.until - now for count in found if count is not None]
+        query = sa.select(users.c.locked_until - self._database.clock).where(
+            users.c.name == name, users.c.locked_until.is_not(None)
+        )
+        with self._database.read() as connection:
+            waits.extend(connection.execute(query).scalars())
+        return max(0.0, *waits) if waits else 0.0
+
+    def failed(self, name: str, address: str) -> None:
+        """A wrong password, or a name that nobody has."""
+        self._count(_name(name), FREE_FAILURES)
+        self._count(_address(address), FREE_FAILURES_OF_ADDRESS)
+        with self._database.write() as connection:
+            bump = (
+                sa.update(users)
+                .where(users.c.name == name)
+                .values(failures=users.c.failures + 1)
+                .returning(users.c.failures)
+            )
+            failures = connection.execute(bump).scalar_one_or_none()
+            if failures is not None and (wait := wait_s(failures)):
+                until = self._database.now(connection) + wait
+                connection.execute(sa.update(users).where(users.c.name == name).values(locked_until=until))
+
+    def succeeded(self, name: str) -> None:
+        """The right password: the user's count begins anew. The address's does not, or an account of one's own would open all others."""
+        with self._lock:
+            self._counts.pop(_name(name), None)
+        with self._database.write() as connection:
+            condition = sa.and_(users.c.name == name, users.c.failures > 0)
+            connection.execute(sa.update(users).where(condition).values(failures=0, locked_until=None))
+
+    def _count(self, key: str, free: int) -> None:
+        now = self._clock()
+        with self._lock:
+            count = self._counts.pop(key, None)
+            failures = 1 if count is None or now - count.last > FORGET_S else count.failures + 1
+            self._counts[key] = _Count(failures, now + wait_s(failures, free), now)
+            while len(self._counts) > MAX_KEYS:
+                self._counts.popitem(last=False)
+
+
+def _name(name: str) -> str:
+    return f"name {name[:128]}"
+
+
+def _address(address: str) -> str:
+    return f"address {address[:64]}"

@@ -1,0 +1,92 @@
+"""Sessions of browsers, kept on the server. The cookie is 256 random bits, the database has its SHA-256."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from hypersdk.access.roles import Role
+from hypersdk.access.tokens import digest_of
+from hypersdk.secret import Secret
+from hypersdk.state.database import Database
+from hypersdk.state.tables import logins, users
+
+IDLE_S: Final = 60 * 60.0
+"""Without a request for so long, a session ends before its time. An open dashboard polls."""
+USED_EVERY_S: Final = 60.0
+MAX_SESSIONS: Final = 20
+"""Of one user; the oldest ends when another begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewLogin:
+    """A session just begun: what goes into the cookie, and the token that writes must show beside it."""
+
+    cookie: Secret
+    csrf: Secret
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoginUse:
+    """A valid session."""
+
+    user_id: str
+    name: str
+    role: Role
+    csrf: Secret
+
+
+class Logins:
+    """Thread-safe; every method is one transaction."""
+
+    def __init__(self, database: Database, lifetime_s: float, *, idle_s: float = IDLE_S) -> None:
+        self._database: Final = database
+        self._lifetime_s: Final = lifetime_s
+        self._idle_s: Final = idle_s
+
+    def begin(self, user_id: str) -> NewLogin:
+        """A new session; those that have ended, and those over ``MAX_SESSIONS``, are removed."""
+        cookie, csrf = Secret(secrets.token_urlsafe(32)), Secret(secrets.token_urlsafe(32))
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            connection.execute(sa.delete(logins).where(self._ended(now)))
+            of_user = sa.select(logins.c.digest).where(logins.c.user_id == user_id).order_by(logins.c.used_at.desc())
+            surplus = list(connection.execute(of_user.offset(MAX_SESSIONS - 1)).scalars())
+            if surplus:
+                connection.execute(sa.delete(logins).where(logins.c.digest.in_(surplus)))
+            expires = now + self._lifetime_s
+            connection.execute(
+                sa.insert(logins).values(
+                    digest=digest_of(cookie), user_id=user_id, csrf=csrf.reveal(), created_at=now, used_at=now, expires_at=expires,
+                )
+            )  # fmt: skip
+        return NewLogin(cookie, csrf, expires)
+
+    def use(self, cookie: Secret) -> LoginUse | None:
+        """Whose session that is; None for one that is unknown, has ended, or whose user is disabled."""
+        digest = digest_of(cookie)
+        query = (
+            sa.select(logins, users.c.name, users.c.role, self._database.clock.label("now"))
+            .join(users, users.c.id == logins.c.user_id)
+            .where(logins.c.digest == digest, users.c.disabled.is_(False))
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        if row is None or row.expires_at <= row.now or row.used_at + self._idle_s <= row.now:
+            return None
+        if row.now - row.used_at > min(USED_EVERY_S, self._idle_s / 2):
+            with self._database.write() as connection:
+                connection.execute(sa.update(logins).where(logins.c.digest == digest).values(used_at=row.now))
+        return LoginUse(row.user_id, row.name, Role(row.role), Secret(row.csrf))
+
+    def end(self, cookie: Secret) -> None:
+        """Ends a session; no error where there is none."""
+        with self._database.write() as connection:
+            connection.execute(sa.delete(logins).where(logins.c.digest == digest_of(cookie)))
+
+    def _ended(self, now: float) -> sa.ColumnElement[bool]:
+        return sa.or_(logins.c.expires_at <= now, logins.c.used_at <= now - self._idle_s)

@@ -1,0 +1,158 @@
+"""API tokens: ``hst_`` and 256 random bits, shown once. The database has their SHA-256, which is enough for a random value of that length."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from hypersdk.access.faults import TOKEN_INVALID, TOKEN_UNKNOWN, AccountUnknown
+from hypersdk.access.roles import SCOPES, Role
+from hypersdk.errors import UsageError
+from hypersdk.secret import Secret
+from hypersdk.state.database import Database
+from hypersdk.state.tables import api_tokens, users
+
+PREFIX: Final = "hst_"
+"""By it, scanners of source code and logs recognise a token."""
+MAX_TOKENS: Final = 100
+"""Of one user."""
+MAX_LIFE_S: Final = 10 * 366 * 86_400.0
+USED_EVERY_S: Final = 60.0
+"""``used_at`` is written no more often: a poll every second is no write every second."""
+_FORM: Final = re.compile(r"^hst_[A-Za-z0-9_-]{43}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What is known of a token afterwards. ``scope`` is a role or ``metrics``. Times in seconds since 1970."""
+
+    id: str
+    user_id: str
+    user: str
+    label: str
+    scope: str
+    created_at: float
+    expires_at: float | None
+    used_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUse:
+    """A valid token: whose it is and what it may."""
+
+    token_id: str
+    user_id: str
+    name: str
+    role: Role
+    scope: str
+
+
+class Tokens:
+    """Thread-safe; every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database: Final = database
+
+    def create(self, user_id: str, label: str, scope: str, *, lifetime_s: float | None = None) -> tuple[Token, Secret]:
+        """A new token and its text, which is nowhere else. Raises UsageError ``token_invalid``, AccountUnknown ``user_unknown``."""
+        _check(label, scope, lifetime_s)
+        with self._database.write() as connection:
+            user = connection.execute(sa.select(users.c.id).where(users.c.id == user_id)).first()
+            if user is None:
+                raise AccountUnknown(f"there is no user '{user_id[:128]}'")
+            of_user = sa.select(sa.func.count()).select_from(api_tokens).where(api_tokens.c.user_id == user_id)
+            if connection.execute(of_user).scalar_one() >= MAX_TOKENS:
+                raise UsageError(f"the user has {MAX_TOKENS} tokens; revoke one first", code=TOKEN_INVALID)
+            token_id, text = insert_token(connection, self._database.now(connection), user_id, label, scope, lifetime_s)
+            return _token(connection.execute(_query().where(api_tokens.c.id == token_id)).one()), text
+
+    def list(self, user_id: str | None = None) -> list[Token]:
+        """Of one user, or all; newest first."""
+        query = _query().order_by(api_tokens.c.created_at.desc(), api_tokens.c.id)
+        if user_id is not None:
+            query = query.where(api_tokens.c.user_id == user_id)
+        with self._database.read() as connection:
+            return [_token(row) for row in connection.execute(query.limit(10_000))]
+
+    def get(self, token_id: str) -> Token:
+        """Raises AccountUnknown ``token_unknown``."""
+        with self._database.read() as connection:
+            row = connection.execute(_query().where(api_tokens.c.id == token_id)).first()
+        if row is None:
+            raise AccountUnknown(f"there is no token '{token_id[:128]}'", code=TOKEN_UNKNOWN)
+        return _token(row)
+
+    def revoke(self, token_id: str) -> None:
+        """It is worth nothing from now on. Raises AccountUnknown ``token_unknown``."""
+        with self._database.write() as connection:
+            if not connection.execute(sa.delete(api_tokens).where(api_tokens.c.id == token_id)).rowcount:
+                raise AccountUnknown(f"there is no token '{token_id[:128]}'", code=TOKEN_UNKNOWN)
+
+    def use(self, text: Secret) -> TokenUse | None:
+        """Whose token that is; None for one that is unknown, has expired, or whose user is disabled."""
+        if not _FORM.match(text.reveal()):
+            return None
+        query = (
+            sa.select(
+                api_tokens.c.id, api_tokens.c.scope, api_tokens.c.used_at, users.c.id.label("user_id"), users.c.name, users.c.role,
+                self._database.clock.label("now"),
+            )
+            .join(users, users.c.id == api_tokens.c.user_id)
+            .where(
+                api_tokens.c.digest == digest_of(text),
+                users.c.disabled.is_(False),
+                sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > self._database.clock),
+            )
+        )  # fmt: skip
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        if row.used_at is None or row.now - row.used_at > USED_EVERY_S:
+            with self._database.write() as connection:
+                connection.execute(sa.update(api_tokens).where(api_tokens.c.id == row.id).values(used_at=row.now))
+        return TokenUse(row.id, row.user_id, row.name, Role(row.role), row.scope)
+
+
+def insert_token(
+    connection: sa.Connection, now: float, user_id: str, label: str, scope: str, lifetime_s: float | None
+) -> tuple[str, Secret]:
+    """Writes the row; its id and the token's text."""
+    token_id, text = f"token-{secrets.token_hex(6)}", Secret(PREFIX + secrets.token_urlsafe(32))
+    connection.execute(
+        sa.insert(api_tokens).values(
+            id=token_id, user_id=user_id, label=label, digest=digest_of(text), scope=scope, created_at=now,
+            expires_at=None if lifetime_s is None else now + lifetime_s, used_at=None,
+        )
+    )  # fmt: skip
+    return token_id, text
+
+
+def digest_of(text: Secret) -> str:
+    """What the database keeps of a token or a session cookie: SHA-256, in hex."""
+    return hashlib.sha256(text.reveal().encode()).hexdigest()
+
+
+def _check(label: str, scope: str, lifetime_s: float | None) -> None:
+    if not 1 <= len(label) <= 200 or not label.isprintable():
+        raise UsageError("label: takes 1 to 200 printable characters", code=TOKEN_INVALID)
+    if scope not in SCOPES:
+        raise UsageError(f"scope: one of {', '.join(SCOPES)}", code=TOKEN_INVALID)
+    if lifetime_s is not None and not 1 <= lifetime_s <= MAX_LIFE_S:
+        raise UsageError("lifetime: from one second to ten years", code=TOKEN_INVALID)
+
+
+def _query() -> sa.Select[Any]:
+    return sa.select(
+        api_tokens.c.id, api_tokens.c.user_id, users.c.name.label("user"), api_tokens.c.label, api_tokens.c.scope,
+        api_tokens.c.created_at, api_tokens.c.expires_at, api_tokens.c.used_at,
+    ).join(users, users.c.id == api_tokens.c.user_id)  # fmt: skip
+
+
+def _token(row: Any) -> Token:
+    return Token(*row)

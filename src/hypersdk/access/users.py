@@ -1,0 +1,132 @@
+"""Users: name, role, password hash."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from hypersdk.access.faults import LAST_ADMIN, USER_EXISTS, USER_INVALID, AccountConflict, AccountUnknown
+from hypersdk.access.passwords import hash_password
+from hypersdk.access.roles import Role
+from hypersdk.errors import UsageError
+from hypersdk.secret import Secret
+from hypersdk.state.database import Database
+from hypersdk.state.tables import logins, users
+
+MAX_USERS: Final = 10_000
+_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One user. ``has_password`` False: comes in by tokens only. Times in seconds since 1970."""
+
+    id: str
+    name: str
+    role: Role
+    has_password: bool
+    disabled: bool
+    locked_until: float | None
+    created_at: float
+
+
+class Users:
+    """Thread-safe; every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database: Final = database
+
+    def create(self, name: str, role: Role, password: Secret | None) -> User:
+        """Raises UsageError ``user_invalid``, AccountConflict ``user_exists``."""
+        if not _NAME.match(name):
+            raise UsageError(
+                "name: takes letters, digits and . _ @ -, begins with a letter or digit, up to 128", code=USER_INVALID
+            )
+        hashed = None if password is None else hash_password(password)
+        with self._database.write() as connection:
+            if connection.execute(sa.select(sa.func.count()).select_from(users)).scalar_one() >= MAX_USERS:
+                raise UsageError(f"there are {MAX_USERS} users already", code=USER_INVALID)
+            try:
+                user_id = insert_user(connection, self._database.now(connection), name, role, hashed)
+            except sa.exc.IntegrityError:
+                raise AccountConflict(f"there is a user '{name}'", code=USER_EXISTS, name=name) from None
+            return _user(_row(connection, user_id))
+
+    def get(self, user_id: str) -> User:
+        """By id or name. Raises AccountUnknown."""
+        with self._database.read() as connection:
+            return _user(_row(connection, user_id))
+
+    def list(self) -> list[User]:
+        """All of them, by name."""
+        with self._database.read() as connection:
+            return [_user(row) for row in connection.execute(sa.select(users).order_by(users.c.name))]
+
+    def change(
+        self, user_id: str, *, role: Role | None = None, password: Secret | None = None, disabled: bool | None = None
+    ) -> User:
+        """Changes what is given. A new password, role or disabling ends the user's sessions; a new password lifts the lock.
+
+        Raises AccountUnknown, AccountConflict ``last_admin``, UsageError ``user_invalid``.
+        """
+        changes: dict[str, Any] = {}
+        if role is not None:
+            changes["role"] = role.value
+        if disabled is not None:
+            changes["disabled"] = disabled
+        if password is not None:
+            changes |= {"password": hash_password(password), "failures": 0, "locked_until": None}
+        with self._database.write() as connection:
+            row = _row(connection, user_id)
+            if changes:
+                connection.execute(sa.update(users).where(users.c.id == row["id"]).values(**changes))
+                connection.execute(sa.delete(logins).where(logins.c.user_id == row["id"]))
+            _check_admin_left(connection)
+            return _user(_row(connection, row["id"]))
+
+    def delete(self, user_id: str) -> User:
+        """Removes a user with all tokens and sessions. Raises AccountUnknown, AccountConflict ``last_admin``."""
+        with self._database.write() as connection:
+            row = _row(connection, user_id)
+            connection.execute(sa.delete(users).where(users.c.id == row["id"]))
+            _check_admin_left(connection)
+            return _user(row)
+
+
+def insert_user(connection: sa.Connection, now: float, name: str, role: Role, hashed: str | None) -> str:
+    """Writes the row and returns its id. Raises sqlalchemy's IntegrityError where the name is taken."""
+    user_id = f"user-{secrets.token_hex(6)}"
+    connection.execute(
+        sa.insert(users).values(
+            id=user_id, name=name, role=role.value, password=hashed, disabled=False, failures=0, locked_until=None, created_at=now,
+        )
+    )  # fmt: skip
+    return user_id
+
+
+def _check_admin_left(connection: sa.Connection) -> None:
+    condition = sa.and_(users.c.role == Role.ADMIN.value, users.c.disabled.is_(False))
+    # Rows are locked so that two administrators cannot remove each other at the same time.
+    if not connection.execute(sa.select(users.c.id).where(condition).with_for_update()).all():
+        raise AccountConflict("there must be an administrator who can log in", code=LAST_ADMIN)
+
+
+def _row(connection: sa.Connection, key: str) -> Mapping[str, Any]:
+    query = sa.select(users).where(sa.or_(users.c.id == key, users.c.name == key))
+    found = connection.execute(query).mappings().first()
+    if found is None:
+        raise AccountUnknown(f"there is no user '{key[:128]}'")
+    return dict(found)
+
+
+def _user(row: Any) -> User:
+    values = row if isinstance(row, Mapping) else row._mapping
+    return User(
+        values["id"], values["name"], Role(values["role"]), values["password"] is not None, bool(values["disabled"]),
+        values["locked_until"], values["created_at"],
+    )  # fmt: skip

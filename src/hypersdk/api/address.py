@@ -1,0 +1,67 @@
+"""Where the daemon listens, and what it demands there: TLS and authentication off loopback."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Final
+
+from hypersdk.errors import UsageError, register
+from hypersdk.jobs.settings import DaemonSettings
+
+LISTEN_ADDRESS: Final = register(
+    "listen_address", "The daemon cannot listen on that address.", "Write it as host:port, [v6]:port or :port."
+)
+TLS_REQUIRED: Final = register(
+    "tls_required",
+    "On an address that others can reach, tokens would cross the network in clear.",
+    "Give tls_cert and tls_key, or --tls-self-signed; or listen on localhost behind a proxy that ends TLS.",
+)
+NO_AUTH_PUBLIC: Final = register(
+    "no_auth_public",
+    "Without authentication everybody who reaches the address could export any machine.",
+    "Listen on localhost with --no-auth, or leave it out.",
+)
+
+
+def split_address(addr: str) -> tuple[str, int]:
+    """``host:port``, ``[v6]:port`` or ``:port`` (all addresses; host is then empty). Raises UsageError ``listen_address``."""
+    host, colon, port = addr.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
+        raise UsageError(f"'{addr[:100]}' is no address to listen on", code=LISTEN_ADDRESS)
+    return host.strip("[]"), int(port)
+
+
+def listens_on(addr: str) -> tuple[str, bool]:
+    """The host's name, and whether only this machine can reach it."""
+    host, _ = split_address(addr)
+    return host.rstrip(".").lower(), _only_loopback(host)
+
+
+def check_exposure(settings: DaemonSettings) -> None:
+    """Raises UsageError ``no_auth_public`` and ``tls_required``."""
+    _, loopback = listens_on(settings.addr)
+    if loopback:
+        return
+    if not settings.auth:
+        raise UsageError(f"{settings.addr} is not a loopback address", code=NO_AUTH_PUBLIC)
+    if not settings.tls_self_signed and not (settings.tls_cert and settings.tls_key):
+        raise UsageError(f"{settings.addr} is not a loopback address and has no TLS", code=TLS_REQUIRED)
+
+
+def addresses_of(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
+    """All addresses that ``host`` stands for: ``localhost`` is 127.0.0.1 and ::1. Raises UsageError ``listen_address``."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"'{host[:100]}' is no address of this machine", code=LISTEN_ADDRESS) from error
+    return list(dict.fromkeys((socket.AddressFamily(entry[0]), str(entry[4][0])) for entry in found))
+
+
+def _only_loopback(host: str) -> bool:
+    if not host:
+        return False
+    # What counts is where the name leads on this machine, localhost's too.
+    addresses = [address.partition("%")[0] for _, address in addresses_of(host, 0)]
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)

@@ -1,0 +1,118 @@
+"""The application: routers, and around them the layers that every request passes, outermost first.
+
+::
+
+    Measured       how long it took
+    Funnel         headers on every answer, the unexpected ends here
+    HostCheck      DNS rebinding
+    AddressRate    requests per address
+    BodyLimit      bytes and time of a request
+    Authenticate   401; the caller; CSRF
+    TokenRate      requests per caller
+    GZip           compression, but of files and streams
+    Idempotent     Idempotency-Key
+    routes         each with a guard: 403
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.routing import RouteContext, iter_route_contexts
+from starlette.middleware.gzip import GZipMiddleware
+
+from hypersdk import __version__
+from hypersdk.access.roles import Role
+from hypersdk.api import problems
+from hypersdk.api.address import listens_on
+from hypersdk.api.background import background
+from hypersdk.api.context import Services
+from hypersdk.api.headers import Funnel, HostCheck
+from hypersdk.api.idempotency import Answers, Idempotent
+from hypersdk.api.limits import AddressRate, BodyLimit, TokenRate
+from hypersdk.api.metrics import Measured
+from hypersdk.api.routes import auth, endpoints, events, jobs, kept, meta, workers
+from hypersdk.api.security import GUARDS, OPEN, Authenticate
+
+ROUTERS: Final = (
+    kept.router, auth.router, endpoints.router, jobs.router, events.router, workers.router, meta.router,
+)  # fmt: skip
+
+
+def create_app(services: Services) -> FastAPI:
+    """The API over ``services``. Raises RuntimeError for a route without a guard: that is a bug which must not start."""
+    # The framework's own /docs loads scripts from elsewhere, which the Content-Security-Policy forbids, and knows no guard.
+    app = FastAPI(
+        title="HyperSDK", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=_alive
+    )
+    app.state.services = services
+    for router in ROUTERS:
+        app.include_router(router)
+    problems.install(app)
+    check_guards(app)
+    _add_layers(app, services)
+    return app
+
+
+@asynccontextmanager
+async def _alive(app: FastAPI) -> AsyncIterator[None]:
+    """What runs beside the requests."""
+    use: Services = app.state.services
+    async with background(use.feed, use.database, take_over_s=use.settings.take_over_s):
+        yield
+
+
+def _add_layers(app: FastAPI, services: Services) -> None:
+    """The last one added is the outermost."""
+    settings = services.settings
+    host, loopback = listens_on(settings.addr)
+    app.add_middleware(Idempotent, answers=Answers(services.database, services.vault))
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
+    app.add_middleware(TokenRate, per_minute=settings.rate_per_minute)
+    app.add_middleware(Authenticate, access=services.access, auth=settings.auth, public_metrics=settings.public_metrics)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.request_timeout_s)
+    app.add_middleware(
+        AddressRate, per_minute=settings.rate_per_address_per_minute, logins_per_minute=settings.login_rate_per_minute
+    )
+    app.add_middleware(HostCheck, only_loopback=loopback, names=frozenset({host}))
+    app.add_middleware(Funnel)
+    app.add_middleware(Measured, metrics=services.metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A route and who may use it. ``role`` None: metrics. ``open``: nobody need be known."""
+
+    path: str
+    methods: frozenset[str]
+    role: Role | None
+    open: bool
+
+
+def guarded_routes(app: FastAPI) -> list[Guarded]:
+    """Every route of the application with its guard. Raises RuntimeError for one that has none."""
+    return [_guarded(context) for context in iter_route_contexts(app.routes)]
+
+
+def check_guards(app: FastAPI) -> None:
+    """Raises RuntimeError for a route without a guard."""
+    guarded_routes(app)
+
+
+def _guarded(context: RouteContext) -> Guarded:
+    path, methods = context.path or "", frozenset(context.methods or {"GET"})
+    found = [call for call in _calls(getattr(context, "dependant", None)) if call in GUARDS]
+    is_open = all((method, path) in OPEN for method in methods - {"HEAD"})
+    if len(found) != (0 if is_open else 1):
+        raise RuntimeError(f"{' '.join(sorted(methods))} {path} needs one guard, not {len(found)}")
+    return Guarded(path, methods, None if is_open else GUARDS[found[0]], is_open)
+
+
+def _calls(dependant: Any) -> Iterator[Any]:
+    for inner in dependant.dependencies if dependant is not None else ():
+        yield inner.call
+        yield from _calls(inner)

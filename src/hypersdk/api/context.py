@@ -1,0 +1,39 @@
+"""What the routes work with. One per API process, made at its start and never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
+
+from hypersdk.access.access import Access
+from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.vault import Vault
+from hypersdk.api.feed import Feed
+from hypersdk.api.metrics import Metrics
+from hypersdk.jobs.service import JobService
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.store import JobStore
+from hypersdk.state.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that routes need."""
+
+    settings: DaemonSettings
+    database: Database
+    jobs: JobStore
+    service: JobService
+    access: Access
+    vault: Vault
+    endpoints: Endpoints
+    feed: Feed
+    metrics: Metrics
+
+
+async def services(request: HTTPConnection) -> Services:
+    """As a dependency of routes."""
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found

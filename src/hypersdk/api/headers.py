@@ -1,0 +1,104 @@
+"""Headers of every answer, and the check of the request's Host."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hypersdk.access.endpointpolicy import is_loopback_name
+from hypersdk.access.faults import Forbidden
+from hypersdk.api.problems import answer, internal
+from hypersdk.errors import HyperSDKError, register
+
+LOG: Final = logging.getLogger(__name__)
+HOST_REFUSED: Final = register(
+    "host_refused",
+    "The Host header names a host that is not this one. On loopback that is how a web page reaches local services (DNS rebinding).",
+    "Use http://localhost or the address that the daemon listens on.",
+)
+CSP: Final = "default-src 'self'; object-src 'none'; frame-ancestors 'none'"
+SECURITY_HEADERS: Final = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+HSTS: Final = "max-age=31536000"
+
+
+class Funnel:
+    """Outermost: headers on every answer; and the one place where the unexpected ends.
+
+    The peer went away: nothing is said. The answer had begun: the connection breaks. A known error: its answer. Else: 500 and a traceback in the log.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def with_headers(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                _add_headers(MutableHeaders(scope=message), scope)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, with_headers)
+        except HyperSDKError as error:
+            if begun:
+                raise
+            await answer(scope["path"], error)(scope, receive, with_headers)
+        except Exception:
+            LOG.exception("%s %s failed", scope["method"], scope["path"])
+            if begun:
+                raise
+            await internal(scope["path"])(scope, receive, with_headers)
+
+
+def _add_headers(headers: MutableHeaders, scope: Scope) -> None:
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    if not scope["path"].startswith("/static/"):
+        headers.setdefault("cache-control", "no-store")
+    if scope.get("scheme") == "https":
+        headers.setdefault("strict-transport-security", HSTS)
+
+
+class HostCheck:
+    """Refuses a Host that is not ours, where we listen on loopback. ``names`` are accepted besides loopback's own."""
+
+    def __init__(self, app: ASGIApp, *, only_loopback: bool, names: frozenset[str]) -> None:
+        self._app = app
+        self._only_loopback = only_loopback
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            hosts = Headers(scope=scope).getlist("host")
+            if len(hosts) > 1 or (self._only_loopback and not (hosts and self._is_ours(hosts[0]))):
+                raise Forbidden("the Host header does not name this daemon", code=HOST_REFUSED)
+        await self._app(scope, receive, send)
+
+    def _is_ours(self, host: str) -> bool:
+        name = host_name(host)
+        return is_loopback_name(name) or name in self._names
+
+
+def host_name(host: str) -> str:
+    """The name of ``host``, ``host:port`` or ``[v6]:port``, in lower case."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() else host).rstrip(".").lower()

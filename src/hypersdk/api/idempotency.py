@@ -1,0 +1,251 @@
+"""``Idempotency-Key``: a write that is repeated because its answer got lost is not done twice.
+
+::
+
+    same key, same request       the first answer again, also after a restart   (Idempotency-Replayed: true)
+    same key, other request      422
+    the first is still running   409
+
+Keys are per user. Answers are kept for a day, sealed: one may hold a token that is shown once. An answer that says "not now" (401, 408, 429, 5xx) is not kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hypersdk.access.vault import Vault
+from hypersdk.api.security import READS, identity_of
+from hypersdk.errors import HyperSDKError, UsageError, register
+from hypersdk.state.database import Database
+from hypersdk.state.tables import idempotency
+
+KEY_INVALID: Final = register(
+    "idempotency_key",
+    "The Idempotency-Key cannot be used.",
+    "Send 1 to 128 letters, digits and . _ -; a UUID is best.",
+)
+KEY_REUSED: Final = register(
+    "idempotency_reused", "The Idempotency-Key was used for another request.", "Use a new key for each new request."
+)
+KEY_RUNNING: Final = register(
+    "idempotency_running",
+    "The first request with that Idempotency-Key is still being answered.",
+    "Repeat it in a moment.",
+)
+HEADER: Final = "idempotency-key"
+KEEP_S: Final = 24 * 3600.0
+STALE_S: Final = 600.0
+"""A first request without an answer for so long died with its process; a repeat of it is let through."""
+KEPT_HEADERS: Final = frozenset({b"content-type", b"location", b"etag"})
+_PASSING: Final = frozenset({401, 408, 425, 429})
+_KEY: Final = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+
+
+class KeyReused(UsageError):  # noqa: N818
+    """422."""
+
+    http_status: Final = 422
+    default_code = KEY_REUSED
+
+
+class KeyRunning(HyperSDKError):  # noqa: N818
+    """409."""
+
+    http_status: Final = 409
+    exit_status = 2
+    default_code = KEY_RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+
+class Answers:
+    """The first answers, in the database. Thread-safe."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+
+    def begin(self, key: str, request: str) -> Answer | None:
+        """Claims ``key`` for the request with that digest: None, or the answer that was given before.
+
+        Raises KeyReused and KeyRunning.
+        """
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            connection.execute(sa.delete(idempotency).where(self._gone(now)))
+            found = self._read(connection, key)
+            if found is None:
+                try:
+                    with connection.begin_nested():
+                        connection.execute(
+                            sa.insert(idempotency).values(
+                                key=key, request=request, status=None, answer=None, content_type=None, at=now
+                            )
+                        )
+                    return None
+                except sa.exc.IntegrityError:  # another node was first, a moment ago
+                    found = self._read(connection, key)
+        if found is None or found.request != request:
+            raise KeyReused("the Idempotency-Key was used for another request")
+        if found.status is None:
+            raise KeyRunning("the first request with that Idempotency-Key is still being answered", retry_after_s=1)
+        return _unpacked(self._vault.open_bytes(found.answer, _purpose(key)))
+
+    def keep(self, key: str, answer: Answer) -> None:
+        """The answer to give again; one that says "not now" frees the key."""
+        if answer.status >= 500 or answer.status in _PASSING:
+            self.free(key)
+            return
+        sealed = self._vault.seal_bytes(_packed(answer), _purpose(key))
+        kind = dict(answer.headers).get(b"content-type", b"").decode("latin-1")[:100]
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(idempotency)
+                .where(idempotency.c.key == key)
+                .values(status=answer.status, answer=sealed, content_type=kind)
+            )
+
+    def free(self, key: str) -> None:
+        """Forgets a key whose request was not answered."""
+        with self._database.write() as connection:
+            connection.execute(sa.delete(idempotency).where(idempotency.c.key == key))
+
+    def _gone(self, now: float) -> sa.ColumnElement[bool]:
+        stale = sa.and_(idempotency.c.status.is_(None), idempotency.c.at < now - STALE_S)
+        return sa.or_(idempotency.c.at < now - KEEP_S, stale)
+
+    def _read(self, connection: sa.Connection, key: str) -> Any:
+        query = sa.select(idempotency.c.request, idempotency.c.status, idempotency.c.answer)
+        return connection.execute(query.where(idempotency.c.key == key)).first()
+
+
+class Idempotent:
+    """The layer before the routes."""
+
+    def __init__(self, app: ASGIApp, answers: Answers) -> None:
+        self._app = app
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = identity_of(scope)
+        given = Headers(scope=scope).get(HEADER) if scope["type"] == "http" else None
+        if given is None or found is None or scope["method"] in READS:
+            await self._app(scope, receive, send)
+            return
+        if not _KEY.match(given):
+            raise UsageError("the Idempotency-Key is empty, too long, or holds other characters", code=KEY_INVALID)
+        body = await _body(receive)
+        if body is None:
+            return
+        key = f"{found[0].user_id}:{given}"
+        first = await run_in_threadpool(self._answers.begin, key, _digest(scope, body))
+        if first is not None:
+            await _send(send, first)
+            return
+        await self._answered(key, body, scope, receive, send)
+
+    async def _answered(self, key: str, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        caught = _Caught()
+        try:
+            await self._app(scope, _again(body, receive), caught)
+            answer = caught.answer()
+        except (
+            Exception
+        ):  # not CancelledError: out of time, it may still be done in its thread, so the key stays taken for STALE_S
+            await run_in_threadpool(self._answers.free, key)
+            raise
+        await run_in_threadpool(self._answers.keep, key, answer)
+        await _send(send, answer)
+
+
+class _Caught:
+    """Takes the answer in place of the client. Answers to writes are short: the request's own limit bounds what they list."""
+
+    def __init__(self) -> None:
+        self._start: Message | None = None
+        self._body = bytearray()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+        elif message["type"] == "http.response.body":
+            self._body += message.get("body", b"")
+
+    def answer(self) -> Answer:
+        """The whole of it."""
+        assert self._start is not None, "the route did not answer"
+        headers = [(bytes(name).lower(), bytes(value)) for name, value in self._start["headers"]]
+        return Answer(int(self._start["status"]), headers, bytes(self._body))
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body, bounded by ``BodyLimit``; None when the client went away."""
+    data = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        data += message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(data)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _send(send: Send, answer: Answer) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def _digest(scope: Scope, body: bytes) -> str:
+    head = f"{scope['method']}\0{scope['path']}\0".encode() + bytes(scope.get("query_string", b"")) + b"\0"
+    return hashlib.sha256(head + body).hexdigest()
+
+
+def _packed(answer: Answer) -> bytes:
+    headers = [
+        [name.decode("latin-1"), value.decode("latin-1")] for name, value in answer.headers if name in KEPT_HEADERS
+    ]
+    document = {"status": answer.status, "headers": headers, "body": base64.b64encode(answer.body).decode()}
+    return json.dumps(document).encode()
+
+
+def _unpacked(data: bytes) -> Answer:
+    document = json.loads(data)
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in document["headers"]]
+    body = base64.b64decode(document["body"])
+    headers += [(b"content-length", str(len(body)).encode()), (b"idempotency-replayed", b"true")]
+    return Answer(document["status"], headers, body)
+
+
+def _purpose(key: str) -> str:
+    return f"idempotency:{key}"

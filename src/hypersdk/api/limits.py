@@ -1,0 +1,192 @@
+"""How much and how often: token buckets per address and per caller, the size of a request, the time that it may take.
+
+The buckets are those of this process: with N API nodes behind one address a caller gets N times the rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hypersdk.access.faults import TooMany
+from hypersdk.api.security import address_of, identity_of
+from hypersdk.errors import HyperSDKError, UsageError, register
+
+RATE_LIMITED: Final = register(
+    "rate_limited",
+    "There were more requests than one caller or address may make.",
+    "Wait as long as Retry-After says. Follow jobs with /api/v1/events in place of polling, submit many jobs in one request.",
+)
+BODY_TOO_LARGE: Final = register(
+    "body_too_large", "The request's body is larger than the daemon takes.", "Split it; the limit is max_body_bytes."
+)
+REQUEST_SLOW: Final = register(
+    "request_slow", "The request's body did not come in time.", "Send it faster, or in smaller parts."
+)
+REQUEST_TIMEOUT: Final = register(
+    "request_timeout",
+    "The daemon could not answer in time. What was asked for may still have been done.",
+    "Look whether it was done before repeating it; with the same Idempotency-Key it is never done twice.",
+)
+LOGIN_PATH: Final = "/api/v1/auth/login"
+MAX_BUCKETS: Final = 10_000
+EXEMPT: Final = frozenset({"/health", "/ready"})
+
+
+class BodyTooLarge(UsageError):  # noqa: N818 - these read as what happened
+    """413."""
+
+    http_status: Final = 413
+    default_code = BODY_TOO_LARGE
+
+
+class RequestSlow(UsageError):  # noqa: N818
+    """408."""
+
+    http_status: Final = 408
+    default_code = REQUEST_SLOW
+
+
+class RequestTimeout(HyperSDKError):  # noqa: N818
+    """504."""
+
+    http_status: Final = 504
+    exit_status = 12
+    default_code = REQUEST_TIMEOUT
+
+
+@dataclass(slots=True)
+class _Bucket:
+    left: float
+    at: float
+
+
+class Rate:
+    """Token buckets by key: ``per_minute`` on average, a quarter of a minute's worth at once. For one thread (the event loop)."""
+
+    def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = per_minute / 60
+        self._burst = max(1.0, per_minute / 4)
+        self._clock = clock
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def take(self, key: str) -> None:
+        """Counts one request. Raises TooMany ``rate_limited`` with ``retry_after_s``."""
+        now = self._clock()
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = _Bucket(self._burst, now)
+            while len(self._buckets) > MAX_BUCKETS:
+                self._buckets.popitem(last=False)  # the one that asked longest ago
+        self._buckets.move_to_end(key)
+        bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._per_s)
+        bucket.at = now
+        if bucket.left < 1:
+            wait = (1 - bucket.left) / self._per_s
+            raise TooMany("too many requests", code=RATE_LIMITED, retry_after_s=max(1, round(wait + 0.5)))
+        bucket.left -= 1
+
+
+class AddressRate:
+    """Per address, before anything is looked up; logins have a lower rate of their own. Health checks are free."""
+
+    def __init__(self, app: ASGIApp, *, per_minute: int, logins_per_minute: int) -> None:
+        self._app = app
+        self._all = Rate(per_minute)
+        self._logins = Rate(logins_per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and scope["path"] not in EXEMPT:
+            address = address_of(scope)
+            self._all.take(address)
+            if scope["path"] == LOGIN_PATH:
+                self._logins.take(address)
+        await self._app(scope, receive, send)
+
+
+class TokenRate:
+    """Per token; the sessions of one user share one."""
+
+    def __init__(self, app: ASGIApp, *, per_minute: int) -> None:
+        self._app = app
+        self._rate = Rate(per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = identity_of(scope)
+        if found is not None and found[1] != "local":
+            self._rate.take(found[0].token_id or found[0].user_id)
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Bytes and seconds of one request.
+
+    The body must be there ``timeout_s`` after the head, the answer must begin ``timeout_s`` after that, and a client that takes nothing of the answer for
+    ``timeout_s`` is dropped. An answer that has begun may last: event streams, logs.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._check_announced(scope)
+        async with asyncio.timeout(self._timeout_s) as limit:
+            try:
+                await self._app(scope, self._counted(receive, limit), self._timed(send, limit))
+            except TimeoutError as error:
+                if limit.expired():
+                    raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from error
+                raise
+
+    def _check_announced(self, scope: Scope) -> None:
+        text = Headers(scope=scope).get("content-length")
+        if text is not None and int(text) > self._max_bytes:  # h11 lets nothing but digits through
+            raise self._too_large()
+
+    def _counted(self, receive: Receive, limit: asyncio.Timeout) -> Receive:
+        count = 0
+        whole = False
+
+        async def counted() -> Message:
+            nonlocal count, whole
+            if whole:  # from here on it is only told when the client goes away
+                return await receive()
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    message = await receive()
+            except TimeoutError as error:
+                raise RequestSlow("the request's body did not come in time") from error
+            count += len(message.get("body", b""))
+            if count > self._max_bytes:
+                raise self._too_large()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                whole = True
+                if limit.when() is not None:
+                    limit.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
+            return message
+
+        return counted
+
+    def _timed(self, send: Send, limit: asyncio.Timeout) -> Send:
+        async def timed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                limit.reschedule(None)
+            async with asyncio.timeout(self._timeout_s):
+                await send(message)
+
+        return timed
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is larger than {self._max_bytes} bytes", max_bytes=self._max_bytes)

@@ -1,0 +1,356 @@
+"""``/api/v1/auth``: login and logout of browsers, who am I and what may I, users, API tokens, the audit trail."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from starlette.concurrency import run_in_threadpool
+
+from hypersdk.access.access import Access
+from hypersdk.access.faults import Forbidden
+from hypersdk.access.roles import Permission, Role, permissions
+from hypersdk.access.tokens import Token
+from hypersdk.access.users import User
+from hypersdk.api.context import Services, services
+from hypersdk.api.responses import problems
+from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of
+from hypersdk.api.times import maybe_rfc3339, rfc3339
+from hypersdk.secret import Secret
+
+DAY_S: Final = 86_400.0
+router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
+Use = Annotated[Services, Depends(services)]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LoginBody(_Strict):
+    """Name and password of a user."""
+
+    username: Name = Field(examples=["admin"])
+    password: SecretStr = Field(max_length=1024)
+
+
+class PermissionOut(BaseModel):
+    """Whether the caller may do something, and why not."""
+
+    action: str = Field(examples=["jobs.submit"])
+    allowed: bool
+    needs: Role
+    reason: str | None = None
+
+
+class Me(BaseModel):
+    """Who is asking. ``csrf_token`` goes into X-CSRF-Token of every write with the session cookie."""
+
+    user_id: str
+    name: str
+    role: Role
+    scope: str
+    via: Literal["token", "cookie", "local"]
+    csrf_token: str | None = None
+    permissions: list[PermissionOut]
+
+
+class LoginOut(Me):
+    """A session has begun; the cookie is in the headers."""
+
+    expires_at: str
+
+
+class UserOut(BaseModel):
+    """A user."""
+
+    id: str
+    name: str
+    role: Role
+    has_password: bool
+    disabled: bool
+    locked_until: str | None = None
+    created_at: str
+
+
+class UserBody(_Strict):
+    """A new user; without a password it comes in by tokens only."""
+
+    name: Name
+    role: Role = Role.VIEWER
+    password: SecretStr | None = Field(default=None, max_length=1024)
+
+
+class UserChange(_Strict):
+    """What is to change; what is left out stays."""
+
+    role: Role | None = None
+    password: SecretStr | None = Field(default=None, max_length=1024)
+    disabled: bool | None = None
+
+
+class PasswordBody(_Strict):
+    """A user's own new password."""
+
+    current: SecretStr = Field(max_length=1024)
+    new: SecretStr = Field(max_length=1024)
+
+
+class TokenOut(BaseModel):
+    """A token, without its text."""
+
+    id: str
+    user_id: str
+    user: str
+    label: str
+    scope: str
+    created_at: str
+    expires_at: str | None = None
+    used_at: str | None = None
+
+
+class NewTokenOut(TokenOut):
+    """``token`` is shown this once."""
+
+    token: str = Field(examples=["hst_..."])
+
+
+class TokenBody(_Strict):
+    """A new token. Without ``user`` it is the caller's own. ``expires_in_days`` null: it does not expire."""
+
+    label: str = Field(min_length=1, max_length=200)
+    scope: Literal["viewer", "operator", "admin", "metrics"] = "viewer"
+    expires_in_days: float | None = Field(default=90, gt=0, le=3660)
+    user: Name | None = None
+
+
+class AuditOut(BaseModel):
+    """One line of the audit trail."""
+
+    number: int
+    at: str
+    actor: str
+    address: str
+    action: str
+    object: str
+    outcome: str
+    detail: dict[str, Any]
+
+
+class Users(BaseModel):
+    """All users."""
+
+    users: list[UserOut]
+
+
+class TokensOut(BaseModel):
+    """Tokens, newest first."""
+
+    tokens: list[TokenOut]
+
+
+class AuditPage(BaseModel):
+    """Newest first; ``next`` goes into ``before`` for what follows."""
+
+    entries: list[AuditOut]
+    next: int | None = None
+
+
+# Sessions
+
+
+@router.post("/login", responses=problems())
+async def login(body: LoginBody, request: Request, response: Response, use: Use) -> LoginOut:
+    """Begins a session; its cookie is HttpOnly, the CSRF token is in the answer."""
+    password = Secret(body.password.get_secret_value())
+    user, begun = await run_in_threadpool(use.access.login, body.username, password, address_of(request.scope))
+    response.set_cookie(
+        COOKIE, begun.cookie.reveal(), max_age=int(use.settings.session_hours * 3600), path="/", httponly=True,
+        samesite="strict", secure=request.scope.get("scheme") == "https",
+    )  # fmt: skip
+    return LoginOut(
+        user_id=user.id, name=user.name, role=user.role, scope=user.role.value, via="cookie", csrf_token=begun.csrf.reveal(),
+        permissions=_permissions(user.role), expires_at=rfc3339(begun.expires_at),
+    )  # fmt: skip
+
+
+@router.post("/logout", status_code=204, responses=problems())
+async def logout(request: Request, response: Response, caller: Viewer, use: Use) -> None:
+    """Ends the session of the cookie. A token is not revoked by it."""
+    cookie = request.cookies.get(COOKIE)
+    if caller.via == "cookie" and cookie:
+        await run_in_threadpool(use.access.logins.end, Secret(cookie))
+        await run_in_threadpool(use.access.audit.write, caller.name, caller.address, "logout")
+    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+
+
+@router.get("/me", responses=problems())
+async def me(caller: Viewer) -> Me:
+    """Who the caller is and what it may do."""
+    return Me(
+        user_id=caller.user_id, name=caller.name, role=caller.role, scope=caller.scope, via=caller.via,
+        csrf_token=None if caller.csrf is None else caller.csrf.reveal(), permissions=_permissions(caller.role),
+    )  # fmt: skip
+
+
+@router.get("/permissions", responses=problems())
+async def list_permissions(caller: Viewer) -> list[PermissionOut]:
+    """Every action: whether the caller may, and why not."""
+    return _permissions(caller.role)
+
+
+@router.post("/password", status_code=204, responses=problems())
+async def change_password(body: PasswordBody, caller: Viewer, use: Use) -> None:
+    """Changes the caller's own password, and ends its sessions."""
+    current, new = Secret(body.current.get_secret_value()), Secret(body.new.get_secret_value())
+    await run_in_threadpool(use.access.change_password, caller.name, current, new, caller.address)
+
+
+# Users
+
+
+@router.get("/users", responses=problems())
+async def list_users(_caller: Admin, use: Use) -> Users:
+    """All users, by name."""
+    return Users(users=[_user(user) for user in await run_in_threadpool(use.access.users.list)])
+
+
+@router.post("/users", status_code=201, responses=problems(409))
+async def create_user(body: UserBody, caller: Admin, use: Use) -> UserOut:
+    """Makes a user."""
+    password = None if body.password is None else Secret(body.password.get_secret_value())
+    user = await run_in_threadpool(use.access.users.create, body.name, body.role, password)
+    await _note(use.access, caller, "user.create", user.name, role=user.role.value)
+    return _user(user)
+
+
+@router.get("/users/{user_id}", responses=problems(404))
+async def get_user(user_id: str, _caller: Admin, use: Use) -> UserOut:
+    """One user, by id or name."""
+    return _user(await run_in_threadpool(use.access.users.get, user_id))
+
+
+@router.patch("/users/{user_id}", responses=problems(404, 409))
+async def change_user(user_id: str, body: UserChange, caller: Admin, use: Use) -> UserOut:
+    """Changes role, password or whether the user may log in; its sessions end."""
+    password = None if body.password is None else Secret(body.password.get_secret_value())
+    user = await run_in_threadpool(
+        lambda: use.access.users.change(user_id, role=body.role, password=password, disabled=body.disabled)
+    )
+    changed = sorted(body.model_fields_set)
+    await _note(use.access, caller, "user.change", user.name, changed=changed, role=user.role.value)
+    return _user(user)
+
+
+@router.delete("/users/{user_id}", status_code=204, responses=problems(404, 409))
+async def delete_user(user_id: str, caller: Admin, use: Use) -> None:
+    """Removes a user with its tokens and sessions."""
+    user = await run_in_threadpool(use.access.users.delete, user_id)
+    await _note(use.access, caller, "user.delete", user.name)
+
+
+# Tokens
+
+
+@router.get("/tokens", responses=problems())
+async def list_tokens(
+    caller: Viewer, use: Use, everyone: Annotated[bool, Query(alias="all", description="Of all users; administrators only")] = False
+) -> TokensOut:  # fmt: skip
+    """The caller's tokens, newest first."""
+    if everyone and not caller.role.allows(Role.ADMIN):
+        raise Forbidden("only an administrator sees the tokens of others", needs="admin")
+    found = await run_in_threadpool(use.access.tokens.list, None if everyone else caller.user_id)
+    return TokensOut(tokens=[TokenOut(**_token(token)) for token in found])
+
+
+@router.post("/tokens", status_code=201, responses=problems(404))
+async def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenOut:
+    """Makes a token. Its text is in this answer and nowhere else. It may no more than its user, and no more than who makes it."""
+    owner = await run_in_threadpool(_owner, use.access, caller, body)
+    lifetime = None if body.expires_in_days is None else body.expires_in_days * DAY_S
+    token, text = await run_in_threadpool(
+        lambda: use.access.tokens.create(owner, body.label, body.scope, lifetime_s=lifetime)
+    )
+    await _note(use.access, caller, "token.create", token.id, user=token.user, scope=token.scope)
+    return NewTokenOut(**_token(token), token=text.reveal())
+
+
+@router.delete("/tokens/{token_id}", status_code=204, responses=problems(404))
+async def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
+    """Makes a token worthless, at once."""
+    token = await run_in_threadpool(use.access.tokens.get, token_id)
+    if token.user_id != caller.user_id and not caller.role.allows(Role.ADMIN):
+        raise Forbidden("only an administrator revokes the tokens of others", needs="admin")
+    await run_in_threadpool(use.access.tokens.revoke, token_id)
+    await _note(use.access, caller, "token.revoke", token.id, user=token.user)
+
+
+# Audit
+
+
+@router.get("/audit", responses=problems())
+async def list_audit(
+    _caller: Admin,
+    use: Use,
+    actor: Annotated[str | None, Query(max_length=200)] = None,
+    action: Annotated[str | None, Query(max_length=64)] = None,
+    outcome: Annotated[str | None, Query(max_length=32)] = None,
+    before: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> AuditPage:
+    """Who did what, newest first."""
+    found = await run_in_threadpool(
+        lambda: use.access.audit.page(actor=actor, action=action, outcome=outcome, before=before, limit=limit)
+    )
+    entries = [
+        AuditOut(
+            number=one.number, at=rfc3339(one.at), actor=one.actor, address=one.address, action=one.action, object=one.object,
+            outcome=one.outcome, detail=dict(one.detail),
+        )
+        for one in found
+    ]  # fmt: skip
+    return AuditPage(entries=entries, next=entries[-1].number if len(entries) == limit else None)
+
+
+def _owner(access: Access, caller: Caller, body: TokenBody) -> str:
+    """Whose token it will be. Raises Forbidden, AccountUnknown."""
+    owner = caller.user_id
+    if body.user is not None and body.user not in (caller.user_id, caller.name):
+        if not caller.role.allows(Role.ADMIN):
+            raise Forbidden("only an administrator makes tokens for others", needs="admin")
+        owner = access.users.get(body.user).id
+    elif caller.via == "local":
+        owner = access.users.get(body.user or "admin").id
+    if body.scope != "metrics" and not caller.role.allows(Role(body.scope)):
+        raise Forbidden(f"you are {caller.role} and cannot make a token of scope {body.scope}", needs=body.scope)
+    return owner
+
+
+async def _note(access: Access, caller: Caller, action: str, target: str, **detail: Any) -> None:
+    await run_in_threadpool(
+        lambda: access.audit.write(caller.name, caller.address, action, target=target, detail=detail)
+    )
+
+
+def _permissions(role: Role) -> list[PermissionOut]:
+    return [_permission(one) for one in permissions(role)]
+
+
+def _permission(one: Permission) -> PermissionOut:
+    return PermissionOut(action=one.action, allowed=one.allowed, needs=one.needs, reason=one.reason)
+
+
+def _user(user: User) -> UserOut:
+    return UserOut(
+        id=user.id, name=user.name, role=user.role, has_password=user.has_password, disabled=user.disabled,
+        locked_until=maybe_rfc3339(user.locked_until), created_at=rfc3339(user.created_at),
+    )  # fmt: skip
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id, "user_id": token.user_id, "user": token.user, "label": token.label, "scope": token.scope,
+        "created_at": rfc3339(token.created_at), "expires_at": maybe_rfc3339(token.expires_at), "used_at": maybe_rfc3339(token.used_at),
+    }  # fmt: skip
