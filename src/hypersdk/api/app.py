@@ -11,6 +11,7 @@
     TokenRate      requests per caller
     GZip           compression, but of files and streams
     Idempotent     Idempotency-Key
+    Audited        a line in the audit trail for each write
     routes         each with a guard: 403
 """
 
@@ -29,6 +30,7 @@ from hypersdk import __version__
 from hypersdk.access.roles import Role
 from hypersdk.api import problems
 from hypersdk.api.address import listens_on
+from hypersdk.api.audited import Audited
 from hypersdk.api.background import background
 from hypersdk.api.context import Services
 from hypersdk.api.headers import Funnel, HostCheck
@@ -70,6 +72,7 @@ def _add_layers(app: FastAPI, services: Services) -> None:
     """The last one added is the outermost."""
     settings = services.settings
     host, loopback = listens_on(settings.addr)
+    app.add_middleware(Audited, audit=services.access.audit)
     app.add_middleware(Idempotent, answers=Answers(services.database, services.vault))
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
     app.add_middleware(TokenRate, per_minute=settings.rate_per_minute)

@@ -1,0 +1,60 @@
+"""The API process: everything put together from settings, served until a signal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from hypersdk.access.access import Access
+from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.vault import Vault
+from hypersdk.api.address import check_exposure
+from hypersdk.api.app import create_app
+from hypersdk.api.context import Services
+from hypersdk.api.feed import Feed
+from hypersdk.api.metrics import Metrics
+from hypersdk.api.server import HTTPServer
+from hypersdk.jobs.roots import ExportRoots
+from hypersdk.jobs.service import JobService
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.store import JobStore
+from hypersdk.state.database import Database
+
+LOG: Final = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Iterator[Services]:
+    """Opens and upgrades the database, makes key and administrator on the first start. Raises what those raise; nothing is left open then."""
+    database = Database.open(settings.url)
+    try:
+        database.upgrade()
+        vault = Vault.load(settings, environ, database)
+        access = Access(database, session_s=settings.session_hours * 3600)
+        if (path := access.first_start(settings.state_dir)) is not None:
+            LOG.info("first start: the administrator's token is in %s", path)
+        endpoints, store = Endpoints(database, vault), JobStore(database)
+        service = JobService(store, vault, endpoints, settings, ExportRoots(settings.roots), environ)
+        feed = Feed(store)
+        metrics = Metrics(database, feed, take_over_s=settings.take_over_s)
+        yield Services(
+            settings=settings, database=database, jobs=store, service=service, access=access, vault=vault, endpoints=endpoints,
+            feed=feed, metrics=metrics,
+        )  # fmt: skip
+    finally:
+        database.close()
+
+
+def run_api(
+    settings: DaemonSettings, environ: Mapping[str, str], ready: Callable[[HTTPServer], None] = lambda _: None
+) -> None:
+    """Serves until SIGTERM, SIGINT or ``stop`` of the server that ``ready`` is given; SIGHUP reloads the certificate.
+
+    Raises UsageError for an address that must not be served so, DatabaseError, VaultError.
+    """
+    check_exposure(settings)
+    with open_services(settings, environ) as services:
+        server = HTTPServer(create_app(services), settings)
+        server.run(lambda: ready(server))
