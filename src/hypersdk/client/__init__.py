@@ -10,6 +10,7 @@
       └── errors.py ───── an answer that says no, as one of our errors
 """
 
+from hypersdk.client.accounts import Me
 from hypersdk.client.api import Client
 from hypersdk.client.errors import DaemonError
 from hypersdk.client.records import (
@@ -35,6 +36,7 @@ __all__ = [
     "Explanation",
     "Job",
     "LogPart",
+    "Me",
     "NewToken",
     "Progress",
     "Rejection",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -10,27 +11,31 @@ from hypersdk.client.records import ApiToken, NewToken, User, objects, take
 from hypersdk.client.transport import Transport
 from hypersdk.secret import Secret
 
-TOKENS: Final = "/api/v1/auth/tokens"
-USERS: Final = "/api/v1/auth/users"
+AUTH: Final = "/api/v1/auth"
+TOKENS: Final = f"{AUTH}/tokens"
+USERS: Final = f"{AUTH}/users"
 
 
 class Tokens:
-    """API tokens: of the caller, or for an administrator of all."""
+    """API tokens: the caller's own, or for an administrator those of all."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport: Final = transport
 
-    def list(self) -> Sequence[ApiToken]:
+    def list(self, *, everyone: bool = False) -> Sequence[ApiToken]:
         """Newest first, without their texts."""
-        return tuple(ApiToken.of(one) for one in objects(self._transport.request("GET", TOKENS).object(), "tokens"))
+        answer = self._transport.request("GET", TOKENS, params={"all": True} if everyone else None).object()
+        return tuple(ApiToken.of(one) for one in objects(answer, "tokens"))
 
-    def create(self, label: str, scope: str, *, lifetime_s: float | None = None, user: str | None = None) -> NewToken:
-        """A new one. ``scope`` is viewer, operator, admin or metrics. Its text is in the answer and nowhere else."""
-        body: dict[str, Any] = {"label": label, "scope": scope}
-        body |= {key: value for key, value in {"lifetime_s": lifetime_s, "user": user}.items() if value is not None}
-        answer = self._transport.request("POST", TOKENS, json_body=body).object()
-        secret = Secret(take(answer, "secret", str))
-        return NewToken(ApiToken.of({key: value for key, value in answer.items() if key != "secret"}), secret)
+    def create(
+        self, label: str, scope: str = "viewer", *, expires_in_days: float | None = 90.0, user: str | None = None
+    ) -> NewToken:
+        """A new one. ``scope`` is viewer, operator, admin or metrics; None days: it does not expire. Its text is in the answer and nowhere
+        else."""
+        body: dict[str, Any] = {"label": label, "scope": scope, "expires_in_days": expires_in_days}
+        if user is not None:
+            body["user"] = user
+        return _new_token(self._transport.request("POST", TOKENS, json_body=body).object())
 
     def revoke(self, token_id: str) -> None:
         """It is worth nothing from now on."""
@@ -65,3 +70,43 @@ class Users:
     def delete(self, user: str) -> None:
         """Removes a user, with all tokens and sessions."""
         self._transport.request("DELETE", f"{USERS}/{quote(user, safe='')}")
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """Who the caller is to the daemon. ``via`` is token, cookie or local (a daemon that asks nobody)."""
+
+    name: str
+    role: str
+    scope: str
+    via: str
+
+
+def who_am_i(transport: Transport) -> Me:
+    """Raises AccessError where the daemon does not know the caller."""
+    facts = transport.request("GET", f"{AUTH}/me").object()
+    return Me(*(take(facts, key, str) for key in ("name", "role", "scope", "via")))
+
+
+def log_in(
+    transport: Transport, username: str, password: Secret, *, label: str, expires_in_days: float | None = 30.0
+) -> tuple[Me, NewToken]:
+    """Begins a session with a password, makes a token in it, and ends it. ``transport`` must have no token of its own.
+
+    Raises AccessError for a wrong password, TransientError where the account is locked for a while.
+    """
+    facts = transport.request(
+        "POST", f"{AUTH}/login", json_body={"username": username, "password": password.reveal()}
+    ).object()
+    me = Me(*(take(facts, key, str) for key in ("name", "role", "scope", "via")))
+    session = {"X-CSRF-Token": take(facts, "csrf_token", str)}
+    body = {"label": label, "scope": me.role, "expires_in_days": expires_in_days}
+    try:
+        return me, _new_token(transport.request("POST", TOKENS, json_body=body, headers=session).object())
+    finally:
+        transport.request("POST", f"{AUTH}/logout", headers=session)
+
+
+def _new_token(answer: Mapping[str, Any]) -> NewToken:
+    secret = Secret(take(answer, "token", str))
+    return NewToken(ApiToken.of({key: value for key, value in answer.items() if key != "token"}), secret)

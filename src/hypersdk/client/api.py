@@ -12,13 +12,14 @@ from types import TracebackType
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
-from hypersdk.client.accounts import Tokens, Users
+from hypersdk.client.accounts import Me, Tokens, Users, who_am_i
 from hypersdk.client.address import Target, Wanted, find_target
 from hypersdk.client.connections import Endpoints
 from hypersdk.client.records import DaemonStatus, Explanation, Job, LogPart, Page, Rejection, Submission, objects, take
 from hypersdk.client.transport import Transport
 from hypersdk.client.watching import Watch
 from hypersdk.errors import UsageError
+from hypersdk.jobs.states import KEPT
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
 
@@ -28,6 +29,7 @@ DEFAULT_TIMEOUT_S: Final = 60.0
 PAGE: Final = 200
 MAX_JOB_FILE_BYTES: Final = 4 * MiB
 LOG_WAIT_S: Final = 20
+STATE_WORDS: Final = tuple(dict.fromkeys([*KEPT.values(), *KEPT]))
 YAML: Final = "application/yaml"
 JSON: Final = "application/json"
 
@@ -89,6 +91,10 @@ class Client:
         """Version, uptime and how many jobs there are."""
         return DaemonStatus.of(self._transport.request("GET", "/status").object())
 
+    def me(self) -> Me:
+        """Who the caller is to the daemon."""
+        return who_am_i(self._transport)
+
     @cached_property
     def endpoints(self) -> Endpoints:
         """The daemon's connections to vCenter and ESXi."""
@@ -106,21 +112,31 @@ class Client:
 
     # Submit
 
-    def submit(self, definition: Definition, *, idempotency_key: str | None = None) -> Submission:
+    def submit(
+        self,
+        definition: Definition,
+        *,
+        endpoint_id: str | None = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+    ) -> Submission:
         """Submits jobs: one definition or several as mappings, a ``Path`` of a job file, or the text of one (JSON or YAML).
 
-        Each definition is accepted or rejected on its own. Raises UsageError where nothing can be read at all.
+        Each definition is accepted or rejected on its own. ``endpoint_id`` is for those that name no endpoint; a higher ``priority`` goes
+        first (-1000 to 1000). Raises UsageError where nothing can be read at all.
         """
         body, kind = job_file(definition)
-        headers = (
-            {"Content-Type": kind}
-            if idempotency_key is None
-            else {"Content-Type": kind, "Idempotency-Key": idempotency_key}
-        )
-        answer = self._transport.request("POST", JOBS, body=body, headers=headers).object()
+        headers = {"Content-Type": kind}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        params: dict[str, Any] = {"priority": priority} if priority else {}
+        if endpoint_id is not None:
+            params["endpoint_id"] = endpoint_id
+        answer = self._transport.request("POST", JOBS, params=params, body=body, headers=headers).object()
         return Submission(
             tuple(Job.of(one) for one in objects(answer, "accepted")),
             tuple(Rejection.of(one) for one in objects(answer, "rejected")),
+            tuple(str(text) for text in take(answer, "warnings", list, [])),
         )
 
     # Look
@@ -135,7 +151,7 @@ class Client:
     ) -> Page:  # fmt: skip
         """Part of the list of jobs, newest first unless sorted otherwise. ``states`` are the daemon's words or the five older ones."""
         params: dict[str, Any] = {"sort": sort, "limit": limit}
-        named = {"id": list(ids), "state": list(states), "text": text, "offset": offset, "cursor": cursor}
+        named = {"id": list(ids), "state": states_of(states), "text": text, "offset": offset, "cursor": cursor}
         params |= {key: value for key, value in named.items() if value}
         return Page.of(self._transport.request("GET", JOBS, params=params).object())
 
@@ -207,7 +223,7 @@ class Client:
 
     def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
         """Asks for the job's end: it is ``cancelled`` when its source is as it was found. Raises Refused for one that has ended."""
-        return self._ask(job_id, "cancel", {"keep_partial": keep_partial})
+        return self._ask(job_id, "cancel", {"keep_partial": keep_partial} if keep_partial else None)
 
     def pause(self, job_id: str) -> Job:
         """Brings the job to a checkpoint, where it stays until it is resumed."""
@@ -219,16 +235,26 @@ class Client:
 
     def retry(self, job_id: str, *, discard: bool = False) -> Job:
         """Puts a failed or cancelled job back into the queue: from its last checkpoint, or from the beginning with ``discard``."""
-        return self._ask(job_id, "retry", {"discard": discard})
+        return self._ask(job_id, "retry", {"discard": discard} if discard else None)
 
     def delete(self, job_id: str) -> None:
         """Forgets a job that has ended, and its log; the files that it made stay."""
         self._transport.request("DELETE", job_path(job_id))
 
-    def _ask(self, job_id: str, what: str, body: Mapping[str, Any] | None = None) -> Job:
-        return Job.of(
-            self._transport.request("POST", f"{job_path(job_id)}/{what}", json_body=dict(body or {})).object()
-        )
+    def _ask(self, job_id: str, what: str, params: Mapping[str, bool] | None = None) -> Job:
+        return Job.of(self._transport.request("POST", f"{job_path(job_id)}/{what}", params=params).object())
+
+
+def states_of(words: Sequence[str]) -> Sequence[str]:
+    """The daemon's states for its own words and for the five older ones (``pending`` is queued and paused). Raises UsageError."""
+    found: dict[str, None] = {}
+    for word in words:
+        states = [state for state, kept in KEPT.items() if word.lower() in (state.value, kept)]
+        if not states:
+            raise UsageError(f"'{word[:40]}' is no state of a job", next_step=f"One of {', '.join(STATE_WORDS)}.")
+        # "running" is a state and one of the older words: the older one is meant, which is the wider.
+        found |= dict.fromkeys(state.value for state in states)
+    return list(found)
 
 
 def job_path(job_id: str) -> str:

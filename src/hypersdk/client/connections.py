@@ -11,6 +11,8 @@ from hypersdk.client.transport import Transport
 from hypersdk.secret import Secret
 
 ENDPOINTS: Final = "/api/v1/endpoints"
+DIAL_S: Final = 120.0
+"""The daemon asks another server first, which may be slow."""
 
 
 class Endpoints:
@@ -30,22 +32,34 @@ class Endpoints:
         return EndpointInfo.of(self._transport.request("GET", _path(endpoint)).object())
 
     def create(
-        self, name: str, url: str, username: str, password: Secret | str, *, thumbprint: str | None = None,
-        insecure: bool = False, datacenter: str | None = None, default: bool = False,
+        self, name: str, url: str, username: str = "", password: Secret | None = None, *, secret_ref: str | None = None,
+        thumbprint: str | None = None, insecure: bool = False, datacenter: str | None = None, default: bool = False,
     ) -> EndpointInfo:  # fmt: skip
-        """Keeps a connection. Raises Refused ``certificate_unknown`` with the certificate's print in ``fields`` where nobody vouches for it:
-        compare it, then call again with ``thumbprint``. ``password`` may be a reference: ``vault:``, ``env:`` or ``file:``."""
-        body: dict[str, Any] = {
-            "name": name, "url": url, "username": username,
-            "password": password.reveal() if isinstance(password, Secret) else password,
-        }  # fmt: skip
-        more = {"thumbprint": thumbprint, "insecure": insecure, "datacenter": datacenter, "is_default": default}
+        """Keeps a connection. ``secret_ref`` says where the daemon finds the password (``vault:``, ``env:``, ``file:``) in place of it.
+
+        Raises Refused ``certificate_unknown`` with the certificate's print as ``sha256`` in its fields where nobody vouches for it: compare
+        it with what the server itself shows, then call again with it as ``thumbprint``.
+        """
+        more = {
+            "secret_ref": secret_ref,
+            "thumbprint": thumbprint,
+            "insecure": insecure,
+            "datacenter": datacenter,
+            "default": default,
+        }
+        body: dict[str, Any] = {"name": name, "url": url, "username": username}
         body |= {key: value for key, value in more.items() if value}
-        return EndpointInfo.of(self._transport.request("POST", ENDPOINTS, json_body=body).object())
+        if password is not None:
+            body["password"] = password.reveal()
+        return EndpointInfo.of(self._transport.request("POST", ENDPOINTS, json_body=body, timeout_s=DIAL_S).object())
+
+    def make_default(self, endpoint: str) -> EndpointInfo:
+        """Jobs that name no endpoint use this one."""
+        return EndpointInfo.of(self._transport.request("POST", f"{_path(endpoint)}/default").object())
 
     def test(self, endpoint: str) -> Mapping[str, Any]:
-        """Logs in and out. Raises the error where that fails."""
-        return self._transport.request("POST", f"{_path(endpoint)}/test", json_body={}).object()
+        """Logs in and out; what the server says of itself. Raises the error where that fails."""
+        return self._transport.request("POST", f"{_path(endpoint)}/test", timeout_s=DIAL_S).object()
 
     def delete(self, endpoint: str) -> None:
         """Forgets it, with its password."""

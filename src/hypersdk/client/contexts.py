@@ -45,10 +45,14 @@ NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One daemon: where it is, and how its certificate is judged. ``token`` is sent there and nowhere else."""
+    """One daemon: where it is, and how its certificate is judged. ``token`` is sent there and nowhere else.
+
+    ``token_id`` is known of a token that ``hyperctl login`` made: logging out revokes it.
+    """
 
     url: str
     token: Secret | None = None
+    token_id: str | None = None
     ca_bundle: str | None = None
     thumbprint: str | None = None
     insecure: bool = False
@@ -155,7 +159,7 @@ def save_contexts(path: Path, contexts: Contexts) -> None:
 
 
 def _entries(context: Context) -> list[str]:
-    values = {"url": context.url, "token": context.token and context.token.reveal(), "ca_bundle": context.ca_bundle,
+    values = {"url": context.url, "token": context.token and context.token.reveal(), "token_id": context.token_id, "ca_bundle": context.ca_bundle,
               "thumbprint": context.thumbprint}  # fmt: skip
     lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
     return [*lines, "insecure = true"] if context.insecure else lines

@@ -78,6 +78,7 @@ _BY_STATUS: Final[Mapping[int, type[HyperSDKError]]] = {
     HTTPStatus.NOT_FOUND: LookupFailed,
     HTTPStatus.CONFLICT: Refused,
     HTTPStatus.TOO_MANY_REQUESTS: TransientError,
+    HTTPStatus.BAD_GATEWAY: SourceError,
 }
 _FALLBACK_CODE: Final[Mapping[int, str]] = {
     HTTPStatus.UNAUTHORIZED: NOT_LOGGED_IN,

@@ -133,10 +133,11 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What became of a job file: each definition was accepted or rejected on its own."""
+    """What became of a job file: each definition was accepted or rejected on its own. ``warnings`` are about what has no effect."""
 
     accepted: tuple[Job, ...]
     rejected: tuple[Rejection, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def job(self) -> Job:

@@ -26,6 +26,10 @@ EVENTS: Final = "/api/v1/events"
 POLL_S: Final = 2.0
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 10.0
+CHUNK: Final = 200
+"""Jobs of one page."""
+MAX_STREAM_IDS: Final = 200
+"""That a stream can be narrowed to; for more, it carries all jobs and the others are left out here."""
 PATIENCE_S: Final = 120.0
 """How long a daemon may be away, to restart or to be upgraded, before whoever waits is told."""
 
@@ -37,8 +41,8 @@ class Source(Protocol):
         """One job."""
         ...
 
-    def page(self, *, ids: Sequence[str] = (), states: Sequence[str] = (), limit: int = ...) -> Page:
-        """The newest jobs."""
+    def page(self, *, ids: Sequence[str] = ()) -> Page:
+        """Those of ``ids``, or the newest jobs."""
         ...
 
 
@@ -98,17 +102,16 @@ class Watch:
     # Loading
 
     def _load(self) -> Iterator[Job]:
-        if self.ids:
-            missing = [one for one in self.ids if one not in self._jobs]
-            page = self.source.page(ids=self.ids)
-            found = {job.id: job for job in page.jobs}
-            for one in missing:
-                if one not in found:
-                    found[one] = self.source.get(one)  # says that it does not exist
-        else:
-            page = self.source.page()
-            found = {job.id: job for job in page.jobs}
-        self._last_id = str(page.revision)
+        found: dict[str, Job] = {}
+        revisions: list[int] = []
+        for at in range(0, max(len(self.ids), 1), CHUNK):
+            page = self.source.page(ids=self.ids[at : at + CHUNK])
+            found |= {job.id: job for job in page.jobs}
+            revisions.append(page.revision)
+        for one in self.ids:
+            if one not in found and one not in self._jobs:
+                found[one] = self.source.get(one)  # says that it does not exist
+        self._last_id = str(min(revisions))
         self._alive = self.clock()
         self._forget_removed(found)
         yield from (job for job in found.values() if self._changed(job))
@@ -133,9 +136,9 @@ class Watch:
     # Streaming
 
     def _streamed(self) -> Iterator[Job]:
-        params: dict[str, Any] = {"topics": "jobs,progress"}
-        if self.ids:
-            params["ids"] = ",".join(self.ids)
+        params: dict[str, Any] = {"topics": ["jobs", "progress"]}
+        if len(self.ids) <= MAX_STREAM_IDS:
+            params["ids"] = list(self.ids)
         headers = {"Accept": "text/event-stream", "Last-Event-ID": self._last_id}
         decoder = EventDecoder()
         with self._opened(params, headers) as chunks:
@@ -159,7 +162,7 @@ class Watch:
         self._last_id = event.id or self._last_id
         if event.name == "job":
             job = Job.of(_object(event))
-            if self._changed(job):
+            if (not self.ids or job.id in self.ids) and self._changed(job):
                 yield job
         elif event.name == "progress":
             yield from self._progress(_object(event))
@@ -173,6 +176,8 @@ class Watch:
 
     def _progress(self, facts: Mapping[str, Any]) -> Iterator[Job]:
         job_id = take(facts, "id", str)
+        if self.ids and job_id not in self.ids:
+            return
         before = self._jobs.get(job_id)
         if before is None:
             job = self.source.get(job_id)

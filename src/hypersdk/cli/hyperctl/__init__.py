@@ -1,0 +1,1 @@
+"""``hyperctl``: controls ``hypervisord`` from a shell, by its REST API only. One module a command."""

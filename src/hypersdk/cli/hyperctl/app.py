@@ -1,0 +1,142 @@
+"""The commands of ``hyperctl`` and the flags that all of them take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from hypersdk import __version__
+from hypersdk.cli.hyperctl.ctl import FORMATS, Ctl
+from hypersdk.cli.programs.groups import SETTINGS, Entry, F, RootGroup, flag
+from hypersdk.cli.programs.program import Program, end_on_sigterm
+
+PROGRAM: Final = "hyperctl"
+_HERE: Final = "hypersdk.cli.hyperctl"
+
+SECTIONS: Final[dict[str, dict[str, Entry]]] = {
+    "Jobs": {
+        "submit": Entry(f"{_HERE}.submit", "Submit a job file, or one machine."),
+        "query": Entry(f"{_HERE}.query", "List jobs: all, by id, by status."),
+        "get": Entry(f"{_HERE}.get", "Show one job."),
+        "watch": Entry(f"{_HERE}.watch", "Follow jobs while they run."),
+        "logs": Entry(f"{_HERE}.logs", "Print a job's log."),
+        "explain": Entry(f"{_HERE}.explain", "Say why a job is where it is, and what to do."),
+        "cancel": Entry(f"{_HERE}.cancel", "Cancel jobs."),
+        "pause": Entry(f"{_HERE}.pause", "Bring jobs to a checkpoint and leave them there."),
+        "resume": Entry(f"{_HERE}.resume", "Go on with paused jobs."),
+        "retry": Entry(f"{_HERE}.retry", "Put failed or cancelled jobs back into the queue."),
+        "delete": Entry(f"{_HERE}.delete", "Forget jobs that have ended; their files stay."),
+    },
+    "Daemon": {
+        "status": Entry(f"{_HERE}.status", "Show the daemon's version, uptime and numbers of jobs."),
+        "endpoints": Entry(f"{_HERE}.endpoints", "Connections to vCenter and ESXi: add, list, test, delete."),
+        "tokens": Entry(f"{_HERE}.tokens", "API tokens: create, list, revoke."),
+        "users": Entry(f"{_HERE}.users", "Users: add, list, change, delete."),
+    },
+    "Access": {
+        "login": Entry(f"{_HERE}.login", "Log in to a daemon and remember it."),
+        "logout": Entry(f"{_HERE}.logout", "Revoke the remembered token and forget it."),
+        "contexts": Entry(f"{_HERE}.contexts", "Daemons that are remembered: list, use, add, remove."),
+    },
+    "Get started": {
+        "completion": Entry(f"{_HERE}.completion", "Print or install shell completion."),
+        "man": Entry(f"{_HERE}.man", "Write the manual pages."),
+    },
+}  # fmt: skip
+_CONNECTION: Final = "Daemon"
+TITLES: Final = dict.fromkeys(
+    ("url", "context", "token_file", "ca_bundle", "thumbprint", "insecure", "timeout_s"), _CONNECTION
+)
+
+
+def _record(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    if value is not None and value is not False and param.name:
+        ctx.ensure_object(Ctl).given[param.name] = value
+
+
+def _record_format(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Ctl).choose_format(value)
+
+
+def _record_json(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(Ctl).choose_format("json")
+
+
+def _record_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(Ctl).debug = True
+
+
+def _shared(name: str, *names: str, **settings: Any) -> Callable[[F], F]:
+    return flag(*names, name, expose_value=False, callback=_record, **settings)
+
+
+_FILE: Final = click.Path(path_type=Path, dir_okay=False)
+_FLAGS: Final[tuple[Callable[[Any], Any], ...]] = (
+    _shared("url", "--url", "-u", metavar="URL",
+            help="Address of the daemon (else $HYPERVISORD_URL, the current context, http://localhost:8080)."),
+    _shared("context", "--context", metavar="NAME", help="A remembered daemon (see `hyperctl contexts list`)."),
+    _shared("token_file", "--token-file", type=_FILE, metavar="FILE",
+            help="Read the token from this file (else $HYPERVISORD_TOKEN, the context, a local daemon's own file)."),
+    _shared("ca_bundle", "--ca-bundle", type=_FILE, metavar="FILE",
+            help="Trust certificates signed by the authorities in this PEM file."),
+    _shared("thumbprint", "--thumbprint", metavar="PRINT",
+            help="Trust the certificate with this SHA-256 or SHA-1 print and no other."),
+    _shared("insecure", "--insecure", is_flag=True, help="Trust any certificate. Anyone on the path can then read the token."),
+    _shared("timeout_s", "--timeout", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="How long an answer may take (60)."),
+)  # fmt: skip
+
+
+def json_flag(command: F) -> F:
+    """``--json``; read early, so that what goes wrong while the other flags are read is told as JSON already."""
+    return flag(
+        "--json", is_flag=True, is_eager=True, expose_value=False, callback=_record_json, help="The same as --output json."
+    )(command)  # fmt: skip
+
+
+def format_flag(command: F) -> F:
+    """``--output``."""
+    return flag(
+        "--output", "-o", "format", type=click.Choice(FORMATS), is_eager=True, expose_value=False, callback=_record_format,
+        help="How to print results: table for people, json (one object a line) or yaml for programs.",
+    )(command)  # fmt: skip
+
+
+def daemon_flags(command: F) -> F:
+    """The flags that say which daemon and who asks, and ``--debug``."""
+    command = flag(
+        "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_record_debug,
+        help="Show the origin of errors on standard error.",
+    )(command)  # fmt: skip
+    for one in reversed(_FLAGS):
+        command = one(command)
+    return command
+
+
+def common_flags(command: F) -> F:
+    """All that every command takes."""
+    return format_flag(json_flag(daemon_flags(command)))
+
+
+@click.group(
+    cls=RootGroup, sections=SECTIONS, titles=TITLES, context_settings=dict(SETTINGS),
+    epilog="Long flags are understood with one dash too: `hyperctl query -all`.",
+)  # fmt: skip
+@click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
+@common_flags
+def root() -> None:
+    """Control the HyperSDK daemon: submit export jobs, follow them, look after them."""
+
+
+program: Final = Program(PROGRAM, root, Ctl)
+
+
+def run() -> int:
+    """What the installed script calls."""
+    end_on_sigterm()
+    return program.run()

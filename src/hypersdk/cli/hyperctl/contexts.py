@@ -1,0 +1,124 @@
+"""`hyperctl contexts`: daemons that are remembered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.programs.groups import Group
+from hypersdk.cli.text import clean
+
+if TYPE_CHECKING:
+    from hypersdk.client.contexts import Context, Contexts
+
+_FILE: Final = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group("contexts", cls=Group)
+def command() -> None:
+    """Daemons that are remembered, one of them being the current one. They stand in ~/.config/hypersdk/contexts.toml."""
+
+
+@command.command("list")
+@common_flags
+@pass_ctl
+def list_(ctl: Ctl) -> None:
+    """List the contexts; the current one has a star."""
+    contexts = _load(ctl)
+    facts = [_facts(name, one, contexts) for name, one in contexts.known.items()]
+    ctl.show(facts, lambda: _print(ctl, contexts))
+
+
+def _print(ctl: Ctl, contexts: Contexts) -> None:
+    from hypersdk.cli.columns import Column, lay_out
+
+    if not contexts.known:
+        ctl.output.line("No daemon is remembered. Log in to one with `hyperctl login URL`.")
+        return
+    columns = (Column(""), Column("Name"), Column("URL", least=20), Column("Token"), Column("Trust", optional=True))
+    rows = [
+        [
+            ("*" if name == contexts.current else "", "green"), (clean(name, 63), "bold"), (clean(one.url, 400), ""),
+            ("yes", "") if one.token else ("no", "dim"), _trust(one),
+        ]
+        for name, one in contexts.known.items()
+    ]  # fmt: skip
+    ctl.output.print(lay_out(columns, rows, ctl.output.width))
+
+
+def _trust(one: Context) -> tuple[str, str]:
+    if not one.url.startswith("https:"):
+        return "no TLS", "dim"
+    if one.insecure:
+        return "anyone", "red"
+    return ("pinned", "") if one.thumbprint else ("authorities", "")
+
+
+def _facts(name: str, one: Context, contexts: Contexts) -> dict[str, object]:
+    return {
+        "name": name,
+        "url": one.url,
+        "current": name == contexts.current,
+        "token": one.token is not None,
+        "trust": _trust(one)[0],
+    }
+
+
+@command.command("use")
+@click.argument("name")
+@common_flags
+@pass_ctl
+def use(ctl: Ctl, name: str) -> None:
+    """Make a context the current one."""
+    contexts = _load(ctl).used(name)
+    _save(ctl, contexts)
+    ctl.show(_facts(name, contexts.get(name), contexts), lambda: ctl.say(f"{name} is the current context"))
+
+
+@command.command("add")
+@click.argument("name")
+@click.argument("address", metavar="URL")
+@common_flags
+@pass_ctl
+def add(ctl: Ctl, name: str, address: str) -> None:
+    """Remember a daemon; --token-file, --ca-bundle, --thumbprint and --insecure are remembered with it. Nothing is asked of it now."""
+    from hypersdk.client.address import normal_url, read_token
+    from hypersdk.client.contexts import Context
+    from hypersdk.vsphere.certificate import normal_print
+
+    given = ctl.given
+    bundle, pin = given.get("ca_bundle"), given.get("thumbprint")
+    token = read_token(given["token_file"]) if "token_file" in given else None
+    context = Context(
+        normal_url(address), token, ca_bundle=None if bundle is None else str(Path(bundle).absolute()),
+        thumbprint=normal_print(pin) if pin else None, insecure=bool(given.get("insecure")),
+    )  # fmt: skip
+    contexts = _load(ctl).with_context(name, context)
+    _save(ctl, contexts)
+    ctl.show(_facts(name, context, contexts), lambda: ctl.say(f"Added context {name} for {context.url}", "bold green"))
+
+
+@command.command("remove")
+@click.argument("name")
+@common_flags
+@pass_ctl
+def remove(ctl: Ctl, name: str) -> None:
+    """Forget a context and its token. The token stays valid; `hyperctl logout` revokes it."""
+    _save(ctl, _load(ctl).without(name))
+    ctl.show({"name": name, "removed": True}, lambda: ctl.say(f"Removed context {name}"))
+
+
+def _load(ctl: Ctl) -> Contexts:
+    from hypersdk.client.contexts import contexts_path, load_contexts
+
+    return load_contexts(contexts_path(ctl.environ))
+
+
+def _save(ctl: Ctl, contexts: Contexts) -> None:
+    from hypersdk.client.contexts import contexts_path, save_contexts
+
+    save_contexts(contexts_path(ctl.environ), contexts)

@@ -1,0 +1,166 @@
+"""What one run of ``hyperctl`` knows: streams, flags, the client, and how results are printed."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import click
+
+from hypersdk.cli.output import Output
+from hypersdk.cli.programs.program import Run
+from hypersdk.cli.text import clean
+from hypersdk.errors import HyperSDKError, PartlyFailed, UsageError
+from hypersdk.secret import Secret
+
+if TYPE_CHECKING:
+    from hypersdk.client import Client
+
+Facts = Mapping[str, Any]
+FORMATS: Final = ("table", "json", "yaml")
+MAX_PASSWORD_BYTES: Final = 4096
+
+
+class Ctl(Run):
+    """Handed to every command. ``given`` holds the flags that say which daemon, by parameter name."""
+
+    def __init__(self, output: Output, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO) -> None:
+        super().__init__(output, environ, stdin, stdout)
+        self.given: dict[str, Any] = {}
+        self.format = "json" if output.json_lines else "table"
+        self._open = ExitStack()
+
+    def choose_format(self, name: str) -> None:
+        """The later flag counts."""
+        self.format = name
+        self.output.json_lines = name == "json"
+
+    @cached_property
+    def client(self) -> Client:
+        """The daemon's client, made when first needed."""
+        return self.connect(**self.given)
+
+    def connect(self, **given: Any) -> Client:
+        """A client that is closed at the end of the run."""
+        from hypersdk.client import Client
+
+        return self._open.enter_context(Client(environ=self.environ, **given))
+
+    def close(self) -> None:
+        self._open.close()
+
+    # Results
+
+    @property
+    def for_people(self) -> bool:
+        """Whether results are tables and sentences."""
+        return self.format == "table"
+
+    def show(self, facts: Facts | Sequence[Facts], people: Callable[[], None]) -> None:
+        """A result: ``facts`` for programs (a list is one object a line in JSON), ``people`` prints it for people."""
+        if self.format == "json":
+            for one in [facts] if isinstance(facts, Mapping) else facts:
+                self.output.row(one)
+        elif self.format == "yaml":
+            self.yaml(facts)
+        else:
+            people()
+
+    def yaml(self, facts: object) -> None:
+        """One YAML document on stdout."""
+        import yaml
+
+        text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
+        click.echo(text.rstrip("\n"), file=self.stdout)
+
+    def say(self, text: str, style: str = "bold") -> None:
+        """A line on stdout that programs may look for, as it is; with a style at a terminal."""
+        from rich.text import Text
+
+        self.output.print(Text(clean(text), style=style), soft_wrap=True)
+
+    # Questions
+
+    def password(
+        self, question: str, path: Path | None = None, *, from_stdin: bool = False, twice: bool = False
+    ) -> Secret:
+        """From a file, standard input or the prompt; never from the command line. Raises UsageError where there is none."""
+        if path is not None and from_stdin:
+            raise UsageError("--password-file and --password-stdin exclude each other")
+        if path is not None:
+            return self._first_line_of(path)
+        if from_stdin:
+            return _first_line(self.stdin.readline(MAX_PASSWORD_BYTES + 1), "standard input")
+        if not self.output.can_ask:
+            raise UsageError("a password is needed", next_step="Pass --password-file FILE or --password-stdin.")
+        first = self.ask(question, secret=True)
+        if twice and self.ask("Once more: ", secret=True) != first:
+            raise UsageError("the two passwords differ", next_step="Try again.")
+        return _first_line(first, "the prompt")
+
+    def _first_line_of(self, path: Path) -> Secret:
+        try:
+            with path.open(encoding="utf-8") as file:
+                return _first_line(file.readline(MAX_PASSWORD_BYTES + 1), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"the password file {path} cannot be read") from error
+
+    def ask(self, question: str, *, secret: bool = False) -> str:
+        """Asks at the terminal. Raises UsageError where nobody answers."""
+        try:
+            if secret:
+                return getpass.getpass(question)
+            self.output.notes.print(question, end="", markup=False)
+            return input()
+        except EOFError as error:
+            raise UsageError("the question was not answered") from error
+
+    def confirm(self, question: str) -> bool:
+        """Whether a person typed yes."""
+        return self.ask(f"{question} Type yes: ").strip().lower() == "yes"
+
+
+def _first_line(line: str, where: str) -> Secret:
+    text = line.rstrip("\r\n")
+    if not text or len(text) > MAX_PASSWORD_BYTES:
+        raise UsageError(f"there is no password on the first line of {where}")
+    return Secret(text)
+
+
+pass_ctl = click.make_pass_decorator(Ctl)
+
+
+def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], Any]) -> tuple[list[Any], list[HyperSDKError]]:
+    """``act`` on every id; those that fail are told of and do not keep the others from it. What is no matter of the id is raised."""
+    from hypersdk.cli.report import tell
+    from hypersdk.errors import AccessError, ConnectError
+
+    done: list[Any] = []
+    failed: list[HyperSDKError] = []
+    wanted = list(dict.fromkeys(ids))
+    for one in wanted:
+        try:
+            done.append(act(one))
+        except (ConnectError, AccessError):
+            raise
+        except HyperSDKError as error:
+            failed.append(error)
+            if len(wanted) > 1 and ctl.for_people:
+                tell(ctl.output, error)
+            elif len(wanted) > 1:
+                ctl.output.event("error", {**error.as_dict(), "id": one})
+    return done, failed
+
+
+def raise_failures(done: Sequence[object], failed: Sequence[HyperSDKError], what: str) -> None:
+    """Nothing where all went well, the error itself where there was one thing to do, else PartlyFailed."""
+    if len(failed) == 1 and not done:
+        raise failed[0]
+    if failed:
+        raise PartlyFailed(
+            f"{len(failed)} of {len(failed) + len(done)} jobs were not {what}", next_step="See the reasons above."
+        )

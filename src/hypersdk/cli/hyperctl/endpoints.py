@@ -1,0 +1,179 @@
+"""`hyperctl endpoints`: the daemon's connections to vCenter and ESXi."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.programs.groups import Group, flag
+from hypersdk.cli.text import clean
+from hypersdk.errors import HyperSDKError, UsageError
+
+if TYPE_CHECKING:
+    from hypersdk.client import EndpointInfo
+
+CERTIFICATE_UNKNOWN: Final = "certificate_unknown"
+_FILE: Final = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group("endpoints", cls=Group)
+def command() -> None:
+    """Connections to vCenter and ESXi that the daemon keeps for jobs. Passwords go in and never come out."""
+
+
+@command.command("add")
+@click.argument("name")
+@click.argument("address", metavar="URL")
+@flag("--username", metavar="NAME", help="Who logs in there; asked for where it is missing.")
+@flag("--password-file", type=_FILE, metavar="FILE", help="Read the password from the first line of this file.")
+@flag("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@flag(
+    "--secret-ref", metavar="REF", help="Let the daemon look the password up itself: vault:NAME, env:NAME or file:PATH."
+)
+@flag("--pin", metavar="PRINT", help="Trust the server's certificate with this SHA-256 print.")
+@flag(
+    "--trust-any",
+    is_flag=True,
+    help="Trust any certificate of the server. Anyone on the path can then read the password.",
+)
+@flag("--datacenter", metavar="NAME", help="Datacenter for relative paths of machines.")
+@flag("--default", is_flag=True, help="Jobs that name no endpoint use this one.")
+@common_flags
+@pass_ctl
+def add(
+    ctl: Ctl, name: str, address: str, username: str | None, password_file: Path | None, password_stdin: bool,
+    secret_ref: str | None, pin: str | None, trust_any: bool, datacenter: str | None, default: bool,
+) -> None:  # fmt: skip
+    """Keep a connection. A certificate that nobody vouches for is shown, and trusted on your word.
+
+    The password comes from a file, standard input or the prompt, never from the command line.
+    """
+    if secret_ref is not None and (password_file is not None or password_stdin):
+        raise UsageError("--secret-ref goes without a password")
+    if username is None:
+        if not ctl.output.can_ask:
+            raise UsageError("--username is missing")
+        username = ctl.ask(f"User name at {address}: ").strip()
+    password = None
+    if secret_ref is None:
+        password = ctl.password(f"Password of {username}: ", password_file, from_stdin=password_stdin)
+    settings: dict[str, Any] = {
+        "secret_ref": secret_ref,
+        "insecure": trust_any,
+        "datacenter": datacenter,
+        "default": default,
+    }
+
+    def create(thumbprint: str | None) -> EndpointInfo:
+        with ctl.output.working(f"The daemon looks at {address} ..."):
+            return ctl.client.endpoints.create(name, address, username, password, thumbprint=thumbprint, **settings)
+
+    try:
+        made = create(pin)
+    except HyperSDKError as error:
+        if error.code != CERTIFICATE_UNKNOWN or pin is not None:
+            raise
+        made = create(_confirmed(ctl, address, error))
+    ctl.show(dict(made.raw), lambda: ctl.say(f"Added endpoint {made.name} ({made.id})", "bold green"))
+
+
+def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
+    """The print, when a person says that it is the right one; raises ``error``, with the flag to use, where nobody can."""
+    shown = str(error.fields.get("sha256") or "")
+    if not shown or not ctl.output.can_ask:
+        error.next_step = (
+            f"Compare this print with the one shown on the server itself, then pass --pin {shown}"
+            if shown
+            else error.next_step
+        )
+        raise error
+    notes = ctl.output.notes
+    notes.print(
+        f"{clean(address, 200)} shows the daemon a certificate that no authority known to it vouches for.",
+        style="yellow",
+    )
+    for label, key in (
+        ("SHA-256", "sha256"),
+        ("SHA-1", "sha1"),
+        ("subject", "subject"),
+        ("issuer", "issuer"),
+        ("valid until", "not_after"),
+    ):
+        if value := error.fields.get(key):
+            notes.print(f"  {label:<12}{clean(str(value), 200)}", soft_wrap=True)
+    notes.print("Compare the SHA-256 print with the one shown on the server itself.")
+    if not ctl.confirm("Shall the daemon trust it from now on?"):
+        raise error
+    return shown
+
+
+@command.command("list")
+@common_flags
+@pass_ctl
+def list_(ctl: Ctl) -> None:
+    """List the endpoints."""
+    found = ctl.client.endpoints.list()
+    ctl.show([dict(one.raw) for one in found], lambda: _print(ctl, found))
+
+
+def _print(ctl: Ctl, found: Sequence[EndpointInfo]) -> None:
+    from hypersdk.cli.columns import Column, lay_out
+
+    if not found:
+        ctl.output.line("No endpoint is known. Add one with `hyperctl endpoints add NAME URL`.")
+        return
+    columns = (
+        Column("Name"), Column("URL", least=20), Column("User", least=10), Column("Default"), Column("Trust", optional=True),
+        Column("ID", optional=True),
+    )  # fmt: skip
+    rows = [
+        [
+            (clean(one.name, 128), "bold"), (clean(one.url, 400), ""), (clean(one.username, 200), ""),
+            ("yes" if one.is_default else "", "green"), _trust(one), (clean(one.id, 128), "dim"),
+        ]
+        for one in found
+    ]  # fmt: skip
+    ctl.output.print(lay_out(columns, rows, ctl.output.width))
+
+
+def _trust(one: EndpointInfo) -> tuple[str, str]:
+    if one.raw.get("insecure"):
+        return "anyone", "red"
+    return ("pinned", "") if one.thumbprint else ("authorities", "")
+
+
+@command.command("test")
+@click.argument("endpoint", metavar="NAME")
+@common_flags
+@pass_ctl
+def test(ctl: Ctl, endpoint: str) -> None:
+    """Log in to an endpoint and out again."""
+    with ctl.output.working("The daemon logs in ..."):
+        about = ctl.client.endpoints.test(endpoint)
+    name = about.get("full_name") or about.get("name") or "the server"
+    ctl.show(dict(about), lambda: ctl.say(f"{endpoint} works: {name}", "bold green"))
+
+
+@command.command("default")
+@click.argument("endpoint", metavar="NAME")
+@common_flags
+@pass_ctl
+def default_(ctl: Ctl, endpoint: str) -> None:
+    """Let jobs that name no endpoint use this one."""
+    made = ctl.client.endpoints.make_default(endpoint)
+    ctl.show(dict(made.raw), lambda: ctl.say(f"{made.name} is the default endpoint"))
+
+
+@command.command("delete")
+@click.argument("endpoint", metavar="NAME")
+@common_flags
+@pass_ctl
+def delete(ctl: Ctl, endpoint: str) -> None:
+    """Forget an endpoint, with its password. Refused while jobs that have not ended use it."""
+    ctl.client.endpoints.delete(endpoint)
+    ctl.show({"endpoint": endpoint, "deleted": True}, lambda: ctl.say(f"Deleted endpoint {endpoint}"))

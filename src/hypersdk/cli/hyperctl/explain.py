@@ -1,0 +1,53 @@
+"""`hyperctl explain`: why a job is where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.hyperctl.shown import moment_text, status_text
+from hypersdk.cli.programs.groups import Command
+
+if TYPE_CHECKING:
+    from hypersdk.client import Explanation, Job
+
+
+@click.command("explain", cls=Command)
+@click.argument("job_id", metavar="ID")
+@common_flags
+@pass_ctl
+def command(ctl: Ctl, job_id: str) -> None:
+    """Say why a job is where it is: the code, its cause, the next step, and what was tried before."""
+    job = ctl.client.get(job_id)
+    explanation = ctl.client.explain(job_id)
+    facts = {"id": job.id, "status": job.status, "state": job.state, **explanation.raw}
+    ctl.show(facts, lambda: _print(ctl, job, explanation))
+
+
+def _print(ctl: Ctl, job: Job, found: Explanation) -> None:
+    from hypersdk.cli.report import labelled
+
+    width = ctl.output.width or 120
+    ctl.say(f"{job.id} ({job.name}) is {status_text(job)}")
+    for label, text in (
+        ("what", found.message),
+        ("cause", found.cause),
+        ("next", found.next_step),
+        ("code", found.code),
+    ):
+        if text:
+            ctl.output.print(labelled(label, text, width), soft_wrap=True)
+    for one in found.history:
+        ctl.output.print(labelled("tried", _attempt(one), width, "dim"), soft_wrap=True)
+
+
+def _attempt(one: Mapping[str, Any]) -> str:
+    error = one.get("error")
+    why = f": {error.get('message')}" if isinstance(error, Mapping) and error.get("message") else ""
+    begun = moment_text(datetime.fromisoformat(str(one["started_at"]))) if one.get("started_at") else "-"
+    return f"{begun} on {one.get('worker_id')}, attempt {one.get('attempt')}: {one.get('outcome') or 'no end'}{why}"

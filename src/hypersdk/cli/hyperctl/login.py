@@ -1,0 +1,168 @@
+"""`hyperctl login`: a password for a token, which the context keeps."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import click
+
+from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.programs.groups import Command, flag
+from hypersdk.errors import AccessError, HyperSDKError
+
+if TYPE_CHECKING:
+    from hypersdk.client.accounts import Me
+    from hypersdk.client.address import Target
+    from hypersdk.secret import Secret
+
+TIMEOUT_S: Final = 60.0
+_FILE: Final = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("login", cls=Command)
+@click.argument("address", required=False, metavar="[URL]")
+@flag("--name", metavar="NAME", help="Name to remember the daemon by (its host name).")
+@flag("--username", metavar="NAME", help="Who logs in; asked for where it is missing.")
+@flag("--password-file", type=_FILE, metavar="FILE", help="Read the password from the first line of this file.")
+@flag("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@flag(
+    "--days",
+    type=click.FloatRange(0.001, 3660),
+    default=30.0,
+    show_default=True,
+    metavar="N",
+    help="How long the token is valid.",
+)
+@common_flags
+@pass_ctl
+def command(
+    ctl: Ctl, address: str | None, name: str | None, username: str | None, password_file: Path | None, password_stdin: bool, days: float
+) -> None:  # fmt: skip
+    """Log in to a daemon and remember it as the current context.
+
+    The password is exchanged for a token, which is kept in a file that only you can read; the password is not kept. With --token-file,
+    that token is checked and kept in place of a login. A certificate that is not trusted is shown, and pinned on your word.
+    """
+    if address is not None:
+        ctl.given["url"] = address
+    target = _trusted(ctl, _target(ctl))
+    if "token_file" in ctl.given:
+        assert target.token is not None
+        me, token, token_id = _checked(target), target.token, None
+    else:
+        me, token, token_id = _logged_in(ctl, target, username, password_file, password_stdin, days)
+    kept = _keep(ctl, target, (token, token_id), name)
+    facts = {"context": kept, "url": target.url, "user": me.name, "role": me.role}
+    ctl.show(
+        facts, lambda: ctl.say(f"Logged in to {target.url} as {me.name} ({me.role}); context {kept}", "bold green")
+    )
+
+
+def _target(ctl: Ctl) -> Target:
+    """The daemon, without any token that lies around: this is about getting one."""
+    from hypersdk.client.address import Wanted, find_target
+
+    given = {key: value for key, value in ctl.given.items() if key != "timeout_s"}
+    environ = {key: value for key, value in ctl.environ.items() if key != "HYPERVISORD_TOKEN"}
+    target = find_target(Wanted(**given), environ)
+    return target if "token_file" in given else replace(target, token=None)
+
+
+def _trusted(ctl: Ctl, target: Target) -> Target:
+    """The target as it is where it answers; with the certificate pinned where a person says so. Raises ConnectError."""
+    from hypersdk.client.transport import Transport
+
+    transport = Transport(replace(target, token=None), TIMEOUT_S)
+    try:
+        transport.request("GET", "/health")
+    except HyperSDKError as error:
+        shown = str(error.fields.get("sha256") or "")
+        if error.code != "certificate_unknown" or not shown or not ctl.output.can_ask:
+            raise
+        _show_certificate(ctl, target, error)
+        if not ctl.confirm("Trust it from now on?"):
+            raise
+        from hypersdk.vsphere.certificate import normal_print
+
+        return replace(target, tls=replace(target.tls, thumbprint=normal_print(shown), insecure=False))
+    finally:
+        transport.close()
+    return target
+
+
+def _show_certificate(ctl: Ctl, target: Target, error: HyperSDKError) -> None:
+    from hypersdk.cli.text import clean
+
+    notes = ctl.output.notes
+    notes.print(f"{target.url} shows a certificate that no authority known here vouches for.", style="yellow")
+    for label, key in (
+        ("SHA-256", "sha256"),
+        ("subject", "subject"),
+        ("issuer", "issuer"),
+        ("valid until", "not_after"),
+    ):
+        notes.print(f"  {label:<12}{clean(str(error.fields.get(key, '')), 200)}", soft_wrap=True)
+    notes.print("Compare the SHA-256 print with the one that the daemon wrote to its log when it started.")
+
+
+def _checked(target: Target) -> Me:
+    from hypersdk.client.accounts import who_am_i
+    from hypersdk.client.transport import Transport
+
+    transport = Transport(target, TIMEOUT_S)
+    try:
+        return who_am_i(transport)
+    finally:
+        transport.close()
+
+
+def _logged_in(
+    ctl: Ctl, target: Target, username: str | None, password_file: Path | None, password_stdin: bool, days: float
+) -> tuple[Me, Secret, str | None]:
+    from hypersdk.client.accounts import log_in
+    from hypersdk.client.transport import Transport
+
+    if username is None:
+        if not ctl.output.can_ask:
+            raise AccessError(
+                "no user name was given",
+                code="not_logged_in",
+                next_step="Pass --username, or a token with --token-file.",
+            )
+        username = ctl.ask(f"User name at {target.url}: ").strip()
+    password = ctl.password(f"Password of {username}: ", password_file, from_stdin=password_stdin)
+    transport = Transport(target, TIMEOUT_S)
+    try:
+        me, made = log_in(
+            transport, username, password, label=f"hyperctl on {socket.gethostname()[:100]}", expires_in_days=days
+        )
+    finally:
+        transport.close()
+    return me, made.secret, made.token.id
+
+
+def _keep(ctl: Ctl, target: Target, token: tuple[Secret, str | None], name: str | None) -> str:
+    from hypersdk.client.contexts import Context, contexts_path, load_contexts, save_contexts
+
+    path = contexts_path(ctl.environ)
+    contexts = load_contexts(path)
+    same = next((key for key, one in contexts.known.items() if one.url == target.url), None)
+    chosen = name or ctl.given.get("context") or same or _name_of(target.url)
+    bundle = target.tls.ca_bundle
+    context = Context(
+        target.url, *token, ca_bundle=None if bundle is None else str(bundle.absolute()), thumbprint=target.tls.thumbprint,
+        insecure=target.tls.insecure,
+    )  # fmt: skip
+    save_contexts(path, contexts.with_context(chosen, context).used(chosen))
+    return str(chosen)
+
+
+def _name_of(url: str) -> str:
+    host = urlsplit(url).hostname or "daemon"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", host).strip("-._")[:63] or "daemon"

@@ -1,0 +1,29 @@
+"""`hyperctl man`, and what its pages say beside the commands."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hypersdk.cli.hyperctl.app import program
+from hypersdk.cli.programs.pages import EXIT_STATUS, Manual, man_command
+
+MANUAL: Final = Manual(
+    program,
+    section=1,
+    environment=(
+        ("HYPERVISORD_URL", "Address of the daemon, where --url is not given."),
+        ("HYPERVISORD_TOKEN", "Token, where --token-file is not given."),
+        ("STATE_DIRECTORY, XDG_STATE_HOME", "Where the token of a daemon on this machine is looked for: admin.token."),
+        ("XDG_CONFIG_HOME", "Where contexts are kept."),
+        ("HTTPS_PROXY, NO_PROXY", "Proxy on the way to a daemon on another machine."),
+        ("NO_COLOR", "No colours."),
+    ),
+    files=(
+        ("~/.config/hypersdk/contexts.toml", "Remembered daemons and their tokens; readable by you only."),
+        ("~/.local/state/hypersdk/admin.token, /var/lib/hypersdk/admin.token",
+         "Token that a daemon on this machine made when it first started."),
+    ),
+    exit_status=EXIT_STATUS,
+    see_also=("hyper2kvm", "hypervisord"),
+)  # fmt: skip
+command = man_command(MANUAL)

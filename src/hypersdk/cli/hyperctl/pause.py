@@ -1,0 +1,17 @@
+"""`hyperctl pause`."""
+
+from __future__ import annotations
+
+import click
+
+from hypersdk.cli.hyperctl.asking import ask, ids_given
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.programs.groups import Command
+
+
+@click.command("pause", cls=Command)
+@ids_given
+@pass_ctl
+def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...]) -> None:
+    """Bring jobs to a checkpoint and leave them there until they are resumed."""
+    ask(ctl, ids, named, ctl.client.pause, "Paused")

@@ -1,0 +1,18 @@
+"""`hyperctl retry`."""
+
+from __future__ import annotations
+
+import click
+
+from hypersdk.cli.hyperctl.asking import ask, ids_given
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.programs.groups import Command, flag
+
+
+@click.command("retry", cls=Command)
+@flag("--discard", is_flag=True, help="Begin anew, in place of going on from the last checkpoint.")
+@ids_given
+@pass_ctl
+def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...], discard: bool) -> None:
+    """Put failed or cancelled jobs back into the queue. They go on from their last checkpoint."""
+    ask(ctl, ids, named, lambda one: ctl.client.retry(one, discard=discard), "Retried")

@@ -1,0 +1,109 @@
+"""`hyperctl submit`: a job file, or one machine by flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hypersdk.cli.hyperctl.app import daemon_flags, json_flag
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.programs.groups import Command, flag
+from hypersdk.errors import PartlyFailed, UsageError
+
+if TYPE_CHECKING:
+    from hypersdk.client import Submission
+
+FORMATS = ("ovf", "ova", "qcow2", "raw", "vmdk")
+MAX_STDIN_CHARS = 4 * 1024 * 1024
+
+
+@click.command("submit", cls=Command)
+@flag(
+    "--file",
+    "-f",
+    "file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="Job file, JSON or YAML; - is standard input.",
+)
+@flag("--vm", metavar="PATH", help="Submit this one machine: its inventory path or name.")
+@flag(
+    "--output",
+    "--output-dir",
+    "folder",
+    metavar="DIR",
+    help="With --vm: folder for the files, as the daemon's host sees it.",
+)
+@flag("--format", "image", type=click.Choice(FORMATS), help="With --vm: format of the files (ovf).")
+@flag("--name", metavar="NAME", help="With --vm: name of the job (the machine's).")
+@flag("--compress", is_flag=True, help="With --vm: compressed qcow2.")
+@flag("--endpoint", metavar="NAME", help="Endpoint for jobs that name none (see `hyperctl endpoints list`).")
+@flag(
+    "--priority", type=click.IntRange(-1000, 1000), default=0, metavar="N", help="Jobs with a higher one go first (0)."
+)
+@flag("--watch", is_flag=True, help="Follow the jobs to their end; the exit status is theirs.")
+@json_flag
+@daemon_flags
+@pass_ctl
+def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int, watch: bool, **one: Any) -> None:
+    """Submit the jobs of a file, or one machine.
+
+    Each job of a file is accepted or rejected on its own; the reasons are printed. The daemon goes on when hyperctl ends.
+    """
+    definition = _definition(ctl, file, one)
+    endpoint_id = None if endpoint is None else ctl.client.endpoints.get(endpoint).id
+    done = ctl.client.submit(definition, endpoint_id=endpoint_id, priority=priority)
+    ctl.show(_facts(done), lambda: _print(ctl, done))
+    if watch and done.accepted:
+        from hypersdk.cli.hyperctl.watch import follow
+
+        follow(ctl, [job.id for job in done.accepted])
+    _raise_rejections(done)
+
+
+def _definition(ctl: Ctl, file: Path | None, one: dict[str, Any]) -> Any:
+    given = {key: value for key, value in one.items() if value}
+    if file is not None:
+        if given:
+            raise UsageError("--file goes without the flags of one machine", next_step="Write it into the job file.")
+        return ctl.stdin.read(MAX_STDIN_CHARS + 1) if str(file) == "-" else file
+    if not one["vm"] or not one["folder"]:
+        raise UsageError("nothing to submit", next_step="Give --file FILE, or --vm PATH and --output DIR.")
+    names = {"vm": "vm_path", "folder": "output_path", "image": "format", "name": "name", "compress": "compress"}
+    return {names[key]: value for key, value in given.items()}
+
+
+def _facts(done: Submission) -> dict[str, Any]:
+    return {
+        "type": "submitted", "job_ids": [job.id for job in done.accepted], "accepted": len(done.accepted), "rejected": len(done.rejected),
+        "errors": [{"number": one.number, **one.error.as_dict()} for one in done.rejected], "warnings": list(done.warnings),
+    }  # fmt: skip
+
+
+def _print(ctl: Ctl, done: Submission) -> None:
+    from hypersdk.cli.report import tell
+
+    for warning in done.warnings:
+        ctl.output.warn(warning)
+    if len(done.accepted) + len(done.rejected) > 1:  # the only one is told of at the end
+        for one in done.rejected:
+            ctl.output.note(f"Job {one.number} of the file was not accepted:", style="bold red")
+            tell(ctl.output, one.error)
+    ctl.say(f"Submitted {len(done.accepted)} job(s)", "bold green" if done.accepted else "bold")
+    ctl.output.line(f"Accepted Jobs: {len(done.accepted)}")
+    if done.rejected:
+        ctl.output.line(f"Rejected Jobs: {len(done.rejected)}")
+    for job in done.accepted:
+        ctl.output.line(f"Job ID: {job.id}")
+
+
+def _raise_rejections(done: Submission) -> None:
+    if len(done.rejected) == 1 and not done.accepted:
+        raise done.rejected[0].error
+    if done.rejected:
+        whole = len(done.rejected) + len(done.accepted)
+        raise PartlyFailed(
+            f"{len(done.rejected)} of {whole} jobs were not accepted", next_step="Correct them; submit them alone.",
+        )  # fmt: skip

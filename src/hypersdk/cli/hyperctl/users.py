@@ -1,0 +1,134 @@
+"""`hyperctl users`: who may log in to the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.hyperctl.shown import moment_text
+from hypersdk.cli.programs.groups import Group, flag
+from hypersdk.cli.text import clean
+
+if TYPE_CHECKING:
+    from hypersdk.client import User
+
+ROLES: Final = ("viewer", "operator", "admin")
+_FILE: Final = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group("users", cls=Group)
+def command() -> None:
+    """Users of the daemon, for administrators. A viewer looks, an operator runs jobs, an admin keeps users and endpoints."""
+
+
+@command.command("add")
+@click.argument("name")
+@flag("--role", type=click.Choice(ROLES), default="viewer", show_default=True, help="What the user may do.")
+@flag("--password-file", type=_FILE, metavar="FILE", help="Read the password from the first line of this file.")
+@flag("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@flag("--no-password", is_flag=True, help="The user comes in by tokens only.")
+@common_flags
+@pass_ctl
+def add(ctl: Ctl, name: str, role: str, password_file: Path | None, password_stdin: bool, no_password: bool) -> None:
+    """Add a user."""
+    password = None
+    if not no_password:
+        password = ctl.password(f"Password for {name}: ", password_file, from_stdin=password_stdin, twice=True)
+    user = ctl.client.users.create(name, role, password)
+    ctl.show(dict(user.raw), lambda: ctl.say(f"Added {user.role} {user.name}", "bold green"))
+
+
+@command.command("list")
+@common_flags
+@pass_ctl
+def list_(ctl: Ctl) -> None:
+    """List users."""
+    found = ctl.client.users.list()
+    ctl.show([dict(one.raw) for one in found], lambda: _print(ctl, found))
+
+
+def _print(ctl: Ctl, found: Sequence[User]) -> None:
+    from hypersdk.cli.columns import Column, lay_out
+
+    columns = (
+        Column("Name", least=12),
+        Column("Role"),
+        Column("Login"),
+        Column("Created", optional=True),
+        Column("ID", optional=True),
+    )
+    rows = [
+        [
+            (clean(one.name, 128), "bold"), (clean(one.role, 20), ""), _login(one), (moment_text(one.created_at), "dim"),
+            (clean(one.id, 128), "dim"),
+        ]
+        for one in found
+    ]  # fmt: skip
+    ctl.output.print(lay_out(columns, rows, ctl.output.width))
+
+
+def _login(user: User) -> tuple[str, str]:
+    if user.disabled:
+        return "disabled", "red"
+    if user.raw.get("locked_until"):
+        return "locked for a while", "yellow"
+    return ("password", "") if user.raw.get("has_password") else ("tokens only", "")
+
+
+@command.command("passwd")
+@click.argument("name")
+@flag("--password-file", type=_FILE, metavar="FILE", help="Read the new password from the first line of this file.")
+@flag("--password-stdin", is_flag=True, help="Read the new password from standard input.")
+@common_flags
+@pass_ctl
+def passwd(ctl: Ctl, name: str, password_file: Path | None, password_stdin: bool) -> None:
+    """Give a user a new password. The user's sessions end, a lock is lifted."""
+    password = ctl.password(f"New password for {name}: ", password_file, from_stdin=password_stdin, twice=True)
+    user = ctl.client.users.change(name, password=password)
+    ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} has a new password"))
+
+
+@command.command("role")
+@click.argument("name")
+@click.argument("role", type=click.Choice(ROLES))
+@common_flags
+@pass_ctl
+def role_(ctl: Ctl, name: str, role: str) -> None:
+    """Give a user another role."""
+    user = ctl.client.users.change(name, role=role)
+    ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} is {user.role}"))
+
+
+@command.command("disable")
+@click.argument("name")
+@common_flags
+@pass_ctl
+def disable(ctl: Ctl, name: str) -> None:
+    """Let a user in no more; tokens and sessions stop working at once."""
+    user = ctl.client.users.change(name, disabled=True)
+    ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} is disabled"))
+
+
+@command.command("enable")
+@click.argument("name")
+@common_flags
+@pass_ctl
+def enable(ctl: Ctl, name: str) -> None:
+    """Let a disabled user in again."""
+    user = ctl.client.users.change(name, disabled=False)
+    ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} may log in"))
+
+
+@command.command("delete")
+@click.argument("name")
+@common_flags
+@pass_ctl
+def delete(ctl: Ctl, name: str) -> None:
+    """Remove a user, with all tokens and sessions."""
+    ctl.client.users.delete(name)
+    ctl.show({"name": name, "deleted": True}, lambda: ctl.say(f"Deleted user {name}"))

@@ -1,0 +1,165 @@
+"""`hyperctl watch`: jobs while they run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.programs.groups import Command
+from hypersdk.errors import PartlyFailed
+
+if TYPE_CHECKING:
+    from hypersdk.cli.progress import Observer
+    from hypersdk.client import Client, Job
+    from hypersdk.model import DiskProgress, ExportProgress
+
+MAX_SHOWN: Final = 500
+E = TypeVar("E")
+
+
+@click.command("watch", cls=Command)
+@click.argument("ids", nargs=-1, metavar="[ID...]")
+@common_flags
+@pass_ctl
+def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
+    """Follow jobs to their end; without an id, all that have not ended.
+
+    The exit status is 0 when all were completed. Ctrl-C stops watching and leaves the jobs alone. With --json, a job a line whenever it
+    changes.
+    """
+    wanted = list(dict.fromkeys(ids)) or [
+        job.id for job in ctl.client.list(states=("pending", "running"), limit=MAX_SHOWN)
+    ]
+    if not wanted:
+        ctl.show([], lambda: ctl.output.line("No job is running or waiting."))
+        return
+    follow(ctl, wanted)
+
+
+def follow(ctl: Ctl, ids: Sequence[str]) -> None:
+    """Shows the jobs until all have ended. Raises the error of one that did not complete, PartlyFailed for several."""
+    ended: dict[str, Job] = {}
+    if ctl.for_people:
+        ended = _shown(ctl, ids)
+    else:
+        for job in ctl.client.watch(ids):
+            ended[job.id] = job
+            if ctl.format == "json":
+                ctl.output.row(job.raw)
+        if ctl.format == "yaml":
+            ctl.yaml([dict(job.raw) for job in ended.values()])
+    _conclude(ctl, [ended[one] for one in ids])
+
+
+def _shown(ctl: Ctl, ids: Sequence[str]) -> dict[str, Job]:
+    from hypersdk.cli.progress import watching
+
+    jobs: dict[str, Job] = {}
+    with watching(ctl.output) as show:
+        _watch(ctl.client, ids, jobs, show)
+    return jobs
+
+
+def _watch(client: Client, ids: Sequence[str], jobs: dict[str, Job], show: Observer) -> None:
+    for job in client.watch(ids):
+        jobs[job.id] = job
+        if len(jobs) == len(ids):  # the first round shows all of them at once
+            show([machine_of(jobs[one]) for one in ids])
+
+
+def _conclude(ctl: Ctl, jobs: Sequence[Job]) -> None:
+    from hypersdk.cli.hyperctl.shown import STATUS_STYLES
+
+    if ctl.for_people:
+        for job in jobs:
+            folder = f": {job.output_path}" if job.state == "completed" else ""
+            ctl.say(f"{job.id} {job.name} {job.status}{folder}", STATUS_STYLES.get(job.status, ""))
+    failed = [job for job in jobs if job.state != "completed"]
+    if len(jobs) == 1:
+        jobs[0].raise_for_failure()
+    elif failed:
+        raise PartlyFailed(
+            f"{len(failed)} of {len(jobs)} jobs were not completed", next_step=f"Run `hyperctl explain {failed[0].id}`.",
+            jobs=[{"id": job.id, "status": job.status} for job in failed],
+        )  # fmt: skip
+
+
+# A job as the display of hyper2kvm knows it: the same bars, the same words.
+
+
+def machine_of(job: Job) -> ExportProgress:
+    """A job as a machine that is being exported."""
+    from hypersdk.model import ExportProgress, Phase
+
+    progress = job.progress
+    disks = tuple(disk_of(one) for one in progress.raw.get("disks") or () if isinstance(one, Mapping))
+    done = job.state == "completed"
+    return ExportProgress(
+        machine=job.name, phase=_PHASES.get(job.state) or _word(Phase, progress.phase, Phase.PREPARING), disks=disks,
+        wire_bytes=progress.bytes_downloaded, fraction=1.0 if done else progress.percent_complete / 100,
+        rate_bytes_s=progress.rate_bytes_s, eta_s=progress.eta_s, elapsed_s=_elapsed(job),
+        lease_age_s=progress.raw.get("lease_age_s"), note=_note(job),
+    )  # fmt: skip
+
+
+def disk_of(raw: Mapping[str, Any]) -> DiskProgress:
+    """One disk out of a job's progress; what is missing is nothing yet."""
+    from hypersdk.model import Basis, Bottleneck, DiskProgress, Phase
+
+    bottleneck = raw.get("bottleneck")
+    return DiskProgress(
+        label=str(raw.get("label", "disk")), file_name=str(raw.get("file", "")), phase=_word(Phase, raw.get("phase"), Phase.QUEUED),
+        capacity_bytes=_whole(raw, "capacity_bytes"), wire_bytes=_whole(raw, "bytes_downloaded"), guest_bytes=0,
+        written_bytes=_whole(raw, "bytes_written"), skipped_bytes=_whole(raw, "bytes_skipped"),
+        fraction=float(raw.get("percent_complete") or 0) / 100, basis=_word(Basis, raw.get("basis"), Basis.ALLOCATED),
+        rate_bytes_s=raw.get("rate_bytes_s"), eta_s=raw.get("eta_s"),
+        bottleneck=None if bottleneck is None else _word(Bottleneck, bottleneck, Bottleneck.SOURCE),
+        attempt=_whole(raw, "attempt") or 1, note=str(raw.get("note") or ""),
+    )  # fmt: skip
+
+
+def _phases() -> Mapping[str, Any]:
+    from hypersdk.model import Phase
+
+    return {
+        "completed": Phase.DONE,
+        "failed": Phase.FAILED,
+        "cancelled": Phase.CANCELLED,
+        "queued": Phase.QUEUED,
+        "paused": Phase.WAITING,
+    }
+
+
+_PHASES: Final = _phases()
+
+
+def _word(kind: type[E], text: object, otherwise: E) -> E:
+    """The member of an enum; a newer daemon may have words that are not known here."""
+    try:
+        return kind(text)  # type: ignore[call-arg] # E is an enum
+    except ValueError:
+        return otherwise
+
+
+def _whole(raw: Mapping[str, Any], key: str) -> int:
+    value = raw.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def _elapsed(job: Job) -> float:
+    if job.started_at is None:
+        return 0.0
+    return max((job.completed_at.timestamp() if job.completed_at else time.time()) - job.started_at.timestamp(), 0.0)
+
+
+def _note(job: Job) -> str:
+    if job.state in ("paused", "pausing", "cancelling"):
+        return job.state
+    if job.state == "failed" and job.error is not None:
+        return str(job.error.get("message") or "")
+    return f"waits: {job.waiting}" if job.waiting else job.progress.note

@@ -1,0 +1,142 @@
+"""Groups that know their commands by name and summary, and flags that are understood with one dash and with two.
+
+``hyperctl query -all`` is what users and their scripts write; ``--all`` is what help shows. Both are the same flag.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from hypersdk.errors import UsageError
+
+HELP_WIDTH: Final = 110
+F = TypeVar("F", bound=Callable[..., Any])
+SETTINGS: Final[Mapping[str, Any]] = {"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH}
+
+
+class Flag(click.Option):
+    """An option whose long names are understood with one dash too: ``-file`` is ``--file``."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        shown, shown_off = self.opts, self.secondary_opts
+        self.opts, self.secondary_opts = _twins(shown), _twins(shown_off)
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.opts, self.secondary_opts = shown, shown_off
+
+
+def _twins(names: list[str]) -> list[str]:
+    return [*names, *(name[1:] for name in names if name.startswith("--") and len(name) > 3)]
+
+
+def flag(*names: str, **settings: Any) -> Callable[[F], F]:
+    """``click.option`` in both spellings."""
+    return click.option(*names, cls=Flag, **settings)
+
+
+def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    """The command's own options, then those that it shares with others, each under its title."""
+    titles = shared_titles(ctx)
+    records: dict[str, list[tuple[str, str]]] = {"Options": []}
+    for param in command.get_params(ctx):
+        record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+        if record is not None:
+            records.setdefault(titles.get(param.name or "", "Options"), []).append(record)
+    for title, found in records.items():
+        if found:
+            with formatter.section(title):
+                formatter.write_dl(found)
+
+
+def shared_titles(ctx: click.Context) -> Mapping[str, str]:
+    """Titles of shared flags, as the program's root says."""
+    root = ctx.find_root().command
+    return root.titles if isinstance(root, RootGroup) else {}
+
+
+class Command(click.Command):
+    """A command whose help shows shared flags apart."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_options(self, ctx, formatter)
+
+
+class Group(click.Group):
+    """A group of few commands, defined where it is."""
+
+    command_class = Command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, found.get_short_help_str(90)) for name, found in commands if found])
+        write_options(self, ctx, formatter)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        names = self.list_commands(ctx)
+        if args[0] not in names and not ctx.resilient_parsing and not args[0].startswith("-"):
+            raise _unknown(ctx, args[0], names)
+        return super().resolve_command(ctx, args)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command: the module that has it as ``command``, and its line in the list of commands."""
+
+    module: str
+    summary: str
+
+
+class RootGroup(Group):
+    """The program's own group: a command's module is imported when it is called."""
+
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Mapping[str, Entry]], titles: Mapping[str, str], **settings: Any
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.sections = sections
+        self.titles = titles
+        self.entries = {name: entry for entries in sections.values() for name, entry in entries.items()}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        entry = self.entries.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(entry.module), "command", None)
+        assert isinstance(command, click.Command), entry.module
+        return command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        column = max(map(len, self.entries))
+        for title, entries in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(column), entry.summary) for name, entry in entries.items()])
+        write_options(self, ctx, formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [
+            CompletionItem(name, help=entry.summary)
+            for name, entry in self.entries.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+
+def _unknown(ctx: click.Context, name: str, names: list[str]) -> UsageError:
+    near = difflib.get_close_matches(name, names, n=1)
+    path = ctx.command_path
+    hint = f"Did you mean `{path} {near[0]}`?" if near else f"`{path} --help` lists the commands."
+    return UsageError(f"there is no command {name[:60]!r}", next_step=hint)

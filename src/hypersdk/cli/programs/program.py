@@ -1,0 +1,139 @@
+"""The entry of a program: sets a run up and is the one funnel for everything that ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TextIO
+
+import click
+
+from hypersdk.cli.output import Output
+from hypersdk.cli.programs.groups import RootGroup
+from hypersdk.cli.report import EXIT_BROKEN_PIPE, EXIT_TERMINATED, report, report_unexpected
+from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
+
+JSON_FLAGS: Final = frozenset({"--json", "-json"})
+NOTHING_LOST: Final = "Nothing is lost: jobs run in the daemon, not here. Run the same command again when it suits you."
+
+
+class Run:
+    """What one run knows from the start. Programs add their own to it."""
+
+    def __init__(self, output: Output, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO) -> None:
+        self.output = output
+        self.stdout = stdout
+        self.environ = environ
+        self.stdin = stdin
+        self.debug = False
+
+    @property
+    def state_dir(self) -> Path:
+        """Where crash files go."""
+        from hypersdk.migration.runfile import state_dir
+
+        return state_dir(self.environ)
+
+    def close(self) -> None:
+        """Called at the end, whatever happened."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program: its name, its commands, and what a run of it is made by."""
+
+    name: str
+    root: RootGroup
+    make_run: Callable[[Output, Mapping[str, str], TextIO, TextIO], Run]
+    interrupted: str = NOTHING_LOST
+
+    @property
+    def completion_variable(self) -> str:
+        """Set by the completion scripts: asks for completions in place of a run."""
+        return f"_{self.name.upper()}_COMPLETE"
+
+    def run(self) -> int:
+        """What the installed script calls."""
+        for stream in (sys.stdout, sys.stderr):
+            # A name that the terminal's encoding cannot show must not end the run.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        return self.main(sys.argv[1:], sys.stdout, sys.stderr, sys.stdin, os.environ)
+
+    def main(
+        self, arguments: Sequence[str], stdout: TextIO, stderr: TextIO, stdin: TextIO, environ: Mapping[str, str]
+    ) -> int:
+        """Runs one command line on the given streams and environment, and returns the exit status."""
+        output = Output(stdout, stderr, environ, json_lines=_wants_json(arguments), stdin_is_tty=stdin.isatty())
+        run = self.make_run(output, environ, stdin, stdout)
+        try:
+            return self._invoke(run, arguments)
+        except BrokenPipeError:
+            _drop(stdout, stderr)
+            return EXIT_BROKEN_PIPE
+        except Exception as error:  # noqa: BLE001 - the outermost loop: what gets here is a bug, and is told as one
+            return report_unexpected(output, error, run.state_dir)
+        finally:
+            run.close()
+
+    def _invoke(self, run: Run, arguments: Sequence[str]) -> int:
+        try:
+            if self.completion_variable in run.environ:
+                self.root.main(
+                    list(arguments), prog_name=self.name, complete_var=self.completion_variable, obj=run
+                )  # prints completions and exits
+            with self.root.make_context(self.name, list(arguments), obj=run) as ctx:
+                status = self.root.invoke(ctx)
+        except click.exceptions.Exit as done:  # --help, --version
+            return done.exit_code
+        except HyperSDKError as error:
+            return report(run.output, error, debug=run.debug)
+        except click.ClickException as error:
+            return report(run.output, self._usage(error), debug=run.debug)
+        except (click.Abort, KeyboardInterrupt):
+            stopped = Cancelled("stopped: interrupted", signal="SIGINT", next_step=self.interrupted)
+            return report(run.output, stopped, debug=run.debug)
+        return status if isinstance(status, int) else EXIT_OK
+
+    def _usage(self, error: click.ClickException) -> UsageError:
+        ctx = getattr(error, "ctx", None)
+        path = ctx.command_path if isinstance(ctx, click.Context) else self.name
+        message = error.format_message().strip().removesuffix(".")
+        return UsageError(message[:1].lower() + message[1:], next_step=f"See `{path} --help`.")
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM ends the program at once and silently, with the exit status that shells expect."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_TERMINATED))
+
+
+def _wants_json(arguments: Iterable[str]) -> bool:
+    """Whether JSON was asked for, known before the flags are parsed: an error in them must be JSON already."""
+    before = ""
+    for argument in arguments:
+        if argument == "--":
+            return False
+        name, _, value = argument.partition("=")
+        if argument in JSON_FLAGS or (
+            (before in _OUTPUT and argument == "json") or (name in _OUTPUT and value == "json")
+        ):
+            return True
+        before = argument
+    return False
+
+
+_OUTPUT: Final = frozenset({"--output", "-output", "-o"})
+
+
+def _drop(*streams: TextIO) -> None:
+    """Points streams whose reader went away at nothing, so that the interpreter's flush at exit does not fail a second time."""
+    for stream in streams:
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(Path(os.devnull), os.O_WRONLY), stream.fileno())
