@@ -12,7 +12,7 @@ from hypersdk.errors import register
 from hypersdk.jobs.engine import Engine
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ENDED, HELD, JobState
-from hypersdk.jobs.store import JobStore
+from hypersdk.jobs.store import FOLLOWED, JobStore
 from hypersdk.state.database import Database
 from hypersdk.state.tables import idempotency, jobs, logins, removed, workers
 
@@ -125,7 +125,8 @@ class Reconciler:
             if gone:
                 store.remove_rows(connection, list(gone))
             connection.execute(sa.delete(idempotency).where(idempotency.c.at < now - DAY_S))
-            connection.execute(sa.delete(removed).where(removed.c.at < now - DAY_S))
+            followed = store.revision_of(connection) - FOLLOWED
+            connection.execute(sa.delete(removed).where(removed.c.at < now - DAY_S, removed.c.revision < followed))
             connection.execute(sa.delete(logins).where(logins.c.expires_at < now))
             connection.execute(sa.delete(workers).where(workers.c.state == "dead", workers.c.beat < now - 7 * DAY_S))
         self._engine.prune(list(gone), old)

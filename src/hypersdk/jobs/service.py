@@ -68,7 +68,7 @@ class JobService:
         self._vault = vault
         self._endpoints = endpoints
         self._settings = settings
-        self._roots = roots
+        self.roots: Final = roots
         self._environ = environ
 
     def submit(
@@ -103,7 +103,7 @@ class JobService:
 
     def _new(self, definition: JobDefinition, owner: str | None, endpoint_id: str | None, priority: int) -> NewJob:
         """Raises UsageError, Refused or LookupFailed for a job that cannot be taken."""
-        root = self._roots.of(definition.folder)
+        root = self.roots.of(definition.folder)
         given = definition.as_dict()
         chosen, site = self._endpoint(definition, endpoint_id)
         password = definition.endpoint.password

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import sqlite3
@@ -145,6 +146,11 @@ class Database:
             connection.commit()
             return current
 
+    def is_current(self) -> bool:
+        """Whether the schema is the one of this version. Raises DatabaseError."""
+        with self.read() as connection:
+            return MigrationContext.configure(connection).get_current_revision() == _head()
+
     @contextmanager
     def _migrating(self) -> Iterator[sa.Connection]:
         """One process at a time. The SQLite file becomes readable by its owner only."""
@@ -247,6 +253,11 @@ def _alembic() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     return config
+
+
+@functools.cache
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
 
 
 def _known(config: Config) -> set[str]:

@@ -1,0 +1,47 @@
+"""What a caller may do with a job now, and why not: the same tables that decide when it is tried."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hypersdk.access.faults import FORBIDDEN
+from hypersdk.access.roles import ACTIONS, Role
+from hypersdk.jobs.states import ENDED, JOB_STATE, JobEvent, JobState, before
+
+
+class Permission(BaseModel):
+    """Whether an action would be let through."""
+
+    model_config = ConfigDict(frozen=True)
+
+    allowed: bool
+    code: str | None = Field(
+        description="Of the error that trying would give; null when it is allowed", examples=[None, "job_state"]
+    )
+    reason: str | None = Field(examples=[None, "a job that is completed cannot be paused"])
+
+
+_STATES: dict[str, tuple[frozenset[JobState], str]] = {
+    "cancel": (before(JobEvent.CANCEL), "cancelled"),
+    "pause": (before(JobEvent.PAUSE), "paused"),
+    "resume": (before(JobEvent.RESUME), "resumed"),
+    "retry": (before(JobEvent.RETRY), "tried again"),
+    "delete": (ENDED, "deleted"),
+    "download": (frozenset({JobState.COMPLETED}), "downloaded"),
+}
+
+
+def job_permissions(state: JobState, role: Role | None) -> dict[str, Permission]:
+    """By action."""
+    return {action: _permission(action, state, role) for action in _STATES}
+
+
+def _permission(action: str, state: JobState, role: Role | None) -> Permission:
+    needed = ACTIONS.get(f"jobs.{action}", Role.VIEWER)
+    if role is None or not role.allows(needed):
+        have = f"; you have {role}" if role else ""
+        return Permission(allowed=False, code=FORBIDDEN, reason=f"needs the role {needed}{have}")
+    states, done = _STATES[action]
+    if state not in states:
+        return Permission(allowed=False, code=JOB_STATE, reason=f"a job that is {state} cannot be {done}")
+    return Permission(allowed=True, code=None, reason=None)

@@ -1,0 +1,168 @@
+"""Files of a finished export, read by those who may: below an export root, following no link, in ranges.
+
+The folder comes from the job's row and the name from its result; neither is trusted. The folder is opened below its root's descriptor component by
+component, and the file below that, so whatever somebody put into the folder meanwhile leads nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hypersdk.errors import LookupFailed, Refused, TargetError, UsageError, register
+from hypersdk.jobs.records import Job
+from hypersdk.jobs.roots import ExportRoots
+from hypersdk.units import KiB
+
+ARTIFACT_UNKNOWN: Final = register(
+    "artifact_unknown", "The job has no such file, or it is not there any more.", "See GET /api/v1/jobs/{id}/artifacts."
+)
+ARTIFACT_ELSEWHERE: Final = register(
+    "artifact_elsewhere",
+    "The export root of the job's files is not mounted where this API runs.",
+    "Ask the daemon of the host that made them, or mount the root here under the same path.",
+)
+ARTIFACT_RANGE: Final = register(
+    "artifact_range",
+    "The file does not reach as far as the range that was asked for.",
+    "Content-Range says how long it is.",
+)
+MANIFEST: Final = "artifact-manifest.json"
+PIECE: Final = 256 * KiB
+_RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+class RangeMissed(UsageError):  # noqa: N818 - reads as what happened
+    """416."""
+
+    http_status: Final = 416
+    default_code = ARTIFACT_RANGE
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file of a job. ``sha256`` is None where it was not hashed."""
+
+    name: str
+    size_bytes: int | None
+    sha256: str | None
+
+
+def artifacts_of(job: Job) -> list[Artifact]:
+    """By the job's result; empty until it is completed."""
+    if job.result is None or not job.result.get("success"):
+        return []
+    found = [_artifact(one) for one in job.result.get("artifacts", ()) if isinstance(one, Mapping)]
+    known = {one.name for one in found}
+    found += [Artifact(str(name), None, None) for name in job.result.get("files", ()) if name not in known]
+    if MANIFEST not in {one.name for one in found}:
+        found.append(Artifact(MANIFEST, None, None))
+    return found
+
+
+def _artifact(one: Mapping[str, Any]) -> Artifact:
+    size = one.get("size_bytes")
+    return Artifact(str(one.get("name")), size if isinstance(size, int) else None, one.get("sha256"))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A regular file, open for reading. Whoever has it closes it."""
+
+    descriptor: int
+    name: str
+    size: int
+    tag: str
+
+
+def open_artifact(job: Job, name: str, roots: ExportRoots) -> OpenFile:
+    """Raises LookupFailed ``artifact_unknown``, Refused ``artifact_elsewhere``."""
+    if name not in {one.name for one in artifacts_of(job)} or "/" in name or name in ("", ".", ".."):
+        raise _unknown(job, name)
+    root = roots.by_id(job.root_id)
+    if root is None or root != roots.of(job.output_path):
+        raise Refused(f"the files of job '{job.id}' are not reachable from here", code=ARTIFACT_ELSEWHERE)
+    try:
+        with roots.opened(job.output_path, create=False) as folder:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            descriptor = os.open(name, flags, dir_fd=folder)
+    except TargetError as error:
+        raise _unknown(job, name) from error
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EACCES):
+            raise _unknown(job, name) from error
+        raise
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(descriptor)
+        raise _unknown(job, name)
+    return OpenFile(descriptor, name, facts.st_size, f'"{facts.st_ino:x}-{facts.st_size:x}-{facts.st_mtime_ns:x}"')
+
+
+def _unknown(job: Job, name: str) -> LookupFailed:
+    shown = name[:200].encode("ascii", "backslashreplace").decode()
+    return LookupFailed(f"job '{job.id}' has no file '{shown}'", code=ARTIFACT_UNKNOWN)
+
+
+def part_of(header: str | None, if_range: str | None, file: OpenFile) -> tuple[int, int] | None:
+    """First byte and end of the part that was asked for (RFC 9110, section 14); None for the whole file.
+
+    Several ranges, other units and a stale ``If-Range`` give the whole. Raises RangeMissed.
+    """
+    match = _RANGE.fullmatch(header.replace(" ", "")) if header else None
+    if match is None or (if_range is not None and if_range != file.tag):
+        return None
+    first, last = match[1], match[2]
+    if not first and not last:
+        return None
+    if not first:
+        start, end = max(0, file.size - int(last)), file.size
+    else:
+        start, end = int(first), min(int(last) + 1, file.size) if last else file.size
+        if last and int(last) < start:
+            return None
+    if start >= file.size or start >= end:
+        raise RangeMissed(f"'{file.name}' has {file.size} bytes", size=file.size)
+    return start, end
+
+
+class FileResponse(Response):
+    """Sends an open file or a part of it, and closes it, however it ends. Not compressed: a range counts the file's own bytes."""
+
+    def __init__(self, file: OpenFile, part: tuple[int, int] | None) -> None:
+        self._file = file
+        self._start, self._end = part or (0, file.size)
+        headers = {
+            "content-length": str(self._end - self._start), "accept-ranges": "bytes", "etag": file.tag,
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}", "content-encoding": "identity",
+            "cache-control": "private, no-transform",
+        }  # fmt: skip
+        if part is not None:
+            headers["content-range"] = f"bytes {self._start}-{self._end - 1}/{file.size}"
+        kind = "application/json" if file.name.endswith(".json") else "application/octet-stream"
+        super().__init__(None, 200 if part is None else 206, headers, kind)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            place = self._start
+            while place < self._end:
+                wanted = min(PIECE, self._end - place)
+                data = await run_in_threadpool(os.pread, self._file.descriptor, wanted, place)
+                if not data:
+                    raise OSError(errno.EIO, f"{self._file.name} became shorter while it was sent")
+                place += len(data)
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            os.close(self._file.descriptor)

@@ -1,0 +1,68 @@
+"""Bodies that are read by hand: job files, and the JSON of the six older routes, which programs send with all sorts of content types."""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from hypersdk.errors import UsageError, register
+from hypersdk.migration.jobfile import JOB_UNREADABLE
+
+BODY_UNREADABLE: Final = register(
+    "body_unreadable",
+    "The body is not the JSON that this route takes.",
+    "See the route at /docs; the message names the field.",
+)
+BODY_KIND: Final = register(
+    "body_kind",
+    "The route does not take a body of that content type.",
+    "Send application/json, or application/yaml for a job file.",
+)
+_UNTOLD: Final = frozenset({"", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded", "*/*"})
+"""What programs send that do not say what they send; ``curl -d`` says the last but one."""
+_YAML: Final = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "text/vnd.yaml"})
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class BodyKind(UsageError):  # noqa: N818 - reads as what happened
+    """415: the content type is not one that the route takes."""
+
+    default_code = BODY_KIND
+
+
+def kind_of(request: Request) -> str:
+    """The MIME type, in lower case and without parameters; empty where there is none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def job_file(request: Request) -> tuple[str, str | None]:
+    """The text of a job file and its MIME type; None where both JSON and YAML are to be tried.
+
+    Raises BodyKind, and UsageError ``job_unreadable`` where it is not UTF-8.
+    """
+    kind = kind_of(request)
+    told = kind == "application/json" or kind.endswith(("+json", "+yaml")) or kind in _YAML
+    if not told and kind not in _UNTOLD:
+        raise BodyKind(f"a job file is JSON or YAML, not {kind[:80]}")
+    data = await request.body()
+    try:
+        return data.decode("utf-8"), kind if told else None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the job file is not UTF-8 (byte {error.start})", code=JOB_UNREADABLE) from None
+
+
+async def json_body(request: Request, model: type[Model]) -> Model:
+    """The body as ``model``; an empty one is ``{}``. Raises BodyKind and UsageError ``body_unreadable``; no value is shown."""
+    kind = kind_of(request)
+    if kind != "application/json" and not kind.endswith("+json") and kind not in _UNTOLD:
+        raise BodyKind(f"the route takes application/json, not {kind[:80]}")
+    data = await request.body()
+    try:
+        return model.model_validate_json(data if data.strip() else b"{}")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part)[:60] for part in first["loc"]) or "body"
+        text = "is not JSON" if first["type"] == "json_invalid" else first["msg"]
+        raise UsageError(f"{place}: {text}", code=BODY_UNREADABLE, field=place) from None

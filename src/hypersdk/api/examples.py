@@ -1,0 +1,91 @@
+"""Examples that the OpenAPI document shows, and that tests submit as they stand."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+JOB_FILE: Final[dict[str, Any]] = {
+    "name": "example-vm-export",
+    "vm_path": "/data/vm/win2019-x86_64 - Clone",
+    "output_path": "/tmp/export-test-vm",  # noqa: S108 - a default export root
+    "options": {"parallel_downloads": 4, "remove_cdrom": True, "show_individual_progress": False},
+}
+JOB_FILE_YAML: Final = """\
+name: "example-vm-export"
+vm_path: "/data/vm/win2019-x86_64 - Clone"
+output_path: "/tmp/export-test-vm"
+options:
+  parallel_downloads: 4
+  remove_cdrom: true
+  show_individual_progress: false
+"""
+_SCHEMA: Final[dict[str, Any]] = {
+    "description": "One job, `{jobs: [...]}` or a list of jobs; docs/jobs.md lists the fields of a job.",
+    "anyOf": [
+        {"$ref": "#/components/schemas/JobDefinition"},
+        {
+            "type": "object", "required": ["jobs"], "additionalProperties": False,
+            "properties": {"jobs": {"type": "array", "maxItems": 10000, "items": {"$ref": "#/components/schemas/JobDefinition"}}},
+        },
+        {"type": "array", "maxItems": 10000, "items": {"$ref": "#/components/schemas/JobDefinition"}},
+    ],
+}  # fmt: skip
+JOB_FILE_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _SCHEMA,
+                "examples": {
+                    "one": {"summary": "One job", "value": JOB_FILE},
+                    "batch": {"summary": "Several", "value": {"jobs": [JOB_FILE, {**JOB_FILE, "name": "second", "format": "qcow2"}]}},
+                },
+            },
+            "application/yaml": {
+                "schema": {"type": "string", "description": "The same as YAML."},
+                "examples": {"one": {"summary": "One job", "value": JOB_FILE_YAML}},
+            },
+        },
+    }
+}  # fmt: skip
+JOB_DEFINITION: Final[dict[str, Any]] = {
+    "title": "JobDefinition",
+    "type": "object",
+    "description": "One export. `output_dir` and `method` are older names of `output_path` and `export_method`. Unknown fields are errors.",
+    "required": ["vm_path"],
+    "additionalProperties": False,
+    "properties": {
+        "id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},
+        "name": {"type": "string", "maxLength": 4096},
+        "vm_path": {"type": "string", "minLength": 1, "maxLength": 4096},
+        "output_path": {"type": "string", "maxLength": 4096},
+        "output_dir": {"type": "string", "maxLength": 4096},
+        "format": {"type": "string", "enum": ["ovf", "ova", "qcow2", "raw", "vmdk"], "default": "ovf"},
+        "export_method": {
+            "type": "string",
+            "enum": ["", "auto", "lease", "datastore", "ctl", "govc", "ovftool", "web"],
+        },
+        "method": {"type": "string", "enum": ["", "auto", "lease", "datastore", "ctl", "govc", "ovftool", "web"]},
+        "compress": {
+            "anyOf": [{"type": "boolean"}, {"type": "string", "enum": ["none", "checked", "unchecked", "repack"]}]
+        },
+        "thin": {"type": "boolean"},
+        "vcenter": {
+            "type": "object",
+            "required": ["server"],
+            "additionalProperties": False,
+            "properties": {
+                "server": {"type": "string", "minLength": 1},
+                "username": {"type": "string"},
+                "password": {"type": "string", "format": "password", "writeOnly": True},
+                "insecure": {"type": "boolean"},
+            },
+        },
+        "vcenter_url": {"type": "string"},
+        "datacenter": {"type": "string"},
+        "insecure": {"type": "boolean"},
+        "options": {"type": "object", "description": "Options of the export; see docs/jobs.md."},
+        "metadata": {"type": "object", "maxProperties": 256},
+        "created_at": {"type": "string", "format": "date-time"},
+    },
+}

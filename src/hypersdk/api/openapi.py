@@ -1,0 +1,96 @@
+"""The OpenAPI document: what FastAPI makes of the routes, with our errors, our security, and the job file's schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from hypersdk.api.examples import JOB_DEFINITION
+from hypersdk.api.problems import is_kept
+from hypersdk.api.responses import PROBLEM_TYPE
+from hypersdk.api.security import COOKIE, CSRF_HEADER, OPEN
+
+DESCRIPTION: Final = """\
+Durable exports of virtual machines from vSphere.
+
+Native routes are under `/api/v1`; their errors are problem documents (RFC 9457) with a stable `code`. Six older routes at the root are kept as
+they were; their errors are `{error, code, timestamp}`. Times are RFC 3339 in UTC. Every write takes an `Idempotency-Key`: the same key with the
+same request gets the first answer again.
+"""
+TAGS: Final = (
+    ("jobs", "Exports: submit, follow, ask for something, read what came of them."),
+    ("events", "One stream of changes."),
+    ("endpoints", "vCenters and ESXi hosts."),
+    ("workers", "The processes that copy."),
+    ("statistics", "Numbers of the daemon, now and over time."),
+    ("auth", "Login, users, tokens, audit trail."),
+    ("meta", "Readiness and metrics."),
+    ("kept", "Six older routes, kept as they were."),
+)
+_PROBLEM: Final = {"$ref": "#/components/schemas/Problem"}
+_METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
+IDEMPOTENCY: Final = {
+    "name": "Idempotency-Key", "in": "header", "required": False,
+    "description": "The same key with the same request gets the first answer again, also after a restart",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._-]+$"},
+}  # fmt: skip
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """Made once per application. It is handed out as text or read only: nobody changes it."""
+    made: dict[str, Any] | None = getattr(app.state, "document", None)
+    if made is None:
+        made = app.state.document = _describe(app)
+    return made
+
+
+def document_json(app: FastAPI) -> bytes:
+    """The same as JSON."""
+    return json.dumps(document(app), ensure_ascii=False).encode()
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    made = get_openapi(
+        title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes,
+        tags=[{"name": name, "description": text} for name, text in TAGS],
+    )  # fmt: skip
+    parts = made.setdefault("components", {})
+    parts.setdefault("schemas", {})["JobDefinition"] = JOB_DEFINITION
+    parts["securitySchemes"] = {
+        "token": {"type": "http", "scheme": "bearer", "description": "An API token"},
+        "session": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": COOKIE,
+            "description": f"A login; writes also send {CSRF_HEADER}",
+        },
+    }
+    for path, methods in made["paths"].items():
+        for method, operation in methods.items():
+            if method in _METHODS:
+                _complete(path, method, operation)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        if f'"#/components/schemas/{unused}"' not in json.dumps(made["paths"]):
+            parts["schemas"].pop(unused, None)
+    return made
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    """Security, the idempotency header of writes, and the media type of errors."""
+    operation["security"] = [] if (method.upper(), path) in OPEN else [{"token": []}, {"session": []}]
+    if method in ("post", "put", "patch", "delete"):
+        operation.setdefault("parameters", []).append(IDEMPOTENCY)
+    if is_kept(path):
+        return
+    for status, answer in operation.get("responses", {}).items():
+        if status.isdigit() and int(status) >= 400 and _is_problem(answer):
+            answer["content"] = {PROBLEM_TYPE: {"schema": _PROBLEM}}
+
+
+def _is_problem(answer: dict[str, Any]) -> bool:
+    content = answer.get("content", {})
+    schemas = [one.get("schema", {}).get("$ref", "") for one in content.values()]
+    return any(ref.endswith(("/Problem", "/HTTPValidationError")) for ref in schemas) or not content

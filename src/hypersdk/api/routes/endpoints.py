@@ -1,0 +1,163 @@
+"""Connections to vCenters and ESXi hosts. Secrets go in and never come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, TypeVar
+
+import anyio
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Path
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+
+from hypersdk.access.endpoints import ENDPOINT_UNKNOWN, NewEndpoint, StoredEndpoint
+from hypersdk.api.context import Services, services
+from hypersdk.api.responses import problems
+from hypersdk.api.security import Admin, Operator, Viewer
+from hypersdk.api.times import rfc3339
+from hypersdk.errors import LookupFailed
+from hypersdk.secret import Secret
+
+router = APIRouter(prefix="/api/v1/endpoints", tags=["endpoints"])
+Use = Annotated[Services, Depends(services)]
+Id = Annotated[str, Path(max_length=128, description="Id or name of an endpoint", examples=["endpoint-3f9a1c20d4e5"])]
+Line = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
+DIALS: Final = anyio.CapacityLimiter(4)
+"""Calls that wait for somebody else's server, at once: they must not take the threads that answer from the database."""
+T = TypeVar("T")
+
+
+class EndpointRequest(BaseModel):
+    """An endpoint to make known. `password` or `secret_ref`, not both."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True,
+        json_schema_extra={"examples": [
+            {"name": "vc1", "url": "https://vcenter.example.com", "username": "export@vsphere.local", "secret_ref": "env:VC1_PASSWORD"}
+        ]},
+    )  # fmt: skip
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    url: Annotated[Line, Field(min_length=1)]
+    username: Line = ""
+    password: Annotated[SecretStr, Field(max_length=4096)] | None = Field(
+        default=None, json_schema_extra={"writeOnly": True}
+    )
+    secret_ref: Line | None = Field(default=None, description="Where the password is: `vault:`, `env:` or `file:`")
+    thumbprint: Line | None = Field(
+        default=None, description="SHA-256 of the certificate, as the 409 of the first try shows it"
+    )
+    insecure: bool = Field(default=False, description="Trust any certificate")
+    datacenter: Line | None = None
+    default: bool = Field(default=False, description="Jobs that name no endpoint use this one")
+
+
+class EndpointView(BaseModel):
+    """An endpoint as everybody may see it."""
+
+    id: str
+    name: str
+    kind: str
+    url: str
+    username: str
+    has_password: bool
+    secret_ref: str | None
+    thumbprint: str | None
+    insecure: bool
+    datacenter: str | None
+    is_default: bool
+    created_at: str
+    revision: int
+
+
+class EndpointsView(BaseModel):
+    """All of them, by name."""
+
+    endpoints: list[EndpointView]
+
+
+class ServerView(BaseModel):
+    """What the server says of itself."""
+
+    name: str
+    full_name: str
+    version: str
+    build: str
+    api_version: str
+    api_type: str
+    instance_uuid: str | None
+
+
+async def _dial(call: Callable[..., T], *arguments: Any) -> T:
+    return await to_thread.run_sync(call, *arguments, limiter=DIALS)
+
+
+@router.post(
+    "",
+    operation_id="create_endpoint",
+    summary="Make a vCenter or ESXi host known",
+    status_code=201,
+    responses=problems(409, 502),
+)
+async def create(body: EndpointRequest, use: Use, _: Admin) -> EndpointView:
+    """Connects to see the certificate. One that is not trusted is answered with 409 `certificate_unknown` and its print in `sha256`: compare it
+    with what the server itself shows, and repeat the request with it as `thumbprint`."""
+    password = None if body.password is None else Secret(body.password.get_secret_value())
+    new = NewEndpoint(
+        name=body.name, url=body.url, username=body.username, password=password, secret_ref=body.secret_ref,
+        thumbprint=body.thumbprint, insecure=body.insecure, datacenter=body.datacenter, default=body.default,
+    )  # fmt: skip
+    return _view(await _dial(use.endpoints.create, new))
+
+
+@router.get("", operation_id="list_endpoints", summary="List endpoints", responses=problems())
+def list_endpoints(use: Use, _: Viewer) -> EndpointsView:
+    """By name."""
+    return EndpointsView(endpoints=[_view(one) for one in use.endpoints.list()])
+
+
+@router.get("/{id}", operation_id="get_endpoint", summary="One endpoint", responses=problems(404))
+def get(id: Id, use: Use, _: Viewer) -> EndpointView:  # noqa: A002 - the parameter's name
+    """By id or name."""
+    return _view(use.endpoints.get(_key(id)))
+
+
+@router.delete(
+    "/{id}", operation_id="delete_endpoint", summary="Forget an endpoint", status_code=204, responses=problems(404, 409)
+)
+def delete(id: Id, use: Use, _: Admin) -> None:  # noqa: A002
+    """With its password. Refused while jobs that have not ended use it."""
+    use.endpoints.delete(_key(id))
+
+
+@router.post(
+    "/{id}/test", operation_id="test_endpoint", summary="Log in and out again", responses=problems(404, 409, 502)
+)
+async def test(id: Id, use: Use, _: Operator) -> ServerView:  # noqa: A002
+    """What the server says of itself; 502 says what does not work."""
+    about = await _dial(use.endpoints.test, _key(id))
+    return ServerView(
+        name=about.name, full_name=about.full_name, version=about.version, build=about.build, api_version=about.api_version,
+        api_type=about.api_type, instance_uuid=about.instance_uuid,
+    )  # fmt: skip
+
+
+@router.post("/{id}/default", operation_id="default_endpoint", summary="Make it the default", responses=problems(404))
+def make_default(id: Id, use: Use, _: Admin) -> EndpointView:  # noqa: A002
+    """For jobs that name no endpoint."""
+    return _view(use.endpoints.make_default(_key(id)))
+
+
+def _key(text: str) -> str:
+    """What no endpoint can be called is not shown to the database."""
+    if not (text.isascii() and text.isprintable()):
+        raise LookupFailed("there is no endpoint of that name", code=ENDPOINT_UNKNOWN)
+    return text
+
+
+def _view(one: StoredEndpoint) -> EndpointView:
+    return EndpointView(
+        id=one.id, name=one.name, kind=one.kind, url=one.url, username=one.username, has_password=one.has_password,
+        secret_ref=one.secret_ref, thumbprint=one.thumbprint, insecure=one.insecure, datacenter=one.datacenter,
+        is_default=one.is_default, created_at=rfc3339(one.created_at), revision=one.revision,
+    )  # fmt: skip

@@ -1,0 +1,68 @@
+"""The one stream of events."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Depends, Header, Query
+from pydantic import StringConstraints
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hypersdk.api.context import Services, services
+from hypersdk.api.feed import TOPICS, Feed, Wanted
+from hypersdk.api.responses import problems
+from hypersdk.api.security import Caller, viewer
+
+router = APIRouter(prefix="/api/v1/events", tags=["events"])
+MAX_IDS: Final = 200
+Topic = Literal["jobs", "progress", "endpoints"]
+Id = Annotated[str, StringConstraints(max_length=128)]
+_EXAMPLE: Final = (
+    'event: hello\nid: 4711\ndata: {"revision":4711,"timestamp":"2026-01-31T12:00:00.000000Z"}\n\n'
+    'event: progress\nid: 4712\ndata: {"id":"job-3f9a1c20d4e5","state":"running","progress":{"percent_complete":12.5}}\n\n'
+)
+
+
+class EventStream(Response):
+    """Sends a client its events until it goes, the feed ends, or its time is over."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, feed: Feed, wanted: Wanted, last: int | None) -> None:
+        super().__init__(None, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._feed, self._wanted, self._last = feed, wanted, last
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await self._feed.serve(self._wanted, self._last, receive, send)
+
+
+@router.get(
+    "", operation_id="events", summary="Follow changes (server-sent events)", response_class=Response,
+    responses={200: {"description": "Events", "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}},
+               **problems()},
+)  # fmt: skip
+async def events(
+    use: Annotated[Services, Depends(services)],
+    _: Annotated[Caller, Depends(viewer)],
+    topics: Annotated[list[Topic] | None, Query(max_length=10, description="Without any: all")] = None,
+    ids: Annotated[
+        list[Id] | None, Query(max_length=MAX_IDS, description="Only these objects; without any: all")
+    ] = None,
+    after: Annotated[
+        int | None, Query(ge=0, le=2**53, description="As Last-Event-ID, for the first request: the revision of a list")
+    ] = None,
+    last_event_id: Annotated[
+        str | None, Header(max_length=40, description="The id of the last event that was seen")
+    ] = None,
+) -> Response:
+    """Events: `hello` (where the stream begins), `job` (a whole job, when more than its progress changed), `progress` (at most twice a second
+    for one job), `endpoint`, `removed` (`{topic, id}`), `ping` (every 15 s), and `resync`: what was missed is not known any more, load
+    everything anew. The id of an event is a revision of the database; a client that comes back with `Last-Event-ID` gets each object that
+    changed meanwhile once, as it is now. A stream ends after 15 minutes at most; browsers come back by themselves."""
+    use.feed.check_room()
+    seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else after
+    wanted = Wanted(frozenset(topics or TOPICS), frozenset(ids or ()))
+    return EventStream(use.feed, wanted, seen)

@@ -1,0 +1,391 @@
+"""Jobs: submit, look, ask for something, read what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+
+from hypersdk.api.allowed import Permission, job_permissions
+from hypersdk.api.artifacts import FileResponse, artifacts_of, open_artifact, part_of
+from hypersdk.api.bodies import job_file
+from hypersdk.api.context import Services, services
+from hypersdk.api.examples import JOB_FILE_BODY
+from hypersdk.api.listing import Bulk, JobQuery
+from hypersdk.api.responses import problems
+from hypersdk.api.security import Caller, operator, viewer
+from hypersdk.api.views import (
+    AttemptView,
+    ErrorView,
+    JobPage,
+    JobView,
+    ProgressView,
+    attempt_view,
+    error_view,
+    job_view,
+    page_view,
+    progress_view,
+)  # fmt: skip
+from hypersdk.errors import HyperSDKError, UsageError, register
+from hypersdk.jobs.records import Job
+from hypersdk.jobs.service import JobService
+from hypersdk.jobs.states import ENDED
+from hypersdk.jobs.store import LIST_QUERY, JobStore
+
+BULK_QUERY: Final = register(
+    "bulk_query",
+    "A bulk call names its jobs either by ids, or by a filter and the revision of the list that its caller saw.",
+    "Send one of the two; GET /api/v1/jobs gives the revision.",
+)
+MAX_BULK: Final = 1000
+"""Jobs of one bulk call; ``remaining`` says how many more there are."""
+MAX_WAIT_S: Final = 30.0
+LOG_POLL_S: Final = 0.5
+router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
+Use = Annotated[Services, Depends(services)]
+Viewer = Annotated[Caller, Depends(viewer)]
+Operator = Annotated[Caller, Depends(operator)]
+Id = Annotated[str, Path(max_length=128, description="Id of a job", examples=["job-3f9a1c20d4e5"])]
+
+
+class RejectionView(BaseModel):
+    """A job of the file that was not taken."""
+
+    number: int = Field(description="Its place in the file, from 1")
+    error: ErrorView
+
+
+class SubmissionView(BaseModel):
+    """What became of a job file."""
+
+    accepted: list[JobView]
+    rejected: list[RejectionView]
+    warnings: list[str] = Field(description="About what was accepted and has no effect")
+
+
+class JobDetail(JobView):
+    """One job, and what the caller may do with it now."""
+
+    permissions: dict[str, Permission]
+
+
+class ExplanationView(BaseModel):
+    """Why a job is as it is, and what to do."""
+
+    code: str
+    message: str
+    cause: str
+    next_step: str
+    history: list[AttemptView]
+
+
+class BulkResult(BaseModel):
+    """What became of one job."""
+
+    id: str
+    ok: bool
+    error: ErrorView | None
+
+
+class BulkResults(BaseModel):
+    """What became of each."""
+
+    results: list[BulkResult]
+    succeeded: int
+    failed: int
+    remaining: int = Field(description="Jobs that match the filter and were not reached; call again")
+
+
+class LogView(BaseModel):
+    """A piece of a job's log."""
+
+    text: str
+    start: int = Field(description="Offset of its first byte")
+    end: int = Field(description="Where to go on reading: the next `after`")
+    ended: bool = Field(description="Nothing more will come")
+
+
+class ArtifactView(BaseModel):
+    """One file of an export."""
+
+    name: str
+    size_bytes: int | None
+    sha256: str | None
+    href: str = Field(description="Where it can be downloaded")
+
+
+class ArtifactsView(BaseModel):
+    """The files of an export; none until the job is completed."""
+
+    folder: str
+    files: list[ArtifactView]
+
+
+class AttemptsView(BaseModel):
+    """Every time that a worker had the job, oldest first."""
+
+    attempts: list[AttemptView]
+
+
+@router.post(
+    "", operation_id="create_jobs", summary="Submit a job file", status_code=201, openapi_extra=JOB_FILE_BODY,
+    responses={200: {"description": "No job of the file was taken", "model": SubmissionView}, **problems(404)},
+)  # fmt: skip
+async def create(
+    request: Request,
+    response: Response,
+    use: Use,
+    caller: Operator,
+    endpoint_id: Annotated[
+        str | None, Query(max_length=128, description="For jobs that name no endpoint of their own")
+    ] = None,
+    priority: Annotated[int, Query(ge=-1000, le=1000, description="Higher goes first")] = 0,
+) -> SubmissionView:
+    """One job, `{jobs: [...]}` or a list, as JSON or YAML. Each stands or falls alone; an `id` that exists with the same definition is the
+    job that is there."""
+    text, kind = await job_file(request)
+    submit = partial(use.service.submit, text, kind, caller.user_id, endpoint_id=endpoint_id, priority=priority)
+    done = await run_in_threadpool(submit)
+    if not done.accepted:
+        response.status_code = 200
+    return SubmissionView(
+        accepted=[job_view(job) for job in done.accepted],
+        rejected=[RejectionView(number=one.number, error=_error(one.error)) for one in done.rejected],
+        warnings=list(done.warnings),
+    )
+
+
+@router.get("", operation_id="list_jobs", summary="List jobs", responses=problems())
+def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobPage:
+    """Filtered and sorted by any column; by `cursor` for programs, by `offset` for a scroll bar."""
+    after = None if query.cursor is None else int(query.cursor)
+    if after is not None and query.offset:
+        raise UsageError("offset goes without cursor", code=LIST_QUERY)
+    page = use.jobs.page(query.as_filter(), sort=query.sort, offset=query.offset, limit=query.limit, after=after)
+    more = len(page.jobs) == query.limit and query.sort.removeprefix("-") == "number"
+    return page_view(page, str(page.jobs[-1].number) if more else None)
+
+
+@router.post("/bulk", operation_id="bulk_jobs", summary="One action on many jobs", responses=problems())
+def bulk(body: Bulk, use: Use, _: Operator) -> BulkResults:
+    """Cancel, pause, resume, retry or delete. The answer says for each job what became of it."""
+    ids, remaining = _chosen(body, use.jobs)
+    outcome = use.service.each(ids, _action(body, use.service))
+    results = [
+        BulkResult(id=one, ok=error is None, error=None if error is None else _error(error))
+        for one, error in outcome.items()
+    ]
+    failed = sum(not one.ok for one in results)
+    return BulkResults(results=results, succeeded=len(results) - failed, failed=failed, remaining=remaining)
+
+
+def _chosen(body: Bulk, store: JobStore) -> tuple[list[str], int]:
+    """Ids to act on, and how many more there are. Raises UsageError ``bulk_query``."""
+    if (body.ids is None) == (body.filter is None):
+        raise UsageError("give either ids or filter", code=BULK_QUERY, field="ids")
+    if body.ids is not None:
+        return [one for one in dict.fromkeys(body.ids) if one not in set(body.except_)], 0
+    assert body.filter is not None
+    if body.revision is None:
+        raise UsageError("a filter goes with the revision of the list", code=BULK_QUERY, field="revision")
+    which = body.filter.as_filter(excluded=tuple(body.except_), seen_revision=body.revision)
+    found = store.ids(which)
+    return found[:MAX_BULK], max(0, len(found) - MAX_BULK)
+
+
+def _action(body: Bulk, service: JobService) -> Callable[[str], Any]:
+    actions: dict[str, Callable[[str], Any]] = {
+        "cancel": partial(service.cancel, keep_partial=body.keep_partial), "pause": service.pause, "resume": service.resume,
+        "retry": partial(service.retry, discard=body.discard), "delete": service.delete,
+    }  # fmt: skip
+    return actions[body.action]
+
+
+@router.get("/{id}", operation_id="get_job", summary="One job", responses=problems(404))
+def get(id: Id, use: Use, caller: Viewer) -> JobDetail:  # noqa: A002 - the parameter's name
+    """With its progress, its result once it has ended, and what the caller may do with it."""
+    return _detail(use.jobs.get(id), caller)
+
+
+@router.delete(
+    "/{id}",
+    operation_id="delete_job",
+    summary="Forget a job that has ended",
+    status_code=204,
+    responses=problems(404, 409),
+)
+def delete(id: Id, use: Use, _: Operator) -> None:  # noqa: A002
+    """Its row and its log; the files that it wrote stay."""
+    use.service.delete(id)
+
+
+@router.post("/{id}/cancel", operation_id="cancel_job", summary="Cancel a job", responses=problems(404, 409))
+def cancel(
+    id: Id,  # noqa: A002
+    use: Use,
+    caller: Operator,
+    keep_partial: Annotated[
+        bool, Query(description="What was copied so far stays, and retry goes on from there")
+    ] = False,
+) -> JobDetail:
+    """Bytes stop within two seconds; it is cancelled once its source is as it was found. Asking again is no error."""
+    return _detail(use.service.cancel(id, keep_partial=keep_partial), caller)
+
+
+@router.post(
+    "/{id}/pause", operation_id="pause_job", summary="Stop a job at its next checkpoint", responses=problems(404, 409)
+)
+def pause(id: Id, use: Use, caller: Operator) -> JobDetail:  # noqa: A002
+    """Asking again is no error."""
+    return _detail(use.service.pause(id), caller)
+
+
+@router.post(
+    "/{id}/resume",
+    operation_id="resume_job",
+    summary="Put a paused job back into the queue",
+    responses=problems(404, 409),
+)
+def resume(id: Id, use: Use, caller: Operator) -> JobDetail:  # noqa: A002
+    """It goes on from its checkpoint."""
+    return _detail(use.service.resume(id), caller)
+
+
+@router.post(
+    "/{id}/retry", operation_id="retry_job", summary="Try a failed or cancelled job again", responses=problems(404, 409)
+)
+def retry(
+    id: Id,  # noqa: A002
+    use: Use,
+    caller: Operator,
+    discard: Annotated[bool, Query(description="Begins anew, instead of from the last checkpoint")] = False,
+) -> JobDetail:
+    """From its last checkpoint."""
+    return _detail(use.service.retry(id, discard=discard), caller)
+
+
+@router.get(
+    "/{id}/permissions",
+    operation_id="job_permissions",
+    summary="What the caller may do with a job",
+    responses=problems(404),
+)
+def permissions(id: Id, use: Use, caller: Viewer) -> dict[str, Permission]:  # noqa: A002
+    """By action, with the reason why not."""
+    return job_permissions(use.jobs.get(id).state, caller.role)
+
+
+@router.get("/{id}/progress", operation_id="job_progress", summary="How far a job is", responses=problems(404))
+def progress(id: Id, use: Use, _: Viewer) -> ProgressView:  # noqa: A002
+    """Every field is there from the first answer on."""
+    return progress_view(use.jobs.get(id))
+
+
+@router.get(
+    "/{id}/attempts",
+    operation_id="job_attempts",
+    summary="Every time that a worker had the job",
+    responses=problems(404),
+)
+def attempts(id: Id, use: Use, _: Viewer) -> AttemptsView:  # noqa: A002
+    """Oldest first."""
+    return AttemptsView(attempts=[attempt_view(one) for one in use.jobs.attempts(use.jobs.get(id).id)])
+
+
+@router.get("/{id}/explain", operation_id="explain_job", summary="Why a job is as it is", responses=problems(404))
+def explain(id: Id, use: Use, _: Viewer) -> ExplanationView:  # noqa: A002
+    """Code, cause, next step, and what happened before."""
+    found = use.service.explain(use.jobs.get(id))
+    return ExplanationView(
+        code=found.code, message=found.message, cause=found.cause, next_step=found.next_step,
+        history=[attempt_view(one) for one in found.history],
+    )  # fmt: skip
+
+
+@router.get(
+    "/{id}/logs", operation_id="job_logs", summary="A job's log, from a byte offset on", responses=problems(404)
+)
+async def logs(
+    id: Id,  # noqa: A002
+    request: Request,
+    use: Use,
+    _: Viewer,
+    after: Annotated[int, Query(ge=0, le=2**40, description="Offset to read from: `end` of the answer before")] = 0,
+    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for something to come")] = 0,
+) -> LogView:
+    """Up to 256 KiB. With `wait` the answer comes as soon as there is something, or the job has ended."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait
+    while True:
+        found = await run_in_threadpool(_read_log, use.jobs, id, after)
+        if found.text or found.ended or loop.time() >= until or await request.is_disconnected():
+            return found
+        await asyncio.sleep(min(LOG_POLL_S, max(0.0, until - loop.time())))
+
+
+def _read_log(store: JobStore, job_id: str, after: int) -> LogView:
+    job = store.get(job_id)  # its state before its log: what it wrote last is there when it has ended
+    data, end = store.read_log(job.id, after)
+    whole = data[: len(data) - _cut_off(data)]
+    text = whole.decode("utf-8", "replace")
+    return LogView(text=text, start=after, end=end - (len(data) - len(whole)), ended=job.state in ENDED and not data)
+
+
+def _cut_off(data: bytes) -> int:
+    """Bytes at the end that begin a character whose rest is still to come; none where they are all there is."""
+    for back in range(1, min(4, len(data))):
+        byte = data[-back]
+        if byte >= 0xC0:
+            wants = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return back if wants > back else 0
+        if byte < 0x80:
+            return 0
+    return 0
+
+
+@router.get("/{id}/artifacts", operation_id="job_artifacts", summary="The files of an export", responses=problems(404))
+def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
+    """By the job's result."""
+    job = use.jobs.get(id)
+    files = [
+        ArtifactView(name=one.name, size_bytes=one.size_bytes, sha256=one.sha256, href=f"/api/v1/jobs/{job.id}/artifacts/{one.name}")
+        for one in artifacts_of(job)
+    ]  # fmt: skip
+    return ArtifactsView(folder=job.output_path, files=files)
+
+
+@router.get(
+    "/{id}/artifacts/{name}", operation_id="download_artifact", summary="Download a file of an export",
+    response_class=Response,
+    responses={
+        200: {"description": "The whole file", "content": {"application/octet-stream": {}, "application/json": {}}},
+        206: {"description": "A part of it", "content": {"application/octet-stream": {}, "application/json": {}}},
+        **problems(404, 409, 416),
+    },
+)  # fmt: skip
+def download(
+    id: Id,  # noqa: A002
+    name: Annotated[str, Path(max_length=255)],
+    use: Use,
+    _: Viewer,
+    range: Annotated[str | None, Header(max_length=200)] = None,  # noqa: A002 - the header's name
+    if_range: Annotated[str | None, Header(max_length=200)] = None,
+) -> Response:
+    """Only what lies below an export root; no link is followed. One range of bytes can be asked for."""
+    file = open_artifact(use.jobs.get(id), name, use.service.roots)
+    return FileResponse(file, part_of(range, if_range, file))
+
+
+def _detail(job: Job, caller: Caller) -> JobDetail:
+    return JobDetail(**job_view(job).model_dump(), permissions=job_permissions(job.state, caller.role))
+
+
+def _error(error: HyperSDKError) -> ErrorView:
+    found = error_view(error.as_dict())
+    assert found is not None
+    return found

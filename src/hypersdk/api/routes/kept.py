@@ -1,0 +1,273 @@
+"""Six routes that programs have used for long, kept exactly: their paths, their words, their errors.
+
+They are a thin layer over the same calls as the native routes. A difference here breaks somebody's script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from hypersdk import __version__
+from hypersdk.api.bodies import job_file, json_body
+from hypersdk.api.context import Services, services
+from hypersdk.api.examples import JOB_FILE_BODY
+from hypersdk.api.responses import kept_errors
+from hypersdk.api.security import Caller, operator, viewer
+from hypersdk.api.times import go_duration, maybe_rfc3339, nanoseconds, now_rfc3339, rfc3339
+from hypersdk.errors import UsageError, register
+from hypersdk.jobs.records import EMPTY_PROGRESS, Job
+from hypersdk.jobs.service import Submission
+from hypersdk.jobs.states import KEPT, JobState
+from hypersdk.jobs.store import MAX_PAGE, Filter, JobStore
+
+QUERY_STATUS: Final = register(
+    "query_status",
+    "The query names a status that does not exist.",
+    "One of pending, running, completed, failed, cancelled.",
+)
+MAX_JOBS: Final = 10_000
+"""Of one answer; ``total`` says how many there are."""
+PROGRESS_FIELDS: Final = (
+    "phase", "current_file", "current_step", "files_downloaded", "total_files", "bytes_downloaded", "bytes_transferred",
+    "total_bytes", "percent_complete", "estimated_remaining", "export_method",
+)  # fmt: skip
+RESULT_FIELDS: Final[Mapping[str, Any]] = {
+    "vm_name": "", "output_dir": "", "ovf_path": "", "files": [], "output_files": [], "total_size": 0, "duration": 0,
+    "success": False, "export_method": "", "error": "",
+}  # fmt: skip
+router = APIRouter(tags=["kept"])
+Use = Annotated[Services, Depends(services)]
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: str = Field(examples=["healthy"])
+    timestamp: str
+
+
+class Status(BaseModel):
+    """How the daemon stands."""
+
+    version: str
+    uptime: str = Field(description="A duration as Go prints it", examples=["2m9.167s"])
+    total_jobs: int
+    running_jobs: int
+    completed_jobs: int
+    failed_jobs: int
+    cancelled_jobs: int
+    timestamp: str
+
+
+class Submitted(BaseModel):
+    """What became of a job file."""
+
+    job_ids: list[str]
+    accepted: int
+    rejected: int
+    errors: list[str] | None = Field(default=None, description="One line for each job that was not taken")
+    timestamp: str
+
+
+class KeptJob(BaseModel):
+    """A job as the older routes show it."""
+
+    definition: dict[str, Any]
+    status: str = Field(examples=["pending", "running", "completed", "failed", "cancelled"])
+    progress: dict[str, Any]
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+    updated_at: str
+
+
+class Found(BaseModel):
+    """Jobs of a query."""
+
+    jobs: list[KeptJob]
+    total: int
+    timestamp: str
+
+
+class Cancelled(BaseModel):
+    """What became of a cancel."""
+
+    cancelled: list[str]
+    failed: list[str]
+    errors: dict[str, str] | None = Field(default=None, description="Reason by id")
+    timestamp: str
+
+
+class Question(BaseModel):
+    """Which jobs. Without any of the first three: all."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    job_ids: list[str] | None = Field(default=None, max_length=MAX_JOBS)
+    status: list[str] | None = Field(default=None, max_length=20)
+    all: bool | None = None
+    limit: int | None = Field(default=None, ge=0, le=2**31)
+
+
+class ToCancel(BaseModel):
+    """Which jobs."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    job_ids: list[str] = Field(min_length=1, max_length=MAX_JOBS)
+
+
+def _json(model: type[BaseModel]) -> dict[str, Any]:
+    """The body of a route that reads it by hand, for the OpenAPI document."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+@router.get("/health", operation_id="health", summary="Whether the process answers", responses=kept_errors())
+async def health() -> Health:
+    """Open to everyone, and needs neither database nor worker; `/ready` looks at those."""
+    return Health(status="healthy", timestamp=now_rfc3339())
+
+
+@router.get("/status", operation_id="status", summary="Numbers of jobs, version, uptime", responses=kept_errors())
+def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> Status:
+    """Jobs by the words of these routes; what waits is in the total only."""
+    counts = dict.fromkeys(KEPT.values(), 0)
+    for state, count in use.jobs.counts().items():
+        counts[KEPT[state]] += count
+    return Status(
+        version=__version__, uptime=go_duration(use.metrics.uptime_s()), total_jobs=sum(counts.values()),
+        running_jobs=counts["running"], completed_jobs=counts["completed"], failed_jobs=counts["failed"],
+        cancelled_jobs=counts["cancelled"], timestamp=now_rfc3339(),
+    )  # fmt: skip
+
+
+@router.post(
+    "/jobs/submit", operation_id="submit", summary="Submit a job file", openapi_extra=JOB_FILE_BODY,
+    response_model_exclude_none=True, responses=kept_errors(),
+)  # fmt: skip
+async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(operator)]) -> Submitted:
+    """One definition, `{jobs: [...]}` or a bare list, as JSON or YAML. A job that is not valid is rejected with its reason, the others are
+    accepted; 400 only when the text cannot be read at all."""
+    text, kind = await job_file(request)
+    done: Submission = await run_in_threadpool(use.service.submit, text, kind, caller.user_id)
+    return Submitted(
+        job_ids=[job.id for job in done.accepted],
+        accepted=len(done.accepted),
+        rejected=len(done.rejected),
+        errors=[f"job {one.number}: {one.error.message}" for one in done.rejected] or None,
+        timestamp=now_rfc3339(),
+    )
+
+
+@router.post(
+    "/jobs/query", operation_id="query", summary="Find jobs", openapi_extra=_json(Question),
+    response_model_exclude_none=True, responses=kept_errors(),
+)  # fmt: skip
+async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)]) -> Found:
+    """By id, by status, or all. Ids that do not exist are left out."""
+    question = await json_body(request, Question)
+    return await run_in_threadpool(_find, use.jobs, question)
+
+
+@router.get(
+    "/jobs/query", operation_id="query_all", summary="Find jobs by parameters", response_model_exclude_none=True,
+    responses=kept_errors(),
+)  # fmt: skip
+def query_by_parameters(
+    use: Use,
+    _: Annotated[Caller, Depends(viewer)],
+    all: Annotated[bool, Query(description="All jobs")] = True,  # noqa: A002 - the parameter's name
+    status: Annotated[list[str] | None, Query(max_length=20, description="May be given more than once")] = None,
+    limit: Annotated[int, Query(ge=0, le=2**31, description="0: no limit")] = 0,
+) -> Found:
+    """The same without a body: `?all=true`."""
+    return _find(use.jobs, Question(all=all, status=status, limit=limit))
+
+
+@router.get(
+    "/jobs/{id}", operation_id="job", summary="One job", response_model_exclude_none=True, responses=kept_errors(404)
+)
+def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> KeptJob:  # noqa: A002 - the parameter's name
+    """With its progress, and with its result once it has ended."""
+    return kept_job(use.jobs.get(id))
+
+
+@router.post(
+    "/jobs/cancel", operation_id="cancel", summary="Cancel jobs", openapi_extra=_json(ToCancel),
+    response_model_exclude_none=True, responses=kept_errors(),
+)  # fmt: skip
+async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operator)]) -> Cancelled:
+    """Each stands alone: those that do not exist or have ended are in `failed`, with the reason in `errors`."""
+    wanted = await json_body(request, ToCancel)
+    outcome = await run_in_threadpool(use.service.each, wanted.job_ids, use.service.cancel)
+    errors = {job_id: error.message for job_id, error in outcome.items() if error is not None}
+    return Cancelled(
+        cancelled=[job_id for job_id in outcome if job_id not in errors],
+        failed=list(errors),
+        errors=errors or None,
+        timestamp=now_rfc3339(),
+    )
+
+
+def _find(store: JobStore, question: Question) -> Found:
+    """Newest first."""
+    which = Filter(ids=tuple(question.job_ids or ()), states=_states(question.status or ()))
+    if question.job_ids == [] and not question.all and not question.status:
+        return Found(jobs=[], total=0, timestamp=now_rfc3339())
+    limit = min(question.limit or MAX_JOBS, MAX_JOBS)
+    jobs: list[Job] = []
+    after: int | None = None
+    total = 0
+    while len(jobs) < limit:
+        page = store.page(which, limit=min(MAX_PAGE, limit - len(jobs)), after=after)
+        total = max(total, page.total)
+        jobs += page.jobs
+        if len(page.jobs) < MAX_PAGE:
+            break
+        after = page.jobs[-1].number
+    return Found(jobs=[kept_job(job) for job in jobs], total=total, timestamp=now_rfc3339())
+
+
+def _states(words: Sequence[str]) -> tuple[JobState, ...]:
+    """Raises UsageError ``query_status``."""
+    found: list[JobState] = []
+    for word in words:
+        states = [state for state, kept in KEPT.items() if kept == word.lower()]
+        if not states:
+            raise UsageError(f"'{word[:40]}' is no status", code=QUERY_STATUS)
+        found += states
+    return tuple(found)
+
+
+def kept_job(job: Job) -> KeptJob:
+    """A row in the shape and the words of these routes."""
+    return KeptJob(
+        definition={**job.definition, "id": job.id, "name": job.name, "created_at": rfc3339(job.created_at)},
+        status=KEPT[job.state],
+        progress=_progress(job),
+        result=None if job.result is None else _result(job.result),
+        error=None if job.error is None else str(job.error.get("message", "")),
+        started_at=maybe_rfc3339(job.started_at),
+        completed_at=maybe_rfc3339(job.completed_at),
+        updated_at=rfc3339(job.updated_at),
+    )
+
+
+def _progress(job: Job) -> dict[str, Any]:
+    """Every field, always: users' loops read ``percent_complete`` from the first answer on."""
+    known = {**EMPTY_PROGRESS, **job.progress}
+    shown = {name: known[name] for name in PROGRESS_FIELDS}
+    shown["estimated_remaining"] = nanoseconds(float(known["eta_s"] or 0))
+    if job.state is JobState.COMPLETED:
+        shown["percent_complete"] = 100.0
+    return shown
+
+
+def _result(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: result.get(name, default) for name, default in RESULT_FIELDS.items()}

@@ -1,0 +1,176 @@
+"""About the daemon itself: readiness, metrics, statistics and their history, the document and its page."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse
+
+from hypersdk.api.context import Services, services
+from hypersdk.api.metrics import CONTENT_TYPE
+from hypersdk.api.openapi import document, document_json
+from hypersdk.api.page import STYLE, page
+from hypersdk.api.readiness import Readiness
+from hypersdk.api.responses import problems
+from hypersdk.api.security import Viewer, metrics_reader
+from hypersdk.api.times import now_rfc3339, rfc3339
+from hypersdk.jobs.figures import KEEP_MINUTES, read_figures, read_samples
+from hypersdk.jobs.states import JobState
+
+router = APIRouter()
+Use = Annotated[Services, Depends(services)]
+MAX_POINTS: Final = 1500
+
+
+class Ready(BaseModel):
+    """Whether the daemon can do its work."""
+
+    status: str = Field(examples=["ready", "not ready"])
+    checks: dict[str, str] = Field(examples=[{"database": "ok", "schema": "ok", "workers": "ok"}])
+    timestamp: str
+
+
+class StatisticsView(BaseModel):
+    """How the daemon stands now."""
+
+    jobs: dict[JobState, int]
+    waiting: dict[str, int] = Field(
+        description="Queued jobs by the code of what they wait for; empty text: a free worker"
+    )
+    submitted: int = Field(description="Jobs ever")
+    rate_bytes_s: float = Field(description="Of all running jobs together")
+    bytes_downloaded: int = Field(description="Of the running jobs")
+    total_bytes: int
+    stalled: int
+    oldest_queued_s: float
+    oldest_lease_s: float
+    workers_alive: int
+    streams: int = Field(description="NFC streams in use")
+    revision: int
+    timestamp: str
+
+
+class Point(BaseModel):
+    """One minute."""
+
+    at: str
+    rate_bytes_s: float
+    submitted: int
+    queued: int
+    running: int
+    paused: int
+    completed: int
+    failed: int
+    cancelled: int
+    workers: int
+    streams: int
+
+
+class HistoryView(BaseModel):
+    """Samples, oldest first, thinned out evenly where there are too many. `submitted` counts all jobs ever."""
+
+    since: str
+    until: str
+    points: list[Point]
+
+
+@router.get(
+    "/ready", operation_id="ready", summary="Whether the daemon can do its work", tags=["meta"],
+    responses={503: {"description": "It cannot, and `checks` says why", "model": Ready}},
+)  # fmt: skip
+async def ready(request: Request, response: Response, use: Use) -> Ready:
+    """The database answers, its schema is this version's, and a worker is alive where this daemon has workers. Open to everyone."""
+    checks = dict(await run_in_threadpool(_readiness(request, use).checks))
+    fine = all(one == "ok" for one in checks.values())
+    response.status_code = 200 if fine else 503
+    return Ready(status="ready" if fine else "not ready", checks=checks, timestamp=now_rfc3339())
+
+
+def _readiness(request: Request, use: Services) -> Readiness:
+    """One per application."""
+    state = request.app.state
+    if not hasattr(state, "readiness"):
+        state.readiness = Readiness(
+            use.database, needs_worker="worker" in use.settings.roles, take_over_s=use.settings.take_over_s
+        )
+    found: Readiness = state.readiness
+    return found
+
+
+@router.get(
+    "/metrics", operation_id="metrics", summary="Numbers for Prometheus", tags=["meta"], response_class=Response,
+    responses={200: {"description": "Text exposition", "content": {"text/plain": {"schema": {"type": "string"}}}}, **problems()},
+    dependencies=[Depends(metrics_reader)],
+)  # fmt: skip
+def metrics(use: Use) -> Response:
+    """State comes from the database when it is asked. A token with the scope `metrics` reads this and nothing else."""
+    return Response(use.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+
+
+@router.get(
+    "/api/v1/statistics",
+    operation_id="statistics",
+    summary="Numbers of the daemon now",
+    tags=["statistics"],
+    responses=problems(),
+)
+def statistics(use: Use, _: Viewer) -> StatisticsView:
+    """Of all jobs together."""
+    found = read_figures(use.database, take_over_s=use.settings.take_over_s)
+    return StatisticsView(
+        jobs=dict(found.states), waiting=dict(found.waiting), submitted=found.submitted, rate_bytes_s=found.rate_bytes_s,
+        bytes_downloaded=found.transferred_bytes, total_bytes=found.total_bytes, stalled=found.stalled,
+        oldest_queued_s=found.oldest_queued_s, oldest_lease_s=found.oldest_lease_s, workers_alive=found.workers_alive,
+        streams=sum(host.used for host in found.hosts), revision=found.revision, timestamp=rfc3339(found.now),
+    )  # fmt: skip
+
+
+@router.get(
+    "/api/v1/statistics/history", operation_id="history", summary="Rate and numbers of jobs over time", tags=["statistics"],
+    responses=problems(),
+)  # fmt: skip
+def history(
+    use: Use,
+    _: Viewer,
+    since: Annotated[AwareDatetime | None, Query(description="Without it: an hour ago")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Without it: now")] = None,
+    points: Annotated[int, Query(ge=1, le=MAX_POINTS, description="At most so many")] = 500,
+) -> HistoryView:
+    """A sample a minute, kept for 30 days."""
+    last = _minute(until, time.time() + 60)
+    first = max(_minute(since, (last - 60) * 60.0), last - KEEP_MINUTES)
+    found = read_samples(use.database, first, last, limit=points) if first < last else []
+    shown = [
+        Point(
+            at=rfc3339(one.minute * 60.0), **{name: getattr(one, name) for name in Point.model_fields if name != "at"}
+        )
+        for one in found
+    ]
+    return HistoryView(since=rfc3339(first * 60.0), until=rfc3339(last * 60.0), points=shown)
+
+
+def _minute(moment: datetime | None, otherwise: float) -> int:
+    return int((otherwise if moment is None else moment.timestamp()) // 60)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def openapi(request: Request, _: Viewer) -> Response:
+    """The document that describes the API."""
+    return Response(document_json(request.app), media_type="application/json")
+
+
+@router.get("/docs", include_in_schema=False)
+def docs(request: Request, _: Viewer) -> HTMLResponse:
+    """The same for people: a page without scripts, so the strict policy holds."""
+    return HTMLResponse(page(document(request.app)))
+
+
+@router.get("/docs/style.css", include_in_schema=False)
+def style(_: Viewer) -> Response:
+    """The page's style sheet."""
+    return Response(STYLE, media_type="text/css")

@@ -1,0 +1,68 @@
+"""Times and durations as they go over the wire."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Final
+
+from hypersdk.errors import UsageError, register
+
+TIME_UNREADABLE: Final = register(
+    "time_unreadable",
+    "A time in the request is not in RFC 3339.",
+    "Write it as 2026-01-31T12:00:00Z; in an address, a + is written %2B.",
+)
+NANOSECONDS: Final = 1_000_000_000
+_LAST: Final = 253_402_300_799.0
+"""The end of the year 9999: what RFC 3339 can say."""
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since 1970 in UTC, to the microsecond: ``2026-01-31T12:00:00.250000Z``."""
+    moment = datetime.fromtimestamp(min(max(seconds, 0.0), _LAST), UTC)
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def maybe_rfc3339(seconds: float | None) -> str | None:
+    """The same for a time that may not be known."""
+    return None if seconds is None else rfc3339(seconds)
+
+
+def now_rfc3339() -> str:
+    """The time of this machine's clock."""
+    return rfc3339(time.time())
+
+
+def from_rfc3339(text: str, field: str) -> float:
+    """Seconds since 1970. Raises UsageError ``time_unreadable`` that names the field."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError("no zone")
+        return moment.timestamp()
+    except (ValueError, OverflowError) as error:
+        raise UsageError(
+            f"{field}: '{text[:40]}' is no RFC 3339 time with a zone", code=TIME_UNREADABLE, field=field
+        ) from error
+
+
+def go_duration(seconds: float) -> str:
+    """As Go's ``time.Duration`` prints it, to the millisecond: ``2m9.167s``, ``1h0m0s``, ``250ms``.
+
+    https://pkg.go.dev/time#Duration.String: leading units that are zero are left out, and below a second the unit is a smaller one.
+    """
+    milliseconds = round(max(seconds, 0.0) * 1000)
+    if 0 < milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+def nanoseconds(seconds: float) -> int:
+    """A duration for programs that read Go's."""
+    return round(max(seconds, 0.0) * NANOSECONDS)

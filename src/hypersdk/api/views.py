@@ -1,0 +1,185 @@
+"""What the native face shows: the shapes of its answers, and how they come from rows. No secret has a place in any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hypersdk.api.times import maybe_rfc3339, rfc3339
+from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, Page, Worker
+from hypersdk.jobs.states import KEPT, JobState
+
+Moment = Annotated[str, Field(description="RFC 3339, UTC", examples=["2026-01-31T12:00:00.250000Z"])]
+JobId = Annotated[str, Field(description="Id of a job", examples=["job-3f9a1c20d4e5"])]
+
+
+Status: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled"]
+WorkerState: TypeAlias = Literal["alive", "draining", "dead"]
+
+
+class Shown(BaseModel):
+    """Base of all answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class DiskProgressView(Shown):
+    """One disk of a job. More fields may come."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class ProgressView(Shown):
+    """How far a job is. Every field is there from the first answer on; those that are not known yet are 0, empty or null."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    phase: str = Field(description="queued, preparing, transferring, waiting, verifying, publishing, done, ...")
+    current_file: str
+    current_step: str
+    files_downloaded: int
+    total_files: int
+    bytes_downloaded: int = Field(description="Bytes that came over the wire")
+    bytes_transferred: int = Field(description="Bytes written to the images")
+    total_bytes: int
+    percent_complete: float = Field(ge=0, le=100)
+    estimated_remaining: int = Field(description="Whole seconds, 0 while it is not known; `eta_s` is null then")
+    export_method: str
+    rate_bytes_s: float | None
+    eta_s: float | None
+    lease_age_s: float | None = Field(description="How long the export lease has been open, in seconds")
+    note: str = Field(description="One line for people: what is being done or waited for")
+    stalled: Any = Field(description="Why nothing moves; null while something does")
+    disks: list[DiskProgressView]
+
+
+class ErrorView(Shown):
+    """Why a job failed."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    code: str = Field(description="Stable; see docs/errors.md", examples=["no_space"])
+    message: str
+    cause: str = ""
+    next_step: str = ""
+
+
+class JobView(Shown):
+    """One job."""
+
+    id: JobId
+    number: int = Field(description="Rises with each submit")
+    name: str
+    vm_path: str
+    output_path: str
+    format: str
+    state: JobState
+    status: Status = Field(description="The state in the words of the six older routes")
+    definition: dict[str, Any] = Field(description="As it was submitted, without any secret")
+    endpoint_id: str | None
+    site: str = Field(description="host:port of the vCenter or ESXi host; limits are per site")
+    priority: int
+    owner: str | None = Field(description="Id of the user who submitted it")
+    attempt: int
+    worker_id: str | None
+    waiting: str | None = Field(description="Code of what a queued job waits for")
+    progress: ProgressView
+    result: dict[str, Any] | None
+    error: ErrorView | None
+    created_at: Moment
+    started_at: Moment | None
+    completed_at: Moment | None
+    updated_at: Moment
+    revision: int = Field(description="Moves with every change")
+
+
+class JobPage(Shown):
+    """Part of the list of jobs."""
+
+    jobs: list[JobView]
+    total: int = Field(description="Jobs that match, on all pages")
+    revision: int = Field(
+        description="Of the whole list: for bulk calls, and to follow changes from here on with the event stream"
+    )
+    next_cursor: str | None = Field(
+        description="For the page behind this one; null on the last, and for lists that have no cursor"
+    )
+    facets: dict[str, dict[str, int]] = Field(
+        description="Matching jobs by value of a column", examples=[{"state": {"running": 3, "completed": 120}}]
+    )
+
+
+class AttemptView(Shown):
+    """One time that a worker had the job. `outcome` is null while it has it, and when the worker died."""
+
+    epoch: int
+    attempt: int
+    worker_id: str
+    started_at: Moment
+    ended_at: Moment | None
+    outcome: str | None
+    error: ErrorView | None
+
+
+class WorkerView(Shown):
+    """One worker process."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    roots: list[str] = Field(description="Ids of the export roots that it sees")
+    state: WorkerState
+    started_at: Moment
+    age_s: float = Field(description="Seconds since its last sign of life")
+
+
+def job_view(job: Job) -> JobView:
+    """A row as it is shown."""
+    return JobView(
+        id=job.id, number=job.number, name=job.name, vm_path=job.vm_path, output_path=job.output_path, format=job.format,
+        state=job.state, status=cast(Status, KEPT[job.state]), definition=dict(job.definition), endpoint_id=job.endpoint_id, site=job.site,
+        priority=job.priority, owner=job.owner, attempt=job.attempt, worker_id=job.worker_id, waiting=job.waiting,
+        progress=progress_view(job), result=None if job.result is None else dict(job.result), error=error_view(job.error),
+        created_at=rfc3339(job.created_at), started_at=maybe_rfc3339(job.started_at),
+        completed_at=maybe_rfc3339(job.completed_at), updated_at=rfc3339(job.updated_at), revision=job.revision,
+    )  # fmt: skip
+
+
+def progress_view(job: Job) -> ProgressView:
+    """Its progress, whatever of it the worker has written so far."""
+    return ProgressView.model_validate({**EMPTY_PROGRESS, **job.progress})
+
+
+def error_view(error: Mapping[str, Any] | None) -> ErrorView | None:
+    """An error as it was written down."""
+    return None if error is None else ErrorView.model_validate({"code": "unknown", "message": "", **error})
+
+
+def page_view(page: Page, next_cursor: str | None) -> JobPage:
+    """A page of jobs."""
+    return JobPage(
+        jobs=[job_view(job) for job in page.jobs],
+        total=page.total,
+        revision=page.revision,
+        next_cursor=next_cursor,
+        facets={name: dict(counts) for name, counts in page.facets.items()},
+    )
+
+
+def attempt_view(attempt: Attempt) -> AttemptView:
+    """A row of the attempts."""
+    return AttemptView(
+        epoch=attempt.epoch, attempt=attempt.attempt, worker_id=attempt.worker_id, started_at=rfc3339(attempt.started_at),
+        ended_at=maybe_rfc3339(attempt.ended_at), outcome=attempt.outcome, error=error_view(attempt.error),
+    )  # fmt: skip
+
+
+def worker_view(worker: Worker) -> WorkerView:
+    """A row of the workers."""
+    return WorkerView(
+        id=worker.id, host=worker.host, pid=worker.pid, version=worker.version, roots=list(worker.roots),
+        state=cast(WorkerState, worker.state), started_at=rfc3339(worker.started_at), age_s=round(worker.age_s, 3),
+    )  # fmt: skip

@@ -1,0 +1,156 @@
+"""A real API over real sockets in this process: the daemon's server on a free port of 127.0.0.1, in a thread of its own.
+
+Fixture: ``api`` (SQLite, with tokens for each role and a folder to export to).
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from hypersdk.access.access import Access
+from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.roles import Role
+from hypersdk.access.vault import Vault
+from hypersdk.api.app import create_app
+from hypersdk.api.context import Services
+from hypersdk.api.feed import Feed
+from hypersdk.api.metrics import Metrics
+from hypersdk.api.server import HTTPServer
+from hypersdk.jobs.claims import Claims
+from hypersdk.jobs.heartbeat import Heartbeat
+from hypersdk.jobs.records import Job, NewJob
+from hypersdk.jobs.roots import ExportRoots
+from hypersdk.jobs.service import JobService
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.store import JobStore
+from hypersdk.state.database import Database
+
+START_S = 30
+ENVIRON = {"GOVC_URL": "https://vcenter.example.com"}
+"""Submitted jobs name no endpoint; nobody runs them."""
+
+
+def build_services(
+    folder: Path,
+    url: str | None = None,
+    *,
+    environ: Mapping[str, str] = ENVIRON,
+    roots: Sequence[Path] = (),
+    **more: Any,
+) -> Services:
+    """Services as the daemon makes them, on a database of its own."""
+    settings = DaemonSettings(
+        addr="127.0.0.1:0", state_dir=folder / "state", export_roots=tuple(roots) or (folder / "exports",), database_url=url, rate_per_minute=1_000_000,
+        rate_per_address_per_minute=1_000_000, **more,
+    )  # fmt: skip
+    database = Database.open(settings.url)
+    database.upgrade()
+    store = JobStore(database)
+    vault = Vault.load(settings, {}, database)
+    endpoints = Endpoints(database, vault)
+    service = JobService(store, vault, endpoints, settings, ExportRoots(settings.roots), environ)
+    feed = Feed(store)
+    return Services(
+        settings=settings, database=database, jobs=store, service=service, access=Access(database), vault=vault,
+        endpoints=endpoints, feed=feed, metrics=Metrics(database, feed),
+    )  # fmt: skip
+
+
+@contextmanager
+def serving(services: Services) -> Iterator[str]:
+    """The address of a server that runs until the end of the block."""
+    server = HTTPServer(create_app(services), services.settings)
+    started = threading.Event()
+    thread = threading.Thread(target=server.run, args=(started.set,), name="api")
+    thread.start()
+    try:
+        assert started.wait(START_S), "the server did not start"
+        yield server.url
+    finally:
+        server.stop()
+        thread.join(START_S)
+        assert not thread.is_alive(), "the server did not end"
+
+
+@dataclass
+class Api:
+    """A running API, a client for each role, and what a worker would do."""
+
+    services: Services
+    url: str
+    folder: Path
+    tokens: dict[str, str]
+    _clients: list[httpx.Client] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def client(self, role: str | None = "admin") -> httpx.Client:
+        """A client with the token of that role; None: without any."""
+        headers = {} if role is None else {"Authorization": f"Bearer {self.tokens[role]}"}
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=60)
+        self._clients.append(client)
+        return client
+
+    def add_job(self, **more: Any) -> Job:
+        """A queued job, straight into the database."""
+        number = next(self._numbers)
+        roots = self.services.service.roots
+        folder = more.pop("output_path", str(roots.roots[0].path / f"job{number}"))
+        given: dict[str, Any] = {
+            "id": None, "name": f"job {number}", "vm_path": f"/data/vm/web{number}", "output_path": folder, "format": "qcow2",
+            "definition": {"vm_path": f"/data/vm/web{number}", "output_path": folder}, "digest": "0" * 64, "endpoint_id": None,
+            "secret": None, "site": "vcenter.example.com:443", "root_id": roots.roots[0].id,
+        }  # fmt: skip
+        return self.services.jobs.submit(NewJob(**{**given, **more}))[0]
+
+    def claims(self) -> Claims:
+        """What a worker works with."""
+        return Claims(self.services.database, "worker-1")
+
+    def close(self) -> None:
+        """Closes the clients."""
+        for client in self._clients:
+            client.close()
+
+
+@contextmanager
+def running_api(folder: Path, url: str | None = None, **more: Any) -> Iterator[Api]:
+    """An API with a token for each role."""
+    services = build_services(folder, url, **more)
+    tokens = {}
+    for role in Role:
+        user = services.access.users.create(f"test-{role}", role, None)
+        tokens[role.value] = services.access.tokens.create(user.id, "test", role.value)[1].reveal()
+    user = services.access.users.create("test-metrics", Role.VIEWER, None)
+    tokens["metrics"] = services.access.tokens.create(user.id, "test", "metrics")[1].reveal()
+    try:
+        with serving(services) as address:
+            api = Api(services, address, folder, tokens)
+            try:
+                yield api
+            finally:
+                api.close()
+    finally:
+        services.database.close()
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    """An API of this test's own, on SQLite."""
+    with running_api(tmp_path) as found:
+        yield found
+
+
+@contextmanager
+def beating(services: Services) -> Iterator[None]:
+    """A worker that lives and does nothing."""
+    with Heartbeat(services.database, "worker-1", services.service.roots.ids):
+        yield
