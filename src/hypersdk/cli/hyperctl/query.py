@@ -47,12 +47,13 @@ def command(
     if everything and ids:
         raise UsageError("--all and --id exclude each other")
     wanted = [word for given in states for word in given.split(",") if word]
-    jobs: Sequence[Job]
-    if ids:  # one that does not exist is left out, as the older route does
-        jobs = ctl.client.query(ids, wanted)[:limit]
-    else:
-        jobs = list(ctl.client.list(states=wanted, text=text, limit=limit))
+    jobs = _by_id(ctl, ids, wanted, limit) if ids else list(ctl.client.list(states=wanted, text=text, limit=limit))
     ctl.show([dict(job.raw) for job in jobs], lambda: _print(ctl, jobs))
+
+
+def _by_id(ctl: Ctl, ids: Sequence[str], states: Sequence[str], limit: int | None) -> Sequence[Job]:
+    """One that does not exist is left out, as the older route does."""
+    return ctl.client.query(ids, states)[:limit]
 
 
 def _print(ctl: Ctl, jobs: Sequence[Job]) -> None:

@@ -31,6 +31,8 @@ class Run:
         self.environ = environ
         self.stdin = stdin
         self.debug = False
+        self.arguments: tuple[str, ...] = ()
+        """The command line."""
 
     @property
     def state_dir(self) -> Path:
@@ -70,6 +72,7 @@ class Program:
         """Runs one command line on the given streams and environment, and returns the exit status."""
         output = Output(stdout, stderr, environ, json_lines=_wants_json(arguments), stdin_is_tty=stdin.isatty())
         run = self.make_run(output, environ, stdin, stdout)
+        run.arguments = tuple(arguments)
         try:
             return self._invoke(run, arguments)
         except BrokenPipeError:

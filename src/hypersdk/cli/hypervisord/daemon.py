@@ -1,0 +1,116 @@
+"""What one run of ``hypervisord`` knows: streams, environment, settings; and the state that its commands work on."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
+from urllib.parse import urlsplit
+
+import click
+
+from hypersdk.cli.output import Output
+from hypersdk.cli.programs.program import Run
+from hypersdk.errors import UsageError, register
+from hypersdk.secret import Secret
+
+if TYPE_CHECKING:
+    from hypersdk.access.access import Access
+    from hypersdk.jobs.settings import DaemonSettings
+    from hypersdk.state.database import Database
+
+DATABASE_VARIABLE: Final = "HYPERVISORD_DATABASE_URL"
+URL_IN_ARGV: Final = register(
+    "database_password_in_argv",
+    "Every user of this machine can read the command line of a process.",
+    f"Put the URL into the configuration file (database_url) or ${DATABASE_VARIABLE}, or the password into ~/.pgpass.",
+)
+MAX_PASSWORD_BYTES: Final = 1024
+_ROLES: Final[Mapping[str, tuple[str, ...]]] = {"api": ("api",), "worker": ("worker",), "all": ("api", "worker")}
+
+
+class Daemon(Run):
+    """Handed to every command. ``given`` holds settings that flags gave, by the settings' own names."""
+
+    def __init__(self, output: Output, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO) -> None:
+        super().__init__(output, environ, stdin, stdout)
+        self.given: dict[str, Any] = {}
+        self.config: Path | None = None
+
+    @cached_property
+    def settings(self) -> DaemonSettings:
+        """Defaults under the configuration file under the environment under flags. Raises UsageError that names the key."""
+        from hypersdk.jobs.settings import load_settings
+
+        overrides = dict(self.given)
+        if url := self.environ.get(DATABASE_VARIABLE):
+            overrides.setdefault("database_url", url)
+        return load_settings(self.environ, self.config, overrides)
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """The daemon's database, brought up to date; works while the daemon runs too."""
+        from hypersdk.state.database import Database
+
+        database = Database.open(self.settings.url)
+        try:
+            database.upgrade()
+            yield database
+        finally:
+            database.close()
+
+    @contextmanager
+    def access(self) -> Iterator[Access]:
+        """Users and tokens."""
+        from hypersdk.access.access import Access
+
+        with self.database() as database:
+            yield Access(database)
+
+    def password(self, question: str, path: Path | None, *, from_stdin: bool) -> Secret:
+        """From a file, standard input or the prompt (twice). Raises UsageError where there is none."""
+        if path is not None and from_stdin:
+            raise UsageError("--password-file and --password-stdin exclude each other")
+        if path is not None:
+            try:
+                with path.open(encoding="utf-8") as file:
+                    return _first_line(file.readline(MAX_PASSWORD_BYTES + 2), str(path))
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"the password file {path} cannot be read") from error
+        if from_stdin:
+            return _first_line(self.stdin.readline(MAX_PASSWORD_BYTES + 2), "standard input")
+        if not self.output.can_ask:
+            raise UsageError("a password is needed", next_step="Pass --password-file FILE or --password-stdin.")
+        first = getpass.getpass(question)
+        if getpass.getpass("Once more: ") != first:
+            raise UsageError("the two passwords differ", next_step="Try again.")
+        return _first_line(first, "the prompt")
+
+
+def _first_line(line: str, where: str) -> Secret:
+    text = line.rstrip("\r\n")
+    if not text or len(text) > MAX_PASSWORD_BYTES:
+        raise UsageError(f"there is no password on the first line of {where}")
+    return Secret(text)
+
+
+def check_database(url: str) -> str:
+    """Refuses a password: flags are no place for it. Raises UsageError."""
+    try:
+        secret = urlsplit(url).password
+    except ValueError:
+        secret = None  # the settings say what is wrong with it
+    if secret:
+        raise UsageError("--database holds a password", code=URL_IN_ARGV)
+    return url
+
+
+def roles_of(word: str) -> tuple[str, ...]:
+    """What the daemon does, by the word of ``--role``."""
+    return _ROLES[word]
+
+
+pass_daemon = click.make_pass_decorator(Daemon)

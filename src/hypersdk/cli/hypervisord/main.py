@@ -1,0 +1,12 @@
+"""The entry of ``hypervisord``."""
+
+from __future__ import annotations
+
+import sys
+
+from hypersdk.cli.hypervisord.app import run
+
+__all__ = ["run"]
+
+if __name__ == "__main__":
+    sys.exit(run())

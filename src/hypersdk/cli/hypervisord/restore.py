@@ -1,0 +1,144 @@
+"""`hypervisord restore`: a backup becomes the state again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+import click
+
+from hypersdk.cli.hypervisord.app import state_flags
+from hypersdk.cli.hypervisord.backup import ABOUT, ENGINE, FORMAT, KEY, STATE, digest_of, key_path, sqlite_path
+from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
+from hypersdk.cli.programs.groups import Command, flag
+from hypersdk.errors import IntegrityError, UsageError, register
+from hypersdk.jobs.supervisor import _one_daemon as one_daemon
+from hypersdk.transfer.files import target_errors
+from hypersdk.units import KiB, MiB, TiB
+
+BACKUP_UNREADABLE: Final = register(
+    "backup_unreadable", "The file is no backup of a daemon's state, or not a whole one.", "Take another backup."
+)
+STATE_EXISTS: Final = register(
+    "state_exists", "There is a state already, which the backup would replace.", "Pass --force: the old files are kept beside the new ones."
+)  # fmt: skip
+MAX_ABOUT_BYTES: Final = 64 * KiB
+MAX_MEMBER_BYTES: Final = TiB
+_COMPANIONS: Final = ("", "-wal", "-shm")
+
+
+@click.command("restore", cls=Command)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@flag("--force", is_flag=True, help="Replace a state that exists; its files are kept beside the new ones.")
+@state_flags
+@pass_daemon
+def command(daemon: Daemon, file: Path, force: bool) -> None:
+    """Put the backup in FILE back. The daemon must not run.
+
+    Jobs that ran when the backup was taken go on from their last checkpoint. Where the key of the stored passwords is not there any more,
+    the daemon says so when it starts: put vault.key back, or run `hypervisord reset-vault` and give the passwords again.
+    """
+    settings = daemon.settings
+    target, key = sqlite_path(settings), key_path(settings)
+    with one_daemon(settings.state_dir), target_errors(f"restoring into {target.parent}"):
+        partials = _unpack(file, target.parent)
+        try:
+            kept = _replace(partials, {STATE: target, ENGINE: target.with_name(ENGINE), KEY: key}, force=force)
+        finally:
+            for partial in partials.values():
+                partial.unlink(missing_ok=True)
+    daemon.output.line(f"Restored {', '.join(partials)} into {target.parent}")
+    if kept:
+        daemon.output.note(f"The files before are kept as {', '.join(path.name for path in kept)}.", style="dim")
+    if not key.exists() and KEY not in partials:
+        daemon.output.note(f"There is no key in {key}: put its copy there before the daemon starts.", style="yellow")
+
+
+def _unpack(file: Path, folder: Path) -> dict[str, Path]:
+    """The members as partial files in ``folder``, each with the digest that the backup says. Raises IntegrityError, UsageError."""
+    found: dict[str, Path] = {}
+    try:
+        with _archive(file) as archive:
+            for name, digest in _about(archive).items():
+                found[name] = folder / f".{name}.restoring"
+                _extract(archive, name, found[name])
+                if digest_of(found[name]) != digest:
+                    raise _bad(f"{name} is damaged")
+    except BaseException:
+        for path in found.values():
+            path.unlink(missing_ok=True)
+        raise
+    return found
+
+
+@contextmanager
+def _archive(file: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(file, mode="r:") as archive:
+            yield archive
+    except (tarfile.TarError, EOFError) as error:
+        raise _bad(f"{file} is no whole archive") from error
+
+
+def _about(archive: tarfile.TarFile) -> Mapping[str, str]:
+    first = archive.next()
+    stream = archive.extractfile(first) if first is not None and first.name == ABOUT and first.isreg() else None
+    if stream is None:
+        raise _bad("it does not begin with backup.json")
+    try:
+        facts: Any = json.loads(stream.read(MAX_ABOUT_BYTES))
+        digests = facts["sha256"]
+        known = facts["format"] == FORMAT and STATE in digests and set(digests) <= {STATE, ENGINE, KEY}
+    except (ValueError, KeyError, TypeError) as error:
+        raise _bad("backup.json cannot be read") from error
+    if not known:
+        raise _bad("it was made by another version, whose format is not known here")
+    return {str(name): str(digest) for name, digest in digests.items()}
+
+
+def _extract(archive: tarfile.TarFile, name: str, path: Path) -> None:
+    member = next((one for one in archive if one.name == name), None)
+    stream = (
+        archive.extractfile(member)
+        if member is not None and member.isreg() and member.size <= MAX_MEMBER_BYTES
+        else None
+    )
+    if stream is None:
+        raise _bad(f"{name} is missing")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as target:
+        _copy(stream, target)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    while chunk := source.read(MiB):
+        target.write(chunk)
+
+
+def _replace(partials: Mapping[str, Path], targets: Mapping[str, Path], *, force: bool) -> list[Path]:
+    """Moves the old files aside and the new ones in; the state comes last. What was moved aside."""
+    existing = [path for name in partials for path in _with_companions(targets[name]) if path.exists()]
+    if existing and not force:
+        raise UsageError(f"{existing[0]} exists", code=STATE_EXISTS)
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    kept = [path.rename(path.with_name(f"{path.name}.before-restore-{stamp}")) for path in existing]
+    for name in sorted(partials, key=lambda one: one == STATE):
+        partials[name].rename(targets[name])
+    return kept
+
+
+def _with_companions(path: Path) -> list[Path]:
+    """An SQLite file with its journal: the old one's must not be applied to the new one."""
+    return [path.with_name(path.name + end) for end in _COMPANIONS]
+
+
+def _bad(what: str) -> IntegrityError:
+    return IntegrityError(f"the backup cannot be used: {what}", code=BACKUP_UNREADABLE)

@@ -1,0 +1,122 @@
+"""Serving: the parent that starts and watches, and the processes that it starts: the API, the workers."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+from hypersdk.cli.hypervisord.banner import show_banner
+from hypersdk.cli.hypervisord.daemon import Daemon
+from hypersdk.cli.hypervisord.logs import start_logging
+from hypersdk.errors import UsageError
+
+if TYPE_CHECKING:
+    from hypersdk.jobs.settings import DaemonSettings
+
+LOG: Final = logging.getLogger(__name__)
+
+
+def serve(daemon: Daemon) -> int:
+    """The parent. What would keep a part from ever starting is said here, once, with an exit status, and not by restarts for ever."""
+    from hypersdk.jobs.supervisor import supervise
+    from hypersdk.jobs.systemd import READY, Watchdog, notify
+
+    settings = daemon.settings
+    start_logging(settings.log_format, sys.stderr, daemon.environ)
+    if "api" in settings.roles:
+        _check_address(settings)
+    if not settings.auth:
+        LOG.warning("NO AUTHENTICATION: everybody on this machine may do everything (--no-auth)")
+    _prepare(daemon)
+
+    def ready() -> None:
+        notify(f"{READY}\nSTATUS=Serving {settings.addr}" if "api" in settings.roles else READY, daemon.environ)
+        if daemon.output.live:
+            show_banner(daemon.output, settings)
+        LOG.info("ready%s", f", serving {address_of(settings)}" if "api" in settings.roles else "")
+
+    return supervise(settings, daemon.arguments, ready=ready, watchdog=Watchdog(time.monotonic, daemon.environ))
+
+
+def address_of(settings: DaemonSettings) -> str:
+    """The address as clients write it."""
+    tls = settings.tls_self_signed or settings.tls_cert is not None
+    return f"{'https' if tls else 'http'}://{settings.addr}"
+
+
+def serve_part(daemon: Daemon, name: str) -> int:
+    """One process of the daemon; it says ``ready`` on standard output when it is."""
+    start_logging(daemon.settings.log_format, sys.stderr, daemon.environ)
+    kind, _, number = name.partition(":")
+    if kind == "api" and not number:
+        return _serve_api(daemon)
+    if kind == "worker" and number.isdecimal():
+        return _serve_worker(daemon, int(number))
+    raise UsageError(f"there is no process '{name[:40]}'")
+
+
+def _ready() -> None:
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+
+
+def _serve_api(daemon: Daemon) -> int:
+    from hypersdk.api.process import run_api
+
+    run_api(daemon.settings, daemon.environ, lambda _server: _ready())
+    return 0
+
+
+def _serve_worker(daemon: Daemon, index: int) -> int:
+    from hypersdk.jobs.worker import Worker
+
+    with daemon.database() as database:
+        worker = Worker(daemon.settings, database, daemon.environ)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # certificates are the API's
+        worker.run(index, ready=_ready)
+    return 0
+
+
+def _prepare(daemon: Daemon) -> None:
+    """The schema and the export roots: what every part needs, and what fails in the same way each time."""
+    from hypersdk.jobs.roots import ExportRoots
+
+    with daemon.database() as database:
+        del database  # opened and upgraded
+    for root in ExportRoots(daemon.settings.roots).roots:
+        LOG.debug("export root %s", root.path)
+
+
+def _check_address(settings: DaemonSettings) -> None:
+    """Raises UsageError for an address that must not be served so, or that another program has."""
+    import socket
+
+    from hypersdk.api.address import LISTEN_ADDRESS, addresses_of, check_exposure, split_address
+
+    check_exposure(settings)
+    host, port = split_address(settings.addr)
+    if port == 0:
+        return
+    for family, address in addresses_of(host, port):
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind((address, port))
+            except OSError as error:
+                if error.errno in _ABSENT:
+                    continue
+                raise UsageError(
+                    f"{settings.addr} cannot be listened on: {error.strerror}", code=LISTEN_ADDRESS,
+                    cause="Another program has the port, or this user may not take it.",
+                    next_step="Choose another with --addr, or end the other program.",
+                ) from error  # fmt: skip
+
+
+_ABSENT: Final = frozenset({97, 99})  # EAFNOSUPPORT, EADDRNOTAVAIL: a machine without IPv6

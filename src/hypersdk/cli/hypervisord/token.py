@@ -1,0 +1,47 @@
+"""`hypervisord token`: a way in when there is none."""
+
+from __future__ import annotations
+
+import click
+
+from hypersdk.cli.hypervisord.app import state_flags
+from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
+from hypersdk.cli.programs.groups import Group, flag
+
+SCOPES = ("viewer", "operator", "admin", "metrics")
+DAY_S = 86_400.0
+
+
+@click.group("token", cls=Group)
+def command() -> None:
+    """API tokens, by way of the database; for scripts that set a daemon up, and when the last token is lost."""
+
+
+@command.command("create")
+@click.argument("label")
+@flag("--user", metavar="NAME", default="admin", show_default=True, help="Whose token it is.")
+@flag(
+    "--scope",
+    type=click.Choice(SCOPES),
+    default="viewer",
+    show_default=True,
+    help="What it may do; never more than its user.",
+)
+@flag(
+    "--days",
+    type=click.FloatRange(0.001, 3660),
+    default=90.0,
+    show_default=True,
+    metavar="N",
+    help="How long it is valid.",
+)
+@flag("--forever", is_flag=True, help="It does not expire.")
+@state_flags
+@pass_daemon
+def create(daemon: Daemon, label: str, user: str, scope: str, days: float, forever: bool) -> None:
+    """Make a token and print it, once."""
+    with daemon.access() as access:
+        owner = access.users.get(user)
+        made, secret = access.tokens.create(owner.id, label, scope, lifetime_s=None if forever else days * DAY_S)
+    daemon.output.line(secret.reveal())
+    daemon.output.note(f"{made.id} of {made.user}, {made.scope}. Keep it now: it is not shown again.", style="yellow")
