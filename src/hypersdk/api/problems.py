@@ -57,7 +57,7 @@ REQUEST_INVALID: Final = register(
     "The message names the field; see /docs for what it takes.",
 )
 INTERNAL: Final = register(
-    "internal", "A bug in HyperSDK.", "See the daemon's log for the traceback of that time, and report it."
+    "daemon_internal", "A bug in HyperSDK.", "See the daemon's log for the traceback of that time, and report it."
 )
 HTTP_ERROR: Final = register("http_error", "The request cannot be served.", "See the status and the message.")
 
@@ -120,7 +120,7 @@ def problem(error: HyperSDKError, status: int) -> dict[str, Any]:
     document = {key: value for key, value in error.fields.items() if value is not None}
     return document | {
         "type": "about:blank", "title": _title(status), "status": status, "detail": error.message, "code": error.code,
-        "cause": error.cause, "next_step": error.next_step,
+        "cause": error.cause, "next_step": error.next_step, "exit_status": error.exit_status,
     }  # fmt: skip
 
 

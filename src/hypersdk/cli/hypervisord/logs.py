@@ -24,7 +24,7 @@ PRIORITIES: Final = (
     (logging.INFO, 6),
     (logging.NOTSET, 7),
 )
-QUIET: Final = ("uvicorn.access", "httpx", "httpcore", "alembic", "dbos", "sqlalchemy.engine")
+QUIET: Final = ("uvicorn.access", "uvicorn.error", "httpx", "httpcore", "alembic", "dbos", "sqlalchemy.engine")
 """Loggers of libraries: their warnings are ours to know, their chatter is not."""
 _TOKEN: Final = re.compile(r"hst_[A-Za-z0-9_-]{8,}")
 _BREAKS: Final = str.maketrans({"\n": "\\n", "\r": "\\r"})

@@ -83,13 +83,18 @@ def _serve_worker(daemon: Daemon, index: int) -> int:
 
 
 def _prepare(daemon: Daemon) -> None:
-    """The schema and the export roots: what every part needs, and what fails in the same way each time."""
+    """Schema, key and export roots: what every part needs, and what fails in the same way each time.
+
+    The key is made here on the first start, so that no worker comes before it. A daemon that only works makes none: it belongs to a state
+    that is there already.
+    """
+    from hypersdk.access.vault import Vault
     from hypersdk.jobs.roots import ExportRoots
 
+    settings = daemon.settings
     with daemon.database() as database:
-        del database  # opened and upgraded
-    for root in ExportRoots(daemon.settings.roots).roots:
-        LOG.debug("export root %s", root.path)
+        Vault.load(settings, daemon.environ, database if "api" in settings.roles else None)
+    ExportRoots(settings.roots)
 
 
 def _check_address(settings: DaemonSettings) -> None:
