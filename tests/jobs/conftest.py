@@ -1,0 +1,31 @@
+"""Fixtures of the proofs of durability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.simulator import SimulatorFactory
+from tests.support.site import Site
+
+
+@pytest.fixture
+def site(simulator: SimulatorFactory, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Site]]:
+    """``site(machines=..., options={...}, postgres=True)``: a simulator and a database; workers end with the test."""
+    with ExitStack() as stack:
+
+        def start(*, options: dict[str, Any] | None = None, postgres: bool = False, **simulated: Any) -> Site:
+            url = (
+                request.getfixturevalue("postgres_url")
+                if postgres
+                else f"sqlite:///{tmp_path / 'db' / 'state.sqlite3'}"
+            )
+            made = Site(tmp_path, simulator(**simulated), url, options or {})
+            stack.callback(made.close)
+            return made
+
+        yield start

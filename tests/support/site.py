@@ -1,0 +1,148 @@
+"""A site for the proofs of the daemon: a simulator in this process, a database, and workers as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.vault import Vault
+from hypersdk.jobs.records import Job
+from hypersdk.jobs.roots import ExportRoots
+from hypersdk.jobs.service import JobService
+from hypersdk.jobs.settings import DaemonSettings, load_settings
+from hypersdk.jobs.states import ENDED, JobState
+from hypersdk.jobs.store import Filter, JobStore
+from hypersdk.simulator import Simulator
+from hypersdk.state.database import Database
+
+WAIT_S = 90.0
+
+
+@dataclass
+class WorkerProcess:
+    """One worker. ``log`` is where its words go."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self, number: int = signal.SIGTERM, timeout_s: float = WAIT_S) -> int:
+        """Sends the signal and waits; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(timeout_s)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return status
+
+
+@dataclass
+class Site:
+    """Everything of one test. ``settings`` are keys of the daemon's configuration."""
+
+    folder: Path
+    simulator: Simulator
+    database_url: str
+    options: dict[str, Any] = field(default_factory=dict)
+    started: list[WorkerProcess] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.environ = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("GOVC_")},
+            "GOVC_URL": self.simulator.url, "GOVC_USERNAME": self.simulator.username, "GOVC_PASSWORD": self.simulator.password,
+            "GOVC_INSECURE": "1", "HOME": str(self.folder),
+        }  # fmt: skip
+        self.root = self.folder / "exports"
+        self.settings = self.settings_for("one")
+        self.database = Database.open(self.settings.url)
+        self.database.upgrade()
+        self.store = JobStore(self.database)
+        vault = Vault.load(self.settings, self.environ, self.database)
+        self.service = JobService(
+            self.store,
+            vault,
+            Endpoints(self.database, vault),
+            self.settings,
+            ExportRoots(self.settings.roots),
+            self.environ,
+        )
+
+    def settings_for(self, host: str) -> DaemonSettings:
+        """The configuration of one host: a state directory of its own, the same database and root."""
+        overrides = {
+            "state_dir": str(self.folder / host), "database_url": self.database_url, "export_roots": [str(self.root)],
+            "key_file": str(self.folder / "key"), **self.options,
+        }  # fmt: skip
+        settings = load_settings(self.environ, None, overrides)
+        path = self.folder / f"{host}.toml"
+        text = settings.as_toml()
+        path.write_text(text)
+        return settings
+
+    def worker(self, host: str = "one", index: int = 0, *flags: str) -> WorkerProcess:
+        """Starts a worker and waits until it takes jobs."""
+        self.settings_for(host)
+        log = self.folder / f"{host}-{index}-{len(self.started)}.log"
+        with log.open("w") as words:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.jobs.workerprogram", self.folder / f"{host}.toml", str(index), *flags],
+                env=self.environ, stdout=subprocess.PIPE, stderr=words, text=True,
+            )  # fmt: skip
+        started = WorkerProcess(process, log)
+        self.started.append(started)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", log.read_text()
+        return started
+
+    def submit(self, *definitions: dict[str, Any]) -> list[Job]:
+        """Jobs from definitions; ``output_path`` is below the root, by the machine's name, where it is not given."""
+        jobs = [{"output_path": str(self.root / one["vm_path"]), "format": "qcow2", **one} for one in definitions]
+        submission = self.service.submit(json.dumps(jobs), "application/json", None)
+        assert submission.rejected == (), submission.rejected
+        return list(submission.accepted)
+
+    def until(self, true: Callable[[], Any], timeout_s: float = WAIT_S) -> None:
+        """Waits for a condition; fails with the logs of the workers."""
+        end = time.monotonic() + timeout_s
+        while not true():
+            if time.monotonic() > end:
+                raise AssertionError(self.told())
+            time.sleep(0.05)
+
+    def until_ended(self, jobs: Collection[Job], timeout_s: float = WAIT_S) -> list[Job]:
+        """All of ``jobs`` once they have ended."""
+        self.until(lambda: all(self.store.get(job.id).state in ENDED for job in jobs), timeout_s)
+        return [self.store.get(job.id) for job in jobs]
+
+    def until_state(self, job: Job, state: JobState, timeout_s: float = WAIT_S) -> Job:
+        """``job`` once it is in that state."""
+        self.until(lambda: self.store.get(job.id).state is state, timeout_s)
+        return self.store.get(job.id)
+
+    def told(self) -> str:
+        """What rows and workers say, for a failure."""
+        rows = [
+            f"{job.id} {job.name} {job.state} attempt {job.attempt}/{job.enqueued} epoch {job.epoch} {job.error} {job.progress['note']}"
+            for job in self.store.page(Filter(), limit=100).jobs
+        ]
+        logs = [f"--- {one.log.name}\n{one.log.read_text()[-4000:]}" for one in self.started]
+        return "\n".join(["", *rows, *logs])
+
+    def close(self) -> None:
+        """Ends every worker by its pid."""
+        for one in self.started:
+            if one.process.poll() is None:
+                one.process.send_signal(signal.SIGCONT)
+            one.end(signal.SIGKILL)
+        self.database.close()
