@@ -24,12 +24,19 @@ async def background(feed: Feed, database: Database, *, take_over_s: float) -> A
     """Runs both for as long as the block does."""
     feed.start()
     sampler = asyncio.create_task(_sample(database, take_over_s), name="sampler")
+    sampler.add_done_callback(report_end)
     try:
         yield
     finally:
         sampler.cancel()
         await asyncio.gather(sampler, return_exceptions=True)
         await feed.stop()
+
+
+def report_end(task: asyncio.Task[None]) -> None:
+    """A task that should run for ever and ended by a bug must not do so in silence."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        LOG.critical("%s ended: it does nothing until the daemon is restarted", task.get_name(), exc_info=error)
 
 
 async def _sample(database: Database, take_over_s: float) -> None:

@@ -171,6 +171,13 @@ class Feed:
         """Begins, in the running event loop."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="feed")
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A bug ended the poll: nobody is left waiting for events that will not come."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            LOG.critical("the event stream ended: there is none until the daemon is restarted", exc_info=error)
+            self.close()
 
     def close(self) -> None:
         """Ends all streams, now; may be called more than once, from the loop."""

@@ -71,7 +71,7 @@ def read_figures(database: Database, *, take_over_s: float = TAKE_OVER_S) -> Fig
         oldest = connection.execute(
             sa.select(sa.func.min(jobs.c.updated_at)).where(jobs.c.state == JobState.QUEUED.value)
         ).scalar()
-        counted = dict(connection.execute(sa.select(counters.c.name, counters.c.value)).tuples().all())
+        counted = {row.name: row.value for row in connection.execute(sa.select(counters.c.name, counters.c.value))}
         alive, by_state = _workers(connection, now, take_over_s)
         return Figures(
             states=_states(connection), waiting=_waiting(connection),
@@ -88,8 +88,8 @@ def read_figures(database: Database, *, take_over_s: float = TAKE_OVER_S) -> Fig
 
 
 def _states(connection: sa.Connection) -> dict[JobState, int]:
-    query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
-    found = dict(connection.execute(query).tuples().all())
+    query = sa.select(jobs.c.state, sa.func.count().label("jobs")).group_by(jobs.c.state)
+    found = {row.state: row.jobs for row in connection.execute(query)}
     return {state: found.get(state.value, 0) for state in JobState}
 
 
@@ -97,7 +97,7 @@ def _waiting(connection: sa.Connection) -> dict[str, int]:
     query = (
         sa.select(jobs.c.waiting, sa.func.count()).where(jobs.c.state == JobState.QUEUED.value).group_by(jobs.c.waiting)
     )
-    return {str(code or ""): count for code, count in connection.execute(query).tuples()}
+    return {str(code or ""): count for code, count in connection.execute(query)}
 
 
 def _moving(connection: sa.Connection) -> list[Mapping[str, Any]]:
@@ -106,9 +106,9 @@ def _moving(connection: sa.Connection) -> list[Mapping[str, Any]]:
 
 
 def _workers(connection: sa.Connection, now: float, take_over_s: float) -> tuple[int, dict[str, int]]:
-    found = {"alive": 0, "draining": 0, "dead": 0}
+    found: dict[str, int] = {"alive": 0, "draining": 0, "dead": 0}
     beating = 0
-    for state, beat in connection.execute(sa.select(workers.c.state, workers.c.beat)).tuples():
+    for state, beat in connection.execute(sa.select(workers.c.state, workers.c.beat)):
         found[state] = found.get(state, 0) + 1
         beating += state == "alive" and now - beat < take_over_s
     return beating, found
@@ -120,13 +120,13 @@ def _hosts(connection: sa.Connection, now: float) -> tuple[HostStreams, ...]:
         .where(nfc_streams.c.expires > now)
         .group_by(nfc_streams.c.site, nfc_streams.c.host)
     )
-    used = {(site, host): count for site, host, count in connection.execute(taken).tuples()}
+    used = {(site, host): count for site, host, count in connection.execute(taken)}
     query = sa.select(nfc_hosts.c.site, nfc_hosts.c.host, nfc_hosts.c.allowed).order_by(
         nfc_hosts.c.site, nfc_hosts.c.host
     )
     return tuple(
         HostStreams(site, host, used.get((site, host), 0), allowed)
-        for site, host, allowed in connection.execute(query.limit(MAX_HOSTS)).tuples()
+        for site, host, allowed in connection.execute(query.limit(MAX_HOSTS))
     )
 
 
@@ -149,7 +149,7 @@ def _attempts(connection: sa.Connection, now: float) -> dict[str, tuple[float, .
         .limit(MAX_ENDED)
     )
     found: dict[str, list[float]] = {}
-    for outcome, seconds in connection.execute(query).tuples():
+    for outcome, seconds in connection.execute(query):
         found.setdefault(str(outcome), []).append(max(0.0, float(seconds)))
     return {outcome: tuple(sorted(values)) for outcome, values in found.items()}
 
@@ -185,9 +185,12 @@ def list_workers(database: Database) -> list[Worker]:
     ).order_by(workers.c.state, workers.c.beat.desc()).limit(MAX_WORKERS)  # fmt: skip
     with database.read() as connection:
         return [
-            Worker(*row[:4], tuple(row.roots), *row[5:8], max(0.0, float(row.age_s)))
+            Worker(
+                row.id, row.host, row.pid, row.version, tuple(row.roots), row.state, row.epoch, row.started_at,
+                max(0.0, float(row.age_s)),
+            )
             for row in connection.execute(query)
-        ]
+        ]  # fmt: skip
 
 
 # --- history ---------------------------------------------------------------------------------------------------------

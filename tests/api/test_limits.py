@@ -1,0 +1,270 @@
+"""Rates, sizes, times, and repeated requests."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends, FastAPI
+
+from hypersdk.access.faults import TooMany
+from hypersdk.access.roles import Role
+from hypersdk.api.limits import MAX_BUCKETS, Rate
+from hypersdk.api.security import operator
+from hypersdk.state.tables import idempotency
+from tests.support.shell import ServeShell, Shell, served
+
+
+class Counted:
+    """Routes that count how often they run, wait, and fail as asked."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.hold = threading.Event()
+        self.hold.set()
+        self.status = 200
+
+    def add(self, app: FastAPI) -> None:
+        router = APIRouter(prefix="/test", dependencies=[Depends(operator)])
+
+        @router.post("/count")
+        def count(body: dict[str, Any]) -> dict[str, Any]:
+            self.runs += 1
+            self.hold.wait(20)
+            if self.status == 500:
+                raise RuntimeError("planted failure")
+            return {"run": self.runs, "secret": "planted-answer", "body": body}
+
+        @router.get("/slow")
+        def slow() -> None:
+            self.hold.wait(20)
+
+        app.include_router(router)
+
+
+def test_a_bucket_fills_again() -> None:
+    now = 100.0
+    rate = Rate(60, clock=lambda: now)
+    for _ in range(15):
+        rate.take("a")
+    with pytest.raises(TooMany) as caught:
+        rate.take("a")
+    assert caught.value.fields["retry_after_s"] >= 1
+    rate.take("b")
+    now += 1.0
+    rate.take("a")
+    with pytest.raises(TooMany):
+        rate.take("a")
+    now += 3600
+    for _ in range(15):
+        rate.take("a")
+    with pytest.raises(TooMany):
+        rate.take("a")
+
+
+def test_buckets_do_not_grow_without_end() -> None:
+    rate = Rate(60)
+    for number in range(MAX_BUCKETS + 50):
+        rate.take(str(number))
+    assert len(rate._buckets) == MAX_BUCKETS
+
+
+def test_too_many_from_one_address(shell: ServeShell) -> None:
+    found = shell(rate_per_address_per_minute=40)
+    with found.client() as client:
+        answers = [client.get("/status") for _ in range(11)]
+        assert [answer.status_code for answer in answers] == [401] * 10 + [429]
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert answers[-1].json()["code"] == "rate_limited"
+        assert client.get("/health").status_code == 200, "health checks are free"
+
+
+def test_too_many_with_one_token(shell: ServeShell) -> None:
+    found = shell(rate_per_minute=40)
+    first, second = found.token(Role.VIEWER), found.token(Role.VIEWER)
+    with found.client(first) as client, found.client(second) as other:
+        answers = [client.get("/api/v1/auth/me") for _ in range(11)]
+        assert [answer.status_code for answer in answers] == [200] * 10 + [429]
+        assert int(answers[-1].headers["retry-after"]) >= 1
+        assert other.get("/api/v1/auth/me").status_code == 200
+
+
+def test_too_many_logins(shell: ServeShell) -> None:
+    found = shell(login_rate_per_minute=8)
+    with found.client() as client:
+        body = {"username": "nobody", "password": "wrong"}
+        assert [client.post("/api/v1/auth/login", json=body).status_code for _ in range(3)] == [401, 401, 429]
+    with found.client(found.admin) as client:
+        assert client.get("/status").status_code == 200
+
+
+def test_a_body_that_is_too_large(shell: ServeShell) -> None:
+    found = shell(max_body_bytes=10_000)
+
+    def unannounced() -> Any:
+        for _ in range(100):
+            yield b"x" * 1000
+
+    with found.client(found.admin) as client:
+        for content in (b"x" * 10_001, unannounced()):
+            answer = client.post("/jobs/submit", content=content)
+            assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        assert client.post("/jobs/submit", content=b"x" * 10_000).status_code == 400
+    for length in (b"99999999999999999999", b"-1", b"1e3", b"+5", b"5, 5"):
+        with socket.create_connection((found.host, found.port), 10) as sock:
+            sock.sendall(b"POST /jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + length + b"\r\n\r\n")
+            assert sock.recv(4096).split(b" ")[1] in (b"400", b"401", b"413"), length
+
+
+def test_a_body_that_does_not_come(shell: ServeShell) -> None:
+    found = shell(request_timeout_s=1.0)
+    head = f"POST /jobs/submit HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {found.admin}\r\nContent-Length: 100\r\n\r\nabc"
+    with socket.create_connection((found.host, found.port), 20) as sock:
+        sock.sendall(head.encode())
+        assert sock.recv(4096).split(b" ")[1] in (b"408", b"504")
+
+
+def test_a_body_that_drips(shell: ServeShell) -> None:
+    """A byte now and then does not keep a request alive for ever."""
+    found = shell(request_timeout_s=1.0)
+    head = f"POST /jobs/submit HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {found.admin}\r\nContent-Length: 1000\r\n\r\n"
+    with socket.create_connection((found.host, found.port), 20) as sock:
+        sock.sendall(head.encode())
+        sock.settimeout(0.2)
+        data = b""
+        until = time.monotonic() + 20
+        while not data and time.monotonic() < until:
+            try:
+                sock.sendall(b" ")
+                data = sock.recv(4096)
+            except TimeoutError:
+                continue
+        assert data.split(b" ")[1] in (b"408", b"504")
+
+
+def test_an_answer_that_does_not_come(shell: ServeShell) -> None:
+    counted = Counted()
+    counted.hold.clear()
+    found = shell(request_timeout_s=1.0, change=counted.add)
+    with found.client(found.admin) as client:
+        answer = client.get("/test/slow")
+        assert (answer.status_code, answer.json()["code"]) == (504, "request_timeout")
+        counted.hold.set()
+
+
+# Idempotency-Key
+
+
+def post(shell: Shell, token: str, key: str | None, body: object, path: str = "/test/count") -> Any:
+    with shell.client(token) as client:
+        return client.post(path, json=body, headers={} if key is None else {"Idempotency-Key": key})
+
+
+def test_the_first_answer_comes_again(shell: ServeShell) -> None:
+    counted = Counted()
+    found = shell(change=counted.add)
+    first = post(found, found.admin, "k1", {"a": 1})
+    again = post(found, found.admin, "k1", {"a": 1})
+    assert counted.runs == 1
+    assert first.json() == again.json()
+    assert first.status_code == again.status_code
+    assert first.headers["content-type"] == again.headers["content-type"]
+    assert again.headers["idempotency-replayed"] == "true"
+    assert "idempotency-replayed" not in first.headers
+    assert post(found, found.admin, "k2", {"a": 1}).json()["run"] == 2
+    assert post(found, found.admin, None, {"a": 1}).json()["run"] == 3
+
+
+def test_another_request_with_the_same_key(shell: ServeShell) -> None:
+    counted = Counted()
+    found = shell(change=counted.add)
+    post(found, found.admin, "k1", {"a": 1})
+    for answer in (
+        post(found, found.admin, "k1", {"a": 2}),
+        post(found, found.admin, "k1", {"a": 1}, "/test/count?x=1"),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_reused")
+    assert post(found, found.token(Role.OPERATOR), "k1", {"a": 2}).status_code == 200, "keys are per user"
+
+
+def test_one_at_a_time(shell: ServeShell) -> None:
+    counted = Counted()
+    counted.hold.clear()
+    found = shell(change=counted.add)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(post, found, found.admin, "k1", {"a": 1})
+        until = time.monotonic() + 20
+        while not counted.runs and time.monotonic() < until:
+            time.sleep(0.01)
+        others = [pool.submit(post, found, found.admin, "k1", {"a": 1}) for _ in range(3)]
+        for other in others:
+            answer = other.result(20)
+            assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_running")
+        counted.hold.set()
+        assert first.result(20).status_code == 200
+    assert counted.runs == 1
+    assert post(found, found.admin, "k1", {"a": 1}).json()["run"] == 1
+
+
+def test_a_failure_may_be_tried_again(shell: ServeShell) -> None:
+    counted = Counted()
+    counted.status = 500
+    found = shell(change=counted.add)
+    assert post(found, found.admin, "k1", {"a": 1}).json()["code"] == "internal"
+    counted.status = 200
+    assert post(found, found.admin, "k1", {"a": 1}).json()["run"] == 2
+
+
+def test_a_refusal_is_an_answer(shell: ServeShell) -> None:
+    found = shell()
+    made = [post(found, found.admin, "k1", {"name": "ann"}, "/api/v1/auth/users") for _ in range(2)]
+    assert [one.status_code for one in made] == [201, 201]
+    refused = [post(found, found.admin, "k2", {"name": "ann"}, "/api/v1/auth/users") for _ in range(2)]
+    assert [one.status_code for one in refused] == [409, 409]
+    assert refused[1].headers["idempotency-replayed"] == "true"
+    assert refused[1].headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("key", ["", "a b", "é", "x" * 129, "a/b"])
+def test_what_is_no_key(shell: ServeShell, key: str) -> None:
+    found = shell()
+    with found.client(found.admin) as client:
+        answer = client.post("/api/v1/auth/users", json={"name": "ann"}, headers={b"Idempotency-Key": key.encode()})
+        assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key")
+
+
+def test_a_token_that_is_shown_once_is_shown_again_to_the_same_key_after_a_restart(tmp_path: Path) -> None:
+    with served(tmp_path) as found:
+        admin = found.admin
+        first = post(found, admin, "k1", {"label": "ci"}, "/api/v1/auth/tokens").json()
+        assert found.services.database.path is not None
+        with found.services.database.read() as connection:
+            row = connection.execute(sa.select(idempotency)).one()
+        assert first["token"].encode() not in row.answer, "the answer is sealed"
+    with served(tmp_path) as found:
+        assert post(found, admin, "k1", {"label": "ci"}, "/api/v1/auth/tokens").json() == first
+        with found.client(admin) as client:
+            assert len(client.get("/api/v1/auth/tokens").json()["tokens"]) == 2
+        # A process that died while it answered: the key is taken for a while, then free.
+        with found.services.database.write() as connection:
+            connection.execute(sa.update(idempotency).values(status=None, answer=None))
+        assert post(found, admin, "k1", {"label": "ci"}, "/api/v1/auth/tokens").status_code == 409
+        with found.services.database.write() as connection:
+            connection.execute(sa.update(idempotency).values(at=idempotency.c.at - 601))
+        assert post(found, admin, "k1", {"label": "ci"}, "/api/v1/auth/tokens").json()["token"] != first["token"]
+
+
+def test_jobs_are_submitted_once(shell: ServeShell) -> None:
+    found = shell()
+    body = {"name": "a", "vm_path": "/dc/vm/a", "output_path": str(found.services.settings.export_roots[0] / "a")}
+    answers = [post(found, found.admin, "k", body, "/jobs/submit") for _ in range(3)]
+    assert len({json.dumps(one.json()["job_ids"]) for one in answers}) == 1
+    with found.client(found.admin) as client:
+        assert client.get("/jobs/query", params={"all": True}).json()["total"] == 1

@@ -1,0 +1,419 @@
+"""Who gets in and who may: over the whole route table, on a real server."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from fastapi import APIRouter, FastAPI
+
+from hypersdk.access.roles import Role
+from hypersdk.api.app import Guarded, check_guards, guarded_routes
+from hypersdk.api.headers import CSP
+from hypersdk.api.problems import is_kept
+from hypersdk.api.security import OPEN
+from hypersdk.errors import UsageError
+from hypersdk.state.tables import logins
+from tests.support.shell import PASSWORD, ServeShell, Shell, served
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    with served(tmp_path_factory.mktemp("shell")) as found:
+        yield found
+
+
+def filled(route: Guarded) -> str:
+    """The path with something in each place."""
+    return re.sub(r"\{[^}]+\}", "x", route.path)
+
+
+def every(shell: Shell) -> list[tuple[str, Guarded]]:
+    return [(method, route) for route in guarded_routes(shell.app) for method in sorted(route.methods - {"HEAD"})]
+
+
+def test_the_route_table_is_the_one_of_the_design(running: Shell) -> None:
+    paths = {route.path for route in guarded_routes(running.app)}
+    assert {
+        "/health",
+        "/status",
+        "/jobs/submit",
+        "/jobs/query",
+        "/jobs/{id}",
+        "/jobs/cancel",
+        "/metrics",
+        "/ready",
+        "/docs",
+    } <= paths
+    assert {(method, route.path) for method, route in every(running) if route.open} == OPEN
+
+
+def test_without_a_token_it_is_401_everywhere(running: Shell) -> None:
+    with running.client() as client:
+        for method, route in every(running):
+            answer = client.request(method, filled(route))
+            if route.open:
+                assert answer.status_code != 401, route
+                continue
+            assert answer.status_code == 401, (method, route)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert answer.json()["code"] == "unauthenticated"
+            assert ("error" in answer.json()) == is_kept(route.path)
+
+
+@pytest.mark.parametrize(
+    "header", ["Bearer hst_" + "A" * 43, "Bearer", "Basic YWRtaW46YWRtaW4=", "hst_x", "Bearer a b", "bearer"]
+)
+def test_a_wrong_token_is_401_everywhere(running: Shell, header: str) -> None:
+    with running.client() as client:
+        for method, route in every(running):
+            if not route.open:
+                assert client.request(method, filled(route), headers={"Authorization": header}).status_code == 401, (
+                    method,
+                    route,
+                )
+
+
+def test_what_does_not_exist_tells_a_stranger_nothing(running: Shell) -> None:
+    with running.client() as client:
+        for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "TRACE", "PROPFIND"):
+            for path in (
+                "/nothing",
+                "/api/v1/../../etc/passwd",
+                "/%2e%2e/%2e%2e/etc/passwd",
+                "//health",
+                "/health/",
+                "/HEALTH",
+            ):
+                assert client.request(method, path).status_code == 401, (method, path)
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR])
+def test_a_lower_role_is_403_everywhere_it_is_not_enough(running: Shell, role: Role) -> None:
+    checked = 0
+    with running.client(running.token(role)) as client:
+        for method, route in every(running):
+            if route.role is None or role.allows(route.role):
+                continue
+            answer = client.request(method, filled(route), content=b"{}", headers={"Content-Type": "application/json"})
+            assert answer.status_code == 403, (method, route)
+            assert answer.json()["code"] == "forbidden"
+            checked += 1
+    assert checked >= 8
+
+
+def test_every_write_needs_more_than_a_viewer(running: Shell) -> None:
+    own = {"/api/v1/auth/login", "/api/v1/auth/logout", "/api/v1/auth/password", "/api/v1/auth/tokens", "/api/v1/auth/tokens/{token_id}",
+           "/jobs/query"}  # fmt: skip
+    """What a viewer may write: its own session, password and tokens; and a query that is sent as POST."""
+    writes = {route.path for method, route in every(running) if method != "GET" and route.role in (None, Role.VIEWER)}
+    assert writes <= own
+
+
+def test_an_administrator_is_never_401_or_403(running: Shell) -> None:
+    with running.client(running.admin) as client:
+        for method, route in every(running):
+            if method == "GET" and "events" not in route.path:
+                assert client.request(method, filled(route)).status_code in (200, 404, 422, 503), (method, route)
+
+
+def test_the_metrics_scope_reads_metrics_and_nothing_else(running: Shell) -> None:
+    with running.client(running.token(Role.ADMIN, "metrics")) as client:
+        assert client.get("/metrics").status_code == 200
+        for method, route in every(running):
+            if route.role is not None:
+                assert client.request(method, filled(route)).status_code == 403, (method, route)
+    with running.client() as client:
+        assert client.get("/metrics").status_code == 401
+
+
+def test_public_metrics(shell: ServeShell) -> None:
+    with shell(public_metrics=True).client() as client:
+        assert client.get("/metrics").status_code == 200
+        assert client.get("/status").status_code == 401
+
+
+@pytest.mark.parametrize("guards", [0, 2])
+def test_a_route_without_exactly_one_guard_does_not_start(guards: int) -> None:
+    from fastapi import Depends
+
+    from hypersdk.api.security import admin, viewer
+
+    app, router = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), APIRouter(prefix="/x")
+
+    @router.get("/forgotten", dependencies=[Depends(viewer), Depends(admin)][:guards])
+    def forgotten() -> None: ...
+
+    app.include_router(router)
+    with pytest.raises(RuntimeError, match="/x/forgotten needs one guard"):
+        check_guards(app)
+
+
+# Sessions of browsers
+
+
+def logged_in(shell: Shell, client: httpx.Client, role: Role = Role.OPERATOR, name: str | None = None) -> str:
+    """Logs the client in; the CSRF token."""
+    name = shell.user(role, name)
+    answer = client.post("/api/v1/auth/login", json={"username": name, "password": PASSWORD})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["csrf_token"])
+
+
+def test_a_session_by_cookie(running: Shell) -> None:
+    with running.client() as client:
+        csrf = logged_in(running, client, name="cookie-user")
+        cookie = next(iter(client.cookies.jar))
+        assert cookie.name == "hypersdk_session"
+        assert cookie.has_nonstandard_attr("HttpOnly")
+        me = client.get("/api/v1/auth/me").json()
+        assert (me["name"], me["role"], me["via"], me["csrf_token"]) == ("cookie-user", "operator", "cookie", csrf)
+        denied = [one for one in me["permissions"] if not one["allowed"]]
+        assert {one["reason"] for one in denied} == {"needs the role admin; you have operator"}
+        kept = client.cookies["hypersdk_session"]
+        assert client.post("/api/v1/auth/logout", headers={"X-CSRF-Token": csrf}).status_code == 204
+        client.cookies.set("hypersdk_session", kept)
+        assert client.get("/api/v1/auth/me").status_code == 401, "the session is gone on the server too"
+
+
+def test_the_cookies_flags(running: Shell) -> None:
+    with running.client() as client:
+        name = running.user(Role.VIEWER, "flags")
+        header = client.post("/api/v1/auth/login", json={"username": name, "password": PASSWORD}).headers["set-cookie"]
+    parts = {part.strip().lower() for part in header.split(";")[1:]}
+    assert {"httponly", "samesite=strict", "path=/", "max-age=43200"} <= parts
+    assert "secure" not in parts, "plain HTTP on loopback; see test_server for TLS"
+
+
+@pytest.mark.parametrize("change", ["used_at", "expires_at"])
+def test_a_session_that_has_ended(running: Shell, change: str) -> None:
+    with running.client() as client:
+        logged_in(running, client, name=f"ended-{change}")
+        assert client.get("/api/v1/auth/me").status_code == 200
+        with running.services.database.write() as connection:
+            connection.execute(sa.update(logins).values({change: 1.0}))
+        assert client.get("/api/v1/auth/me").status_code == 401
+
+
+def test_a_write_by_cookie_needs_the_csrf_token(running: Shell) -> None:
+    with running.client() as client:
+        csrf = logged_in(running, client, name="csrf-user")
+        path = "/api/v1/auth/tokens"
+        for headers in (
+            {},
+            {"X-CSRF-Token": ""},
+            {"X-CSRF-Token": csrf[:-1]},
+            {"X-CSRF-Token": csrf + "x"},
+            {"X-CSRF-Token": "é"},
+        ):
+            encoded = {key: value.encode("utf-8") for key, value in headers.items()}
+            answer = client.post(path, json={"label": "a"}, headers=encoded)
+            assert (answer.status_code, answer.json()["code"]) == (403, "csrf_refused"), headers
+        assert client.post(path, json={"label": "a"}, headers={"X-CSRF-Token": csrf}).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "https://evil.example.com"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+     {"Origin": "http://127.0.0.1:1"}],
+)  # fmt: skip
+def test_another_sites_page_writes_nothing(running: Shell, headers: dict[str, str]) -> None:
+    with running.client() as client:
+        csrf = logged_in(running, client, name=f"origin-{abs(hash(tuple(headers.items())))}")
+        answer = client.post("/api/v1/auth/tokens", json={"label": "a"}, headers=headers | {"X-CSRF-Token": csrf})
+        assert (answer.status_code, answer.json()["code"]) == (403, "csrf_refused")
+        # Neither does it log somebody in, nor does a token that it got hold of help it.
+        body = {"username": "origin", "password": PASSWORD}
+        assert client.post("/api/v1/auth/login", json=body, headers=headers).status_code == 403
+    with running.client(running.admin) as client:
+        assert client.post("/jobs/submit", json={}, headers=headers).status_code == 403
+
+
+def test_our_own_pages_write(running: Shell) -> None:
+    with running.client() as client:
+        csrf = logged_in(running, client, name="own-page")
+        headers = {"Origin": running.url, "Sec-Fetch-Site": "same-origin", "X-CSRF-Token": csrf}
+        assert client.post("/api/v1/auth/tokens", json={"label": "a"}, headers=headers).status_code == 201
+
+
+def test_a_bad_token_beside_a_good_cookie_is_refused(running: Shell) -> None:
+    with running.client() as client:
+        logged_in(running, client, name="both")
+        assert client.get("/api/v1/auth/me", headers={"Authorization": "Bearer hst_no"}).status_code == 401
+
+
+# Hosts and headers
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("LOCALHOST:1234", 200), ("127.0.0.1:80", 200), ("127.9.9.9", 200), ("[::1]:8080", 200), ("x.localhost", 200),
+     ("evil.example.com", 403), ("evil.example.com:8080", 403), ("127.0.0.1.evil.example.com", 403), ("192.0.2.1", 403), ("", 403),
+     ("localhost.evil.example.com", 403), ("localhost@evil.example.com", 403)],
+)  # fmt: skip
+def test_the_host_must_be_ours(running: Shell, host: str, status: int) -> None:
+    with running.client() as client:
+        answer = client.get("/health", headers={"Host": host})
+    assert answer.status_code == status
+    if status != 200:
+        assert answer.json()["code"] == "host_refused"
+
+
+def test_no_host_or_two(running: Shell) -> None:
+    for lines in (b"", b"Host: localhost\r\nHost: evil.example.com\r\n"):
+        with socket.create_connection((running.host, running.port), 10) as sock:
+            sock.sendall(b"GET /health HTTP/1.1\r\n" + lines + b"Connection: close\r\n\r\n")
+            assert sock.recv(4096).split(b" ")[1] in (b"400", b"403")
+
+
+def test_headers_are_on_every_answer(running: Shell) -> None:
+    with running.client(running.admin) as client, running.client() as stranger:
+        for answer in (client.get("/health"), client.get("/docs"), client.get("/status"), client.get("/nothing"), stranger.get("/status"),
+                       client.post("/jobs/submit", content=b"\xff"), client.get("/health", headers={"Host": "evil.example.com"})):  # fmt: skip
+            assert answer.headers["content-security-policy"] == CSP
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["x-frame-options"] == "DENY"
+            assert answer.headers["cache-control"] == "no-store"
+            assert "server" not in answer.headers
+            assert "strict-transport-security" not in answer.headers
+
+
+# Without authentication
+
+
+def test_no_auth_lets_everybody_in_and_says_so(shell: ServeShell, caplog: pytest.LogCaptureFixture) -> None:
+    found = shell(auth=False)
+    assert "NO AUTHENTICATION" in caplog.text
+    with found.client() as client:
+        assert client.get("/api/v1/auth/me").json()["via"] == "local"
+        assert client.get("/status").status_code == 200
+        assert client.post("/api/v1/auth/tokens", json={"label": "a"}).status_code == 201
+        # A web page still reaches nothing.
+        assert (
+            client.post("/jobs/submit", content=b"{}", headers={"Origin": "https://evil.example.com"}).status_code
+            == 403
+        )
+        assert client.get("/status", headers={"Host": "evil.example.com"}).status_code == 403
+
+
+@pytest.mark.parametrize("addr", ["0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:0"])
+def test_no_auth_and_plain_http_are_for_loopback_only(tmp_path: Path, addr: str) -> None:
+    for settings, code in (({"auth": False, "tls_self_signed": True}, "no_auth_public"), ({}, "tls_required")):
+        with pytest.raises(UsageError) as caught, served(tmp_path, addr=addr, **settings):
+            pass
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "addr", ["localhost", "8080", "a:b:1", "::1:80", "localhost:99999", "localhost:-1", "localhost:8o80", ""]
+)
+def test_what_is_no_address(tmp_path: Path, addr: str) -> None:
+    with pytest.raises(UsageError) as caught, served(tmp_path, addr=addr):
+        pass
+    assert caught.value.code == "listen_address"
+
+
+# Users and tokens over the API
+
+
+def test_users_over_the_api(running: Shell) -> None:
+    with running.client(running.admin) as client:
+        made = client.post("/api/v1/auth/users", json={"name": "carol", "role": "operator", "password": PASSWORD})
+        assert made.status_code == 201
+        assert PASSWORD not in made.text
+        assert client.post("/api/v1/auth/users", json={"name": "carol"}).json()["code"] == "user_exists"
+        assert (
+            client.post("/api/v1/auth/users", json={"name": "x", "password": "short"}).json()["code"] == "user_invalid"
+        )
+        assert client.post("/api/v1/auth/users", json={"name": "x", "surprise": 1}).status_code == 422
+        assert client.patch("/api/v1/auth/users/carol", json={"disabled": True}).json()["disabled"] is True
+        assert client.get("/api/v1/auth/users/carol").json()["role"] == "operator"
+        body = {"username": "carol", "password": PASSWORD}
+        assert client.post("/api/v1/auth/login", json=body).json()["code"] == "login_wrong", "disabled looks like wrong"
+        assert client.delete("/api/v1/auth/users/carol").status_code == 204
+        assert client.get("/api/v1/auth/users/carol").json()["code"] == "user_unknown"
+        actions = [one["action"] for one in client.get("/api/v1/auth/audit").json()["entries"]]
+        assert {"user.create", "user.change", "user.delete", "login"} <= set(actions)
+
+
+@pytest.mark.parametrize("key", ["%00", "a%00b", "%ff", "..%2f..%2fetc", "'%20OR%201=1", "x" * 5000])
+def test_strange_names_are_unknown(running: Shell, key: str) -> None:
+    with running.client(running.token(Role.ADMIN)) as client:
+        for path in ("/api/v1/auth/users/", "/api/v1/endpoints/"):
+            assert client.get(path + key).status_code in (404, 422), (path, key)
+        assert client.delete("/api/v1/auth/tokens/" + key).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"username":"a\\u0000b","password":"x"}', '{"username":"\\ud800","password":"x"}', '{"username":"a","password":"\\ud800"}', "[]", "",
+     "\xff", '{"username":"a"}', "9" * 5000, "[" * 100_000],
+    ids=["nul", "half name", "half password", "list", "empty", "not utf-8", "no password", "digits", "deep"],
+)  # fmt: skip
+def test_a_login_that_is_none(running: Shell, text: str) -> None:
+    with running.client() as client:
+        answer = client.post(
+            "/api/v1/auth/login", content=text.encode("latin-1"), headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code in (400, 401, 422), answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_tokens_over_the_api(running: Shell) -> None:
+    viewer = running.token(Role.VIEWER)
+    with running.client(viewer) as client, running.client(running.token(Role.ADMIN)) as boss:
+        made = client.post("/api/v1/auth/tokens", json={"label": "ci"})
+        text = made.json()["token"]
+        assert made.json()["expires_at"] is not None
+        assert text not in client.get("/api/v1/auth/tokens").text
+        with running.client(text) as other:
+            assert other.get("/status").status_code == 200
+        assert client.post("/api/v1/auth/tokens", json={"label": "ci", "scope": "admin"}).status_code == 403
+        assert client.post("/api/v1/auth/tokens", json={"label": "ci", "user": "admin"}).status_code == 403
+        assert client.get("/api/v1/auth/tokens", params={"all": True}).status_code == 403
+        theirs = boss.post("/api/v1/auth/tokens", json={"label": "boss"}).json()["id"]
+        assert client.delete(f"/api/v1/auth/tokens/{theirs}").status_code == 403
+        assert boss.delete(f"/api/v1/auth/tokens/{made.json()['id']}").status_code == 204
+        with running.client(text) as other:
+            assert other.get("/status").status_code == 401
+
+
+def test_ones_own_password(running: Shell) -> None:
+    with running.client() as client:
+        csrf = logged_in(running, client, Role.VIEWER, "changer")
+        headers = {"X-CSRF-Token": csrf}
+        body = {"current": "wrong", "new": "another long one"}
+        assert client.post("/api/v1/auth/password", json=body, headers=headers).json()["code"] == "login_wrong"
+        body["current"] = PASSWORD
+        assert client.post("/api/v1/auth/password", json=body, headers=headers).status_code == 204
+        assert client.get("/api/v1/auth/me").status_code == 401, "its sessions ended"
+        again = {"username": "changer", "password": "another long one"}
+        assert client.post("/api/v1/auth/login", json=again).status_code == 200
+
+
+def test_lockout_over_the_api(running: Shell) -> None:
+    with running.client() as client:
+        name = running.user(Role.VIEWER, "locked")
+        body = {"username": name, "password": "wrong"}
+        codes = [client.post("/api/v1/auth/login", json=body).status_code for _ in range(5)]
+        assert codes == [401] * 5
+        answer = client.post("/api/v1/auth/login", json=body | {"password": PASSWORD})
+        assert (answer.status_code, answer.json()["code"]) == (429, "login_locked")
+        assert 1 <= int(answer.headers["retry-after"]) <= 3
+
+
+def test_every_write_is_in_the_audit_trail(running: Shell) -> None:
+    with running.client(running.token(Role.OPERATOR)) as client, running.client(running.token(Role.ADMIN)) as boss:
+        client.post("/api/v1/jobs/absent/cancel")
+        client.post("/api/v1/endpoints", json={"name": "x", "url": "https://192.0.2.1"})
+        client.post("/jobs/query", json={"all": True})
+        found = boss.get("/api/v1/auth/audit", params={"limit": 2}).json()["entries"]
+    assert [(one["action"], one["object"], one["outcome"], one["address"]) for one in found] == [
+        ("POST /api/v1/endpoints", "/api/v1/endpoints", "403", "127.0.0.1"),
+        ("POST /api/v1/jobs/{id}/cancel", "/api/v1/jobs/absent/cancel", "404", "127.0.0.1"),
+    ]
