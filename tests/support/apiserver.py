@@ -6,6 +6,10 @@ Fixture: ``api`` (SQLite, with tokens for each role and a folder to export to).
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -121,16 +125,22 @@ class Api:
             client.close()
 
 
-@contextmanager
-def running_api(folder: Path, url: str | None = None, **more: Any) -> Iterator[Api]:
-    """An API with a token for each role."""
-    services = build_services(folder, url, **more)
-    tokens = {}
+def make_tokens(services: Services) -> dict[str, str]:
+    """A token for each role, and one for metrics alone."""
+    tokens: dict[str, str] = {}
     for role in Role:
         user = services.access.users.create(f"test-{role}", role, None)
         tokens[role.value] = services.access.tokens.create(user.id, "test", role.value)[1].reveal()
     user = services.access.users.create("test-metrics", Role.VIEWER, None)
     tokens["metrics"] = services.access.tokens.create(user.id, "test", "metrics")[1].reveal()
+    return tokens
+
+
+@contextmanager
+def running_api(folder: Path, url: str | None = None, **more: Any) -> Iterator[Api]:
+    """An API with a token for each role."""
+    services = build_services(folder, url, **more)
+    tokens = make_tokens(services)
     try:
         with serving(services) as address:
             api = Api(services, address, folder, tokens)
@@ -149,8 +159,51 @@ def api(tmp_path: Path) -> Iterator[Api]:
         yield found
 
 
+@dataclass(frozen=True)
+class Program:
+    """An API in a process of its own."""
+
+    url: str
+    tokens: dict[str, str]
+    pid: int
+
+    def rss_bytes(self) -> int:
+        """What the process holds in memory."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def api_process(folder: Path, url: str | None = None) -> Iterator[Program]:
+    """Runs for as long as the block does."""
+    command = [sys.executable, "-m", "tests.api.serverprogram", str(folder), *([url] if url else [])]
+    log = folder / "api.log"
+    with log.open("wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line, log.read_text()
+            yield Program(**json.loads(line))
+        finally:
+            process.terminate()
+            process.wait(START_S)
+
+
 @contextmanager
 def beating(services: Services) -> Iterator[None]:
     """A worker that lives and does nothing."""
     with Heartbeat(services.database, "worker-1", services.service.roots.ids):
         yield
+
+
+def fill(database: Database, count: int, prefix: str) -> None:
+    """So many queued jobs, ``PREFIX-N``."""
+    store = JobStore(database)
+    for number in range(count):
+        store.submit(
+            NewJob(
+                id=f"{prefix}-{number}", name=prefix, vm_path=f"/data/vm/{prefix}{number}", output_path=f"/srv/{prefix}{number}",
+                format="qcow2", definition={"vm_path": f"/data/vm/{prefix}{number}"}, digest="0" * 64, endpoint_id=None, secret=None,
+                site="vcenter.example.com:443", root_id="0" * 32,
+            )
+        )  # fmt: skip
