@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+from hypersdk.access.faults import FORBIDDEN, UNAUTHENTICATED
 from hypersdk.errors import (
     AccessError,
     Cancelled,
@@ -38,14 +39,6 @@ ANSWER_UNREADABLE: Final = register(
     "answer_unreadable",
     "What answers at that address is no HyperSDK daemon, or one that is much older or newer.",
     "Check the address; `hyperctl status` shows the daemon's version.",
-)
-NOT_LOGGED_IN: Final = register(
-    "not_logged_in",
-    "The daemon wants a token and got none that it knows.",
-    "Run `hyperctl login`, or name a file with a token: --token-file.",
-)
-FORBIDDEN: Final = register(
-    "forbidden", "The role of that token does not allow this.", "Ask an administrator for a token with a higher role."
 )
 TOO_MANY_REQUESTS: Final = register(
     "too_many_requests", "The daemon limits how many requests a token or an address may make.", "Wait a minute, then go on."
@@ -80,8 +73,12 @@ _BY_STATUS: Final[Mapping[int, type[HyperSDKError]]] = {
     HTTPStatus.TOO_MANY_REQUESTS: TransientError,
     HTTPStatus.BAD_GATEWAY: SourceError,
 }
+_DECIDED: Final = frozenset(
+    {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.TOO_MANY_REQUESTS}
+)
+"""What these say is about the call itself, whatever family the daemon's own error has."""
 _FALLBACK_CODE: Final[Mapping[int, str]] = {
-    HTTPStatus.UNAUTHORIZED: NOT_LOGGED_IN,
+    HTTPStatus.UNAUTHORIZED: UNAUTHENTICATED,
     HTTPStatus.FORBIDDEN: FORBIDDEN,
     HTTPStatus.TOO_MANY_REQUESTS: TOO_MANY_REQUESTS,
 }
@@ -115,7 +112,7 @@ def family_of_exit(status: object) -> type[HyperSDKError]:
 
 
 def _family(status: int, exit_status: object) -> type[HyperSDKError]:
-    if isinstance(exit_status, int) and exit_status in _BY_EXIT:
+    if status not in _DECIDED and isinstance(exit_status, int) and exit_status in _BY_EXIT:
         return _BY_EXIT[exit_status]
     return _BY_STATUS.get(status, DaemonError if status >= 500 else UsageError)
 

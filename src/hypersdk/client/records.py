@@ -36,7 +36,7 @@ class Progress:
     rate_bytes_s: float | None
     eta_s: float | None
     note: str
-    raw: Raw = field(repr=False)
+    raw: Raw = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, raw: Raw) -> Progress:
@@ -79,7 +79,7 @@ class Job:
     started_at: datetime | None
     completed_at: datetime | None
     updated_at: datetime
-    raw: Raw = field(repr=False)
+    raw: Raw = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, raw: Raw) -> Job:
@@ -176,7 +176,7 @@ class Explanation:
     message: str
     cause: str
     next_step: str
-    raw: Raw = field(repr=False)
+    raw: Raw = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, raw: Raw) -> Explanation:
@@ -201,7 +201,7 @@ class DaemonStatus:
     completed_jobs: int
     failed_jobs: int
     cancelled_jobs: int
-    raw: Raw = field(repr=False)
+    raw: Raw = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, raw: Raw) -> DaemonStatus:
@@ -230,7 +230,7 @@ class EndpointInfo:
     username: str
     is_default: bool
     thumbprint: str | None
-    raw: Raw = field(repr=False)
+    raw: Raw = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, raw: Raw) -> EndpointInfo:
@@ -253,7 +253,7 @@ class ApiToken:
     created_at: datetime
     expires_at: datetime | None
     used_at: datetime | None
-    raw: Raw = field(repr=False)
+    raw: Raw = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, raw: Raw) -> ApiToken:
@@ -282,7 +282,7 @@ class User:
     role: str
     disabled: bool
     created_at: datetime
-    raw: Raw = field(repr=False)
+    raw: Raw = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, raw: Raw) -> User:

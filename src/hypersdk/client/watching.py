@@ -126,7 +126,7 @@ class Watch:
     def _changed(self, job: Job) -> bool:
         before = self._jobs.get(job.id)
         self._jobs[job.id] = job
-        return before is None or before.raw != job.raw
+        return before is None or _shown(before) != _shown(job)
 
     def _polled(self) -> Iterator[Job]:
         while not self._done:
@@ -236,6 +236,11 @@ class _Stream:
 def _object(event: Event) -> Mapping[str, Any]:
     found = event.json()
     return found if isinstance(found, dict) else {}
+
+
+def _shown(job: Job) -> Mapping[str, Any]:
+    """What counts as a change: not what the caller may do, which only some answers say, and not how often the row was written."""
+    return {key: value for key, value in job.raw.items() if key not in ("permissions", "revision", "updated_at")}
 
 
 def _kept(state: str, otherwise: str) -> str:

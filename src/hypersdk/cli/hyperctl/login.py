@@ -132,7 +132,7 @@ def _logged_in(
         if not ctl.output.can_ask:
             raise AccessError(
                 "no user name was given",
-                code="not_logged_in",
+                code="unauthenticated",
                 next_step="Pass --username, or a token with --token-file.",
             )
         username = ctl.ask(f"User name at {target.url}: ").strip()

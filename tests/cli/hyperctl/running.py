@@ -1,0 +1,58 @@
+"""Runs ``hyperctl`` in this process, or as a program on a terminal of its own, against an API of the test's own."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypersdk.cli.hyperctl.app import program
+from tests.cli.running import Run
+from tests.support.apiserver import Api
+
+
+@dataclass
+class Hyperctl:
+    """A user of an API, with a home of its own."""
+
+    url: str
+    home: Path
+    token: str | None
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of a run."""
+        env = {"HOME": str(self.home), "XDG_CONFIG_HOME": str(self.home / "config"), "XDG_STATE_HOME": str(self.home / "state"),
+               "HYPERVISORD_URL": self.url, "TZ": "UTC"}  # fmt: skip
+        return env if self.token is None else {**env, "HYPERVISORD_TOKEN": self.token}
+
+    def __call__(self, *arguments: str | Path, stdin: str = "", env: Mapping[str, str] | None = None) -> Run:
+        """Runs one command without terminals."""
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            status = program.main(
+                [str(one) for one in arguments], out, err, io.StringIO(stdin), self.env | dict(env or {})
+            )
+        return Run(status, out.getvalue(), err.getvalue())
+
+    def ok(self, *arguments: str | Path, stdin: str = "") -> str:
+        """What a command that succeeds prints."""
+        done = self(*arguments, stdin=stdin)
+        assert done.status == 0, done.err + done.out
+        return done.out
+
+
+def hyperctl_of(api: Api, home: Path, role: str | None = "admin") -> Hyperctl:
+    """A user with the token of that role."""
+    home.mkdir(exist_ok=True)
+    return Hyperctl(api.url, home, None if role is None else api.tokens[role])
+
+
+def job_file(api: Api, *names: str) -> str:
+    """A job file."""
+    return json.dumps(
+        [{"vm_path": f"/data/vm/{name}", "output_path": str(api.folder / "exports" / name)} for name in names]
+    )

@@ -1,0 +1,258 @@
+"""Jobs by hyperctl: the words and columns that other programs read, exactly."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hypersdk.cli.hyperctl.shown import jobs_table
+from hypersdk.client import Client
+from hypersdk.jobs.states import JobEvent
+from tests.cli.hyperctl.running import Hyperctl, hyperctl_of, job_file
+from tests.support.apiserver import Api
+
+
+@pytest.fixture
+def ctl(api: Api, tmp_path: Path) -> Iterator[Hyperctl]:
+    return hyperctl_of(api, tmp_path / "home")  # type: ignore[return-value]
+
+
+def worked(api: Api, job_id: str, event: JobEvent = JobEvent.FINISH) -> None:
+    """What a worker does, in short."""
+    claims = api.claims()
+    claim = claims.claim(job_id, api.services.jobs.get(job_id).attempt)
+    assert claim is not None
+    claims.log(claim, b"2026-01-31T12:00:00Z web01: transferring\n")
+    claims.write_progress({job_id: claim.epoch}, {job_id: {"phase": "transferring", "percent_complete": 42.5}})
+    error = {
+        "code": "no_space",
+        "message": "the file system is full",
+        "cause": "It is full.",
+        "next_step": "Free space.",
+        "exit_status": 9,
+    }
+    claims.end(
+        claim, event, **({"error": error} if event is JobEvent.FAIL else {"result": {"files": ["web01-disk1.qcow2"]}})
+    )
+
+
+def test_submit_says_what_programs_look_for(api: Api, ctl: Hyperctl, tmp_path: Path) -> None:
+    file = tmp_path / "example-job.yaml"
+    file.write_text(f"vm_path: /data/vm/web01\noutput_path: {api.folder}/exports/web01\n")
+    for spelling in ("-file", "--file", "-f"):
+        lines = ctl.ok("submit", spelling, file).splitlines()
+        job = api.services.jobs.get(lines[2].removeprefix("Job ID: "))
+        assert lines == ["Submitted 1 job(s)", "Accepted Jobs: 1", f"Job ID: {job.id}"]
+    assert ctl.ok("submit", f"-file={file}").startswith("Submitted 1 job(s)\n")
+
+
+def test_submit_of_one_machine_by_flags(api: Api, ctl: Hyperctl) -> None:
+    out = ctl.ok(
+        "submit",
+        "--vm",
+        "/data/vm/a b",
+        "--output",
+        f"{api.folder}/exports/x",
+        "--format",
+        "qcow2",
+        "--name",
+        "n",
+        "-priority",
+        "7",
+    )
+    job = api.services.jobs.get(out.splitlines()[-1].removeprefix("Job ID: "))
+    assert (job.vm_path, job.format, job.name, job.priority) == ("/data/vm/a b", "qcow2", "n", 7)
+
+
+def test_submit_from_standard_input_for_programs(api: Api, ctl: Hyperctl) -> None:
+    done = ctl("submit", "-f", "-", "--json", stdin=job_file(api, "a", "b"))
+    (facts,) = done.events
+    assert (facts["type"], facts["accepted"], len(facts["job_ids"]), facts["errors"]) == ("submitted", 2, 2, [])
+
+
+def test_submit_tells_each_job_that_was_not_taken(api: Api, ctl: Hyperctl) -> None:
+    jobs = json.loads(job_file(api, "a", "b"))
+    jobs[1]["colour"] = "blue"
+    done = ctl("submit", "-file", "-", stdin=json.dumps(jobs))
+    assert done.status == 10
+    assert done.out.splitlines()[:3] == ["Submitted 1 job(s)", "Accepted Jobs: 1", "Rejected Jobs: 1"]
+    assert "Job 2 of the file" in done.err
+    assert "colour" in done.err
+    alone = ctl("submit", "-file", "-", stdin=json.dumps(jobs[1:]))
+    assert (alone.status, alone.out.splitlines()[0]) == (2, "Submitted 0 job(s)")
+    assert alone.err.count("colour") == 1
+
+
+@pytest.mark.parametrize("flags", [(), ("--vm", "x"), ("-file", "-", "--vm", "x")])
+def test_submit_without_something_to_submit_is_an_error(ctl: Hyperctl, flags: tuple[str, ...]) -> None:
+    assert ctl("submit", *flags).status == 2
+
+
+def test_query_prints_the_columns_that_programs_read(api: Api, ctl: Hyperctl) -> None:
+    first, second = api.add_job(name="one"), api.add_job(name="two")
+    worked(api, first.id)
+    for spelling in ("-all", "--all"):
+        lines = ctl.ok("query", spelling).splitlines()
+        assert lines[0] == "Found 2 job(s)"
+        columns = [lines[1].index(title) for title in ("Job ID", "Name", "VM Path", "Status", "Progress", "Started")]
+        assert columns == sorted(columns)
+        row = lines[3]
+        cells = [row[at:end].strip() for at, end in zip(columns, [*columns[1:], None], strict=True)]
+        assert cells[:5] == [first.id, "one", first.vm_path, "completed", "transferring (42.5%)"]
+        assert lines[2].split()[-3:] == ["queued", "(0.0%)", "-"]
+        assert lines[2].startswith(second.id)
+
+
+@pytest.mark.parametrize(
+    ("event", "word"), [(JobEvent.FINISH, "completed"), (JobEvent.FAIL, "failed"), (None, "cancelled")]
+)
+def test_query_of_one_job_has_the_word_of_its_end(api: Api, ctl: Hyperctl, event: JobEvent | None, word: str) -> None:
+    job = api.add_job()
+    if event is None:
+        assert ctl.ok("cancel", "-id", job.id) == "Cancelled 1 job(s)\n"
+    else:
+        worked(api, job.id, event)
+    out = ctl.ok("query", "-id", job.id)
+    assert out.startswith("Found 1 job(s)\n")
+    assert word in out
+
+
+def test_query_by_status_in_both_vocabularies(api: Api, ctl: Hyperctl) -> None:
+    waiting, paused = api.add_job(), api.add_job()
+    ctl.ok("pause", paused.id)
+    both = ctl.ok("query", "-status", "pending")
+    assert both.startswith("Found 2 job(s)\n")
+    assert "pending (paused)" in both
+    assert waiting.id not in ctl.ok("query", "--status", "paused")
+    assert ctl.ok("query", "-status", "completed,failed") == "Found 0 job(s)\n"
+    assert ctl.ok("query", "-id", "nothing") == "Found 0 job(s)\n"
+    assert ctl("query", "--status", "asleep").status == 2
+
+
+def test_query_for_programs(api: Api, ctl: Hyperctl) -> None:
+    jobs = [api.add_job() for _ in range(3)]
+    assert [one["id"] for one in ctl("query", "--json").events] == [job.id for job in reversed(jobs)]
+    assert [one["id"] for one in yaml.safe_load(ctl.ok("query", "--output", "yaml", "-limit", "2"))] == [
+        jobs[2].id,
+        jobs[1].id,
+    ]
+
+
+def test_status_has_the_rows_that_programs_read(api: Api, ctl: Hyperctl) -> None:
+    worked(api, api.add_job().id)
+    lines = ctl.ok("status").splitlines()
+    assert lines[0] == "Retrieved daemon status"
+    rows = {line[:10].strip(): line[10:].strip() for line in lines[1:]}
+    assert list(rows) == ["Version", "Uptime", "Total Jobs", "Running", "Completed", "Failed"]
+    assert (rows["Total Jobs"], rows["Running"], rows["Completed"], rows["Failed"]) == ("1", "0", "1", "0")
+    assert ctl("status", "--json").events[0]["total_jobs"] == 1
+
+
+def test_get_shows_a_job_with_its_error_and_its_next_step(api: Api, ctl: Hyperctl) -> None:
+    job = api.add_job()
+    worked(api, job.id, JobEvent.FAIL)
+    out = ctl.ok("get", job.id)
+    for text in (job.id, "failed", "the file system is full", "Free space.", "no_space", "Took"):
+        assert text in out
+    missing = ctl("get", "nothing", "--json")
+    assert (missing.status, missing.error["code"]) == (5, "job_unknown")
+
+
+def test_explain_says_cause_next_step_and_code(api: Api, ctl: Hyperctl) -> None:
+    job = api.add_job()
+    worked(api, job.id, JobEvent.FAIL)
+    out = ctl.ok("explain", job.id)
+    assert f"{job.id} (" in out
+    for text in ("the file system is full", "It is full.", "Free space.", "no_space", "attempt 1"):
+        assert text in out
+    assert ctl("explain", job.id, "--json").events[0]["code"] == "no_space"
+
+
+def test_asking_says_how_many(api: Api, ctl: Hyperctl) -> None:
+    jobs = [api.add_job().id for _ in range(3)]
+    assert ctl.ok("pause", *jobs) == "Paused 3 job(s)\n"
+    assert ctl.ok("resume", jobs[0]) == "Resumed 1 job(s)\n"
+    assert ctl.ok("cancel", "-id", jobs[0], "--id", jobs[1], jobs[2]) == "Cancelled 3 job(s)\n"
+    assert ctl.ok("retry", jobs[0]) == "Retried 1 job(s)\n"
+    assert ctl.ok("delete", jobs[1], jobs[2]) == "Deleted 2 job(s)\n"
+
+
+def test_what_cannot_be_done_is_told_for_each(api: Api, ctl: Hyperctl) -> None:
+    job = api.add_job().id
+    done = ctl("cancel", job, "nothing")
+    assert (done.status, done.out) == (10, "Cancelled 1 job(s)\n")
+    assert "nothing" in done.err
+    assert ctl("cancel", "nothing").status == 5
+    assert ctl("cancel", job).status == 6
+    assert ctl("cancel").status == 2
+    again = ctl("cancel", job, "nothing", "--json")
+    assert [one["type"] for one in again.events] == ["error", "error", "error"]
+
+
+def test_logs_and_logs_that_are_followed(api: Api, ctl: Hyperctl) -> None:
+    job = api.add_job()
+    worked(api, job.id)
+    assert ctl.ok("logs", job.id) == "2026-01-31T12:00:00Z web01: transferring\n"
+    for flag in ("-f", "-follow", "--follow"):
+        assert ctl.ok("logs", flag, job.id) == "2026-01-31T12:00:00Z web01: transferring\n"
+    assert ctl("logs", job.id, "--json").events == [{"line": "2026-01-31T12:00:00Z web01: transferring"}]
+
+
+def test_watch_follows_to_the_end_and_its_status_is_the_jobs(api: Api, ctl: Hyperctl) -> None:
+    good, bad = api.add_job(name="good"), api.add_job(name="bad")
+    worker = threading.Timer(1.0, lambda: (worked(api, good.id), worked(api, bad.id, JobEvent.FAIL)))
+    worker.start()
+    done = ctl("watch")
+    worker.join()
+    assert done.status == 10
+    assert f"{good.id} good completed: {good.output_path}" in done.out
+    assert f"{bad.id} bad failed" in done.out
+    assert "good: queued" in done.err
+    assert ctl("watch", good.id).status == 0
+    alone = ctl("watch", bad.id)
+    assert alone.status == 9
+    assert "the file system is full" in alone.err
+    assert {one["state"] for one in ctl("watch", good.id, "--json").events} == {"completed"}
+    assert ctl.ok("watch") == "No job is running or waiting.\n"
+
+
+def test_submit_and_watch_in_one(api: Api, ctl: Hyperctl) -> None:
+    def work() -> None:
+        while not (ids := api.services.jobs.ids(_all())):
+            pass
+        worked(api, ids[0])
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    out = ctl.ok("submit", "-f", "-", "--watch", stdin=job_file(api, "a"))
+    worker.join()
+    assert out.splitlines()[-1].endswith(f"completed: {api.folder}/exports/a")
+
+
+def _all() -> object:
+    from hypersdk.jobs.store import Filter
+
+    return Filter()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_the_table_fits_the_terminal_and_never_cuts_an_id(api: Api, width: int) -> None:
+    job = api.add_job(name="a rather long name of a machine that somebody gave it", vm_path="/Amsterdam/vm/" + "x" * 60)
+    with Client(api.url, token=api.tokens["viewer"], environ={}) as client:
+        lines = jobs_table(client.query(), width).plain.split("\n")
+    assert max(map(len, lines)) <= max(width, 60)
+    assert lines[1].startswith(job.id + " ")
+    assert "queued (0.0%)" in lines[1]
+
+
+def test_names_from_elsewhere_cannot_drive_the_terminal(api: Api, ctl: Hyperctl) -> None:
+    job = api.add_job(name="evil\x1b[2Jname\nFound 9 job(s)")
+    for command in (("query",), ("get", job.id), ("explain", job.id)):
+        out = ctl.ok(*command)
+        assert "\x1b" not in out
+        assert "\nFound 9 job(s)" not in out

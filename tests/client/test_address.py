@@ -1,0 +1,161 @@
+"""Which daemon and which token: the order, and that no token goes further than it was meant to."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from hypersdk.client.address import Wanted, find_target, listeners, normal_url
+from hypersdk.client.contexts import Context, Contexts, contexts_path, load_contexts, save_contexts
+from hypersdk.errors import AccessError, LookupFailed, UsageError
+from hypersdk.secret import Secret
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {
+        "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "STATE_DIRECTORY": str(tmp_path / "state"),
+    }
+
+
+def remember(environ: dict[str, str], **known: Context) -> None:
+    save_contexts(contexts_path(environ), Contexts(known, next(iter(known))))
+
+
+def local_token(environ: dict[str, str], text: str = "hst_local") -> Path:
+    path = Path(environ["STATE_DIRECTORY"], "admin.token")
+    path.parent.mkdir()
+    path.write_text(text + "\n")
+    return path
+
+
+def test_the_address_comes_from_the_first_place_that_names_it(environ: dict[str, str]) -> None:
+    assert find_target(Wanted(), environ).url == "http://localhost:8080"
+    remember(environ, site=Context("https://hypervisord.example.com"))
+    assert find_target(Wanted(), environ).url == "https://hypervisord.example.com"
+    environ["HYPERVISORD_URL"] = "http://127.0.0.1:9"
+    assert find_target(Wanted(), environ).url == "http://127.0.0.1:9"
+    assert find_target(Wanted(url="localhost:7"), environ).url == "http://localhost:7"
+
+
+def test_the_token_comes_from_the_first_place_that_has_it(environ: dict[str, str], tmp_path: Path) -> None:
+    def token() -> str | None:
+        found = find_target(Wanted(token_file=file if file.exists() else None), environ).token
+        return None if found is None else found.reveal()
+
+    file = tmp_path / "token"
+    assert token() is None
+    local_token(environ)
+    assert token() == "hst_local"
+    remember(environ, here=Context("http://localhost:8080", Secret("hst_context")))
+    assert token() == "hst_context"
+    environ["HYPERVISORD_TOKEN"] = "hst_variable"
+    assert token() == "hst_variable"
+    file.write_text("hst_file\n")
+    assert token() == "hst_file"
+
+
+def test_a_context_keeps_its_token_and_its_trust_to_its_own_address(environ: dict[str, str]) -> None:
+    remember(environ, site=Context("https://a.example.com", Secret("hst_a"), thumbprint="ab" * 32))
+    own = find_target(Wanted(url="https://a.example.com/"), environ)
+    other = find_target(Wanted(url="https://b.example.com"), environ)
+    assert (own.token, own.tls.thumbprint, own.context) == (Secret("hst_a"), "ab" * 32, "site")
+    assert (other.token, other.tls.thumbprint, other.context) == (None, None, None)
+
+
+def test_a_token_found_on_this_machine_stays_on_it(environ: dict[str, str]) -> None:
+    local_token(environ)
+    assert find_target(Wanted(url="https://hypervisord.example.com"), environ).token is None
+
+
+def test_no_token_crosses_a_network_in_clear(environ: dict[str, str]) -> None:
+    environ["HYPERVISORD_TOKEN"] = "hst_x"
+    with pytest.raises(AccessError) as raised:
+        find_target(Wanted(url="http://192.0.2.7:8080"), environ)
+    assert raised.value.code == "token_over_plain_http"
+    assert "hst_x" not in str(raised.value.as_dict())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give a file to another user")
+def test_a_port_that_another_user_took_gets_no_token(environ: dict[str, str]) -> None:
+    path = local_token(environ)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        os.chown(path, 12345, 12345)  # root listens: it may be the daemon, started by an administrator
+        assert find_target(Wanted(url=f"http://127.0.0.1:{port}"), environ).token is not None
+    child = os.fork()
+    if child == 0:
+        os.setuid(54321)
+        os.execvp(
+            "python3",
+            ["python3", "-c", f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(60)"],
+        )
+    try:
+        while not list(listeners(port)):
+            assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        with pytest.raises(AccessError) as raised:
+            find_target(Wanted(url=f"http://127.0.0.1:{port}"), environ)
+        assert raised.value.code == "foreign_listener"
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ftp://host",
+        "http://",
+        "http://user:secret@host",
+        "https://host/api",
+        "https://host?x=1",
+        "http://[::1",
+        "http://host:x",
+    ],
+)
+def test_an_address_that_cannot_be_used_is_told_without_its_password(text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        normal_url(text)
+    assert raised.value.code == "daemon_address"
+    assert "secret" not in str(raised.value.as_dict())
+
+
+def test_contexts_survive_writing_and_only_their_owner_reads_them(environ: dict[str, str]) -> None:
+    path = contexts_path(environ)
+    odd = Context("https://a.example.com", Secret('hst_"\\x7f\x7f'), "token-1", "/a b/ä.pem", insecure=True)
+    save_contexts(path, Contexts({"a.b": odd, "c": Context("http://localhost:1")}, "c"))
+    assert load_contexts(path) == Contexts({"a.b": odd, "c": Context("http://localhost:1")}, "c")
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    with pytest.raises(UsageError) as raised:
+        load_contexts(path)
+    assert raised.value.code == "contexts_exposed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[contexts.a]\n", "[contexts.a]\nurl='http://x'\nurll='y'\n", "current='b'\n", "x=1\n", "[contexts.a]\nurl=1\n", "token = hst_leak\n",
+     "[contexts.a]\nurl='http://x'\ninsecure='yes'\n"],
+)  # fmt: skip
+def test_a_bad_file_of_contexts_is_told_without_what_it_holds(environ: dict[str, str], text: str) -> None:
+    path = contexts_path(environ)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(UsageError) as raised:
+        load_contexts(path)
+    assert raised.value.code == "contexts_invalid"
+    assert raised.value.__cause__ is None
+    assert "hst_leak" not in str(raised.value.as_dict())
+
+
+def test_an_unknown_context_is_told_with_those_that_are_known(environ: dict[str, str]) -> None:
+    remember(environ, site=Context("https://a.example.com"))
+    with pytest.raises(LookupFailed) as raised:
+        find_target(Wanted(context="sit"), environ)
+    assert raised.value.fields["known"] == ["site"]
