@@ -1,0 +1,112 @@
+"""The daemon as it is: processes, a simulator, the programs that users have."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from hypersdk.cli.hypervisord.banner import all_routes, routes_table
+from hypersdk.client import Client
+from hypersdk.secret import Secret
+from hypersdk.simulator import MachineSpec
+from tests.cli.hyperctl.running import Hyperctl
+from tests.cli.hypervisord.running import START_S, daemon, free_port
+from tests.cli.running import terminal
+from tests.support.simulator import SimulatorFactory
+
+
+def test_the_banners_table_has_every_route() -> None:
+    shown = routes_table(200).plain
+    for path, _, _ in all_routes():
+        assert path in shown
+    assert re.search(r"^/health +GET open", shown, re.MULTILINE)
+    assert re.search(r"^/api/v1/jobs +GET viewer +POST operator", shown, re.MULTILINE)
+    assert max(map(len, routes_table(80).plain.split("\n"))) <= 80
+
+
+@pytest.mark.slow
+def test_a_machine_is_exported_by_the_programs_that_users_have(simulator: SimulatorFactory, tmp_path: Path) -> None:
+    server = simulator(vms=1, machines=(MachineSpec("web01"),), password=Secret("planted-3Hs8"))
+    govc = {
+        "GOVC_URL": server.url,
+        "GOVC_USERNAME": server.username,
+        "GOVC_PASSWORD": server.password,
+        "GOVC_INSECURE": "1",
+    }
+    with daemon(tmp_path, "--export-root", tmp_path / "exports", env=govc) as (url, process):
+        assert (tmp_path / "state" / "admin.token").stat().st_mode & 0o777 == 0o600
+        ctl = Hyperctl(url, tmp_path, None)  # finds the token by itself
+        state = {"STATE_DIRECTORY": str(tmp_path / "state")}
+        file = tmp_path / "job.yaml"
+        file.write_text(f"name: example-vm-export\nvm_path: web01\noutput_path: {tmp_path}/exports/web01\n")
+        done = ctl("submit", "-file", file, "--watch", env=state)
+        assert done.status == 0, done.err + (tmp_path / "log").read_text()
+        assert (tmp_path / "exports/web01/artifact-manifest.json").exists()
+        assert "completed" in ctl("query", "-all", env=state).out
+        token = (tmp_path / "state/admin.token").read_text().strip()
+        with Client(url, token=token, environ={}) as client:
+            job = client.submit({"vm_path": "web01", "output_path": f"{tmp_path}/exports/again", "format": "qcow2"}).job
+            assert client.wait(job.id, timeout_s=120).raise_for_failure().files
+            assert "completed" in "".join(client.follow_logs(job.id))
+        _old_polling(url, token, tmp_path)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(START_S) == 0
+    log = (tmp_path / "log").read_text()
+    assert token not in log
+    assert (
+        server.password not in log.replace("simulator", "", log.count("hypersdk.simulator"))
+        or server.password == "simulator"
+    )
+
+
+def _old_polling(url: str, token: str, folder: Path) -> None:
+    """The loop that users have, with a token."""
+    headers = {"Authorization": f"Bearer {token}"}
+    definition = {"vm_path": "web01", "output_path": f"{folder}/exports/polled"}
+    job_id = httpx.post(f"{url}/jobs/submit", json=definition, headers=headers).json()["job_ids"][0]
+    while True:
+        job = httpx.post(f"{url}/jobs/query", json={"job_ids": [job_id]}, headers=headers).json()["jobs"][0]
+        assert job["progress"]["percent_complete"] >= 0
+        if job["status"] in ("completed", "failed", "cancelled"):
+            break
+        time.sleep(0.2)
+    assert job["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_at_a_terminal_there_is_a_banner_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "hypersdk.cli.hypervisord", "-addr", f"localhost:{port}", "--role", "api", "--no-auth",
+               "--state-dir", str(tmp_path / "state")]  # fmt: skip
+    with terminal(command, {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "COLUMNS": "120"}) as shown:
+        shown.wait_for("ready, serving", START_S)
+        assert "NO AUTHENTICATION" in shown.shown
+        assert "/api/v1/jobs/{id}/cancel" in shown.shown
+        shown.type("\x03")
+        assert shown.finish(START_S) == 0
+
+
+@pytest.mark.slow
+def test_a_second_daemon_on_the_same_state_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
+    with daemon(tmp_path, "--role", "api") as (_, process):
+        command = [
+            sys.executable,
+            "-m",
+            "hypersdk.cli.hypervisord",
+            "-addr",
+            f"127.0.0.1:{free_port()}",
+            "--state-dir",
+            tmp_path / "state",
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={"HOME": str(tmp_path)}, check=False, timeout=START_S
+        )
+        assert done.returncode == 2
+        assert f"process {process.pid} runs a daemon" in done.stderr
