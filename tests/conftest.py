@@ -7,4 +7,5 @@ pytest_plugins: list[str] = [
     "tests.support.simulator",
     "tests.support.databases",
     "tests.support.apiserver",
+    "tests.support.shell",
 ]

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from hypersdk.access.faults import known_form
 from hypersdk.access.references import check_reference
 from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, LookupFailed, UsageError, register
@@ -34,7 +35,7 @@ ENDPOINT_USED: Final = register(
 )
 VSPHERE: Final = "vsphere"
 MAX_ENDPOINTS: Final = 1000
-_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _ENDED: Final = ("completed", "failed", "cancelled")
 
 
@@ -257,9 +258,9 @@ def _purpose(endpoint_id: str) -> str:
 
 def _row(connection: sa.Connection, key: str) -> Mapping[str, Any]:
     query = sa.select(endpoints).where(sa.or_(endpoints.c.id == key, endpoints.c.name == key))
-    found = connection.execute(query).mappings().first()
+    found = connection.execute(query).mappings().first() if known_form(key) else None
     if found is None:
-        raise LookupFailed(f"there is no endpoint '{key[:128]}'", code=ENDPOINT_UNKNOWN, id=key[:128])
+        raise LookupFailed(f"there is no endpoint {key[:128]!a}", code=ENDPOINT_UNKNOWN, id=ascii(key[:128]))
     return dict(found)
 
 

@@ -77,3 +77,8 @@ class AccountConflict(UsageError):  # noqa: N818
     """The change contradicts what is there."""
 
     default_code = USER_EXISTS
+
+
+def known_form(key: str) -> bool:
+    """Whether ``key`` could be an id or a name at all. What could not (NUL, lone surrogates) is not shown to the database, which would fail on it."""
+    return 0 < len(key) <= 200 and key.isascii() and key.isprintable()

@@ -29,9 +29,12 @@ def read_private(path: Path, environ: Mapping[str, str]) -> Secret:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise UsageError(f"{path} cannot be read: {reason}", code=SECRET_FILE) from error
-    with os.fdopen(descriptor, "rb") as file:
-        _check(path, os.fstat(file.fileno()), environ)
-        data = file.read(MAX_SECRET_BYTES + 1)
+    try:
+        _check(path, os.fstat(descriptor), environ)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_SECRET_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_SECRET_BYTES:
         raise UsageError(f"{path} is larger than {MAX_SECRET_BYTES} bytes", code=SECRET_FILE)
     try:

@@ -8,6 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from hypersdk.access.faults import known_form
 from hypersdk.access.roles import Role
 from hypersdk.access.tokens import digest_of
 from hypersdk.secret import Secret
@@ -68,6 +69,8 @@ class Logins:
 
     def use(self, cookie: Secret) -> LoginUse | None:
         """Whose session that is; None for one that is unknown, has ended, or whose user is disabled."""
+        if not known_form(cookie.reveal()):
+            return None
         digest = digest_of(cookie)
         query = (
             sa.select(logins, users.c.name, users.c.role, self._database.clock.label("now"))
@@ -85,6 +88,8 @@ class Logins:
 
     def end(self, cookie: Secret) -> None:
         """Ends a session; no error where there is none."""
+        if not known_form(cookie.reveal()):
+            return
         with self._database.write() as connection:
             connection.execute(sa.delete(logins).where(logins.c.digest == digest_of(cookie)))
 

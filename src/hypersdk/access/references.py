@@ -34,10 +34,10 @@ VAULT_UNREACHABLE: Final = register(
 )
 MAX_ANSWER_BYTES: Final = 1 * MiB
 TIMEOUT_S: Final = 10.0
-_ENV_NAME: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")
-_OWN_NAMES: Final = re.compile(r"^(?:HYPERSDK_.*|HYPERVISORD_.*|VAULT_.*|CREDENTIALS_DIRECTORY)$")
+_ENV_NAME: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+_OWN_NAMES: Final = re.compile(r"^(?:HYPERSDK_.*|HYPERVISORD_.*|VAULT_.*|CREDENTIALS_DIRECTORY)\Z")
 _VAULT_REF: Final = re.compile(
-    r"^([A-Za-z0-9_.-]{1,128})/([A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)#([A-Za-z0-9_.-]{1,128})$"
+    r"^([A-Za-z0-9_.-]{1,128})/([A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)#([A-Za-z0-9_.-]{1,128})\Z"
 )
 
 

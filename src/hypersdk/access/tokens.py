@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.access.faults import TOKEN_INVALID, TOKEN_UNKNOWN, AccountUnknown
+from hypersdk.access.faults import TOKEN_INVALID, TOKEN_UNKNOWN, AccountUnknown, known_form
 from hypersdk.access.roles import SCOPES, Role
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
@@ -24,7 +24,7 @@ MAX_TOKENS: Final = 100
 MAX_LIFE_S: Final = 10 * 366 * 86_400.0
 USED_EVERY_S: Final = 60.0
 """``used_at`` is written no more often: a poll every second is no write every second."""
-_FORM: Final = re.compile(r"^hst_[A-Za-z0-9_-]{43}$")
+_FORM: Final = re.compile(r"^hst_[A-Za-z0-9_-]{43}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +81,12 @@ class Tokens:
 
     def get(self, token_id: str) -> Token:
         """Raises AccountUnknown ``token_unknown``."""
-        with self._database.read() as connection:
-            row = connection.execute(_query().where(api_tokens.c.id == token_id)).first()
+        row = None
+        if known_form(token_id):
+            with self._database.read() as connection:
+                row = connection.execute(_query().where(api_tokens.c.id == token_id)).first()
         if row is None:
-            raise AccountUnknown(f"there is no token '{token_id[:128]}'", code=TOKEN_UNKNOWN)
+            raise AccountUnknown(f"there is no token {token_id[:128]!a}", code=TOKEN_UNKNOWN)
         return _token(row)
 
     def revoke(self, token_id: str) -> None:

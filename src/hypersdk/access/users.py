@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.access.faults import LAST_ADMIN, USER_EXISTS, USER_INVALID, AccountConflict, AccountUnknown
+from hypersdk.access.faults import LAST_ADMIN, USER_EXISTS, USER_INVALID, AccountConflict, AccountUnknown, known_form
 from hypersdk.access.passwords import hash_password
 from hypersdk.access.roles import Role
 from hypersdk.errors import UsageError
@@ -19,7 +19,7 @@ from hypersdk.state.database import Database
 from hypersdk.state.tables import logins, users
 
 MAX_USERS: Final = 10_000
-_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$")
+_NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ class Users:
             if changes:
                 connection.execute(sa.update(users).where(users.c.id == row["id"]).values(**changes))
                 connection.execute(sa.delete(logins).where(logins.c.user_id == row["id"]))
-            _check_admin_left(connection)
+            if _is_admin(row):
+                _check_admin_left(connection)
             return _user(_row(connection, row["id"]))
 
     def delete(self, user_id: str) -> User:
@@ -94,7 +95,8 @@ class Users:
         with self._database.write() as connection:
             row = _row(connection, user_id)
             connection.execute(sa.delete(users).where(users.c.id == row["id"]))
-            _check_admin_left(connection)
+            if _is_admin(row):
+                _check_admin_left(connection)
             return _user(row)
 
 
@@ -109,6 +111,10 @@ def insert_user(connection: sa.Connection, now: float, name: str, role: Role, ha
     return user_id
 
 
+def _is_admin(row: Mapping[str, Any]) -> bool:
+    return row["role"] == Role.ADMIN.value and not row["disabled"]
+
+
 def _check_admin_left(connection: sa.Connection) -> None:
     condition = sa.and_(users.c.role == Role.ADMIN.value, users.c.disabled.is_(False))
     # Rows are locked so that two administrators cannot remove each other at the same time.
@@ -118,9 +124,9 @@ def _check_admin_left(connection: sa.Connection) -> None:
 
 def _row(connection: sa.Connection, key: str) -> Mapping[str, Any]:
     query = sa.select(users).where(sa.or_(users.c.id == key, users.c.name == key))
-    found = connection.execute(query).mappings().first()
+    found = connection.execute(query).mappings().first() if known_form(key) else None
     if found is None:
-        raise AccountUnknown(f"there is no user '{key[:128]}'")
+        raise AccountUnknown(f"there is no user {key[:128]!a}")
     return dict(found)
 
 

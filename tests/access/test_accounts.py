@@ -1,0 +1,315 @@
+"""Users, tokens, sessions, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import sqlalchemy as sa
+
+from hypersdk.access import access as access_module
+from hypersdk.access.access import Access
+from hypersdk.access.faults import AccountConflict, AccountUnknown, LoginRefused, TooMany
+from hypersdk.access.lockout import MAX_KEYS, MAX_WAIT_S, Lockout, wait_s
+from hypersdk.access.logins import MAX_SESSIONS, Logins
+from hypersdk.access.passwords import check_password, hash_password
+from hypersdk.access.roles import ACTIONS, Role, permissions
+from hypersdk.access.tokens import MAX_TOKENS
+from hypersdk.errors import UsageError
+from hypersdk.secret import Secret
+from hypersdk.state.database import Database
+from hypersdk.state.tables import api_tokens, logins, users
+
+PASSWORD = Secret("correct horse battery")
+
+
+@pytest.fixture
+def access(database: Database) -> Access:
+    return Access(database)
+
+
+def test_each_role_may_do_what_the_ones_before_it_may() -> None:
+    order = list(Role)
+    for rank, role in enumerate(order):
+        assert [role.allows(other) for other in order] == [index <= rank for index in range(len(order))]
+
+
+def test_permissions_say_why_not() -> None:
+    found = {one.action: one for one in permissions(Role.VIEWER)}
+    assert set(found) == set(ACTIONS)
+    assert found["jobs.view"].allowed
+    assert found["jobs.view"].reason is None
+    assert not found["jobs.submit"].allowed
+    assert found["jobs.submit"].reason == "needs the role operator; you have viewer"
+    assert [one.action for one in permissions(None) if one.allowed] == ["metrics.view"]
+
+
+def test_passwords_are_argon2id_and_salted() -> None:
+    first, second = hash_password(PASSWORD), hash_password(PASSWORD)
+    assert first.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    assert first != second
+    assert check_password(first, PASSWORD)
+    assert not check_password(first, Secret("correct horse batterz"))
+    assert not check_password(None, PASSWORD)
+    for text in ("short", "x" * 1025):
+        with pytest.raises(UsageError, match="12 to 1024"):
+            hash_password(Secret(text))
+
+
+def test_an_unknown_user_costs_a_whole_check(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def counted(stored: str | None, password: Secret) -> bool:
+        seen.append(stored)
+        return check_password(stored, password)
+
+    monkeypatch.setattr(access_module, "check_password", counted)
+    access.users.create("tokens-only", Role.VIEWER, None)
+    for name in ("nobody", "tokens-only"):
+        with pytest.raises(LoginRefused):
+            access.login(name, PASSWORD, "192.0.2.1")
+    assert seen == [None, None]
+
+
+@pytest.mark.parametrize("name", ["", " a", "a b", "a\n", "é", "x" * 129, "-a", "../x", "a\x00"])
+def test_a_name_is_plain(access: Access, name: str) -> None:
+    with pytest.raises(UsageError):
+        access.users.create(name, Role.VIEWER, None)
+
+
+def test_users_are_made_changed_and_removed(access: Access) -> None:
+    first = access.users.create("ann", Role.ADMIN, PASSWORD)
+    second = access.users.create("bob", Role.VIEWER, None)
+    assert [user.name for user in access.users.list()] == ["ann", "bob"]
+    assert (first.has_password, second.has_password) == (True, False)
+    with pytest.raises(AccountConflict, match="there is a user 'ann'"):
+        access.users.create("ann", Role.VIEWER, None)
+    assert access.users.change("bob", role=Role.OPERATOR).role is Role.OPERATOR
+    assert access.users.get(second.id).role is Role.OPERATOR
+    access.users.delete("bob")
+    with pytest.raises(AccountUnknown):
+        access.users.get("bob")
+
+
+def test_the_last_administrator_stays(access: Access) -> None:
+    access.users.create("ann", Role.ADMIN, None)
+    for change in (
+        lambda: access.users.change("ann", role=Role.VIEWER),
+        lambda: access.users.change("ann", disabled=True),
+        lambda: access.users.delete("ann"),
+    ):
+        with pytest.raises(AccountConflict) as caught:
+            change()
+        assert caught.value.code == "last_admin"
+    assert access.users.get("ann").role is Role.ADMIN
+    access.users.create("bob", Role.ADMIN, None)
+    access.users.delete("ann")
+
+
+def test_a_token_is_256_bits_and_only_its_digest_is_kept(access: Access, database: Database) -> None:
+    user = access.users.create("ann", Role.OPERATOR, None)
+    token, text = access.tokens.create(user.id, "ci", "operator")
+    assert text.reveal().startswith("hst_")
+    assert len(text.reveal()) == 4 + 43  # base64 of 32 bytes
+    with database.read() as connection:
+        row = connection.execute(sa.select(api_tokens)).one()
+    assert row.digest == hashlib.sha256(text.reveal().encode()).hexdigest()
+    assert text.reveal() not in repr(row)
+    found = access.by_token(text)
+    assert found is not None
+    assert (found.name, found.role, found.token_id) == ("ann", Role.OPERATOR, token.id)
+
+
+def test_a_token_may_no_more_than_its_user(access: Access) -> None:
+    user = access.users.create("ann", Role.VIEWER, None)
+    access.users.create("root", Role.ADMIN, None)
+    _, text = access.tokens.create(user.id, "wide", "admin")
+    found = access.by_token(text)
+    assert found is not None
+    assert found.role is Role.VIEWER
+    access.users.change("ann", role=Role.ADMIN)
+    _, narrow = access.tokens.create(user.id, "narrow", "viewer")
+    found = access.by_token(narrow)
+    assert found is not None
+    assert found.role is Role.VIEWER
+    _, metrics = access.tokens.create(user.id, "scrape", "metrics")
+    found = access.by_token(metrics)
+    assert found is not None
+    assert found.role is None
+
+
+def test_a_token_ends(access: Access, database: Database) -> None:
+    user = access.users.create("ann", Role.VIEWER, None)
+    access.users.create("root", Role.ADMIN, None)
+    token, text = access.tokens.create(user.id, "short", "viewer", lifetime_s=60)
+    assert access.by_token(text) is not None
+    with database.write() as connection:
+        connection.execute(sa.update(api_tokens).values(expires_at=database.now(connection) - 1))
+    assert access.by_token(text) is None
+    other, kept = access.tokens.create(user.id, "other", "viewer")
+    access.users.change("ann", disabled=True)
+    assert access.by_token(kept) is None
+    access.users.change("ann", disabled=False)
+    assert access.by_token(kept) is not None
+    access.tokens.revoke(other.id)
+    assert access.by_token(kept) is None
+    with pytest.raises(AccountUnknown):
+        access.tokens.revoke(other.id)
+    access.users.delete("ann")
+    assert token.id not in [one.id for one in access.tokens.list()]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hst_", "hst_x", "' OR 1=1 --", "hst_" + "a" * 43, "hst_" + "ü" * 43, "x" * 100_000]
+)
+def test_no_other_text_is_a_token(access: Access, text: str) -> None:
+    assert access.by_token(Secret(text)) is None
+
+
+def test_a_user_has_no_more_than_so_many_tokens(access: Access) -> None:
+    user = access.users.create("ann", Role.VIEWER, None)
+    for _ in range(MAX_TOKENS):
+        access.tokens.create(user.id, "one of many", "viewer")
+    with pytest.raises(UsageError, match="revoke one first"):
+        access.tokens.create(user.id, "too many", "viewer")
+
+
+@pytest.mark.parametrize(
+    ("label", "scope", "life"),
+    [("", "viewer", None), ("a\nb", "viewer", None), ("a", "root", None), ("a", "viewer", 0)],
+)
+def test_a_token_is_asked_for_in_order(access: Access, label: str, scope: str, life: float | None) -> None:
+    user = access.users.create("ann", Role.VIEWER, None)
+    with pytest.raises(UsageError):
+        access.tokens.create(user.id, label, scope, lifetime_s=life)
+
+
+def test_used_at_is_written_once_a_minute(access: Access, database: Database) -> None:
+    user = access.users.create("ann", Role.VIEWER, None)
+    token, text = access.tokens.create(user.id, "poll", "viewer")
+    access.by_token(text)
+    first = access.tokens.get(token.id).used_at
+    assert first is not None
+    access.by_token(text)
+    assert access.tokens.get(token.id).used_at == first
+    with database.write() as connection:
+        connection.execute(sa.update(api_tokens).values(used_at=first - 3600))
+    access.by_token(text)
+    assert access.tokens.get(token.id).used_at >= first
+
+
+def test_a_session_ends_idle_and_absolutely(access: Access, database: Database) -> None:
+    user = access.users.create("ann", Role.VIEWER, PASSWORD)
+    begun = access.logins.begin(user.id)
+    found = access.by_cookie(begun.cookie)
+    assert found is not None
+    assert found.csrf == begun.csrf
+    with database.read() as connection:
+        row = connection.execute(sa.select(logins)).one()
+    assert begun.cookie.reveal() not in repr(row)
+    with database.write() as connection:
+        connection.execute(sa.update(logins).values(used_at=logins.c.used_at - 3601))
+    assert access.by_cookie(begun.cookie) is None
+    with database.write() as connection:
+        connection.execute(sa.update(logins).values(used_at=logins.c.used_at + 3601, expires_at=logins.c.created_at))
+    assert access.by_cookie(begun.cookie) is None
+    other = access.logins.begin(user.id)
+    with database.read() as connection:
+        assert len(connection.execute(sa.select(logins)).all()) == 1, "the one that ended was removed"
+    access.logins.end(other.cookie)
+    assert access.by_cookie(other.cookie) is None
+
+
+def test_a_change_of_the_user_ends_its_sessions(access: Access) -> None:
+    user = access.users.create("ann", Role.VIEWER, PASSWORD)
+    access.users.create("root", Role.ADMIN, None)
+    for change in ({"password": Secret("another long one")}, {"role": Role.OPERATOR}, {"disabled": True}):
+        cookie = access.logins.begin(user.id).cookie
+        access.users.change("ann", **change)
+        assert access.by_cookie(cookie) is None
+
+
+def test_only_so_many_sessions_of_one_user(access: Access, database: Database) -> None:
+    user = access.users.create("ann", Role.VIEWER, PASSWORD)
+    sessions = Logins(database, 3600)
+    cookies = [sessions.begin(user.id).cookie for _ in range(MAX_SESSIONS + 5)]
+    assert sum(sessions.use(cookie) is not None for cookie in cookies) == MAX_SESSIONS
+    assert sessions.use(cookies[-1]) is not None
+
+
+def test_wrong_passwords_lock_the_user_for_longer_and_longer(access: Access, database: Database) -> None:
+    access.users.create("ann", Role.VIEWER, PASSWORD)
+    for _ in range(4):
+        with pytest.raises(LoginRefused):
+            access.login("ann", Secret("wrong"), "192.0.2.1")
+    access.login("ann", PASSWORD, "192.0.2.1")  # four are free, and the count begins anew
+    for _ in range(5):
+        with pytest.raises(LoginRefused):
+            access.login("ann", Secret("wrong"), "192.0.2.1")
+    with pytest.raises(TooMany) as caught:
+        access.login("ann", PASSWORD, "192.0.2.99")  # from anywhere
+    assert caught.value.code == "login_locked"
+    assert 1 <= caught.value.fields["retry_after_s"] <= 3
+    # Also in another process, and after a restart: the lock is in the database.
+    assert Lockout(database).remaining_s("ann", "192.0.2.50") > 0
+    assert access.users.change("ann", password=Secret("another long one")).locked_until is None
+    outcomes = [one.outcome for one in access.audit.page(action="login")]
+    assert outcomes[:2] == ["login_locked", "login_wrong"]
+
+
+def test_an_unknown_name_is_locked_alike(access: Access) -> None:
+    for _ in range(5):
+        with pytest.raises(LoginRefused):
+            access.login("nobody", Secret("wrong"), "192.0.2.1")
+    with pytest.raises(TooMany):
+        access.login("nobody", Secret("wrong"), "192.0.2.2")
+
+
+def test_an_address_that_tries_many_names_is_locked(database: Database) -> None:
+    now = 1000.0
+    lockout = Lockout(database, clock=lambda: now)
+    for number in range(20):
+        assert lockout.remaining_s(f"user{number}", "192.0.2.1") == 0
+        lockout.failed(f"user{number}", "192.0.2.1")
+    assert lockout.remaining_s("another", "192.0.2.1") == pytest.approx(2)
+    assert lockout.remaining_s("another", "192.0.2.2") == 0
+    now += 2.1
+    assert lockout.remaining_s("another", "192.0.2.1") == 0
+
+
+def test_the_wait_grows_to_a_limit_and_memory_does_not(database: Database) -> None:
+    waits = [wait_s(failures) for failures in range(1, 40)]
+    assert waits[:8] == [0, 0, 0, 0, 2, 4, 8, 16]
+    assert waits == sorted(waits)
+    assert waits[-1] == MAX_WAIT_S
+    lockout = Lockout(database)
+    for number in range(MAX_KEYS + 100):
+        lockout._count(f"address {number}", 4)
+    assert len(lockout._counts) == MAX_KEYS
+
+
+def test_the_audit_trail_is_bounded_and_one_line_each(access: Access) -> None:
+    for number in range(30):
+        access.audit.write("ann\x1b[31m\nroot", "192.0.2.1", "test", target="x" * 10_000, detail={"number": number})
+    newest = access.audit.page(limit=10)
+    assert [one.detail["number"] for one in newest] == list(range(29, 19, -1))
+    assert newest[0].actor == "ann?[31m?root"
+    assert len(newest[0].object) == 500
+    assert [one.detail["number"] for one in access.audit.page(limit=10, before=newest[-1].number)] == list(
+        range(19, 9, -1)
+    )
+    assert access.audit.prune(max_rows=5) == 25
+    assert len(access.audit.page()) == 5
+    assert access.audit.page(actor="nobody") == []
+
+
+def test_a_right_password_with_old_parameters_is_hashed_anew(access: Access, database: Database) -> None:
+    import argon2
+
+    access.users.create("ann", Role.VIEWER, PASSWORD)
+    old = argon2.PasswordHasher(time_cost=1, memory_cost=8192, parallelism=1).hash(PASSWORD.reveal())
+    with database.write() as connection:
+        connection.execute(sa.update(users).values(password=old))
+    access.login("ann", PASSWORD, "192.0.2.1")
+    with database.read() as connection:
+        assert "m=65536,t=3" in connection.execute(sa.select(users.c.password)).scalar_one()

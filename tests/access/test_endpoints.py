@@ -1,0 +1,218 @@
+"""Where a submitted job may connect, and endpoints that an administrator makes, against the simulator over TLS."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from hypersdk.access.endpointpolicy import EndpointGuard, check_submitted, is_loopback_name
+from hypersdk.access.endpoints import EndpointConflict, Endpoints, NewEndpoint, PinNeeded
+from hypersdk.access.vault import Vault
+from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFailed, UsageError
+from hypersdk.secret import Secret
+from hypersdk.simulator import Simulator
+from hypersdk.state.database import Database
+from hypersdk.state.tables import endpoints as table
+from tests.support.simulator import SimulatorFactory
+
+REFUSED = [
+    "127.0.0.1", "127.8.9.1", "0.0.0.0", "0.1.2.3", "::1", "::", "169.254.169.254", "169.254.1.1", "fe80::1", "fe80::1%lo", "fd00:ec2::254",
+    "100.100.100.200", "168.63.129.16", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
+    "2002:7f00:1::", "::127.0.0.1", "224.0.0.1", "ff02::1",
+]  # fmt: skip
+ALLOWED = ["192.0.2.10", "10.0.0.5", "192.168.1.1", "172.16.0.1", "2001:db8::1", "fd12:3456::1", "64:ff9b::c000:20a"]
+
+
+@pytest.mark.parametrize("address", REFUSED)
+def test_a_job_may_not_lead_us_to_ourselves_or_to_metadata(address: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_submitted("vcenter.example.com", 443, (), resolve=lambda *_: [address])
+    assert caught.value.code == "endpoint_refused"
+    with pytest.raises(UsageError):
+        check_submitted("vcenter.example.com", 443, (), resolve=lambda *_: ["192.0.2.10", address])
+    assert (
+        check_submitted("vcenter.example.com", 443, ("vcenter.example.com",), resolve=lambda *_: [address]) == address
+    )
+
+
+@pytest.mark.parametrize("address", ALLOWED)
+def test_a_job_may_lead_us_elsewhere(address: str) -> None:
+    assert check_submitted("vcenter.example.com", 443, (), resolve=lambda *_: [address]) == address
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "LOCALHOST", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::1]", "localhost."],
+)
+def test_every_spelling_of_loopback_is_refused(host: str) -> None:
+    with pytest.raises(HyperSDKError) as caught:
+        check_submitted(host, 443, ())
+    assert caught.value.code in ("endpoint_refused", "endpoint_unresolved")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "port", "fine"),
+    [("localhost", "localhost", 443, True), ("localhost:8989", "localhost", 8989, True), ("localhost:8989", "localhost", 8990, False),
+     ("LOCALHOST", "localhost", 1, True), ("127.0.0.1", "localhost", 443, False), ("[::1]:443", "::1", 443, True), ("::1", "[::1]", 443, True)],
+)  # fmt: skip
+def test_what_is_listed_is_allowed(allowed: str, host: str, port: int, fine: bool) -> None:
+    if fine:
+        assert check_submitted(host, port, (allowed,))
+    else:
+        with pytest.raises(UsageError):
+            check_submitted(host, port, (allowed,))
+
+
+def test_a_name_that_changes_its_address_gains_nothing() -> None:
+    answers = itertools.chain([["192.0.2.10"]], itertools.repeat(["127.0.0.1"]))
+    guard = EndpointGuard(resolve=lambda *_: next(answers))
+    assert guard("vcenter.example.com", 443) == "192.0.2.10"
+    assert guard("VCENTER.example.com", 443) == "192.0.2.10", "resolved once"
+    with pytest.raises(UsageError):
+        guard("esxi1.example.com", 443)
+
+
+def test_a_name_without_an_address() -> None:
+    for host in ("name.invalid", "a" * 300, "\udcff"):
+        with pytest.raises(ConnectError) as caught:
+            check_submitted(host, 443, ())
+        assert caught.value.code == "endpoint_unresolved"
+
+
+@pytest.mark.parametrize(
+    ("name", "fine"),
+    [("localhost", True), ("a.localhost", True), ("127.0.0.1", True), ("127.5.5.5", True), ("[::1]", True), ("localhost.", True),
+     ("localhost.example.com", False), ("192.0.2.1", False), ("", False), ("127.0.0.1.example.com", False)],
+)  # fmt: skip
+def test_loopback_names(name: str, fine: bool) -> None:
+    assert is_loopback_name(name) is fine
+
+
+# Endpoints
+
+
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[Database]:
+    found = Database.open(sqlite_url)
+    found.upgrade()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def vcenter(simulator: SimulatorFactory) -> Simulator:
+    return simulator(vms=1, username="user", password=Secret("planted-password"))
+
+
+@pytest.fixture
+def endpoints(sqlite: Database) -> Endpoints:
+    return Endpoints(sqlite, Vault(bytes(32), environ={"VC_PASSWORD": "from-env"}))
+
+
+def new(vcenter: Simulator, **more: object) -> NewEndpoint:
+    values: dict[str, object] = {
+        "name": "vc1",
+        "url": vcenter.url,
+        "username": "user",
+        "password": Secret("planted-password"),
+    }
+    return NewEndpoint(**(values | more))
+
+
+def test_a_certificate_that_is_not_trusted_wants_its_pin(
+    endpoints: Endpoints, vcenter: Simulator, sqlite: Database
+) -> None:
+    with pytest.raises(PinNeeded) as caught:
+        endpoints.create(new(vcenter))
+    assert caught.value.code == "certificate_unknown"
+    pin = caught.value.fields["sha256"]
+    assert str(pin) in caught.value.next_step
+    assert endpoints.list() == []
+    made = endpoints.create(new(vcenter, thumbprint=pin))
+    assert (made.thumbprint, made.has_password, made.is_default) == (pin, True, True)
+    assert endpoints.endpoint_of("vc1").password == Secret("planted-password")
+    with sqlite.read() as connection:
+        row = connection.execute(sa.select(table)).one()
+    assert "planted-password" not in repr(row)
+    assert b"planted-password" not in row.secret
+    about = endpoints.test(made.id)
+    assert about.is_vcenter
+
+
+def test_another_certificate_than_the_pinned_one_is_refused(endpoints: Endpoints, vcenter: Simulator) -> None:
+    with pytest.raises(ConnectError) as caught:
+        endpoints.create(new(vcenter, thumbprint="AA" * 32))
+    assert caught.value.code == "certificate_changed"
+
+
+def test_an_endpoint_keeps_no_password_in_its_url(endpoints: Endpoints, vcenter: Simulator) -> None:
+    address = vcenter.url.removeprefix("https://").removesuffix("/sdk").rpartition("@")[2]
+    made = endpoints.create(
+        new(vcenter, url=f"https://who:planted@{address}/sdk", username="", password=None, insecure=True)
+    )
+    assert made.username == "who"
+    assert made.url == f"https://{address}"
+    assert endpoints.endpoint_of(made.id).password == Secret("planted")
+
+
+def test_a_reference_is_followed_when_it_is_used(endpoints: Endpoints, vcenter: Simulator) -> None:
+    made = endpoints.create(new(vcenter, password=None, secret_ref="env:VC_PASSWORD", insecure=True))
+    assert made.secret_ref == "env:VC_PASSWORD"
+    assert endpoints.endpoint_of(made.id).password == Secret("from-env")
+    with pytest.raises(UsageError, match="contradicts password"):
+        endpoints.create(new(vcenter, name="b", secret_ref="env:VC_PASSWORD", insecure=True))
+
+
+def test_default_names_and_deletion(endpoints: Endpoints, vcenter: Simulator, sqlite: Database) -> None:
+    assert endpoints.default() is None
+    first = endpoints.create(new(vcenter, insecure=True))
+    second = endpoints.create(new(vcenter, name="vc2", insecure=True))
+    assert not second.is_default
+    with pytest.raises(EndpointConflict):
+        endpoints.create(new(vcenter, insecure=True))
+    endpoints.make_default("vc2")
+    default = endpoints.default()
+    assert default is not None
+    assert default.name == "vc2"
+    assert [one.is_default for one in endpoints.list()] == [False, True]
+    assert endpoints.get("vc1").revision > first.revision
+    endpoints.delete(first.id)
+    with pytest.raises(LookupFailed) as caught:
+        endpoints.get(first.id)
+    assert caught.value.code == "endpoint_unknown"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"name": ""}, {"name": "a b"}, {"name": "../x"}, {"kind": "other"}, {"url": "http://192.0.2.1"}, {"url": "x" * 2000},
+     {"secret_ref": "env:HYPERSDK_X"}, {"thumbprint": "zz"}, {"insecure": True, "thumbprint": "AA" * 32}],
+)  # fmt: skip
+def test_what_cannot_be_an_endpoint(endpoints: Endpoints, vcenter: Simulator, more: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        endpoints.create(new(vcenter, **more))
+
+
+def test_nothing_answers(endpoints: Endpoints, vcenter: Simulator) -> None:
+    with pytest.raises(ConnectError):
+        endpoints.create(new(vcenter, url="https://127.0.0.1:1", insecure=True))
+
+
+def test_a_wrong_key_is_said_when_the_endpoint_is_used(
+    endpoints: Endpoints, vcenter: Simulator, sqlite: Database
+) -> None:
+    endpoints.create(new(vcenter, insecure=True))
+    with pytest.raises(HyperSDKError) as caught:
+        Endpoints(sqlite, Vault(bytes(range(32)))).endpoint_of("vc1")
+    assert caught.value.code == "vault_wrong_key"
+
+
+def test_a_login_that_vsphere_refuses(endpoints: Endpoints, simulator: SimulatorFactory, tmp_path: Path) -> None:
+    strict = simulator(vms=1, username="user", password=Secret("right"))
+    endpoints.create(new(strict, insecure=True))
+    with pytest.raises(AccessError) as caught:
+        endpoints.test("vc1")
+    assert "planted-password" not in str(caught.value.as_dict())
