@@ -217,7 +217,7 @@ def test_a_failure_may_be_tried_again(shell: ServeShell) -> None:
     counted = Counted()
     counted.status = 500
     found = shell(change=counted.add)
-    assert post(found, found.admin, "k1", {"a": 1}).json()["code"] == "internal"
+    assert post(found, found.admin, "k1", {"a": 1}).json()["code"] == "daemon_internal"
     counted.status = 200
     assert post(found, found.admin, "k1", {"a": 1}).json()["run"] == 2
 

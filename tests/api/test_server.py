@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,11 +21,12 @@ import pytest
 from cryptography import x509
 from fastapi import APIRouter, Depends, FastAPI
 
+from hypersdk.access.roles import Role
 from hypersdk.api.security import viewer
 from hypersdk.api.server import MAX_HEAD_BYTES, Gate
 from hypersdk.api.tls import fingerprint, self_signed
 from hypersdk.errors import UsageError
-from tests.support.shell import ServeShell, Shell, served
+from tests.support.shell import PASSWORD, ServeShell, Shell, served
 from tests.support.tls import Authority
 
 HALF_OPEN = 500
@@ -84,6 +85,21 @@ def test_a_dripping_head_ends_in_time_and_a_late_second_one_too(shell: ServeShel
         assert time.monotonic() - began < 10
 
 
+def test_a_body_that_nobody_reads_must_end_too(shell: ServeShell) -> None:
+    found = shell(header_timeout_s=1.0)
+    with connected(found) as sock:
+        sock.sendall(b"POST /jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+        assert b" 401 " in _answer(sock)
+        began = time.monotonic()
+        try:
+            while time.monotonic() - began < 15:
+                sock.sendall(b"x")
+                time.sleep(0.05)
+        except ConnectionError:
+            return
+        raise AssertionError("the connection stays for as long as its sender likes")
+
+
 def test_requests_sent_ahead_are_all_answered(shell: ServeShell) -> None:
     found = shell(header_timeout_s=1.0)
     with connected(found) as sock:
@@ -121,8 +137,13 @@ def test_a_head_that_is_too_large_or_none(shell: ServeShell) -> None:
 
 def test_smuggling_is_refused(shell: ServeShell) -> None:
     found = shell()
-    for head in (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"Content-Length: 5\r\nContent-Length: 6\r\n", b"Transfer-Encoding: chunked, identity\r\n",
-                 b"Transfer-Encoding : chunked\r\n", b"X: a\r\n b: c\r\n\x00: d\r\n"):  # fmt: skip
+    for head in (
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"X: a\r\n b: c\r\n\x00: d\r\n",
+    ):
         with connected(found) as sock:
             sock.sendall(
                 b"POST /jobs/submit HTTP/1.1\r\nHost: localhost\r\n"
@@ -198,23 +219,9 @@ def test_tls_with_files_and_a_reload_that_drops_nothing(
         found.server.reload()
         assert "the old one stays" in caplog.text
         assert _shown(found) == second.der
-        name = found.services.access.users.create("ann", list(_roles())[0], _secret()).name
-        cookie = client.post(
-            "/api/v1/auth/login", json={"username": name, "password": "correct horse battery"}, headers={}
-        ).headers["set-cookie"]
+        body = {"username": found.user(Role.VIEWER), "password": PASSWORD}
+        cookie = client.post("/api/v1/auth/login", json=body).headers["set-cookie"]
         assert "secure" in cookie.lower()
-
-
-def _roles() -> Iterator[object]:
-    from hypersdk.access.roles import Role
-
-    yield from Role
-
-
-def _secret() -> object:
-    from hypersdk.secret import Secret
-
-    return Secret("correct horse battery")
 
 
 def test_a_reload_to_another_kind_of_key(shell: ServeShell, tmp_path: Path) -> None:
@@ -229,29 +236,24 @@ def test_a_reload_to_another_kind_of_key(shell: ServeShell, tmp_path: Path) -> N
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
         .sign(key, hashes.SHA256())
-    )
-    live.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
+    )  # fmt: skip
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    live.write_bytes(private + certificate.public_bytes(pem))
     found.server.reload()
     assert _shown(found) == certificate.public_bytes(serialization.Encoding.DER)
 
 
-def test_old_versions_of_tls_are_refused(shell: ServeShell, recwarn: pytest.WarningsRecorder) -> None:
+def test_old_versions_of_tls_are_refused(shell: ServeShell) -> None:
     found = shell(tls_self_signed=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     assert _shown(found, context)
-    with pytest.warns(DeprecationWarning):
+    with warnings.catch_warnings(action="ignore"):
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("DEFAULT:@SECLEVEL=0")

@@ -49,7 +49,7 @@ STALE_S: Final = 600.0
 """A first request without an answer for so long died with its process; a repeat of it is let through."""
 KEPT_HEADERS: Final = frozenset({b"content-type", b"location", b"etag"})
 _PASSING: Final = frozenset({401, 408, 425, 429})
-_KEY: Final = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+_KEY: Final = re.compile(r"^[A-Za-z0-9._-]{1,128}\Z")
 
 
 class KeyReused(UsageError):  # noqa: N818

@@ -27,6 +27,9 @@ RATE_LIMITED: Final = register(
 BODY_TOO_LARGE: Final = register(
     "body_too_large", "The request's body is larger than the daemon takes.", "Split it; the limit is max_body_bytes."
 )
+BODY_AMBIGUOUS: Final = register(
+    "body_ambiguous", "The request gives both Content-Length and Transfer-Encoding.", "Send one of them."
+)
 REQUEST_SLOW: Final = register(
     "request_slow", "The request's body did not come in time.", "Send it faster, or in smaller parts."
 )
@@ -52,6 +55,12 @@ class RequestSlow(UsageError):  # noqa: N818
 
     http_status: Final = 408
     default_code = REQUEST_SLOW
+
+
+class BodyAmbiguous(UsageError):  # noqa: N818
+    """400. RFC 9112, 6.1: a length beside a transfer coding is how requests are smuggled past a proxy."""
+
+    default_code = BODY_AMBIGUOUS
 
 
 class RequestTimeout(HyperSDKError):  # noqa: N818
@@ -142,16 +151,20 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         self._check_announced(scope)
-        async with asyncio.timeout(self._timeout_s) as limit:
-            try:
+        limit = asyncio.timeout(self._timeout_s)
+        try:
+            async with limit:
                 await self._app(scope, self._counted(receive, limit), self._timed(send, limit))
-            except TimeoutError as error:
-                if limit.expired():
-                    raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from error
+        except TimeoutError as error:
+            if not limit.expired():
                 raise
+            raise RequestTimeout(f"no answer within {self._timeout_s:g} s", close=True) from error
 
     def _check_announced(self, scope: Scope) -> None:
-        text = Headers(scope=scope).get("content-length")
+        headers = Headers(scope=scope)
+        text = headers.get("content-length")
+        if text is not None and "transfer-encoding" in headers:
+            raise BodyAmbiguous("the request gives its length in two ways", close=True)
         if text is not None and int(text) > self._max_bytes:  # h11 lets nothing but digits through
             raise self._too_large()
 
@@ -167,7 +180,7 @@ class BodyLimit:
                 async with asyncio.timeout(self._timeout_s):
                     message = await receive()
             except TimeoutError as error:
-                raise RequestSlow("the request's body did not come in time") from error
+                raise RequestSlow("the request's body did not come in time", close=True) from error
             count += len(message.get("body", b""))
             if count > self._max_bytes:
                 raise self._too_large()

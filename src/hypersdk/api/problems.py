@@ -117,7 +117,7 @@ def answer(path: str, error: HyperSDKError) -> Response:
 
 def problem(error: HyperSDKError, status: int) -> dict[str, Any]:
     """RFC 9457; fields of ours never hide one of its own."""
-    document = {key: value for key, value in error.fields.items() if value is not None}
+    document = {key: value for key, value in error.fields.items() if value is not None and key != "close"}
     return document | {
         "type": "about:blank", "title": _title(status), "status": status, "detail": error.message, "code": error.code,
         "cause": error.cause, "next_step": error.next_step, "exit_status": error.exit_status,
@@ -138,6 +138,8 @@ def _headers(error: HyperSDKError, status: int) -> dict[str, str]:
     allow = error.fields.get("allow")
     if isinstance(allow, str):
         headers["Allow"] = allow
+    if error.fields.get("close"):
+        headers["Connection"] = "close"
     return headers
 
 

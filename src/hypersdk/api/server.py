@@ -92,6 +92,7 @@ class GuardedProtocol(H11Protocol):
         self._address = str(peer[0]) if isinstance(peer, tuple) else ""
         self._counted = self.gate.enter(self._address)
         self._deadline: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
         super().connection_made(transport)
         if not self._counted:
             transport.write(_BUSY)
@@ -102,6 +103,7 @@ class GuardedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Gives the place back."""
         self._forget_head()
+        self._forget_rest()
         if self._counted:
             self._counted = False
             self.gate.leave(self._address)
@@ -118,10 +120,24 @@ class GuardedProtocol(H11Protocol):
     def handle_events(self) -> None:
         """As uvicorn; the deadline ends when a head is whole. A request that was sent ahead begins its own when its turn comes."""
         super().handle_events()
+        if self.conn.their_state is not h11.SEND_BODY:
+            self._forget_rest()
         if self.conn.their_state is not h11.IDLE:
             self._forget_head()
         elif self.conn.trailing_data[0] and self._deadline is None:
             self._expect_head()
+
+    def on_response_complete(self) -> None:
+        """As uvicorn; what is left of a body that nobody read must come in time too: it is thrown away, and its sender may never end it."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+            self._forget_rest()
+            self._rest = self.loop.call_later(self.header_timeout_s, self.transport.close)
+
+    def _forget_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
 
     def _expect_head(self) -> None:
         self._forget_head()

@@ -25,7 +25,7 @@ Codes and exit statuses are stable: scripts may rely on them. With `--json`, an 
 def load_all() -> None:
     """Imports every module of the package, so that every code is registered."""
     for module in pkgutil.walk_packages(hypersdk.__path__, "hypersdk."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and ".migrations." not in module.name:  # Alembic runs those
             importlib.import_module(module.name)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from hypersdk.access.access import Access
-from hypersdk.access.faults import Forbidden
+from hypersdk.access.faults import USER_INVALID, Forbidden
 from hypersdk.access.roles import Permission, Role, permissions
 from hypersdk.access.tokens import Token
 from hypersdk.access.users import User
@@ -17,12 +17,15 @@ from hypersdk.api.context import Services, services
 from hypersdk.api.responses import problems
 from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of
 from hypersdk.api.times import maybe_rfc3339, rfc3339
+from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 
 DAY_S: Final = 86_400.0
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
 Use = Annotated[Services, Depends(services)]
-Name = Annotated[str, Field(min_length=1, max_length=128)]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$", examples=["ann"])]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+ASCII: Final = r"^[\x20-\x7e]*$"
 
 
 class _Strict(BaseModel):
@@ -32,7 +35,7 @@ class _Strict(BaseModel):
 class LoginBody(_Strict):
     """Name and password of a user."""
 
-    username: Name = Field(examples=["admin"])
+    username: Line = Field(examples=["admin"])
     password: SecretStr = Field(max_length=1024)
 
 
@@ -120,7 +123,7 @@ class NewTokenOut(TokenOut):
 class TokenBody(_Strict):
     """A new token. Without ``user`` it is the caller's own. ``expires_in_days`` null: it does not expire."""
 
-    label: str = Field(min_length=1, max_length=200)
+    label: Line
     scope: Literal["viewer", "operator", "admin", "metrics"] = "viewer"
     expires_in_days: float | None = Field(default=90, gt=0, le=3660)
     user: Name | None = None
@@ -164,7 +167,7 @@ class AuditPage(BaseModel):
 @router.post("/login", responses=problems())
 async def login(body: LoginBody, request: Request, response: Response, use: Use) -> LoginOut:
     """Begins a session; its cookie is HttpOnly, the CSRF token is in the answer."""
-    password = Secret(body.password.get_secret_value())
+    password = _secret(body.password)
     user, begun = await run_in_threadpool(use.access.login, body.username, password, address_of(request.scope))
     response.set_cookie(
         COOKIE, begun.cookie.reveal(), max_age=int(use.settings.session_hours * 3600), path="/", httponly=True,
@@ -204,7 +207,7 @@ async def list_permissions(caller: Viewer) -> list[PermissionOut]:
 @router.post("/password", status_code=204, responses=problems())
 async def change_password(body: PasswordBody, caller: Viewer, use: Use) -> None:
     """Changes the caller's own password, and ends its sessions."""
-    current, new = Secret(body.current.get_secret_value()), Secret(body.new.get_secret_value())
+    current, new = _secret(body.current), _secret(body.new)
     await run_in_threadpool(use.access.change_password, caller.name, current, new, caller.address)
 
 
@@ -220,7 +223,7 @@ async def list_users(_caller: Admin, use: Use) -> Users:
 @router.post("/users", status_code=201, responses=problems(409))
 async def create_user(body: UserBody, caller: Admin, use: Use) -> UserOut:
     """Makes a user."""
-    password = None if body.password is None else Secret(body.password.get_secret_value())
+    password = None if body.password is None else _secret(body.password)
     user = await run_in_threadpool(use.access.users.create, body.name, body.role, password)
     await _note(use.access, caller, "user.create", user.name, role=user.role.value)
     return _user(user)
@@ -235,7 +238,7 @@ async def get_user(user_id: str, _caller: Admin, use: Use) -> UserOut:
 @router.patch("/users/{user_id}", responses=problems(404, 409))
 async def change_user(user_id: str, body: UserChange, caller: Admin, use: Use) -> UserOut:
     """Changes role, password or whether the user may log in; its sessions end."""
-    password = None if body.password is None else Secret(body.password.get_secret_value())
+    password = None if body.password is None else _secret(body.password)
     user = await run_in_threadpool(
         lambda: use.access.users.change(user_id, role=body.role, password=password, disabled=body.disabled)
     )
@@ -294,9 +297,9 @@ async def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
 async def list_audit(
     _caller: Admin,
     use: Use,
-    actor: Annotated[str | None, Query(max_length=200)] = None,
-    action: Annotated[str | None, Query(max_length=64)] = None,
-    outcome: Annotated[str | None, Query(max_length=32)] = None,
+    actor: Annotated[str | None, Query(max_length=200, pattern=ASCII)] = None,
+    action: Annotated[str | None, Query(max_length=64, pattern=ASCII)] = None,
+    outcome: Annotated[str | None, Query(max_length=32, pattern=ASCII)] = None,
     before: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> AuditPage:
@@ -332,6 +335,16 @@ async def _note(access: Access, caller: Caller, action: str, target: str, **deta
     await run_in_threadpool(
         lambda: access.audit.write(caller.name, caller.address, action, target=target, detail=detail)
     )
+
+
+def _secret(given: SecretStr) -> Secret:
+    """Raises UsageError for what is no text: JSON can write half of a character."""
+    text = given.get_secret_value()
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError("password: is not valid Unicode", code=USER_INVALID) from None
+    return Secret(text)
 
 
 def _permissions(role: Role) -> list[PermissionOut]:

@@ -1,0 +1,90 @@
+"""Every error has a status, and what is answered says cause and next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.exceptions import HTTPException
+
+from hypersdk.api.problems import STATUS, is_kept, problem, status_of
+from hypersdk.api.security import viewer
+from hypersdk.cli.errorlist import load_all
+from hypersdk.errors import CODES, ConnectError, HyperSDKError
+from tests.support.shell import ServeShell
+
+
+def classes(kind: type[HyperSDKError] = HyperSDKError) -> Iterator[type[HyperSDKError]]:
+    yield kind
+    for inner in kind.__subclasses__():
+        yield from classes(inner)
+
+
+def test_the_map_is_total() -> None:
+    load_all()
+    for kind in classes():
+        if not hasattr(kind, "default_code"):
+            continue
+        status = status_of(kind("x"))
+        assert 400 <= status < 600, kind
+    assert {status for kind, status in STATUS.items() if kind is HyperSDKError} == {500}
+
+
+def test_every_code_says_cause_and_next_step() -> None:
+    load_all()
+    for code, info in CODES.items():
+        assert info.cause.strip(), code
+        assert info.next_step.strip(), code
+
+
+def test_fields_do_not_hide_what_a_problem_must_say() -> None:
+    error = ConnectError("no answer", status=1, title="x", detail="y", host="vcenter.example.com", empty=None)
+    found = problem(error, 502)
+    assert found == {
+        "type": "about:blank", "title": "Bad Gateway", "status": 502, "detail": "no answer", "code": "connect_failed", "cause": error.cause,
+        "next_step": error.next_step, "exit_status": 3, "host": "vcenter.example.com",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [("/health", True), ("/jobs/x", True), ("/jobs/submit", True), ("/api/v1/jobs/x", False), ("/", False), ("/jobsx", False), ("/jobs", False)],
+)  # fmt: skip
+def test_which_paths_are_kept(path: str, kept: bool) -> None:
+    assert is_kept(path) is kept
+
+
+def test_both_forms(shell: ServeShell) -> None:
+    def add(app: FastAPI) -> None:
+        router = APIRouter(prefix="/api/v1/test", dependencies=[Depends(viewer)])
+
+        @router.get("/{kind}")
+        def fail(kind: str) -> None:
+            if kind == "bug":
+                raise RuntimeError("planted secret detail")
+            if kind == "teapot":
+                raise HTTPException(418, "short and stout")
+            raise ConnectError("no answer", host="vcenter.example.com")
+
+        app.include_router(router)
+
+    found = shell(change=add)
+    with found.client(found.admin) as client:
+        bug = client.get("/api/v1/test/bug")
+        assert (bug.status_code, bug.json()["code"]) == (500, "daemon_internal")
+        assert "planted" not in bug.text
+        assert client.get("/api/v1/test/teapot").json()["detail"] == "short and stout"
+        known = client.get("/api/v1/test/known")
+        assert (known.status_code, known.headers["content-type"]) == (502, "application/problem+json")
+        assert known.json()["next_step"]
+        for path, method, status, code in (
+            ("/api/v1/nothing", "GET", 404, "route_unknown"), ("/api/v1/auth/me", "DELETE", 405, "method_refused"),
+            ("/jobs/absent", "GET", 404, "job_unknown"), ("/jobs/submit", "GET", None, None), ("/jobs/cancel", "PUT", 405, "method_refused"),
+        ):  # fmt: skip
+            answer = client.request(method, path)
+            if status is not None:
+                assert (answer.status_code, answer.json()["code"]) == (status, code), path
+            if is_kept(path):
+                assert set(answer.json()) == {"error", "code", "timestamp"}
+        assert "GET" in client.delete("/api/v1/auth/me").headers["allow"]
