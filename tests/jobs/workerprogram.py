@@ -1,37 +1,43 @@
-"""A worker as a process of its own: ``python -m tests.jobs.workerprogram CONFIG INDEX [edited]``.
+"""A worker as a process of its own: ``python -m tests.jobs.workerprogram CONFIG INDEX [die-after-enqueue]``.
 
-``edited`` stands for a later release: the workflow is the same order of steps, its source another.
+``die-after-enqueue`` kills it between the engine's transaction and ours, at the first attempt that it hands over.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Any
 
-from hypersdk.jobs import engine
 from hypersdk.jobs.process import work
 from hypersdk.jobs.settings import load_settings
 
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(threadName)s %(name)s %(message)s")
-    if "edited" in sys.argv[3:]:
-        _edit()
-    return work(load_settings(os.environ, Path(sys.argv[1]), {}), int(sys.argv[2]), os.environ)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if "die-after-enqueue" in sys.argv[3:]:
+        _die_after_enqueue()
+    return work(load_settings(os.environ, Path(sys.argv[1]), {}), int(sys.argv[2]), os.environ, ready=_ready)
 
 
-def _edit() -> None:
+def _ready() -> None:
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+
+
+def _die_after_enqueue() -> None:
     from dbos import DBOS
 
-    @DBOS.workflow(name="attempt", max_recovery_attempts=engine.MAX_RECOVERIES)
-    def attempt(job_id: str, number: int) -> dict[str, Any]:
-        outcome = engine.export(job_id, number)
-        return {**outcome, "release": "later"}
+    enqueue = DBOS.enqueue_workflow
 
-    engine.attempt = attempt
+    def last(*args: object, **options: object) -> None:
+        enqueue(*args, **options)  # type: ignore[call-overload]
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    DBOS.enqueue_workflow = last  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.runs import give_up
 from hypersdk.migration.settings import RunSettings, Shared
 from hypersdk.migration.spec import ExportSpec, Resume
+from hypersdk.state.database import DatabaseError
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.session import Session
 
@@ -70,7 +71,7 @@ class JobAttempt:
         self.cancel.cancel({"cancel": "cancelled", "pause": "paused"}.get(why, "the daemon stops"))
 
     def run(self) -> JobState:
-        """Runs it to its end and writes that down. Raises StaleAttempt, and nothing else that is expected."""
+        """Runs it to its end and writes that down. Raises StaleAttempt, DatabaseError, and nothing else that is expected."""
         job = self.claim.job
         self.progress.log(f"attempt {job.attempt} on {self.workshop.claims.worker_id} (epoch {self.claim.epoch})")
         try:
@@ -81,6 +82,8 @@ class JobAttempt:
         except StaleAttempt:
             LOG.warning("job %s: this worker has it no more", job.id)
             raise
+        except DatabaseError:
+            raise  # nothing can be written down now; the reconciler finds the job without a worker
         except Cancelled as error:
             return self._stopped(error)
         except HyperSDKError as error:
@@ -144,7 +147,7 @@ class JobAttempt:
                 self.progress.log(f"warning: {warning}")
             self.progress.log("completed")
             return self._end(JobEvent.FINISH, result=result)
-        if isinstance(outcome.error, StaleAttempt):
+        if isinstance(outcome.error, StaleAttempt | DatabaseError):
             raise outcome.error
         if isinstance(outcome.error, Cancelled):
             return self._stopped(outcome.error)

@@ -5,6 +5,7 @@ A host that says its NFC memory is used up gets half as many streams from all of
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -14,12 +15,13 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from hypersdk.state.database import Database
+from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.tables import nfc_hosts, nfc_streams
 from hypersdk.transfer.budget import GROW_AFTER_S, SETTLE_S, HostUse, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.progress import Waiting, unseen
 
+LOG: Final = logging.getLogger(__name__)
 EXPIRES_S: Final = 90.0
 RENEW_S: Final = 20.0
 LOOK_S: Final = 1.0
@@ -101,34 +103,40 @@ class SharedBudget(StreamBudget):
     def _give_back(self, token: str) -> None:
         with self._guard:
             self._held.pop(token, None)
-        with self._database.write() as connection:
-            connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.id == token))
+        try:
+            with self._database.write() as connection:
+                connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.id == token))
+        except DatabaseError as error:  # the stream was read all the same; its token expires
+            LOG.warning("a stream could not be given back: %s", error.message)
 
     def _look(self, connection: sa.Connection, host: str, now: float) -> tuple[int, int]:
-        """How many streams of the host are allowed now, and how many run. Its row is locked, so that no two take the last one."""
-        row = connection.execute(
-            sa.select(nfc_hosts.c.allowed, nfc_hosts.c.quiet_since).where(*self._of(nfc_hosts, host)).with_for_update()
-        ).one_or_none()
+        """How many streams of the host are allowed now, and how many run. Until the transaction ends nobody else takes one of the site."""
+        self._database.serialize(connection, f"streams of {self._site}")
+        connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.site == self._site, nfc_streams.c.expires < now))
+        running = sa.select(sa.func.count()).where(*self._of(nfc_streams, host))
+        return self._allowed(connection, host, now), int(connection.execute(running).scalar_one())
+
+    def _allowed(self, connection: sa.Connection, host: str, now: float) -> int:
+        """One more for each quiet minute, up to the most; the first look at a host writes it down."""
+        query = sa.select(nfc_hosts.c.allowed, nfc_hosts.c.quiet_since).where(*self._of(nfc_hosts, host))
+        row = connection.execute(query).one_or_none()
         if row is None:
             values = {"allowed": self._most_per_host, "quiet_since": now, "refused_at": now - SETTLE_S}
             connection.execute(sa.insert(nfc_hosts).values(site=self._site, host=host, **values))
-            allowed = self._most_per_host
-        else:
-            quiet_min = int((now - row.quiet_since) // GROW_AFTER_S)
-            allowed = min(self._most_per_host, row.allowed + quiet_min)
-            if quiet_min and allowed != row.allowed:
-                values = {"allowed": allowed, "quiet_since": row.quiet_since + quiet_min * GROW_AFTER_S}
-                connection.execute(sa.update(nfc_hosts).where(*self._of(nfc_hosts, host)).values(**values))
-        connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.expires < now))
-        running = sa.select(sa.func.count()).where(*self._of(nfc_streams, host))
-        return allowed, int(connection.execute(running).scalar_one())
+            return self._most_per_host
+        quiet_min = int((now - row.quiet_since) // GROW_AFTER_S)
+        allowed = min(self._most_per_host, int(row.allowed) + quiet_min)
+        if quiet_min and allowed != row.allowed:
+            values = {"allowed": allowed, "quiet_since": row.quiet_since + quiet_min * GROW_AFTER_S}
+            connection.execute(sa.update(nfc_hosts).where(*self._of(nfc_hosts, host)).values(**values))
+        return allowed
 
     def _of(self, table: sa.Table, host: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
         return table.c.site == self._site, table.c.host == host
 
 
 class Renewal:
-    """Renews the tokens of all budgets of a worker, from a thread of its own."""
+    """Renews the tokens of all budgets of a worker."""
 
     def __init__(self) -> None:
         self._budgets: list[SharedBudget] = []

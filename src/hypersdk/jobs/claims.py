@@ -76,14 +76,7 @@ class Claims:
     def hand_back(self, job_id: str, attempt: int) -> None:
         """An attempt that this worker will not begin, because it drains: another one is due. A job that has moved on is left alone."""
         with self.database.write() as connection:
-            now = self.database.now(connection)
-            same = sa.update(jobs).where(
-                jobs.c.id == job_id,
-                jobs.c.attempt == attempt,
-                jobs.c.state.in_([state.value for state in before(JobEvent.START)]),
-            )
-            revision = self.database.revision(connection)
-            connection.execute(same.values(attempt=attempt + 1, updated_at=now, revision=revision))
+            requeue(self.database, connection, job_id, attempt)
 
     def check(self, claim: Claim) -> None:
         """Raises StaleAttempt unless the job is still ours."""
@@ -201,7 +194,25 @@ def _stale(claim: Claim) -> StaleAttempt:
     return StaleAttempt(f"job '{claim.job.id}' was taken over by another worker", job=claim.job.id, epoch=claim.epoch)
 
 
-def held_by(connection: sa.Connection, worker_id: str) -> list[str]:
-    """Jobs that a worker has."""
-    query = sa.select(jobs.c.id).where(jobs.c.worker_id == worker_id, jobs.c.state.in_([state.value for state in HELD]))
-    return list(connection.execute(query).scalars())
+def requeue(database: Database, connection: sa.Connection, job_id: str, attempt: int) -> JobState | None:
+    """That attempt will not be run, whoever was to: another one is due, unless the job was on its way to a pause. Its new state; None for a job
+    that has moved on."""
+    query = sa.select(jobs.c.state).where(jobs.c.id == job_id, jobs.c.attempt == attempt).with_for_update()
+    found = connection.execute(query).scalar_one_or_none()
+    if found is None or JobState(found) not in before(JobEvent.START):
+        return None
+    state = JobState(found)
+    new = state if state is JobState.QUEUED else after(state, JobEvent.REQUEUE)
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(
+            state=new.value,
+            attempt=attempt if new is JobState.PAUSED else attempt + 1,
+            request="cancel" if new is JobState.CANCELLING else None,
+            worker_id=None,
+            updated_at=database.now(connection),
+            revision=database.revision(connection),
+        )
+    )
+    return new

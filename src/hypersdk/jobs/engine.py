@@ -30,6 +30,8 @@ NAME: Final = "hypersdk"
 POLL_S: Final = 1.0
 MAX_RECOVERIES: Final = 100
 """An attempt that killed its worker so often is given up."""
+EXHAUSTED: Final = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+"""The engine's word for an attempt that it has given up."""
 HIGHEST: Final = 1_000_000
 Execute = Callable[[str, int], dict[str, Any]]
 
@@ -87,7 +89,7 @@ class Engine:
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "console_log_level": "WARNING",
-            "notification_listener_polling_interval_sec": 5.0,
+            "notification_listener_polling_interval_sec": 0.5,  # we send none: costs nothing, but the end of the process waits for it
         }
         return config
 

@@ -25,7 +25,7 @@ from hypersdk import __version__
 from hypersdk.jobs.claims import StaleAttempt
 from hypersdk.jobs.records import Worker
 from hypersdk.state.database import Database, DatabaseError
-from hypersdk.state.tables import workers
+from hypersdk.state.tables import nfc_streams, workers
 
 LOG: Final = logging.getLogger(__name__)
 BEAT_S: Final = 2.0
@@ -90,15 +90,19 @@ class Heartbeat:
                 "host": socket.gethostname(), "pid": os.getpid(), "version": __version__, "roots": self._roots, "state": "alive",
                 "epoch": epoch, "started_at": now, "beat": now,
             }  # fmt: skip
+            connection.execute(
+                sa.delete(nfc_streams).where(nfc_streams.c.worker_id == self._id)
+            )  # of a killed one before us
             if not connection.execute(sa.update(workers).where(workers.c.id == self._id).values(row)).rowcount:
                 connection.execute(sa.insert(workers).values(id=self._id, **row))
             return epoch
 
     def _run(self) -> None:
         while not self._stopped.wait(self._beat_s):
-            self._beat()
+            self.beat()
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
+        """One sign of life. A database that does not answer is no error: the guard sees that none was confirmed."""
         began = self._clock()
         try:
             with self._database.write() as connection:
@@ -129,7 +133,7 @@ class Heartbeat:
 
 def declare_dead(database: Database, *, take_over_s: float = TAKE_OVER_S) -> list[str]:
     """Declares workers dead that have not beaten for ``take_over_s``; the ids of those that this call declared: its caller alone takes
-    their jobs over."""
+    their jobs over. The streams that they held are free for others."""
     with database.write() as connection:
         late = (
             sa.update(workers)
@@ -137,7 +141,10 @@ def declare_dead(database: Database, *, take_over_s: float = TAKE_OVER_S) -> lis
             .values(state="dead", epoch=workers.c.epoch + 1)
             .returning(workers.c.id)
         )
-        return list(connection.execute(late).scalars())
+        dead = list(connection.execute(late).scalars())
+        if dead:
+            connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.worker_id.in_(dead)))
+        return dead
 
 
 def list_workers(database: Database) -> list[Worker]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 from hypersdk.jobs.settings import DaemonSettings
@@ -12,8 +11,8 @@ from hypersdk.jobs.worker import Worker
 from hypersdk.state.database import Database
 
 
-def work(settings: DaemonSettings, index: int, environ: Mapping[str, str]) -> int:
-    """Runs worker ``index`` until SIGTERM or SIGINT; says ``ready`` on standard output once it takes jobs. Returns the exit status.
+def work(settings: DaemonSettings, index: int, environ: Mapping[str, str], *, ready: Callable[[], None]) -> int:
+    """Runs worker ``index`` until SIGTERM or SIGINT; calls ``ready`` once it takes jobs. Returns the exit status.
 
     Raises HyperSDKError where it cannot start.
     """
@@ -28,12 +27,7 @@ def work(settings: DaemonSettings, index: int, environ: Mapping[str, str]) -> in
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the API's certificate
-        worker.run(index, ready=_say_ready)
+        worker.run(index, ready=ready)
     finally:
         database.close()
     return 0
-
-
-def _say_ready() -> None:
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
-from hypersdk.errors import register
-from hypersdk.jobs.engine import Engine
+from hypersdk.errors import CODES, register
+from hypersdk.jobs.claims import requeue
+from hypersdk.jobs.engine import EXHAUSTED, Engine
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import ENDED, HELD, JobState
+from hypersdk.jobs.states import ENDED, HELD, JobEvent, JobState, before
 from hypersdk.jobs.store import FOLLOWED, JobStore
 from hypersdk.state.database import Database
 from hypersdk.state.tables import idempotency, jobs, logins, removed, workers
@@ -65,53 +66,51 @@ class Reconciler:
         ended = self._engine.ended([f"{row.id}/{row.attempt}" for row in rows])
         for row in rows:
             if word := ended.get(f"{row.id}/{row.attempt}"):
-                self._renew(row.id, row.attempt, word, quiet)
+                self._renew(row.id, row.attempt, word)
 
-    def _renew(self, job_id: str, attempt: int, word: str, quiet: float) -> None:
-        exhausted = word == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
-        LOG.warning(
-            "attempt %s/%s is %s in the engine; the job %s",
-            job_id,
-            attempt,
-            word,
-            "fails" if exhausted else "is queued again",
-        )
+    def _renew(self, job_id: str, attempt: int, word: str) -> None:
+        exhausted = word == EXHAUSTED
+        LOG.warning("attempt %s/%s is %s in the engine", job_id, attempt, word)
         with self._database.write() as connection:
-            now = self._database.now(connection)
-            same = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.updated_at < quiet)
-            changes: dict[str, Any] = {
-                "worker_id": None,
-                "updated_at": now,
-                "revision": self._database.revision(connection),
-            }
-            if exhausted:
-                error = {
-                    "code": ATTEMPTS_EXHAUSTED, "message": f"attempt {attempt} never came to an end", "exit_status": 7,
-                    "cause": "The job's attempts ended with the death of their worker each time.",
-                    "next_step": "Look at the daemon's log for what kills the worker, then retry the job.",
-                }  # fmt: skip
-                changes |= {"state": JobState.FAILED.value, "error": error, "completed_at": now}
-            else:
-                kept = sa.case(
-                    (jobs.c.state == JobState.CANCELLING.value, JobState.CANCELLING.value), else_=JobState.QUEUED.value
+            if not exhausted:
+                requeue(self._database, connection, job_id, attempt)
+                return
+            now, revision = self._database.now(connection), self._database.revision(connection)
+            info = CODES[ATTEMPTS_EXHAUSTED]
+            error = {
+                "code": ATTEMPTS_EXHAUSTED, "message": f"attempt {attempt} never came to an end", "exit_status": 7,
+                "cause": info.cause, "next_step": info.next_step,
+            }  # fmt: skip
+            waiting = [state.value for state in before(JobEvent.START)]
+            connection.execute(
+                sa.update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state.in_(waiting))
+                .values(
+                    state=JobState.FAILED.value, error=error, worker_id=None, request=None, completed_at=now, updated_at=now,
+                    revision=revision,
                 )
-                changes |= {"attempt": attempt + 1, "state": kept}
-            connection.execute(same.values(**changes))
+            )  # fmt: skip
 
     def _waiting(self) -> None:
         """Says of queued jobs that no living worker sees their root."""
-        with self._database.write() as connection:
+        with self._database.read() as connection:
             alive = connection.execute(sa.select(workers.c.roots).where(workers.c.state == "alive")).scalars()
             seen = sorted({root for roots in alive for root in roots})
             queued = jobs.c.state == JobState.QUEUED.value
             blind = sa.and_(queued, jobs.c.root_id.not_in(seen), jobs.c.waiting.is_distinct_from(NO_WORKER_FOR_ROOT))
             cured = sa.and_(queued, jobs.c.root_id.in_(seen), jobs.c.waiting == NO_WORKER_FOR_ROOT)
-            for condition, code in ((blind, NO_WORKER_FOR_ROOT), (cured, None)):
-                for job_id in connection.execute(sa.select(jobs.c.id).where(condition).limit(1000)).scalars().all():
-                    revision = self._database.revision(connection)
-                    connection.execute(
-                        sa.update(jobs).where(jobs.c.id == job_id).values(waiting=code, revision=revision)
-                    )
+            found = [
+                (job_id, code)
+                for condition, code in ((blind, NO_WORKER_FOR_ROOT), (cured, None))
+                for job_id in connection.execute(sa.select(jobs.c.id).where(condition).limit(1000)).scalars()
+            ]
+        if not found:
+            return
+        with self._database.write() as connection:
+            for job_id, code in found:
+                revision = self._database.revision(connection)
+                same = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
+                connection.execute(same.values(waiting=code, revision=revision))
 
     def prune(self) -> None:
         """Removes what is older than the retention: jobs that ended, with their logs; answers kept for repeated requests; dead workers."""

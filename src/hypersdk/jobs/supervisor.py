@@ -6,10 +6,12 @@ A process that dies is started again, after a pause that grows when it dies at o
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -38,6 +40,8 @@ STEADY_S: Final = 30.0
 PAUSE_FIRST_S: Final = 0.5
 PAUSE_MAX_S: Final = 30.0
 WORKER_NICENESS: Final = 10
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)  # here, because nothing may be loaded between fork and exec
+_IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 
 
 @dataclass(slots=True)
@@ -63,10 +67,8 @@ class Child:
 
     def _prepare(self) -> None:
         """In the child: ends with its parent, and lets others go first."""
-        import ctypes
-
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
+        _LIBC.prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
         if self.nice:
             os.nice(self.nice)
             _low_io_priority()
@@ -112,13 +114,9 @@ class Child:
 
 def _low_io_priority() -> None:
     """Best effort, lowest level (ioprio_set, man 2): copying yields to the database and the API."""
-    import ctypes
-    import platform
-
-    number = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
-    if number is not None:
+    if _IOPRIO_SET is not None:
         who_process, class_best_effort = 1, 2
-        ctypes.CDLL(None, use_errno=True).syscall(number, who_process, 0, class_best_effort << 13 | 7)
+        _LIBC.syscall(_IOPRIO_SET, who_process, 0, class_best_effort << 13 | 7)
 
 
 def supervise(

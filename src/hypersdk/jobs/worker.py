@@ -118,6 +118,9 @@ class Worker:
             return {"outcome": attempt.run().value}
         except StaleAttempt:
             return {"outcome": "stale"}
+        except DatabaseError as error:
+            LOG.error("job %s stops where it is; it goes on once the database answers: %s", job_id, error.message)
+            return {"outcome": "database failed"}
         except Exception as error:
             LOG.exception("job %s ended in an error that the program was not written for", job_id)
             self._give_up(workshop.claims, attempt, error)

@@ -122,6 +122,11 @@ class Database:
         )
         return int(connection.execute(bump).scalar_one())
 
+    def serialize(self, connection: sa.Connection, name: str) -> None:
+        """Of all transactions that ask for ``name``, one goes on at a time, until it ends. SQLite has one writer anyway."""
+        if not self.is_sqlite:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
+
     def upgrade(self) -> str | None:
         """Brings the schema up to date and returns the revision that it came from (None: it was empty or up to date).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Final
@@ -71,15 +70,9 @@ def _serve_api(daemon: Daemon) -> int:
 
 
 def _serve_worker(daemon: Daemon, index: int) -> int:
-    from hypersdk.jobs.worker import Worker
+    from hypersdk.jobs.process import work
 
-    with daemon.database() as database:
-        worker = Worker(daemon.settings, database, daemon.environ)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stop())
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # certificates are the API's
-        worker.run(index, ready=_ready)
-    return 0
+    return work(daemon.settings, index, daemon.environ, ready=_ready)
 
 
 def _prepare(daemon: Daemon) -> None:
