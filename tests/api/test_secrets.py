@@ -80,6 +80,7 @@ def test_the_search_finds_what_is_hidden() -> None:
         assert any(text in form for form in decoded(b'{"a": "' + one + b'"}' if one[:1] != b"x" else one)), one
 
 
+@pytest.mark.slow
 def test_planted_secrets_are_nowhere(
     tmp_path: Path, simulator: SimulatorFactory, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ def connected(shell: Shell) -> socket.socket:
     return socket.create_connection((shell.host, shell.port), 20)
 
 
+@pytest.mark.slow
 def test_500_half_open_requests_while_health_answers(shell: ServeShell) -> None:
     found = shell(header_timeout_s=3.0)
     with ExitStack() as stack:
@@ -384,6 +385,7 @@ print("ended", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_signals_of_a_real_process(tmp_path: Path, authority: Authority) -> None:
     first, second = authority.identity("localhost", "127.0.0.1"), authority.identity("localhost", "127.0.0.1")
     live = tmp_path / "live.pem"
