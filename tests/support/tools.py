@@ -13,6 +13,7 @@ _PACKAGES = {
     "qemu-io": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
     "7z": "p7zip-full",
+    "promtool": "prometheus",
     "tmux": "tmux",
     "tar": "tar",
 }

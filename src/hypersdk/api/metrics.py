@@ -148,8 +148,8 @@ def _of_jobs(figures: Figures) -> Iterator[Metric]:
 def _of_durations(figures: Figures) -> Iterator[Metric]:
     """Gauges, not a histogram: rows go away with the retention, and a counter must never fall."""
     durations = GaugeMetricFamily(
-        "hypersdk_step_duration_seconds", "Of what ended within the last hour; quantile 1.0 is the longest.",
-        labels=["step", "outcome", "quantile"],
+        "hypersdk_step_duration_seconds", "Of what ended within the last hour; percentile 100 is the longest.",
+        labels=["step", "outcome", "percentile"],
     )  # fmt: skip
     counts = GaugeMetricFamily(
         "hypersdk_steps_ended", "Steps that ended within the last hour.", labels=["step", "outcome"]
@@ -159,7 +159,7 @@ def _of_durations(figures: Figures) -> Iterator[Metric]:
     for step, outcome, values in measured:
         counts.add_metric([step, outcome], len(values))
         for share in QUANTILES:
-            durations.add_metric([step, outcome, str(share)], quantile(values, share))
+            durations.add_metric([step, outcome, f"{share:.0%}".rstrip("%")], quantile(values, share))
     yield durations
     yield counts
 

@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from hypersdk.api.examples import JOB_DEFINITION
 from hypersdk.api.problems import is_kept
-from hypersdk.api.responses import PROBLEM_TYPE
+from hypersdk.api.responses import ALWAYS, PROBLEM_TYPE, TEXTS
 from hypersdk.api.security import COOKIE, CSRF_HEADER, OPEN
 
 DESCRIPTION: Final = """\
@@ -79,13 +79,18 @@ def _describe(app: FastAPI) -> dict[str, Any]:
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
-    """Security, the idempotency header of writes, and the media type of errors."""
+    """A short id, security, the idempotency header of writes, and the media type of errors."""
+    operation["operationId"] = operation["operationId"].partition("_api_v1_")[0]
     operation["security"] = [] if (method.upper(), path) in OPEN else [{"token": []}, {"session": []}]
     if method in ("post", "put", "patch", "delete"):
         operation.setdefault("parameters", []).append(IDEMPOTENCY)
     if is_kept(path):
         return
-    for status, answer in operation.get("responses", {}).items():
+    answers = operation.setdefault("responses", {})
+    for status in ALWAYS:
+        if operation["security"] or status not in (401, 403):
+            answers.setdefault(str(status), {"description": TEXTS[status]})
+    for status, answer in answers.items():
         if status.isdigit() and int(status) >= 400 and _is_problem(answer):
             answer["content"] = {PROBLEM_TYPE: {"schema": _PROBLEM}}
 

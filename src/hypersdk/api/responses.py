@@ -39,7 +39,7 @@ class KeptError(BaseModel):
     timestamp: str
 
 
-_TEXTS: Final = {
+TEXTS: Final = {
     400: "The request cannot be understood",
     401: "No valid token or session",
     403: "The caller's role, or a header that a browser must send, does not allow it",
@@ -54,20 +54,19 @@ _TEXTS: Final = {
     502: "The vCenter or ESXi host did not answer as it should",
     503: "The database does not answer, or the daemon is full",
 }
-_ALWAYS: Final = (400, 401, 403, 413, 415, 429, 503)
+ALWAYS: Final = (400, 401, 403, 413, 415, 429, 503)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Problem documents of a native route: those that every route can answer with, and ``statuses``."""
     return {
-        status: {"description": _TEXTS[status], "model": Problem, "content": {PROBLEM_TYPE: {}}}
-        for status in sorted({*_ALWAYS, 422, *statuses})
+        status: {"description": TEXTS[status], "model": Problem, "content": {PROBLEM_TYPE: {}}}
+        for status in sorted({*ALWAYS, 422, *statuses})
     }
 
 
 def kept_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Errors of the six older routes."""
     return {
-        status: {"description": _TEXTS[status], "model": KeptError}
-        for status in sorted({*_ALWAYS, 405, 422, *statuses})
+        status: {"description": TEXTS[status], "model": KeptError} for status in sorted({*ALWAYS, 405, 422, *statuses})
     }
