@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from hypersdk.access.endpointpolicy import check_submitted
+from hypersdk.access.endpointpolicy import EndpointGuard
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
+from hypersdk.errors import ConnectError, UsageError
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.service import JOB_PASSWORD
 from hypersdk.jobs.settings import DaemonSettings
@@ -41,8 +42,22 @@ class Logins:
         )  # fmt: skip
         if own.url is None:
             return endpoint
-        address = check_submitted(endpoint.host, endpoint.port, self.settings.allowed_endpoints)
-        return replace(endpoint, connect_to=address)
+        return replace(endpoint, judge=_judge(endpoint, EndpointGuard(self.settings.allowed_endpoints)))
+
+
+def _judge(endpoint: Endpoint, guard: EndpointGuard) -> Callable[[str, int], str]:
+    """Judges every host of the job. An ESXi host that may not be connected to is like one that cannot be reached: the data then comes
+    through the server itself, which has been judged."""
+
+    def address_of(host: str, port: int) -> str:
+        if (host, port) == (endpoint.host, endpoint.port):
+            return guard(host, port)
+        try:
+            return guard(host, port)
+        except UsageError as error:
+            raise ConnectError(error.message, cause=error.cause, next_step=error.next_step) from error
+
+    return address_of
 
 
 def _without_login(environ: Mapping[str, str]) -> dict[str, str]:

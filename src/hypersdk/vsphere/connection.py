@@ -122,11 +122,11 @@ def open_connection(
     by the CA bundle.
     """
     name, number = host or endpoint.host, port or endpoint.port
-    tls, connect_to = endpoint.tls, endpoint.connect_to
+    tls = endpoint.tls
     if (name, number) != (endpoint.host, endpoint.port):
-        tls, connect_to = TlsPolicy(insecure=tls.insecure, ca_bundle=tls.ca_bundle), None
+        tls = TlsPolicy(insecure=tls.insecure, ca_bundle=tls.ca_bundle)
     return TrustedConnection(
         name, number, tls, pinned_sha1=pinned_sha1, proxy=http_proxy_for(endpoint, name, number),
-        connect_to=connect_to,
+        connect_to=endpoint.judge(name, number) if endpoint.judge else None,
         connect_timeout_s=connect_timeout_s, reply_timeout_s=reply_timeout_s,
     )  # fmt: skip

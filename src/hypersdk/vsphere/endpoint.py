@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,7 +39,8 @@ CONFIG_KEYS: Final = frozenset(
 class Endpoint:
     """One vCenter or ESXi host. ``datacenter`` is the default for relative names. Nothing in here prints a password.
 
-    ``connect_to`` is the address that ``host`` was resolved to when it was judged; connections go there whatever the name resolves to later.
+    ``judge`` is asked for the address of every host before it is connected to, the ESXi hosts that a lease names among them, and raises
+    where there must be no connection; so a name cannot resolve to something else after it was judged.
     """
 
     host: str
@@ -49,7 +50,7 @@ class Endpoint:
     tls: TlsPolicy
     datacenter: str | None = None
     proxy: Proxy | None = None
-    connect_to: str | None = None
+    judge: Callable[[str, int], str] | None = None
 
     @property
     def address(self) -> str:
