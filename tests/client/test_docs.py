@@ -1,0 +1,82 @@
+"""What the pages show works: each Python example is run against the daemon's API, with its paths made real."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+from hypersdk.jobs.states import JobEvent
+from hypersdk.jobs.store import Filter
+from tests.support.apiserver import Api
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def examples(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def work(api: Api, stop: threading.Event) -> None:
+    """Completes whatever is submitted."""
+    claims = api.claims()
+    while not stop.wait(0.2):
+        for job_id in api.services.jobs.ids(Filter()):
+            if (claim := claims.claim(job_id, 1)) is not None:
+                claims.write_progress(
+                    {job_id: claim.epoch}, {job_id: {"phase": "transferring", "percent_complete": 50.0}}
+                )
+                claims.end(claim, JobEvent.FINISH, result={"files": ["web01-disk1.qcow2"]})
+
+
+@pytest.mark.parametrize(
+    ("page", "number"), [(page, at) for page in ("python-client.md", "api.md") for at in range(len(examples(page)))]
+)
+def test_an_example_runs(page: str, number: int, api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    token = tmp_path / "admin.token"
+    token.write_text(api.tokens["admin"] + "\n")
+    monkeypatch.setenv("HYPERVISORD_URL", api.url)
+    monkeypatch.setenv("HYPERVISORD_TOKEN", api.tokens["admin"])
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    text = examples(page)[number]
+    for shown, real in (("/var/lib/hypersdk/exports", f"{api.folder}/exports"), ("/var/lib/hypersdk/admin.token", str(token)),
+                        ("http://localhost:8080", api.url), ("import requests", "import httpx as requests"), ("sleep(5)", "sleep(0.1)"),
+                        ("open(", "__import__('pathlib').Path("), (").read()", ").read_text()")):  # fmt: skip
+        text = text.replace(shown, real)
+    stop = threading.Event()
+    worker = threading.Thread(target=work, args=(api, stop))
+    worker.start()
+    try:
+        exec(compile(text, page, "exec"), {})
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_the_commands_of_the_pages_exist() -> None:
+    """Every `hyperctl` and `hypervisord` line names a command and flags that there are."""
+    import click
+
+    from hypersdk.cli.hyperctl.app import program as hyperctl
+    from hypersdk.cli.hypervisord.app import program as hypervisord
+
+    roots = {"hyperctl": hyperctl.root, "hypervisord": hypervisord.root}
+    seen = 0
+    for page in ("daemon.md", "hyperctl.md"):
+        for line in re.findall(r"^(?:hyperctl|hypervisord) .*$", (DOCS / page).read_text(), re.MULTILINE):
+            words = line.partition("#")[0].split()
+            names = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
+            known: set[str] = set()
+            command: click.Command | None = roots[words[0]]
+            for word in words[1:]:
+                assert command is not None
+                known |= {name for param in command.params for name in (*param.opts, *(one[1:] for one in param.opts))}
+                if isinstance(command, click.Group) and (inner := command.get_command(click.Context(command), word)):
+                    command = inner
+            assert command is not None
+            known |= {name for param in command.params for name in (*param.opts, *(one[1:] for one in param.opts))}
+            assert names <= known, line
+            seen += 1
+    assert seen > 25
