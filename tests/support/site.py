@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
 from hypersdk.jobs.records import Job
@@ -23,6 +25,7 @@ from hypersdk.jobs.states import ENDED, JobState
 from hypersdk.jobs.store import Filter, JobStore
 from hypersdk.simulator import Simulator
 from hypersdk.state.database import Database
+from hypersdk.state.tables import runs
 
 WAIT_S = 90.0
 
@@ -59,7 +62,8 @@ class Site:
 
     def __post_init__(self) -> None:
         self.environ = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("GOVC_")},
+            # Workers that may not keep compiled modules would compile all of them at each start, which takes longer than the tests.
+            **{key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE" and key[:5] != "GOVC_"},
             "GOVC_URL": self.simulator.url, "GOVC_USERNAME": self.simulator.username, "GOVC_PASSWORD": self.simulator.password,
             "GOVC_INSECURE": "1", "HOME": str(self.folder),
         }  # fmt: skip
@@ -78,10 +82,10 @@ class Site:
             self.environ,
         )
 
-    def settings_for(self, host: str) -> DaemonSettings:
-        """The configuration of one host: a state directory of its own, the same database and root."""
+    def settings_for(self, host: str, root: Path | None = None) -> DaemonSettings:
+        """The configuration of one host: a state directory of its own, the same database, and the site's root if no other is given."""
         overrides = {
-            "state_dir": str(self.folder / host), "database_url": self.database_url, "export_roots": [str(self.root)],
+            "state_dir": str(self.folder / host), "database_url": self.database_url, "export_roots": [str(root or self.root)],
             "key_file": str(self.folder / "key"), **self.options,
         }  # fmt: skip
         settings = load_settings(self.environ, None, overrides)
@@ -90,19 +94,29 @@ class Site:
         path.write_text(text)
         return settings
 
-    def worker(self, host: str = "one", index: int = 0, *flags: str) -> WorkerProcess:
-        """Starts a worker and waits until it takes jobs."""
-        self.settings_for(host)
+    def worker(
+        self, host: str = "one", index: int = 0, *, root: Path | None = None, source: Path | None = None
+    ) -> WorkerProcess:
+        """Starts a worker and waits until it takes jobs. ``source`` is a folder with another copy of the package."""
+        started = self.start(host, index, root=root, source=source)
+        assert started.process.stdout is not None
+        assert started.process.stdout.readline() == "ready\n", started.log.read_text()
+        return started
+
+    def start(
+        self, host: str = "one", index: int = 0, *flags: str, root: Path | None = None, source: Path | None = None
+    ) -> WorkerProcess:
+        """Starts a worker."""
+        self.settings_for(host, root)
         log = self.folder / f"{host}-{index}-{len(self.started)}.log"
+        environ = {**self.environ, "PYTHONPATH": str(source)} if source else self.environ
         with log.open("w") as words:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.jobs.workerprogram", self.folder / f"{host}.toml", str(index), *flags],
-                env=self.environ, stdout=subprocess.PIPE, stderr=words, text=True,
+                env=environ, stdout=subprocess.PIPE, stderr=words, text=True,
             )  # fmt: skip
         started = WorkerProcess(process, log)
         self.started.append(started)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", log.read_text()
         return started
 
     def submit(self, *definitions: dict[str, Any]) -> list[Job]:
@@ -119,6 +133,25 @@ class Site:
             if time.monotonic() > end:
                 raise AssertionError(self.told())
             time.sleep(0.05)
+
+    def copied(self, job: Job, count: int, disk: int | None = None) -> None:
+        """Waits until so many bytes of the job, or of one of its disks, have come."""
+
+        def there() -> bool:
+            now = self.store.get(job.id)
+            assert now.state not in ENDED, f"it was too fast: {self.told()}"
+            if disk is None:
+                return bool(now.progress["bytes_downloaded"] >= count)
+            disks = now.progress["disks"]
+            return len(disks) > disk and bool(disks[disk]["bytes_downloaded"] >= count)
+
+        self.until(there)
+
+    def records(self, job: Job) -> list[dict[str, Any]]:
+        """The disks of the job's run, as they are written down; none where there is no run."""
+        with self.database.read() as connection:
+            text = connection.execute(sa.select(runs.c.record).where(runs.c.job_id == job.id)).scalar_one_or_none()
+        return [] if text is None else list(json.loads(text)["disks"])
 
     def until_ended(self, jobs: Collection[Job], timeout_s: float = WAIT_S) -> list[Job]:
         """All of ``jobs`` once they have ended."""

@@ -23,7 +23,6 @@ import sqlalchemy as sa
 
 from hypersdk import __version__
 from hypersdk.jobs.claims import StaleAttempt
-from hypersdk.jobs.records import Worker
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.tables import nfc_streams, workers
 
@@ -145,23 +144,3 @@ def declare_dead(database: Database, *, take_over_s: float = TAKE_OVER_S) -> lis
         if dead:
             connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.worker_id.in_(dead)))
         return dead
-
-
-def list_workers(database: Database) -> list[Worker]:
-    """All workers that were ever seen and not pruned."""
-    query = sa.select(workers, (database.clock - workers.c.beat).label("age_s")).order_by(workers.c.started_at)
-    with database.read() as connection:
-        return [
-            Worker(
-                row.id,
-                row.host,
-                row.pid,
-                row.version,
-                tuple(row.roots),
-                row.state,
-                row.epoch,
-                row.started_at,
-                max(0.0, row.age_s),
-            )
-            for row in connection.execute(query)
-        ]

@@ -1,0 +1,117 @@
+"""Signs of life, and the guard that stops a worker which gave none."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from hypersdk.jobs.claims import StaleAttempt
+from hypersdk.jobs.figures import list_workers
+from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
+from hypersdk.state.database import Database
+from hypersdk.state.tables import workers
+
+TAKE_OVER_S = 30.0
+
+
+class Clock:
+    """Stands still until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def heartbeat(database: Database, clock: Clock, worker: str = "w1") -> Heartbeat:
+    """One that beats when the test says so."""
+    return Heartbeat(database, worker, ["root"], beat_s=3600, take_over_s=TAKE_OVER_S, clock=clock)
+
+
+def silent(database: Database, seconds: float) -> None:
+    """As if the last beats were so long ago on the database's clock."""
+    with database.write() as connection:
+        connection.execute(sa.update(workers).values(beat=workers.c.beat - seconds))
+
+
+def test_the_guard_stops_at_half_of_the_take_over_time_and_a_beat_frees_it(database: Database) -> None:
+    clock = Clock()
+    with heartbeat(database, clock) as beating:
+        clock.now += TAKE_OVER_S / 2
+        beating.guard()
+        clock.now += 0.1
+        with pytest.raises(StaleAttempt):
+            beating.guard()
+        beating.beat()
+        beating.guard()
+
+
+def test_a_process_that_slept_is_stopped_before_it_asks_anybody(database: Database) -> None:
+    """The machine's clock tells it; no call is needed. Once another has taken over, no beat helps any more."""
+    clock = Clock()
+    with heartbeat(database, clock) as beating:
+        clock.now += 3600
+        silent(database, 3600)
+        with pytest.raises(StaleAttempt):
+            beating.guard()
+        assert declare_dead(database, take_over_s=TAKE_OVER_S) == ["w1"]
+        beating.beat()
+        assert beating.declared_dead
+        clock.now -= 3600
+        with pytest.raises(StaleAttempt):
+            beating.guard()
+    assert [worker.state for worker in list_workers(database)] == ["dead"]
+
+
+def test_a_beat_counts_from_when_it_was_begun(database: Database) -> None:
+    """A database that answers late confirms what was, not what is."""
+    clock = Clock()
+    with heartbeat(database, clock) as beating:
+
+        @sa.event.listens_for(database.engine, "before_cursor_execute")
+        def slow(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            if statement.startswith("UPDATE workers"):
+                clock.now += 20
+
+        beating.beat()
+        sa.event.remove(database.engine, "before_cursor_execute", slow)
+        with pytest.raises(StaleAttempt):
+            beating.guard()
+
+
+def test_a_worker_that_beats_is_never_declared_dead_and_a_silent_one_by_one_other(database: Database) -> None:
+    clock = Clock()
+    with heartbeat(database, clock, "silent"):
+        silent(database, TAKE_OVER_S + 1)
+        with heartbeat(database, clock, "beating") as beating:
+            beating.beat()
+            found: list[str] = []
+            threads = [
+                threading.Thread(target=lambda: found.extend(declare_dead(database, take_over_s=TAKE_OVER_S)))
+                for _ in range(8)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    assert found == ["silent"]
+
+
+def test_a_worker_that_starts_again_is_alive_with_another_epoch(database: Database) -> None:
+    clock = Clock()
+    first = heartbeat(database, clock)
+    with first:
+        silent(database, TAKE_OVER_S + 1)
+        declare_dead(database, take_over_s=TAKE_OVER_S)
+        with heartbeat(database, clock) as second:
+            second.beat()
+            assert not second.declared_dead
+            first.beat()
+            assert first.declared_dead
+            (worker,) = list_workers(database)
+            assert (worker.state, worker.roots) == ("alive", ("root",))
+            second.draining()
+            assert list_workers(database)[0].state == "draining"
