@@ -65,6 +65,7 @@ class MachineCopy:
         for record in self.work.records:
             if record.done:
                 self.work.outputs.close_disk(record)  # a kill may have come between the two
+                self.board.meters[record.key].expect_read_back(1.0)
                 self.disks.hash_later(record, cancel)
         if pending:
             self._copy(pending, cancel)

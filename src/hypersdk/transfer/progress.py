@@ -32,8 +32,8 @@ Waiting: TypeAlias = Callable[[str], AbstractContextManager[None]]
 RATE_WINDOW_S: Final = 10.0
 BOTTLENECK_WINDOW_S: Final = 5.0
 _SAMPLE_EVERY_S: Final = 0.25
-NEARLY: Final = 0.999
-"""What is not finished is not 1."""
+NEARLY: Final = 0.994
+"""What is not finished is not 1, and no rounding to whole per cents makes it so."""
 
 
 @contextmanager
