@@ -220,6 +220,7 @@ def test_what_is_edited_after_the_summary_counts(open_screen: OpenScreen, out: P
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_keys_typed_ahead_act_in_their_order(server: Simulator, tmp_path: Path) -> None:
     env = environment(tmp_path, **{key: value for key, value in login(server, tmp_path).items() if key != "HOME"})
     for burst in ("shop-02\r", "shoq\x7fp-02 \r", "boot-01\x1b[B\x15shop-02\r"):
