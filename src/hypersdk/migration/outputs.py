@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from hypersdk.errors import TargetError
-from hypersdk.formats.image import BlockFile, ImageWriter
-from hypersdk.formats.ova import OvaWriter
+from hypersdk.formats.image import BLOCK, BlockFile, ImageWriter
+from hypersdk.formats.ova import DESCRIPTOR_ROOM, OvaWriter
 from hypersdk.formats.qcow2.writer import Qcow2Writer
+from hypersdk.formats.qcow2.writer import most_bytes as qcow2_most_bytes
 from hypersdk.formats.raw import RawWriter
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
+from hypersdk.formats.vmdk.writer import most_bytes as vmdk_most_bytes
 from hypersdk.migration.naming import BLOCKS, PARTIAL
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
@@ -77,6 +79,25 @@ def outputs_for(spec: ExportSpec, folder: Path, stem: str, run: RunRecord) -> Ou
     if spec.format is not OutputFormat.OVA:
         return DiskFiles(spec, folder)
     return OvaFile(spec, folder, stem, run.disks, int(datetime.fromisoformat(run.started_at).timestamp()))
+
+
+def most_bytes(spec: ExportSpec, capacity: int, allocated: int | None) -> int:
+    """What a disk's file takes at most on the file system, written in one run. All of the disk counts where ``allocated`` is not known.
+
+    A raw image is as long as its disk, but what counts is the room of its data and of the file system's map of it.
+    """
+    blocks = -(-min(capacity, capacity if allocated is None else allocated) // BLOCK)
+    if spec.format is OutputFormat.RAW:
+        return blocks * BLOCK + blocks * BLOCK // 1000 + BLOCK
+    if spec.format is OutputFormat.QCOW2:
+        return qcow2_most_bytes(capacity, blocks, compressed=spec.compress is not Compression.NONE)
+    return vmdk_most_bytes(capacity, blocks)
+
+
+def most_bytes_around(spec: ExportSpec, disks: int) -> int:
+    """What lies beside the images, or around them in an OVA: descriptor, ``.mf``, manifest, headers."""
+    small = (disks + 1) * BLOCK
+    return small + (DESCRIPTOR_ROOM if spec.format is OutputFormat.OVA else 0)
 
 
 class DiskFiles:
