@@ -86,7 +86,7 @@ def expected_raw(simulator: Simulator, machine: str, folder: Path, *, snapshot: 
 def unpacked(folder: Path) -> list[Path]:
     """The images of an export in the order of their disks; those of an OVA are taken out by tar."""
     for archive in folder.glob("*.ova"):
-        place = folder / "unpacked"
+        place = folder.with_name(f"{folder.name}.unpacked")
         place.mkdir(exist_ok=True)
         run_tool("tar", "-xf", archive, "-C", place)
         return _images(place)
