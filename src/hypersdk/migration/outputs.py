@@ -65,6 +65,10 @@ class Outputs(Protocol):
         """Whether something of the disk was written already."""
         ...
 
+    def recorded_bytes(self, record: DiskRecord) -> int:
+        """About how many of the guest's bytes an earlier run recorded as written. Raises TargetError."""
+        ...
+
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """Hex SHA-256 of the finished, unpublished disk, read back from its file. Raises TargetError and Cancelled."""
         ...
@@ -128,6 +132,10 @@ class DiskFiles:
     def begun(self, record: DiskRecord) -> bool:
         """See Outputs."""
         return partial_path(self._folder / record.file_name).exists()
+
+    def recorded_bytes(self, record: DiskRecord) -> int:
+        """See Outputs."""
+        return _recorded_bytes(self._folder, record) if self.begun(record) else 0
 
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
@@ -199,6 +207,10 @@ class OvaFile:
         """See Outputs."""
         return record.start is not None and partial_path(self.path).exists()
 
+    def recorded_bytes(self, record: DiskRecord) -> int:
+        """See Outputs."""
+        return _recorded_bytes(self._folder, record) if self.begun(record) else 0
+
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
         assert record.start is not None
@@ -238,6 +250,11 @@ def partial_path(path: Path) -> Path:
 def blocks_path(path: Path) -> Path:
     """The ledger of ``path``'s blocks, beside its partial file."""
     return path.with_name(path.name + BLOCKS)
+
+
+def _recorded_bytes(folder: Path, record: DiskRecord) -> int:
+    with target_errors(f"looking at {record.file_name}"):
+        return min(record.capacity_bytes, BlockLedger.recorded_about(blocks_path(folder / record.file_name)))
 
 
 def _open_ledger(
