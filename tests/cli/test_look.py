@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from hypersdk.cli.machines import list_table
 from hypersdk.model import Power
 from hypersdk.units import GiB, KiB
 from tests.cli.inventory import machine
-from tests.cli.running import run
-from tests.cli.servers import SMALL, Shell, small
+from tests.cli.running import environment, program, run
+from tests.cli.servers import SMALL, Shell, login, small
 from tests.support.simulator import SimulatorFactory
 
 TRICKY = ("100% sure", "R&D / prototype", "監視サーバー", "trailing.dot.", "-rf")
@@ -161,3 +162,24 @@ def test_doctor_names_the_missing_privilege(simulator: SimulatorFactory, tmp_pat
 def test_status_without_runs_needs_no_server(tmp_path: Path) -> None:
     assert run("status", env={"HOME": str(tmp_path)}).out == "No unfinished exports.\n"
     assert run("status", "--json", env={"HOME": str(tmp_path)}).out == ""
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_reader_that_stops_early_is_quiet(simulator: SimulatorFactory, tmp_path: Path, flags: list[str]) -> None:
+    server = simulator(vms=600)  # more than fits into a pipe
+    pairs = {key: value for key, value in login(server, tmp_path).items() if key != "HOME"}
+    done = subprocess.run(
+        ["bash", "-c", '"$@" | head -1; echo "${PIPESTATUS[0]}"', "-", *program("list", *flags)],
+        capture_output=True, text=True, env=environment(tmp_path, **pairs), check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[1:] == ["141"]
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_an_odd_terminal_encoding_does_not_end_it(shell: Shell, tmp_path: Path) -> None:
+    pairs = {key: value for key, value in login(shell.server, tmp_path).items() if key != "HOME"}
+    env = {**environment(tmp_path, **pairs), "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(program("list"), capture_output=True, text=True, env=env, check=True)
+    assert "R&D / prototype" in done.stdout
+    assert "\\u76e3" in done.stdout

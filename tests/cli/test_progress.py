@@ -60,6 +60,14 @@ def test_it_shows_what_the_user_wants_to_know() -> None:
         assert fact in text
 
 
+def test_disks_are_left_out_where_they_are_not_wanted() -> None:
+    two = replace(MACHINE, disks=(DISK, replace(DISK, label="Hard disk 2")))
+    with_disks = [line.plain for line in draw([two], 140, 24)]
+    without = [line.plain for line in draw([two], 140, 24, disks=False)]
+    assert [line for line in with_disks if "Hard disk" not in line] == without
+    assert len(with_disks) == len(without) + 2
+
+
 def test_bars_of_all_lines_end_in_one_column() -> None:
     for width in (80, 120, 200):
         lines = [

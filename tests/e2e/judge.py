@@ -29,16 +29,20 @@ IMAGE_FORMATS: Final = {".qcow2": "qcow2", ".raw": "raw", ".vmdk": "vmdk"}
 def recomputed_digest(raw: Path) -> str:
     """The guest-content digest as its definition says (docs: a tree of BLAKE3 over blocks and groups), of a raw file; holes are zeros."""
     capacity = raw.stat().st_size
-    hashes = _block_hashes(raw)
+    groups: dict[int, dict[int, bytes]] = {}
+    for index, digest in _block_hashes(raw).items():
+        groups.setdefault(index * BLOCK // GROUP, {})[index * BLOCK % GROUP // BLOCK] = digest
     disk = blake3(capacity.to_bytes(8, "little"), derive_key_context="hypersdk guest content disk 1")
     whole_group_of_zeros = _group(ZERO_BLOCK * (GROUP // BLOCK))
-    touched = {index * BLOCK // GROUP for index in hashes}
     for start in range(0, capacity, GROUP):
-        blocks = range(start // BLOCK, -(-min(start + GROUP, capacity) // BLOCK))
-        if start // GROUP not in touched and len(blocks) == GROUP // BLOCK:
+        blocks = -(-min(GROUP, capacity - start) // BLOCK)
+        if start // GROUP not in groups and blocks == GROUP // BLOCK:
             disk.update(whole_group_of_zeros)
-        else:
-            disk.update(_group(b"".join(hashes.get(index, ZERO_BLOCK) for index in blocks)))
+            continue
+        hashes = bytearray(ZERO_BLOCK * blocks)
+        for index, digest in groups.get(start // GROUP, {}).items():
+            hashes[index * len(digest) : (index + 1) * len(digest)] = digest
+        disk.update(_group(bytes(hashes)))
     return disk.hexdigest()
 
 
@@ -82,7 +86,7 @@ def expected_raw(simulator: Simulator, machine: str, folder: Path, *, snapshot: 
 def unpacked(folder: Path) -> list[Path]:
     """The images of an export in the order of their disks; those of an OVA are taken out by tar."""
     for archive in folder.glob("*.ova"):
-        place = folder / "unpacked"
+        place = folder.with_name(f"{folder.name}.unpacked")
         place.mkdir(exist_ok=True)
         run_tool("tar", "-xf", archive, "-C", place)
         return _images(place)
@@ -99,8 +103,13 @@ def as_raw(image: Path, raw: Path) -> Path:
     return raw
 
 
-def assert_holds(folder: Path, expected: list[Path], told: Mapping[str, str | None], scratch: Path) -> None:
-    """The images in ``folder`` are, bit by bit, ``expected``; the digests ``told`` of them are those of what qemu-img reads out of them."""
+def assert_holds(
+    folder: Path, expected: list[Path], told: Mapping[str, str | None], scratch: Path, *, convert: bool = True
+) -> None:
+    """The images in ``folder`` are, bit by bit, ``expected``; the digests ``told`` of them are those of what qemu-img reads out of them.
+
+    Without ``convert`` qemu-img compares them where they lie, which says the same in less time.
+    """
     images = unpacked(folder)
     assert len(images) == len(expected)
     scratch.mkdir(exist_ok=True)
@@ -109,8 +118,9 @@ def assert_holds(folder: Path, expected: list[Path], told: Mapping[str, str | No
         run_tool("qemu-img", "compare", "-f", "raw", "-F", kind, wanted, image)
         if kind == "qcow2":
             run_tool("qemu-img", "check", "-q", image)
-        digest = recomputed_digest(as_raw(image, scratch / f"{image.name}.raw"))
-        assert digest == recomputed_digest(wanted)
+        digest = recomputed_digest(wanted)
+        if convert:
+            assert recomputed_digest(as_raw(image, scratch / f"{image.name}.raw")) == digest
         assert told[image.name] == digest, f"{image.name}: another digest was told than is in the image"
     assert sorted(told) == [image.name for image in images]
 

@@ -49,11 +49,12 @@ OFF: Final = MachineSpec(
     disks=(
         DiskSpec(24 * MiB, allocated_bytes=16 * MiB),
         DiskSpec(40 * MiB + 512, allocated_bytes=30 * MiB),
-        DiskSpec(96 * MiB, allocated_bytes=10 * MiB),
+        DiskSpec(48 * MiB, allocated_bytes=10 * MiB),
     ),
 )
 RUNNING: Final = MachineSpec("web-01", disks=OFF.disks, power="poweredOn")
-DATA: Final = 56 * MiB
+LEASE_BYTES: Final = 30 * MiB
+"""About what a lease sends of the three disks."""
 RATE: Final = 40 * MiB
 BLOCK: Final = 64 * KiB
 
@@ -168,7 +169,9 @@ class Case:
         while counters.streams_now.total() + counters.range_streams_now.total() and time.monotonic() < deadline:
             time.sleep(0.01)
         if (self.folder / MANIFEST).exists() and not (self.folder / RUN_FILE).exists():
-            assert_holds(self.folder, self.expected, content_in_manifest(self.folder), self.tmp_path / "judged")
+            assert_holds(
+                self.folder, self.expected, content_in_manifest(self.folder), self.tmp_path / "judged", convert=False
+            )
             assert self.simulator.state() == self.before
             return False
         return killed
@@ -177,7 +180,7 @@ class Case:
         """The export with ``--resume`` (where there is something to resume), which must succeed; judges its result."""
         resume = ["--resume"] if (self.folder / RUN_FILE).exists() else []
         ended = self.program.export("web-01", "-o", self.folder, *self.flags, *resume, *more)
-        assert_holds(self.folder, self.expected, ended.result["content"], self.tmp_path / "judged")
+        assert_holds(self.folder, self.expected, ended.result["content"], self.tmp_path / "judged", convert=False)
         assert_finished(self.folder)
         assert self.simulator.state() == self.before
         return ended
@@ -186,11 +189,6 @@ class Case:
         """Blocks of such kinds on all disks."""
         images = [self.simulator.disk_image("web-01", index) for index in range(len(self.expected))]
         return sum(image.kind(index) in kinds for image in images for index in image.allocated_blocks())
-
-
-def all_data(simulator: Simulator) -> int:
-    """About what a lease sends of the three disks."""
-    return 30 * MiB
 
 
 def assert_nothing_written_twice(case: Case, killed: Killed, ended: Ended) -> None:
@@ -204,7 +202,7 @@ def assert_nothing_written_twice(case: Case, killed: Killed, ended: Ended) -> No
 @at_moments(20, "lease")
 def test_a_lease(moment: Moment, program: ProgramFactory, tmp_path: Path) -> None:
     case = Case(*program(machines=(OFF,), rate_bytes_s=RATE), tmp_path, ("--source", "lease", "--parallel", "2"))
-    if not case.kill(is_at(moment, case.simulator, all_data(case.simulator))):
+    if not case.kill(is_at(moment, case.simulator, LEASE_BYTES)):
         return
     killed = look(case.folder)
     case.simulator.reset_counters()
@@ -251,7 +249,7 @@ def test_other_outputs_killed_three_times(kind: str, program: ProgramFactory, tm
     lease = "datastore" not in OTHERS[kind]
     flags = OTHERS[kind] if not lease else (*OTHERS[kind], "--source", "lease")
     case = Case(*program(machines=(OFF,), rate_bytes_s=RATE), tmp_path, flags)
-    total = all_data(case.simulator) if lease else sum(path.stat().st_size for path in case.expected)
+    total = LEASE_BYTES if lease else sum(path.stat().st_size for path in case.expected)
     for moment in moments(3, kind):
         if not case.kill(is_at(moment, case.simulator, total)):
             break
@@ -381,7 +379,7 @@ def test_a_held_snapshot_is_shown_and_resumed_from(held: Case) -> None:
     held.simulator.change_disk("web-01", 1, range(8))
     held.simulator.reset_counters()
     ended = held.program.export("web-01", "-o", held.folder, *held.flags, "--resume")
-    assert_holds(held.folder, held.expected, ended.result["content"], held.tmp_path / "judged")
+    assert_holds(held.folder, held.expected, ended.result["content"], held.tmp_path / "judged", convert=False)
     assert ended.result["blocks_skipped"] == sum(killed.recorded.values())
     assert held.simulator.counters.calls["CreateSnapshot_Task"] == 0
     assert "web-01:0" not in held.simulator.counters.opened
@@ -406,7 +404,7 @@ def test_discard_removes_a_held_snapshot_and_begins_anew(held: Case) -> None:
     assert (refused.status, refused.error["code"]) == (9, "resumable_state")
     ended = held.program.export("web-01", "-o", held.folder, *held.flags, "--discard")
     assert ended.result["blocks_skipped"] == 0
-    assert_holds(held.folder, held.expected, ended.result["content"], held.tmp_path / "judged")
+    assert_holds(held.folder, held.expected, ended.result["content"], held.tmp_path / "judged", convert=False)
     assert_finished(held.folder)
     assert held.simulator.state() == held.before
     assert held.simulator.counters.calls["CreateSnapshot_Task"] == 1

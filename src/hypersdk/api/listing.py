@@ -9,10 +9,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from hypersdk.jobs.states import JobState
 from hypersdk.jobs.store import MAX_PAGE, SORTABLE, Filter
 
-MAX_VALUES: Final = 1000
+MAX_VALUES: Final = 100
+"""Of one parameter: with the length of a value, what an address of 32 KiB holds. More ids go into the body of ``POST /jobs/query``."""
+MAX_IDS: Final = 1000
 BIGGEST: Final = 2**31 - 1
-Word = Annotated[str, StringConstraints(max_length=400, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Word = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Words = Annotated[list[Word], Field(max_length=MAX_VALUES)]
+Ids = Annotated[list[Word], Field(max_length=MAX_IDS)]
 Whole = Annotated[int, Field(ge=-BIGGEST, le=BIGGEST)]
 Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")]
 Sort = Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(SORTABLE)})$")]
@@ -110,9 +113,9 @@ class Bulk(BaseModel):
     )  # fmt: skip
 
     action: Literal["cancel", "pause", "resume", "retry", "delete"]
-    ids: Words | None = None
+    ids: Ids | None = None
     filter: JobFilter | None = None
-    except_: Words = Field(default=[], alias="except")
+    except_: Ids = Field(default=[], alias="except")
     revision: Annotated[int, Field(ge=0, le=2**53)] | None = None
     keep_partial: bool = Field(
         default=False, description="For cancel: what was copied so far stays, and retry goes on from there"

@@ -235,7 +235,7 @@ def carry_out(cli: Cli, session: Session, plans: Sequence[Plan], settings: RunSe
     from hypersdk.migration.export import export_machines
 
     cli.resumable = True
-    with watching(cli.output) as observer:
+    with watching(cli.output, disks=any(plan.spec.show_disks for plan in plans)) as observer:
         return export_machines(session, plans, cancel=cli.cancel, observer=observer, settings=settings)
 
 

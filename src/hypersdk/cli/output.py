@@ -123,6 +123,7 @@ class Output:
             self.console.print(*renderables, soft_wrap=True)
         with self._lock:
             self._stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+            self._stdout.flush()  # notes go to stderr at once: where both end in one file, they keep their order
 
     @property
     def width(self) -> int | None:
@@ -134,6 +135,7 @@ class Output:
         if not self.json_lines:
             with self._lock:
                 self._stdout.write(clean(text) + "\n")
+                self._stdout.flush()
 
     def note(self, text: str, style: str = "") -> None:
         """One remark for people, on stderr, in one line where it does not go to a terminal; nothing with --json."""

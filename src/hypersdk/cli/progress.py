@@ -47,12 +47,17 @@ BOTTLENECK_TEXT: Final = {
 
 
 @contextmanager
-def watching(output: Output, clock: Callable[[], float] = time.monotonic, *, brief: bool = False) -> Iterator[Observer]:
-    """Yields the observer to hand to an export. With ``brief`` the display is gone at the end, and a log gets lines only if it takes long."""
+def watching(
+    output: Output, clock: Callable[[], float] = time.monotonic, *, brief: bool = False, disks: bool = True
+) -> Iterator[Observer]:
+    """Yields the observer to hand to an export. With ``brief`` the display is gone at the end, and a log gets lines only if it takes long.
+
+    Without ``disks`` the display has one line for each machine.
+    """
     if output.json_lines:
         yield JsonProgress(output, clock)
     elif output.live:
-        with _live(output, transient=brief) as observer:
+        with _live(output, transient=brief, disks=disks) as observer:
             yield observer
     else:
         yield LogProgress(output, clock, phases=not brief)
@@ -174,10 +179,10 @@ class FolderProgress:
 
 
 @contextmanager
-def _live(output: Output, *, transient: bool) -> Iterator[Observer]:
+def _live(output: Output, *, transient: bool, disks: bool) -> Iterator[Observer]:
     from rich.live import Live
 
-    display = LiveProgress()
+    display = LiveProgress(disks=disks)
     with (
         output.silent_keyboard(),
         Live(display, console=output.notes, refresh_per_second=REDRAWS_A_SECOND, transient=transient),
@@ -188,7 +193,8 @@ def _live(output: Output, *, transient: bool) -> Iterator[Observer]:
 class LiveProgress:
     """A renderable that draws the newest state; ``update`` may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, disks: bool = True) -> None:
+        self._disks = disks
         self._lock = threading.Lock()
         self._machines: Sequence[ExportProgress] = ()
 
@@ -200,10 +206,10 @@ class LiveProgress:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._lock:
             machines = self._machines
-        yield from draw(machines, options.max_width, options.height or console.height)
+        yield from draw(machines, options.max_width, options.height or console.height, disks=self._disks)
 
 
-def draw(machines: Sequence[ExportProgress], width: int, height: int) -> Iterator[Text]:
+def draw(machines: Sequence[ExportProgress], width: int, height: int, *, disks: bool = True) -> Iterator[Text]:
     """The lines of the display, at most ``width`` cells wide and never more than fit on a screen of ``height`` lines."""
     room = max(height - 1, 1)  # the last line is the cursor's
     if len(machines) > 1:
@@ -213,7 +219,10 @@ def draw(machines: Sequence[ExportProgress], width: int, height: int) -> Iterato
     if len(shown) < len(machines):
         room -= 1
     for at, machine in enumerate(shown):
-        lines = _machine_lines(machine, width, room // (len(shown) - at), among_others=len(machines) > 1)
+        # The only disk of one machine among others is the machine's own line.
+        lines = _machine_lines(
+            machine, width, room // (len(shown) - at), disks=disks and (len(machines) == 1 or len(machine.disks) > 1)
+        )
         room -= len(lines)
         yield from lines
     if len(shown) < len(machines):
@@ -249,11 +258,11 @@ def _machine_line(machine: ExportProgress, width: int) -> Text:
     return _bar_line(_label(machine.machine, machine.phase), figures, width, _STYLES.get(machine.phase, "bold"))
 
 
-def _machine_lines(machine: ExportProgress, width: int, room: int, *, among_others: bool) -> list[Text]:
-    """A machine, its disks and what explains them, in ``room`` lines (at least one). One disk ``among_others`` is the machine's own line."""
+def _machine_lines(machine: ExportProgress, width: int, room: int, *, disks: bool) -> list[Text]:
+    """A machine, with ``disks`` its disks, and what explains them, in ``room`` lines (at least one)."""
     lines = [_machine_line(machine, width)]
     remarks = [_dim(f"  {remark}", width)] if room > 1 and (remark := _remark(machine)) else []
-    if machine.phase not in ENDED and (len(machine.disks) > 1 or not among_others):
+    if machine.phase not in ENDED and disks:
         lines += _disk_lines(machine.disks, width, min(room - 1 - len(remarks), MAX_DISK_LINES))
     return lines + remarks
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from hypersdk.model import DiskProgress, ExportProgress, Phase
-from hypersdk.transfer.progress import Meter
+from hypersdk.transfer.progress import NEARLY, Meter
 
 
 class BoardDisk(Protocol):
@@ -40,17 +40,13 @@ class Lease(Protocol):
 
 
 class Board:
-    """Thread-safe. Workers set phase and note and feed the meters; a ticker takes snapshots.
-
-    ``read_back_share`` is the part of the whole that reading the images back for their checksums takes.
-    """
+    """Thread-safe. Workers set phase and note and feed the meters; a ticker takes snapshots."""
 
     def __init__(
         self,
         machine: str,
         disks: Sequence[BoardDisk],
         *,
-        read_back_share: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._machine = machine
@@ -60,10 +56,9 @@ class Board:
         self._phase = Phase.QUEUED
         self._note = ""
         self._lease: Lease | None = None
-        self._weights = [max(disk.expected_bytes, 1) for disk in disks]
+        self.expected_bytes: Mapping[int, int] = {disk.key: max(disk.expected_bytes, 1) for disk in disks}
         self.meters: Mapping[int, Meter] = {
-            disk.key: Meter(disk.label, disk.file_name, disk.capacity_bytes, read_back_share=read_back_share)
-            for disk in disks
+            disk.key: Meter(disk.label, disk.file_name, disk.capacity_bytes) for disk in disks
         }
 
     def phase(self, phase: Phase, note: str = "") -> None:
@@ -82,7 +77,7 @@ class Board:
             self._lease = lease
 
     def snapshot(self) -> ExportProgress:
-        """The state now; the fraction is that of the disks, weighted by their expected bytes."""
+        """The state now; the fraction is that of the disks, weighted by their expected bytes, and 1 only when all is done."""
         now = self._clock()
         disks = tuple(meter.snapshot(now) for meter in self.meters.values())
         with self._lock:
@@ -104,8 +99,9 @@ class Board:
         )
 
     def _fraction(self, disks: Sequence[DiskProgress]) -> float:
-        weighted = sum(disk.fraction * weight for disk, weight in zip(disks, self._weights, strict=True))
-        return weighted / max(sum(self._weights), 1)
+        weights = self.expected_bytes.values()
+        weighted = sum(disk.fraction * weight for disk, weight in zip(disks, weights, strict=True))
+        return min(weighted / max(sum(weights), 1), NEARLY)
 
 
 def _sum_known(rates: Sequence[float | None]) -> float | None:

@@ -16,7 +16,7 @@ from typing import Final
 from hypersdk.errors import Refused, UsageError, register
 from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
-from hypersdk.migration.local import LocalMachine, open_local
+from hypersdk.migration.local import FileStreamSource, LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of
 from hypersdk.migration.outputs import Outputs, outputs_for
 from hypersdk.migration.preflight import COMPRESS_UNFIT
@@ -40,7 +40,7 @@ UNPROVED_LOCAL: Final = "unproved: converted from a local file, which no server 
 
 @dataclass(frozen=True, slots=True)
 class _LocalDiskPlan:
-    """See board.BoardDisk."""
+    """See board.BoardDisk. ``expected_bytes`` is what there is to read, for the weight of the disk in the progress."""
 
     key: int
     label: str
@@ -94,7 +94,7 @@ def _convert(
             disk.label,
             disk_file_name(stem, number, spec.format),
             disk.source.capacity_bytes,
-            disk.source.capacity_bytes,
+            disk.source.size_bytes if isinstance(disk.source, FileStreamSource) else disk.source.capacity_bytes,
         )
         for number, disk in enumerate(machine.disks, start=1)
     ]

@@ -4,14 +4,14 @@
 
     lease      streams of one lease; the server's manifest is the proof
     datastore  /folder ranges of flat files that stand still; there is no manifest, and the result says so
-    auto       lease; datastore where the server's licence refuses the lease, or where a resume then fetches only what misses
+    auto       lease; datastore where the server's licence refuses the lease, or where a resume then reads less
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from hypersdk.errors import Refused, SourceError, register
 from hypersdk.formats.ovf import OvfDisk
@@ -24,6 +24,7 @@ from hypersdk.migration.spec import Method
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
+from hypersdk.units import format_size
 from hypersdk.vsphere.descriptor import server_descriptor
 from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict, routes_of
 from hypersdk.vsphere.machine import read_machine
@@ -39,9 +40,6 @@ DISK_NOT_SERVED: Final = register(
     "Check the disk in vCenter, or leave it out with --exclude-disk.",
 )
 
-WORTH_IT: Final = 2
-"""A resume takes ranges that may read up to so many times what is allocated: of what was copied it fetches nothing, a stream all."""
-
 PROVED: Final = "proved"
 UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server keeps no manifest"
 UNPROVED_NO_MANIFEST: Final = "unproved: the server gave no manifest"
@@ -49,6 +47,45 @@ UNPROVED_LOST: Final = (
     "unproved: the export lease was lost after some disks were whole, and the server's manifest of them with it"
 )
 UNPROVED_EARLIER: Final = "unproved: some disks were copied in an earlier run, under another lease"
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeCost:
+    """What each way of going on is expected to read of the guest's disks. ``holes``: ranges read them too, as nobody knows where they are."""
+
+    ranges_bytes: int
+    stream_bytes: int
+    holes: bool
+
+    @classmethod
+    def of(cls, capacity: int, *, areas_bytes: int, allocated_bytes: int | None, recorded_bytes: int) -> Self:
+        """Of one disk. ``areas_bytes`` is what ranges would read from the beginning, ``recorded_bytes`` what is in the image."""
+        whole = areas_bytes >= capacity
+        allocated = capacity if allocated_bytes is None else min(allocated_bytes, capacity)
+        return cls(max(0, areas_bytes - recorded_bytes), allocated if whole else areas_bytes, whole)
+
+    @classmethod
+    def of_all(cls, costs: Sequence[ResumeCost]) -> Self:
+        """Of several disks, which go the same way."""
+        return cls(
+            sum(cost.ranges_bytes for cost in costs),
+            sum(cost.stream_bytes for cost in costs),
+            any(cost.holes for cost in costs),
+        )
+
+    @property
+    def takes_ranges(self) -> bool:
+        """A stream is compressed and has the server's manifest, so ranges must be less and not only as much."""
+        return self.ranges_bytes < self.stream_bytes
+
+    @property
+    def choice(self) -> str:
+        """What was chosen and why, for people."""
+        ranges, stream = format_size(self.ranges_bytes), format_size(self.stream_bytes)
+        if self.takes_ranges:
+            return f"resumed with datastore ranges: about {ranges} missed, a new stream has {stream} of data"
+        holes = ", holes included, which only change tracking (CBT) would tell" if self.holes else ""
+        return f"resumed with a new stream of {stream} of data: datastore ranges would read about {ranges}{holes}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +102,7 @@ class MachineCopy:
         for record in self.work.records:
             if record.done:
                 self.work.outputs.close_disk(record)  # a kill may have come between the two
+                self.board.meters[record.key].expect_read_back(1.0)
                 self.disks.hash_later(record, cancel)
         if pending:
             self._copy(pending, cancel)
@@ -74,7 +112,6 @@ class MachineCopy:
         if method is Method.DATASTORE:
             self._copy_ranges(self._ranges(pending), cancel)
         elif method is Method.AUTO and (ranges := self._ranges_for_resume(pending, cancel)):
-            self.work.warn("resumed with datastore ranges: only what missed was fetched")
             self._copy_ranges(ranges, cancel)
         else:
             self._copy_lease_or_ranges(pending, cancel)
@@ -169,23 +206,25 @@ class MachineCopy:
     def _ranges_for_resume(
         self, pending: Sequence[DiskRecord], cancel: CancelToken
     ) -> list[tuple[DiskRecord, DiskSource]] | None:
-        """Ranges for all of ``pending``, where some of it is on disk already and all of it can be read so."""
+        """Ranges for all of ``pending``, where some of it is on disk already, all of it can be read so, and it is less than a new stream."""
         if not any(self.work.outputs.begun(record) for record in pending):
             return None
         found = list(self._probe(pending))
-        pairs: list[tuple[DiskRecord, DiskSource]] = [
-            (record, source) for record, source in found if not isinstance(source, str)
-        ]
-        return pairs if len(pairs) == len(found) and self._is_worth_it(pairs, cancel) else None
+        pairs = [(record, source) for record, source in found if not isinstance(source, str)]
+        if len(pairs) < len(found):
+            return None
+        cost = ResumeCost.of_all([self._resume_cost(record, source, cancel) for record, source in pairs])
+        self.work.warn(cost.choice)
+        return [*pairs] if cost.takes_ranges else None
 
-    def _is_worth_it(self, pairs: Sequence[tuple[DiskRecord, DiskSource]], cancel: CancelToken) -> bool:
-        """Where change tracking does not tell what is allocated, ranges read every hole of a disk. A stream has none."""
+    def _resume_cost(self, record: DiskRecord, source: RangeSource, cancel: CancelToken) -> ResumeCost:
         allocated = {disk.key: disk.allocated_bytes for disk in self.work.plan.disks}
-        by_stream = sum(allocated.get(record.key) or record.capacity_bytes for record, _ in pairs)
-        by_ranges = sum(
-            length for _, source in pairs if isinstance(source, RangeSource) for _, length in source.extents(cancel)
+        return ResumeCost.of(
+            record.capacity_bytes,
+            areas_bytes=sum(length for _, length in source.extents(cancel)),
+            allocated_bytes=allocated.get(record.key),
+            recorded_bytes=self.work.outputs.recorded_bytes(record),
         )
-        return by_ranges <= WORTH_IT * by_stream
 
     def _probe(self, pending: Sequence[DiskRecord]) -> Iterator[tuple[DiskRecord, FlatDiskSource | str]]:
         machine = read_machine(self.work.session, self.work.run.record.moref)

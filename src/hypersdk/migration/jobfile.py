@@ -98,7 +98,7 @@ Flag = Annotated[bool, Strict()]
 Number = Annotated[int, Strict()]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-Tag = Annotated[str, StringConstraints(max_length=4096)]
+Tag = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
 
 
 class _Part(BaseModel):
@@ -143,7 +143,7 @@ class JobOptions(_Part):
 
     parallel_downloads: Annotated[Number, Field(ge=0, le=64)] = 4
     remove_cdrom: Flag = False
-    show_individual_progress: Flag = False
+    show_individual_progress: Flag = True
     source: Line = "auto"
     exclude_disks: Annotated[tuple[Line, ...], BeforeValidator(_texts), Field(max_length=256)] = ()
     enable_pipeline: Flag = False
@@ -254,6 +254,7 @@ class JobDefinition(_Part):
             state=state,
             snapshot=snapshot,
             remove_cdrom=self.options.remove_cdrom,
+            show_disks=self.options.show_individual_progress,
             exclude_disks=self.options.exclude_disks,
             parallel=self.options.parallel_downloads or 4,
             job_id=self.id,

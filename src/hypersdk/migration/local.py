@@ -194,6 +194,7 @@ class FileStreamSource:
         self.allocated_bytes: int | None = None
         self.wants_sha1 = False
         self.host = "local"
+        self.size_bytes = file.size()
         self._file = file
 
     @contextmanager

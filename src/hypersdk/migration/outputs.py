@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from hypersdk.errors import TargetError
-from hypersdk.formats.image import BlockFile, ImageWriter
-from hypersdk.formats.ova import OvaWriter
+from hypersdk.formats.image import BLOCK, BlockFile, ImageWriter
+from hypersdk.formats.ova import DESCRIPTOR_ROOM, OvaWriter
 from hypersdk.formats.qcow2.writer import Qcow2Writer
+from hypersdk.formats.qcow2.writer import most_bytes as qcow2_most_bytes
 from hypersdk.formats.raw import RawWriter
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
+from hypersdk.formats.vmdk.writer import most_bytes as vmdk_most_bytes
 from hypersdk.migration.naming import BLOCKS, PARTIAL
 from hypersdk.migration.runfile import LOCK_FILE, DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
@@ -63,6 +65,10 @@ class Outputs(Protocol):
         """Whether something of the disk was written already."""
         ...
 
+    def recorded_bytes(self, record: DiskRecord) -> int:
+        """About how many of the guest's bytes an earlier run recorded as written. Raises TargetError."""
+        ...
+
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """Hex SHA-256 of the finished, unpublished disk, read back from its file. Raises TargetError and Cancelled."""
         ...
@@ -77,6 +83,25 @@ def outputs_for(spec: ExportSpec, folder: Path, stem: str, run: RunRecord) -> Ou
     if spec.format is not OutputFormat.OVA:
         return DiskFiles(spec, folder, run.lane)
     return OvaFile(spec, folder, stem, run.disks, run.lane, int(datetime.fromisoformat(run.started_at).timestamp()))
+
+
+def most_bytes(spec: ExportSpec, capacity: int, allocated: int | None) -> int:
+    """What a disk's file takes at most on the file system, written in one run. All of the disk counts where ``allocated`` is not known.
+
+    A raw image is as long as its disk, but what counts is the room of its data and of the file system's map of it.
+    """
+    blocks = -(-min(capacity, capacity if allocated is None else allocated) // BLOCK)
+    if spec.format is OutputFormat.RAW:
+        return blocks * BLOCK + blocks * BLOCK // 1000 + BLOCK
+    if spec.format is OutputFormat.QCOW2:
+        return qcow2_most_bytes(capacity, blocks, compressed=spec.compress is not Compression.NONE)
+    return vmdk_most_bytes(capacity, blocks)
+
+
+def most_bytes_around(spec: ExportSpec, disks: int) -> int:
+    """What lies beside the images, or around them in an OVA: descriptor, ``.mf``, manifest, headers."""
+    small = (disks + 1) * BLOCK
+    return small + (DESCRIPTOR_ROOM if spec.format is OutputFormat.OVA else 0)
 
 
 class DiskFiles:
@@ -116,6 +141,10 @@ class DiskFiles:
     def begun(self, record: DiskRecord) -> bool:
         """See Outputs."""
         return partial_path(self._folder / record.file_name, self._lane).exists()
+
+    def recorded_bytes(self, record: DiskRecord) -> int:
+        """See Outputs."""
+        return _recorded_bytes(self._folder, record) if self.begun(record) else 0
 
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
@@ -190,6 +219,10 @@ class OvaFile:
         """See Outputs."""
         return record.start is not None and partial_path(self.path, self._lane).exists()
 
+    def recorded_bytes(self, record: DiskRecord) -> int:
+        """See Outputs."""
+        return _recorded_bytes(self._folder, record) if self.begun(record) else 0
+
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
         assert record.start is not None
@@ -239,6 +272,11 @@ def remove_other_lanes(folder: Path, names: Sequence[str], lane: str) -> None:
             lock = path.name.startswith(LOCK_FILE) and path.name != LOCK_FILE + lane
             if of_ours or lock:
                 path.unlink(missing_ok=True)
+
+
+def _recorded_bytes(folder: Path, record: DiskRecord) -> int:
+    with target_errors(f"looking at {record.file_name}"):
+        return min(record.capacity_bytes, BlockLedger.recorded_about(blocks_path(folder / record.file_name)))
 
 
 def _open_ledger(

@@ -11,13 +11,14 @@ from typing import Any
 from hypersdk.errors import TARGET_DENIED, LookupFailed, TargetError, register
 from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
+from hypersdk.migration.outputs import most_bytes, most_bytes_around
 from hypersdk.migration.preflight import Refusal
 from hypersdk.migration.runfile import FolderRuns, RunFile, RunStore, state_dir
 from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState, compression_misfit
 from hypersdk.model import Disk, Machine, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors
-from hypersdk.units import MiB, format_size
+from hypersdk.units import format_size
 from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.machine import read_datastores, read_machine
 from hypersdk.vsphere.session import Session
@@ -118,7 +119,8 @@ def make_plan(
     temporary = preflight.wants_snapshot(machine, spec)
     stores = read_datastores(session, machine.moref) if temporary else []
     planned = tuple(_planned(machine, spec, number, disk) for number, disk in disks)
-    needs, free = sum(disk.expected_bytes for disk in planned), free_bytes(spec.output_dir)
+    needs = sum(disk.expected_bytes for disk in planned) + most_bytes_around(spec, len(planned))
+    free = free_bytes(spec.output_dir)
     known = runs or FolderRuns(state_dir())
     resuming = _check_folder(spec, unfinished=known.exists(spec.output_dir))
     refusals = [
@@ -140,11 +142,9 @@ def make_plan(
 
 
 def _planned(machine: Machine, spec: ExportSpec, number: int, disk: Disk) -> PlannedDisk:
-    # Data never takes more than the disk's capacity; tables and markers add less than a thousandth.
-    allocated = disk.used_bytes
-    data = disk.capacity_bytes if allocated is None else min(allocated, disk.capacity_bytes)
     name = disk_file_name(stem_of(machine.name), number, spec.format)
-    return PlannedDisk(disk.key, disk.label, name, disk.capacity_bytes, data + data // 1000 + 2 * MiB, allocated)
+    expected = most_bytes(spec, disk.capacity_bytes, disk.used_bytes)
+    return PlannedDisk(disk.key, disk.label, name, disk.capacity_bytes, expected, disk.used_bytes)
 
 
 def free_bytes(folder: Path) -> int:

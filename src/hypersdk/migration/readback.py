@@ -14,10 +14,8 @@ from typing import Final
 
 from hypersdk.model import Basis, DiskProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.units import MiB
+from hypersdk.transfer.holes import pieces
 
-STEP: Final = 4 * MiB
-"""Bytes of one read: large enough that the digest and not the system call is what takes time."""
 REPORT_INTERVAL_S: Final = 0.1
 
 Observer = Callable[[DiskProgress], None]
@@ -65,23 +63,17 @@ def digests_of(
 ) -> dict[str, str]:
     """Hex digests, by algorithm (``SHA256``), of ``length`` bytes from ``start``, or of as many as there are.
 
-    What was read is dropped from the page cache: verifying 1 TiB must not push everything else out of it.
+    Holes are hashed but not read (``transfer.holes``).
     """
     hashers = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
     report = _Report(label, length, reading)
-    buffer = memoryview(bytearray(min(STEP, max(length, 1))))
-    os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_SEQUENTIAL)
     done = 0
     report.show(done, last=length == 0)
-    while done < length:
+    for piece in pieces(descriptor, range(start, start + length)):
         reading.cancel.check()
-        count = os.preadv(descriptor, [buffer[: length - done]], start + done)
-        if count == 0:
-            break
         for hasher in hashers.values():
-            hasher.update(buffer[:count])
-        os.posix_fadvise(descriptor, start + done, count, os.POSIX_FADV_DONTNEED)
-        done += count
+            hasher.update(piece)
+        done += len(piece)
         report.show(done, last=done == length)
     return {name: hasher.hexdigest() for name, hasher in hashers.items()}
 

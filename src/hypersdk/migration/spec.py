@@ -80,7 +80,8 @@ class Resume(StrEnum):
 class ExportSpec:
     """One export, as asked for. ``machine`` is a name, inventory path, moref or UUID. ``snapshot`` goes with ``SourceState.SNAPSHOT``.
 
-    ``exclude_disks`` holds disk labels (``Hard disk 2``), device keys, or numbers from 1 in unit order.
+    ``show_disks`` is for the display: a line for each disk beside the machine's. ``exclude_disks`` holds disk labels (``Hard disk 2``),
+    device keys, or numbers from 1 in unit order.
     """
 
     machine: str
@@ -101,6 +102,7 @@ class ExportSpec:
     job_id: str | None = None
     job_name: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    show_disks: bool = True
     display_dir: Path | None = None
 
     @property

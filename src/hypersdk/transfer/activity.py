@@ -12,9 +12,11 @@ those say whether they compute or write.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from types import TracebackType
+from typing import Final
 
 from hypersdk.model import Bottleneck
 
@@ -60,13 +62,40 @@ class Timeline:
             spent[self._doing] += self._clock() - self._since
         return tuple(spent)
 
+    @property
+    def doing(self) -> Doing:
+        """What the thread does now."""
+        return self._doing
+
     def __enter__(self) -> Timeline:
+        _OF_THREAD.timeline = self
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.switch(Doing.IDLE)
+        _OF_THREAD.timeline = None
+
+
+_OF_THREAD: Final = threading.local()
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """The calling thread waits for the image's file while the block runs. Not every second inside a writer is one of its target's:
+    some deflate.
+    """
+    timeline: Timeline | None = getattr(_OF_THREAD, "timeline", None)
+    if timeline is None:
+        yield
+        return
+    before = timeline.doing
+    timeline.switch(Doing.WRITING)
+    try:
+        yield
+    finally:
+        timeline.switch(before)
 
 
 def total(timelines: Iterable[Timeline]) -> Spent:

@@ -16,11 +16,10 @@ from typing import Final
 
 from hypersdk.errors import NO_SPACE, TARGET_DENIED, TargetError
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.units import MiB
+from hypersdk.transfer.holes import pieces
 
 FILE_MODE: Final = 0o640
 """Images hold what the guest held: not for everybody to read. The group may, so that qemu can be let in."""
-READ_BACK_STEP: Final = 4 * MiB
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a write fails with when more room makes it succeed."""
 
@@ -110,23 +109,18 @@ def sha256_of(
 ) -> str:
     """Hex SHA-256 of the file as it lies there, or of the ``region`` of its bytes; ``on_bytes`` hears how many more were read.
 
-    Tells the kernel to read ahead and to drop what has been read: a 1 TiB image must not push everything else out of
-    the host's page cache. Raises TargetError, also when the file ends before its region, and Cancelled.
+    Holes are hashed but not read (``transfer.holes``). Raises TargetError, also when the file ends before its region, and Cancelled.
     """
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(READ_BACK_STEP))
     with target_errors(f"reading {path.name} back"), open(path, "rb", buffering=0) as file:
-        left = region or range(os.fstat(file.fileno()).st_size)
-        os.posix_fadvise(file.fileno(), left.start, len(left), os.POSIX_FADV_SEQUENTIAL)
-        file.seek(left.start)
-        while left:
+        whole = region or range(os.fstat(file.fileno()).st_size)
+        left = len(whole)
+        for piece in pieces(file.fileno(), whole):
             cancel.check()
-            count = file.readinto(buffer[: len(left)])
-            if not count:
-                raise TargetError(f"{path.name} ends {len(left)} bytes before it should")
-            digest.update(buffer[:count])
-            os.posix_fadvise(file.fileno(), left.start, count, os.POSIX_FADV_DONTNEED)
-            left = left[count:]
+            digest.update(piece)
+            left -= len(piece)
             if on_bytes is not None:
-                on_bytes(count)
+                on_bytes(len(piece))
+    if left:
+        raise TargetError(f"{path.name} ends {left} bytes before it should")
     return digest.hexdigest()

@@ -32,8 +32,8 @@ Waiting: TypeAlias = Callable[[str], AbstractContextManager[None]]
 RATE_WINDOW_S: Final = 10.0
 BOTTLENECK_WINDOW_S: Final = 5.0
 _SAMPLE_EVERY_S: Final = 0.25
-_NEARLY: Final = 0.999
-"""What is not finished is not 1."""
+NEARLY: Final = 0.994
+"""What is not finished is not 1, and no rounding to whole per cents makes it so."""
 
 
 @contextmanager
@@ -92,10 +92,7 @@ class _Pass:
 
 
 class Meter:
-    """Counters of one disk. Thread-safe.
-
-    ``read_back_share`` is the part of the whole that reading the image back will take (phase ``verifying``).
-    """
+    """Counters of one disk. Thread-safe."""
 
     def __init__(
         self,
@@ -103,13 +100,12 @@ class Meter:
         file_name: str,
         capacity_bytes: int,
         *,
-        read_back_share: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.label = label
         self.file_name = file_name
         self._capacity = capacity_bytes
-        self._read_back_share = read_back_share
+        self._read_back_share = 0.0
         self._clock = clock
         self._lock = threading.Lock()
         self._phase = Phase.QUEUED
@@ -142,6 +138,11 @@ class Meter:
         finally:
             with self._lock:
                 self._waits.remove(note)
+
+    def expect_read_back(self, share: float) -> None:
+        """Reading the image back (phase ``verifying``) will be ``share`` of the work, from 0 to 1. To be said before anything moves."""
+        with self._lock:
+            self._read_back_share = share
 
     def read_back(self, total_bytes: int) -> None:
         """The image is being read back: ``total_bytes`` of it, counted by ``add_read_back``."""
@@ -255,7 +256,7 @@ class Meter:
             return 1.0
         transfer, read_back = 1 - self._read_back_share, self._read_back_share
         whole = transfer + read_back * share if self._phase is Phase.VERIFYING else transfer * share
-        return min(max(whole, 0.0), _NEARLY)
+        return min(max(whole, 0.0), NEARLY)
 
     def _basis(self) -> Basis:
         return Basis.BYTES_READ if self._phase is Phase.VERIFYING else self._pass.basis(self._capacity)

@@ -107,9 +107,10 @@ class Sink:
         if len(new) < len(blocks):
             self._compare([block for block in blocks if self._ledger.has(block.index)])
         data = [block for block in new if block.digest != ZERO_BLOCK]
-        time.switch(Doing.WRITING)
+        time.switch(Doing.CPU)  # but for what the file takes (transfer.space)
         with target_errors(self._doing):
             written = self._write(data)
+            time.switch(Doing.WRITING)
             self._record(new)
         self._tally.add(len(data), len(new) - len(data))
         self._meter.add_stored(sum(block.length for block in new), written)

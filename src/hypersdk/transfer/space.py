@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from hypersdk.errors import NO_SPACE, TargetError
 from hypersdk.formats.image import BlockFile, Buffer
+from hypersdk.transfer.activity import writing
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import FULL, target_error
 from hypersdk.transfer.progress import Waiting, unseen
@@ -179,7 +180,10 @@ def _is_full(error: OSError | TargetError) -> bool:
 
 
 class PatientFile:
-    """A ``BlockFile`` whose writes wait for room instead of failing. Wrap the file before it is given to a writer."""
+    """A ``BlockFile`` whose writes wait for room instead of failing. Wrap the file before it is given to a writer.
+
+    Tells the timeline of the thread that it waits for the file, for as long as it does.
+    """
 
     def __init__(
         self,
@@ -200,11 +204,13 @@ class PatientFile:
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
         """As the file; waits while it is full. A write that got half way is written again from its start."""
         self._guard()
-        self._gate.patiently(lambda: self._file.pwrite(buffers, offset), self._cancel, self._waiting)
+        with writing():
+            self._gate.patiently(lambda: self._file.pwrite(buffers, offset), self._cancel, self._waiting)
 
     def pread(self, length: int, offset: int) -> bytes:
         """As the file."""
-        return self._file.pread(length, offset)
+        with writing():
+            return self._file.pread(length, offset)
 
     def size(self) -> int:
         """As the file."""
@@ -213,12 +219,14 @@ class PatientFile:
     def truncate(self, size: int) -> None:
         """As the file; waits while it is full."""
         self._guard()
-        self._gate.patiently(lambda: self._file.truncate(size), self._cancel, self._waiting)
+        with writing():
+            self._gate.patiently(lambda: self._file.truncate(size), self._cancel, self._waiting)
 
     def discard(self, offset: int, length: int) -> None:
         """As the file; punching a hole can need room for the map of extents."""
         self._guard()
-        self._gate.patiently(lambda: self._file.discard(offset, length), self._cancel, self._waiting)
+        with writing():
+            self._gate.patiently(lambda: self._file.discard(offset, length), self._cancel, self._waiting)
 
     def sync(self) -> None:
         """As the file. A sync that fails for lack of room has lost data: it is not repeated, the error passes through."""

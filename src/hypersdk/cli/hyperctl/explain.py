@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -46,8 +46,11 @@ def _print(ctl: Ctl, job: Job, found: Explanation) -> None:
         ctl.output.print(labelled("tried", _attempt(one), width, "dim"), soft_wrap=True)
 
 
+OUTCOMES: Final = {"finish": "completed", "fail": "failed", "requeue": "handed back to the queue"}
+
+
 def _attempt(one: Mapping[str, Any]) -> str:
-    error = one.get("error")
+    error, outcome = one.get("error"), str(one.get("outcome") or "no end")
     why = f": {error.get('message')}" if isinstance(error, Mapping) and error.get("message") else ""
     begun = moment_text(datetime.fromisoformat(str(one["started_at"]))) if one.get("started_at") else "-"
-    return f"{begun} on {one.get('worker_id')}, attempt {one.get('attempt')}: {one.get('outcome') or 'no end'}{why}"
+    return f"{begun} on {one.get('worker_id')}, attempt {one.get('attempt')}: {OUTCOMES.get(outcome, outcome)}{why}"

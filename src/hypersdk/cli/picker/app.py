@@ -32,6 +32,23 @@ from hypersdk.units import format_size
 DETAILS_AFTER_S: Final = 0.3
 """How long the cursor rests before the server is asked for more: scrolling must not send a call per row."""
 
+COMMANDS: Final = {
+    "space": "mark",
+    "ctrl+a": "mark_all",
+    "enter": "go_on",
+    "escape": "clear_or_quit",
+    "tab": "sort_next",
+    "shift+tab": "sort_reverse",
+    "up": "move(-1)",
+    "down": "move(1)",
+    "pageup": "page(-1)",
+    "pagedown": "page(1)",
+    "ctrl+home": "move(-1000000000)",
+    "ctrl+end": "move(1000000000)",
+}
+"""Keys of the list. The search line passes them on in the order they were typed: as bindings of the app they would overtake the
+characters before them, and mark another machine than the one that was searched for."""
+
 KEYS: Final = "space mark  ^A all  Enter go on  Tab sort  ⇧Tab reverse  Esc clear/quit"
 
 
@@ -77,21 +94,7 @@ class PickerApp(App["Picked | None"]):
     #status { height: 1; background: $surface; padding: 0 1; }
     #keys { height: 1; color: $text-muted; padding: 0 1; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "mark", priority=True, show=False),
-        Binding("ctrl+a", "mark_all", priority=True, show=False),
-        Binding("enter", "go_on", show=False, priority=True),
-        Binding("escape", "clear_or_quit", priority=True, show=False),
-        Binding("ctrl+c,ctrl+q", "leave", priority=True, show=False),
-        Binding("tab", "sort_next", priority=True, show=False),
-        Binding("shift+tab", "sort_reverse", priority=True, show=False),
-        Binding("up", "move(-1)", priority=True, show=False),
-        Binding("down", "move(1)", priority=True, show=False),
-        Binding("pageup", "page(-1)", priority=True, show=False),
-        Binding("pagedown", "page(1)", priority=True, show=False),
-        Binding("ctrl+home", "move(-1000000000)", priority=True, show=False),
-        Binding("ctrl+end", "move(1000000000)", priority=True, show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c,ctrl+q", "leave", priority=True, show=False)]
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class PickerApp(App["Picked | None"]):
     def compose(self) -> ComposeResult:
         """Title, search line, list and details, status and keys."""
         yield Static(Text(clean(self._heading, 200), no_wrap=True, overflow="ellipsis"), id="title")
-        yield SearchLine("type to search name, path, guest and host", id="search")
+        yield SearchLine("type to search name, path, guest and host", COMMANDS, id="search")
         with Container(id="body"):
             yield MachineTable(self._machines, id="list")
             yield Pane(id="details")
@@ -148,9 +151,14 @@ class PickerApp(App["Picked | None"]):
         """The list."""
         return self.query_one(MachineTable)
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - textual's signature
-        """The list's keys belong to the list: not to the form that may lie above it."""
-        return action in ("leave", "focus_next", "focus_previous") or not isinstance(self.screen, ChoicesScreen)
+    async def on_search_line_command(self, event: SearchLine.Command) -> None:
+        """One of the list's keys."""
+        await self.run_action(event.action)
+
+    def on_click(self) -> None:
+        """A click anywhere leaves the keys where they belong."""
+        if not isinstance(self.screen, ChoicesScreen):
+            self.query_one(SearchLine).focus()
 
     # -- search and order
 
@@ -292,7 +300,7 @@ class PickerApp(App["Picked | None"]):
         """Clears the search; with nothing to clear, leaves."""
         search = self.query_one(SearchLine)
         if search.value:
-            search.action_clear()
+            search.clear()
         else:
             self.exit(None)
 

@@ -5,12 +5,12 @@ Textual's own input lays the whole screen out anew at every character, which alo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from rich.text import Text
 from textual import events
-from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widget import Widget
 
@@ -23,16 +23,6 @@ class SearchLine(Widget, can_focus=True):
     """One editable line; tells of every change."""
 
     DEFAULT_CSS: ClassVar[str] = "SearchLine { height: 1; }"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("backspace", "erase(1)", show=False),
-        Binding("ctrl+w", "erase_word", show=False),
-        Binding("ctrl+u", "clear", show=False),
-        Binding("left", "go(-1)", show=False),
-        Binding("right", "go(1)", show=False),
-        Binding("home", "go(-1000)", show=False),
-        Binding("end", "go(1000)", show=False),
-        Binding("delete", "delete", show=False),
-    ]
 
     @dataclass
     class Changed(Message):
@@ -40,9 +30,26 @@ class SearchLine(Widget, can_focus=True):
 
         value: str
 
-    def __init__(self, placeholder: str, **settings: Any) -> None:
+    @dataclass
+    class Command(Message):
+        """A key that does not belong to the text; comes in order with the changes of it."""
+
+        action: str
+
+    def __init__(self, placeholder: str, commands: Mapping[str, str], **settings: Any) -> None:
         super().__init__(**settings)
         self._placeholder = placeholder
+        self._commands = commands
+        self._edits: dict[str, Callable[[], None]] = {
+            "backspace": lambda: self.erase(1),
+            "ctrl+w": self.erase_word,
+            "ctrl+u": self.clear,
+            "left": lambda: self.go(-1),
+            "right": lambda: self.go(1),
+            "home": lambda: self.go(-MAX_LENGTH),
+            "end": lambda: self.go(MAX_LENGTH),
+            "delete": self.delete,
+        }
         self._at = 0
         self.value = ""
 
@@ -60,34 +67,41 @@ class SearchLine(Widget, can_focus=True):
         self.set(self.value[: self._at] + text + self.value[self._at :], self._at + len(text))
 
     def on_key(self, event: events.Key) -> None:
-        """Characters go into the text; all else is bound."""
-        if event.is_printable and event.character:
-            event.stop()
+        """Edits the text or passes the key on. Nothing is bound: bindings would overtake the characters typed before them."""
+        if action := self._commands.get(event.key):
+            self.post_message(self.Command(action))
+        elif edit := self._edits.get(event.key):
+            edit()
+        elif event.is_printable and event.character:
             self.insert(event.character)
+        else:
+            return
+        event.stop()
+        event.prevent_default()
 
     def on_paste(self, event: events.Paste) -> None:
         """Of a pasted text, the first line."""
         event.stop()
         self.insert(clean(event.text.strip().split("\n")[0], MAX_LENGTH))
 
-    def action_erase(self, count: int) -> None:
+    def erase(self, count: int) -> None:
         """Removes characters before the cursor."""
         start = max(self._at - count, 0)
         self.set(self.value[:start] + self.value[self._at :], start)
 
-    def action_erase_word(self) -> None:
+    def erase_word(self) -> None:
         """Removes the word before the cursor."""
-        self.action_erase(self._at - len(self.value[: self._at].rstrip().rpartition(" ")[0]))
+        self.erase(self._at - len(self.value[: self._at].rstrip().rpartition(" ")[0]))
 
-    def action_clear(self) -> None:
+    def clear(self) -> None:
         """Removes everything."""
         self.set("", 0)
 
-    def action_delete(self) -> None:
+    def delete(self) -> None:
         """Removes the character behind the cursor."""
         self.set(self.value[: self._at] + self.value[self._at + 1 :], self._at)
 
-    def action_go(self, steps: int) -> None:
+    def go(self, steps: int) -> None:
         """Moves the cursor."""
         self.set(self.value, self._at + steps)
 

@@ -12,9 +12,10 @@ from isal import isal_zlib
 
 from hypersdk.errors import IntegrityError
 from hypersdk.formats.image import BlockFile, Buffer, Piece, check_range
-from hypersdk.formats.qcow2.clusters import HostClusters
+from hypersdk.formats.qcow2.clusters import REGION, HostClusters
 from hypersdk.formats.qcow2.layout import (
     CLUSTER,
+    COUNTS_PER_BLOCK,
     DEFLATED_MAX,
     DEFLATED_MIN,
     DRAFT_MAGIC,
@@ -190,6 +191,21 @@ class Qcow2Writer:
         for first, count in self._map.extents():
             start = first * CLUSTER
             yield start, min(count * CLUSTER, self.capacity - start)
+
+
+def most_bytes(capacity: int, blocks: int, *, compressed: bool) -> int:
+    """The longest that an image of ``blocks`` clusters of data becomes when it is written in one run; a resumed one may have holes.
+
+    What may be lost: of each region the end, where the next cluster did not fit; nearly the whole of the last one; before each refcount
+    block what a run of clusters left free that did not fit.
+    """
+    geometry = Geometry(capacity)
+    clusters = geometry.fixed_clusters + blocks + min(blocks, geometry.l1_entries)
+    if compressed:
+        clusters += REGION + blocks // REGION
+    longest_run = max(REGION, _STEP // CLUSTER)
+    areas = clusters // (COUNTS_PER_BLOCK - longest_run)
+    return (clusters + areas * longest_run) * CLUSTER
 
 
 def _deflate_wide(cluster: Buffer) -> Buffer:

@@ -73,7 +73,9 @@ ZEROED_GRAIN: Final = 1
 MAX_CAPACITY: Final = 64 * TiB
 """Above vSphere's largest disk (62 TiB). A header beyond it is refused, which bounds every table made from it."""
 MAX_GRAIN_BYTES: Final = 2 * BLOCK
-"""Largest zlib data of one grain that is accepted: qemu's limit [Q]. Deflate needs at most 65,569 bytes; isal's level 0 needs 80,631."""
+"""Largest zlib data of one grain that is accepted: qemu's limit [Q]. isal's level 0 needs 80,631 bytes."""
+DEFLATED_MOST: Final = 65_569
+"""What zlib makes at most of 64 KiB."""
 MAX_DESCRIPTOR_BYTES: Final = 1 * MiB
 """Embedded descriptors have 10 KiB; text files of split disks one line for each 2 GiB."""
 MAX_FILE_SECTORS: Final = 2**32

@@ -19,11 +19,14 @@ from isal import isal_zlib
 from hypersdk.formats.image import BLOCK, BlockFile, Buffer, Piece, check_range
 from hypersdk.formats.vmdk.descriptor import stream_descriptor
 from hypersdk.formats.vmdk.layout import (
+    DEFLATED_MOST,
     ENTRIES_PER_TABLE,
+    GRAIN_MARKER,
     MAGIC,
     MAX_CAPACITY,
     MAX_GRAIN_BYTES,
     META_MARKER,
+    TABLE_SPAN,
     MarkerType,
     SparseHeader,
     bad_format,
@@ -34,9 +37,9 @@ from hypersdk.formats.vmdk.layout import (
     parse_header,
     stream_header,
 )
-from hypersdk.formats.vmdk.log import FRONT_BYTES, Record, StreamLog
+from hypersdk.formats.vmdk.log import FRONT_BYTES, TABLE_RECORD_BYTES, Record, StreamLog
 from hypersdk.formats.vmdk.tables import GrainTables
-from hypersdk.units import SECTOR
+from hypersdk.units import SECTOR, align_up
 
 UNFINISHED_MAGIC: Final = b"kdm~"
 """Stands in for the header's magic number until the file is whole."""
@@ -265,6 +268,14 @@ class StreamOptimizedWriter:
             if named:
                 at += record.length
                 yield record
+
+
+def most_bytes(capacity: int, blocks: int) -> int:
+    """The longest that the stream of ``blocks`` grains becomes: none shrinks, and each table is written a second time for a late grain."""
+    tables = -(-capacity // TABLE_SPAN)
+    directory = SECTOR + align_up(tables * 4, SECTOR)
+    grains = blocks * align_up(GRAIN_MARKER.size + DEFLATED_MOST, SECTOR)
+    return FRONT_BYTES + grains + min(blocks, 2 * tables) * TABLE_RECORD_BYTES + directory + 3 * SECTOR
 
 
 def _front(header: SparseHeader) -> bytes:

@@ -1,0 +1,65 @@
+"""The content of a sparse file, without reading its holes.
+
+Most of a raw image is holes. Reading one means that the kernel clears pages and copies them, only to say what ``lseek`` says at once
+(SEEK_DATA, SEEK_HOLE; POSIX.1-2024). A file system that does not know its holes answers that all is data.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from hypersdk.units import KiB, MiB
+
+READ_STEP: Final = 4 * MiB
+"""Bytes of one read: large enough that what is done with them and not the system call takes the time."""
+_ZEROS: Final = memoryview(bytes(512 * KiB))  # stays in a core's cache while it is hashed
+
+
+def pieces(descriptor: int, region: range) -> Iterator[memoryview]:
+    """The bytes of ``region``, in order, at most ``READ_STEP`` at once; fewer in all only where the file ends. Each lasts until the next.
+
+    What was read is dropped from the page cache: reading 1 TiB must not push everything else out of it.
+    """
+    buffer = memoryview(bytearray(min(READ_STEP, max(len(region), 1))))
+    os.posix_fadvise(descriptor, region.start, len(region), os.POSIX_FADV_SEQUENTIAL)
+    for run, is_data in _runs(descriptor, region):
+        yield from _read(descriptor, run, buffer) if is_data else _zeros(len(run))
+
+
+def _read(descriptor: int, run: range, buffer: memoryview) -> Iterator[memoryview]:
+    while run and (count := os.preadv(descriptor, [buffer[: len(run)]], run.start)):
+        os.posix_fadvise(descriptor, run.start, count, os.POSIX_FADV_DONTNEED)
+        yield buffer[:count]
+        run = run[count:]
+
+
+def _zeros(length: int) -> Iterator[memoryview]:
+    for at in range(0, length, len(_ZEROS)):
+        yield _ZEROS[: length - at]
+
+
+def _runs(descriptor: int, region: range) -> Iterator[tuple[range, bool]]:
+    """``region``, as far as the file goes, cut into runs: whether each is data or a hole."""
+    at = region.start
+    while at < region.stop:
+        data = _next_data(descriptor, at)
+        # The size is asked for again: a file that was cut short meanwhile has no hole there.
+        start = min(region.stop, os.fstat(descriptor).st_size if data is None else data)
+        yield range(at, start), False
+        if data is None or start == region.stop:
+            return
+        at = min(region.stop, os.lseek(descriptor, start, os.SEEK_HOLE))
+        yield range(start, at), True
+
+
+def _next_data(descriptor: int, at: int) -> int | None:
+    """Where data begins, from ``at`` on; None where there is none up to the file's end."""
+    try:
+        return os.lseek(descriptor, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
