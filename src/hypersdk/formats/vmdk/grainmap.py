@@ -14,8 +14,9 @@ _GROUP_TABLES: Final = 16
 _GROUP_BITS: Final = 13
 _GROUP_GRAINS: Final = 1 << _GROUP_BITS
 _MASK: Final = 2**64 - 1
-_SLOTS: Final = tuple(random.Random(0x564D444B).getrandbits(64) | 1 for _ in range(ENTRIES_PER_TABLE))  # noqa: S311
-"""Odd numbers, one for each entry of a table: no change of one sector, and no move to another slot, leaves the sum as it was
+_DRAW: Final = random.Random(0x564D444B)  # noqa: S311
+_SLOTS: Final = tuple(_DRAW.getrandbits(64) | 1 for _ in range(ENTRIES_PER_TABLE))
+"""Odd numbers, another for each entry of a table: no change of one sector, and no move to another slot, leaves the sum as it was
 (but for one chance in 2**64)."""
 
 

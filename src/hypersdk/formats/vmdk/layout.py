@@ -194,6 +194,8 @@ def require_stream(header: SparseHeader) -> None:
         raise bad_format(f"a stream with grains of {header.grain_sectors} sectors, not {GRAIN_SECTORS}")
     if not 0 < header.overhead_sectors <= _most_overhead_sectors(header):
         raise bad_format(f"{header.overhead_sectors} sectors before the first grain")
+    if header.descriptor_sectors and header.descriptor_offset + header.descriptor_sectors > header.overhead_sectors:
+        raise bad_format(f"a descriptor at sector {header.descriptor_offset}, behind the first grain")
 
 
 def _most_overhead_sectors(header: SparseHeader) -> int:

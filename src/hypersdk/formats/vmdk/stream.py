@@ -263,10 +263,14 @@ class GrainDecoder:
     def _footer(self, header: SparseHeader, sectors: int) -> _Steps:
         if sectors != 1:
             raise bad_format(f"a footer of {sectors} sectors")
+        if self._tables.footer_directory is not None:
+            raise bad_format("more than one footer")
         footer = parse_header((yield SECTOR))
         require_stream(footer)
         if footer.capacity_sectors != header.capacity_sectors:
             raise bad_format("header and footer name different capacities")
+        if header.directory_offset not in (GD_AT_END, footer.directory_offset):
+            raise bad_format("header and footer name different grain directories")
         self._tables.footer_directory = footer.directory_offset
 
     def _end_marker(self, header: SparseHeader, sectors: int) -> None:
