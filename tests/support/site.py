@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,11 @@ class Site:
         with self.database.read() as connection:
             text = connection.execute(sa.select(runs.c.record).where(runs.c.job_id == job.id)).scalar_one_or_none()
         return [] if text is None else list(json.loads(text)["disks"])
+
+    def engine_rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What the engine's own SQLite file says, or does."""
+        with closing(sqlite3.connect(self.folder / "db" / "engine.sqlite3", timeout=30)) as engine, engine:
+            return list(engine.execute(query, values))
 
     def until_ended(self, jobs: Collection[Job], timeout_s: float = WAIT_S) -> list[Job]:
         """All of ``jobs`` once they have ended."""

@@ -1,0 +1,161 @@
+"""One worker process: its identity, what a crash between two transactions leaves, what it writes, what it costs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from hypersdk.errors import UsageError
+from hypersdk.jobs.states import JobState
+from hypersdk.jobs.worker import worker_id
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.state.tables import job_log, jobs
+from hypersdk.units import MiB
+from tests.e2e.judge import expected_raw
+from tests.jobs.test_durable import SLOW, SiteFactory, assert_exported, machines, source
+
+
+def test_an_identity_is_held_by_one_process_and_kept(tmp_path: Path) -> None:
+    with worker_id(tmp_path, 0) as first:
+        with pytest.raises(UsageError) as caught, worker_id(tmp_path, 0):
+            pass
+        assert caught.value.code == "worker_id_held"
+        assert caught.value.fields["pid"] == str(os.getpid())
+        with worker_id(tmp_path, 1) as second:
+            assert second != first
+    with worker_id(tmp_path, 0) as again:
+        assert again == first
+
+
+@pytest.mark.parametrize("text", ["", "\n", "../../x 1", "\0\0", "é 7"])
+def test_a_damaged_identity_is_made_anew(tmp_path: Path, text: str) -> None:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "0.id").write_text(text)
+    with worker_id(tmp_path, 0) as identity:
+        assert identity.isalnum()
+
+
+def test_a_second_process_on_one_identity_is_refused_with_the_pid_of_the_first(site: SiteFactory) -> None:
+    made = site(machines=machines(1))
+    first = made.worker()
+    second = made.start()
+    assert second.process.wait(60) != 0
+    assert f"worker 0 runs already, as process {first.process.pid}" in second.log.read_text()
+    assert first.process.poll() is None
+
+
+def test_a_job_submitted_while_nobody_works_is_done_once_somebody_does(site: SiteFactory) -> None:
+    """The row comes first, the engine hears of it later: nothing depends on the process that took the submit."""
+    made = site(machines=machines(1))
+    job = made.submit({"vm_path": "web-0"})[0]
+    made.worker()
+    assert made.until_ended([job])[0].state is JobState.COMPLETED
+
+
+def test_a_kill_between_the_engines_transaction_and_ours_runs_the_attempt_once(site: SiteFactory) -> None:
+    made = site(machines=machines(2))
+    expected = [expected_raw(made.simulator, f"web-{n}", made.folder / f"expected-{n}") for n in range(2)]
+    submitted = made.submit({"vm_path": "web-0"}, {"vm_path": "web-1"})
+    killed = made.start("one", 0, "die-after-enqueue")
+    assert killed.process.wait(60) == -signal.SIGKILL
+    assert [made.store.get(job.id).enqueued for job in submitted] == [0, 0]
+    assert made.engine_rows("SELECT count(*) FROM workflow_status") == [(1,)]
+    made.worker()
+    made.until_ended(submitted)
+    for job, raws in zip(submitted, expected, strict=True):
+        assert_exported(made, job, raws)
+        assert len(made.store.attempts(job.id)) == 1
+    assert made.engine_rows("SELECT status, count(*) FROM workflow_status GROUP BY status") == [("SUCCESS", 2)]
+
+
+def test_an_attempt_that_kills_its_worker_every_time_is_given_up_with_a_code(site: SiteFactory) -> None:
+    made = site(machines=machines(1), rate_bytes_s=SLOW, options={"take_over_s": 2.0})
+    before = source(made)
+    worker = made.worker()
+    job = made.submit({"vm_path": "web-0"})[0]
+    made.copied(job, MiB)
+    worker.end(signal.SIGKILL)
+    made.engine_rows("UPDATE workflow_status SET recovery_attempts = 100000")  # so often was it begun
+    made.worker()
+    (ended,) = made.until_ended([job])
+    assert ended.state is JobState.FAILED
+    assert ended.error is not None
+    assert ended.error["code"] == "attempts_exhausted"
+    assert "hyperctl retry" in made.service.explain(ended).next_step
+    made.service.retry(job.id)
+    assert made.until_ended([job])[0].state is JobState.COMPLETED, made.told()
+    assert source(made) == before
+
+
+def test_an_attempt_that_the_engine_lost_is_made_good(site: SiteFactory) -> None:
+    """A backup that was restored, or someone who tidied up: the job's row is the truth, the engine's is not."""
+    made = site(machines=machines(1), rate_bytes_s=SLOW, options={"take_over_s": 2.0})
+    worker = made.worker()
+    job = made.submit({"vm_path": "web-0"})[0]
+    made.copied(job, MiB)
+    worker.end(signal.SIGKILL)
+    made.engine_rows("DELETE FROM workflow_status")
+    made.worker()
+    (ended,) = made.until_ended([job])
+    assert ended.state is JobState.COMPLETED, made.told()
+    assert ended.attempt == 2
+
+
+def test_what_is_older_than_the_retention_goes_from_all_tables(site: SiteFactory) -> None:
+    made = site(machines=machines(2), options={"take_over_s": 2.0, "retention_days": 30})
+    worker = made.worker()
+    old, young = made.until_ended(made.submit({"vm_path": "web-0"}, {"vm_path": "web-1"}))
+    assert old.state is young.state is JobState.COMPLETED
+    worker.end()
+    month = 31 * 86_400
+    with made.database.write() as connection:
+        connection.execute(sa.update(jobs).where(jobs.c.id == old.id).values(completed_at=jobs.c.completed_at - month))
+    seen = made.store.revision()
+    made.worker()
+    made.until(lambda: made.store.removed_since(seen))
+    assert [key for _, topic, key in made.store.removed_since(seen) if topic == "jobs"] == [old.id]
+    made.until(lambda: made.engine_rows("SELECT workflow_uuid FROM workflow_status") == [(f"{young.id}/1",)])
+    with made.database.read() as connection:
+        assert set(connection.execute(sa.select(job_log.c.job_id)).scalars()) == {young.id}
+    assert (made.root / "web-0").exists()  # the images are the user's
+
+
+@pytest.mark.slow
+def test_progress_is_written_at_a_bounded_rate(site: SiteFactory) -> None:
+    """Four jobs, eight streams, thousands of blocks: one write a second for each job, and some for what happens."""
+    disks = (DiskSpec(48 * MiB, allocated_bytes=32 * MiB),) * 2
+    made = site(machines=machines(4, disks), rate_bytes_s=2 * MiB)
+    made.worker()
+    submitted = made.submit(*({"vm_path": f"web-{number}"} for number in range(4)))
+    for job in submitted:
+        made.copied(job, MiB)
+    first, began = made.store.revision(), time.monotonic()
+    time.sleep(5)
+    writes, seconds = made.store.revision() - first, time.monotonic() - began
+    print(f"{writes} writes of 4 jobs in {seconds:.1f} s")
+    assert writes <= 4 * (seconds + 1) * 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("postgres", [False, True], ids=["sqlite", "postgresql"])
+def test_an_idle_worker_costs_next_to_nothing(site: SiteFactory, postgres: bool) -> None:
+    """The goal is 3 % of a core for API and worker together."""
+    made = site(machines=(MachineSpec("web-0"),), postgres=postgres)
+    worker = made.worker()
+    time.sleep(3)
+    first, began = _cpu_s(worker.process.pid), time.monotonic()
+    time.sleep(20)
+    share = (_cpu_s(worker.process.pid) - first) / (time.monotonic() - began)
+    rss = next(line for line in Path(f"/proc/{worker.process.pid}/status").read_text().splitlines() if "VmRSS" in line)
+    print(f"idle worker: {share:.2%} of a core, {rss.split(':')[1].strip()}")
+    assert share < 0.03
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
