@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from hypersdk.errors import IntegrityError, TargetError
 from hypersdk.migration.point import point_of
 from hypersdk.migration.runfile import (
+    LOCK_FILE,
     RUN_FILE,
     Change,
     ChangeKind,
@@ -116,3 +118,23 @@ def test_nothing_secret_and_nobody_else_reads_it(tmp_path: Path) -> None:
 def test_where_state_lies() -> None:
     assert state_dir({"STATE_DIRECTORY": "/var/lib/hypersdk", "HOME": "/x"}) == Path("/var/lib/hypersdk")
     assert state_dir({"XDG_STATE_HOME": "/x/state"}) == Path("/x/state/hypersdk")
+
+
+def test_a_lock_whose_file_is_gone_keeps_nobody_out_and_is_not_taken_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process ends, and removes its lock file, between our opening of it and our locking."""
+    flock, gone = fcntl.flock, []
+
+    def late(descriptor: int, how: int) -> None:
+        if not gone:
+            gone.append(descriptor)
+            (tmp_path / LOCK_FILE).unlink()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked_folder(tmp_path):
+        assert (tmp_path / LOCK_FILE).exists()
+        with pytest.raises(TargetError), locked_folder(tmp_path):
+            pass
+        assert is_locked(tmp_path)

@@ -273,19 +273,31 @@ class RunFile:
 def locked_folder(folder: Path, lane: str = "") -> Iterator[None]:
     """Holds ``folder`` for this process. Raises TargetError ``run_active`` when another one has it."""
     path = folder / f"{LOCK_FILE}{lane}"
+    while (descriptor := _locked(path)) is None:
+        pass
+    try:
+        yield
+    finally:
+        # Removed while still held: whoever holds a file that is not there any more knows that it is the wrong one.
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor that holds the lock; None when its file was removed between opening and locking, and would keep nobody out."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TargetError(f"another process is exporting into {folder}", code=RUN_ACTIVE) from error
-        try:
-            yield
-        finally:
-            # Removed while still held: whoever opened it meanwhile was refused, whoever comes later makes a new one.
-            path.unlink(missing_ok=True)
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+    except BaseException as error:
         os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise TargetError(f"another process is exporting into {path.parent}", code=RUN_ACTIVE) from error
+        raise
+    os.close(descriptor)
+    return None
 
 
 def is_locked(folder: Path) -> bool:
