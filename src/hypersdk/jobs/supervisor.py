@@ -75,9 +75,10 @@ class Child:
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        if process.stdout.readline().strip() == b"ready":
-            self.ready.set()
-        process.stdout.read()
+        with process.stdout as words:
+            if words.readline().strip() == b"ready":
+                self.ready.set()
+            words.read()
 
     def look(self) -> None:
         """Starts it again when it has died and its pause is over."""
@@ -85,8 +86,6 @@ class Child:
             status = self.process.poll()
             if status is None:
                 return
-            if self.process.stdout is not None:
-                self.process.stdout.close()
             self.process = None
             self.ready.clear()
             steady = time.monotonic() - self.started >= STEADY_S
@@ -131,7 +130,7 @@ def supervise(
     ``arguments`` are the flags of this daemon, which its processes are started with. ``ready`` is called once all of them are. Returns the
     exit status. Raises UsageError ``daemon_runs``.
     """
-    with _one_daemon(settings.state_dir):
+    with one_daemon(settings.state_dir):
         children = _children(settings, arguments)
         stop, reload = threading.Event(), threading.Event()
         _on_signals(stop, reload)
@@ -189,7 +188,7 @@ def _on_signals(stop: threading.Event, reload: threading.Event) -> None:
 
 
 @contextmanager
-def _one_daemon(state_dir: Path) -> Iterator[None]:
+def one_daemon(state_dir: Path) -> Iterator[None]:
     """Holds the state directory for this daemon; says who has it when it is taken."""
     path = state_dir / "daemon.lock"
     with target_errors(f"opening {path}"):

@@ -207,8 +207,9 @@ class JobDefinition(_Part):
 
     @property
     def title(self) -> str:
-        """``name``, or the last part of the machine's path."""
-        return self.name or self.vm_path.rstrip("/").rpartition("/")[2]
+        """``name``, or the machine's: the last part of its path, where it is given by that. A plain name may hold a slash itself."""
+        path = self.vm_path.rstrip("/")
+        return self.name or (path.rpartition("/")[2] if path.startswith("/") else path)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError
-from hypersdk.jobs.supervisor import _one_daemon as one_daemon
+from hypersdk.jobs.supervisor import one_daemon
 
 
 @click.command("reset-vault", cls=Command)

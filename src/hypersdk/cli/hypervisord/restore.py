@@ -18,7 +18,7 @@ from hypersdk.cli.hypervisord.backup import ABOUT, ENGINE, FORMAT, KEY, STATE, d
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import IntegrityError, UsageError, register
-from hypersdk.jobs.supervisor import _one_daemon as one_daemon
+from hypersdk.jobs.supervisor import one_daemon
 from hypersdk.transfer.files import target_errors
 from hypersdk.units import KiB, MiB, TiB
 

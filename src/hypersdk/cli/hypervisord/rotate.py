@@ -20,7 +20,7 @@ from hypersdk.cli.hypervisord.backup import key_path
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError, register
-from hypersdk.jobs.supervisor import _one_daemon as one_daemon
+from hypersdk.jobs.supervisor import one_daemon
 from hypersdk.transfer.files import target_errors
 
 if TYPE_CHECKING:
