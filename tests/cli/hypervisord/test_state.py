@@ -16,7 +16,7 @@ from hypersdk.cli.hypervisord.app import program
 from hypersdk.jobs.rotation import known_key
 from hypersdk.jobs.service import JOB_PASSWORD
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.supervisor import _one_daemon
+from hypersdk.jobs.supervisor import one_daemon
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.tables import jobs
@@ -215,7 +215,7 @@ def test_an_archive_cannot_write_elsewhere(state: Path, tmp_path: Path) -> None:
 def test_nothing_is_restored_below_a_running_daemon(state: Path, tmp_path: Path) -> None:
     file = tmp_path / "backup.tar"
     hypervisord("backup", file, "--state-dir", state, home=tmp_path)
-    with _one_daemon(state):
+    with one_daemon(state):
         assert "daemon_runs" in hypervisord("restore", file, "--force", "--state-dir", state, home=tmp_path).err
         assert "daemon_runs" in hypervisord("rotate-key", "--state-dir", state, home=tmp_path).err
         assert hypervisord("backup", tmp_path / "other.tar", "--state-dir", state, home=tmp_path).status == 0
