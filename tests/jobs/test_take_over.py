@@ -97,7 +97,11 @@ def test_a_worker_that_slept_through_the_take_over_touches_nothing_again(site: S
 @contextmanager
 def written_by(folder: Path) -> Iterator[object]:
     """What the sleeper had open, also once it has no name any more: a function that tells size and time of the last write of each."""
-    handles = {path.name: os.open(path, os.O_RDONLY) for path in folder.glob("*.partial*") if path.name[-1].isalpha()}
+    handles = {
+        path.name: os.open(path, os.O_RDONLY)
+        for path in folder.glob("*.partial*")
+        if path.name.endswith((".partial", ".partial.blocks"))
+    }
 
     def told() -> dict[str, tuple[int, int]]:
         found = {name: os.fstat(handle) for name, handle in handles.items()}

@@ -8,26 +8,16 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from hypersdk.errors import CODES, register
+from hypersdk.errors import CODES
 from hypersdk.jobs.claims import requeue
 from hypersdk.jobs.engine import EXHAUSTED, Engine
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import ENDED, HELD, JobEvent, JobState, before
+from hypersdk.jobs.states import ATTEMPTS_EXHAUSTED, ENDED, HELD, NO_WORKER_FOR_ROOT, JobEvent, JobState, before
 from hypersdk.jobs.store import FOLLOWED, JobStore
 from hypersdk.state.database import Database
 from hypersdk.state.tables import idempotency, jobs, logins, removed, workers
 
 LOG: Final = logging.getLogger(__name__)
-NO_WORKER_FOR_ROOT: Final = register(
-    "no_worker_for_root",
-    "No worker that is alive sees the export root that the job writes to.",
-    "Start a worker on a host where that root is mounted.",
-)
-ATTEMPTS_EXHAUSTED: Final = register(
-    "attempts_exhausted",
-    "The job's attempts ended with the death of their worker each time.",
-    "Look at the daemon's log for what kills the worker (memory?), then `hyperctl retry ID`.",
-)
 GRACE_S: Final = 10.0
 """A row that has just changed may be between two transactions of a healthy worker."""
 PRUNE_EVERY_S: Final = 600.0

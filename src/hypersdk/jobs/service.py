@@ -150,7 +150,7 @@ class JobService:
             )
         code, message = self._situation(job)
         info = CODES.get(code)
-        cause, step = (info.cause, info.next_step) if info else _SITUATIONS[code]
+        cause, step = (info.cause, info.next_step) if info else _SITUATIONS.get(code, _SITUATIONS[job.state.value])
         return Explanation(code, message, cause, step, history)
 
     def _situation(self, job: Job) -> tuple[str, str]:

@@ -22,6 +22,17 @@ JOB_STATE: Final = register(
     "job_state", "The job is in a state that does not allow this.", "Look at it with `hyperctl get ID`."
 )
 
+NO_WORKER_FOR_ROOT: Final = register(
+    "no_worker_for_root",
+    "No worker that is alive sees the export root that the job writes to.",
+    "Start a worker on a host where that root is mounted.",
+)
+ATTEMPTS_EXHAUSTED: Final = register(
+    "attempts_exhausted",
+    "The job's attempts ended with the death of their worker each time.",
+    "Look at the daemon's log for what kills the worker (memory?), then `hyperctl retry ID`.",
+)
+
 
 class JobState(StrEnum):
     """Where a job is."""

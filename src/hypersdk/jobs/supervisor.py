@@ -56,13 +56,14 @@ class Child:
     pause_s: float = PAUSE_FIRST_S
     again_at: float = 0.0
     ready: threading.Event = field(default_factory=threading.Event)
+    clock: Callable[[], float] = time.monotonic
 
     def start(self) -> None:
         """Starts it; its ``ready`` is set when it writes a line to its standard output."""
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=self._prepare
         )  # fmt: skip
-        self.started = time.monotonic()
+        self.started = self.clock()
         threading.Thread(target=self._listen, args=(self.process,), name=f"{self.name}-ready", daemon=True).start()
 
     def _prepare(self) -> None:
@@ -88,11 +89,11 @@ class Child:
                 return
             self.process = None
             self.ready.clear()
-            steady = time.monotonic() - self.started >= STEADY_S
+            steady = self.clock() - self.started >= STEADY_S
             self.pause_s = PAUSE_FIRST_S if steady else min(self.pause_s * 2, PAUSE_MAX_S)
-            self.again_at = time.monotonic() + self.pause_s
+            self.again_at = self.clock() + self.pause_s
             LOG.error("%s ended with status %d; it is started again in %.1f s", self.name, status, self.pause_s)
-        if time.monotonic() >= self.again_at:
+        if self.clock() >= self.again_at:
             self.start()
 
     def signal(self, number: int) -> None:
@@ -105,7 +106,7 @@ class Child:
         if self.process is None:
             return True
         try:
-            self.process.wait(max(0.0, until - time.monotonic()))
+            self.process.wait(max(0.0, until - self.clock()))
         except subprocess.TimeoutExpired:
             return False
         return True
