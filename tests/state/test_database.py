@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 import threading
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.config import Config
 
+from hypersdk import state
 from hypersdk.errors import UsageError
 from hypersdk.state.database import Database, DatabaseError, copy_sqlite, file_system, parse_url
 from hypersdk.state.tables import METADATA, counters, meta
@@ -42,6 +45,50 @@ def test_a_schema_from_the_future_is_refused(database: Database) -> None:
     with pytest.raises(DatabaseError) as caught:
         database.upgrade()
     assert caught.value.code == "database_newer"
+
+
+def test_an_sqlite_file_is_copied_before_its_schema_changes(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later release, whose change of the schema fails: nothing has changed, and the copy is there. The one after it is better."""
+    database = Database.open(sqlite_url)
+    database.upgrade()
+    assert database.path is not None
+    with database.write() as connection:
+        connection.execute(sa.insert(meta).values(name="x", value="1"))
+    _later_release(
+        tmp_path, monkeypatch, "op.add_column('meta', sa.Column('more', sa.Text))\n    raise OSError('power')"
+    )
+    with pytest.raises(OSError, match="power"):
+        database.upgrade()
+    assert [column["name"] for column in sa.inspect(database.engine).get_columns("meta")] == ["name", "value"]
+    _later_release(tmp_path, monkeypatch, "op.add_column('meta', sa.Column('more', sa.Text))")
+    assert database.upgrade() == "0001"
+    assert database.upgrade() is None
+    assert "more" in [column["name"] for column in sa.inspect(database.engine).get_columns("meta")]
+    database.close()
+    copies = list(database.path.parent.glob("state.sqlite3.before-0002-*"))
+    assert copies
+    for copy in copies:
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        connection = sqlite3.connect(copy)
+        assert connection.execute("SELECT * FROM meta WHERE name = 'x'").fetchall() == [("x", "1")]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        connection.close()
+
+
+def _later_release(folder: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """Migrations with one more."""
+    place = folder / "later"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(Path(state.__file__).parent / "migrations", place, ignore=shutil.ignore_patterns("__pycache__"))
+    head = "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0002', '0001'\n"
+    (place / "versions" / "0002_more.py").write_text(
+        f"{head}branch_labels = depends_on = None\n\n\ndef upgrade():\n    {change}\n"
+    )
+    config = Config()
+    config.set_main_option("script_location", str(place))
+    monkeypatch.setattr("hypersdk.state.database._alembic", lambda: config)
 
 
 def test_the_clock_is_the_servers(database: Database) -> None:

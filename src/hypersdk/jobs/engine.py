@@ -89,7 +89,10 @@ class Engine:
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "console_log_level": "WARNING",
-            "notification_listener_polling_interval_sec": 0.5,  # we send none: costs nothing, but the end of the process waits for it
+            # We send no notifications: listening for them would cost 100 wake-ups a second, looking now and then costs nothing.
+            "use_listen_notify": False,
+            "notification_listener_polling_interval_sec": 0.5,
+            "scheduler_polling_interval_sec": 60.0,  # we have no schedules
         }
         return config
 
