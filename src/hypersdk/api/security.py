@@ -29,7 +29,7 @@ from hypersdk.secret import Secret
 
 CSRF_REFUSED: Final = register(
     "csrf_refused",
-    "A write with a session cookie must show the session's CSRF token and come from the dashboard's own pages.",
+    "A write with a session cookie must show the session's CSRF token and come from the daemon's own pages.",
     "Send X-CSRF-Token with the value that login answered, or use an API token.",
 )
 COOKIE: Final = "hypersdk_session"
