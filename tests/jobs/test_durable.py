@@ -5,6 +5,7 @@ Real processes, real sockets. The moments are drawn from a seed (HYPERSDK_KILL_S
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -18,7 +19,7 @@ import pytest
 
 import hypersdk
 from hypersdk.jobs.records import Job
-from hypersdk.jobs.states import ENDED, JobState
+from hypersdk.jobs.states import ENDED, JobState, JobStateError
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
 from tests.e2e.judge import assert_finished, assert_holds, content_in_manifest, expected_raw
@@ -27,6 +28,8 @@ from tests.support.site import Site
 SiteFactory = Callable[..., Site]
 SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED", "20"))
 DISKS: Final = (DiskSpec(24 * MiB, allocated_bytes=16 * MiB), DiskSpec(16 * MiB, allocated_bytes=12 * MiB))
+SMALL: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
+LARGE: Final = DiskSpec(48 * MiB, allocated_bytes=36 * MiB)
 SLOW: Final = 3 * MiB
 """Bytes a second of each stream: a disk takes seconds."""
 
@@ -118,6 +121,37 @@ def test_a_job_that_nobody_works_on_is_cancelled_with_all_that_it_left(site: Sit
     assert made.records(job) == []
 
 
+@pytest.mark.slow
+def test_a_cancel_at_any_moment_leaves_nothing_behind(site: SiteFactory) -> None:
+    """While it logs in, plans, makes the snapshot, copies, publishes, pauses: 16 jobs, each asked at a moment of its own."""
+    count = 16
+    made = site(
+        machines=machines(count, (SMALL, SMALL)),
+        rate_bytes_s=MiB,
+        options={"jobs_per_worker": count, "jobs_per_site": count},
+    )
+    before = source(made)
+    made.worker()
+    jobs = made.submit(*({"vm_path": f"web-{number}"} for number in range(count)))
+    draw = random.Random(SEED)
+    agenda = [(draw.uniform(0, 6), "cancel", job) for job in jobs]
+    agenda += [(at - draw.uniform(0, 1), "pause", job) for at, _, job in agenda[::2]]
+    began = time.monotonic()
+    for at, act, job in sorted(agenda, key=lambda entry: entry[0]):
+        time.sleep(max(0.0, began + at - time.monotonic()))
+        with contextlib.suppress(JobStateError):  # it was faster
+            getattr(made.service, act)(job.id)
+    for job in made.until_ended(jobs):
+        folder = made.root / job.vm_path
+        assert job.state in (JobState.CANCELLED, JobState.COMPLETED), f"{job.error} {made.told()}"
+        if job.state is JobState.COMPLETED:
+            assert_finished(folder)
+        else:
+            assert not folder.exists() or list(folder.iterdir()) == []
+        assert made.records(job) == []
+    assert source(made) == before
+
+
 def test_a_drained_worker_hands_its_jobs_back(site: SiteFactory) -> None:
     made = site(machines=machines(2), rate_bytes_s=SLOW)
     before = source(made)
@@ -147,10 +181,6 @@ def test_a_failed_job_says_why_and_a_retry_goes_on(site: SiteFactory) -> None:
     made.service.retry(unknown.id)
     assert made.until_ended([unknown])[0].state is JobState.COMPLETED
     assert len(made.store.attempts(unknown.id)) == 2
-
-
-SMALL: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
-LARGE: Final = DiskSpec(48 * MiB, allocated_bytes=36 * MiB)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hypersdk.jobs.claims import Claims
-from hypersdk.jobs.states import JobState
+from hypersdk.jobs.states import JobEvent, JobState
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 from tests.jobs.test_states import new_job
@@ -55,3 +55,15 @@ def test_a_job_that_has_moved_on_is_left_alone(store: JobStore) -> None:
     store.retry(job.id)
     claims.hand_back(job.id, 1)
     assert store.get(job.id).attempt == 2
+
+
+def test_a_cancel_that_comes_while_a_job_is_paused_is_done_by_another_attempt(store: JobStore) -> None:
+    claims = Claims(store.database, "w1")
+    job, _ = store.submit(new_job())
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+    store.pause(job.id)
+    store.cancel(job.id)
+    assert claims.end(claim, JobEvent.PAUSED) is JobState.CANCELLING
+    now = store.get(job.id)
+    assert (now.attempt, now.worker_id, now.request) == (2, None, "cancel")

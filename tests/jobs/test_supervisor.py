@@ -6,6 +6,8 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Collection, Iterator
 from functools import partial
@@ -168,31 +170,38 @@ def _daemon(folder: Path, config: Path, server: Simulator) -> Iterator[tuple[str
         yield found
 
 
+ASK = """
+import sys, time, httpx
+url, jobs, taken = sys.argv[1], sys.argv[2:], []
+with httpx.Client(base_url=url) as client:
+    while len(taken) < 400:
+        began = time.perf_counter()
+        answer = client.get(f"/jobs/{jobs[len(taken) % len(jobs)]}")
+        taken.append(time.perf_counter() - began)
+        assert answer.status_code == 200
+        if answer.json()["status"] not in ("pending", "running"):
+            break
+        time.sleep(0.01)
+print(len(taken), *sorted(taken))
+"""
+"""A client of its own process: the simulator is in this one."""
+
+
 @pytest.mark.slow
 def test_the_api_answers_while_four_jobs_are_copied(simulator: SimulatorFactory, tmp_path: Path) -> None:
-    """The goal is a p99 of 50 ms; here it is told, and only a catastrophe is a failure: the machine is not ours alone."""
-    disks = (DiskSpec(512 * MiB, allocated_bytes=256 * MiB),)
+    """The goal is a p99 of 50 ms on a machine of its own; here it is told, and only a catastrophe is a failure."""
+    disks = (DiskSpec(1024 * MiB, allocated_bytes=512 * MiB),)
     server = simulator(machines=machines(4, disks))
-    with (
-        daemon(tmp_path, *FLAGS, tmp_path / "exports", env=environ_of(server)) as (url, _process),
-        httpx.Client(base_url=url) as client,
-    ):
+    with daemon(tmp_path, *FLAGS, tmp_path / "exports", env=environ_of(server)) as (url, _process):
         wanted = [_definition(tmp_path, f"web-{number}") for number in range(4)]
-        jobs = client.post("/jobs/submit", json=wanted).json()["job_ids"]
-        until(lambda: client.get(f"/jobs/{jobs[0]}").json()["progress"]["bytes_downloaded"] > 0)
-        taken = []
-        end = time.monotonic() + 60
-        while time.monotonic() < end and len(taken) < 500:
-            began = time.perf_counter()
-            answer = client.get(f"/jobs/{jobs[len(taken) % 4]}")
-            taken.append(time.perf_counter() - began)
-            assert answer.status_code == 200
-            if answer.json()["status"] in ("completed", "failed"):
-                break
-            time.sleep(0.01)
-    taken.sort()
+        jobs = httpx.post(f"{url}/jobs/submit", json=wanted).json()["job_ids"]
+        until(lambda: httpx.get(f"{url}/jobs/{jobs[0]}").json()["progress"]["bytes_downloaded"] > 0)
+        told = subprocess.run(
+            [sys.executable, "-c", ASK, url, *jobs], capture_output=True, text=True, check=True, timeout=180
+        )
+    count, *taken = (float(word) for word in told.stdout.split())
     p50, p99 = taken[len(taken) // 2], taken[int(len(taken) * 0.99)]
-    print(f"{len(taken)} answers beside 4 copies: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms")
+    print(f"{count:.0f} answers beside 4 copies: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms")
     assert p99 < 2
 
 

@@ -94,6 +94,26 @@ def test_a_worker_that_slept_through_the_take_over_touches_nothing_again(site: S
     assert source(made) == before
 
 
+@pytest.mark.slow
+def test_a_job_whose_worker_sleeps_is_cancelled_by_another(site: SiteFactory) -> None:
+    """The sleeper still holds the lock of the folder; its files go all the same, and the source is put back."""
+    made = site(machines=machines(2), rate_bytes_s=SLOW, postgres=True, options={"take_over_s": 4.0})
+    before = source(made)
+    stale = made.worker("one")
+    job = made.submit({"vm_path": "web-1"})[0]
+    made.copied(job, MiB)
+    stale.send(signal.SIGSTOP)
+    made.service.cancel(job.id)
+    made.worker("two")
+    (ended,) = made.until_ended([job])
+    assert ended.state is JobState.CANCELLED, made.told()
+    assert source(made) == before
+    stale.send(signal.SIGCONT)
+    assert stale.process.wait(90) == 0, stale.log.read_text()
+    assert list((made.root / "web-1").iterdir()) == []
+    assert source(made) == before
+
+
 @contextmanager
 def written_by(folder: Path) -> Iterator[object]:
     """What the sleeper had open, also once it has no name any more: a function that tells size and time of the last write of each."""

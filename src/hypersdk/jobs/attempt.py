@@ -71,31 +71,39 @@ class JobAttempt:
         self.cancel.cancel({"cancel": "cancelled", "pause": "paused"}.get(why, "the daemon stops"))
 
     def run(self) -> JobState:
-        """Runs it to its end and writes that down. Raises StaleAttempt, DatabaseError, and nothing else that is expected."""
+        """Runs it to its end and writes that down; a cancel is over once the source is as it was found.
+
+        Raises StaleAttempt, DatabaseError, and nothing else that is expected.
+        """
         job = self.claim.job
         self.progress.log(f"attempt {job.attempt} on {self.workshop.claims.worker_id} (epoch {self.claim.epoch})")
         try:
             if job.state is JobState.CANCELLING:
                 self.why, self.keep_partial = "cancel", job.keep_partial
-                return self._cancelled()
+                return self._cancelled(None)
             return self._export()
         except StaleAttempt:
             LOG.warning("job %s: this worker has it no more", job.id)
             raise
         except DatabaseError:
             raise  # nothing can be written down now; the reconciler finds the job without a worker
-        except Cancelled as error:
-            return self._stopped(error)
         except HyperSDKError as error:
             return self._failed(error)
 
     # The export
 
     def _export(self) -> JobState:
-        job = self.claim.job
-        definition = JobDefinition.model_validate(job.definition)
-        with self._source(definition) as (session, spec):
-            runs = DatabaseRuns(self.workshop.claims, self.claim)
+        try:
+            outcome = self._exported()
+        except StaleAttempt:
+            raise
+        except Cancelled as error:
+            return self._stopped(error)  # while it logged in or planned
+        return self._ended(outcome)
+
+    def _exported(self) -> Outcome:
+        job, runs = self.claim.job, DatabaseRuns(self.workshop.claims, self.claim)
+        with self._source(self.cancel) as (session, spec):
             if runs.exists(spec.output_dir):
                 spec = replace(spec, resume=Resume.DISCARD if job.discard else Resume.RESUME)
             settings = self._settings(runs)
@@ -106,16 +114,15 @@ class JobAttempt:
                 session, [plan], cancel=self.cancel, observer=self.progress.observe, settings=settings,
                 shared=self.workshop.shared_of(job.site),
             )  # fmt: skip
-            if isinstance(outcome.error, Cancelled) and self.why == "cancel":
-                self._undo(session, spec, runs)
-        return self._ended(outcome)
+            return outcome
 
     @contextmanager
-    def _source(self, definition: JobDefinition) -> Iterator[tuple[Session, ExportSpec]]:
+    def _source(self, cancel: CancelToken) -> Iterator[tuple[Session, ExportSpec]]:
         """A login, and the export as asked for, into a folder that is held open."""
         job, workshop = self.claim.job, self.workshop
+        definition = JobDefinition.model_validate(job.definition)
         endpoint = workshop.logins.endpoint_for(job, definition)
-        connecting = Session.connect(endpoint, cancel=self.cancel, guard=workshop.guard)
+        connecting = Session.connect(endpoint, cancel=cancel, guard=workshop.guard)
         with connecting as session, workshop.roots.opened(job.output_path, create=True) as descriptor:
             folder = Path(f"/proc/self/fd/{descriptor}")
             yield (
@@ -134,8 +141,12 @@ class JobAttempt:
             self.workshop.settings_of(self.claim.job.site),
             runs=runs,
             guard=self.workshop.guard,
-            lane=f".{self.claim.epoch}",
+            lane=self._lane,
         )
+
+    @property
+    def _lane(self) -> str:
+        return f".{self.claim.epoch}"
 
     # Ends
 
@@ -156,7 +167,7 @@ class JobAttempt:
     def _stopped(self, error: Cancelled) -> JobState:
         match self.why:
             case "cancel":
-                return self._end_cancelled(error)
+                return self._cancelled(error)
             case "pause":
                 self.progress.log("paused at a checkpoint")
                 return self._end(JobEvent.PAUSED)
@@ -169,20 +180,18 @@ class JobAttempt:
             self.progress.log(f"error: {text}")
         return self._end(JobEvent.FAIL, result=result, error=error)
 
-    def _cancelled(self) -> JobState:
-        """A cancel that found no worker at work: what earlier attempts left is undone."""
-        definition = JobDefinition.model_validate(self.claim.job.definition)
+    def _cancelled(self, error: Cancelled | None) -> JobState:
+        """Undoes what this attempt or an earlier one left, with a login of its own: the cancel that stopped the export must not stop this.
+
+        Raises NotRestored, and whatever keeps it from logging in: then the job is not cancelled, and its record is kept.
+        """
         runs = DatabaseRuns(self.workshop.claims, self.claim)
         if runs.exists(Path(self.claim.job.output_path)):
-            with self._source(definition) as (session, spec):
-                self._undo(session, spec, runs)
-        return self._end_cancelled(None)
-
-    def _undo(self, session: Session, spec: ExportSpec, runs: DatabaseRuns) -> None:
-        """The source as it was found, partial files away unless they are to be kept. Raises NotRestored."""
-        give_up(session, spec, runs, keep_partial=self.keep_partial, cancel=CancelToken(), note=self.progress.log)
-
-    def _end_cancelled(self, error: Cancelled | None) -> JobState:
+            never = CancelToken()
+            with self._source(never) as (session, spec):
+                give_up(
+                    session, spec, runs, keep_partial=self.keep_partial, lane=self._lane, cancel=never, note=self.progress.log
+                )  # fmt: skip
         self.progress.log("cancelled; the source is as it was found")
         return self._end(JobEvent.CANCELLED, error=error)
 

@@ -104,7 +104,8 @@ class Claims:
         error: Mapping[str, Any] | None = None,
         keep_run: bool = False,
     ) -> JobState:
-        """The attempt is over. With ``REQUEUE`` another attempt is due; ``keep_run`` keeps the record of a cancelled one, to go on from.
+        """The attempt is over. With ``REQUEUE``, and where a cancel came too late for this one, another attempt is due; ``keep_run`` keeps the
+        record of a cancelled one, to go on from.
 
         Raises StaleAttempt.
         """
@@ -112,7 +113,9 @@ class Claims:
             now = self.database.now(connection)
             state = JobState(self._ours(connection, claim, jobs.c.state))
             new = after(state, event)
-            due = new is JobState.QUEUED or (new is JobState.CANCELLING and event is JobEvent.REQUEUE)
+            due = new is JobState.QUEUED or (
+                new is JobState.CANCELLING and event in (JobEvent.REQUEUE, JobEvent.PAUSED)
+            )
             self._change(
                 connection, claim.job.id, now, state=new.value, worker_id=None,
                 request="cancel" if new is JobState.CANCELLING else None,

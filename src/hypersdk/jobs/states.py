@@ -97,6 +97,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (_S.CANCELLING, _E.FINISH): _S.COMPLETED,  # it was published before the request arrived
     (_S.CANCELLING, _E.FAIL): _S.FAILED,
     (_S.CANCELLING, _E.REQUEUE): _S.CANCELLING,
+    (_S.CANCELLING, _E.PAUSED): _S.CANCELLING,  # asked for while the worker paused it: another attempt undoes it
     (_S.FAILED, _E.RETRY): _S.QUEUED,
     (_S.CANCELLED, _E.RETRY): _S.QUEUED,
 }

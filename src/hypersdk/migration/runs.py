@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from hypersdk.errors import HyperSDKError
+from hypersdk.errors import HyperSDKError, TargetError
 from hypersdk.migration.journal import Problem, SourceJournal, not_restored
 from hypersdk.migration.naming import stem_of
 from hypersdk.migration.outputs import outputs_for
 from hypersdk.migration.runfile import (
+    RUN_ACTIVE,
     SNAPSHOT_PREFIX,
     ChangeKind,
     FolderRuns,
@@ -120,6 +122,7 @@ def give_up(
     store: RunStore,
     *,
     keep_partial: bool,
+    lane: str | None = None,
     cancel: CancelToken,
     note: Callable[[str], None],
 ) -> None:
@@ -127,11 +130,18 @@ def give_up(
     is removed. Does nothing where there is no run.
 
     Raises TargetError ``run_active`` while a process works on it, and NotRestored when something could not be undone: the run is kept then.
+    With a ``lane`` (see ``RunSettings``) whoever holds the folder was declared dead, and is no obstacle.
     """
     found = RunFile.load(spec.output_dir, store)
     if found is None:
         return
-    with locked_folder(spec.output_dir, found.record.lane):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(spec.output_dir, found.record.lane))
+        except TargetError as error:
+            if error.code != RUN_ACTIVE or lane is None:
+                raise
+            stack.enter_context(locked_folder(spec.output_dir, lane))
         run = RunFile.load(spec.output_dir, store) or found
         problems = SourceJournal(session, run, note=note).undo(keep=(), cancel=cancel)
         if problems:
