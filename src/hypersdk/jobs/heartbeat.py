@@ -130,13 +130,14 @@ class Heartbeat:
             LOG.warning("the state of worker %s could not be written: %s", self._id, error.message)
 
 
-def declare_dead(database: Database, *, take_over_s: float = TAKE_OVER_S) -> list[str]:
+def declare_dead(database: Database, *, but: str = "", take_over_s: float = TAKE_OVER_S) -> list[str]:
     """Declares workers dead that have not beaten for ``take_over_s``; the ids of those that this call declared: its caller alone takes
-    their jobs over. The streams that they held are free for others."""
+    their jobs over. The streams that they held are free for others. ``but`` is the caller's own id: it is alive, however late its beat is
+    after the database was away."""
     with database.write() as connection:
         late = (
             sa.update(workers)
-            .where(workers.c.state != "dead", workers.c.beat < database.clock - take_over_s)
+            .where(workers.c.state != "dead", workers.c.id != but, workers.c.beat < database.clock - take_over_s)
             .values(state="dead", epoch=workers.c.epoch + 1)
             .returning(workers.c.id)
         )

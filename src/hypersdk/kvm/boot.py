@@ -32,6 +32,7 @@ _OVMF: Final = (
     "/usr/share/edk2/ovmf/OVMF_CODE.fd",
     "/usr/share/qemu/ovmf-x86_64-code.bin",
 )
+_REST_OF_LINE_S: Final = 0.5
 _KEPT_OUTPUT: Final = 1 * MiB
 """Bytes of serial output kept: a guest that prints without end must not fill our memory."""
 
@@ -114,8 +115,13 @@ def _wait_for(process: subprocess.Popen[bytes], marker: bytes, deadline: float, 
                 break
             seen = (seen + chunk)[-_KEPT_OUTPUT:]
             if marker in seen:
-                first = next(line for line in seen.splitlines() if marker in line)
-                return first.decode(errors="replace").strip()
+                # The rest of its line may still be on its way.
+                deadline = min(deadline, time.monotonic() + _REST_OF_LINE_S)
+                if b"\n" in seen[seen.index(marker) :]:
+                    break
+    if marker in seen:
+        first = next(line for line in seen.splitlines() if marker in line)
+        return first.decode(errors="replace").strip()
     tail = seen[-400:].decode(errors="replace").strip()
     raise IntegrityError(
         f"'{marker.decode()}' did not appear on the serial port", code=BOOT_UNPROVED, output=tail, exited=process.poll()
