@@ -7,11 +7,13 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from hypersdk.jobs.claims import StaleAttempt
+from hypersdk.jobs.claims import Claims, StaleAttempt
 from hypersdk.jobs.figures import list_workers
 from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
+from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 from hypersdk.state.tables import workers
+from tests.jobs.test_states import new_job
 
 TAKE_OVER_S = 30.0
 
@@ -98,6 +100,40 @@ def test_a_worker_that_beats_is_never_declared_dead_and_a_silent_one_by_one_othe
             for thread in threads:
                 thread.join()
     assert found == ["silent"]
+
+
+def test_a_dead_worker_that_still_has_jobs_is_declared_again(database: Database) -> None:
+    """Whoever declared it may have been killed before it took the jobs over."""
+    store = JobStore(database)
+    job, _ = store.submit(new_job())
+    with heartbeat(database, Clock(), "w1"):
+        assert Claims(database, "w1").claim(job.id, 1) is not None
+    assert declare_dead(database, take_over_s=TAKE_OVER_S) == []  # it ended by itself, a moment ago
+    for _ in range(2):
+        silent(database, TAKE_OVER_S + 1)
+        assert declare_dead(database, take_over_s=TAKE_OVER_S) == ["w1"]
+        assert declare_dead(database, take_over_s=TAKE_OVER_S) == []
+    assert Claims(database, "w2").claim(job.id, 1) is not None
+    silent(database, TAKE_OVER_S + 1)
+    assert declare_dead(database, take_over_s=TAKE_OVER_S) == []
+
+
+def test_nobody_judges_others_after_a_silence_that_may_be_the_databases(database: Database) -> None:
+    clock = Clock()
+    with heartbeat(database, clock) as beating:
+        for _ in range(4):
+            assert not beating.may_judge  # it has only just come
+            clock.now += TAKE_OVER_S / 3
+            beating.beat()
+        assert beating.may_judge
+        clock.now += TAKE_OVER_S
+        assert not beating.may_judge  # nothing was confirmed
+        beating.beat()
+        for _ in range(4):
+            assert not beating.may_judge  # others may need as long as we did to come through
+            clock.now += TAKE_OVER_S / 3
+            beating.beat()
+        assert beating.may_judge
 
 
 def test_a_worker_that_starts_again_is_alive_with_another_epoch(database: Database) -> None:

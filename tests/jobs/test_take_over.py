@@ -25,10 +25,13 @@ from tests.support.site import Site
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_by_the_other_and_limits_hold(site: SiteFactory) -> None:
-    """Two hosts on one PostgreSQL: the other takes over within the take-over time; never more streams of a host than allowed."""
+    """Two hosts on one PostgreSQL: the other takes over after the take-over time; never more streams of a host than allowed.
+
+    That time is longer here than the simulator needs to see that a stream's reader was killed, which it counts until then.
+    """
     made = site(
         machines=machines(6), rate_bytes_s=SLOW, postgres=True,
-        options={"take_over_s": 4.0, "jobs_per_worker": 3, "streams_per_host": 3},
+        options={"take_over_s": 8.0, "jobs_per_worker": 3, "streams_per_host": 3},
     )  # fmt: skip
     before = source(made)
     expected = {f"web-{n}": expected_raw(made.simulator, f"web-{n}", made.folder / f"expected-{n}") for n in range(6)}
@@ -46,8 +49,8 @@ def test_a_killed_worker_is_replaced_by_the_other_and_limits_hold(site: SiteFact
         assert made.store.attempts(job.id)[0].worker_id == first_of(made, "one")
         assert made.store.get(job.id).epoch == 2
     counters = made.simulator.counters
-    for peak in (counters.streams_peak, counters.range_streams_peak):
-        assert max(peak.values(), default=0) <= 3
+    peaks = {"streams": dict(counters.streams_peak), "ranges": dict(counters.range_streams_peak)}
+    assert all(count <= 3 for peak in peaks.values() for count in peak.values()), f"{peaks} {made.told()}"
     assert source(made) == before
 
 

@@ -23,8 +23,9 @@ import sqlalchemy as sa
 
 from hypersdk import __version__
 from hypersdk.jobs.claims import StaleAttempt
+from hypersdk.jobs.states import HELD
 from hypersdk.state.database import Database, DatabaseError
-from hypersdk.state.tables import nfc_streams, workers
+from hypersdk.state.tables import jobs, nfc_streams, workers
 
 LOG: Final = logging.getLogger(__name__)
 BEAT_S: Final = 2.0
@@ -51,14 +52,14 @@ class Heartbeat:
         self._take_over_s = take_over_s
         self._clock = clock
         self._epoch = 0
-        self._confirmed = clock()
+        self._confirmed = self._steady_since = clock()
         self._dead = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
         self._epoch = self._register()
-        self._confirmed = self._clock()
+        self._confirmed = self._steady_since = self._clock()
         self._thread.start()
         return self
 
@@ -71,6 +72,13 @@ class Heartbeat:
     def declared_dead(self) -> bool:
         """Another worker has taken this one's jobs over."""
         return self._dead
+
+    @property
+    def may_judge(self) -> bool:
+        """Whether this worker's own beats came through for the whole of the take-over time. If not, the silence of others may be the database's:
+        when it comes back, whoever is first must not declare all the others dead, nor itself."""
+        now, most_s = self._clock(), self._take_over_s
+        return not self._dead and now - self._confirmed <= most_s / 2 and now - self._steady_since > most_s
 
     def guard(self) -> None:
         """Raises StaleAttempt when the last confirmed beat is too long ago, or this worker was declared dead. Cheap: no call, no lock."""
@@ -113,6 +121,8 @@ class Heartbeat:
             LOG.warning("no heartbeat: %s", error.message)
             return
         if found:
+            if began - self._confirmed > self._take_over_s / 2:
+                self._steady_since = began
             self._confirmed = began
         else:
             self._dead = True
@@ -130,15 +140,23 @@ class Heartbeat:
             LOG.warning("the state of worker %s could not be written: %s", self._id, error.message)
 
 
-def declare_dead(database: Database, *, but: str = "", take_over_s: float = TAKE_OVER_S) -> list[str]:
+def declare_dead(database: Database, *, take_over_s: float = TAKE_OVER_S) -> list[str]:
     """Declares workers dead that have not beaten for ``take_over_s``; the ids of those that this call declared: its caller alone takes
-    their jobs over. The streams that they held are free for others. ``but`` is the caller's own id: it is alive, however late its beat is
-    after the database was away."""
+    their jobs over. For a worker that ``may_judge``. The streams that they held are free for others.
+
+    One that is dead already and still has jobs is declared again after as long a time: whoever declared it may have died of that, and one that
+    drained may have ended before its jobs did.
+    """
+    has_jobs = sa.select(jobs.c.worker_id).where(
+        jobs.c.worker_id == workers.c.id, jobs.c.state.in_([state.value for state in HELD])
+    )
     with database.write() as connection:
         late = (
             sa.update(workers)
-            .where(workers.c.state != "dead", workers.c.id != but, workers.c.beat < database.clock - take_over_s)
-            .values(state="dead", epoch=workers.c.epoch + 1)
+            .where(
+                workers.c.beat < database.clock - take_over_s, sa.or_(workers.c.state != "dead", sa.exists(has_jobs))
+            )
+            .values(state="dead", epoch=workers.c.epoch + 1, beat=database.clock)
             .returning(workers.c.id)
         )
         dead = list(connection.execute(late).scalars())

@@ -184,10 +184,9 @@ class Worker:
                     self._renewal.tick()
                 if now >= next_watch:
                     next_watch = now + watch_every_s
-                    for dead in declare_dead(
-                        self._database, but=claims.worker_id, take_over_s=self._settings.take_over_s
-                    ):
-                        engine.take_over(dead)
+                    if heartbeat.may_judge:
+                        for dead in declare_dead(self._database, take_over_s=self._settings.take_over_s):
+                            engine.take_over(dead)
                     reconciler.run()
             except DatabaseError as error:
                 LOG.warning("%s", error.message)
