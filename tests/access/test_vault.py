@@ -140,7 +140,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path, sqlite: Database)
 
 
 def test_keyring(tmp_path: Path, sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    keyring = pytest.importorskip("keyring")
+    import keyring
     from keyring.backend import KeyringBackend
 
     class Memory(KeyringBackend):
