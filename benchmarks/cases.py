@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.daemon import daemons
 from benchmarks.disk import make_disk
 from benchmarks.measure import Row, Took, rounds, run
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
@@ -162,4 +163,9 @@ def start_up(_bench: Bench) -> list[Row]:
     return [Row("`hyper2kvm --help`", f"{ours:.2f} s", "", ours, 0.4, " s")]
 
 
-CASES = {"start": start_up, "memory": memory, "downloads": downloads, "inventory": inventory}
+def daemon(bench: Bench) -> list[Row]:
+    """`hypervisord`: jobs a second, answers, idle cost."""
+    return daemons(bench.fresh("daemon"))
+
+
+CASES = {"start": start_up, "memory": memory, "downloads": downloads, "inventory": inventory, "daemon": daemon}

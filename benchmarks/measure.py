@@ -64,7 +64,7 @@ class Row:
     ours: str
     theirs: str
     result: float
-    goal: float
+    goal: float | None
     unit: str = ""
 
     @classmethod
@@ -72,8 +72,21 @@ class Row:
         """Two times as a ratio: below 1 is faster than the peer."""
         return cls(what, f"{ours_s:.2f} s", f"{theirs_s:.2f} s", ours_s / theirs_s, goal)
 
+    @classmethod
+    def rate(cls, what: str, ours: float, theirs: float) -> Row:
+        """Two rates a second as a ratio: above 1 is faster than the peer. There is no goal."""
+        return cls(what, f"{ours:.0f}/s", f"{theirs:.0f}/s", ours / theirs, None)
+
+    @classmethod
+    def latency(cls, what: str, taken_s: Sequence[float], goal_ms: float) -> Row:
+        """The 99th percentile of sorted times, in milliseconds; the median is told beside it."""
+        p50, p99 = (1000 * taken_s[int(len(taken_s) * share)] for share in (0.5, 0.99))
+        return cls(what, f"p50 {p50:.1f} ms, p99 {p99:.1f} ms", "", p99, goal_ms, " ms")
+
     def cells(self) -> tuple[str, ...]:
         """As text, in the order of ``HEAD``."""
+        if self.goal is None:
+            return (self.what, self.ours, self.theirs, f"{self.result:.2f}{self.unit}", "", "")
         digits = 3 if self.goal < 0.2 else 2 if self.goal < 10 else 0
         verdict = "met" if self.result <= self.goal else "missed"
         return (

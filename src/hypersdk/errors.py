@@ -186,7 +186,7 @@ class NotRestored(HyperSDKError):  # noqa: N818
     default_code = register(
         "not_restored",
         "A change made to the source could not be undone.",
-        "Run `hyper2kvm cleanup` once vSphere answers again.",
+        "Once vSphere answers again, run `hyper2kvm cleanup`, or for a job of the daemon `hyperctl cancel ID`.",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from hypersdk.errors import HyperSDKError
+from hypersdk.migration.runfile import FolderRuns
 from hypersdk.migration.runs import clean_up, unfinished_runs
 from hypersdk.migration.spec import Method, OutputFormat
 from hypersdk.simulator import Simulator
@@ -140,7 +141,9 @@ def test_a_snapshot_that_cannot_be_removed_is_told(engine: EngineFactory, tmp_pa
     assert ran.simulator.state() != before
     ran.simulator.set_faults()
     with ran.log_in() as session:
-        done = clean_up(session, folder, ran.state, drop_snapshot=True, cancel=CancelToken(), note=lambda _: None)
+        done = clean_up(
+            session, folder, FolderRuns(ran.state), drop_snapshot=True, cancel=CancelToken(), note=lambda _: None
+        )
     assert (done.undone, done.problems) == (("snapshot",), ())
     assert ran.simulator.state() == before
     assert unfinished_runs(ran.state) == []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypersdk.errors import HyperSDKError
 from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
 from hypersdk.jobs.records import NewJob
-from hypersdk.jobs.states import ENDED, HELD, KEPT, TRANSITIONS, JobEvent, JobState, JobStateError, after
+from hypersdk.jobs.states import DUE, ENDED, HELD, KEPT, TRANSITIONS, JobEvent, JobState, JobStateError, after
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 
@@ -51,7 +51,21 @@ def test_what_is_not_in_the_table_is_refused(state: JobState, event: JobEvent) -
     assert caught.value.code == "job_state"
 
 
-ACTIONS = ("cancel", "pause", "resume", "retry", "claim", "finish", "fail", "paused", "cancelled", "requeue", "stale")
+ACTIONS = (
+    "cancel",
+    "pause",
+    "resume",
+    "retry",
+    "claim",
+    "finish",
+    "fail",
+    "paused",
+    "cancelled",
+    "requeue",
+    "stale",
+    "expire",
+    "change",
+)
 
 
 @pytest.fixture
@@ -76,7 +90,7 @@ def test_whatever_users_and_workers_do_the_row_follows_the_table(store: JobStore
             continue
         steps = {new for (old, _), new in TRANSITIONS.items() if old is before.state}
         assert now.state in {before.state, *steps}, action
-        if now.state in (JobState.QUEUED, JobState.CANCELLING) and now.worker_id is None:
+        if now.state in DUE and now.worker_id is None:
             assert now.attempt > now.enqueued, action
         if now.state in ENDED:
             assert now.completed_at is not None
@@ -96,13 +110,15 @@ def _try(store: JobStore, claims: Claims, held: list[Claim], job_id: str, action
         "finish": JobEvent.FINISH, "fail": JobEvent.FAIL, "paused": JobEvent.PAUSED, "cancelled": JobEvent.CANCELLED,
         "requeue": JobEvent.REQUEUE,
     }  # fmt: skip
-    if action in ("cancel", "pause", "resume", "retry"):
+    if action in ("cancel", "pause", "resume", "retry", "expire"):
         getattr(store, action)(job_id)
     elif action == "claim":
         if claim := claims.claim(job_id, store.get(job_id).attempt):
             held.append(claim)
+    elif action == "change":
+        claims.write_run(held[-1], "{}", 1)
     elif action == "stale":
         with pytest.raises(StaleAttempt):
-            claims.write_run(Claim(held[-1].job, held[-1].epoch - 1), "{}")
+            claims.write_run(Claim(held[-1].job, held[-1].epoch - 1), "{}", 0)
     else:
         claims.end(held[-1], events[action])

@@ -84,11 +84,11 @@ def test_a_worker_that_was_taken_over_can_write_nothing(store: JobStore) -> None
     old, new = Claims(store.database, "old"), Claims(store.database, "new")
     stale = old.claim(job.id, 1)
     assert stale is not None
-    old.write_run(stale, "old")
+    old.write_run(stale, "old", 1)
     fresh = new.claim(job.id, 1)
     assert fresh is not None
     for act in (
-        lambda: old.write_run(stale, "again"),
+        lambda: old.write_run(stale, "again", 0),
         lambda: old.end(stale, JobEvent.FINISH),
         lambda: old.check(stale),
     ):
@@ -97,6 +97,7 @@ def test_a_worker_that_was_taken_over_can_write_nothing(store: JobStore) -> None
     old.write_progress({job.id: stale.epoch}, {job.id: {"phase": "lie"}})
     old.log(stale, b"lie")
     assert new.read_run(fresh) == "old"
+    assert store.get(job.id).source_changes == 1
     assert store.get(job.id).progress["phase"] == "queued"
     assert store.read_log(job.id) == (b"", 0)
     assert [attempt.worker_id for attempt in store.attempts(job.id)] == ["old", "new"]

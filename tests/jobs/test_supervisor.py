@@ -20,30 +20,12 @@ from hypersdk.jobs.supervisor import PAUSE_FIRST_S, PAUSE_MAX_S, STEADY_S, Child
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec
 from hypersdk.units import MiB
-from tests.cli.hypervisord.running import START_S, daemon
+from tests.cli.hypervisord.running import START_S, children_of, daemon, environ_of
 from tests.e2e.judge import assert_finished, assert_holds, content_in_manifest, expected_raw
 from tests.jobs.test_durable import SEED, machines
 from tests.support.simulator import SimulatorFactory
 
 FLAGS = ("--no-auth", "--export-root")
-
-
-def environ_of(simulator: Simulator) -> dict[str, str]:
-    return {
-        "GOVC_URL": simulator.url, "GOVC_USERNAME": simulator.username, "GOVC_PASSWORD": simulator.password, "GOVC_INSECURE": "1",
-    }  # fmt: skip
-
-
-def children_of(pid: int) -> dict[str, int]:
-    """Processes of a daemon by their name, ``api`` or ``worker:0``."""
-    found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                words = (stat.parent / "cmdline").read_bytes().decode().split("\0")
-                if "--process" in words:
-                    found[words[words.index("--process") + 1]] = int(stat.parent.name)
-    return found
 
 
 def until(true: object, timeout_s: float = 90) -> None:

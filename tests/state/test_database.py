@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import stat
@@ -9,22 +10,59 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from hypersdk import state
 from hypersdk.errors import UsageError
-from hypersdk.state.database import Database, DatabaseError, copy_sqlite, file_system, parse_url
-from hypersdk.state.tables import METADATA, counters, meta
+from hypersdk.state.database import Database, DatabaseError, _alembic, copy_sqlite, file_system, parse_url
+from hypersdk.state.tables import METADATA, counters, jobs, meta, runs
+
+HEAD = ScriptDirectory.from_config(_alembic()).get_current_head()
 
 
 def test_the_schema_is_made_once_and_is_what_the_tables_say(database: Database) -> None:
     assert database.upgrade() is None
-    assert set(sa.inspect(database.engine).get_table_names()) >= set(METADATA.tables)
     with database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
         assert connection.execute(sa.select(sa.func.count()).select_from(counters)).scalar_one() >= 3
+
+
+def test_an_older_schema_is_upgraded_with_its_rows(empty_database: Database) -> None:
+    """Jobs of the first schema, one with a snapshot that is not undone: afterwards the job says so."""
+    config = _alembic()
+    changes = [
+        {"kind": "snapshot", "data": {}, "made": True, "undone": False},
+        {"kind": "lease", "data": {}, "made": True, "undone": True},
+    ]
+    with empty_database.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        then = sa.Table("jobs", sa.MetaData(), autoload_with=connection)
+        for number in (1, 2):
+            row = {column.name: _something(column) for column in then.columns if not column.nullable}
+            connection.execute(sa.insert(then).values(row | {"id": f"job-{number}", "number": number}))
+        connection.execute(
+            sa.insert(runs).values(job_id="job-2", record=json.dumps({"changes": changes}), updated_at=1.0)
+        )
+        connection.commit()
+    assert empty_database.upgrade() == "0001"
+    with empty_database.read() as connection:
+        found = connection.execute(sa.select(jobs.c.id, jobs.c.source_changes).order_by(jobs.c.id)).all()
+        assert [tuple(row) for row in found] == [("job-1", 0), ("job-2", 1)]
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+
+def _something(column: sa.Column[Any]) -> Any:
+    """A value that the column takes."""
+    return {bool: False, int: 0, float: 0.0, dict: {}}.get(column.type.python_type, "x")
 
 
 def test_two_that_start_at_once_make_one_schema(sqlite_url: str) -> None:
@@ -63,17 +101,17 @@ def test_an_sqlite_file_is_copied_before_its_schema_changes(
         database.upgrade()
     assert [column["name"] for column in sa.inspect(database.engine).get_columns("meta")] == ["name", "value"]
     _later_release(tmp_path, monkeypatch, "op.add_column('meta', sa.Column('more', sa.Text))")
-    assert database.upgrade() == "0001"
+    assert database.upgrade() == HEAD
     assert database.upgrade() is None
     assert "more" in [column["name"] for column in sa.inspect(database.engine).get_columns("meta")]
     database.close()
-    copies = list(database.path.parent.glob("state.sqlite3.before-0002-*"))
+    copies = list(database.path.parent.glob("state.sqlite3.before-9998-*"))
     assert copies
     for copy in copies:
         assert stat.S_IMODE(copy.stat().st_mode) == 0o600
         connection = sqlite3.connect(copy)
         assert connection.execute("SELECT * FROM meta WHERE name = 'x'").fetchall() == [("x", "1")]
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (HEAD,)
         connection.close()
 
 
@@ -82,8 +120,8 @@ def _later_release(folder: Path, monkeypatch: pytest.MonkeyPatch, change: str) -
     place = folder / "later"
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(Path(state.__file__).parent / "migrations", place, ignore=shutil.ignore_patterns("__pycache__"))
-    head = "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0002', '0001'\n"
-    (place / "versions" / "0002_more.py").write_text(
+    head = f"import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '9998', '{HEAD}'\n"
+    (place / "versions" / "9998_more.py").write_text(
         f"{head}branch_labels = depends_on = None\n\n\ndef upgrade():\n    {change}\n"
     )
     config = Config()

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,9 @@ def _as_server_user(command: list[str | Path]) -> list[str | Path]:
     return ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else command
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """A server on a free port of 127.0.0.1, without durability: ``postgresql://HOST:PORT``. Ends with the run, by its pid."""
+@contextmanager
+def running_postgres(*, durable: bool = False) -> Iterator[str]:
+    """A server on a free port of 127.0.0.1, which syncs only if it is asked to: ``postgresql://HOST:PORT``. Ends with the block, by its pid."""
     programs = _programs()
     folder = Path(tempfile.mkdtemp(prefix="hypersdk-pg-"))
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
@@ -56,7 +57,8 @@ def postgres_server() -> Iterator[str]:
         _as_server_user([programs / "initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--no-sync"]),
         check=True, capture_output=True, timeout=START_TIMEOUT_S, cwd=folder,
     )  # fmt: skip
-    options = ["-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", "fsync=off", "-c", "max_connections=200"]
+    fsync = "on" if durable else "off"
+    options = ["-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", f"fsync={fsync}", "-c", "max_connections=200"]
     server = subprocess.Popen(
         _as_server_user([programs / "postgres", "-D", data, *options]),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
@@ -69,6 +71,13 @@ def postgres_server() -> Iterator[str]:
         server.terminate()  # runuser hands it on
         server.wait(START_TIMEOUT_S)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """One for the whole run."""
+    with running_postgres() as url:
+        yield url
 
 
 def _wait_for(url: str) -> None:
@@ -87,16 +96,25 @@ def _wait_for(url: str) -> None:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """A fresh, empty database."""
+    with fresh_database(postgres_server) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(server: str) -> Iterator[str]:
+    """A database of the server, dropped with the block."""
     name = f"t{secrets.token_hex(6)}"
     admin = sa.create_engine(
-        postgres_server.replace("postgresql:", "postgresql+psycopg:") + "/postgres",
+        server.replace("postgresql:", "postgresql+psycopg:") + "/postgres",
         isolation_level="AUTOCOMMIT", poolclass=sa.NullPool,
     )  # fmt: skip
     with admin.connect() as connection:
         connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
-    yield f"{postgres_server}/{name}"
-    with admin.connect() as connection:
-        connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    try:
+        yield f"{server}/{name}"
+    finally:
+        with admin.connect() as connection:
+            connection.execute(sa.text(f'DROP DATABASE "{name}" WITH (FORCE)'))
 
 
 @pytest.fixture
@@ -106,12 +124,20 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """An upgraded database of each kind."""
+def empty_database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database of each kind, without any table."""
     kind = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     found = Database.open(request.getfixturevalue(kind))
-    found.upgrade()
+    if found.path is not None:
+        found.path.parent.mkdir()
     try:
         yield found
     finally:
         found.close()
+
+
+@pytest.fixture
+def database(empty_database: Database) -> Database:
+    """An upgraded database of each kind."""
+    empty_database.upgrade()
+    return empty_database

@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hypersdk.access.faults import FORBIDDEN
 from hypersdk.access.roles import ACTIONS, Role
-from hypersdk.jobs.states import ENDED, JOB_STATE, JobEvent, JobState, before
+from hypersdk.jobs.records import Job
+from hypersdk.jobs.states import ENDED, JOB_STATE, SOURCE_CHANGED_STILL, JobEvent, JobState, before
 
 
 class Permission(BaseModel):
@@ -31,17 +32,21 @@ _STATES: dict[str, tuple[frozenset[JobState], str]] = {
 }
 
 
-def job_permissions(state: JobState, role: Role | None) -> dict[str, Permission]:
+def job_permissions(job: Job, role: Role | None) -> dict[str, Permission]:
     """By action."""
-    return {action: _permission(action, state, role) for action in _STATES}
+    return {action: _permission(action, job, role) for action in _STATES}
 
 
-def _permission(action: str, state: JobState, role: Role | None) -> Permission:
+def _permission(action: str, job: Job, role: Role | None) -> Permission:
     needed = ACTIONS.get(f"jobs.{action}", Role.VIEWER)
     if role is None or not role.allows(needed):
         have = f"; you have {role}" if role else ""
         return Permission(allowed=False, code=FORBIDDEN, reason=f"needs the role {needed}{have}")
     states, done = _STATES[action]
-    if state not in states:
-        return Permission(allowed=False, code=JOB_STATE, reason=f"a job that is {state} cannot be {done}")
+    undone = job.state is JobState.FAILED and not job.source_changes
+    if job.state not in states or (action == "cancel" and undone):
+        return Permission(allowed=False, code=JOB_STATE, reason=f"a job that is {job.state} cannot be {done}")
+    if action == "delete" and job.source_changes:
+        reason = f"{job.source_changes} change(s) at the source are not undone"
+        return Permission(allowed=False, code=SOURCE_CHANGED_STILL, reason=reason)
     return Permission(allowed=True, code=None, reason=None)

@@ -20,7 +20,7 @@ Whole = Annotated[int, Field(ge=-BIGGEST, le=BIGGEST)]
 Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")]
 Sort = Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(SORTABLE)})$")]
 _TIMES: Final = ("created", "started", "completed", "updated")
-_NUMBERS: Final = ("priority", "attempt", "number", "percent")
+_NUMBERS: Final = ("priority", "attempt", "number", "source_changes", "percent")
 
 
 class JobFilter(BaseModel):
@@ -54,6 +54,8 @@ class JobFilter(BaseModel):
     attempt_max: Whole | None = None
     number_min: Whole | None = None
     number_max: Whole | None = None
+    source_changes_min: Whole | None = Field(default=None, description="1: whose source is not as it was found")
+    source_changes_max: Whole | None = None
     percent_min: Annotated[float, Field(ge=0, le=100)] | None = None
     percent_max: Annotated[float, Field(ge=0, le=100)] | None = None
 

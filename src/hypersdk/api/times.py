@@ -6,13 +6,6 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from hypersdk.errors import UsageError, register
-
-TIME_UNREADABLE: Final = register(
-    "time_unreadable",
-    "A time in the request is not in RFC 3339.",
-    "Write it as 2026-01-31T12:00:00Z; in an address, a + is written %2B.",
-)
 NANOSECONDS: Final = 1_000_000_000
 _LAST: Final = 253_402_300_799.0
 """The end of the year 9999: what RFC 3339 can say."""
@@ -32,19 +25,6 @@ def maybe_rfc3339(seconds: float | None) -> str | None:
 def now_rfc3339() -> str:
     """The time of this machine's clock."""
     return rfc3339(time.time())
-
-
-def from_rfc3339(text: str, field: str) -> float:
-    """Seconds since 1970. Raises UsageError ``time_unreadable`` that names the field."""
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            raise ValueError("no zone")
-        return moment.timestamp()
-    except (ValueError, OverflowError) as error:
-        raise UsageError(
-            f"{field}: '{text[:40]}' is no RFC 3339 time with a zone", code=TIME_UNREADABLE, field=field
-        ) from error
 
 
 def go_duration(seconds: float) -> str:

@@ -88,6 +88,7 @@ class JobView(Shown):
     progress: ProgressView
     result: dict[str, Any] | None
     error: ErrorView | None
+    source_changes: int = Field(description="Changes at the source that are not undone (yet); 0: it is as it was found")
     created_at: Moment
     started_at: Moment | None
     completed_at: Moment | None
@@ -143,7 +144,7 @@ def job_view(job: Job) -> JobView:
         state=job.state, status=cast(Status, KEPT[job.state]), definition=dict(job.definition), endpoint_id=job.endpoint_id, site=job.site,
         priority=job.priority, owner=job.owner, attempt=job.attempt, worker_id=job.worker_id, waiting=job.waiting,
         progress=progress_view(job), result=None if job.result is None else dict(job.result), error=error_view(job.error),
-        created_at=rfc3339(job.created_at), started_at=maybe_rfc3339(job.started_at),
+        source_changes=job.source_changes, created_at=rfc3339(job.created_at), started_at=maybe_rfc3339(job.started_at),
         completed_at=maybe_rfc3339(job.completed_at), updated_at=rfc3339(job.updated_at), revision=job.revision,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 ::
 
     claim ── cancelling ──> undo what earlier attempts left at the source ──> cancelled
+        ├─── pausing ─────> the same, but for a snapshot to go on from ─────> paused
         └──> log in ─> folder below its root ─> plan ─> export ─┬─ result     ──> completed
                                                                 ├─ Cancelled  ──> by a user: undo, cancelled | paused | drained: queued again
                                                                 └─ any error  ──> failed, with its code
@@ -28,7 +29,7 @@ from hypersdk.migration.export import Outcome, export_machines
 from hypersdk.migration.jobfile import JobDefinition
 from hypersdk.migration.plan import make_plan
 from hypersdk.migration.publish import ExportResult
-from hypersdk.migration.runs import give_up
+from hypersdk.migration.runs import clean_up, give_up
 from hypersdk.migration.settings import RunSettings, Shared
 from hypersdk.migration.spec import ExportSpec, Resume
 from hypersdk.state.database import DatabaseError
@@ -40,13 +41,13 @@ LOG: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What all attempts of a worker share. ``settings_of`` and ``shared_of`` are per site."""
+    """What all attempts of a worker share; ``shared_of`` is per site."""
 
     claims: Claims
     logins: Logins
     roots: ExportRoots
     guard: Callable[[], None]
-    settings_of: Callable[[str], RunSettings]
+    settings: RunSettings
     shared_of: Callable[[str], Shared]
 
 
@@ -78,10 +79,14 @@ class JobAttempt:
         job = self.claim.job
         self.progress.log(f"attempt {job.attempt} on {self.workshop.claims.worker_id} (epoch {self.claim.epoch})")
         try:
-            if job.state is JobState.CANCELLING:
-                self.why, self.keep_partial = "cancel", job.keep_partial
-                return self._cancelled(None)
-            return self._export()
+            match job.state:
+                case JobState.CANCELLING:
+                    self.why, self.keep_partial = "cancel", job.keep_partial
+                    return self._cancelled(None)
+                case JobState.PAUSING:
+                    return self._stood_down()
+                case _:
+                    return self._export()
         except StaleAttempt:
             LOG.warning("job %s: this worker has it no more", job.id)
             raise
@@ -108,8 +113,10 @@ class JobAttempt:
                 spec = replace(spec, resume=Resume.DISCARD if job.discard else Resume.RESUME)
             settings = self._settings(runs)
             plan = make_plan(session, spec, cancel=self.cancel, floor=settings.floor, runs=runs)
-            for text in (*plan.changes, *(f"warning: {warning}" for warning in plan.warnings)):
-                self.progress.log(f"at the source: {text}" if text in plan.changes else text)
+            for change in plan.changes:
+                self.progress.log(f"at the source: {change}")
+            for warning in plan.warnings:
+                self.progress.log(f"warning: {warning}")
             (outcome,) = export_machines(
                 session, [plan], cancel=self.cancel, observer=self.progress.observe, settings=settings,
                 shared=self.workshop.shared_of(job.site),
@@ -138,7 +145,7 @@ class JobAttempt:
 
     def _settings(self, runs: DatabaseRuns) -> RunSettings:
         return replace(
-            self.workshop.settings_of(self.claim.job.site),
+            self.workshop.settings,
             runs=runs,
             guard=self.workshop.guard,
             lane=self._lane,
@@ -185,15 +192,41 @@ class JobAttempt:
 
         Raises NotRestored, and whatever keeps it from logging in: then the job is not cancelled, and its record is kept.
         """
+        job, runs = self.claim.job, DatabaseRuns(self.workshop.claims, self.claim)
+        published = False
+        if runs.exists(Path(job.output_path)):
+            never = CancelToken()
+            with self._source(never) as (session, spec):
+                published = give_up(
+                    session, spec, runs, keep_partial=self.keep_partial, lane=self._lane, cancel=never, note=self.progress.log
+                )  # fmt: skip
+        if published and job.result is not None:
+            self.progress.log("the source is as it was found; the files were complete before")
+            return self._end(JobEvent.FINISH, result={**job.result, "restored": True})
+        self.progress.log("cancelled; the source is as it was found")
+        return self._end(JobEvent.CANCELLED, error=error)
+
+    def _stood_down(self) -> JobState:
+        """For a pause that its worker died in, and for a paused job whose temporary snapshot is too old to be kept.
+
+        Where the source does not answer the job stays paused all the same; the reconciler sends another attempt later.
+        """
         runs = DatabaseRuns(self.workshop.claims, self.claim)
         if runs.exists(Path(self.claim.job.output_path)):
             never = CancelToken()
-            with self._source(never) as (session, spec):
-                give_up(
-                    session, spec, runs, keep_partial=self.keep_partial, lane=self._lane, cancel=never, note=self.progress.log
-                )  # fmt: skip
-        self.progress.log("cancelled; the source is as it was found")
-        return self._end(JobEvent.CANCELLED, error=error)
+            try:
+                with self._source(never) as (session, spec):
+                    done = clean_up(
+                        session, spec.output_dir, runs, drop_snapshot=False, lane=self._lane, cancel=never, note=self.progress.log
+                    )  # fmt: skip
+                for problem in done.problems:
+                    self.progress.log(f"not undone at the source: {problem.change}: {problem.error.message}")
+            except (StaleAttempt, DatabaseError):
+                raise
+            except HyperSDKError as error:
+                self.progress.log(f"the source could not be looked at: {error.message}")
+        self.progress.log("paused")
+        return self._end(JobEvent.PAUSED)
 
     def _end(
         self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: HyperSDKError | None = None

@@ -127,6 +127,7 @@ class Claims:
             )  # fmt: skip
             if new is JobState.COMPLETED or (new is JobState.CANCELLED and not keep_run):
                 connection.execute(sa.delete(runs).where(runs.c.job_id == claim.job.id))
+                self._change(connection, claim.job.id, now, source_changes=0)
             connection.execute(
                 sa.update(attempts)
                 .where(attempts.c.job_id == claim.job.id, attempts.c.epoch == claim.epoch)
@@ -167,11 +168,16 @@ class Claims:
                 sa.select(runs.c.record).where(runs.c.job_id == claim.job.id)
             ).scalar_one_or_none()
 
-    def write_run(self, claim: Claim, record: str) -> None:
-        """Saves it; durable when this returns. Raises StaleAttempt, and then nothing was written."""
+    def write_run(self, claim: Claim, record: str, source_changes: int) -> None:
+        """Saves it, and how many of its changes at the source are not undone; durable when this returns.
+
+        Raises StaleAttempt, and then nothing was written.
+        """
         with self.database.write() as connection:
-            self._ours(connection, claim, jobs.c.epoch)
+            known = self._ours(connection, claim, jobs.c.source_changes)
             now = self.database.now(connection)
+            if known != source_changes:
+                self._change(connection, claim.job.id, now, source_changes=source_changes)
             done = connection.execute(
                 sa.update(runs).where(runs.c.job_id == claim.job.id).values(record=record, updated_at=now)
             )

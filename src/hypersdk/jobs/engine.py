@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
 
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import JobState
+from hypersdk.jobs.states import DUE
 from hypersdk.state.database import Database, parse_url
 from hypersdk.state.tables import jobs
 
@@ -104,9 +104,7 @@ class Engine:
         """Hands attempts that are due to the engine: rows first, so a crash between the two is made good here. Returns how many."""
         due = (
             sa.select(jobs.c.id, jobs.c.attempt, jobs.c.root_id, jobs.c.site, jobs.c.priority)
-            .where(
-                jobs.c.attempt > jobs.c.enqueued, jobs.c.state.in_([JobState.QUEUED.value, JobState.CANCELLING.value])
-            )
+            .where(jobs.c.attempt > jobs.c.enqueued, jobs.c.state.in_([state.value for state in DUE]))
             .order_by(jobs.c.priority.desc(), jobs.c.number)
             .limit(500)
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from datetime import datetime
 from typing import Final
 
 import sqlalchemy as sa
@@ -14,13 +16,15 @@ from hypersdk.jobs.engine import EXHAUSTED, Engine
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ATTEMPTS_EXHAUSTED, ENDED, HELD, NO_WORKER_FOR_ROOT, JobEvent, JobState, before
 from hypersdk.jobs.store import FOLLOWED, JobStore
+from hypersdk.migration.runs import SNAPSHOT_MAX_AGE
 from hypersdk.state.database import Database
-from hypersdk.state.tables import idempotency, jobs, logins, removed, workers
+from hypersdk.state.tables import idempotency, jobs, logins, removed, runs, workers
 
 LOG: Final = logging.getLogger(__name__)
 GRACE_S: Final = 10.0
 """A row that has just changed may be between two transactions of a healthy worker."""
 PRUNE_EVERY_S: Final = 600.0
+EXPIRE_EVERY_S: Final = 3600.0
 DAY_S: Final = 86_400.0
 
 
@@ -37,6 +41,7 @@ class Reconciler:
         """One round. Raises DatabaseError."""
         self._lost_attempts()
         self._waiting()
+        self._expire()
         if time.monotonic() >= self._next_prune:
             self._next_prune = time.monotonic() + PRUNE_EVERY_S
             self.prune()
@@ -102,6 +107,24 @@ class Reconciler:
                 same = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
                 connection.execute(same.values(waiting=code, revision=revision))
 
+    def _expire(self) -> None:
+        """Has the snapshots of jobs that are paused for too long removed: they grow on a production datastore. Tried again each hour."""
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+            paused = jobs.c.state == JobState.PAUSED.value
+            query = (
+                sa.select(jobs.c.id, runs.c.record)
+                .join(runs, runs.c.job_id == jobs.c.id)
+                .where(paused, jobs.c.source_changes > 0, jobs.c.updated_at < now - EXPIRE_EVERY_S)
+                .limit(100)
+            )
+            rows = connection.execute(query).all()
+        oldest = now - SNAPSHOT_MAX_AGE.total_seconds()
+        for row in rows:
+            if datetime.fromisoformat(json.loads(row.record)["started_at"]).timestamp() < oldest:
+                LOG.warning("job %s is paused for so long that its temporary snapshot is removed", row.id)
+                JobStore(self._database).expire(row.id)
+
     def prune(self) -> None:
         """Removes what is older than the retention: jobs that ended, with their logs; answers kept for repeated requests; dead workers."""
         store = JobStore(self._database)
@@ -109,7 +132,9 @@ class Reconciler:
             now = self._database.now(connection)
             old = now - self._settings.retention_days * DAY_S
             ended = [state.value for state in ENDED]
-            found = sa.select(jobs.c.id).where(jobs.c.state.in_(ended), jobs.c.completed_at < old).limit(1000)
+            # A job that left something at its source has the only record of it.
+            over = (jobs.c.state.in_(ended), jobs.c.completed_at < old, jobs.c.source_changes == 0)
+            found = sa.select(jobs.c.id).where(*over).limit(1000)
             gone = connection.execute(found).scalars().all()
             if gone:
                 store.remove_rows(connection, list(gone))

@@ -20,7 +20,8 @@ EMPTY_PROGRESS: Final[Mapping[str, Any]] = {
 class Job:
     """One job. Times are seconds since 1970; ``definition`` holds no secret; ``error`` has code, message, cause, next_step.
 
-    ``waiting`` is the code of what a queued job waits for. ``revision`` moves with every change.
+    ``waiting`` is the code of what a queued job waits for. ``source_changes`` is how many
+    changes at the source are not undone. ``revision`` moves with every change.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Job:
     progress: Mapping[str, Any]
     result: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
+    source_changes: int
     created_at: float
     started_at: float | None
     completed_at: float | None

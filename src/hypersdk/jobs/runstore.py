@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from hypersdk.jobs.claims import Claim, Claims
 
@@ -14,6 +16,7 @@ class DatabaseRuns:
 
     claims: Claims
     claim: Claim
+    undo_command: ClassVar[str] = "hyperctl cancel ID"
 
     def exists(self, folder: Path) -> bool:
         """See RunStore."""
@@ -26,7 +29,8 @@ class DatabaseRuns:
 
     def write(self, folder: Path, record: bytes) -> None:  # noqa: ARG002
         """See RunStore."""
-        self.claims.write_run(self.claim, record.decode())
+        changes = json.loads(record)["changes"]
+        self.claims.write_run(self.claim, record.decode(), sum(not change["undone"] for change in changes))
 
     def make_known(self, folder: Path, run_id: str) -> None:
         """See RunStore: the job knows it."""

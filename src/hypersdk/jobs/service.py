@@ -15,7 +15,7 @@ from hypersdk.errors import CODES, HyperSDKError
 from hypersdk.jobs.records import Attempt, Job, NewJob
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import JobState
+from hypersdk.jobs.states import SOURCE_CHANGED_STILL, JobState
 from hypersdk.jobs.store import JobStore
 from hypersdk.migration.jobfile import JobDefinition, load_jobs
 from hypersdk.vsphere.endpoint import resolve_endpoint
@@ -145,9 +145,11 @@ class JobService:
         history = tuple(self.store.attempts(job.id))
         error = job.error or (history[-1].error if history and job.state not in (JobState.COMPLETED,) else None)
         if error and job.state in (JobState.FAILED, JobState.CANCELLED, JobState.QUEUED):
-            return Explanation(
-                str(error["code"]), str(error["message"]), str(error["cause"]), str(error["next_step"]), history
-            )
+            message, step = str(error["message"]), str(error["next_step"])
+            if job.source_changes and job.state is JobState.FAILED:
+                message += f"; {job.source_changes} change(s) at the source are not undone"
+                step += f" {CODES[SOURCE_CHANGED_STILL].next_step}"
+            return Explanation(str(error["code"]), message, str(error["cause"]), step, history)
         code, message = self._situation(job)
         info = CODES.get(code)
         cause, step = (info.cause, info.next_step) if info else _SITUATIONS.get(code, _SITUATIONS[job.state.value])

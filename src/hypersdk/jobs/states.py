@@ -7,6 +7,8 @@
       │ │               │ └──cancel──> cancelling ──cancelled──> cancelled ──retry──> queued
       │ └─requeue───────┤                    ▲
       │ └─resume── paused <──paused── pausing┤
+      │              └────expire────────^    │
+      │                        failed ─cancel┘   (with changes at the source that are not undone)
       └─cancel──> cancelled    (queued or paused, with nothing done yet; else cancelling: a worker undoes it)
 """
 
@@ -26,6 +28,11 @@ NO_WORKER_FOR_ROOT: Final = register(
     "no_worker_for_root",
     "No worker that is alive sees the export root that the job writes to.",
     "Start a worker on a host where that root is mounted.",
+)
+SOURCE_CHANGED_STILL: Final = register(
+    "source_not_restored",
+    "The job changed something at the source that is not undone yet.",
+    "`hyperctl cancel ID` undoes it, `hyperctl retry ID` goes on and undoes it at its end.",
 )
 ATTEMPTS_EXHAUSTED: Final = register(
     "attempts_exhausted",
@@ -61,6 +68,7 @@ class JobEvent(StrEnum):
     REQUEUE = "requeue"  # the worker drains or died
     RESUME = "resume"
     RETRY = "retry"
+    EXPIRE = "expire"
 
 
 class JobStateError(HyperSDKError):
@@ -98,12 +106,16 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (_S.CANCELLING, _E.FAIL): _S.FAILED,
     (_S.CANCELLING, _E.REQUEUE): _S.CANCELLING,
     (_S.CANCELLING, _E.PAUSED): _S.CANCELLING,  # asked for while the worker paused it: another attempt undoes it
+    (_S.PAUSED, _E.EXPIRE): _S.PAUSING,  # its snapshot is too old: a worker removes it
     (_S.FAILED, _E.RETRY): _S.QUEUED,
+    (_S.FAILED, _E.CANCEL): _S.CANCELLING,  # where it left something at the source
     (_S.CANCELLED, _E.RETRY): _S.QUEUED,
 }
 ENDED: Final = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELLED})
 HELD: Final = frozenset({_S.RUNNING, _S.PAUSING, _S.CANCELLING})
 """States in which a worker has the job, or should."""
+DUE: Final = frozenset({_S.QUEUED, _S.PAUSING, _S.CANCELLING})
+"""States in which an attempt may be due that the engine does not know yet."""
 KEPT: Final[Mapping[JobState, str]] = {
     _S.QUEUED: "pending", _S.PAUSED: "pending", _S.RUNNING: "running", _S.PAUSING: "running", _S.CANCELLING: "running",
     _S.COMPLETED: "completed", _S.FAILED: "failed", _S.CANCELLED: "cancelled",

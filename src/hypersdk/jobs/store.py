@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from hypersdk.errors import LookupFailed, UsageError, register
 from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob, Page
-from hypersdk.jobs.states import ENDED, JobEvent, JobState, JobStateError, after
+from hypersdk.jobs.states import ENDED, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError, after
 from hypersdk.state.database import Database
 from hypersdk.state.tables import attempts, counters, job_log, jobs, removed
 
@@ -26,7 +26,7 @@ LIST_QUERY: Final = register(
 SORTABLE: Final = {
     name: jobs.c[name]
     for name in ("number", "id", "name", "vm_path", "output_path", "format", "state", "site", "priority", "owner", "attempt",
-                 "endpoint_id", "worker_id", "waiting", "created_at", "started_at", "completed_at", "updated_at")
+                 "endpoint_id", "worker_id", "waiting", "source_changes", "created_at", "started_at", "completed_at", "updated_at")
 } | {"percent": jobs.c.progress["percent_complete"].as_float()}  # fmt: skip
 FACETS: Final = ("state", "format", "site")
 MAX_PAGE: Final = 1000
@@ -119,7 +119,7 @@ class JobStore:
                 "site": new.site, "root_id": new.root_id, "priority": new.priority, "owner": new.owner,
                 "state": JobState.QUEUED.value, "request": None, "keep_partial": False, "discard": False, "attempt": 1, "enqueued": 0,
                 "epoch": 0, "worker_id": None, "waiting": None, "progress": dict(EMPTY_PROGRESS), "result": None, "error": None,
-                "created_at": now, "started_at": None, "completed_at": None, "updated_at": now,
+                "source_changes": 0, "created_at": now, "started_at": None, "completed_at": None, "updated_at": now,
                 "revision": revision, "created_revision": revision,
             }  # fmt: skip
             connection.execute(sa.insert(jobs).values(row))
@@ -223,6 +223,7 @@ class JobStore:
 
     def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
         """Asks for the job's end. One that no worker ever had is cancelled at once; any other once its source is as it was found.
+        A failed job can be cancelled where something at its source is not undone.
 
         Asking again is no error. Raises LookupFailed ``job_unknown``, JobStateError ``job_state`` for a job that has ended.
         """
@@ -230,12 +231,17 @@ class JobStore:
         def decide(job: Job) -> Mapping[str, Any]:
             if job.state is JobState.CANCELLING:
                 return {"keep_partial": keep_partial}
+            if job.state is JobState.FAILED and not job.source_changes:
+                raise JobStateError(
+                    f"job '{job_id}' has failed, and its source is as it was found", state=job.state.value
+                )
             if job.epoch == 0:
                 return {"state": after(job.state, JobEvent.ABANDON), "ended": True, "request": None}
             # Nobody has it, but an earlier attempt may have left something: a worker must look.
-            attempt = job.attempt + (job.state is JobState.PAUSED)
+            attempt = job.attempt + (job.state in (JobState.PAUSED, JobState.FAILED))
             return {
                 "state": after(job.state, JobEvent.CANCEL), "request": "cancel", "keep_partial": keep_partial, "attempt": attempt,
+                "completed_at": None,
             }  # fmt: skip
 
         return self._ask(job_id, decide)
@@ -261,6 +267,16 @@ class JobStore:
 
         return self._ask(job_id, decide)
 
+    def expire(self, job_id: str) -> None:
+        """Has a worker put the source of a paused job back, its temporary snapshot too. A job that is not paused any more is left alone."""
+
+        def decide(job: Job) -> Mapping[str, Any]:
+            if job.state is not JobState.PAUSED:
+                return {}
+            return {"state": after(job.state, JobEvent.EXPIRE), "attempt": job.attempt + 1}
+
+        self._ask(job_id, decide)
+
     def retry(self, job_id: str, *, discard: bool = False) -> Job:
         """Puts a failed or cancelled job back into the queue: from its last checkpoint, or anew with ``discard``. Raises as ``cancel``."""
 
@@ -273,11 +289,18 @@ class JobStore:
         return self._ask(job_id, decide)
 
     def delete(self, job_id: str) -> None:
-        """Forgets a job that has ended, with its log; the files that it wrote stay. Raises as ``cancel``."""
+        """Forgets a job that has ended, with its log; the files that it wrote stay.
+
+        Raises as ``cancel``, and JobStateError ``source_not_restored`` while only its record knows what to undo at the source."""
         with self.database.write() as connection:
             job = _locked(connection, job_id)
             if job.state not in ENDED:
                 raise JobStateError(f"job '{job_id}' is {job.state}; cancel it first", state=job.state.value)
+            if job.source_changes:
+                raise JobStateError(
+                    f"{job.source_changes} change(s) of job '{job_id}' at its source are not undone",
+                    code=SOURCE_CHANGED_STILL,
+                )
             self.remove_rows(connection, [job_id])
 
     def remove_rows(self, connection: sa.Connection, job_ids: Sequence[str]) -> None:

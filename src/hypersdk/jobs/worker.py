@@ -62,7 +62,9 @@ class Worker:
         self._cancel = CancelToken()
         self._active: dict[str, JobAttempt] = {}
         self._lock = threading.Lock()
-        self._shared: dict[str, Shared] = {}
+        self._run_settings = _run_settings(settings)
+        self._shared = Shared(self._run_settings)
+        self._sites: dict[str, Shared] = {}
         self._renewal = Renewal()
 
     def stop(self) -> None:
@@ -141,26 +143,17 @@ class Worker:
         except HyperSDKError as failed:
             LOG.error("job %s could not be marked as failed: %s", attempt.claim.job.id, failed.message)
 
-    def _run_settings(self, _site: str) -> RunSettings:
-        settings = self._settings
-        floor = Floor(settings.datastore_floor_percent / 100, settings.datastore_floor_bytes)
-        return RunSettings(
-            streams_per_host=settings.streams_per_host, streams_per_vcenter=settings.streams_per_vcenter,
-            bandwidth_limit=settings.bandwidth_limit, space_wait_s=settings.space_wait_s, floor=floor,
-            progress_interval_s=0.5, state=settings.state_dir,
-        )  # fmt: skip
-
     def _shared_of(self, identity: str) -> Callable[[str], Shared]:
         def shared(site: str) -> Shared:
             with self._lock:
-                if site not in self._shared:
+                if site not in self._sites:
                     settings = self._settings
                     budget = SharedBudget(
                         self._database, identity, site, settings.streams_per_host, settings.streams_per_vcenter
                     )
                     self._renewal.add(budget)
-                    self._shared[site] = Shared(self._run_settings(site), budget)
-                return self._shared[site]
+                    self._sites[site] = self._shared.for_site(budget)
+                return self._sites[site]
 
         return shared
 
@@ -213,6 +206,15 @@ class Worker:
             active = list(self._active.values())
         for attempt in active:
             attempt.stop("drain")
+
+
+def _run_settings(settings: DaemonSettings) -> RunSettings:
+    floor = Floor(settings.datastore_floor_percent / 100, settings.datastore_floor_bytes)
+    return RunSettings(
+        streams_per_host=settings.streams_per_host, streams_per_vcenter=settings.streams_per_vcenter,
+        bandwidth_limit=settings.bandwidth_limit, space_wait_s=settings.space_wait_s, floor=floor,
+        progress_interval_s=0.5, state=settings.state_dir,
+    )  # fmt: skip
 
 
 @contextmanager

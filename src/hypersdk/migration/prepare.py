@@ -170,10 +170,12 @@ def undo_after(work: SourceWork, error: BaseException) -> None:
         if still:
             _follow_own_changes(work)
     except HyperSDKError as unreachable:
-        _add(error, f"the source was not put back: {unreachable.message}; run `hyper2kvm cleanup`")
+        _add(error, f"the source was not put back: {unreachable.message}; run `{work.run.undo_command}`")
         return
     for problem in problems:
-        _add(error, f"not undone at the source: {problem.change}: {problem.error.message}; run `hyper2kvm cleanup`")
+        _add(
+            error, f"not undone at the source: {problem.change}: {problem.error.message}; run `{work.run.undo_command}`"
+        )
 
 
 def _add(error: BaseException, text: str) -> None:

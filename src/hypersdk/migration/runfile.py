@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.migration.point import PointInTime
@@ -138,7 +138,12 @@ def state_dir(environ: Mapping[str, str] | None = None) -> Path:
 
 
 class RunStore(Protocol):
-    """Where the record of a run is kept: in the output folder (``FolderRuns``), or in a daemon's database."""
+    """Where the record of a run is kept: in the output folder (``FolderRuns``), or in a daemon's database.
+
+    ``undo_command`` is what a user types to have the source put back later.
+    """
+
+    undo_command: ClassVar[str]
 
     def exists(self, folder: Path) -> bool:
         """Whether an unfinished run belongs to ``folder``."""
@@ -170,6 +175,7 @@ class FolderRuns:
     """Runs that lie in their own output folder; ``state / "runs"`` has a pointer to each."""
 
     state: Path
+    undo_command: ClassVar[str] = "hyper2kvm cleanup"
 
     def exists(self, folder: Path) -> bool:
         """See RunStore."""
@@ -215,6 +221,11 @@ class RunFile:
         self.record = record
         self._store = store
         self._lock = threading.RLock()
+
+    @property
+    def undo_command(self) -> str:
+        """See RunStore."""
+        return self._store.undo_command
 
     @classmethod
     def create(cls, folder: Path, store: RunStore, **facts: Any) -> RunFile:

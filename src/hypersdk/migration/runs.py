@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -87,9 +87,10 @@ def _read(pointer: Path, state: Path) -> UnfinishedRun | None:
 def clean_up(
     session: Session,
     folder: Path,
-    state: Path,
+    store: RunStore,
     *,
     drop_snapshot: bool,
+    lane: str | None = None,
     cancel: CancelToken,
     note: Callable[[str], None],
 ) -> CleanUp:
@@ -97,10 +98,9 @@ def clean_up(
     its files were published before.
 
     The temporary snapshot goes too with ``drop_snapshot`` or when it is older than ``SNAPSHOT_MAX_AGE``: what was copied of it
-    is then copied again by a resume. Raises TargetError ``run_active`` while a process works on the run.
+    is then copied again by a resume. Raises TargetError ``run_active`` while a process works on the run, with ``lane`` as ``give_up``.
     """
-    with locked_folder(folder):
-        run = RunFile.load(folder, FolderRuns(state))
+    with _held(folder, store, lane) as run:
         if run is None:
             return CleanUp((), (), ())
         age = datetime.now(UTC) - datetime.fromisoformat(run.record.started_at)
@@ -125,33 +125,46 @@ def give_up(
     lane: str | None = None,
     cancel: CancelToken,
     note: Callable[[str], None],
-) -> None:
+) -> bool:
     """Ends an unfinished run for good: the source as it was found, its temporary snapshot too, and without ``keep_partial`` what was copied
-    is removed. Does nothing where there is no run.
+    is removed. Whether its files were published before: they stay. Does nothing where there is no run.
 
     Raises TargetError ``run_active`` while a process works on it, and NotRestored when something could not be undone: the run is kept then.
     With a ``lane`` (see ``RunSettings``) whoever holds the folder was declared dead, and is no obstacle.
     """
-    found = RunFile.load(spec.output_dir, store)
-    if found is None:
-        return
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked_folder(spec.output_dir, found.record.lane))
-        except TargetError as error:
-            if error.code != RUN_ACTIVE or lane is None:
-                raise
-            stack.enter_context(locked_folder(spec.output_dir, lane))
-        run = RunFile.load(spec.output_dir, store) or found
+    with _held(spec.output_dir, store, lane) as run:
+        if run is None:
+            return False
         problems = SourceJournal(session, run, note=note).undo(keep=(), cancel=cancel)
         if problems:
             raise not_restored(run.record.machine, problems)
+        if run.record.published:
+            run.remove()
+            return True
         if keep_partial:
-            return
+            return False
         outputs = outputs_for(spec, spec.output_dir, stem_of(run.record.machine), run.record)
         for record in reversed(run.record.disks):
             outputs.forget(record)
         run.remove()
+        return False
+
+
+@contextmanager
+def _held(folder: Path, store: RunStore, lane: str | None) -> Iterator[RunFile | None]:
+    """The run of ``folder``, which nobody else works on; None where there is none."""
+    found = RunFile.load(folder, store)
+    if found is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(folder, found.record.lane))
+        except TargetError as error:
+            if error.code != RUN_ACTIVE or lane is None:
+                raise
+            stack.enter_context(locked_folder(folder, lane))
+        yield RunFile.load(folder, store)  # as it is now that it is held
 
 
 def stray_snapshots(session: Session, state: Path) -> Iterator[FoundSnapshot]:

@@ -54,7 +54,7 @@ class RunSettings:
 
 
 class Shared:
-    """The live side of ``RunSettings``: one per process, handed to every machine's export."""
+    """The live side of ``RunSettings``: one per process (in a daemon, one per site of it), handed to every machine's export."""
 
     def __init__(self, settings: RunSettings, budget: StreamBudget | None = None) -> None:
         self.settings = settings
@@ -63,6 +63,13 @@ class Shared:
         self.space = SpaceLedger()
         self._slots: dict[str, threading.Semaphore] = {}
         self._lock = threading.Lock()
+
+    def for_site(self, budget: StreamBudget) -> Shared:
+        """The same bandwidth and room on file systems, with a site's own streams and snapshots."""
+        other = copy.copy(self)
+        other.budget = budget
+        other._slots = {}
+        return other
 
     def with_settings(self, settings: RunSettings) -> Shared:
         """The same budgets, limits and ledgers for a run that has settings of its own."""

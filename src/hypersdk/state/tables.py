@@ -58,6 +58,8 @@ jobs = sa.Table(
     sa.Column("progress", Json, nullable=False),
     sa.Column("result", Json, nullable=True),
     sa.Column("error", Json, nullable=True),
+    # What the run's journal says is still changed at the source; above 0 in a job that ended, somebody has to look.
+    sa.Column("source_changes", sa.Integer, nullable=False, server_default="0"),
     sa.Column("created_at", Time, nullable=False),
     # A bulk call touches nothing that came after what its caller saw.
     sa.Column("created_revision", Big, nullable=False),

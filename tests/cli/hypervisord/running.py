@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from hypersdk.cli.hypervisord.app import program
+from hypersdk.simulator import Simulator
 from tests.cli.running import Run
 
 START_S = 120
@@ -76,3 +77,22 @@ def _until_ready(listener: socket.socket, process: subprocess.Popen[str], log: P
         except TimeoutError:
             continue
     raise AssertionError(f"it did not become ready: {log.read_text()}")
+
+
+def environ_of(simulator: Simulator) -> dict[str, str]:
+    """The simulator as the daemon's default endpoint."""
+    return {
+        "GOVC_URL": simulator.url, "GOVC_USERNAME": simulator.username, "GOVC_PASSWORD": simulator.password, "GOVC_INSECURE": "1",
+    }  # fmt: skip
+
+
+def children_of(pid: int) -> dict[str, int]:
+    """Processes of a daemon by their name, ``api`` or ``worker:0``."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                words = (stat.parent / "cmdline").read_bytes().decode().split("\0")
+                if "--process" in words:
+                    found[words[words.index("--process") + 1]] = int(stat.parent.name)
+    return found

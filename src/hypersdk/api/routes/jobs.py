@@ -277,7 +277,7 @@ def retry(
 )
 def permissions(id: Id, use: Use, caller: Viewer) -> dict[str, Permission]:  # noqa: A002
     """By action, with the reason why not."""
-    return job_permissions(use.jobs.get(id).state, caller.role)
+    return job_permissions(use.jobs.get(id), caller.role)
 
 
 @router.get("/{id}/progress", operation_id="job_progress", summary="How far a job is", responses=problems(404))
@@ -382,7 +382,7 @@ def download(
 
 
 def _detail(job: Job, caller: Caller) -> JobDetail:
-    return JobDetail(**job_view(job).model_dump(), permissions=job_permissions(job.state, caller.role))
+    return JobDetail(**job_view(job).model_dump(), permissions=job_permissions(job, caller.role))
 
 
 def _error(error: HyperSDKError) -> ErrorView:

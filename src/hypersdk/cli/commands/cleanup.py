@@ -63,12 +63,13 @@ def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bo
 
 
 def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool) -> bool:
+    from hypersdk.migration.runfile import FolderRuns
     from hypersdk.migration.runs import clean_up
 
     assert run.record is not None
     name = run.record.machine
     done = clean_up(
-        session, run.folder, cli.state_dir, drop_snapshot=drop_snapshots, cancel=cli.cancel,
+        session, run.folder, FolderRuns(cli.state_dir), drop_snapshot=drop_snapshots, cancel=cli.cancel,
         note=lambda text: cli.output.note(f"{name}: {text}", style="dim"),
     )  # fmt: skip
     if cli.output.json_lines:

@@ -1,0 +1,141 @@
+"""What a job changed at its source is undone, or known and asked for: no job is forgotten while only its record knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from hypersdk.access.roles import Role
+from hypersdk.api.allowed import job_permissions
+from hypersdk.jobs.states import JobState, JobStateError
+from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.state.tables import jobs, runs
+from hypersdk.units import MiB
+from tests.e2e.judge import assert_finished, expected_raw
+from tests.jobs.test_durable import SLOW, SiteFactory, assert_exported, machines, source
+
+STUCK = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
+RUNNING = "web-1"
+"""The running one of the machines: its export makes a temporary snapshot."""
+
+
+def test_a_snapshot_that_stays_is_told_and_a_cancel_removes_it(site: SiteFactory) -> None:
+    """The files are published before: they stay, and the job is completed once its source is as it was found."""
+    made = site(machines=machines(2), options={"take_over_s": 2.0, "retention_days": 1})
+    before = source(made)
+    made.simulator.set_faults(STUCK)
+    made.worker()
+    (failed,) = made.until_ended(made.submit({"vm_path": RUNNING}))
+    assert (failed.state, failed.source_changes) == (JobState.FAILED, 1)
+    assert failed.error is not None
+    assert (failed.error["code"], "hyperctl cancel" in failed.error["next_step"]) == ("not_restored", True)
+    told = made.service.explain(failed)
+    assert "not undone" in told.message
+    assert source(made) != before
+    permitted = job_permissions(failed, Role.OPERATOR)
+    assert permitted["cancel"].allowed
+    assert permitted["delete"].code == "source_not_restored"
+    with pytest.raises(JobStateError) as caught:
+        made.service.delete(failed.id)
+    assert caught.value.code == "source_not_restored"
+    made.simulator.set_faults()
+    made.service.cancel(failed.id)
+    (ended,) = made.until_ended([failed])
+    assert (ended.state, ended.source_changes) == (JobState.COMPLETED, 0), made.told()
+    assert ended.result is not None
+    assert ended.result["restored"] is True
+    assert source(made) == before
+    assert_finished(made.root / RUNNING)
+    made.service.delete(failed.id)
+
+
+def test_a_failed_job_is_cancelled_only_for_what_it_left(site: SiteFactory) -> None:
+    made = site(machines=machines(2), rate_bytes_s=SLOW)
+    before = source(made)
+    corrupt = Fault(FaultKind.CORRUPT, after_bytes=2 * MiB, times=None)
+    made.simulator.set_faults(corrupt, STUCK)
+    made.worker()
+    (failed,) = made.until_ended(made.submit({"vm_path": RUNNING}))
+    assert (failed.state, failed.source_changes) == (JobState.FAILED, 1), made.told()
+    assert failed.error is not None
+    assert ["hyperctl cancel ID" in text for text in failed.error["not_undone"]] == [True]
+    made.simulator.set_faults()
+    made.service.cancel(failed.id)
+    (ended,) = made.until_ended([failed])
+    assert (ended.state, ended.source_changes) == (JobState.CANCELLED, 0), made.told()
+    assert source(made) == before
+    assert list((made.root / RUNNING).iterdir()) == []
+    made.simulator.set_faults(corrupt)
+    (again,) = made.until_ended(made.submit({"vm_path": "web-0"}))
+    assert (again.state, again.source_changes) == (JobState.FAILED, 0)
+    with pytest.raises(JobStateError, match="as it was found"):
+        made.service.cancel(again.id)
+
+
+def test_what_is_known_of_a_source_outlives_the_retention(site: SiteFactory) -> None:
+    made = site(machines=machines(2), options={"take_over_s": 2.0, "retention_days": 1})
+    made.simulator.set_faults(STUCK)
+    worker = made.worker()
+    left, whole = made.until_ended(made.submit({"vm_path": RUNNING}, {"vm_path": "web-0"}))
+    assert [left.state, whole.state] == [JobState.FAILED, JobState.COMPLETED], made.told()
+    worker.end()
+    with made.database.write() as connection:
+        connection.execute(sa.update(jobs).values(completed_at=jobs.c.completed_at - 2 * 86_400))
+    seen = made.store.revision()
+    made.worker()
+    made.until(lambda: made.store.removed_since(seen))
+    assert [key for _, topic, key in made.store.removed_since(seen) if topic == "jobs"] == [whole.id]
+    assert made.store.get(left.id).source_changes == 1
+
+
+def test_the_snapshot_of_a_long_pause_is_removed_and_resume_begins_anew(site: SiteFactory) -> None:
+    made = site(machines=machines(2), rate_bytes_s=SLOW, options={"take_over_s": 2.0})
+    before = source(made)
+    expected = expected_raw(made.simulator, RUNNING, made.folder / "expected")
+    worker = made.worker()
+    job = made.submit({"vm_path": RUNNING})[0]
+    made.copied(job, MiB)
+    made.service.pause(job.id)
+    paused = made.until_state(job, JobState.PAUSED)
+    assert paused.source_changes == 1
+    assert source(made) != before
+    worker.end()
+    _grow_old(made.database.write, job.id, timedelta(hours=25))
+    made.worker()
+    made.until(lambda: made.store.get(job.id).source_changes == 0)
+    assert made.until_state(job, JobState.PAUSED).attempt == 2
+    assert source(made) == before
+    made.service.resume(job.id)
+    made.until_ended([job])
+    assert_exported(made, job, expected)
+    assert source(made) == before
+
+
+def test_a_source_that_does_not_answer_leaves_the_job_paused(site: SiteFactory) -> None:
+    made = site(machines=machines(2), rate_bytes_s=SLOW, options={"take_over_s": 2.0})
+    worker = made.worker()
+    job = made.submit({"vm_path": RUNNING})[0]
+    made.copied(job, MiB)
+    made.service.pause(job.id)
+    made.until_state(job, JobState.PAUSED)
+    worker.end()
+    made.simulator.set_faults(STUCK)
+    _grow_old(made.database.write, job.id, timedelta(hours=25))
+    made.worker()
+    made.until(lambda: made.store.get(job.id).attempt == 2)
+    assert made.until_state(job, JobState.PAUSED).source_changes == 1
+    assert b"not undone at the source" in made.store.read_log(job.id)[0]
+
+
+def _grow_old(write: Callable[[], object], job_id: str, age: timedelta) -> None:
+    """As if the run had begun, and the job been paused, so long ago."""
+    with write() as connection:  # type: ignore[attr-defined]
+        record = json.loads(connection.execute(sa.select(runs.c.record).where(runs.c.job_id == job_id)).scalar_one())
+        record["started_at"] = (datetime.now(UTC) - age).isoformat()
+        connection.execute(sa.update(runs).where(runs.c.job_id == job_id).values(record=json.dumps(record)))
+        old = jobs.c.updated_at - age.total_seconds()
+        connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(updated_at=old))
