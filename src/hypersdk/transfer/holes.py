@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from typing import Final
 
 from hypersdk.units import KiB, MiB
@@ -21,16 +23,35 @@ _ZEROS: Final = memoryview(bytes(512 * KiB))  # stays in a core's cache while it
 def pieces(descriptor: int, region: range) -> Iterator[memoryview]:
     """The bytes of ``region``, in order, at most ``READ_STEP`` at once; fewer in all only where the file ends. Each lasts until the next.
 
-    What was read is dropped from the page cache: reading 1 TiB must not push everything else out of it.
+    One is read, in a thread, while the last is worked on. What was read is dropped from the page cache: reading 1 TiB must not push everything
+    else out of it.
     """
-    buffer = memoryview(bytearray(min(READ_STEP, max(len(region), 1))))
+    step = min(READ_STEP, max(len(region), 1))
+    buffers = cycle([memoryview(bytearray(step)), memoryview(bytearray(step))])
     os.posix_fadvise(descriptor, region.start, len(region), os.POSIX_FADV_SEQUENTIAL)
+    found = _pieces(descriptor, region, buffers)
+    yield from _ahead(found) if len(region) > READ_STEP else found
+
+
+def _ahead(found: Iterator[memoryview]) -> Iterator[memoryview]:
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+        following = reader.submit(next, found, None)
+        while (piece := following.result()) is not None:
+            following = reader.submit(next, found, None)
+            yield piece
+
+
+def _pieces(descriptor: int, region: range, buffers: Iterator[memoryview]) -> Iterator[memoryview]:
     for run, is_data in _runs(descriptor, region):
-        yield from _read(descriptor, run, buffer) if is_data else _zeros(len(run))
+        yield from _read(descriptor, run, buffers) if is_data else _zeros(len(run))
 
 
-def _read(descriptor: int, run: range, buffer: memoryview) -> Iterator[memoryview]:
-    while run and (count := os.preadv(descriptor, [buffer[: len(run)]], run.start)):
+def _read(descriptor: int, run: range, buffers: Iterator[memoryview]) -> Iterator[memoryview]:
+    while run:
+        buffer = next(buffers)
+        count = os.preadv(descriptor, [buffer[: len(run)]], run.start)
+        if not count:
+            return
         os.posix_fadvise(descriptor, run.start, count, os.POSIX_FADV_DONTNEED)
         yield buffer[:count]
         run = run[count:]

@@ -27,7 +27,7 @@ from hypersdk.formats.qcow2.layout import (
     plain_entry,
 )
 from hypersdk.formats.qcow2.mapping import PARTIAL_DAMAGED, GuestMap
-from hypersdk.units import MiB
+from hypersdk.units import KiB, MiB
 
 Compression: TypeAlias = Literal["none", "pass", "repack"]
 """``none``: plain clusters. ``pass``: deflated grains as they come, with windows of up to 32 KiB, which RFC 1951 and qemu allow and some readers refuse.
@@ -37,6 +37,8 @@ _Deflate: TypeAlias = Callable[[Buffer], Buffer]
 
 _STEP: Final = 4 * MiB  # longest single write; keeps a run of clusters within a refcount block
 _PACK_AT_ONCE: Final = 64
+_SAMPLE: Final = 4 * KiB
+_SAMPLE_SHRUNK: Final = 15 * _SAMPLE // 16
 _NARROW_WINDOW: Final = -12  # 2**12 bytes, raw deflate: what qemu's own compression uses
 _NARROW_LEVEL: Final = 3  # half as large again in time as level 1, and most of what level 6 saves
 
@@ -59,6 +61,7 @@ class Qcow2Writer:
         self._passes = compression == "pass"
         self._deflate = _DEFLATE[compression]
         self._replaced: list[int] = []
+        self._stubborn: set[int] = set()
         self._lock = threading.Lock()
 
     @classmethod
@@ -102,7 +105,9 @@ class Qcow2Writer:
             self._store_plain(first, data)
             return
         clusters = [data[start : start + CLUSTER] for start in range(0, len(data), CLUSTER)]
-        deflated = [(first + number, self._deflate(_whole(cluster))) for number, cluster in enumerate(clusters)]
+        deflated = [
+            (first + number, self._deflated(first + number, cluster)) for number, cluster in enumerate(clusters)
+        ]
         for fits, run in groupby(deflated, key=lambda item: len(item[1]) <= DEFLATED_MAX):
             items = list(run)
             if fits:
@@ -110,6 +115,17 @@ class Qcow2Writer:
             else:
                 start = (items[0][0] - first) * CLUSTER
                 self._store_plain(items[0][0], data[start : start + len(items) * CLUSTER])
+
+    def _deflated(self, index: int, cluster: memoryview) -> Buffer:
+        """Longer than ``DEFLATED_MAX`` where it is not worth it."""
+        assert self._deflate is not None
+        with self._lock:
+            stubborn = index in self._stubborn
+            self._stubborn.discard(index)
+        # Deflating takes as long as all else with a cluster. What the source's compressor could not shrink is only tried where its start shrinks.
+        if stubborn and len(self._deflate(cluster[:_SAMPLE])) > _SAMPLE_SHRUNK:
+            return cluster
+        return self._deflate(_whole(cluster))
 
     def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
         """Stores grains as they are, without their zlib header and trailer. Returns those that no compressed cluster can be: all unless the mode is
@@ -122,7 +138,12 @@ class Qcow2Writer:
         fitting = [(piece.offset // CLUSTER, memoryview(piece.zlib)[2:-4]) for piece in pieces if _can_pass(piece)]
         for start in range(0, len(fitting), _PACK_AT_ONCE):
             self._store_packed(fitting[start : start + _PACK_AT_ONCE])
-        return [piece for piece in pieces if not _can_pass(piece)] if len(fitting) < len(pieces) else []
+        if len(fitting) == len(pieces):
+            return []
+        refused = [piece for piece in pieces if not _can_pass(piece)]
+        with self._lock:
+            self._stubborn.update(piece.offset // CLUSTER for piece in refused if len(piece.zlib) > DEFLATED_MAX)
+        return refused
 
     def _store_plain(self, first: int, data: memoryview) -> None:
         """At most ``_STEP`` bytes as plain clusters; the last one is filled up with zeros."""

@@ -234,7 +234,7 @@ class _SparseExtent:
         else:
             buffer[:] = _exactly(self._file, len(buffer), sector * SECTOR + skip)
 
-    def _inflated(self, number: int, sector: int) -> bytes:
+    def _inflated(self, number: int, sector: int) -> bytes | bytearray:
         offset = number * BLOCK
         lba, size = GRAIN_MARKER.unpack(_exactly(self._file, GRAIN_MARKER.size, sector * SECTOR))
         if lba * SECTOR != offset or not 0 < size <= MAX_GRAIN_BYTES:
