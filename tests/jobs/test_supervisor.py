@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -15,14 +16,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from hypersdk.jobs.supervisor import PAUSE_FIRST_S, PAUSE_MAX_S, STEADY_S, Child
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec
+from hypersdk.state.database import Database
+from hypersdk.state.tables import jobs, runs
 from hypersdk.units import MiB
 from tests.cli.hypervisord.running import START_S, children_of, daemon, environ_of
 from tests.e2e.judge import assert_finished, assert_holds, content_in_manifest, expected_raw
-from tests.jobs.test_durable import SEED, machines
+from tests.jobs.test_durable import SEED, SMALL, fetches, machines
 from tests.support.simulator import SimulatorFactory
 
 FLAGS = ("--no-auth", "--export-root")
@@ -100,49 +104,80 @@ def test_a_killed_part_comes_back_and_the_end_is_in_order(simulator: SimulatorFa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_kill_9_of_supervisor_api_and_worker_while_8_jobs_run(simulator: SimulatorFactory, tmp_path: Path) -> None:
-    """Each twice, in an order that is drawn; what is killed with the parent ends by itself."""
-    count = 8
-    disks = (DiskSpec(4 * MiB, allocated_bytes=2 * MiB), DiskSpec(32 * MiB, allocated_bytes=24 * MiB))
-    server = simulator(machines=machines(count, disks), rate_bytes_s=MiB)
+    """20 kills in an order that is drawn; what is killed with the parent ends by itself. No disk that was finished is fetched again, no lease
+    or snapshot is left."""
+    count, kills = 8, 20
+    large = DiskSpec(96 * MiB, allocated_bytes=64 * MiB)
+    server = simulator(machines=machines(count, (SMALL, SMALL, large)), rate_bytes_s=2 * MiB)
     before = server.state()
     expected = [expected_raw(server, f"web-{n}", tmp_path / f"expected-{n}") for n in range(count)]
     draw = random.Random(SEED)
-    victims = ["supervisor", "api", "worker:0"] * 2
+    victims = [("supervisor", "api", "worker:0")[number % 3] for number in range(kills)]
     draw.shuffle(victims)
     config = tmp_path / "config.toml"
     config.write_text(
         f'take_over_s = 4.0\njobs_per_worker = {count}\nstreams_per_host = 16\nexport_roots = ["{tmp_path}/exports"]\n'
     )
-    jobs: list[str] = []
+    ids: list[str] = []
+    finished: dict[tuple[str, int], int] = {}
     while victims:
         with _daemon(tmp_path, config, server) as (url, process):
-            if not jobs:
-                wanted = [_definition(tmp_path, f"web-{number}") for number in range(count)]
-                jobs = httpx.post(f"{url}/jobs/submit", json=wanted).json()["job_ids"]
+            if not ids:
+                wanted = [
+                    {**_definition(tmp_path, f"web-{number}"), "options": {"parallel_downloads": 1}}
+                    for number in range(count)
+                ]
+                ids = httpx.post(f"{url}/jobs/submit", json=wanted).json()["job_ids"]
             while victims:
                 until(lambda: len(children_of(process.pid)) == 2)
-                time.sleep(draw.uniform(0.5, 3.0))
+                time.sleep(draw.uniform(0.2, 4.0))
                 victim = victims.pop()
+                left = children_of(process.pid)
                 if victim == "supervisor":
-                    left = children_of(process.pid)
                     process.kill()
                     process.wait()
                     until(partial(_gone, left.values()))
+                else:
+                    os.kill(left[victim], signal.SIGKILL)
+                    until(partial(_gone, [left[victim]]))
+                if victim != "api":  # no worker lives now: what is counted is all that was asked for
+                    finished = _finished(tmp_path, server, ids) | finished
+                if victim == "supervisor":
                     break
-                os.kill(children_of(process.pid)[victim], signal.SIGKILL)
+    assert len(finished) >= count, "too few disks were finished between the kills for the proof to mean anything"
     with _daemon(tmp_path, config, server) as (url, _process):
         until(lambda: _answers(url))
+        running = {httpx.get(f"{url}/jobs/{job}").json()["status"] for job in ids}
+        assert running & {"pending", "running"}, "nothing was left to kill"
         done = ("completed", "failed", "cancelled")
-        until(lambda: all(httpx.get(f"{url}/jobs/{job}").json()["status"] in done for job in jobs), 240)
-        ended = [httpx.get(f"{url}/jobs/{job}").json() for job in jobs]
+        until(lambda: all(httpx.get(f"{url}/jobs/{job}").json()["status"] in done for job in ids), 300)
+        ended = [httpx.get(f"{url}/jobs/{job}").json() for job in ids]
         assert {job["status"] for job in ended} == {"completed"}, ended
     for number in range(count):
         folder = tmp_path / "exports" / f"web-{number}"
         assert_finished(folder)
         assert_holds(folder, expected[number], content_in_manifest(folder), tmp_path / f"scratch-{number}")
+    assert {disk: fetches(server, *disk) for disk in finished} == finished
     assert server.state() == before
+
+
+def _finished(folder: Path, server: Simulator, ids: list[str]) -> dict[tuple[str, int], int]:
+    """How often each disk that is finished, by the runs' records, was asked for so far."""
+    database = Database.open(f"sqlite:///{folder}/state/state.sqlite3")
+    try:
+        with database.read() as connection:
+            query = sa.select(jobs.c.vm_path, runs.c.record).join(runs, runs.c.job_id == jobs.c.id)
+            records = connection.execute(query.where(jobs.c.id.in_(ids))).all()
+    finally:
+        database.close()
+    return {
+        (row.vm_path, index): fetches(server, row.vm_path, index)
+        for row in records
+        for index, disk in enumerate(json.loads(row.record)["disks"])
+        if disk["receipt"] is not None
+    }
 
 
 @contextlib.contextmanager
