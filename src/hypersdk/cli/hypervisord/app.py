@@ -120,7 +120,7 @@ def root(ctx: click.Context, show_config: bool, process: str | None) -> int | No
     """Serve export jobs: a REST API, a durable queue, and workers that copy virtual machines out of vSphere.
 
     Without a command it serves until SIGTERM or Ctrl-C, then lets running jobs reach a checkpoint; they go on at the next start. SIGHUP
-    reads the certificate again.
+    reads the certificate again; from a terminal that is closed it ends the daemon like SIGTERM.
     """
     daemon = ctx.ensure_object(Daemon)
     if ctx.invoked_subcommand is not None:
