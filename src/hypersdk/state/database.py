@@ -249,6 +249,9 @@ def copy_sqlite(source: Path, target: Path) -> None:
             there.close()
             here.close()
         os.fsync(descriptor)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # whoever tries again and again must not fill the disk with halves
+        raise
     finally:
         os.close(descriptor)
     shutil.move(partial, target)
