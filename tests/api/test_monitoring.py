@@ -67,6 +67,7 @@ def test_the_exposition_is_what_promtool_accepts_and_true(api: Api) -> None:
     for name, value in {
         'hypersdk_jobs{state="completed"}': 1, 'hypersdk_jobs{state="failed"}': 1, 'hypersdk_jobs{state="running"}': 1,
         'hypersdk_jobs{state="queued"}': 1, 'hypersdk_queue_depth{waiting="none"}': 1, "hypersdk_jobs_submitted_total": 4,
+        "hypersdk_bytes_downloaded_total": 7 * 2**40,
         "hypersdk_transferred_bytes": 7 * 2**40, "hypersdk_expected_bytes": 2**43, "hypersdk_rate_bytes_per_second": 1.5e8,
         "hypersdk_lease_age_seconds": 61.5, "hypersdk_workers_alive": 1, "hypersdk_database_up": 1,
         'hypersdk_steps_ended{outcome="finish",step="export"}': 1, 'hypersdk_steps_ended{outcome="start",step="queue"}': 3,

@@ -271,6 +271,64 @@ def test_no_host_or_two(running: Shell) -> None:
             assert sock.recv(4096).split(b" ")[1] in (b"400", b"403")
 
 
+# Behind a proxy
+
+PUBLIC = "hypervisord.example.com"
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """On loopback, for a proxy that serves it as ``PUBLIC``."""
+    with served(tmp_path_factory.mktemp("proxied"), allowed_hosts=(PUBLIC,)) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [(PUBLIC, 200), (PUBLIC.upper(), 200), (f"{PUBLIC}:8443", 200), (f"{PUBLIC}.", 200), ("localhost", 200),
+     ("evil.example.com", 403), (f"x.{PUBLIC}", 403), (f"{PUBLIC}.evil.example.com", 403), (f"{PUBLIC}@evil.example.com", 403)],
+)  # fmt: skip
+def test_a_proxys_name_is_a_host_of_ours_and_no_other_is(proxied: Shell, host: str, status: int) -> None:
+    with proxied.client() as client:
+        assert client.get("/health", headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        (PUBLIC, f"https://{PUBLIC}", 201), (f"{PUBLIC}:443", f"https://{PUBLIC}", 201), (PUBLIC, f"http://{PUBLIC}", 201),
+        (f"{PUBLIC}:8443", f"https://{PUBLIC}:8443", 201), (PUBLIC, "https://evil.example.com", 403), (PUBLIC, "null", 403),
+        (PUBLIC, f"https://x.{PUBLIC}", 403), (PUBLIC, f"https://{PUBLIC}:8443", 403), (PUBLIC, f"ftp://{PUBLIC}", 403),
+        ("localhost", "https://localhost", 403), ("localhost", f"https://{PUBLIC}", 403),
+    ],
+)  # fmt: skip
+def test_pages_that_a_proxy_serves_by_tls_write(proxied: Shell, host: str, origin: str, status: int) -> None:
+    with proxied.client() as client:
+        name = proxied.user(Role.VIEWER, f"proxied-{abs(hash((host, origin)))}")
+        login = client.post("/api/v1/auth/login", json={"username": name, "password": PASSWORD}).json()
+        session = f"hypersdk_session={client.cookies['hypersdk_session']}"
+    headers = {"Host": host, "Origin": origin, "X-CSRF-Token": login["csrf_token"], "Cookie": session}
+    with proxied.client() as client:
+        assert client.post("/api/v1/auth/tokens", json={"label": "a"}, headers=headers).status_code == status
+        del headers["X-CSRF-Token"]
+        assert client.post("/api/v1/auth/tokens", json={"label": "a"}, headers=headers).status_code == 403
+
+
+def test_a_session_that_a_proxy_carried_by_tls_is_for_tls_only(proxied: Shell) -> None:
+    body = {"username": proxied.user(Role.VIEWER, "by-tls"), "password": PASSWORD}
+    with proxied.client() as client:
+        for scheme in ("https", "http"):
+            headers = {"Host": PUBLIC, "Origin": f"{scheme}://{PUBLIC}"}
+            cookie = client.post("/api/v1/auth/login", json=body, headers=headers).headers["set-cookie"]
+            assert ("; secure" in cookie.lower()) == (scheme == "https")
+
+
+def test_a_public_name_without_authentication_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught, served(tmp_path, auth=False, allowed_hosts=(PUBLIC,)):
+        pass
+    assert caught.value.code == "no_auth_public"
+
+
 def test_headers_are_on_every_answer(running: Shell) -> None:
     with running.client(running.admin) as client, running.client() as stranger:
         for answer in (client.get("/health"), client.get("/docs"), client.get("/status"), client.get("/nothing"), stranger.get("/status"),

@@ -65,6 +65,7 @@ class Terminal:
     def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
         self.process = process
         self._master = master
+        self._closed = False
         self.shown = ""
 
     @property
@@ -89,6 +90,12 @@ class Terminal:
     def type(self, text: str) -> None:
         """Types ``text``."""
         os.write(self._master, text.encode())
+
+    def close(self) -> None:
+        """Closes the terminal, as a window or a connection that goes away does. Nothing is read after it."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._master)
 
     def settle(self, quiet_s: float = 0.1, timeout_s: float = 20.0) -> float:
         """Reads until nothing came for ``quiet_s``; when the last of it came, by the monotonic clock."""
@@ -117,19 +124,18 @@ def terminal(command: Sequence[str], env: Mapping[str, str], size: tuple[int, in
     """Starts ``command`` on a pseudo terminal of ``size`` (columns, lines); it is ended with the block."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (size[1], size[0]))
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *command],  # so that Ctrl-C and /dev/tty work
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={"TERM": "xterm-256color", **env},
+    )
+    os.close(slave)
+    shown = Terminal(process, master)
     try:
-        process = subprocess.Popen(
-            ["setsid", "--ctty", *command],  # so that Ctrl-C and /dev/tty work
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={"TERM": "xterm-256color", **env},
-        )
-        os.close(slave)
-        try:
-            yield Terminal(process, master)
-        finally:
-            process.kill()
-            process.wait()
+        yield shown
     finally:
-        os.close(master)
+        process.kill()
+        process.wait()
+        shown.close()

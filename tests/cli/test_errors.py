@@ -10,8 +10,8 @@ import pytest
 
 from hypersdk import errors
 from hypersdk.cli import report as report_module
-from hypersdk.cli.app import LazyGroup
 from hypersdk.cli.output import Output
+from hypersdk.cli.programs.groups import RootGroup
 from hypersdk.cli.report import report
 from hypersdk.errors import HyperSDKError
 from tests.cli.running import environment, program, run
@@ -84,7 +84,7 @@ def test_a_bug_is_told_in_general_and_kept_in_a_crash_file(tmp_path: Path, monke
     def broken(*_: object) -> None:
         raise ZeroDivisionError("the inner detail")
 
-    monkeypatch.setattr(LazyGroup, "resolve_command", broken)
+    monkeypatch.setattr(RootGroup, "resolve_command", broken)
     result = run("list", "--json", env={"XDG_STATE_HOME": str(tmp_path)})
     assert result.status == 1
     assert result.error["code"] == report_module.INTERNAL

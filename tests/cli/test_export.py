@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.simulator import DiskSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import MiB
@@ -173,13 +175,43 @@ def test_a_broken_export_is_seen_by_status_and_gone_on_with(shell: Shell, tmp_pa
     assert (seen["machine"], seen["folder"], seen["active"], seen["format"]) == ("off", str(out), False, "qcow2")
     told = shell.good("status")
     assert f"off -> {out}" in told.out
-    assert f"export {seen['moref']} -o {out} --format qcow2 --resume" in told.err
+    assert f"export {seen['moref']} -o {out} --format qcow2 --source lease --resume" in told.err
     assert shell("export", "off", "-o", out, "--json").error["code"] == "resumable_state"
     assert shell("export", "off", "-o", out, "--resume", "--discard").status == 2
     shell.good("cleanup", out)
     shell.good("export", "off", "-o", out, flag)
     assert shell.good("status").out == "No unfinished exports.\n"
     shell.good("verify", out)
+
+
+def test_the_command_that_status_prints_goes_on_with_the_export(shell: Shell, tmp_path: Path) -> None:
+    shell.server.set_faults(Fault(FaultKind.RESET, after_bytes=64 * 1024, times=None))
+    out = tmp_path / "a folder"
+    flags = ("--compress=unchecked", "--source", "lease", "--exclude-disk", "Hard disk 2")
+    assert shell("export", "two", "-o", out, *flags, "--retries", "0").status == 7
+    shell.server.set_faults()
+    (seen,) = shell.good("status", "--json").events
+    assert (seen["compress"], seen["source"], seen["exclude_disks"]) == ("unchecked", "lease", ["Hard disk 2"])
+    told = shell.good("status").err
+    assert "\n  " not in told.strip(), "one line, to be copied"
+    words = shlex.split(told.partition("Go on with two: ")[2].partition("\n")[0])
+    assert words[:2] == ["hyper2kvm", "export"]
+    assert words.index("--resume") == len(words) - 1
+    left_out = [word for word in words if word not in ("--exclude-disk", "Hard disk 2")]
+    assert shell(*left_out[1:], "--json").error["code"] == "resume_mismatch"
+    shell.good(*words[1:])
+    shell.good("verify", out)
+
+
+def test_an_interrupted_conversion_is_shown_and_no_export(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    RunFile.create(
+        tmp_path / "x", FolderRuns(tmp_path / "state" / "hypersdk"), endpoint="local", moref="", machine="web01", format="qcow2",
+        compress="none", disks=[],
+    )  # fmt: skip
+    told = shell.good("status", XDG_STATE_HOME=str(tmp_path / "state"))
+    assert f"web01 -> {tmp_path / 'x'}" in told.out
+    assert "hyper2kvm export" not in told.err
 
 
 def test_an_export_that_lies_there_is_replaced_by_force_only(shell: Shell, tmp_path: Path) -> None:

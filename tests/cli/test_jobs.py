@@ -140,7 +140,9 @@ def test_run_flags_and_configured_retries_reach_the_jobs(
     shell.good("export", "-f", "-", "--dry-run", stdin=text)
     shell.good("export", "-f", "-", "--dry-run", "--config", config, stdin=text)
     shell.good("export", "-f", "-", "--dry-run", "--config", config, "--retries", "0", stdin=text)
-    assert seen == [3, 7, 0]
+    config.write_text("[export]\nretries = 0\n")
+    shell.good("export", "-f", "-", "--dry-run", "--config", config, stdin=text)
+    assert seen == [3, 7, 0, 0]
 
 
 def test_a_job_with_an_endpoint_of_its_own(shell: Shell, tmp_path: Path) -> None:

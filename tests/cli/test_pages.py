@@ -15,7 +15,8 @@ import pytest
 import hypersdk
 from hypersdk.cli import errorlist
 from hypersdk.cli.app import COMMANDS
-from hypersdk.cli.manpage import EXIT_STATUS, roff
+from hypersdk.cli.commands.man import EXIT_STATUS
+from hypersdk.cli.programs.pages import roff
 from hypersdk.errors import CODES
 from tests.cli.running import environment, run
 

@@ -35,7 +35,7 @@ def work(cli):
             time.sleep(0.1)
         raise
 
-app.LazyGroup.get_command = lambda *_: work
+app.RootGroup.get_command = lambda *_: work
 sys.exit(entry.main(["list", *sys.argv[2:]], sys.stdout, sys.stderr, sys.stdin, os.environ))
 """
 

@@ -41,6 +41,8 @@ def test_flags_stand_over_the_file(tmp_path: Path) -> None:
         ("wrokers = 1", "wrokers"), ("workers = 0", "workers"), ('workers = "1"', "workers"), ("workers = true", "workers"),
         ('roles = ["king"]', "roles"), ('log_format = "xml"', "log_format"), ("auth = 1", "auth"), ("= 1", "TOML"),
         ('tls_cert = "/x"', "tls_key"), ('bandwidth_limit = "fast"', "bandwidth_limit"), ("addr = 8080", "addr"),
+        ('allowed_hosts = ["x.example.com:443"]', "allowed_hosts"), ('allowed_hosts = ["https://x.example.com"]', "allowed_hosts"),
+        ('allowed_hosts = ["*"]', "allowed_hosts"), ('allowed_hosts = "x.example.com"', "allowed_hosts"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -50,6 +52,13 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, named: str) -> None:
         load_settings({}, path, {})
     assert caught.value.code == "daemon_config"
     assert named in caught.value.message
+
+
+def test_hosts_of_a_proxy_are_kept_as_a_host_header_is_read() -> None:
+    found = load_settings(
+        {}, None, {"allowed_hosts": ["Exports.Example.COM.", "[2001:DB8::7]", "192.0.2.7", "my_host"]}
+    )
+    assert found.allowed_hosts == ("exports.example.com", "2001:db8::7", "192.0.2.7", "my_host")
 
 
 def test_the_databases_password_is_not_shown() -> None:

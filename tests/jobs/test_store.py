@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from hypersdk.errors import LookupFailed, UsageError
 from hypersdk.jobs.claims import Claims, StaleAttempt
+from hypersdk.jobs.figures import read_figures
 from hypersdk.jobs.states import JobEvent, JobState, JobStateError
 from hypersdk.jobs.store import MAX_LOG_BYTES, Filter, JobStore
-from hypersdk.state.database import Database
+from hypersdk.state.database import Database, DatabaseError
 from tests.jobs.test_states import new_job
 
 
@@ -101,6 +104,64 @@ def test_a_worker_that_was_taken_over_can_write_nothing(store: JobStore) -> None
     assert store.get(job.id).progress["phase"] == "queued"
     assert store.read_log(job.id) == (b"", 0)
     assert [attempt.worker_id for attempt in store.attempts(job.id)] == ["old", "new"]
+
+
+def _counted(store: JobStore) -> int:
+    return read_figures(store.database).downloaded_bytes
+
+
+def test_bytes_are_counted_as_they_grow_and_the_counter_never_falls(store: JobStore) -> None:
+    claims = Claims(store.database, "w1")
+
+    def write(sizes: dict[str, int | None], epochs: dict[str, int]) -> int:
+        claims.write_progress(
+            epochs, {one: {} if size is None else {"bytes_downloaded": size} for one, size in sizes.items()}
+        )
+        return _counted(store)
+
+    first, second = store.submit(new_job())[0].id, store.submit(new_job())[0].id
+    had = [claims.claim(one, 1) for one in (first, second)]
+    assert had[0] is not None
+    assert had[1] is not None
+    epochs = {first: had[0].epoch, second: had[1].epoch}
+    assert write({first: 2**42}, epochs) == 2**42
+    assert write({first: 2**42 + 5, second: 100}, epochs) == 2**42 + 105
+    assert write({first: 2**42 + 5, second: 100}, epochs) == 2**42 + 105
+    assert write({second: 40}, epochs) == 2**42 + 105, "it does not fall"
+    assert write({second: 60}, epochs) == 2**42 + 125, "and goes on from there"
+    # Another attempt counts from its own beginning; the one before has no say any more.
+    claims.end(had[1], JobEvent.REQUEUE)
+    again = claims.claim(second, 2)
+    assert again is not None
+    assert write({second: 70}, {second: had[1].epoch}) == 2**42 + 125
+    assert write({second: None}, {second: again.epoch}) == 2**42 + 125
+    assert write({second: 30}, {second: again.epoch}) == 2**42 + 155
+    store.cancel(first)
+    claims.end(had[0], JobEvent.CANCELLED)
+    store.delete(first)
+    assert _counted(store) == 2**42 + 155, "jobs go, what they moved stays"
+
+
+def test_bytes_of_a_write_that_failed_are_counted_by_the_next_and_once(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = store.submit(new_job())
+    claims = Claims(store.database, "w1")
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+
+    def fail(*_: object) -> int:
+        raise DatabaseError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "count", fail)
+        with pytest.raises(DatabaseError):
+            claims.write_progress({job.id: claim.epoch}, {job.id: {"bytes_downloaded": 10}})
+    assert store.get(job.id).progress["bytes_downloaded"] == 0
+    with ThreadPoolExecutor(4) as pool:
+        written = {job.id: {"bytes_downloaded": 25}}
+        list(pool.map(lambda _: claims.write_progress({job.id: claim.epoch}, written), range(8)))
+    assert _counted(store) == 25
 
 
 def test_an_attempt_that_is_not_the_last_one_is_not_begun(store: JobStore) -> None:

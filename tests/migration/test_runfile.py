@@ -52,6 +52,18 @@ def test_everything_is_there_again_after_a_kill(tmp_path: Path) -> None:
     assert [change.kind for change in again.record.open_changes] == [ChangeKind.SNAPSHOT]
 
 
+def test_a_record_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "out", tmp_path / "state")
+    path = tmp_path / "out" / RUN_FILE
+    fields = json.loads(path.read_text())
+    del fields["source"], fields["exclude_disks"]
+    path.write_text(json.dumps(fields))
+    again = RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
+    assert again is not None
+    assert again.record == run.record
+    assert (again.record.source, again.record.exclude_disks) == ("auto", [])
+
+
 def test_a_run_is_found_without_being_told_where(tmp_path: Path) -> None:
     run = new_run(tmp_path / "out", tmp_path / "state")
     with locked_folder(tmp_path / "out"):

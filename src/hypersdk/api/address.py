@@ -43,6 +43,11 @@ def check_exposure(settings: DaemonSettings) -> None:
     """Raises UsageError ``no_auth_public`` and ``tls_required``."""
     _, loopback = listens_on(settings.addr)
     if loopback:
+        if settings.allowed_hosts and not settings.auth:
+            raise UsageError(
+                "allowed_hosts names hosts, and there is no authentication", code=NO_AUTH_PUBLIC,
+                cause="Whoever reaches the proxy could export any machine.", next_step="Leave out --no-auth, or allowed_hosts.",
+            )  # fmt: skip
         return
     if not settings.auth:
         raise UsageError(f"{settings.addr} is not a loopback address", code=NO_AUTH_PUBLIC)

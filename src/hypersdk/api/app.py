@@ -76,12 +76,19 @@ def _add_layers(app: FastAPI, services: Services) -> None:
     app.add_middleware(Idempotent, answers=Answers(services.database, services.vault))
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
     app.add_middleware(TokenRate, per_minute=settings.rate_per_minute)
-    app.add_middleware(Authenticate, access=services.access, auth=settings.auth, public_metrics=settings.public_metrics)
+    proxied = frozenset(settings.allowed_hosts)
+    app.add_middleware(
+        Authenticate,
+        access=services.access,
+        auth=settings.auth,
+        public_metrics=settings.public_metrics,
+        proxied=proxied,
+    )
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.request_timeout_s)
     app.add_middleware(
         AddressRate, per_minute=settings.rate_per_address_per_minute, logins_per_minute=settings.login_rate_per_minute
     )
-    app.add_middleware(HostCheck, only_loopback=loopback, names=frozenset({host}))
+    app.add_middleware(HostCheck, only_loopback=loopback, names=proxied | {host})
     app.add_middleware(Funnel)
     app.add_middleware(Measured, metrics=services.metrics)
 

@@ -17,7 +17,7 @@ LOG: Final = logging.getLogger(__name__)
 HOST_REFUSED: Final = register(
     "host_refused",
     "The Host header names a host that is not this one. On loopback that is how a web page reaches local services (DNS rebinding).",
-    "Use http://localhost or the address that the daemon listens on.",
+    "Use http://localhost or the address that the daemon listens on; behind a proxy, list the name that it serves as allowed_hosts.",
 )
 CSP: Final = "default-src 'self'; object-src 'none'; frame-ancestors 'none'"
 SECURITY_HEADERS: Final = {

@@ -126,6 +126,9 @@ def _of_jobs(figures: Figures) -> Iterator[Metric]:
         states.add_metric([state.value], count)
     yield states
     yield CounterMetricFamily("hypersdk_jobs_submitted", "Jobs submitted, ever.", figures.submitted)
+    yield CounterMetricFamily(
+        "hypersdk_bytes_downloaded", "Bytes over the wire, of all jobs, ever.", figures.downloaded_bytes
+    )
     waiting = GaugeMetricFamily(
         "hypersdk_queue_depth",
         "Queued jobs, by the code of what they wait for; none: a free worker.",

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hypersdk.access.access import Access, Identity, same_secret
 from hypersdk.access.faults import FORBIDDEN, Forbidden, Unauthenticated
 from hypersdk.access.roles import METRICS, Role
+from hypersdk.api.headers import host_name
 from hypersdk.errors import register
 from hypersdk.secret import Secret
 
@@ -54,19 +55,22 @@ class Caller:
 
 
 class Authenticate:
-    """Puts the caller into the scope, or refuses."""
+    """Puts the caller into the scope, or refuses. ``proxied`` are the names that a proxy which may end TLS serves."""
 
-    def __init__(self, app: ASGIApp, access: Access, *, auth: bool, public_metrics: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, access: Access, *, auth: bool, public_metrics: bool, proxied: frozenset[str] = frozenset()
+    ) -> None:
         self._app = app
         self._access = access
         self._auth = auth
+        self._proxied = proxied
         self._open = OPEN | ({("GET", "/metrics")} if public_metrics else set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             method, headers = scope.get("method", "GET"), Headers(scope=scope)
             if method not in READS or scope["type"] == "websocket":
-                check_origin(scope, headers)
+                check_origin(scope, headers, self._proxied)
             if (method, scope["path"]) not in self._open:
                 identity, via = await self._identify(headers)
                 if via == "cookie" and method not in READS:
@@ -92,13 +96,28 @@ class Authenticate:
         raise Unauthenticated("no token was sent")
 
 
-def check_origin(scope: Scope, headers: Headers) -> None:
-    """Refuses a write that another site's page makes in a user's browser. Programs send neither header. Raises Forbidden ``csrf_refused``."""
+def check_origin(scope: Scope, headers: Headers, proxied: frozenset[str]) -> None:
+    """Refuses a write that another site's page makes in a user's browser. Programs send neither header. Raises Forbidden ``csrf_refused``.
+
+    For a name in ``proxied`` an origin of https is ours too: the proxy ends TLS, and what comes from it is plain.
+    """
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise Forbidden("the request comes from a page of another site", code=CSRF_REFUSED)
     origin = headers.get("origin")
-    if origin is not None and origin.lower() != f"{_scheme(scope)}://{headers.get('host', '')}".lower():
+    if origin is not None and origin.lower() not in _own_origins(scope, headers.get("host", "").lower(), proxied):
         raise Forbidden("the request comes from a page of another origin", code=CSRF_REFUSED)
+
+
+def came_by_tls(scope: Scope) -> bool:
+    """Whether the browser that wrote this speaks TLS, to us or to a proxy. For writes that ``check_origin`` let through."""
+    return _scheme(scope) == "https" or Headers(scope=scope).get("origin", "").lower().startswith("https://")
+
+
+def _own_origins(scope: Scope, host: str, proxied: frozenset[str]) -> set[str]:
+    own = {f"{_scheme(scope)}://{host}"}
+    if host_name(host) in proxied:
+        own.add(f"https://{host.removesuffix(':443')}")  # an origin leaves out the port of its scheme, RFC 6454, 6.1
+    return own
 
 
 def _scheme(scope: Scope) -> str:

@@ -44,6 +44,8 @@ CONFIG_EXPOSED: Final = register(
 
 MAX_CONFIG_BYTES: Final = 64 * KiB
 """A configuration is a page of text; a larger file was named by mistake."""
+MAX_RETRIES: Final = 1024
+"""Of a broken stream, by flag and by configuration; 0 is none."""
 
 Value: TypeAlias = str | bool | int
 _Check: TypeAlias = Callable[[object], Value]
@@ -65,6 +67,12 @@ def _count(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024:
         return value
     raise ValueError("a whole number from 1 to 1024")
+
+
+def _tries(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_RETRIES:
+        return value
+    raise ValueError(f"a whole number from 0 to {MAX_RETRIES}")
 
 
 def _seconds(value: object) -> int:
@@ -116,7 +124,7 @@ EXPORT_KEYS: Final[Mapping[str, _Check]] = {
     "streams_per_host": _count,
     "streams_per_vcenter": _count,
     "bandwidth_limit": _size,
-    "retries": _count,
+    "retries": _tries,
     "space_wait_s": _seconds,
 }
 TABLES: Final[Mapping[str, Mapping[str, _Check]]] = {"connection": CONNECTION_KEYS, "export": EXPORT_KEYS}

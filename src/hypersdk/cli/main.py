@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 import click
 
 from hypersdk.cli.app import COMPLETION_VARIABLE, PROGRAM, root
 from hypersdk.cli.output import Output
+from hypersdk.cli.programs.program import drop, show_any_name, usage_of, wants_json
 from hypersdk.cli.report import EXIT_BROKEN_PIPE, report, report_unexpected
 from hypersdk.cli.signals import cancelled_by, watched
 from hypersdk.cli.state import Cli
-from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
+from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError
 
 PICK_AGAIN = "Pick the same machines and folder again to go on, or see `hyper2kvm status`."
 NOTHING_BEGUN = "Nothing was changed. Run the same command again when it suits you."
@@ -24,21 +23,19 @@ NOTHING_BEGUN = "Nothing was changed. Run the same command again when it suits y
 
 def run() -> int:
     """What the installed script calls: runs the command line of this process and returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding cannot show must not end the run.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    show_any_name(sys.stdout, sys.stderr)
     return main(sys.argv[1:], sys.stdout, sys.stderr, sys.stdin, os.environ)
 
 
 def main(arguments: Sequence[str], stdout: TextIO, stderr: TextIO, stdin: TextIO, environ: Mapping[str, str]) -> int:
     """Runs one command line on the given streams and environment, and returns the exit status."""
-    output = Output(stdout, stderr, environ, json_lines=_wants_json(arguments), stdin_is_tty=stdin.isatty())
+    output = Output(stdout, stderr, environ, json_lines=wants_json(arguments, {"--json"}), stdin_is_tty=stdin.isatty())
     cli = Cli(output, environ, stdin)
     try:
         with watched(cli.interrupts):
             return _invoke(cli, arguments)
     except BrokenPipeError:
-        _drop(stdout, stderr)
+        drop(stdout, stderr)
         return EXIT_BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the outermost loop: what gets here is a bug, and is told as one
         return report_unexpected(output, error, cli.state_dir)
@@ -57,7 +54,7 @@ def _invoke(cli: Cli, arguments: Sequence[str]) -> int:
     except HyperSDKError as error:
         return report(cli.output, error, debug=cli.debug)
     except click.ClickException as error:
-        return report(cli.output, _usage(error), debug=cli.debug)
+        return report(cli.output, usage_of(error, PROGRAM), debug=cli.debug)
     except (click.Abort, KeyboardInterrupt):
         return report(cli.output, _with_signal(cli, Cancelled("stopped", signal="SIGINT")), debug=cli.debug)
     return status if isinstance(status, int) else EXIT_OK
@@ -74,33 +71,6 @@ def _with_signal(cli: Cli, error: Cancelled) -> Cancelled:
     elif cli.interactive:
         told.next_step = PICK_AGAIN
     return told
-
-
-def _usage(error: click.ClickException) -> UsageError:
-    ctx = getattr(error, "ctx", None)
-    path = ctx.command_path if isinstance(ctx, click.Context) else PROGRAM
-    message = error.format_message().strip().removesuffix(".")
-    return UsageError(message[:1].lower() + message[1:], next_step=f"See `{path} --help`.")
-
-
-def _wants_json(arguments: Iterable[str]) -> bool:
-    """Whether ``--json`` was given, known before the flags are parsed: an error in them must be JSON already."""
-    for argument in arguments:
-        if argument == "--":
-            return False
-        if argument == "--json":
-            return True
-    return False
-
-
-def _drop(*streams: TextIO) -> None:
-    """Points streams whose reader went away at nothing, so that the interpreter's flush at exit does not fail a second time."""
-    for stream in streams:
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(Path(os.devnull), os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

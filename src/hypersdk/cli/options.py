@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import click
 
+from hypersdk.cli.programs import groups
 from hypersdk.cli.state import Cli
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -93,7 +94,7 @@ def output_options(command: F) -> F:
     return as_json(with_origin(command))
 
 
-class Command(click.Command):
+class Command(groups.Command):
     """A command whose help shows the connection flags apart from its own, and where a bare ``--compress`` takes no value.
 
     An option with an optional value would swallow the argument after it (``--compress web01``), so its value is only ever
@@ -104,20 +105,3 @@ class Command(click.Command):
         end = args.index("--") if "--" in args else len(args)
         spelled = ["--compress=checked" if argument == "--compress" else argument for argument in args[:end]]
         return super().parse_args(ctx, spelled + args[end:])
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_options(self, ctx, formatter)
-
-
-def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-    """Writes two sections: the command's own options, then where vSphere is and who asks."""
-    own: list[tuple[str, str]] = []
-    connection: list[tuple[str, str]] = []
-    for param in command.get_params(ctx):
-        record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-        if record is not None:
-            (connection if param.name in CONNECTION_HELP else own).append(record)
-    for title, records in (("Options", own), ("Connection", connection)):
-        if records:
-            with formatter.section(title):
-                formatter.write_dl(records)

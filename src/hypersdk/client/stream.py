@@ -32,7 +32,7 @@ class Event:
 
 
 class EventDecoder:
-    """Turns chunks of a stream into events; a line or event may be cut anywhere. ``retry_ms`` is the server's wish, or None."""
+    """Turns chunks of a stream into events; a line or event may be cut anywhere."""
 
     def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace")
@@ -41,7 +41,6 @@ class EventDecoder:
         self._data: list[str] = []
         self._size = 0
         self.last_id = ""
-        self.retry_ms: int | None = None
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that ``chunk`` completes. Raises DaemonError for one without end."""
@@ -66,9 +65,7 @@ class EventDecoder:
             self._name = value
         elif name == "id" and "\0" not in value:
             self.last_id = value
-        elif name == "retry" and value.isascii() and value.isdigit():
-            self.retry_ms = int(value[:9])
-        return None  # a line that begins with a colon is a comment: the server's ping
+        return None  # a line that begins with a colon is a comment: the server's ping; ``retry`` is never sent, pauses are the caller's
 
     def _dispatch(self) -> Event | None:
         data, name = self._data, self._name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -47,6 +48,9 @@ class Claims:
         self.database: Final = database
         self.worker_id: Final = worker_id
         self._store = JobStore(database)
+        self._counting = Lock()
+        self._counted: dict[str, tuple[int, int]] = {}
+        """Job -> epoch of its attempt here, and the bytes of it that the counter ``bytes`` holds already."""
 
     def claim(self, job_id: str, attempt: int) -> Claim | None:
         """Takes the job up: its epoch rises, whoever had it before is stale from here on. None where the attempt is not the
@@ -133,22 +137,40 @@ class Claims:
                 .where(attempts.c.job_id == claim.job.id, attempts.c.epoch == claim.epoch)
                 .values(ended_at=now, outcome=event.value, error=None if error is None else dict(error))
             )
-            return new
+        with self._counting:
+            self._counted.pop(claim.job.id, None)
+        return new
 
     def write_progress(self, claims: Mapping[str, int], progress: Mapping[str, Mapping[str, Any]]) -> None:
-        """Progress of several jobs in one transaction; those that are not ours any more are left alone. ``claims`` is id -> epoch."""
-        with self.database.write() as connection:
-            now = self.database.now(connection)
-            for job_id, now_at in progress.items():
-                connection.execute(
-                    sa.update(jobs)
-                    .where(
-                        jobs.c.id == job_id,
-                        jobs.c.epoch == claims[job_id],
-                        jobs.c.state.in_([state.value for state in HELD]),
+        """Progress of several jobs in one transaction; those that are not ours any more are left alone. ``claims`` is id -> epoch.
+
+        By what they have downloaded since the last write of the same attempt, the counter ``bytes`` rises.
+        """
+        counted: dict[str, tuple[int, int]] = {}
+        with self._counting:  # until it is noted: two writes of one job must not count the same bytes
+            with self.database.write() as connection:
+                now = self.database.now(connection)
+                grown = 0
+                for job_id, now_at in progress.items():
+                    done = connection.execute(
+                        sa.update(jobs)
+                        .where(
+                            jobs.c.id == job_id,
+                            jobs.c.epoch == claims[job_id],
+                            jobs.c.state.in_([state.value for state in HELD]),
+                        )
+                        .values(progress=dict(now_at), updated_at=now, revision=self.database.revision(connection))
                     )
-                    .values(progress=dict(now_at), updated_at=now, revision=self.database.revision(connection))
-                )
+                    if done.rowcount:
+                        counted[job_id] = (claims[job_id], int(now_at.get("bytes_downloaded", 0)))
+                        grown += self._growth(job_id, *counted[job_id])
+                if grown:
+                    self.database.count(connection, "bytes", grown)
+            self._counted |= counted
+
+    def _growth(self, job_id: str, epoch: int, size: int) -> int:
+        before_epoch, before_size = self._counted.get(job_id, (0, 0))
+        return max(0, size - (before_size if before_epoch == epoch else 0))
 
     def log(self, claim: Claim, data: bytes) -> None:
         """Adds to the job's log, if it is still ours."""

@@ -152,10 +152,9 @@ def queue_of(root_id: str) -> str:
 
 def engine_url(settings: DaemonSettings) -> str:
     """Where the engine keeps its own tables: a second SQLite file, or a schema of its own in the same PostgreSQL database."""
-    url = parse_url(settings.url)
-    if url.get_backend_name() != "sqlite":
-        return url.set(drivername="postgresql").render_as_string(hide_password=False)
-    path = Path(str(url.database)).with_name("engine.sqlite3")
+    path = engine_file(settings)
+    if path is None:
+        return parse_url(settings.url).set(drivername="postgresql").render_as_string(hide_password=False)
     path.touch(mode=0o600)
     connection = sqlite3.connect(path)
     try:
@@ -163,3 +162,9 @@ def engine_url(settings: DaemonSettings) -> str:
     finally:
         connection.close()
     return f"sqlite:///{path}"
+
+
+def engine_file(settings: DaemonSettings) -> Path | None:
+    """The engine's SQLite file, beside ours; None on PostgreSQL."""
+    url = parse_url(settings.url)
+    return Path(str(url.database)).with_name("engine.sqlite3") if url.get_backend_name() == "sqlite" else None

@@ -59,6 +59,8 @@ class Figures:
     attempts_s: Mapping[str, tuple[float, ...]]
     """By outcome."""
     submitted: int
+    downloaded_bytes: int
+    """By all jobs, ever, gone ones too."""
     revision: int
     now: float
 
@@ -83,7 +85,8 @@ def read_figures(database: Database, *, take_over_s: float = TAKE_OVER_S) -> Fig
             stalled=sum(bool(one.get("stalled")) for one in moving),
             workers_alive=alive, workers=by_state, hosts=_hosts(connection, now),
             queue_waits_s=_queue_waits(connection, now), attempts_s=_attempts(connection, now),
-            submitted=int(counted.get("job", 0)), revision=int(counted.get("revision", 0)), now=now,
+            submitted=int(counted.get("job", 0)), downloaded_bytes=int(counted.get("bytes", 0)),
+            revision=int(counted.get("revision", 0)), now=now,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping
 from types import FrameType
 
+from hypersdk.jobs.enginecopy import copy_before_upgrade
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.worker import Worker
 from hypersdk.state.database import Database
@@ -19,6 +20,7 @@ def work(settings: DaemonSettings, index: int, environ: Mapping[str, str], *, re
     database = Database.open(settings.url)
     try:
         database.upgrade()
+        copy_before_upgrade(settings, database)
         worker = Worker(settings, database, environ)
 
         def stop(_number: int, _frame: FrameType | None) -> None:

@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -29,6 +31,8 @@ DAEMON_CONFIG: Final = register(
 )
 MAX_CONFIG_BYTES: Final = 256 * KiB
 ROLES: Final = frozenset({"api", "worker"})
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 LogFormat = Literal["auto", "text", "json"]
 
 
@@ -36,7 +40,8 @@ LogFormat = Literal["auto", "text", "json"]
 class DaemonSettings:
     """Sizes in bytes, times in seconds. ``database_url`` may hold a password and is shown without it.
 
-    ``max_jobs`` 0 is no limit over all workers; ``jobs_per_site`` is per vCenter or ESXi host. ``allowed_endpoints`` are ``host`` or
+    ``allowed_hosts`` are names without a port, in lower case, that a Host header may hold although the daemon listens on loopback: those of a
+    reverse proxy. ``max_jobs`` 0 is no limit over all workers; ``jobs_per_site`` is per vCenter or ESXi host. ``allowed_endpoints`` are ``host`` or
     ``host:port`` that submitted jobs may name although they are loopback or link-local. ``endpoint_config`` is a ``config.toml`` of hyper2kvm
     whose ``[connection]`` is the default endpoint.
     """
@@ -55,6 +60,7 @@ class DaemonSettings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_self_signed: bool = False
+    allowed_hosts: tuple[str, ...] = ()
     allowed_endpoints: tuple[str, ...] = ()
     endpoint_config: Path | None = None
     key_file: Path | None = None
@@ -192,6 +198,21 @@ def _texts(value: object) -> tuple[str, ...]:
     raise ValueError("a list of texts")
 
 
+def _hosts(value: object) -> tuple[str, ...]:
+    return tuple(_host(text) for text in _texts(value))
+
+
+def _host(text: str) -> str:
+    """A name or a numeric address, as ``host_name`` of the API makes it of a Host header."""
+    name = text.strip("[]").rstrip(".").lower()
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        if _HOST_NAME.fullmatch(name):
+            return name
+    raise ValueError("a list of host names, without scheme and port")
+
+
 def _roles(value: object) -> frozenset[str]:
     roles = frozenset(_texts(value))
     if roles and roles <= ROLES:
@@ -210,7 +231,7 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "workers": _number(1, 64, whole=True), "jobs_per_worker": _number(1, 256, whole=True),
     "max_jobs": _number(0, 10_000, whole=True), "jobs_per_site": _number(1, 10_000, whole=True),
     "export_roots": lambda value: tuple(_path(item) for item in value) if isinstance(value, list | tuple) else _texts(value),
-    "auth": _flag, "public_metrics": _flag, "tls_cert": _path, "tls_key": _path, "tls_self_signed": _flag,
+    "auth": _flag, "public_metrics": _flag, "tls_cert": _path, "tls_key": _path, "tls_self_signed": _flag, "allowed_hosts": _hosts,
     "allowed_endpoints": _texts, "endpoint_config": _path, "key_file": _path,
     "rate_per_minute": _number(1, 1_000_000, whole=True), "rate_per_address_per_minute": _number(1, 1_000_000, whole=True),
     "login_rate_per_minute": _number(1, 10_000, whole=True), "max_body_bytes": _size,

@@ -125,16 +125,18 @@ def supervise(
     *,
     ready: Callable[[], None],
     watchdog: Callable[[], None] = lambda: None,
+    hangup_ends: bool = False,
 ) -> int:
     """Runs the daemon until SIGTERM or SIGINT, then ends it in order: workers reach checkpoints, the API answers until they have.
 
-    ``arguments`` are the flags of this daemon, which its processes are started with. ``ready`` is called once all of them are. Returns the
-    exit status. Raises UsageError ``daemon_runs``.
+    ``arguments`` are the flags of this daemon, which its processes are started with. ``ready`` is called once all of them are. SIGHUP makes
+    the API read its certificate again; with ``hangup_ends`` it is the end like SIGTERM: a terminal that was closed sends it. Returns the exit
+    status. Raises UsageError ``daemon_runs``.
     """
     with one_daemon(settings.state_dir):
         children = _children(settings, arguments)
         stop, reload = threading.Event(), threading.Event()
-        _on_signals(stop, reload)
+        _on_signals(stop, stop if hangup_ends else reload)
         told = False
         while not stop.is_set():
             for child in children:
@@ -180,9 +182,9 @@ def _end(children: Sequence[Child], drain_s: float) -> int:
     return 1 if late else 0
 
 
-def _on_signals(stop: threading.Event, reload: threading.Event) -> None:
+def _on_signals(stop: threading.Event, hangup: threading.Event) -> None:
     def ask(number: int, _frame: FrameType | None) -> None:
-        (reload if number == signal.SIGHUP else stop).set()
+        (hangup if number == signal.SIGHUP else stop).set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, ask)

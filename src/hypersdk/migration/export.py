@@ -193,6 +193,8 @@ class MachineExport:
             format=spec.format.value,
             compress=spec.compress.value,
             disks=new_records(self._plan),
+            source=spec.method.value,
+            exclude_disks=list(spec.exclude_disks),
         )
 
     def _work(self, run: RunFile) -> SourceWork:

@@ -95,7 +95,8 @@ class DiskRecord:
 class RunRecord:
     """The whole of it. ``endpoint`` is ``user@host`` for people; no secret is in here. ``method``, ``proof`` and
     ``descriptor`` are set by the copy; ``published`` says that only the source waits to be put back. ``lane`` ends the names of
-    lock and partial files, where an earlier process that was declared dead still holds those without it."""
+    lock and partial files, where an earlier process that was declared dead still holds those without it. ``source`` and ``exclude_disks`` are
+    what was asked for, to be asked for again by a resume; records of the first releases do not have them."""
 
     run_id: str
     endpoint: str
@@ -113,6 +114,8 @@ class RunRecord:
     descriptor: str | None = None
     published: bool = False
     lane: str = ""
+    source: str = "auto"
+    exclude_disks: list[str] = field(default_factory=list)
 
     @property
     def open_changes(self) -> list[Change]:

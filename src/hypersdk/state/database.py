@@ -112,12 +112,12 @@ class Database:
         )
         return int(connection.execute(bump).scalar_one())
 
-    def count(self, connection: sa.Connection, name: str) -> int:
-        """The next value of another counter."""
+    def count(self, connection: sa.Connection, name: str, by: int = 1) -> int:
+        """The next value of another counter: it rises by ``by``."""
         bump = (
             sa.update(counters)
             .where(counters.c.name == name)
-            .values(value=counters.c.value + 1)
+            .values(value=counters.c.value + by)
             .returning(counters.c.value)
         )
         return int(connection.execute(bump).scalar_one())
@@ -144,7 +144,7 @@ class Database:
                 copy_sqlite(self.path, self.path.with_name(f"{self.path.name}.before-{head}-{int(time.time())}"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-            if current is None:
+            if current is None:  # counters that came later are the work of their revisions
                 connection.execute(
                     sa.insert(counters), [{"name": name, "value": 0} for name in ("revision", "job", "worker")]
                 )
@@ -249,6 +249,9 @@ def copy_sqlite(source: Path, target: Path) -> None:
             there.close()
             here.close()
         os.fsync(descriptor)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # whoever tries again and again must not fill the disk with halves
+        raise
     finally:
         os.close(descriptor)
     shutil.move(partial, target)

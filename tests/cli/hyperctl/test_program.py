@@ -103,11 +103,11 @@ def test_completion_knows_commands_and_flags(tmp_path: Path) -> None:
     assert "plain,add" in done.stdout
 
 
-@pytest.mark.parametrize("manual", [HYPERCTL, HYPERVISORD], ids=lambda one: one.program.name)
+@pytest.mark.parametrize("manual", [HYPERCTL, HYPERVISORD], ids=lambda one: one.name)
 def test_the_pages_are_valid_and_complete(manual: Manual, tmp_path: Path) -> None:
     pages = all_pages(manual, date(2026, 1, 31))
-    assert set(pages) == {f"{manual.program.name}.{manual.section}"} | {
-        f"{manual.program.name}-{name}.{manual.section}" for name in manual.program.root.entries
+    assert set(pages) == {f"{manual.name}.{manual.section}"} | {
+        f"{manual.name}-{name}.{manual.section}" for name in manual.root.entries
     }
     for name, text in pages.items():
         file = tmp_path / name

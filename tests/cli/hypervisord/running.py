@@ -56,7 +56,7 @@ def daemon(
         *arguments,
     ]
     with listener, (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, text=True)
+        process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True)
         try:
             _until_ready(listener, process, folder / "log")
             yield f"http://127.0.0.1:{port}", process

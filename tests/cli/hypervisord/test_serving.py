@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -17,9 +18,10 @@ from hypersdk.client import Client
 from hypersdk.secret import Secret
 from hypersdk.simulator import MachineSpec
 from tests.cli.hyperctl.running import Hyperctl
-from tests.cli.hypervisord.running import START_S, daemon, free_port
+from tests.cli.hypervisord.running import START_S, children_of, daemon, free_port
 from tests.cli.running import terminal
 from tests.support.simulator import SimulatorFactory
+from tests.support.tls import Authority
 
 
 def test_the_banners_table_has_every_route() -> None:
@@ -91,6 +93,46 @@ def test_at_a_terminal_there_is_a_banner_and_ctrl_c_ends_it(tmp_path: Path) -> N
         assert "/api/v1/jobs/{id}/cancel" in shown.shown
         shown.type("\x03")
         assert shown.finish(START_S) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_closed_terminal_ends_it_unless_it_was_told_to_stay(tmp_path: Path, kept: bool) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "hypersdk.cli.hypervisord", "-addr", f"localhost:{port}", "--no-auth",
+               "--state-dir", str(tmp_path / "state")]  # fmt: skip
+    if kept:
+        command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
+    with terminal(command, {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}) as shown:
+        shown.wait_for("ready, serving", START_S)
+        parts = children_of(shown.process.pid)
+        assert set(parts) == {"api", "worker:0"}
+        shown.close()
+        if kept:
+            time.sleep(2)
+            assert httpx.get(f"http://localhost:{port}/health").status_code == 200
+            assert children_of(shown.process.pid) == parts
+            shown.process.send_signal(signal.SIGTERM)
+        assert shown.process.wait(START_S) == 0
+        assert not [pid for pid in parts.values() if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.slow
+def test_without_a_terminal_sighup_reads_the_certificate_again(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    first, second = (authority.identity("localhost", "127.0.0.1") for _ in range(2))
+    live = tmp_path / "live.pem"
+    live.write_bytes(first.pem.read_bytes())
+    with daemon(tmp_path, "--role", "api", "--tls-cert", live, "--tls-key", live) as (url, process):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        assert ssl.get_server_certificate(address) == ssl.DER_cert_to_PEM_cert(first.der)
+        live.write_bytes(second.pem.read_bytes())
+        process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + START_S
+        while ssl.get_server_certificate(address) != ssl.DER_cert_to_PEM_cert(second.der):
+            assert time.monotonic() < end, "it kept the old certificate"
+            time.sleep(0.1)
+        assert process.poll() is None
 
 
 @pytest.mark.slow

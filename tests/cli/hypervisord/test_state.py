@@ -92,6 +92,8 @@ def test_a_password_of_the_database_is_no_flag_and_is_never_shown(tmp_path: Path
     [
         (("-addr", "0.0.0.0:0"), "tls_required"),
         (("-addr", "0.0.0.0:0", "--no-auth"), "no_auth_public"),
+        (("--no-auth", "--allow-host", "x.example.com"), "no_auth_public"),
+        (("--allow-host", "x.example.com:443"), "daemon_config"),
         (("-addr", "nonsense"), "listen_address"),
         (("--tls-cert", "/x"), "daemon_config"),
         (("--process", "cook"), "usage"),

@@ -15,7 +15,7 @@ from hypersdk.access.tokens import Token
 from hypersdk.access.users import User
 from hypersdk.api.context import Services, services
 from hypersdk.api.responses import problems
-from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of
+from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of, came_by_tls
 from hypersdk.api.times import maybe_rfc3339, rfc3339
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
@@ -171,7 +171,7 @@ async def login(body: LoginBody, request: Request, response: Response, use: Use)
     user, begun = await run_in_threadpool(use.access.login, body.username, password, address_of(request.scope))
     response.set_cookie(
         COOKIE, begun.cookie.reveal(), max_age=int(use.settings.session_hours * 3600), path="/", httponly=True,
-        samesite="strict", secure=request.scope.get("scheme") == "https",
+        samesite="strict", secure=came_by_tls(request.scope),
     )  # fmt: skip
     return LoginOut(
         user_id=user.id, name=user.name, role=user.role, scope=user.role.value, via="cookie", csrf_token=begun.csrf.reveal(),

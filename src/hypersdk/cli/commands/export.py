@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
+from hypersdk.cli.config import MAX_RETRIES
 from hypersdk.cli.options import COMPRESS_MODES, Command, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import UsageError
@@ -51,7 +52,7 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option("--parallel", type=WHOLE, metavar="N", help="Disks of one machine copied at a time (default: 4)."),
     click.option("--max-machines", type=WHOLE, metavar="N", help="Machines exported at a time (default: 4)."),
     click.option("--bwlimit", metavar="RATE", help="Bytes per second over all streams, like 100M."),
-    click.option("--retries", type=click.IntRange(0, 100), metavar="N", help="New tries after a broken stream (default: 3)."),
+    click.option("--retries", type=click.IntRange(0, MAX_RETRIES), metavar="N", help="New tries after a broken stream (default: 3)."),
     click.option("--space-wait", type=click.IntRange(0), metavar="SECONDS", help="How long a full target disk is waited for (default: 600)."),
     click.option(
         "--datastore-floor", metavar="SIZE|PERCENT",

@@ -1,41 +1,44 @@
-"""`hyper2kvm man`: writes the manual pages, for packaging and for those who install from source."""
+"""`hyper2kvm man`, and what its pages say beside the commands."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from pathlib import Path
+from typing import Final
 
-import click
+from hypersdk.cli.app import PROGRAM, root
+from hypersdk.cli.programs.pages import Manual, man_command
 
-from hypersdk.cli.options import Command
-from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.errors import TARGET_DENIED, TargetError
-
-
-@click.command("man", cls=Command)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Folder for the pages, like ~/.local/share/man/man1.",
+EXIT_STATUS: Final = (
+    ("0", "All was done."),
+    ("1", "A bug in the program; a crash file tells more."),
+    ("2", "Flag, job file or configuration cannot be used."),
+    ("3", "vCenter or ESXi cannot be reached or trusted."),
+    ("4", "Login refused, or a privilege is missing."),
+    ("5", "No such machine, or more than one."),
+    ("6", "Refused before anything was changed, with the reason."),
+    ("7", "vSphere or its data stream failed."),
+    ("8", "Bytes are not what they must be."),
+    ("9", "The output could not be written."),
+    ("10", "Some of several machines failed."),
+    ("11", "The source could not be put back as it was found."),
+    ("130, 143", "Interrupted (Ctrl-C), terminated (SIGTERM)."),
+    ("141", "The reader of standard output went away."),
 )
-@pass_cli
-def command(cli: Cli, output: Path) -> None:
-    """Write the manual pages into a folder.
-
-    SOURCE_DATE_EPOCH, where it is set, is the date on them.
-    """
-    from hypersdk.cli.manpage import all_pages
-
-    epoch = cli.environ.get("SOURCE_DATE_EPOCH", "")
-    when = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdecimal() else datetime.now(UTC)
-    pages = all_pages(when.date())
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, text in pages.items():
-            (output / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise TargetError(f"{output} cannot be written: {error.strerror}", code=TARGET_DENIED) from error
-    cli.output.line(f"{len(pages)} pages written to {output}")
+ENVIRONMENT: Final = (
+    (
+        "GOVC_URL, GOVC_USERNAME, GOVC_PASSWORD, GOVC_INSECURE, GOVC_DATACENTER",
+        "Where vSphere is and who asks, as for govc.",
+    ),
+    ("GOVC_TLS_CA_CERTS, GOVC_TLS_KNOWN_HOSTS", "Whom to trust."),
+    ("HTTPS_PROXY, NO_PROXY", "Proxy for API and data."),
+    ("XDG_CONFIG_HOME, XDG_STATE_HOME, STATE_DIRECTORY", "Folders of the configuration and of unfinished exports."),
+    ("NO_COLOR", "No colours."),
+)
+FILES: Final = (
+    ("~/.config/hypersdk/config.toml", "Configuration: tables [connection] and [export]."),
+    ("~/.config/hypersdk/known_hosts", "Certificates that the user trusts."),
+    ("~/.local/state/hypersdk/runs", "Where unfinished exports lie."),
+)
+MANUAL: Final = Manual(
+    PROGRAM, root, section=1, environment=ENVIRONMENT, files=FILES, exit_status=EXIT_STATUS, see_also=()
+)
+command = man_command(MANUAL)

@@ -8,7 +8,8 @@ from hypersdk.cli.hyperctl.app import program
 from hypersdk.cli.programs.pages import EXIT_STATUS, Manual, man_command
 
 MANUAL: Final = Manual(
-    program,
+    program.name,
+    program.root,
     section=1,
     environment=(
         ("HYPERVISORD_URL", "Address of the daemon, where --url is not given."),

@@ -11,6 +11,7 @@ import click
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.hyperctl.shown import moment_text
+from hypersdk.cli.programs.accounts import token_flags
 from hypersdk.cli.programs.groups import Group, flag
 from hypersdk.cli.text import clean
 from hypersdk.errors import TARGET_DENIED, TargetError
@@ -18,8 +19,6 @@ from hypersdk.secret import Secret
 
 if TYPE_CHECKING:
     from hypersdk.client import ApiToken
-
-SCOPES = ("viewer", "operator", "admin", "metrics")
 
 
 @click.group("tokens", cls=Group)
@@ -29,16 +28,7 @@ def command() -> None:
 
 @command.command("create")
 @click.argument("label")
-@flag("--scope", type=click.Choice(SCOPES), default="viewer", show_default=True, help="What it may do.")
-@flag(
-    "--days",
-    type=click.FloatRange(0.001, 3660),
-    default=90.0,
-    show_default=True,
-    metavar="N",
-    help="How long it is valid.",
-)
-@flag("--forever", is_flag=True, help="It does not expire.")
+@token_flags("What it may do.")
 @flag("--user", metavar="NAME", help="Whose token it is (yours); for administrators.")
 @flag(
     "--to-file",

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.hyperctl.shown import moment_text
-from hypersdk.cli.programs.groups import Group, flag
+from hypersdk.cli.programs.accounts import ROLES, new_password_flags, user_flags
+from hypersdk.cli.programs.groups import Group
 from hypersdk.cli.text import clean
 
 if TYPE_CHECKING:
     from hypersdk.client import User
-
-ROLES: Final = ("viewer", "operator", "admin")
-_FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group("users", cls=Group)
@@ -28,10 +26,7 @@ def command() -> None:
 
 @command.command("add")
 @click.argument("name")
-@flag("--role", type=click.Choice(ROLES), default="viewer", show_default=True, help="What the user may do.")
-@flag("--password-file", type=_FILE, metavar="FILE", help="Read the password from the first line of this file.")
-@flag("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@flag("--no-password", is_flag=True, help="The user comes in by tokens only.")
+@user_flags
 @common_flags
 @pass_ctl
 def add(ctl: Ctl, name: str, role: str, password_file: Path | None, password_stdin: bool, no_password: bool) -> None:
@@ -82,8 +77,7 @@ def _login(user: User) -> tuple[str, str]:
 
 @command.command("passwd")
 @click.argument("name")
-@flag("--password-file", type=_FILE, metavar="FILE", help="Read the new password from the first line of this file.")
-@flag("--password-stdin", is_flag=True, help="Read the new password from standard input.")
+@new_password_flags
 @common_flags
 @pass_ctl
 def passwd(ctl: Ctl, name: str, password_file: Path | None, password_stdin: bool) -> None:

@@ -88,6 +88,8 @@ _SERVING: Final[tuple[Callable[[Any], Any], ...]] = (
              help="Jobs may write below this folder only; may be given more than once."),
     _setting("allowed_endpoints", "--allow-endpoint", multiple=True, metavar="HOST[:PORT]",
              help="Submitted jobs may name this loopback or link-local server; may be given more than once."),
+    _setting("allowed_hosts", "--allow-host", multiple=True, metavar="HOST",
+             help="A reverse proxy on this machine serves the daemon under this name; may be given more than once."),
     _setting("tls_cert", "--tls-cert", type=_FILE, metavar="FILE", help="Certificate (PEM), read again on SIGHUP."),
     _setting("tls_key", "--tls-key", type=_FILE, metavar="FILE", help="Its key (PEM)."),
     _setting("tls_self_signed", "--tls-self-signed", is_flag=True, help="Make a certificate; its print is logged, to be compared and pinned."),
@@ -118,7 +120,7 @@ def root(ctx: click.Context, show_config: bool, process: str | None) -> int | No
     """Serve export jobs: a REST API, a durable queue, and workers that copy virtual machines out of vSphere.
 
     Without a command it serves until SIGTERM or Ctrl-C, then lets running jobs reach a checkpoint; they go on at the next start. SIGHUP
-    reads the certificate again.
+    reads the certificate again; from a terminal that is closed it ends the daemon like SIGTERM.
     """
     daemon = ctx.ensure_object(Daemon)
     if ctx.invoked_subcommand is not None:

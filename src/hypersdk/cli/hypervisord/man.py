@@ -8,7 +8,8 @@ from hypersdk.cli.hypervisord.app import program
 from hypersdk.cli.programs.pages import Manual, man_command
 
 MANUAL: Final = Manual(
-    program,
+    program.name,
+    program.root,
     section=8,
     environment=(
         ("STATE_DIRECTORY, XDG_STATE_HOME", "Folder of database, key and token, where --state-dir is not given."),

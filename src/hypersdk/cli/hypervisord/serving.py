@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Final
@@ -37,7 +38,10 @@ def serve(daemon: Daemon) -> int:
             show_banner(daemon.output, settings)
         LOG.info("ready%s", f", serving {address_of(settings)}" if "api" in settings.roles else "")
 
-    return supervise(settings, daemon.arguments, ready=ready, watchdog=Watchdog(time.monotonic, daemon.environ))
+    # A shell that was told to keep it (nohup, trap '' HUP) has SIGHUP ignored, or its input taken from elsewhere.
+    hangup_ends = daemon.stdin.isatty() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    watchdog = Watchdog(time.monotonic, daemon.environ)
+    return supervise(settings, daemon.arguments, ready=ready, watchdog=watchdog, hangup_ends=hangup_ends)
 
 
 def address_of(settings: DaemonSettings) -> str:

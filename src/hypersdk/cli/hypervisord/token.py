@@ -6,9 +6,9 @@ import click
 
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
+from hypersdk.cli.programs.accounts import token_flags
 from hypersdk.cli.programs.groups import Group, flag
 
-SCOPES = ("viewer", "operator", "admin", "metrics")
 DAY_S = 86_400.0
 
 
@@ -20,22 +20,7 @@ def command() -> None:
 @command.command("create")
 @click.argument("label")
 @flag("--user", metavar="NAME", default="admin", show_default=True, help="Whose token it is.")
-@flag(
-    "--scope",
-    type=click.Choice(SCOPES),
-    default="viewer",
-    show_default=True,
-    help="What it may do; never more than its user.",
-)
-@flag(
-    "--days",
-    type=click.FloatRange(0.001, 3660),
-    default=90.0,
-    show_default=True,
-    metavar="N",
-    help="How long it is valid.",
-)
-@flag("--forever", is_flag=True, help="It does not expire.")
+@token_flags("What it may do; never more than its user.")
 @state_flags
 @pass_daemon
 def create(daemon: Daemon, label: str, user: str, scope: str, days: float, forever: bool) -> None:

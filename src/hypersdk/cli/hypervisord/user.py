@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import click
 
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
-from hypersdk.cli.programs.groups import Group, flag
+from hypersdk.cli.programs.accounts import new_password_flags, user_flags
+from hypersdk.cli.programs.groups import Group
 from hypersdk.cli.text import clean
-
-ROLES: Final = ("viewer", "operator", "admin")
-_FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group("user", cls=Group)
@@ -23,10 +20,7 @@ def command() -> None:
 
 @command.command("add")
 @click.argument("name")
-@flag("--role", type=click.Choice(ROLES), default="viewer", show_default=True, help="What the user may do.")
-@flag("--password-file", type=_FILE, metavar="FILE", help="Read the password from the first line of this file.")
-@flag("--password-stdin", is_flag=True, help="Read the password from standard input.")
-@flag("--no-password", is_flag=True, help="The user comes in by tokens only.")
+@user_flags
 @state_flags
 @pass_daemon
 def add(
@@ -69,8 +63,7 @@ def list_(daemon: Daemon) -> None:
 
 @command.command("passwd")
 @click.argument("name")
-@flag("--password-file", type=_FILE, metavar="FILE", help="Read the new password from the first line of this file.")
-@flag("--password-stdin", is_flag=True, help="Read the new password from standard input.")
+@new_password_flags
 @state_flags
 @pass_daemon
 def passwd(daemon: Daemon, name: str, password_file: Path | None, password_stdin: bool) -> None:

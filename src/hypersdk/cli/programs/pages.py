@@ -1,12 +1,17 @@
-"""Manual pages and completion of a program, from its commands themselves: whatever ``--help`` says, the pages say too."""
+"""Manual pages and completion of a program, from its commands themselves: whatever ``--help`` says, the pages say too.
+
+Format of the pages: man(7) macros.
+"""
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import click
 from click.shell_completion import get_completion_class
@@ -14,20 +19,34 @@ from click.shell_completion import get_completion_class
 from hypersdk import __version__
 from hypersdk.cli.app import PROGRAM
 from hypersdk.cli.commands.completion import SHELLS, script_path, shell_of
-from hypersdk.cli.manpage import paragraphs, roff
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.groups import Command, Group, RootGroup, flag, shared_titles
-from hypersdk.cli.programs.program import Program, Run
+from hypersdk.cli.programs.program import Program
 from hypersdk.errors import TARGET_DENIED, TargetError
 
 Pairs = Sequence[tuple[str, str]]
+
+
+class Asked(Protocol):
+    """What is needed of the run of any program."""
+
+    @property
+    def output(self) -> Output:
+        """Where results go."""
+        ...
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Manual:
     """What the page of a program says beside its commands. ``section`` is 1 for users' programs, 8 for a daemon."""
 
-    program: Program
+    name: str
+    root: RootGroup
     section: int
     environment: Pairs
     files: Pairs
@@ -52,7 +71,7 @@ EXIT_STATUS: Final = (
 
 def all_pages(manual: Manual, when: date) -> Mapping[str, str]:
     """File names and texts of all pages, dated ``when``: one for the program, one a command (groups show theirs in one page)."""
-    name, root = manual.program.name, manual.program.root
+    name, root = manual.name, manual.root
     ctx = click.Context(root, info_name=name)
     pages = {f"{name}.{manual.section}": _page(manual, ctx, when)}
     for command_name in root.list_commands(ctx):
@@ -70,7 +89,7 @@ def _page(manual: Manual, ctx: click.Context, when: date) -> str:
 
 def _lines(manual: Manual, ctx: click.Context, when: date) -> Iterator[str]:
     command, title = ctx.command, ctx.command_path.replace(" ", "-")
-    name, root = manual.program.name, manual.program.root
+    name, root = manual.name, manual.root
     first, *rest = paragraphs(command)
     kind = "User Commands" if manual.section == 1 else "System Administration"
     yield f'.TH "{title.upper()}" "{manual.section}" "{when:%Y-%m-%d}" "{name} {__version__}" "{kind}"'
@@ -133,6 +152,18 @@ def _section(title: str, entries: Iterable[tuple[str, str]]) -> Iterator[str]:
         yield from (".TP", f".B {roff(term)}", roff(text))
 
 
+def paragraphs(command: click.Command) -> list[str]:
+    """The help text of ``command``, a line a paragraph."""
+    text = inspect.cleandoc(command.help or "")
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+def roff(text: str) -> str:
+    """``text`` so that troff prints it as it is: backslashes and hyphens kept, no line taken for a macro."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq")
+    return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
+
+
 def man_command(manual: Manual) -> click.Command:
     """The command that writes the pages into a folder."""
 
@@ -142,7 +173,7 @@ def man_command(manual: Manual) -> click.Command:
         help=f"Folder for the pages, like ~/.local/share/man/man{manual.section}.",
     )  # fmt: skip
     @click.pass_obj
-    def command(run: Run, folder: Path) -> None:
+    def command(run: Asked, folder: Path) -> None:
         """Write the manual pages into a folder.
 
         SOURCE_DATE_EPOCH, where it is set, is the date on them.
@@ -168,7 +199,7 @@ def completion_command(program: Program) -> click.Command:
     @click.argument("shell", required=False, type=click.Choice(SHELLS))
     @flag("--install", is_flag=True, help="Put the script where the shell looks for it.")
     @click.pass_obj
-    def command(run: Run, shell: str | None, install: bool) -> None:
+    def command(run: Asked, shell: str | None, install: bool) -> None:
         """Print or install shell completion for bash, zsh or fish (default: your shell)."""
         name = shell or shell_of(run.environ)
         if not install:

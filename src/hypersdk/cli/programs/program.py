@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from hypersdk.cli.report import EXIT_BROKEN_PIPE, EXIT_TERMINATED, report, repor
 from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
 
 JSON_FLAGS: Final = frozenset({"--json", "-json"})
+_OUTPUT: Final = frozenset({"--output", "-output", "-o"})
 NOTHING_LOST: Final = "Nothing is lost: jobs run in the daemon, not here. Run the same command again when it suits you."
 
 
@@ -61,22 +62,22 @@ class Program:
 
     def run(self) -> int:
         """What the installed script calls."""
-        for stream in (sys.stdout, sys.stderr):
-            # A name that the terminal's encoding cannot show must not end the run.
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        show_any_name(sys.stdout, sys.stderr)
         return self.main(sys.argv[1:], sys.stdout, sys.stderr, sys.stdin, os.environ)
 
     def main(
         self, arguments: Sequence[str], stdout: TextIO, stderr: TextIO, stdin: TextIO, environ: Mapping[str, str]
     ) -> int:
         """Runs one command line on the given streams and environment, and returns the exit status."""
-        output = Output(stdout, stderr, environ, json_lines=_wants_json(arguments), stdin_is_tty=stdin.isatty())
+        output = Output(
+            stdout, stderr, environ, json_lines=wants_json(arguments, JSON_FLAGS, _OUTPUT), stdin_is_tty=stdin.isatty()
+        )
         run = self.make_run(output, environ, stdin, stdout)
         run.arguments = tuple(arguments)
         try:
             return self._invoke(run, arguments)
         except BrokenPipeError:
-            _drop(stdout, stderr)
+            drop(stdout, stderr)
             return EXIT_BROKEN_PIPE
         except Exception as error:  # noqa: BLE001 - the outermost loop: what gets here is a bug, and is told as one
             return report_unexpected(output, error, run.state_dir)
@@ -96,17 +97,11 @@ class Program:
         except HyperSDKError as error:
             return report(run.output, error, debug=run.debug)
         except click.ClickException as error:
-            return report(run.output, self._usage(error), debug=run.debug)
+            return report(run.output, usage_of(error, self.name), debug=run.debug)
         except (click.Abort, KeyboardInterrupt):
             stopped = Cancelled("stopped: interrupted", signal="SIGINT", next_step=self.interrupted)
             return report(run.output, stopped, debug=run.debug)
         return status if isinstance(status, int) else EXIT_OK
-
-    def _usage(self, error: click.ClickException) -> UsageError:
-        ctx = getattr(error, "ctx", None)
-        path = ctx.command_path if isinstance(ctx, click.Context) else self.name
-        message = error.format_message().strip().removesuffix(".")
-        return UsageError(message[:1].lower() + message[1:], next_step=f"See `{path} --help`.")
 
 
 def end_on_sigterm() -> None:
@@ -114,25 +109,37 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_TERMINATED))
 
 
-def _wants_json(arguments: Iterable[str]) -> bool:
-    """Whether JSON was asked for, known before the flags are parsed: an error in them must be JSON already."""
+def show_any_name(*streams: TextIO) -> None:
+    """A name that the terminal's encoding cannot show must not end the run."""
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
+
+
+def usage_of(error: click.ClickException, program: str) -> UsageError:
+    """What click found wrong with the command line, told as ours."""
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if isinstance(ctx, click.Context) else program
+    message = error.format_message().strip().removesuffix(".")
+    return UsageError(message[:1].lower() + message[1:], next_step=f"See `{path} --help`.")
+
+
+def wants_json(arguments: Iterable[str], flags: Collection[str], options: Collection[str] = ()) -> bool:
+    """Whether JSON was asked for, by one of ``flags`` or as the value of one of ``options``.
+
+    Known before the flags are parsed: an error in them must be JSON already.
+    """
     before = ""
     for argument in arguments:
         if argument == "--":
             return False
         name, _, value = argument.partition("=")
-        if argument in JSON_FLAGS or (
-            (before in _OUTPUT and argument == "json") or (name in _OUTPUT and value == "json")
-        ):
+        if argument in flags or (before in options and argument == "json") or (name in options and value == "json"):
             return True
         before = argument
     return False
 
 
-_OUTPUT: Final = frozenset({"--output", "-output", "-o"})
-
-
-def _drop(*streams: TextIO) -> None:
+def drop(*streams: TextIO) -> None:
     """Points streams whose reader went away at nothing, so that the interpreter's flush at exit does not fail a second time."""
     for stream in streams:
         try:
