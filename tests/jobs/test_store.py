@@ -29,6 +29,31 @@ def test_the_same_id_is_the_same_job_or_an_error(store: JobStore) -> None:
     assert caught.value.code == "job_exists"
 
 
+def test_many_at_once_are_each_taken_or_refused(store: JobStore) -> None:
+    store.submit(new_job(id="there"))
+    wanted = [
+        new_job(), new_job(id="twice"), new_job(id="there", digest="other"), new_job(id="twice"), new_job(id="twice", digest="other"),
+        new_job(id="there"), *(new_job(name=f"vm {number}") for number in range(1200)),
+    ]  # fmt: skip
+    before = store.revision()
+    found = store.submit_all(wanted)
+    refused = [place for place, one in enumerate(found) if isinstance(one, UsageError)]
+    assert refused == [2, 4]
+    taken = [one for one in found if not isinstance(one, UsageError)]
+    assert [new for _, new in taken[:4]] == [True, True, False, False]
+    made = [job for job, new in taken if new]
+    assert [job.number for job in made] == list(range(2, 2 + 1202))
+    assert [job.revision for job in made] == list(range(before + 1, before + 1203))
+    assert [job.name for job in made[2:]] == [f"vm {number}" for number in range(1200)]
+    assert store.submit_all([]) == []
+
+
+def test_an_id_that_many_ask_for_at_once_is_one_job(store: JobStore) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: store.submit(new_job(id="mine")), range(6)))
+    assert sorted(new for _, new in found) == [False] * 5 + [True]
+
+
 def test_a_list_is_sorted_filtered_paged_and_counted(store: JobStore) -> None:
     for number in range(25):
         store.submit(new_job(name=f"vm {number % 5}", format="qcow2" if number % 2 else "raw"))

@@ -11,7 +11,7 @@ from typing import Any, Final
 from hypersdk.access.endpointpolicy import check_submitted
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
-from hypersdk.errors import CODES, HyperSDKError
+from hypersdk.errors import CODES, HyperSDKError, UsageError
 from hypersdk.jobs.records import Attempt, Job, NewJob
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
@@ -85,21 +85,28 @@ class JobService:
 
         Raises UsageError ``job_unreadable`` when there is nothing in the text that could be a job.
         """
-        entries = load_jobs(text, content_type=content_type, environ=self._environ)
-        accepted: list[Job] = []
+        wanted: list[tuple[int, NewJob, Sequence[str]]] = []
         rejected: list[Rejection] = []
-        warnings: list[str] = []
-        for entry in entries:
+        for entry in load_jobs(text, content_type=content_type, environ=self._environ):
             try:
                 if entry.definition is None:
                     assert entry.error is not None
                     raise entry.error
                 new = self._new(entry.definition, owner, endpoint_id, priority)
-                accepted.append(self.store.submit(new)[0])
-                warnings += entry.definition.warnings
+                wanted.append((entry.number, new, entry.definition.warnings))
             except HyperSDKError as error:
                 rejected.append(Rejection(entry.number, error))
-        return Submission(tuple(accepted), tuple(rejected), tuple(warnings))
+        accepted: list[Job] = []
+        warnings: list[str] = []
+        for (number, _, warned), found in zip(
+            wanted, self.store.submit_all([new for _, new, _ in wanted]), strict=True
+        ):
+            if isinstance(found, UsageError):
+                rejected.append(Rejection(number, found))
+            else:
+                accepted.append(found[0])
+                warnings += warned
+        return Submission(tuple(accepted), tuple(sorted(rejected, key=lambda one: one.number)), tuple(warnings))
 
     def _new(self, definition: JobDefinition, owner: str | None, endpoint_id: str | None, priority: int) -> NewJob:
         """Raises UsageError, Refused or LookupFailed for a job that cannot be taken."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ FOLLOWED: Final = 1000
 """So many last changes can be followed by clients that were away: what was removed in them is remembered."""
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 """What is kept of one job's log."""
+_AT_ONCE: Final = 500
 _COLUMNS: Final = tuple(jobs.c[field.name] for field in fields(Job))
 
 
@@ -102,30 +103,57 @@ class JobStore:
     def submit(self, new: NewJob) -> tuple[Job, bool]:
         """Writes a job down; True when it is new. The same id with the same definition is the job that is there.
 
-        Raises UsageError ``job_exists``. The engine hears of it afterwards, by ``Engine.enqueue`` or the reconciler.
+        Raises UsageError ``job_exists``. The engine hears of it afterwards, by the dispatcher of any worker.
         """
+        (found,) = self.submit_all([new])
+        if isinstance(found, UsageError):
+            raise found
+        return found
+
+    def submit_all(self, wanted: Sequence[NewJob]) -> list[tuple[Job, bool] | UsageError]:
+        """The same for many, in one transaction; for each, in their order, what ``submit`` would return or raise."""
         with self.database.write() as connection:
-            if new.id is not None and (found := _one(connection, new.id)) is not None:
-                digest = connection.execute(sa.select(jobs.c.digest).where(jobs.c.id == new.id)).scalar_one()
-                if digest != new.digest:
-                    raise UsageError(f"job '{new.id}' exists with another definition", code=JOB_EXISTS, id=new.id)
-                return found, False
-            now = self.database.now(connection)
-            revision = self.database.revision(connection)
-            row: dict[str, Any] = {
-                "id": new.id or f"job-{secrets.token_hex(6)}", "number": self.database.count(connection, "job"),
-                "name": new.name, "vm_path": new.vm_path, "output_path": new.output_path, "format": new.format,
-                "definition": dict(new.definition), "digest": new.digest, "endpoint_id": new.endpoint_id, "secret": new.secret,
-                "site": new.site, "root_id": new.root_id, "priority": new.priority, "owner": new.owner,
+            self.database.serialize(connection, "submit")  # an id that two ask for at once
+            known = _digests(connection, [new.id for new in wanted if new.id is not None])
+            ids: list[str | None] = []
+            fresh: list[tuple[str, NewJob]] = []
+            for new in wanted:
+                job_id = new.id or f"job-{secrets.token_hex(6)}"
+                if job_id not in known:
+                    known[job_id] = new.digest
+                    fresh.append((job_id, new))
+                ids.append(job_id if known[job_id] == new.digest else None)
+            self._insert(connection, fresh)
+            there = _by_id(connection, [job_id for job_id in ids if job_id is not None])
+        made = {job_id for job_id, _ in fresh}
+        found: list[tuple[Job, bool] | UsageError] = []
+        for taken, new in zip(ids, wanted, strict=True):
+            if taken is None:
+                found.append(UsageError(f"job '{new.id}' exists with another definition", code=JOB_EXISTS, id=new.id))
+            else:
+                found.append((there[taken], taken in made))
+                made.discard(taken)  # asked for twice: new only once
+        return found
+
+    def _insert(self, connection: sa.Connection, fresh: Sequence[tuple[str, NewJob]]) -> None:
+        if not fresh:
+            return
+        now = self.database.now(connection)
+        revision = self.database.revision(connection, len(fresh)) - len(fresh)
+        number = self.database.count(connection, "job", len(fresh)) - len(fresh)
+        rows = [
+            {
+                "id": job_id, "number": number + place, "name": new.name, "vm_path": new.vm_path, "output_path": new.output_path,
+                "format": new.format, "definition": dict(new.definition), "digest": new.digest, "endpoint_id": new.endpoint_id,
+                "secret": new.secret, "site": new.site, "root_id": new.root_id, "priority": new.priority, "owner": new.owner,
                 "state": JobState.QUEUED.value, "request": None, "keep_partial": False, "discard": False, "attempt": 1, "enqueued": 0,
                 "epoch": 0, "worker_id": None, "waiting": None, "progress": dict(EMPTY_PROGRESS), "result": None, "error": None,
                 "source_changes": 0, "created_at": now, "started_at": None, "completed_at": None, "updated_at": now,
-                "revision": revision, "created_revision": revision,
-            }  # fmt: skip
-            connection.execute(sa.insert(jobs).values(row))
-            found = _one(connection, row["id"])
-            assert found is not None
-            return found, True
+                "revision": revision + place, "created_revision": revision + place,
+            }
+            for place, (job_id, new) in enumerate(fresh, 1)
+        ]  # fmt: skip
+        connection.execute(sa.insert(jobs), rows)
 
     # Look
 
@@ -375,6 +403,27 @@ def _one(connection: sa.Connection, job_id: str) -> Job | None:
         return None
     row = connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
     return None if row is None else _job(row)
+
+
+def _digests(connection: sa.Connection, ids: Sequence[str]) -> dict[str, str]:
+    """Digest of the definition of each of ``ids`` that there is."""
+    found: dict[str, str] = {}
+    for part in _parts(ids):
+        query = sa.select(jobs.c.id, jobs.c.digest).where(jobs.c.id.in_(part))
+        found |= {row.id: row.digest for row in connection.execute(query)}
+    return found
+
+
+def _by_id(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Job]:
+    found: dict[str, Job] = {}
+    for part in _parts(ids):
+        found |= {row.id: _job(row) for row in connection.execute(sa.select(*_COLUMNS).where(jobs.c.id.in_(part)))}
+    return found
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many at once as every database takes in one statement."""
+    return (ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE))
 
 
 def _locked(connection: sa.Connection, job_id: str) -> Job:

@@ -102,18 +102,13 @@ class Database:
             return (sa.func.julianday("now") - 2440587.5) * 86400.0
         return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
-    def revision(self, connection: sa.Connection) -> int:
-        """The next revision. Holds the counter's row until the transaction ends, so that revisions become visible in order."""
-        bump = (
-            sa.update(counters)
-            .where(counters.c.name == "revision")
-            .values(value=counters.c.value + 1)
-            .returning(counters.c.value)
-        )
-        return int(connection.execute(bump).scalar_one())
+    def revision(self, connection: sa.Connection, by: int = 1) -> int:
+        """The next revision, or the last of the next ``by``. Holds the counter's row until the transaction ends, so that revisions become
+        visible in order."""
+        return self.count(connection, "revision", by)
 
     def count(self, connection: sa.Connection, name: str, by: int = 1) -> int:
-        """The next value of another counter: it rises by ``by``."""
+        """The next value of a counter: it rises by ``by``."""
         bump = (
             sa.update(counters)
             .where(counters.c.name == name)
