@@ -44,6 +44,7 @@ def _busy(api: Api) -> None:
             progress = {"bytes_downloaded": 7 * 2**40, "total_bytes": 2**43, "rate_bytes_s": 1.5e8, "lease_age_s": 61.5}
             claims.write_progress({job.id: claim.epoch}, {job.id: progress})
         else:
+            claims.write_run(claim, "{}", source_changes=1)
             claims.end(claim, event, error={"code": "no_space", "message": "", "cause": "", "next_step": ""})
     api.add_job()
 
@@ -69,7 +70,7 @@ def test_the_exposition_is_what_promtool_accepts_and_true(api: Api) -> None:
         'hypersdk_jobs{state="queued"}': 1, 'hypersdk_queue_depth{waiting="none"}': 1, "hypersdk_jobs_submitted_total": 4,
         "hypersdk_bytes_downloaded_total": 7 * 2**40,
         "hypersdk_transferred_bytes": 7 * 2**40, "hypersdk_expected_bytes": 2**43, "hypersdk_rate_bytes_per_second": 1.5e8,
-        "hypersdk_lease_age_seconds": 61.5, "hypersdk_workers_alive": 1, "hypersdk_database_up": 1,
+        "hypersdk_lease_age_seconds": 61.5, "hypersdk_jobs_not_restored": 1, "hypersdk_workers_alive": 1, "hypersdk_database_up": 1,
         'hypersdk_steps_ended{outcome="finish",step="export"}': 1, 'hypersdk_steps_ended{outcome="start",step="queue"}': 3,
         'hypersdk_api_request_duration_seconds_count{method="GET",route="/api/v1/jobs/{id}",status="4xx"}': 1,
         'hypersdk_api_request_duration_seconds_count{method="GET",route="unmatched",status="4xx"}': 1,

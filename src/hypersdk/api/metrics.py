@@ -144,6 +144,7 @@ def _of_jobs(figures: Figures) -> Iterator[Metric]:
         ("rate_bytes_per_second", "Rate of all running jobs together.", figures.rate_bytes_s),
         ("lease_age_seconds", "Age of the oldest export lease.", figures.oldest_lease_s),
         ("jobs_stalled", "Running jobs in which nothing moves.", figures.stalled),
+        ("jobs_not_restored", "Failed or paused jobs whose source is not as it was found.", figures.not_restored),
     ):
         yield GaugeMetricFamily(f"hypersdk_{name}", text, value)
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from hypersdk.jobs.heartbeat import TAKE_OVER_S
 from hypersdk.jobs.records import Worker
-from hypersdk.jobs.states import HELD, JobState
+from hypersdk.jobs.states import ENDED, HELD, JobState
 from hypersdk.state.database import Database
 from hypersdk.state.tables import attempts, counters, jobs, nfc_hosts, nfc_streams, samples, workers
 
@@ -52,6 +52,8 @@ class Figures:
     rate_bytes_s: float
     oldest_lease_s: float
     stalled: int
+    not_restored: int
+    """Jobs that no worker has, and whose source is not as it was found: failed ones, and paused ones with a snapshot to go on from."""
     workers_alive: int
     workers: Mapping[str, int]
     hosts: tuple[HostStreams, ...]
@@ -83,6 +85,7 @@ def read_figures(database: Database, *, take_over_s: float = TAKE_OVER_S) -> Fig
             rate_bytes_s=sum(_number(one.get("rate_bytes_s")) for one in moving),
             oldest_lease_s=max((_number(one.get("lease_age_s")) for one in moving), default=0.0),
             stalled=sum(bool(one.get("stalled")) for one in moving),
+            not_restored=_not_restored(connection),
             workers_alive=alive, workers=by_state, hosts=_hosts(connection, now),
             queue_waits_s=_queue_waits(connection, now), attempts_s=_attempts(connection, now),
             submitted=int(counted.get("job", 0)), downloaded_bytes=int(counted.get("bytes", 0)),
@@ -106,6 +109,14 @@ def _waiting(connection: sa.Connection) -> dict[str, int]:
 def _moving(connection: sa.Connection) -> list[Mapping[str, Any]]:
     query = sa.select(jobs.c.progress).where(jobs.c.state.in_([state.value for state in HELD])).limit(MAX_HELD)
     return list(connection.execute(query).scalars())
+
+
+def _not_restored(connection: sa.Connection) -> int:
+    idle = (*ENDED, JobState.PAUSED)
+    query = sa.select(sa.func.count()).where(
+        jobs.c.state.in_([state.value for state in idle]), jobs.c.source_changes > 0
+    )
+    return int(connection.execute(query).scalar_one())
 
 
 def _workers(connection: sa.Connection, now: float, take_over_s: float) -> tuple[int, dict[str, int]]:
