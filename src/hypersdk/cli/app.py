@@ -43,9 +43,9 @@ COMMANDS: Final[dict[str, Entry]] = {name: entry for section in SECTIONS.values(
 
 def _install_completion(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from hypersdk.cli.commands.completion import install
+        from hypersdk.cli.commands.completion import COMPLETION
 
-        install(ctx.ensure_object(Cli), None)
+        COMPLETION.install(ctx.ensure_object(Cli), None)
         ctx.exit()
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
@@ -14,15 +12,13 @@ import click
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.program import Run
 from hypersdk.cli.text import clean
-from hypersdk.errors import HyperSDKError, PartlyFailed, UsageError
-from hypersdk.secret import Secret
+from hypersdk.errors import HyperSDKError, PartlyFailed
 
 if TYPE_CHECKING:
     from hypersdk.client import Client
 
 Facts = Mapping[str, Any]
 FORMATS: Final = ("table", "json", "yaml")
-MAX_PASSWORD_BYTES: Final = 4096
 
 
 class Ctl(Run):
@@ -85,50 +81,9 @@ class Ctl(Run):
 
     # Questions
 
-    def password(
-        self, question: str, path: Path | None = None, *, from_stdin: bool = False, twice: bool = False
-    ) -> Secret:
-        """From a file, standard input or the prompt; never from the command line. Raises UsageError where there is none."""
-        if path is not None and from_stdin:
-            raise UsageError("--password-file and --password-stdin exclude each other")
-        if path is not None:
-            return self._first_line_of(path)
-        if from_stdin:
-            return _first_line(self.stdin.readline(MAX_PASSWORD_BYTES + 1), "standard input")
-        if not self.output.can_ask:
-            raise UsageError("a password is needed", next_step="Pass --password-file FILE or --password-stdin.")
-        first = self.ask(question, secret=True)
-        if twice and self.ask("Once more: ", secret=True) != first:
-            raise UsageError("the two passwords differ", next_step="Try again.")
-        return _first_line(first, "the prompt")
-
-    def _first_line_of(self, path: Path) -> Secret:
-        try:
-            with path.open(encoding="utf-8") as file:
-                return _first_line(file.readline(MAX_PASSWORD_BYTES + 1), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"the password file {path} cannot be read") from error
-
-    def ask(self, question: str, *, secret: bool = False) -> str:
-        """Asks at the terminal. Raises UsageError where nobody answers."""
-        try:
-            if secret:
-                return getpass.getpass(question)
-            self.output.notes.print(question, end="", markup=False)
-            return input()
-        except EOFError as error:
-            raise UsageError("the question was not answered") from error
-
     def confirm(self, question: str) -> bool:
         """Whether a person typed yes."""
         return self.ask(f"{question} Type yes: ").strip().lower() == "yes"
-
-
-def _first_line(line: str, where: str) -> Secret:
-    text = line.rstrip("\r\n")
-    if not text or len(text) > MAX_PASSWORD_BYTES:
-        raise UsageError(f"there is no password on the first line of {where}")
-    return Secret(text)
 
 
 pass_ctl = click.make_pass_decorator(Ctl)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from hypersdk.cli.hypervisord.app import program
-from hypersdk.cli.programs.pages import completion_command
+from hypersdk.cli.programs.completion import Completion
 
-command = completion_command(program)
+command = Completion(program.name, program.root, program.completion_variable).command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,7 +14,6 @@ import click
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.program import Run
 from hypersdk.errors import UsageError, register
-from hypersdk.secret import Secret
 
 if TYPE_CHECKING:
     from hypersdk.access.access import Access
@@ -28,7 +26,6 @@ URL_IN_ARGV: Final = register(
     "Every user of this machine can read the command line of a process.",
     f"Put the URL into the configuration file (database_url) or ${DATABASE_VARIABLE}, or the password into ~/.pgpass.",
 )
-MAX_PASSWORD_BYTES: Final = 1024
 _ROLES: Final[Mapping[str, tuple[str, ...]]] = {"api": ("api",), "worker": ("worker",), "all": ("api", "worker")}
 
 
@@ -69,32 +66,6 @@ class Daemon(Run):
 
         with self.database() as database:
             yield Access(database)
-
-    def password(self, question: str, path: Path | None, *, from_stdin: bool) -> Secret:
-        """From a file, standard input or the prompt (twice). Raises UsageError where there is none."""
-        if path is not None and from_stdin:
-            raise UsageError("--password-file and --password-stdin exclude each other")
-        if path is not None:
-            try:
-                with path.open(encoding="utf-8") as file:
-                    return _first_line(file.readline(MAX_PASSWORD_BYTES + 2), str(path))
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"the password file {path} cannot be read") from error
-        if from_stdin:
-            return _first_line(self.stdin.readline(MAX_PASSWORD_BYTES + 2), "standard input")
-        if not self.output.can_ask:
-            raise UsageError("a password is needed", next_step="Pass --password-file FILE or --password-stdin.")
-        first = getpass.getpass(question)
-        if getpass.getpass("Once more: ") != first:
-            raise UsageError("the two passwords differ", next_step="Try again.")
-        return _first_line(first, "the prompt")
-
-
-def _first_line(line: str, where: str) -> Secret:
-    text = line.rstrip("\r\n")
-    if not text or len(text) > MAX_PASSWORD_BYTES:
-        raise UsageError(f"there is no password on the first line of {where}")
-    return Secret(text)
 
 
 def check_database(url: str) -> str:

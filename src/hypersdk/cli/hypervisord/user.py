@@ -31,7 +31,7 @@ def add(
 
     password = None
     if not no_password:
-        password = daemon.password(f"Password for {name}: ", password_file, from_stdin=password_stdin)
+        password = daemon.password(f"Password for {name}: ", password_file, from_stdin=password_stdin, twice=True)
     with daemon.access() as access:
         user = access.users.create(name, Role(role), password)
     daemon.output.line(f"Added {user.role} {user.name}")
@@ -68,7 +68,7 @@ def list_(daemon: Daemon) -> None:
 @pass_daemon
 def passwd(daemon: Daemon, name: str, password_file: Path | None, password_stdin: bool) -> None:
     """Give a user a new password; sessions end, a lock is lifted."""
-    password = daemon.password(f"New password for {name}: ", password_file, from_stdin=password_stdin)
+    password = daemon.password(f"New password for {name}: ", password_file, from_stdin=password_stdin, twice=True)
     with daemon.access() as access:
         user = access.users.change(name, password=password)
     daemon.output.line(f"{user.name} has a new password")

@@ -1,4 +1,4 @@
-"""Manual pages and completion of a program, from its commands themselves: whatever ``--help`` says, the pages say too.
+"""Manual pages of a program, from its commands themselves: whatever ``--help`` says, the pages say too.
 
 Format of the pages: man(7) macros.
 """
@@ -11,34 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import click
-from click.shell_completion import get_completion_class
 
 from hypersdk import __version__
-from hypersdk.cli.app import PROGRAM
-from hypersdk.cli.commands.completion import SHELLS, script_path, shell_of
-from hypersdk.cli.output import Output
-from hypersdk.cli.programs.groups import Command, Group, RootGroup, flag, shared_titles
-from hypersdk.cli.programs.program import Program
+from hypersdk.cli.programs.completion import Asked
+from hypersdk.cli.programs.groups import Command, Group, RootGroup, shared_titles
 from hypersdk.errors import TARGET_DENIED, TargetError
 
 Pairs = Sequence[tuple[str, str]]
-
-
-class Asked(Protocol):
-    """What is needed of the run of any program."""
-
-    @property
-    def output(self) -> Output:
-        """Where results go."""
-        ...
-
-    @property
-    def environ(self) -> Mapping[str, str]:
-        """The environment."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,46 +172,3 @@ def man_command(manual: Manual) -> click.Command:
         run.output.line(f"{len(pages)} pages written to {folder}")
 
     return command
-
-
-def completion_command(program: Program) -> click.Command:
-    """The command that prints or installs shell completion."""
-
-    @click.command("completion", cls=Command)
-    @click.argument("shell", required=False, type=click.Choice(SHELLS))
-    @flag("--install", is_flag=True, help="Put the script where the shell looks for it.")
-    @click.pass_obj
-    def command(run: Asked, shell: str | None, install: bool) -> None:
-        """Print or install shell completion for bash, zsh or fish (default: your shell)."""
-        name = shell or shell_of(run.environ)
-        if not install:
-            click.echo(completion_script(program, name))
-            return
-        _install(run.output, program, name, run.environ)
-
-    return command
-
-
-def completion_script(program: Program, shell: str) -> str:
-    """The completion script for ``shell``."""
-    kind = get_completion_class(shell)
-    assert kind is not None
-    completion = kind(program.root, {}, program.name, program.completion_variable)
-    return str(completion.source_template % completion.source_vars())
-
-
-def _install(output: Output, program: Program, shell: str, environ: Mapping[str, str]) -> None:
-    path = _script_path(program.name, shell, environ)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(completion_script(program, shell) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise TargetError(f"{path} cannot be written: {error.strerror}", code=TARGET_DENIED) from error
-    output.line(f"Completion for {shell} installed in {path}; it works in the next shell.")
-    if shell == "zsh":
-        output.note(f"zsh must look there: put `fpath+=({path.parent})` before compinit in ~/.zshrc.")
-
-
-def _script_path(name: str, shell: str, environ: Mapping[str, str]) -> Path:
-    own = script_path(shell, environ)
-    return own.with_name(own.name.replace(PROGRAM, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import signal
 import sys
@@ -17,9 +18,11 @@ from hypersdk.cli.output import Output
 from hypersdk.cli.programs.groups import RootGroup
 from hypersdk.cli.report import EXIT_BROKEN_PIPE, EXIT_TERMINATED, report, report_unexpected
 from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
+from hypersdk.secret import Secret
 
 JSON_FLAGS: Final = frozenset({"--json", "-json"})
 _OUTPUT: Final = frozenset({"--output", "-output", "-o"})
+MAX_PASSWORD_BYTES: Final = 4096
 NOTHING_LOST: Final = "Nothing is lost: jobs run in the daemon, not here. Run the same command again when it suits you."
 
 
@@ -42,8 +45,46 @@ class Run:
 
         return state_dir(self.environ)
 
+    def password(
+        self, question: str, path: Path | None = None, *, from_stdin: bool = False, twice: bool = False
+    ) -> Secret:
+        """From a file, standard input or the prompt; never from the command line. Raises UsageError where there is none."""
+        if path is not None and from_stdin:
+            raise UsageError("--password-file and --password-stdin exclude each other")
+        if path is not None:
+            try:
+                with path.open(encoding="utf-8") as file:
+                    return _first_line(file.readline(MAX_PASSWORD_BYTES + 2), str(path))
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"the password file {path} cannot be read") from error
+        if from_stdin:
+            return _first_line(self.stdin.readline(MAX_PASSWORD_BYTES + 2), "standard input")
+        if not self.output.can_ask:
+            raise UsageError("a password is needed", next_step="Pass --password-file FILE or --password-stdin.")
+        first = self.ask(question, secret=True)
+        if twice and self.ask("Once more: ", secret=True) != first:
+            raise UsageError("the two passwords differ", next_step="Try again.")
+        return _first_line(first, "the prompt")
+
+    def ask(self, question: str, *, secret: bool = False) -> str:
+        """Asks at the terminal. Raises UsageError where nobody answers."""
+        try:
+            if secret:
+                return getpass.getpass(question)
+            self.output.notes.print(question, end="", markup=False)
+            return input()
+        except EOFError as error:
+            raise UsageError("the question was not answered") from error
+
     def close(self) -> None:
         """Called at the end, whatever happened."""
+
+
+def _first_line(line: str, where: str) -> Secret:
+    text = line.rstrip("\r\n")
+    if not text or len(text) > MAX_PASSWORD_BYTES:
+        raise UsageError(f"there is no password on the first line of {where}")
+    return Secret(text)
 
 
 @dataclass(frozen=True)
