@@ -189,10 +189,20 @@ def _beside_copies(kind: Kind, client: httpx.Client, place: Path, idle: Sequence
     _until(lambda: all(begun(job) for job in jobs))
     loaded = _answers(client, jobs[0])
     assert all(_job(client, job)["status"] == "running" for job in jobs), "the copies ended too early"
+    started = time.monotonic()
     _cancel_all(client)
+    cancelled = time.monotonic() - started
     return [
         Row.latency(f"{kind.name}: GET of a job, nothing running", idle, 50),
         Row.latency(f"{kind.name}: GET of a job beside {COPIES} exports", loaded, 50),
+        Row(
+            f"{kind.name}: {COPIES} exports cancelled, to the last lease released",
+            f"{cancelled:.1f} s",
+            "",
+            cancelled,
+            2,
+            " s",
+        ),
     ]
 
 
