@@ -16,9 +16,12 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from hypersdk.access.faults import TooMany
 from hypersdk.access.roles import Role
+from hypersdk.api.app import create_app
+from hypersdk.api.idempotency import Answers, KeyRunning
 from hypersdk.api.limits import MAX_BUCKETS, Rate
 from hypersdk.api.security import operator
 from hypersdk.state.tables import idempotency
+from tests.support.apiserver import build_services
 from tests.support.shell import ServeShell, Shell, served
 
 
@@ -211,6 +214,16 @@ def test_one_at_a_time(shell: ServeShell) -> None:
         assert first.result(20).status_code == 200
     assert counted.runs == 1
     assert post(found, found.admin, "k1", {"a": 1}).json()["run"] == 1
+
+
+def test_what_a_dead_process_did_not_answer_is_asked_again_at_once(tmp_path: Path) -> None:
+    services = build_services(tmp_path)
+    answers = Answers(services.database, services.vault)
+    assert answers.begin("user:k1", "digest") is None
+    with pytest.raises(KeyRunning):
+        answers.begin("user:k1", "digest")
+    create_app(services)  # the next start
+    assert answers.begin("user:k1", "digest") is None
 
 
 def test_a_failure_may_be_tried_again(shell: ServeShell) -> None:

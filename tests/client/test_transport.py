@@ -132,6 +132,14 @@ def test_a_daemon_that_asks_to_wait_is_obeyed() -> None:
     assert slept == [3.0]
 
 
+def test_a_daemon_that_still_answers_the_first_request_is_asked_again() -> None:
+    slept: list[float] = []
+    still = answer("409 Conflict", {"detail": "still being answered", "code": "idempotency_running"})
+    with playing(still, answer("200 OK", {"ok": True})) as (url, _), transport(url, slept) as used:
+        assert used.request("POST", "/x").object() == {"ok": True}
+    assert slept == [1.0]
+
+
 def test_one_that_asks_to_wait_for_very_long_is_told() -> None:
     busy = answer("429 Too Many Requests", {"detail": "slow down", "code": "rate_limited"}, "Retry-After: 3600")
     with playing(busy) as (url, _), transport(url) as used, pytest.raises(TransientError) as raised:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import pytest
+import sqlalchemy as sa
 
 from hypersdk.jobs.claims import Claims
+from hypersdk.jobs.reconcile import PART, Reconciler
+from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobState
-from hypersdk.jobs.store import JobStore
+from hypersdk.jobs.store import Filter, JobStore
 from hypersdk.state.database import Database
+from hypersdk.state.tables import jobs
 from tests.jobs.test_states import new_job
 
 
@@ -67,3 +74,61 @@ def test_a_cancel_that_comes_while_a_job_is_paused_is_done_by_another_attempt(st
     assert claims.end(claim, JobEvent.PAUSED) is JobState.CANCELLING
     now = store.get(job.id)
     assert (now.attempt, now.worker_id, now.request) == (2, None, "cancel")
+
+
+class Forgetful:
+    """An engine that has lost every attempt."""
+
+    asked: ClassVar[list[str]] = []
+
+    def ended(self, workflow_ids: Sequence[str]) -> dict[str, str]:
+        self.asked.extend(workflow_ids)
+        return dict.fromkeys(workflow_ids, "absent")
+
+    def prune(self, job_ids: Sequence[str], before: float) -> None:
+        """Nothing to forget."""
+
+
+def test_a_lost_job_is_found_behind_any_queue(store: JobStore) -> None:
+    """The running one at once; of those that are queued a part in each round, until all were looked at."""
+    running, _ = store.submit(new_job())
+    assert Claims(store.database, "w1").claim(running.id, 1) is not None
+    store.submit_all([new_job(name=f"vm {number}") for number in range(PART + 100)])
+    with store.database.write() as connection:
+        connection.execute(sa.update(jobs).values(enqueued=jobs.c.attempt, updated_at=jobs.c.updated_at - 60))
+    engine = Forgetful()
+    engine.asked.clear()
+    reconciler = Reconciler(store.database, engine, DaemonSettings())  # type: ignore[arg-type]
+    reconciler.run()
+    assert store.get(running.id).state is JobState.QUEUED
+    assert store.get(running.id).attempt == 2
+    reconciler.run()
+    assert len({*engine.asked}) == PART + 101
+    assert all(job.attempt == 2 for job in store.page(Filter(), limit=1000).jobs)
+
+
+def test_what_a_dead_worker_was_undoing_waits_for_another_outside_of_the_queue(store: JobStore) -> None:
+    claims = Claims(store.database, "w1")
+    job, _ = store.submit(new_job())
+    assert claims.claim(job.id, 1) is not None
+    assert store.cancel(job.id).state is JobState.CANCELLING
+    assert claims.undo_due(["root"], 4) == []  # its worker does it
+    Claims(store.database, "w2").release_undo("w1")
+    assert claims.undo_due(["elsewhere"], 4) == []
+    assert claims.undo_due(["root"], 4) == [(job.id, 2)]
+    claim = claims.claim(job.id, 2, free=True)
+    assert claim is not None
+    assert claims.claim(job.id, 2, free=True) is None
+    assert claims.undo_due(["root"], 4) == []
+
+
+def test_a_queued_job_that_was_begun_once_is_undone_outside_of_the_queue(store: JobStore) -> None:
+    claims = Claims(store.database, "w1")
+    job, _ = store.submit(new_job())
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+    claims.end(claim, JobEvent.REQUEUE)
+    with store.database.write() as connection:
+        connection.execute(sa.update(jobs).values(enqueued=jobs.c.attempt))
+    store.cancel(job.id)
+    assert claims.undo_due(["root"], 4) == [(job.id, 3)]

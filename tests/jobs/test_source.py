@@ -131,6 +131,26 @@ def test_a_source_that_does_not_answer_leaves_the_job_paused(site: SiteFactory) 
     assert b"not undone at the source" in made.store.read_log(job.id)[0]
 
 
+def test_a_cancel_does_not_wait_for_a_place_in_the_queue(site: SiteFactory) -> None:
+    """One place, which another job has for long: the paused one is undone beside it."""
+    made = site(machines=machines(3), rate_bytes_s=MiB, options={"jobs_per_worker": 1})
+    before = source(made)
+    made.worker()
+    paused = made.submit({"vm_path": RUNNING})[0]
+    made.copied(paused, MiB // 2)
+    made.service.pause(paused.id)
+    made.until_state(paused, JobState.PAUSED)
+    running = made.submit({"vm_path": "web-0"})[0]
+    made.copied(running, MiB // 2)
+    made.service.cancel(paused.id)
+    (ended,) = made.until_ended([paused], 20)
+    assert (ended.state, ended.source_changes) == (JobState.CANCELLED, 0), made.told()
+    assert made.store.get(running.id).state is JobState.RUNNING
+    made.service.cancel(running.id)
+    made.until_ended([running])
+    assert source(made) == before
+
+
 def _grow_old(write: Callable[[], object], job_id: str, age: timedelta) -> None:
     """As if the run had begun, and the job been paused, so long ago."""
     with write() as connection:  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypersdk.errors import HyperSDKError
 from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
 from hypersdk.jobs.records import NewJob
-from hypersdk.jobs.states import DUE, ENDED, HELD, KEPT, TRANSITIONS, JobEvent, JobState, JobStateError, after
+from hypersdk.jobs.states import ENDED, HELD, KEPT, TRANSITIONS, UNDOING, JobEvent, JobState, JobStateError, after
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 
@@ -90,7 +90,7 @@ def test_whatever_users_and_workers_do_the_row_follows_the_table(store: JobStore
             continue
         steps = {new for (old, _), new in TRANSITIONS.items() if old is before.state}
         assert now.state in {before.state, *steps}, action
-        if now.state in DUE and now.worker_id is None:
+        if now.state in {JobState.QUEUED, *UNDOING} and now.worker_id is None:
             assert now.attempt > now.enqueued, action
         if now.state in ENDED:
             assert now.completed_at is not None

@@ -73,7 +73,9 @@ def _add_layers(app: FastAPI, services: Services) -> None:
     settings = services.settings
     host, loopback = listens_on(settings.addr)
     app.add_middleware(Audited, audit=services.access.audit)
-    app.add_middleware(Idempotent, answers=Answers(services.database, services.vault))
+    answers = Answers(services.database, services.vault)
+    answers.forget_unanswered()
+    app.add_middleware(Idempotent, answers=answers)
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
     app.add_middleware(TokenRate, per_minute=settings.rate_per_minute)
     proxied = frozenset(settings.allowed_hosts)

@@ -6,6 +6,9 @@
     same key, other request      422
     the first is still running   409
 
+A process that dies between doing and keeping leaves the key taken; after ``STALE_S`` (on SQLite: at the next start) the request is done again. For
+submits that changes nothing: the ids of the jobs come from the key.
+
 Keys are per user. Answers are kept for a day, sealed: one may hold a token that is shown once. An answer that says "not now" (401, 408, 429, 5xx) is not kept.
 """
 
@@ -22,6 +25,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hypersdk.access.vault import Vault
@@ -45,8 +49,8 @@ KEY_RUNNING: Final = register(
 )
 HEADER: Final = "idempotency-key"
 KEEP_S: Final = 24 * 3600.0
-STALE_S: Final = 600.0
-"""A first request without an answer for so long died with its process; a repeat of it is let through."""
+STALE_S: Final = 120.0
+"""A first request without an answer for so long (twice the time that an answer may take) died with its process; a repeat of it is let through."""
 KEPT_HEADERS: Final = frozenset({b"content-type", b"location", b"etag"})
 _PASSING: Final = frozenset({401, 408, 425, 429})
 _KEY: Final = re.compile(r"^[A-Za-z0-9._-]{1,128}\Z")
@@ -76,12 +80,24 @@ class Answer:
     body: bytes
 
 
+def idempotency_key(request: Request) -> str | None:
+    """The key that the request came with, with its user."""
+    found = request.scope.get("state", {}).get("idempotency_key")
+    return None if found is None else str(found)
+
+
 class Answers:
     """The first answers, in the database. Thread-safe."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
+
+    def forget_unanswered(self) -> None:
+        """On SQLite, where no other process answers: what was being answered when the last one died will not be."""
+        if self._database.is_sqlite:
+            with self._database.write() as connection:
+                connection.execute(sa.delete(idempotency).where(idempotency.c.status.is_(None)))
 
     def begin(self, key: str, request: str) -> Answer | None:
         """Claims ``key`` for the request with that digest: None, or the answer that was given before.
@@ -160,6 +176,7 @@ class Idempotent:
         if first is not None:
             await _send(send, first)
             return
+        scope.setdefault("state", {})["idempotency_key"] = key
         await self._answered(key, body, scope, receive, send)
 
     async def _answered(self, key: str, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:

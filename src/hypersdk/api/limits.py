@@ -36,7 +36,7 @@ REQUEST_SLOW: Final = register(
 REQUEST_TIMEOUT: Final = register(
     "request_timeout",
     "The daemon could not answer in time. What was asked for may still have been done.",
-    "Look whether it was done before repeating it; with the same Idempotency-Key it is never done twice.",
+    "Look whether it was done before repeating it. A submit can be repeated with the same Idempotency-Key: its jobs are there once.",
 )
 LOGIN_PATH: Final = "/api/v1/auth/login"
 MAX_BUCKETS: Final = 10_000

@@ -39,6 +39,7 @@ RETRIES: Final = 5
 FIRST_PAUSE_S: Final = 0.2
 """Doubled with each further try: about 6 s in all, in which a daemon restarts."""
 MAX_RETRY_AFTER_S: Final = 60.0
+STILL_ANSWERED: Final = "idempotency_running"
 BUSY: Final = frozenset({429, 503})
 STREAM_SILENCE_S: Final = 45.0
 """Three pings of 15 s: a stream that is silent for longer is dead, whatever the kernel believes."""
@@ -139,7 +140,12 @@ class Transport:
         if response.status_code in BUSY and (after_s := _retry_after(response)) is not None:
             raise _Busy(error_of(response.status_code, _document(body)), after_s)
         if not response.is_success:
-            raise error_of(response.status_code, _document(body))
+            error = error_of(response.status_code, _document(body))
+            if (
+                error.code == STILL_ANSWERED
+            ):  # the daemon died, or the connection broke, while it answered this very request
+                raise _Busy(error, FIRST_PAUSE_S * 5)
+            raise error
         return Answer(response.status_code, response.headers, body)
 
     @contextmanager

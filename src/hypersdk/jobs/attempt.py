@@ -82,7 +82,7 @@ class JobAttempt:
             match job.state:
                 case JobState.CANCELLING:
                     self.why, self.keep_partial = "cancel", job.keep_partial
-                    return self._cancelled(None)
+                    return self._cancelled()
                 case JobState.PAUSING:
                     return self._stood_down()
                 case _:
@@ -102,8 +102,8 @@ class JobAttempt:
             outcome = self._exported()
         except StaleAttempt:
             raise
-        except Cancelled as error:
-            return self._stopped(error)  # while it logged in or planned
+        except Cancelled:
+            return self._stopped()  # while it logged in or planned
         return self._ended(outcome)
 
     def _exported(self) -> Outcome:
@@ -168,13 +168,13 @@ class JobAttempt:
         if isinstance(outcome.error, StaleAttempt | DatabaseError):
             raise outcome.error
         if isinstance(outcome.error, Cancelled):
-            return self._stopped(outcome.error)
+            return self._stopped()
         return self._failed(outcome.error, result)
 
-    def _stopped(self, error: Cancelled) -> JobState:
+    def _stopped(self) -> JobState:
         match self.why:
             case "cancel":
-                return self._cancelled(error)
+                return self._cancelled()
             case "pause":
                 self.progress.log("paused at a checkpoint")
                 return self._end(JobEvent.PAUSED)
@@ -187,7 +187,7 @@ class JobAttempt:
             self.progress.log(f"error: {text}")
         return self._end(JobEvent.FAIL, result=result, error=error)
 
-    def _cancelled(self, error: Cancelled | None) -> JobState:
+    def _cancelled(self) -> JobState:
         """Undoes what this attempt or an earlier one left, with a login of its own: the cancel that stopped the export must not stop this.
 
         Raises NotRestored, and whatever keeps it from logging in: then the job is not cancelled, and its record is kept.
@@ -204,7 +204,7 @@ class JobAttempt:
             self.progress.log("the source is as it was found; the files were complete before")
             return self._end(JobEvent.FINISH, result={**job.result, "restored": True})
         self.progress.log("cancelled; the source is as it was found")
-        return self._end(JobEvent.CANCELLED, error=error)
+        return self._end(JobEvent.CANCELLED)
 
     def _stood_down(self) -> JobState:
         """For a pause that its worker died in, and for a paused job whose temporary snapshot is too old to be kept.

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from hypersdk.errors import Cancelled, register
 from hypersdk.jobs.records import Job
-from hypersdk.jobs.states import HELD, JobEvent, JobState, after, before
+from hypersdk.jobs.states import HELD, UNDOING, JobEvent, JobState, after, before
 from hypersdk.jobs.store import JobStore, append_log
 from hypersdk.state.database import Database
 from hypersdk.state.tables import attempts, jobs, runs
@@ -52,17 +52,19 @@ class Claims:
         self._counted: dict[str, tuple[int, int]] = {}
         """Job -> epoch of its attempt here, and the bytes of it that the counter ``bytes`` holds already."""
 
-    def claim(self, job_id: str, attempt: int) -> Claim | None:
+    def claim(self, job_id: str, attempt: int, *, free: bool = False) -> Claim | None:
         """Takes the job up: its epoch rises, whoever had it before is stale from here on. None where the attempt is not the
-        job's last one, or the job has ended or is paused meanwhile."""
+        job's last one, or the job has ended or is paused meanwhile; with ``free`` also where a worker has it."""
         with self.database.write() as connection:
             now = self.database.now(connection)
             row = connection.execute(
-                sa.select(jobs.c.state, jobs.c.epoch, jobs.c.attempt, jobs.c.started_at)
+                sa.select(jobs.c.state, jobs.c.epoch, jobs.c.attempt, jobs.c.started_at, jobs.c.worker_id)
                 .where(jobs.c.id == job_id)
                 .with_for_update()
             ).one_or_none()
             if row is None or row.attempt != attempt or JobState(row.state) not in before(JobEvent.START):
+                return None
+            if free and row.worker_id is not None:
                 return None
             epoch = row.epoch + 1
             self._change(
@@ -76,6 +78,30 @@ class Claims:
                 )
             )  # fmt: skip
         return Claim(self._store.get(job_id), epoch)
+
+    def undo_due(self, root_ids: Sequence[str], limit: int) -> list[tuple[str, int]]:
+        """Jobs below these roots that wait for somebody to undo what they did, and their attempts, oldest first."""
+        query = (
+            sa.select(jobs.c.id, jobs.c.attempt)
+            .where(
+                jobs.c.state.in_([state.value for state in UNDOING]), jobs.c.worker_id.is_(None),
+                jobs.c.attempt > jobs.c.enqueued, jobs.c.root_id.in_(root_ids),
+            )
+            .order_by(jobs.c.number)
+            .limit(limit)
+        )  # fmt: skip
+        with self.database.read() as connection:
+            return [(job_id, attempt) for job_id, attempt in connection.execute(query)]
+
+    def release_undo(self, worker_id: str) -> None:
+        """Jobs that a dead worker was undoing wait for another: not in the queue, where their attempt may be."""
+        with self.database.write() as connection:
+            mine = sa.select(jobs.c.id).where(
+                jobs.c.worker_id == worker_id, jobs.c.state.in_([state.value for state in UNDOING])
+            )
+            now = self.database.now(connection)
+            for job_id in connection.execute(mine.with_for_update()).scalars().all():
+                self._change(connection, job_id, now, worker_id=None, attempt=jobs.c.attempt + 1)
 
     def hand_back(self, job_id: str, attempt: int) -> None:
         """An attempt that this worker will not begin, because it drains: another one is due. A job that has moved on is left alone."""

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
 
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import DUE
+from hypersdk.jobs.states import JobState
 from hypersdk.state.database import Database, parse_url
 from hypersdk.state.tables import jobs
 
@@ -32,6 +32,8 @@ MAX_RECOVERIES: Final = 100
 """An attempt that killed its worker so often is given up."""
 EXHAUSTED: Final = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 """The engine's word for an attempt that it has given up."""
+DISPATCHED: Final = 50
+"""Attempts handed over at once: the same thread looks for cancel requests, twice a second."""
 HIGHEST: Final = 1_000_000
 Execute = Callable[[str, int], dict[str, Any]]
 
@@ -104,9 +106,9 @@ class Engine:
         """Hands attempts that are due to the engine: rows first, so a crash between the two is made good here. Returns how many."""
         due = (
             sa.select(jobs.c.id, jobs.c.attempt, jobs.c.root_id, jobs.c.site, jobs.c.priority)
-            .where(jobs.c.attempt > jobs.c.enqueued, jobs.c.state.in_([state.value for state in DUE]))
+            .where(jobs.c.attempt > jobs.c.enqueued, jobs.c.state == JobState.QUEUED.value)
             .order_by(jobs.c.priority.desc(), jobs.c.number)
-            .limit(500)
+            .limit(DISPATCHED)
         )
         with self._database.read() as connection:
             found = connection.execute(due).all()
@@ -114,9 +116,11 @@ class Engine:
             options = SetEnqueueOptions(priority=HIGHEST - row.priority, queue_partition_key=row.site)
             with SetWorkflowID(f"{row.id}/{row.attempt}"), options:
                 DBOS.enqueue_workflow(queue_of(row.root_id), attempt, row.id, row.attempt)
+        if found:
             with self._database.write() as connection:
-                mine = sa.update(jobs).where(jobs.c.id == row.id, jobs.c.attempt == row.attempt)
-                connection.execute(mine.values(enqueued=row.attempt))
+                for row in found:
+                    mine = sa.update(jobs).where(jobs.c.id == row.id, jobs.c.attempt == row.attempt)
+                    connection.execute(mine.values(enqueued=row.attempt))
         return len(found)
 
     def take_over(self, dead_worker: str) -> list[str]:

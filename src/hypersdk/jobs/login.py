@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from hypersdk.access.endpointpolicy import EndpointGuard
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
-from hypersdk.errors import ConnectError, UsageError
+from hypersdk.errors import ConnectError, Refused, UsageError, register
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.service import JOB_PASSWORD
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
 from hypersdk.migration.jobfile import JobDefinition
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
+
+ENDPOINT_MOVED: Final = register(
+    "endpoint_moved",
+    "The vCenter or ESXi host that this worker would log in to is not the one that the job was submitted for.",
+    "Give all hosts of the daemon the same GOVC_URL, or store the endpoint with `hyperctl endpoints add`; then submit the job again.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,14 @@ class Logins:
 
     def endpoint_for(self, job: Job, definition: JobDefinition) -> Endpoint:
         """Where ``job`` is to log in. Raises UsageError, LookupFailed, Refused or AccessError."""
+        endpoint = self._found(job, definition)
+        if (site := f"{endpoint.host}:{endpoint.port}") != job.site:
+            raise Refused(
+                f"this worker's endpoint is {site}, the job was submitted for {job.site}", code=ENDPOINT_MOVED
+            )
+        return endpoint
+
+    def _found(self, job: Job, definition: JobDefinition) -> Endpoint:
         own = definition.endpoint
         if job.endpoint_id is not None and own.url is None:
             stored = self.endpoints.endpoint_of(job.endpoint_id)
@@ -37,8 +52,10 @@ class Logins:
         password = None if sealed is None else self.vault.open(sealed, JOB_PASSWORD)
         # A job that names its server gets nothing of the daemon's own login: that would send it wherever a submitter likes.
         environ = self.environ if own.url is None else _without_login(self.environ)
+        # Nor may it have that login sent to a server that nobody vouches for.
+        insecure = own.insecure if own.url is not None else None
         endpoint = resolve_endpoint(
-            environ, None, url=own.url, username=own.username, password=password, insecure=own.insecure, datacenter=own.datacenter
+            environ, None, url=own.url, username=own.username, password=password, insecure=insecure, datacenter=own.datacenter
         )  # fmt: skip
         if own.url is None:
             return endpoint

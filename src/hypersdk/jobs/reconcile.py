@@ -23,6 +23,7 @@ from hypersdk.state.tables import idempotency, jobs, logins, removed, runs, work
 LOG: Final = logging.getLogger(__name__)
 GRACE_S: Final = 10.0
 """A row that has just changed may be between two transactions of a healthy worker."""
+PART: Final = 500
 PRUNE_EVERY_S: Final = 600.0
 EXPIRE_EVERY_S: Final = 3600.0
 DAY_S: Final = 86_400.0
@@ -36,6 +37,7 @@ class Reconciler:
         self._engine = engine
         self._settings = settings
         self._next_prune = time.monotonic()
+        self._looked_up_to = 0
 
     def run(self) -> None:
         """One round. Raises DatabaseError."""
@@ -48,14 +50,18 @@ class Reconciler:
 
     def _lost_attempts(self) -> None:
         """Jobs that wait for an attempt which the engine does not have any more get another; one that kills its worker every time fails."""
-        waiting = [JobState.QUEUED.value, *(state.value for state in HELD)]
+        held = jobs.c.state.in_([state.value for state in HELD])
+        queued = sa.and_(jobs.c.state == JobState.QUEUED.value, jobs.c.number > self._looked_up_to)
         with self._database.read() as connection:
             quiet = self._database.now(connection) - GRACE_S
-            rows = connection.execute(
-                sa.select(jobs.c.id, jobs.c.attempt, jobs.c.state)
-                .where(jobs.c.state.in_(waiting), jobs.c.enqueued == jobs.c.attempt, jobs.c.updated_at < quiet)
-                .limit(500)
-            ).all()
+            silent = sa.select(jobs.c.id, jobs.c.attempt, jobs.c.number).where(
+                jobs.c.enqueued == jobs.c.attempt, jobs.c.updated_at < quiet
+            )
+            # Of a long queue a part each time; those that should be running are few, and all of them are looked at.
+            rows = connection.execute(silent.where(held).limit(PART)).all()
+            part = connection.execute(silent.where(queued).order_by(jobs.c.number).limit(PART)).all()
+        self._looked_up_to = part[-1].number if len(part) == PART else 0
+        rows = [*rows, *part]
         if not rows:
             return
         ended = self._engine.ended([f"{row.id}/{row.attempt}" for row in rows])

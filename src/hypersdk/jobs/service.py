@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from hypersdk.access.endpointpolicy import check_submitted
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
-from hypersdk.errors import CODES, HyperSDKError, UsageError
+from hypersdk.errors import CODES, HyperSDKError, UsageError, register
 from hypersdk.jobs.records import Attempt, Job, NewJob
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import SOURCE_CHANGED_STILL, JobState
+from hypersdk.jobs.states import SOURCE_CHANGED_STILL, UNDOING, JobState
 from hypersdk.jobs.store import JobStore
 from hypersdk.migration.jobfile import JobDefinition, load_jobs
 from hypersdk.vsphere.endpoint import resolve_endpoint
 
 JOB_PASSWORD: Final = "job-password"  # noqa: S105 - what the vault seals it for
+JOB_ID_RESERVED: Final = register(
+    "job_id_reserved",
+    "The id is a word of the API: the job could not be asked for.",
+    "Choose another id, or leave it out.",
+)
+WORDS_OF_ROUTES: Final = frozenset({"submit", "query", "cancel", "bulk"})
 MAX_PRIORITY: Final = 1000
 
 
@@ -79,9 +85,10 @@ class JobService:
         *,
         endpoint_id: str | None = None,
         priority: int = 0,
+        key: str | None = None,
     ) -> Submission:
         """Takes the jobs of ``text`` that can be taken. ``endpoint_id`` is for jobs that name no endpoint of their own; a higher ``priority``
-        goes first.
+        goes first. With the same ``key`` the same text is the same jobs, however often it comes.
 
         Raises UsageError ``job_unreadable`` when there is nothing in the text that could be a job.
         """
@@ -93,7 +100,9 @@ class JobService:
                     assert entry.error is not None
                     raise entry.error
                 new = self._new(entry.definition, owner, endpoint_id, priority)
-                wanted.append((entry.number, new, entry.definition.warnings))
+                if new.id is None and key is not None:
+                    new = replace(new, id=_id_of(key, entry.number))
+                wanted.append((entry.number, new, (*entry.definition.warnings, *_without_effect(entry.definition))))
             except HyperSDKError as error:
                 rejected.append(Rejection(entry.number, error))
         accepted: list[Job] = []
@@ -110,6 +119,8 @@ class JobService:
 
     def _new(self, definition: JobDefinition, owner: str | None, endpoint_id: str | None, priority: int) -> NewJob:
         """Raises UsageError, Refused or LookupFailed for a job that cannot be taken."""
+        if definition.id in WORDS_OF_ROUTES:
+            raise UsageError(f"a job cannot be called '{definition.id}'", code=JOB_ID_RESERVED, id=definition.id)
         root = self.roots.of(definition.folder)
         given = definition.as_dict()
         chosen, site = self._endpoint(definition, endpoint_id)
@@ -158,13 +169,15 @@ class JobService:
                 step += f" {CODES[SOURCE_CHANGED_STILL].next_step}"
             return Explanation(str(error["code"]), message, str(error["cause"]), step, history)
         code, message = self._situation(job)
-        info = CODES.get(code)
+        info = CODES.get(code) if code == job.waiting else None
         cause, step = (info.cause, info.next_step) if info else _SITUATIONS.get(code, _SITUATIONS[job.state.value])
         return Explanation(code, message, cause, step, history)
 
     def _situation(self, job: Job) -> tuple[str, str]:
         if job.state is JobState.QUEUED and job.waiting:
             return job.waiting, f"'{job.name}' waits"
+        if job.state in UNDOING and job.worker_id is None:
+            return "undo_due", f"'{job.name}' is {job.state}, and no worker has taken that up yet"
         if job.progress.get("stalled"):
             return "stalled", str(job.progress["stalled"])
         note = str(job.progress.get("note") or "")
@@ -213,6 +226,10 @@ _SITUATIONS: Final[Mapping[str, tuple[str, str]]] = {
         "The worker puts the source back as it was found.",
         "Nothing; it is cancelled when the lease is free.",
     ),
+    "undo_due": (
+        "Its source is to be put back as it was found.",
+        "A worker does so within seconds; if none is alive, start one with `hypervisord --role worker`.",
+    ),
     "completed": ("All was copied and verified.", "`hyper2kvm verify DIR` proves it again."),
     "failed": ("It ended with an error.", "See the log with `hyperctl logs ID`."),
     "cancelled": ("Someone cancelled it.", "`hyperctl retry ID` begins it again."),
@@ -221,6 +238,17 @@ _SITUATIONS: Final[Mapping[str, tuple[str, str]]] = {
         "Look at the ESXi host and the network; `hyper2kvm doctor` checks the way to each host.",
     ),
 }
+
+
+def _without_effect(definition: JobDefinition) -> Iterator[str]:
+    own = definition.endpoint
+    if own.insecure and own.url is None:
+        yield f"{definition.title}: insecure has no effect on a job that names no server; how the daemon's own is trusted is the daemon's matter"
+
+
+def _id_of(key: str, number: int) -> str:
+    """As random as the key, and the same for the same key."""
+    return f"job-{hashlib.sha256(f'{key}/{number}'.encode()).hexdigest()[:12]}"
 
 
 def _digest(definition: Mapping[str, Any]) -> str:

@@ -114,8 +114,8 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
 ENDED: Final = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELLED})
 HELD: Final = frozenset({_S.RUNNING, _S.PAUSING, _S.CANCELLING})
 """States in which a worker has the job, or should."""
-DUE: Final = frozenset({_S.QUEUED, _S.PAUSING, _S.CANCELLING})
-"""States in which an attempt may be due that the engine does not know yet."""
+UNDOING: Final = frozenset({_S.PAUSING, _S.CANCELLING})
+"""States in which a job without a worker waits for one to undo what it did: outside of the queue, since it must not wait for a free place."""
 KEPT: Final[Mapping[JobState, str]] = {
     _S.QUEUED: "pending", _S.PAUSED: "pending", _S.RUNNING: "running", _S.PAUSING: "running", _S.CANCELLING: "running",
     _S.COMPLETED: "completed", _S.FAILED: "failed", _S.CANCELLED: "cancelled",
@@ -128,7 +128,13 @@ def after(state: JobState, event: JobEvent) -> JobState:
     try:
         return TRANSITIONS[state, event]
     except KeyError as error:
-        raise JobStateError(f"a job that is {state} cannot {event}", state=state.value, event=event.value) from error
+        done = _DONE.get(event, event.value)
+        raise JobStateError(f"a job that is {state} cannot be {done}", state=state.value, event=event.value) from error
+
+
+_DONE: Final[Mapping[JobEvent, str]] = {
+    _E.START: "started", _E.CANCEL: "cancelled", _E.ABANDON: "cancelled", _E.PAUSE: "paused", _E.RESUME: "resumed", _E.RETRY: "tried again",
+}  # fmt: skip
 
 
 def before(event: JobEvent) -> frozenset[JobState]:

@@ -266,7 +266,7 @@ class JobStore:
             if job.epoch == 0:
                 return {"state": after(job.state, JobEvent.ABANDON), "ended": True, "request": None}
             # Nobody has it, but an earlier attempt may have left something: a worker must look.
-            attempt = job.attempt + (job.state in (JobState.PAUSED, JobState.FAILED))
+            attempt = job.attempt + (job.state in (JobState.QUEUED, JobState.PAUSED, JobState.FAILED))
             return {
                 "state": after(job.state, JobEvent.CANCEL), "request": "cancel", "keep_partial": keep_partial, "attempt": attempt,
                 "completed_at": None,

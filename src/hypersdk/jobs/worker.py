@@ -35,6 +35,7 @@ from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import JobStore
+from hypersdk.jobs.undoing import Undoing
 from hypersdk.migration.plan import Floor
 from hypersdk.migration.settings import RunSettings, Shared
 from hypersdk.state.database import Database, DatabaseError
@@ -44,6 +45,8 @@ from hypersdk.transfer.files import target_errors
 LOG: Final = logging.getLogger(__name__)
 REPORT_S: Final = 0.5
 WATCH_PER_TAKE_OVER: Final = 4
+UNDO_S: Final = 10.0
+"""How long an undo may still take when all else has ended."""
 WORKER_ID_HELD: Final = register(
     "worker_id_held",
     "All worker identities of this state directory are in use by running processes.",
@@ -84,15 +87,18 @@ class Worker:
             engine = Engine(
                 settings, self._database, identity, roots.ids, lambda job, n: self._attempt(workshop, job, n)
             )
+            claims.release_undo(identity)  # of a killed one before us
+            undoing = Undoing(claims, roots.ids, lambda job, n: self._attempt(workshop, job, n, free=True))
             engine.launch()
             try:
                 ready()
                 LOG.info("worker %s takes jobs", identity)
-                self._work(engine, claims, heartbeat)
+                self._work(engine, claims, heartbeat, undoing)
             finally:
                 heartbeat.draining()
                 self._stop_jobs()
                 engine.destroy(settings.drain_s)
+                undoing.join(UNDO_S)
                 self._flush(claims)
 
     def _beating(self, identity: str, roots: ExportRoots) -> Heartbeat:
@@ -103,12 +109,16 @@ class Worker:
 
     # Jobs
 
-    def _attempt(self, workshop: Workshop, job_id: str, number: int) -> dict[str, Any]:
-        """Called by the engine, in a thread of its own. Never raises what is expected."""
-        if self._stopping.is_set():
-            workshop.claims.hand_back(job_id, number)
-            return {"outcome": "handed back"}
-        claim = workshop.claims.claim(job_id, number)
+    def _attempt(self, workshop: Workshop, job_id: str, number: int, *, free: bool = False) -> dict[str, Any]:
+        """Called by the engine, or with ``free`` to undo, in a thread of its own. Never raises what is expected."""
+        try:
+            if self._stopping.is_set():
+                workshop.claims.hand_back(job_id, number)
+                return {"outcome": "handed back"}
+            claim = workshop.claims.claim(job_id, number, free=free)
+        except DatabaseError as error:
+            LOG.error("job %s was not taken up: %s", job_id, error.message)
+            return {"outcome": "database failed"}
         if claim is None:
             return {"outcome": "superseded"}
         attempt = JobAttempt(workshop, claim, self._cancel.child())
@@ -159,7 +169,7 @@ class Worker:
 
     # Reporter and watch, in the worker's main thread
 
-    def _work(self, engine: Engine, claims: Claims, heartbeat: Heartbeat) -> None:
+    def _work(self, engine: Engine, claims: Claims, heartbeat: Heartbeat, undoing: Undoing) -> None:
         reconciler = Reconciler(self._database, engine, self._settings)
         watch_every_s = self._settings.take_over_s / WATCH_PER_TAKE_OVER
         next_report = next_watch = 0.0
@@ -173,12 +183,14 @@ class Worker:
                 if now >= next_report:
                     next_report = now + 2 * REPORT_S
                     self._flush(claims)
+                    undoing.tick()
                     engine.dispatch()
                     self._renewal.tick()
                 if now >= next_watch:
                     next_watch = now + watch_every_s
                     if heartbeat.may_judge:
                         for dead in declare_dead(self._database, take_over_s=self._settings.take_over_s):
+                            claims.release_undo(dead)
                             engine.take_over(dead)
                     reconciler.run()
             except DatabaseError as error:

@@ -16,6 +16,7 @@ from hypersdk.api.artifacts import FileResponse, artifacts_of, open_artifact, pa
 from hypersdk.api.bodies import job_file
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
+from hypersdk.api.idempotency import idempotency_key
 from hypersdk.api.listing import Bulk, JobQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Caller, operator, viewer
@@ -149,7 +150,9 @@ async def create(
     """One job, `{jobs: [...]}` or a list, as JSON or YAML. Each stands or falls alone; an `id` that exists with the same definition is the
     job that is there."""
     text, kind = await job_file(request)
-    submit = partial(use.service.submit, text, kind, caller.user_id, endpoint_id=endpoint_id, priority=priority)
+    submit = partial(
+        use.service.submit, text, kind, caller.user_id, endpoint_id=endpoint_id, priority=priority, key=idempotency_key(request)
+    )  # fmt: skip
     done = await run_in_threadpool(submit)
     if not done.accepted:
         response.status_code = 200

@@ -6,6 +6,7 @@ They are a thin layer over the same calls as the native routes. A difference her
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -16,6 +17,7 @@ from hypersdk import __version__
 from hypersdk.api.bodies import job_file, json_body
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
+from hypersdk.api.idempotency import idempotency_key
 from hypersdk.api.responses import kept_errors
 from hypersdk.api.security import Caller, operator, viewer
 from hypersdk.api.times import go_duration, maybe_rfc3339, nanoseconds, now_rfc3339, rfc3339
@@ -155,7 +157,8 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
     """One definition, `{jobs: [...]}` or a bare list, as JSON or YAML. A job that is not valid is rejected with its reason, the others are
     accepted; 400 only when the text cannot be read at all."""
     text, kind = await job_file(request)
-    done: Submission = await run_in_threadpool(use.service.submit, text, kind, caller.user_id)
+    submit = partial(use.service.submit, text, kind, caller.user_id, key=idempotency_key(request))
+    done: Submission = await run_in_threadpool(submit)
     return Submitted(
         job_ids=[job.id for job in done.accepted],
         accepted=len(done.accepted),
