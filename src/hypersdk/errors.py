@@ -155,7 +155,7 @@ class IntegrityError(HyperSDKError):
     default_code = register(
         "corrupt_data",
         "The data received is not valid.",
-        "Run the export again; if it repeats, check the source datastore.",
+        "Run it again with --resume; if it repeats, check the source datastore.",
     )
 
 
@@ -210,7 +210,7 @@ TRUNCATED_STREAM = register(
 CORRUPT_GRAIN = register(
     "corrupt_grain",
     "A compressed block fails its own checksum.",
-    "Run it again; if it repeats at the same offset, the source disk is damaged.",
+    "Run it again with --resume; if it repeats at the same offset, the source disk is damaged.",
 )
 BAD_FORMAT = register(
     "bad_format",
@@ -220,7 +220,7 @@ BAD_FORMAT = register(
 MANIFEST_MISMATCH = register(
     "manifest_mismatch",
     "The bytes received differ from the server's own manifest.",
-    "Nothing was published. Run the export again; check the path to the ESXi host for a device that alters traffic.",
+    "Nothing was published. Run it again with --resume; check the path to the ESXi host for a device that alters traffic.",
 )
 
 # Target
