@@ -85,7 +85,8 @@ def take_over(work: SourceWork, cancel: CancelToken) -> None:
     still = point is not None and _is_still(work, cancel)
     problems = work.journal.undo(keep=keep, cancel=cancel)
     if problems:
-        raise not_restored(work.plan.machine.name, problems)
+        step = f"Once vSphere answers again, run `{_undo_command(work, keep)}`."
+        raise not_restored(work.plan.machine.name, problems, next_step=step)
     if still:
         _follow_own_changes(work)
 
