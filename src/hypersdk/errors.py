@@ -155,7 +155,7 @@ class IntegrityError(HyperSDKError):
     default_code = register(
         "corrupt_data",
         "The data received is not valid.",
-        "Run it again with --resume; if it repeats, check the source datastore.",
+        "Run an export again with --resume; if it repeats, check the source datastore. Of a converted file, get another copy.",
     )
 
 
@@ -205,12 +205,14 @@ class Cancelled(HyperSDKError):  # noqa: N818
 
 # Integrity
 TRUNCATED_STREAM = register(
-    "truncated_stream", "The stream ended before all the data it announced had come.", "Run it again with --resume."
+    "truncated_stream",
+    "The stream ended before all the data it announced had come.",
+    "Run an export again with --resume. Of a converted file, get another copy.",
 )
 CORRUPT_GRAIN = register(
     "corrupt_grain",
     "A compressed block fails its own checksum.",
-    "Run it again with --resume; if it repeats at the same offset, the source disk is damaged.",
+    "Run an export again with --resume; if it repeats at the same offset, the source disk is damaged. Of a converted file, get another copy.",
 )
 BAD_FORMAT = register(
     "bad_format",
