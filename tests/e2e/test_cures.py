@@ -233,6 +233,31 @@ def _(bench: Bench) -> None:
     assert server.state() == before
 
 
+def convert_damaged(bench: Bench, code: str, damage: Callable[[bytes], bytes]) -> None:
+    """A local file is damaged. There is nothing to resume: ``convert`` has no such flag."""
+    _, hyper2kvm = bench.program(OFF)
+    assert hyper2kvm.export("web-01", "-o", bench.folder / "vmdk", "--format", "vmdk").status == 0
+    (good,) = (bench.folder / "vmdk").glob("*.vmdk")
+    bad = bench.folder / "bad.vmdk"
+    bad.write_bytes(damage(good.read_bytes()))
+    wish = ("-o", bench.out, "--json")
+    told = bench.told(code, hyper2kvm.run("convert", bad, *wish))
+    told.words("get another copy")
+    shutil.copy(good, bad)
+    bench.exported(hyper2kvm.run("convert", bad, *wish))
+
+
+@cures("corrupt_grain by convert")
+def _(bench: Bench) -> None:
+    at = MiB  # inside a compressed grain
+    convert_damaged(bench, "corrupt_grain", lambda data: data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+
+
+@cures("truncated_stream by convert")
+def _(bench: Bench) -> None:
+    convert_damaged(bench, "truncated_stream", lambda data: data[:MiB])
+
+
 @cures("manifest_mismatch")
 def _(bench: Bench) -> None:
     """The disk that differs is copied again; the other one is not, but in an archive, where those behind it move."""
@@ -618,6 +643,7 @@ def _(bench: Bench, service: Service) -> None:
 # The tables are proved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", CURES)
 def test_what_is_printed_cures(code: str, bench: Bench) -> None:
     CURES[code](bench)
