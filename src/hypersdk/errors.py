@@ -155,7 +155,7 @@ class IntegrityError(HyperSDKError):
     default_code = register(
         "corrupt_data",
         "The data received is not valid.",
-        "Run the export again; if it repeats, check the source datastore.",
+        "Run an export again with --resume; if it repeats, check the source datastore. Of a converted file, get another copy.",
     )
 
 
@@ -205,12 +205,14 @@ class Cancelled(HyperSDKError):  # noqa: N818
 
 # Integrity
 TRUNCATED_STREAM = register(
-    "truncated_stream", "The stream ended before all the data it announced had come.", "Run it again with --resume."
+    "truncated_stream",
+    "The stream ended before all the data it announced had come.",
+    "Run an export again with --resume. Of a converted file, get another copy.",
 )
 CORRUPT_GRAIN = register(
     "corrupt_grain",
     "A compressed block fails its own checksum.",
-    "Run it again; if it repeats at the same offset, the source disk is damaged.",
+    "Run an export again with --resume; if it repeats at the same offset, the source disk is damaged. Of a converted file, get another copy.",
 )
 BAD_FORMAT = register(
     "bad_format",
@@ -220,7 +222,7 @@ BAD_FORMAT = register(
 MANIFEST_MISMATCH = register(
     "manifest_mismatch",
     "The bytes received differ from the server's own manifest.",
-    "Nothing was published. Run the export again; check the path to the ESXi host for a device that alters traffic.",
+    "Nothing was published. Run it again with --resume; check the path to the ESXi host for a device that alters traffic.",
 )
 
 # Target

@@ -17,6 +17,7 @@ class DatabaseRuns:
     claims: Claims
     claim: Claim
     undo_command: ClassVar[str] = "hyperctl cancel ID"
+    undo_all_command: ClassVar[str] = undo_command
 
     def exists(self, folder: Path) -> bool:
         """See RunStore."""

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from hypersdk.errors import Refused, SourceError, register
+from hypersdk.errors import IntegrityError, Refused, SourceError, register
 from hypersdk.formats.ovf import OvfDisk
 from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.point import SOURCE_CHANGED, PointInTime, point_of
 from hypersdk.migration.prepare import SourceWork
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.migration.spec import Method
+from hypersdk.migration.spec import Method, OutputFormat
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
@@ -157,11 +157,31 @@ class MachineCopy:
             finally:
                 self.board.watch_lease(None)
             self._tell_detours()
-            proof = self._proof(lease.verify(_streams(pending)))
+            proof = self._proof(self._verify(lease, pending))
             descriptor = self._descriptor()
             lease.complete()
         with work.run.changing() as record:
             record.method, record.proof, record.descriptor = Method.LEASE.value, proof, descriptor
+
+    def _verify(self, lease: LeasedExport, pending: Sequence[DiskRecord]) -> Mapping[str, Verdict]:
+        """Raises IntegrityError ``manifest_mismatch``; the disks that differ count as never copied then, so that no resume publishes them."""
+        try:
+            return lease.verify(_streams(pending))
+        except IntegrityError as error:
+            labels = error.fields.get("disks")
+            assert isinstance(labels, list)
+            self._forget([record for record in pending if record.label in labels])
+            raise
+
+    def _forget(self, wrong: Sequence[DiskRecord]) -> None:
+        records = self.work.records
+        if wrong and self.work.plan.spec.format is OutputFormat.OVA:
+            wrong = records[records.index(wrong[0]) :]  # those behind it lie where it ends
+        with self.work.run.changing():
+            for record in wrong:
+                record.receipt = record.sha256 = record.size_bytes = record.start = None
+        for record in reversed(wrong):
+            self.work.outputs.forget(record)
 
     def _proof(self, verdicts: Mapping[str, Verdict]) -> str:
         if len(self.work.records) > len(verdicts):

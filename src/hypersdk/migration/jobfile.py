@@ -365,9 +365,8 @@ def _path(location: tuple[int | str, ...]) -> list[str]:
 
 def _problem(place: str, kind: str, text: str) -> str:
     if kind == "extra_forbidden":
-        known = [*JobDefinition.model_fields, *JobOptions.model_fields, *VcenterPart.model_fields]
-        near = difflib.get_close_matches(place.rpartition(".")[2], known, n=1)
-        return f"unknown field '{place}'" + (f" (did you mean '{near[0]}'?)" if near else "")
+        near = difflib.get_close_matches(place.rpartition(".")[2], _PLACES, n=1)
+        return f"unknown field '{place}'" + (f" (did you mean '{_PLACES[near[0]]}'?)" if near else "")
     if kind == "missing":
         return f"{place}: missing"
     if place == "compress":
@@ -376,6 +375,14 @@ def _problem(place: str, kind: str, text: str) -> str:
         return f"{place}: should be a text, a number, true or false"
     hint = "; put it in quotes" if kind == "string_type" else ""
     return f"{place}: {text[0].lower()}{text[1:]}{hint}"
+
+
+_PLACES: Final[Mapping[str, str]] = {
+    **{name: f"vcenter.{name}" for name in VcenterPart.model_fields},
+    **{name: f"options.{name}" for name in JobOptions.model_fields},
+    **{name: name for name in JobDefinition.model_fields},
+}
+"""Where each field belongs."""
 
 
 def _invalid(field: str, why: str) -> UsageError:

@@ -185,7 +185,11 @@ class _Making:
                 self._change.made = True
 
 
-def not_restored(machine: str, problems: list[Problem]) -> NotRestored:
+def not_restored(machine: str, problems: list[Problem], *, next_step: str | None = None) -> NotRestored:
     """The error that says what is left to do at the source."""
     left = "; ".join(f"{problem.change}: {problem.error.message}" for problem in problems)
-    return NotRestored(f"'{machine}' is not as it was found: {left}", left=[problem.change for problem in problems])
+    return NotRestored(
+        f"'{machine}' is not as it was found: {left}",
+        next_step=next_step,
+        left=[problem.change for problem in problems],
+    )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hypersdk.errors import TARGET_DENIED, LookupFailed, TargetError, register
+from hypersdk.errors import TARGET_DENIED, IntegrityError, LookupFailed, TargetError, register
 from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
 from hypersdk.migration.outputs import most_bytes, most_bytes_around
 from hypersdk.migration.preflight import Refusal
-from hypersdk.migration.runfile import FolderRuns, RunFile, RunStore, state_dir
+from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunStore, state_dir
 from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState, compression_misfit
 from hypersdk.model import Disk, Machine, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
@@ -122,6 +122,8 @@ def make_plan(
     needs = sum(disk.expected_bytes for disk in planned) + most_bytes_around(spec, len(planned))
     free = free_bytes(spec.output_dir)
     known = runs or FolderRuns(state_dir())
+    if spec.resume is Resume.REFUSE and _nothing_begun(spec, known):
+        spec = replace(spec, resume=Resume.DISCARD)
     resuming = _check_folder(spec, unfinished=known.exists(spec.output_dir))
     refusals = [
         *preflight.machine_refusals(
@@ -170,6 +172,21 @@ def _check_folder(spec: ExportSpec, *, unfinished: bool) -> bool:
     if not unfinished and not spec.force:
         refuse_foreign(folder, foreign_files(folder))
     return unfinished and spec.resume is Resume.RESUME
+
+
+def _nothing_begun(spec: ExportSpec, runs: RunStore) -> bool:
+    """Whether there is an unfinished run that nobody needs: it ended before its first byte and left nothing at the source. What the user is told
+    to do about it can then be done without a word about that run."""
+    folder = spec.output_dir.absolute()
+    if not runs.exists(folder):
+        return False
+    try:
+        run = RunFile.load(folder, runs)
+    except IntegrityError:
+        return False
+    if run is None or run.record.open_changes or run.record.published:
+        return False
+    return not set(foreign_files(folder)) - {RUN_FILE}
 
 
 def _is_held_by_us(spec: ExportSpec, machine: Machine, runs: RunStore) -> bool:

@@ -4,14 +4,14 @@
 
     run file in the folder?   --resume    same machine, same options: go on     else resume_mismatch
                               --discard   undo what is open at the source, remove the partial files, begin
-                              neither     refused (resumable_state)
+                              neither     refused (resumable_state), unless nothing was begun: then begin
     point in time proved equal?           finished disks stay finished, begun disks go on
                               else        every disk starts again, and the result says so
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from hypersdk.errors import Cancelled, HyperSDKError, SourceError, UsageError, register
@@ -85,7 +85,8 @@ def take_over(work: SourceWork, cancel: CancelToken) -> None:
     still = point is not None and _is_still(work, cancel)
     problems = work.journal.undo(keep=keep, cancel=cancel)
     if problems:
-        raise not_restored(work.plan.machine.name, problems)
+        step = f"Once vSphere answers again, run `{_undo_command(work, keep)}`."
+        raise not_restored(work.plan.machine.name, problems, next_step=step)
     if still:
         _follow_own_changes(work)
 
@@ -170,12 +171,16 @@ def undo_after(work: SourceWork, error: BaseException) -> None:
         if still:
             _follow_own_changes(work)
     except HyperSDKError as unreachable:
-        _add(error, f"the source was not put back: {unreachable.message}; run `{work.run.undo_command}`")
+        _add(error, f"the source was not put back: {unreachable.message}; run `{_undo_command(work, keep)}`")
         return
     for problem in problems:
-        _add(
-            error, f"not undone at the source: {problem.change}: {problem.error.message}; run `{work.run.undo_command}`"
-        )
+        text = f"not undone at the source: {problem.change}: {problem.error.message}"
+        _add(error, f"{text}; run `{_undo_command(work, keep)}`")
+
+
+def _undo_command(work: SourceWork, keep: Collection[ChangeKind]) -> str:
+    """What undoes all that is open, but for what is kept."""
+    return work.run.undo_command({change.kind for change in work.run.record.open_changes}.difference(keep))
 
 
 def _add(error: BaseException, text: str) -> None:

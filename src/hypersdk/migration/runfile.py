@@ -17,7 +17,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -143,10 +143,12 @@ def state_dir(environ: Mapping[str, str] | None = None) -> Path:
 class RunStore(Protocol):
     """Where the record of a run is kept: in the output folder (``FolderRuns``), or in a daemon's database.
 
-    ``undo_command`` is what a user types to have the source put back later.
+    ``undo_command`` is what a user types to have the source put back later, but for a snapshot that a resume needs;
+    ``undo_all_command`` takes the snapshot away too.
     """
 
     undo_command: ClassVar[str]
+    undo_all_command: ClassVar[str]
 
     def exists(self, folder: Path) -> bool:
         """Whether an unfinished run belongs to ``folder``."""
@@ -179,6 +181,7 @@ class FolderRuns:
 
     state: Path
     undo_command: ClassVar[str] = "hyper2kvm cleanup"
+    undo_all_command: ClassVar[str] = "hyper2kvm cleanup --drop-snapshots"
 
     def exists(self, folder: Path) -> bool:
         """See RunStore."""
@@ -225,10 +228,9 @@ class RunFile:
         self._store = store
         self._lock = threading.RLock()
 
-    @property
-    def undo_command(self) -> str:
-        """See RunStore."""
-        return self._store.undo_command
+    def undo_command(self, kinds: Collection[ChangeKind]) -> str:
+        """What a user types to have changes of these kinds undone (see RunStore)."""
+        return self._store.undo_all_command if ChangeKind.SNAPSHOT in kinds else self._store.undo_command
 
     @classmethod
     def create(cls, folder: Path, store: RunStore, **facts: Any) -> RunFile:

@@ -97,14 +97,14 @@ def clean_up(
     """Puts the source of the run in ``folder`` back as it was found. The copied data stay; the run stays resumable, or ends if
     its files were published before.
 
-    The temporary snapshot goes too with ``drop_snapshot`` or when it is older than ``SNAPSHOT_MAX_AGE``: what was copied of it
-    is then copied again by a resume. Raises TargetError ``run_active`` while a process works on the run, with ``lane`` as ``give_up``.
+    The temporary snapshot goes too with ``drop_snapshot``, when the files are published, or when it is older than ``SNAPSHOT_MAX_AGE``:
+    what was copied of it is then copied again by a resume. Raises TargetError ``run_active`` while a process works on the run, with ``lane`` as ``give_up``.
     """
     with _held(folder, store, lane) as run:
         if run is None:
             return CleanUp((), (), ())
         age = datetime.now(UTC) - datetime.fromisoformat(run.record.started_at)
-        drop = drop_snapshot or age > SNAPSHOT_MAX_AGE
+        drop = drop_snapshot or run.record.published or age > SNAPSHOT_MAX_AGE
         before = run.record.open_changes
         problems = SourceJournal(session, run, note=note).undo(
             keep=() if drop else (ChangeKind.SNAPSHOT,), cancel=cancel

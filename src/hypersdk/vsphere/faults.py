@@ -107,7 +107,9 @@ SNAPSHOT_FAILED: Final = register(
 TOOLS_UNAVAILABLE: Final = register(
     "tools_unavailable", "VMware Tools do not run in the guest.", "Use --power-off, or start VMware Tools."
 )
-TASK_CANCELLED: Final = register("task_cancelled", "Someone cancelled the task in vCenter.", "Run the command again.")
+TASK_CANCELLED: Final = register(
+    "task_cancelled", "Someone cancelled the task in vCenter.", "Run it again with --resume."
+)
 VSPHERE_FAULT: Final = register(
     "vsphere_fault",
     "vSphere ended the operation with a fault.",

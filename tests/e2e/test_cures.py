@@ -1,0 +1,665 @@
+"""Errors are provoked for real and cured by what the printed next step says, and by nothing else.
+
+Each function of the table provokes one code, takes commands and flags out of the next step (``Advice`` fails where they are not named there),
+and has the original wish succeed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import pytest
+
+from hypersdk.cli.errorlist import load_all
+from hypersdk.errors import CODES
+from hypersdk.simulator import Simulator, SimulatorConfig
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.units import GiB, KiB, MiB
+from tests.cli.hypervisord.running import daemon, environ_of, free_port
+from tests.e2e.advice import Advice
+from tests.e2e.judge import assert_finished, assert_holds, expected_raw
+from tests.e2e.program import TIMEOUT_S, Ended, Program, Running
+
+PROGRAMS: Final = Path(sys.executable).parent
+DISK: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
+OFF: Final = MachineSpec("web-01", disks=(DISK,))
+ON: Final = MachineSpec("web-01", disks=(DISK,), power="poweredOn")
+BROKEN: Final = Fault(FaultKind.RESET, disk="web-01:0", after_bytes=256 * KiB)
+STUCK: Final = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
+
+
+@dataclass
+class Bench:
+    """Where one code is provoked and cured. ``heard`` is all advice that was given."""
+
+    folder: Path
+    stack: ExitStack
+    heard: list[Advice] = field(default_factory=list)
+
+    @property
+    def out(self) -> Path:
+        """The folder that is exported into."""
+        return self.folder / "out"
+
+    def program(self, *machines: MachineSpec, **simulated: Any) -> tuple[Simulator, Program]:
+        """A simulator and ``hyper2kvm``."""
+        server = self.stack.enter_context(Simulator(SimulatorConfig(machines=machines, **simulated)))
+        return server, Program(self.folder / "home", server)
+
+    def told(self, code: str, ended: Ended) -> Advice:
+        """What a command that failed with ``code`` says to do."""
+        assert ended.status not in (0, 1), ended.explain()
+        return self.listen(code, ended.error)
+
+    def listen(self, code: str, facts: dict[str, Any]) -> Advice:
+        """The same from any error that was told."""
+        self.heard.append(Advice.of(facts, code))
+        return self.heard[-1]
+
+    def shown(self, code: str, done: subprocess.CompletedProcess[str]) -> Advice:
+        """The same from what people see."""
+        assert done.returncode not in (0, 1), done.stderr
+        self.heard.append(Advice.shown(done.stderr, code))
+        return self.heard[-1]
+
+    def assert_cured(self, code: str) -> None:
+        """The cure was taken from what was told for ``code``."""
+        assert [told for told in self.heard if told.code == code and told.taken], "the cure came from elsewhere"
+
+    def exported(self, ended: Ended) -> None:
+        """The wish is fulfilled."""
+        assert ended.status == 0, ended.explain()
+        assert_finished(self.out)
+
+
+Cure: TypeAlias = Callable[[Bench], None]
+CURES: Final[dict[str, Cure]] = {}
+
+
+def cures(code: str) -> Callable[[Cure], Cure]:
+    """Enters a function into the table; words after the code tell one case from another."""
+
+    def enter(function: Cure) -> Cure:
+        assert code not in CURES
+        CURES[code] = function
+        return function
+
+    return enter
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    load_all()  # the programs are processes of their own; what they tell is looked up here
+    with ExitStack() as stack:
+        yield Bench(tmp_path, stack)
+
+
+# hyper2kvm: exports that were begun
+
+
+def break_off(bench: Bench) -> tuple[Program, Ended]:
+    """An export that fails in the middle of its disk."""
+    _, hyper2kvm = bench.program(OFF, faults=(BROKEN,))
+    return hyper2kvm, hyper2kvm.export("web-01", "-o", bench.out, "--retries", "0")
+
+
+@cures("connection_reset")
+def _(bench: Bench) -> None:
+    hyper2kvm, broken = break_off(bench)
+    told = bench.told("connection_reset", broken)
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, "--retries", "0", told.flag("--resume")))
+
+
+@cures("truncated_stream")
+def _(bench: Bench) -> None:
+    short = Fault(FaultKind.SHORT, disk="web-01:0", after_bytes=256 * KiB)
+    _, hyper2kvm = bench.program(OFF, faults=(short,))
+    told = bench.told("truncated_stream", hyper2kvm.export("web-01", "-o", bench.out, "--retries", "0"))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, "--retries", "0", told.flag("--resume")))
+
+
+@cures("resumable_state")
+def _(bench: Bench) -> None:
+    for flag in ("--resume", "--discard"):
+        hyper2kvm, _ = break_off(bench)
+        told = bench.told("resumable_state", hyper2kvm.export("web-01", "-o", bench.out))
+        bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag(flag)))
+        shutil.rmtree(bench.out)
+
+
+@cures("resume_mismatch")
+def _(bench: Bench) -> None:
+    hyper2kvm, _ = break_off(bench)
+    wish = ("web-01", "-o", bench.out, "--format", "raw")
+    told = bench.told("resume_mismatch", hyper2kvm.export(*wish, "--resume"))
+    bench.exported(hyper2kvm.export(*wish, told.flag("--discard")))
+
+
+@cures("nothing_to_resume")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(OFF)
+    told = bench.told("nothing_to_resume", hyper2kvm.export("web-01", "-o", bench.out, "--resume"))
+    told.words("Leave --resume out")
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out))
+
+
+@cures("verify_no_manifest")
+def _(bench: Bench) -> None:
+    hyper2kvm, _ = break_off(bench)
+    told = bench.told("verify_no_manifest", hyper2kvm.run("verify", "--json", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--resume")))
+    assert hyper2kvm.run("verify", "--json", bench.out).status == 0
+
+
+@cures("cancelled")
+def _(bench: Bench) -> None:
+    server, hyper2kvm = bench.program(ON, rate_bytes_s=256 * KiB)
+    before = server.state()
+    running: Running = hyper2kvm.start("export", "--json", "web-01", "-o", bench.out)
+    running.until(lambda: server.counters.streams_now.total() > 0)
+    running.process.terminate()
+    told = bench.told("cancelled", running.wait())
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--resume")))
+    assert server.state() == before
+
+
+@cures("foreign_output")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(OFF)
+    wish = ("web-01", "-o", bench.out)
+    bench.exported(hyper2kvm.export(*wish))
+    told = bench.told("foreign_output", hyper2kvm.export(*wish))
+    bench.exported(hyper2kvm.export(*wish, told.flag("--force")))
+
+
+@cures("not_restored")
+def _(bench: Bench) -> None:
+    server, hyper2kvm = bench.program(ON, faults=(STUCK,))
+    before = server.state()
+    told = bench.told("not_restored", hyper2kvm.export("web-01", "-o", bench.out))
+    assert server.state() != before
+    server.set_faults()
+    done = hyper2kvm.run(*told.command("hyper2kvm cleanup"), "--json")
+    assert done.status == 0, done.explain()
+    assert server.state() == before
+    assert_finished(bench.out)
+
+
+@cures("not_restored by --discard")
+def _(bench: Bench) -> None:
+    """An interrupted export keeps its snapshot for a resume; when it is given up, the snapshot has to go."""
+    server, hyper2kvm = bench.program(ON, rate_bytes_s=256 * KiB)
+    before = server.state()
+    running: Running = hyper2kvm.start("export", "--json", "web-01", "-o", bench.out)
+    running.until(lambda: server.counters.streams_now.total() > 0)
+    running.process.terminate()
+    given_up = bench.told("cancelled", running.wait()).flag("--discard")
+    server.set_faults(STUCK)
+    told = bench.told("not_restored", hyper2kvm.export("web-01", "-o", bench.out, given_up))
+    server.set_faults()
+    done = hyper2kvm.run(*told.command("hyper2kvm cleanup --drop-snapshots"), "--json")
+    assert done.status == 0, done.explain()
+    assert server.state() == before
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, given_up))
+
+
+@cures("corrupt_grain")
+def _(bench: Bench) -> None:
+    """Its snapshot could not be removed either; the error says what puts the source back, and what to do then."""
+    corrupt = Fault(FaultKind.CORRUPT, disk="web-01:0", after_bytes=256 * KiB)
+    server, hyper2kvm = bench.program(ON, faults=(corrupt, STUCK))
+    before = server.state()
+    failed = hyper2kvm.export("web-01", "-o", bench.out)
+    told = bench.told("corrupt_grain", failed)
+    server.set_faults()
+    (left,) = failed.error["not_undone"]
+    undo = bench.listen("corrupt_grain", {**failed.error, "next_step": left})
+    done = hyper2kvm.run(*undo.command("hyper2kvm cleanup"), "--json")
+    assert done.status == 0, done.explain()
+    assert server.state() == before
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--resume")))
+    assert server.state() == before
+
+
+def convert_damaged(bench: Bench, code: str, damage: Callable[[bytes], bytes]) -> None:
+    """A local file is damaged. There is nothing to resume: ``convert`` has no such flag."""
+    _, hyper2kvm = bench.program(OFF)
+    assert hyper2kvm.export("web-01", "-o", bench.folder / "vmdk", "--format", "vmdk").status == 0
+    (good,) = (bench.folder / "vmdk").glob("*.vmdk")
+    bad = bench.folder / "bad.vmdk"
+    bad.write_bytes(damage(good.read_bytes()))
+    wish = ("-o", bench.out, "--json")
+    told = bench.told(code, hyper2kvm.run("convert", bad, *wish))
+    told.words("get another copy")
+    shutil.copy(good, bad)
+    bench.exported(hyper2kvm.run("convert", bad, *wish))
+
+
+@cures("corrupt_grain by convert")
+def _(bench: Bench) -> None:
+    at = MiB  # inside a compressed grain
+    convert_damaged(bench, "corrupt_grain", lambda data: data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+
+
+@cures("truncated_stream by convert")
+def _(bench: Bench) -> None:
+    convert_damaged(bench, "truncated_stream", lambda data: data[:MiB])
+
+
+@cures("manifest_mismatch")
+def _(bench: Bench) -> None:
+    """The disk that differs is copied again; the other one is not, but in an archive, where those behind it move."""
+    wrong = Fault(FaultKind.WRONG_MANIFEST, disk="web-01:1")
+    server, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK, DISK, DISK)))
+    expected = expected_raw(server, "web-01", bench.folder / "expected")
+    for kind, copied in (("qcow2", {"web-01:1": 1}), ("ova", {"web-01:1": 1, "web-01:2": 1})):
+        wish = ("web-01", "-o", bench.out, "--format", kind)
+        server.set_faults(wrong)
+        told = bench.told("manifest_mismatch", hyper2kvm.export(*wish))
+        server.reset_counters()
+        done = hyper2kvm.export(*wish, told.flag("--resume"))
+        bench.exported(done)
+        assert server.counters.opened == copied
+        assert_holds(bench.out, expected, done.result["content"], bench.folder / "judged")
+        shutil.rmtree(bench.out)
+
+
+# hyper2kvm: what is asked for
+
+
+@cures("ambiguous")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(OFF, MachineSpec("web-01", disks=(DISK,), folder="prod"))
+    told = bench.told("ambiguous", hyper2kvm.export("web-01", "-o", bench.out))
+    listed = hyper2kvm.run(*told.command("hyper2kvm list"), "--json").seen
+    paths = [machine["path"] for machine in listed if machine["name"] == "web-01"]
+    assert len(paths) == 2
+    bench.exported(hyper2kvm.export(paths[1], "-o", bench.out))
+
+
+@cures("not_found")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(OFF)
+    told = bench.told("not_found", hyper2kvm.export("database", "-o", bench.out))
+    (machine,) = hyper2kvm.run(*told.command("hyper2kvm list"), "--json").seen
+    bench.exported(hyper2kvm.export(machine["name"], "-o", bench.out))
+
+
+@cures("snapshot_not_found")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK,), snapshots=("before-update",)))
+    wish = ("web-01", "-o", bench.out, "--from-snapshot")
+    told = bench.told("snapshot_not_found", hyper2kvm.export(*wish, "update"))
+    (machine,) = hyper2kvm.run(*told.command("hyper2kvm inspect", VM="web-01"), "--json").seen
+    bench.exported(hyper2kvm.export(*wish, machine["snapshots"][0]["name"]))
+
+
+@cures("no_such_disk")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK, DISK)))
+    wish = ("web-01", "-o", bench.out, "--exclude-disk")
+    told = bench.told("no_such_disk", hyper2kvm.export(*wish, "data"))
+    (machine,) = hyper2kvm.run(*told.command("hyper2kvm inspect", VM="web-01"), "--json").seen
+    bench.exported(hyper2kvm.export(*wish, machine["disks"][1]["label"]))
+
+
+@cures("independent_disk")
+def _(bench: Bench) -> None:
+    server, hyper2kvm = bench.program(
+        MachineSpec("web-01", disks=(DISK, DiskSpec(4 * MiB, independent=True)), power="poweredOn")
+    )
+    before = server.state()
+    told = bench.told("independent_disk", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--exclude-disk"), "2"))
+    done = hyper2kvm.export("web-01", "-o", bench.folder / "whole", told.flag("--power-off"))
+    assert done.status == 0, done.explain()
+    assert len(done.result["content"]) == 2
+    assert server.state() == before
+
+
+@cures("rdm_physical")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK, DiskSpec(4 * MiB, backing="rdm-physical"))))
+    told = bench.told("rdm_physical", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--exclude-disk"), "2"))
+
+
+@cures("no_ranges")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DiskSpec(4 * MiB, backing="sesparse"),)))
+    told = bench.told("no_ranges", hyper2kvm.export("web-01", "-o", bench.out, "--source", "datastore"))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, *told.words("--source lease").split()))
+
+
+@cures("tools_unavailable")
+def _(bench: Bench) -> None:
+    server, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK,), power="poweredOn", tools=False))
+    before = server.state()
+    told = bench.told("tools_unavailable", hyper2kvm.export("web-01", "-o", bench.out, "--shutdown"))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--power-off")))
+    assert server.state() == before
+
+
+@cures("datastore_low")
+def _(bench: Bench) -> None:
+    full = Fault(FaultKind.DATASTORE_FULL, after_bytes=4 * GiB)
+    server, hyper2kvm = bench.program(ON, faults=(full,))
+    before = server.state()
+    told = bench.told("datastore_low", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--datastore-floor"), "1GiB"))
+    assert hyper2kvm.export("web-01", "-o", bench.folder / "off", told.flag("--power-off")).status == 0
+    assert server.state() == before
+
+
+# hyper2kvm: the way to the server
+
+
+@cures("certificate_unknown")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(OFF)
+    hyper2kvm.more_env = {"GOVC_INSECURE": "0"}
+    told = bench.told("certificate_unknown", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, *told.print_after("--thumbprint")))
+
+
+@cures("certificate_changed")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(OFF)
+    wish = ("web-01", "-o", bench.out)
+    told = bench.told("certificate_changed", hyper2kvm.export(*wish, "--thumbprint", ":".join(["AB"] * 32)))
+    bench.exported(hyper2kvm.export(*wish, *told.print_after("--thumbprint")))
+
+
+@cures("no_endpoint")
+def _(bench: Bench) -> None:
+    server, hyper2kvm = bench.program(OFF)
+    hyper2kvm.more_env = {"GOVC_URL": ""}
+    told = bench.told("no_endpoint", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--url"), server.url))
+
+
+@cures("no_password")
+def _(bench: Bench) -> None:
+    server, hyper2kvm = bench.program(OFF)
+    hyper2kvm.more_env = {"GOVC_USERNAME": "", "GOVC_PASSWORD": ""}
+    told = bench.told("no_password", hyper2kvm.export("web-01", "-o", bench.out))
+    file = bench.folder / "password"
+    file.write_text(f"{server.password}\n")
+    cure = (told.flag("--username"), server.username, told.flag("--password-file"), file)
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, *cure))
+
+
+@cures("config_exposed")
+def _(bench: Bench) -> None:
+    server, hyper2kvm = bench.program(OFF)
+    file = bench.folder / "config.toml"
+    file.write_text(
+        f'[connection]\nurl = "{server.url}"\nusername = "{server.username}"\npassword = "{server.password}"\n'
+    )
+    file.chmod(0o644)
+    wish = ("web-01", "-o", bench.out, "--config", file)
+    told = bench.told("config_exposed", hyper2kvm.export(*wish))
+    subprocess.run(["chmod", *told.command("chmod 600"), file], check=True)
+    bench.exported(hyper2kvm.export(*wish))
+
+
+# hyperctl and hypervisord, against a daemon that all of them share
+
+
+@dataclass
+class Service:
+    """A daemon with a simulator, and the programs of its users."""
+
+    folder: Path
+    url: str
+    server: Simulator
+
+    @property
+    def state(self) -> Path:
+        """The daemon's state directory."""
+        return self.folder / "state"
+
+    def hyperctl(self, *arguments: str | Path, **env: str) -> tuple[int, list[dict[str, Any]]]:
+        """Exit status and JSON lines of one command of the administrator."""
+        environ = {
+            "PATH": os.environ["PATH"], "HOME": str(self.folder), "HYPERVISORD_URL": self.url, "STATE_DIRECTORY": str(self.state), **env,
+        }  # fmt: skip
+        command = [PROGRAMS / "hyperctl", *arguments, "--json"]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+        assert done.returncode != 1, done.stderr
+        return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+    def works(self, *arguments: str | Path, **env: str) -> list[dict[str, Any]]:
+        """The lines of a command that succeeds."""
+        status, lines = self.hyperctl(*arguments, **env)
+        assert status == 0, lines
+        return lines
+
+    def fails(self, *arguments: str | Path, **env: str) -> dict[str, Any]:
+        """The error of a command that does not."""
+        status, lines = self.hyperctl(*arguments, **env)
+        assert status != 0, lines
+        return lines[-1]
+
+    def hypervisord(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """One command of the daemon's own program."""
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self.folder)}
+        command = [PROGRAMS / "hypervisord", *arguments]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+
+    def submit(self, machine: str, folder: str) -> str:
+        """The id of a new job."""
+        wish = ("--vm", machine, "--output", self.folder / "exports" / folder, "--format", "qcow2")
+        (done,) = self.works("submit", *wish)
+        (job_id,) = done["job_ids"]
+        return str(job_id)
+
+    def until(self, job_id: str, *states: str) -> None:
+        """Waits for one of these states."""
+        end = time.monotonic() + TIMEOUT_S
+        while (job := self.works("get", job_id)[0])["state"] not in states:
+            assert time.monotonic() < end, job
+            assert job["state"] not in ENDED, job
+            time.sleep(0.1)
+
+
+ENDED: Final = ("completed", "failed", "cancelled")
+ServiceCure: TypeAlias = Callable[[Bench, Service], None]
+SERVICE_CURES: Final[dict[str, ServiceCure]] = {}
+
+
+def cures_of_service(code: str) -> Callable[[ServiceCure], ServiceCure]:
+    """Enters a function into the table of the daemon."""
+
+    def enter(function: ServiceCure) -> ServiceCure:
+        assert code not in SERVICE_CURES
+        SERVICE_CURES[code] = function
+        return function
+
+    return enter
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    machines = (OFF, MachineSpec("web-02", disks=(DISK,), power="poweredOn"))
+    with (
+        Simulator(SimulatorConfig(machines=machines)) as server,
+        daemon(folder, "--export-root", folder / "exports", env=environ_of(server)) as (url, _),
+    ):
+        yield Service(folder, url, server)
+
+
+@cures_of_service("unauthenticated")
+def _(bench: Bench, service: Service) -> None:
+    stranger = {"HYPERVISORD_TOKEN": "hst_" + "A" * 43}
+    told = bench.listen("unauthenticated", service.fails("query", **stranger))
+    service.works("query", told.flag("--token-file"), service.state / "admin.token", **stranger)
+
+
+@cures_of_service("daemon_unreachable")
+def _(bench: Bench, service: Service) -> None:
+    nobody = {"HYPERVISORD_URL": f"http://127.0.0.1:{free_port()}"}
+    told = bench.listen("daemon_unreachable", service.fails("query", **nobody))
+    service.works("query", told.flag("--url"), service.url, **nobody)
+
+
+@cures_of_service("context_unknown")
+def _(bench: Bench, service: Service) -> None:
+    service.works("contexts", "add", "site-a", service.url)
+    told = bench.listen("context_unknown", service.fails("query", "--context", "site-b", HYPERVISORD_URL=""))
+    (known,) = service.works(*told.command("hyperctl contexts list"))
+    service.works("query", "--context", known["name"], HYPERVISORD_URL="")
+
+
+@cures_of_service("job_unknown")
+def _(bench: Bench, service: Service) -> None:
+    submitted = service.submit("web-01", "known")
+    told = bench.listen("job_unknown", service.fails("get", submitted[:-1]))
+    listed = service.works(*told.command("hyperctl query"))
+    (job_id,) = [job["id"] for job in listed if job["output_path"].endswith("/known")]
+    assert service.works("get", job_id)[0]["id"] == submitted
+
+
+@cures_of_service("job_unknown_field")
+def _(bench: Bench, service: Service) -> None:
+    """The message says where the field belongs."""
+    file = bench.folder / "job.json"
+    wish = {"vm_path": "web-01", "output_path": str(service.folder / "exports/field")}
+    file.write_text(json.dumps({**wish, "remove_cdrom": True}))
+    told = bench.listen("job_unknown_field", service.fails("submit", "-f", file))
+    told.words("Correct its spelling")
+    (place,) = re.findall(r"did you mean '([a-z_.]+)'", told.message)
+    part, name = place.split(".")
+    file.write_text(json.dumps({**wish, part: {name: True}}))
+    (done,) = service.works("submit", "-f", file)
+    assert done["accepted"] == 1
+
+
+@cures_of_service("endpoint_unknown")
+def _(bench: Bench, service: Service) -> None:
+    """Its certificate has to be pinned first, which is told too."""
+    file = bench.folder / "password"
+    file.write_text(f"{service.server.password}\n")
+    add = (
+        "endpoints",
+        "add",
+        "vc1",
+        service.server.url,
+        "--username",
+        service.server.username,
+        "--password-file",
+        file,
+    )
+    pin = bench.listen("certificate_unknown", service.fails(*add))
+    service.works(*add, *pin.print_after("--pin"))
+    told = bench.listen("endpoint_unknown", service.fails("endpoints", "test", "vc-1"))
+    known = [one["name"] for one in service.works(*told.command("hyperctl endpoints list"))]
+    service.works("endpoints", "test", *(name for name in known if name.replace("-", "") == "vc1"))
+
+
+def leave_a_snapshot(service: Service, folder: str) -> str:
+    """A job whose snapshot cannot be removed; its id. From then on it could be."""
+    service.server.set_faults(STUCK)
+    job_id = service.submit("web-02", folder)
+    service.until(job_id, "failed")
+    service.server.set_faults()
+    return job_id
+
+
+@cures_of_service("not_restored")
+def _(bench: Bench, service: Service) -> None:
+    before = service.server.state()
+    job_id = leave_a_snapshot(service, "stuck")
+    assert service.server.state() != before
+    told = bench.listen("not_restored", service.works("explain", job_id)[0])
+    service.works(*told.command("hyperctl cancel", ID=job_id))
+    service.until(job_id, "completed")
+    assert service.server.state() == before
+    assert_finished(service.folder / "exports/stuck")
+
+
+@cures_of_service("source_not_restored")
+def _(bench: Bench, service: Service) -> None:
+    before = service.server.state()
+    for way in ("hyperctl cancel", "hyperctl retry"):
+        job_id = leave_a_snapshot(service, way.replace(" ", "-"))
+        told = bench.listen("source_not_restored", service.fails("delete", job_id))
+        service.works(*told.command(way, ID=job_id))
+        service.until(job_id, "completed")
+        assert service.server.state() == before
+        service.works("delete", job_id)
+
+
+@cures_of_service("daemon_runs")
+def _(bench: Bench, service: Service) -> None:
+    refused = service.hypervisord("-addr", f"127.0.0.1:{free_port()}", "--role", "api", "--state-dir", service.state)
+    told = bench.shown("daemon_runs", refused)
+    told.flag("--state-dir")
+    with daemon(bench.folder, "--role", "api"):  # in a state directory of its own
+        pass
+
+
+@cures_of_service("state_exists")
+def _(bench: Bench, service: Service) -> None:
+    backup, place = bench.folder / "backup.tar", ("--state-dir", bench.folder / "state")
+    assert service.hypervisord("backup", backup, "--state-dir", service.state).returncode == 0
+    assert service.hypervisord("restore", backup, *place).returncode == 0
+    told = bench.shown("state_exists", service.hypervisord("restore", backup, *place))
+    assert service.hypervisord("restore", backup, *place, told.flag("--force")).returncode == 0
+
+
+@cures_of_service("vault_key_lost")
+def _(bench: Bench, service: Service) -> None:
+    """A state with a sealed password is put back on a host that has not its key."""
+    password, backup = bench.folder / "password", bench.folder / "backup.tar"
+    password.write_text(f"{service.server.password}\n")
+    login = ("--username", service.server.username, "--password-file", password, "--trust-any")
+    service.works("endpoints", "add", "sealed", service.server.url, *login)
+    place = ("--state-dir", bench.folder / "state")
+    assert service.hypervisord("backup", backup, "--state-dir", service.state).returncode == 0
+    assert service.hypervisord("restore", backup, *place).returncode == 0
+    start = ("-addr", f"127.0.0.1:{free_port()}", "--role", "api", *place)
+    told = bench.shown("vault_key_lost", service.hypervisord(*start))
+    reset = told.command("hypervisord reset-vault")
+    sure = bench.shown("usage", service.hypervisord(*reset, *place))
+    assert service.hypervisord(*reset, sure.flag("--yes"), *place).returncode == 0
+    with daemon(bench.folder, "--role", "api"):
+        pass
+
+
+# The tables are proved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", CURES)
+def test_what_is_printed_cures(code: str, bench: Bench) -> None:
+    CURES[code](bench)
+    bench.assert_cured(code.split()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", SERVICE_CURES)
+def test_what_the_daemon_tells_cures(code: str, bench: Bench, service: Service) -> None:
+    SERVICE_CURES[code](bench, service)
+    bench.assert_cured(code)
+
+
+def test_many_codes_are_cured() -> None:
+    load_all()
+    exports, service = {case.split()[0] for case in CURES}, set(SERVICE_CURES)
+    assert exports | service <= CODES.keys()
+    assert len(exports) >= 20
+    assert len(service) >= 10
