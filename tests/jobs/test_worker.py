@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -55,6 +56,20 @@ def test_a_job_submitted_while_nobody_works_is_done_once_somebody_does(site: Sit
     job = made.submit({"vm_path": "web-0"})[0]
     made.worker()
     assert made.until_ended([job])[0].state is JobState.COMPLETED
+
+
+def test_priority_goes_first_and_then_the_order_of_submits(site: SiteFactory) -> None:
+    made = site(machines=machines(1, (DiskSpec(MiB),)), options={"jobs_per_worker": 1})
+    wanted = [{"vm_path": "web-0", "output_path": str(made.root / f"out-{n}"), "format": "qcow2"} for n in range(6)]
+    jobs = [
+        made.service.submit(json.dumps(one), "application/json", None, priority=7 if number == 4 else 0).accepted[0]
+        for number, one in enumerate(wanted)
+    ]
+    made.worker()
+    ended = made.until_ended(jobs)
+    assert {job.state for job in ended} == {JobState.COMPLETED}, made.told()
+    started = [job.started_at or 0.0 for job in ended]
+    assert sorted(range(6), key=started.__getitem__) == [4, 0, 1, 2, 3, 5]
 
 
 def test_a_kill_between_the_engines_transaction_and_ours_runs_the_attempt_once(site: SiteFactory) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from hypersdk.jobs.states import JobState
 
+MAX_PRIORITY: Final = 1000
+"""Of a job, up and down."""
 EMPTY_PROGRESS: Final[Mapping[str, Any]] = {
     "phase": "queued", "current_file": "", "current_step": "", "files_downloaded": 0, "total_files": 0, "bytes_downloaded": 0,
     "bytes_transferred": 0, "total_bytes": 0, "percent_complete": 0.0, "estimated_remaining": 0, "export_method": "",

@@ -12,7 +12,7 @@ from hypersdk.access.endpointpolicy import check_submitted
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
 from hypersdk.errors import CODES, HyperSDKError, UsageError, register
-from hypersdk.jobs.records import Attempt, Job, NewJob
+from hypersdk.jobs.records import MAX_PRIORITY, Attempt, Job, NewJob
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import SOURCE_CHANGED_STILL, UNDOING, JobState
@@ -27,7 +27,6 @@ JOB_ID_RESERVED: Final = register(
     "Choose another id, or leave it out.",
 )
 WORDS_OF_ROUTES: Final = frozenset({"submit", "query", "cancel", "bulk"})
-MAX_PRIORITY: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
