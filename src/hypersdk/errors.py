@@ -88,7 +88,7 @@ class UsageError(HyperSDKError):
     """The command line, job file or selector is not valid."""
 
     exit_status = 2
-    default_code = register("usage", "A flag, value or file was given that cannot be used.", "See `hyper2kvm --help`.")
+    default_code = register("usage", "A flag, value or file was given that cannot be used.", "See `--help`.")
 
 
 class ConnectError(HyperSDKError):

@@ -17,6 +17,7 @@ from typing import ClassVar
 import pytest
 import sqlalchemy as sa
 
+from hypersdk.access import files
 from hypersdk.access.access import Access
 from hypersdk.access.files import read_private, write_private
 from hypersdk.access.keys import VaultError
@@ -264,6 +265,36 @@ def test_a_file_is_read_with_suspicion(tmp_path: Path) -> None:
             vault.resolve(f"file:{one}")
         assert caught.value.code == "secret_file"
     read_private(good, {})
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440])
+def test_a_credential_of_systemd_is_taken_as_it_is_handed_over(
+    tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of root's, mode 0400, or 0440 where an access list lets the service's user in; the daemon runs as another."""
+    path = tmp_path / "vc1"
+    path.write_text("s3cret\n")
+    path.chmod(mode)
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    vault = Vault(KEY, environ=environ, own=tmp_path / "state")
+    assert vault.resolve(f"file:{path}") == Secret("s3cret")
+    found = os.stat_result([*path.stat()[:4], 0, 0, *path.stat()[6:]])
+    monkeypatch.setattr(os, "geteuid", lambda: 61234)
+    files._check(path, found, environ)
+    if mode & 0o040:
+        with pytest.raises(UsageError, match="can be read by others"):
+            files._check(path, found, {})
+    else:
+        files._check(path, found, {})
+
+
+def test_the_key_among_the_credentials_is_never_handed_out(tmp_path: Path) -> None:
+    write_private(tmp_path / "hypersdk-key", KEY.hex())
+    (tmp_path / "alias").symlink_to(tmp_path)
+    vault = Vault(KEY, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)}, own=tmp_path / "state")
+    for path in (tmp_path / "hypersdk-key", tmp_path / "alias" / "hypersdk-key"):
+        with pytest.raises(UsageError, match="own key"):
+            vault.resolve(f"file:{path}")
 
 
 def test_the_daemons_own_files_are_never_handed_out(tmp_path: Path) -> None:

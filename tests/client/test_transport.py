@@ -225,6 +225,7 @@ def test_a_certificate_is_shown_pinned_and_held_to(tmp_path: Path) -> None:
         with Client(api.url, token=token, environ={}) as client, pytest.raises(ConnectError) as raised:
             client.status()
         assert raised.value.code == "certificate_unknown"
+        assert "endpoints add" not in raised.value.next_step, "it is the daemon's own certificate"
         shown = str(raised.value.fields["sha256"])
         with Client(api.url, token=token, thumbprint=shown, environ={}) as client:
             assert client.status().total_jobs == 0

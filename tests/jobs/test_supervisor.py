@@ -18,6 +18,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from hypersdk.jobs import supervisor
+from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.supervisor import PAUSE_FIRST_S, PAUSE_MAX_S, STEADY_S, Child
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec
@@ -74,6 +76,131 @@ def test_workers_yield_to_the_others() -> None:
         child.signal(signal.SIGKILL)
         assert child.wait(time.monotonic() + 30)
         child.look()
+
+
+SPEAKS = "import sys, time\nfor word in sys.argv[1:]: print(word, flush=True)\ntime.sleep(600)"
+
+
+@pytest.mark.parametrize("words", [["ready"], ["ready", "alive"]])
+def test_what_is_silent_for_too_long_is_killed_and_started_again(
+    words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    child = Child("api", [sys.executable, "-c", SPEAKS, *words], 0, clock=lambda: now[0], silent_s=10)
+    child.look()
+    first = child.process
+    assert first is not None
+    try:
+        until(child.ready.is_set)
+        time.sleep(0.2)  # all that it says is heard
+        child.look()
+        now[0] += 1000
+        child.look()
+        assert not child.hung, "the time in which nobody looked does not count"
+        for _ in range(9):
+            now[0] += 1
+            child.look()
+        assert not child.hung
+        child.heard.set()
+        for _ in range(11):
+            now[0] += 1
+            child.look()
+        assert not child.hung, "it gave a sign"
+        now[0] += 1
+        child.look()
+        assert child.hung
+        assert "api gave no sign of life" in caplog.text
+        assert first.wait(30) == -signal.SIGKILL
+        child.look()
+        assert (child.hung, child.process, child.ready.is_set()) == (False, None, False)
+        now[0] += PAUSE_MAX_S
+        child.look()
+        assert child.process is not None
+    finally:
+        child.signal(signal.SIGKILL)
+        assert child.wait(now[0] + 30)
+
+
+def test_a_start_may_take_longer_than_a_silence() -> None:
+    now = [0.0]
+    child = Child("worker-0", [sys.executable, "-c", SPEAKS], 0, clock=lambda: now[0], silent_s=10)
+    child.look()
+    try:
+        for _ in range(int(supervisor.START_S)):
+            now[0] += 1
+            child.look()
+        assert not child.hung
+        now[0] += 1
+        child.look()
+        assert child.hung
+    finally:
+        child.signal(signal.SIGKILL)
+        assert child.wait(now[0] + 30)
+
+
+def test_the_limit_is_two_periods_of_the_watchdog_and_longer_than_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    assert supervisor.silence_limit(DaemonSettings(state_dir=tmp_path, drain_s=5)) == supervisor.SILENT_S
+    assert supervisor.silence_limit(DaemonSettings(state_dir=tmp_path, drain_s=100)) == 110
+    monkeypatch.setenv("WATCHDOG_USEC", "90000000")
+    assert supervisor.silence_limit(DaemonSettings(state_dir=tmp_path, drain_s=5)) == 180
+
+
+class _Told(Exception):  # noqa: N818 - ends the loop of a test
+    pass
+
+
+def test_the_watchdog_is_not_fed_while_a_process_is_hung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[float] = []
+    child = Child("api", ["/bin/sleep", "600"], 0)
+    monkeypatch.setattr(Child, "start", lambda one: None)
+    monkeypatch.setattr(supervisor, "_children", lambda _settings, _arguments: [child])
+    monkeypatch.setattr(supervisor, "_on_signals", lambda *_: None)
+    looks = iter([False, False, True, True, True])
+    hung = [False]
+
+    def look(_child: Child) -> None:
+        try:
+            hung[0] = next(looks)
+        except StopIteration:
+            raise _Told from None
+
+    monkeypatch.setattr(Child, "look", look)
+    monkeypatch.setattr(Child, "hung", property(lambda _child: hung[0]))
+    with pytest.raises(_Told):
+        supervisor.supervise(
+            DaemonSettings(state_dir=tmp_path), [], ready=lambda: None, watchdog=lambda: fed.append(time.monotonic())
+        )
+    assert len(fed) == 2
+
+
+@pytest.mark.slow
+def test_a_stopped_part_is_noticed_and_a_busy_worker_is_left_alone(simulator: SimulatorFactory, tmp_path: Path) -> None:
+    """SIGSTOP to the API, then to the worker; meanwhile the worker copies for longer than the limit."""
+    large = (DiskSpec(64 * MiB, allocated_bytes=60 * MiB),)
+    server = simulator(machines=machines(1, large), rate_bytes_s=2 * MiB)
+    limit_s = 10
+    short = "from hypersdk.jobs import supervisor; supervisor.SILENT_S = 4.0"
+    flags = (*FLAGS, tmp_path / "exports", "--drain", "0")
+    with daemon(tmp_path, *flags, env=environ_of(server), before=short) as (url, process):
+        first = children_of(process.pid)
+        job = httpx.post(f"{url}/jobs/submit", json=_definition(tmp_path, "web-0")).json()["job_ids"][0]
+        began = time.monotonic()
+        os.kill(first["api"], signal.SIGSTOP)
+        until(lambda: children_of(process.pid).get("api", first["api"]) != first["api"])
+        assert time.monotonic() - began > limit_s - 3
+        until(lambda: _answers(url))
+        until(lambda: httpx.get(f"{url}/jobs/{job}").json()["status"] == "completed")
+        assert time.monotonic() - began > 2 * limit_s, "the copy was too short to mean anything"
+        assert children_of(process.pid)["worker:0"] == first["worker:0"]
+        os.kill(first["worker:0"], signal.SIGSTOP)
+        until(lambda: children_of(process.pid).get("worker:0", first["worker:0"]) != first["worker:0"])
+    log = (tmp_path / "log").read_text()
+    assert log.count("gave no sign of life") == 2
+    assert "api gave no sign of life" in log
 
 
 @pytest.mark.slow

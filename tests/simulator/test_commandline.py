@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from tests.support.peers import run_govc
+from tests.support.peers import govc, run_govc
 
 COMMAND = [sys.executable, "-m", "hypersdk.simulator"]
 LIMIT_S = 60
@@ -86,6 +86,33 @@ def test_a_password_file_is_used_and_not_shown(tmp_path: Path) -> None:
         assert "s3cret" not in "\n".join(lines)
         (url,) = [line.partition("=")[2] for line in lines if "GOVC_URL" in line]
         assert run_govc(url.replace("://", "://me:s3cret@"), "about")
+
+
+def _about(lines: list[str], login: str) -> bool:
+    (url,) = [line.partition("=")[2] for line in lines if "GOVC_URL" in line]
+    return govc(url.replace("://", f"://{login}@"), "about").returncode == 0
+
+
+def test_any_login_gets_in_if_it_is_not_empty() -> None:
+    with started("--vms", "1") as (_process, lines):
+        assert "Any other user name and password get in too." in lines
+        assert _about(lines, "someone:anything")
+        assert not _about(lines, "someone:")
+
+
+@pytest.mark.parametrize("given", ["username", "password"])
+def test_an_account_that_is_named_is_the_only_one(tmp_path: Path, given: str) -> None:
+    file = tmp_path / "password"
+    file.write_text("s3cret\n")
+    flags, login = (
+        (("--username", "me"), "me:simulator")
+        if given == "username"
+        else (("--password-file", str(file)), f"{quote('administrator@vsphere.local', safe='')}:s3cret")
+    )
+    with started("--vms", "1", *flags) as (_process, lines):
+        assert "Any other" not in "\n".join(lines)
+        assert _about(lines, login)
+        assert not _about(lines, "someone:anything")
 
 
 def test_help_fits_a_terminal_and_names_every_fault() -> None:

@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hypersdk.errors import ConnectError, UsageError
+from hypersdk.errors import CODES, ConnectError, UsageError
 from hypersdk.vsphere.certificate import TlsPolicy, peer_certificate, show_print
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
 from hypersdk.vsphere.endpoint import Endpoint
@@ -63,7 +63,11 @@ def test_an_unknown_certificate_is_refused_before_a_byte_is_sent(server: TlsServ
     assert caught.value.code == "certificate_unknown"
     assert caught.value.fields["sha256"] == show_print(identity.sha256)
     assert caught.value.fields["sha1"] == show_print(identity.sha1)
-    assert show_print(identity.sha256) in caught.value.next_step
+    for way in (
+        f"--thumbprint {show_print(identity.sha256)}", f"hyperctl endpoints add NAME URL --pin {show_print(identity.sha256)}", "GOVC_TLS_KNOWN_HOSTS",
+    ):  # fmt: skip
+        assert way in caught.value.next_step
+        assert way.partition(show_print(identity.sha256))[0].strip() in CODES["certificate_unknown"].next_step
     assert caught.value.fields["subject"] == "CN=localhost"
     assert not server.received
 

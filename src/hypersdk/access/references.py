@@ -18,6 +18,7 @@ import httpx
 
 from hypersdk.access.endpointpolicy import is_loopback_name
 from hypersdk.access.files import MAX_SECRET_BYTES, read_private
+from hypersdk.access.keys import CREDENTIAL
 from hypersdk.errors import ConnectError, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
@@ -59,7 +60,7 @@ def _climbs(*parts: str) -> bool:
 
 
 def follow(ref: str, environ: Mapping[str, str], *, own: Path | None = None) -> Secret:
-    """The secret that ``ref`` names. ``own`` is the state directory, whose files are never handed out.
+    """The secret that ``ref`` names. ``own`` is the state directory, whose files are never handed out, nor is the key among systemd's credentials.
 
     Raises UsageError ``secret_reference`` or ``secret_file``, ConnectError ``vault_unreachable``.
     """
@@ -82,6 +83,9 @@ def _from_environ(name: str, environ: Mapping[str, str]) -> Secret:
 def _from_file(path: Path, environ: Mapping[str, str], own: Path | None) -> Secret:
     if own is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(own)):
         raise UsageError(f"{path} lies in the daemon's own directory", code=SECRET_REF)
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if directory and os.path.realpath(path) == os.path.realpath(Path(directory, CREDENTIAL)):
+        raise UsageError(f"{path} is the daemon's own key", code=SECRET_REF)
     return read_private(path, environ)
 
 

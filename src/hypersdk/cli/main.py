@@ -11,7 +11,7 @@ import click
 
 from hypersdk.cli.app import COMPLETION_VARIABLE, PROGRAM, root
 from hypersdk.cli.output import Output
-from hypersdk.cli.programs.program import drop, show_any_name, usage_of, wants_json
+from hypersdk.cli.programs.program import drop, show_any_name, usage_of, wants_json, with_help
 from hypersdk.cli.report import EXIT_BROKEN_PIPE, report, report_unexpected
 from hypersdk.cli.signals import cancelled_by, watched
 from hypersdk.cli.state import Cli
@@ -52,7 +52,7 @@ def _invoke(cli: Cli, arguments: Sequence[str]) -> int:
     except Cancelled as error:
         return report(cli.output, _with_signal(cli, error), debug=cli.debug)
     except HyperSDKError as error:
-        return report(cli.output, error, debug=cli.debug)
+        return report(cli.output, with_help(error, PROGRAM), debug=cli.debug)
     except click.ClickException as error:
         return report(cli.output, usage_of(error, PROGRAM), debug=cli.debug)
     except (click.Abort, KeyboardInterrupt):

@@ -260,7 +260,9 @@ def states_of(words: Sequence[str]) -> Sequence[str]:
 def job_path(job_id: str) -> str:
     """The path of a job; an id with a slash in it does not lead elsewhere."""
     if job_id in ("", ".", ".."):
-        raise UsageError(f"'{job_id}' is no id of a job")
+        raise UsageError(
+            f"'{job_id}' is no id of a job", next_step="Give one that submit printed; `hyperctl query -all` lists them."
+        )
     return f"{JOBS}/{quote(job_id, safe='')}"
 
 
@@ -277,7 +279,10 @@ def job_file(definition: Definition) -> tuple[bytes, str]:
     try:
         return _bounded(json.dumps(definition, default=_plain).encode(), "the definition"), JSON
     except (TypeError, ValueError) as error:
-        raise UsageError(f"the definition cannot be written as JSON: {error}") from error
+        raise UsageError(
+            f"the definition cannot be written as JSON: {error}",
+            next_step="Give texts, numbers, lists and mappings only.",
+        ) from error
 
 
 def _plain(value: object) -> object:
@@ -293,7 +298,10 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_JOB_FILE_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"the job file {path} cannot be read: {error.strerror}") from error
+        reason = error.strerror or "not a file"
+        raise UsageError(
+            f"the job file {path} cannot be read: {reason}", cause=f"{reason}.", next_step="Name a file that is there and that you can read.",
+        ) from error  # fmt: skip
 
 
 def _bounded(data: bytes, what: str) -> bytes:

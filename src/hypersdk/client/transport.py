@@ -204,7 +204,7 @@ class Transport:
             certificate = peer_certificate(host, port)
         except (OSError, ConnectError):
             certificate = None
-        return unknown_error(f"{host}:{port}", _tls_reason(error), certificate)
+        return unknown_error(f"{host}:{port}", _tls_reason(error), certificate, of_daemon=True)
 
 
 class _Busy(Exception):  # noqa: N818 - asks to come again

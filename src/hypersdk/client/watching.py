@@ -251,4 +251,7 @@ def _kept(state: str, otherwise: str) -> str:
 
 
 def _removed(job_id: str) -> LookupFailed:
-    return LookupFailed(f"job '{job_id}' was deleted")
+    return LookupFailed(
+        f"job '{job_id}' was deleted", cause="Somebody deleted it, or it was older than the daemon keeps jobs.",
+        next_step="`hyperctl query -all` lists the jobs that are there.",
+    )  # fmt: skip

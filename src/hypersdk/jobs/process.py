@@ -6,14 +6,37 @@ import signal
 from collections.abc import Callable, Mapping
 from types import FrameType
 
+from hypersdk.jobs.claims import Claims
 from hypersdk.jobs.enginecopy import copy_before_upgrade
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.worker import Worker
 from hypersdk.state.database import Database
 
 
-def work(settings: DaemonSettings, index: int, environ: Mapping[str, str], *, ready: Callable[[], None]) -> int:
-    """Runs worker ``index`` until SIGTERM or SIGINT; calls ``ready`` once it takes jobs. Returns the exit status.
+class _LivingWorker(Worker):
+    """A worker that says in each turn of its main loop that it lives."""
+
+    def __init__(
+        self, settings: DaemonSettings, database: Database, environ: Mapping[str, str], alive: Callable[[], None]
+    ) -> None:
+        super().__init__(settings, database, environ)
+        self._alive = alive
+
+    def _carry_requests(self, claims: Claims) -> None:
+        self._alive()
+        super()._carry_requests(claims)
+
+
+def work(
+    settings: DaemonSettings,
+    index: int,
+    environ: Mapping[str, str],
+    *,
+    ready: Callable[[], None],
+    alive: Callable[[], None] = lambda: None,
+) -> int:
+    """Runs worker ``index`` until SIGTERM or SIGINT; calls ``ready`` once it takes jobs, and ``alive`` often while its main loop turns. Returns
+    the exit status.
 
     Raises HyperSDKError where it cannot start.
     """
@@ -21,7 +44,7 @@ def work(settings: DaemonSettings, index: int, environ: Mapping[str, str], *, re
     try:
         database.upgrade()
         copy_before_upgrade(settings, database)
-        worker = Worker(settings, database, environ)
+        worker = _LivingWorker(settings, database, environ, alive)
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             worker.stop()

@@ -1,7 +1,8 @@
 """The parent of a daemon: starts the API and the workers as processes of their own, watches them, and ends them in order.
 
 The API never copies data, and workers run with lower CPU and IO priority: so the API answers in milliseconds while disks are copied.
-A process that dies is started again, after a pause that grows when it dies at once.
+A process that dies is started again, after a pause that grows when it dies at once. One that gives no sign of life (``signs``) for too long
+is killed first: it is stopped, or stuck. The watchdog of the service manager is told that all is well only while no process is silent so long.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Final
 
 from hypersdk.errors import UsageError, register
 from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.signs import READY
+from hypersdk.jobs.systemd import watchdog_s
 from hypersdk.transfer.files import target_errors
 
 LOG: Final = logging.getLogger(__name__)
@@ -39,6 +42,12 @@ STEADY_S: Final = 30.0
 """A process that lived so long did not die of its start."""
 PAUSE_FIRST_S: Final = 0.5
 PAUSE_MAX_S: Final = 30.0
+SILENT_S: float = 60.0
+"""Without a sign of life for so long, a process counts as hung."""
+START_S: float = 900.0
+"""The same before it is ready: it may have a large database to copy before an upgrade."""
+LOOK_MOST_S: Final = 1.0
+"""What one look counts as silence at most: when this process did not run itself, it cannot judge others."""
 WORKER_NICENESS: Final = 10
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)  # here, because nothing may be loaded between fork and exec
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
@@ -46,7 +55,7 @@ _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 
 @dataclass(slots=True)
 class Child:
-    """One process to keep running. ``name`` is ``api`` or ``worker-N``."""
+    """One process to keep running. ``name`` is ``api`` or ``worker-N``; ``silent_s`` is how long it may give no sign."""
 
     name: str
     command: Sequence[str]
@@ -55,15 +64,21 @@ class Child:
     started: float = 0.0
     pause_s: float = PAUSE_FIRST_S
     again_at: float = 0.0
+    silent_s: float = SILENT_S
+    silence_s: float = 0.0
+    looked: float = 0.0
+    killed: bool = False
+    heard: threading.Event = field(default_factory=threading.Event)
     ready: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.monotonic
 
     def start(self) -> None:
-        """Starts it; its ``ready`` is set when it writes a line to its standard output."""
+        """Starts it; its ``ready`` is set when it says so on its standard output, and ``heard`` with whatever it says."""
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=self._prepare
         )  # fmt: skip
-        self.started = self.clock()
+        self.started = self.looked = self.clock()
+        self.silence_s, self.killed = 0.0, False
         threading.Thread(target=self._listen, args=(self.process,), name=f"{self.name}-ready", daemon=True).start()
 
     def _prepare(self) -> None:
@@ -77,15 +92,24 @@ class Child:
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         with process.stdout as words:
-            if words.readline().strip() == b"ready":
-                self.ready.set()
-            words.read()
+            for line in words:
+                if process is not self.process:  # the end of what the one before it said
+                    return
+                if line == READY:
+                    self.ready.set()
+                self.heard.set()
+
+    @property
+    def hung(self) -> bool:
+        """Whether it runs, and was silent for too long."""
+        return self.process is not None and self.silence_s > (self.silent_s if self.ready.is_set() else START_S)
 
     def look(self) -> None:
-        """Starts it again when it has died and its pause is over."""
+        """Starts it again when it has died and its pause is over; kills it when it is hung."""
         if self.process is not None:
             status = self.process.poll()
             if status is None:
+                self._listened()
                 return
             self.process = None
             self.ready.clear()
@@ -95,6 +119,18 @@ class Child:
             LOG.error("%s ended with status %d; it is started again in %.1f s", self.name, status, self.pause_s)
         if self.clock() >= self.again_at:
             self.start()
+
+    def _listened(self) -> None:
+        now = self.clock()
+        self.silence_s += min(now - self.looked, LOOK_MOST_S)
+        self.looked = now
+        if self.heard.is_set():
+            self.heard.clear()
+            self.silence_s = 0.0
+        if self.hung and not self.killed:
+            self.killed = True
+            LOG.error("%s gave no sign of life for %.0f s and is killed", self.name, self.silence_s)
+            self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
         """Sends a signal, if it runs."""
@@ -135,6 +171,8 @@ def supervise(
     """
     with one_daemon(settings.state_dir):
         children = _children(settings, arguments)
+        for child in children:
+            child.silent_s = silence_limit(settings)
         stop, reload = threading.Event(), threading.Event()
         _on_signals(stop, stop if hangup_ends else reload)
         told = False
@@ -148,9 +186,15 @@ def supervise(
                 reload.clear()
                 for child in children:
                     child.signal(signal.SIGHUP)
-            watchdog()
+            if not any(child.hung for child in children):
+                watchdog()
             stop.wait(LOOK_S)
         return _end(children, settings.drain_s)
+
+
+def silence_limit(settings: DaemonSettings) -> float:
+    """Seconds without a sign after which a process is hung: two periods of the watchdog at least, and longer than a worker takes to its end."""
+    return max(SILENT_S, 2 * (watchdog_s() or 0.0), settings.drain_s + 10.0)
 
 
 def _children(settings: DaemonSettings, arguments: Sequence[str]) -> list[Child]:

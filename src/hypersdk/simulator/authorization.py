@@ -76,6 +76,6 @@ class AuthorizationManager(Managed):
 
     @operation("FetchUserPrivilegeOnEntities")
     def _fetch(self, call: Call) -> list[Data]:
-        if call.args.userName.lower() != self.platform.sessions.username.lower():
+        if not self.platform.sessions.knows(call.args.userName):
             raise MethodFault.of("NotFound", f"There is no user '{call.args.userName}'.")
         return [Data("UserPrivilegeResult", entity=ref, privileges=self.held()) for ref in call.args.entities]

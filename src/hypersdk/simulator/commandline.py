@@ -107,8 +107,17 @@ def _add_inventory(group: argparse._ArgumentGroup) -> None:
 
 def _add_access(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--username", default=DEFAULT_USERNAME, metavar="NAME", help="the one account (default: %(default)s)")
-    add("--password-file", type=Path, metavar="FILE", help="file with its password (default: the password 'simulator')")
+    add(
+        "--username",
+        metavar="NAME",
+        help=f"the one account that gets in (default: any; with --password-file: {DEFAULT_USERNAME})",
+    )
+    add(
+        "--password-file",
+        type=Path,
+        metavar="FILE",
+        help="file with its password (default: any; with --username: 'simulator')",
+    )
     add("--ca-file", type=Path, metavar="FILE", help="write the authority that signed its certificates there, as PEM")
     add(
         "--deny",
@@ -225,7 +234,8 @@ def config_of(args: argparse.Namespace) -> SimulatorConfig:
     more = {"datastore_bytes": args.datastore_size} if args.datastore_size else {}
     return SimulatorConfig(
         listen=args.listen, vms=args.vms, hosts=args.hosts, datacenters=args.datacenters, seed=args.seed, esxi=args.esxi,
-        username=args.username, password=Secret(_password(args.password_file)), rate_bytes_s=args.rate,
+        username=args.username or DEFAULT_USERNAME, password=Secret(_password(args.password_file)),
+        any_login=args.username is None and args.password_file is None, rate_bytes_s=args.rate,
         lease_timeout_s=args.lease_timeout, lease_ready_s=args.lease_ready, session_idle_s=args.session_idle, task_s=args.task_time,
         nfc_streams_per_host=args.streams_per_host, delta_bytes_s=args.delta_growth, denied_privileges=frozenset(args.deny),
         faults=tuple(args.fault), page_objects=args.page_size, file_size=args.file_size, manifest=args.manifest,
@@ -283,6 +293,7 @@ def banner(simulator: Simulator, *, show_password: bool) -> str:
     hosts = 1 if config.esxi else config.hosts * config.datacenters
     where = "" if config.esxi else f" on {hosts} host{'s' if hosts != 1 else ''}"
     limit = f", {format_size(config.rate_bytes_s)}/s per stream" if config.rate_bytes_s else ""
+    anyone = "\nAny other user name and password get in too.\n" if config.any_login else ""
     password = f"'{simulator.password}'" if show_password else "...  # as in your file"
     first, second = simulator.thumbprint_sha256[:48], simulator.thumbprint_sha256[48:]
     return f"""\
@@ -298,7 +309,7 @@ Copy these lines into another terminal:
   export GOVC_USERNAME='{simulator.username}'
   export GOVC_PASSWORD={password}
   export GOVC_INSECURE=1
-
+{anyone}
 and then, for example:
 
   hyper2kvm list

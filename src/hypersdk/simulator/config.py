@@ -83,7 +83,8 @@ class SimulatorConfig:
     the host ``*``. ``rate_bytes_s`` limits each data stream, ``nfc_streams_per_host`` lets a host refuse more streams than that.
     ``page_objects`` is the most objects in one answer of RetrievePropertiesEx. ``task_s`` is how long a task takes,
     ``lease_ready_s`` how long a lease stays in ``initializing``. ``delta_bytes_s`` is how fast the delta of a running machine grows.
-    ``denied_privileges`` are missing from the account.
+    ``any_login`` lets any user name and password in that are not empty, besides the account's. ``denied_privileges`` are missing from every
+    account.
     """
 
     listen: str = "127.0.0.1:0"
@@ -95,6 +96,7 @@ class SimulatorConfig:
     esxi: bool = False
     username: str = DEFAULT_USERNAME
     password: Secret = field(default_factory=lambda: Secret(DEFAULT_PASSWORD))
+    any_login: bool = False
     faults: tuple[Fault, ...] = ()
     session_idle_s: float = 1800
     lease_timeout_s: float = 300

@@ -53,7 +53,9 @@ class Platform:
         self.address = "127.0.0.1"
         self.endpoints: dict[str, HostEndpoint] = {}
         self.root: Folder
-        self.sessions = Sessions(self.world, config.username, config.password, config.session_idle_s)
+        self.sessions = Sessions(
+            self.world, config.username, config.password, config.session_idle_s, any_login=config.any_login
+        )
         self.tasks = TaskManager(self.world, self.moref("", "TaskManager", "ha-taskmgr"), task_s=config.task_s)
         self.events = EventManager(self.world, self.moref("", "EventManager", "ha-eventmgr"))
         self._browsers: dict[str, DatastoreBrowser] = {}

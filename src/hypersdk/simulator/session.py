@@ -47,11 +47,15 @@ class SessionRecord:
 
 
 class Sessions:
-    """All sessions of the server. ``on_end`` is told of each session that ends, whichever way."""
+    """All sessions of the server. ``on_end`` is told of each session that ends, whichever way. With ``any_login`` any user name and password
+    are right, if neither is empty; else those given."""
 
-    def __init__(self, world: World, username: str, password: Secret, idle_s: float) -> None:
+    def __init__(
+        self, world: World, username: str, password: Secret, idle_s: float, *, any_login: bool = False
+    ) -> None:
         self.world = world
         self.username = username
+        self.any_login = any_login
         self.idle_s = idle_s
         self.on_login: Callable[[SessionRecord], None] = lambda _session: None
         self.on_end: Callable[[SessionRecord], None] = lambda _session: None
@@ -73,8 +77,14 @@ class Sessions:
 
     def accepts(self, user: str, password: str) -> bool:
         """Whether the credentials are right."""
+        if self.any_login:
+            return bool(user and password)
         same_user = hmac.compare_digest(user.lower().encode(), self.username.lower().encode())
         return hmac.compare_digest(password.encode(), self._password.reveal().encode()) and same_user
+
+    def knows(self, user: str) -> bool:
+        """Whether there is such a user."""
+        return bool(user) if self.any_login else user.lower() == self.username.lower()
 
     def by_cookie(self, cookie: str | None) -> SessionRecord | None:
         """The live session of a cookie value; using it counts as activity."""

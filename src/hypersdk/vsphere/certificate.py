@@ -27,12 +27,14 @@ CERTIFICATE_UNKNOWN: Final = register(
     "certificate_unknown",
     "The server's certificate is not signed by an authority that this machine trusts.",
     "Compare the SHA-256 print with the one shown in vCenter or on the host, then pass it with --thumbprint, "
-    "or name the authority's file with --ca-bundle.",
+    "or name the authority's file with --ca-bundle. For jobs of the daemon: `hyperctl endpoints add NAME URL --pin PRINT`, "
+    "or GOVC_TLS_KNOWN_HOSTS or GOVC_TLS_CA_CERTS in the daemon's environment.",
 )
 CERTIFICATE_CHANGED: Final = register(
     "certificate_changed",
     "The server shows another certificate than the one that was pinned: it was renewed, or something stands in between.",
-    "Find out whether it was renewed; only then pass the new print with --thumbprint.",
+    "Find out whether it was renewed; only then pass the new print with --thumbprint. For jobs of the daemon: delete the endpoint with "
+    "`hyperctl endpoints delete NAME`, and add it again with the new --pin.",
 )
 TLS_FAILED: Final = register(
     "tls_failed",
@@ -163,15 +165,22 @@ def changed_error(host: str, expected: str, der: bytes) -> ConnectError:
     )  # fmt: skip
 
 
-def unknown_error(host: str, reason: str, certificate: PeerCertificate | None) -> ConnectError:
-    """``certificate_unknown``; where the certificate could be fetched, with its prints and the flag that pins it."""
+def unknown_error(
+    host: str, reason: str, certificate: PeerCertificate | None, *, of_daemon: bool = False
+) -> ConnectError:
+    """``certificate_unknown``; where the certificate could be fetched, with its prints and the flags that pin it. ``of_daemon``: it is that of
+    ``hypervisord`` itself, and no vSphere's."""
     if certificate is None:
         return ConnectError(f"the certificate of {host} is not trusted: {reason}", code=CERTIFICATE_UNKNOWN, host=host)
     shown = show_print(certificate.sha256)
+    jobs = "" if of_daemon else (
+        f" or, for jobs of the daemon, use `hyperctl endpoints add NAME URL --pin {shown}`, or GOVC_TLS_KNOWN_HOSTS or "
+        "GOVC_TLS_CA_CERTS in the daemon's environment"
+    )  # fmt: skip
     return ConnectError(
         f"the certificate of {host} is not trusted: {reason} (SHA-256 {shown})",
         code=CERTIFICATE_UNKNOWN,
-        next_step=f"Compare this print with the one shown on the server itself, then pass --thumbprint {shown}",
+        next_step=f"Compare this print with the one shown on the server itself, then pass --thumbprint {shown}{jobs}",
         host=host, sha256=shown, sha1=show_print(certificate.sha1), subject=certificate.subject, issuer=certificate.issuer,
         not_before=certificate.not_before.isoformat(), not_after=certificate.not_after.isoformat(),
     )  # fmt: skip

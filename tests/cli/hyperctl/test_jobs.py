@@ -75,6 +75,40 @@ def test_submit_from_standard_input_for_programs(api: Api, ctl: Hyperctl) -> Non
     assert (facts["type"], facts["accepted"], len(facts["job_ids"]), facts["errors"]) == ("submitted", 2, 2, [])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["submit", "-file", "/nonexistent"], ["submit", "-file", "x", "--vm", "y"], ["submit"], ["query", "-all", "-id", "x"], ["get", ".."], ["get"],
+        ["endpoints", "add", "vc1", "https://vc.example.com"],
+        ["endpoints", "add", "vc1", "https://vc.example.com", "--username", "u", "--password-file", "/nonexistent"],
+    ],
+)  # fmt: skip
+def test_a_wrong_use_has_a_next_step_that_is_hyperctls_own(ctl: Hyperctl, words: list[str]) -> None:
+    done = ctl(*words, "--json")
+    assert done.status == 2
+    assert "hyper2kvm" not in done.err + done.out
+    assert done.error["next_step"] != "See `--help`."
+
+
+def test_what_fails_for_all_in_one_way_has_the_status_of_that_way(api: Api, ctl: Hyperctl) -> None:
+    done = ctl("cancel", "nope", "neither")
+    assert done.status == 5
+    assert "2 of 2 jobs were not cancelled" in done.err
+    assert "machines" not in done.err
+    done = ctl("cancel", "nope", "neither", "--json")
+    assert (done.error["code"], done.error["exit_status"]) == ("job_unknown", 5)
+    job = ctl.ok("submit", "-f", "-", stdin=job_file(api, "a")).splitlines()[-1].removeprefix("Job ID: ")
+    mixed = ctl("pause", "nope", job, job, "neither", "--json")
+    assert (mixed.status, mixed.error["code"]) == (10, "partly_failed")
+    assert mixed.error["cause"] == "Some jobs were paused, others were not."
+    ctl.ok("cancel", job)
+    several = ctl("pause", "nope", job, "--json")
+    assert (several.status, several.error["code"]) == (10, "partly_failed")
+    assert several.error["cause"] == "None of the jobs was paused, for several reasons."
+    refused = ctl("tokens", "revoke", "nope", "neither")
+    assert (refused.status, "2 of 2 tokens were not revoked" in refused.err) == (5, True)
+
+
 def test_submit_tells_each_job_that_was_not_taken(api: Api, ctl: Hyperctl) -> None:
     jobs = json.loads(job_file(api, "a", "b"))
     jobs[1]["colour"] = "blue"

@@ -37,9 +37,10 @@ def free_port() -> int:
 
 @contextmanager
 def daemon(
-    folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None
+    folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, before: str = "pass"
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A daemon of its own, ready; its address. It is ended with the block. ``folder/log`` has its words."""
+    """A daemon of its own, ready; its address. It is ended with the block. ``folder/log`` has its words. ``before`` is Python that its parent
+    process runs first."""
     port = free_port()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(folder / "notify"))
@@ -47,8 +48,8 @@ def daemon(
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "NOTIFY_SOCKET": str(folder / "notify"), **(env or {})}
     command = [
         sys.executable,
-        "-m",
-        "hypersdk.cli.hypervisord",
+        "-c",
+        f"{before}; import sys; from hypersdk.cli.hypervisord.app import run; sys.exit(run())",
         "-addr",
         f"127.0.0.1:{port}",
         "--state-dir",

@@ -111,11 +111,29 @@ def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], Any]) -> tuple[l
     return done, failed
 
 
-def raise_failures(done: Sequence[object], failed: Sequence[HyperSDKError], what: str) -> None:
-    """Nothing where all went well, the error itself where there was one thing to do, else PartlyFailed."""
+def raise_failures(
+    done: Sequence[object],
+    failed: Sequence[HyperSDKError],
+    what: str,
+    *,
+    things: str = "jobs",
+    next_step: str = "See the reasons above.",
+) -> None:
+    """Nothing where all went well, and the error itself where there was one thing to do.
+
+    Where none was done and all failed in one way, an error of that family, for its exit status; else PartlyFailed.
+    """
+    if not failed:
+        return
     if len(failed) == 1 and not done:
         raise failed[0]
-    if failed:
-        raise PartlyFailed(
-            f"{len(failed)} of {len(failed) + len(done)} jobs were not {what}", next_step="See the reasons above."
-        )
+    message = f"{len(failed)} of {len(failed) + len(done)} {things} were not {what}"
+    if done:
+        raise PartlyFailed(message, cause=f"Some {things} were {what}, others were not.", next_step=next_step)
+    if len({error.exit_status for error in failed}) > 1:
+        raise PartlyFailed(message, cause=f"None of the {things} was {what}, for several reasons.", next_step=next_step)
+    error = type(failed[0])(message, cause=f"None of the {things} was {what}.", next_step=next_step)
+    if len({one.code for one in failed}) == 1:
+        error.code = failed[0].code
+        error.cause = failed[0].cause
+    raise error

@@ -54,10 +54,10 @@ def add(
     The password comes from a file, standard input or the prompt, never from the command line.
     """
     if secret_ref is not None and (password_file is not None or password_stdin):
-        raise UsageError("--secret-ref goes without a password")
+        raise UsageError("--secret-ref goes without a password", next_step="Give one of them.")
     if username is None:
         if not ctl.output.can_ask:
-            raise UsageError("--username is missing")
+            raise UsageError("--username is missing", next_step="Give the account that the daemon logs in with.")
         username = ctl.ask(f"User name at {address}: ").strip()
     password = None
     if secret_ref is None:

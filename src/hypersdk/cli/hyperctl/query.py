@@ -45,7 +45,7 @@ def command(
     With --json, one job a line, as GET /api/v1/jobs/{id} gives it.
     """
     if everything and ids:
-        raise UsageError("--all and --id exclude each other")
+        raise UsageError("--all and --id exclude each other", next_step="Give one of them.")
     wanted = [word for given in states for word in given.split(",") if word]
     jobs = _by_id(ctl, ids, wanted, limit) if ids else list(ctl.client.list(states=wanted, text=text, limit=limit))
     ctl.show([dict(job.raw) for job in jobs], lambda: _print(ctl, jobs))

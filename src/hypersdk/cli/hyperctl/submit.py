@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hypersdk.cli.hyperctl.app import daemon_flags, json_flag
-from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl, raise_failures
 from hypersdk.cli.programs.groups import Command, flag
-from hypersdk.errors import PartlyFailed, UsageError
+from hypersdk.errors import UsageError
 
 if TYPE_CHECKING:
     from hypersdk.client import Submission
@@ -100,10 +100,5 @@ def _print(ctl: Ctl, done: Submission) -> None:
 
 
 def _raise_rejections(done: Submission) -> None:
-    if len(done.rejected) == 1 and not done.accepted:
-        raise done.rejected[0].error
-    if done.rejected:
-        whole = len(done.rejected) + len(done.accepted)
-        raise PartlyFailed(
-            f"{len(done.rejected)} of {whole} jobs were not accepted", next_step="Correct them; submit them alone.",
-        )  # fmt: skip
+    errors = [one.error for one in done.rejected]
+    raise_failures(done.accepted, errors, "accepted", next_step="Correct them; submit them alone.")

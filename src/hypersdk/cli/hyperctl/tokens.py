@@ -118,4 +118,4 @@ def revoke(ctl: Ctl, ids: tuple[str, ...]) -> None:
 
     done, failed = for_each(ctl, ids, one)
     ctl.show([{"id": one, "revoked": True} for one in done], lambda: ctl.say(f"Revoked {len(done)} token(s)"))
-    raise_failures(done, failed, "revoked")
+    raise_failures(done, failed, "revoked", things="tokens")

@@ -84,7 +84,8 @@ def _conclude(ctl: Ctl, jobs: Sequence[Job]) -> None:
         jobs[0].raise_for_failure()
     elif failed:
         raise PartlyFailed(
-            f"{len(failed)} of {len(jobs)} jobs were not completed", next_step=f"Run `hyperctl explain {failed[0].id}`.",
+            f"{len(failed)} of {len(jobs)} jobs were not completed", cause="Jobs failed or were cancelled.",
+            next_step=f"Run `hyperctl explain {failed[0].id}`.",
             jobs=[{"id": job.id, "status": job.status} for job in failed],
         )  # fmt: skip
 

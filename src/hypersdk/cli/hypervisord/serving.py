@@ -61,22 +61,27 @@ def serve_part(daemon: Daemon, name: str) -> int:
     raise UsageError(f"there is no process '{name[:40]}'")
 
 
-def _ready() -> None:
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-
-
 def _serve_api(daemon: Daemon) -> int:
     from hypersdk.api.process import run_api
+    from hypersdk.jobs.signs import Signs
 
-    run_api(daemon.settings, daemon.environ, lambda _server: _ready())
+    signs = Signs()
+
+    def ready(_server: object) -> None:
+        """Called in the server's event loop."""
+        signs.ready()
+        signs.alive_in_loop()
+
+    run_api(daemon.settings, daemon.environ, ready)
     return 0
 
 
 def _serve_worker(daemon: Daemon, index: int) -> int:
     from hypersdk.jobs.process import work
+    from hypersdk.jobs.signs import Signs
 
-    return work(daemon.settings, index, daemon.environ, ready=_ready)
+    signs = Signs()
+    return work(daemon.settings, index, daemon.environ, ready=signs.ready, alive=signs.alive)
 
 
 def _prepare(daemon: Daemon) -> None:

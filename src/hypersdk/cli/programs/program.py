@@ -17,7 +17,7 @@ import click
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.groups import RootGroup
 from hypersdk.cli.report import EXIT_BROKEN_PIPE, EXIT_TERMINATED, report, report_unexpected
-from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
+from hypersdk.errors import CODES, EXIT_OK, Cancelled, HyperSDKError, UsageError
 from hypersdk.secret import Secret
 
 JSON_FLAGS: Final = frozenset({"--json", "-json"})
@@ -136,7 +136,7 @@ class Program:
         except click.exceptions.Exit as done:  # --help, --version
             return done.exit_code
         except HyperSDKError as error:
-            return report(run.output, error, debug=run.debug)
+            return report(run.output, with_help(error, self.name), debug=run.debug)
         except click.ClickException as error:
             return report(run.output, usage_of(error, self.name), debug=run.debug)
         except (click.Abort, KeyboardInterrupt):
@@ -162,6 +162,13 @@ def usage_of(error: click.ClickException, program: str) -> UsageError:
     path = ctx.command_path if isinstance(ctx, click.Context) else program
     message = error.format_message().strip().removesuffix(".")
     return UsageError(message[:1].lower() + message[1:], next_step=f"See `{path} --help`.")
+
+
+def with_help(error: HyperSDKError, program: str) -> HyperSDKError:
+    """A wrong use that has no better next step, with the name of the program whose help tells more."""
+    if error.code == UsageError.default_code and error.next_step == CODES[error.code].next_step:
+        error.next_step = f"See `{program} --help`."
+    return error
 
 
 def wants_json(arguments: Iterable[str], flags: Collection[str], options: Collection[str] = ()) -> bool:

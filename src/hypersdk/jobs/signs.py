@@ -1,0 +1,46 @@
+"""What a process of the daemon tells its parent over standard output: ``ready`` once, and a line now and then while its main loop turns.
+
+The parent ends a process that was silent for too long (``supervisor.Child``): it may be stopped, or stuck in a call that never returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Final
+
+SIGN_S: Final = 2.0
+READY: Final = b"ready\n"
+ALIVE: Final = b"alive\n"
+
+
+class Signs:
+    """For one thread: the one whose main loop it is."""
+
+    def __init__(self, descriptor: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self._descriptor = descriptor
+        self._clock = clock
+        self._next = 0.0
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
+
+    def ready(self) -> None:
+        """The process does its work from now on."""
+        os.write(self._descriptor, READY)
+
+    def alive(self) -> None:
+        """To be called often; says so at most every ``SIGN_S``. Never waits: where the parent does not read, there is nobody to tell."""
+        now = self._clock()
+        if now < self._next:
+            return
+        self._next = now + SIGN_S
+        if any(event == select.POLLOUT for _, event in self._room.poll(0)):
+            os.write(self._descriptor, ALIVE)
+
+    def alive_in_loop(self) -> None:
+        """The same for the event loop that runs: it says so as long as it turns."""
+        self.alive()
+        asyncio.get_running_loop().call_later(SIGN_S, self.alive_in_loop)
