@@ -6,25 +6,10 @@ import signal
 from collections.abc import Callable, Mapping
 from types import FrameType
 
-from hypersdk.jobs.claims import Claims
 from hypersdk.jobs.enginecopy import copy_before_upgrade
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.worker import Worker
 from hypersdk.state.database import Database
-
-
-class _LivingWorker(Worker):
-    """A worker that says in each turn of its main loop that it lives."""
-
-    def __init__(
-        self, settings: DaemonSettings, database: Database, environ: Mapping[str, str], alive: Callable[[], None]
-    ) -> None:
-        super().__init__(settings, database, environ)
-        self._alive = alive
-
-    def _carry_requests(self, claims: Claims) -> None:
-        self._alive()
-        super()._carry_requests(claims)
 
 
 def work(
@@ -44,7 +29,7 @@ def work(
     try:
         database.upgrade()
         copy_before_upgrade(settings, database)
-        worker = _LivingWorker(settings, database, environ, alive)
+        worker = Worker(settings, database, environ)
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             worker.stop()
@@ -52,7 +37,7 @@ def work(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # meant for the API's certificate
-        worker.run(index, ready=ready)
+        worker.run(index, ready=ready, alive=alive)
     finally:
         database.close()
     return 0

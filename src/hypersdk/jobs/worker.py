@@ -74,8 +74,11 @@ class Worker:
         """Asks for the end: no new job, those that run reach a checkpoint and go back into the queue. Signal-safe."""
         self._stopping.set()
 
-    def run(self, index: int, *, ready: Callable[[], None] = lambda: None) -> None:
-        """The whole life of the worker. ``index`` counts the workers of this state directory. Raises HyperSDKError where it cannot start."""
+    def run(
+        self, index: int, *, ready: Callable[[], None] = lambda: None, alive: Callable[[], None] = lambda: None
+    ) -> None:
+        """The whole life of the worker. ``index`` counts the workers of this state directory; ``ready`` is called once it takes jobs, ``alive`` in
+        each turn of its main loop. Raises HyperSDKError where it cannot start."""
         settings = self._settings
         roots = ExportRoots(settings.roots)
         with worker_id(settings.state_dir, index) as identity, self._beating(identity, roots) as heartbeat:
@@ -93,7 +96,7 @@ class Worker:
             try:
                 ready()
                 LOG.info("worker %s takes jobs", identity)
-                self._work(engine, claims, heartbeat, undoing)
+                self._work(engine, claims, heartbeat, undoing, alive)
             finally:
                 heartbeat.draining()
                 self._stop_jobs()
@@ -169,11 +172,14 @@ class Worker:
 
     # Reporter and watch, in the worker's main thread
 
-    def _work(self, engine: Engine, claims: Claims, heartbeat: Heartbeat, undoing: Undoing) -> None:
+    def _work(
+        self, engine: Engine, claims: Claims, heartbeat: Heartbeat, undoing: Undoing, alive: Callable[[], None]
+    ) -> None:
         reconciler = Reconciler(self._database, engine, self._settings)
         watch_every_s = self._settings.take_over_s / WATCH_PER_TAKE_OVER
         next_report = next_watch = 0.0
         while not self._stopping.wait(REPORT_S):
+            alive()
             if heartbeat.declared_dead:
                 LOG.error("this worker was declared dead; it ends, and its supervisor starts a fresh one")
                 return
