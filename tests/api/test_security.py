@@ -115,6 +115,12 @@ def test_every_write_needs_more_than_a_viewer(running: Shell) -> None:
     assert writes <= own
 
 
+def test_a_viewer_sees_names_of_files_and_not_what_is_in_them(running: Shell) -> None:
+    needed = {route.path: route.role for _, route in every(running)}
+    assert needed["/api/v1/jobs/{id}/artifacts"] is Role.VIEWER
+    assert needed["/api/v1/jobs/{id}/artifacts/{name}"] is Role.OPERATOR
+
+
 def test_an_administrator_is_never_401_or_403(running: Shell) -> None:
     with running.client(running.admin) as client:
         for method, route in every(running):

@@ -38,7 +38,7 @@ def job_permissions(job: Job, role: Role | None) -> dict[str, Permission]:
 
 
 def _permission(action: str, job: Job, role: Role | None) -> Permission:
-    needed = ACTIONS.get(f"jobs.{action}", Role.VIEWER)
+    needed = ACTIONS[f"jobs.{action}"]
     if role is None or not role.allows(needed):
         have = f"; you have {role}" if role else ""
         return Permission(allowed=False, code=FORBIDDEN, reason=f"needs the role {needed}{have}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -304,8 +305,8 @@ def test_files_of_an_export_in_whole_and_in_ranges(api: Api) -> None:
     job = api.add_job()
     data = bytes(range(256)) * 4096
     _finish(api, job, {"web disk ü.qcow2": data, "artifact-manifest.json": b"{}"})
-    client = api.client("viewer")
-    listed = client.get(f"{JOBS}/{job.id}/artifacts").json()
+    listed = api.client("viewer").get(f"{JOBS}/{job.id}/artifacts").json()
+    client = api.client("operator")
     assert [one["name"] for one in listed["files"]] == ["web disk ü.qcow2", "artifact-manifest.json"]
     path = listed["files"][0]["href"]
     whole = client.get(path)
@@ -323,6 +324,47 @@ def test_files_of_an_export_in_whole_and_in_ranges(api: Api) -> None:
     assert client.get(path, headers={"range": "bytes=0-1", "if-range": '"old"'}).status_code == 200
     assert client.get(path, headers={"range": "bytes=0-1", "if-range": whole.headers["etag"]}).status_code == 206
     _problem(client.get(path, headers={"range": f"bytes={len(data)}-"}), 416, "artifact_range")
+
+
+def test_a_viewer_downloads_nothing(api: Api) -> None:
+    job = api.add_job()
+    _finish(api, job, {"disk.raw": b"data"})
+    client = api.client("viewer")
+    assert "disk.raw" in client.get(f"{JOBS}/{job.id}/artifacts").text
+    _problem(client.get(f"{JOBS}/{job.id}/artifacts/disk.raw"), 403, "forbidden")
+    said = client.get(f"{JOBS}/{job.id}/permissions").json()["download"]
+    assert said == {"allowed": False, "code": "forbidden", "reason": "needs the role operator; you have viewer"}
+    assert api.client("operator").get(f"{JOBS}/{job.id}/permissions").json()["download"]["allowed"]
+
+
+def test_every_download_is_a_line_in_the_audit_trail(api: Api) -> None:
+    job = api.add_job()
+    _finish(api, job, {"disk.raw": b"0123456789"})
+    path = f"{JOBS}/{job.id}/artifacts/disk.raw"
+    client = api.client("operator")
+    assert client.get(path).content == b"0123456789"
+    assert client.get(path, headers={"range": "bytes=2-4"}).status_code == 206
+    assert client.get(path, headers={"range": "bytes=10-"}).status_code == 416
+    assert api.client("viewer").get(path).status_code == 403
+    assert client.get(f"{JOBS}/{job.id}/artifacts").status_code == 200
+    found = api.services.access.audit.page()
+    assert {(one.action, one.object) for one in found} == {(f"GET {JOBS}/{{id}}/artifacts/{{name}}", path)}
+    assert [(one.actor, one.outcome, one.detail) for one in found] == [
+        ("test-viewer", "403", {}), ("test-operator", "416", {}),
+        ("test-operator", "ok", {"start": 2, "end": 5, "size_bytes": 10}), ("test-operator", "ok", {"start": 0, "end": 10, "size_bytes": 10}),
+    ]  # fmt: skip
+
+
+def test_a_range_that_misses_leaves_no_file_open(api: Api) -> None:
+    job = api.add_job()
+    disk = _finish(api, job, {"disk.raw": b"data"}) / "disk.raw"
+    path = f"{JOBS}/{job.id}/artifacts/disk.raw"
+    assert api.client("operator").get(path, headers={"range": "bytes=10-"}).status_code == 416
+    opened: list[Path] = []
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile, by another thread
+            opened.append(one.readlink())
+    assert disk not in opened
 
 
 def test_a_download_follows_no_link_and_leaves_no_root(api: Api, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from hypersdk.api.allowed import Permission, job_permissions
-from hypersdk.api.artifacts import FileResponse, artifacts_of, open_artifact, part_of
+from hypersdk.api.artifacts import FileResponse, RangeMissed, artifacts_of, open_artifact, part_of
+from hypersdk.api.audited import tell
 from hypersdk.api.bodies import job_file
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
@@ -371,14 +372,23 @@ def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
 def download(
     id: Id,  # noqa: A002
     name: Annotated[str, Path(max_length=255)],
+    request: Request,
     use: Use,
-    _: Viewer,
+    _: Operator,
     range: Annotated[str | None, Header(max_length=200)] = None,  # noqa: A002 - the header's name
     if_range: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
-    """Only what lies below an export root; no link is followed. One range of bytes can be asked for."""
+    """For operators: a disk holds the secrets of its guest. Only what lies below an export root; no link is followed. One range of bytes can be
+    asked for. Each answer is a line in the audit trail."""
     file = open_artifact(use.jobs.get(id), name, use.service.roots)
-    return FileResponse(file, part_of(range, if_range, file))
+    try:
+        part = part_of(range, if_range, file)
+    except RangeMissed:
+        file.close()
+        raise
+    start, end = part or (0, file.size)
+    tell(request.scope, {"start": start, "end": end, "size_bytes": file.size})
+    return FileResponse(file, part)
 
 
 def _detail(job: Job, caller: Caller) -> JobDetail:
