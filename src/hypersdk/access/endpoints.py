@@ -106,6 +106,7 @@ class Endpoints:
         endpoint_id = f"endpoint-{secrets.token_hex(6)}"
         pin = target.tls.thumbprint
         with self._database.write() as connection:
+            self._database.serialize(connection, "endpoint-default")
             self._check_room(connection)
             default = new.default or self._default_id(connection) is None
             if default:
@@ -146,6 +147,7 @@ class Endpoints:
     def make_default(self, endpoint_id: str) -> StoredEndpoint:
         """From now on. Raises LookupFailed ``endpoint_unknown``."""
         with self._database.write() as connection:
+            self._database.serialize(connection, "endpoint-default")
             row = _row(connection, endpoint_id)
             self._unset_default(connection)
             revision = self._database.revision(connection)
@@ -199,12 +201,10 @@ class Endpoints:
         return connection.execute(sa.select(endpoints.c.id).where(endpoints.c.is_default)).scalars().first()
 
     def _unset_default(self, connection: sa.Connection) -> None:
-        old = self._default_id(connection)
-        if old is not None:
-            revision = self._database.revision(connection)
-            connection.execute(
-                sa.update(endpoints).where(endpoints.c.id == old).values(is_default=False, revision=revision)
-            )
+        """Of all that are: there is one at most. Serialized by the caller, or two of them would each leave the other's."""
+        if self._default_id(connection) is not None:
+            values = {"is_default": False, "revision": self._database.revision(connection)}
+            connection.execute(sa.update(endpoints).where(endpoints.c.is_default).values(**values))
 
 
 def _checked(new: NewEndpoint) -> tuple[Endpoint, Secret | None]:
