@@ -126,7 +126,7 @@ def get(id: Id, use: Use, _: Viewer) -> EndpointView:  # noqa: A002 - the parame
     "/{id}", operation_id="delete_endpoint", summary="Forget an endpoint", status_code=204, responses=problems(404, 409)
 )
 def delete(id: Id, use: Use, _: Admin) -> None:  # noqa: A002
-    """With its password. Refused while jobs that have not ended use it."""
+    """With its password. Refused while jobs use it that have not ended, or whose source is not as it was found."""
     use.endpoints.delete(_key(id))
 
 
