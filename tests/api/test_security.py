@@ -447,6 +447,47 @@ def test_tokens_over_the_api(running: Shell) -> None:
             assert other.get("/status").status_code == 401
 
 
+def test_a_token_makes_no_token_that_outlives_it(running: Shell) -> None:
+    path, access = "/api/v1/auth/tokens", running.services.access
+    user = access.users.get(running.user(Role.ADMIN, "short-lived"))
+    made, text = access.tokens.create(user.id, "an hour", "admin", lifetime_s=3600)
+    assert made.expires_at is not None
+    with running.client(text.reveal()) as client:
+        for body in ({"expires_in_days": None}, {"expires_in_days": 1}, {"expires_in_days": None, "user": "admin"}):
+            answer = client.post(path, json={"label": "a", **body})
+            assert (answer.status_code, answer.json()["code"]) == (403, "token_outlives"), body
+        assert client.post(path, json={"label": "a", "expires_in_days": 0.01}).status_code == 201
+        inherited = client.post(path, json={"label": "a"}).json()
+        assert access.tokens.get(inherited["id"]).expires_at == pytest.approx(made.expires_at, abs=0.01)
+    with running.client() as browser:  # acts with the user's role, not with a token's life
+        csrf = logged_in(running, browser, name="long-lived")
+        answer = browser.post(path, json={"label": "a", "expires_in_days": 365}, headers={"X-CSRF-Token": csrf})
+        assert answer.status_code == 201
+
+
+def test_a_token_revokes_itself_and_none_that_is_above_it(running: Shell) -> None:
+    path, access = "/api/v1/auth/tokens", running.services.access
+    user = access.users.get(running.user(Role.ADMIN, "many-tokens"))
+    ids, texts = {}, {}
+    for scope in ("metrics", "viewer", "operator", "admin"):
+        token, text = access.tokens.create(user.id, scope, scope)
+        ids[scope], texts[scope] = token.id, text.reveal()
+    same = access.tokens.create(user.id, "another", "viewer")[0].id
+    with running.client(texts["viewer"]) as client:
+        for scope in ("operator", "admin"):
+            answer = client.delete(f"{path}/{ids[scope]}")
+            assert (answer.status_code, answer.json()["code"]) == (403, "token_above")
+        for token_id in (ids["metrics"], same, ids["viewer"]):
+            assert client.delete(f"{path}/{token_id}").status_code == 204
+        assert client.get(path).status_code == 401
+    with running.client(texts["operator"]) as client:
+        assert client.delete(f"{path}/{ids['operator']}").status_code == 204
+    with running.client() as browser:
+        body = {"username": "many-tokens", "password": PASSWORD}
+        csrf = browser.post("/api/v1/auth/login", json=body).json()["csrf_token"]
+        assert browser.delete(f"{path}/{ids['admin']}", headers={"X-CSRF-Token": csrf}).status_code == 204
+
+
 def test_ones_own_password(running: Shell) -> None:
     with running.client() as client:
         csrf = logged_in(running, client, Role.VIEWER, "changer")
