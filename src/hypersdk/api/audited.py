@@ -6,7 +6,7 @@ Routes of ``/api/v1/auth`` write their own, which say more; what they refuse is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
@@ -15,18 +15,44 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hypersdk.access.audit import Audit
 from hypersdk.api.metrics import route_of
 from hypersdk.api.security import READS, address_of, identity_of
+from hypersdk.errors import HyperSDKError
+from hypersdk.jobs.service import Submission
+from hypersdk.jobs.store import possible_id
 
 QUERIES: Final = frozenset({"/jobs/query"})
 """Written with POST, and only look."""
 DOWNLOADS: Final = frozenset({"/api/v1/jobs/{id}/artifacts/{name}"})
 """Routes that only look, and are written down all the same."""
-_DETAIL: Final = "audit"
+PARTIAL: Final = "partial"
+"""Outcome of a write that was answered with success, while some or all of its items failed; the detail has the numbers."""
+MAX_IDS: Final = 100
+"""Ids in one line; how many more there were is a number."""
+_TOLD: Final = "audit"
 OWN: Final = "/api/v1/auth/"
 
 
-def tell(scope: Scope, detail: Mapping[str, Any]) -> None:
-    """What the line of this request says beside route and object: ids, numbers and words, never a secret."""
-    scope.setdefault("state", {})[_DETAIL] = dict(detail)
+def tell(scope: Scope, detail: Mapping[str, Any], *, ids: Sequence[str] = (), partial: bool = False) -> None:
+    """What the line of this request says beside route and object: numbers, words and ids, never a secret. What cannot be an id is not shown to
+    the database, only counted."""
+    said = dict(detail)
+    if ids:
+        said["ids"] = [one for one in ids[:MAX_IDS] if possible_id(one)]
+        if left_out := len(ids) - len(said["ids"]):
+            said["ids_left_out"] = left_out
+    scope.setdefault("state", {})[_TOLD] = (said, partial)
+
+
+def tell_submission(scope: Scope, done: Submission) -> None:
+    """What became of a job file."""
+    detail = {"action": "submit", "accepted": len(done.accepted), "rejected": len(done.rejected)}
+    tell(scope, detail, ids=[job.id for job in done.accepted], partial=bool(done.rejected))
+
+
+def tell_each(scope: Scope, action: str, outcome: Mapping[str, HyperSDKError | None]) -> None:
+    """What became of one action on many jobs."""
+    failed = sum(error is not None for error in outcome.values())
+    detail = {"action": action, "succeeded": len(outcome) - failed, "failed": failed}
+    tell(scope, detail, ids=list(outcome), partial=failed > 0)
 
 
 class Audited:
@@ -53,9 +79,9 @@ class Audited:
         """Before the answer goes out: a line that was promised is there."""
         if status < 400 and scope["path"].startswith(OWN):
             return
-        outcome = "ok" if status < 400 else str(status)
+        detail, partial = scope.get("state", {}).get(_TOLD, ({}, False))
+        outcome = str(status) if status >= 400 else PARTIAL if partial else "ok"
         action = f"{scope['method']} {route_of(scope)}"
-        detail = scope.get("state", {}).get(_DETAIL)
         await run_in_threadpool(
             lambda: self._audit.write(
                 actor, address_of(scope), action, target=scope["path"], outcome=outcome, detail=detail

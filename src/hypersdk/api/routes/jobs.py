@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hypersdk.api.allowed import Permission, job_permissions
 from hypersdk.api.artifacts import FileResponse, RangeMissed, artifacts_of, open_artifact, part_of
-from hypersdk.api.audited import tell
+from hypersdk.api.audited import tell, tell_each, tell_submission
 from hypersdk.api.bodies import job_file
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
@@ -152,6 +152,7 @@ async def create(
     text, kind = await job_file(request)
     submit = partial(use.service.submit, text, kind, caller.user_id, endpoint_id=endpoint_id, priority=priority)
     done = await run_in_threadpool(submit)
+    tell_submission(request.scope, done)
     if not done.accepted:
         response.status_code = 200
     return SubmissionView(
@@ -173,7 +174,7 @@ def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobPa
 
 
 @router.post("/bulk", operation_id="bulk_jobs", summary="One action on many jobs", responses=problems())
-def bulk(body: Bulk, use: Use, _: Operator) -> BulkResults:
+def bulk(body: Bulk, request: Request, use: Use, _: Operator) -> BulkResults:
     """Cancel, pause, resume, retry or delete. The answer says for each job what became of it."""
     ids, remaining = _chosen(body, use.jobs)
     outcome = use.service.each(ids, _action(body, use.service))
@@ -181,6 +182,7 @@ def bulk(body: Bulk, use: Use, _: Operator) -> BulkResults:
         BulkResult(id=one, ok=error is None, error=None if error is None else _error(error))
         for one, error in outcome.items()
     ]
+    tell_each(request.scope, body.action, outcome)
     failed = sum(not one.ok for one in results)
     return BulkResults(results=results, succeeded=len(results) - failed, failed=failed, remaining=remaining)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from hypersdk import __version__
+from hypersdk.api.audited import tell_each, tell_submission
 from hypersdk.api.bodies import job_file, json_body
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
@@ -156,6 +157,7 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
     accepted; 400 only when the text cannot be read at all."""
     text, kind = await job_file(request)
     done: Submission = await run_in_threadpool(use.service.submit, text, kind, caller.user_id)
+    tell_submission(request.scope, done)
     return Submitted(
         job_ids=[job.id for job in done.accepted],
         accepted=len(done.accepted),
@@ -206,6 +208,7 @@ async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operat
     """Each stands alone: those that do not exist or have ended are in `failed`, with the reason in `errors`."""
     wanted = await json_body(request, ToCancel)
     outcome = await run_in_threadpool(use.service.each, wanted.job_ids, use.service.cancel)
+    tell_each(request.scope, "cancel", outcome)
     errors = {job_id: error.message for job_id, error in outcome.items() if error is not None}
     return Cancelled(
         cancelled=[job_id for job_id in outcome if job_id not in errors],
