@@ -11,10 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import JobEvent
-from tests.support.apiserver import Api
+from hypersdk.state.tables import jobs
+from tests.support.apiserver import Api, fill
 
 JOBS = "/api/v1/jobs"
 
@@ -243,6 +245,39 @@ def test_bulk_by_filter_touches_what_the_caller_saw(api: Api) -> None:
     assert [one["id"] for one in found["results"]] == [seen[0].id]
     states = {job.id: job.state.value for job in api.services.jobs.page(_named("")).jobs}
     assert states == {seen[0].id: "cancelled", seen[1].id: "queued", seen[2].id: "queued", later.id: "queued"}
+
+
+def test_bulk_by_filter_reaches_all_by_repeating(api: Api) -> None:
+    fill(api.services.database, 2500, "many")
+    client = api.client("operator")
+    revision = client.get(JOBS).json()["revision"]
+    body = {"action": "cancel", "filter": {"text": "many"}, "revision": revision}
+    done = [client.post(f"{JOBS}/bulk", json=body).json() for _ in range(3)]
+    assert [(one["succeeded"], one["failed"], one["remaining"], one["skipped"]) for one in done] == [
+        (1000, 0, 1500, 0), (1000, 0, 500, 1000), (500, 0, 0, 2000),
+    ]  # fmt: skip
+    assert client.get(JOBS).json()["facets"]["state"] == {"cancelled": 2500}
+
+
+def test_bulk_by_filter_passes_by_what_would_refuse(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypersdk.api.routes.jobs.MAX_BULK", 1)
+    client = api.client("operator")
+    fine, left = api.add_job(), api.add_job()
+    for job, changes in ((fine, 0), (left, 1)):
+        _run(api, job, JobEvent.FAIL, error={"code": "no_space", "message": "m", "cause": "c", "next_step": "n"})
+        with api.services.database.write() as connection:
+            connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(source_changes=changes))
+    revision = client.get(JOBS).json()["revision"]
+
+    def bulk(action: str, **which: Any) -> tuple[list[str], int]:
+        found = client.post(f"{JOBS}/bulk", json={"action": action, "filter": which, "revision": revision}).json()
+        assert (found["failed"], found["remaining"]) == (0, 0)
+        return [one["id"] for one in found["results"]], found["skipped"]
+
+    assert bulk("resume") == ([], 2)
+    assert bulk("pause", state=["failed"]) == ([], 2)
+    assert bulk("delete", state=["failed", "queued"]) == ([fine.id], 1)
+    assert bulk("cancel") == ([left.id], 0)
 
 
 def test_the_audit_trail_says_which_jobs_and_how_many(api: Api) -> None:

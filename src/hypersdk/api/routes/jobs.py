@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from hypersdk.api.allowed import Permission, job_permissions
+from hypersdk.api.allowed import Permission, acted_on, job_permissions
 from hypersdk.api.artifacts import FileResponse, RangeMissed, artifacts_of, open_artifact, part_of
 from hypersdk.api.audited import tell, tell_each, tell_submission
 from hypersdk.api.bodies import job_file
@@ -100,6 +100,7 @@ class BulkResults(BaseModel):
     succeeded: int
     failed: int
     remaining: int = Field(description="Jobs that match the filter and were not reached; call again")
+    skipped: int = Field(description="Jobs that match the filter and are in a state that does not allow the action")
 
 
 class LogView(BaseModel):
@@ -175,8 +176,9 @@ def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobPa
 
 @router.post("/bulk", operation_id="bulk_jobs", summary="One action on many jobs", responses=problems())
 def bulk(body: Bulk, request: Request, use: Use, _: Operator) -> BulkResults:
-    """Cancel, pause, resume, retry or delete. The answer says for each job what became of it."""
-    ids, remaining = _chosen(body, use.jobs)
+    """Cancel, pause, resume, retry or delete. The answer says for each job what became of it. By filter, jobs in a state that does not allow the
+    action are only counted: repeat the call until `remaining` is 0."""
+    ids, remaining, skipped = _chosen(body, use.jobs)
     outcome = use.service.each(ids, _action(body, use.service))
     results = [
         BulkResult(id=one, ok=error is None, error=None if error is None else _error(error))
@@ -184,21 +186,25 @@ def bulk(body: Bulk, request: Request, use: Use, _: Operator) -> BulkResults:
     ]
     tell_each(request.scope, body.action, outcome)
     failed = sum(not one.ok for one in results)
-    return BulkResults(results=results, succeeded=len(results) - failed, failed=failed, remaining=remaining)
+    return BulkResults(
+        results=results, succeeded=len(results) - failed, failed=failed, remaining=remaining, skipped=skipped
+    )
 
 
-def _chosen(body: Bulk, store: JobStore) -> tuple[list[str], int]:
-    """Ids to act on, and how many more there are. Raises UsageError ``bulk_query``."""
+def _chosen(body: Bulk, store: JobStore) -> tuple[list[str], int, int]:
+    """Ids to act on, oldest first, how many more there are, and how many do not allow it. Raises UsageError ``bulk_query``."""
     if (body.ids is None) == (body.filter is None):
         raise UsageError("give either ids or filter", code=BULK_QUERY, field="ids")
     if body.ids is not None:
-        return [one for one in dict.fromkeys(body.ids) if one not in set(body.except_)], 0
+        return [one for one in dict.fromkeys(body.ids) if one not in set(body.except_)], 0, 0
     assert body.filter is not None
     if body.revision is None:
         raise UsageError("a filter goes with the revision of the list", code=BULK_QUERY, field="revision")
     which = body.filter.as_filter(excluded=tuple(body.except_), seen_revision=body.revision)
-    found = store.ids(which)
-    return found[:MAX_BULK], max(0, len(found) - MAX_BULK)
+    fitting = {one for part in acted_on(which, body.action) for one in store.ids(part)}
+    every = store.ids(which)
+    found = [one for one in every if one in fitting]
+    return found[:MAX_BULK], max(0, len(found) - MAX_BULK), len(every) - len(found)
 
 
 def _action(body: Bulk, service: JobService) -> Callable[[str], Any]:
