@@ -24,7 +24,7 @@ from hypersdk.errors import UsageError, register
 from hypersdk.jobs.records import EMPTY_PROGRESS, Job
 from hypersdk.jobs.service import Submission
 from hypersdk.jobs.states import KEPT, JobState
-from hypersdk.jobs.store import MAX_PAGE, Filter, JobStore
+from hypersdk.jobs.store import Filter, JobStore
 
 QUERY_STATUS: Final = register(
     "query_status",
@@ -33,6 +33,7 @@ QUERY_STATUS: Final = register(
 )
 MAX_JOBS: Final = 10_000
 """Of one answer; ``total`` says how many there are."""
+LIMIT: Final = f"0 and more than {MAX_JOBS:,}: {MAX_JOBS:,}, the most that one answer holds; `total` counts all"
 PROGRESS_FIELDS: Final = (
     "phase", "current_file", "current_step", "files_downloaded", "total_files", "bytes_downloaded", "bytes_transferred",
     "total_bytes", "percent_complete", "estimated_remaining", "export_method",
@@ -113,7 +114,7 @@ class Question(BaseModel):
     job_ids: list[str] | None = Field(default=None, max_length=MAX_JOBS)
     status: list[str] | None = Field(default=None, max_length=20)
     all: bool | None = None
-    limit: int | None = Field(default=None, ge=0, le=2**31)
+    limit: int | None = Field(default=None, ge=0, le=2**31, description=LIMIT)
 
 
 class ToCancel(BaseModel):
@@ -186,7 +187,7 @@ def query_by_parameters(
     _: Annotated[Caller, Depends(viewer)],
     all: Annotated[bool, Query(description="All jobs")] = True,  # noqa: A002 - the parameter's name
     status: Annotated[list[str] | None, Query(max_length=20, description="May be given more than once")] = None,
-    limit: Annotated[int, Query(ge=0, le=2**31, description="0: no limit")] = 0,
+    limit: Annotated[int, Query(ge=0, le=2**31, description=LIMIT)] = 0,
 ) -> Found:
     """The same without a body: `?all=true`."""
     return _find(use.jobs, Question(all=all, status=status, limit=limit))
@@ -223,17 +224,7 @@ def _find(store: JobStore, question: Question) -> Found:
     which = Filter(ids=tuple(question.job_ids or ()), states=_states(question.status or ()))
     if question.job_ids == [] and not question.all and not question.status:
         return Found(jobs=[], total=0, timestamp=now_rfc3339())
-    limit = min(question.limit or MAX_JOBS, MAX_JOBS)
-    jobs: list[Job] = []
-    after: int | None = None
-    total = 0
-    while len(jobs) < limit:
-        page = store.page(which, limit=min(MAX_PAGE, limit - len(jobs)), after=after)
-        total = max(total, page.total)
-        jobs += page.jobs
-        if len(page.jobs) < MAX_PAGE:
-            break
-        after = page.jobs[-1].number
+    jobs, total = store.newest(which, min(question.limit or MAX_JOBS, MAX_JOBS))
     return Found(jobs=[kept_job(job) for job in jobs], total=total, timestamp=now_rfc3339())
 
 
