@@ -16,7 +16,7 @@ from hypersdk.access.roles import Role
 from hypersdk.api.app import Guarded, check_guards, guarded_routes
 from hypersdk.api.headers import CSP
 from hypersdk.api.problems import is_kept
-from hypersdk.api.security import OPEN
+from hypersdk.api.security import OPEN, READS
 from hypersdk.errors import UsageError
 from hypersdk.state.tables import logins
 from tests.support.shell import PASSWORD, ServeShell, Shell, served
@@ -34,7 +34,7 @@ def filled(route: Guarded) -> str:
 
 
 def every(shell: Shell) -> list[tuple[str, Guarded]]:
-    return [(method, route) for route in guarded_routes(shell.app) for method in sorted(route.methods - {"HEAD"})]
+    return [(method, route) for route in guarded_routes(shell.app) for method in sorted(route.methods)]
 
 
 def test_the_route_table_is_the_one_of_the_design(running: Shell) -> None:
@@ -111,7 +111,9 @@ def test_every_write_needs_more_than_a_viewer(running: Shell) -> None:
     own = {"/api/v1/auth/login", "/api/v1/auth/logout", "/api/v1/auth/password", "/api/v1/auth/tokens", "/api/v1/auth/tokens/{token_id}",
            "/jobs/query"}  # fmt: skip
     """What a viewer may write: its own session, password and tokens; and a query that is sent as POST."""
-    writes = {route.path for method, route in every(running) if method != "GET" and route.role in (None, Role.VIEWER)}
+    writes = {
+        route.path for method, route in every(running) if method not in READS and route.role in (None, Role.VIEWER)
+    }
     assert writes <= own
 
 
@@ -144,15 +146,33 @@ def test_public_metrics(shell: ServeShell) -> None:
         assert client.get("/status").status_code == 401
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_a_balancer_asks_with_head(running: Shell, path: str) -> None:
+    with running.client() as stranger, running.client(running.admin) as client:
+        for one in (stranger, client):
+            get, head = one.get(path), one.head(path)
+            assert head.status_code == get.status_code
+            assert (head.content, head.headers["content-length"]) == (b"", get.headers["content-length"])
+        assert "head" not in client.get("/openapi.json").json()["paths"][path]
+        assert client.head("/status").status_code == 405
+    with socket.create_connection((running.host, running.port), 10) as sock:
+        sock.sendall(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: sock.recv(4096), b""))
+    assert answer.endswith(b"\r\n\r\n"), "no body"
+
+
 @pytest.mark.parametrize("guards", [0, 2])
-def test_a_route_without_exactly_one_guard_does_not_start(guards: int) -> None:
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_route_without_exactly_one_guard_does_not_start(guards: int, method: str) -> None:
     from fastapi import Depends
 
     from hypersdk.api.security import admin, viewer
 
     app, router = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), APIRouter(prefix="/x")
 
-    @router.get("/forgotten", dependencies=[Depends(viewer), Depends(admin)][:guards])
+    add = router.get if method == "GET" else router.head
+
+    @add("/forgotten", dependencies=[Depends(viewer), Depends(admin)][:guards])
     def forgotten() -> None: ...
 
     app.include_router(router)

@@ -130,6 +130,7 @@ def _json(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", operation_id="health", summary="Whether the process answers", responses=kept_errors())
 async def health() -> Health:
     """Open to everyone, and needs neither database nor worker; `/ready` looks at those."""

@@ -79,6 +79,7 @@ class HistoryView(BaseModel):
     points: list[Point]
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready", operation_id="ready", summary="Whether the daemon can do its work", tags=["meta"],
     responses={503: {"description": "It cannot, and `checks` says why", "model": Ready}},
