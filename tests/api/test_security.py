@@ -123,6 +123,29 @@ def test_a_viewer_sees_names_of_files_and_not_what_is_in_them(running: Shell) ->
     assert needed["/api/v1/jobs/{id}/artifacts/{name}"] is Role.OPERATOR
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/jobs", "/endpoints", "/workers", "/auth/users", "/auth/tokens", "/auth/audit", "/auth/permissions", "/statistics/history",
+     "/jobs/x/attempts", "/jobs/x/artifacts"],
+)  # fmt: skip
+def test_a_list_refuses_what_it_does_not_know(running: Shell, path: str) -> None:
+    with running.client(running.admin) as client:
+        answer = client.get(f"/api/v1{path}", params={"order": "name", "colour": "red"})
+        assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
+        assert answer.json()["fields"] == ["query.order", "query.colour"]
+        assert client.get(f"/api/v1{path}").status_code == (404 if "/x/" in path else 200)
+
+
+def test_a_list_takes_what_it_knows(running: Shell) -> None:
+    known = {"auth/tokens": "all=true", "auth/audit": "actor=a&action=b&outcome=ok&before=9&limit=1",
+             "statistics/history": "since=2026-01-01T00:00:00Z&until=2026-01-02T00:00:00Z&points=5"}  # fmt: skip
+    with running.client(running.admin) as client:
+        for path, query in known.items():
+            assert client.get(f"/api/v1/{path}?{query}").status_code == 200, path
+    with running.client(running.token(Role.VIEWER)) as client:
+        assert client.get("/api/v1/auth/users?order=name").status_code == 403, "who may not is told that first"
+
+
 def test_an_administrator_is_never_401_or_403(running: Shell) -> None:
     with running.client(running.admin) as client:
         for method, route in every(running):

@@ -14,6 +14,7 @@ from hypersdk.access.roles import Permission, Role, permissions
 from hypersdk.access.tokens import Token, check_revocable
 from hypersdk.access.users import User
 from hypersdk.api.context import Services, services
+from hypersdk.api.listing import OnlyKnown
 from hypersdk.api.responses import problems
 from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of, came_by_tls
 from hypersdk.api.times import maybe_rfc3339, rfc3339
@@ -200,7 +201,7 @@ async def me(caller: Viewer) -> Me:
 
 
 @router.get("/permissions", responses=problems())
-async def list_permissions(caller: Viewer) -> list[PermissionOut]:
+async def list_permissions(caller: Viewer, _only: OnlyKnown) -> list[PermissionOut]:
     """Every action: whether the caller may, and why not."""
     return _permissions(caller.role)
 
@@ -216,7 +217,7 @@ async def change_password(body: PasswordBody, caller: Viewer, use: Use) -> None:
 
 
 @router.get("/users", responses=problems())
-async def list_users(_caller: Admin, use: Use) -> Users:
+async def list_users(_caller: Admin, _only: OnlyKnown, use: Use) -> Users:
     """All users, by name."""
     return Users(users=[_user(user) for user in await run_in_threadpool(use.access.users.list)])
 
@@ -260,7 +261,7 @@ async def delete_user(user_id: str, caller: Admin, use: Use) -> None:
 
 @router.get("/tokens", responses=problems())
 async def list_tokens(
-    caller: Viewer, use: Use, everyone: Annotated[bool, Query(alias="all", description="Of all users; administrators only")] = False
+    caller: Viewer, _only: OnlyKnown, use: Use, everyone: Annotated[bool, Query(alias="all", description="Of all users; administrators only")] = False
 ) -> TokensOut:  # fmt: skip
     """The caller's tokens, newest first."""
     if everyone and not caller.role.allows(Role.ADMIN):
@@ -307,6 +308,7 @@ async def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
 @router.get("/audit", responses=problems())
 async def list_audit(
     _caller: Admin,
+    _only: OnlyKnown,
     use: Use,
     actor: Annotated[str | None, Query(max_length=200, pattern=ASCII)] = None,
     action: Annotated[str | None, Query(max_length=64, pattern=ASCII)] = None,

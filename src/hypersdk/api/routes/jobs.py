@@ -17,7 +17,7 @@ from hypersdk.api.audited import tell, tell_each, tell_submission
 from hypersdk.api.bodies import job_file
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
-from hypersdk.api.listing import Bulk, JobQuery
+from hypersdk.api.listing import Bulk, JobQuery, OnlyKnown
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Caller, operator, viewer
 from hypersdk.api.views import (
@@ -301,7 +301,7 @@ def progress(id: Id, use: Use, _: Viewer) -> ProgressView:  # noqa: A002
     summary="Every time that a worker had the job",
     responses=problems(404),
 )
-def attempts(id: Id, use: Use, _: Viewer) -> AttemptsView:  # noqa: A002
+def attempts(id: Id, use: Use, _: Viewer, _only: OnlyKnown) -> AttemptsView:  # noqa: A002
     """Oldest first."""
     return AttemptsView(attempts=[attempt_view(one) for one in use.jobs.attempts(use.jobs.get(id).id)])
 
@@ -358,7 +358,7 @@ def _cut_off(data: bytes) -> int:
 
 
 @router.get("/{id}/artifacts", operation_id="job_artifacts", summary="The files of an export", responses=problems(404))
-def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
+def list_artifacts(id: Id, use: Use, _: Viewer, _only: OnlyKnown) -> ArtifactsView:  # noqa: A002
     """By the job's result."""
     job = use.jobs.get(id)
     files = [
