@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -184,6 +186,32 @@ def test_default_names_and_deletion(endpoints: Endpoints, vcenter: Simulator, sq
     with pytest.raises(LookupFailed) as caught:
         endpoints.get(first.id)
     assert caught.value.code == "endpoint_unknown"
+
+
+def test_there_is_one_default_whoever_asks_at_the_same_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 8
+    together = threading.Barrier(count)
+    monkeypatch.setattr("hypersdk.access.endpoints._check_certificate", lambda _: together.wait(30))
+    made = Endpoints(database, Vault(bytes(32)))
+
+    def defaults() -> int:
+        return sum(one.is_default for one in made.list())
+
+    def create(number: int) -> None:
+        made.create(NewEndpoint(name=f"vc{number}", url=f"https://192.0.2.{number}", insecure=True))
+
+    def choose(number: int) -> None:
+        together.wait(30)
+        made.make_default(f"vc{number}")
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(create, range(count)))
+        assert defaults() == 1
+        for _ in range(5):
+            list(pool.map(choose, range(count)))
+            assert defaults() == 1
 
 
 @pytest.mark.parametrize(

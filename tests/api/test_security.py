@@ -16,7 +16,7 @@ from hypersdk.access.roles import Role
 from hypersdk.api.app import Guarded, check_guards, guarded_routes
 from hypersdk.api.headers import CSP
 from hypersdk.api.problems import is_kept
-from hypersdk.api.security import OPEN
+from hypersdk.api.security import OPEN, READS
 from hypersdk.errors import UsageError
 from hypersdk.state.tables import logins
 from tests.support.shell import PASSWORD, ServeShell, Shell, served
@@ -34,7 +34,7 @@ def filled(route: Guarded) -> str:
 
 
 def every(shell: Shell) -> list[tuple[str, Guarded]]:
-    return [(method, route) for route in guarded_routes(shell.app) for method in sorted(route.methods - {"HEAD"})]
+    return [(method, route) for route in guarded_routes(shell.app) for method in sorted(route.methods)]
 
 
 def test_the_route_table_is_the_one_of_the_design(running: Shell) -> None:
@@ -111,8 +111,39 @@ def test_every_write_needs_more_than_a_viewer(running: Shell) -> None:
     own = {"/api/v1/auth/login", "/api/v1/auth/logout", "/api/v1/auth/password", "/api/v1/auth/tokens", "/api/v1/auth/tokens/{token_id}",
            "/jobs/query"}  # fmt: skip
     """What a viewer may write: its own session, password and tokens; and a query that is sent as POST."""
-    writes = {route.path for method, route in every(running) if method != "GET" and route.role in (None, Role.VIEWER)}
+    writes = {
+        route.path for method, route in every(running) if method not in READS and route.role in (None, Role.VIEWER)
+    }
     assert writes <= own
+
+
+def test_a_viewer_sees_names_of_files_and_not_what_is_in_them(running: Shell) -> None:
+    needed = {route.path: route.role for _, route in every(running)}
+    assert needed["/api/v1/jobs/{id}/artifacts"] is Role.VIEWER
+    assert needed["/api/v1/jobs/{id}/artifacts/{name}"] is Role.OPERATOR
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/jobs", "/endpoints", "/workers", "/auth/users", "/auth/tokens", "/auth/audit", "/auth/permissions", "/statistics/history",
+     "/jobs/x/attempts", "/jobs/x/artifacts"],
+)  # fmt: skip
+def test_a_list_refuses_what_it_does_not_know(running: Shell, path: str) -> None:
+    with running.client(running.admin) as client:
+        answer = client.get(f"/api/v1{path}", params={"order": "name", "colour": "red"})
+        assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
+        assert answer.json()["fields"] == ["query.order", "query.colour"]
+        assert client.get(f"/api/v1{path}").status_code == (404 if "/x/" in path else 200)
+
+
+def test_a_list_takes_what_it_knows(running: Shell) -> None:
+    known = {"auth/tokens": "all=true", "auth/audit": "actor=a&action=b&outcome=ok&before=9&limit=1",
+             "statistics/history": "since=2026-01-01T00:00:00Z&until=2026-01-02T00:00:00Z&points=5"}  # fmt: skip
+    with running.client(running.admin) as client:
+        for path, query in known.items():
+            assert client.get(f"/api/v1/{path}?{query}").status_code == 200, path
+    with running.client(running.token(Role.VIEWER)) as client:
+        assert client.get("/api/v1/auth/users?order=name").status_code == 403, "who may not is told that first"
 
 
 def test_an_administrator_is_never_401_or_403(running: Shell) -> None:
@@ -138,15 +169,33 @@ def test_public_metrics(shell: ServeShell) -> None:
         assert client.get("/status").status_code == 401
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_a_balancer_asks_with_head(running: Shell, path: str) -> None:
+    with running.client() as stranger, running.client(running.admin) as client:
+        for one in (stranger, client):
+            get, head = one.get(path), one.head(path)
+            assert head.status_code == get.status_code
+            assert (head.content, head.headers["content-length"]) == (b"", get.headers["content-length"])
+        assert "head" not in client.get("/openapi.json").json()["paths"][path]
+        assert client.head("/status").status_code == 405
+    with socket.create_connection((running.host, running.port), 10) as sock:
+        sock.sendall(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: sock.recv(4096), b""))
+    assert answer.endswith(b"\r\n\r\n"), "no body"
+
+
 @pytest.mark.parametrize("guards", [0, 2])
-def test_a_route_without_exactly_one_guard_does_not_start(guards: int) -> None:
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_route_without_exactly_one_guard_does_not_start(guards: int, method: str) -> None:
     from fastapi import Depends
 
     from hypersdk.api.security import admin, viewer
 
     app, router = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), APIRouter(prefix="/x")
 
-    @router.get("/forgotten", dependencies=[Depends(viewer), Depends(admin)][:guards])
+    add = router.get if method == "GET" else router.head
+
+    @add("/forgotten", dependencies=[Depends(viewer), Depends(admin)][:guards])
     def forgotten() -> None: ...
 
     app.include_router(router)
@@ -439,6 +488,47 @@ def test_tokens_over_the_api(running: Shell) -> None:
         assert boss.delete(f"/api/v1/auth/tokens/{made.json()['id']}").status_code == 204
         with running.client(text) as other:
             assert other.get("/status").status_code == 401
+
+
+def test_a_token_makes_no_token_that_outlives_it(running: Shell) -> None:
+    path, access = "/api/v1/auth/tokens", running.services.access
+    user = access.users.get(running.user(Role.ADMIN, "short-lived"))
+    made, text = access.tokens.create(user.id, "an hour", "admin", lifetime_s=3600)
+    assert made.expires_at is not None
+    with running.client(text.reveal()) as client:
+        for body in ({"expires_in_days": None}, {"expires_in_days": 1}, {"expires_in_days": None, "user": "admin"}):
+            answer = client.post(path, json={"label": "a", **body})
+            assert (answer.status_code, answer.json()["code"]) == (403, "token_outlives"), body
+        assert client.post(path, json={"label": "a", "expires_in_days": 0.01}).status_code == 201
+        inherited = client.post(path, json={"label": "a"}).json()
+        assert access.tokens.get(inherited["id"]).expires_at == pytest.approx(made.expires_at, abs=0.01)
+    with running.client() as browser:  # acts with the user's role, not with a token's life
+        csrf = logged_in(running, browser, name="long-lived")
+        answer = browser.post(path, json={"label": "a", "expires_in_days": 365}, headers={"X-CSRF-Token": csrf})
+        assert answer.status_code == 201
+
+
+def test_a_token_revokes_itself_and_none_that_is_above_it(running: Shell) -> None:
+    path, access = "/api/v1/auth/tokens", running.services.access
+    user = access.users.get(running.user(Role.ADMIN, "many-tokens"))
+    ids, texts = {}, {}
+    for scope in ("metrics", "viewer", "operator", "admin"):
+        token, text = access.tokens.create(user.id, scope, scope)
+        ids[scope], texts[scope] = token.id, text.reveal()
+    same = access.tokens.create(user.id, "another", "viewer")[0].id
+    with running.client(texts["viewer"]) as client:
+        for scope in ("operator", "admin"):
+            answer = client.delete(f"{path}/{ids[scope]}")
+            assert (answer.status_code, answer.json()["code"]) == (403, "token_above")
+        for token_id in (ids["metrics"], same, ids["viewer"]):
+            assert client.delete(f"{path}/{token_id}").status_code == 204
+        assert client.get(path).status_code == 401
+    with running.client(texts["operator"]) as client:
+        assert client.delete(f"{path}/{ids['operator']}").status_code == 204
+    with running.client() as browser:
+        body = {"username": "many-tokens", "password": PASSWORD}
+        csrf = browser.post("/api/v1/auth/login", json=body).json()["csrf_token"]
+        assert browser.delete(f"{path}/{ids['admin']}", headers={"X-CSRF-Token": csrf}).status_code == 204
 
 
 def test_ones_own_password(running: Shell) -> None:

@@ -198,12 +198,13 @@ def beating(services: Services) -> Iterator[None]:
 
 def fill(database: Database, count: int, prefix: str) -> None:
     """So many queued jobs, ``PREFIX-N``."""
-    store = JobStore(database)
-    for number in range(count):
-        store.submit(
+    JobStore(database).submit_all(
+        [
             NewJob(
                 id=f"{prefix}-{number}", name=prefix, vm_path=f"/data/vm/{prefix}{number}", output_path=f"/srv/{prefix}{number}",
                 format="qcow2", definition={"vm_path": f"/data/vm/{prefix}{number}"}, digest="0" * 64, endpoint_id=None, secret=None,
                 site="vcenter.example.com:443", root_id="0" * 32,
             )
-        )  # fmt: skip
+            for number in range(count)
+        ]
+    )  # fmt: skip

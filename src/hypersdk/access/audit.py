@@ -20,7 +20,8 @@ MAX_PAGE: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the trail. ``at`` in seconds since 1970; ``outcome`` is ``ok`` or the code of the refusal."""
+    """One line of the trail. ``at`` in seconds since 1970; ``outcome`` is ``ok``, ``partial`` where some of many failed, or the
+    code or status of the refusal."""
 
     number: int
     at: float

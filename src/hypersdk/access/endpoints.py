@@ -31,12 +31,15 @@ ENDPOINT_INVALID: Final = register(
     "endpoint_invalid", "The endpoint cannot be like that.", "The message names the field and what it takes."
 )
 ENDPOINT_USED: Final = register(
-    "endpoint_used", "Jobs that have not ended use the endpoint.", "Cancel them, or wait until they have ended."
+    "endpoint_used",
+    "Jobs use the endpoint that have not ended, or that still need it to undo what they changed at their source.",
+    "Wait until they have ended, or `hyperctl cancel ID`, which undoes what a failed one left; for a cancelled one `hyperctl retry ID` does.",
 )
 VSPHERE: Final = "vsphere"
 MAX_ENDPOINTS: Final = 1000
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _ENDED: Final = ("completed", "failed", "cancelled")
+_MAY_UNDO: Final = ("failed", "cancelled")
 
 
 class PinNeeded(ConnectError):  # noqa: N818 - these read as what happened
@@ -106,6 +109,7 @@ class Endpoints:
         endpoint_id = f"endpoint-{secrets.token_hex(6)}"
         pin = target.tls.thumbprint
         with self._database.write() as connection:
+            self._database.serialize(connection, "endpoint-default")
             self._check_room(connection)
             default = new.default or self._default_id(connection) is None
             if default:
@@ -146,6 +150,7 @@ class Endpoints:
     def make_default(self, endpoint_id: str) -> StoredEndpoint:
         """From now on. Raises LookupFailed ``endpoint_unknown``."""
         with self._database.write() as connection:
+            self._database.serialize(connection, "endpoint-default")
             row = _row(connection, endpoint_id)
             self._unset_default(connection)
             revision = self._database.revision(connection)
@@ -157,8 +162,10 @@ class Endpoints:
         """Forgets it, with its password. Raises LookupFailed ``endpoint_unknown``, EndpointConflict ``endpoint_used``."""
         with self._database.write() as connection:
             row = _row(connection, endpoint_id)
-            open_jobs = sa.select(sa.func.count()).where(jobs.c.endpoint_id == row["id"], jobs.c.state.not_in(_ENDED))
-            if count := connection.execute(open_jobs).scalar_one():
+            to_undo = sa.and_(jobs.c.state.in_(_MAY_UNDO), jobs.c.source_changes > 0)
+            needed = sa.or_(jobs.c.state.not_in(_ENDED), to_undo)
+            using = sa.select(sa.func.count()).where(jobs.c.endpoint_id == row["id"], needed)
+            if count := connection.execute(using).scalar_one():
                 raise EndpointConflict(f"{count} jobs use the endpoint '{row['name']}'", code=ENDPOINT_USED, jobs=count)
             connection.execute(sa.delete(endpoints).where(endpoints.c.id == row["id"]))
             revision, now = self._database.revision(connection), self._database.now(connection)
@@ -199,12 +206,10 @@ class Endpoints:
         return connection.execute(sa.select(endpoints.c.id).where(endpoints.c.is_default)).scalars().first()
 
     def _unset_default(self, connection: sa.Connection) -> None:
-        old = self._default_id(connection)
-        if old is not None:
-            revision = self._database.revision(connection)
-            connection.execute(
-                sa.update(endpoints).where(endpoints.c.id == old).values(is_default=False, revision=revision)
-            )
+        """Of all that are: there is one at most. Serialized by the caller, or two of them would each leave the other's."""
+        if self._default_id(connection) is not None:
+            values = {"is_default": False, "revision": self._database.revision(connection)}
+            connection.execute(sa.update(endpoints).where(endpoints.c.is_default).values(**values))
 
 
 def _checked(new: NewEndpoint) -> tuple[Endpoint, Secret | None]:

@@ -40,6 +40,16 @@ TOKEN_UNKNOWN: Final = register("token_unknown", "There is no such token.", "See
 TOKEN_INVALID: Final = register(
     "token_invalid", "A token cannot be made like that.", "The message names the field and what it takes."
 )
+TOKEN_OUTLIVES: Final = register(
+    "token_outlives",
+    "A token makes only tokens that end no later than itself.",
+    "Ask for a shorter life, or log in for longer first: `hyperctl login --days N`.",
+)
+TOKEN_ABOVE: Final = register(
+    "token_above",
+    "A token revokes itself, and tokens whose scope is not above its own.",
+    "Use a token of that scope, or log in.",
+)
 
 
 class Unauthenticated(AccessError):  # noqa: N818 - these read as what happened

@@ -2,8 +2,8 @@
 
 ::
 
-    viewer    sees everything, changes nothing
-    operator  and submits, cancels, pauses, retries jobs
+    viewer    sees everything but the files of exports, changes nothing
+    operator  and submits, cancels, pauses, retries jobs, downloads their files
     admin     and keeps users, tokens of others, endpoints
 """
 
@@ -41,6 +41,7 @@ ACTIONS: Final[Mapping[str, Role]] = {
     "jobs.resume": Role.OPERATOR,
     "jobs.retry": Role.OPERATOR,
     "jobs.delete": Role.OPERATOR,
+    "jobs.download": Role.OPERATOR,
     "endpoints.view": Role.VIEWER,
     "endpoints.test": Role.OPERATOR,
     "endpoints.create": Role.ADMIN,

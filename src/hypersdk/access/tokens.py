@@ -10,8 +10,17 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.access.faults import TOKEN_INVALID, TOKEN_UNKNOWN, AccountUnknown, known_form
-from hypersdk.access.roles import SCOPES, Role
+from hypersdk.access.faults import (
+    TOKEN_ABOVE,
+    TOKEN_INVALID,
+    TOKEN_OUTLIVES,
+    TOKEN_UNKNOWN,
+    AccountUnknown,
+    Forbidden,
+    Unauthenticated,
+    known_form,
+)
+from hypersdk.access.roles import METRICS, SCOPES, Role
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
@@ -24,6 +33,7 @@ MAX_TOKENS: Final = 100
 MAX_LIFE_S: Final = 10 * 366 * 86_400.0
 USED_EVERY_S: Final = 60.0
 """``used_at`` is written no more often: a poll every second is no write every second."""
+_RANK: Final = {scope: rank for rank, scope in enumerate((METRICS, *Role))}
 _FORM: Final = re.compile(r"^hst_[A-Za-z0-9_-]{43}\Z")
 
 
@@ -58,8 +68,14 @@ class Tokens:
     def __init__(self, database: Database) -> None:
         self._database: Final = database
 
-    def create(self, user_id: str, label: str, scope: str, *, lifetime_s: float | None = None) -> tuple[Token, Secret]:
-        """A new token and its text, which is nowhere else. Raises UsageError ``token_invalid``, AccountUnknown ``user_unknown``."""
+    def create(
+        self, user_id: str, label: str, scope: str, *, lifetime_s: float | None = None, maker: str | None = None, shorten: bool = False
+    ) -> tuple[Token, Secret]:  # fmt: skip
+        """A new token and its text, which is nowhere else. ``maker`` is the id of the token that asks, if one does: what it makes ends no later
+        than itself, and is shortened to that with ``shorten``.
+
+        Raises UsageError ``token_invalid``, AccountUnknown ``user_unknown``, Forbidden ``token_outlives``.
+        """
         _check(label, scope, lifetime_s)
         with self._database.write() as connection:
             user = connection.execute(sa.select(users.c.id).where(users.c.id == user_id)).first()
@@ -68,7 +84,13 @@ class Tokens:
             of_user = sa.select(sa.func.count()).select_from(api_tokens).where(api_tokens.c.user_id == user_id)
             if connection.execute(of_user).scalar_one() >= MAX_TOKENS:
                 raise UsageError(f"the user has {MAX_TOKENS} tokens; revoke one first", code=TOKEN_INVALID)
-            token_id, text = insert_token(connection, self._database.now(connection), user_id, label, scope, lifetime_s)
+            now = self._database.now(connection)
+            left_s = None if maker is None else _left_s(connection, now, maker)
+            if left_s is not None and (lifetime_s is None or lifetime_s > left_s):
+                if not shorten:
+                    raise Forbidden("the token would outlive the one that makes it", code=TOKEN_OUTLIVES)
+                lifetime_s = left_s
+            token_id, text = insert_token(connection, now, user_id, label, scope, lifetime_s)
             return _token(connection.execute(_query().where(api_tokens.c.id == token_id)).one()), text
 
     def list(self, user_id: str | None = None) -> list[Token]:
@@ -138,6 +160,20 @@ def insert_token(
 def digest_of(text: Secret) -> str:
     """What the database keeps of a token or a session cookie: SHA-256, in hex."""
     return hashlib.sha256(text.reveal().encode()).hexdigest()
+
+
+def check_revocable(token: Token, scope: str, token_id: str) -> None:
+    """Whether the token ``token_id`` of ``scope`` may revoke ``token``. Raises Forbidden ``token_above``."""
+    if token.id != token_id and _RANK[token.scope] > _RANK[scope]:
+        raise Forbidden(f"the token has the scope {token.scope}, yours has {scope}", code=TOKEN_ABOVE)
+
+
+def _left_s(connection: sa.Connection, now: float, token_id: str) -> float | None:
+    """How long a token still lives; None: for ever. Raises Unauthenticated for one that was revoked or ended meanwhile."""
+    row = connection.execute(sa.select(api_tokens.c.expires_at).where(api_tokens.c.id == token_id)).first()
+    if row is None or (row.expires_at is not None and row.expires_at <= now):
+        raise Unauthenticated("the token is not valid")
+    return None if row.expires_at is None else float(row.expires_at - now)
 
 
 def _check(label: str, scope: str, lifetime_s: float | None) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from hypersdk.access.faults import FORBIDDEN
 from hypersdk.access.roles import ACTIONS, Role
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import ENDED, JOB_STATE, SOURCE_CHANGED_STILL, JobEvent, JobState, before
+from hypersdk.jobs.store import Filter
 
 
 class Permission(BaseModel):
@@ -32,13 +36,28 @@ _STATES: dict[str, tuple[frozenset[JobState], str]] = {
 }
 
 
+_FAILED: Final = frozenset({JobState.FAILED})
+
+
 def job_permissions(job: Job, role: Role | None) -> dict[str, Permission]:
     """By action."""
     return {action: _permission(action, job, role) for action in _STATES}
 
 
+def acted_on(which: Filter, action: str) -> list[Filter]:
+    """``which`` without the jobs that would refuse ``action``, in parts that have no job in common. What a job is after the action is in none of
+    them, so whoever acts on some and asks again gets the others."""
+    states = _STATES[action][0] & set(which.states or JobState)
+    parts = [(states, which.within)]
+    if action == "cancel":
+        parts = [(states - _FAILED, which.within), (states & _FAILED, (*which.within, ("source_changes", 1, None)))]
+    elif action == "delete":
+        parts = [(states, (*which.within, ("source_changes", None, 1)))]
+    return [replace(which, states=tuple(sorted(some)), within=within) for some, within in parts if some]
+
+
 def _permission(action: str, job: Job, role: Role | None) -> Permission:
-    needed = ACTIONS.get(f"jobs.{action}", Role.VIEWER)
+    needed = ACTIONS[f"jobs.{action}"]
     if role is None or not role.allows(needed):
         have = f"; you have {role}" if role else ""
         return Permission(allowed=False, code=FORBIDDEN, reason=f"needs the role {needed}{have}")

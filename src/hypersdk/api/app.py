@@ -118,7 +118,7 @@ def check_guards(app: FastAPI) -> None:
 def _guarded(context: RouteContext) -> Guarded:
     path, methods = context.path or "", frozenset(context.methods or {"GET"})
     found = [call for call in _calls(getattr(context, "dependant", None)) if call in GUARDS]
-    is_open = all((method, path) in OPEN for method in methods - {"HEAD"})
+    is_open = all((method, path) in OPEN for method in methods)
     if len(found) != (0 if is_open else 1):
         raise RuntimeError(f"{' '.join(sorted(methods))} {path} needs one guard, not {len(found)}")
     return Guarded(path, methods, None if is_open else GUARDS[found[0]], is_open)

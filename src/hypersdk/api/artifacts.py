@@ -84,6 +84,10 @@ class OpenFile:
     size: int
     tag: str
 
+    def close(self) -> None:
+        """For one that is not sent after all."""
+        os.close(self.descriptor)
+
 
 def open_artifact(job: Job, name: str, roots: ExportRoots) -> OpenFile:
     """Raises LookupFailed ``artifact_unknown``, Refused ``artifact_elsewhere``."""

@@ -1,9 +1,15 @@
-"""The parameters of the list of jobs, and the same conditions in the body of a bulk call. Every column can be filtered and sorted by."""
+"""The parameters of the list of jobs, and the same conditions in the body of a bulk call. Every column can be filtered and sorted by.
+
+Of every list, a parameter that it does not know is an error: nobody is to believe that it filtered or sorted.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal
 
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from hypersdk.jobs.states import JobState
@@ -21,6 +27,26 @@ Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")]
 Sort = Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(SORTABLE)})$")]
 _TIMES: Final = ("created", "started", "completed", "updated")
 _NUMBERS: Final = ("priority", "attempt", "number", "source_changes", "percent")
+
+
+async def only_known(request: Request) -> None:
+    """Refuses parameters that the route does not name, as ``JobQuery`` does. After the guard: who may not is told that first."""
+    known = set(_names(request.scope["route"].dependant))
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise RequestValidationError(
+            [{"type": "extra_forbidden", "loc": ("query", name), "msg": "Extra inputs are not permitted"} for name in unknown]
+        )  # fmt: skip
+
+
+def _names(dependant: Any) -> Iterator[str]:
+    yield from (one.alias for one in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _names(inner)
+
+
+OnlyKnown = Annotated[None, Depends(only_known)]
+"""Stands behind the guard among the arguments of a list."""
 
 
 class JobFilter(BaseModel):

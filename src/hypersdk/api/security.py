@@ -35,7 +35,13 @@ CSRF_REFUSED: Final = register(
 )
 COOKIE: Final = "hypersdk_session"
 CSRF_HEADER: Final = "x-csrf-token"
-OPEN: Final = frozenset({("GET", "/health"), ("GET", "/ready"), ("POST", "/api/v1/auth/login")})
+OPEN: Final = frozenset(
+    {
+        *((method, path) for method in ("GET", "HEAD") for path in ("/health", "/ready")),
+        ("POST", "/api/v1/auth/login"),
+    }
+)
+"""Health checks of balancers ask with HEAD."""
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOCAL: Final = Identity("local", "local", Role.ADMIN, Role.ADMIN.value)
 

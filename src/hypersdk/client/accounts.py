@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from hypersdk.client.records import ApiToken, NewToken, User, objects, take
@@ -28,11 +28,14 @@ class Tokens:
         return tuple(ApiToken.of(one) for one in objects(answer, "tokens"))
 
     def create(
-        self, label: str, scope: str = "viewer", *, expires_in_days: float | None = 90.0, user: str | None = None
-    ) -> NewToken:
-        """A new one. ``scope`` is viewer, operator, admin or metrics; None days: it does not expire. Its text is in the answer and nowhere
-        else."""
-        body: dict[str, Any] = {"label": label, "scope": scope, "expires_in_days": expires_in_days}
+        self, label: str, scope: str = "viewer", *, expires_in_days: float | Literal["default"] | None = "default",
+        user: str | None = None,
+    ) -> NewToken:  # fmt: skip
+        """A new one. ``scope`` is viewer, operator, admin or metrics; None days: it does not expire. ``default``: 90 days, or until the token
+        that asks ends, whichever is sooner. Its text is in the answer and nowhere else."""
+        body: dict[str, Any] = {"label": label, "scope": scope}
+        if expires_in_days != "default":
+            body["expires_in_days"] = expires_in_days
         if user is not None:
             body["user"] = user
         return _new_token(self._transport.request("POST", TOKENS, json_body=body).object())

@@ -197,6 +197,18 @@ class JobStore:
             facets = {column: _facet(connection, column, conditions) for column in FACETS}
             return Page(tuple(_job(row) for row in rows), total, _revision(connection), facets)
 
+    def newest(self, which: Filter, limit: int) -> tuple[Sequence[Job], int]:
+        """Up to ``limit`` jobs of a filter, newest first, and how many there are; without facets, in one look."""
+        conditions = which.conditions()
+        query = sa.select(*_COLUMNS).where(*conditions).order_by(jobs.c.number.desc()).limit(limit)
+        with self.database.read() as connection:
+            found = [_job(row) for row in connection.execute(query)]
+            if len(found) < limit:
+                return found, len(found)
+            return found, connection.execute(
+                sa.select(sa.func.count()).select_from(jobs).where(*conditions)
+            ).scalar_one()
+
     def counts(self) -> dict[JobState, int]:
         """Jobs by state; every state is there."""
         with self.database.read() as connection:

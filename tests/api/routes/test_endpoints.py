@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
+import sqlalchemy as sa
 
 from hypersdk.secret import Secret
+from hypersdk.state.tables import jobs
 from tests.api.sse import listening
 from tests.support.apiserver import Api
 from tests.support.simulator import SimulatorFactory
@@ -76,3 +79,21 @@ def test_an_endpoint_that_jobs_use_stays(api: Api, simulator: SimulatorFactory) 
     _refused(client.delete(f"{PATH}/vc2"), 409, "endpoint_used")
     server.stop()
     assert client.post(f"{PATH}/vc2/test").status_code == 502, "nobody answers there any more"
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_an_endpoint_stays_while_a_job_has_something_to_undo_there(
+    api: Api, simulator: SimulatorFactory, state: str
+) -> None:
+    client = api.client()
+    body = {"name": "vc2", "url": simulator(vms=1).url, "username": "a", "password": "b", "insecure": True}
+    job = api.add_job(endpoint_id=client.post(PATH, json=body).json()["id"])
+
+    def change(**values: Any) -> None:
+        with api.services.database.write() as connection:
+            connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(**values))
+
+    change(state=state, source_changes=1)
+    _refused(client.delete(f"{PATH}/vc2"), 409, "endpoint_used")
+    change(source_changes=0)
+    assert client.delete(f"{PATH}/vc2").status_code == 204

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import JobEvent
-from tests.support.apiserver import Api
+from hypersdk.state.tables import jobs
+from tests.support.apiserver import Api, fill
 
 JOBS = "/api/v1/jobs"
 
@@ -244,6 +247,63 @@ def test_bulk_by_filter_touches_what_the_caller_saw(api: Api) -> None:
     assert states == {seen[0].id: "cancelled", seen[1].id: "queued", seen[2].id: "queued", later.id: "queued"}
 
 
+def test_bulk_by_filter_reaches_all_by_repeating(api: Api) -> None:
+    fill(api.services.database, 2500, "many")
+    client = api.client("operator")
+    revision = client.get(JOBS).json()["revision"]
+    body = {"action": "cancel", "filter": {"text": "many"}, "revision": revision}
+    done = [client.post(f"{JOBS}/bulk", json=body).json() for _ in range(3)]
+    assert [(one["succeeded"], one["failed"], one["remaining"], one["skipped"]) for one in done] == [
+        (1000, 0, 1500, 0), (1000, 0, 500, 1000), (500, 0, 0, 2000),
+    ]  # fmt: skip
+    assert client.get(JOBS).json()["facets"]["state"] == {"cancelled": 2500}
+
+
+def test_bulk_by_filter_passes_by_what_would_refuse(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypersdk.api.routes.jobs.MAX_BULK", 1)
+    client = api.client("operator")
+    fine, left = api.add_job(), api.add_job()
+    for job, changes in ((fine, 0), (left, 1)):
+        _run(api, job, JobEvent.FAIL, error={"code": "no_space", "message": "m", "cause": "c", "next_step": "n"})
+        with api.services.database.write() as connection:
+            connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(source_changes=changes))
+    revision = client.get(JOBS).json()["revision"]
+
+    def bulk(action: str, **which: Any) -> tuple[list[str], int]:
+        found = client.post(f"{JOBS}/bulk", json={"action": action, "filter": which, "revision": revision}).json()
+        assert (found["failed"], found["remaining"]) == (0, 0)
+        return [one["id"] for one in found["results"]], found["skipped"]
+
+    assert bulk("resume") == ([], 2)
+    assert bulk("pause", state=["failed"]) == ([], 2)
+    assert bulk("delete", state=["failed", "queued"]) == ([fine.id], 1)
+    assert bulk("cancel") == ([left.id], 0)
+
+
+def test_the_audit_trail_says_which_jobs_and_how_many(api: Api) -> None:
+    client = api.client("operator")
+    folder = str(api.services.service.roots.roots[0].path / "x")
+    good, bad = {"vm_path": "/data/vm/a", "output_path": folder}, {"x": 1}
+    native = client.post(JOBS, json=[good, bad]).json()["accepted"][0]["id"]
+    (kept,) = client.post("/jobs/submit", json={**good, "name": "b"}).json()["job_ids"]
+    client.post(JOBS, json=[bad])
+    client.post(f"{JOBS}/bulk", json={"action": "pause", "ids": [native, kept]})
+    client.post("/jobs/cancel", json={"job_ids": [native, "a\u0000b", "none"]})
+    many = [f"none-{number}" for number in range(150)]
+    client.post(f"{JOBS}/bulk", json={"action": "delete", "ids": many})
+    found = [(one.action, one.outcome, one.detail) for one in reversed(api.services.access.audit.page())]
+    assert found == [
+        (f"POST {JOBS}", "partial", {"action": "submit", "accepted": 1, "rejected": 1, "ids": [native]}),
+        ("POST /jobs/submit", "ok", {"action": "submit", "accepted": 1, "rejected": 0, "ids": [kept]}),
+        (f"POST {JOBS}", "partial", {"action": "submit", "accepted": 0, "rejected": 1}),
+        (f"POST {JOBS}/bulk", "ok", {"action": "pause", "succeeded": 2, "failed": 0, "ids": [native, kept]}),
+        ("POST /jobs/cancel", "partial",
+         {"action": "cancel", "succeeded": 1, "failed": 2, "ids": [native, "none"], "ids_left_out": 1}),
+        (f"POST {JOBS}/bulk", "partial",
+         {"action": "delete", "succeeded": 0, "failed": 150, "ids": many[:100], "ids_left_out": 50}),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
@@ -304,8 +364,8 @@ def test_files_of_an_export_in_whole_and_in_ranges(api: Api) -> None:
     job = api.add_job()
     data = bytes(range(256)) * 4096
     _finish(api, job, {"web disk ü.qcow2": data, "artifact-manifest.json": b"{}"})
-    client = api.client("viewer")
-    listed = client.get(f"{JOBS}/{job.id}/artifacts").json()
+    listed = api.client("viewer").get(f"{JOBS}/{job.id}/artifacts").json()
+    client = api.client("operator")
     assert [one["name"] for one in listed["files"]] == ["web disk ü.qcow2", "artifact-manifest.json"]
     path = listed["files"][0]["href"]
     whole = client.get(path)
@@ -323,6 +383,47 @@ def test_files_of_an_export_in_whole_and_in_ranges(api: Api) -> None:
     assert client.get(path, headers={"range": "bytes=0-1", "if-range": '"old"'}).status_code == 200
     assert client.get(path, headers={"range": "bytes=0-1", "if-range": whole.headers["etag"]}).status_code == 206
     _problem(client.get(path, headers={"range": f"bytes={len(data)}-"}), 416, "artifact_range")
+
+
+def test_a_viewer_downloads_nothing(api: Api) -> None:
+    job = api.add_job()
+    _finish(api, job, {"disk.raw": b"data"})
+    client = api.client("viewer")
+    assert "disk.raw" in client.get(f"{JOBS}/{job.id}/artifacts").text
+    _problem(client.get(f"{JOBS}/{job.id}/artifacts/disk.raw"), 403, "forbidden")
+    said = client.get(f"{JOBS}/{job.id}/permissions").json()["download"]
+    assert said == {"allowed": False, "code": "forbidden", "reason": "needs the role operator; you have viewer"}
+    assert api.client("operator").get(f"{JOBS}/{job.id}/permissions").json()["download"]["allowed"]
+
+
+def test_every_download_is_a_line_in_the_audit_trail(api: Api) -> None:
+    job = api.add_job()
+    _finish(api, job, {"disk.raw": b"0123456789"})
+    path = f"{JOBS}/{job.id}/artifacts/disk.raw"
+    client = api.client("operator")
+    assert client.get(path).content == b"0123456789"
+    assert client.get(path, headers={"range": "bytes=2-4"}).status_code == 206
+    assert client.get(path, headers={"range": "bytes=10-"}).status_code == 416
+    assert api.client("viewer").get(path).status_code == 403
+    assert client.get(f"{JOBS}/{job.id}/artifacts").status_code == 200
+    found = api.services.access.audit.page()
+    assert {(one.action, one.object) for one in found} == {(f"GET {JOBS}/{{id}}/artifacts/{{name}}", path)}
+    assert [(one.actor, one.outcome, one.detail) for one in found] == [
+        ("test-viewer", "403", {}), ("test-operator", "416", {}),
+        ("test-operator", "ok", {"start": 2, "end": 5, "size_bytes": 10}), ("test-operator", "ok", {"start": 0, "end": 10, "size_bytes": 10}),
+    ]  # fmt: skip
+
+
+def test_a_range_that_misses_leaves_no_file_open(api: Api) -> None:
+    job = api.add_job()
+    disk = _finish(api, job, {"disk.raw": b"data"}) / "disk.raw"
+    path = f"{JOBS}/{job.id}/artifacts/disk.raw"
+    assert api.client("operator").get(path, headers={"range": "bytes=10-"}).status_code == 416
+    opened: list[Path] = []
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile, by another thread
+            opened.append(one.readlink())
+    assert disk not in opened
 
 
 def test_a_download_follows_no_link_and_leaves_no_root(api: Api, tmp_path: Path) -> None:

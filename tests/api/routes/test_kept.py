@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from hypersdk.api.examples import JOB_FILE_YAML
 from hypersdk.jobs.states import JobEvent
-from tests.support.apiserver import Api
+from tests.support.apiserver import Api, fill
 
 PROGRESS = {
     "phase": "queued", "current_file": "", "current_step": "", "files_downloaded": 0, "total_files": 0, "bytes_downloaded": 0,
@@ -198,19 +199,33 @@ def test_query_by_id_status_or_all(api: Api) -> None:
     assert client.get("/jobs/query?status=cancelled").json()["total"] == 1
 
 
-def test_more_jobs_than_one_page_of_the_store(api: Api) -> None:
-    with api.services.database.write():
-        pass
-    for _ in range(3):
-        api.add_job()
-    from hypersdk.api.routes import kept
+def test_a_query_of_many_looks_once_and_counts_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(api.services.database, 2500, "many")
+    client, engine = api.client(), api.services.database.engine
+    asked: list[str] = []
 
-    before, kept.MAX_PAGE = kept.MAX_PAGE, 2  # type: ignore[misc]
-    try:
-        found = api.client().get("/jobs/query?all=true").json()
-    finally:
-        kept.MAX_PAGE = before  # type: ignore[misc]
-    assert len(found["jobs"]) == 3
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if " jobs" in statement:
+            asked.append(statement)
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    found = client.get("/jobs/query?all=true").json()
+    assert (len(found["jobs"]), found["total"], len(asked)) == (2500, 2500, 1)
+    assert [job["definition"]["id"] for job in found["jobs"][:2]] == ["many-2499", "many-2498"]
+    monkeypatch.setattr("hypersdk.api.routes.kept.MAX_JOBS", 2000)
+    for limit in (0, 5000):
+        asked.clear()
+        found = client.get("/jobs/query", params={"limit": limit}).json()
+        assert (len(found["jobs"]), found["total"], len(asked)) == (2000, 2500, 2)
+    sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def test_the_document_says_how_many_jobs_an_answer_holds(api: Api) -> None:
+    paths = api.client().get("/openapi.json").json()["paths"]
+    (limit,) = [one for one in paths["/jobs/query"]["get"]["parameters"] if one["name"] == "limit"]
+    body = paths["/jobs/query"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "10,000" in limit["description"]
+    assert body["properties"]["limit"]["description"] == limit["description"]
 
 
 def test_cancel_says_for_each_what_became_of_it(api: Api) -> None:

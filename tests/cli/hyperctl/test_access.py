@@ -93,6 +93,16 @@ def test_tokens(api: Api, ctl: Hyperctl) -> None:
     assert Hyperctl(api.url, ctl.home, None)("query", "--token-file", file).status == 0
 
 
+def test_a_token_of_a_login_makes_tokens_that_end_with_it(api: Api, ctl: Hyperctl) -> None:
+    user = api.services.access.users.create("short", Role.OPERATOR, None)
+    text = api.services.access.tokens.create(user.id, "login", "operator", lifetime_s=86_400.0)[1].reveal()
+    person = Hyperctl(api.url, ctl.home, text)
+    assert person.ok("tokens", "create", "as long as mine").startswith("hst_")
+    for more in (("--days", "90"), ("--forever",)):
+        done = person("tokens", "create", "longer", *more, "--json")
+        assert (done.status, done.error["code"]) == (4, "token_outlives")
+
+
 def test_users(ctl: Hyperctl) -> None:
     assert (
         ctl.ok("users", "add", "ops", "--role", "operator", "--password-stdin", stdin=PASSWORD + "\n")

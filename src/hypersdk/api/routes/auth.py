@@ -11,9 +11,10 @@ from starlette.concurrency import run_in_threadpool
 from hypersdk.access.access import Access
 from hypersdk.access.faults import USER_INVALID, Forbidden
 from hypersdk.access.roles import Permission, Role, permissions
-from hypersdk.access.tokens import Token
+from hypersdk.access.tokens import Token, check_revocable
 from hypersdk.access.users import User
 from hypersdk.api.context import Services, services
+from hypersdk.api.listing import OnlyKnown
 from hypersdk.api.responses import problems
 from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of, came_by_tls
 from hypersdk.api.times import maybe_rfc3339, rfc3339
@@ -121,7 +122,8 @@ class NewTokenOut(TokenOut):
 
 
 class TokenBody(_Strict):
-    """A new token. Without ``user`` it is the caller's own. ``expires_in_days`` null: it does not expire."""
+    """A new token. Without ``user`` it is the caller's own. ``expires_in_days`` null: it does not expire. A token makes only tokens that end no
+    later than itself; left out, it is 90 days or the end of the token that asks, whichever is sooner."""
 
     label: Line
     scope: Literal["viewer", "operator", "admin", "metrics"] = "viewer"
@@ -199,7 +201,7 @@ async def me(caller: Viewer) -> Me:
 
 
 @router.get("/permissions", responses=problems())
-async def list_permissions(caller: Viewer) -> list[PermissionOut]:
+async def list_permissions(caller: Viewer, _only: OnlyKnown) -> list[PermissionOut]:
     """Every action: whether the caller may, and why not."""
     return _permissions(caller.role)
 
@@ -215,7 +217,7 @@ async def change_password(body: PasswordBody, caller: Viewer, use: Use) -> None:
 
 
 @router.get("/users", responses=problems())
-async def list_users(_caller: Admin, use: Use) -> Users:
+async def list_users(_caller: Admin, _only: OnlyKnown, use: Use) -> Users:
     """All users, by name."""
     return Users(users=[_user(user) for user in await run_in_threadpool(use.access.users.list)])
 
@@ -259,7 +261,7 @@ async def delete_user(user_id: str, caller: Admin, use: Use) -> None:
 
 @router.get("/tokens", responses=problems())
 async def list_tokens(
-    caller: Viewer, use: Use, everyone: Annotated[bool, Query(alias="all", description="Of all users; administrators only")] = False
+    caller: Viewer, _only: OnlyKnown, use: Use, everyone: Annotated[bool, Query(alias="all", description="Of all users; administrators only")] = False
 ) -> TokensOut:  # fmt: skip
     """The caller's tokens, newest first."""
     if everyone and not caller.role.allows(Role.ADMIN):
@@ -270,11 +272,19 @@ async def list_tokens(
 
 @router.post("/tokens", status_code=201, responses=problems(404))
 async def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenOut:
-    """Makes a token. Its text is in this answer and nowhere else. It may no more than its user, and no more than who makes it."""
+    """Makes a token. Its text is in this answer and nowhere else. It may no more than its user, and no more than who makes it;
+    made by a token, it ends no later than that one."""
     owner = await run_in_threadpool(_owner, use.access, caller, body)
     lifetime = None if body.expires_in_days is None else body.expires_in_days * DAY_S
     token, text = await run_in_threadpool(
-        lambda: use.access.tokens.create(owner, body.label, body.scope, lifetime_s=lifetime)
+        lambda: use.access.tokens.create(
+            owner,
+            body.label,
+            body.scope,
+            lifetime_s=lifetime,
+            maker=caller.token_id,
+            shorten="expires_in_days" not in body.model_fields_set,
+        )
     )
     await _note(use.access, caller, "token.create", token.id, user=token.user, scope=token.scope)
     return NewTokenOut(**_token(token), token=text.reveal())
@@ -282,10 +292,12 @@ async def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenOut
 
 @router.delete("/tokens/{token_id}", status_code=204, responses=problems(404))
 async def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
-    """Makes a token worthless, at once."""
+    """Makes a token worthless, at once. A token revokes itself, and tokens whose scope is not above its own."""
     token = await run_in_threadpool(use.access.tokens.get, token_id)
     if token.user_id != caller.user_id and not caller.role.allows(Role.ADMIN):
         raise Forbidden("only an administrator revokes the tokens of others", needs="admin")
+    if caller.token_id is not None:
+        check_revocable(token, caller.scope, caller.token_id)
     await run_in_threadpool(use.access.tokens.revoke, token_id)
     await _note(use.access, caller, "token.revoke", token.id, user=token.user)
 
@@ -296,6 +308,7 @@ async def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
 @router.get("/audit", responses=problems())
 async def list_audit(
     _caller: Admin,
+    _only: OnlyKnown,
     use: Use,
     actor: Annotated[str | None, Query(max_length=200, pattern=ASCII)] = None,
     action: Annotated[str | None, Query(max_length=64, pattern=ASCII)] = None,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from hypersdk.access.endpoints import ENDPOINT_UNKNOWN, NewEndpoint, StoredEndpoint
 from hypersdk.api.context import Services, services
+from hypersdk.api.listing import OnlyKnown
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Admin, Operator, Viewer
 from hypersdk.api.times import rfc3339
@@ -111,7 +112,7 @@ async def create(body: EndpointRequest, use: Use, _: Admin) -> EndpointView:
 
 
 @router.get("", operation_id="list_endpoints", summary="List endpoints", responses=problems())
-def list_endpoints(use: Use, _: Viewer) -> EndpointsView:
+def list_endpoints(use: Use, _: Viewer, _only: OnlyKnown) -> EndpointsView:
     """By name."""
     return EndpointsView(endpoints=[_view(one) for one in use.endpoints.list()])
 
@@ -126,7 +127,7 @@ def get(id: Id, use: Use, _: Viewer) -> EndpointView:  # noqa: A002 - the parame
     "/{id}", operation_id="delete_endpoint", summary="Forget an endpoint", status_code=204, responses=problems(404, 409)
 )
 def delete(id: Id, use: Use, _: Admin) -> None:  # noqa: A002
-    """With its password. Refused while jobs that have not ended use it."""
+    """With its password. Refused while jobs use it that have not ended, or whose source is not as it was found."""
     use.endpoints.delete(_key(id))
 
 

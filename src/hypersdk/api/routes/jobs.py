@@ -11,13 +11,14 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from hypersdk.api.allowed import Permission, job_permissions
-from hypersdk.api.artifacts import FileResponse, artifacts_of, open_artifact, part_of
+from hypersdk.api.allowed import Permission, acted_on, job_permissions
+from hypersdk.api.artifacts import FileResponse, RangeMissed, artifacts_of, open_artifact, part_of
+from hypersdk.api.audited import tell, tell_each, tell_submission
 from hypersdk.api.bodies import job_file
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
 from hypersdk.api.idempotency import idempotency_key
-from hypersdk.api.listing import Bulk, JobQuery
+from hypersdk.api.listing import Bulk, JobQuery, OnlyKnown
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Caller, operator, viewer
 from hypersdk.api.views import (
@@ -100,6 +101,7 @@ class BulkResults(BaseModel):
     succeeded: int
     failed: int
     remaining: int = Field(description="Jobs that match the filter and were not reached; call again")
+    skipped: int = Field(description="Jobs that match the filter and are in a state that does not allow the action")
 
 
 class LogView(BaseModel):
@@ -154,6 +156,7 @@ async def create(
         use.service.submit, text, kind, caller.user_id, endpoint_id=endpoint_id, priority=priority, key=idempotency_key(request)
     )  # fmt: skip
     done = await run_in_threadpool(submit)
+    tell_submission(request.scope, done)
     if not done.accepted:
         response.status_code = 200
     return SubmissionView(
@@ -175,30 +178,36 @@ def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobPa
 
 
 @router.post("/bulk", operation_id="bulk_jobs", summary="One action on many jobs", responses=problems())
-def bulk(body: Bulk, use: Use, _: Operator) -> BulkResults:
-    """Cancel, pause, resume, retry or delete. The answer says for each job what became of it."""
-    ids, remaining = _chosen(body, use.jobs)
+def bulk(body: Bulk, request: Request, use: Use, _: Operator) -> BulkResults:
+    """Cancel, pause, resume, retry or delete. The answer says for each job what became of it. By filter, jobs in a state that does not allow the
+    action are only counted: repeat the call until `remaining` is 0."""
+    ids, remaining, skipped = _chosen(body, use.jobs)
     outcome = use.service.each(ids, _action(body, use.service))
     results = [
         BulkResult(id=one, ok=error is None, error=None if error is None else _error(error))
         for one, error in outcome.items()
     ]
+    tell_each(request.scope, body.action, outcome)
     failed = sum(not one.ok for one in results)
-    return BulkResults(results=results, succeeded=len(results) - failed, failed=failed, remaining=remaining)
+    return BulkResults(
+        results=results, succeeded=len(results) - failed, failed=failed, remaining=remaining, skipped=skipped
+    )
 
 
-def _chosen(body: Bulk, store: JobStore) -> tuple[list[str], int]:
-    """Ids to act on, and how many more there are. Raises UsageError ``bulk_query``."""
+def _chosen(body: Bulk, store: JobStore) -> tuple[list[str], int, int]:
+    """Ids to act on, oldest first, how many more there are, and how many do not allow it. Raises UsageError ``bulk_query``."""
     if (body.ids is None) == (body.filter is None):
         raise UsageError("give either ids or filter", code=BULK_QUERY, field="ids")
     if body.ids is not None:
-        return [one for one in dict.fromkeys(body.ids) if one not in set(body.except_)], 0
+        return [one for one in dict.fromkeys(body.ids) if one not in set(body.except_)], 0, 0
     assert body.filter is not None
     if body.revision is None:
         raise UsageError("a filter goes with the revision of the list", code=BULK_QUERY, field="revision")
     which = body.filter.as_filter(excluded=tuple(body.except_), seen_revision=body.revision)
-    found = store.ids(which)
-    return found[:MAX_BULK], max(0, len(found) - MAX_BULK)
+    fitting = {one for part in acted_on(which, body.action) for one in store.ids(part)}
+    every = store.ids(which)
+    found = [one for one in every if one in fitting]
+    return found[:MAX_BULK], max(0, len(found) - MAX_BULK), len(every) - len(found)
 
 
 def _action(body: Bulk, service: JobService) -> Callable[[str], Any]:
@@ -295,7 +304,7 @@ def progress(id: Id, use: Use, _: Viewer) -> ProgressView:  # noqa: A002
     summary="Every time that a worker had the job",
     responses=problems(404),
 )
-def attempts(id: Id, use: Use, _: Viewer) -> AttemptsView:  # noqa: A002
+def attempts(id: Id, use: Use, _: Viewer, _only: OnlyKnown) -> AttemptsView:  # noqa: A002
     """Oldest first."""
     return AttemptsView(attempts=[attempt_view(one) for one in use.jobs.attempts(use.jobs.get(id).id)])
 
@@ -352,7 +361,7 @@ def _cut_off(data: bytes) -> int:
 
 
 @router.get("/{id}/artifacts", operation_id="job_artifacts", summary="The files of an export", responses=problems(404))
-def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
+def list_artifacts(id: Id, use: Use, _: Viewer, _only: OnlyKnown) -> ArtifactsView:  # noqa: A002
     """By the job's result."""
     job = use.jobs.get(id)
     files = [
@@ -374,14 +383,23 @@ def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
 def download(
     id: Id,  # noqa: A002
     name: Annotated[str, Path(max_length=255)],
+    request: Request,
     use: Use,
-    _: Viewer,
+    _: Operator,
     range: Annotated[str | None, Header(max_length=200)] = None,  # noqa: A002 - the header's name
     if_range: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
-    """Only what lies below an export root; no link is followed. One range of bytes can be asked for."""
+    """For operators: a disk holds the secrets of its guest. Only what lies below an export root; no link is followed. One range of bytes can be
+    asked for. Each answer is a line in the audit trail."""
     file = open_artifact(use.jobs.get(id), name, use.service.roots)
-    return FileResponse(file, part_of(range, if_range, file))
+    try:
+        part = part_of(range, if_range, file)
+    except RangeMissed:
+        file.close()
+        raise
+    start, end = part or (0, file.size)
+    tell(request.scope, {"start": start, "end": end, "size_bytes": file.size})
+    return FileResponse(file, part)
 
 
 def _detail(job: Job, caller: Caller) -> JobDetail:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from hypersdk import __version__
+from hypersdk.api.audited import tell_each, tell_submission
 from hypersdk.api.bodies import job_file, json_body
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
@@ -25,7 +26,7 @@ from hypersdk.errors import UsageError, register
 from hypersdk.jobs.records import EMPTY_PROGRESS, Job
 from hypersdk.jobs.service import Submission
 from hypersdk.jobs.states import KEPT, JobState
-from hypersdk.jobs.store import MAX_PAGE, Filter, JobStore
+from hypersdk.jobs.store import Filter, JobStore
 
 QUERY_STATUS: Final = register(
     "query_status",
@@ -34,6 +35,7 @@ QUERY_STATUS: Final = register(
 )
 MAX_JOBS: Final = 10_000
 """Of one answer; ``total`` says how many there are."""
+LIMIT: Final = f"0 and more than {MAX_JOBS:,}: {MAX_JOBS:,}, the most that one answer holds; `total` counts all"
 PROGRESS_FIELDS: Final = (
     "phase", "current_file", "current_step", "files_downloaded", "total_files", "bytes_downloaded", "bytes_transferred",
     "total_bytes", "percent_complete", "estimated_remaining", "export_method",
@@ -114,7 +116,7 @@ class Question(BaseModel):
     job_ids: list[str] | None = Field(default=None, max_length=MAX_JOBS)
     status: list[str] | None = Field(default=None, max_length=20)
     all: bool | None = None
-    limit: int | None = Field(default=None, ge=0, le=2**31)
+    limit: int | None = Field(default=None, ge=0, le=2**31, description=LIMIT)
 
 
 class ToCancel(BaseModel):
@@ -130,6 +132,7 @@ def _json(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", operation_id="health", summary="Whether the process answers", responses=kept_errors())
 async def health() -> Health:
     """Open to everyone, and needs neither database nor worker; `/ready` looks at those."""
@@ -159,6 +162,7 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
     text, kind = await job_file(request)
     submit = partial(use.service.submit, text, kind, caller.user_id, key=idempotency_key(request))
     done: Submission = await run_in_threadpool(submit)
+    tell_submission(request.scope, done)
     return Submitted(
         job_ids=[job.id for job in done.accepted],
         accepted=len(done.accepted),
@@ -187,7 +191,7 @@ def query_by_parameters(
     _: Annotated[Caller, Depends(viewer)],
     all: Annotated[bool, Query(description="All jobs")] = True,  # noqa: A002 - the parameter's name
     status: Annotated[list[str] | None, Query(max_length=20, description="May be given more than once")] = None,
-    limit: Annotated[int, Query(ge=0, le=2**31, description="0: no limit")] = 0,
+    limit: Annotated[int, Query(ge=0, le=2**31, description=LIMIT)] = 0,
 ) -> Found:
     """The same without a body: `?all=true`."""
     return _find(use.jobs, Question(all=all, status=status, limit=limit))
@@ -209,6 +213,7 @@ async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operat
     """Each stands alone: those that do not exist or have ended are in `failed`, with the reason in `errors`."""
     wanted = await json_body(request, ToCancel)
     outcome = await run_in_threadpool(use.service.each, wanted.job_ids, use.service.cancel)
+    tell_each(request.scope, "cancel", outcome)
     errors = {job_id: error.message for job_id, error in outcome.items() if error is not None}
     return Cancelled(
         cancelled=[job_id for job_id in outcome if job_id not in errors],
@@ -223,17 +228,7 @@ def _find(store: JobStore, question: Question) -> Found:
     which = Filter(ids=tuple(question.job_ids or ()), states=_states(question.status or ()))
     if question.job_ids == [] and not question.all and not question.status:
         return Found(jobs=[], total=0, timestamp=now_rfc3339())
-    limit = min(question.limit or MAX_JOBS, MAX_JOBS)
-    jobs: list[Job] = []
-    after: int | None = None
-    total = 0
-    while len(jobs) < limit:
-        page = store.page(which, limit=min(MAX_PAGE, limit - len(jobs)), after=after)
-        total = max(total, page.total)
-        jobs += page.jobs
-        if len(page.jobs) < MAX_PAGE:
-            break
-        after = page.jobs[-1].number
+    jobs, total = store.newest(which, min(question.limit or MAX_JOBS, MAX_JOBS))
     return Found(jobs=[kept_job(job) for job in jobs], total=total, timestamp=now_rfc3339())
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
+from click.core import ParameterSource
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
@@ -41,10 +42,10 @@ def command() -> None:
 def create(
     ctl: Ctl, label: str, scope: str, days: float, forever: bool, user: str | None, to_file: Path | None
 ) -> None:  # fmt: skip
-    """Make a token. It is shown this once and never again."""
+    """Make a token. It is shown this once and never again. It ends no later than the token that you use now."""
     if to_file is not None:
         _check_absent(to_file)
-    made = ctl.client.tokens.create(label, scope, expires_in_days=None if forever else days, user=user)
+    made = ctl.client.tokens.create(label, scope, expires_in_days=None if forever else _asked(days), user=user)
     facts = dict(made.token.raw)
     if to_file is not None:
         _write(to_file, made.secret)
@@ -53,6 +54,12 @@ def create(
         )
         return
     ctl.show({**facts, "token": made.secret.reveal()}, lambda: _tell(ctl, made.secret))
+
+
+def _asked(days: float) -> float | Literal["default"]:
+    """What was not typed is for the daemon to decide: it may not be more than the token that asks has left."""
+    typed = click.get_current_context().get_parameter_source("days") is not ParameterSource.DEFAULT
+    return days if typed else "default"
 
 
 def _tell(ctl: Ctl, secret: Secret) -> None:
