@@ -175,7 +175,10 @@ def test_a_real_prometheus_scrapes_the_api_and_answers_every_expression(api: Api
     with beating(api.services), _prometheus(api, tmp_path) as client:
 
         def query(expression: str) -> list[Any]:
-            answer = client.get("/api/v1/query", params={"query": expression}).json()
+            said = client.get("/api/v1/query", params={"query": expression})
+            if said.status_code == 503:  # it still starts
+                return []
+            answer = said.json()
             assert answer["status"] == "success", (expression, answer)
             found: list[Any] = answer["data"]["result"]
             return found

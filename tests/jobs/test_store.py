@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hypersdk.errors import LookupFailed, UsageError
-from hypersdk.jobs.claims import Claims, StaleAttempt
+from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
 from hypersdk.jobs.figures import read_figures
 from hypersdk.jobs.states import JobEvent, JobState, JobStateError
 from hypersdk.jobs.store import MAX_LOG_BYTES, Filter, JobStore
@@ -187,6 +187,41 @@ def test_bytes_of_a_write_that_failed_are_counted_by_the_next_and_once(
         written = {job.id: {"bytes_downloaded": 25}}
         list(pool.map(lambda _: claims.write_progress({job.id: claim.epoch}, written), range(8)))
     assert _counted(store) == 25
+
+
+def test_those_who_write_at_once_never_wait_for_each_other(store: JobStore) -> None:
+    """The reporter writes progress of all jobs while their exports write records and users ask for things."""
+    jobs = [store.submit(new_job(name=f"vm {number}"))[0] for number in range(4)]
+    claims = Claims(store.database, "w1")
+    held = [claim for job in jobs if (claim := claims.claim(job.id, 1)) is not None]
+    rounds = range(60)
+
+    def report(order: int) -> None:
+        for number in rounds:
+            some = held[::order]
+            claims.write_progress(
+                {claim.job.id: claim.epoch for claim in some},
+                {claim.job.id: {"bytes_downloaded": number} for claim in some},
+            )
+
+    def record(claim: Claim) -> None:
+        for number in rounds:
+            claims.write_run(claim, "{}", number % 2)
+
+    def ask() -> None:
+        for number in rounds:
+            store.retry(free.id) if number % 2 else store.cancel(free.id)
+
+    free, _ = store.submit(new_job(name="asked"))
+    with ThreadPoolExecutor(8) as pool:
+        done = [
+            pool.submit(report, 1),
+            pool.submit(report, -1),
+            *(pool.submit(record, claim) for claim in held),
+            pool.submit(ask),
+        ]
+        for one in done:
+            one.result(60)  # raises what any of them raised
 
 
 def test_an_attempt_that_is_not_the_last_one_is_not_begun(store: JobStore) -> None:

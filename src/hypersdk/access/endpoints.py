@@ -161,6 +161,7 @@ class Endpoints:
     def delete(self, endpoint_id: str) -> StoredEndpoint:
         """Forgets it, with its password. Raises LookupFailed ``endpoint_unknown``, EndpointConflict ``endpoint_used``."""
         with self._database.write() as connection:
+            self._database.serialize(connection, "endpoint-default")
             row = _row(connection, endpoint_id)
             to_undo = sa.and_(jobs.c.state.in_(_MAY_UNDO), jobs.c.source_changes > 0)
             needed = sa.or_(jobs.c.state.not_in(_ENDED), to_undo)

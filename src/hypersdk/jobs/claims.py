@@ -100,7 +100,7 @@ class Claims:
                 jobs.c.worker_id == worker_id, jobs.c.state.in_([state.value for state in UNDOING])
             )
             now = self.database.now(connection)
-            for job_id in connection.execute(mine.with_for_update()).scalars().all():
+            for job_id in connection.execute(mine.order_by(jobs.c.id).with_for_update()).scalars().all():
                 self._change(connection, job_id, now, worker_id=None, attempt=jobs.c.attempt + 1)
 
     def hand_back(self, job_id: str, attempt: int) -> None:
@@ -175,6 +175,7 @@ class Claims:
         counted: dict[str, tuple[int, int]] = {}
         with self._counting:  # until it is noted: two writes of one job must not count the same bytes
             with self.database.write() as connection:
+                self.database.lock_rows(connection, jobs.c.id, progress.keys())
                 now = self.database.now(connection)
                 grown = 0
                 for job_id, now_at in progress.items():

@@ -119,6 +119,7 @@ class Engine:
                 DBOS.enqueue_workflow(queue_of(row.root_id), attempt, row.id, row.attempt)
         if found:
             with self._database.write() as connection:
+                self._database.lock_rows(connection, jobs.c.id, [row.id for row in found])
                 for row in found:
                     mine = sa.update(jobs).where(jobs.c.id == row.id, jobs.c.attempt == row.attempt)
                     connection.execute(mine.values(enqueued=row.attempt))

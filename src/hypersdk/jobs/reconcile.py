@@ -76,6 +76,7 @@ class Reconciler:
             if not exhausted:
                 requeue(self._database, connection, job_id, attempt)
                 return
+            self._database.lock_rows(connection, jobs.c.id, [job_id])
             now, revision = self._database.now(connection), self._database.revision(connection)
             info = CODES[ATTEMPTS_EXHAUSTED]
             error = {
@@ -108,6 +109,7 @@ class Reconciler:
         if not found:
             return
         with self._database.write() as connection:
+            self._database.lock_rows(connection, jobs.c.id, [job_id for job_id, _ in found])
             for job_id, code in found:
                 revision = self._database.revision(connection)
                 same = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
@@ -142,6 +144,8 @@ class Reconciler:
             over = (jobs.c.state.in_(ended), jobs.c.completed_at < old, jobs.c.source_changes == 0)
             found = sa.select(jobs.c.id).where(*over).limit(1000)
             gone = connection.execute(found).scalars().all()
+            self._database.lock_rows(connection, jobs.c.id, gone)
+            gone = connection.execute(found.where(jobs.c.id.in_(gone))).scalars().all()  # a retry may have been faster
             if gone:
                 store.remove_rows(connection, list(gone))
             connection.execute(sa.delete(idempotency).where(idempotency.c.at < now - DAY_S))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from hypersdk.errors import HyperSDKError, NotRestored, TargetError
+from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, TargetError
 from hypersdk.migration.runfile import Change, ChangeKind, RunFile
 from hypersdk.model import Machine, Power
 from hypersdk.transfer.cancel import CancelToken
@@ -117,7 +117,7 @@ class SourceJournal:
     def undo(self, *, keep: Collection[ChangeKind], cancel: CancelToken) -> list[Problem]:
         """Undoes all open changes but those in ``keep``, newest first; goes on after a failure and returns the failures.
 
-        Raises what the run's store raises where this process may not act for the run any more.
+        Raises Cancelled, and what the run's store raises where this process may not act for the run any more; the rest is still open then.
         """
         problems = []
         for change in reversed(self._run.record.open_changes):
@@ -126,6 +126,8 @@ class SourceJournal:
             self._run.check()
             try:
                 self._undo_one(change, cancel)
+            except Cancelled:
+                raise
             except HyperSDKError as error:
                 problems.append(Problem(_DESCRIPTIONS[change.kind], error))
                 continue

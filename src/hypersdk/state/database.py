@@ -14,7 +14,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -104,7 +104,11 @@ class Database:
 
     def revision(self, connection: sa.Connection, by: int = 1) -> int:
         """The next revision, or the last of the next ``by``. Holds the counter's row until the transaction ends, so that revisions become
-        visible in order."""
+        visible in order.
+
+        Rows that are changed are locked before, several of them in the order of their keys (``lock_rows``): whoever has the counter waits for
+        nobody, or two transactions wait for each other.
+        """
         return self.count(connection, "revision", by)
 
     def count(self, connection: sa.Connection, name: str, by: int = 1) -> int:
@@ -116,6 +120,11 @@ class Database:
             .returning(counters.c.value)
         )
         return int(connection.execute(bump).scalar_one())
+
+    def lock_rows(self, connection: sa.Connection, key: sa.Column[str], values: Collection[str]) -> None:
+        """Rows of a table by their key, which nobody else changes until the transaction ends. SQLite has one writer anyway."""
+        if not self.is_sqlite and values:
+            connection.execute(sa.select(key).where(key.in_(values)).order_by(key).with_for_update())
 
     def serialize(self, connection: sa.Connection, name: str) -> None:
         """Of all transactions that ask for ``name``, one goes on at a time, until it ends. SQLite has one writer anyway."""
