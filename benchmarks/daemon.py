@@ -196,11 +196,11 @@ def _beside_copies(kind: Kind, client: httpx.Client, place: Path, idle: Sequence
         Row.latency(f"{kind.name}: GET of a job, nothing running", idle, 50),
         Row.latency(f"{kind.name}: GET of a job beside {COPIES} exports", loaded, 50),
         Row(
-            f"{kind.name}: {COPIES} exports cancelled, to the last lease released",
+            f"{kind.name}: {COPIES} exports cancelled, to the last lease released and file removed",
             f"{cancelled:.1f} s",
             "",
             cancelled,
-            2,
+            None,
             " s",
         ),
     ]
