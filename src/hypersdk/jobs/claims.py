@@ -146,6 +146,7 @@ class Claims:
             due = new is JobState.QUEUED or (
                 new is JobState.CANCELLING and event in (JobEvent.REQUEUE, JobEvent.PAUSED)
             )
+            over = new is JobState.COMPLETED or (new is JobState.CANCELLED and not keep_run)
             self._change(
                 connection, claim.job.id, now, state=new.value, worker_id=None,
                 request="cancel" if new is JobState.CANCELLING else None,
@@ -154,10 +155,10 @@ class Claims:
                 attempt=jobs.c.attempt + 1 if due else jobs.c.attempt,
                 discard=False,
                 secret=None if new is JobState.COMPLETED else jobs.c.secret,
+                source_changes=0 if over else jobs.c.source_changes,
             )  # fmt: skip
-            if new is JobState.COMPLETED or (new is JobState.CANCELLED and not keep_run):
+            if over:
                 connection.execute(sa.delete(runs).where(runs.c.job_id == claim.job.id))
-                self._change(connection, claim.job.id, now, source_changes=0)
             connection.execute(
                 sa.update(attempts)
                 .where(attempts.c.job_id == claim.job.id, attempts.c.epoch == claim.epoch)

@@ -171,8 +171,6 @@ def supervise(
     """
     with one_daemon(settings.state_dir):
         children = _children(settings, arguments)
-        for child in children:
-            child.silent_s = silence_limit(settings)
         stop, reload = threading.Event(), threading.Event()
         _on_signals(stop, stop if hangup_ends else reload)
         told = False
@@ -199,14 +197,15 @@ def silence_limit(settings: DaemonSettings) -> float:
 
 def _children(settings: DaemonSettings, arguments: Sequence[str]) -> list[Child]:
     base = [sys.executable, "-m", "hypersdk.cli.hypervisord", *arguments]
+    silent_s = silence_limit(settings)
     children = []
     if "worker" in settings.roles:
         children += [
-            Child(f"worker-{number}", [*base, "--process", f"worker:{number}"], WORKER_NICENESS)
+            Child(f"worker-{number}", [*base, "--process", f"worker:{number}"], WORKER_NICENESS, silent_s=silent_s)
             for number in range(settings.workers)
         ]
     if "api" in settings.roles:
-        children.append(Child("api", [*base, "--process", "api"], 0))
+        children.append(Child("api", [*base, "--process", "api"], 0, silent_s=silent_s))
     return children
 
 

@@ -179,7 +179,7 @@ class MachineCopy:
             wrong = records[records.index(wrong[0]) :]  # those behind it lie where it ends
         with self.work.run.changing():
             for record in wrong:
-                record.receipt = record.sha256 = record.size_bytes = record.start = None
+                record.begin_again()
         for record in reversed(wrong):
             self.work.outputs.forget(record)
 

@@ -164,7 +164,7 @@ class MachineExport:
         with run.changing() as record:
             record.lane = lane
             for disk in record.disks:
-                disk.receipt = disk.sha256 = disk.size_bytes = disk.start = None
+                disk.begin_again()
         return run
 
     def _open(self, run: RunFile | None) -> SourceWork:

@@ -133,7 +133,7 @@ def _start_again(work: SourceWork) -> None:
         record.proof = record.descriptor = None
         for disk in reversed(record.disks):
             work.outputs.forget(disk)
-            disk.receipt = disk.sha256 = disk.size_bytes = disk.start = None
+            disk.begin_again()
 
 
 def _is_still(work: SourceWork, cancel: CancelToken) -> bool:

@@ -90,6 +90,10 @@ class DiskRecord:
         """Whether all its data is on disk."""
         return self.receipt is not None
 
+    def begin_again(self) -> None:
+        """Nothing of it counts as copied."""
+        self.receipt = self.sha256 = self.size_bytes = self.start = None
+
 
 @dataclass(slots=True)
 class RunRecord:
@@ -158,8 +162,8 @@ class RunStore(Protocol):
         """Its record; None where there is none. At most ``MAX_RECORD_BYTES`` and one more byte."""
         ...
 
-    def write(self, folder: Path, record: bytes) -> None:
-        """Replaces the record as a whole; durable when this returns."""
+    def write(self, folder: Path, record: bytes, open_changes: int) -> None:
+        """Replaces the record as a whole, of which so many changes at the source are not undone; durable when this returns."""
         ...
 
     def make_known(self, folder: Path, run_id: str) -> None:
@@ -197,7 +201,7 @@ class FolderRuns:
             except FileNotFoundError:
                 return None
 
-    def write(self, folder: Path, record: bytes) -> None:
+    def write(self, folder: Path, record: bytes, open_changes: int) -> None:  # noqa: ARG002 - the record says it
         """See RunStore."""
         write_atomic(folder / RUN_FILE, record, mode=0o600)
 
@@ -266,7 +270,7 @@ class RunFile:
         """Writes the record; it is durable when this returns."""
         with self._lock:
             text = json.dumps(_encode(self.record), indent=1)
-            self._store.write(self.record.folder, text.encode())
+            self._store.write(self.record.folder, text.encode(), len(self.record.open_changes))
 
     @contextmanager
     def changing(self) -> Iterator[RunRecord]:
