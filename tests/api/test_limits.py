@@ -210,6 +210,7 @@ def test_one_at_a_time(shell: ServeShell) -> None:
         for other in others:
             answer = other.result(20)
             assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_running")
+            assert answer.headers["Retry-After"] == "1"
         counted.hold.set()
         assert first.result(20).status_code == 200
     assert counted.runs == 1

@@ -134,7 +134,7 @@ def test_a_daemon_that_asks_to_wait_is_obeyed() -> None:
 
 def test_a_daemon_that_still_answers_the_first_request_is_asked_again() -> None:
     slept: list[float] = []
-    still = answer("409 Conflict", {"detail": "still being answered", "code": "idempotency_running"})
+    still = answer("409 Conflict", {"detail": "still being answered", "code": "idempotency_running"}, "Retry-After: 1")
     with playing(still, answer("200 OK", {"ok": True})) as (url, _), transport(url, slept) as used:
         assert used.request("POST", "/x").object() == {"ok": True}
     assert slept == [1.0]

@@ -40,6 +40,7 @@ FIRST_PAUSE_S: Final = 0.2
 """Doubled with each further try: about 6 s in all, in which a daemon restarts."""
 MAX_RETRY_AFTER_S: Final = 60.0
 STILL_ANSWERED: Final = "idempotency_running"
+"""The connection broke, or the daemon died, while it answered this very request."""
 BUSY: Final = frozenset({429, 503})
 STREAM_SILENCE_S: Final = 45.0
 """Three pings of 15 s: a stream that is silent for longer is dead, whatever the kernel believes."""
@@ -137,14 +138,11 @@ class Transport:
     def _once(self, method: str, path: str, build: Mapping[str, Any]) -> Answer:
         with self._http.stream(method, path, **build) as response:
             body = _read(response)
-        if response.status_code in BUSY and (after_s := _retry_after(response)) is not None:
-            raise _Busy(error_of(response.status_code, _document(body)), after_s)
         if not response.is_success:
             error = error_of(response.status_code, _document(body))
-            if (
-                error.code == STILL_ANSWERED
-            ):  # the daemon died, or the connection broke, while it answered this very request
-                raise _Busy(error, FIRST_PAUSE_S * 5)
+            busy = response.status_code in BUSY or error.code == STILL_ANSWERED
+            if busy and (after_s := _retry_after(response)) is not None:
+                raise _Busy(error, after_s)
             raise error
         return Answer(response.status_code, response.headers, body)
 
