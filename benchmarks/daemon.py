@@ -21,6 +21,7 @@ from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
 from hypersdk.units import GiB, MiB
 from tests.cli.hypervisord.running import children_of, daemon, environ_of
 from tests.support.databases import fresh_database, running_postgres
+from tests.support.processes import memory_bytes, processor_s
 
 JOBS = 1000
 ASKED = 2000
@@ -209,24 +210,15 @@ def _beside_copies(kind: Kind, client: httpx.Client, place: Path, idle: Sequence
 def _idle(kind: Kind, pid: int) -> Row:
     time.sleep(SETTLE_S)
     children = children_of(pid)
-    first, began = {one: _cpu_s(one) for one in children.values()}, time.monotonic()
+    first, began = {one: processor_s(one) for one in children.values()}, time.monotonic()
     time.sleep(IDLE_S)
     seconds = time.monotonic() - began
-    shares = {name: 100 * (_cpu_s(one) - first[one]) / seconds for name, one in children.items()}
+    shares = {name: 100 * (processor_s(one) - first[one]) / seconds for name, one in children.items()}
     told = ", ".join(
-        f"{name.partition(':')[0]} {share:.1f} %, {_rss(children[name])} MiB" for name, share in sorted(shares.items())
+        f"{name.partition(':')[0]} {share:.1f} %, {memory_bytes('VmRSS', children[name]) // MiB} MiB"
+        for name, share in sorted(shares.items())
     )
     return Row(f"{kind.name}: idle, of one core", told, "", sum(shares.values()), 3, " %")
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _rss(pid: int) -> int:
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) // 1024
 
 
 def _job(client: httpx.Client, job: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +25,7 @@ from hypersdk.units import GiB, MiB
 from tests.cli.inventory import inventory, machine
 from tests.cli.running import environment, terminal
 from tests.support.machines import make_machine
+from tests.support.processes import processor_s
 
 Driver = Callable[[PickerApp, Pilot[Picked | None]], Awaitable[None]]
 START = Choices(Path("/srv/images"))
@@ -336,12 +336,6 @@ from tests.cli.test_picker import START
 PickerApp(inventory(10_000), title="HyperSDK", start=START, free_bytes=lambda _: 1).run()
 """
 SEQUENCES = {"down": "\x1b[B", "space": " ", "pagedown": "\x1b[6~", "tab": "\t", "backspace": "\x7f"}
-
-
-def processor_s(pid: int) -> float:
-    """User and system time of a process, from proc(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.slow

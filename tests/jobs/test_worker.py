@@ -19,6 +19,7 @@ from hypersdk.state.tables import job_log, jobs
 from hypersdk.units import MiB
 from tests.e2e.judge import expected_raw
 from tests.jobs.test_durable import SLOW, SiteFactory, assert_exported, machines, source
+from tests.support.processes import memory_bytes, processor_s
 
 
 def test_an_identity_is_held_by_one_process_and_kept(tmp_path: Path) -> None:
@@ -163,14 +164,8 @@ def test_an_idle_worker_costs_next_to_nothing(site: SiteFactory, postgres: bool)
     made = site(machines=(MachineSpec("web-0"),), postgres=postgres)
     worker = made.worker()
     time.sleep(3)
-    first, began = _cpu_s(worker.process.pid), time.monotonic()
+    first, began = processor_s(worker.process.pid), time.monotonic()
     time.sleep(20)
-    share = (_cpu_s(worker.process.pid) - first) / (time.monotonic() - began)
-    rss = next(line for line in Path(f"/proc/{worker.process.pid}/status").read_text().splitlines() if "VmRSS" in line)
-    print(f"idle worker: {share:.2%} of a core, {rss.split(':')[1].strip()}")
+    share = (processor_s(worker.process.pid) - first) / (time.monotonic() - began)
+    print(f"idle worker: {share:.2%} of a core, {memory_bytes('VmRSS', worker.process.pid) // MiB} MiB")
     assert share < 0.06
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -21,6 +21,7 @@ from hypersdk.formats.qcow2.writer import Compression, Qcow2Writer
 from hypersdk.formats.raw import RawWriter
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
 from hypersdk.transfer.blockfile import FdFile
+from tests.support.processes import memory_bytes
 from tests.support.tools import requires, run_tool
 
 PAGE: Final = 4096
@@ -296,14 +297,6 @@ def assert_blocks(image: Path, image_format: str, pattern: int, starts: Iterable
     printed = run_tool("qemu-io", "-r", "-f", image_format, image, stdin="\n".join([*reads, "quit\n"]))
     assert "Pattern verification failed" not in printed
     assert printed.count(f"read {BLOCK}/{BLOCK} bytes") == 2 * len(reads)
-
-
-def memory_bytes(field: str) -> int:
-    """``VmRSS`` or ``VmHWM`` (the peak) of this process, from /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise LookupError(field)
 
 
 def write_wide_image(kind: WriterKind, path: Path, capacity: int, stride: int) -> int:
