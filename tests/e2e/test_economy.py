@@ -30,14 +30,19 @@ BUDGET: Final = 4
 """Streams of one host, as configured: a quarter of what the machines would use."""
 
 
+def configure(hyper2kvm: Program, streams_per_host: int) -> None:
+    """So many streams of each host."""
+    config = hyper2kvm.home / ".config" / "hypersdk" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"[export]\nstreams_per_host = {streams_per_host}\n")
+
+
 @pytest.mark.slow
 def test_eight_machines_at_once_stay_in_the_budget_and_take_less_than_one_after_another(
     program: ProgramFactory, tmp_path: Path
 ) -> None:
     simulator, hyper2kvm = program(machines=FLEET, hosts=2, rate_bytes_s=CAP_BYTES_S)
-    config = hyper2kvm.home / ".config" / "hypersdk" / "config.toml"
-    config.parent.mkdir(parents=True)
-    config.write_text(f"[export]\nstreams_per_host = {BUDGET}\n")
+    configure(hyper2kvm, BUDGET)
     took, digests, peaks = {}, {}, {}
     for how, machines, disks in (("singly", 1, 1), ("together", 8, 4)):
         simulator.reset_counters()
@@ -56,6 +61,16 @@ def test_eight_machines_at_once_stay_in_the_budget_and_take_less_than_one_after_
     assert digests["singly"] == digests["together"]
     assert took["together"] <= 0.6 * took["singly"], took
     print(f"{took['together'] / took['singly']:.2f} of the time of one after another: {took}")
+
+
+def test_a_range_that_is_read_to_find_out_stays_in_the_budget_too(program: ProgramFactory, tmp_path: Path) -> None:
+    """While one machine is read, the others ask whether theirs can be."""
+    fleet = tuple(MachineSpec(name, disks=(DiskSpec(4 * MiB, allocated_bytes=4 * MiB),)) for name in NAMES[:3])
+    simulator, hyper2kvm = program(machines=fleet, rate_bytes_s=4 * MiB)
+    configure(hyper2kvm, 1)
+    ended = hyper2kvm.export(*NAMES[:3], "-o", tmp_path / "out", "--max-machines", "3", "--source", "datastore")
+    assert ended.status == 0, ended.explain()
+    assert list(simulator.counters.range_streams_peak.values()) == [1]
 
 
 def test_a_host_that_is_short_of_buffers_is_spared_and_all_arrives(engine: EngineFactory, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ class MachineCopy:
     def _copy(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
         method = self.work.plan.method
         if method is Method.DATASTORE:
-            self._copy_ranges(self._ranges(pending), cancel)
+            self._copy_ranges(self._ranges(pending, cancel), cancel)
         elif method is Method.AUTO and (ranges := self._ranges_for_resume(pending, cancel)):
             self._copy_ranges(ranges, cancel)
         else:
@@ -123,7 +123,7 @@ class MachineCopy:
             if self.work.plan.method is not Method.AUTO:
                 raise
             self.work.warn(f"the server refused the lease ({refused.message}); the datastore was read instead")
-            self._copy_ranges(self._ranges(pending), cancel)
+            self._copy_ranges(self._ranges(pending, cancel), cancel)
 
     @property
     def _point(self) -> PointInTime:
@@ -215,9 +215,9 @@ class MachineCopy:
 
     # Ranges
 
-    def _ranges(self, pending: Sequence[DiskRecord]) -> list[tuple[DiskRecord, DiskSource]]:
+    def _ranges(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> list[tuple[DiskRecord, DiskSource]]:
         """Ranges for all of ``pending``. Raises Refused ``no_ranges`` with the reason of each disk that cannot be read so."""
-        found = list(self._probe(pending))
+        found = list(self._probe(pending, cancel))
         reasons = [f"{record.label}: {source}" for record, source in found if isinstance(source, str)]
         if reasons:
             raise Refused("; ".join(reasons), code=NO_RANGES)
@@ -229,7 +229,7 @@ class MachineCopy:
         """Ranges for all of ``pending``, where some of it is on disk already, all of it can be read so, and it is less than a new stream."""
         if not any(self.work.outputs.begun(record) for record in pending):
             return None
-        found = list(self._probe(pending))
+        found = list(self._probe(pending, cancel))
         pairs = [(record, source) for record, source in found if not isinstance(source, str)]
         if len(pairs) < len(found):
             return None
@@ -246,24 +246,23 @@ class MachineCopy:
             recorded_bytes=self.work.outputs.recorded_bytes(record),
         )
 
-    def _probe(self, pending: Sequence[DiskRecord]) -> Iterator[tuple[DiskRecord, FlatDiskSource | str]]:
+    def _probe(
+        self, pending: Sequence[DiskRecord], cancel: CancelToken
+    ) -> Iterator[tuple[DiskRecord, FlatDiskSource | str]]:
+        """Each disk as ranges, or why not. The range that is read to find out takes a stream of the budget, as every other does."""
+        session, budget = self.work.session, self.disks.shared.budget
         machine = read_machine(self.work.session, self.work.run.record.moref)
         disks = {disk.key: disk for disk in machine.disks}
         for record in pending:
             disk = disks.get(record.key)
             if disk is None:
                 yield record, "the machine has it no more"
-            else:
-                yield (
-                    record,
-                    probe_flat(
-                        self.work.session,
-                        machine,
-                        disk,
-                        snapshot=self._point.snapshot,
-                        stall_timeout_s=self._stall_timeout_s,
-                    ),
-                )
+                continue
+            with budget.stream(session.endpoint.host, cancel):
+                found = probe_flat(
+                    session, machine, disk, snapshot=self._point.snapshot, cancel=cancel, stall_timeout_s=self._stall_timeout_s
+                )  # fmt: skip
+            yield record, found
 
     def _copy_ranges(self, pairs: Sequence[tuple[DiskRecord, DiskSource]], cancel: CancelToken) -> None:
         self.disks.copy(pairs, self._point.identity, cancel)
