@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import pytest
 
@@ -85,15 +85,19 @@ class Bench:
 
 
 Cure: TypeAlias = Callable[[Bench], None]
+F = TypeVar("F", bound=Callable[..., None])
 CURES: Final[dict[str, Cure]] = {}
 
 
 def cures(code: str) -> Callable[[Cure], Cure]:
     """Enters a function into the table; words after the code tell one case from another."""
+    return _into(CURES, code)
 
-    def enter(function: Cure) -> Cure:
-        assert code not in CURES
-        CURES[code] = function
+
+def _into(table: dict[str, F], code: str) -> Callable[[F], F]:
+    def enter(function: F) -> F:
+        assert code not in table
+        table[code] = function
         return function
 
     return enter
@@ -482,13 +486,7 @@ SERVICE_CURES: Final[dict[str, ServiceCure]] = {}
 
 def cures_of_service(code: str) -> Callable[[ServiceCure], ServiceCure]:
     """Enters a function into the table of the daemon."""
-
-    def enter(function: ServiceCure) -> ServiceCure:
-        assert code not in SERVICE_CURES
-        SERVICE_CURES[code] = function
-        return function
-
-    return enter
+    return _into(SERVICE_CURES, code)
 
 
 @pytest.fixture(scope="module")
