@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hypersdk.jobs.states import JobEvent
-from hypersdk.jobs.store import SORTABLE
+from hypersdk.jobs.store import JOB_LIST
 from tests.api.sse import listening
 from tests.support.apiserver import Api, beating, running_api
 
@@ -47,7 +47,7 @@ def test_a_job_from_submit_to_its_end(pg: Api) -> None:
 def test_every_column_sorts_and_filters(pg: Api) -> None:
     client = pg.client()
     jobs = [pg.add_job(name=name, owner=owner) for name, owner in (("b", None), ("C", "u1"), ("a", "u2"))]
-    for column in SORTABLE:
+    for column in JOB_LIST.columns:
         for sort in (column, f"-{column}"):
             assert client.get(JOBS, params={"sort": sort}).json()["total"] == 3, column
     owners = [job["owner"] for job in client.get(JOBS, params={"sort": "owner"}).json()["jobs"]]

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from hypersdk.access.roles import Role
+from hypersdk.access.users import insert_user
 from hypersdk.api.feed import Feed
 from hypersdk.client import Client, Job
 from hypersdk.client.accounts import log_in
@@ -325,3 +327,12 @@ def test_many_threads_may_share_a_client(api: Api, client: Client) -> None:
     for thread in threads:
         thread.join()
     assert len(set(ids)) == 16
+
+
+def test_a_list_longer_than_a_page_is_read_whole(client: Client, api: Api) -> None:
+    with api.services.database.write() as connection:
+        for number in range(1001):
+            insert_user(connection, float(number), f"user{number:04}", Role.VIEWER, None)
+    names = [one.name for one in client.users.list()]
+    assert len(names) == len(set(names)) > 1001
+    assert names == sorted(names)

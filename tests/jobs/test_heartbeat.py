@@ -65,7 +65,7 @@ def test_a_process_that_slept_is_stopped_before_it_asks_anybody(database: Databa
         clock.now -= 3600
         with pytest.raises(StaleAttempt):
             beating.guard()
-    assert [worker.state for worker in list_workers(database)] == ["dead"]
+    assert [worker.state for worker in list_workers(database).rows] == ["dead"]
 
 
 def test_a_beat_counts_from_when_it_was_begun(database: Database) -> None:
@@ -147,7 +147,7 @@ def test_a_worker_that_starts_again_is_alive_with_another_epoch(database: Databa
             assert not second.declared_dead
             first.beat()
             assert first.declared_dead
-            (worker,) = list_workers(database)
+            (worker,) = list_workers(database).rows
             assert (worker.state, worker.roots) == ("alive", ("root",))
             second.draining()
-            assert list_workers(database)[0].state == "draining"
+            assert list_workers(database).rows[0].state == "draining"

@@ -12,6 +12,7 @@ from hypersdk.jobs.figures import read_figures
 from hypersdk.jobs.states import JobEvent, JobState, JobStateError
 from hypersdk.jobs.store import MAX_LOG_BYTES, Filter, JobStore
 from hypersdk.state.database import Database, DatabaseError
+from hypersdk.state.pages import Slice, Where
 from tests.jobs.test_states import new_job
 
 
@@ -57,28 +58,28 @@ def test_an_id_that_many_ask_for_at_once_is_one_job(store: JobStore) -> None:
 def test_a_list_is_sorted_filtered_paged_and_counted(store: JobStore) -> None:
     for number in range(25):
         store.submit(new_job(name=f"vm {number % 5}", format="qcow2" if number % 2 else "raw"))
-    page = store.page(Filter(formats=("raw",)), sort="name", limit=4)
+    page = store.page(Filter(where=Where(equal=(("format", ("raw",)),))), Slice("name", limit=4))
     assert page.total == 13
     assert page.facets["state"] == {"queued": 13}
-    assert [job.name for job in page.jobs] == ["vm 0"] * 3 + ["vm 1"]
+    assert [job.name for job in page.rows] == ["vm 0"] * 3 + ["vm 1"]
     seen: list[int] = []
     cursor: int | None = None
-    while rows := store.page(Filter(), sort="number", limit=7, after=cursor or 0).jobs:
+    while rows := store.page(Filter(), Slice("number", limit=7), after=cursor or 0).rows:
         seen += [job.number for job in rows]
         cursor = rows[-1].number
     assert seen == sorted(seen)
     assert len(seen) == 25
     with pytest.raises(UsageError):
-        store.page(Filter(), sort="password")
+        store.page(Filter(), Slice("password"))
     with pytest.raises(UsageError):
-        store.page(Filter(), limit=100_000)
+        store.page(Filter(), Slice("name", limit=100_000))
 
 
 @pytest.mark.parametrize("text", ["100%", "a_b", "'; DROP TABLE jobs --", "ü"])
 def test_text_is_found_as_it_is_written(store: JobStore, text: str) -> None:
     wanted, _ = store.submit(new_job(name=f"x {text} y"))
     store.submit(new_job(name="x 100 a.b y"))
-    assert [job.id for job in store.page(Filter(text=text)).jobs] == [wanted.id]
+    assert [job.id for job in store.page(Filter(text=text)).rows] == [wanted.id]
 
 
 def test_changes_are_seen_in_order_and_removals_too(store: JobStore) -> None:

@@ -174,7 +174,7 @@ class Site:
         """What rows and workers say, for a failure."""
         rows = [
             f"{job.id} {job.name} {job.state} attempt {job.attempt}/{job.enqueued} epoch {job.epoch} {job.error} {job.progress['note']}"
-            for job in self.store.page(Filter(), limit=100).jobs
+            for job in self.store.page(Filter()).rows
         ]
         logs = [f"--- {one.log.name}\n{one.log.read_text()[-4000:]}" for one in self.started]
         return "\n".join(["", *rows, *logs])

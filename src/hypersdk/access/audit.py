@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from hypersdk.errors import UsageError
 from hypersdk.state.database import Database
+from hypersdk.state.pages import EVERYTHING, LIST_QUERY, Found, Listing, Slice, Where
 from hypersdk.state.tables import audit
 
 MAX_ROWS: Final = 200_000
 """Oldest are dropped beyond; some 60 MB."""
 PRUNE_EVERY: Final = 1000
-MAX_PAGE: Final = 1000
+NEWEST: Final = Slice("-number", limit=100)
+AUDIT_LIST: Final = Listing(
+    "entries",
+    {name: audit.c[name] for name in ("number", "at", "actor", "address", "action", "object", "outcome")}
+    | {"detail": sa.cast(audit.c.detail, sa.Text)},
+    key="number", facets=("action", "outcome"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +66,20 @@ class Audit:
         if due:
             self.prune()
 
-    def page(
-        self, *, actor: str | None = None, action: str | None = None, outcome: str | None = None, before: int | None = None,
-        limit: int = 100,
-    ) -> Sequence[Entry]:  # fmt: skip
-        """Newest first; ``before`` continues behind that number."""
-        query = sa.select(audit).order_by(audit.c.number.desc()).limit(max(1, min(limit, MAX_PAGE)))
-        for column, value in ((audit.c.actor, actor), (audit.c.action, action), (audit.c.outcome, outcome)):
-            if value is not None:
-                query = query.where(column == value)
-        if before is not None:
-            query = query.where(audit.c.number < before)
+    def page(self, where: Where = EVERYTHING, part: Slice = NEWEST, *, before: int | None = None) -> Found[Entry]:
+        """``before`` continues a list by falling number behind that one. Raises UsageError ``list_query``."""
+        if before is not None and part.sort != NEWEST.sort:
+            raise UsageError(f"a cursor goes with sort={NEWEST.sort}", code=LIST_QUERY)
+        beyond = None if before is None else audit.c.number < before
         with self._database.read() as connection:
-            return [Entry(**row) for row in connection.execute(query).mappings()]
+            return AUDIT_LIST.page(
+                connection,
+                sa.select(audit),
+                AUDIT_LIST.conditions(where),
+                part,
+                lambda row: Entry(**row._mapping),
+                beyond=beyond,
+            )
 
     def prune(self, max_rows: int = MAX_ROWS) -> int:
         """Drops the oldest beyond ``max_rows``; how many."""

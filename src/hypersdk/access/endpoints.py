@@ -16,6 +16,7 @@ from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, LookupFailed, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
+from hypersdk.state.pages import Found, Listing, Slice, Where
 from hypersdk.state.tables import endpoints, jobs, removed
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN, show_print
@@ -37,6 +38,14 @@ ENDPOINT_USED: Final = register(
 )
 VSPHERE: Final = "vsphere"
 MAX_ENDPOINTS: Final = 1000
+ENDPOINT_LIST: Final = Listing(
+    "endpoints",
+    {name: endpoints.c[name] for name in (
+        "id", "name", "kind", "url", "username", "secret_ref", "thumbprint", "insecure", "datacenter", "is_default", "created_at",
+        "revision")}
+    | {"has_password": sa.or_(endpoints.c.secret.is_not(None), endpoints.c.secret_ref.is_not(None))},
+    key="id", facets=("kind",),
+)  # fmt: skip
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _ENDED: Final = ("completed", "failed", "cancelled")
 _MAY_UNDO: Final = ("failed", "cancelled")
@@ -139,6 +148,14 @@ class Endpoints:
             return [
                 _stored(row) for row in connection.execute(sa.select(endpoints).order_by(endpoints.c.name)).mappings()
             ]
+
+    def page(self, where: Where, part: Slice) -> Found[StoredEndpoint]:
+        """Some of them. Raises UsageError ``list_query``."""
+        query = sa.select(endpoints)
+        with self._database.read() as connection:
+            return ENDPOINT_LIST.page(
+                connection, query, ENDPOINT_LIST.conditions(where), part, lambda row: _stored(row._mapping)
+            )
 
     def default(self) -> StoredEndpoint | None:
         """The one that jobs without any use."""

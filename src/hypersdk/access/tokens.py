@@ -24,6 +24,7 @@ from hypersdk.access.roles import METRICS, SCOPES, Role
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
+from hypersdk.state.pages import EVERYTHING, Found, Listing, Slice, Where
 from hypersdk.state.tables import api_tokens, users
 
 PREFIX: Final = "hst_"
@@ -33,6 +34,13 @@ MAX_TOKENS: Final = 100
 MAX_LIFE_S: Final = 10 * 366 * 86_400.0
 USED_EVERY_S: Final = 60.0
 """``used_at`` is written no more often: a poll every second is no write every second."""
+NEWEST: Final = Slice("-created_at")
+TOKEN_LIST: Final = Listing(
+    "tokens",
+    {name: api_tokens.c[name] for name in ("id", "user_id", "label", "scope", "created_at", "expires_at", "used_at")}
+    | {"user": users.c.name},
+    key="id", facets=("scope",),
+)  # fmt: skip
 _RANK: Final = {scope: rank for rank, scope in enumerate((METRICS, *Role))}
 _FORM: Final = re.compile(r"^hst_[A-Za-z0-9_-]{43}\Z")
 
@@ -93,13 +101,13 @@ class Tokens:
             token_id, text = insert_token(connection, now, user_id, label, scope, lifetime_s)
             return _token(connection.execute(_query().where(api_tokens.c.id == token_id)).one()), text
 
-    def list(self, user_id: str | None = None) -> list[Token]:
-        """Of one user, or all; newest first."""
-        query = _query().order_by(api_tokens.c.created_at.desc(), api_tokens.c.id)
+    def page(self, user_id: str | None = None, where: Where = EVERYTHING, part: Slice = NEWEST) -> Found[Token]:
+        """Of one user, or of all. Raises UsageError ``list_query``."""
+        conditions = TOKEN_LIST.conditions(where)
         if user_id is not None:
-            query = query.where(api_tokens.c.user_id == user_id)
+            conditions.append(api_tokens.c.user_id == user_id)
         with self._database.read() as connection:
-            return [_token(row) for row in connection.execute(query.limit(10_000))]
+            return TOKEN_LIST.page(connection, _query(), conditions, part, _token)
 
     def get(self, token_id: str) -> Token:
         """Raises AccountUnknown ``token_unknown``."""

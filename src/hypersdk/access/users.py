@@ -16,9 +16,16 @@ from hypersdk.access.roles import Role
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
+from hypersdk.state.pages import Found, Listing, Slice, Where
 from hypersdk.state.tables import logins, users
 
 MAX_USERS: Final = 10_000
+USER_LIST: Final = Listing(
+    "users",
+    {name: users.c[name] for name in ("id", "name", "role", "disabled", "locked_until", "created_at")}
+    | {"has_password": users.c.password.is_not(None)},
+    key="id", facets=("role", "disabled"),
+)  # fmt: skip
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}\Z")
 
 
@@ -66,6 +73,11 @@ class Users:
         """All of them, by name."""
         with self._database.read() as connection:
             return [_user(row) for row in connection.execute(sa.select(users).order_by(users.c.name))]
+
+    def page(self, where: Where, part: Slice) -> Found[User]:
+        """Some of them. Raises UsageError ``list_query``."""
+        with self._database.read() as connection:
+            return USER_LIST.page(connection, sa.select(users), USER_LIST.conditions(where), part, _user)
 
     def change(
         self, user_id: str, *, role: Role | None = None, password: Secret | None = None, disabled: bool | None = None

@@ -48,12 +48,17 @@ def acted_on(which: Filter, action: str) -> list[Filter]:
     """``which`` without the jobs that would refuse ``action``, in parts that have no job in common. What a job is after the action is in none of
     them, so whoever acts on some and asks again gets the others."""
     states = _STATES[action][0] & set(which.states or JobState)
-    parts = [(states, which.within)]
+    within = which.where.within
+    parts = [(states, within)]
     if action == "cancel":
-        parts = [(states - _FAILED, which.within), (states & _FAILED, (*which.within, ("source_changes", 1, None)))]
+        parts = [(states - _FAILED, within), (states & _FAILED, (*within, ("source_changes", 1, None)))]
     elif action == "delete":
-        parts = [(states, (*which.within, ("source_changes", None, 1)))]
-    return [replace(which, states=tuple(sorted(some)), within=within) for some, within in parts if some]
+        parts = [(states, (*within, ("source_changes", None, 1)))]
+    return [
+        replace(which, states=tuple(sorted(some)), where=replace(which.where, within=allowed))
+        for some, allowed in parts
+        if some
+    ]
 
 
 def _permission(action: str, job: Job, role: Role | None) -> Permission:

@@ -1,32 +1,93 @@
-"""The parameters of the list of jobs, and the same conditions in the body of a bulk call. Every column can be filtered and sorted by.
+"""What all lists have in common. Every column can be filtered and sorted by, and a field says by its name what it does::
+
+    state, user_id     one of these values; may be given more than once
+    url, label         of a single text: a part of it, in any case
+    created_after      of a time: the column created_at, then or later
+    created_before     before then
+    percent_min, _max  of a number: these two and what is between them
+    disabled           true or false
 
 Of every list, a parameter that it does not know is an error: nobody is to believe that it filtered or sorted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime
+from enum import Enum
+from typing import Annotated, Any, ClassVar, Final
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from hypersdk.jobs.states import JobState
-from hypersdk.jobs.store import MAX_PAGE, SORTABLE, Filter
+from hypersdk.state.pages import MAX_PAGE, Slice, Where
 
 MAX_VALUES: Final = 100
 """Of one parameter: with the length of a value, what an address of 32 KiB holds. More ids go into the body of ``POST /jobs/query``."""
-MAX_IDS: Final = 1000
 BIGGEST: Final = 2**31 - 1
+HALF_SHOWN_S: Final = 0.5e-6
+"""Times are shown to the microsecond: a row is at the time that it shows."""
 Word = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Words = Annotated[list[Word], Field(max_length=MAX_VALUES)]
-Ids = Annotated[list[Word], Field(max_length=MAX_IDS)]
 Whole = Annotated[int, Field(ge=-BIGGEST, le=BIGGEST)]
-Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")]
-Sort = Annotated[str, StringConstraints(pattern=rf"^-?({'|'.join(SORTABLE)})$")]
-_TIMES: Final = ("created", "started", "completed", "updated")
-_NUMBERS: Final = ("priority", "attempt", "number", "source_changes", "percent")
+Large = Annotated[int, Field(ge=0, le=2**53)]
+Offset = Annotated[int, Field(ge=0, le=BIGGEST, description="Rows to leave out at the start: for a scroll bar")]
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
+
+
+def one_of(columns: Iterable[str]) -> StringConstraints:
+    """What a ``sort`` may be."""
+    return StringConstraints(pattern=rf"^-?({'|'.join(columns)})$")
+
+
+SORT: Final = "A column, with - before it for falling order; rows without a value come last"
+
+
+class Conditions(BaseModel):
+    """Conditions on the columns of a list, by the names of the fields. All must hold; of several values of one field, any."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    COLUMNS: ClassVar[Collection[str]] = ()
+    ROUNDED: ClassVar[Mapping[str, float]] = {}
+    """How far above its ``_max`` a value still shows as that, of columns that are no whole numbers."""
+
+    def where(self) -> Where:
+        """As the database understands it."""
+        equal: list[tuple[str, tuple[Any, ...]]] = []
+        within: list[tuple[str, float | None, float | None]] = []
+        containing: list[tuple[str, str]] = []
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            column, _, end = name.rpartition("_")
+            if value is None or value in ("", []):
+                continue
+            if name in self.COLUMNS:
+                if isinstance(value, str):
+                    containing.append((name, value))
+                else:
+                    values = value if isinstance(value, list) else [value]
+                    equal.append((name, tuple(one.value if isinstance(one, Enum) else one for one in values)))
+            elif end in ("after", "before") and isinstance(value, datetime):
+                at = column if column in self.COLUMNS else f"{column}_at"
+                moment = value.timestamp() - HALF_SHOWN_S
+                within.append((at, moment, None) if end == "after" else (at, None, moment))
+            elif end in ("min", "max"):
+                above = self.ROUNDED.get(column, 1)
+                within.append((column, value, None) if end == "min" else (column, None, value + above))
+        return Where(tuple(equal), tuple(within), tuple(containing))
+
+
+class PageQuery(Conditions):
+    """A part of a list. Each list has its own ``sort``."""
+
+    offset: Offset = 0
+    limit: Limit = MAX_PAGE
+
+    def part(self) -> Slice:
+        """As the database understands it."""
+        return Slice(str(self.model_dump()["sort"]), self.offset, self.limit)
 
 
 async def only_known(request: Request) -> None:
@@ -47,105 +108,3 @@ def _names(dependant: Any) -> Iterator[str]:
 
 OnlyKnown = Annotated[None, Depends(only_known)]
 """Stands behind the guard among the arguments of a list."""
-
-
-class JobFilter(BaseModel):
-    """Which jobs. All conditions must hold; of several values of one field, any."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: Words = Field(default=[], description="Exactly this id; may be given more than once, as all lists")
-    state: list[JobState] = Field(default=[], max_length=len(JobState))
-    format: Words = Field(default=[])
-    site: Words = Field(default=[], description="host:port of the vCenter or ESXi host")
-    owner: Words = Field(default=[])
-    endpoint_id: Words = Field(default=[])
-    worker_id: Words = Field(default=[])
-    waiting: Words = Field(default=[], description="Code of what a queued job waits for")
-    name: Word = Field(default="", description="Part of the name, in any case")
-    vm_path: Word = Field(default="", description="Part of the machine's path, in any case")
-    output_path: Word = Field(default="", description="Part of the folder, in any case")
-    text: Word = Field(default="", description="Part of name, machine, folder or id, in any case")
-    created_after: AwareDatetime | None = Field(default=None, description="At this time or later")
-    created_before: AwareDatetime | None = Field(default=None, description="Before this time")
-    started_after: AwareDatetime | None = None
-    started_before: AwareDatetime | None = None
-    completed_after: AwareDatetime | None = None
-    completed_before: AwareDatetime | None = None
-    updated_after: AwareDatetime | None = None
-    updated_before: AwareDatetime | None = None
-    priority_min: Whole | None = None
-    priority_max: Whole | None = Field(default=None, description="This value still counts, as for all that end in _max")
-    attempt_min: Whole | None = None
-    attempt_max: Whole | None = None
-    number_min: Whole | None = None
-    number_max: Whole | None = None
-    source_changes_min: Whole | None = Field(default=None, description="1: whose source is not as it was found")
-    source_changes_max: Whole | None = None
-    percent_min: Annotated[float, Field(ge=0, le=100)] | None = None
-    percent_max: Annotated[float, Field(ge=0, le=100)] | None = None
-
-    def as_filter(self, *, excluded: tuple[str, ...] = (), seen_revision: int | None = None) -> Filter:
-        """As the store understands it."""
-        return Filter(
-            ids=tuple(self.id), states=tuple(self.state), formats=tuple(self.format), sites=tuple(self.site),
-            owners=tuple(self.owner), text=self.text, excluded=excluded, equal=self._equal(), within=self._within(),
-            containing=self._containing(), seen_revision=seen_revision,
-        )  # fmt: skip
-
-    def _equal(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        given = (("endpoint_id", self.endpoint_id), ("worker_id", self.worker_id), ("waiting", self.waiting))
-        return tuple((name, tuple(values)) for name, values in given if values)
-
-    def _containing(self) -> tuple[tuple[str, str], ...]:
-        given = (("name", self.name), ("vm_path", self.vm_path), ("output_path", self.output_path))
-        return tuple((name, text) for name, text in given if text)
-
-    def _within(self) -> tuple[tuple[str, float | None, float | None], ...]:
-        found: list[tuple[str, float | None, float | None]] = []
-        for name in _TIMES:
-            least, below = (getattr(self, f"{name}_{end}") for end in ("after", "before"))
-            found.append((f"{name}_at", least and least.timestamp(), below and below.timestamp()))
-        for name in _NUMBERS:
-            least, most = (getattr(self, f"{name}_{end}") for end in ("min", "max"))
-            step = 0.05 if name == "percent" else 1  # percentages have one decimal
-            found.append((name, least, None if most is None else most + step))
-        return tuple(one for one in found if one[1] is not None or one[2] is not None)
-
-
-class JobQuery(JobFilter):
-    """A page of the list."""
-
-    sort: Sort = Field(
-        default="-number", description=f"A column, with - before it for falling order: {', '.join(SORTABLE)}"
-    )
-    offset: Annotated[int, Field(ge=0, le=BIGGEST)] = Field(
-        default=0, description="Jobs to leave out at the start: for a scroll bar"
-    )
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
-    cursor: Cursor | None = Field(
-        default=None, description="`next_cursor` of the page before: for programs; goes with sort number or -number"
-    )
-
-
-class Bulk(BaseModel):
-    """One action on many jobs: either `ids`, or `filter` with the `revision` of the list that the caller saw. Jobs that came later are
-    left alone, and so are those in `except`."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True,
-        json_schema_extra={"examples": [
-            {"action": "cancel", "ids": ["job-3f9a1c20d4e5"]},
-            {"action": "retry", "filter": {"state": ["failed"]}, "except": ["job-3f9a1c20d4e5"], "revision": 4711},
-        ]},
-    )  # fmt: skip
-
-    action: Literal["cancel", "pause", "resume", "retry", "delete"]
-    ids: Ids | None = None
-    filter: JobFilter | None = None
-    except_: Ids = Field(default=[], alias="except")
-    revision: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    keep_partial: bool = Field(
-        default=False, description="For cancel: what was copied so far stays, and retry goes on from there"
-    )
-    discard: bool = Field(default=False, description="For retry: begins anew")

@@ -8,14 +8,16 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from hypersdk.api.times import maybe_rfc3339, rfc3339
-from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, Page, Worker
+from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, Worker
 from hypersdk.jobs.states import KEPT, JobState
+from hypersdk.state.pages import Found
 
 Moment = Annotated[str, Field(description="RFC 3339, UTC", examples=["2026-01-31T12:00:00.250000Z"])]
 JobId = Annotated[str, Field(description="Id of a job", examples=["job-3f9a1c20d4e5"])]
 
 
 Status: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled"]
+Scope: TypeAlias = Literal["viewer", "operator", "admin", "metrics"]
 WorkerState: TypeAlias = Literal["alive", "draining", "dead"]
 
 
@@ -96,19 +98,24 @@ class JobView(Shown):
     revision: int = Field(description="Moves with every change")
 
 
-class JobPage(Shown):
+class Listed(Shown):
+    """Part of a list."""
+
+    total: int = Field(description="Rows that match, on all pages")
+    revision: int = Field(
+        description="Of all lists: for bulk calls, and to follow changes from here on with the event stream"
+    )
+    facets: dict[str, dict[str, int]] = Field(
+        description="Matching rows by value of a column", examples=[{"state": {"running": 3, "completed": 120}}]
+    )
+
+
+class JobPage(Listed):
     """Part of the list of jobs."""
 
     jobs: list[JobView]
-    total: int = Field(description="Jobs that match, on all pages")
-    revision: int = Field(
-        description="Of the whole list: for bulk calls, and to follow changes from here on with the event stream"
-    )
     next_cursor: str | None = Field(
         description="For the page behind this one; null on the last, and for lists that have no cursor"
-    )
-    facets: dict[str, dict[str, int]] = Field(
-        description="Matching jobs by value of a column", examples=[{"state": {"running": 3, "completed": 120}}]
     )
 
 
@@ -159,15 +166,10 @@ def error_view(error: Mapping[str, Any] | None) -> ErrorView | None:
     return None if error is None else ErrorView.model_validate({"code": "unknown", "message": "", **error})
 
 
-def page_view(page: Page, next_cursor: str | None) -> JobPage:
-    """A page of jobs."""
-    return JobPage(
-        jobs=[job_view(job) for job in page.jobs],
-        total=page.total,
-        revision=page.revision,
-        next_cursor=next_cursor,
-        facets={name: dict(counts) for name, counts in page.facets.items()},
-    )
+def listed(found: Found[Any]) -> dict[str, Any]:
+    """The fields of ``Listed``."""
+    facets = {name: dict(counts) for name, counts in found.facets.items()}
+    return {"total": found.total, "revision": found.revision, "facets": facets}
 
 
 def attempt_view(attempt: Attempt) -> AttemptView:

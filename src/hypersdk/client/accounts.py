@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from hypersdk.client.records import ApiToken, NewToken, User, objects, take
+from hypersdk.client.paging import every
+from hypersdk.client.records import ApiToken, NewToken, User, take
 from hypersdk.client.transport import Transport
 from hypersdk.secret import Secret
 
@@ -24,8 +25,8 @@ class Tokens:
 
     def list(self, *, everyone: bool = False) -> Sequence[ApiToken]:
         """Newest first, without their texts."""
-        answer = self._transport.request("GET", TOKENS, params={"all": True} if everyone else None).object()
-        return tuple(ApiToken.of(one) for one in objects(answer, "tokens"))
+        found = every(self._transport, TOKENS, "tokens", {"all": True} if everyone else {})
+        return tuple(ApiToken.of(one) for one in found)
 
     def create(
         self, label: str, scope: str = "viewer", *, expires_in_days: float | Literal["default"] | None = "default",
@@ -53,7 +54,7 @@ class Users:
 
     def list(self) -> Sequence[User]:
         """All of them, by name."""
-        return tuple(User.of(one) for one in objects(self._transport.request("GET", USERS).object(), "users"))
+        return tuple(User.of(one) for one in every(self._transport, USERS, "users"))
 
     def create(self, name: str, role: str, password: Secret | None = None) -> User:
         """Without a password the user comes in by tokens only."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
-from hypersdk.client.records import EndpointInfo, objects
+from hypersdk.client.paging import every
+from hypersdk.client.records import EndpointInfo
 from hypersdk.client.transport import Transport
 from hypersdk.secret import Secret
 
@@ -23,9 +24,7 @@ class Endpoints:
 
     def list(self) -> Sequence[EndpointInfo]:
         """All of them, by name."""
-        return tuple(
-            EndpointInfo.of(one) for one in objects(self._transport.request("GET", ENDPOINTS).object(), "endpoints")
-        )
+        return tuple(EndpointInfo.of(one) for one in every(self._transport, ENDPOINTS, "endpoints"))
 
     def get(self, endpoint: str) -> EndpointInfo:
         """By id or name. Raises LookupFailed."""

@@ -15,12 +15,15 @@ from hypersdk.jobs.heartbeat import TAKE_OVER_S
 from hypersdk.jobs.records import Worker
 from hypersdk.jobs.states import ENDED, HELD, JobState
 from hypersdk.state.database import Database
+from hypersdk.state.pages import EVERYTHING, Found, Listing, Slice, Where
 from hypersdk.state.tables import attempts, counters, jobs, nfc_hosts, nfc_streams, samples, workers
 
 MAX_HELD: Final = 10_000
 """Running jobs whose progress is added up."""
 MAX_HOSTS: Final = 500
-MAX_WORKERS: Final = 500
+LIVING: Final = Slice("state")
+"""Alive ones first."""
+WORKER_COLUMNS: Final = ("id", "host", "pid", "version", "state", "roots", "started_at", "age_s")
 MAX_ENDED: Final = 2000
 """Attempts of the last hour that durations are taken from."""
 DURATION_WINDOW_S: Final = 3600.0
@@ -190,21 +193,33 @@ def workers_alive(database: Database, *, take_over_s: float = TAKE_OVER_S) -> in
         return int(connection.execute(query).scalar_one())
 
 
-def list_workers(database: Database) -> list[Worker]:
-    """All worker processes, those that live first, then by their last sign of life."""
-    age = database.clock - workers.c.beat
+def workers_listing(database: Database) -> Listing:
+    """Columns of the list of workers: their age is counted by the database's clock."""
+    made: dict[str, sa.ColumnElement[Any]] = {
+        "age_s": database.clock - workers.c.beat,
+        "roots": sa.cast(workers.c.roots, sa.Text),
+    }
+    columns: dict[str, sa.ColumnElement[Any]] = {
+        name: made[name] if name in made else workers.c[name] for name in WORKER_COLUMNS
+    }
+    return Listing("workers", columns, key="id", facets=("state", "version"))
+
+
+def list_workers(database: Database, where: Where = EVERYTHING, part: Slice = LIVING) -> Found[Worker]:
+    """Worker processes. Raises UsageError ``list_query``, DatabaseError."""
     query = sa.select(
         workers.c.id, workers.c.host, workers.c.pid, workers.c.version, workers.c.roots, workers.c.state, workers.c.epoch,
-        workers.c.started_at, age.label("age_s"),
-    ).order_by(workers.c.state, workers.c.beat.desc()).limit(MAX_WORKERS)  # fmt: skip
+        workers.c.started_at, (database.clock - workers.c.beat).label("age_s"),
+    )  # fmt: skip
+    listing = workers_listing(database)
     with database.read() as connection:
-        return [
-            Worker(
-                row.id, row.host, row.pid, row.version, tuple(row.roots), row.state, row.epoch, row.started_at,
-                max(0.0, float(row.age_s)),
-            )
-            for row in connection.execute(query)
-        ]  # fmt: skip
+        return listing.page(connection, query, listing.conditions(where), part, _worker)
+
+
+def _worker(row: Any) -> Worker:
+    return Worker(
+        row.id, row.host, row.pid, row.version, tuple(row.roots), row.state, row.epoch, row.started_at, max(0.0, float(row.age_s)),
+    )  # fmt: skip
 
 
 # --- history ---------------------------------------------------------------------------------------------------------

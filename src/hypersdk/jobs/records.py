@@ -103,13 +103,3 @@ class NewJob:
     root_id: str
     priority: int = 0
     owner: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Part of a list: the jobs, how many there are in all, the revision of the whole list, and counts by state."""
-
-    jobs: tuple[Job, ...]
-    total: int
-    revision: int
-    facets: Mapping[str, Mapping[str, int]]

@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from hypersdk.errors import LookupFailed, UsageError, register
-from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob, Page
+from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob
 from hypersdk.jobs.states import ENDED, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError, after
 from hypersdk.state.database import Database
-from hypersdk.state.tables import attempts, counters, job_log, jobs, removed
+from hypersdk.state.pages import EVERYTHING, LIST_QUERY, Found, Listing, Slice, Where, current_revision
+from hypersdk.state.tables import attempts, job_log, jobs, removed
 
 JOB_UNKNOWN: Final = register("job_unknown", "There is no job with that id.", "See `hyperctl query -all`.")
 JOB_EXISTS: Final = register(
     "job_exists", "A job with that id exists and asks for something else.", "Choose another id, or leave it out."
 )
-LIST_QUERY: Final = register(
-    "list_query", "The list cannot be filtered or sorted like that.", "The message names the column and what it takes."
-)
-
-SORTABLE: Final = {
-    name: jobs.c[name]
-    for name in ("number", "id", "name", "vm_path", "output_path", "format", "state", "site", "priority", "owner", "attempt",
-                 "endpoint_id", "worker_id", "waiting", "source_changes", "created_at", "started_at", "completed_at", "updated_at")
-} | {"percent": jobs.c.progress["percent_complete"].as_float()}  # fmt: skip
-FACETS: Final = ("state", "format", "site")
-MAX_PAGE: Final = 1000
+JOB_LIST: Final = Listing(
+    "jobs",
+    {name: jobs.c[name] for name in (
+        "number", "id", "name", "vm_path", "output_path", "format", "state", "site", "priority", "owner", "attempt", "endpoint_id",
+        "worker_id", "waiting", "source_changes", "created_at", "started_at", "completed_at", "updated_at", "revision")}
+    | {"percent": jobs.c.progress["percent_complete"].as_float()},
+    key="number", facets=("state", "format", "site"),
+)  # fmt: skip
+ATTEMPT_LIST: Final = Listing(
+    "attempts",
+    {name: attempts.c[name] for name in ("epoch", "attempt", "worker_id", "started_at", "ended_at", "outcome")},
+    key="epoch", facets=("worker_id", "outcome"),
+)  # fmt: skip
 FOLLOWED: Final = 1000
 """So many last changes can be followed by clients that were away: what was removed in them is remembered."""
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 """What is kept of one job's log."""
 _AT_ONCE: Final = 500
 _COLUMNS: Final = tuple(jobs.c[field.name] for field in fields(Job))
+_ATTEMPT: Final = tuple(attempts.c[field.name] for field in fields(Attempt))
+NEWEST: Final = Slice("-number", limit=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,49 +49,24 @@ class Filter:
 
     ids: tuple[str, ...] = ()
     states: tuple[JobState, ...] = ()
-    formats: tuple[str, ...] = ()
-    sites: tuple[str, ...] = ()
-    owners: tuple[str, ...] = ()
     text: str = ""
-    created_after: float | None = None
-    created_before: float | None = None
     excluded: tuple[str, ...] = ()
-    equal: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Columns of text and the values that they may have."""
-    within: tuple[tuple[str, float | None, float | None], ...] = ()
-    """Columns of numbers and times, with the least value and the first one that is too high."""
-    containing: tuple[tuple[str, str], ...] = ()
-    """Columns of text and what is found in them, in whatever case."""
+    where: Where = EVERYTHING
     seen_revision: int | None = None
     """Only jobs that were there at this revision of the list."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """As SQL."""
-        found: list[sa.ColumnElement[bool]] = []
-        ids = tuple(one for one in self.ids if possible_id(one)) or ("",) if self.ids else ()
-        for column, values in ((jobs.c.id, ids), (jobs.c.state, self.states), (jobs.c.format, self.formats),
-                               (jobs.c.site, self.sites), (jobs.c.owner, self.owners)):  # fmt: skip
-            if values:
-                found.append(column.in_([str(value) for value in values]))
+        found = JOB_LIST.conditions(self.where)
+        if self.ids:
+            found.append(jobs.c.id.in_([one for one in self.ids if possible_id(one)]))
+        if self.states:
+            found.append(jobs.c.state.in_([state.value for state in self.states]))
         if self.text:
             columns = (jobs.c.name, jobs.c.vm_path, jobs.c.output_path, jobs.c.id)
             found.append(sa.or_(*(column.icontains(self.text, autoescape=True) for column in columns)))
-        if self.created_after is not None:
-            found.append(jobs.c.created_at >= self.created_after)
-        if self.created_before is not None:
-            found.append(jobs.c.created_at < self.created_before)
         if self.excluded:
             found.append(jobs.c.id.not_in(self.excluded))
-        return found + self._by_column()
-
-    def _by_column(self) -> list[sa.ColumnElement[bool]]:
-        found: list[sa.ColumnElement[bool]] = [SORTABLE[name].in_(values) for name, values in self.equal]
-        for name, least, too_high in self.within:
-            if least is not None:
-                found.append(SORTABLE[name] >= least)
-            if too_high is not None:
-                found.append(SORTABLE[name] < too_high)
-        found += [SORTABLE[name].icontains(text, autoescape=True) for name, text in self.containing]
         if self.seen_revision is not None:
             found.append(jobs.c.created_revision <= self.seen_revision)
         return found
@@ -165,37 +145,18 @@ class JobStore:
             raise _unknown(job_id)
         return found
 
-    def page(
-        self, which: Filter, *, sort: str = "-number", offset: int = 0, limit: int = 100, after: int | None = None
-    ) -> Page:
-        """Part of the list. ``sort`` is a column of ``SORTABLE``, with ``-`` before it for falling order; jobs that are equal in it are in
-        order of submit. ``after`` continues a list in order of submit behind that ``number``, whatever came or went meanwhile.
+    def page(self, which: Filter, part: Slice = NEWEST, *, after: int | None = None) -> Found[Job]:
+        """Part of the list. ``after`` continues a list in order of submit behind that ``number``, whatever came or went meanwhile.
 
         Raises UsageError ``list_query``.
         """
-        name = sort.removeprefix("-")
-        if name not in SORTABLE:
-            raise UsageError(
-                f"jobs cannot be sorted by '{name[:60]}'", code=LIST_QUERY, next_step=f"One of {', '.join(SORTABLE)}."
-            )
-        if not 0 < limit <= MAX_PAGE or offset < 0:
-            raise UsageError(f"limit is from 1 to {MAX_PAGE}, offset from 0", code=LIST_QUERY)
-        down = sort.startswith("-")
-        order = [
-            (SORTABLE[name].desc() if down else SORTABLE[name].asc()).nulls_last(),
-            jobs.c.number.desc() if down else jobs.c.number.asc(),
-        ]
-        conditions = which.conditions()
-        query = sa.select(*_COLUMNS).where(*conditions).order_by(*order).limit(limit).offset(offset)
+        beyond = None
         if after is not None:
-            if name != "number":
+            if part.sort.removeprefix("-") != "number":
                 raise UsageError("a cursor goes with sort=number or -number", code=LIST_QUERY)
-            query = query.where(jobs.c.number < after if down else jobs.c.number > after)
+            beyond = jobs.c.number < after if part.sort.startswith("-") else jobs.c.number > after
         with self.database.read() as connection:
-            rows = connection.execute(query).all()
-            total = connection.execute(sa.select(sa.func.count()).select_from(jobs).where(*conditions)).scalar_one()
-            facets = {column: _facet(connection, column, conditions) for column in FACETS}
-            return Page(tuple(_job(row) for row in rows), total, _revision(connection), facets)
+            return JOB_LIST.page(connection, sa.select(*_COLUMNS), which.conditions(), part, _job, beyond=beyond)
 
     def newest(self, which: Filter, limit: int) -> tuple[Sequence[Job], int]:
         """Up to ``limit`` jobs of a filter, newest first, and how many there are; without facets, in one look."""
@@ -241,18 +202,23 @@ class JobStore:
     def revision(self) -> int:
         """The revision of the last change of anything."""
         with self.database.read() as connection:
-            return _revision(connection)
+            return current_revision(connection)
 
     def revision_of(self, connection: sa.Connection) -> int:
         """The same within a transaction."""
-        return _revision(connection)
+        return current_revision(connection)
 
     def attempts(self, job_id: str) -> list[Attempt]:
         """Every time that a worker had the job, oldest first."""
-        columns = [attempts.c[field.name] for field in fields(Attempt)]
-        query = sa.select(*columns).where(attempts.c.job_id == job_id).order_by(attempts.c.epoch)
+        query = sa.select(*_ATTEMPT).where(attempts.c.job_id == job_id).order_by(attempts.c.epoch)
         with self.database.read() as connection:
             return [Attempt(*row) for row in connection.execute(query)]
+
+    def attempts_page(self, job_id: str, where: Where, part: Slice) -> Found[Attempt]:
+        """Some of them. Raises UsageError ``list_query``."""
+        query = sa.select(*_ATTEMPT).where(attempts.c.job_id == job_id)
+        with self.database.read() as connection:
+            return ATTEMPT_LIST.page(connection, query, ATTEMPT_LIST.conditions(where), part, lambda row: Attempt(*row))
 
     def sealed_secret(self, job_id: str) -> bytes | None:
         """The sealed password that came with the job."""
@@ -451,12 +417,3 @@ def _unknown(job_id: str) -> LookupFailed:
     """Shows the id as far as it can be shown."""
     shown = job_id[:128].encode("ascii", "backslashreplace").decode()
     return LookupFailed(f"there is no job '{shown}'", code=JOB_UNKNOWN, id=shown)
-
-
-def _facet(connection: sa.Connection, column: str, conditions: Collection[sa.ColumnElement[bool]]) -> dict[str, int]:
-    query = sa.select(jobs.c[column], sa.func.count()).where(*conditions).group_by(jobs.c[column])
-    return {str(value): count for value, count in connection.execute(query)}
-
-
-def _revision(connection: sa.Connection) -> int:
-    return int(connection.execute(sa.select(counters.c.value).where(counters.c.name == "revision")).scalar_one())

@@ -114,11 +114,11 @@ def test_every_column_filters(api: Api) -> None:
 
 
 def test_every_column_sorts_and_unknown_ones_are_named(api: Api) -> None:
-    from hypersdk.jobs.store import SORTABLE
+    from hypersdk.jobs.store import JOB_LIST
 
     client = api.client()
     jobs = [api.add_job(name=name) for name in ("b", "c", "a")]
-    for column in SORTABLE:
+    for column in JOB_LIST.columns:
         for sort in (column, f"-{column}"):
             assert sorted(_ids(client.get(JOBS, params={"sort": sort}))) == sorted(job.id for job in jobs)
     assert [job["name"] for job in client.get(JOBS, params={"sort": "name"}).json()["jobs"]] == ["a", "b", "c"]
@@ -141,8 +141,8 @@ def test_pages_by_cursor_and_by_offset_with_total_and_facets(api: Api) -> None:
         if cursor is None:
             break
         api.add_job(name="came in between")
-        api.services.jobs.cancel(api.services.jobs.page(_named("came in between")).jobs[0].id)
-        api.services.jobs.delete(api.services.jobs.page(_named("came in between")).jobs[0].id)
+        api.services.jobs.cancel(api.services.jobs.page(_named("came in between")).rows[0].id)
+        api.services.jobs.delete(api.services.jobs.page(_named("came in between")).rows[0].id)
     assert seen == [job.id for job in reversed(jobs)]
     assert _ids(client.get(JOBS, params={"offset": 5, "limit": 3, "sort": "number"})) == [jobs[5].id, jobs[6].id]
     assert _ids(client.get(JOBS, params={"offset": 50})) == []
@@ -243,7 +243,7 @@ def test_bulk_by_filter_touches_what_the_caller_saw(api: Api) -> None:
     body = {"action": "cancel", "filter": {"format": ["raw"]}, "except": [seen[1].id], "revision": revision}
     found = client.post(f"{JOBS}/bulk", json=body).json()
     assert [one["id"] for one in found["results"]] == [seen[0].id]
-    states = {job.id: job.state.value for job in api.services.jobs.page(_named("")).jobs}
+    states = {job.id: job.state.value for job in api.services.jobs.page(_named("")).rows}
     assert states == {seen[0].id: "cancelled", seen[1].id: "queued", seen[2].id: "queued", later.id: "queued"}
 
 
@@ -291,7 +291,7 @@ def test_the_audit_trail_says_which_jobs_and_how_many(api: Api) -> None:
     client.post("/jobs/cancel", json={"job_ids": [native, "a\u0000b", "none"]})
     many = [f"none-{number}" for number in range(150)]
     client.post(f"{JOBS}/bulk", json={"action": "delete", "ids": many})
-    found = [(one.action, one.outcome, one.detail) for one in reversed(api.services.access.audit.page())]
+    found = [(one.action, one.outcome, one.detail) for one in reversed(api.services.access.audit.page().rows)]
     assert found == [
         (f"POST {JOBS}", "partial", {"action": "submit", "accepted": 1, "rejected": 1, "ids": [native]}),
         ("POST /jobs/submit", "ok", {"action": "submit", "accepted": 1, "rejected": 0, "ids": [kept]}),
@@ -406,7 +406,7 @@ def test_every_download_is_a_line_in_the_audit_trail(api: Api) -> None:
     assert client.get(path, headers={"range": "bytes=10-"}).status_code == 416
     assert api.client("viewer").get(path).status_code == 403
     assert client.get(f"{JOBS}/{job.id}/artifacts").status_code == 200
-    found = api.services.access.audit.page()
+    found = api.services.access.audit.page().rows
     assert {(one.action, one.object) for one in found} == {(f"GET {JOBS}/{{id}}/artifacts/{{name}}", path)}
     assert [(one.actor, one.outcome, one.detail) for one in found] == [
         ("test-viewer", "403", {}), ("test-operator", "416", {}),

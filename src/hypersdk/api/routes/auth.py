@@ -9,24 +9,27 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from hypersdk.access.access import Access
+from hypersdk.access.audit import NEWEST
 from hypersdk.access.faults import USER_INVALID, Forbidden
 from hypersdk.access.roles import Permission, Role, permissions
 from hypersdk.access.tokens import Token, check_revocable
 from hypersdk.access.users import User
 from hypersdk.api.context import Services, services
 from hypersdk.api.listing import OnlyKnown
+from hypersdk.api.queries import AuditQuery, TokenQuery, UserQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of, came_by_tls
 from hypersdk.api.times import maybe_rfc3339, rfc3339
+from hypersdk.api.views import Listed, Scope, listed
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
+from hypersdk.state.pages import LIST_QUERY
 
 DAY_S: Final = 86_400.0
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
 Use = Annotated[Services, Depends(services)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$", examples=["ann"])]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-ASCII: Final = r"^[\x20-\x7e]*$"
 
 
 class _Strict(BaseModel):
@@ -126,7 +129,7 @@ class TokenBody(_Strict):
     later than itself; left out, it is 90 days or the end of the token that asks, whichever is sooner."""
 
     label: Line
-    scope: Literal["viewer", "operator", "admin", "metrics"] = "viewer"
+    scope: Scope = "viewer"
     expires_in_days: float | None = Field(default=90, gt=0, le=3660)
     user: Name | None = None
 
@@ -144,20 +147,20 @@ class AuditOut(BaseModel):
     detail: dict[str, Any]
 
 
-class Users(BaseModel):
-    """All users."""
+class Users(Listed):
+    """By name, if nothing else is asked for."""
 
     users: list[UserOut]
 
 
-class TokensOut(BaseModel):
-    """Tokens, newest first."""
+class TokensOut(Listed):
+    """Newest first, if nothing else is asked for."""
 
     tokens: list[TokenOut]
 
 
-class AuditPage(BaseModel):
-    """Newest first; ``next`` goes into ``before`` for what follows."""
+class AuditPage(Listed):
+    """Newest first, if nothing else is asked for; ``next`` goes into ``before`` for what follows."""
 
     entries: list[AuditOut]
     next: int | None = None
@@ -217,9 +220,10 @@ async def change_password(body: PasswordBody, caller: Viewer, use: Use) -> None:
 
 
 @router.get("/users", responses=problems())
-async def list_users(_caller: Admin, _only: OnlyKnown, use: Use) -> Users:
-    """All users, by name."""
-    return Users(users=[_user(user) for user in await run_in_threadpool(use.access.users.list)])
+async def list_users(query: Annotated[UserQuery, Query()], _caller: Admin, use: Use) -> Users:
+    """Filtered and sorted by any column."""
+    found = await run_in_threadpool(use.access.users.page, query.where(), query.part())
+    return Users(users=[_user(user) for user in found.rows], **listed(found))
 
 
 @router.post("/users", status_code=201, responses=problems(409))
@@ -260,14 +264,13 @@ async def delete_user(user_id: str, caller: Admin, use: Use) -> None:
 
 
 @router.get("/tokens", responses=problems())
-async def list_tokens(
-    caller: Viewer, _only: OnlyKnown, use: Use, everyone: Annotated[bool, Query(alias="all", description="Of all users; administrators only")] = False
-) -> TokensOut:  # fmt: skip
-    """The caller's tokens, newest first."""
-    if everyone and not caller.role.allows(Role.ADMIN):
+async def list_tokens(query: Annotated[TokenQuery, Query()], caller: Viewer, use: Use) -> TokensOut:
+    """The caller's tokens, or with `all` those of everybody; filtered and sorted by any column."""
+    if query.everyone and not caller.role.allows(Role.ADMIN):
         raise Forbidden("only an administrator sees the tokens of others", needs="admin")
-    found = await run_in_threadpool(use.access.tokens.list, None if everyone else caller.user_id)
-    return TokensOut(tokens=[TokenOut(**_token(token)) for token in found])
+    whose = None if query.everyone else caller.user_id
+    found = await run_in_threadpool(use.access.tokens.page, whose, query.where(), query.part())
+    return TokensOut(tokens=[TokenOut(**_token(token)) for token in found.rows], **listed(found))
 
 
 @router.post("/tokens", status_code=201, responses=problems(404))
@@ -306,28 +309,20 @@ async def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
 
 
 @router.get("/audit", responses=problems())
-async def list_audit(
-    _caller: Admin,
-    _only: OnlyKnown,
-    use: Use,
-    actor: Annotated[str | None, Query(max_length=200, pattern=ASCII)] = None,
-    action: Annotated[str | None, Query(max_length=64, pattern=ASCII)] = None,
-    outcome: Annotated[str | None, Query(max_length=32, pattern=ASCII)] = None,
-    before: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> AuditPage:
-    """Who did what, newest first."""
-    found = await run_in_threadpool(
-        lambda: use.access.audit.page(actor=actor, action=action, outcome=outcome, before=before, limit=limit)
-    )
+async def list_audit(query: Annotated[AuditQuery, Query()], _caller: Admin, use: Use) -> AuditPage:
+    """Who did what. Filtered and sorted by any column; by `before` for programs, by `offset` for a scroll bar."""
+    if query.before is not None and query.offset:
+        raise UsageError("offset goes without before", code=LIST_QUERY)
+    found = await run_in_threadpool(lambda: use.access.audit.page(query.where(), query.part(), before=query.before))
     entries = [
         AuditOut(
             number=one.number, at=rfc3339(one.at), actor=one.actor, address=one.address, action=one.action, object=one.object,
             outcome=one.outcome, detail=dict(one.detail),
         )
-        for one in found
+        for one in found.rows
     ]  # fmt: skip
-    return AuditPage(entries=entries, next=entries[-1].number if len(entries) == limit else None)
+    more = len(entries) == query.limit and query.sort == NEWEST.sort
+    return AuditPage(entries=entries, next=entries[-1].number if more else None, **listed(found))
 
 
 def _owner(access: Access, caller: Caller, body: TokenBody) -> str:

@@ -7,15 +7,16 @@ from typing import Annotated, Any, Final, TypeVar
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from hypersdk.access.endpoints import ENDPOINT_UNKNOWN, NewEndpoint, StoredEndpoint
 from hypersdk.api.context import Services, services
-from hypersdk.api.listing import OnlyKnown
+from hypersdk.api.queries import EndpointQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Admin, Operator, Viewer
 from hypersdk.api.times import rfc3339
+from hypersdk.api.views import Listed, listed
 from hypersdk.errors import LookupFailed
 from hypersdk.secret import Secret
 
@@ -71,8 +72,8 @@ class EndpointView(BaseModel):
     revision: int
 
 
-class EndpointsView(BaseModel):
-    """All of them, by name."""
+class EndpointsView(Listed):
+    """By name, if nothing else is asked for."""
 
     endpoints: list[EndpointView]
 
@@ -112,9 +113,10 @@ async def create(body: EndpointRequest, use: Use, _: Admin) -> EndpointView:
 
 
 @router.get("", operation_id="list_endpoints", summary="List endpoints", responses=problems())
-def list_endpoints(use: Use, _: Viewer, _only: OnlyKnown) -> EndpointsView:
-    """By name."""
-    return EndpointsView(endpoints=[_view(one) for one in use.endpoints.list()])
+def list_endpoints(query: Annotated[EndpointQuery, Query()], use: Use, _: Viewer) -> EndpointsView:
+    """Filtered and sorted by any column."""
+    found = use.endpoints.page(query.where(), query.part())
+    return EndpointsView(endpoints=[_view(one) for one in found.rows], **listed(found))
 
 
 @router.get("/{id}", operation_id="get_endpoint", summary="One endpoint", responses=problems(404))

@@ -18,7 +18,8 @@ from hypersdk.api.bodies import job_file
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
 from hypersdk.api.idempotency import idempotency_key
-from hypersdk.api.listing import Bulk, JobQuery, OnlyKnown
+from hypersdk.api.listing import OnlyKnown
+from hypersdk.api.queries import AttemptQuery, Bulk, JobQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Caller, operator, viewer
 from hypersdk.api.views import (
@@ -26,18 +27,20 @@ from hypersdk.api.views import (
     ErrorView,
     JobPage,
     JobView,
+    Listed,
     ProgressView,
     attempt_view,
     error_view,
     job_view,
-    page_view,
+    listed,
     progress_view,
 )  # fmt: skip
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.service import JobService
 from hypersdk.jobs.states import ENDED
-from hypersdk.jobs.store import LIST_QUERY, JobStore
+from hypersdk.jobs.store import JobStore
+from hypersdk.state.pages import LIST_QUERY
 
 BULK_QUERY: Final = register(
     "bulk_query",
@@ -129,8 +132,8 @@ class ArtifactsView(BaseModel):
     files: list[ArtifactView]
 
 
-class AttemptsView(BaseModel):
-    """Every time that a worker had the job, oldest first."""
+class AttemptsView(Listed):
+    """Every time that a worker had the job, oldest first if nothing else is asked for."""
 
     attempts: list[AttemptView]
 
@@ -172,9 +175,10 @@ def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobPa
     after = None if query.cursor is None else int(query.cursor)
     if after is not None and query.offset:
         raise UsageError("offset goes without cursor", code=LIST_QUERY)
-    page = use.jobs.page(query.as_filter(), sort=query.sort, offset=query.offset, limit=query.limit, after=after)
-    more = len(page.jobs) == query.limit and query.sort.removeprefix("-") == "number"
-    return page_view(page, str(page.jobs[-1].number) if more else None)
+    page = use.jobs.page(query.as_filter(), query.part(), after=after)
+    more = len(page.rows) == query.limit and query.sort.removeprefix("-") == "number"
+    cursor = str(page.rows[-1].number) if more else None
+    return JobPage(jobs=[job_view(job) for job in page.rows], next_cursor=cursor, **listed(page))
 
 
 @router.post("/bulk", operation_id="bulk_jobs", summary="One action on many jobs", responses=problems())
@@ -304,9 +308,10 @@ def progress(id: Id, use: Use, _: Viewer) -> ProgressView:  # noqa: A002
     summary="Every time that a worker had the job",
     responses=problems(404),
 )
-def attempts(id: Id, use: Use, _: Viewer, _only: OnlyKnown) -> AttemptsView:  # noqa: A002
-    """Oldest first."""
-    return AttemptsView(attempts=[attempt_view(one) for one in use.jobs.attempts(use.jobs.get(id).id)])
+def attempts(id: Id, query: Annotated[AttemptQuery, Query()], use: Use, _: Viewer) -> AttemptsView:  # noqa: A002
+    """Filtered and sorted by any column."""
+    found = use.jobs.attempts_page(use.jobs.get(id).id, query.where(), query.part())
+    return AttemptsView(attempts=[attempt_view(one) for one in found.rows], **listed(found))
 
 
 @router.get("/{id}/explain", operation_id="explain_job", summary="Why a job is as it is", responses=problems(404))
