@@ -99,6 +99,40 @@ def test_too_many_with_one_token(shell: ServeShell) -> None:
         assert other.get("/api/v1/auth/me").status_code == 200
 
 
+def test_behind_a_trusted_proxy_each_client_has_its_own_rate(shell: ServeShell) -> None:
+    served = shell(rate_per_address_per_minute=8, trusted_proxies=("127.0.0.1", "192.0.2.0/24"))  # 2 at once
+    with served.client(served.admin) as client:
+
+        def ask(forwarded: str | None) -> int:
+            headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
+            return client.get("/api/v1/jobs", headers=headers).status_code
+
+        assert [ask("198.51.100.7") for _ in range(3)] == [200, 200, 429]
+        assert [ask("198.51.100.8") for _ in range(3)] == [200, 200, 429], "another client, another bucket"
+        assert ask("203.0.113.1, 198.51.100.8, 192.0.2.9") == 429, (
+            "who is behind the last trusted proxy, whatever it claims"
+        )
+        assert [ask("2001:db8::1"), ask("2001:db8::2"), ask("2001:db8::3")] == [200, 200, 429], "a host has a whole /64"
+        assert ask("2001:db8:0:1::1") == 200
+        assert [ask("<script>"), ask("nobody"), ask("_hidden")] == [200, 200, 429], "what is no address is all one"
+        answer = client.post("/api/v1/auth/tokens", json={"label": "x"}, headers={"X-Forwarded-For": "198.51.100.9"})
+        assert answer.status_code == 201
+        lines = client.get(
+            "/api/v1/auth/audit?action=token.create", headers={"X-Forwarded-For": "198.51.100.9"}
+        ).json()["entries"]
+        assert [line["address"] for line in lines] == ["198.51.100.9"]
+
+
+def test_a_stranger_does_not_say_who_it_is(shell: ServeShell) -> None:
+    for trusted in ((), ("192.0.2.1",)):
+        served = shell(rate_per_address_per_minute=8, trusted_proxies=trusted)
+        with served.client(served.admin) as client:
+            codes = [
+                client.get("/status", headers={"X-Forwarded-For": f"198.51.100.{one}"}).status_code for one in range(3)
+            ]
+            assert codes == [200, 200, 429]
+
+
 def test_too_many_logins(shell: ServeShell) -> None:
     found = shell(login_rate_per_minute=8)
     with found.client() as client:

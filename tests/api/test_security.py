@@ -136,6 +136,22 @@ def test_a_list_refuses_what_it_does_not_know(running: Shell, path: str) -> None
         assert client.get(f"/api/v1{path}").status_code == (404 if "/x/" in path else 200)
 
 
+def test_a_write_refuses_what_it_does_not_know(running: Shell) -> None:
+    with running.client(running.token(Role.OPERATOR)) as client:
+        for path in (
+            "jobs?prority=5",
+            "jobs/x/cancel?keep_partail=true",
+            "jobs/x/retry?discrad=true",
+            "jobs/bulk?dry_run=true",
+        ):
+            answer = client.post(f"/api/v1/{path}", json={"action": "cancel", "ids": ["x"]})
+            assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid"), path
+        assert client.post("/api/v1/jobs/x/cancel?keep_partial=true").status_code == 404
+        assert client.get("/jobs/query?all=true&_=1").status_code == 200, (
+            "the older routes look away: programs send such"
+        )
+
+
 def test_a_list_takes_what_it_knows(running: Shell) -> None:
     known = {"auth/tokens": "all=true", "auth/audit": "actor=a&action=b&outcome=ok&before=9&limit=1",
              "statistics/history": "since=2026-01-01T00:00:00Z&until=2026-01-02T00:00:00Z&points=5"}  # fmt: skip
@@ -361,6 +377,17 @@ def test_pages_that_a_proxy_serves_by_tls_write(proxied: Shell, host: str, origi
         assert client.post("/api/v1/auth/tokens", json={"label": "a"}, headers=headers).status_code == status
         del headers["X-CSRF-Token"]
         assert client.post("/api/v1/auth/tokens", json={"label": "a"}, headers=headers).status_code == 403
+
+
+def test_a_trusted_proxy_says_whether_the_client_speaks_tls(tmp_path: Path) -> None:
+    with served(tmp_path, trusted_proxies=("127.0.0.0/8",)) as found, found.client() as client:
+        host = f"localhost:{found.port}"
+        body = {"username": found.user(Role.VIEWER, "ann"), "password": PASSWORD}
+        for proto, status in (("https", 200), ("http", 403)):
+            headers = {"Host": host, "Origin": f"https://{host}", "X-Forwarded-Proto": proto}
+            answer = client.post("/api/v1/auth/login", json=body, headers=headers)
+            assert answer.status_code == status, answer.text
+            assert ("strict-transport-security" in answer.headers) == (proto == "https")
 
 
 def test_a_session_that_a_proxy_carried_by_tls_is_for_tls_only(proxied: Shell) -> None:

@@ -25,6 +25,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware.gzip import GZipMiddleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from hypersdk import __version__
 from hypersdk.access.roles import Role
@@ -91,6 +92,8 @@ def _add_layers(app: FastAPI, services: Services) -> None:
         AddressRate, per_minute=settings.rate_per_address_per_minute, logins_per_minute=settings.login_rate_per_minute
     )
     app.add_middleware(HostCheck, only_loopback=loopback, names=proxied | {host})
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
     app.add_middleware(Funnel)
     app.add_middleware(Measured, metrics=services.metrics)
 

@@ -6,6 +6,7 @@ The buckets are those of this process: with N API nodes behind one address a cal
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -103,6 +104,14 @@ class Rate:
         bucket.left -= 1
 
 
+def network_of(address: str) -> str:
+    """What one caller can have of its own: an address of IPv4, and of IPv6 the /64 that a host chooses its addresses from (RFC 4291, 2.5.4)."""
+    try:
+        return str(ipaddress.IPv6Network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address
+
+
 class AddressRate:
     """Per address, before anything is looked up; logins have a lower rate of their own. Health checks are free."""
 
@@ -113,10 +122,10 @@ class AddressRate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and scope["path"] not in EXEMPT:
-            address = address_of(scope)
-            self._all.take(address)
+            network = network_of(address_of(scope))
+            self._all.take(network)
             if scope["path"] == LOGIN_PATH:
-                self._logins.take(address)
+                self._logins.take(network)
         await self._app(scope, receive, send)
 
 

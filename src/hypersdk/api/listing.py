@@ -7,18 +7,16 @@
     percent_min, _max  of a number: these two and what is between them
     disabled           true or false
 
-Of every list, a parameter that it does not know is an error: nobody is to believe that it filtered or sorted.
+A parameter that a route does not know is an error (``parameters``): nobody is to believe that it filtered or sorted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
 from typing import Annotated, Any, ClassVar, Final
 
-from fastapi import Depends, Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from hypersdk.state.pages import MAX_PAGE, Slice, Where
@@ -88,23 +86,3 @@ class PageQuery(Conditions):
     def part(self) -> Slice:
         """As the database understands it."""
         return Slice(str(self.model_dump()["sort"]), self.offset, self.limit)
-
-
-async def only_known(request: Request) -> None:
-    """Refuses parameters that the route does not name, as ``JobQuery`` does. After the guard: who may not is told that first."""
-    known = set(_names(request.scope["route"].dependant))
-    unknown = [name for name in request.query_params if name not in known]
-    if unknown:
-        raise RequestValidationError(
-            [{"type": "extra_forbidden", "loc": ("query", name), "msg": "Extra inputs are not permitted"} for name in unknown]
-        )  # fmt: skip
-
-
-def _names(dependant: Any) -> Iterator[str]:
-    yield from (one.alias for one in dependant.query_params)
-    for inner in dependant.dependencies:
-        yield from _names(inner)
-
-
-OnlyKnown = Annotated[None, Depends(only_known)]
-"""Stands behind the guard among the arguments of a list."""

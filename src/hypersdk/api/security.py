@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -25,6 +26,7 @@ from hypersdk.access.access import Access, Identity, same_secret
 from hypersdk.access.faults import FORBIDDEN, Forbidden, Unauthenticated
 from hypersdk.access.roles import METRICS, Role
 from hypersdk.api.headers import host_name
+from hypersdk.api.parameters import check_parameters
 from hypersdk.errors import register
 from hypersdk.secret import Secret
 
@@ -142,9 +144,14 @@ def identity_of(scope: Scope) -> tuple[Identity, str] | None:
 
 
 def address_of(scope: Scope) -> str:
-    """The peer's address, without its port."""
+    """The client's address, without its port: the peer's, or what a proxy in ``trusted_proxies`` says. ``unknown`` where that is no address."""
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    if not client:
+        return ""
+    try:
+        return str(ipaddress.ip_address(client[0]))
+    except ValueError:
+        return "unknown"
 
 
 def _caller(request: HTTPConnection, needed: Role) -> Caller:
@@ -161,6 +168,7 @@ def _caller(request: HTTPConnection, needed: Role) -> Caller:
             needs=needed.value,
             has=identity.role.value,
         )
+    check_parameters(request)  # who may not is told that first
     return Caller(
         identity.user_id, identity.name, identity.role, identity.scope, via, address_of(request.scope), identity.token_id, identity.csrf,  # type: ignore[arg-type] # one of the three, by Authenticate
     )  # fmt: skip

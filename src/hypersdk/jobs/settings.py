@@ -41,9 +41,10 @@ class DaemonSettings:
     """Sizes in bytes, times in seconds. ``database_url`` may hold a password and is shown without it.
 
     ``allowed_hosts`` are names without a port, in lower case, that a Host header may hold although the daemon listens on loopback: those of a
-    reverse proxy. ``max_jobs`` 0 is no limit over all workers; ``jobs_per_site`` is per vCenter or ESXi host. ``allowed_endpoints`` are ``host`` or
-    ``host:port`` that submitted jobs may name although they are loopback or link-local. ``endpoint_config`` is a ``config.toml`` of hyper2kvm
-    whose ``[connection]`` is the default endpoint.
+    reverse proxy. ``trusted_proxies`` are addresses and networks whose word is taken for who asks (X-Forwarded-For, X-Forwarded-Proto).
+    ``max_jobs`` 0 is no limit over all workers; ``jobs_per_site`` is per vCenter or ESXi host. ``allowed_endpoints`` are ``host`` or ``host:port``
+    that submitted jobs may name although they are loopback or link-local. ``endpoint_config`` is a ``config.toml`` of hyper2kvm whose
+    ``[connection]`` is the default endpoint.
     """
 
     addr: str = "localhost:8080"
@@ -61,6 +62,7 @@ class DaemonSettings:
     tls_key: Path | None = None
     tls_self_signed: bool = False
     allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     allowed_endpoints: tuple[str, ...] = ()
     endpoint_config: Path | None = None
     key_file: Path | None = None
@@ -202,6 +204,18 @@ def _hosts(value: object) -> tuple[str, ...]:
     return tuple(_host(text) for text in _texts(value))
 
 
+def _networks(value: object) -> tuple[str, ...]:
+    """Addresses and networks; never all there are: then everybody would say who it is."""
+    wanted = "a list of addresses and networks, such as 127.0.0.1, 2001:db8::1 or 192.0.2.0/24"
+    try:
+        found = [ipaddress.ip_network(text) for text in _texts(value)]
+    except ValueError:
+        raise ValueError(wanted) from None
+    if any(one.prefixlen == 0 for one in found):
+        raise ValueError(wanted)
+    return tuple(str(one.network_address) if one.num_addresses == 1 else str(one) for one in found)
+
+
 def _host(text: str) -> str:
     """A name or a numeric address, as ``host_name`` of the API makes it of a Host header."""
     name = text.strip("[]").rstrip(".").lower()
@@ -232,6 +246,7 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "max_jobs": _number(0, 10_000, whole=True), "jobs_per_site": _number(1, 10_000, whole=True),
     "export_roots": lambda value: tuple(_path(item) for item in value) if isinstance(value, list | tuple) else _texts(value),
     "auth": _flag, "public_metrics": _flag, "tls_cert": _path, "tls_key": _path, "tls_self_signed": _flag, "allowed_hosts": _hosts,
+    "trusted_proxies": _networks,
     "allowed_endpoints": _texts, "endpoint_config": _path, "key_file": _path,
     "rate_per_minute": _number(1, 1_000_000, whole=True), "rate_per_address_per_minute": _number(1, 1_000_000, whole=True),
     "login_rate_per_minute": _number(1, 10_000, whole=True), "max_body_bytes": _size,

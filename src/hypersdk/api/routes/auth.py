@@ -15,7 +15,6 @@ from hypersdk.access.roles import Permission, Role, permissions
 from hypersdk.access.tokens import Token, check_revocable
 from hypersdk.access.users import User
 from hypersdk.api.context import Services, services
-from hypersdk.api.listing import OnlyKnown
 from hypersdk.api.queries import AuditQuery, TokenQuery, UserQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of, came_by_tls
@@ -204,7 +203,7 @@ async def me(caller: Viewer) -> Me:
 
 
 @router.get("/permissions", responses=problems())
-async def list_permissions(caller: Viewer, _only: OnlyKnown) -> list[PermissionOut]:
+async def list_permissions(caller: Viewer) -> list[PermissionOut]:
     """Every action: whether the caller may, and why not."""
     return _permissions(caller.role)
 

@@ -18,7 +18,6 @@ from hypersdk.api.bodies import job_file
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
 from hypersdk.api.idempotency import idempotency_key
-from hypersdk.api.listing import OnlyKnown
 from hypersdk.api.queries import AttemptQuery, Bulk, JobQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Caller, operator, viewer
@@ -366,7 +365,7 @@ def _cut_off(data: bytes) -> int:
 
 
 @router.get("/{id}/artifacts", operation_id="job_artifacts", summary="The files of an export", responses=problems(404))
-def list_artifacts(id: Id, use: Use, _: Viewer, _only: OnlyKnown) -> ArtifactsView:  # noqa: A002
+def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
     """By the job's result."""
     job = use.jobs.get(id)
     files = [

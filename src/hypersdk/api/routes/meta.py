@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
 
 from hypersdk.api.context import Services, services
-from hypersdk.api.listing import OnlyKnown
 from hypersdk.api.metrics import CONTENT_TYPE
 from hypersdk.api.openapi import document, document_json
 from hypersdk.api.page import STYLE, page
@@ -139,7 +138,6 @@ def statistics(use: Use, _: Viewer) -> StatisticsView:
 def history(
     use: Use,
     _: Viewer,
-    _only: OnlyKnown,
     since: Annotated[AwareDatetime | None, Query(description="Without it: an hour ago")] = None,
     until: Annotated[AwareDatetime | None, Query(description="Without it: now")] = None,
     points: Annotated[int, Query(ge=1, le=MAX_POINTS, description="At most so many")] = 500,

@@ -90,6 +90,8 @@ _SERVING: Final[tuple[Callable[[Any], Any], ...]] = (
              help="Submitted jobs may name this loopback or link-local server; may be given more than once."),
     _setting("allowed_hosts", "--allow-host", multiple=True, metavar="HOST",
              help="A reverse proxy on this machine serves the daemon under this name; may be given more than once."),
+    _setting("trusted_proxies", "--trust-proxy", multiple=True, metavar="ADDRESS",
+             help="Take this proxy's word (X-Forwarded-For) for who asks: an address or a network; may be given more than once."),
     _setting("tls_cert", "--tls-cert", type=_FILE, metavar="FILE", help="Certificate (PEM), read again on SIGHUP."),
     _setting("tls_key", "--tls-key", type=_FILE, metavar="FILE", help="Its key (PEM)."),
     _setting("tls_self_signed", "--tls-self-signed", is_flag=True, help="Make a certificate; its print is logged, to be compared and pinned."),
