@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import tarfile
 import tomllib
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from hypersdk.access.access import Access
 from hypersdk.access.roles import Role
@@ -22,6 +25,7 @@ from hypersdk.state.database import Database
 from hypersdk.state.tables import jobs
 from tests.cli.hypervisord.running import hypervisord
 from tests.support.apiserver import build_services
+from tests.support.databases import fresh_database
 
 PLANTED = "planted-7Kd2"
 
@@ -287,10 +291,124 @@ def test_a_lost_key_costs_the_passwords_and_nothing_else(state: Path, tmp_path: 
     assert "ops" in hypervisord("user", "list", "--state-dir", state, home=tmp_path).out
 
 
-def test_a_postgresql_state_names_the_tool_that_copies_it(tmp_path: Path) -> None:
-    done = hypervisord("backup", tmp_path / "x", "--database", "postgresql://u@db.example.com/x", home=tmp_path)
-    assert done.status == 2
-    assert "pg_dump" in done.err
+# --- PostgreSQL ------------------------------------------------------------------------------------------------------
+
+
+def in_postgresql(folder: Path, url: str) -> None:
+    """A state there, with a job."""
+    services = build_services(folder, url)
+    text = json.dumps(
+        {
+            "vm_path": "a",
+            "output_path": f"{folder}/exports/a",
+            "vcenter": {"server": "192.0.2.1", "username": "u", "password": PLANTED},
+        }
+    )
+    assert services.service.submit(text, "application/json", None).rejected == ()
+    services.access.users.create("ops", Role.OPERATOR, None)
+    services.database.close()
+
+
+def users_in(url: str) -> list[str]:
+    database = Database.open(url)
+    try:
+        return [user.name for user in Access(database).users.list()]
+    finally:
+        database.close()
+
+
+def test_a_postgresql_state_is_restored_into_an_empty_database(
+    tmp_path: Path, postgres_url: str, postgres_server: str
+) -> None:
+    in_postgresql(tmp_path, postgres_url)
+    file, state = tmp_path / "backup.tar", tmp_path / "state"
+    done = hypervisord("backup", file, "--with-key", "--state-dir", state, "--database", postgres_url, home=tmp_path)
+    assert done.status == 0, done.err
+    with tarfile.open(file) as archive:
+        assert archive.getnames() == ["backup.json", "state.pgdump", "vault.key"]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert PLANTED.encode() not in file.read_bytes()
+    with fresh_database(postgres_server) as other:
+        new = tmp_path / "new"
+        new.mkdir()
+        done = hypervisord("restore", file, "--state-dir", new, "--database", other, home=tmp_path)
+        assert done.status == 0, done.err
+        assert users_in(other) == ["ops"]
+        database = Database.open(other)
+        try:
+            vault = Vault.load(DaemonSettings(state_dir=new, database_url=other), {}, database)
+            with database.read() as connection:
+                (row,) = connection.execute(jobs.select())
+            assert vault.open(row.secret, JOB_PASSWORD).reveal() == PLANTED
+        finally:
+            database.close()
+
+
+def test_a_postgresql_state_that_is_replaced_is_kept_as_a_dump(tmp_path: Path, postgres_url: str) -> None:
+    in_postgresql(tmp_path, postgres_url)
+    file, state = tmp_path / "backup.tar", tmp_path / "state"
+    flags = ("--state-dir", state, "--database", postgres_url)
+    assert hypervisord("backup", file, *flags, home=tmp_path).status == 0
+    database = Database.open(postgres_url)
+    Access(database).users.create("later", Role.VIEWER, None)
+    refused = hypervisord("restore", file, *flags, "--force", home=tmp_path)
+    assert (refused.status, "state_used" in refused.err) == (2, True), "somebody is connected"
+    database.close()
+    assert "state_exists" in hypervisord("restore", file, *flags, home=tmp_path).err
+    assert users_in(postgres_url) == ["later", "ops"]
+    done = hypervisord("restore", file, *flags, "--force", home=tmp_path)
+    assert done.status == 0, done.err
+    assert users_in(postgres_url) == ["ops"]
+    (kept,) = state.glob("state.pgdump.before-restore-*")
+    assert kept.name in done.err
+    assert kept.stat().st_mode & 0o777 == 0o600
+    # What was kept is a backup as well: PostgreSQL's own tool puts it back.
+    subprocess.run(
+        ["pg_restore", "--clean", "--if-exists", "--single-transaction", f"--dbname={postgres_url}", kept], check=True
+    )
+    assert users_in(postgres_url) == ["later", "ops"]
+
+
+def test_a_dump_that_does_not_fit_changes_nothing(tmp_path: Path, postgres_url: str) -> None:
+    in_postgresql(tmp_path, postgres_url)
+    file, state = tmp_path / "backup.tar", tmp_path / "state"
+    flags = ("--state-dir", state, "--database", postgres_url)
+    assert hypervisord("backup", file, *flags, home=tmp_path).status == 0
+    database = Database.open(postgres_url)
+    with database.write() as connection:  # something of somebody else's hangs on a table of ours: it cannot be replaced
+        connection.execute(sa.text("CREATE VIEW theirs AS SELECT name FROM users"))
+    database.close()
+    done = hypervisord("restore", file, *flags, "--force", home=tmp_path)
+    assert (done.status, "dump_failed" in done.err, "theirs" in done.err) == (12, True, True), done.err
+    assert users_in(postgres_url) == ["ops"]
+
+
+def test_backups_go_back_to_where_they_are_from(state: Path, tmp_path: Path, postgres_url: str) -> None:
+    file = tmp_path / "backup.tar"
+    assert hypervisord("backup", file, "--state-dir", state, home=tmp_path).status == 0
+    done = hypervisord("restore", file, "--state-dir", tmp_path / "new", "--database", postgres_url, home=tmp_path)
+    assert (done.status, "backup_other_database" in done.err) == (2, True), done.err
+
+
+def test_a_databases_password_is_no_argument_and_in_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    said = tmp_path / "said"
+    (programs / "pg_dump").write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" "$PGPASSWORD" > {said}\necho no such host >&2\nexit 1\n'
+    )
+    (programs / "pg_dump").chmod(0o755)
+    url = f"postgresql://h:{PLANTED}@db.example.com/h?sslmode=verify-full"
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    done = hypervisord("backup", tmp_path / "x.tar", home=tmp_path, env={"HYPERVISORD_DATABASE_URL": url})
+    assert (done.status, "no such host" in done.err) == (12, True), done.err
+    *arguments, password = said.read_text().splitlines()
+    assert password == PLANTED
+    assert "--dbname=user=h dbname=h host=db.example.com sslmode=verify-full" in arguments
+    assert PLANTED not in " ".join(arguments) + done.err + done.out
+    assert not (tmp_path / "x.tar").exists()
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert "postgresql_tools" in hypervisord("backup", tmp_path / "x.tar", "--database", url, home=tmp_path).err
 
 
 def test_all_commands_take_the_same_state_flags() -> None:

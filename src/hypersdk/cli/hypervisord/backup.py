@@ -5,6 +5,7 @@
     FILE (tar, mode 0600)     backup.json      version, time, digests; the first member
                               state.sqlite3    jobs, users, endpoints with sealed passwords, audit trail
                               engine.sqlite3   the engine's own tables
+                              state.pgdump     in place of these two: a PostgreSQL database
                               vault.key        only with --with-key
 """
 
@@ -26,21 +27,19 @@ from hypersdk import __version__
 from hypersdk.cli.hypervisord.app import state_flags
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.groups import Command, flag
-from hypersdk.errors import UsageError, register
+from hypersdk.errors import UsageError
 from hypersdk.transfer.files import target_errors
 from hypersdk.units import MiB, format_size
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
     from hypersdk.jobs.settings import DaemonSettings
 
-BACKUP_POSTGRESQL: Final = register(
-    "backup_postgresql",
-    "The state is in a PostgreSQL database, which has tools of its own for this.",
-    "Run `pg_dump --format=custom --file=FILE URL`, and `pg_restore` to put it back; keep the key file apart from it.",
-)
 FORMAT: Final = 1
 STATE: Final = "state.sqlite3"
 ENGINE: Final = "engine.sqlite3"
+DUMP: Final = "state.pgdump"
 KEY: Final = "vault.key"
 ABOUT: Final = "backup.json"
 
@@ -62,27 +61,32 @@ def command(daemon: Daemon, file: Path, with_key: bool, force: bool) -> None:
     place. Without the key the passwords are lost; everything else can be restored. Images are not part of it.
     """
     settings = daemon.settings
-    source = sqlite_path(settings)
+    source = database_of(settings)
     if file.exists() and not force:
         raise UsageError(f"{file} exists", next_step="Name another file, or pass --force.")
     key = key_path(settings) if with_key else None
     with target_errors(f"writing {file}"):
         size = _write(file, source, key)
-    daemon.output.line(f"Backup of {source.parent} written to {file} ({format_size(size)})")
+    daemon.output.line(f"Backup of {place_of(source)} written to {file} ({format_size(size)})")
     if key is None:
         daemon.output.note(
             f"The key is not in it. Keep a copy of {key_path(settings)} in another place.", style="yellow"
         )
 
 
-def sqlite_path(settings: DaemonSettings) -> Path:
-    """The state's file. Raises UsageError ``backup_postgresql``."""
+def database_of(settings: DaemonSettings) -> Path | URL:
+    """The state's file, or the URL of its PostgreSQL database."""
     from hypersdk.state.database import parse_url
 
     url = parse_url(settings.url)
-    if url.get_backend_name() != "sqlite":
-        raise UsageError("the state is not in a file", code=BACKUP_POSTGRESQL)
-    return Path(str(url.database))
+    return Path(str(url.database)) if url.get_backend_name() == "sqlite" else url
+
+
+def place_of(source: Path | URL) -> str:
+    """As it is shown: a folder, or a URL without its password."""
+    if isinstance(source, Path):
+        return str(source.parent)
+    return source.set(drivername="postgresql").render_as_string(hide_password=True)
 
 
 def key_path(settings: DaemonSettings) -> Path:
@@ -90,8 +94,8 @@ def key_path(settings: DaemonSettings) -> Path:
     return settings.key_file or settings.state_dir / KEY
 
 
-def _write(file: Path, source: Path, key: Path | None) -> int:
-    if not source.exists():
+def _write(file: Path, source: Path | URL, key: Path | None) -> int:
+    if isinstance(source, Path) and not source.exists():
         raise UsageError(
             f"there is no state in {source.parent}", next_step="Name the daemon's folder with --state-dir."
         )
@@ -111,16 +115,21 @@ def _write(file: Path, source: Path, key: Path | None) -> int:
     return file.stat().st_size
 
 
-def _copies(folder: Path, source: Path, key: Path | None) -> dict[str, Path]:
+def _copies(folder: Path, source: Path | URL, key: Path | None) -> dict[str, Path]:
     """Consistent copies of the databases. The state first: a job without its attempt is given one again, not the other way round."""
+    from hypersdk.cli.hypervisord.dumps import dump
     from hypersdk.state.database import copy_sqlite
 
     found: dict[str, Path] = {}
-    for name in (STATE, ENGINE):
-        original = source if name == STATE else source.with_name(ENGINE)
-        if original.exists():
-            copy_sqlite(original, folder / name)
-            found[name] = folder / name
+    if not isinstance(source, Path):
+        found[DUMP] = folder / DUMP
+        dump(source, found[DUMP])
+    else:
+        for name in (STATE, ENGINE):
+            original = source if name == STATE else source.with_name(ENGINE)
+            if original.exists():
+                copy_sqlite(original, folder / name)
+                found[name] = folder / name
     if key is not None:
         found[KEY] = key
     return found

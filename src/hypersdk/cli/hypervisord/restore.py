@@ -9,25 +9,47 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
 from hypersdk.cli.hypervisord.app import state_flags
-from hypersdk.cli.hypervisord.backup import ABOUT, ENGINE, FORMAT, KEY, STATE, digest_of, key_path, sqlite_path
+from hypersdk.cli.hypervisord.backup import (
+    ABOUT,
+    DUMP,
+    ENGINE,
+    FORMAT,
+    KEY,
+    STATE,
+    database_of,
+    digest_of,
+    key_path,
+    place_of,
+)
 from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import IntegrityError, UsageError, register
 from hypersdk.jobs.supervisor import one_daemon
+from hypersdk.state.database import Database
 from hypersdk.transfer.files import target_errors
 from hypersdk.units import KiB, MiB, TiB
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 BACKUP_UNREADABLE: Final = register(
     "backup_unreadable", "The file is no backup of a daemon's state, or not a whole one.", "Take another backup."
 )
 STATE_EXISTS: Final = register(
-    "state_exists", "There is a state already, which the backup would replace.", "Pass --force: the old files are kept beside the new ones."
-)  # fmt: skip
+    "state_exists",
+    "There is a state already, which the backup would replace.",
+    "Pass --force: what was there is kept, as files beside the new ones or as a dump in the state folder.",
+)
+OTHER_DATABASE: Final = register(
+    "backup_other_database",
+    "A backup of SQLite files goes back into files, one of a PostgreSQL database into PostgreSQL.",
+    "Name the database that it is for with --database or in the configuration; without one it is SQLite in --state-dir.",
+)
 MAX_ABOUT_BYTES: Final = 64 * KiB
 MAX_MEMBER_BYTES: Final = TiB
 _COMPANIONS: Final = ("", "-wal", "-shm")
@@ -35,7 +57,9 @@ _COMPANIONS: Final = ("", "-wal", "-shm")
 
 @click.command("restore", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@flag("--force", is_flag=True, help="Replace a state that exists; its files are kept beside the new ones.")
+@flag(
+    "--force", is_flag=True, help="Replace a state that exists; it is kept, as files beside the new ones or as a dump."
+)
 @state_flags
 @pass_daemon
 def command(daemon: Daemon, file: Path, force: bool) -> None:
@@ -45,17 +69,23 @@ def command(daemon: Daemon, file: Path, force: bool) -> None:
     the daemon says so when it starts: put vault.key back, or run `hypervisord reset-vault` and give the passwords again.
     """
     settings = daemon.settings
-    target, key = sqlite_path(settings), key_path(settings)
-    with one_daemon(settings.state_dir), target_errors(f"restoring into {target.parent}"):
-        partials = _unpack(file, target.parent)
+    target, key = database_of(settings), key_path(settings)
+    folder = target.parent if isinstance(target, Path) else settings.state_dir
+    with one_daemon(settings.state_dir), target_errors(f"restoring into {place_of(target)}"):
+        partials = _unpack(file, folder)
         try:
-            kept = _replace(partials, {STATE: target, ENGINE: target.with_name(ENGINE), KEY: key}, force=force)
+            if (DUMP in partials) == isinstance(target, Path):
+                raise UsageError(f"{file} is of another kind of database than {place_of(target)}", code=OTHER_DATABASE)
+            if isinstance(target, Path):
+                kept = _replace(partials, {STATE: target, ENGINE: target.with_name(ENGINE), KEY: key}, force=force)
+            else:
+                kept = _replace_database(partials, target, settings.state_dir, key, force=force)
         finally:
             for partial in partials.values():
                 partial.unlink(missing_ok=True)
-    daemon.output.line(f"Restored {', '.join(partials)} into {target.parent}")
+    daemon.output.line(f"Restored {', '.join(partials)} into {place_of(target)}")
     if kept:
-        daemon.output.note(f"The files before are kept as {', '.join(path.name for path in kept)}.", style="dim")
+        daemon.output.note(f"What was there before is kept as {', '.join(path.name for path in kept)}.", style="dim")
     if not key.exists() and KEY not in partials:
         daemon.output.note(f"There is no key in {key}: put its copy there before the daemon starts.", style="yellow")
 
@@ -94,7 +124,8 @@ def _about(archive: tarfile.TarFile) -> Mapping[str, str]:
     try:
         facts: Any = json.loads(stream.read(MAX_ABOUT_BYTES))
         digests = facts["sha256"]
-        known = facts["format"] == FORMAT and STATE in digests and set(digests) <= {STATE, ENGINE, KEY}
+        databases = set(digests) - {KEY}
+        known = facts["format"] == FORMAT and (databases == {DUMP} or {STATE} <= databases <= {STATE, ENGINE})
     except (ValueError, KeyError, TypeError) as error:
         raise _bad("backup.json cannot be read") from error
     if not known:
@@ -128,11 +159,38 @@ def _replace(partials: Mapping[str, Path], targets: Mapping[str, Path], *, force
     existing = [path for name in partials for path in _with_companions(targets[name]) if path.exists()]
     if existing and not force:
         raise UsageError(f"{existing[0]} exists", code=STATE_EXISTS)
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    kept = [path.rename(path.with_name(f"{path.name}.before-restore-{stamp}")) for path in existing]
+    kept = [path.rename(_aside(path)) for path in existing]
     for name in sorted(partials, key=lambda one: one == STATE):
         partials[name].rename(targets[name])
     return kept
+
+
+def _replace_database(partials: Mapping[str, Path], url: URL, folder: Path, key: Path, *, force: bool) -> list[Path]:
+    """Dumps what is there and puts the backup in its place. The key only when that is done: the old one stays with the old state."""
+    from hypersdk.cli.hypervisord.dumps import check_unused, dump, holds_state, restore
+
+    database = Database.open(url.render_as_string(hide_password=False))
+    try:
+        check_unused(database)
+        exists = holds_state(database)
+    finally:
+        database.close()
+    if exists and not force:
+        raise UsageError(f"{place_of(url)} holds a state", code=STATE_EXISTS)
+    kept: list[Path] = []
+    if exists:
+        kept.append(_aside(folder / DUMP))
+        dump(url, kept[0])
+    restore(url, partials[DUMP])
+    if KEY in partials:
+        if key.exists():
+            kept.append(key.rename(_aside(key)))
+        partials[KEY].rename(key)
+    return kept
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.before-restore-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
 
 
 def _with_companions(path: Path) -> list[Path]:

@@ -1,0 +1,99 @@
+"""A PostgreSQL state in one file, and back, by the server's own ``pg_dump`` and ``pg_restore``: one consistent snapshot while everything runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hypersdk.errors import UsageError, register
+from hypersdk.state.database import DatabaseError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from sqlalchemy.engine import URL
+
+    from hypersdk.state.database import Database
+
+POSTGRESQL_TOOLS: Final = register(
+    "postgresql_tools",
+    "A state in PostgreSQL is copied by PostgreSQL's own pg_dump and pg_restore, which are not on this machine.",
+    "Install postgresql-client of the server's version or a newer one, or run the command where it is.",
+)
+DUMP_FAILED: Final = register(
+    "dump_failed",
+    "pg_dump or pg_restore failed. A restore is one transaction: the database is as it was.",
+    "What PostgreSQL says is in the message. The tools must not be older than the server.",
+)
+STATE_USED: Final = register(
+    "state_used", "Daemons use the database.", "Stop `hypervisord` on every host that uses it, then restore again."
+)
+MAX_SAID: Final = 1000
+TIMEOUT_S: Final = 6 * 3600
+
+
+def dump(url: URL, file: Path) -> None:
+    """Writes the database to a new ``file`` of mode 0600, in pg_dump's custom format. Raises UsageError, DatabaseError ``dump_failed``."""
+    os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    _run("pg_dump", url, "--format=custom", "--no-owner", "--no-privileges", f"--file={file}")
+
+
+def restore(url: URL, file: Path) -> None:
+    """Puts a dump back, in place of the tables that are there, whole or not at all. Raises UsageError, DatabaseError ``dump_failed``."""
+    _run(
+        "pg_restore", url, "--single-transaction", "--exit-on-error", "--clean", "--if-exists", "--no-owner", "--no-privileges", str(file),
+    )  # fmt: skip
+
+
+def check_unused(database: Database) -> None:
+    """Raises UsageError ``state_used`` while anybody else is connected, from whatever host."""
+    import sqlalchemy as sa
+
+    query = sa.text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    with database.read() as connection:
+        if count := int(connection.execute(query).scalar_one()):
+            raise UsageError(f"{count} connections to the database are open", code=STATE_USED, connections=count)
+
+
+def holds_state(database: Database) -> bool:
+    """Whether it has jobs, users or whatever else of ours."""
+    from hypersdk.state.tables import jobs
+
+    with database.read() as connection:
+        return _has_table(connection, jobs.name)
+
+
+def _has_table(connection: sa.Connection, name: str) -> bool:
+    import sqlalchemy as sa
+
+    return sa.inspect(connection).has_table(name)
+
+
+def _run(program: str, url: URL, *arguments: str) -> None:
+    """The password goes by the environment, which only this user and root can read; everybody can read arguments."""
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    path = shutil.which(program)
+    if path is None:
+        raise UsageError(f"{program} is not in PATH", code=POSTGRESQL_TOOLS)
+    parts = conninfo_to_dict(url.set(drivername="postgresql").render_as_string(hide_password=False))
+    environ = {**os.environ, "LC_MESSAGES": "C"}
+    if (password := parts.pop("password", None)) is not None:
+        environ["PGPASSWORD"] = str(password)
+    if "sslpassword" in parts:
+        raise UsageError("the URL holds sslpassword", code=DUMP_FAILED, next_step="Use a key file without a password.")
+    command = [path, "--no-password", f"--dbname={make_conninfo('', **parts)}", *arguments]
+    try:
+        done = subprocess.run(
+            command, env=environ, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DatabaseError(f"{program} did not end within {TIMEOUT_S // 3600} hours", code=DUMP_FAILED) from error
+    if done.returncode:
+        said = " ".join(done.stderr.split())[:MAX_SAID]
+        raise DatabaseError(f"{program} ended with {done.returncode}: {said}", code=DUMP_FAILED)
