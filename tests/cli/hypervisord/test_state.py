@@ -408,7 +408,10 @@ def test_a_databases_password_is_no_argument_and_in_no_message(tmp_path: Path, m
     assert PLANTED not in " ".join(arguments) + done.err + done.out
     assert not (tmp_path / "x.tar").exists()
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    assert "postgresql_tools" in hypervisord("backup", tmp_path / "x.tar", "--database", url, home=tmp_path).err
+    assert (
+        "postgresql_tools"
+        in hypervisord("backup", tmp_path / "x.tar", home=tmp_path, env={"HYPERVISORD_DATABASE_URL": url}).err
+    )
 
 
 def test_all_commands_take_the_same_state_flags() -> None:
