@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -28,6 +29,7 @@ ASKED = 2000
 IDLE_S = 60.0
 SETTLE_S = 5.0
 COPIES = 4
+LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +59,31 @@ def _of(folder: Path, kind: Kind, bare_url: str) -> list[Row]:
         f'export_roots = ["{place}/exports"]',
     ]
     config.write_text("\n".join([*lines, *([f'database_url = "{kind.url}"'] if kind.url else [])]) + "\n")
-    with _simulator() as environ:
+    with _simulator() as (environ, sent):
         with _client(place, environ, config, "--role", "api") as (client, _):
             rows = _submitting(kind, client, place, bare_url)
             idle = _answers(client, client.get("/jobs/query?all=true&limit=1").json()["jobs"][0]["definition"]["id"])
             _cancel_all(client)
         with _client(place, environ, config) as (client, pid):
             rows.append(_idle(kind, pid))
-            rows += _beside_copies(kind, client, place, idle)
+            rows += _beside_copies(kind, client, place, idle, sent)
     return rows
 
 
 @contextmanager
-def _simulator() -> Iterator[dict[str, str]]:
-    """In a process of its own that gives way to others, as a vCenter elsewhere would; the variables that name it."""
+def _simulator() -> Iterator[tuple[dict[str, str], Callable[[], int]]]:
+    """In a process of its own that gives way to others, as a vCenter elsewhere would; the variables that name it, and how many bytes of
+    disks it has sent."""
     here, there = multiprocessing.Pipe()
+
+    def sent() -> int:
+        here.send("sent")
+        return int(here.recv())
+
     process = multiprocessing.get_context("spawn").Process(target=_simulate, args=(there,))
     process.start()
     try:
-        yield here.recv()
+        yield here.recv(), sent
     finally:
         here.close()
         process.join(30)
@@ -88,7 +96,9 @@ def _simulate(pipe: Connection) -> None:
     with Simulator(SimulatorConfig(machines=machines)) as simulator:
         pipe.send(environ_of(simulator))
         with suppress(EOFError):
-            pipe.recv()  # until the other end goes away
+            while pipe.recv():  # until the other end goes away
+                with simulator.counters.lock:
+                    pipe.send(simulator.counters.stream_bytes.total())
 
 
 @contextmanager
@@ -178,7 +188,9 @@ def _answers(client: httpx.Client, job: str) -> list[float]:
     return sorted(float(line) for line in done.stdout.split())
 
 
-def _beside_copies(kind: Kind, client: httpx.Client, place: Path, idle: Sequence[float]) -> list[Row]:
+def _beside_copies(
+    kind: Kind, client: httpx.Client, place: Path, idle: Sequence[float], sent: Callable[[], int]
+) -> list[Row]:
     wanted = [_definition(place, number, "copied") for number in range(COPIES)]
     jobs: list[str] = client.post("/jobs/submit", json=wanted).json()["job_ids"]
 
@@ -191,11 +203,20 @@ def _beside_copies(kind: Kind, client: httpx.Client, place: Path, idle: Sequence
     loaded = _answers(client, jobs[0])
     assert all(_job(client, job)["status"] == "running" for job in jobs), "the copies ended too early"
     started = time.monotonic()
-    _cancel_all(client)
-    cancelled = time.monotonic() - started
+    with _last_change(sent) as silent_since:
+        _cancel_all(client)
+        cancelled = time.monotonic() - started
     return [
         Row.latency(f"{kind.name}: GET of a job, nothing running", idle, 50),
         Row.latency(f"{kind.name}: GET of a job beside {COPIES} exports", loaded, 50),
+        Row(
+            f"{kind.name}: {COPIES} exports cancelled, to the last byte that the source sends",
+            f"{(silent := max(0.0, silent_since[-1] - started)):.1f} s",
+            "",
+            silent,
+            2,
+            " s",
+        ),
         Row(
             f"{kind.name}: {COPIES} exports cancelled, to the last lease released and file removed",
             f"{cancelled:.1f} s",
@@ -205,6 +226,28 @@ def _beside_copies(kind: Kind, client: httpx.Client, place: Path, idle: Sequence
             " s",
         ),
     ]
+
+
+@contextmanager
+def _last_change(number: Callable[[], int]) -> Iterator[list[float]]:
+    """Looks at a number until the end of the block; the moments at which it was seen to have changed, on the monotonic clock."""
+    changes = [time.monotonic()]
+    ended = threading.Event()
+
+    def look() -> None:
+        last = number()
+        while not ended.wait(LOOK_S):
+            if (now := number()) != last:
+                last = now
+                changes.append(time.monotonic())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield changes
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _idle(kind: Kind, pid: int) -> Row:
