@@ -229,7 +229,7 @@ class Bulk(BaseModel):
     ids: Ids | None = None
     filter: JobFilter | None = None
     except_: Ids = Field(default=[], alias="except")
-    revision: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    revision: Large | None = None
     keep_partial: bool = Field(
         default=False, description="For cancel: what was copied so far stays, and retry goes on from there"
     )

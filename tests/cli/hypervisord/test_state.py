@@ -19,6 +19,7 @@ from hypersdk.cli.hypervisord.app import program
 from hypersdk.jobs.rotation import known_key
 from hypersdk.jobs.service import JOB_PASSWORD
 from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.supervisor import one_daemon
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
@@ -187,6 +188,21 @@ def test_a_state_is_replaced_only_when_asked_and_kept_beside(state: Path, tmp_pa
     assert "disabled" not in hypervisord("user", "list", "--state-dir", state, home=tmp_path).out
     assert len(list(state.glob("state.sqlite3.before-restore-*"))) == 1
     assert passwords(state) == [PLANTED]
+
+
+def test_revisions_of_a_restored_state_are_behind_all_that_were_given_out(state: Path, tmp_path: Path) -> None:
+    """A page that followed the changes up to one of them would miss what has the same number now."""
+    file = tmp_path / "backup.tar"
+    hypervisord("backup", file, "--state-dir", state, home=tmp_path)
+    database = Database.open(f"sqlite:///{state / 'state.sqlite3'}")
+    with database.write() as connection:
+        given_out = database.revision(connection, 1_000_000)
+    database.close()
+    assert hypervisord("restore", file, "--force", "--state-dir", state, home=tmp_path).status == 0
+    assert not list(state.glob(".state.sqlite3.restoring*")), "nothing of the way there is left"
+    database = Database.open(f"sqlite:///{state / 'state.sqlite3'}")
+    assert JobStore(database).revision() > given_out
+    database.close()
 
 
 def test_a_damaged_backup_changes_nothing(state: Path, tmp_path: Path) -> None:
@@ -359,6 +375,9 @@ def test_a_postgresql_state_that_is_replaced_is_kept_as_a_dump(tmp_path: Path, p
     done = hypervisord("restore", file, *flags, "--force", home=tmp_path)
     assert done.status == 0, done.err
     assert users_in(postgres_url) == ["ops"]
+    database = Database.open(postgres_url)
+    assert JobStore(database).revision() > 2**32
+    database.close()
     (kept,) = state.glob("state.pgdump.before-restore-*")
     assert kept.name in done.err
     assert kept.stat().st_mode & 0o777 == 0o600

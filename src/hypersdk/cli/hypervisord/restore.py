@@ -52,6 +52,8 @@ OTHER_DATABASE: Final = register(
 )
 MAX_ABOUT_BYTES: Final = 64 * KiB
 MAX_MEMBER_BYTES: Final = TiB
+REVISIONS_SINCE: Final = 2**32
+"""More than a daemon gives out between a backup and its restore: a thousand changes a second for seven weeks."""
 _COMPANIONS: Final = ("", "-wal", "-shm")
 
 
@@ -77,6 +79,7 @@ def command(daemon: Daemon, file: Path, force: bool) -> None:
             if (DUMP in partials) == isinstance(target, Path):
                 raise UsageError(f"{file} is of another kind of database than {place_of(target)}", code=OTHER_DATABASE)
             if isinstance(target, Path):
+                _move_on(f"sqlite:///{partials[STATE]}")
                 kept = _replace(partials, {STATE: target, ENGINE: target.with_name(ENGINE), KEY: key}, force=force)
             else:
                 kept = _replace_database(partials, target, settings.state_dir, key, force=force)
@@ -182,11 +185,22 @@ def _replace_database(partials: Mapping[str, Path], url: URL, folder: Path, key:
         kept.append(_aside(folder / DUMP))
         dump(url, kept[0])
     restore(url, partials[DUMP])
+    _move_on(url.render_as_string(hide_password=False))
     if KEY in partials:
         if key.exists():
             kept.append(key.rename(_aside(key)))
         partials[KEY].rename(key)
     return kept
+
+
+def _move_on(url: str) -> None:
+    """Revisions go on behind all that were given out since the backup: whoever follows the changes from one of those is told to begin anew."""
+    database = Database.open(url)
+    try:
+        with database.write() as connection:
+            database.revision(connection, REVISIONS_SINCE)
+    finally:
+        database.close()
 
 
 def _aside(path: Path) -> Path:
