@@ -22,6 +22,7 @@ from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import ENDED, JobState, JobStateError
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import MiB
 from tests.e2e.judge import assert_finished, assert_holds, content_in_manifest, expected_raw
 from tests.support.site import Site
@@ -273,3 +274,18 @@ def later_release(folder: Path) -> Path:
     assert edited != text
     engine.write_text(edited)
     return folder / "later"
+
+
+@pytest.mark.parametrize("method", ["Login", "RetrievePropertiesEx"])
+def test_a_cancel_does_not_wait_for_a_vcenter_that_hangs(site: SiteFactory, method: str) -> None:
+    """Nothing was changed at the source yet: there is nothing to wait for."""
+    made = site(machines=machines(1))
+    made.simulator.set_faults(Fault(FaultKind.STALL, method=method, seconds=120))
+    made.worker()
+    (job,) = made.submit({"vm_path": "web-0"})
+    made.until(lambda: bool(made.simulator.faults.struck.get(FaultKind.STALL)))
+    made.service.cancel(job.id)
+    asked = time.monotonic()
+    (ended,) = made.until_ended([job])
+    assert ended.state is JobState.CANCELLED
+    assert time.monotonic() - asked < 20

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +17,11 @@ import pytest
 
 from hypersdk.errors import AccessError, Cancelled, ConnectError, HyperSDKError, LookupFailed, UsageError
 from hypersdk.secret import Secret
+from hypersdk.simulator import Simulator, SimulatorConfig
+from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
+from hypersdk.vsphere.inventory import list_machines
 from hypersdk.vsphere.proxy import Proxy
 from hypersdk.vsphere.session import MAX_VERSIONS_BYTES, Session
 from tests.support.peers import Vcsim, running_vcsim
@@ -258,3 +263,94 @@ def test_login_with_a_pin(server: Vcsim, tmp_path: Path) -> None:
     pinned = replace(endpoint_of(server), tls=TlsPolicy(thumbprint=str(caught.value.fields["sha256"])))
     with Session.connect(pinned, cancel=CancelToken()) as session:
         assert session.key
+
+
+# --- a server that hangs ---------------------------------------------------------------------------------------------
+
+
+def _cancelled_soon(act: Callable[[CancelToken], object], begun: Callable[[], bool]) -> float:
+    """Has another thread cancel what waits in ``act`` once ``begun``; seconds until it ended."""
+    cancel = CancelToken()
+    ended: list[float] = []
+
+    def later() -> None:
+        while not begun():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        ended.append(time.monotonic())
+        cancel.cancel("enough")
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    with pytest.raises(Cancelled, match="enough"):
+        act(cancel)
+    took = time.monotonic() - ended[0]
+    thread.join()
+    return took
+
+
+def test_a_cancel_ends_a_handshake_that_is_not_answered() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ExitStack() as stack:
+        endpoint = Endpoint("127.0.0.1", silent.getsockname()[1], "user", Secret("s3cret"), TlsPolicy(insecure=True))
+        silent.settimeout(30)
+
+        def accepted() -> bool:
+            stack.enter_context(silent.accept()[0])
+            return True
+
+        assert _cancelled_soon(lambda cancel: Session.connect(endpoint, cancel=cancel), accepted) < 5
+
+
+@pytest.mark.parametrize("method", ["RetrieveServiceContent", "Login"])
+def test_a_cancel_ends_a_login_that_is_not_answered(method: str) -> None:
+    with _hanging(method) as simulator:
+        endpoint = _endpoint_of(simulator)
+        assert _cancelled_soon(lambda cancel: Session.connect(endpoint, cancel=cancel), lambda: _hangs(simulator)) < 5
+
+
+@contextmanager
+def _hanging(*methods: str) -> Iterator[Simulator]:
+    """A vCenter that does not answer these calls for two minutes."""
+    with Simulator(SimulatorConfig()) as simulator:
+        simulator.set_faults(*(Fault(FaultKind.STALL, method=method, seconds=120) for method in methods))
+        yield simulator
+
+
+def _hangs(simulator: Simulator) -> bool:
+    return bool(simulator.faults.struck.get(FaultKind.STALL))
+
+
+def _endpoint_of(simulator: Simulator) -> Endpoint:
+    return Endpoint(
+        "127.0.0.1", simulator.port, simulator.username, Secret(simulator.password), TlsPolicy(insecure=True)
+    )
+
+
+def test_a_cancel_ends_a_breakable_read_and_the_session_with_it() -> None:
+    with _hanging("RetrievePropertiesEx") as simulator:
+        session = Session.connect(_endpoint_of(simulator), cancel=CancelToken())
+
+        def read(cancel: CancelToken) -> None:
+            with session.breakable(cancel):
+                list_machines(session, cancel=cancel)
+
+        assert _cancelled_soon(read, lambda: _hangs(simulator)) < 5
+        with pytest.raises(ConnectError, match="broken off"):
+            session.server_time()
+        began = time.monotonic()
+        session.close()
+        assert time.monotonic() - began < 5, "no farewell is waited for"
+
+
+def test_what_ended_before_the_cancel_is_not_broken_off() -> None:
+    with (
+        Simulator(SimulatorConfig()) as simulator,
+        Session.connect(_endpoint_of(simulator), cancel=CancelToken()) as session,
+    ):
+        cancel = CancelToken()
+        with session.breakable(cancel):
+            session.server_time()
+        cancel.cancel("later")
+        session.server_time()
+        with pytest.raises(Cancelled), session.breakable(cancel):
+            session.server_time()

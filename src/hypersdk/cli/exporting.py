@@ -109,7 +109,8 @@ def make_plans(
             name = names.get(spec.machine, spec.machine)
             show(f"Planning {number} of {len(specs)}: {name} ...")
             try:
-                plans.append(make_plan(session, spec, cancel=cli.cancel, machines=machines, floor=settings.floor))
+                with session.breakable(cli.cancel):
+                    plans.append(make_plan(session, spec, cancel=cli.cancel, machines=machines, floor=settings.floor))
             except Cancelled:
                 raise
             except HyperSDKError as error:

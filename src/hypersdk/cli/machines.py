@@ -21,7 +21,7 @@ def read_inventory(cli: Cli, session: Session) -> list[MachineSummary]:
     """All machines, of one datacenter if the endpoint names one, with a count that grows while they come."""
     from hypersdk.vsphere.inventory import list_machines
 
-    with cli.output.working("Reading the inventory ...") as show:
+    with cli.output.working("Reading the inventory ...") as show, session.breakable(cli.cancel):
         machines = list_machines(
             session,
             cancel=cli.cancel,

@@ -112,7 +112,8 @@ class JobAttempt:
             if runs.exists(spec.output_dir):
                 spec = replace(spec, resume=Resume.DISCARD if job.discard else Resume.RESUME)
             settings = self._settings(runs)
-            plan = make_plan(session, spec, cancel=self.cancel, floor=settings.floor, runs=runs)
+            with session.breakable(self.cancel):
+                plan = make_plan(session, spec, cancel=self.cancel, floor=settings.floor, runs=runs)
             for change in plan.changes:
                 self.progress.log(f"at the source: {change}")
             for warning in plan.warnings:

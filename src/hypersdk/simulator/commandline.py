@@ -42,7 +42,7 @@ faults:
   rate=SIZE           bytes a second of slow (1MB)
   status=CODE         HTTP status of status (500)
   retry-after=S       its Retry-After header
-  method=CALL         API method of call and session_expiry
+  method=CALL         API method of call, session_expiry and stall
   fault=TYPE          API fault of call (SystemError)
 
 examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,6 +32,9 @@ OPEN_PROPERTIES: Final = frozenset({"currentSession", "content"})
 """What may be read without one: clients find out by ``currentSession``, which is then unset, and no error."""
 
 
+HANG_LOOK_S: Final = 0.1
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """HTTP status, body, and the cookie to set when a session began."""
@@ -50,6 +54,7 @@ class Dispatcher:
         """The answer to one SOAP request."""
         try:
             node = parse_request(body)
+            self._hang(local(node), peer_gone)
             with self._platform.world.lock:
                 return self._run(node, self._platform.sessions.by_cookie(cookie), peer_gone)
         except MethodFault as fault:
@@ -77,6 +82,13 @@ class Dispatcher:
         result = self._invoke(managed, operation.function, call)
         cookie = call.session.cookie if call.session is not None and call.session is not session else None
         return Answer(200, _envelope(name, _result(method, result)), cookie)
+
+    def _hang(self, name: str, peer_gone: Callable[[], bool]) -> None:
+        """A server that does not answer this call for a while, and others all the same; it notices when the client has given up."""
+        fault = self._platform.faults.take_call(FaultKind.STALL, name)
+        end = time.monotonic() + (fault.seconds if fault else 0)
+        while (left := end - time.monotonic()) > 0 and not peer_gone():
+            time.sleep(min(left, HANG_LOOK_S))
 
     def _call(
         self, node: etree._Element, method: Method, session: SessionRecord | None, peer_gone: Callable[[], bool]

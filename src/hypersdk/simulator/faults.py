@@ -35,7 +35,7 @@ class FaultKind(StrEnum):
     SHORT = "short"
     """The body ends after ``after_bytes``, well-formed: what HTTP says is complete, the disk is not."""
     STALL = "stall"
-    """No byte flows for ``seconds`` once ``after_bytes`` were sent; then it goes on."""
+    """No byte flows for ``seconds`` once ``after_bytes`` were sent; then it goes on. With ``method``: that API call is not answered for so long."""
     SLOW = "slow"
     """The body flows at ``rate`` bytes a second."""
     CORRUPT = "corrupt"

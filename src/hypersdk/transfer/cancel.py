@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hypersdk.errors import Cancelled
 
@@ -14,6 +16,7 @@ class CancelToken:
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._children: list[CancelToken] = []
+        self._calls: list[Callable[[], None]] = []
         self.reason = ""
         if parent is not None:
             parent._adopt(self)
@@ -35,8 +38,24 @@ class CancelToken:
                 self.reason = reason
                 self._event.set()
             children = list(self._children)
+            for call in self._calls:
+                call()
         for child in children:
             child.cancel(reason)
+
+    @contextmanager
+    def calling(self, call: Callable[[], None]) -> Iterator[None]:
+        """While inside, ``cancel`` also makes this call, from its own thread: for what ends a wait that looks at no token. It must be quick,
+        raise nothing and leave this token alone. After the block it is not made any more."""
+        with self._lock:
+            self._calls.append(call)
+            if self._event.is_set():
+                call()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calls.remove(call)
 
     @property
     def cancelled(self) -> bool:

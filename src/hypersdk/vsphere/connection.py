@@ -6,6 +6,7 @@ import http.client
 import select
 import socket
 import ssl
+from contextlib import suppress
 from typing import Final
 
 from hypersdk.vsphere.certificate import (
@@ -53,6 +54,8 @@ class TrustedConnection(http.client.HTTPConnection):
         self._dialled = connect_to or host
         self._connect_timeout_s = connect_timeout_s
         self._reply_timeout_s = reply_timeout_s
+        self._shaking: socket.socket | None = None
+        self._aborted = False
 
     def connect(self) -> None:
         """Connects, shakes hands, judges the certificate."""
@@ -63,6 +66,16 @@ class TrustedConnection(http.client.HTTPConnection):
                 raise unknown_error(self.host, exc.verify_message, self._shown()) from exc
             self.sock = self._handshake(TlsPolicy(thumbprint=self._tls.known), self._tls.known)
         self.sock.settimeout(self._reply_timeout_s)
+        self._check_aborted()
+
+    def abort(self) -> None:
+        """Has whoever waits for this connection, in another thread, meet its end at once. It is of no use afterwards."""
+        self._aborted = True
+        sock = self.sock or self._shaking
+        if sock is not None:
+            with suppress(OSError):
+                # Not SSLSocket's own: that one takes the TLS layer away from under whoever reads.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def peer(self) -> PeerCertificate:
         """The certificate of the connected server."""
@@ -80,10 +93,21 @@ class TrustedConnection(http.client.HTTPConnection):
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            wrapped = ssl_context(tls, pinned_sha1=pin).wrap_socket(sock, server_hostname=self.host)
+            wrapped = ssl_context(tls, pinned_sha1=pin).wrap_socket(
+                sock, server_hostname=self.host, do_handshake_on_connect=False
+            )
         except BaseException:
             sock.close()
             raise
+        self._shaking = wrapped
+        try:
+            self._check_aborted()
+            wrapped.do_handshake()
+        except BaseException:
+            wrapped.close()
+            raise
+        finally:
+            self._shaking = None
         try:
             if pin is not None:
                 check_pin(wrapped, pin, host=self.host)
@@ -91,6 +115,11 @@ class TrustedConnection(http.client.HTTPConnection):
             wrapped.close()
             raise
         return wrapped
+
+    def _check_aborted(self) -> None:
+        """For an ``abort`` that came while there was no socket to end."""
+        if self._aborted:
+            raise ConnectionAbortedError("the connection was broken off")
 
     def _shown(self) -> PeerCertificate | None:
         """The untrusted certificate, fetched once more for the message; the message does without where that fails."""

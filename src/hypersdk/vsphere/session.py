@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.cookies import CookieError, SimpleCookie
@@ -98,17 +99,23 @@ class Session:
         from hypersdk.vsphere.stub import service_instance
 
         stub = _make_stub(endpoint, cancel)
-        session: Session | None = None
         try:
-            cancel.check()
-            content = _translated(endpoint.address, lambda: service_instance(stub).RetrieveContent())
-            session = cls(endpoint, stub, content, keepalive_s, guard)
-            session._log_in()
+            with _broken_off(cancel, stub.abort):
+                content = _translated(endpoint.address, lambda: service_instance(stub).RetrieveContent())
+                session = cls(endpoint, stub, content, keepalive_s, guard)
+                session._log_in()
         except BaseException:
             stub.DropConnections()
             raise
         session.keepalive.start()
         return session
+
+    @contextmanager
+    def breakable(self, cancel: CancelToken) -> Iterator[None]:
+        """While there is nothing to put back: a cancel also ends the calls that are being waited for, and the session with them. A vCenter that
+        hangs would keep its caller for three minutes."""
+        with _broken_off(cancel, self.stub.abort):
+            yield
 
     def __enter__(self) -> Session:
         return self
@@ -163,7 +170,9 @@ class Session:
             self.keepalive.join(CLOSE_WAIT_S)
         with contextlib.suppress(HyperSDKError):
             self._guard()
-            _translated(self.endpoint.address, lambda: self.content.sessionManager.Logout())
+            _translated(
+                self.endpoint.address, lambda: self.content.sessionManager.Logout()
+            )  # fails at once where it was broken off
         self.stub.DropConnections()
 
     def _check_open(self) -> None:
@@ -197,6 +206,18 @@ class Session:
                 continue
 
 
+@contextmanager
+def _broken_off(cancel: CancelToken, abort: Callable[[], None]) -> Iterator[None]:
+    """Makes ``abort`` of a cancel, and Cancelled of what comes of that."""
+    try:
+        with cancel.calling(abort):
+            yield
+    except ConnectError:
+        cancel.check()
+        raise
+    cancel.check()
+
+
 def _translated(peer: str, fn: Callable[[], T]) -> T:
     """``fn()`` with every fault and every broken connection to ``peer`` as an error of ours."""
     from pyVmomi import vmodl
@@ -218,8 +239,8 @@ def _make_stub(endpoint: Endpoint, cancel: CancelToken) -> SessionStub:
     """A stub that speaks the newest version of the API that both sides know, with the connection that has found it out."""
     connection = open_connection(endpoint)
     try:
-        document = _translated(endpoint.address, lambda: _service_versions(connection))
-        cancel.check()
+        with _broken_off(cancel, connection.abort):
+            document = _translated(endpoint.address, lambda: _service_versions(connection))
         version = _common_version(_offered_versions(document, endpoint), endpoint)
     except BaseException:
         connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -23,16 +24,39 @@ class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
     def __init__(self, address: str, version: str, make_connection: Callable[[], TrustedConnection]) -> None:
         super().__init__(host=address, version=version, connectionPoolTimeout=IDLE_CONNECTION_S)
         self._make_connection = make_connection
+        self._in_use: weakref.WeakSet[TrustedConnection] = weakref.WeakSet()
+        self.aborted = False
 
     def GetConnection(self) -> Any:  # noqa: N802 - pyVmomi's name
         with self.lock:
+            self._check()
             self._CloseIdleConnections()
             if self.pool:
                 connection, _ = self.pool.pop(0)
+                self._in_use.add(connection)
                 return connection
         connection = self._make_connection()
+        with self.lock:
+            self._check()
+            self._in_use.add(connection)
         connection.connect()
         return connection
+
+    def ReturnConnection(self, conn: Any) -> None:  # noqa: N802
+        self._in_use.discard(conn)
+        super().ReturnConnection(conn)
+
+    def abort(self) -> None:
+        """Ends all calls that other threads wait for, with an error there, and takes no more. Thread-safe."""
+        with self.lock:
+            self.aborted = True
+            waiting = list(self._in_use)
+        for connection in waiting:
+            connection.abort()
+
+    def _check(self) -> None:
+        if self.aborted:
+            raise ConnectionAbortedError("the session was broken off")
 
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:  # noqa: N802, N803 - pyVmomi's names
         try:
