@@ -163,18 +163,27 @@ def _build_tables_first(stream: Stream) -> bytes:
 
 def decode(chunks: Iterable[bytes], *, expected_capacity: int | None = None) -> bytearray:
     """The guest's bytes as the decoder has them. Chunks pass through one buffer that is overwritten after each ``feed``, as the engine does."""
+    capacity, grains = decode_grains(chunks, expected_capacity=expected_capacity)
+    raw = bytearray(capacity)
+    for offset, data in grains.items():
+        raw[offset : offset + len(data)] = data
+    return raw
+
+
+def decode_grains(chunks: Iterable[bytes], *, expected_capacity: int | None = None) -> tuple[int, dict[int, bytes]]:
+    """The same as the capacity and the data by offset: of a small stream the zeros are what takes the time."""
     decoder = GrainDecoder(expected_capacity=expected_capacity)
-    raw = bytearray()
+    grains: dict[int, bytes] = {}
     for chunk in chunks:
         buffer = bytearray(chunk)
         for found in decoder.feed(memoryview(buffer)):
-            raw = raw or bytearray(decoder.capacity or 0)
-            raw[found.offset : found.offset + found.length] = inflate(found)
+            grains[found.offset] = bytes(inflate(found))
+            assert len(grains[found.offset]) == found.length
         buffer[:] = b"\xa5" * len(buffer)
     decoder.close()
     assert decoder.finished
     assert decoder.capacity is not None
-    return raw or bytearray(decoder.capacity)
+    return decoder.capacity, grains
 
 
 def grains_of(data: bytes) -> list[Grain]:

@@ -220,7 +220,10 @@ class StreamOptimizedWriter:
         data = self._file.pread(record.length - SECTOR, record.start + SECTOR)
         entries = entries_of(data)
         first = next(filter(None, entries), 0)
-        lba, _, _ = META_MARKER.unpack(self._file.pread(META_MARKER.size, first * SECTOR))
+        marker = self._file.pread(META_MARKER.size, first * SECTOR)
+        if len(marker) < META_MARKER.size:
+            return  # of a move that a crash broke off: what it named has gone elsewhere
+        lba, _, _ = META_MARKER.unpack(marker)
         number = lba * SECTOR // (BLOCK * ENTRIES_PER_TABLE)
         if first and number < len(self._tables.directory) and self._tables.entries(number) == entries:
             self._tables.stored(number, record.sector)
