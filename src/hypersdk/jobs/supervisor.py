@@ -29,6 +29,7 @@ from hypersdk.errors import UsageError, register
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.signs import READY
 from hypersdk.jobs.systemd import watchdog_s
+from hypersdk.transfer.cancel import SignalFlag
 from hypersdk.transfer.files import target_errors
 
 LOG: Final = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def supervise(
     """
     with one_daemon(settings.state_dir):
         children = _children(settings, arguments)
-        stop, reload = threading.Event(), threading.Event()
+        stop, reload = SignalFlag(), SignalFlag()
         _on_signals(stop, stop if hangup_ends else reload)
         told = False
         while not stop.is_set():
@@ -225,7 +226,7 @@ def _end(children: Sequence[Child], drain_s: float) -> int:
     return 1 if late else 0
 
 
-def _on_signals(stop: threading.Event, hangup: threading.Event) -> None:
+def _on_signals(stop: SignalFlag, hangup: SignalFlag) -> None:
     def ask(number: int, _frame: FrameType | None) -> None:
         (hangup if number == signal.SIGHUP else stop).set()
 

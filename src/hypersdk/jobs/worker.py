@@ -39,7 +39,7 @@ from hypersdk.jobs.undoing import Undoing
 from hypersdk.migration.plan import Floor
 from hypersdk.migration.settings import RunSettings, Shared
 from hypersdk.state.database import Database, DatabaseError
-from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.cancel import CancelToken, SignalFlag
 from hypersdk.transfer.files import target_errors
 
 LOG: Final = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Worker:
         self._settings = settings
         self._database = database
         self._environ = environ
-        self._stopping = threading.Event()
+        self._stopping = SignalFlag()
         self._cancel = CancelToken()
         self._active: dict[str, JobAttempt] = {}
         self._lock = threading.Lock()

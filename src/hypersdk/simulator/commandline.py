@@ -6,7 +6,6 @@ import argparse
 import difflib
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, TextIO, TypeVar
@@ -16,6 +15,7 @@ from hypersdk.secret import Secret
 from hypersdk.simulator.config import DEFAULT_PASSWORD, DEFAULT_USERNAME, SimulatorConfig
 from hypersdk.simulator.faults import MAX_SECONDS, Fault, FaultKind
 from hypersdk.simulator.server import Simulator
+from hypersdk.transfer.cancel import SignalFlag
 from hypersdk.units import format_size, parse_size
 
 T = TypeVar("T")
@@ -335,7 +335,7 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
 def _run(args: argparse.Namespace, out: TextIO) -> int:
     config = config_of(args)
     with Simulator(config) as simulator:
-        ended = threading.Event()
+        ended = SignalFlag()
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, lambda *_: ended.set())
         check_names(simulator, config)

@@ -1,12 +1,58 @@
-"""The cancel token: one per run, looked at by every loop."""
+"""The cancel token: one per run, looked at by every loop. And what signal handlers may set."""
 
 from __future__ import annotations
 
+import os
+import select
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hypersdk.errors import Cancelled
+
+
+class SignalFlag:
+    """What a signal handler sets and the main thread waits for.
+
+    The lock of ``threading.Event`` may be held by the very thread that the handler interrupts, which then waits for itself for ever.
+    Here is none.
+    """
+
+    def __init__(self) -> None:
+        self._set = False
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        weakref.finalize(self, _close_all, self._reader, self._writer)
+
+    def set(self) -> None:
+        """Wakes whoever waits. Safe in a signal handler, and from any thread."""
+        self._set = True
+        with suppress(BlockingIOError):  # full of what nobody has read: it wakes all the same
+            os.write(self._writer, b"!")
+
+    def clear(self) -> None:
+        """Back to the start; only by the thread that waits."""
+        self._set = False
+        with suppress(BlockingIOError):
+            while os.read(self._reader, 4096):
+                pass
+
+    def is_set(self) -> bool:
+        """Whether ``set`` was called since the last ``clear``."""
+        return self._set
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Until ``set`` is called, for ``timeout_s`` at most; whether it was."""
+        if not self._set:
+            ready = select.poll()
+            ready.register(self._reader, select.POLLIN)
+            ready.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000)
+        return self._set
+
+
+def _close_all(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 class CancelToken:
