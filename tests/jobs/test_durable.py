@@ -6,6 +6,7 @@ Real processes, real sockets. The moments are drawn from a seed (HYPERSDK_KILL_S
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ import pytest
 import hypersdk
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import ENDED, JobState, JobStateError
+from hypersdk.migration.runfile import locked_folder
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
@@ -84,6 +86,14 @@ def test_a_pause_keeps_its_place_and_resume_fetches_no_finished_disk_again(site:
     made.copied(job, MiB, disk=1)
     made.service.pause(job.id)
     made.until_state(job, JobState.PAUSED)
+    told = made.store.get(job.id).progress
+    assert (told["phase"], told["rate_bytes_s"], told["eta_s"], told["estimated_remaining"]) == (
+        "paused",
+        None,
+        None,
+        0,
+    )
+    assert told["percent_complete"] > 0
     assert source(made) == before
     assert [disk["receipt"] is not None for disk in made.records(job)] == [True, False]
     made.simulator.reset_counters()
@@ -289,3 +299,57 @@ def test_a_cancel_does_not_wait_for_a_vcenter_that_hangs(site: SiteFactory, meth
     (ended,) = made.until_ended([job])
     assert ended.state is JobState.CANCELLED
     assert time.monotonic() - asked < 20
+
+
+def test_two_jobs_into_one_folder_never_touch_each_other(site: SiteFactory) -> None:
+    """The second begins when the first has ended, and is refused by name: a folder takes one export."""
+    made = site(machines=machines(2), rate_bytes_s=SLOW)
+    expected = expected_raw(made.simulator, "web-0", made.folder / "expected")
+    folder = str(made.root / "shared")
+    made.worker()
+    one, two = made.submit(
+        {"vm_path": "web-0", "output_path": folder}, {"vm_path": "web-1", "output_path": folder + "/."}
+    )
+    made.until(lambda: made.store.get(two.id).waiting == "folder_busy")
+    assert made.service.explain(made.store.get(two.id)).code == "folder_busy"
+    made.until_ended([one, two])
+    assert_exported(made, one, expected)
+    second = made.store.get(two.id)
+    assert (second.state, (second.error or {})["code"]) == (JobState.FAILED, "foreign_output")
+    assert made.store.get(one.id).completed_at or second.started_at >= 0 or 0
+
+
+def test_a_folder_that_another_program_works_in_is_refused_at_the_first_attempt(site: SiteFactory) -> None:
+    made = site(machines=machines(1))
+    folder = made.root / "web-0"
+    folder.mkdir(parents=True)
+    made.worker()
+    with locked_folder(folder):
+        (ended,) = made.until_ended(made.submit({"vm_path": "web-0"}))
+    assert (ended.state, (ended.error or {})["code"]) == (JobState.FAILED, "run_active")
+
+
+@pytest.mark.slow
+def test_limits_hold_over_all_roots(site: SiteFactory, tmp_path: Path) -> None:
+    roots = [tmp_path / name for name in ("a", "b", "c")]
+    made = site(
+        machines=machines(3, (SMALL,)), options={"export_roots": [str(root) for root in roots], "jobs_per_worker": 1}
+    )
+    made.worker()
+    jobs = made.submit(*({"vm_path": f"web-{n}", "output_path": str(roots[n] / "x")} for n in range(3)))
+    made.until_ended(jobs)
+    lives = sorted((made.store.get(job.id).started_at or 0, made.store.get(job.id).completed_at or 0) for job in jobs)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(lives)), lives
+
+
+def test_a_password_that_is_sent_again_is_the_one_that_counts(site: SiteFactory) -> None:
+    made = site(machines=machines(1), options={"allowed_endpoints": ["127.0.0.1"]})
+    server = {"server": made.simulator.url, "username": made.simulator.username, "insecure": True}
+    allowed = {"id": "again", "vm_path": "web-0"}
+    made.worker()
+    (ended,) = made.until_ended(made.submit({**allowed, "vcenter": {**server, "password": "wrong"}}))
+    assert (ended.error or {})["code"] == "login_refused"
+    made.submit({**allowed, "vcenter": {**server, "password": made.simulator.password}})
+    made.service.retry("again")
+    (ended,) = made.until_ended([ended])
+    assert ended.state is JobState.COMPLETED, made.told()

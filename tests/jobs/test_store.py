@@ -145,7 +145,7 @@ def test_bytes_are_counted_as_they_grow_and_the_counter_never_falls(store: JobSt
         )
         return _counted(store)
 
-    first, second = store.submit(new_job())[0].id, store.submit(new_job())[0].id
+    first, second = (store.submit(new_job(output_path=f"/exports/{name}"))[0].id for name in ("a", "b"))
     had = [claims.claim(one, 1) for one in (first, second)]
     assert had[0] is not None
     assert had[1] is not None

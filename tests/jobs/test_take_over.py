@@ -155,6 +155,37 @@ def test_a_job_waits_for_a_worker_that_sees_its_root(site: SiteFactory) -> None:
 
 
 @pytest.mark.slow
+def test_a_running_job_whose_root_nobody_else_sees_waits_and_is_not_shown_as_running(site: SiteFactory) -> None:
+    made = site(machines=machines(1), rate_bytes_s=SLOW, options={"take_over_s": 3.0})
+    expected = expected_raw(made.simulator, "web-0", made.folder / "expected")
+    seeing = made.worker("one")
+    made.worker("two", root=made.folder / "elsewhere")
+    job = made.submit({"vm_path": "web-0"})[0]
+    made.copied(job, MiB)
+    seeing.end(signal.SIGKILL)
+    made.until(lambda: made.store.get(job.id).waiting == "no_worker_for_root")
+    now = made.store.get(job.id)
+    assert (now.state, now.worker_id) == (JobState.QUEUED, None)
+    assert (now.progress["phase"], now.progress["rate_bytes_s"], now.progress["eta_s"]) == ("queued", None, None)
+    assert made.service.explain(now).code == "no_worker_for_root"
+    made.worker("one")
+    (ended,) = made.until_ended([job])
+    assert_exported(made, ended, expected)
+
+
+def test_who_asks_while_no_worker_is_alive_is_told(site: SiteFactory) -> None:
+    made = site(machines=machines(1), rate_bytes_s=SLOW, options={"take_over_s": 2.0})
+    job = made.submit({"vm_path": "web-0"})[0]
+    assert made.service.explain(made.store.get(job.id)).code == "no_worker"
+    worker = made.worker()
+    made.copied(job, MiB)
+    assert made.service.explain(made.store.get(job.id)).code == "running"
+    worker.end(signal.SIGKILL)
+    made.until(lambda: made.service.explain(made.store.get(job.id)).code == "no_worker")
+    assert "start" in made.service.explain(made.store.get(job.id)).next_step.lower()
+
+
+@pytest.mark.slow
 def test_a_database_that_goes_away_costs_no_job(site: SiteFactory) -> None:
     """Its connections are cut and none are let in for longer than a worker may go on without a sign of life."""
     made = site(machines=machines(2), rate_bytes_s=SLOW, postgres=True, options={"take_over_s": 6.0})

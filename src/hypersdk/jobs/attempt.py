@@ -233,10 +233,14 @@ class JobAttempt:
         self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: HyperSDKError | None = None
     ) -> JobState:
         claims, job = self.workshop.claims, self.claim.job
-        claims.write_progress({job.id: self.claim.epoch}, {job.id: self.progress.latest})
-        claims.log(self.claim, self.progress.take_log())
+        latest = self.progress.latest if self.progress.begun else job.progress
+        claims.write_progress({job.id: self.claim.epoch}, {job.id: latest})
+        with self.progress.taking_log() as lines:
+            claims.log(self.claim, lines)
         failure = None if error is None else _json_error(error)
-        return claims.end(self.claim, event, result=result, error=failure, keep_run=self.keep_partial)
+        return claims.end(
+            self.claim, event, result=result, error=failure, keep_run=self.keep_partial, progress=latest
+        )  # fmt: skip
 
 
 def _json_error(error: HyperSDKError) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.errors import Cancelled, register
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.admission import rival_of
+from hypersdk.jobs.records import Job, at_rest
 from hypersdk.jobs.states import HELD, UNDOING, JobEvent, JobState, after, before
 from hypersdk.jobs.store import JobStore, append_log
 from hypersdk.state.database import Database
@@ -25,6 +26,13 @@ STALE_ATTEMPT: Final = register(
     "Another worker has taken the job over, because this one gave no sign of life for too long.",
     "Nothing: the other worker goes on with it.",
 )
+
+
+MANY: Final = 1_000_000
+
+
+_DONE: Final = {JobState.COMPLETED: "done"}
+"""What the progress of a job that has ended says, where it is not the state."""
 
 
 class StaleAttempt(Cancelled):
@@ -44,9 +52,12 @@ class Claim:
 class Claims:
     """The jobs of one worker. Thread-safe."""
 
-    def __init__(self, database: Database, worker_id: str) -> None:
+    def __init__(self, database: Database, worker_id: str, *, most: int = MANY) -> None:
+        """``most`` jobs are this worker's at a time; those that it only undoes something of do not count."""
         self.database: Final = database
         self.worker_id: Final = worker_id
+        self._most = most
+        self._claiming = Lock()
         self._store = JobStore(database)
         self._counting = Lock()
         self._counted: dict[str, tuple[int, int]] = {}
@@ -54,17 +65,26 @@ class Claims:
 
     def claim(self, job_id: str, attempt: int, *, free: bool = False) -> Claim | None:
         """Takes the job up: its epoch rises, whoever had it before is stale from here on. None where the attempt is not the
-        job's last one, or the job has ended or is paused meanwhile; with ``free`` also where a worker has it."""
-        with self.database.write() as connection:
+        job's last one, or the job has ended or is paused meanwhile; with ``free`` also where a worker has it.
+
+        None as well where another job works in its folder, or this worker has as many as it may: then another attempt is due."""
+        with self._claiming, self.database.write() as connection:
             now = self.database.now(connection)
             row = connection.execute(
-                sa.select(jobs.c.state, jobs.c.epoch, jobs.c.attempt, jobs.c.started_at, jobs.c.worker_id)
+                sa.select(
+                    jobs.c.state, jobs.c.epoch, jobs.c.attempt, jobs.c.started_at, jobs.c.worker_id, jobs.c.root_id, jobs.c.output_path
+                )
                 .where(jobs.c.id == job_id)
                 .with_for_update()
-            ).one_or_none()
+            ).one_or_none()  # fmt: skip
             if row is None or row.attempt != attempt or JobState(row.state) not in before(JobEvent.START):
                 return None
             if free and row.worker_id is not None:
+                return None
+            crowded = rival_of(connection, job_id, row.root_id, row.output_path) is not None
+            if crowded or (not free and self._others(connection, job_id) >= self._most):
+                if not free:
+                    requeue(self.database, connection, job_id, attempt)
                 return None
             epoch = row.epoch + 1
             self._change(
@@ -78,6 +98,12 @@ class Claims:
                 )
             )  # fmt: skip
         return Claim(self._store.get(job_id), epoch)
+
+    def _others(self, connection: sa.Connection, job_id: str) -> int:
+        query = sa.select(sa.func.count()).where(
+            jobs.c.worker_id == self.worker_id, jobs.c.state.in_([state.value for state in HELD]), jobs.c.id != job_id
+        )
+        return int(connection.execute(query).scalar_one())
 
     def undo_due(self, root_ids: Sequence[str], limit: int) -> list[tuple[str, int]]:
         """Jobs below these roots that wait for somebody to undo what they did, and their attempts, oldest first."""
@@ -133,9 +159,10 @@ class Claims:
         result: Mapping[str, Any] | None = None,
         error: Mapping[str, Any] | None = None,
         keep_run: bool = False,
+        progress: Mapping[str, Any] | None = None,
     ) -> JobState:
-        """The attempt is over. With ``REQUEUE``, and where a cancel came too late for this one, another attempt is due; ``keep_run`` keeps the
-        record of a cancelled one, to go on from.
+        """The attempt is over; ``progress`` is how far it came. With ``REQUEUE``, and where a cancel came too late for this one, another attempt is
+        due; ``keep_run`` keeps the record of a cancelled one, to go on from.
 
         Raises StaleAttempt.
         """
@@ -156,6 +183,7 @@ class Claims:
                 discard=False,
                 secret=None if new is JobState.COMPLETED else jobs.c.secret,
                 source_changes=0 if over else jobs.c.source_changes,
+                progress=jobs.c.progress if progress is None else at_rest(progress, _DONE.get(new, new.value)),
             )  # fmt: skip
             if over:
                 connection.execute(sa.delete(runs).where(runs.c.job_id == claim.job.id))
@@ -256,11 +284,11 @@ def _stale(claim: Claim) -> StaleAttempt:
 def requeue(database: Database, connection: sa.Connection, job_id: str, attempt: int) -> JobState | None:
     """That attempt will not be run, whoever was to: another one is due, unless the job was on its way to a pause. Its new state; None for a job
     that has moved on."""
-    query = sa.select(jobs.c.state).where(jobs.c.id == job_id, jobs.c.attempt == attempt).with_for_update()
-    found = connection.execute(query).scalar_one_or_none()
-    if found is None or JobState(found) not in before(JobEvent.START):
+    query = sa.select(jobs.c.state, jobs.c.progress).where(jobs.c.id == job_id, jobs.c.attempt == attempt)
+    found = connection.execute(query.with_for_update()).one_or_none()
+    if found is None or JobState(found.state) not in before(JobEvent.START):
         return None
-    state = JobState(found)
+    state = JobState(found.state)
     new = state if state is JobState.QUEUED else after(state, JobEvent.REQUEUE)
     connection.execute(
         sa.update(jobs)
@@ -270,6 +298,7 @@ def requeue(database: Database, connection: sa.Connection, job_id: str, attempt:
             attempt=attempt if new is JobState.PAUSED else attempt + 1,
             request="cancel" if new is JobState.CANCELLING else None,
             worker_id=None,
+            progress=at_rest(found.progress, new.value),
             updated_at=database.now(connection),
             revision=database.revision(connection),
         )

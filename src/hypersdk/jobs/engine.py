@@ -17,9 +17,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
 
+from hypersdk.jobs.admission import Admission
 from hypersdk.jobs.records import MAX_PRIORITY
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import JobState
 from hypersdk.state.database import Database, parse_url
 from hypersdk.state.tables import jobs
 
@@ -33,8 +33,6 @@ MAX_RECOVERIES: Final = 100
 """An attempt that killed its worker so often is given up."""
 EXHAUSTED: Final = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 """The engine's word for an attempt that it has given up."""
-DISPATCHED: Final = 50
-"""Attempts handed over at once: the same thread looks for cancel requests, twice a second."""
 NUMBERS: Final = 1_000_000
 Execute = Callable[[str, int], dict[str, Any]]
 
@@ -65,6 +63,7 @@ class Engine:
         self._worker_id = worker_id
         self._roots = list(root_ids)
         self._execute = execute
+        self._admission = Admission(database, settings, worker_id, root_ids)
 
     def launch(self) -> None:
         """Starts queues; attempts that this worker had when it died go on."""
@@ -104,26 +103,21 @@ class Engine:
         DBOS.destroy(workflow_completion_timeout_sec=int(timeout_s))
 
     def dispatch(self) -> int:
-        """Hands attempts that are due to the engine: rows first, so a crash between the two is made good here. Returns how many."""
-        due = (
-            sa.select(jobs.c.id, jobs.c.attempt, jobs.c.root_id, jobs.c.site, jobs.c.priority, jobs.c.number)
-            .where(jobs.c.attempt > jobs.c.enqueued, jobs.c.state == JobState.QUEUED.value)
-            .order_by(jobs.c.priority.desc(), jobs.c.number)
-            .limit(DISPATCHED)
-        )
-        with self._database.read() as connection:
-            found = connection.execute(due).all()
-        for row in found:
-            options = SetEnqueueOptions(priority=place_of(row.priority, row.number), queue_partition_key=row.site)
-            with SetWorkflowID(f"{row.id}/{row.attempt}"), options:
-                DBOS.enqueue_workflow(queue_of(row.root_id), attempt, row.id, row.attempt)
-        if found:
-            with self._database.write() as connection:
-                self._database.lock_rows(connection, jobs.c.id, [row.id for row in found])
-                for row in found:
-                    mine = sa.update(jobs).where(jobs.c.id == row.id, jobs.c.attempt == row.attempt)
-                    connection.execute(mine.values(enqueued=row.attempt))
-        return len(found)
+        """Hands attempts that are due to the engine, as many as there is room for. Returns how many.
+
+        A crash before the end of the transaction: they are handed over once more, under the same ids.
+        """
+        if not self._admission.is_due():
+            return 0
+        with self._database.write() as connection:
+            taken = self._admission.take(connection)
+            for one in taken:
+                options = SetEnqueueOptions(priority=place_of(one.priority, one.number), queue_partition_key=one.site)
+                with SetWorkflowID(f"{one.id}/{one.attempt}"), options:
+                    DBOS.enqueue_workflow(queue_of(one.root_id), attempt, one.id, one.attempt)
+                mine = sa.update(jobs).where(jobs.c.id == one.id, jobs.c.attempt == one.attempt)
+                connection.execute(mine.values(enqueued=one.attempt))
+        return len(taken)
 
     def take_over(self, dead_worker: str) -> list[str]:
         """Puts the attempts of a dead worker back into their queues; limits hold. Only for whoever declared it dead."""

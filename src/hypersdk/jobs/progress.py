@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, Final
@@ -42,12 +43,20 @@ class JobProgress:
             self._note_changes(machine)
 
     def changed(self) -> Mapping[str, Any] | None:
-        """The latest progress, if it is another than last time."""
+        """The latest progress, if it is another than was ``told``."""
         with self._lock:
-            if self._latest == self._told:
-                return None
-            self._told = self._latest
-            return self._latest
+            return None if self._latest == self._told else self._latest
+
+    def told(self, progress: Mapping[str, Any]) -> None:
+        """That progress is written down."""
+        with self._lock:
+            self._told = progress
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was observed."""
+        with self._lock:
+            return self._latest is not EMPTY_PROGRESS
 
     @property
     def latest(self) -> Mapping[str, Any]:
@@ -63,11 +72,18 @@ class JobProgress:
                 self._log.append(line)
                 self._log_bytes += len(line)
 
-    def take_log(self) -> bytes:
-        """The lines since the last call."""
+    @contextmanager
+    def taking_log(self) -> Iterator[bytes]:
+        """The lines since the last time; where the block raises, they come again."""
         with self._lock:
             lines, self._log, self._log_bytes = self._log, [], 0
-        return "".join(lines).encode()
+        try:
+            yield "".join(lines).encode()
+        except BaseException:
+            with self._lock:
+                self._log = lines + self._log
+                self._log_bytes += sum(map(len, lines))
+            raise
 
     def _stalled(self, machine: ExportProgress) -> str | None:
         now = self._clock()

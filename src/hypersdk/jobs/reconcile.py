@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from hypersdk.errors import CODES
 from hypersdk.jobs.claims import requeue
 from hypersdk.jobs.engine import EXHAUSTED, Engine
+from hypersdk.jobs.records import at_rest
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ATTEMPTS_EXHAUSTED, ENDED, HELD, NO_WORKER_FOR_ROOT, JobEvent, JobState, before
 from hypersdk.jobs.store import FOLLOWED, JobStore
@@ -84,12 +86,14 @@ class Reconciler:
                 "cause": info.cause, "next_step": info.next_step,
             }  # fmt: skip
             waiting = [state.value for state in before(JobEvent.START)]
+            mine = (jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state.in_(waiting))
+            progress = connection.execute(sa.select(jobs.c.progress).where(*mine)).scalar_one_or_none()
             connection.execute(
                 sa.update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state.in_(waiting))
+                .where(*mine)
                 .values(
-                    state=JobState.FAILED.value, error=error, worker_id=None, request=None, completed_at=now, updated_at=now,
-                    revision=revision,
+                    state=JobState.FAILED.value, error=error, progress=at_rest(progress or {}, JobState.FAILED), worker_id=None,
+                    request=None, completed_at=now, updated_at=now, revision=revision,
                 )
             )  # fmt: skip
 
@@ -106,6 +110,11 @@ class Reconciler:
                 for condition, code in ((blind, NO_WORKER_FOR_ROOT), (cured, None))
                 for job_id in connection.execute(sa.select(jobs.c.id).where(condition).limit(1000)).scalars()
             ]
+            orphans = self._orphans(connection, seen)
+        for job_id, attempt in orphans:
+            LOG.warning("job %s has lost its worker, and no other sees its export root: it waits", job_id)
+            with self._database.write() as connection:
+                requeue(self._database, connection, job_id, attempt)
         if not found:
             return
         with self._database.write() as connection:
@@ -114,6 +123,14 @@ class Reconciler:
                 revision = self._database.revision(connection)
                 same = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
                 connection.execute(same.values(waiting=code, revision=revision))
+
+    def _orphans(self, connection: sa.Connection, seen: Sequence[str]) -> list[tuple[str, int]]:
+        """Running jobs of dead workers that no living one can take over. In the engine they would wait for ever, and be shown as running."""
+        known = sa.select(workers.c.id).where(workers.c.state != "dead")
+        query = sa.select(jobs.c.id, jobs.c.attempt).where(
+            jobs.c.state == JobState.RUNNING.value, jobs.c.worker_id.not_in(known), jobs.c.root_id.not_in(seen)
+        )
+        return [(job_id, attempt) for job_id, attempt in connection.execute(query.limit(PART))]
 
     def _expire(self) -> None:
         """Has the snapshots of jobs that are paused for too long removed: they grow on a production datastore. Tried again each hour."""

@@ -12,10 +12,11 @@ from hypersdk.access.endpointpolicy import check_submitted
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
 from hypersdk.errors import CODES, HyperSDKError, UsageError, register
+from hypersdk.jobs.figures import workers_alive
 from hypersdk.jobs.records import MAX_PRIORITY, Attempt, Job, NewJob
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import SOURCE_CHANGED_STILL, UNDOING, JobState
+from hypersdk.jobs.states import ENDED, NO_WORKER, SOURCE_CHANGED_STILL, UNDOING, JobState
 from hypersdk.jobs.store import JobStore
 from hypersdk.migration.jobfile import JobDefinition, load_jobs
 from hypersdk.vsphere.endpoint import resolve_endpoint
@@ -168,18 +169,23 @@ class JobService:
                 step += f" {CODES[SOURCE_CHANGED_STILL].next_step}"
             return Explanation(str(error["code"]), message, str(error["cause"]), step, history)
         code, message = self._situation(job)
-        info = CODES.get(code) if code == job.waiting else None
+        info = CODES.get(code) if code in (job.waiting, NO_WORKER) else None
         cause, step = (info.cause, info.next_step) if info else _SITUATIONS.get(code, _SITUATIONS[job.state.value])
         return Explanation(code, message, cause, step, history)
 
     def _situation(self, job: Job) -> tuple[str, str]:
+        if job.state not in (*ENDED, JobState.PAUSED) and not workers_alive(
+            self.store.database, take_over_s=self._settings.take_over_s
+        ):
+            return NO_WORKER, f"'{job.name}' is {job.state}, and no worker is alive"
         if job.state is JobState.QUEUED and job.waiting:
             return job.waiting, f"'{job.name}' waits"
         if job.state in UNDOING and job.worker_id is None:
             return "undo_due", f"'{job.name}' is {job.state}, and no worker has taken that up yet"
         if job.progress.get("stalled"):
             return "stalled", str(job.progress["stalled"])
-        note = str(job.progress.get("note") or "")
+        notes = [job.progress.get("note"), *(disk.get("note") for disk in job.progress.get("disks", ()))]
+        note = next((str(one) for one in notes if one), "")
         return job.state.value, f"'{job.name}' is {job.state}" + (f": {note}" if note else "")
 
     # Asking: the row is changed here, the worker that has the job sees it within half a second, the dispatcher within one

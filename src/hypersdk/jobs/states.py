@@ -29,6 +29,21 @@ NO_WORKER_FOR_ROOT: Final = register(
     "No worker that is alive sees the export root that the job writes to.",
     "Start a worker on a host where that root is mounted.",
 )
+FOLDER_BUSY: Final = register(
+    "folder_busy",
+    "Another job works in the same folder.",
+    "Nothing: it begins when that one has ended. A folder takes one export; cancel this job, and submit it with an `output_path` of its own.",
+)
+MACHINE_BUSY: Final = register(
+    "machine_exported",
+    "Another job of this daemon exports the same machine.",
+    "Nothing: it begins when that one has ended. `hyperctl query -status running` shows it.",
+)
+NO_WORKER: Final = register(
+    "no_worker",
+    "No worker is alive.",
+    "Start one with `hypervisord --role worker`, or see in the daemon's log why it does not start.",
+)
 SOURCE_CHANGED_STILL: Final = register(
     "source_not_restored",
     "The job changed something at the source that is not undone yet.",

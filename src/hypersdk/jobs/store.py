@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.errors import LookupFailed, UsageError, register
-from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob
+from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob, at_rest
 from hypersdk.jobs.states import ENDED, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError, after
 from hypersdk.state.database import Database
 from hypersdk.state.pages import EVERYTHING, LIST_QUERY, Found, Listing, Slice, Where, current_revision
@@ -104,6 +104,9 @@ class JobStore:
                     fresh.append((job_id, new))
                 ids.append(job_id if known[job_id] == new.digest else None)
             self._insert(connection, fresh)
+            self._renew_secrets(
+                connection, {taken: new.secret for taken, new in zip(ids, wanted, strict=True) if taken and new.secret}
+            )
             there = _by_id(connection, [job_id for job_id in ids if job_id is not None])
         made = {job_id for job_id, _ in fresh}
         found: list[tuple[Job, bool] | UsageError] = []
@@ -114,6 +117,13 @@ class JobStore:
                 found.append((there[taken], taken in made))
                 made.discard(taken)  # asked for twice: new only once
         return found
+
+    def _renew_secrets(self, connection: sa.Connection, given: Mapping[str, bytes]) -> None:
+        """A password that is sent again may be another one: the next attempt takes it. A completed job needs none."""
+        self.database.lock_rows(connection, jobs.c.id, given.keys())
+        for job_id, secret in given.items():
+            needed = sa.and_(jobs.c.id == job_id, jobs.c.state != JobState.COMPLETED.value)
+            connection.execute(sa.update(jobs).where(needed).values(secret=secret))
 
     def _insert(self, connection: sa.Connection, fresh: Sequence[tuple[str, NewJob]]) -> None:
         if not fresh:
@@ -242,7 +252,8 @@ class JobStore:
                     f"job '{job_id}' has failed, and its source is as it was found", state=job.state.value
                 )
             if job.epoch == 0:
-                return {"state": after(job.state, JobEvent.ABANDON), "ended": True, "request": None}
+                at = at_rest(job.progress, JobState.CANCELLED)
+                return {"state": after(job.state, JobEvent.ABANDON), "ended": True, "request": None, "progress": at}
             # Nobody has it, but an earlier attempt may have left something: a worker must look.
             attempt = job.attempt + (job.state in (JobState.QUEUED, JobState.PAUSED, JobState.FAILED))
             return {
@@ -258,10 +269,10 @@ class JobStore:
         def decide(job: Job) -> Mapping[str, Any]:
             if job.state in (JobState.PAUSED, JobState.PAUSING):
                 return {}
-            return {
-                "state": after(job.state, JobEvent.PAUSE),
-                "request": "pause" if job.state is JobState.RUNNING else None,
-            }
+            if job.state is JobState.RUNNING:
+                return {"state": after(job.state, JobEvent.PAUSE), "request": "pause"}
+            state = after(job.state, JobEvent.PAUSE)
+            return {"state": state, "request": None, "progress": at_rest(job.progress, state)}
 
         return self._ask(job_id, decide)
 
@@ -269,7 +280,10 @@ class JobStore:
         """Puts a paused job back into the queue. Raises as ``cancel``."""
 
         def decide(job: Job) -> Mapping[str, Any]:
-            return {"state": after(job.state, JobEvent.RESUME), "request": None, "attempt": job.attempt + 1}
+            state = after(job.state, JobEvent.RESUME)
+            return {
+                "state": state, "request": None, "attempt": job.attempt + 1, "progress": at_rest(job.progress, state),
+            }  # fmt: skip
 
         return self._ask(job_id, decide)
 

@@ -69,6 +69,8 @@ class Worker:
         self._shared = Shared(self._run_settings)
         self._sites: dict[str, Shared] = {}
         self._renewal = Renewal()
+        self._room = False
+        """A job has ended: the next one need not wait for the next report."""
 
     def stop(self) -> None:
         """Asks for the end: no new job, those that run reach a checkpoint and go back into the queue. Signal-safe."""
@@ -82,7 +84,7 @@ class Worker:
         settings = self._settings
         roots = ExportRoots(settings.roots)
         with worker_id(settings.state_dir, index) as identity, self._beating(identity, roots) as heartbeat:
-            claims = Claims(self._database, identity)
+            claims = Claims(self._database, identity, most=settings.jobs_per_worker)
             vault = Vault.load(settings, self._environ)
             endpoints = Endpoints(self._database, vault)
             logins = Logins(JobStore(self._database), vault, endpoints, settings, self._environ)
@@ -143,6 +145,7 @@ class Worker:
         finally:
             with self._lock:
                 self._active.pop(job_id, None)
+            self._room = True
 
     def _give_up(self, claims: Claims, attempt: JobAttempt, error: Exception) -> None:
         """The one funnel for the unexpected: the job fails with a code, the traceback goes to the daemon's log."""
@@ -186,7 +189,8 @@ class Worker:
             now = time.monotonic()
             try:
                 self._carry_requests(claims)
-                if now >= next_report:
+                if self._room or now >= next_report:
+                    self._room = False
                     next_report = now + 2 * REPORT_S
                     self._flush(claims)
                     undoing.tick()
@@ -215,9 +219,12 @@ class Worker:
         changed = {job_id: now for job_id, attempt in active.items() if (now := attempt.progress.changed()) is not None}
         if changed:
             claims.write_progress({job_id: active[job_id].claim.epoch for job_id in changed}, changed)
+        for job_id, told in changed.items():
+            active[job_id].progress.told(told)
         for attempt in active.values():
-            if lines := attempt.progress.take_log():
-                claims.log(attempt.claim, lines)
+            with attempt.progress.taking_log() as lines:
+                if lines:
+                    claims.log(attempt.claim, lines)
 
     def _stop_jobs(self) -> None:
         with self._lock:

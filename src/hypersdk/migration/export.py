@@ -23,6 +23,7 @@ from hypersdk.migration.board import Board
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.journal import SourceJournal, not_restored
+from hypersdk.migration.naming import foreign_files, refuse_foreign
 from hypersdk.migration.outputs import outputs_for, remove_other_lanes
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.prepare import (
@@ -150,13 +151,14 @@ class MachineExport:
             try:
                 stack.enter_context(locked_folder(self._folder, lane))
             except TargetError as error:
-                if error.code != RUN_ACTIVE or settings.lane is None:
+                # Of this job, an earlier process may be asleep with the lock. Without a run there was none: it is somebody else's.
+                if error.code != RUN_ACTIVE or settings.lane is None or run is None:
                     raise
                 self._warnings.append(
                     "an earlier process still holds the folder: every disk is copied again, beside its files"
                 )
                 stack.enter_context(locked_folder(self._folder, settings.lane))
-                return self._change_lane(run or self._new_run(), settings.lane)
+                return self._change_lane(run, settings.lane)
         return RunFile.load(self._folder, settings.run_store)
 
     def _change_lane(self, run: RunFile, lane: str) -> RunFile:
@@ -180,6 +182,8 @@ class MachineExport:
             for record in reversed(run.record.disks):
                 work.outputs.forget(record)
             run.remove()
+        elif not self._plan.spec.force:
+            refuse_foreign(self._folder, foreign_files(self._folder))  # once more, now that nobody else can begin here
         return self._work(self._new_run())
 
     def _new_run(self) -> RunFile:

@@ -33,7 +33,7 @@ def test_ready_wants_database_schema_and_a_worker(api: Api) -> None:
 
 def test_an_api_without_workers_of_its_own_is_ready_without(tmp_path: Path) -> None:
     with running_api(tmp_path, roles=frozenset({"api"})) as api:
-        assert _ready(api) == (200, {"database": "ok", "schema": "ok"})
+        assert _ready(api) == (200, {"database": "ok", "schema": "ok", "workers": "none is alive"})
 
 
 def test_workers_are_listed(api: Api) -> None:

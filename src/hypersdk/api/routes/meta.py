@@ -86,8 +86,9 @@ class HistoryView(BaseModel):
 )  # fmt: skip
 async def ready(request: Request, response: Response, use: Use) -> Ready:
     """The database answers, its schema is this version's, and a worker is alive where this daemon has workers. Open to everyone."""
-    checks = dict(await run_in_threadpool(_readiness(request, use).checks))
-    fine = all(one == "ok" for one in checks.values())
+    readiness = _readiness(request, use)
+    checks = dict(await run_in_threadpool(readiness.checks))
+    fine = readiness.fine(checks)
     response.status_code = 200 if fine else 503
     return Ready(status="ready" if fine else "not ready", checks=checks, timestamp=now_rfc3339())
 

@@ -1,0 +1,156 @@
+"""Which attempts go to the engine now: the limits, and what must not run side by side.
+
+::
+
+    queued rows that are due ──> my roots ──> room? all, of the site, of me ──> folder free? ──> machine free? ──> engine
+                                                 no: later                       no: the row says what it waits for
+
+The engine's queues know limits too, but there is one queue for each export root, and a limit holds over all of them. So a worker hands over no
+more than it has room for itself, in the order of priority and submit; whatever is in the engine counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.states import FOLDER_BUSY, HELD, MACHINE_BUSY, JobState
+from hypersdk.state.database import Database
+from hypersdk.state.tables import jobs
+
+LOOKED_AT: Final = 500
+"""Queued jobs that are looked at in one round, for some that may start."""
+_HELD: Final = [state.value for state in HELD]
+Folder = tuple[str, str]
+"""Id of the root, and the folder below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An attempt to be handed to the engine."""
+
+    id: str
+    attempt: int
+    root_id: str
+    site: str
+    priority: int
+    number: int
+
+
+@dataclass(slots=True)
+class _Engine:
+    """What is in the engine, whoever runs it: jobs that a worker has, and those that wait in the engine's queues."""
+
+    mine: int = 0
+    waiting: int = 0
+    sites: Counter[str] = field(default_factory=Counter)
+    folders: set[Folder] = field(default_factory=set)
+    machines: set[tuple[str, str]] = field(default_factory=set)
+
+    def add(self, row: Any) -> None:
+        self.sites[row.site] += 1
+        self.folders.add(folder_of(row.root_id, row.output_path))
+        self.machines.add((row.site, row.vm_path))
+
+
+class Admission:
+    """Of one worker."""
+
+    def __init__(self, database: Database, settings: DaemonSettings, worker_id: str, root_ids: Sequence[str]) -> None:
+        self._database = database
+        self._settings = settings
+        self._worker_id = worker_id
+        self._roots = list(root_ids)
+
+    def is_due(self) -> bool:
+        """Whether anything waits for a place: most of the time nothing does."""
+        with self._database.read() as connection:
+            return connection.execute(self._due().limit(1)).first() is not None
+
+    def take(self, connection: sa.Connection) -> list[Due]:
+        """Attempts that may begin, in their order; of the others, those that wait for a folder or a machine say so. The rows that are returned are
+        locked. To be called in a transaction, of which no other goes on meanwhile."""
+        self._database.serialize(connection, "admission")
+        now = self._in_engine(connection)
+        room = self._settings.jobs_per_worker - now.mine - now.waiting
+        if self._settings.max_jobs:
+            room = min(room, self._settings.max_jobs - now.sites.total())
+        if room <= 0:
+            return []
+        taken: list[Due] = []
+        reasons: dict[str, str | None] = {}
+        for row in connection.execute(self._due(self._full(now)).limit(LOOKED_AT)).all():
+            if now.sites[row.site] >= self._settings.jobs_per_site:
+                continue
+            reason = _conflict(now, row)
+            if row.waiting != reason and (reason or row.waiting in (FOLDER_BUSY, MACHINE_BUSY)):
+                reasons[row.id] = reason
+            if reason is None and len(taken) < room:
+                taken.append(Due(row.id, row.attempt, row.root_id, row.site, row.priority, row.number))
+                now.add(row)
+        self._database.lock_rows(connection, jobs.c.id, [*(one.id for one in taken), *reasons])
+        self._tell(connection, reasons)
+        return taken
+
+    def _due(self, full: Sequence[str] = ()) -> sa.Select[Any]:
+        return (
+            sa.select(
+                jobs.c.id, jobs.c.attempt, jobs.c.root_id, jobs.c.site, jobs.c.priority, jobs.c.number, jobs.c.output_path,
+                jobs.c.vm_path, jobs.c.waiting,
+            )
+            .where(
+                jobs.c.attempt > jobs.c.enqueued, jobs.c.state == JobState.QUEUED.value, jobs.c.root_id.in_(self._roots),
+                jobs.c.site.not_in(full),
+            )
+            .order_by(jobs.c.priority.desc(), jobs.c.number)
+        )  # fmt: skip
+
+    def _full(self, now: _Engine) -> list[str]:
+        return [site for site, count in now.sites.items() if count >= self._settings.jobs_per_site]
+
+    def _in_engine(self, connection: sa.Connection) -> _Engine:
+        held = sa.and_(jobs.c.state.in_(_HELD), jobs.c.worker_id.is_not(None))
+        waiting = sa.and_(jobs.c.state == JobState.QUEUED.value, jobs.c.enqueued == jobs.c.attempt)
+        query = sa.select(
+            jobs.c.state, jobs.c.worker_id, jobs.c.site, jobs.c.root_id, jobs.c.output_path, jobs.c.vm_path
+        ).where(sa.or_(held, waiting))
+        found = _Engine()
+        for row in connection.execute(query):
+            found.add(row)
+            if row.state == JobState.QUEUED.value:
+                found.waiting += row.root_id in self._roots
+            else:
+                found.mine += row.worker_id == self._worker_id
+        return found
+
+    def _tell(self, connection: sa.Connection, reasons: dict[str, str | None]) -> None:
+        for job_id, reason in reasons.items():
+            revision = self._database.revision(connection)
+            same = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
+            connection.execute(same.values(waiting=reason, revision=revision))
+
+
+def folder_of(root_id: str, output_path: str) -> Folder:
+    """The same for all spellings of a folder."""
+    return root_id, str(PurePosixPath(output_path))
+
+
+def rival_of(connection: sa.Connection, job_id: str, root_id: str, output_path: str) -> str | None:
+    """Another job that a worker has, and that works in this folder."""
+    query = sa.select(jobs.c.id, jobs.c.output_path).where(
+        jobs.c.root_id == root_id, jobs.c.state.in_(_HELD), jobs.c.worker_id.is_not(None), jobs.c.id != job_id
+    )
+    here = folder_of(root_id, output_path)
+    return next((row.id for row in connection.execute(query) if folder_of(root_id, row.output_path) == here), None)
+
+
+def _conflict(now: _Engine, row: Any) -> str | None:
+    if folder_of(row.root_id, row.output_path) in now.folders:
+        return FOLDER_BUSY
+    return MACHINE_BUSY if (row.site, row.vm_path) in now.machines else None
