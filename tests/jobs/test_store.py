@@ -263,3 +263,23 @@ def test_the_password_of_a_job_goes_with_its_success(store: JobStore) -> None:
     assert store.sealed_secret(job.id) == b"sealed"
     claims.end(claim, JobEvent.FINISH)
     assert store.sealed_secret(job.id) is None
+
+
+def test_many_are_changed_in_one_transaction_and_each_for_itself(store: JobStore) -> None:
+    names = [store.submit(new_job(id=f"j{number}"))[0].id for number in range(5)]
+    store.cancel(names[1])
+    with store.together([*names, "absent", "\x00"]) as within:
+        for name in (names[0], names[2], names[3]):
+            assert within.cancel(name).state is JobState.CANCELLED
+        with pytest.raises(JobStateError):
+            within.pause(names[1])
+        with pytest.raises(LookupFailed):
+            within.cancel("absent")
+        within.delete(names[3])
+        assert store.get(names[0]).state is JobState.QUEUED, "not before the end"
+    assert [store.get(name).state for name in names[:3]] == [JobState.CANCELLED] * 3
+    with pytest.raises(LookupFailed):
+        store.get(names[3])
+    with pytest.raises(AttributeError), store.together([names[4]]) as within:
+        within.cancel(names[4]).nothing_of_that_name  # type: ignore[attr-defined] # noqa: B018
+    assert store.get(names[4]).state is JobState.QUEUED

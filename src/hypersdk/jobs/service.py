@@ -11,16 +11,18 @@ from typing import Any, Final
 from hypersdk.access.endpointpolicy import check_submitted
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
-from hypersdk.errors import CODES, HyperSDKError, UsageError, register
+from hypersdk.errors import CODES, HyperSDKError, LookupFailed, UsageError, register
 from hypersdk.jobs.figures import workers_alive
 from hypersdk.jobs.records import MAX_PRIORITY, Attempt, Job, NewJob
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import ENDED, NO_WORKER, SOURCE_CHANGED_STILL, UNDOING, JobState
+from hypersdk.jobs.states import ENDED, NO_WORKER, SOURCE_CHANGED_STILL, UNDOING, JobState, JobStateError
 from hypersdk.jobs.store import JobStore
 from hypersdk.migration.jobfile import JobDefinition, load_jobs
 from hypersdk.vsphere.endpoint import resolve_endpoint
 
+AT_ONCE: Final = 200
+"""Jobs that are changed in one transaction: a second at most, in which other writers wait."""
 JOB_PASSWORD: Final = "job-password"  # noqa: S105 - what the vault seals it for
 JOB_ID_RESERVED: Final = register(
     "job_id_reserved",
@@ -210,15 +212,18 @@ class JobService:
         """See JobStore.delete."""
         self.store.delete(job_id)
 
-    def each(self, job_ids: Sequence[str], act: Callable[[str], Any]) -> dict[str, HyperSDKError | None]:
-        """``act`` on each job; its error, or None."""
+    def each(self, job_ids: Sequence[str], act: Callable[[JobStore, str], Any]) -> dict[str, HyperSDKError | None]:
+        """``act`` on each job, some hundred in one transaction; its error, or None. Raises DatabaseError, and then the last of them are as they were."""
         outcome: dict[str, HyperSDKError | None] = {}
-        for job_id in job_ids:
-            try:
-                act(job_id)
-                outcome[job_id] = None
-            except HyperSDKError as error:
-                outcome[job_id] = error
+        for at in range(0, len(job_ids), AT_ONCE):
+            part = job_ids[at : at + AT_ONCE]
+            with self.store.together(part) as store:
+                for job_id in part:
+                    try:
+                        act(store, job_id)
+                        outcome[job_id] = None
+                    except (LookupFailed, JobStateError) as error:
+                        outcome[job_id] = error
         return outcome
 
 

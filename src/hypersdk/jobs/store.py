@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -77,6 +78,19 @@ class JobStore:
 
     def __init__(self, database: Database) -> None:
         self.database: Final = database
+
+    @contextmanager
+    def together(self, job_ids: Sequence[str]) -> Iterator[JobStore]:
+        """A store whose changes of these jobs are one transaction: each of its own waits for the disk. What one of them refuses changes nothing;
+        any other error takes all of them back."""
+        with self.database.write() as connection:
+            self.database.lock_rows(connection, jobs.c.id, [job_id for job_id in job_ids if possible_id(job_id)])
+            yield _Within(self.database, connection)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with self.database.write() as connection:
+            yield connection
 
     # Submit
 
@@ -312,7 +326,7 @@ class JobStore:
         """Forgets a job that has ended, with its log; the files that it wrote stay.
 
         Raises as ``cancel``, and JobStateError ``source_not_restored`` while only its record knows what to undo at the source."""
-        with self.database.write() as connection:
+        with self._writing() as connection:
             job = _locked(connection, job_id)
             if job.state not in ENDED:
                 raise JobStateError(f"job '{job_id}' is {job.state}; cancel it first", state=job.state.value)
@@ -332,7 +346,7 @@ class JobStore:
         connection.execute(sa.delete(jobs).where(jobs.c.id.in_(job_ids)))
 
     def _ask(self, job_id: str, decide: Any) -> Job:
-        with self.database.write() as connection:
+        with self._writing() as connection:
             job = _locked(connection, job_id)
             changes = dict(decide(job))
             if changes:
@@ -367,6 +381,18 @@ class JobStore:
                 if len(found) >= limit:
                     break
         return found[:limit], after_byte + len(found[:limit])
+
+
+class _Within(JobStore):
+    """Inside of a transaction that somebody else ends."""
+
+    def __init__(self, database: Database, connection: sa.Connection) -> None:
+        super().__init__(database)
+        self._connection = connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        yield self._connection
 
 
 def append_log(connection: sa.Connection, job_id: str, data: bytes) -> None:

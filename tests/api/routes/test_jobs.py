@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import JobEvent
 from hypersdk.state.tables import jobs
-from tests.support.apiserver import Api, fill
+from tests.support.apiserver import Api, beating, fill
 
 JOBS = "/api/v1/jobs"
 
@@ -210,7 +210,9 @@ def test_progress_attempts_and_explain(api: Api) -> None:
     client = api.client("viewer")
     job = api.add_job()
     assert client.get(f"{JOBS}/{job.id}/progress").json()["percent_complete"] == 0
-    assert client.get(f"{JOBS}/{job.id}/explain").json()["code"] == "queued"
+    assert client.get(f"{JOBS}/{job.id}/explain").json()["code"] == "no_worker"
+    with beating(api.services):
+        assert client.get(f"{JOBS}/{job.id}/explain").json()["code"] == "queued"
     failure = {"code": "no_space", "message": "/x is full", "cause": "It is full.", "next_step": "Free space."}
     _run(api, job, JobEvent.FAIL, error=failure)
     (attempt,) = client.get(f"{JOBS}/{job.id}/attempts").json()["attempts"]

@@ -36,7 +36,6 @@ from hypersdk.api.views import (
 )  # fmt: skip
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.jobs.records import Job
-from hypersdk.jobs.service import JobService
 from hypersdk.jobs.states import ENDED
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.pages import LIST_QUERY
@@ -185,7 +184,7 @@ def bulk(body: Bulk, request: Request, use: Use, _: Operator) -> BulkResults:
     """Cancel, pause, resume, retry or delete. The answer says for each job what became of it. By filter, jobs in a state that does not allow the
     action are only counted: repeat the call until `remaining` is 0."""
     ids, remaining, skipped = _chosen(body, use.jobs)
-    outcome = use.service.each(ids, _action(body, use.service))
+    outcome = use.service.each(ids, _action(body))
     results = [
         BulkResult(id=one, ok=error is None, error=None if error is None else _error(error))
         for one, error in outcome.items()
@@ -213,10 +212,10 @@ def _chosen(body: Bulk, store: JobStore) -> tuple[list[str], int, int]:
     return found[:MAX_BULK], max(0, len(found) - MAX_BULK), len(every) - len(found)
 
 
-def _action(body: Bulk, service: JobService) -> Callable[[str], Any]:
-    actions: dict[str, Callable[[str], Any]] = {
-        "cancel": partial(service.cancel, keep_partial=body.keep_partial), "pause": service.pause, "resume": service.resume,
-        "retry": partial(service.retry, discard=body.discard), "delete": service.delete,
+def _action(body: Bulk) -> Callable[[JobStore, str], Any]:
+    actions: dict[str, Callable[[JobStore, str], Any]] = {
+        "cancel": partial(JobStore.cancel, keep_partial=body.keep_partial), "pause": JobStore.pause, "resume": JobStore.resume,
+        "retry": partial(JobStore.retry, discard=body.discard), "delete": JobStore.delete,
     }  # fmt: skip
     return actions[body.action]
 

@@ -212,7 +212,7 @@ def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> KeptJob:  #
 async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operator)]) -> Cancelled:
     """Each stands alone: those that do not exist or have ended are in `failed`, with the reason in `errors`."""
     wanted = await json_body(request, ToCancel)
-    outcome = await run_in_threadpool(use.service.each, wanted.job_ids, use.service.cancel)
+    outcome = await run_in_threadpool(use.service.each, wanted.job_ids, JobStore.cancel)
     tell_each(request.scope, "cancel", outcome)
     errors = {job_id: error.message for job_id, error in outcome.items() if error is not None}
     return Cancelled(
