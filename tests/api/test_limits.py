@@ -20,9 +20,10 @@ from hypersdk.api.app import create_app
 from hypersdk.api.idempotency import Answers, KeyRunning
 from hypersdk.api.limits import MAX_BUCKETS, Rate
 from hypersdk.api.security import operator
+from hypersdk.secret import Secret
 from hypersdk.state.tables import idempotency
 from tests.support.apiserver import build_services
-from tests.support.shell import ServeShell, Shell, served
+from tests.support.shell import PASSWORD, ServeShell, Shell, served
 
 
 class Counted:
@@ -229,6 +230,35 @@ def test_another_request_with_the_same_key(shell: ServeShell) -> None:
     ):
         assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_reused")
     assert post(found, found.token(Role.OPERATOR), "k1", {"a": 2}).status_code == 200, "keys are per user"
+
+
+@pytest.mark.parametrize("scope", ["viewer", "operator", "metrics"])
+def test_a_token_that_may_less_does_not_get_the_answer_of_one_that_may_more(shell: ServeShell, scope: str) -> None:
+    found, path, body = shell(), "/api/v1/auth/tokens", {"label": "ci", "scope": "admin"}
+    tokens, user = found.services.access.tokens, found.services.access.users.get("admin")
+    less, same = (tokens.create(user.id, "test", one)[1].reveal() for one in (scope, "admin"))
+    first = post(found, found.admin, "k1", body, path)
+    assert first.status_code == 201
+    for _ in range(2):
+        answer = post(found, less, "k1", body, path)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+        assert first.json()["token"] not in answer.text
+    assert post(found, same, "k1", body, path).json() == first.json(), "another token of the same scope"
+    with found.client() as browser:
+        found.services.access.users.change("admin", password=Secret(PASSWORD))
+        login = browser.post("/api/v1/auth/login", json={"username": "admin", "password": PASSWORD}).json()
+        headers = {"Idempotency-Key": "k1", "X-CSRF-Token": login["csrf_token"]}
+        assert browser.post(path, json=body, headers=headers).json() == first.json(), "a session may as much"
+
+
+def test_a_user_who_may_less_than_before_does_not_get_the_answer_of_then(shell: ServeShell) -> None:
+    found, path, body = shell(), "/api/v1/auth/tokens", {"label": "ci", "scope": "admin"}
+    users = found.services.access.users
+    user = users.create("ann", Role.ADMIN, None)
+    token = found.services.access.tokens.create(user.id, "test", "admin")[1].reveal()
+    assert post(found, token, "x" * 128, body, path).status_code == 201
+    users.change("ann", role=Role.VIEWER)
+    assert post(found, token, "x" * 128, body, path).status_code == 403
 
 
 def test_one_at_a_time(shell: ServeShell) -> None:

@@ -9,7 +9,8 @@
 A process that dies between doing and keeping leaves the key taken; after ``STALE_S`` (on SQLite: at the next start) the request is done again. For
 submits that changes nothing: the ids of the jobs come from the key.
 
-Keys are per user. Answers are kept for a day, sealed: one may hold a token that is shown once. An answer that says "not now" (401, 408, 429, 5xx) is not kept.
+Keys are per user, and per what the caller may: a token of less scope never sees an answer that one of more got, it asks anew and meets the
+route's guard. Answers are kept for a day, sealed: one may hold a token that is shown once. An answer that says "not now" (401, 408, 429, 5xx) is not kept.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hypersdk.access.access import Identity
 from hypersdk.access.vault import Vault
 from hypersdk.api.security import READS, identity_of
 from hypersdk.errors import HyperSDKError, UsageError, register
@@ -81,7 +83,7 @@ class Answer:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The key that the request came with, with its user."""
+    """The key that the request came with, with whose it is."""
     found = request.scope.get("state", {}).get("idempotency_key")
     return None if found is None else str(found)
 
@@ -171,7 +173,7 @@ class Idempotent:
         body = await _body(receive)
         if body is None:
             return
-        key = f"{found[0].user_id}:{given}"
+        key = _key_of(found[0], given)
         first = await run_in_threadpool(self._answers.begin, key, _digest(scope, body))
         if first is not None:
             await _send(send, first)
@@ -241,6 +243,14 @@ def _again(body: bytes, receive: Receive) -> Receive:
 async def _send(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
     await send({"type": "http.response.body", "body": answer.body})
+
+
+def _key_of(who: Identity, given: str) -> str:
+    """The answer to an administrator's token may hold what the same user's token for reading must not see: role and scope are part of the key.
+
+    Only the last part may be long, so that it fits: an id has less than 20 characters, a role or scope less than 10.
+    """
+    return f"{who.user_id}:{who.role or ''}:{who.scope}:{given}"
 
 
 def _digest(scope: Scope, body: bytes) -> str:

@@ -193,7 +193,9 @@ audit = sa.Table(
 idempotency = sa.Table(
     "idempotency",
     METADATA,
-    sa.Column("key", sa.String(300), primary_key=True),  # of one caller: its name and its key
+    sa.Column(
+        "key", sa.String(300), primary_key=True
+    ),  # of one caller: its id, role and scope, and the key that it sent
     sa.Column("request", sa.String(64), nullable=False),  # digest of method, path and body
     sa.Column("status", sa.Integer, nullable=True),  # None while the first is being answered
     sa.Column("answer", sa.LargeBinary, nullable=True),
