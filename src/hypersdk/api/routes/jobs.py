@@ -394,8 +394,11 @@ def download(
     if_range: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
     """For operators: a disk holds the secrets of its guest. Only what lies below an export root; no link is followed. One range of bytes can be
-    asked for. Each answer is a line in the audit trail."""
+    asked for. Each answer is a line in the audit trail. `HEAD` says how long the file is, and reads nothing of it."""
     file = open_artifact(use.jobs.get(id), name, use.service.roots)
+    if request.method == "HEAD":
+        tell(request.scope, {"size_bytes": file.size})
+        return FileResponse(file, None)  # a range is for GET only: RFC 9110, 14.2
     try:
         part = part_of(range, if_range, file)
     except RangeMissed:
