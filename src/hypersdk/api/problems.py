@@ -25,7 +25,7 @@ from starlette.routing import Match
 
 from hypersdk.access.endpoints import EndpointConflict, PinNeeded
 from hypersdk.access.faults import AccountConflict, Forbidden, TooMany, Unauthenticated
-from hypersdk.api.bodies import BodyKind
+from hypersdk.api.bodies import BodyKind, not_json
 from hypersdk.api.responses import PROBLEM_TYPE
 from hypersdk.api.times import now_rfc3339
 from hypersdk.errors import (
@@ -177,6 +177,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
+        if isinstance(error.body, bytes) and error.body:
+            return answer(request.url.path, not_json(request))
         return answer_as(request.url.path, 422, _of_validation(error))
 
 
