@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -383,6 +385,22 @@ def test_files_of_an_export_in_whole_and_in_ranges(api: Api) -> None:
     assert client.get(path, headers={"range": "bytes=0-1", "if-range": '"old"'}).status_code == 200
     assert client.get(path, headers={"range": "bytes=0-1", "if-range": whole.headers["etag"]}).status_code == 206
     _problem(client.get(path, headers={"range": f"bytes={len(data)}-"}), 416, "artifact_range")
+
+
+def test_every_file_is_where_its_address_says(api: Api) -> None:
+    names = ["100% test-disk1.qcow2", "Büro – x#?.raw", "a%2Fb;c=d&e+f.vmdk", "%41.raw", "web01-disk1.qcow2"]
+    job = api.add_job()
+    _finish(api, job, {name: name.encode() for name in names})
+    listed = api.client("viewer").get(f"{JOBS}/{job.id}/artifacts").json()["files"]
+    assert [one["name"] for one in listed][:-1] == names
+    for one in listed[:-1]:
+        assert re.fullmatch(r"[A-Za-z0-9._~/%-]+", one["href"]), one
+        request = urllib.request.Request(
+            api.url + one["href"], headers={"Authorization": f"Bearer {api.tokens['operator']}"}
+        )
+        with urllib.request.urlopen(request) as plain:  # takes an address as it is, where others mend it
+            assert plain.read() == one["name"].encode()
+        assert api.client("operator").get(one["href"]).content == one["name"].encode()
 
 
 def test_a_viewer_downloads_nothing(api: Api) -> None:
