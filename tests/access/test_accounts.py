@@ -15,6 +15,7 @@ from hypersdk.access.logins import MAX_SESSIONS, Logins
 from hypersdk.access.passwords import check_password, hash_password
 from hypersdk.access.roles import ACTIONS, Role, permissions
 from hypersdk.access.tokens import MAX_TOKENS
+from hypersdk.access.users import User, insert_user
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
@@ -22,6 +23,7 @@ from hypersdk.state.pages import Slice, Where
 from hypersdk.state.tables import api_tokens, logins, users
 
 PASSWORD = Secret("correct horse battery")
+BOSS_PASSWORD = Secret("staple of the boss")
 
 
 @pytest.fixture
@@ -76,6 +78,57 @@ def test_an_unknown_user_costs_a_whole_check(access: Access, monkeypatch: pytest
 def test_a_name_is_plain(access: Access, name: str) -> None:
     with pytest.raises(UsageError):
         access.users.create(name, Role.VIEWER, None)
+
+
+@pytest.mark.parametrize("kind", ["user", "token", "endpoint", "job"])
+def test_a_name_is_none_that_could_be_an_id(access: Access, kind: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        access.users.create(f"{kind}-0123456789ab", Role.VIEWER, None)
+    assert caught.value.code == "user_invalid"
+    for name in (f"{kind}-0123456789abc", f"{kind}-0123456789AB", f"{kind}-ann", kind):
+        assert access.users.create(name, Role.VIEWER, None).name == name
+
+
+@pytest.fixture
+def twins(access: Access, database: Database) -> tuple[User, User]:
+    """An administrator, and a viewer of an earlier version who is named like the administrator's id."""
+    boss = access.users.create("boss", Role.ADMIN, BOSS_PASSWORD)
+    with database.write() as connection:
+        now = database.now(connection)
+        user_id = insert_user(connection, now, boss.id, Role.VIEWER, hash_password(PASSWORD))
+    return boss, access.users.get(user_id)
+
+
+def test_a_name_like_anothers_id_is_not_that_one(access: Access, database: Database, twins: tuple[User, User]) -> None:
+    boss, viewer = twins
+    user, begun = access.login(boss.id, PASSWORD, "192.0.2.1")
+    assert (user.id, user.role) == (viewer.id, Role.VIEWER)
+    session = access.by_cookie(begun.cookie)
+    assert session is not None
+    assert (session.user_id, session.role) == (viewer.id, Role.VIEWER)
+    with pytest.raises(LoginRefused):
+        access.login(boss.id, BOSS_PASSWORD, "192.0.2.1")
+    with database.read() as connection:
+        assert dict(connection.execute(sa.select(users.c.id, users.c.failures)).all()) == {boss.id: 0, viewer.id: 1}
+    access.login(boss.id, PASSWORD, "192.0.2.1")
+    with database.read() as connection:
+        assert dict(connection.execute(sa.select(users.c.id, users.c.failures)).all()) == {boss.id: 0, viewer.id: 0}
+
+
+def test_a_name_like_anothers_id_changes_its_own_password_only(access: Access, twins: tuple[User, User]) -> None:
+    boss, viewer = twins
+    access.change_password(boss.id, PASSWORD, Secret("another long one"), "192.0.2.1")
+    assert access.login("boss", BOSS_PASSWORD, "192.0.2.1")[0].id == boss.id
+    assert access.login(boss.id, Secret("another long one"), "192.0.2.1")[0].id == viewer.id
+
+
+def test_an_id_wins_over_a_name(access: Access, twins: tuple[User, User]) -> None:
+    boss, viewer = twins
+    assert access.users.get(boss.id).name == "boss"
+    access.users.create("other", Role.ADMIN, None)
+    assert access.users.change(boss.id, role=Role.OPERATOR).name == "boss"
+    assert access.users.delete(boss.id).name == "boss"
+    assert access.users.delete(boss.id).id == viewer.id, "now it is a name only"
 
 
 def test_users_are_made_changed_and_removed(access: Access) -> None:

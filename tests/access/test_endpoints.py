@@ -188,6 +188,24 @@ def test_default_names_and_deletion(endpoints: Endpoints, vcenter: Simulator, sq
     assert caught.value.code == "endpoint_unknown"
 
 
+def test_an_id_wins_over_a_name(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypersdk.access.endpoints._check_certificate", lambda _: None)
+    endpoints = Endpoints(database, Vault(bytes(32)))
+    first, second = (
+        endpoints.create(NewEndpoint(name=name, url=f"https://{name}.example.com", insecure=True))
+        for name in ("a", "b")
+    )
+    for low, high in ((first, second), (second, first)):
+        with database.write() as connection:  # as an earlier version let it be named; whichever was made first
+            connection.execute(sa.update(table).where(table.c.id == high.id).values(name=low.id))
+            connection.execute(sa.update(table).where(table.c.id == low.id).values(name="c"))
+        assert endpoints.get(low.id).id == low.id
+    assert endpoints.make_default(second.id).id == second.id
+    assert endpoints.endpoint_of(second.id).host == "b.example.com"
+    assert endpoints.delete(second.id).id == second.id
+    assert endpoints.get(second.id).id == first.id, "now it is a name only"
+
+
 def test_there_is_one_default_whoever_asks_at_the_same_time(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,8 +234,8 @@ def test_there_is_one_default_whoever_asks_at_the_same_time(
 
 @pytest.mark.parametrize(
     "more",
-    [{"name": ""}, {"name": "a b"}, {"name": "../x"}, {"kind": "other"}, {"url": "http://192.0.2.1"}, {"url": "x" * 2000},
-     {"secret_ref": "env:HYPERSDK_X"}, {"thumbprint": "zz"}, {"insecure": True, "thumbprint": "AA" * 32}],
+    [{"name": ""}, {"name": "a b"}, {"name": "../x"}, {"name": "endpoint-0123456789ab"}, {"name": "user-0123456789ab"}, {"kind": "other"},
+     {"url": "http://192.0.2.1"}, {"url": "x" * 2000}, {"secret_ref": "env:HYPERSDK_X"}, {"thumbprint": "zz"}, {"insecure": True, "thumbprint": "AA" * 32}],
 )  # fmt: skip
 def test_what_cannot_be_an_endpoint(endpoints: Endpoints, vcenter: Simulator, more: dict[str, object]) -> None:
     with pytest.raises(UsageError):

@@ -16,13 +16,18 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from hypersdk.access.faults import TooMany
 from hypersdk.access.roles import Role
+from hypersdk.access.vault import Vault
 from hypersdk.api.app import create_app
-from hypersdk.api.idempotency import Answers, KeyRunning
+from hypersdk.api.idempotency import KEEP_S, STALE_S, Answer, Answers, Claim, KeyReused, KeyRunning
 from hypersdk.api.limits import MAX_BUCKETS, Rate
 from hypersdk.api.security import operator
+from hypersdk.jobs.rotation import reseal
+from hypersdk.jobs.store import Filter
+from hypersdk.secret import Secret
+from hypersdk.state.database import Database
 from hypersdk.state.tables import idempotency
 from tests.support.apiserver import build_services
-from tests.support.shell import ServeShell, Shell, served
+from tests.support.shell import PASSWORD, ServeShell, Shell, served
 
 
 class Counted:
@@ -231,6 +236,35 @@ def test_another_request_with_the_same_key(shell: ServeShell) -> None:
     assert post(found, found.token(Role.OPERATOR), "k1", {"a": 2}).status_code == 200, "keys are per user"
 
 
+@pytest.mark.parametrize("scope", ["viewer", "operator", "metrics"])
+def test_a_token_that_may_less_does_not_get_the_answer_of_one_that_may_more(shell: ServeShell, scope: str) -> None:
+    found, path, body = shell(), "/api/v1/auth/tokens", {"label": "ci", "scope": "admin"}
+    tokens, user = found.services.access.tokens, found.services.access.users.get("admin")
+    less, same = (tokens.create(user.id, "test", one)[1].reveal() for one in (scope, "admin"))
+    first = post(found, found.admin, "k1", body, path)
+    assert first.status_code == 201
+    for _ in range(2):
+        answer = post(found, less, "k1", body, path)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+        assert first.json()["token"] not in answer.text
+    assert post(found, same, "k1", body, path).json() == first.json(), "another token of the same scope"
+    with found.client() as browser:
+        found.services.access.users.change("admin", password=Secret(PASSWORD))
+        login = browser.post("/api/v1/auth/login", json={"username": "admin", "password": PASSWORD}).json()
+        headers = {"Idempotency-Key": "k1", "X-CSRF-Token": login["csrf_token"]}
+        assert browser.post(path, json=body, headers=headers).json() == first.json(), "a session may as much"
+
+
+def test_a_user_who_may_less_than_before_does_not_get_the_answer_of_then(shell: ServeShell) -> None:
+    found, path, body = shell(), "/api/v1/auth/tokens", {"label": "ci", "scope": "admin"}
+    users = found.services.access.users
+    user = users.create("ann", Role.ADMIN, None)
+    token = found.services.access.tokens.create(user.id, "test", "admin")[1].reveal()
+    assert post(found, token, "x" * 128, body, path).status_code == 201
+    users.change("ann", role=Role.VIEWER)
+    assert post(found, token, "x" * 128, body, path).status_code == 403
+
+
 def test_one_at_a_time(shell: ServeShell) -> None:
     counted = Counted()
     counted.hold.clear()
@@ -254,11 +288,53 @@ def test_one_at_a_time(shell: ServeShell) -> None:
 def test_what_a_dead_process_did_not_answer_is_asked_again_at_once(tmp_path: Path) -> None:
     services = build_services(tmp_path)
     answers = Answers(services.database, services.vault)
-    assert answers.begin("user:k1", "digest") is None
+    first = answers.begin("user:k1", "digest")
+    assert isinstance(first, Claim)
     with pytest.raises(KeyRunning):
         answers.begin("user:k1", "digest")
     create_app(services)  # the next start
-    assert answers.begin("user:k1", "digest") is None
+    with pytest.raises(KeyReused):
+        answers.begin("user:k1", "another digest")
+    assert answers.begin("user:k1", "digest") == first, "as of the first time"
+    with pytest.raises(KeyRunning):
+        answers.begin("user:k1", "digest")
+
+
+def aged(database: Database, seconds: float) -> None:
+    """Every key was first seen, and taken up if it has no answer, so much longer ago."""
+    with database.write() as connection:
+        for row in connection.execute(sa.select(idempotency)).all():
+            taken = row.content_type
+            if row.status is None and taken is not None:
+                taken = repr(float(taken) - seconds)
+            change = sa.update(idempotency).where(idempotency.c.key == row.key)
+            connection.execute(change.values(at=row.at - seconds, content_type=taken))
+
+
+def test_what_another_node_did_not_answer_is_asked_again_by_one(database: Database) -> None:
+    answers = Answers(database, Vault(bytes(32)))
+    assert isinstance(answers.begin("user:k1", "digest"), Claim)
+    aged(database, STALE_S + 1)
+    with database.read() as connection:
+        first_seen = connection.execute(sa.select(idempotency.c.at)).scalar_one()
+
+    def ask() -> Answer | Claim | None:
+        try:
+            return answers.begin("user:k1", "digest")
+        except KeyRunning:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [one.result(60) for one in [pool.submit(ask) for _ in range(8)]]
+    assert [one for one in found if one is not None] == [Claim(first_seen)]
+    answers.keep("user:k1", Answer(200, [], b"done"))
+    again = answers.begin("user:k1", "digest")
+    assert isinstance(again, Answer)
+    assert again.body == b"done"
+    aged(database, KEEP_S)
+    renewed = answers.begin("user:k1", "another digest")
+    assert isinstance(renewed, Claim)
+    assert renewed.since > first_seen
 
 
 def test_a_failure_may_be_tried_again(shell: ServeShell) -> None:
@@ -302,10 +378,10 @@ def test_a_token_that_is_shown_once_is_shown_again_to_the_same_key_after_a_resta
             assert len(client.get("/api/v1/auth/tokens").json()["tokens"]) == 2
         # A process that died while it answered: the key is taken for a while, then free.
         with found.services.database.write() as connection:
-            connection.execute(sa.update(idempotency).values(status=None, answer=None))
+            now = found.services.database.now(connection)
+            connection.execute(sa.update(idempotency).values(status=None, answer=None, content_type=repr(now)))
         assert post(found, admin, "k1", {"label": "ci"}, "/api/v1/auth/tokens").status_code == 409
-        with found.services.database.write() as connection:
-            connection.execute(sa.update(idempotency).values(at=idempotency.c.at - 601))
+        aged(found.services.database, STALE_S + 1)
         assert post(found, admin, "k1", {"label": "ci"}, "/api/v1/auth/tokens").json()["token"] != first["token"]
 
 
@@ -316,3 +392,68 @@ def test_jobs_are_submitted_once(shell: ServeShell) -> None:
     assert len({json.dumps(one.json()["job_ids"]) for one in answers}) == 1
     with found.client(found.admin) as client:
         assert client.get("/jobs/query", params={"all": True}).json()["total"] == 1
+
+
+def submitted(shell: Shell, path: str = "/api/v1/jobs", name: str = "a") -> Any:
+    """What a script that runs every night sends, with its one key."""
+    folder = shell.services.settings.export_roots[0] / name
+    return post(shell, shell.admin, "nightly", {"vm_path": f"/dc/vm/{name}", "output_path": str(folder)}, path)
+
+
+def job_of(answer: Any) -> str:
+    """The one job of a submit."""
+    found = answer.json()
+    (job_id,) = found["job_ids"] if "job_ids" in found else [one["id"] for one in found["accepted"]]
+    return str(job_id)
+
+
+@pytest.mark.parametrize("path", ["/jobs/submit", "/api/v1/jobs"])
+def test_a_key_is_new_the_next_night(shell: ServeShell, path: str) -> None:
+    found = shell()
+    nights = [job_of(submitted(found, path))]
+    for _ in range(2):
+        aged(found.services.database, KEEP_S - 60)
+        again = submitted(found, path)
+        assert (job_of(again), again.headers["idempotency-replayed"]) == (nights[-1], "true")
+        aged(found.services.database, 23 * 3600 - 60 - (KEEP_S - 60))  # a minute early, and the clock was set forward
+        answer = submitted(found, path)
+        assert "idempotency-replayed" not in answer.headers
+        nights.append(job_of(answer))
+    assert len(set(nights)) == 3
+    assert sum(found.services.jobs.counts().values()) == 3
+
+
+def test_a_submit_that_the_daemon_died_of_is_one_submit(tmp_path: Path) -> None:
+    with served(tmp_path) as found:
+        first = job_of(submitted(found))
+        with found.services.database.write() as connection:  # as if the answer had not been kept
+            now = found.services.database.now(connection)
+            connection.execute(sa.update(idempotency).values(status=None, answer=None, content_type=repr(now)))
+        assert submitted(found).json()["code"] == "idempotency_running"
+    with served(tmp_path) as found:
+        answer = submitted(found, name="b")
+        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_reused")
+        answer = submitted(found)
+        assert (job_of(answer), answer.status_code) == (first, 201)
+        assert "idempotency-replayed" not in answer.headers, "it was done again, and made nothing new"
+        assert submitted(found).headers["idempotency-replayed"] == "true"
+        assert sum(found.services.jobs.counts().values()) == 1
+
+
+def test_a_submit_that_failed_half_way_is_one_submit(shell: ServeShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shell()
+    with monkeypatch.context() as planted:
+        planted.setattr("hypersdk.api.routes.jobs.tell_submission", lambda *_: 1 / 0)  # its jobs are there by then
+        assert submitted(found).status_code == 500
+    (first,) = found.services.jobs.ids(Filter())
+    assert job_of(submitted(found)) == first
+
+
+def test_another_key_of_the_vault_makes_no_second_jobs(shell: ServeShell) -> None:
+    found = shell()
+    services = found.services
+    first = job_of(submitted(found))
+    reseal(services.database, services.vault, services.vault)
+    with services.database.read() as connection:
+        assert connection.execute(sa.select(idempotency.c.answer)).scalars().all() == [None]
+    assert job_of(submitted(found)) == first

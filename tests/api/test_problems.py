@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
+from hypersdk.access.roles import Role
 from hypersdk.api.problems import STATUS, is_kept, problem, status_of
 from hypersdk.api.security import viewer
 from hypersdk.cli.errorlist import load_all
@@ -53,6 +55,41 @@ def test_fields_do_not_hide_what_a_problem_must_say() -> None:
 )  # fmt: skip
 def test_which_paths_are_kept(path: str, kept: bool) -> None:
     assert is_kept(path) is kept
+
+
+def test_a_body_that_does_not_say_that_it_is_json(shell: ServeShell) -> None:
+    found = shell()
+    routes = [
+        ("POST", "/api/v1/auth/login"), ("POST", "/api/v1/auth/password"), ("POST", "/api/v1/auth/users"), ("POST", "/api/v1/auth/tokens"),
+        ("PATCH", "/api/v1/auth/users/admin"), ("POST", "/api/v1/endpoints"), ("POST", "/api/v1/jobs/bulk"),
+    ]  # fmt: skip
+    taking = {
+        (method, context.path)
+        for context in iter_route_contexts(found.app.routes)
+        for method in context.methods or ()
+        if getattr(context, "body_field", None) is not None
+    }
+    assert {(method, path.replace("admin", "{user_id}")) for method, path in routes} == taking
+    with found.client(found.admin) as client, found.client(found.token(Role.VIEWER)) as viewer:
+        for method, path in routes:
+            for kind in (
+                "application/x-www-form-urlencoded",
+                "text/plain",
+                "application/yaml",
+                "multipart/form-data; boundary=x",
+                "",
+            ):
+                headers = {"Content-Type": kind} if kind else {}
+                answer = client.request(method, path, content=b'{"label": "a"}', headers=headers)
+                assert (answer.status_code, answer.json()["code"]) == (415, "body_kind"), (path, kind)
+                assert "Content-Type: application/json" in answer.json()["detail"]
+                assert kind.partition(";")[0] in answer.json()["detail"]
+            assert client.request(method, path).status_code == 422, "no body at all"
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert viewer.post("/api/v1/auth/users", content=b"{}", headers=form).status_code == 403
+        for kind in ("application/json; charset=utf-8", "application/merge-patch+json"):
+            answer = client.post("/api/v1/auth/tokens", content=b'{"label": "a"}', headers={"Content-Type": kind})
+            assert answer.status_code == 201, kind
 
 
 def test_both_forms(shell: ServeShell) -> None:

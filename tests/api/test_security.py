@@ -62,6 +62,9 @@ def test_without_a_token_it_is_401_everywhere(running: Shell) -> None:
                 continue
             assert answer.status_code == 401, (method, route)
             assert answer.headers["www-authenticate"] == "Bearer"
+            if method == "HEAD":
+                assert answer.content == b""
+                continue
             assert answer.json()["code"] == "unauthenticated"
             assert ("error" in answer.json()) == is_kept(route.path)
 
@@ -102,7 +105,7 @@ def test_a_lower_role_is_403_everywhere_it_is_not_enough(running: Shell, role: R
                 continue
             answer = client.request(method, filled(route), content=b"{}", headers={"Content-Type": "application/json"})
             assert answer.status_code == 403, (method, route)
-            assert answer.json()["code"] == "forbidden"
+            assert method == "HEAD" or answer.json()["code"] == "forbidden"
             checked += 1
     assert checked >= 8
 
@@ -165,7 +168,7 @@ def test_a_list_takes_what_it_knows(running: Shell) -> None:
 def test_an_administrator_is_never_401_or_403(running: Shell) -> None:
     with running.client(running.admin) as client:
         for method, route in every(running):
-            if method == "GET" and "events" not in route.path:
+            if method in ("GET", "HEAD") and "events" not in route.path:
                 assert client.request(method, filled(route)).status_code in (200, 404, 422, 503), (method, route)
 
 
@@ -182,6 +185,7 @@ def test_the_metrics_scope_reads_metrics_and_nothing_else(running: Shell) -> Non
 def test_public_metrics(shell: ServeShell) -> None:
     with shell(public_metrics=True).client() as client:
         assert client.get("/metrics").status_code == 200
+        assert client.head("/metrics").status_code == 200
         assert client.get("/status").status_code == 401
 
 
@@ -198,6 +202,42 @@ def test_a_balancer_asks_with_head(running: Shell, path: str) -> None:
         sock.sendall(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: sock.recv(4096), b""))
     assert answer.endswith(b"\r\n\r\n"), "no body"
+
+
+def test_head_is_get_without_a_body(running: Shell) -> None:
+    routes = guarded_routes(running.app)
+    needed = {(method, route.path): route.role for route in routes for method in route.methods}
+    native = [route for route in routes if "GET" in route.methods and not is_kept(route.path)]
+    assert len(native) > 20
+    with running.client(running.admin) as client:
+        for route in native:
+            if route.path == "/api/v1/events":
+                answer = client.head(route.path)
+                assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+                continue
+            assert needed["HEAD", route.path] is route.role
+            get, head = client.get(filled(route)), client.head(filled(route))
+            assert (head.status_code, head.content) == (get.status_code, b""), route
+            assert head.headers["content-type"] == get.headers["content-type"], route
+        document = client.get("/openapi.json").json()
+        assert not [path for path, methods in document["paths"].items() if "head" in methods]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/jobs/query", "GET, POST"), ("PUT", "/jobs/x", "GET"), ("HEAD", "/status", "GET"), ("POST", "/health", "GET, HEAD"),
+        ("PUT", "/api/v1/jobs", "GET, HEAD, POST"), ("PUT", "/api/v1/jobs/x", "DELETE, GET, HEAD"), ("GET", "/api/v1/jobs/x/cancel", "POST"),
+        ("PUT", "/api/v1/auth/users/x", "DELETE, GET, HEAD, PATCH"), ("TRACE", "/api/v1/auth/tokens", "GET, HEAD, POST"),
+        ("OPTIONS", "/metrics", "GET, HEAD"),
+    ],
+)  # fmt: skip
+def test_allow_names_the_methods_of_every_route_at_the_address(
+    running: Shell, method: str, path: str, allow: str
+) -> None:
+    with running.client(running.admin) as client:
+        answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allow)
 
 
 @pytest.mark.parametrize("guards", [0, 2])

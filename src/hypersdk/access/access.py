@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -65,31 +65,32 @@ class Access:
     def login(self, name: str, password: Secret, address: str) -> tuple[User, NewLogin]:
         """Begins a session. Raises LoginRefused ``login_wrong`` and TooMany ``login_locked``; what it says and how long it takes is the same
         for a wrong password, an unknown user and a disabled one."""
-        self._check(name, password, address, "login")
-        user = self.users.get(name)
+        user = self.users.get(self._check(name, password, address, "login"))
         login = self.logins.begin(user.id)
         self.audit.write(name, address, "login")
         return user, login
 
     def change_password(self, name: str, current: Secret, new: Secret, address: str) -> None:
         """A user's own new password; its sessions end. Raises as ``login``, and UsageError ``user_invalid``."""
-        self._check(name, current, address, "password.change")
-        self.users.change(name, password=new)
+        user_id = self._check(name, current, address, "password.change")
+        self.users.change(user_id, password=new)
         self.audit.write(name, address, "password.change")
 
-    def _check(self, name: str, password: Secret, address: str, action: str) -> None:
+    def _check(self, name: str, password: Secret, address: str, action: str) -> str:
+        """The id of the very user whose password it is. Whoever goes on with the name may find another: names can look like ids."""
         if (wait := self.lockout.remaining_s(name, address)) > 0:
             self.audit.write(name, address, action, outcome=LOGIN_LOCKED)
             raise TooMany("too many wrong passwords", code=LOGIN_LOCKED, retry_after_s=int(wait) + 1)
         found = self._stored(name)
-        stored, disabled = found if found is not None else (None, True)
-        if not check_password(stored, password) or disabled:
+        right = check_password(None if found is None else found.password, password)
+        if found is None or not right or found.disabled:
             self.lockout.failed(name, address)
             self.audit.write(name, address, action, outcome=LOGIN_WRONG)
             raise LoginRefused("the name or the password is not right")
-        self.lockout.succeeded(name)
-        if stored is not None and outdated(stored):
-            self._rehash(name, password)
+        self.lockout.succeeded(name, found.id)
+        if outdated(found.password):
+            self._rehash(found.id, password)
+        return str(found.id)
 
     def first_start(self, state_dir: Path) -> Path | None:
         """On a database without users: makes the administrator and its token, which goes into a file that only its owner can read.
@@ -110,16 +111,15 @@ class Access:
             write_private(path, text.reveal() + "\n")
             return path
 
-    def _stored(self, name: str) -> tuple[str | None, bool] | None:
-        query = sa.select(users.c.password, users.c.disabled).where(users.c.name == name)
+    def _stored(self, name: str) -> Any:
+        query = sa.select(users.c.id, users.c.password, users.c.disabled).where(users.c.name == name)
         with self._database.read() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else (row.password, bool(row.disabled))
+            return connection.execute(query).first()
 
-    def _rehash(self, name: str, password: Secret) -> None:
+    def _rehash(self, user_id: str, password: Secret) -> None:
         hashed = hash_password(password)
         with self._database.write() as connection:
-            connection.execute(sa.update(users).where(users.c.name == name).values(password=hashed))
+            connection.execute(sa.update(users).where(users.c.id == user_id).values(password=hashed))
 
 
 def same_secret(left: str, right: Secret) -> bool:

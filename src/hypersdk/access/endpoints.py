@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.access.faults import known_form
+from hypersdk.access.faults import by_id_first, known_form, looks_like_id
 from hypersdk.access.references import check_reference
 from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, LookupFailed, UsageError, register
@@ -100,7 +100,7 @@ class StoredEndpoint:
 
 
 class Endpoints:
-    """Thread-safe. Ids and names are both taken where an id is."""
+    """Thread-safe. Ids and names are both taken where an id is; the id of one wins over the name of another."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database: Final = database
@@ -236,6 +236,8 @@ def _checked(new: NewEndpoint) -> tuple[Endpoint, Secret | None]:
         raise UsageError(f"kind: must be {VSPHERE}", code=ENDPOINT_INVALID)
     if not _NAME.match(new.name):
         raise UsageError("name: takes letters, digits and . _ -, up to 128", code=ENDPOINT_INVALID)
+    if looks_like_id(new.name):
+        raise UsageError("name: looks like an id, which endpoints are asked for by too", code=ENDPOINT_INVALID)
     if max(len(new.url), len(new.username), len(new.datacenter or "")) > 1024:
         raise UsageError("url, username and datacenter: up to 1024 characters", code=ENDPOINT_INVALID)
     if new.insecure and new.thumbprint:
@@ -281,6 +283,7 @@ def _purpose(endpoint_id: str) -> str:
 
 def _row(connection: sa.Connection, key: str) -> Mapping[str, Any]:
     query = sa.select(endpoints).where(sa.or_(endpoints.c.id == key, endpoints.c.name == key))
+    query = query.order_by(by_id_first(endpoints.c.id, key))
     found = connection.execute(query).mappings().first() if known_form(key) else None
     if found is None:
         raise LookupFailed(f"there is no endpoint {key[:128]!a}", code=ENDPOINT_UNKNOWN, id=ascii(key[:128]))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+import sqlalchemy as sa
 
 from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, UsageError, register
 
@@ -50,6 +53,7 @@ TOKEN_ABOVE: Final = register(
     "A token revokes itself, and tokens whose scope is not above its own.",
     "Use a token of that scope, or log in.",
 )
+_ID: Final = re.compile(r"^(user|token|endpoint|job)-[0-9a-f]{12}\Z")
 
 
 class Unauthenticated(AccessError):  # noqa: N818 - these read as what happened
@@ -92,3 +96,13 @@ class AccountConflict(UsageError):  # noqa: N818
 def known_form(key: str) -> bool:
     """Whether ``key`` could be an id or a name at all. What could not (NUL, lone surrogates) is not shown to the database, which would fail on it."""
     return 0 < len(key) <= 200 and key.isascii() and key.isprintable()
+
+
+def looks_like_id(name: str) -> bool:
+    """Whether ``name`` could be taken for an id of ours. Users and endpoints are asked for by either, so none is named like that."""
+    return _ID.match(name) is not None
+
+
+def by_id_first(ids: sa.Column[str], key: str) -> sa.ColumnElement[int]:
+    """Order of the rows that ``key`` may mean, by id or by name: the id's own comes first, whatever the other is called."""
+    return sa.case((ids == key, 0), else_=1)

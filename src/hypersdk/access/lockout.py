@@ -81,12 +81,12 @@ class Lockout:
                 until = self._database.now(connection) + wait
                 connection.execute(sa.update(users).where(users.c.name == name).values(locked_until=until))
 
-    def succeeded(self, name: str) -> None:
+    def succeeded(self, name: str, user_id: str) -> None:
         """The right password: the user's count begins anew. The address's does not, or an account of one's own would open all others."""
         with self._lock:
             self._counts.pop(_name(name), None)
         with self._database.write() as connection:
-            condition = sa.and_(users.c.name == name, users.c.failures > 0)
+            condition = sa.and_(users.c.id == user_id, users.c.failures > 0)
             connection.execute(sa.update(users).where(condition).values(failures=0, locked_until=None))
 
     def _count(self, key: str, free: int) -> None:

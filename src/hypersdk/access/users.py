@@ -10,7 +10,16 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.access.faults import LAST_ADMIN, USER_EXISTS, USER_INVALID, AccountConflict, AccountUnknown, known_form
+from hypersdk.access.faults import (
+    LAST_ADMIN,
+    USER_EXISTS,
+    USER_INVALID,
+    AccountConflict,
+    AccountUnknown,
+    by_id_first,
+    known_form,
+    looks_like_id,
+)
 from hypersdk.access.passwords import hash_password
 from hypersdk.access.roles import Role
 from hypersdk.errors import UsageError
@@ -54,6 +63,8 @@ class Users:
             raise UsageError(
                 "name: takes letters, digits and . _ @ -, begins with a letter or digit, up to 128", code=USER_INVALID
             )
+        if looks_like_id(name):
+            raise UsageError("name: looks like an id, which users are asked for by too", code=USER_INVALID)
         hashed = None if password is None else hash_password(password)
         with self._database.write() as connection:
             if connection.execute(sa.select(sa.func.count()).select_from(users)).scalar_one() >= MAX_USERS:
@@ -65,7 +76,7 @@ class Users:
             return _user(_row(connection, user_id))
 
     def get(self, user_id: str) -> User:
-        """By id or name. Raises AccountUnknown."""
+        """By id or name; where it is the one of one user and the other of another, by id. Raises AccountUnknown."""
         with self._database.read() as connection:
             return _user(_row(connection, user_id))
 
@@ -135,7 +146,9 @@ def _check_admin_left(connection: sa.Connection) -> None:
 
 
 def _row(connection: sa.Connection, key: str) -> Mapping[str, Any]:
-    query = sa.select(users).where(sa.or_(users.c.id == key, users.c.name == key))
+    query = (
+        sa.select(users).where(sa.or_(users.c.id == key, users.c.name == key)).order_by(by_id_first(users.c.id, key))
+    )
     found = connection.execute(query).mappings().first() if known_form(key) else None
     if found is None:
         raise AccountUnknown(f"there is no user {key[:128]!a}")

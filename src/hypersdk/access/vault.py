@@ -131,11 +131,16 @@ def _bound(purpose: str) -> bytes:
     return b"hypersdk:1:" + purpose.encode("utf-8")
 
 
+def forget_answers(connection: sa.Connection) -> None:
+    """Forgets the answers kept for repeated requests, which are sealed. Their keys stay: a submit that is repeated makes no second jobs."""
+    connection.execute(sa.update(idempotency).values(status=None, answer=None, content_type=None))
+
+
 def forget_sealed(database: Database) -> int:
     """Forgets every sealed secret and the key's id, for a key that is lost; how many endpoints and jobs must be given their password again."""
     with database.write() as connection:
         connection.execute(sa.delete(meta).where(meta.c.name == _KEY_ROW))
-        connection.execute(sa.delete(idempotency))
+        forget_answers(connection)
         changed = [
             connection.execute(sa.update(table).where(table.c.secret.is_not(None)).values(secret=None)).rowcount
             for table in (endpoints, jobs)

@@ -35,6 +35,7 @@ from hypersdk.api.audited import Audited
 from hypersdk.api.background import background
 from hypersdk.api.context import Services
 from hypersdk.api.headers import Funnel, HostCheck
+from hypersdk.api.heads import heads_of
 from hypersdk.api.idempotency import Answers, Idempotent
 from hypersdk.api.limits import AddressRate, BodyLimit, TokenRate
 from hypersdk.api.metrics import Measured
@@ -44,6 +45,8 @@ from hypersdk.api.security import GUARDS, OPEN, Authenticate
 ROUTERS: Final = (
     kept.router, auth.router, endpoints.router, jobs.router, events.router, workers.router, meta.router,
 )  # fmt: skip
+HEADS: Final = heads_of(router for router in ROUTERS if router not in (kept.router, events.router))
+"""Not of the older routes, which stay as they are, nor of the stream, which has no end to tell the length of."""
 
 
 def create_app(services: Services) -> FastAPI:
@@ -53,7 +56,7 @@ def create_app(services: Services) -> FastAPI:
         title="HyperSDK", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=_alive
     )
     app.state.services = services
-    for router in ROUTERS:
+    for router in (*ROUTERS, HEADS):
         app.include_router(router)
     problems.install(app)
     check_guards(app)

@@ -141,7 +141,8 @@ def part_of(header: str | None, if_range: str | None, file: OpenFile) -> tuple[i
 
 
 class FileResponse(Response):
-    """Sends an open file or a part of it, and closes it, however it ends. Not compressed: a range counts the file's own bytes."""
+    """Sends an open file or a part of it, to HEAD only the headers, and closes it, however it ends. Not compressed: a range counts the file's
+    own bytes."""
 
     def __init__(self, file: OpenFile, part: tuple[int, int] | None) -> None:
         self._file = file
@@ -159,7 +160,7 @@ class FileResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            place = self._start
+            place = self._end if scope["method"] == "HEAD" else self._start
             while place < self._end:
                 wanted = min(PIECE, self._end - place)
                 data = await run_in_threadpool(os.pread, self._file.descriptor, wanted, place)

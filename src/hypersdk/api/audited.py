@@ -1,5 +1,5 @@
 """Every write that a known caller makes leaves a line in the audit trail: who, from where, which route, which object, how it ended.
-So does every download of a file: a disk image holds password hashes and keys.
+So does every download of a file: a disk image holds password hashes and keys. HEAD of one is a line of its own kind, without first and last byte.
 
 Routes of ``/api/v1/auth`` write their own, which say more; what they refuse is written here.
 """

@@ -18,7 +18,7 @@ BODY_UNREADABLE: Final = register(
 BODY_KIND: Final = register(
     "body_kind",
     "The route does not take a body of that content type.",
-    "Send application/json, or application/yaml for a job file.",
+    "Send `Content-Type: application/json`, or application/yaml for a job file.",
 )
 _UNTOLD: Final = frozenset({"", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded", "*/*"})
 """What programs send that do not say what they send; ``curl -d`` says the last but one."""
@@ -35,6 +35,13 @@ class BodyKind(UsageError):  # noqa: N818 - reads as what happened
 def kind_of(request: Request) -> str:
     """The MIME type, in lower case and without parameters; empty where there is none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def not_json(request: Request) -> BodyKind:
+    """For a body that the framework left as bytes, since it does not say that it is JSON. ``curl -d`` says that it is a form."""
+    kind = kind_of(request)
+    shown = f", not {kind[:80]}" if kind else ""
+    return BodyKind(f"the route takes a body with Content-Type: application/json{shown}")
 
 
 async def job_file(request: Request) -> tuple[str, str | None]:

@@ -7,9 +7,11 @@
     the first is still running   409
 
 A process that dies between doing and keeping leaves the key taken; after ``STALE_S`` (on SQLite: at the next start) the request is done again. For
-submits that changes nothing: the ids of the jobs come from the key.
+submits that changes nothing: the ids of the jobs come from the key and the time when it was first seen, and the row keeps that time for as long as the
+request may be asked again. After ``KEEP_S`` a key is new, and so are the jobs.
 
-Keys are per user. Answers are kept for a day, sealed: one may hold a token that is shown once. An answer that says "not now" (401, 408, 429, 5xx) is not kept.
+Keys are per user, and per what the caller may: a token of less scope never sees an answer that one of more got, it asks anew and meets the
+route's guard. Answers are kept sealed: one may hold a token that is shown once. An answer that says "not now" (401, 408, 429, 5xx) is not kept.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hypersdk.access.access import Identity
 from hypersdk.access.vault import Vault
 from hypersdk.api.security import READS, identity_of
 from hypersdk.errors import HyperSDKError, UsageError, register
@@ -48,11 +51,13 @@ KEY_RUNNING: Final = register(
     "Repeat it in a moment.",
 )
 HEADER: Final = "idempotency-key"
-KEEP_S: Final = 24 * 3600.0
+KEEP_S: Final = 22 * 3600.0
+"""Less than the 23 hours between two nights when the clock is set forward: a script that runs every night with one key does something every night."""
 STALE_S: Final = 120.0
 """A first request without an answer for so long (twice the time that an answer may take) died with its process; a repeat of it is let through."""
 KEPT_HEADERS: Final = frozenset({b"content-type", b"location", b"etag"})
-_PASSING: Final = frozenset({401, 408, 425, 429})
+_PASSING: Final = frozenset({408})
+_NOTHING_DONE: Final = frozenset({401, 425, 429})
 _KEY: Final = re.compile(r"^[A-Za-z0-9._-]{1,128}\Z")
 
 
@@ -80,8 +85,15 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The request is the caller's to do. ``since`` is the time when its key was first seen, by the process that does it now or by one that died."""
+
+    since: float
+
+
 def idempotency_key(request: Request) -> str | None:
-    """The key that the request came with, with its user."""
+    """The key that the request came with, with whose it is and when it was first seen: what is made under it is made once."""
     found = request.scope.get("state", {}).get("idempotency_key")
     return None if found is None else str(found)
 
@@ -94,31 +106,34 @@ class Answers:
         self._vault = vault
 
     def forget_unanswered(self) -> None:
-        """On SQLite, where no other process answers: what was being answered when the last one died will not be."""
+        """On SQLite, where no other process answers: what was being answered when the last one died will not be, and may be asked again."""
         if self._database.is_sqlite:
             with self._database.write() as connection:
-                connection.execute(sa.delete(idempotency).where(idempotency.c.status.is_(None)))
+                unanswered = sa.update(idempotency).where(idempotency.c.status.is_(None))
+                connection.execute(unanswered.values(content_type=None))
 
-    def begin(self, key: str, request: str) -> Answer | None:
-        """Claims ``key`` for the request with that digest: None, or the answer that was given before.
+    def begin(self, key: str, request: str) -> Answer | Claim:
+        """Claims ``key`` for the request with that digest, or finds the answer that was given before.
 
         Raises KeyReused and KeyRunning.
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
-            connection.execute(sa.delete(idempotency).where(self._gone(now)))
+            connection.execute(sa.delete(idempotency).where(idempotency.c.at < now - KEEP_S))
             found = self._read(connection, key)
             if found is None:
                 try:
                     with connection.begin_nested():
                         connection.execute(
                             sa.insert(idempotency).values(
-                                key=key, request=request, status=None, answer=None, content_type=None, at=now
+                                key=key, request=request, status=None, answer=None, content_type=repr(now), at=now
                             )
                         )
-                    return None
+                    return Claim(now)
                 except sa.exc.IntegrityError:  # another node was first, a moment ago
                     found = self._read(connection, key)
+            elif found.request == request and found.status is None and _take_up(connection, key, found, now):
+                return Claim(float(found.at))
         if found is None or found.request != request:
             raise KeyReused("the Idempotency-Key was used for another request")
         if found.status is None:
@@ -127,6 +142,10 @@ class Answers:
 
     def keep(self, key: str, answer: Answer) -> None:
         """The answer to give again; one that says "not now" frees the key."""
+        if answer.status in _NOTHING_DONE:
+            with self._database.write() as connection:
+                connection.execute(sa.delete(idempotency).where(idempotency.c.key == key))
+            return
         if answer.status >= 500 or answer.status in _PASSING:
             self.free(key)
             return
@@ -140,17 +159,25 @@ class Answers:
             )
 
     def free(self, key: str) -> None:
-        """Forgets a key whose request was not answered."""
+        """Lets the same request be asked again. Nobody knows how much of it was done, so the row, and with it the time, stays."""
         with self._database.write() as connection:
-            connection.execute(sa.delete(idempotency).where(idempotency.c.key == key))
-
-    def _gone(self, now: float) -> sa.ColumnElement[bool]:
-        stale = sa.and_(idempotency.c.status.is_(None), idempotency.c.at < now - STALE_S)
-        return sa.or_(idempotency.c.at < now - KEEP_S, stale)
+            connection.execute(sa.update(idempotency).where(idempotency.c.key == key).values(content_type=None))
 
     def _read(self, connection: sa.Connection, key: str) -> Any:
-        query = sa.select(idempotency.c.request, idempotency.c.status, idempotency.c.answer)
-        return connection.execute(query.where(idempotency.c.key == key)).first()
+        return connection.execute(sa.select(idempotency).where(idempotency.c.key == key)).first()
+
+
+def _take_up(connection: sa.Connection, key: str, found: Any, now: float) -> bool:
+    """Whether the request of the row ``found``, which has no answer, is to be done once more: by one of all that ask at the same time."""
+    if found.content_type is not None and float(found.content_type) > now - STALE_S:
+        return False
+    unchanged = (
+        idempotency.c.key == key,
+        idempotency.c.status.is_(None),
+        idempotency.c.content_type.is_not_distinct_from(found.content_type),
+    )
+    taken = connection.execute(sa.update(idempotency).where(*unchanged).values(content_type=repr(now)))
+    return taken.rowcount == 1
 
 
 class Idempotent:
@@ -171,12 +198,12 @@ class Idempotent:
         body = await _body(receive)
         if body is None:
             return
-        key = f"{found[0].user_id}:{given}"
+        key = _key_of(found[0], given)
         first = await run_in_threadpool(self._answers.begin, key, _digest(scope, body))
-        if first is not None:
+        if isinstance(first, Answer):
             await _send(send, first)
             return
-        scope.setdefault("state", {})["idempotency_key"] = key
+        scope.setdefault("state", {})["idempotency_key"] = f"{key}:{first.since!r}"
         await self._answered(key, body, scope, receive, send)
 
     async def _answered(self, key: str, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
@@ -241,6 +268,14 @@ def _again(body: bytes, receive: Receive) -> Receive:
 async def _send(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
     await send({"type": "http.response.body", "body": answer.body})
+
+
+def _key_of(who: Identity, given: str) -> str:
+    """The answer to an administrator's token may hold what the same user's token for reading must not see: role and scope are part of the key.
+
+    Only the last part may be long, so that it fits: an id has less than 20 characters, a role or scope less than 10.
+    """
+    return f"{who.user_id}:{who.role or ''}:{who.scope}:{given}"
 
 
 def _digest(scope: Scope, body: bytes) -> str:

@@ -18,7 +18,7 @@ Durable exports of virtual machines from vSphere.
 
 Native routes are under `/api/v1`; their errors are problem documents (RFC 9457) with a stable `code`. Six older routes at the root are kept as
 they were; their errors are `{error, code, timestamp}`. Times are RFC 3339 in UTC. Every write takes an `Idempotency-Key`: the same key with the
-same request gets the first answer again.
+same request gets the first answer again for 22 hours.
 """
 TAGS: Final = (
     ("jobs", "Exports: submit, follow, ask for something, read what came of them."),
@@ -34,7 +34,7 @@ _PROBLEM: Final = {"$ref": "#/components/schemas/Problem"}
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
 IDEMPOTENCY: Final = {
     "name": "Idempotency-Key", "in": "header", "required": False,
-    "description": "The same key with the same request gets the first answer again, also after a restart",
+    "description": "The same key with the same request gets the first answer again for 22 hours, also after a restart",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._-]+$"},
 }  # fmt: skip
 

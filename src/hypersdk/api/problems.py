@@ -21,10 +21,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from hypersdk.access.endpoints import EndpointConflict, PinNeeded
 from hypersdk.access.faults import AccountConflict, Forbidden, TooMany, Unauthenticated
-from hypersdk.api.bodies import BodyKind
+from hypersdk.api.bodies import BodyKind, not_json
 from hypersdk.api.responses import PROBLEM_TYPE
 from hypersdk.api.times import now_rfc3339
 from hypersdk.errors import (
@@ -87,6 +88,7 @@ STATUS: Final[Mapping[type[HyperSDKError], int]] = {
 }
 """An error has the status of the nearest of its classes."""
 _CODE_STATUS: Final[Mapping[str, int]] = {JOB_EXISTS: 409}
+_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 KEPT_PATHS: Final = frozenset({"/health", "/status", "/jobs/submit", "/jobs/query", "/jobs/cancel"})
 
 
@@ -168,12 +170,26 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            error = HTTPException(405, headers={"Allow": ", ".join(_methods_at(request))})
         return from_framework(request.url.path, error)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
+        if isinstance(error.body, bytes) and error.body:
+            return answer(request.url.path, not_json(request))
         return answer_as(request.url.path, 422, _of_validation(error))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Of all routes at the address, which the framework does not say: it names those of the first that it found."""
+    asked = {name: request.scope[name] for name in ("type", "path", "root_path") if name in request.scope}
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches(asked | {"method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def from_framework(path: str, error: HTTPException) -> Response:

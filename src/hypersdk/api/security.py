@@ -72,7 +72,7 @@ class Authenticate:
         self._access = access
         self._auth = auth
         self._proxied = proxied
-        self._open = OPEN | ({("GET", "/metrics")} if public_metrics else set())
+        self._open = OPEN | ({("GET", "/metrics"), ("HEAD", "/metrics")} if public_metrics else set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):

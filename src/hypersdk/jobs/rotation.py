@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from hypersdk.access.vault import Vault
+from hypersdk.access.vault import Vault, forget_answers
 from hypersdk.jobs.service import JOB_PASSWORD
 from hypersdk.state.database import Database
-from hypersdk.state.tables import endpoints, idempotency, jobs, meta
+from hypersdk.state.tables import endpoints, jobs, meta
 
 KEY_ROW = "vault_key"
 
@@ -29,7 +29,7 @@ def reseal(database: Database, old: Vault, new: Vault) -> int:
             sealed = new.seal(old.open(row.secret, JOB_PASSWORD), JOB_PASSWORD)
             connection.execute(sa.update(jobs).where(jobs.c.id == row.id).values(secret=sealed))
             count += 1
-        connection.execute(sa.delete(idempotency))
+        forget_answers(connection)
         connection.execute(sa.update(meta).where(meta.c.name == KEY_ROW).values(value=new.key_id.hex()))
     return count
 

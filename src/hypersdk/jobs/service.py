@@ -90,7 +90,7 @@ class JobService:
         key: str | None = None,
     ) -> Submission:
         """Takes the jobs of ``text`` that can be taken. ``endpoint_id`` is for jobs that name no endpoint of their own; a higher ``priority``
-        goes first. With the same ``key`` the same text is the same jobs, however often it comes.
+        goes first. With the same ``key``, which is of one request and its repeats, the same text is the same jobs, however often it comes.
 
         Raises UsageError ``job_unreadable`` when there is nothing in the text that could be a job.
         """

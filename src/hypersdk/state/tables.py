@@ -193,12 +193,15 @@ audit = sa.Table(
 idempotency = sa.Table(
     "idempotency",
     METADATA,
-    sa.Column("key", sa.String(300), primary_key=True),  # of one caller: its name and its key
+    sa.Column(
+        "key", sa.String(300), primary_key=True
+    ),  # of one caller: its id, role and scope, and the key that it sent
     sa.Column("request", sa.String(64), nullable=False),  # digest of method, path and body
     sa.Column("status", sa.Integer, nullable=True),  # None while the first is being answered
     sa.Column("answer", sa.LargeBinary, nullable=True),
+    # Of the answer. While there is none: since when a process is about to give it (a time), None where it may be asked again.
     sa.Column("content_type", sa.String(100), nullable=True),
-    sa.Column("at", Time, nullable=False, index=True),
+    sa.Column("at", Time, nullable=False, index=True),  # when the key was first seen: ids of jobs come from both
 )
 removed = sa.Table(
     "removed",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -387,6 +389,22 @@ def test_files_of_an_export_in_whole_and_in_ranges(api: Api) -> None:
     _problem(client.get(path, headers={"range": f"bytes={len(data)}-"}), 416, "artifact_range")
 
 
+def test_every_file_is_where_its_address_says(api: Api) -> None:
+    names = ["100% test-disk1.qcow2", "Büro – x#?.raw", "a%2Fb;c=d&e+f.vmdk", "%41.raw", "web01-disk1.qcow2"]
+    job = api.add_job()
+    _finish(api, job, {name: name.encode() for name in names})
+    listed = api.client("viewer").get(f"{JOBS}/{job.id}/artifacts").json()["files"]
+    assert [one["name"] for one in listed][:-1] == names
+    for one in listed[:-1]:
+        assert re.fullmatch(r"[A-Za-z0-9._~/%-]+", one["href"]), one
+        request = urllib.request.Request(
+            api.url + one["href"], headers={"Authorization": f"Bearer {api.tokens['operator']}"}
+        )
+        with urllib.request.urlopen(request) as plain:  # takes an address as it is, where others mend it
+            assert plain.read() == one["name"].encode()
+        assert api.client("operator").get(one["href"]).content == one["name"].encode()
+
+
 def test_a_viewer_downloads_nothing(api: Api) -> None:
     job = api.add_job()
     _finish(api, job, {"disk.raw": b"data"})
@@ -416,16 +434,42 @@ def test_every_download_is_a_line_in_the_audit_trail(api: Api) -> None:
     ]  # fmt: skip
 
 
+def test_head_says_how_long_a_file_is_and_reads_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = api.add_job()
+    disk = _finish(api, job, {"disk.raw": b"0123456789"}) / "disk.raw"
+    path, client = f"{JOBS}/{job.id}/artifacts/disk.raw", api.client("operator")
+    got = client.get(path)
+    monkeypatch.setattr("hypersdk.api.artifacts.os.pread", lambda *_: pytest.fail("read"))
+    for headers in ({}, {"range": "bytes=2-4"}, {"range": "bytes=10-"}):
+        head = client.head(path, headers=headers)
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("content-length", "accept-ranges", "etag", "content-type", "content-disposition"):
+            assert head.headers[name] == got.headers[name], name
+    assert client.head(f"{path}x").status_code == 404
+    assert api.client("viewer").head(path).status_code == 403
+    assert disk not in opened()
+    lines = api.services.access.audit.page().rows
+    assert [(one.action.split()[0], one.outcome, one.detail) for one in lines] == [
+        ("HEAD", "403", {}), ("HEAD", "404", {}), *[("HEAD", "ok", {"size_bytes": 10})] * 3,
+        ("GET", "ok", {"start": 0, "end": 10, "size_bytes": 10}),
+    ]  # fmt: skip
+
+
+def opened() -> list[Path]:
+    """What this process has open."""
+    found: list[Path] = []
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile, by another thread
+            found.append(one.readlink())
+    return found
+
+
 def test_a_range_that_misses_leaves_no_file_open(api: Api) -> None:
     job = api.add_job()
     disk = _finish(api, job, {"disk.raw": b"data"}) / "disk.raw"
     path = f"{JOBS}/{job.id}/artifacts/disk.raw"
     assert api.client("operator").get(path, headers={"range": "bytes=10-"}).status_code == 416
-    opened: list[Path] = []
-    for one in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile, by another thread
-            opened.append(one.readlink())
-    assert disk not in opened
+    assert disk not in opened()
 
 
 def test_a_download_follows_no_link_and_leaves_no_root(api: Api, tmp_path: Path) -> None:

@@ -164,8 +164,27 @@ def test_query_by_status_in_both_vocabularies(api: Api, ctl: Hyperctl) -> None:
     assert "pending (paused)" in both
     assert waiting.id not in ctl.ok("query", "--status", "paused")
     assert ctl.ok("query", "-status", "completed,failed") == "Found 0 job(s)\n"
-    assert ctl.ok("query", "-id", "nothing") == "Found 0 job(s)\n"
     assert ctl("query", "--status", "asleep").status == 2
+
+
+def test_query_of_a_job_that_does_not_exist(api: Api, ctl: Hyperctl) -> None:
+    job = api.add_job()
+    none = ctl("query", "-id", "nope")
+    assert (none.status, none.out) == (5, "Found 0 job(s)\n")
+    assert "there is no job 'nope'" in none.err
+    assert "job_unknown" in none.err
+    some = ctl("query", "-id", "nope", "-id", job.id, "-id", "neither", "-id", "nope")
+    assert some.status == 5
+    assert some.out.startswith("Found 1 job(s)\n")
+    assert job.id in some.out
+    assert "2 of the jobs do not exist: 'nope', 'neither'" in " ".join(some.err.split())
+    shown = ctl("query", "--json", "-id", job.id, "-id", "nope")
+    assert (shown.status, shown.error["code"], shown.error["ids"]) == (5, "job_unknown", ["nope"])
+    assert shown.events[0]["id"] == job.id
+    # Filtered away, it is there all the same.
+    assert ctl.ok("query", "-id", job.id, "-status", "completed") == "Found 0 job(s)\n"
+    assert ctl("query", "-id", job.id, "-id", "nope", "-status", "completed").status == 5
+    assert ctl.ok("query", "-id", job.id, "-id", api.add_job().id, "-limit", "1").startswith("Found 1 job(s)\n")
 
 
 def test_query_for_programs(api: Api, ctl: Hyperctl) -> None:

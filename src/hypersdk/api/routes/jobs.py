@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -120,7 +121,10 @@ class ArtifactView(BaseModel):
     name: str
     size_bytes: int | None
     sha256: str | None
-    href: str = Field(description="Where it can be downloaded")
+    href: str = Field(
+        description="Where it can be downloaded, percent-encoded",
+        examples=["/api/v1/jobs/job-3f9a1c20d4e5/artifacts/web01-disk1.qcow2"],
+    )
 
 
 class ArtifactsView(BaseModel):
@@ -367,8 +371,9 @@ def _cut_off(data: bytes) -> int:
 def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
     """By the job's result."""
     job = use.jobs.get(id)
+    below = f"/api/v1/jobs/{job.id}/artifacts"
     files = [
-        ArtifactView(name=one.name, size_bytes=one.size_bytes, sha256=one.sha256, href=f"/api/v1/jobs/{job.id}/artifacts/{one.name}")
+        ArtifactView(name=one.name, size_bytes=one.size_bytes, sha256=one.sha256, href=f"{below}/{quote(one.name, safe='')}")
         for one in artifacts_of(job)
     ]  # fmt: skip
     return ArtifactsView(folder=job.output_path, files=files)
@@ -393,8 +398,11 @@ def download(
     if_range: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
     """For operators: a disk holds the secrets of its guest. Only what lies below an export root; no link is followed. One range of bytes can be
-    asked for. Each answer is a line in the audit trail."""
+    asked for. Each answer is a line in the audit trail. `HEAD` says how long the file is, and reads nothing of it."""
     file = open_artifact(use.jobs.get(id), name, use.service.roots)
+    if request.method == "HEAD":
+        tell(request.scope, {"size_bytes": file.size})
+        return FileResponse(file, None)  # a range is for GET only: RFC 9110, 14.2
     try:
         part = part_of(range, if_range, file)
     except RangeMissed:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,10 +11,13 @@ from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.hyperctl.shown import jobs_table
 from hypersdk.cli.programs.groups import Command, flag
-from hypersdk.errors import UsageError
+from hypersdk.errors import LookupFailed, UsageError
 
 if TYPE_CHECKING:
     from hypersdk.client import Job
+
+MAX_SHOWN: Final = 5
+"""Ids in one message; the JSON form has them all."""
 
 
 @click.command("query", cls=Command)
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     "ids",
     multiple=True,
     metavar="ID",
-    help="This job; may be given more than once. One that does not exist is left out.",
+    help="This job; may be given more than once. One that does not exist is left out, and the exit status is 5.",
 )
 @flag(
     "--status",
@@ -47,13 +50,32 @@ def command(
     if everything and ids:
         raise UsageError("--all and --id exclude each other", next_step="Give one of them.")
     wanted = [word for given in states for word in given.split(",") if word]
-    jobs = _by_id(ctl, ids, wanted, limit) if ids else list(ctl.client.list(states=wanted, text=text, limit=limit))
+    found = ctl.client.query(ids, wanted) if ids else list(ctl.client.list(states=wanted, text=text, limit=limit))
+    jobs = found[:limit]
     ctl.show([dict(job.raw) for job in jobs], lambda: _print(ctl, jobs))
+    _check_there(ctl, ids, found, filtered=bool(wanted))
 
 
-def _by_id(ctl: Ctl, ids: Sequence[str], states: Sequence[str], limit: int | None) -> Sequence[Job]:
-    """One that does not exist is left out, as the older route does."""
-    return ctl.client.query(ids, states)[:limit]
+def _check_there(ctl: Ctl, ids: Sequence[str], found: Sequence[Job], *, filtered: bool) -> None:
+    """Raises LookupFailed ``job_unknown`` where one of ``ids`` is no job; one that is only in another state is no error."""
+    missing = _without(dict.fromkeys(ids), found)
+    if missing and filtered:
+        missing = _without(missing, ctl.client.query(missing))
+    if not missing:
+        return
+    shown = ", ".join(f"'{one}'" for one in missing[:MAX_SHOWN]) + (", ..." if len(missing) > MAX_SHOWN else "")
+    several = f"{len(missing)} of the jobs do not exist: {shown}"
+    error = LookupFailed(
+        f"there is no job {shown}" if len(missing) == 1 else several,
+        cause="There is no job with that id.", next_step="See `hyperctl query -all`.", ids=missing,
+    )  # fmt: skip
+    error.code = "job_unknown"  # the daemon's, which is registered there
+    raise error
+
+
+def _without(ids: Iterable[str], found: Sequence[Job]) -> list[str]:
+    there = {job.id for job in found}
+    return [one for one in ids if one not in there]
 
 
 def _print(ctl: Ctl, jobs: Sequence[Job]) -> None:
