@@ -69,6 +69,20 @@ def test_publish_moves_the_name(tmp_path: Path) -> None:
     assert not partial.exists()
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_only_a_file_of_ours_is_published(tmp_path: Path, kind: str) -> None:
+    partial, final, victim = tmp_path / "disk.partial", tmp_path / "disk", tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    if kind == "link":
+        partial.symlink_to(victim)
+    else:
+        os.mkfifo(partial)
+    with pytest.raises(TargetError, match="publishing disk"):
+        publish(partial, final)
+    assert not final.exists()
+
+
 def test_publish_of_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="publishing disk"):
         publish(tmp_path / "disk.partial", tmp_path / "disk")

@@ -67,8 +67,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Makes the content of ``path`` durable, whoever wrote it."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Makes the content of ``path`` durable, whoever wrote it. A symbolic link is refused, and a FIFO not waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:
