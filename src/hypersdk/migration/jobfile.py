@@ -13,6 +13,7 @@ from the moment it is read, and no error shows a value.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +52,8 @@ MAX_DEPTH: Final = 16
 MAX_ALIASES: Final = 1000
 MAX_NODES: Final = 500_000
 """Values after all YAML aliases are followed: ten lines of aliases can stand for billions."""
+_MAX_FIELDS_NAMED: Final = 100
+"""Fields of one job that an error names for programs."""
 
 JOB_UNREADABLE = register(
     "job_unreadable",
@@ -345,13 +348,14 @@ def _translated(error: ValidationError) -> UsageError:
     details = error.errors(include_url=False, include_input=False, include_context=False)
     found = {".".join(_path(detail["loc"])): (detail["type"], detail["msg"]) for detail in reversed(details)}
     unknown = [place for place, (kind, _) in found.items() if kind == "extra_forbidden"]
-    problems = [_problem(place, kind, text) for place, (kind, text) in sorted(found.items())]
-    first = unknown[0] if unknown else min(found)
+    places = sorted(found)
+    problems = [_problem(place, *found[place]) for place in places[:5]]  # looking for what was meant takes long
+    first = unknown[0] if unknown else places[0]
     return UsageError(
-        "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else ""),
+        "; ".join(problems) + (f"; and {len(places) - 5} more" if len(places) > 5 else ""),
         code=JOB_UNKNOWN_FIELD if unknown else JOB_INVALID,
         field=first,
-        fields=sorted(found),
+        fields=places[:_MAX_FIELDS_NAMED],
     )
 
 
@@ -365,8 +369,8 @@ def _path(location: tuple[int | str, ...]) -> list[str]:
 
 def _problem(place: str, kind: str, text: str) -> str:
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(place.rpartition(".")[2], _PLACES, n=1)
-        return f"unknown field '{place}'" + (f" (did you mean '{_PLACES[near[0]]}'?)" if near else "")
+        near = _nearest(place.rpartition(".")[2])
+        return f"unknown field '{place}'" + (f" (did you mean '{_PLACES[near]}'?)" if near else "")
     if kind == "missing":
         return f"{place}: missing"
     if place == "compress":
@@ -375,6 +379,12 @@ def _problem(place: str, kind: str, text: str) -> str:
         return f"{place}: should be a text, a number, true or false"
     hint = "; put it in quotes" if kind == "string_type" else ""
     return f"{place}: {text[0].lower()}{text[1:]}{hint}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _nearest(name: str) -> str | None:
+    """The field that was meant. Thousands of jobs from one program all have the same wrong ones."""
+    return next(iter(difflib.get_close_matches(name, _PLACES, n=1)), None)
 
 
 _PLACES: Final[Mapping[str, str]] = {
@@ -477,9 +487,11 @@ def _from_json(text: str) -> object:
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _unreadable(f"the field '{twice[:60]}' is given twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _unreadable(f"the field '{name[:60]}' is given twice")
+            seen.add(name)
     return fields
 
 
