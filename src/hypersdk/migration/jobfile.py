@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import unquote
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -37,21 +36,13 @@ from pydantic import (
 
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState, compression_misfit
+from hypersdk.migration.yamltext import BadYaml, read_yaml
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
-
-try:
-    from yaml import CSafeLoader as _BaseLoader
-except ImportError:  # PyYAML built without libyaml: same results, slower
-    from yaml import SafeLoader as _BaseLoader  # type: ignore[assignment]
 
 MAX_TEXT: Final = 4 * MiB
 """Characters of one file: about 10,000 jobs."""
 MAX_JOBS: Final = 10_000
-MAX_DEPTH: Final = 16
-MAX_ALIASES: Final = 1000
-MAX_NODES: Final = 500_000
-"""Values after all YAML aliases are followed: ten lines of aliases can stand for billions."""
 _MAX_FIELDS_NAMED: Final = 100
 """Fields of one job that an error names for programs."""
 
@@ -499,91 +490,11 @@ def _refuse_constant(name: str) -> None:
     raise _unreadable(f"{name} is not a value in JSON")
 
 
-class _Loader(_BaseLoader):
-    """PyYAML's safe loader, which also refuses a key that is given twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise _unreadable(f"the field '{key.value[:60]}' is given twice ({_line(key.start_mark)})")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
 def _from_yaml(text: str) -> object:
-    """YAML without tags, of one document, bounded in depth and in size after aliases are followed.
-
-    A parser error of PyYAML shows the line it stumbled over, which may hold a password: only the position is passed on.
-    """
     try:
-        _check_events(text)
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                raise _unreadable("the job file is empty")
-            _check_size(node)
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise _unreadable(f"not YAML: {error.problem or error.context} in {_line(mark)}") from None
-    except yaml.YAMLError:
-        raise _unreadable("not YAML: it holds characters that YAML does not allow") from None
-    except (ValueError, OverflowError):  # a date such as 2024-02-31, a number of thousands of digits
-        raise _unreadable("a number or date in the YAML does not exist; put it in quotes if it is text") from None
-
-
-def _check_events(text: str) -> None:
-    """Depth, aliases and tags, before anything recursive sees the text."""
-    depth = aliases = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        elif isinstance(event, yaml.AliasEvent):
-            aliases += 1
-        if getattr(event, "tag", None) is not None:
-            raise _unreadable(f"YAML tags are not read ({_line(event.start_mark)})")
-        if depth > MAX_DEPTH or aliases > MAX_ALIASES:
-            raise _unreadable(f"the YAML nests deeper than {MAX_DEPTH} or has more than {MAX_ALIASES} aliases")
-
-
-def _check_size(root: yaml.Node) -> None:
-    """Counts nodes as if every alias were written out; refuses a node that contains itself."""
-    sizes: dict[int, int] = {}
-    open_nodes: set[int] = set()
-
-    def size(node: yaml.Node) -> int:
-        key = id(node)
-        if key in open_nodes:
-            raise _unreadable("a YAML alias contains itself")
-        if key not in sizes:
-            open_nodes.add(key)
-            sizes[key] = 1 + sum(size(inner) for inner in _inner_nodes(node))
-            open_nodes.remove(key)
-        if sizes[key] > MAX_NODES:
-            raise _unreadable("the YAML aliases stand for more values than any job file has")
-        return sizes[key]
-
-    size(root)
-
-
-def _inner_nodes(node: yaml.Node) -> Iterator[yaml.Node]:
-    """Children; the depth is bounded by ``_check_events`` times the number of aliases."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from (key, value)
-    elif isinstance(node, yaml.SequenceNode):
-        yield from node.value
-
-
-def _line(mark: Any) -> str:
-    return f"line {mark.line + 1}" if mark else "an unknown line"
+        return read_yaml(text)
+    except BadYaml as error:
+        raise _unreadable(str(error)) from None
 
 
 def _unreadable(message: str) -> UsageError:
