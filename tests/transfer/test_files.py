@@ -11,7 +11,7 @@ import pytest
 
 from hypersdk.errors import Cancelled, TargetError
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import open_output, publish, sha256_of, target_error, write_atomic
+from hypersdk.transfer.files import open_output, publish, sha256_of, shown_path, target_error, write_atomic
 from hypersdk.units import MiB
 
 
@@ -132,3 +132,13 @@ def test_read_back_of_a_file_that_is_too_short(tmp_path: Path) -> None:
     path.write_bytes(bytes(1000))
     with pytest.raises(TargetError, match="ends 24 bytes before it should"):
         sha256_of(path, CancelToken(), region=range(1024))
+
+
+def test_a_folder_that_is_named_by_a_descriptor_is_shown_by_its_name(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    by_descriptor = Path(f"/proc/self/fd/{descriptor}")
+    assert shown_path(by_descriptor) == tmp_path
+    assert shown_path(by_descriptor / "sub" / "disk.qcow2") == tmp_path / "sub" / "disk.qcow2"
+    os.close(descriptor)
+    for path in (by_descriptor, Path("/proc/self/fd"), Path("disk"), tmp_path / "disk"):
+        assert shown_path(path) == path

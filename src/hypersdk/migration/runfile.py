@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.migration.point import PointInTime
-from hypersdk.transfer.files import target_error, target_errors, write_atomic
+from hypersdk.transfer.files import shown_path, target_error, target_errors, write_atomic
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
 from hypersdk.units import MiB
@@ -260,7 +260,7 @@ class RunFile:
             record = _decode(json.loads(text[:MAX_RECORD_BYTES]), folder)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
-                f"the record of the run in {folder} is damaged: {error}", code=RUN_UNREADABLE
+                f"the record of the run in {shown_path(folder)} is damaged: {error}", code=RUN_UNREADABLE
             ) from error
         return cls(record, store)
 
@@ -316,7 +316,9 @@ def _locked(path: Path) -> int | None:
     except BaseException as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
-            raise TargetError(f"another process is exporting into {path.parent}", code=RUN_ACTIVE) from error
+            raise TargetError(
+                f"another process is exporting into {shown_path(path.parent)}", code=RUN_ACTIVE
+            ) from error
         raise
     os.close(descriptor)
     return None
@@ -332,7 +334,7 @@ def _lock_file(path: Path, flags: int) -> int:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a socket, a folder
             raise _no_lock_file(path) from error
-        raise target_error(error, f"opening {path}") from error
+        raise target_error(error, f"opening {shown_path(path)}") from error
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
@@ -341,7 +343,7 @@ def _lock_file(path: Path, flags: int) -> int:
 
 def _no_lock_file(path: Path) -> TargetError:
     return TargetError(
-        f"{path} is a symbolic link or no regular file",
+        f"{shown_path(path)} is a symbolic link or no regular file",
         cause="Somebody else made it: a lock that leads elsewhere is not followed.",
         next_step="Remove it, or choose another folder.",
     )

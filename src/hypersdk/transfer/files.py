@@ -23,7 +23,19 @@ FILE_MODE: Final = 0o640
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a write fails with when more room makes it succeed."""
 
+_BY_DESCRIPTOR: Final = ("/", "proc", "self", "fd")
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def shown_path(path: Path) -> Path:
+    """``path`` as people know it: where it leads through an open descriptor of this process (``/proc/self/fd/7/disk.qcow2``), by the name that
+    the folder behind it has."""
+    if path.parts[:4] != _BY_DESCRIPTOR or len(path.parts) < 5:
+        return path
+    try:
+        return Path(*path.parts[:5]).readlink().joinpath(*path.parts[5:])
+    except OSError:  # closed already
+        return path
 
 
 def target_error(error: OSError, doing: str) -> TargetError:
