@@ -21,7 +21,7 @@ _MAX_STEM_BYTES: Final = 180
 
 NO_SUCH_DISK = register(
     "no_such_disk",
-    "--exclude-disk names a disk that the machine does not have.",
+    "A disk is to be left out that the machine does not have.",
     "Run `hyper2kvm inspect VM` to see its disks.",
 )
 
