@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +152,47 @@ def test_a_lock_whose_file_is_gone_keeps_nobody_out_and_is_not_taken_for_one(
         with pytest.raises(TargetError), locked_folder(tmp_path):
             pass
         assert is_locked(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "folder", "socket"])
+@pytest.mark.timeout(20)
+def test_only_a_regular_file_is_a_lock(tmp_path: Path, kind: str) -> None:
+    """A folder may be writable by others: the daemon neither makes a file where their link leads nor waits for their FIFO."""
+    folder, victim = tmp_path / "out", tmp_path / "victim"
+    folder.mkdir()
+    lock = folder / LOCK_FILE
+    with socket.socket(socket.AF_UNIX) as server:
+        match kind:
+            case "link":
+                victim.write_bytes(b"precious")
+                lock.symlink_to(victim)
+            case "dangling link":
+                lock.symlink_to(victim)
+            case "fifo":
+                os.mkfifo(lock)
+            case "folder":
+                lock.mkdir()
+            case _:
+                server.bind(str(lock))
+        with pytest.raises(TargetError, match="no regular file") as caught, locked_folder(folder):
+            pass
+        assert caught.value.code == "target_failed"
+        assert str(lock) in caught.value.message
+        assert not is_locked(folder)
+    assert victim.exists() == (kind == "link")
+    assert lock.is_symlink() == ("link" in kind), "what is not ours is left as it is"
+
+
+def test_a_link_that_takes_the_place_of_a_lock_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        (tmp_path / LOCK_FILE).rename(tmp_path / "moved")
+        (tmp_path / LOCK_FILE).symlink_to("moved")
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(TargetError, match="no regular file"), locked_folder(tmp_path):
+        pass

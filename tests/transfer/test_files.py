@@ -11,7 +11,7 @@ import pytest
 
 from hypersdk.errors import Cancelled, TargetError
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import open_output, publish, sha256_of, target_error, write_atomic
+from hypersdk.transfer.files import open_output, publish, sha256_of, shown_path, target_error, write_atomic
 from hypersdk.units import MiB
 
 
@@ -69,6 +69,20 @@ def test_publish_moves_the_name(tmp_path: Path) -> None:
     assert not partial.exists()
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_only_a_file_of_ours_is_published(tmp_path: Path, kind: str) -> None:
+    partial, final, victim = tmp_path / "disk.partial", tmp_path / "disk", tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    if kind == "link":
+        partial.symlink_to(victim)
+    else:
+        os.mkfifo(partial)
+    with pytest.raises(TargetError, match="publishing disk"):
+        publish(partial, final)
+    assert not final.exists()
+
+
 def test_publish_of_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="publishing disk"):
         publish(tmp_path / "disk.partial", tmp_path / "disk")
@@ -118,3 +132,13 @@ def test_read_back_of_a_file_that_is_too_short(tmp_path: Path) -> None:
     path.write_bytes(bytes(1000))
     with pytest.raises(TargetError, match="ends 24 bytes before it should"):
         sha256_of(path, CancelToken(), region=range(1024))
+
+
+def test_a_folder_that_is_named_by_a_descriptor_is_shown_by_its_name(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    by_descriptor = Path(f"/proc/self/fd/{descriptor}")
+    assert shown_path(by_descriptor) == tmp_path
+    assert shown_path(by_descriptor / "sub" / "disk.qcow2") == tmp_path / "sub" / "disk.qcow2"
+    os.close(descriptor)
+    for path in (by_descriptor, Path("/proc/self/fd"), Path("disk"), tmp_path / "disk"):
+        assert shown_path(path) == path

@@ -21,6 +21,7 @@ from typing import Any, Final
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
 from hypersdk.jobs.login import Logins
+from hypersdk.jobs.nextsteps import told_of_job, warning_of_job
 from hypersdk.jobs.progress import JobProgress
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.runstore import DatabaseRuns
@@ -114,6 +115,7 @@ class JobAttempt:
             settings = self._settings(runs)
             with session.breakable(self.cancel):
                 plan = make_plan(session, spec, cancel=self.cancel, floor=settings.floor, runs=runs)
+            plan = replace(plan, warnings=tuple(map(warning_of_job, plan.warnings)))
             for change in plan.changes:
                 self.progress.log(f"at the source: {change}")
             for warning in plan.warnings:
@@ -244,8 +246,8 @@ class JobAttempt:
 
 
 def _json_error(error: HyperSDKError) -> dict[str, Any]:
-    """The error for the row: its fields as JSON knows them, and what was noted on it."""
-    found = {key: _plain(value) for key, value in error.as_dict().items()}
+    """The error for the row: its fields as JSON knows them, with what to do about a job, and what was noted on it."""
+    found = {key: _plain(value) for key, value in told_of_job(error).items()}
     if notes := getattr(error, "__notes__", None):
         found["notes"] = [str(note) for note in notes]
     return found

@@ -43,7 +43,7 @@ from hypersdk.migration.ticking import ticking
 from hypersdk.migration.watch import SnapshotWatch
 from hypersdk.model import ExportProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.transfer.space import Reservation
 from hypersdk.vsphere.session import Session
 
@@ -122,7 +122,7 @@ class MachineExport:
         self._cancel.check()
         self._started = time.monotonic()
         self._board.phase(Phase.PREPARING)
-        with target_errors(f"creating {self._folder}"):
+        with target_errors(f"creating {shown_path(self._folder)}"):
             self._folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             work = self._open(self._locked(stack))
@@ -147,7 +147,7 @@ class MachineExport:
         settings = self._shared.settings
         run = RunFile.load(self._folder, settings.run_store)
         lane = run.record.lane if run else ""
-        with target_errors(f"locking {self._folder}"):
+        with target_errors(f"locking {shown_path(self._folder)}"):
             try:
                 stack.enter_context(locked_folder(self._folder, lane))
             except TargetError as error:

@@ -13,6 +13,7 @@ from the moment it is read, and no error shows a value.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import unquote
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -36,21 +36,15 @@ from pydantic import (
 
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState, compression_misfit
+from hypersdk.migration.yamltext import BadYaml, read_yaml
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
-
-try:
-    from yaml import CSafeLoader as _BaseLoader
-except ImportError:  # PyYAML built without libyaml: same results, slower
-    from yaml import SafeLoader as _BaseLoader  # type: ignore[assignment]
 
 MAX_TEXT: Final = 4 * MiB
 """Characters of one file: about 10,000 jobs."""
 MAX_JOBS: Final = 10_000
-MAX_DEPTH: Final = 16
-MAX_ALIASES: Final = 1000
-MAX_NODES: Final = 500_000
-"""Values after all YAML aliases are followed: ten lines of aliases can stand for billions."""
+_MAX_FIELDS_NAMED: Final = 100
+"""Fields of one job that an error names for programs."""
 
 JOB_UNREADABLE = register(
     "job_unreadable",
@@ -345,13 +339,14 @@ def _translated(error: ValidationError) -> UsageError:
     details = error.errors(include_url=False, include_input=False, include_context=False)
     found = {".".join(_path(detail["loc"])): (detail["type"], detail["msg"]) for detail in reversed(details)}
     unknown = [place for place, (kind, _) in found.items() if kind == "extra_forbidden"]
-    problems = [_problem(place, kind, text) for place, (kind, text) in sorted(found.items())]
-    first = unknown[0] if unknown else min(found)
+    places = sorted(found)
+    problems = [_problem(place, *found[place]) for place in places[:5]]  # looking for what was meant takes long
+    first = unknown[0] if unknown else places[0]
     return UsageError(
-        "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else ""),
+        "; ".join(problems) + (f"; and {len(places) - 5} more" if len(places) > 5 else ""),
         code=JOB_UNKNOWN_FIELD if unknown else JOB_INVALID,
         field=first,
-        fields=sorted(found),
+        fields=places[:_MAX_FIELDS_NAMED],
     )
 
 
@@ -365,8 +360,8 @@ def _path(location: tuple[int | str, ...]) -> list[str]:
 
 def _problem(place: str, kind: str, text: str) -> str:
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(place.rpartition(".")[2], _PLACES, n=1)
-        return f"unknown field '{place}'" + (f" (did you mean '{_PLACES[near[0]]}'?)" if near else "")
+        near = _nearest(place.rpartition(".")[2])
+        return f"unknown field '{place}'" + (f" (did you mean '{_PLACES[near]}'?)" if near else "")
     if kind == "missing":
         return f"{place}: missing"
     if place == "compress":
@@ -375,6 +370,12 @@ def _problem(place: str, kind: str, text: str) -> str:
         return f"{place}: should be a text, a number, true or false"
     hint = "; put it in quotes" if kind == "string_type" else ""
     return f"{place}: {text[0].lower()}{text[1:]}{hint}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _nearest(name: str) -> str | None:
+    """The field that was meant. Thousands of jobs from one program all have the same wrong ones."""
+    return next(iter(difflib.get_close_matches(name, _PLACES, n=1)), None)
 
 
 _PLACES: Final[Mapping[str, str]] = {
@@ -477,9 +478,11 @@ def _from_json(text: str) -> object:
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _unreadable(f"the field '{twice[:60]}' is given twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _unreadable(f"the field '{name[:60]}' is given twice")
+            seen.add(name)
     return fields
 
 
@@ -487,91 +490,11 @@ def _refuse_constant(name: str) -> None:
     raise _unreadable(f"{name} is not a value in JSON")
 
 
-class _Loader(_BaseLoader):
-    """PyYAML's safe loader, which also refuses a key that is given twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise _unreadable(f"the field '{key.value[:60]}' is given twice ({_line(key.start_mark)})")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
 def _from_yaml(text: str) -> object:
-    """YAML without tags, of one document, bounded in depth and in size after aliases are followed.
-
-    A parser error of PyYAML shows the line it stumbled over, which may hold a password: only the position is passed on.
-    """
     try:
-        _check_events(text)
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                raise _unreadable("the job file is empty")
-            _check_size(node)
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise _unreadable(f"not YAML: {error.problem or error.context} in {_line(mark)}") from None
-    except yaml.YAMLError:
-        raise _unreadable("not YAML: it holds characters that YAML does not allow") from None
-    except (ValueError, OverflowError):  # a date such as 2024-02-31, a number of thousands of digits
-        raise _unreadable("a number or date in the YAML does not exist; put it in quotes if it is text") from None
-
-
-def _check_events(text: str) -> None:
-    """Depth, aliases and tags, before anything recursive sees the text."""
-    depth = aliases = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        elif isinstance(event, yaml.AliasEvent):
-            aliases += 1
-        if getattr(event, "tag", None) is not None:
-            raise _unreadable(f"YAML tags are not read ({_line(event.start_mark)})")
-        if depth > MAX_DEPTH or aliases > MAX_ALIASES:
-            raise _unreadable(f"the YAML nests deeper than {MAX_DEPTH} or has more than {MAX_ALIASES} aliases")
-
-
-def _check_size(root: yaml.Node) -> None:
-    """Counts nodes as if every alias were written out; refuses a node that contains itself."""
-    sizes: dict[int, int] = {}
-    open_nodes: set[int] = set()
-
-    def size(node: yaml.Node) -> int:
-        key = id(node)
-        if key in open_nodes:
-            raise _unreadable("a YAML alias contains itself")
-        if key not in sizes:
-            open_nodes.add(key)
-            sizes[key] = 1 + sum(size(inner) for inner in _inner_nodes(node))
-            open_nodes.remove(key)
-        if sizes[key] > MAX_NODES:
-            raise _unreadable("the YAML aliases stand for more values than any job file has")
-        return sizes[key]
-
-    size(root)
-
-
-def _inner_nodes(node: yaml.Node) -> Iterator[yaml.Node]:
-    """Children; the depth is bounded by ``_check_events`` times the number of aliases."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from (key, value)
-    elif isinstance(node, yaml.SequenceNode):
-        yield from node.value
-
-
-def _line(mark: Any) -> str:
-    return f"line {mark.line + 1}" if mark else "an unknown line"
+        return read_yaml(text)
+    except BadYaml as error:
+        raise _unreadable(str(error)) from None
 
 
 def _unreadable(message: str) -> UsageError:

@@ -11,6 +11,7 @@ from hypersdk.errors import FOREIGN_OUTPUT, TARGET_DENIED, LookupFailed, TargetE
 from hypersdk.migration.runfile import RUN_FILE
 from hypersdk.migration.spec import OutputFormat
 from hypersdk.model import Disk
+from hypersdk.transfer.files import shown_path
 
 MANIFEST_NAME: Final = "artifact-manifest.json"
 PARTIAL: Final = ".partial"
@@ -20,7 +21,7 @@ _MAX_STEM_BYTES: Final = 180
 
 NO_SUCH_DISK = register(
     "no_such_disk",
-    "--exclude-disk names a disk that the machine does not have.",
+    "A disk is to be left out that the machine does not have.",
     "Run `hyper2kvm inspect VM` to see its disks.",
 )
 
@@ -74,7 +75,7 @@ def foreign_files(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise TargetError(f"{folder} cannot be read: {error.strerror}", code=TARGET_DENIED) from error
+        raise TargetError(f"{shown_path(folder)} cannot be read: {error.strerror}", code=TARGET_DENIED) from error
     return sorted(
         name for name in names if name in (MANIFEST_NAME, RUN_FILE) or Path(name).suffix in suffixes or PARTIAL in name
     )
@@ -84,4 +85,6 @@ def refuse_foreign(folder: Path, found: Sequence[str]) -> None:
     """Raises TargetError ``foreign_output`` when ``found`` is not empty."""
     if found:
         shown = ", ".join(found[:3]) + (" ..." if len(found) > 3 else "")
-        raise TargetError(f"{folder} already holds an export ({shown})", code=FOREIGN_OUTPUT, files=list(found))
+        raise TargetError(
+            f"{shown_path(folder)} already holds an export ({shown})", code=FOREIGN_OUTPUT, files=list(found)
+        )

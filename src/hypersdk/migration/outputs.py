@@ -31,7 +31,7 @@ from hypersdk.migration.runfile import LOCK_FILE, DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.blockfile import FdFile, RegionFile
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import open_output, publish, sha256_of, target_errors
+from hypersdk.transfer.files import open_output, publish, sha256_of, shown_path, target_errors
 from hypersdk.transfer.ledger import LEDGER_UNUSABLE, BlockLedger
 
 Wrap: TypeAlias = Callable[[BlockFile], BlockFile]
@@ -266,7 +266,7 @@ def blocks_path(path: Path, lane: str = "") -> Path:
 
 def remove_other_lanes(folder: Path, names: Sequence[str], lane: str) -> None:
     """Removes partial files of published ``names`` that other lanes left: a process that still has them open writes into nothing."""
-    with target_errors(f"removing what another process left in {folder}"):
+    with target_errors(f"removing what another process left in {shown_path(folder)}"):
         for path in folder.iterdir():
             of_ours = any(path.name.startswith(name + PARTIAL) for name in names)
             lock = path.name.startswith(LOCK_FILE) and path.name != LOCK_FILE + lane

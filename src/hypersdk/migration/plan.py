@@ -17,7 +17,7 @@ from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunStore, 
 from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState, compression_misfit
 from hypersdk.model import Disk, Machine, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.units import format_size
 from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.machine import read_datastores, read_machine
@@ -152,7 +152,7 @@ def _planned(machine: Machine, spec: ExportSpec, number: int, disk: Disk) -> Pla
 def free_bytes(folder: Path) -> int:
     """Bytes an ordinary user may still write on the file system that ``folder`` is (or will be) on."""
     existing = folder.absolute()
-    with target_errors(f"looking at {existing}"):
+    with target_errors(f"looking at {shown_path(existing)}"):
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         stat = os.statvfs(existing)

@@ -22,7 +22,7 @@ from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.model import Disk, Machine
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import sha256_of, target_errors, write_atomic
+from hypersdk.transfer.files import sha256_of, shown_path, target_errors, write_atomic
 
 NO_HASH_WARNING: Final = "the files were not hashed (--no-file-hash): verify can compare their sizes only"
 
@@ -91,7 +91,7 @@ class Publishing:
     def publish(self) -> ExportResult:
         """All of it. Raises TargetError; IntegrityError only where a file changed since it was written."""
         folder = self.run.folder
-        with target_errors(f"publishing into {folder}"):
+        with target_errors(f"publishing into {shown_path(folder)}"):
             (folder / MANIFEST_NAME).unlink(missing_ok=True)  # with --force: no manifest while its files are replaced
         files = self._ova() if isinstance(self.outputs, OvaFile) else self._disk_files()
         warnings = list(self.finished.warnings)

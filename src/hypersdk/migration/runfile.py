@@ -12,10 +12,12 @@ Every change is a whole new file: written beside, synced, renamed. It is small (
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,7 +29,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.migration.point import PointInTime
-from hypersdk.transfer.files import target_errors, write_atomic
+from hypersdk.transfer.files import shown_path, target_error, target_errors, write_atomic
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
 from hypersdk.units import MiB
@@ -258,7 +260,7 @@ class RunFile:
             record = _decode(json.loads(text[:MAX_RECORD_BYTES]), folder)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(
-                f"the record of the run in {folder} is damaged: {error}", code=RUN_UNREADABLE
+                f"the record of the run in {shown_path(folder)} is damaged: {error}", code=RUN_UNREADABLE
             ) from error
         return cls(record, store)
 
@@ -305,28 +307,60 @@ def locked_folder(folder: Path, lane: str = "") -> Iterator[None]:
 
 def _locked(path: Path) -> int | None:
     """A descriptor that holds the lock; None when its file was removed between opening and locking, and would keep nobody out."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _lock_file(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
                 return descriptor
     except BaseException as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
-            raise TargetError(f"another process is exporting into {path.parent}", code=RUN_ACTIVE) from error
+            raise TargetError(
+                f"another process is exporting into {shown_path(path.parent)}", code=RUN_ACTIVE
+            ) from error
         raise
     os.close(descriptor)
     return None
 
 
+def _lock_file(path: Path, flags: int) -> int:
+    """A descriptor of the lock's file, which is a regular one: whoever may write in the folder can put a link in its place, that would have
+    us make a file elsewhere, or a FIFO, that would have us wait. Raises TargetError, and FileNotFoundError without ``O_CREAT``."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a socket, a folder
+            raise _no_lock_file(path) from error
+        raise target_error(error, f"opening {shown_path(path)}") from error
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise _no_lock_file(path)
+
+
+def _no_lock_file(path: Path) -> TargetError:
+    return TargetError(
+        f"{shown_path(path)} is a symbolic link or no regular file",
+        cause="Somebody else made it: a lock that leads elsewhere is not followed.",
+        next_step="Remove it, or choose another folder.",
+    )
+
+
 def is_locked(folder: Path) -> bool:
-    """Whether a process works in ``folder`` now."""
-    with suppress(FileNotFoundError), (folder / LOCK_FILE).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    """Whether a process works in ``folder`` now. What is no lock file is held by nobody, and stops the next run there."""
+    try:
+        descriptor = _lock_file(folder / LOCK_FILE, os.O_RDONLY)
+    except (FileNotFoundError, TargetError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
     return False
 
 

@@ -23,7 +23,19 @@ FILE_MODE: Final = 0o640
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a write fails with when more room makes it succeed."""
 
+_BY_DESCRIPTOR: Final = ("/", "proc", "self", "fd")
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def shown_path(path: Path) -> Path:
+    """``path`` as people know it: where it leads through an open descriptor of this process (``/proc/self/fd/7/disk.qcow2``), by the name that
+    the folder behind it has."""
+    if path.parts[:4] != _BY_DESCRIPTOR or len(path.parts) < 5:
+        return path
+    try:
+        return Path(*path.parts[:5]).readlink().joinpath(*path.parts[5:])
+    except OSError:  # closed already
+        return path
 
 
 def target_error(error: OSError, doing: str) -> TargetError:
@@ -67,8 +79,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Makes the content of ``path`` durable, whoever wrote it."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """Makes the content of ``path`` durable, whoever wrote it. A symbolic link is refused, and a FIFO not waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:

@@ -19,7 +19,7 @@ from hypersdk.errors import NO_SPACE, TargetError
 from hypersdk.formats.image import BlockFile, Buffer
 from hypersdk.transfer.activity import writing
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import FULL, target_error
+from hypersdk.transfer.files import FULL, shown_path, target_error
 from hypersdk.transfer.progress import Waiting, unseen
 from hypersdk.units import MiB, format_duration, format_size
 
@@ -105,10 +105,11 @@ class SpaceLedger:
 
 
 def _too_small(folder: Path, expected_bytes: int, room: Room) -> TargetError:
+    shown = shown_path(folder)
     promised = f", of which {format_size(room.promised_bytes)} are promised" if room.promised_bytes else ""
     return TargetError(
-        f"{folder} has {format_size(room.free_bytes)} free{promised}; {format_size(expected_bytes)} are needed",
-        code=NO_SPACE, folder=str(folder), needed_bytes=expected_bytes, free_bytes=room.free_bytes,
+        f"{shown} has {format_size(room.free_bytes)} free{promised}; {format_size(expected_bytes)} are needed",
+        code=NO_SPACE, folder=str(shown), needed_bytes=expected_bytes, free_bytes=room.free_bytes,
         promised_bytes=room.promised_bytes,
     )  # fmt: skip
 
@@ -145,7 +146,7 @@ class SpaceGate:
         except (OSError, TargetError) as error:
             if not _is_full(error):
                 raise
-        with waiting(f"{self._folder} is full: waiting for room"):
+        with waiting(f"{shown_path(self._folder)} is full: waiting for room"):
             return self._again(action, cancel)
 
     def _again(self, action: Callable[[], T], cancel: CancelToken) -> T:
@@ -168,10 +169,11 @@ class SpaceGate:
                 return
 
     def _given_up(self, error: OSError | TargetError) -> TargetError:
-        full = error if isinstance(error, TargetError) else target_error(error, f"writing to {self._folder}")
+        shown = shown_path(self._folder)
+        full = error if isinstance(error, TargetError) else target_error(error, f"writing to {shown}")
         return TargetError(
-            f"{self._folder} stayed full for {format_duration(self._max_wait_s)}",
-            code=NO_SPACE, cause=full.cause, folder=str(self._folder),
+            f"{shown} stayed full for {format_duration(self._max_wait_s)}",
+            code=NO_SPACE, cause=full.cause, folder=str(shown),
         )  # fmt: skip
 
 
