@@ -23,6 +23,7 @@ from tests.support.site import Site
 OTHERS: Final = frozenset({
     "usage", "partly_failed", "verify_no_manifest", "config_invalid",  # of hyper2kvm itself
     "password_in_argv", "password_source",
+    "no_worker",  # what a job waits for
     "no_description",
     "unauthenticated", "token_outlives", "daemon_unreachable", "foreign_listener",  # of hyperctl
     "daemon_config", "daemon_runs", "worker_id_held", "no_auth_public", "tls_required", "key_elsewhere", "backup_other_database", "state_exists",

@@ -76,6 +76,7 @@ def test_create_takes_a_job_file_and_says_what_became_of_each(api: Api) -> None:
         (2, "outside_export_roots"), (3, "job_unknown_field"),
     ]  # fmt: skip
     assert all(one["error"]["next_step"] for one in body["rejected"])
+    assert not any("pass --" in one["error"]["next_step"] for one in body["rejected"]), "a job has no flags"
     assert body["warnings"] == ["thin: false has no effect: holes stay holes in every format"]
 
 

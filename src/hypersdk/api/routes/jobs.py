@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -36,6 +36,7 @@ from hypersdk.api.views import (
     progress_view,
 )  # fmt: skip
 from hypersdk.errors import HyperSDKError, UsageError, register
+from hypersdk.jobs.nextsteps import told_of_job
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import ENDED
 from hypersdk.jobs.store import JobStore
@@ -166,7 +167,7 @@ async def create(
         response.status_code = 200
     return SubmissionView(
         accepted=[job_view(job) for job in done.accepted],
-        rejected=[RejectionView(number=one.number, error=_error(one.error)) for one in done.rejected],
+        rejected=[RejectionView(number=one.number, error=_told(told_of_job(one.error))) for one in done.rejected],
         warnings=list(done.warnings),
     )
 
@@ -418,6 +419,10 @@ def _detail(job: Job, caller: Caller) -> JobDetail:
 
 
 def _error(error: HyperSDKError) -> ErrorView:
-    found = error_view(error.as_dict())
+    return _told(error.as_dict())
+
+
+def _told(error: Mapping[str, Any]) -> ErrorView:
+    found = error_view(error)
     assert found is not None
     return found
