@@ -69,18 +69,17 @@ class Admission:
         self._roots = list(root_ids)
 
     def is_due(self) -> bool:
-        """Whether anything waits for a place: most of the time nothing does."""
+        """Whether anything waits, and there is a place for it: most of the time one of the two is not so, and nobody need write."""
         with self._database.read() as connection:
-            return connection.execute(self._due().limit(1)).first() is not None
+            due = connection.execute(self._due().limit(1)).first() is not None
+            return due and self._room(self._in_engine(connection)) > 0
 
     def take(self, connection: sa.Connection) -> list[Due]:
         """Attempts that may begin, in their order; of the others, those that wait for a folder or a machine say so. The rows that are returned are
         locked. To be called in a transaction, of which no other goes on meanwhile."""
         self._database.serialize(connection, "admission")
         now = self._in_engine(connection)
-        room = self._settings.jobs_per_worker - now.mine - now.waiting
-        if self._settings.max_jobs:
-            room = min(room, self._settings.max_jobs - now.sites.total())
+        room = self._room(now)
         if room <= 0:
             return []
         taken: list[Due] = []
@@ -110,6 +109,10 @@ class Admission:
             )
             .order_by(jobs.c.priority.desc(), jobs.c.number)
         )  # fmt: skip
+
+    def _room(self, now: _Engine) -> int:
+        room = self._settings.jobs_per_worker - now.mine - now.waiting
+        return min(room, self._settings.max_jobs - now.sites.total()) if self._settings.max_jobs else room
 
     def _full(self, now: _Engine) -> list[str]:
         return [site for site, count in now.sites.items() if count >= self._settings.jobs_per_site]
