@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.access.faults import by_id_first, known_form, looks_like_id
+from hypersdk.access.faults import known_form, looks_like_id
 from hypersdk.access.references import check_reference
 from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, LookupFailed, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
-from hypersdk.state.pages import Found, Listing, Slice, Where
+from hypersdk.state.pages import Found, Listing, Slice, Where, by_id_first
 from hypersdk.state.tables import endpoints, jobs, removed
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN, show_print

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import sqlalchemy as sa
-
 from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, UsageError, register
 
 UNAUTHENTICATED: Final = register(
@@ -101,8 +99,3 @@ def known_form(key: str) -> bool:
 def looks_like_id(name: str) -> bool:
     """Whether ``name`` could be taken for an id of ours. Users and endpoints are asked for by either, so none is named like that."""
     return _ID.match(name) is not None
-
-
-def by_id_first(ids: sa.Column[str], key: str) -> sa.ColumnElement[int]:
-    """Order of the rows that ``key`` may mean, by id or by name: the id's own comes first, whatever the other is called."""
-    return sa.case((ids == key, 0), else_=1)

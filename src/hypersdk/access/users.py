@@ -16,7 +16,6 @@ from hypersdk.access.faults import (
     USER_INVALID,
     AccountConflict,
     AccountUnknown,
-    by_id_first,
     known_form,
     looks_like_id,
 )
@@ -25,7 +24,7 @@ from hypersdk.access.roles import Role
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
-from hypersdk.state.pages import Found, Listing, Slice, Where
+from hypersdk.state.pages import Found, Listing, Slice, Where, by_id_first
 from hypersdk.state.tables import logins, users
 
 MAX_USERS: Final = 10_000

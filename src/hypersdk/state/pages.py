@@ -105,6 +105,11 @@ def current_revision(connection: sa.Connection) -> int:
     return int(connection.execute(sa.select(counters.c.value).where(counters.c.name == "revision")).scalar_one())
 
 
+def by_id_first(ids: sa.Column[str], key: str) -> sa.ColumnElement[int]:
+    """Order of the rows that ``key`` may mean, by id or by name: the id's own comes first, whatever the other is called."""
+    return sa.case((ids == key, 0), else_=1)
+
+
 def _facet(connection: sa.Connection, matching: sa.Select[Any], column: sa.ColumnElement[Any]) -> dict[str, int]:
     # By position: an expression with parameters is not the same to PostgreSQL when it is sent twice.
     counted = matching.with_only_columns(column, sa.func.count(), maintain_column_froms=True).group_by(sa.text("1"))
