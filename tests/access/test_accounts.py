@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -368,3 +369,15 @@ def test_a_right_password_with_old_parameters_is_hashed_anew(access: Access, dat
     access.login("ann", PASSWORD, "192.0.2.1")
     with database.read() as connection:
         assert "m=65536,t=3" in connection.execute(sa.select(users.c.password)).scalar_one()
+
+
+def test_the_first_start_makes_an_administrator_where_there_is_none(access: Access, tmp_path: Path) -> None:
+    """Whoever added an operator before, or calls a viewer so, is not locked out."""
+    access.users.create("ops", Role.OPERATOR, None)
+    access.users.create("admin", Role.VIEWER, None)
+    path = access.first_start(tmp_path)
+    assert path is not None
+    found = access.by_token(Secret(path.read_text().strip()))
+    assert found is not None
+    assert (found.name, found.role) == ("admin-2", Role.ADMIN)
+    assert access.first_start(tmp_path) is None

@@ -362,3 +362,13 @@ def _answers(url: str) -> bool:
 
 def _definition(folder: Path, name: str) -> dict[str, object]:
     return {"vm_path": name, "output_path": str(folder / "exports" / name), "format": "qcow2"}
+
+
+def test_the_folder_that_it_was_started_in_has_no_say_in_what_runs(tmp_path: Path) -> None:
+    planted = tmp_path / "hypersdk"
+    planted.mkdir()
+    (planted / "__init__.py").write_text("raise SystemExit('planted code runs')\n")
+    (child, *_) = supervisor._children(DaemonSettings(state_dir=tmp_path / "state"), ["--show-config"])
+    command = [word for word in child.command if not word.startswith(("worker:", "api", "--process"))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert "jobs_per_worker" in done.stdout

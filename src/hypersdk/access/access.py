@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -93,17 +94,20 @@ class Access:
         return str(found.id)
 
     def first_start(self, state_dir: Path) -> Path | None:
-        """On a database without users: makes the administrator and its token, which goes into a file that only its owner can read.
+        """On a database without an administrator: makes one and its token, which goes into a file that only its owner can read.
 
-        The path of the file, or None where there were users. The file is there before the row is committed, so a crash in between
+        The path of the file, or None where there was one. The file is there before the row is committed, so a crash in between
         leaves neither a locked door nor a lost token: the next start makes both anew.
         """
         with self._database.write() as connection:
-            if connection.execute(sa.select(users.c.id).limit(1)).first() is not None:
+            known = connection.execute(sa.select(users.c.name, users.c.role, users.c.disabled)).all()
+            if any(user.role == Role.ADMIN.value and not user.disabled for user in known):
                 return None
-            now = self._database.now(connection)
+            now, names = self._database.now(connection), {user.name for user in known}
+            free = itertools.chain([FIRST_USER], map(f"{FIRST_USER}-{{}}".format, itertools.count(2)))
+            name = next(one for one in free if one not in names)
             try:
-                user_id = insert_user(connection, now, FIRST_USER, Role.ADMIN, None)
+                user_id = insert_user(connection, now, name, Role.ADMIN, None)
             except sa.exc.IntegrityError:
                 return None  # another API process on the same database was first
             _, text = insert_token(connection, now, user_id, "first start", Role.ADMIN.value, None)

@@ -25,7 +25,11 @@ FORBIDDEN: Final = register(
     "The caller's role does not allow this.",
     "Ask an administrator for the role; `GET /api/v1/auth/permissions` says which is needed.",
 )
-USER_UNKNOWN: Final = register("user_unknown", "There is no such user.", "See `GET /api/v1/auth/users`.")
+USER_UNKNOWN: Final = register(
+    "user_unknown",
+    "There is no such user.",
+    "See `hyperctl users list`; on the daemon's machine, `hypervisord user list`, and `hypervisord user add NAME --role admin` makes an administrator.",
+)
 USER_EXISTS: Final = register(
     "user_exists", "There is a user of that name.", "Choose another name, or change that user."
 )

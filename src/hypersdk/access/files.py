@@ -10,6 +10,7 @@ from typing import Final
 
 from hypersdk.errors import UsageError, register
 from hypersdk.secret import Secret
+from hypersdk.transfer.files import owned_like_folder
 from hypersdk.units import KiB
 
 SECRET_FILE: Final = register(
@@ -50,7 +51,10 @@ def _check(path: Path, found: os.stat_result, environ: Mapping[str, str]) -> Non
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if directory and path.parent == Path(directory):
         return
-    if found.st_uid not in (os.geteuid(), 0):
+    owners = {os.geteuid(), 0}
+    if os.geteuid() == 0:  # looks after the state of a service that runs as another user
+        owners.add(path.parent.stat().st_uid)
+    if found.st_uid not in owners:
         raise UsageError(f"{path} belongs to another user", code=SECRET_FILE)
     if found.st_mode & 0o077:
         raise UsageError(f"{path} can be read by others", code=SECRET_FILE, next_step=f"Run `chmod 600 {path}`.")
@@ -80,6 +84,7 @@ def _partial(path: Path, text: str) -> Path:
     partial.unlink(missing_ok=True)  # of a process with our number that was killed
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        owned_like_folder(descriptor, path.parent)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -30,7 +30,7 @@ from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.signs import READY
 from hypersdk.jobs.systemd import watchdog_s
 from hypersdk.transfer.cancel import SignalFlag
-from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.files import owned_like_folder, target_errors
 
 LOG: Final = logging.getLogger(__name__)
 DAEMON_RUNS: Final = register(
@@ -197,7 +197,9 @@ def silence_limit(settings: DaemonSettings) -> float:
 
 
 def _children(settings: DaemonSettings, arguments: Sequence[str]) -> list[Child]:
-    base = [sys.executable, "-m", "hypersdk.cli.hypervisord", *arguments]
+    # As this process: the folder that it was started in, and with -I the user's own packages, have no say in what runs.
+    safe = "-I" if sys.flags.isolated else "-P"
+    base = [sys.executable, safe, "-m", "hypersdk.cli.hypervisord", *arguments]
     silent_s = silence_limit(settings)
     children = []
     if "worker" in settings.roles:
@@ -242,6 +244,7 @@ def one_daemon(state_dir: Path) -> Iterator[None]:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        owned_like_folder(descriptor, state_dir)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -28,6 +28,7 @@ from sqlalchemy.engine import URL, make_url
 
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.state.tables import counters
+from hypersdk.transfer.files import owned_like_folder
 
 DATABASE_URL: Final = register(
     "database_url",
@@ -175,8 +176,13 @@ class Database:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            owned_like_folder(descriptor, self.path.parent)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                owned_like_folder(file, self.path.parent)
+            finally:
+                os.close(file)
             with _translated(), self.engine.connect() as connection:
                 yield connection
         finally:

@@ -38,6 +38,14 @@ def shown_path(path: Path) -> Path:
         return path
 
 
+def owned_like_folder(descriptor: int, folder: Path) -> None:
+    """Gives a file that root has made to the owner of ``folder``: root looks after the state of a service that runs as another user."""
+    if os.geteuid() == 0:
+        owner, now = folder.stat(), os.fstat(descriptor)
+        if (now.st_uid, now.st_gid) != (owner.st_uid, owner.st_gid):
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
 def target_error(error: OSError, doing: str) -> TargetError:
     """``error`` in the user's terms. ``doing`` names the work and the file: ``writing disk-1.qcow2``."""
     number = error.errno or 0

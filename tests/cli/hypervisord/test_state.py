@@ -441,3 +441,64 @@ def test_all_commands_take_the_same_state_flags() -> None:
         command = program.root.get_command(ctx, name)
         assert command is not None
         assert {"config", "state_dir", "database_url", "key_file"} <= {param.name for param in command.params}
+
+
+# --- whose state -----------------------------------------------------------------------------------------------------
+
+
+def test_no_state_is_made_by_looking_for_one(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    for command in (("user", "list"), ("user", "add", "ops", "--no-password"), ("token", "create", "x"), ("rotate-key",), ("reset-vault", "--yes"),
+                    ("backup", tmp_path / "x.tar")):  # fmt: skip
+        done = hypervisord(*command, "--state-dir", nowhere, home=tmp_path)
+        assert done.status == 2, command
+        assert "no state" in done.err, command
+        assert not (nowhere / "state.sqlite3").exists(), command
+    assert hypervisord("migrate-db", "--state-dir", nowhere, home=tmp_path).status == 0
+    assert (
+        hypervisord(
+            "user", "add", "ops", "--role", "admin", "--no-password", "--state-dir", nowhere, home=tmp_path
+        ).status
+        == 0
+    )
+
+
+def test_root_is_asked_whether_it_means_the_services_state(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = tmp_path / "service"
+    service.mkdir()
+    monkeypatch.setattr("hypersdk.cli.hypervisord.daemon.SERVICE_STATE", service)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    file = tmp_path / "b.tar"
+    assert hypervisord("backup", file, "--state-dir", state, home=tmp_path).status == 0
+    for command in (
+        ("user", "list"),
+        ("backup", tmp_path / "c.tar"),
+        ("restore", file),
+        ("migrate-db",),
+        ("rotate-key",),
+        ("reset-vault", "--yes"),
+    ):
+        done = hypervisord(*command, home=tmp_path)
+        assert (done.status, "which_state" in done.err) == (2, True), (command, done.err)
+    assert not (tmp_path / "state" / "hypersdk").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_in_a_services_folder_is_the_services(tmp_path: Path, state: Path) -> None:
+    file, folder = tmp_path / "b.tar", tmp_path / "service"
+    assert hypervisord("backup", file, "--with-key", "--state-dir", state, home=tmp_path).status == 0
+    folder.mkdir()
+    os.chown(folder, 64_123, 64_124)
+    for command in (
+        ("restore", file),
+        ("user", "add", "other", "--no-password"),
+        ("rotate-key",),
+        ("restore", file, "--force"),
+    ):
+        done = hypervisord(*command, "--state-dir", folder, home=tmp_path)
+        assert done.status == 0, done.err
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in folder.iterdir()}
+    assert {"state.sqlite3", "vault.key", "daemon.lock"} <= owners.keys()
+    assert set(owners.values()) == {(64_123, 64_124)}, owners

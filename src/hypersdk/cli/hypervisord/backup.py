@@ -60,7 +60,7 @@ def command(daemon: Daemon, file: Path, with_key: bool, force: bool) -> None:
     The stored passwords in it are sealed, and their key is not in it unless --with-key is given: keep a copy of vault.key in another
     place. Without the key the passwords are lost; everything else can be restored. Images are not part of it.
     """
-    settings = daemon.settings
+    settings = daemon.state_settings
     source = database_of(settings)
     if file.exists() and not force:
         raise UsageError(f"{file} exists", next_step="Name another file, or pass --force.")

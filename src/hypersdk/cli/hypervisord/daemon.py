@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,6 +27,17 @@ URL_IN_ARGV: Final = register(
     "Every user of this machine can read the command line of a process.",
     f"Put the URL into the configuration file (database_url) or ${DATABASE_VARIABLE}, or the password into ~/.pgpass.",
 )
+SERVICE_STATE: Final = Path("/var/lib/hypersdk")
+WHICH_STATE: Final = register(
+    "which_state",
+    "The packaged service has a state of its own, and without a word the command would work on one of root's.",
+    f"Name the service's with `--config /etc/hypersdk/hypervisord.toml --state-dir {SERVICE_STATE}`, or another with --state-dir.",
+)
+NO_STATE: Final = register(
+    "no_state",
+    "A daemon makes its state when it first starts, and none has started with that folder.",
+    "Name the daemon's folder with --state-dir, or its database with --database; `hypervisord migrate-db` makes an empty one.",
+)
 _ROLES: Final[Mapping[str, tuple[str, ...]]] = {"api": ("api",), "worker": ("worker",), "all": ("api", "worker")}
 
 
@@ -47,12 +59,30 @@ class Daemon(Run):
             overrides.setdefault("database_url", url)
         return load_settings(self.environ, self.config, overrides)
 
+    @property
+    def state_settings(self) -> DaemonSettings:
+        """The same, for what is done to a state. Raises UsageError ``which_state`` where root names none and this machine has the service's: what is
+        done to the wrong one looks done."""
+        named = (
+            self.given.keys() & {"state_dir", "database_url"}
+            or self.config
+            or {"STATE_DIRECTORY", DATABASE_VARIABLE} & self.environ.keys()
+        )
+        if not named and os.geteuid() == 0 and SERVICE_STATE.is_dir():
+            raise UsageError(
+                f"there is the state of the service in {SERVICE_STATE}, and no state was named", code=WHICH_STATE
+            )
+        return self.settings
+
     @contextmanager
-    def database(self) -> Iterator[Database]:
-        """The daemon's database, brought up to date; works while the daemon runs too."""
+    def database(self, *, make: bool = False) -> Iterator[Database]:
+        """The daemon's database, brought up to date; works while the daemon runs too. Raises UsageError ``no_state`` where there is none, unless it is
+        to be made."""
         from hypersdk.state.database import Database
 
-        database = Database.open(self.settings.url)
+        database = Database.open(self.settings.url if make else self.state_settings.url)
+        if not make and database.path is not None and not database.path.exists():
+            raise UsageError(f"there is no state in {database.path.parent}", code=NO_STATE)
         try:
             database.upgrade()
             yield database

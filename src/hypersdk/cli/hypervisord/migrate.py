@@ -20,10 +20,10 @@ def command(daemon: Daemon) -> None:
     """
     from hypersdk.state.database import Database
 
-    database = Database.open(daemon.settings.url)
+    database = Database.open(daemon.state_settings.url)
     try:
         before = database.upgrade()
     finally:
         database.close()
-    shown = str(daemon.settings.shown()["database_url"])
+    shown = str(daemon.state_settings.shown()["database_url"])
     daemon.output.line(f"{shown} is up to date" if before is None else f"{shown} was upgraded from schema {before}")

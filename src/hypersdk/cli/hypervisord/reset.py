@@ -28,6 +28,6 @@ def command(daemon: Daemon, yes: bool) -> None:
         daemon.output.notes.print("This forgets all stored passwords. Type yes: ", end="", markup=False)
         if input().strip().lower() != "yes":
             return
-    with one_daemon(daemon.settings.state_dir), daemon.database() as database:
+    with one_daemon(daemon.state_settings.state_dir), daemon.database() as database:
         count = forget_sealed(database)
     daemon.output.line(f"{count} stored passwords are forgotten; a new key is made at the next start")

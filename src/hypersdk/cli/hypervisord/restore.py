@@ -31,7 +31,7 @@ from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import IntegrityError, UsageError, register
 from hypersdk.jobs.supervisor import one_daemon
 from hypersdk.state.database import Database
-from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.files import owned_like_folder, target_errors
 from hypersdk.units import KiB, MiB, TiB
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def command(daemon: Daemon, file: Path, force: bool) -> None:
     Jobs that ran when the backup was taken go on from their last checkpoint. Where the key of the stored passwords is not there any more,
     the daemon says so when it starts: put vault.key back, or run `hypervisord reset-vault` and give the passwords again.
     """
-    settings = daemon.settings
+    settings = daemon.state_settings
     target, key = database_of(settings), key_path(settings)
     folder = target.parent if isinstance(target, Path) else settings.state_dir
     with one_daemon(settings.state_dir), target_errors(f"restoring into {place_of(target)}"):
@@ -147,6 +147,7 @@ def _extract(archive: tarfile.TarFile, name: str, path: Path) -> None:
         raise _bad(f"{name} is missing")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as target:
+        owned_like_folder(descriptor, path.parent)
         _copy(stream, target)
         target.flush()
         os.fsync(target.fileno())

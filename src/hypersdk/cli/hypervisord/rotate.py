@@ -49,7 +49,7 @@ def command(daemon: Daemon, new_key: Path | None) -> None:
 
     The old key is kept beside the new one as vault.key.old: backups made so far need it.
     """
-    settings = daemon.settings
+    settings = daemon.state_settings
     with (
         one_daemon(settings.state_dir),
         daemon.database() as database,
@@ -78,7 +78,7 @@ def command(daemon: Daemon, new_key: Path | None) -> None:
 
 def _own_key(daemon: Daemon) -> Path:
     """The key file. Raises UsageError where the key comes from elsewhere."""
-    path = key_path(daemon.settings)
+    path = key_path(daemon.state_settings)
     if daemon.environ.get("HYPERSDK_KEYRING") or daemon.environ.get("CREDENTIALS_DIRECTORY") or not path.exists():
         raise UsageError("the key is not in a file of the daemon's own", code=KEY_ELSEWHERE)
     return path
@@ -109,11 +109,11 @@ def _vault(daemon: Daemon, path: Path) -> Vault:
     environ = {
         key: value for key, value in daemon.environ.items() if key not in ("CREDENTIALS_DIRECTORY", "HYPERSDK_KEYRING")
     }
-    return Vault(find_key(daemon.settings.state_dir, path, environ, may_make=False))
+    return Vault(find_key(daemon.state_settings.state_dir, path, environ, may_make=False))
 
 
 def _reseal(daemon: Daemon, database: Database, new: Vault) -> int:
     from hypersdk.access.vault import Vault
     from hypersdk.jobs.rotation import reseal
 
-    return reseal(database, Vault.load(daemon.settings, daemon.environ, database), new)
+    return reseal(database, Vault.load(daemon.state_settings, daemon.environ, database), new)

@@ -94,7 +94,7 @@ def _prepare(daemon: Daemon) -> None:
     from hypersdk.jobs.roots import ExportRoots
 
     settings = daemon.settings
-    with daemon.database() as database:
+    with daemon.database(make=True) as database:
         Vault.load(settings, daemon.environ, database if "api" in settings.roles else None)
     ExportRoots(settings.roots)
 
