@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parents[2] / "packaging" / "systemd" / "hypervisord.service"
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "packaging" / "systemd" / "hypervisord.service"
 EXPOSURE = 1.3
 """systemd-analyze's figure, from 0 (safe) to 10; docs/daemon.md names it. What is left is the network, which the daemon is there for."""
 
@@ -34,3 +36,19 @@ def test_it_is_as_tight_as_the_docs_say(unit: Path) -> None:
     )
     figure = float(whole.stdout.rpartition("Overall exposure level for")[2].split(":")[1].split()[0])
     assert figure <= EXPOSURE
+
+
+@pytest.mark.parametrize("page", ["docs/daemon.md", "packaging/hypervisord.toml"])
+def test_another_export_folder_is_opened_by_a_group(unit: Path, page: str) -> None:
+    """The recipe opens the folder to a group and puts the service into it: its user owns nothing that an administrator made."""
+    text = (ROOT / page).read_text()
+    (drop_in,) = re.findall(r"\[Service\]\n((?:# +\w+=.*\n)*# +ReadWritePaths=.*\n)", text)
+    lines = re.sub(r"^# +", "", drop_in, flags=re.MULTILINE)
+    settings = dict(line.split("=") for line in lines.splitlines())
+    group, folder = settings["SupplementaryGroups"], settings["ReadWritePaths"]
+    for command in (f"groupadd --system {group}", f"chgrp {group} {folder}", f"chmod 2770 {folder}"):
+        assert command in text
+    (unit.parent / f"{unit.name}.d").mkdir()
+    (unit.parent / f"{unit.name}.d" / "override.conf").write_text(f"[Service]\n{lines}")
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
