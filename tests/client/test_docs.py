@@ -12,7 +12,9 @@ import pytest
 
 from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import Filter
+from tests.cli.hyperctl.running import hyperctl_of
 from tests.support.apiserver import Api
+from tests.support.pages import dead_links
 from tests.support.tools import requires
 
 ROOT = Path(__file__).parents[2]
@@ -107,3 +109,24 @@ def test_no_page_puts_a_token_among_the_arguments_of_a_program() -> None:
     for page in [ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "packaging").rglob("*.*")]:
         for line in page.read_text().splitlines():
             assert not re.search(r"curl.*(Bearer|-H \"?\$|_TOKEN)|--token[ =]\S", line), (page, line)
+
+
+def test_every_link_leads_to_a_file() -> None:
+    assert dead_links(ROOT) == []
+
+
+def test_the_pages_that_the_program_names_exist() -> None:
+    named = {
+        name for path in (ROOT / "src").rglob("*.py") for name in re.findall(r"docs/[\w/-]+\.md", path.read_text())
+    }
+    assert len(named) > 2
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_example_job_is_the_one_of_the_page_and_is_accepted(api: Api, tmp_path: Path) -> None:
+    text = (DOCS / "example-job.yaml").read_text()
+    assert text.partition("\n")[2] == examples("job-file.md", "yaml")[0]
+    assert "hyperctl submit -file docs/example-job.yaml" in (ROOT / "README.md").read_text()
+    file = tmp_path / "job.yaml"
+    file.write_text(text.replace("/tmp/", f"{api.folder}/exports/"))
+    assert "Submitted 1 job(s)\nAccepted Jobs: 1\n" in hyperctl_of(api, tmp_path / "home").ok("submit", "-file", file)
