@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from hypersdk.jobs.supervisor import START_S
+from tests.cli.hypervisord.running import hypervisord
+
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "packaging" / "systemd" / "hypervisord.service"
 LEEWAY = 0.1
 """Versions of systemd-analyze weigh a little differently."""
+
+
+def _settings() -> dict[str, str]:
+    """Of the unit; of those that are given several times, the last."""
+    return dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
 
 
 @pytest.fixture
@@ -41,7 +49,18 @@ def test_it_is_as_tight_as_the_docs_say(unit: Path) -> None:
 
 def test_the_service_sees_which_boot_it_is() -> None:
     """The ledger of blocks trusts every record of this boot; without the boot's id, those up to the last durable mark."""
-    assert not re.search(r"^(ProcSubset|InaccessiblePaths|TemporaryFileSystem)=", UNIT.read_text(), re.MULTILINE)
+    assert not {"ProcSubset", "InaccessiblePaths", "TemporaryFileSystem"} & _settings().keys()
+
+
+def test_an_upgrade_may_take_as_long_as_the_supervisor_lets_it() -> None:
+    assert int(_settings()["TimeoutStartSec"]) > START_S
+
+
+def test_settings_that_cannot_be_used_are_not_tried_for_ever(tmp_path: Path) -> None:
+    config = tmp_path / "hypervisord.toml"
+    config.write_text("no_such_key = 1\n")
+    done = hypervisord("--config", config, "--state-dir", tmp_path / "state", home=tmp_path)
+    assert str(done.status) in _settings()["RestartPreventExitStatus"].split(), done.err
 
 
 @pytest.mark.parametrize("page", ["docs/daemon.md", "packaging/hypervisord.toml"])
