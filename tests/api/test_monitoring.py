@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from hypersdk.jobs.states import JobEvent
+from tests.cli.hyperctl.running import hyperctl_of
 from tests.support.apiserver import Api, beating
 from tests.support.tools import requires, run_tool
 
@@ -101,6 +102,22 @@ def test_who_may_read_them(api: Api) -> None:
     assert api.client("metrics").get("/api/v1/jobs").status_code == 403
 
 
+@pytest.mark.parametrize("page", [SHIPPED / "prometheus.yml", SHIPPED.parents[1] / "docs" / "api.md"])
+def test_the_token_of_the_example_does_not_end_and_is_its_owners_alone(page: Path, api: Api, tmp_path: Path) -> None:
+    (line,) = re.findall(r"^(?:# +)?hyperctl (tokens create .*)$", page.read_text(), re.MULTILINE)
+    made = tmp_path / "hypersdk.token"
+    ctl = hyperctl_of(api, tmp_path / "home")
+    ctl.ok(*line.replace("/etc/prometheus/hypersdk.token", str(made)).split())
+    assert made.stat().st_mode & 0o777 == 0o600
+    headers = {"Authorization": f"Bearer {made.read_text().strip()}"}
+    assert api.client(None).get("/metrics", headers=headers).status_code == 200
+    assert api.client(None).get("/api/v1/jobs", headers=headers).status_code == 403
+    (row,) = [
+        one for one in map(json.loads, ctl.ok("tokens", "list", "--json").splitlines()) if one["label"] == "prometheus"
+    ]
+    assert row["expires_at"] is None
+
+
 def test_every_name_that_is_shipped_is_there(api: Api) -> None:
     _busy(api)
     client = api.client()
@@ -110,6 +127,19 @@ def test_every_name_that_is_shipped_is_there(api: Api) -> None:
     for expression in _expressions():
         for name in NAME.findall(expression):
             assert name in known, expression
+
+
+def test_the_alert_of_a_slow_api_leaves_out_routes_that_there_are(api: Api) -> None:
+    """Those that wait, send whole disks or talk to a vCenter; each by the template that its latency is recorded under."""
+    rules = yaml.safe_load((SHIPPED / "rules" / "hypersdk.yml").read_text())["groups"][0]["rules"]
+    (alert,) = [rule["expr"] for rule in rules if rule.get("alert") == "HyperSDKApiSlow"]
+    (left_out,) = re.findall(r'route!~"(.*?)"', alert)
+    ((method, route),) = re.findall(r'method="(\w+)", route="(.*?)"', alert)
+    asked = {path: set(one) for path, one in api.client().get("/openapi.json").json()["paths"].items()}
+    assert {path for path in asked if re.fullmatch(left_out, path)} == {
+        "/api/v1/jobs/{id}/logs", "/api/v1/jobs/{id}/artifacts/{name}", "/api/v1/events", "/api/v1/endpoints/{id}/test",
+    }  # fmt: skip
+    assert method.lower() in asked[route]
 
 
 def test_rules_and_their_tests() -> None:

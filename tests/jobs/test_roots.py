@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -184,6 +186,35 @@ def test_the_id_can_be_read_under_another_uid_whatever_the_umask(tmp_path: Path)
     code = "import os, sys; from pathlib import Path; from hypersdk.jobs.roots import ExportRoots; os.umask(0o077); ExportRoots([Path(sys.argv[1])])"
     subprocess.run([sys.executable, "-c", code, tmp_path], check=True, timeout=60)
     assert (tmp_path / ROOT_ID_FILE).stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be another user in another group")
+def test_a_root_of_roots_is_open_to_a_user_of_its_group_alone() -> None:
+    """What docs/daemon.md has administrators do for the packaged service, whose user is in no group by itself."""
+    group, user = 61235, 61234
+    folder = Path(tempfile.mkdtemp())  # pytest's own is root's alone
+    try:
+        folder.chmod(0o755)
+        root = folder / "images"
+        root.mkdir()
+        os.chown(root, 0, group)
+        root.chmod(0o2770)
+        code = (
+            "import os, sys; from pathlib import Path; from hypersdk.jobs.roots import ExportRoots\n"
+            f"os.setgroups([int(one) for one in sys.argv[2:]]); os.setgid({user}); os.setuid({user}); os.umask(0o027)\n"
+            "root = Path(sys.argv[1])\n"
+            "with ExportRoots([root]).opened(root / 'web-01', create=True): pass"
+        )
+        alone, member = (
+            subprocess.run([sys.executable, "-c", code, root, *groups], capture_output=True, text=True, timeout=60)
+            for groups in ([], [str(group)])
+        )
+        assert "Permission denied" in alone.stderr
+        assert member.returncode == 0, member.stderr
+        made = (root / "web-01").stat()
+        assert (made.st_uid, made.st_gid, made.st_mode & 0o7777) == (user, group, 0o2750)
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_without_a_root_that_can_be_used_there_is_an_error_that_says_why(tmp_path: Path) -> None:

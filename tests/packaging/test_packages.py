@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pages import dead_links
+
 ROOT = Path(__file__).parents[2]
 BUILD_S = 1200
 PROGRAMS = ("hyper2kvm", "hyperctl", "hypervisord", "hyperexport", "v2kvmctl", "v2kvmd")
@@ -91,7 +93,10 @@ def test_the_rpm_unpacks_and_its_programs_run(packages: Path, tmp_path: Path) ->
         "usr/lib/systemd/system/hypervisord.service",
         "etc/hypersdk/hypervisord.toml",
         "usr/share/man/man1/hyperctl.1.gz",
+        "usr/share/doc/hypersdk/docs/daemon.md",
+        "usr/share/doc/hypersdk/packaging/monitoring/rules/hypersdk.yml",
     } <= names
+    assert dead_links(root / "usr/share/doc/hypersdk") == []
     assert {f"usr/bin/{name}" for name in PROGRAMS} <= names
     for module in ("hypersdk.cli.main", "hypersdk.cli.hyperctl.main", "hypersdk.cli.hypervisord.main"):
         assert "0.1.0" in run(root / "opt/hypersdk/bin/python", "-I", "-m", module, "--version")

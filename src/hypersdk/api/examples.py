@@ -20,7 +20,7 @@ options:
   show_individual_progress: false
 """
 _SCHEMA: Final[dict[str, Any]] = {
-    "description": "One job, `{jobs: [...]}` or a list of jobs; docs/jobs.md lists the fields of a job.",
+    "description": "One job, `{jobs: [...]}` or a list of jobs; docs/job-file.md lists the fields of a job.",
     "anyOf": [
         {"$ref": "#/components/schemas/JobDefinition"},
         {
@@ -84,7 +84,7 @@ JOB_DEFINITION: Final[dict[str, Any]] = {
         "vcenter_url": {"type": "string"},
         "datacenter": {"type": "string"},
         "insecure": {"type": "boolean"},
-        "options": {"type": "object", "description": "Options of the export; see docs/jobs.md."},
+        "options": {"type": "object", "description": "Options of the export; see docs/job-file.md."},
         "metadata": {"type": "object", "maxProperties": 256},
         "created_at": {"type": "string", "format": "date-time"},
     },
