@@ -131,6 +131,63 @@ def test_a_source_that_does_not_answer_leaves_the_job_paused(site: SiteFactory) 
     assert b"not undone at the source" in made.store.read_log(job.id)[0]
 
 
+def test_what_a_failed_job_left_is_undone_later_by_itself(site: SiteFactory) -> None:
+    """The commonest failure is a vCenter that is away, which defeats the undo, too. Nobody need ask for it."""
+    made = site(machines=machines(2), rate_bytes_s=SLOW)
+    before = source(made)
+    made.simulator.set_faults(Fault(FaultKind.CORRUPT, after_bytes=2 * MiB, times=None), STUCK)
+    worker = made.worker()
+    (failed,) = made.until_ended(made.submit({"vm_path": RUNNING}))
+    assert (failed.state, failed.source_changes) == (JobState.FAILED, 1)
+    worker.end()
+    made.simulator.set_faults()
+    _grow_old(made.database.write, failed.id, timedelta(hours=25))
+    made.worker()
+    made.until(lambda: made.store.get(failed.id).source_changes == 0)
+    now = made.store.get(failed.id)
+    assert (now.state, now.error, now.attempt) == (JobState.FAILED, failed.error, failed.attempt)
+    assert source(made) == before
+    assert b"looking after what is left" in made.store.read_log(failed.id)[0]
+    made.service.retry(failed.id)
+    (ended,) = made.until_ended([failed])
+    assert ended.state is JobState.COMPLETED, made.told()
+
+
+def test_a_published_job_is_completed_later_by_itself(site: SiteFactory) -> None:
+    made = site(machines=machines(2))
+    before = source(made)
+    made.simulator.set_faults(STUCK)
+    worker = made.worker()
+    (failed,) = made.until_ended(made.submit({"vm_path": RUNNING}))
+    assert (failed.error or {})["code"] == "not_restored"
+    worker.end()
+    made.simulator.set_faults()
+    _grow_old(made.database.write, failed.id, timedelta(hours=2))
+    made.worker()
+    made.until_state(failed, JobState.COMPLETED)
+    assert source(made) == before
+
+
+def test_a_queued_job_keeps_no_old_snapshot(site: SiteFactory) -> None:
+    made = site(machines=machines(2), rate_bytes_s=SLOW, options={"jobs_per_worker": 1})
+    before = source(made)
+    expected = expected_raw(made.simulator, RUNNING, made.folder / "expected")
+    worker = made.worker()
+    job = made.submit({"vm_path": RUNNING})[0]
+    made.copied(job, MiB)
+    worker.end()
+    assert made.store.get(job.id).state is JobState.QUEUED
+    made.submit({"vm_path": "web-0"})
+    with made.database.write() as connection:
+        connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(priority=-5))
+    _grow_old(made.database.write, job.id, timedelta(hours=25))
+    made.worker()
+    made.until(lambda: made.store.get(job.id).source_changes == 0)
+    made.until_ended([job])
+    assert_exported(made, job, expected)
+    assert source(made) == before
+
+
 def test_a_cancel_does_not_wait_for_a_place_in_the_queue(site: SiteFactory) -> None:
     """One place, which another job has for long: the paused one is undone beside it."""
     made = site(machines=machines(3), rate_bytes_s=MiB, options={"jobs_per_worker": 1})

@@ -214,22 +214,34 @@ class JobAttempt:
 
         Where the source does not answer the job stays paused all the same; the reconciler sends another attempt later.
         """
-        runs = DatabaseRuns(self.workshop.claims, self.claim)
-        if runs.exists(Path(self.claim.job.output_path)):
-            never = CancelToken()
-            try:
-                with self._source(never) as (session, spec):
-                    done = clean_up(
-                        session, spec.output_dir, runs, drop_snapshot=False, lane=self._lane, cancel=never, note=self.progress.log
-                    )  # fmt: skip
-                for problem in done.problems:
-                    self.progress.log(f"not undone at the source: {problem.change}: {problem.error.message}")
-            except (StaleAttempt, DatabaseError):
-                raise
-            except HyperSDKError as error:
-                self.progress.log(f"the source could not be looked at: {error.message}")
+        self._tidy()
         self.progress.log("paused")
         return self._end(JobEvent.PAUSED)
+
+    def tidy(self) -> None:
+        """For a job that nobody works on and that stays what it is: what it left at the source is undone as far as the source lets us, its temporary
+        snapshot where it is too old to go on from. Raises StaleAttempt, DatabaseError."""
+        self.progress.log("looking after what is left at the source")
+        self._tidy()
+        with self.progress.taking_log() as lines:
+            self.workshop.claims.log(self.claim, lines)
+
+    def _tidy(self) -> None:
+        runs = DatabaseRuns(self.workshop.claims, self.claim)
+        if not runs.exists(Path(self.claim.job.output_path)):
+            return
+        never = CancelToken()
+        try:
+            with self._source(never) as (session, spec):
+                done = clean_up(
+                    session, spec.output_dir, runs, drop_snapshot=False, lane=self._lane, cancel=never, note=self.progress.log
+                )  # fmt: skip
+            for problem in done.problems:
+                self.progress.log(f"not undone at the source: {problem.change}: {problem.error.message}")
+        except (StaleAttempt, DatabaseError):
+            raise
+        except HyperSDKError as error:
+            self.progress.log(f"the source could not be looked at: {error.message}")
 
     def _end(
         self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: HyperSDKError | None = None

@@ -6,8 +6,10 @@ of it changes no row, and it learns that it is stale (``StaleAttempt``) before i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from threading import Lock
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ from hypersdk.jobs.admission import rival_of
 from hypersdk.jobs.records import Job, at_rest
 from hypersdk.jobs.states import HELD, UNDOING, JobEvent, JobState, after, before
 from hypersdk.jobs.store import JobStore, append_log
+from hypersdk.migration.runs import SNAPSHOT_MAX_AGE
 from hypersdk.state.database import Database
 from hypersdk.state.tables import attempts, jobs, runs
 
@@ -29,6 +32,8 @@ STALE_ATTEMPT: Final = register(
 
 
 MANY: Final = 1_000_000
+TIDY_EVERY_S: Final = 3600.0
+LOOKED_AT: Final = 100
 
 
 _DONE: Final = {JobState.COMPLETED: "done"}
@@ -118,6 +123,40 @@ class Claims:
         )  # fmt: skip
         with self.database.read() as connection:
             return [(job_id, attempt) for job_id, attempt in connection.execute(query)]
+
+    def tidy_due(self, root_ids: Sequence[str], limit: int) -> list[tuple[str, bool]]:
+        """Jobs below these roots that nobody works on, whose source is not as it was found, and that were left alone for an hour: failed ones, and
+        those that wait in the queue with a snapshot that is too old to be kept. With each, whether its files are published."""
+        with self.database.read() as connection:
+            now = self.database.now(connection)
+            query = (
+                sa.select(jobs.c.id, jobs.c.state, runs.c.record)
+                .join(runs, runs.c.job_id == jobs.c.id)
+                .where(
+                    jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value]), jobs.c.source_changes > 0,
+                    jobs.c.updated_at < now - TIDY_EVERY_S, jobs.c.root_id.in_(root_ids),
+                )
+                .order_by(jobs.c.updated_at)
+                .limit(LOOKED_AT)
+            )  # fmt: skip
+            rows = connection.execute(query).all()
+        due = [row for row in rows if row.state == JobState.FAILED.value or is_old(row.record, now)]
+        return [(row.id, bool(json.loads(row.record).get("published"))) for row in due[:limit]]
+
+    def take_idle(self, job_id: str) -> Claim | None:
+        """The job as it is, with an epoch of its own: whoever takes it up meanwhile makes this one stale. None where it has moved on."""
+        with self.database.write() as connection:
+            now = self.database.now(connection)
+            idle = sa.and_(
+                jobs.c.id == job_id,
+                jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value]),
+                jobs.c.updated_at < now - TIDY_EVERY_S,
+            )
+            row = connection.execute(sa.select(jobs.c.epoch).where(idle).with_for_update()).one_or_none()
+            if row is None:
+                return None
+            self._change(connection, job_id, now, epoch=row.epoch + 1)
+        return Claim(self._store.get(job_id), row.epoch + 1)
 
     def release_undo(self, worker_id: str) -> None:
         """Jobs that a dead worker was undoing wait for another: not in the queue, where their attempt may be."""
@@ -275,6 +314,12 @@ class Claims:
         connection.execute(
             sa.update(jobs).where(jobs.c.id == job_id).values(**values, updated_at=now, revision=revision)
         )
+
+
+def is_old(record: str, now: float) -> bool:
+    """Whether the temporary snapshot of the run with that record, if it has one, is too old to be kept."""
+    begun = datetime.fromisoformat(json.loads(record)["started_at"]).timestamp()
+    return begun < now - SNAPSHOT_MAX_AGE.total_seconds()
 
 
 def _stale(claim: Claim) -> StaleAttempt:

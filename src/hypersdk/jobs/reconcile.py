@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
 
 import sqlalchemy as sa
 
 from hypersdk.errors import CODES
-from hypersdk.jobs.claims import requeue
+from hypersdk.jobs.claims import is_old, requeue
 from hypersdk.jobs.engine import EXHAUSTED, Engine
 from hypersdk.jobs.records import at_rest
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ATTEMPTS_EXHAUSTED, ENDED, HELD, NO_WORKER_FOR_ROOT, JobEvent, JobState, before
 from hypersdk.jobs.store import FOLLOWED, JobStore
-from hypersdk.migration.runs import SNAPSHOT_MAX_AGE
 from hypersdk.state.database import Database
 from hypersdk.state.tables import idempotency, jobs, logins, removed, runs, workers
 
@@ -144,9 +141,8 @@ class Reconciler:
                 .limit(100)
             )
             rows = connection.execute(query).all()
-        oldest = now - SNAPSHOT_MAX_AGE.total_seconds()
         for row in rows:
-            if datetime.fromisoformat(json.loads(row.record)["started_at"]).timestamp() < oldest:
+            if is_old(row.record, now):
                 LOG.warning("job %s is paused for so long that its temporary snapshot is removed", row.id)
                 JobStore(self._database).expire(row.id)
 

@@ -13,15 +13,25 @@ from typing import Final
 from hypersdk.jobs.claims import Claims
 
 AT_ONCE: Final = 4
+LOOK_S: Final = 30.0
+"""How often it is looked for what was left; each job has its turn once an hour."""
 
 
 class Undoing:
-    """Of one worker. ``execute`` runs an attempt of a job that is free; it raises nothing."""
+    """Of one worker. ``execute`` runs an attempt of a job that is free, ``tidy`` looks after one that stays what it is; they raise nothing."""
 
-    def __init__(self, claims: Claims, root_ids: Sequence[str], execute: Callable[[str, int], object]) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        root_ids: Sequence[str],
+        execute: Callable[[str, int], object],
+        tidy: Callable[[str, bool], object],
+    ) -> None:
         self._claims = claims
         self._roots = list(root_ids)
         self._execute = execute
+        self._tidy = tidy
+        self._next_tidy = 0.0
         self._threads: dict[str, threading.Thread] = {}
 
     def tick(self) -> None:
@@ -31,12 +41,17 @@ class Undoing:
         if room <= 0:
             return
         for job_id, attempt in self._claims.undo_due(self._roots, AT_ONCE):
-            if job_id not in self._threads and len(self._threads) < AT_ONCE:
-                thread = threading.Thread(
-                    target=self._execute, args=(job_id, attempt), name=f"undo {job_id}", daemon=True
-                )
-                self._threads[job_id] = thread
-                thread.start()
+            self._begin(job_id, self._execute, job_id, attempt)
+        if time.monotonic() >= self._next_tidy:
+            self._next_tidy = time.monotonic() + LOOK_S
+            for job_id, published in self._claims.tidy_due(self._roots, AT_ONCE):
+                self._begin(job_id, self._tidy, job_id, published)
+
+    def _begin(self, job_id: str, act: Callable[..., object], *arguments: object) -> None:
+        if job_id not in self._threads and len(self._threads) < AT_ONCE:
+            thread = threading.Thread(target=act, args=arguments, name=f"undo {job_id}", daemon=True)
+            self._threads[job_id] = thread
+            thread.start()
 
     def join(self, timeout_s: float) -> None:
         """Waits for what was begun, so long at most; what is not done by then is done by the next worker."""

@@ -33,7 +33,7 @@ from hypersdk.jobs.login import Logins
 from hypersdk.jobs.reconcile import Reconciler
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import JobEvent
+from hypersdk.jobs.states import JobEvent, JobStateError
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.undoing import Undoing
 from hypersdk.migration.plan import Floor
@@ -93,7 +93,9 @@ class Worker:
                 settings, self._database, identity, roots.ids, lambda job, n: self._attempt(workshop, job, n)
             )
             claims.release_undo(identity)  # of a killed one before us
-            undoing = Undoing(claims, roots.ids, lambda job, n: self._attempt(workshop, job, n, free=True))
+            undoing = Undoing(
+                claims, roots.ids, lambda job, n: self._attempt(workshop, job, n, free=True), lambda job, published: self._tidy(workshop, job, published)
+            )  # fmt: skip
             engine.launch()
             try:
                 ready()
@@ -146,6 +148,23 @@ class Worker:
             with self._lock:
                 self._active.pop(job_id, None)
             self._room = True
+
+    def _tidy(self, workshop: Workshop, job_id: str, published: bool) -> None:
+        """Called in a thread of its own, for a job that nobody works on. One whose files are published is completed once its source is as it was
+        found, any other stays what it is. Never raises."""
+        try:
+            if published:
+                JobStore(self._database).cancel(job_id)
+                return
+            claim = workshop.claims.take_idle(job_id)
+            if claim is not None:
+                JobAttempt(workshop, claim, self._cancel.child()).tidy()
+        except (StaleAttempt, JobStateError):
+            return  # somebody took it up
+        except DatabaseError as error:
+            LOG.warning("job %s: %s", job_id, error.message)
+        except Exception:
+            LOG.exception("job %s could not be looked after", job_id)
 
     def _give_up(self, claims: Claims, attempt: JobAttempt, error: Exception) -> None:
         """The one funnel for the unexpected: the job fails with a code, the traceback goes to the daemon's log."""
