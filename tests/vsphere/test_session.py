@@ -20,6 +20,7 @@ from hypersdk.secret import Secret
 from hypersdk.simulator import Simulator, SimulatorConfig
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB
 from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
 from hypersdk.vsphere.inventory import list_machines
 from hypersdk.vsphere.proxy import Proxy
@@ -354,3 +355,38 @@ def test_what_ended_before_the_cancel_is_not_broken_off() -> None:
         session.server_time()
         with pytest.raises(Cancelled), session.breakable(cancel):
             session.server_time()
+
+
+def test_an_answer_without_end_is_given_up(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that shrinks on the way: none is asked for."""
+    from hypersdk.vsphere import stub
+
+    monkeypatch.setattr(stub, "MAX_ANSWER_BYTES", MiB)
+    heads: list[bytes] = []
+
+    def answer(head: bytes) -> bytes:
+        heads.append(head)
+        if head.startswith(b"GET"):
+            return http_answer(_versions("urn:vim25", "8.0.1.0"))
+        return http_answer(b"<a>" + b"x" * 2 * MiB + b"</a>")
+
+    with TlsServer(identity, answer) as server:
+        endpoint = Endpoint("127.0.0.1", server.port, "user", Secret("s3cret"), TlsPolicy(insecure=True))
+        with pytest.raises(ConnectError):
+            Session.connect(endpoint, cancel=CancelToken())
+    assert len(heads) > 1
+    assert not any(b"gzip" in head.lower() for head in heads)
+
+
+def test_the_limit_of_an_answer_holds_for_each_and_not_for_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hypersdk.vsphere import stub
+
+    monkeypatch.setattr(stub, "MAX_ANSWER_BYTES", 64 * 1024)
+    with (
+        Simulator(SimulatorConfig(vms=300)) as simulator,
+        Session.connect(_endpoint_of(simulator), cancel=CancelToken()) as session,
+    ):
+        for _ in range(200):
+            session.server_time()
+        assert len(list_machines(session, cancel=CancelToken())) == 300
+        session.server_time()

@@ -165,6 +165,7 @@ class _Reply:
 
     def objects(self, cancel: CancelToken, keep: bool) -> Iterator[ObjectProperties]:
         connection = self._stub.GetConnection()
+        connection.response_class = http.client.HTTPResponse  # bounded below, by what a list may be
         done = False
         try:
             answer = self._post(connection)
