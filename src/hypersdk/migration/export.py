@@ -29,6 +29,7 @@ from hypersdk.migration.plan import Plan
 from hypersdk.migration.prepare import (
     SourceWork,
     check_same_run,
+    check_undone_here,
     endpoint_name,
     new_records,
     settle,
@@ -172,7 +173,9 @@ class MachineExport:
     def _open(self, run: RunFile | None) -> SourceWork:
         """The run of this folder: taken up, or a new one."""
         if run is not None:
-            if self._plan.spec.resume is not Resume.DISCARD:
+            if self._plan.spec.resume is Resume.DISCARD:
+                check_undone_here(self._session, run)
+            else:
                 check_same_run(self._session, self._plan, run)
             work = self._work(run)
             take_over(work, self._cancel)
