@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import pytest
+
+from hypersdk.errors import HyperSDKError, TargetError
+from hypersdk.migration import journal
 from hypersdk.migration.runfile import FolderRuns
 from hypersdk.migration.runs import clean_up
 from hypersdk.migration.spec import Resume, SourceState
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.space import SpaceLedger
 from hypersdk.units import MiB
 from tests.e2e.engine import Engine, succeeded
 from tests.e2e.judge import RUN_FILE, assert_finished
@@ -61,3 +69,153 @@ def test_a_discard_undoes_nothing_on_another_server(engine: EngineFactory, tmp_p
     succeeded(other.export("web-01", folder, resume=Resume.DISCARD))  # nothing is left to undo: it goes on
     assert_finished(folder)
     assert other.simulator.state() == theirs
+
+
+@contextmanager
+def cancelled_after(engine: Engine, method: str) -> Iterator[CancelToken]:
+    """A token that is cancelled soon after the server was asked for ``method``."""
+    cancel, over = CancelToken(), threading.Event()
+
+    def watch() -> None:
+        while not engine.simulator.counters.calls[method] and not over.wait(0.01):
+            pass
+        over.wait(0.2)
+        cancel.cancel("test")
+
+    watcher = threading.Thread(target=watch, name="Thread-cancel")
+    watcher.start()
+    try:
+        yield cancel
+    finally:
+        over.set()
+        watcher.join()
+
+
+def failed(engine: Engine, folder: Path, **more: Any) -> HyperSDKError:
+    """The error of an export that must fail."""
+    outcome = engine.export("web-01", folder, **more)
+    assert outcome.error is not None
+    return outcome.error
+
+
+def power(engine: Engine) -> str:
+    with engine.simulator.platform.world.lock:
+        return engine.simulator.vm("web-01").power
+
+
+def guest_goes_down(engine: Engine) -> None:
+    """At last."""
+    with engine.simulator.platform.world.lock:
+        engine.simulator.vm("web-01").set_power(None, "poweredOff", "VmPoweredOffEvent", "down")
+
+
+def test_a_guest_that_goes_down_after_the_time_out_is_powered_on_again(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(ON,), shutdown_s=1.5, settings={"shutdown_timeout_s": 0.2})
+    before = ran.simulator.state()
+    error = failed(ran, tmp_path / "out", state=SourceState.SHUTDOWN)
+    assert error.code == "shutdown_timeout"
+    assert "not_undone" not in error.fields
+    assert ran.simulator.counters.calls["PowerOnVM_Task"] == 1
+    assert ran.simulator.state() == before
+
+
+def test_a_guest_that_goes_down_after_a_cancel_is_powered_on_again(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(ON,), shutdown_s=1.5)
+    before = ran.simulator.state()
+    with cancelled_after(ran, "ShutdownGuest") as cancel:
+        error = failed(ran, tmp_path / "out", state=SourceState.SHUTDOWN, cancel=cancel)
+    assert error.code == "cancelled"
+    assert "not_undone" not in error.fields
+    assert ran.simulator.counters.calls["PowerOnVM_Task"] == 1
+    assert ran.simulator.state() == before
+
+
+def test_a_power_off_whose_task_ends_after_a_cancel_is_undone(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(ON,), task_s=1)
+    before = ran.simulator.state()
+    with cancelled_after(ran, "PowerOffVM_Task") as cancel:
+        error = failed(ran, tmp_path / "out", state=SourceState.POWER_OFF, cancel=cancel)
+    assert error.code == "cancelled"
+    time.sleep(1)  # a task that nobody waited for would end now
+    assert ran.simulator.state() == before
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The undo gives a guest up at once that still runs."""
+    monkeypatch.setattr(journal, "LATE_S", 0.2)
+
+
+def pending(engine: EngineFactory, folder: Path) -> Engine:
+    """A guest that was asked to shut down, and may still do so: told as not undone."""
+    ran = engine(machines=(ON,), shutdown_s=600, settings={"shutdown_timeout_s": 0.2})
+    error = failed(ran, folder, state=SourceState.SHUTDOWN)
+    (told,) = error.fields["not_undone"]  # type: ignore[misc] # a list, as the test finds out
+    assert "cannot be recalled" in told
+    assert "`hyper2kvm cleanup`" in told
+    assert power(ran) == "poweredOn"
+    return ran
+
+
+@pytest.mark.usefixtures("patience")
+def test_a_guest_that_still_runs_stays_open_until_it_is_down(engine: EngineFactory, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    ran = pending(engine, folder)
+    before = ran.simulator.state()
+    with ran.log_in() as session:
+        store = FolderRuns(ran.state)
+        done = clean_up(session, folder, store, drop_snapshot=True, cancel=CancelToken(), note=lambda _: None)
+    assert [problem.error.code for problem in done.problems] == ["shutdown_timeout"]
+    assert failed(ran, folder, resume=Resume.RESUME).code == "not_restored"
+    guest_goes_down(ran)
+    assert cleaned(ran, folder) == ("power",)
+    assert ran.simulator.state() == before
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("why", ["it was on again meanwhile", "an hour has passed"])
+def test_a_guest_is_not_waited_for_for_ever(
+    why: str, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = pending(engine, tmp_path / "out")
+    if why == "an hour has passed":
+        monkeypatch.setattr(journal, "GUEST_GOES_S", -1)
+    else:
+        guest_goes_down(ran)
+        with ran.simulator.platform.world.lock:
+            ran.simulator.vm("web-01").set_power_on(None)
+    assert cleaned(ran, tmp_path / "out") == ("power",)
+    assert power(ran) == "poweredOn"
+    assert ran.simulator.counters.calls["PowerOnVM_Task"] == 0
+
+
+@pytest.mark.usefixtures("patience")
+def test_a_resume_takes_a_guest_that_went_down_as_it_is(
+    engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is powered on once, at the end; also where the resume ends before it copies anything."""
+    ran = pending(engine, tmp_path / "full")
+    guest_goes_down(ran)
+    full = TargetError("full", code="no_space")
+    with monkeypatch.context() as patched:
+        patched.setattr(SpaceLedger, "reserve", lambda *_: (_ for _ in ()).throw(full))
+        assert failed(ran, tmp_path / "full", state=SourceState.SHUTDOWN, resume=Resume.RESUME) is full
+    assert power(ran) == "poweredOn"
+
+    ran = pending(engine, tmp_path / "out")
+    guest_goes_down(ran)
+    succeeded(ran.export("web-01", tmp_path / "out", state=SourceState.SHUTDOWN, resume=Resume.RESUME))
+    assert power(ran) == "poweredOn"
+    assert ran.simulator.counters.calls["PowerOnVM_Task"] == 1
+    assert ran.simulator.counters.calls["ShutdownGuest"] == 1
+
+
+def test_a_guest_that_cannot_be_asked_is_not_waited_for(engine: EngineFactory, tmp_path: Path) -> None:
+    refusal = Fault(FaultKind.CALL, method="ShutdownGuest", fault="ToolsUnavailable")
+    ran = engine(machines=(ON,), faults=(refusal,))
+    before, began = ran.simulator.state(), time.monotonic()
+    error = failed(ran, tmp_path / "out", state=SourceState.SHUTDOWN)
+    assert error.code == "tools_unavailable"
+    assert "not_undone" not in error.fields
+    assert time.monotonic() - began < journal.GRACE_S
+    assert ran.simulator.state() == before

@@ -127,7 +127,11 @@ class MachineExport:
             self._folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             work = self._open(self._locked(stack))
-            stack.enter_context(self._room(work))
+            try:
+                stack.enter_context(self._room(work))
+            except HyperSDKError as error:
+                undo_after(work, error, copied=False)  # what was taken over for the copy
+                raise
             return self._run(work)
 
     @contextmanager

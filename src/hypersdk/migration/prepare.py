@@ -104,7 +104,15 @@ def check_same_run(session: Session, plan: Plan, run: RunFile) -> None:
 
 def take_over(work: SourceWork, cancel: CancelToken) -> None:
     """After a crash: whatever the last process left at the source, but for the snapshot that a resume needs, is put back first."""
-    keep = () if work.plan.spec.resume is Resume.DISCARD else (ChangeKind.SNAPSHOT,)
+    keep: tuple[ChangeKind, ...] = () if work.plan.spec.resume is Resume.DISCARD else (ChangeKind.SNAPSHOT,)
+    if (
+        keep
+        and work.journal.guest_may_go_down
+        and work.plan.spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN)
+    ):
+        keep += (
+            ChangeKind.POWER,
+        )  # it is to be off in a moment again, and its guest may need an hour to be asked once more
     point = work.run.record.point
     still = point is not None and _is_still(work, cancel)
     problems = work.journal.undo(keep=keep, cancel=cancel)
@@ -182,13 +190,14 @@ def _follow_own_changes(work: SourceWork) -> None:
         record.point = point_of(machine, None) if machine.power is Power.OFF else None
 
 
-def undo_after(work: SourceWork, error: BaseException) -> None:
+def undo_after(work: SourceWork, error: BaseException, *, copied: bool = True) -> None:
     """Undoes what was changed after ``error`` ended the run; what fails is added to it (field ``not_undone``) and stays in the run file.
 
-    A cancelled run keeps its snapshot: it is resumable at that point in time. A failed one is undone whole.
+    A cancelled run keeps its snapshot, and so does one that ended before the copy: it is resumable at that point in time. A failed one is
+    undone whole.
     """
     cancel = CancelToken()  # the run's own has ended
-    keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) else ()
+    keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) or not copied else ()
     try:
         still = work.run.record.point is not None and _is_still(work, cancel)
         problems = work.journal.undo(keep=keep, cancel=cancel)
