@@ -6,14 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import Mock
 
 import pytest
 
 from hypersdk.errors import HyperSDKError, TargetError
 from hypersdk.migration import journal
-from hypersdk.migration.runfile import FolderRuns
+from hypersdk.migration.prepare import endpoint_name
+from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.migration.runs import clean_up
 from hypersdk.migration.spec import Resume, SourceState
 from hypersdk.simulator.config import DiskSpec, MachineSpec
@@ -21,12 +24,15 @@ from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.space import SpaceLedger
 from hypersdk.units import MiB
+from hypersdk.vsphere import tasks
+from hypersdk.vsphere.machine import read_machine
 from tests.e2e.engine import Engine, succeeded
 from tests.e2e.judge import RUN_FILE, assert_finished
 
 EngineFactory = Callable[..., Engine]
 
 DISK: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
+ISO: Final = "[iso-library] tools/virtio-win.iso"
 OFF: Final = MachineSpec("web-01", (DISK,))
 ON: Final = MachineSpec("web-01", (DISK,), power="poweredOn")
 CORRUPT: Final = Fault(FaultKind.CORRUPT, disk="web-01:0", times=None)
@@ -138,6 +144,55 @@ def test_a_power_off_whose_task_ends_after_a_cancel_is_undone(engine: EngineFact
     assert error.code == "cancelled"
     time.sleep(1)  # a task that nobody waited for would end now
     assert ran.simulator.state() == before
+
+
+def ejected(engine: Engine) -> bool:
+    with engine.log_in() as session:
+        return all(drive.iso is None for drive in read_machine(session, engine.simulator.vm("web-01").ref.moref).cdroms)
+
+
+def test_an_eject_whose_task_ends_after_a_cancel_is_undone(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(replace(OFF, iso=ISO),), task_s=1)
+    before = ran.simulator.state()
+    with cancelled_after(ran, "ReconfigVM_Task") as cancel:
+        error = failed(ran, tmp_path / "out", remove_cdrom=True, cancel=cancel)
+    assert error.code == "cancelled"
+    time.sleep(1)  # a task that nobody waited for would end now
+    assert ran.simulator.state() == before
+    assert ran.simulator.counters.calls["ReconfigVM_Task"] == 2
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["busy for longer", "ends"])
+def test_after_a_crash_an_eject_that_is_under_way_is_waited_for(
+    left: bool, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process died between its request and the end of the task: nothing it could do was done."""
+    folder = tmp_path / "out"
+    ran = engine(machines=(replace(OFF, iso=ISO),), task_s=1)
+    before = ran.simulator.state()
+    folder.mkdir()
+    with ran.log_in() as session:
+        machine = read_machine(session, ran.simulator.vm("web-01").ref.moref)
+        run = RunFile.create(
+            folder, FolderRuns(ran.state), endpoint=endpoint_name(session), moref=machine.moref, machine="web-01",
+            format="qcow2", compress="none",
+        )  # fmt: skip
+        with monkeypatch.context() as died:
+            died.setattr(tasks, "wait_for_task", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                journal.SourceJournal(session, run, note=lambda _: None).eject_isos(machine, CancelToken())
+    assert [change.made for change in run.record.open_changes] == [False]
+    if left:
+        monkeypatch.setattr(journal, "LATE_S", 0)
+        with ran.log_in() as session:
+            undone = clean_up(
+                session, folder, FolderRuns(ran.state), drop_snapshot=True, cancel=CancelToken(), note=lambda _: None
+            )
+        assert [problem.error.code for problem in undone.problems] == ["busy"]
+        monkeypatch.undo()
+    assert cleaned(ran, folder) == ("cdrom",)
+    assert ran.simulator.state() == before
+    assert not ejected(ran)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -30,7 +31,7 @@ from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.power import SHUTDOWN_TIMEOUT, ask_guest_down, power_off, power_on, wait_until_off
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot, remove_snapshot
-from hypersdk.vsphere.tasks import POWER_OFF_TASK, wait_for_no_task
+from hypersdk.vsphere.tasks import POWER_OFF_TASK, RECONFIGURE_TASK, wait_for_no_task
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -96,12 +97,13 @@ class SourceJournal:
     def eject_isos(self, machine: Machine, cancel: CancelToken) -> None:
         """Takes ISO images out of all drives; they are put back at the end."""
         self._note("ejecting ISO images")
-        remove_isos(self._session, machine, before=self._write_cdroms, cancel=cancel)
+        with ExitStack() as making:
 
-    def _write_cdroms(self, changes: list[CdromChange]) -> None:
-        with self._run.changing() as record:
-            data = {"drives": [asdict(change) for change in changes]}
-            record.changes.append(Change(ChangeKind.CDROM, data, made=True))
+            def write(changes: list[CdromChange]) -> None:
+                data: dict[str, object] = {"drives": [asdict(change) for change in changes]}
+                making.enter_context(self._change(ChangeKind.CDROM, data))
+
+            remove_isos(self._session, machine, before=write, cancel=cancel)
 
     def snapshot(self, *, quiesce: bool, cancel: CancelToken) -> str:
         """Makes the temporary snapshot (no memory) and returns its moref."""
@@ -182,6 +184,8 @@ class SourceJournal:
                 self._power_back_on(change, cancel)
             case ChangeKind.CDROM:
                 self._note("putting ISO images back")
+                if not change.made:  # an eject that nobody waited for any more may still be under way
+                    wait_for_no_task(self._session, self._moref, RECONFIGURE_TASK, timeout_s=LATE_S, cancel=cancel)
                 drives = [CdromChange(**drive) for drive in change.data["drives"]]
                 restore_isos(self._session, self._moref, drives, cancel=cancel)
             case ChangeKind.SNAPSHOT:
