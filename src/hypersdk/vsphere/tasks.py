@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, Refused
+from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, Refused, SourceError
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.faults import BUSY, NOT_SUPPORTED, OBJECT_GONE, POWER_STATE
+from hypersdk.vsphere.faults import BUSY, NOT_SUPPORTED, OBJECT_GONE, POWER_STATE, VSPHERE_FAULT
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import ObjectProperties, child_text, localized_fault, parse_time, read_objects, read_one
 from hypersdk.vsphere.specs import filter_spec, traversal
@@ -191,8 +191,8 @@ def wait_for_task(
         now = read_task(session, moref, cancel=cancel)
         if on_progress is not None and now.progress is not None:
             on_progress(now.progress)
-        if now.error is not None and now.state == "error":
-            raise now.error
+        if now.state == "error":
+            raise now.error or SourceError(f"the task {moref} failed, and its fault is not told", code=VSPHERE_FAULT)
         if now.state not in RUNNING:
             return now.result
         cancel.sleep(pause_s)
