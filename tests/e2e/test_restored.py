@@ -15,7 +15,9 @@ import pytest
 
 from hypersdk.errors import HyperSDKError, TargetError
 from hypersdk.migration import journal
+from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.prepare import endpoint_name
+from hypersdk.migration.publish import Publishing
 from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.migration.runs import clean_up
 from hypersdk.migration.spec import Resume, SourceState
@@ -273,4 +275,23 @@ def test_a_guest_that_cannot_be_asked_is_not_waited_for(engine: EngineFactory, t
     assert error.code == "tools_unavailable"
     assert "not_undone" not in error.fields
     assert time.monotonic() - began < journal.GRACE_S
+    assert ran.simulator.state() == before
+
+
+@pytest.mark.parametrize("place", [(DiskSet, "hashes"), (Publishing, "publish")], ids=["hashing", "publishing"])
+def test_what_is_not_undone_is_told_where_the_end_fails_too(
+    place: tuple[type, str], engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
+    ran = engine(machines=(ON,), faults=(stuck,))
+    before = ran.simulator.state()
+    with monkeypatch.context() as patched:
+        patched.setattr(*place, Mock(side_effect=TargetError("full", code="no_space")))
+        error = failed(ran, tmp_path / "out")
+    assert error.code == "no_space"
+    (told,) = error.fields["not_undone"]  # type: ignore[misc] # a list, as the test finds out
+    assert "remove the temporary snapshot" in told
+    assert "`hyper2kvm cleanup --drop-snapshots`" in told
+    ran.simulator.set_faults()
+    assert cleaned(ran, tmp_path / "out") == ("snapshot",)
     assert ran.simulator.state() == before

@@ -22,12 +22,13 @@ from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, TargetError
 from hypersdk.migration.board import Board
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
-from hypersdk.migration.journal import SourceJournal, not_restored
+from hypersdk.migration.journal import Problem, SourceJournal, not_restored
 from hypersdk.migration.naming import foreign_files, refuse_foreign
 from hypersdk.migration.outputs import outputs_for, remove_other_lanes
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.prepare import (
     SourceWork,
+    add_problems,
     check_same_run,
     check_undone_here,
     endpoint_name,
@@ -97,6 +98,7 @@ class MachineExport:
         self._warnings = list(plan.warnings)
         self._started = time.monotonic()
         self._reservation: Reservation | None = None
+        self._not_undone: list[Problem] = []
 
     def progress(self) -> ExportProgress:
         """How it stands; what was written since the last call is no longer promised room."""
@@ -132,7 +134,11 @@ class MachineExport:
             except HyperSDKError as error:
                 undo_after(work, error, copied=False)  # what was taken over for the copy
                 raise
-            return self._run(work)
+            try:
+                return self._run(work)
+            except BaseException as error:
+                add_problems(work, error, self._not_undone)
+                raise
 
     @contextmanager
     def _room(self, work: SourceWork) -> Iterator[None]:
@@ -231,7 +237,7 @@ class MachineExport:
                 undo_after(work, error)
                 raise
             self._board.phase(Phase.PUBLISHING, "putting the source back as it was found")
-            problems = work.journal.undo(keep=(), cancel=CancelToken())
+            problems = self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
             self._board.phase(Phase.VERIFYING)
             hashes = disks.hashes()
         self._warnings += [

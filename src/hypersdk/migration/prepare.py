@@ -11,11 +11,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from hypersdk.errors import Cancelled, HyperSDKError, Refused, SourceError, UsageError, register
-from hypersdk.migration.journal import SourceJournal, not_restored
+from hypersdk.migration.journal import Problem, SourceJournal, not_restored
 from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import PointKind, point_of
@@ -206,6 +206,13 @@ def undo_after(work: SourceWork, error: BaseException, *, copied: bool = True) -
     except HyperSDKError as unreachable:
         _add(error, f"the source was not put back: {unreachable.message}; run `{_undo_command(work, keep)}`")
         return
+    add_problems(work, error, problems, keep=keep)
+
+
+def add_problems(
+    work: SourceWork, error: BaseException, problems: Sequence[Problem], *, keep: Collection[ChangeKind] = ()
+) -> None:
+    """Adds to ``error`` what could not be undone at the source, and how to have it undone."""
     for problem in problems:
         text = f"not undone at the source: {problem.change}: {problem.error.message}"
         _add(error, f"{text}; run `{_undo_command(work, keep)}`")
