@@ -219,6 +219,24 @@ def _(bench: Bench) -> None:
     bench.exported(hyper2kvm.export("web-01", "-o", bench.out, given_up))
 
 
+@cures("run_elsewhere")
+def _(bench: Bench) -> None:
+    """A folder that an export from another server left unfinished. The next step is followed there."""
+    corrupt = Fault(FaultKind.CORRUPT, disk="web-01:0", after_bytes=256 * KiB)
+    server, hyper2kvm = bench.program(ON, faults=(corrupt, STUCK))
+    before = server.state()
+    assert hyper2kvm.export("web-01", "-o", bench.out).status != 0
+    _, other = bench.program(OFF)
+    wish = ("web-01", "-o", bench.out, "--discard")
+    told = bench.told("run_elsewhere", other.export(*wish))
+    assert server.authority_part in told.message
+    server.set_faults()
+    done = hyper2kvm.run(*told.command("hyper2kvm cleanup --drop-snapshots"), "--json")
+    assert done.status == 0, done.explain()
+    assert server.state() == before
+    bench.exported(other.export(*wish))
+
+
 @cures("corrupt_grain")
 def _(bench: Bench) -> None:
     """Its snapshot could not be removed either; the error says what puts the source back, and what to do then."""

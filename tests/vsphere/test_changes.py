@@ -19,7 +19,7 @@ from hypersdk.vsphere.datastore import delta_bytes, written_bytes
 from hypersdk.vsphere.descriptor import server_descriptor
 from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.machine import read_machine
-from hypersdk.vsphere.power import power_off, power_on, shutdown_guest
+from hypersdk.vsphere.power import ask_guest_down, power_off, power_on, wait_until_off
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import consolidation_needed, create_snapshot, find_snapshots, remove_snapshot
 from tests.support.peers import Vcsim
@@ -37,7 +37,13 @@ def power_of(session: Session, moref: str) -> Power:
     return read_machine(session, moref).power
 
 
-@pytest.mark.parametrize("down", [power_off, lambda *args, **kw: shutdown_guest(*args, timeout_s=20, **kw)])
+def shut_down(session: Session, moref: str, *, cancel: CancelToken) -> bool:
+    asked = ask_guest_down(session, moref, cancel=cancel)
+    wait_until_off(session, moref, timeout_s=20, cancel=cancel)
+    return asked
+
+
+@pytest.mark.parametrize("down", [power_off, shut_down])
 def test_power_off_and_on_say_whether_they_changed_anything(vcsim_session: Pair, down: Callable[..., bool]) -> None:
     _, session = vcsim_session
     moref, cancel = machine_of(session).moref, CancelToken()

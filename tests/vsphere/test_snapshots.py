@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from hypersdk.errors import Cancelled, ConnectError, NotRestored, SourceError
+from hypersdk.errors import Cancelled, ConnectError, LookupFailed, NotRestored, SourceError
 from hypersdk.simulator import Fault, FaultKind, Simulator
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere import snapshot as snapshot_module
+from hypersdk.vsphere import tasks as tasks_module
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot, find_snapshots, remove_snapshot
@@ -60,6 +61,51 @@ def test_a_delta_that_does_not_merge_is_said(simulator: SimulatorFactory, log_in
         remove_snapshot(session, snapshot, cancel=CancelToken())
     assert caught.value.code == "consolidation_left"
     assert names(session) == []
+
+
+def forget_tasks(monkeypatch: pytest.MonkeyPatch, *, done: bool) -> None:
+    """The server was started anew: nothing is known of tasks any more, whether they had ``done`` their work or not."""
+    real = tasks_module.wait_for_task
+
+    def wait(*args: Any, **more: Any) -> None:
+        if done:
+            real(*args, **more)
+        raise LookupFailed("Task task-1 is gone", code="object_gone")
+
+    monkeypatch.setattr(tasks_module, "wait_for_task", wait)
+
+
+def test_a_lost_task_is_not_taken_for_a_snapshot_that_is_gone(
+    simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = simulator(machines=(SMALL,), task_s=0.5)
+    session = log_in_to(log_in, server)
+    snapshot = make(session, moref_of(server))
+    forget_tasks(monkeypatch, done=False)
+    with pytest.raises(SourceError) as caught:
+        remove_snapshot(session, snapshot, cancel=CancelToken())
+    assert caught.value.code == "snapshot_failed"
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_after_a_lost_task_consolidation_is_looked_at(
+    merges: bool, simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = simulator(machines=(SMALL,))
+    if not merges:
+        server.set_faults(Fault(FaultKind.CALL, method="ConsolidateVMDisks_Task", fault="FileLocked", times=None))
+    session, moref = log_in_to(log_in, server), moref_of(server)
+    snapshot = make(session, moref)
+    with server.platform.world.lock:
+        server.vm("web").consolidation_needed = True
+    forget_tasks(monkeypatch, done=True)
+    if merges:
+        remove_snapshot(session, snapshot, cancel=CancelToken())
+    else:
+        with pytest.raises(NotRestored):
+            remove_snapshot(session, snapshot, cancel=CancelToken())
+    assert names(session) == []
+    assert read_machine(session, moref).consolidation_needed is not merges
 
 
 def lose_first_answer(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
-from hypersdk.errors import Cancelled, LookupFailed, Refused
+from hypersdk.errors import Cancelled, LookupFailed, Refused, SourceError
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere import tasks
 from hypersdk.vsphere.inventory import list_machines
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.tasks import cancel_task, read_task, wait_for_task
+from hypersdk.vsphere.tasks import TaskState, cancel_task, read_task, wait_for_task
 from tests.support.peers import Vcsim, running_vcsim
 from tests.support.vsphere import connect
 
@@ -55,6 +57,14 @@ def test_a_task_that_vsphere_has_forgotten(session: Session) -> None:
         wait_for_task(session, "task-999999", cancel=CancelToken())
     assert caught.value.code == "object_gone"
     assert not cancel_task(session, "task-999999")
+
+
+def test_a_task_that_failed_without_a_fault_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = TaskState("error", None, "vm-1", None, cancelable=False)
+    monkeypatch.setattr(tasks, "read_task", lambda *_, **__: told)
+    with pytest.raises(SourceError) as caught:
+        wait_for_task(cast(Any, None), "task-1", cancel=CancelToken())
+    assert caught.value.code == "vsphere_fault"
 
 
 def test_cancel_ends_the_wait_at_once_and_progress_is_heard(server: Vcsim, session: Session, moref: str) -> None:

@@ -51,6 +51,7 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "resumable_state": f"{_ON}, {_ANEW}.",
     "nothing_to_resume": f"{_ANEW}.",
     "resume_mismatch": f"{_ANEW}.",
+    "run_elsewhere": "Have the job's endpoint lead to the server that is named again, then `hyperctl cancel ID`.",
     # The server and the login
     "no_endpoint": f"Name the server in the job's `vcenter` {_AGAIN}, store it with `hyperctl endpoints add NAME URL`, or set GOVC_URL for the daemon.",
     "no_password": f"Give `username` and `password` in the job's `vcenter` {_AGAIN}, or store the server with them by `hyperctl endpoints add NAME URL`; "

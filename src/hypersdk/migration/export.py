@@ -22,13 +22,15 @@ from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, TargetError
 from hypersdk.migration.board import Board
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
-from hypersdk.migration.journal import SourceJournal, not_restored
+from hypersdk.migration.journal import Problem, SourceJournal, not_restored
 from hypersdk.migration.naming import foreign_files, refuse_foreign
 from hypersdk.migration.outputs import outputs_for, remove_other_lanes
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.prepare import (
     SourceWork,
+    add_problems,
     check_same_run,
+    check_undone_here,
     endpoint_name,
     new_records,
     settle,
@@ -96,6 +98,7 @@ class MachineExport:
         self._warnings = list(plan.warnings)
         self._started = time.monotonic()
         self._reservation: Reservation | None = None
+        self._not_undone: list[Problem] = []
 
     def progress(self) -> ExportProgress:
         """How it stands; what was written since the last call is no longer promised room."""
@@ -126,8 +129,16 @@ class MachineExport:
             self._folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             work = self._open(self._locked(stack))
-            stack.enter_context(self._room(work))
-            return self._run(work)
+            try:
+                stack.enter_context(self._room(work))
+            except HyperSDKError as error:
+                undo_after(work, error, copied=False)  # what was taken over for the copy
+                raise
+            try:
+                return self._run(work)
+            except BaseException as error:
+                add_problems(work, error, self._not_undone)
+                raise
 
     @contextmanager
     def _room(self, work: SourceWork) -> Iterator[None]:
@@ -172,7 +183,9 @@ class MachineExport:
     def _open(self, run: RunFile | None) -> SourceWork:
         """The run of this folder: taken up, or a new one."""
         if run is not None:
-            if self._plan.spec.resume is not Resume.DISCARD:
+            if self._plan.spec.resume is Resume.DISCARD:
+                check_undone_here(self._session, run)
+            else:
                 check_same_run(self._session, self._plan, run)
             work = self._work(run)
             take_over(work, self._cancel)
@@ -224,7 +237,7 @@ class MachineExport:
                 undo_after(work, error)
                 raise
             self._board.phase(Phase.PUBLISHING, "putting the source back as it was found")
-            problems = work.journal.undo(keep=(), cancel=CancelToken())
+            problems = self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
             self._board.phase(Phase.VERIFYING)
             hashes = disks.hashes()
         self._warnings += [

@@ -3,7 +3,7 @@
 ::
 
     change      written down before it is made                 undo
-    power       that it was on                                 power on
+    power       that it was on, when its guest was asked       power on, after a guest that may still go down
     cdrom       the drives with their media, exactly           put back
     snapshot    its name (carries the run's id)                remove it, found by moref or by name
     lease       session key, lease, export task                cancel the task, else end our old session, else wait it out
@@ -15,21 +15,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final
 
-from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, TargetError
+from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, NotRestored, SourceError, TargetError
 from hypersdk.migration.runfile import Change, ChangeKind, RunFile
 from hypersdk.model import Machine, Power
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import format_duration
 from hypersdk.vsphere.cdrom import CdromChange, remove_isos, restore_isos
 from hypersdk.vsphere.lease import LeaseRecord, release_stale
 from hypersdk.vsphere.machine import read_machine
-from hypersdk.vsphere.power import power_off, power_on, shutdown_guest
+from hypersdk.vsphere.power import SHUTDOWN_TIMEOUT, ask_guest_down, power_off, power_on, wait_until_off
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot, remove_snapshot
+from hypersdk.vsphere.tasks import POWER_OFF_TASK, RECONFIGURE_TASK, wait_for_no_task
 
 LOG: Final = logging.getLogger(__name__)
+
+GRACE_S: Final = 60.0
+"""How much longer than asked for the undo waits for a guest that shuts down."""
+LATE_S: Final = 120.0
+"""But no longer than this at once: somebody waits for the end of the run."""
+GUEST_GOES_S: Final = 3600.0
+"""A guest may install updates before it goes down. One that still runs after an hour has not obeyed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +68,42 @@ class SourceJournal:
     def shut_down(self, *, guest: bool, timeout_s: float, cancel: CancelToken) -> None:
         """Powers the machine off, through the guest's own shutdown when ``guest``; it is powered on again at the end."""
         self._note("shutting the guest down" if guest else "powering the machine off")
-        with self._change(ChangeKind.POWER, {}):
+        earlier = self._guest_asked()
+        with self._change(ChangeKind.POWER, self._asked_now(timeout_s) if guest else earlier) as change:
             if guest:
-                shutdown_guest(self._session, self._moref, timeout_s=timeout_s, cancel=cancel)
+                self._ask_guest_down(change, earlier, cancel)
+                wait_until_off(self._session, self._moref, timeout_s=timeout_s, cancel=cancel)
             else:
                 power_off(self._session, self._moref, cancel=cancel)
+
+    def _asked_now(self, timeout_s: float) -> dict[str, object]:
+        """What the undo needs to know of a guest that goes down after nobody waits for it any more."""
+        booted = read_machine(self._session, self._moref).boot_time
+        return {
+            "asked": datetime.now(UTC).isoformat(timespec="seconds"),
+            "timeout_s": timeout_s,
+            "booted": booted.isoformat() if booted else None,
+        }
+
+    def _ask_guest_down(self, change: Change, earlier: dict[str, Any], cancel: CancelToken) -> None:
+        try:
+            ask_guest_down(self._session, self._moref, cancel=cancel)
+        except ConnectError:
+            raise  # it may have been heard
+        except HyperSDKError:
+            change.data = earlier
+            raise
 
     def eject_isos(self, machine: Machine, cancel: CancelToken) -> None:
         """Takes ISO images out of all drives; they are put back at the end."""
         self._note("ejecting ISO images")
-        remove_isos(self._session, machine, before=self._write_cdroms, cancel=cancel)
+        with ExitStack() as making:
 
-    def _write_cdroms(self, changes: list[CdromChange]) -> None:
-        with self._run.changing() as record:
-            data = {"drives": [asdict(change) for change in changes]}
-            record.changes.append(Change(ChangeKind.CDROM, data, made=True))
+            def write(changes: list[CdromChange]) -> None:
+                data: dict[str, object] = {"drives": [asdict(change) for change in changes]}
+                making.enter_context(self._change(ChangeKind.CDROM, data))
+
+            remove_isos(self._session, machine, before=write, cancel=cancel)
 
     def snapshot(self, *, quiesce: bool, cancel: CancelToken) -> str:
         """Makes the temporary snapshot (no memory) and returns its moref."""
@@ -112,6 +144,18 @@ class SourceJournal:
     def _change(self, kind: ChangeKind, data: dict[str, object]) -> _Making:
         return _Making(self._run, Change(kind, dict(data)))
 
+    @property
+    def guest_may_go_down(self) -> bool:
+        """Whether a guest was asked to shut down, and nobody has seen yet what became of it."""
+        return bool(self._guest_asked())
+
+    def _guest_asked(self) -> dict[str, Any]:
+        """When that was; empty without one."""
+        for change in self._run.record.open_changes:
+            if change.kind is ChangeKind.POWER and not change.made and "asked" in change.data:
+                return dict(change.data)
+        return {}
+
     # Undo
 
     def undo(self, *, keep: Collection[ChangeKind], cancel: CancelToken) -> list[Problem]:
@@ -137,9 +181,11 @@ class SourceJournal:
     def _undo_one(self, change: Change, cancel: CancelToken) -> None:
         match change.kind:
             case ChangeKind.POWER:
-                self._power_back_on(cancel)
+                self._power_back_on(change, cancel)
             case ChangeKind.CDROM:
                 self._note("putting ISO images back")
+                if not change.made:  # an eject that nobody waited for any more may still be under way
+                    wait_for_no_task(self._session, self._moref, RECONFIGURE_TASK, timeout_s=LATE_S, cancel=cancel)
                 drives = [CdromChange(**drive) for drive in change.data["drives"]]
                 restore_isos(self._session, self._moref, drives, cancel=cancel)
             case ChangeKind.SNAPSHOT:
@@ -147,11 +193,37 @@ class SourceJournal:
             case ChangeKind.LEASE:
                 release_stale(self._session, LeaseRecord(**change.data), cancel=cancel, on_wait=self._note)
 
-    def _power_back_on(self, cancel: CancelToken) -> None:
+    def _power_back_on(self, change: Change, cancel: CancelToken) -> None:
+        if not change.made:
+            wait_for_no_task(self._session, self._moref, POWER_OFF_TASK, timeout_s=LATE_S, cancel=cancel)
+            if "asked" in change.data:
+                self._await_guest(change, cancel)
         if read_machine(self._session, self._moref).power is Power.ON:
             return
         self._note("powering the machine on again")
         power_on(self._session, self._moref, cancel=cancel)
+
+    def _await_guest(self, change: Change, cancel: CancelToken) -> None:
+        """Until the guest that was asked is down, as long as it may take. Raises SourceError ``shutdown_timeout`` where it may still go down
+        later: it cannot be recalled, and would stay off."""
+        machine = read_machine(self._session, self._moref)
+        booted = machine.boot_time.isoformat() if machine.boot_time else None
+        age_s = (datetime.now(UTC) - datetime.fromisoformat(change.data["asked"])).total_seconds()
+        if machine.power is not Power.ON or booted != change.data["booted"] or age_s > GUEST_GOES_S:
+            return
+        wait_s = max(0.0, min(change.data["timeout_s"] + GRACE_S - age_s, LATE_S))
+        self._note(f"waiting for the guest, which may still shut down: {format_duration(wait_s)} at most")
+        try:
+            wait_until_off(self._session, self._moref, timeout_s=wait_s, cancel=cancel)
+        except SourceError as error:
+            if error.code != SHUTDOWN_TIMEOUT:
+                raise
+            raise SourceError(
+                "the guest was asked to shut down, which cannot be recalled, and still runs: once it is down it stays off until this is undone",
+                code=SHUTDOWN_TIMEOUT,
+                next_step=f"Run `{self._run.undo_command({ChangeKind.POWER})}` once it is off, which powers it on again, or in an hour: "
+                "then it counts as one that stays on.",
+            ) from error
 
     def _remove_snapshot(self, change: Change, cancel: CancelToken) -> None:
         # By name and not by the moref noted: the process may have died between the server's answer and our note of it.
@@ -178,6 +250,12 @@ class _Making:
 
     def __enter__(self) -> Change:
         with self._run.changing() as record:
+            if (
+                self._change.kind is ChangeKind.POWER
+            ):  # one that is open from an earlier attempt is of the same machine: one undo for both
+                record.changes[:] = [
+                    change for change in record.changes if change.undone or change.kind is not ChangeKind.POWER
+                ]
             record.changes.append(self._change)
         return self._change
 

@@ -3,7 +3,7 @@
 ::
 
     run file in the folder?   --resume    same machine, same options: go on     else resume_mismatch
-                              --discard   undo what is open at the source, remove the partial files, begin
+                              --discard   undo what is open at the source, remove the partial files, begin; else run_elsewhere
                               neither     refused (resumable_state), unless nothing was begun: then begin
     point in time proved equal?           finished disks stay finished, begun disks go on
                               else        every disk starts again, and the result says so
@@ -11,11 +11,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from hypersdk.errors import Cancelled, HyperSDKError, SourceError, UsageError, register
-from hypersdk.migration.journal import SourceJournal, not_restored
+from hypersdk.errors import Cancelled, HyperSDKError, Refused, SourceError, UsageError, register
+from hypersdk.migration.journal import Problem, SourceJournal, not_restored
 from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import PointKind, point_of
@@ -30,6 +30,11 @@ RESUME_MISMATCH = register(
     "resume_mismatch",
     "The unfinished export in this folder is of another machine or was begun with other options.",
     "Repeat the options it was begun with, or pass --discard to begin anew.",
+)
+RUN_ELSEWHERE = register(
+    "run_elsewhere",
+    "The unfinished export in this folder is of another server, and what it changed there is not undone. Machines of two servers may have the same id.",
+    "Log in to the server that is named, as the user that is named, and run `hyper2kvm cleanup --drop-snapshots`; then run this command again.",
 )
 
 
@@ -60,15 +65,34 @@ def new_records(plan: Plan) -> list[DiskRecord]:
     return [DiskRecord(disk.key, disk.label, disk.file_name, disk.capacity_bytes) for disk in plan.disks]
 
 
+def _server(name: str) -> str:
+    """``host:port`` of an ``endpoint_name``."""
+    return name.rpartition("@")[2]
+
+
+def check_undone_here(session: Session, run: RunFile) -> None:
+    """Raises Refused ``run_elsewhere`` where ``run`` left something to undo at another server than that of ``session``."""
+    record = run.record
+    if record.open_changes and _server(record.endpoint) != _server(endpoint_name(session)):
+        left = sorted({change.kind.value for change in record.open_changes})
+        raise Refused(
+            f"the unfinished export of '{record.machine}' left changes at {record.endpoint} ({', '.join(left)}), not at "
+            f"{session.endpoint.address}",
+            code=RUN_ELSEWHERE,
+            endpoint=record.endpoint,
+            left=left,
+        )
+
+
 def check_same_run(session: Session, plan: Plan, run: RunFile) -> None:
     """Raises UsageError ``resume_mismatch`` where ``run`` is not of this machine, format and choice of disks."""
     record = run.record
     theirs = {
-        "server": record.endpoint.rpartition("@")[2], "machine": record.moref, "format": record.format, "compression": record.compress,
+        "server": _server(record.endpoint), "machine": record.moref, "format": record.format, "compression": record.compress,
         "disks": [(disk.key, disk.capacity_bytes) for disk in record.disks],
     }  # fmt: skip
     ours = {
-        "server": endpoint_name(session).rpartition("@")[2], "machine": plan.machine.moref, "format": plan.spec.format.value,
+        "server": _server(endpoint_name(session)), "machine": plan.machine.moref, "format": plan.spec.format.value,
         "compression": plan.spec.compress.value, "disks": [(disk.key, disk.capacity_bytes) for disk in plan.disks],
     }  # fmt: skip
     different = [name for name in theirs if theirs[name] != ours[name]]
@@ -80,7 +104,15 @@ def check_same_run(session: Session, plan: Plan, run: RunFile) -> None:
 
 def take_over(work: SourceWork, cancel: CancelToken) -> None:
     """After a crash: whatever the last process left at the source, but for the snapshot that a resume needs, is put back first."""
-    keep = () if work.plan.spec.resume is Resume.DISCARD else (ChangeKind.SNAPSHOT,)
+    keep: tuple[ChangeKind, ...] = () if work.plan.spec.resume is Resume.DISCARD else (ChangeKind.SNAPSHOT,)
+    if (
+        keep
+        and work.journal.guest_may_go_down
+        and work.plan.spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN)
+    ):
+        keep += (
+            ChangeKind.POWER,
+        )  # it is to be off in a moment again, and its guest may need an hour to be asked once more
     point = work.run.record.point
     still = point is not None and _is_still(work, cancel)
     problems = work.journal.undo(keep=keep, cancel=cancel)
@@ -158,13 +190,14 @@ def _follow_own_changes(work: SourceWork) -> None:
         record.point = point_of(machine, None) if machine.power is Power.OFF else None
 
 
-def undo_after(work: SourceWork, error: BaseException) -> None:
+def undo_after(work: SourceWork, error: BaseException, *, copied: bool = True) -> None:
     """Undoes what was changed after ``error`` ended the run; what fails is added to it (field ``not_undone``) and stays in the run file.
 
-    A cancelled run keeps its snapshot: it is resumable at that point in time. A failed one is undone whole.
+    A cancelled run keeps its snapshot, and so does one that ended before the copy: it is resumable at that point in time. A failed one is
+    undone whole.
     """
     cancel = CancelToken()  # the run's own has ended
-    keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) else ()
+    keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) or not copied else ()
     try:
         still = work.run.record.point is not None and _is_still(work, cancel)
         problems = work.journal.undo(keep=keep, cancel=cancel)
@@ -173,6 +206,13 @@ def undo_after(work: SourceWork, error: BaseException) -> None:
     except HyperSDKError as unreachable:
         _add(error, f"the source was not put back: {unreachable.message}; run `{_undo_command(work, keep)}`")
         return
+    add_problems(work, error, problems, keep=keep)
+
+
+def add_problems(
+    work: SourceWork, error: BaseException, problems: Sequence[Problem], *, keep: Collection[ChangeKind] = ()
+) -> None:
+    """Adds to ``error`` what could not be undone at the source, and how to have it undone."""
     for problem in problems:
         text = f"not undone at the source: {problem.change}: {problem.error.message}"
         _add(error, f"{text}; run `{_undo_command(work, keep)}`")

@@ -16,7 +16,7 @@ from hypersdk.model import Machine
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import Element, child, child_text, kind_of, read_one, to_int
-from hypersdk.vsphere.tasks import run_task
+from hypersdk.vsphere.tasks import RECONFIGURE_TASK, run_whole_task
 
 LOG: Final = logging.getLogger(__name__)
 DEVICES: Final = "config.hardware.device"
@@ -57,7 +57,7 @@ def remove_isos(
     session: Session, machine: Machine, *, before: Callable[[list[CdromChange]], None], cancel: CancelToken
 ) -> None:
     """Takes the images out of all drives of ``machine`` in one step. ``before`` gets what ``restore_isos`` needs, and nothing is changed
-    until it has returned; it is not called when there is nothing to take out.
+    until it has returned; it is not called when there is nothing to take out. A cancel waits for the end of the task.
     """
     from pyVmomi import vim
 
@@ -169,4 +169,10 @@ def _edit(session: Session, moref: str, devices: Sequence[Any], cancel: CancelTo
 
     changes = [vim.vm.device.VirtualDeviceSpec(operation="edit", device=device) for device in devices]
     spec = vim.vm.ConfigSpec(deviceChange=changes)
-    run_task(session, lambda: session.ref("VirtualMachine", moref).ReconfigVM_Task(spec=spec), cancel=cancel)
+    run_whole_task(
+        session,
+        moref,
+        lambda: session.ref("VirtualMachine", moref).ReconfigVM_Task(spec=spec),
+        what=RECONFIGURE_TASK,
+        cancel=cancel,
+    )

@@ -13,7 +13,7 @@ from hypersdk.vsphere.faults import POWER_STATE
 from hypersdk.vsphere.inventory import power_of
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import read_one
-from hypersdk.vsphere.tasks import run_task
+from hypersdk.vsphere.tasks import POWER_OFF_TASK, run_task, run_whole_task
 
 SHUTDOWN_TIMEOUT: Final = register(
     "shutdown_timeout",
@@ -32,29 +32,33 @@ def power_off(session: Session, moref: str, *, cancel: CancelToken) -> bool:
             code=POWER_STATE,
             next_step="Resume it and shut it down, or power it off in vCenter if its memory may be lost.",
         )
-    return _change(session, moref, Power.OFF, lambda machine: machine.PowerOffVM_Task(), cancel)
+    return _change(session, moref, Power.OFF, lambda machine: machine.PowerOffVM_Task(), POWER_OFF_TASK, cancel)
 
 
 def power_on(session: Session, moref: str, *, cancel: CancelToken) -> bool:
     """Powers on (or resumes). False when it was on already."""
-    return _change(session, moref, Power.ON, lambda machine: machine.PowerOnVM_Task(host=None), cancel)
+    return _change(session, moref, Power.ON, lambda machine: machine.PowerOnVM_Task(host=None), None, cancel)
 
 
-def shutdown_guest(session: Session, moref: str, *, timeout_s: float, cancel: CancelToken) -> bool:
-    """Asks the guest to shut down and waits until the machine is off. False when it was off already.
+def ask_guest_down(session: Session, moref: str, *, cancel: CancelToken) -> bool:
+    """Asks the guest to shut down, which cannot be recalled. False when the machine was off already.
 
-    Raises Refused ``tools_unavailable`` (nobody there to ask), SourceError ``shutdown_timeout`` after ``timeout_s``.
+    Raises Refused ``tools_unavailable`` (nobody there to ask). After a ConnectError the guest may have been asked.
     """
     if _power(session, moref, cancel) is Power.OFF:
         return False
     session.call(lambda: session.ref("VirtualMachine", moref).ShutdownGuest())
+    return True
+
+
+def wait_until_off(session: Session, moref: str, *, timeout_s: float, cancel: CancelToken) -> None:
+    """Until the machine is off. Raises SourceError ``shutdown_timeout`` after ``timeout_s``."""
     until = time.monotonic() + timeout_s
     while _power(session, moref, cancel) is not Power.OFF:
         left_s = until - time.monotonic()
         if left_s <= 0:
             raise SourceError(f"the guest of {moref} did not shut down in {timeout_s:g} s", code=SHUTDOWN_TIMEOUT)
         cancel.sleep(min(LOOK_EVERY_S, left_s))
-    return True
 
 
 def _power(session: Session, moref: str, cancel: CancelToken) -> Power:
@@ -63,12 +67,22 @@ def _power(session: Session, moref: str, cancel: CancelToken) -> Power:
     )
 
 
-def _change(session: Session, moref: str, wanted: Power, start: Callable[[Any], Any], cancel: CancelToken) -> bool:
-    """Runs the task unless the machine is as ``wanted``; someone else may bring it there at the same moment."""
+def _change(
+    session: Session, moref: str, wanted: Power, start: Callable[[Any], Any], what: str | None, cancel: CancelToken
+) -> bool:
+    """Runs the task unless the machine is as ``wanted``; someone else may bring it there at the same moment. One of a kind ``what`` is never
+    left running."""
+
+    def begin() -> Any:
+        return start(session.ref("VirtualMachine", moref))
+
     if _power(session, moref, cancel) is wanted:
         return False
     try:
-        run_task(session, lambda: start(session.ref("VirtualMachine", moref)), cancel=cancel)
+        if what is None:
+            run_task(session, begin, cancel=cancel)
+        else:
+            run_whole_task(session, moref, begin, what=what, cancel=cancel)
     except HyperSDKError as error:
         if error.code != POWER_STATE or _power(session, moref, cancel) is not wanted:
             raise

@@ -123,7 +123,8 @@ def wait_for_snapshot_tasks(session: Session, moref: str, *, cancel: CancelToken
 def remove_snapshot(session: Session, snapshot: str, *, cancel: CancelToken) -> None:
     """Removes one snapshot (its children stay) and consolidates its disks. One that is gone already is no error.
 
-    Raises NotRestored ``consolidation_left`` when the machine's disks still need consolidation afterwards.
+    Raises NotRestored ``consolidation_left`` when the machine's disks still need consolidation afterwards, and SourceError ``snapshot_failed``
+    when it is still there though the server knows nothing of its removal any more.
     """
 
     def start() -> str:
@@ -132,13 +133,26 @@ def remove_snapshot(session: Session, snapshot: str, *, cancel: CancelToken) -> 
         )
         return str(task._moId)
 
-    try:
-        machine = read_one(session, "VirtualMachineSnapshot", snapshot, ["vm"], cancel=cancel).text("vm")
-        run_task(session, start, cancel=cancel)
-        if machine:
-            _consolidate(session, machine, cancel)
-    except LookupFailed:
+    there, machine = _machine_of(session, snapshot, cancel)
+    if not there:
         return
+    try:
+        run_task(session, start, cancel=cancel)
+    except LookupFailed as error:  # of the snapshot, or of a task that a server started anew has forgotten
+        if _machine_of(session, snapshot, cancel)[0]:
+            raise SourceError(
+                f"the snapshot {snapshot} is still there, and its removal has no task any more", code=SNAPSHOT_FAILED
+            ) from error
+    if machine:
+        _consolidate(session, machine, cancel)
+
+
+def _machine_of(session: Session, snapshot: str, cancel: CancelToken) -> tuple[bool, str | None]:
+    """Whether there is such a snapshot, and of which machine."""
+    try:
+        return True, read_one(session, "VirtualMachineSnapshot", snapshot, ["vm"], cancel=cancel).text("vm")
+    except LookupFailed:
+        return False, None
 
 
 def _consolidate(session: Session, moref: str, cancel: CancelToken) -> None:
@@ -147,7 +161,7 @@ def _consolidate(session: Session, moref: str, cancel: CancelToken) -> None:
         return
     try:
         run_task(session, lambda: session.ref("VirtualMachine", moref).ConsolidateVMDisks_Task(), cancel=cancel)
-    except (SourceError, Refused) as error:
+    except (SourceError, Refused, LookupFailed) as error:
         LOG.info("the disks of %s could not be consolidated: %s", moref, error.message)
     if consolidation_needed(session, moref, cancel=cancel):
         raise NotRestored(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from hypersdk.errors import HyperSDKError
+from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, Refused, SourceError
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.faults import BUSY, NOT_SUPPORTED, OBJECT_GONE, POWER_STATE
+from hypersdk.vsphere.faults import BUSY, NOT_SUPPORTED, OBJECT_GONE, POWER_STATE, VSPHERE_FAULT
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import ObjectProperties, child_text, localized_fault, parse_time, read_objects, read_one
 from hypersdk.vsphere.specs import filter_spec, traversal
+
+LOG: Final = logging.getLogger(__name__)
 
 BUSY_PATIENCE_S: Final = 60.0
 """vCenter calls a machine busy for some seconds after a lease or task of ours has ended on it; backups hold it for longer."""
@@ -21,6 +25,10 @@ FIRST_PAUSE_S: Final = 0.25
 LAST_PAUSE_S: Final = 3.0
 FIRST_POLL_S: Final = 0.05
 LAST_POLL_S: Final = 1.0
+SETTLE_S: Final = 120.0
+"""How long the end of a task is waited for that makes a change, when its own run has ended: seconds, but where the server is very busy."""
+POWER_OFF_TASK: Final = "poweroff"
+RECONFIGURE_TASK: Final = "reconfig"
 RUNNING: Final = frozenset({"queued", "running"})
 _RUNNING_INFO: Final = ("info.state", "info.descriptionId", "info.reason", "info.queueTime")
 _INFO: Final = ("info.state", "info.progress", "info.error", "info.result", "info.cancelable")
@@ -79,22 +87,81 @@ def _running(task: ObjectProperties) -> RunningTask:
 
 
 def run_task(
-    session: Session, start: Callable[[], Any], *, cancel: CancelToken, busy_patience_s: float = BUSY_PATIENCE_S
+    session: Session,
+    start: Callable[[], Any],
+    *,
+    cancel: CancelToken,
+    busy_patience_s: float = BUSY_PATIENCE_S,
+    abandoned: Callable[[str | None], None] | None = None,
 ) -> str | None:
     """Starts a task by ``start`` (which looks its objects up itself) and waits for its result; waits before that while the machine is busy.
 
-    Raises what the fault means; ``busy`` once the patience is used up.
+    Raises what the fault means; ``busy`` once the patience is used up. ``abandoned`` is called before Cancelled or ConnectError is raised while
+    the task may go on, with its moref where the server named it.
     """
     until = time.monotonic() + busy_patience_s
     pause_s = FIRST_PAUSE_S
     while True:
         try:
-            return wait_for_task(session, session.call(start), cancel=cancel)
+            return _run_once(session, start, cancel, abandoned)
         except HyperSDKError as error:
             if error.code != BUSY or time.monotonic() + pause_s > until:
                 raise
         cancel.sleep(pause_s)
         pause_s = min(pause_s * 1.5, LAST_PAUSE_S)
+
+
+def _run_once(
+    session: Session, start: Callable[[], Any], cancel: CancelToken, abandoned: Callable[[str | None], None] | None
+) -> str | None:
+    task: str | None = None
+
+    def started() -> str:
+        begun = start()
+        return begun if isinstance(begun, str) else str(begun._moId)
+
+    try:
+        task = session.call(started)
+        return wait_for_task(session, task, cancel=cancel)
+    except (Cancelled, ConnectError):
+        if abandoned is not None:
+            abandoned(task)
+        raise
+
+
+def run_whole_task(session: Session, moref: str, start: Callable[[], Any], *, what: str, cancel: CancelToken) -> None:
+    """As ``run_task``, for a task of the machine that makes a change. When cancelled, or when the server was lost meanwhile, its end is waited
+    for first, as far as it can be reached: the change would be made behind the back of whoever undoes it. ``what`` is part of its
+    ``descriptionId``, in small letters.
+    """
+    run_task(session, start, cancel=cancel, abandoned=lambda task: _settle(session, moref, task, what))
+
+
+def _settle(session: Session, moref: str, task: str | None, what: str) -> None:
+    """Until the task has ended, ``SETTLE_S`` at most. Without one, where the answer was lost that would have named it: the machine's tasks
+    of that kind."""
+    patience = CancelToken()
+    timer = threading.Timer(SETTLE_S, patience.cancel, ["the task did not end"])
+    timer.start()
+    try:
+        if task is None:
+            wait_for_no_task(session, moref, what, timeout_s=SETTLE_S, cancel=patience)
+        else:
+            wait_for_task(session, task, cancel=patience)
+    except HyperSDKError as error:
+        # It failed, hangs, or cannot be seen: the undo looks in any case.
+        LOG.info("the task %r of %s: %s", what, moref, error.message)
+    finally:
+        timer.cancel()
+
+
+def wait_for_no_task(session: Session, moref: str, what: str, *, timeout_s: float, cancel: CancelToken) -> None:
+    """Until no task of the machine has ``what`` in its ``descriptionId``. Raises Refused ``busy`` after ``timeout_s``."""
+    until = time.monotonic() + timeout_s
+    while running := [task for task in running_tasks(session, moref, cancel=cancel) if what in task.what.lower()]:
+        if time.monotonic() >= until:
+            raise Refused(f"the task {running[0].what} of {moref} has not ended", code=BUSY)
+        cancel.sleep(LAST_POLL_S)
 
 
 def read_task(session: Session, moref: str, *, cancel: CancelToken) -> TaskState:
@@ -124,8 +191,8 @@ def wait_for_task(
         now = read_task(session, moref, cancel=cancel)
         if on_progress is not None and now.progress is not None:
             on_progress(now.progress)
-        if now.error is not None and now.state == "error":
-            raise now.error
+        if now.state == "error":
+            raise now.error or SourceError(f"the task {moref} failed, and its fault is not told", code=VSPHERE_FAULT)
         if now.state not in RUNNING:
             return now.result
         cancel.sleep(pause_s)
