@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,6 +161,40 @@ def test_an_answer_that_takes_too_long_is_no_lost_connection() -> None:
         release.set()
     assert raised.value.code == "daemon_timeout"
     assert len(requests) == 1
+
+
+@pytest.mark.parametrize("value", ["S3CR3T\n", "S3CR3Tä", "S3CR3T\udce4"])
+def test_a_header_that_cannot_be_sent_is_told_at_once_without_its_text(value: str) -> None:
+    slept: list[float] = []
+    with playing() as (url, _), transport(url, slept) as used:
+        with pytest.raises(UsageError) as raised:
+            used.request("GET", "/x", headers={"Authorization": value})
+        with pytest.raises(UsageError), used.stream("/x", params={}, headers={"Authorization": value}):
+            pass
+    assert "S3CR3T" not in str(raised.value.as_dict()) + "".join(traceback.format_exception(raised.value))
+    assert slept == []
+
+
+@pytest.mark.parametrize("path", ["/" + "x" * 70_000, "/a\x01", "/\udce4"])
+def test_a_path_that_no_url_can_hold_is_told_at_once(path: str) -> None:
+    with transport("http://127.0.0.1:1") as used, pytest.raises(UsageError):
+        used.request("GET", path)
+
+
+@pytest.mark.parametrize("url", ["http://\u00e4..x", "http://ho\x7fst"])
+def test_an_address_that_is_no_url_is_told(url: str) -> None:
+    with pytest.raises(UsageError) as raised, transport(url):
+        pass
+    assert raised.value.code == "daemon_address"
+
+
+def test_an_answer_that_is_packed_wrongly_is_told_at_once() -> None:
+    slept: list[float] = []
+    broken = answer("200 OK", "no gzip", "Content-Encoding: gzip")
+    with playing(broken) as (url, _), transport(url, slept) as used, pytest.raises(ConnectError) as raised:
+        used.request("GET", "/x")
+    assert raised.value.code == "answer_unreadable"
+    assert slept == []
 
 
 def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

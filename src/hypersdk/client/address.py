@@ -138,13 +138,13 @@ def _token(
     wanted: Wanted, environ: Mapping[str, str], url: str, name: str | None, context: Context | None
 ) -> tuple[Secret | None, str | None]:
     if wanted.token is not None:
-        return wanted.token, "the caller"
+        return _checked(wanted.token.reveal(), "the token given"), "the caller"
     if wanted.token_file is not None:
         return read_token(wanted.token_file), str(wanted.token_file)
     if text := environ.get(TOKEN_VARIABLE, "").strip():
-        return Secret(text), f"${TOKEN_VARIABLE}"
+        return _checked(text, f"the token in ${TOKEN_VARIABLE}"), f"${TOKEN_VARIABLE}"
     if context is not None and context.token is not None:
-        return context.token, f"context {name}"
+        return _checked(context.token.reveal(), f"the token of context {name}"), f"context {name}"
     return _local_token(environ, url) if is_loopback(url) else (None, None)
 
 
@@ -152,12 +152,23 @@ def read_token(path: Path) -> Secret:
     """The token on the first line of ``path``. Raises UsageError ``token_source``."""
     try:
         with path.expanduser().open("rb") as file:
-            line = file.readline(MAX_TOKEN_BYTES + 1).decode("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+            line = file.readline(MAX_TOKEN_BYTES + 2)
+    except OSError as error:
         raise UsageError(f"the token file {path} cannot be read", code=TOKEN_SOURCE) from error
-    if not line or len(line) > MAX_TOKEN_BYTES or not line.isascii() or not line.isprintable():
-        raise UsageError(f"there is no token on the first line of {path}", code=TOKEN_SOURCE)
-    return Secret(line)
+    return _checked(line.decode("utf-8", "replace"), f"the first line of {path}")
+
+
+def _checked(text: str, what: str) -> Secret:
+    """``text`` without white space around it. Raises UsageError ``token_source``, without any of the text, for what no header could carry."""
+    token = text.strip()
+    if not token:
+        raise UsageError(f"{what} is empty", code=TOKEN_SOURCE)
+    if len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(
+            f"{what} is no token", code=TOKEN_SOURCE, cause="A token is one word of ASCII characters.",
+            next_step="Take the token alone, as it was shown when it was made.",
+        )  # fmt: skip
+    return Secret(token)
 
 
 def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
