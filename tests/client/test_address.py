@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hypersdk.client import address
 from hypersdk.client.address import Wanted, find_target, listeners, normal_url
 from hypersdk.client.contexts import Context, Contexts, contexts_path, load_contexts, save_contexts
 from hypersdk.errors import AccessError, LookupFailed, UsageError
@@ -141,6 +142,30 @@ def test_a_port_that_another_user_took_gets_no_token(environ: dict[str, str]) ->
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
+
+
+def test_a_stray_token_does_not_hide_that_of_the_daemon(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stray = local_token(environ, "hst_stray")
+    own = tmp_path / ".local" / "state" / "hypersdk" / "admin.token"
+    own.parent.mkdir(parents=True)
+    own.write_text("hst_own\n")
+
+    def check(_url: str, _owner: int) -> None:
+        for error in refused:
+            raise error
+
+    refused = iter([AccessError("another user's port", code="foreign_listener")])
+    monkeypatch.setattr(address, "_check_listener", check)
+    assert find_target(Wanted(), environ).found_in == str(own)
+    stray.write_text("\n")
+    assert find_target(Wanted(), environ).token == Secret("hst_own")
+    refused = iter(
+        [AccessError("the first", code="foreign_listener"), AccessError("the second", code="foreign_listener")]
+    )
+    with pytest.raises(AccessError, match="the first"):
+        find_target(Wanted(), environ)
 
 
 @pytest.mark.parametrize(

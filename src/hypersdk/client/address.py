@@ -21,7 +21,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from hypersdk.client.contexts import Context, contexts_path, load_contexts
-from hypersdk.errors import AccessError, UsageError, register
+from hypersdk.errors import AccessError, HyperSDKError, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.units import KiB
 from hypersdk.vsphere.certificate import TlsPolicy, normal_print
@@ -182,6 +182,8 @@ def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _local_token(environ: Mapping[str, str], url: str) -> tuple[Secret | None, str | None]:
+    """The first that may be used. One that may not, left behind by a daemon that is gone perhaps, does not hide the others."""
+    refused: HyperSDKError | None = None
     for folder in state_folders(environ):
         path = folder / ADMIN_TOKEN
         try:
@@ -190,8 +192,13 @@ def _local_token(environ: Mapping[str, str], url: str) -> tuple[Secret | None, s
             continue
         if not os.access(path, os.R_OK):
             continue
-        _check_listener(url, owner)
-        return read_token(path), str(path)
+        try:
+            _check_listener(url, owner)
+            return read_token(path), str(path)
+        except HyperSDKError as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
     return None, None
 
 
