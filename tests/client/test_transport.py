@@ -197,6 +197,15 @@ def test_an_answer_that_is_packed_wrongly_is_told_at_once() -> None:
     assert slept == []
 
 
+def test_a_wait_that_was_asked_for_does_not_count_as_a_slow_answer() -> None:
+    def wait(sock: socket.socket, request: bytes) -> None:
+        threading.Event().wait(0.6)
+        answer("200 OK", {"ok": True})(sock, request)
+
+    with playing(wait) as (url, _), transport(url, timeout_s=0.3) as used:
+        assert used.request("GET", "/x", wait_s=0.5).object() == {"ok": True}
+
+
 def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1 << 20)
 

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeAlias
@@ -17,7 +17,7 @@ from hypersdk.client.address import Target, Wanted, find_target
 from hypersdk.client.connections import Endpoints
 from hypersdk.client.records import DaemonStatus, Explanation, Job, LogPart, Page, Rejection, Submission, objects, take
 from hypersdk.client.transport import Transport
-from hypersdk.client.watching import Watch
+from hypersdk.client.watching import Watch, patiently
 from hypersdk.errors import UsageError
 from hypersdk.jobs.states import KEPT
 from hypersdk.secret import Secret
@@ -207,17 +207,20 @@ class Client:
 
     def logs(self, job_id: str, after: int = 0, wait_s: int = 0) -> LogPart:
         """The job's log from byte ``after`` on; with ``wait_s`` (at most 20) the daemon answers when there is something new."""
-        params = {"after": after, "wait": min(wait_s, LOG_WAIT_S)}
-        answer = self._transport.request("GET", f"{job_path(job_id)}/logs", params=params).object()
+        wait_s = min(wait_s, LOG_WAIT_S)
+        params = {"after": after, "wait": wait_s}
+        answer = self._transport.request("GET", f"{job_path(job_id)}/logs", params=params, wait_s=wait_s).object()
         return LogPart(take(answer, "text", str), take(answer, "end", int), take(answer, "ended", bool))
 
     def follow_logs(self, job_id: str) -> Iterator[str]:
-        """The job's log in pieces as they come, to its end."""
-        part = LogPart("", 0, False)
-        while not part.ended:
-            part = self.logs(job_id, part.end, LOG_WAIT_S)
+        """The job's log in pieces as they come, to its end. A daemon that restarts meanwhile is waited for; nothing is lost or comes twice."""
+        part = self.logs(job_id)
+        while True:
             if part.text:
                 yield part.text
+            if part.ended:
+                return
+            part = patiently(partial(self.logs, job_id, part.end, LOG_WAIT_S))
 
     # Ask
 

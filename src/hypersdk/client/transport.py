@@ -39,6 +39,8 @@ RETRIES: Final = 5
 FIRST_PAUSE_S: Final = 0.2
 """Doubled with each further try: about 6 s in all, in which a daemon restarts."""
 MAX_RETRY_AFTER_S: Final = 60.0
+ANSWER_S: Final = 10.0
+"""Least time for an answer after the wait that was asked for."""
 STILL_ANSWERED: Final = "idempotency_running"
 """The connection broke, or the daemon died, while it answered this very request."""
 BUSY: Final = frozenset({429, 503})
@@ -105,8 +107,12 @@ class Transport:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        wait_s: float = 0.0,
     ) -> Answer:
-        """Sends it, again where that is safe. Raises HyperSDKError: the daemon's own, ConnectError or DaemonError."""  # fmt: skip
+        """Sends it, again where that is safe. ``wait_s`` is how long the daemon was asked to wait before it answers.
+
+        Raises HyperSDKError: the daemon's own, ConnectError or DaemonError.
+        """
         sent = dict(headers or {})
         if method != "GET":
             sent.setdefault("Idempotency-Key", uuid.uuid4().hex)
@@ -117,6 +123,9 @@ class Transport:
             build["content"] = body
         if timeout_s is not None:
             build["timeout"] = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
+        elif wait_s:
+            connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
+            build["timeout"] = httpx.Timeout(max(self._timeout_s, wait_s + ANSWER_S), connect=connect_s)
         return self._persist(lambda: self._once(method, path, build))
 
     def _persist(self, once: Callable[[], Answer]) -> Answer:
