@@ -152,6 +152,31 @@ def test_login_with_a_token_checks_and_keeps_it(api: Api, ctl: Hyperctl) -> None
     assert ctl("query", env={"HYPERVISORD_TOKEN": api.tokens["viewer"]}).status == 0
 
 
+def test_login_keeps_the_context_of_another_daemon_on_the_same_host(api: Api, ctl: Hyperctl) -> None:
+    port = api.url.rpartition(":")[2]
+    file = ctl.home / "token"
+    file.write_text(api.tokens["viewer"])
+    person = Hyperctl("", ctl.home, None)
+    assert person("contexts", "add", "127.0.0.1", "http://127.0.0.1:1").status == 0
+    first = person("login", api.url, "--token-file", file)
+    assert f"context 127.0.0.1-{port}" in first.out
+    assert (
+        f"127.0.0.1 is the context of http://127.0.0.1:1; this daemon is remembered as 127.0.0.1-{port}." in first.err
+    )
+    again = person("login", api.url, "--token-file", file, "--json")
+    assert again.events[-1]["context"] == f"127.0.0.1-{port}"
+    assert [(one["name"], one["current"]) for one in person("contexts", "list", "--json").events] == [
+        ("127.0.0.1", False), (f"127.0.0.1-{port}", True),
+    ]  # fmt: skip
+    assert person("contexts", "remove", f"127.0.0.1-{port}").status == 0
+    assert person("contexts", "add", f"127.0.0.1-{port}", "http://127.0.0.1:2").status == 0
+    assert f"context 127.0.0.1-{port}-2\n" in person("login", api.url, "--token-file", file).out
+    assert (
+        "was that of http://127.0.0.1:2"
+        in person("login", api.url, "--token-file", file, "--name", f"127.0.0.1-{port}").err
+    )
+
+
 def test_contexts(ctl: Hyperctl) -> None:
     person = Hyperctl("", ctl.home, None)
     assert "No daemon is remembered" in person("contexts", "list").out
