@@ -274,6 +274,26 @@ def test_watch_follows_to_the_end_and_its_status_is_the_jobs(api: Api, ctl: Hype
     assert ctl.ok("watch") == "No job is running or waiting.\n"
 
 
+def test_watch_of_many_jobs_begins_with_those_that_run(
+    api: Api, ctl: Hyperctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.MAX_SHOWN", 4)
+    followed: list[list[str]] = []
+    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", lambda _ctl, ids: followed.append(ids))
+    running, cancelling, paused, first, *queue = [api.add_job().id for _ in range(9)]
+    for job in (running, cancelling):
+        assert api.claims().claim(job, 1) is not None
+    ctl.ok("pause", paused)
+    ctl.ok("cancel", cancelling)
+    done = ctl("watch")
+    assert followed == [[running, cancelling, paused, first]]
+    assert "4 jobs are followed, and 5 more have not ended" in done.err
+    monkeypatch.undo()
+    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", lambda _ctl, ids: followed.append(ids))
+    assert ctl("watch").err == ""
+    assert followed[1] == [running, cancelling, paused, first, *queue]
+
+
 def test_submit_and_watch_in_one(api: Api, ctl: Hyperctl) -> None:
     def work() -> None:
         while not (ids := api.services.jobs.ids(_all())):
