@@ -2,7 +2,7 @@
 
 ::
 
-    address    url given > $HYPERVISORD_URL > current context > http://localhost:8080
+    address    url given > context given > $HYPERVISORD_URL > current context > http://localhost:8080
     token      given > token file given > $HYPERVISORD_TOKEN > the context, at its own address only
                > admin.token in $STATE_DIRECTORY, the XDG state folder, /var/lib/hypersdk: for a daemon on this machine only
 
@@ -78,7 +78,9 @@ class Wanted:
 def find_target(wanted: Wanted, environ: Mapping[str, str]) -> Target:
     """Raises UsageError for an address, file or print that cannot be used, AccessError where a token must not be sent."""
     name, context = _context(wanted, environ)
-    url = normal_url(wanted.url or environ.get(URL_VARIABLE) or (context.url if context else DEFAULT_URL))
+    # A context that was named is meant, whatever stands in the environment.
+    variable = None if wanted.context else environ.get(URL_VARIABLE)
+    url = normal_url(wanted.url or variable or (context.url if context else DEFAULT_URL))
     if context is not None and normal_url(context.url) != url:
         name, context = None, None
     token, found_in = _token(wanted, environ, url, name, context)

@@ -46,7 +46,7 @@ class Client:
             job = client.wait(job.id, on_progress=lambda job: print(f"{job.progress.percent_complete:.0f} %"))
             print(job.raise_for_failure().files)
 
-    What is not given is found as hyperctl finds it: ``$HYPERVISORD_URL``, the current context, ``http://localhost:8080``; the token in
+    What is not given is found as hyperctl finds it: the context, ``$HYPERVISORD_URL``, the current context, ``http://localhost:8080``; the token in
     ``$HYPERVISORD_TOKEN``, the context, or the daemon's own file on this machine. Every method raises HyperSDKError with the daemon's code:
     UsageError, AccessError, LookupFailed, Refused, ConnectError, DaemonError ... A write is sent again when the connection broke, with the
     same Idempotency-Key, so it is done once.
@@ -167,13 +167,13 @@ class Client:
             if cursor is None or not page.jobs:
                 return
 
-    def query(self, ids: Sequence[str] = (), status: Sequence[str] = ()) -> Sequence[Job]:
-        """The jobs with these ids, or in these states; all without either. Ids that do not exist are left out."""
+    def query(self, ids: Sequence[str] = (), status: Sequence[str] = (), text: str = "") -> Sequence[Job]:
+        """The jobs with these ids, in these states, with ``text`` in them; all without any. Ids that do not exist are left out."""
         if not ids:
-            return tuple(self.list(states=status))
+            return tuple(self.list(states=status, text=text))
         found: dict[str, Job] = {}
         for at in range(0, len(ids), PAGE):
-            found |= {job.id: job for job in self.page(ids=ids[at : at + PAGE], states=status).jobs}
+            found |= {job.id: job for job in self.page(ids=ids[at : at + PAGE], states=status, text=text).jobs}
         return tuple(found[one] for one in dict.fromkeys(ids) if one in found)
 
     def explain(self, job_id: str) -> Explanation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
@@ -138,6 +139,52 @@ def test_login_keeps_a_token_and_logout_revokes_it(api: Api, ctl: Hyperctl) -> N
     assert person("query", "--context", "site-a", "--json").error["code"] == "unauthenticated"
     assert Hyperctl(api.url, ctl.home, token.reveal())("query").status == 4
     assert person("logout").status == 5
+
+
+def test_logout_is_of_the_daemon_that_was_named(api: Api, ctl: Hyperctl) -> None:
+    ctl.ok("users", "add", "ops", "--password-stdin", stdin=PASSWORD + "\n")
+    person = Hyperctl("", ctl.home, None)
+    path = ctl.home / "config" / "hypersdk" / "contexts.toml"
+    assert person("contexts", "add", "other", "https://b.example.com", "--token-file", _token_file(ctl)).status == 0
+    login = ("login", api.url, "--username", "ops", "--password-stdin", "--name")
+    assert person(*login, "here", stdin=PASSWORD + "\n").status == 0
+    for words, env in ((["--url", "https://c.example.com"], {}), (["--url", api.url, "--context", "other"], {}),
+                       ([], {"HYPERVISORD_URL": "https://c.example.com"})):  # fmt: skip
+        done = person("logout", *words, "--json", env=env)
+        assert (done.status, done.error["code"]) == (2, "usage")
+    assert person("logout", "--url", "https://b.example.com").out == "Logged out of https://b.example.com\n"
+    known = load_contexts(path).known
+    assert (known["other"].token, known["here"].token is None) == (None, False)
+    env = {"HYPERVISORD_URL": "https://c.example.com", "HYPERVISORD_TOKEN": "hst_wrong"}
+    assert person("logout", "--context", "here", "--json", env=env).events == [{"context": "here", "revoked": True}]
+    assert person(*login, "here", stdin=PASSWORD + "\n").status == 0
+    assert person(*login, "again", stdin=PASSWORD + "\n").status == 0
+    assert person("contexts", "use", "other").status == 0
+    assert person("logout", "--url", api.url).status == 2  # which of the two?
+    assert person("contexts", "use", "here").status == 0
+    assert person("logout", "--url", api.url, "--json").events == [{"context": "here", "revoked": True}]
+
+
+def test_a_context_that_is_named_counts_more_than_the_environment(api: Api, ctl: Hyperctl) -> None:
+    person = Hyperctl("http://127.0.0.1:1", ctl.home, None)
+    assert person("contexts", "add", "here", api.url, "--token-file", _token_file(ctl)).status == 0
+    assert person("query").status == 3
+    assert person("query", "--context", "here").status == 0
+
+
+def test_login_has_the_patience_that_was_asked_for(ctl: Hyperctl) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = Hyperctl("", ctl.home, None)(
+            "login", url, "--timeout", "0.3", "--token-file", _token_file(ctl), "--json"
+        )
+    assert (done.status, done.error["code"]) == (3, "daemon_timeout")
+
+
+def _token_file(ctl: Hyperctl) -> Path:
+    file = ctl.home / "token"
+    file.write_text(f"{ctl.token}\n")
+    return file
 
 
 def test_login_with_a_token_checks_and_keeps_it(api: Api, ctl: Hyperctl) -> None:

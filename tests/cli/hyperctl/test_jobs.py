@@ -187,6 +187,25 @@ def test_query_of_a_job_that_does_not_exist(api: Api, ctl: Hyperctl) -> None:
     assert ctl.ok("query", "-id", job.id, "-id", api.add_job().id, "-limit", "1").startswith("Found 1 job(s)\n")
 
 
+def test_query_combines_ids_and_a_text(api: Api, ctl: Hyperctl) -> None:
+    one, two = api.add_job(name="alpha"), api.add_job(name="beta")
+    out = ctl.ok("query", "-id", one.id, "-id", two.id, "-text", "alph")
+    assert out.startswith("Found 1 job(s)\n")
+    assert one.id in out
+    assert ctl("query", "-id", two.id, "-id", "nope", "-text", "alph").status == 5
+
+
+def test_the_folder_of_submit_is_no_format(api: Api, ctl: Hyperctl) -> None:
+    for words in (["--output", "json"], ["--output=json"], ["-output", "json"], ["--output-dir", "json"]):
+        done = ctl("submit", "--vm", "x", *words)
+        assert done.status == 6  # below no export root
+        assert done.out.startswith("Submitted 0 job(s)\n")
+    folder = str(api.folder / "exports" / "x")
+    assert ctl("submit", "--vm", "x", "--output", folder, "--json").events[0]["accepted"] == 1
+    assert ctl("--output", "json", "submit", "--vm", "x", "--output", folder).events[0]["accepted"] == 1
+    assert ctl("--context", "submit", "query", "--output", "json", "-alll").error["code"] == "usage"
+
+
 def test_query_for_programs(api: Api, ctl: Hyperctl) -> None:
     jobs = [api.add_job() for _ in range(3)]
     assert [one["id"] for one in ctl("query", "--json").events] == [job.id for job in reversed(jobs)]

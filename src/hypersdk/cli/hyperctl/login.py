@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hypersdk.client.accounts import Me
     from hypersdk.client.address import Target
     from hypersdk.client.contexts import Context, Contexts
+    from hypersdk.client.transport import Transport
     from hypersdk.secret import Secret
 
 TIMEOUT_S: Final = 60.0
@@ -58,7 +59,7 @@ def command(
     target = _trusted(ctl, _target(ctl))
     if "token_file" in ctl.given:
         assert target.token is not None
-        me, token, token_id = _checked(target), target.token, None
+        me, token, token_id = _checked(ctl, target), target.token, None
     else:
         me, token, token_id = _logged_in(ctl, target, username, password_file, password_stdin, days)
     kept = _keep(ctl, target, (token, token_id), name)
@@ -78,11 +79,15 @@ def _target(ctl: Ctl) -> Target:
     return target if "token_file" in given else replace(target, token=None)
 
 
-def _trusted(ctl: Ctl, target: Target) -> Target:
-    """The target as it is where it answers; with the certificate pinned where a person says so. Raises ConnectError."""
+def _transport(ctl: Ctl, target: Target) -> Transport:
     from hypersdk.client.transport import Transport
 
-    transport = Transport(replace(target, token=None), TIMEOUT_S)
+    return Transport(target, ctl.given.get("timeout_s", TIMEOUT_S))
+
+
+def _trusted(ctl: Ctl, target: Target) -> Target:
+    """The target as it is where it answers; with the certificate pinned where a person says so. Raises ConnectError."""
+    transport = _transport(ctl, replace(target, token=None))
     try:
         transport.request("GET", "/health")
     except HyperSDKError as error:
@@ -115,11 +120,10 @@ def _show_certificate(ctl: Ctl, target: Target, error: HyperSDKError) -> None:
     notes.print("Compare the SHA-256 print with the one that the daemon wrote to its log when it started.")
 
 
-def _checked(target: Target) -> Me:
+def _checked(ctl: Ctl, target: Target) -> Me:
     from hypersdk.client.accounts import who_am_i
-    from hypersdk.client.transport import Transport
 
-    transport = Transport(target, TIMEOUT_S)
+    transport = _transport(ctl, target)
     try:
         return who_am_i(transport)
     finally:
@@ -130,7 +134,6 @@ def _logged_in(
     ctl: Ctl, target: Target, username: str | None, password_file: Path | None, password_stdin: bool, days: float
 ) -> tuple[Me, Secret, str | None]:
     from hypersdk.client.accounts import log_in
-    from hypersdk.client.transport import Transport
 
     if username is None:
         if not ctl.output.can_ask:
@@ -141,7 +144,7 @@ def _logged_in(
             )
         username = ctl.ask(f"User name at {target.url}: ").strip()
     password = ctl.password(f"Password of {username}: ", password_file, from_stdin=password_stdin)
-    transport = Transport(target, TIMEOUT_S)
+    transport = _transport(ctl, target)
     try:
         me, made = log_in(
             transport, username, password, label=f"hyperctl on {socket.gethostname()[:100]}", expires_in_days=days
