@@ -110,6 +110,8 @@ def test_what_is_no_job_file_is_an_error(client: Client, tmp_path: Path) -> None
     assert raised.value.code == "job_unreadable"
     with pytest.raises(UsageError, match="cannot be read"):
         client.submit(tmp_path / "missing.yaml")
+    with pytest.raises(UsageError, match="UTF-8"):
+        client.submit("vm_path: \udcfc")
     with pytest.raises(UsageError, match="larger than"):
         client.submit("#" * (4 * 1024 * 1024 + 1))
 
@@ -160,7 +162,7 @@ def test_an_id_leads_nowhere_else(client: Client) -> None:
     for strange in ("../auth/me", "a b?x=1", "ä%2f"):
         with pytest.raises(LookupFailed):
             client.get(strange)
-    for none in ("", "..", "."):
+    for none in ("", "..", ".", "\udce4"):
         with pytest.raises(UsageError):
             client.get(none)
 

@@ -10,13 +10,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeAlias
-from urllib.parse import quote
 
 from hypersdk.client.accounts import Me, Tokens, Users, who_am_i
 from hypersdk.client.address import Target, Wanted, find_target
 from hypersdk.client.connections import Endpoints
 from hypersdk.client.records import DaemonStatus, Explanation, Job, LogPart, Page, Rejection, Submission, objects, take
-from hypersdk.client.transport import Transport
+from hypersdk.client.transport import Transport, path_part
 from hypersdk.client.watching import Watch, patiently
 from hypersdk.errors import UsageError
 from hypersdk.jobs.states import KEPT
@@ -33,7 +32,7 @@ STATE_WORDS: Final = tuple(dict.fromkeys([*KEPT.values(), *KEPT]))
 YAML: Final = "application/yaml"
 JSON: Final = "application/json"
 
-Definition: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Path | str
+Definition: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Path | str | bytes
 
 
 class Client:
@@ -266,25 +265,32 @@ def job_path(job_id: str) -> str:
         raise UsageError(
             f"'{job_id}' is no id of a job", next_step="Give one that submit printed; `hyperctl query -all` lists them."
         )
-    return f"{JOBS}/{quote(job_id, safe='')}"
+    return f"{JOBS}/{path_part(job_id)}"
 
 
 def job_file(definition: Definition) -> tuple[bytes, str]:
     """The body of a submit and its content type. Raises UsageError for a file that cannot be read or is too large."""
     if isinstance(definition, Path):
         return _bounded(_read(definition), str(definition)), JSON if definition.suffix.lower() == ".json" else YAML
-    if isinstance(definition, str):
+    if isinstance(definition, str | bytes):
+        data = definition if isinstance(definition, bytes) else _encoded(definition)
         # JSON is YAML too, as far as job files go; the daemon reads both as YAML and refuses what only one of them allows.
-        return _bounded(definition.encode("utf-8"), "the job file"), JSON if definition.lstrip()[:1] in (
-            "{",
-            "[",
-        ) else YAML
+        return _bounded(data, "the job file"), JSON if data.lstrip()[:1] in (b"{", b"[") else YAML
     try:
         return _bounded(json.dumps(definition, default=_plain).encode(), "the definition"), JSON
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"the definition cannot be written as JSON: {error}",
             next_step="Give texts, numbers, lists and mappings only.",
+        ) from error
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "the job file holds characters that UTF-8 does not have", next_step="Read it as bytes, or as UTF-8."
         ) from error
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -223,6 +223,14 @@ class Transport:
 
 _UNSENDABLE: Final = (httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)
 """HTTP has no form for the request; sent again, it would be the same."""
+
+
+def path_part(text: str) -> str:
+    """``text`` as one part of a path; a slash in it does not lead elsewhere. Raises UsageError."""
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise _unsendable() from None
 
 
 def _unsendable() -> UsageError:

@@ -104,6 +104,12 @@ def test_a_token_of_a_login_makes_tokens_that_end_with_it(api: Api, ctl: Hyperct
         assert (done.status, done.error["code"]) == (4, "token_outlives")
 
 
+def test_a_password_that_is_no_utf8_is_told(ctl: Hyperctl) -> None:
+    done = ctl("users", "add", "ops", "--password-stdin", "--json", stdin=PASSWORD.encode() + b"\xfc\n")
+    assert (done.status, done.error["code"]) == (2, "usage")
+    assert PASSWORD not in done.out
+
+
 def test_users(ctl: Hyperctl) -> None:
     assert (
         ctl.ok("users", "add", "ops", "--role", "operator", "--password-stdin", stdin=PASSWORD + "\n")

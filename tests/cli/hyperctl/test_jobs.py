@@ -75,6 +75,15 @@ def test_submit_from_standard_input_for_programs(api: Api, ctl: Hyperctl) -> Non
     assert (facts["type"], facts["accepted"], len(facts["job_ids"]), facts["errors"]) == ("submitted", 2, 2, [])
 
 
+def test_a_job_file_that_is_no_utf8_is_told_from_wherever_it_comes(ctl: Hyperctl, tmp_path: Path) -> None:
+    data = "vm_path: /data/vm/b\u00fcro\n".encode("latin-1")
+    file = tmp_path / "job.yaml"
+    file.write_bytes(data)
+    piped, named = ctl("submit", "-f", "-", "--json", stdin=data), ctl("submit", "-f", file, "--json")
+    assert (piped.status, piped.error["code"]) == (2, "job_unreadable")
+    assert piped.error["message"] == named.error["message"]
+
+
 @pytest.mark.parametrize(
     "words",
     [

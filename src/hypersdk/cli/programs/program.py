@@ -58,7 +58,10 @@ class Run:
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(f"the password file {path} cannot be read") from error
         if from_stdin:
-            return _first_line(self.stdin.readline(MAX_PASSWORD_BYTES + 2), "standard input")
+            try:
+                return _first_line(self.stdin.readline(MAX_PASSWORD_BYTES + 2), "standard input")
+            except UnicodeDecodeError:
+                raise UsageError("the password on standard input is not UTF-8") from None  # which would quote of it
         if not self.output.can_ask:
             raise UsageError("a password is needed", next_step="Pass --password-file FILE or --password-stdin.")
         first = self.ask(question, secret=True)
