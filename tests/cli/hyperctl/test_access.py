@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from pathlib import Path
@@ -92,6 +93,25 @@ def test_tokens(api: Api, ctl: Hyperctl) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     assert ctl("tokens", "create", "kept", "--to-file", file).status == 9
     assert Hyperctl(api.url, ctl.home, None)("query", "--token-file", file).status == 0
+
+
+def test_a_token_that_cannot_be_written_down_does_not_stay(ctl: Hyperctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ctl("tokens", "list", "--json").events
+    gone = ctl("tokens", "create", "x", "--to-file", ctl.home / "no" / "t", "--json")
+    assert (gone.status, gone.error["code"]) == (9, "target_denied")
+    file = ctl.home / "t"
+    assert ctl("tokens", "create", "", "--to-file", file).status != 0  # the daemon refuses the label
+    assert not file.exists()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        done = ctl("tokens", "create", "x", "--to-file", file, "--json")
+    assert (done.status, done.error["code"]) == (9, "target_denied")
+    assert not file.exists()
+    assert [one["id"] for one in ctl("tokens", "list", "--json").events] == [one["id"] for one in before]
 
 
 def test_a_token_of_a_login_makes_tokens_that_end_with_it(api: Api, ctl: Hyperctl) -> None:
