@@ -16,8 +16,18 @@ import pytest
 from hypersdk.client import Client, DaemonError
 from hypersdk.client import transport as module
 from hypersdk.client.address import Wanted, find_target
+from hypersdk.client.errors import DaemonUnavailable
 from hypersdk.client.transport import Transport
-from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFailed, Refused, TransientError, UsageError
+from hypersdk.errors import (
+    AccessError,
+    ConnectError,
+    HyperSDKError,
+    LookupFailed,
+    Refused,
+    SourceError,
+    TransientError,
+    UsageError,
+)
 from tests.support.apiserver import running_api
 
 Play = Callable[[socket.socket, bytes], None]
@@ -249,6 +259,23 @@ def test_what_is_no_daemon_is_told_as_such() -> None:
         ("409 Conflict", {"detail": "d", "code": "x", "exit_status": 3}, ConnectError, "x"),
         ("500 Internal Server Error", "no object", DaemonError, "daemon_failed"),
         ("599 Strange", None, DaemonError, "daemon_failed"),
+        ("502 Bad Gateway", None, DaemonError, "daemon_failed"),
+        ("502 Bad Gateway", {"error": "e", "code": "x"}, SourceError, "x"),
+        (
+            "503 Service Unavailable",
+            {"detail": "d", "code": "database_down", "exit_status": 12},
+            DaemonUnavailable,
+            "database_down",
+        ),
+        ("503 Service Unavailable", {"error": "e", "code": "database_down"}, DaemonUnavailable, "database_down"),
+        ("504 Gateway Timeout", {"detail": "d", "code": "x", "exit_status": 12}, DaemonUnavailable, "x"),
+        ("409 Conflict", {"detail": "d", "code": "x", "exit_status": 13}, DaemonError, "x"),
+        (
+            "429 Too Many Requests",
+            {"detail": "d", "code": "login_locked", "exit_status": 4},
+            TransientError,
+            "login_locked",
+        ),
         ("302 Found", None, UsageError, "usage"),
     ],
 )
@@ -257,6 +284,7 @@ def test_an_answer_that_says_no_is_an_error_of_its_family(
 ) -> None:
     with playing(answer(status, document)) as (url, _), transport(url) as used, pytest.raises(family) as raised:
         used.request("GET", "/x")
+    assert type(raised.value) is family
     assert raised.value.code == code
     assert raised.value.fields["http_status"] == int(status[:3])
     if isinstance(document, dict) and "cause" in document:
