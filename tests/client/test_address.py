@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hypersdk.client import address
 from hypersdk.client.address import Wanted, find_target, listeners, normal_url
 from hypersdk.client.contexts import Context, Contexts, contexts_path, load_contexts, save_contexts
 from hypersdk.errors import AccessError, LookupFailed, UsageError
@@ -60,6 +61,43 @@ def test_the_token_comes_from_the_first_place_that_has_it(environ: dict[str, str
     assert token() == "hst_file"
 
 
+@pytest.mark.parametrize("text", ["hst_S3CR3T", "  hst_S3CR3T\n", "hst_S3CR3T\r\n"])
+def test_white_space_around_a_token_is_not_part_of_it(environ: dict[str, str], text: str) -> None:
+    assert find_target(Wanted(token=Secret(text)), environ).token == Secret("hst_S3CR3T")
+    assert find_target(Wanted(), {**environ, "HYPERVISORD_TOKEN": text}).token == Secret("hst_S3CR3T")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hst_S3CR3T\nhst_S3CR3T", "hst_ S3CR3T", "hst_S3CR3Tä", "hst_S3CR3T\udce4", "hst_S3CR3T\x7f", "S3CR3T" * 1000],
+)
+@pytest.mark.parametrize("source", ["given", "file", "variable", "context"])
+def test_what_is_no_token_is_told_without_it(environ: dict[str, str], tmp_path: Path, text: str, source: str) -> None:
+    wanted = Wanted()
+    if source == "given":
+        wanted = Wanted(token=Secret(text))
+    elif source == "file":
+        wanted = Wanted(token_file=tmp_path / "token")
+        (tmp_path / "token").write_bytes(text.replace("\n", " ").encode("utf-8", "surrogateescape"))
+    elif source == "variable":
+        environ["HYPERVISORD_TOKEN"] = text
+    else:
+        remember(environ, here=Context("http://localhost:8080", Secret(text.replace("\udce4", "ä"))))
+    with pytest.raises(UsageError) as raised:
+        find_target(wanted, environ)
+    assert raised.value.code == "token_source"
+    assert "S3CR3T" not in str(raised.value.as_dict())
+
+
+def test_an_empty_token_that_was_given_is_told(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("\nhst_second_line\n")
+    for wanted in (Wanted(token=Secret(" \n")), Wanted(token_file=tmp_path / "token")):
+        with pytest.raises(UsageError, match="is empty") as raised:
+            find_target(wanted, environ)
+        assert raised.value.code == "token_source"
+    assert find_target(Wanted(), {**environ, "HYPERVISORD_TOKEN": " "}).token is None
+
+
 def test_a_context_keeps_its_token_and_its_trust_to_its_own_address(environ: dict[str, str]) -> None:
     remember(environ, site=Context("https://a.example.com", Secret("hst_a"), thumbprint="ab" * 32))
     own = find_target(Wanted(url="https://a.example.com/"), environ)
@@ -104,6 +142,30 @@ def test_a_port_that_another_user_took_gets_no_token(environ: dict[str, str]) ->
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
+
+
+def test_a_stray_token_does_not_hide_that_of_the_daemon(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stray = local_token(environ, "hst_stray")
+    own = tmp_path / ".local" / "state" / "hypersdk" / "admin.token"
+    own.parent.mkdir(parents=True)
+    own.write_text("hst_own\n")
+
+    def check(_url: str, _owner: int) -> None:
+        for error in refused:
+            raise error
+
+    refused = iter([AccessError("another user's port", code="foreign_listener")])
+    monkeypatch.setattr(address, "_check_listener", check)
+    assert find_target(Wanted(), environ).found_in == str(own)
+    stray.write_text("\n")
+    assert find_target(Wanted(), environ).token == Secret("hst_own")
+    refused = iter(
+        [AccessError("the first", code="foreign_listener"), AccessError("the second", code="foreign_listener")]
+    )
+    with pytest.raises(AccessError, match="the first"):
+        find_target(Wanted(), environ)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,17 @@ from hypersdk.client import Client, Job
 from hypersdk.client.accounts import log_in
 from hypersdk.client.address import Wanted, find_target
 from hypersdk.client.transport import Transport
-from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, Refused, TargetError, TransientError, UsageError
+from hypersdk.client.watching import PATIENCE_S, patiently
+from hypersdk.errors import (
+    AccessError,
+    ConnectError,
+    HyperSDKError,
+    LookupFailed,
+    Refused,
+    TargetError,
+    TransientError,
+    UsageError,
+)
 from hypersdk.jobs.states import JobEvent
 from hypersdk.secret import Secret
 from tests.support.apiserver import Api, serving
@@ -100,6 +110,8 @@ def test_what_is_no_job_file_is_an_error(client: Client, tmp_path: Path) -> None
     assert raised.value.code == "job_unreadable"
     with pytest.raises(UsageError, match="cannot be read"):
         client.submit(tmp_path / "missing.yaml")
+    with pytest.raises(UsageError, match="UTF-8"):
+        client.submit("vm_path: \udcfc")
     with pytest.raises(UsageError, match="larger than"):
         client.submit("#" * (4 * 1024 * 1024 + 1))
 
@@ -150,7 +162,7 @@ def test_an_id_leads_nowhere_else(client: Client) -> None:
     for strange in ("../auth/me", "a b?x=1", "ä%2f"):
         with pytest.raises(LookupFailed):
             client.get(strange)
-    for none in ("", "..", "."):
+    for none in ("", "..", ".", "\udce4"):
         with pytest.raises(UsageError):
             client.get(none)
 
@@ -240,6 +252,50 @@ def test_a_daemon_that_restarts_is_waited_for(api: Api) -> None:
         start.start()
         assert list(changes)[-1].state == "completed"
         start.join()
+
+
+def test_logs_are_followed_through_a_restart_and_with_a_short_timeout(api: Api) -> None:
+    job = api.add_job()
+    claims = api.claims()
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+    claims.log(claim, b"one\n")
+    with serving(api.services) as url:
+        client = Client(url, token=api.tokens["viewer"], timeout_s=0.5, environ={})
+        pieces = client.follow_logs(job.id)
+        assert next(pieces) == "one\n"
+        late = threading.Timer(1.5, claims.log, (claim, b"two\n"))
+        late.start()
+        assert next(pieces) == "two\n"
+        late.join()
+    claims.log(claim, b"three\n")
+    claims.end(claim, JobEvent.FINISH, result={})
+    settings = dataclasses.replace(api.services.settings, addr=url.removeprefix("http://"))
+    again = dataclasses.replace(api.services, settings=settings, feed=Feed(api.services.jobs))
+    with client, ExitStack() as running:
+        start = threading.Timer(1.5, lambda: running.enter_context(serving(again)))
+        start.start()
+        assert "".join(pieces) == "three\n"
+        start.join()
+
+
+def test_a_daemon_that_stays_away_is_given_up() -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def ask(code: str) -> None:
+        raise ConnectError("away", code=code)
+
+    with pytest.raises(ConnectError):
+        patiently(lambda: ask("daemon_unreachable"), lambda: now, sleep)
+    assert PATIENCE_S < now < PATIENCE_S + 20
+    now = 0.0
+    with pytest.raises(ConnectError):
+        patiently(lambda: ask("certificate_changed"), lambda: now, sleep)
+    assert now == 0.0
 
 
 def test_without_a_stream_the_jobs_are_asked_for(api: Api, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

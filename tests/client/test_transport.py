@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,18 @@ import pytest
 from hypersdk.client import Client, DaemonError
 from hypersdk.client import transport as module
 from hypersdk.client.address import Wanted, find_target
+from hypersdk.client.errors import DaemonUnavailable
 from hypersdk.client.transport import Transport
-from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFailed, Refused, TransientError, UsageError
+from hypersdk.errors import (
+    AccessError,
+    ConnectError,
+    HyperSDKError,
+    LookupFailed,
+    Refused,
+    SourceError,
+    TransientError,
+    UsageError,
+)
 from tests.support.apiserver import running_api
 
 Play = Callable[[socket.socket, bytes], None]
@@ -162,6 +173,49 @@ def test_an_answer_that_takes_too_long_is_no_lost_connection() -> None:
     assert len(requests) == 1
 
 
+@pytest.mark.parametrize("value", ["S3CR3T\n", "S3CR3Tä", "S3CR3T\udce4"])
+def test_a_header_that_cannot_be_sent_is_told_at_once_without_its_text(value: str) -> None:
+    slept: list[float] = []
+    with playing() as (url, _), transport(url, slept) as used:
+        with pytest.raises(UsageError) as raised:
+            used.request("GET", "/x", headers={"Authorization": value})
+        with pytest.raises(UsageError), used.stream("/x", params={}, headers={"Authorization": value}):
+            pass
+    assert "S3CR3T" not in str(raised.value.as_dict()) + "".join(traceback.format_exception(raised.value))
+    assert slept == []
+
+
+@pytest.mark.parametrize("path", ["/" + "x" * 70_000, "/a\x01", "/\udce4"])
+def test_a_path_that_no_url_can_hold_is_told_at_once(path: str) -> None:
+    with transport("http://127.0.0.1:1") as used, pytest.raises(UsageError):
+        used.request("GET", path)
+
+
+@pytest.mark.parametrize("url", ["http://\u00e4..x", "http://ho\x7fst"])
+def test_an_address_that_is_no_url_is_told(url: str) -> None:
+    with pytest.raises(UsageError) as raised, transport(url):
+        pass
+    assert raised.value.code == "daemon_address"
+
+
+def test_an_answer_that_is_packed_wrongly_is_told_at_once() -> None:
+    slept: list[float] = []
+    broken = answer("200 OK", "no gzip", "Content-Encoding: gzip")
+    with playing(broken) as (url, _), transport(url, slept) as used, pytest.raises(ConnectError) as raised:
+        used.request("GET", "/x")
+    assert raised.value.code == "answer_unreadable"
+    assert slept == []
+
+
+def test_a_wait_that_was_asked_for_does_not_count_as_a_slow_answer() -> None:
+    def wait(sock: socket.socket, request: bytes) -> None:
+        threading.Event().wait(0.6)
+        answer("200 OK", {"ok": True})(sock, request)
+
+    with playing(wait) as (url, _), transport(url, timeout_s=0.3) as used:
+        assert used.request("GET", "/x", wait_s=0.5).object() == {"ok": True}
+
+
 def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1 << 20)
 
@@ -205,6 +259,23 @@ def test_what_is_no_daemon_is_told_as_such() -> None:
         ("409 Conflict", {"detail": "d", "code": "x", "exit_status": 3}, ConnectError, "x"),
         ("500 Internal Server Error", "no object", DaemonError, "daemon_failed"),
         ("599 Strange", None, DaemonError, "daemon_failed"),
+        ("502 Bad Gateway", None, DaemonError, "daemon_failed"),
+        ("502 Bad Gateway", {"error": "e", "code": "x"}, SourceError, "x"),
+        (
+            "503 Service Unavailable",
+            {"detail": "d", "code": "database_down", "exit_status": 12},
+            DaemonUnavailable,
+            "database_down",
+        ),
+        ("503 Service Unavailable", {"error": "e", "code": "database_down"}, DaemonUnavailable, "database_down"),
+        ("504 Gateway Timeout", {"detail": "d", "code": "x", "exit_status": 12}, DaemonUnavailable, "x"),
+        ("409 Conflict", {"detail": "d", "code": "x", "exit_status": 13}, DaemonError, "x"),
+        (
+            "429 Too Many Requests",
+            {"detail": "d", "code": "login_locked", "exit_status": 4},
+            TransientError,
+            "login_locked",
+        ),
         ("302 Found", None, UsageError, "usage"),
     ],
 )
@@ -213,6 +284,7 @@ def test_an_answer_that_says_no_is_an_error_of_its_family(
 ) -> None:
     with playing(answer(status, document)) as (url, _), transport(url) as used, pytest.raises(family) as raised:
         used.request("GET", "/x")
+    assert type(raised.value) is family
     assert raised.value.code == code
     assert raised.value.fields["http_status"] == int(status[:3])
     if isinstance(document, dict) and "cause" in document:

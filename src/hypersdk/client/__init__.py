@@ -12,7 +12,7 @@
 
 from hypersdk.client.accounts import Me
 from hypersdk.client.api import Client
-from hypersdk.client.errors import DaemonError
+from hypersdk.client.errors import DaemonError, DaemonUnavailable
 from hypersdk.client.records import (
     ApiToken,
     DaemonStatus,
@@ -32,6 +32,7 @@ __all__ = [
     "Client",
     "DaemonError",
     "DaemonStatus",
+    "DaemonUnavailable",
     "EndpointInfo",
     "Explanation",
     "Job",

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
-from urllib.parse import quote
 
 from hypersdk.client.paging import every
 from hypersdk.client.records import ApiToken, NewToken, User, take
-from hypersdk.client.transport import Transport
+from hypersdk.client.transport import Transport, path_part
 from hypersdk.secret import Secret
 
 AUTH: Final = "/api/v1/auth"
@@ -43,7 +42,7 @@ class Tokens:
 
     def revoke(self, token_id: str) -> None:
         """It is worth nothing from now on."""
-        self._transport.request("DELETE", f"{TOKENS}/{quote(token_id, safe='')}")
+        self._transport.request("DELETE", f"{TOKENS}/{path_part(token_id)}")
 
 
 class Users:
@@ -69,11 +68,11 @@ class Users:
         """Changes what is given; the user's sessions end."""
         values: Mapping[str, Any] = {"role": role, "password": password and password.reveal(), "disabled": disabled}
         body = {key: value for key, value in values.items() if value is not None}
-        return User.of(self._transport.request("PATCH", f"{USERS}/{quote(user, safe='')}", json_body=body).object())
+        return User.of(self._transport.request("PATCH", f"{USERS}/{path_part(user)}", json_body=body).object())
 
     def delete(self, user: str) -> None:
         """Removes a user, with all tokens and sessions."""
-        self._transport.request("DELETE", f"{USERS}/{quote(user, safe='')}")
+        self._transport.request("DELETE", f"{USERS}/{path_part(user)}")
 
 
 @dataclass(frozen=True, slots=True)

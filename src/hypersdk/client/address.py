@@ -2,7 +2,7 @@
 
 ::
 
-    address    url given > $HYPERVISORD_URL > current context > http://localhost:8080
+    address    url given > context given > $HYPERVISORD_URL > current context > http://localhost:8080
     token      given > token file given > $HYPERVISORD_TOKEN > the context, at its own address only
                > admin.token in $STATE_DIRECTORY, the XDG state folder, /var/lib/hypersdk: for a daemon on this machine only
 
@@ -21,7 +21,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from hypersdk.client.contexts import Context, contexts_path, load_contexts
-from hypersdk.errors import AccessError, UsageError, register
+from hypersdk.errors import AccessError, HyperSDKError, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.units import KiB
 from hypersdk.vsphere.certificate import TlsPolicy, normal_print
@@ -78,7 +78,9 @@ class Wanted:
 def find_target(wanted: Wanted, environ: Mapping[str, str]) -> Target:
     """Raises UsageError for an address, file or print that cannot be used, AccessError where a token must not be sent."""
     name, context = _context(wanted, environ)
-    url = normal_url(wanted.url or environ.get(URL_VARIABLE) or (context.url if context else DEFAULT_URL))
+    # A context that was named is meant, whatever stands in the environment.
+    variable = None if wanted.context else environ.get(URL_VARIABLE)
+    url = normal_url(wanted.url or variable or (context.url if context else DEFAULT_URL))
     if context is not None and normal_url(context.url) != url:
         name, context = None, None
     token, found_in = _token(wanted, environ, url, name, context)
@@ -138,13 +140,13 @@ def _token(
     wanted: Wanted, environ: Mapping[str, str], url: str, name: str | None, context: Context | None
 ) -> tuple[Secret | None, str | None]:
     if wanted.token is not None:
-        return wanted.token, "the caller"
+        return _checked(wanted.token.reveal(), "the token given"), "the caller"
     if wanted.token_file is not None:
         return read_token(wanted.token_file), str(wanted.token_file)
     if text := environ.get(TOKEN_VARIABLE, "").strip():
-        return Secret(text), f"${TOKEN_VARIABLE}"
+        return _checked(text, f"the token in ${TOKEN_VARIABLE}"), f"${TOKEN_VARIABLE}"
     if context is not None and context.token is not None:
-        return context.token, f"context {name}"
+        return _checked(context.token.reveal(), f"the token of context {name}"), f"context {name}"
     return _local_token(environ, url) if is_loopback(url) else (None, None)
 
 
@@ -152,12 +154,23 @@ def read_token(path: Path) -> Secret:
     """The token on the first line of ``path``. Raises UsageError ``token_source``."""
     try:
         with path.expanduser().open("rb") as file:
-            line = file.readline(MAX_TOKEN_BYTES + 1).decode("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+            line = file.readline(MAX_TOKEN_BYTES + 2)
+    except OSError as error:
         raise UsageError(f"the token file {path} cannot be read", code=TOKEN_SOURCE) from error
-    if not line or len(line) > MAX_TOKEN_BYTES or not line.isascii() or not line.isprintable():
-        raise UsageError(f"there is no token on the first line of {path}", code=TOKEN_SOURCE)
-    return Secret(line)
+    return _checked(line.decode("utf-8", "replace"), f"the first line of {path}")
+
+
+def _checked(text: str, what: str) -> Secret:
+    """``text`` without white space around it. Raises UsageError ``token_source``, without any of the text, for what no header could carry."""
+    token = text.strip()
+    if not token:
+        raise UsageError(f"{what} is empty", code=TOKEN_SOURCE)
+    if len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(
+            f"{what} is no token", code=TOKEN_SOURCE, cause="A token is one word of ASCII characters.",
+            next_step="Take the token alone, as it was shown when it was made.",
+        )  # fmt: skip
+    return Secret(token)
 
 
 def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
@@ -171,6 +184,8 @@ def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _local_token(environ: Mapping[str, str], url: str) -> tuple[Secret | None, str | None]:
+    """The first that may be used. One that may not, left behind by a daemon that is gone perhaps, does not hide the others."""
+    refused: HyperSDKError | None = None
     for folder in state_folders(environ):
         path = folder / ADMIN_TOKEN
         try:
@@ -179,8 +194,13 @@ def _local_token(environ: Mapping[str, str], url: str) -> tuple[Secret | None, s
             continue
         if not os.access(path, os.R_OK):
             continue
-        _check_listener(url, owner)
-        return read_token(path), str(path)
+        try:
+            _check_listener(url, owner)
+            return read_token(path), str(path)
+        except HyperSDKError as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
     return None, None
 
 

@@ -6,18 +6,17 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeAlias
-from urllib.parse import quote
 
 from hypersdk.client.accounts import Me, Tokens, Users, who_am_i
 from hypersdk.client.address import Target, Wanted, find_target
 from hypersdk.client.connections import Endpoints
 from hypersdk.client.records import DaemonStatus, Explanation, Job, LogPart, Page, Rejection, Submission, objects, take
-from hypersdk.client.transport import Transport
-from hypersdk.client.watching import Watch
+from hypersdk.client.transport import Transport, path_part
+from hypersdk.client.watching import Watch, patiently
 from hypersdk.errors import UsageError
 from hypersdk.jobs.states import KEPT
 from hypersdk.secret import Secret
@@ -33,7 +32,7 @@ STATE_WORDS: Final = tuple(dict.fromkeys([*KEPT.values(), *KEPT]))
 YAML: Final = "application/yaml"
 JSON: Final = "application/json"
 
-Definition: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Path | str
+Definition: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Path | str | bytes
 
 
 class Client:
@@ -46,7 +45,7 @@ class Client:
             job = client.wait(job.id, on_progress=lambda job: print(f"{job.progress.percent_complete:.0f} %"))
             print(job.raise_for_failure().files)
 
-    What is not given is found as hyperctl finds it: ``$HYPERVISORD_URL``, the current context, ``http://localhost:8080``; the token in
+    What is not given is found as hyperctl finds it: the context, ``$HYPERVISORD_URL``, the current context, ``http://localhost:8080``; the token in
     ``$HYPERVISORD_TOKEN``, the context, or the daemon's own file on this machine. Every method raises HyperSDKError with the daemon's code:
     UsageError, AccessError, LookupFailed, Refused, ConnectError, DaemonError ... A write is sent again when the connection broke, with the
     same Idempotency-Key, so it is done once.
@@ -167,13 +166,13 @@ class Client:
             if cursor is None or not page.jobs:
                 return
 
-    def query(self, ids: Sequence[str] = (), status: Sequence[str] = ()) -> Sequence[Job]:
-        """The jobs with these ids, or in these states; all without either. Ids that do not exist are left out."""
+    def query(self, ids: Sequence[str] = (), status: Sequence[str] = (), text: str = "") -> Sequence[Job]:
+        """The jobs with these ids, in these states, with ``text`` in them; all without any. Ids that do not exist are left out."""
         if not ids:
-            return tuple(self.list(states=status))
+            return tuple(self.list(states=status, text=text))
         found: dict[str, Job] = {}
         for at in range(0, len(ids), PAGE):
-            found |= {job.id: job for job in self.page(ids=ids[at : at + PAGE], states=status).jobs}
+            found |= {job.id: job for job in self.page(ids=ids[at : at + PAGE], states=status, text=text).jobs}
         return tuple(found[one] for one in dict.fromkeys(ids) if one in found)
 
     def explain(self, job_id: str) -> Explanation:
@@ -207,17 +206,20 @@ class Client:
 
     def logs(self, job_id: str, after: int = 0, wait_s: int = 0) -> LogPart:
         """The job's log from byte ``after`` on; with ``wait_s`` (at most 20) the daemon answers when there is something new."""
-        params = {"after": after, "wait": min(wait_s, LOG_WAIT_S)}
-        answer = self._transport.request("GET", f"{job_path(job_id)}/logs", params=params).object()
+        wait_s = min(wait_s, LOG_WAIT_S)
+        params = {"after": after, "wait": wait_s}
+        answer = self._transport.request("GET", f"{job_path(job_id)}/logs", params=params, wait_s=wait_s).object()
         return LogPart(take(answer, "text", str), take(answer, "end", int), take(answer, "ended", bool))
 
     def follow_logs(self, job_id: str) -> Iterator[str]:
-        """The job's log in pieces as they come, to its end."""
-        part = LogPart("", 0, False)
-        while not part.ended:
-            part = self.logs(job_id, part.end, LOG_WAIT_S)
+        """The job's log in pieces as they come, to its end. A daemon that restarts meanwhile is waited for; nothing is lost or comes twice."""
+        part = self.logs(job_id)
+        while True:
             if part.text:
                 yield part.text
+            if part.ended:
+                return
+            part = patiently(partial(self.logs, job_id, part.end, LOG_WAIT_S))
 
     # Ask
 
@@ -263,25 +265,32 @@ def job_path(job_id: str) -> str:
         raise UsageError(
             f"'{job_id}' is no id of a job", next_step="Give one that submit printed; `hyperctl query -all` lists them."
         )
-    return f"{JOBS}/{quote(job_id, safe='')}"
+    return f"{JOBS}/{path_part(job_id)}"
 
 
 def job_file(definition: Definition) -> tuple[bytes, str]:
     """The body of a submit and its content type. Raises UsageError for a file that cannot be read or is too large."""
     if isinstance(definition, Path):
         return _bounded(_read(definition), str(definition)), JSON if definition.suffix.lower() == ".json" else YAML
-    if isinstance(definition, str):
+    if isinstance(definition, str | bytes):
+        data = definition if isinstance(definition, bytes) else _encoded(definition)
         # JSON is YAML too, as far as job files go; the daemon reads both as YAML and refuses what only one of them allows.
-        return _bounded(definition.encode("utf-8"), "the job file"), JSON if definition.lstrip()[:1] in (
-            "{",
-            "[",
-        ) else YAML
+        return _bounded(data, "the job file"), JSON if data.lstrip()[:1] in (b"{", b"[") else YAML
     try:
         return _bounded(json.dumps(definition, default=_plain).encode(), "the definition"), JSON
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"the definition cannot be written as JSON: {error}",
             next_step="Give texts, numbers, lists and mappings only.",
+        ) from error
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "the job file holds characters that UTF-8 does not have", next_step="Read it as bytes, or as UTF-8."
         ) from error
 
 

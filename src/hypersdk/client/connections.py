@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote
 
 from hypersdk.client.paging import every
 from hypersdk.client.records import EndpointInfo
-from hypersdk.client.transport import Transport
+from hypersdk.client.transport import Transport, path_part
 from hypersdk.secret import Secret
 
 ENDPOINTS: Final = "/api/v1/endpoints"
@@ -66,4 +65,4 @@ class Endpoints:
 
 
 def _path(endpoint: str) -> str:
-    return f"{ENDPOINTS}/{quote(endpoint, safe='')}"
+    return f"{ENDPOINTS}/{path_part(endpoint)}"

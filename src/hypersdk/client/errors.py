@@ -55,6 +55,12 @@ class DaemonError(HyperSDKError):
     default_code = DAEMON_FAILED
 
 
+class DaemonUnavailable(DaemonError):  # noqa: N818 - reads as what happened
+    """The daemon cannot do it now: its database failed, or it is too busy."""
+
+    exit_status = 12
+
+
 MAX_TEXT: Final = 2000
 """Characters kept of a text inside an answer that says no."""
 _KNOWN_KEYS: Final = frozenset(
@@ -63,7 +69,7 @@ _KNOWN_KEYS: Final = frozenset(
 _BY_EXIT: Final[Mapping[int, type[HyperSDKError]]] = {
     family.exit_status: family
     for family in (UsageError, ConnectError, AccessError, LookupFailed, Refused, SourceError, IntegrityError, TargetError,
-                   PartlyFailed, NotRestored, Cancelled)
+                   PartlyFailed, NotRestored, DaemonUnavailable, DaemonError, Cancelled)
 }  # fmt: skip
 _BY_STATUS: Final[Mapping[int, type[HyperSDKError]]] = {
     HTTPStatus.UNAUTHORIZED: AccessError,
@@ -72,6 +78,7 @@ _BY_STATUS: Final[Mapping[int, type[HyperSDKError]]] = {
     HTTPStatus.CONFLICT: Refused,
     HTTPStatus.TOO_MANY_REQUESTS: TransientError,
     HTTPStatus.BAD_GATEWAY: SourceError,
+    HTTPStatus.SERVICE_UNAVAILABLE: DaemonUnavailable,
 }
 _DECIDED: Final = frozenset(
     {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.TOO_MANY_REQUESTS}
@@ -87,7 +94,7 @@ _FALLBACK_CODE: Final[Mapping[int, str]] = {
 def error_of(status: int, document: object) -> HyperSDKError:
     """The error for an answer with ``status`` (400 or more): a problem document, the older ``{error, code}``, or anything else."""
     facts: Mapping[Any, Any] = document if isinstance(document, Mapping) else {}
-    family = _family(status, facts.get("exit_status"))
+    family = _family(status, facts)
     message = _text(facts.get("detail")) or _text(facts.get("error")) or _text(facts.get("title"))
     fields = {key: value for key, value in facts.items() if isinstance(key, str) and key not in _KNOWN_KEYS}
     fallback = _FALLBACK_CODE.get(status, DAEMON_FAILED if status >= 500 else family.default_code)
@@ -111,7 +118,10 @@ def family_of_exit(status: object) -> type[HyperSDKError]:
     return _BY_EXIT.get(status, DaemonError) if isinstance(status, int) else DaemonError
 
 
-def _family(status: int, exit_status: object) -> type[HyperSDKError]:
+def _family(status: int, facts: Mapping[Any, Any]) -> type[HyperSDKError]:
+    exit_status = facts.get("exit_status")
+    if status == HTTPStatus.BAD_GATEWAY and "code" not in facts:
+        return DaemonError  # a proxy says it of the daemon; said by the daemon, it is about vSphere
     if status not in _DECIDED and isinstance(exit_status, int) and exit_status in _BY_EXIT:
         return _BY_EXIT[exit_status]
     return _BY_STATUS.get(status, DaemonError if status >= 500 else UsageError)

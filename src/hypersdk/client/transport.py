@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
 from hypersdk import __version__
-from hypersdk.client.address import Target, is_loopback
+from hypersdk.client.address import DAEMON_ADDRESS, Target, is_loopback
 from hypersdk.client.errors import (
     ANSWER_UNREADABLE,
     DAEMON_TIMEOUT,
@@ -28,7 +28,7 @@ from hypersdk.client.errors import (
     bad_answer,
     error_of,
 )
-from hypersdk.errors import ConnectError
+from hypersdk.errors import ConnectError, UsageError
 from hypersdk.units import MiB
 from hypersdk.vsphere.certificate import TlsPolicy, check_pin, peer_certificate, ssl_context, unknown_error
 
@@ -39,6 +39,8 @@ RETRIES: Final = 5
 FIRST_PAUSE_S: Final = 0.2
 """Doubled with each further try: about 6 s in all, in which a daemon restarts."""
 MAX_RETRY_AFTER_S: Final = 60.0
+ANSWER_S: Final = 10.0
+"""Least time for an answer after the wait that was asked for."""
 STILL_ANSWERED: Final = "idempotency_running"
 """The connection broke, or the daemon died, while it answered this very request."""
 BUSY: Final = frozenset({429, 503})
@@ -81,12 +83,15 @@ class Transport:
         headers = {"User-Agent": f"hypersdk/{__version__}", "Accept": "application/json"}
         if target.token is not None:
             headers["Authorization"] = f"Bearer {target.token.reveal()}"
-        self._http: Final = httpx.Client(
-            base_url=target.url, headers=headers, verify=_context(target),
-            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
-            trust_env=not is_loopback(target.url),  # a proxy is not asked for this machine
-            follow_redirects=False,
-        )  # fmt: skip
+        try:
+            self._http: Final = httpx.Client(
+                base_url=target.url, headers=headers, verify=_context(target),
+                timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+                trust_env=not is_loopback(target.url),  # a proxy is not asked for this machine
+                follow_redirects=False,
+            )  # fmt: skip
+        except httpx.InvalidURL as error:
+            raise UsageError("the daemon's address is no valid URL", code=DAEMON_ADDRESS) from error
 
     def close(self) -> None:
         """Closes all connections."""
@@ -102,8 +107,12 @@ class Transport:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        wait_s: float = 0.0,
     ) -> Answer:
-        """Sends it, again where that is safe. Raises HyperSDKError: the daemon's own, ConnectError or DaemonError."""  # fmt: skip
+        """Sends it, again where that is safe. ``wait_s`` is how long the daemon was asked to wait before it answers.
+
+        Raises HyperSDKError: the daemon's own, ConnectError or DaemonError.
+        """
         sent = dict(headers or {})
         if method != "GET":
             sent.setdefault("Idempotency-Key", uuid.uuid4().hex)
@@ -114,6 +123,9 @@ class Transport:
             build["content"] = body
         if timeout_s is not None:
             build["timeout"] = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
+        elif wait_s:
+            connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
+            build["timeout"] = httpx.Timeout(max(self._timeout_s, wait_s + ANSWER_S), connect=connect_s)
         return self._persist(lambda: self._once(method, path, build))
 
     def _persist(self, once: Callable[[], Answer]) -> Answer:
@@ -127,9 +139,11 @@ class Transport:
                 self._sleep(busy.after_s)
             except httpx.TimeoutException as error:
                 raise self._timed_out(error) from error
-            except httpx.TransportError as error:
+            except _UNSENDABLE:
+                raise _unsendable() from None
+            except httpx.RequestError as error:
                 connected = connected or not isinstance(error, httpx.ConnectError)
-                if not left or not connected or _is_tls(error):
+                if not left or not connected or _is_tls(error) or isinstance(error, httpx.DecodingError):
                     raise self._unreachable(error) from error
                 self._sleep(pause_s)
                 pause_s *= 2
@@ -178,7 +192,9 @@ class Transport:
             yield
         except httpx.TimeoutException as error:
             raise self._timed_out(error) from error
-        except httpx.TransportError as error:
+        except _UNSENDABLE:
+            raise _unsendable() from None
+        except httpx.RequestError as error:
             raise self._unreachable(error) from error
 
     def _timed_out(self, error: httpx.TimeoutException) -> ConnectError:
@@ -186,7 +202,7 @@ class Transport:
             return self._unreachable(error)
         return ConnectError(f"{self.target.url} did not answer in time", code=DAEMON_TIMEOUT)
 
-    def _unreachable(self, error: httpx.TransportError) -> ConnectError:
+    def _unreachable(self, error: httpx.RequestError) -> ConnectError:
         if _is_tls(error):
             return self._untrusted(error)
         if isinstance(error, httpx.RemoteProtocolError | httpx.UnsupportedProtocol | httpx.DecodingError):
@@ -194,7 +210,7 @@ class Transport:
         said = str(error) or type(error).__name__
         return ConnectError(f"{self.target.url} cannot be reached: {said[:200]}", code=DAEMON_UNREACHABLE)
 
-    def _untrusted(self, error: httpx.TransportError) -> ConnectError:
+    def _untrusted(self, error: httpx.RequestError) -> ConnectError:
         """With the certificate's prints where it can be fetched, so that it can be compared and pinned."""
         parts = urlsplit(self.target.url)
         host, port = parts.hostname or "", parts.port or 443
@@ -203,6 +219,26 @@ class Transport:
         except (OSError, ConnectError):
             certificate = None
         return unknown_error(f"{host}:{port}", _tls_reason(error), certificate, of_daemon=True)
+
+
+_UNSENDABLE: Final = (httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)
+"""HTTP has no form for the request; sent again, it would be the same."""
+
+
+def path_part(text: str) -> str:
+    """``text`` as one part of a path; a slash in it does not lead elsewhere. Raises UsageError."""
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise _unsendable() from None
+
+
+def _unsendable() -> UsageError:
+    """Without the error's own text, which may quote a header, and the token with it."""
+    return UsageError(
+        "the request cannot be sent", cause="A value in it has characters that HTTP does not allow, or is too long.",
+        next_step="Correct the id, name, key or address that was given.",
+    )  # fmt: skip
 
 
 class _Busy(Exception):  # noqa: N818 - asks to come again

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from hypersdk.client.errors import WAIT_OVER, DaemonError
 from hypersdk.client.records import Job, Page, take
@@ -32,6 +32,8 @@ MAX_STREAM_IDS: Final = 200
 """That a stream can be narrowed to; for more, it carries all jobs and the others are left out here."""
 PATIENCE_S: Final = 120.0
 """How long a daemon may be away, to restart or to be upgraded, before whoever waits is told."""
+
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -92,7 +94,7 @@ class Watch:
                 return
             except (ConnectError, DaemonError) as error:
                 self._check_deadline()
-                if self.clock() - self._alive > PATIENCE_S or error.code.startswith("certificate"):
+                if self.clock() - self._alive > PATIENCE_S or not _may_pass(error):
                     raise
             if self._alive > begun:
                 pause_s = FIRST_PAUSE_S
@@ -207,6 +209,26 @@ class Watch:
             raise TransientError(
                 f"{', '.join(waiting[:5]) or 'the job'} did not end in time", code=WAIT_OVER, jobs=waiting
             )
+
+
+def patiently(
+    ask: Callable[[], T], clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+) -> T:
+    """What ``ask`` returns; a daemon that is away is waited for."""
+    begun, pause_s = clock(), FIRST_PAUSE_S
+    while True:
+        try:
+            return ask()
+        except (ConnectError, DaemonError) as error:
+            if clock() - begun > PATIENCE_S or not _may_pass(error):
+                raise
+        sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+def _may_pass(error: HyperSDKError) -> bool:
+    """A certificate does not change by waiting."""
+    return not error.code.startswith("certificate")
 
 
 class _Stream:

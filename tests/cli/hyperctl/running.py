@@ -29,13 +29,13 @@ class Hyperctl:
                "HYPERVISORD_URL": self.url, "TZ": "UTC"}  # fmt: skip
         return env if self.token is None else {**env, "HYPERVISORD_TOKEN": self.token}
 
-    def __call__(self, *arguments: str | Path, stdin: str = "", env: Mapping[str, str] | None = None) -> Run:
+    def __call__(self, *arguments: str | Path, stdin: str | bytes = "", env: Mapping[str, str] | None = None) -> Run:
         """Runs one command without terminals."""
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
-            status = program.main(
-                [str(one) for one in arguments], out, err, io.StringIO(stdin), self.env | dict(env or {})
-            )
+            data = stdin if isinstance(stdin, bytes) else stdin.encode()
+            given = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
+            status = program.main([str(one) for one in arguments], out, err, given, self.env | dict(env or {}))
         return Run(status, out.getvalue(), err.getvalue())
 
     def ok(self, *arguments: str | Path, stdin: str = "") -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import sys
 from pathlib import Path
 
@@ -93,6 +95,25 @@ def test_tokens(api: Api, ctl: Hyperctl) -> None:
     assert Hyperctl(api.url, ctl.home, None)("query", "--token-file", file).status == 0
 
 
+def test_a_token_that_cannot_be_written_down_does_not_stay(ctl: Hyperctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ctl("tokens", "list", "--json").events
+    gone = ctl("tokens", "create", "x", "--to-file", ctl.home / "no" / "t", "--json")
+    assert (gone.status, gone.error["code"]) == (9, "target_denied")
+    file = ctl.home / "t"
+    assert ctl("tokens", "create", "", "--to-file", file).status != 0  # the daemon refuses the label
+    assert not file.exists()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        done = ctl("tokens", "create", "x", "--to-file", file, "--json")
+    assert (done.status, done.error["code"]) == (9, "target_denied")
+    assert not file.exists()
+    assert [one["id"] for one in ctl("tokens", "list", "--json").events] == [one["id"] for one in before]
+
+
 def test_a_token_of_a_login_makes_tokens_that_end_with_it(api: Api, ctl: Hyperctl) -> None:
     user = api.services.access.users.create("short", Role.OPERATOR, None)
     text = api.services.access.tokens.create(user.id, "login", "operator", lifetime_s=86_400.0)[1].reveal()
@@ -101,6 +122,12 @@ def test_a_token_of_a_login_makes_tokens_that_end_with_it(api: Api, ctl: Hyperct
     for more in (("--days", "90"), ("--forever",)):
         done = person("tokens", "create", "longer", *more, "--json")
         assert (done.status, done.error["code"]) == (4, "token_outlives")
+
+
+def test_a_password_that_is_no_utf8_is_told(ctl: Hyperctl) -> None:
+    done = ctl("users", "add", "ops", "--password-stdin", "--json", stdin=PASSWORD.encode() + b"\xfc\n")
+    assert (done.status, done.error["code"]) == (2, "usage")
+    assert PASSWORD not in done.out
 
 
 def test_users(ctl: Hyperctl) -> None:
@@ -140,6 +167,52 @@ def test_login_keeps_a_token_and_logout_revokes_it(api: Api, ctl: Hyperctl) -> N
     assert person("logout").status == 5
 
 
+def test_logout_is_of_the_daemon_that_was_named(api: Api, ctl: Hyperctl) -> None:
+    ctl.ok("users", "add", "ops", "--password-stdin", stdin=PASSWORD + "\n")
+    person = Hyperctl("", ctl.home, None)
+    path = ctl.home / "config" / "hypersdk" / "contexts.toml"
+    assert person("contexts", "add", "other", "https://b.example.com", "--token-file", _token_file(ctl)).status == 0
+    login = ("login", api.url, "--username", "ops", "--password-stdin", "--name")
+    assert person(*login, "here", stdin=PASSWORD + "\n").status == 0
+    for words, env in ((["--url", "https://c.example.com"], {}), (["--url", api.url, "--context", "other"], {}),
+                       ([], {"HYPERVISORD_URL": "https://c.example.com"})):  # fmt: skip
+        done = person("logout", *words, "--json", env=env)
+        assert (done.status, done.error["code"]) == (2, "usage")
+    assert person("logout", "--url", "https://b.example.com").out == "Logged out of https://b.example.com\n"
+    known = load_contexts(path).known
+    assert (known["other"].token, known["here"].token is None) == (None, False)
+    env = {"HYPERVISORD_URL": "https://c.example.com", "HYPERVISORD_TOKEN": "hst_wrong"}
+    assert person("logout", "--context", "here", "--json", env=env).events == [{"context": "here", "revoked": True}]
+    assert person(*login, "here", stdin=PASSWORD + "\n").status == 0
+    assert person(*login, "again", stdin=PASSWORD + "\n").status == 0
+    assert person("contexts", "use", "other").status == 0
+    assert person("logout", "--url", api.url).status == 2  # which of the two?
+    assert person("contexts", "use", "here").status == 0
+    assert person("logout", "--url", api.url, "--json").events == [{"context": "here", "revoked": True}]
+
+
+def test_a_context_that_is_named_counts_more_than_the_environment(api: Api, ctl: Hyperctl) -> None:
+    person = Hyperctl("http://127.0.0.1:1", ctl.home, None)
+    assert person("contexts", "add", "here", api.url, "--token-file", _token_file(ctl)).status == 0
+    assert person("query").status == 3
+    assert person("query", "--context", "here").status == 0
+
+
+def test_login_has_the_patience_that_was_asked_for(ctl: Hyperctl) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = Hyperctl("", ctl.home, None)(
+            "login", url, "--timeout", "0.3", "--token-file", _token_file(ctl), "--json"
+        )
+    assert (done.status, done.error["code"]) == (3, "daemon_timeout")
+
+
+def _token_file(ctl: Hyperctl) -> Path:
+    file = ctl.home / "token"
+    file.write_text(f"{ctl.token}\n")
+    return file
+
+
 def test_login_with_a_token_checks_and_keeps_it(api: Api, ctl: Hyperctl) -> None:
     file = ctl.home / "token"
     file.write_text(api.tokens["viewer"])
@@ -150,6 +223,31 @@ def test_login_with_a_token_checks_and_keeps_it(api: Api, ctl: Hyperctl) -> None
     assert person("query").status == 0
     assert person("logout").status == 0  # a token that was given is forgotten, not revoked
     assert ctl("query", env={"HYPERVISORD_TOKEN": api.tokens["viewer"]}).status == 0
+
+
+def test_login_keeps_the_context_of_another_daemon_on_the_same_host(api: Api, ctl: Hyperctl) -> None:
+    port = api.url.rpartition(":")[2]
+    file = ctl.home / "token"
+    file.write_text(api.tokens["viewer"])
+    person = Hyperctl("", ctl.home, None)
+    assert person("contexts", "add", "127.0.0.1", "http://127.0.0.1:1").status == 0
+    first = person("login", api.url, "--token-file", file)
+    assert f"context 127.0.0.1-{port}" in first.out
+    assert (
+        f"127.0.0.1 is the context of http://127.0.0.1:1; this daemon is remembered as 127.0.0.1-{port}." in first.err
+    )
+    again = person("login", api.url, "--token-file", file, "--json")
+    assert again.events[-1]["context"] == f"127.0.0.1-{port}"
+    assert [(one["name"], one["current"]) for one in person("contexts", "list", "--json").events] == [
+        ("127.0.0.1", False), (f"127.0.0.1-{port}", True),
+    ]  # fmt: skip
+    assert person("contexts", "remove", f"127.0.0.1-{port}").status == 0
+    assert person("contexts", "add", f"127.0.0.1-{port}", "http://127.0.0.1:2").status == 0
+    assert f"context 127.0.0.1-{port}-2\n" in person("login", api.url, "--token-file", file).out
+    assert (
+        "was that of http://127.0.0.1:2"
+        in person("login", api.url, "--token-file", file, "--name", f"127.0.0.1-{port}").err
+    )
 
 
 def test_contexts(ctl: Hyperctl) -> None:

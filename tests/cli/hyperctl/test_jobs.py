@@ -75,6 +75,15 @@ def test_submit_from_standard_input_for_programs(api: Api, ctl: Hyperctl) -> Non
     assert (facts["type"], facts["accepted"], len(facts["job_ids"]), facts["errors"]) == ("submitted", 2, 2, [])
 
 
+def test_a_job_file_that_is_no_utf8_is_told_from_wherever_it_comes(ctl: Hyperctl, tmp_path: Path) -> None:
+    data = "vm_path: /data/vm/b\u00fcro\n".encode("latin-1")
+    file = tmp_path / "job.yaml"
+    file.write_bytes(data)
+    piped, named = ctl("submit", "-f", "-", "--json", stdin=data), ctl("submit", "-f", file, "--json")
+    assert (piped.status, piped.error["code"]) == (2, "job_unreadable")
+    assert piped.error["message"] == named.error["message"]
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -187,6 +196,25 @@ def test_query_of_a_job_that_does_not_exist(api: Api, ctl: Hyperctl) -> None:
     assert ctl.ok("query", "-id", job.id, "-id", api.add_job().id, "-limit", "1").startswith("Found 1 job(s)\n")
 
 
+def test_query_combines_ids_and_a_text(api: Api, ctl: Hyperctl) -> None:
+    one, two = api.add_job(name="alpha"), api.add_job(name="beta")
+    out = ctl.ok("query", "-id", one.id, "-id", two.id, "-text", "alph")
+    assert out.startswith("Found 1 job(s)\n")
+    assert one.id in out
+    assert ctl("query", "-id", two.id, "-id", "nope", "-text", "alph").status == 5
+
+
+def test_the_folder_of_submit_is_no_format(api: Api, ctl: Hyperctl) -> None:
+    for words in (["--output", "json"], ["--output=json"], ["-output", "json"], ["--output-dir", "json"]):
+        done = ctl("submit", "--vm", "x", *words)
+        assert done.status == 6  # below no export root
+        assert done.out.startswith("Submitted 0 job(s)\n")
+    folder = str(api.folder / "exports" / "x")
+    assert ctl("submit", "--vm", "x", "--output", folder, "--json").events[0]["accepted"] == 1
+    assert ctl("--output", "json", "submit", "--vm", "x", "--output", folder).events[0]["accepted"] == 1
+    assert ctl("--context", "submit", "query", "--output", "json", "-alll").error["code"] == "usage"
+
+
 def test_query_for_programs(api: Api, ctl: Hyperctl) -> None:
     jobs = [api.add_job() for _ in range(3)]
     assert [one["id"] for one in ctl("query", "--json").events] == [job.id for job in reversed(jobs)]
@@ -272,6 +300,26 @@ def test_watch_follows_to_the_end_and_its_status_is_the_jobs(api: Api, ctl: Hype
     assert "the file system is full" in alone.err
     assert {one["state"] for one in ctl("watch", good.id, "--json").events} == {"completed"}
     assert ctl.ok("watch") == "No job is running or waiting.\n"
+
+
+def test_watch_of_many_jobs_begins_with_those_that_run(
+    api: Api, ctl: Hyperctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.MAX_SHOWN", 4)
+    followed: list[list[str]] = []
+    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", lambda _ctl, ids: followed.append(ids))
+    running, cancelling, paused, first, *queue = [api.add_job().id for _ in range(9)]
+    for job in (running, cancelling):
+        assert api.claims().claim(job, 1) is not None
+    ctl.ok("pause", paused)
+    ctl.ok("cancel", cancelling)
+    done = ctl("watch")
+    assert followed == [[running, cancelling, paused, first]]
+    assert "4 jobs are followed, and 5 more have not ended" in done.err
+    monkeypatch.undo()
+    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", lambda _ctl, ids: followed.append(ids))
+    assert ctl("watch").err == ""
+    assert followed[1] == [running, cancelling, paused, first, *queue]
 
 
 def test_submit_and_watch_in_one(api: Api, ctl: Hyperctl) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import date
@@ -17,6 +18,8 @@ from hypersdk.cli.hypervisord.man import MANUAL as HYPERVISORD
 from hypersdk.cli.programs.groups import Flag, Group
 from hypersdk.cli.programs.pages import Manual, all_pages
 from hypersdk.cli.programs.program import Program
+from hypersdk.client.errors import _BY_EXIT
+from hypersdk.errors import TransientError
 from tests.cli.hyperctl.running import Hyperctl
 
 PROGRAMS = [hyperctl.program, hypervisord.program]
@@ -116,6 +119,13 @@ def test_the_pages_are_valid_and_complete(manual: Manual, tmp_path: Path) -> Non
                               env={"PATH": "/usr/bin:/bin", "MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MANPAGER": "cat"})  # fmt: skip
         assert done.stderr == "", name
         assert "EXIT STATUS" in done.stdout
+
+
+def test_every_exit_status_of_an_answer_is_in_both_tables() -> None:
+    families = {str(TransientError.exit_status), *(str(one) for one in _BY_EXIT)}
+    docs = (Path(__file__).parents[3] / "docs" / "hyperctl.md").read_text(encoding="utf-8")
+    assert families <= set(dict(HYPERCTL.exit_status))
+    assert families <= set(re.findall(r"^\| (\d+) \|", docs, re.MULTILINE))
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def _shared(name: str, *names: str, **settings: Any) -> Callable[[F], F]:
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _FLAGS: Final[tuple[Callable[[Any], Any], ...]] = (
     _shared("url", "--url", "-u", metavar="URL",
-            help="Address of the daemon (else $HYPERVISORD_URL, the current context, http://localhost:8080)."),
+            help="Address of the daemon (else that of --context, $HYPERVISORD_URL, the current context, http://localhost:8080)."),
     _shared("context", "--context", metavar="NAME", help="A remembered daemon (see `hyperctl contexts list`)."),
     _shared("token_file", "--token-file", type=_FILE, metavar="FILE",
             help="Read the token from this file (else $HYPERVISORD_TOKEN, the context, a local daemon's own file)."),
@@ -133,7 +133,7 @@ def root() -> None:
     """Control the HyperSDK daemon: submit export jobs, follow them, look after them."""
 
 
-program: Final = Program(PROGRAM, root, Ctl)
+program: Final = Program(PROGRAM, root, Ctl, folders=("submit", "man"))
 
 
 def run() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -14,11 +15,13 @@ import click
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command, flag
-from hypersdk.errors import AccessError, HyperSDKError
+from hypersdk.errors import AccessError, HyperSDKError, UsageError
 
 if TYPE_CHECKING:
     from hypersdk.client.accounts import Me
     from hypersdk.client.address import Target
+    from hypersdk.client.contexts import Context, Contexts
+    from hypersdk.client.transport import Transport
     from hypersdk.secret import Secret
 
 TIMEOUT_S: Final = 60.0
@@ -27,7 +30,9 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 @click.command("login", cls=Command)
 @click.argument("address", required=False, metavar="[URL]")
-@flag("--name", metavar="NAME", help="Name to remember the daemon by (its host name).")
+@flag(
+    "--name", metavar="NAME", help="Name to remember the daemon by (its host name, with the port where that is taken)."
+)
 @flag("--username", metavar="NAME", help="Who logs in; asked for where it is missing.")
 @flag("--password-file", type=_FILE, metavar="FILE", help="Read the password from the first line of this file.")
 @flag("--password-stdin", is_flag=True, help="Read the password from standard input.")
@@ -54,7 +59,7 @@ def command(
     target = _trusted(ctl, _target(ctl))
     if "token_file" in ctl.given:
         assert target.token is not None
-        me, token, token_id = _checked(target), target.token, None
+        me, token, token_id = _checked(ctl, target), target.token, None
     else:
         me, token, token_id = _logged_in(ctl, target, username, password_file, password_stdin, days)
     kept = _keep(ctl, target, (token, token_id), name)
@@ -74,11 +79,15 @@ def _target(ctl: Ctl) -> Target:
     return target if "token_file" in given else replace(target, token=None)
 
 
-def _trusted(ctl: Ctl, target: Target) -> Target:
-    """The target as it is where it answers; with the certificate pinned where a person says so. Raises ConnectError."""
+def _transport(ctl: Ctl, target: Target) -> Transport:
     from hypersdk.client.transport import Transport
 
-    transport = Transport(replace(target, token=None), TIMEOUT_S)
+    return Transport(target, ctl.given.get("timeout_s", TIMEOUT_S))
+
+
+def _trusted(ctl: Ctl, target: Target) -> Target:
+    """The target as it is where it answers; with the certificate pinned where a person says so. Raises ConnectError."""
+    transport = _transport(ctl, replace(target, token=None))
     try:
         transport.request("GET", "/health")
     except HyperSDKError as error:
@@ -111,11 +120,10 @@ def _show_certificate(ctl: Ctl, target: Target, error: HyperSDKError) -> None:
     notes.print("Compare the SHA-256 print with the one that the daemon wrote to its log when it started.")
 
 
-def _checked(target: Target) -> Me:
+def _checked(ctl: Ctl, target: Target) -> Me:
     from hypersdk.client.accounts import who_am_i
-    from hypersdk.client.transport import Transport
 
-    transport = Transport(target, TIMEOUT_S)
+    transport = _transport(ctl, target)
     try:
         return who_am_i(transport)
     finally:
@@ -126,7 +134,6 @@ def _logged_in(
     ctl: Ctl, target: Target, username: str | None, password_file: Path | None, password_stdin: bool, days: float
 ) -> tuple[Me, Secret, str | None]:
     from hypersdk.client.accounts import log_in
-    from hypersdk.client.transport import Transport
 
     if username is None:
         if not ctl.output.can_ask:
@@ -137,7 +144,7 @@ def _logged_in(
             )
         username = ctl.ask(f"User name at {target.url}: ").strip()
     password = ctl.password(f"Password of {username}: ", password_file, from_stdin=password_stdin)
-    transport = Transport(target, TIMEOUT_S)
+    transport = _transport(ctl, target)
     try:
         me, made = log_in(
             transport, username, password, label=f"hyperctl on {socket.gethostname()[:100]}", expires_in_days=days
@@ -152,8 +159,10 @@ def _keep(ctl: Ctl, target: Target, token: tuple[Secret, str | None], name: str 
 
     path = contexts_path(ctl.environ)
     contexts = load_contexts(path)
-    same = next((key for key, one in contexts.known.items() if one.url == target.url), None)
-    chosen = name or ctl.given.get("context") or same or _name_of(target.url)
+    same = next((key for key, one in contexts.known.items() if _is_of(one, target.url)), None)
+    chosen = name or ctl.given.get("context") or same or _free_name(ctl, target.url, contexts)
+    if chosen in contexts.known and not _is_of(contexts.get(chosen), target.url):
+        ctl.output.warn(f"context {chosen} was that of {contexts.get(chosen).url} until now")
     bundle = target.tls.ca_bundle
     context = Context(
         target.url, *token, ca_bundle=None if bundle is None else str(bundle.absolute()), thumbprint=target.tls.thumbprint,
@@ -161,6 +170,25 @@ def _keep(ctl: Ctl, target: Target, token: tuple[Secret, str | None], name: str 
     )  # fmt: skip
     save_contexts(path, contexts.with_context(chosen, context).used(chosen))
     return str(chosen)
+
+
+def _is_of(context: Context, url: str) -> bool:
+    from hypersdk.client.address import normal_url
+
+    try:
+        return normal_url(context.url) == url
+    except UsageError:
+        return False  # written by hand; whoever uses it is told
+
+
+def _free_name(ctl: Ctl, url: str, contexts: Contexts) -> str:
+    """By host; with the port, and where that is taken too with a number, where the name is another daemon's."""
+    host, port = _name_of(url), urlsplit(url).port or (443 if url.startswith("https:") else 80)
+    names = chain((host, f"{host[:57]}-{port}"), (f"{host[:50]}-{port}-{number}" for number in count(2)))
+    free = next(one for one in names if one not in contexts.known)
+    if free != host:
+        ctl.output.note(f"{host} is the context of {contexts.get(host).url}; this daemon is remembered as {free}.")
+    return free
 
 
 def _name_of(url: str) -> str:

@@ -12,7 +12,7 @@ MANUAL: Final = Manual(
     program.root,
     section=1,
     environment=(
-        ("HYPERVISORD_URL", "Address of the daemon, where --url is not given."),
+        ("HYPERVISORD_URL", "Address of the daemon, where neither --url nor --context is given."),
         ("HYPERVISORD_TOKEN", "Token, where --token-file is not given."),
         ("STATE_DIRECTORY, XDG_STATE_HOME", "Where the token of a daemon on this machine is looked for: admin.token."),
         ("XDG_CONFIG_HOME", "Where contexts are kept."),

@@ -50,14 +50,14 @@ def command(
     if everything and ids:
         raise UsageError("--all and --id exclude each other", next_step="Give one of them.")
     wanted = [word for given in states for word in given.split(",") if word]
-    found = ctl.client.query(ids, wanted) if ids else list(ctl.client.list(states=wanted, text=text, limit=limit))
+    found = ctl.client.query(ids, wanted, text) if ids else list(ctl.client.list(states=wanted, text=text, limit=limit))
     jobs = found[:limit]
     ctl.show([dict(job.raw) for job in jobs], lambda: _print(ctl, jobs))
-    _check_there(ctl, ids, found, filtered=bool(wanted))
+    _check_there(ctl, ids, found, filtered=bool(wanted or text))
 
 
 def _check_there(ctl: Ctl, ids: Sequence[str], found: Sequence[Job], *, filtered: bool) -> None:
-    """Raises LookupFailed ``job_unknown`` where one of ``ids`` is no job; one that is only in another state is no error."""
+    """Raises LookupFailed ``job_unknown`` where one of ``ids`` is no job; one that is only filtered away is no error."""
     missing = _without(dict.fromkeys(ids), found)
     if missing and filtered:
         missing = _without(missing, ctl.client.query(missing))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hypersdk.client import Submission
 
 FORMATS = ("ovf", "ova", "qcow2", "raw", "vmdk")
-MAX_STDIN_CHARS = 4 * 1024 * 1024
+MAX_STDIN_BYTES = 4 * 1024 * 1024
 
 
 @click.command("submit", cls=Command)
@@ -68,7 +68,8 @@ def _definition(ctl: Ctl, file: Path | None, one: dict[str, Any]) -> Any:
     if file is not None:
         if given:
             raise UsageError("--file goes without the flags of one machine", next_step="Write it into the job file.")
-        return ctl.stdin.read(MAX_STDIN_CHARS + 1) if str(file) == "-" else file
+        # As bytes: what is no UTF-8 is for the daemon to tell, as in a file that is named.
+        return ctl.stdin.buffer.read(MAX_STDIN_BYTES + 1) if str(file) == "-" else file
     if not one["vm"] or not one["folder"]:
         raise UsageError("nothing to submit", next_step="Give --file FILE, or --vm PATH and --output DIR.")
     names = {"vm": "vm_path", "folder": "output_path", "image": "format", "name": "name", "compress": "compress"}

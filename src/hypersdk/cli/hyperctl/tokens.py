@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,11 +15,11 @@ from hypersdk.cli.hyperctl.shown import moment_text
 from hypersdk.cli.programs.accounts import token_flags
 from hypersdk.cli.programs.groups import Group, flag
 from hypersdk.cli.text import clean
-from hypersdk.errors import TARGET_DENIED, TargetError
+from hypersdk.errors import TARGET_DENIED, HyperSDKError, TargetError
 from hypersdk.secret import Secret
 
 if TYPE_CHECKING:
-    from hypersdk.client import ApiToken
+    from hypersdk.client import ApiToken, NewToken
 
 
 @click.group("tokens", cls=Group)
@@ -43,17 +43,16 @@ def create(
     ctl: Ctl, label: str, scope: str, days: float, forever: bool, user: str | None, to_file: Path | None
 ) -> None:  # fmt: skip
     """Make a token. It is shown this once and never again. It ends no later than the token that you use now."""
-    if to_file is not None:
-        _check_absent(to_file)
-    made = ctl.client.tokens.create(label, scope, expires_in_days=None if forever else _asked(days), user=user)
-    facts = dict(made.token.raw)
-    if to_file is not None:
-        _write(to_file, made.secret)
-        ctl.show(
-            {**facts, "file": str(to_file)}, lambda: ctl.say(f"Token {made.token.id} is in {to_file}", "bold green")
-        )
+
+    def make() -> NewToken:
+        return ctl.client.tokens.create(label, scope, expires_in_days=None if forever else _asked(days), user=user)
+
+    if to_file is None:
+        made = make()
+        ctl.show({**made.token.raw, "token": made.secret.reveal()}, lambda: _tell(ctl, made.secret))
         return
-    ctl.show({**facts, "token": made.secret.reveal()}, lambda: _tell(ctl, made.secret))
+    kept = _made_into(ctl, to_file, make)
+    ctl.show({**kept.raw, "file": str(to_file)}, lambda: ctl.say(f"Token {kept.id} is in {to_file}", "bold green"))
 
 
 def _asked(days: float) -> float | Literal["default"]:
@@ -67,20 +66,46 @@ def _tell(ctl: Ctl, secret: Secret) -> None:
     ctl.output.note("Keep it now: it is not shown again.", style="yellow")
 
 
-def _check_absent(path: Path) -> None:
-    if path.exists():
-        raise TargetError(f"{path} exists", code=TARGET_DENIED, next_step="Name a file that does not exist yet.")
-
-
-def _write(path: Path, secret: Secret) -> None:
+def _made_into(ctl: Ctl, path: Path, make: Callable[[], NewToken]) -> ApiToken:
+    """The file comes first: a token that nobody can read would stay valid for months. One that cannot be written down is revoked."""
     import os
 
+    made: NewToken | None = None
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(secret.reveal() + "\n")
+    except FileExistsError as error:
+        raise TargetError(
+            f"{path} exists", code=TARGET_DENIED, next_step="Name a file that does not exist yet."
+        ) from error
     except OSError as error:
-        raise TargetError(f"{path} cannot be written: {error.strerror}", code=TARGET_DENIED) from error
+        raise _unwritten(path, error) from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            made = make()
+            file.write(made.secret.reveal() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if made is not None:
+            _revoke_unseen(ctl, made.token.id)
+        if isinstance(error, OSError):
+            raise _unwritten(path, error) from error
+        raise
+    return made.token
+
+
+def _unwritten(path: Path, error: OSError) -> TargetError:
+    return TargetError(
+        f"{path} cannot be written: {error.strerror}", code=TARGET_DENIED, next_step="Name a file in a folder that you may write to."
+    )  # fmt: skip
+
+
+def _revoke_unseen(ctl: Ctl, token_id: str) -> None:
+    try:
+        ctl.client.tokens.revoke(token_id)
+    except HyperSDKError as error:
+        ctl.output.warn(f"token {token_id}, which was not written down, could not be revoked: {error.message}")
 
 
 @command.command("list")

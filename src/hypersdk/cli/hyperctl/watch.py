@@ -27,18 +27,29 @@ E = TypeVar("E")
 @common_flags
 @pass_ctl
 def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
-    """Follow jobs to their end; without an id, all that have not ended.
+    """Follow jobs to their end; without an id, all that have not ended: at most 500, those first that have begun.
 
     The exit status is 0 when all were completed. Ctrl-C stops watching and leaves the jobs alone. With --json, a job a line whenever it
     changes.
     """
-    wanted = list(dict.fromkeys(ids)) or [
-        job.id for job in ctl.client.list(states=("pending", "running"), limit=MAX_SHOWN)
-    ]
+    wanted, more = (list(dict.fromkeys(ids)), 0) if ids else _not_ended(ctl.client)
     if not wanted:
         ctl.show([], lambda: ctl.output.line("No job is running or waiting."))
         return
+    if more:
+        ctl.output.warn(f"{len(wanted)} jobs are followed, and {more} more have not ended")
     follow(ctl, wanted)
+
+
+def _not_ended(client: Client) -> tuple[list[str], int]:
+    """Ids of jobs: those that a worker has, those that are paused, then the queue from its head; and how many more there are."""
+    # The queue is read first: a job that is begun meanwhile is then seen twice, not missed.
+    # The last of the words is the wide one: all that a worker has.
+    words = ("queued", "paused", "running")
+    pages = [client.page(states=(word,), sort="number", limit=MAX_SHOWN) for word in words]
+    found = list(dict.fromkeys(job.id for page in reversed(pages) for job in page.jobs))
+    unread = sum(page.total - len(page.jobs) for page in pages)
+    return found[:MAX_SHOWN], unread + len(found[MAX_SHOWN:])
 
 
 def follow(ctl: Ctl, ids: Sequence[str]) -> None:

@@ -58,7 +58,10 @@ class Run:
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(f"the password file {path} cannot be read") from error
         if from_stdin:
-            return _first_line(self.stdin.readline(MAX_PASSWORD_BYTES + 2), "standard input")
+            try:
+                return _first_line(self.stdin.readline(MAX_PASSWORD_BYTES + 2), "standard input")
+            except UnicodeDecodeError:
+                raise UsageError("the password on standard input is not UTF-8") from None  # which would quote of it
         if not self.output.can_ask:
             raise UsageError("a password is needed", next_step="Pass --password-file FILE or --password-stdin.")
         first = self.ask(question, secret=True)
@@ -95,6 +98,8 @@ class Program:
     root: RootGroup
     make_run: Callable[[Output, Mapping[str, str], TextIO, TextIO], Run]
     interrupted: str = NOTHING_LOST
+    folders: Collection[str] = ("man",)
+    """Commands whose ``--output`` is a folder, not a format."""
 
     @property
     def completion_variable(self) -> str:
@@ -110,9 +115,7 @@ class Program:
         self, arguments: Sequence[str], stdout: TextIO, stderr: TextIO, stdin: TextIO, environ: Mapping[str, str]
     ) -> int:
         """Runs one command line on the given streams and environment, and returns the exit status."""
-        output = Output(
-            stdout, stderr, environ, json_lines=wants_json(arguments, JSON_FLAGS, _OUTPUT), stdin_is_tty=stdin.isatty()
-        )
+        output = Output(stdout, stderr, environ, json_lines=self._wants_json(arguments), stdin_is_tty=stdin.isatty())
         run = self.make_run(output, environ, stdin, stdout)
         run.arguments = tuple(arguments)
         try:
@@ -124,6 +127,13 @@ class Program:
             return report_unexpected(output, error, run.state_dir)
         finally:
             run.close()
+
+    def _wants_json(self, arguments: Sequence[str]) -> bool:
+        ctx = click.Context(self.root, info_name=self.name, resilient_parsing=True)
+        _, rest, _ = self.root.make_parser(ctx).parse_args(list(arguments))
+        before = arguments[: len(arguments) - len(rest)]
+        options = () if rest and rest[0] in self.folders else _OUTPUT
+        return wants_json(before, JSON_FLAGS, _OUTPUT) or wants_json(rest, JSON_FLAGS, options)
 
     def _invoke(self, run: Run, arguments: Sequence[str]) -> int:
         try:
