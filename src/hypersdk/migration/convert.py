@@ -119,7 +119,7 @@ def _convert(
         board.phase(Phase.PUBLISHING)
         described = machine.descriptor is not None
         result = Publishing(
-            spec, machine.machine, stem, run.record, outputs, finished, described=described, provider="file"
+            spec, machine.machine, stem, run.record, outputs, finished, cancel, described=described, provider="file"
         ).publish()
         run.remove()
         board.phase(Phase.DONE)

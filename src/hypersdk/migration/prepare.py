@@ -5,6 +5,7 @@
     run file in the folder?   --resume    same machine, same options: go on     else resume_mismatch
                               --discard   undo what is open at the source, remove the partial files, begin
                               neither     refused (resumable_state), unless nothing was begun: then begin
+    all copied, proof written down?       the source is only put back, whatever point in time it is at by now
     point in time proved equal?           finished disks stay finished, begun disks go on
                               else        every disk starts again, and the result says so
 """
@@ -79,12 +80,16 @@ def check_same_run(session: Session, plan: Plan, run: RunFile) -> None:
 
 
 def take_over(work: SourceWork, cancel: CancelToken) -> None:
-    """After a crash: whatever the last process left at the source, but for the snapshot that a resume needs, is put back first."""
-    keep = () if work.plan.spec.resume is Resume.DISCARD else (ChangeKind.SNAPSHOT,)
-    point = work.run.record.point
-    still = point is not None and _is_still(work, cancel)
+    """After a crash: whatever the last process left at the source, but for the snapshot that a resume needs, is put back first.
+
+    Where all is copied already, what cannot be put back is no reason not to publish it: the end of the run tries once more, and tells.
+    """
+    discard = work.plan.spec.resume is Resume.DISCARD
+    keep = () if discard else (ChangeKind.SNAPSHOT,)
+    copied = work.run.record.copied and not discard
+    still = work.run.record.point is not None and not copied and _is_still(work, cancel)
     problems = work.journal.undo(keep=keep, cancel=cancel)
-    if problems:
+    if problems and not copied:
         step = f"Once vSphere answers again, run `{_undo_command(work, keep)}`."
         raise not_restored(work.plan.machine.name, problems, next_step=step)
     if still:
@@ -166,7 +171,8 @@ def undo_after(work: SourceWork, error: BaseException) -> None:
     cancel = CancelToken()  # the run's own has ended
     keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) else ()
     try:
-        still = work.run.record.point is not None and _is_still(work, cancel)
+        record = work.run.record
+        still = record.point is not None and not record.copied and _is_still(work, cancel)
         problems = work.journal.undo(keep=keep, cancel=cancel)
         if still:
             _follow_own_changes(work)

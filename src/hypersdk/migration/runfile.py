@@ -124,6 +124,11 @@ class RunRecord:
     exclude_disks: list[str] = field(default_factory=list)
 
     @property
+    def copied(self) -> bool:
+        """Whether all data is on disk and the proof of it written down: nothing of the machine is read any more, whatever becomes of it."""
+        return self.proof is not None and all(disk.done for disk in self.disks)
+
+    @property
     def open_changes(self) -> list[Change]:
         """Changes that are not undone yet, oldest first."""
         return [change for change in self.changes if not change.undone]
