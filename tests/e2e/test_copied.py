@@ -11,11 +11,11 @@ import pytest
 
 from hypersdk.errors import Cancelled
 from hypersdk.migration import publish
-from hypersdk.migration.copying import PROVED
+from hypersdk.migration.copying import PROVED, UNPROVED_INTERRUPTED, UNPROVED_RANGES, MachineCopy
 from hypersdk.migration.export import Outcome
 from hypersdk.migration.outputs import DiskFiles
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.migration.spec import OutputFormat, Resume, SourceState
+from hypersdk.migration.spec import Method, OutputFormat, Resume, SourceState
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
@@ -29,6 +29,7 @@ from tests.e2e.judge import (
     assert_holds,
     assert_no_final_names,
     expected_raw,
+    manifest_of,
     run_of,
 )
 from tests.e2e.program import Program
@@ -144,6 +145,59 @@ def test_a_published_export_only_puts_its_source_back(again: bool, engine: Engin
     assert (ran.simulator.state() == before) is not again
 
 
+@pytest.mark.parametrize(
+    ("method", "last", "used", "proof"),
+    [
+        (Method.AUTO, "_verify", "lease", UNPROVED_INTERRUPTED),
+        (Method.AUTO, "_descriptor", "lease", UNPROVED_INTERRUPTED),
+        (Method.DATASTORE, "_check_point", "datastore", UNPROVED_RANGES),
+    ],
+    ids=["before the manifest", "before the proof", "ranges"],
+)
+def test_ended_between_the_last_disk_and_its_proof(
+    method: Method, last: str, used: str, proof: str, engine: EngineFactory, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What nobody compared is not called proved, and not left unsaid either."""
+    ran, folder = engine(machines=(OFF,)), tmp_path / "out"
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+
+    def ends(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MachineCopy, last, ends)
+        with pytest.raises(Killed):
+            ran.export("web-01", folder, method=method)
+    run = run_of(folder)
+    assert run is not None
+    assert [disk["receipt"] is not None for disk in run["disks"]] == [True, True]
+    ran.simulator.reset_counters()
+    result = succeeded(ran.export("web-01", folder, method=method, resume=Resume.RESUME))
+    assert_left_alone(ran.simulator)
+    assert (result.method, result.proof) == (used, proof)
+    manifest = manifest_of(folder)
+    assert manifest["source"]["export_method"] == used
+    assert manifest["metadata"]["hypersdk"]["proof"] == proof
+    assert [disk["hypersdk"]["verdict"] for disk in manifest["disks"]] == [proof, proof]
+    assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
+
+
+@pytest.mark.slow
+def test_killed_while_the_server_makes_its_manifest(program: ProgramFactory, tmp_path: Path) -> None:
+    simulator, hyper2kvm = program(
+        machines=(OFF,), faults=(Fault(FaultKind.STALL, method="HttpNfcLeaseGetManifest", seconds=60),)
+    )
+    before, folder = simulator.state(), tmp_path / "out"
+    running = hyper2kvm.start("export", "--json", "web-01", "-o", folder)
+    assert running.kill_when(partial(_is_done, folder))
+    simulator.set_faults()
+    simulator.reset_counters()
+    assert hyper2kvm.export("web-01", "-o", folder, "--resume").result["proof"] == UNPROVED_INTERRUPTED
+    assert dict(simulator.counters.opened) == {}
+    assert simulator.state() == before
+
+
 def test_a_cancel_reaches_the_checksum_of_an_archive(
     engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +246,18 @@ def test_killed_while_the_source_is_put_back(
 
 def _has_proof(folder: Path) -> bool:
     """All is copied."""
+    return bool(_run(folder).get("proof"))
+
+
+def _is_done(folder: Path) -> bool:
+    """All disks are, whatever else."""
+    disks = _run(folder).get("disks", [])
+    return bool(disks) and all(disk["receipt"] for disk in disks)
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """The run file, whatever moment it is looked at."""
     try:
-        return (run_of(folder) or {"proof": None})["proof"] is not None
-    except ValueError:
-        return False
+        return run_of(folder) or {}
+    except (ValueError, FileNotFoundError):
+        return {}

@@ -46,6 +46,9 @@ UNPROVED_NO_MANIFEST: Final = "unproved: the server gave no manifest"
 UNPROVED_LOST: Final = (
     "unproved: the export lease was lost after some disks were whole, and the server's manifest of them with it"
 )
+UNPROVED_INTERRUPTED: Final = (
+    "unproved: the run was interrupted after the last disk was whole, before the server's manifest was compared"
+)
 UNPROVED_EARLIER: Final = "unproved: some disks were copied in an earlier run, under another lease"
 
 
@@ -106,6 +109,16 @@ class MachineCopy:
                 self.disks.hash_later(record, cancel)
         if pending:
             self._copy(pending, cancel)
+        elif self.work.run.record.proof is None:
+            self._note_interrupted()
+
+    def _note_interrupted(self) -> None:
+        """An earlier process ended between the last disk and its proof. The lease is gone, and the server's manifest with it."""
+        receipts = [record.receipt for record in self.work.records if record.receipt]
+        streamed = any(receipt.stream for receipt in receipts)
+        with self.work.run.changing() as record:
+            record.method = (Method.LEASE if streamed else Method.DATASTORE).value
+            record.proof = UNPROVED_INTERRUPTED if streamed else UNPROVED_RANGES
 
     def _copy(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
         method = self.work.plan.method

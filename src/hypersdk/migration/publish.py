@@ -32,6 +32,7 @@ from hypersdk.model import Disk, Machine
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import sha256_of, shown_path, target_errors, write_atomic
 
+UNPROVED_UNKNOWN: Final = "unproved: the run does not say whether the server's manifest was compared"
 NO_HASH_WARNING: Final = "the files were not hashed (--no-file-hash): verify can compare their sizes only"
 
 _OVF_FORMATS: Final[dict[OutputFormat, DiskFormat]] = {OutputFormat.QCOW2: "qcow2", OutputFormat.RAW: "raw"}
@@ -189,6 +190,11 @@ class Publishing:
 
     # Manifest and result
 
+    @property
+    def _proof(self) -> str:
+        """Never empty: a reader would take it for anything. Runs that earlier releases published may have none."""
+        return self.run.proof or UNPROVED_UNKNOWN
+
     def _main_file(self, files: Sequence[FileArtifact]) -> str:
         """The file to start from: the archive, else the descriptor, else the first disk."""
         names = [file.name for file in files]
@@ -203,7 +209,7 @@ class Publishing:
             folder=self.spec.shown_dir,
             main_file=self._main_file(files),
             point_in_time=self.run.point.describe() if self.run.point else "the file as it was read",
-            proof=self.run.proof or "",
+            proof=self._proof,
             exported_at=datetime.fromisoformat(self.run.started_at),
             created_at=now,
             job_id=self.spec.job_id,
@@ -225,7 +231,7 @@ class Publishing:
                     disk=disks[record.key],
                     file=archive or own,
                     receipt=record.receipt,
-                    verdict=self.run.proof or "",
+                    verdict=self._proof,
                     member=own if archive else None,
                     member_offset=record.start or 0,
                 )
@@ -239,7 +245,7 @@ class Publishing:
             output_dir=self.spec.shown_dir,
             files=tuple(OutputFile(file.name, file.size_bytes, file.sha256) for file in files),
             main_file=self._main_file(files),
-            proof=self.run.proof or "",
+            proof=self._proof,
             content={name: receipt.content for name, receipt in receipts.items()},
             warnings=tuple(warnings),
             wire_bytes=sum(receipt.wire_bytes for receipt in receipts.values()),
