@@ -109,6 +109,26 @@ def test_an_export_that_the_host_cannot_prepare(engine: EngineFactory, tmp_path:
     assert ends(ran, tmp_path).exit_status == 7
 
 
+def test_a_machine_that_is_refused_just_now_is_not_read_from_its_datastore(
+    engine: EngineFactory, tmp_path: Path
+) -> None:
+    ran = engine(machines=(OFF,))
+    ran.simulator.set_faults(Fault(FaultKind.CALL, method="ExportVm", fault="InvalidPowerState", times=None))
+    error = ends(ran, tmp_path)
+    assert (error.code, error.exit_status) == ("power_state", 6)
+    assert dict(ran.simulator.counters.ranges) == {}
+
+
+def test_a_licence_without_export_is_told_where_the_datastore_cannot_be_read_either(
+    engine: EngineFactory, tmp_path: Path
+) -> None:
+    machine = MachineSpec("web-01", disks=(DiskSpec(4 * MiB, backing="sesparse"),))
+    error = ends(engine(machines=(machine,), free_licence=True), tmp_path)
+    assert (error.code, error.exit_status) == ("license_refuses_export", 6)
+    assert "Hard disk 1" in str(error.fields["no_ranges"])
+    assert ["nor can the datastore be read" in note for note in error.__notes__] == [True]
+
+
 @pytest.mark.parametrize(
     "method", ["CreateSnapshot_Task", "ExportSnapshot", "HttpNfcLeaseGetManifest", "HttpNfcLeaseComplete"]
 )
