@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import pytest
 from hypersdk.errors import HyperSDKError
 from hypersdk.migration.runfile import FolderRuns
 from hypersdk.migration.runs import clean_up, unfinished_runs
-from hypersdk.migration.spec import Method, OutputFormat
+from hypersdk.migration.spec import Method, OutputFormat, Resume
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
@@ -146,6 +147,22 @@ def test_a_call_that_fails_is_no_reason_to_leave_anything_behind(
         assert outcome.error.exit_status == 7
     else:
         succeeded(outcome)
+
+
+@pytest.mark.parametrize(
+    ("machine", "kind"),
+    [("web-01", OutputFormat.QCOW2), ("web-02", OutputFormat.OVA), ("web-02", OutputFormat.RAW)],
+    ids=["another format", "another machine", "both"],
+)
+def test_a_discard_leaves_nothing_of_the_run_that_it_gives_up(
+    machine: str, kind: OutputFormat, engine: EngineFactory, tmp_path: Path
+) -> None:
+    ran, folder = engine(machines=(OFF, replace(OFF, name="web-02"))), tmp_path / "out"
+    ran.simulator.set_faults(Fault(FaultKind.RESET, disk="web-01:1", after_bytes=MiB))
+    assert ran.export("web-01", folder, format=OutputFormat.OVA, retries=0).error is not None
+    assert (folder / "web-01.ova.partial").exists()
+    succeeded(ran.export(machine, folder, format=kind, resume=Resume.DISCARD))
+    assert_finished(folder)
 
 
 def test_a_snapshot_that_cannot_be_removed_is_told(engine: EngineFactory, tmp_path: Path) -> None:
