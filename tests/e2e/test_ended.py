@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import pytest
 
-from hypersdk.errors import HyperSDKError
+from hypersdk.errors import ConnectError, HyperSDKError
+from hypersdk.migration import prepare
 from hypersdk.migration.runfile import FolderRuns
 from hypersdk.migration.runs import clean_up, unfinished_runs
 from hypersdk.migration.spec import Method, OutputFormat, Resume
@@ -199,6 +200,19 @@ def test_a_failed_export_tells_what_it_could_not_undo(program: ProgramFactory, t
     simulator.set_faults()
     assert hyper2kvm.run("cleanup", "--drop-snapshots", "--json").status == 0
     assert simulator.state() == before
+
+
+@pytest.mark.parametrize("look", ["_is_still", "_follow_own_changes"])
+def test_a_look_at_the_machine_that_fails_does_not_keep_it_from_being_put_back(
+    look: str, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise ConnectError("the server is away for a moment")
+
+    monkeypatch.setattr(prepare, look, away)
+    ran = engine(machines=(replace(OFF, iso=RUNNING.iso),))
+    ran.simulator.set_faults(CORRUPT)
+    assert ends(ran, tmp_path, remove_cdrom=True).code == "corrupt_grain"
 
 
 def test_the_program_tells_code_and_status(program: ProgramFactory, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hypersdk.errors import Cancelled, HyperSDKError, SourceError, UsageError, register
@@ -170,18 +171,27 @@ def undo_after(work: SourceWork, error: BaseException) -> None:
     """
     cancel = CancelToken()  # the run's own has ended
     keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) else ()
+    still = _was_still(work, cancel)
     try:
-        record = work.run.record
-        still = record.point is not None and not record.copied and _is_still(work, cancel)
         problems = work.journal.undo(keep=keep, cancel=cancel)
-        if still:
-            _follow_own_changes(work)
     except HyperSDKError as unreachable:
         _add(error, f"the source was not put back: {unreachable.message}; run `{_undo_command(work, keep)}`")
         return
+    if still:
+        with suppress(HyperSDKError):  # the next run then finds another point in time, and copies again
+            _follow_own_changes(work)
     for problem in problems:
         text = f"not undone at the source: {problem.change}: {problem.error.message}"
         _add(error, f"{text}; run `{_undo_command(work, keep)}`")
+
+
+def _was_still(work: SourceWork, cancel: CancelToken) -> bool:
+    """Whether what was begun can be gone on with after the undo. Where that cannot be found out it cannot; the undo is tried all the same."""
+    record = work.run.record
+    try:
+        return record.point is not None and not record.copied and _is_still(work, cancel)
+    except HyperSDKError:
+        return False
 
 
 def _undo_command(work: SourceWork, keep: Collection[ChangeKind]) -> str:
