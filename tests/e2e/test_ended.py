@@ -7,15 +7,17 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from hypersdk.errors import HyperSDKError
+from hypersdk.errors import ConnectError, HyperSDKError
+from hypersdk.migration import prepare
 from hypersdk.migration.runfile import FolderRuns
 from hypersdk.migration.runs import clean_up, unfinished_runs
-from hypersdk.migration.spec import Method, OutputFormat
+from hypersdk.migration.spec import Method, OutputFormat, Resume
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
@@ -109,6 +111,26 @@ def test_an_export_that_the_host_cannot_prepare(engine: EngineFactory, tmp_path:
     assert ends(ran, tmp_path).exit_status == 7
 
 
+def test_a_machine_that_is_refused_just_now_is_not_read_from_its_datastore(
+    engine: EngineFactory, tmp_path: Path
+) -> None:
+    ran = engine(machines=(OFF,))
+    ran.simulator.set_faults(Fault(FaultKind.CALL, method="ExportVm", fault="InvalidPowerState", times=None))
+    error = ends(ran, tmp_path)
+    assert (error.code, error.exit_status) == ("power_state", 6)
+    assert dict(ran.simulator.counters.ranges) == {}
+
+
+def test_a_licence_without_export_is_told_where_the_datastore_cannot_be_read_either(
+    engine: EngineFactory, tmp_path: Path
+) -> None:
+    machine = MachineSpec("web-01", disks=(DiskSpec(4 * MiB, backing="sesparse"),))
+    error = ends(engine(machines=(machine,), free_licence=True), tmp_path)
+    assert (error.code, error.exit_status) == ("license_refuses_export", 6)
+    assert "Hard disk 1" in str(error.fields["no_ranges"])
+    assert ["nor can the datastore be read" in note for note in error.__notes__] == [True]
+
+
 @pytest.mark.parametrize(
     "method", ["CreateSnapshot_Task", "ExportSnapshot", "HttpNfcLeaseGetManifest", "HttpNfcLeaseComplete"]
 )
@@ -126,6 +148,22 @@ def test_a_call_that_fails_is_no_reason_to_leave_anything_behind(
         assert outcome.error.exit_status == 7
     else:
         succeeded(outcome)
+
+
+@pytest.mark.parametrize(
+    ("machine", "kind"),
+    [("web-01", OutputFormat.QCOW2), ("web-02", OutputFormat.OVA), ("web-02", OutputFormat.RAW)],
+    ids=["another format", "another machine", "both"],
+)
+def test_a_discard_leaves_nothing_of_the_run_that_it_gives_up(
+    machine: str, kind: OutputFormat, engine: EngineFactory, tmp_path: Path
+) -> None:
+    ran, folder = engine(machines=(OFF, replace(OFF, name="web-02"))), tmp_path / "out"
+    ran.simulator.set_faults(Fault(FaultKind.RESET, disk="web-01:1", after_bytes=MiB))
+    assert ran.export("web-01", folder, format=OutputFormat.OVA, retries=0).error is not None
+    assert (folder / "web-01.ova.partial").exists()
+    succeeded(ran.export(machine, folder, format=kind, resume=Resume.DISCARD))
+    assert_finished(folder)
 
 
 def test_a_snapshot_that_cannot_be_removed_is_told(engine: EngineFactory, tmp_path: Path) -> None:
@@ -162,6 +200,19 @@ def test_a_failed_export_tells_what_it_could_not_undo(program: ProgramFactory, t
     simulator.set_faults()
     assert hyper2kvm.run("cleanup", "--drop-snapshots", "--json").status == 0
     assert simulator.state() == before
+
+
+@pytest.mark.parametrize("look", ["_is_still", "_follow_own_changes"])
+def test_a_look_at_the_machine_that_fails_does_not_keep_it_from_being_put_back(
+    look: str, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise ConnectError("the server is away for a moment")
+
+    monkeypatch.setattr(prepare, look, away)
+    ran = engine(machines=(replace(OFF, iso=RUNNING.iso),))
+    ran.simulator.set_faults(CORRUPT)
+    assert ends(ran, tmp_path, remove_cdrom=True).code == "corrupt_grain"
 
 
 def test_the_program_tells_code_and_status(program: ProgramFactory, tmp_path: Path) -> None:

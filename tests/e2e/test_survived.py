@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from hypersdk.migration.copying import PROVED, UNPROVED_LOST, UNPROVED_RANGES
+from hypersdk.errors import Refused
+from hypersdk.migration.copying import PROVED, UNPROVED_LOST, UNPROVED_RANGES, MachineCopy
 from hypersdk.migration.publish import ExportResult
+from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import Method
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
+from hypersdk.vsphere.faults import LICENSE_REFUSES_EXPORT
 from tests.e2e.engine import Engine, succeeded
 from tests.e2e.judge import assert_finished, assert_holds, expected_raw, manifest_of
 
@@ -182,6 +186,22 @@ def test_a_licence_without_export_leaves_the_datastore(engine: EngineFactory, tm
     result = survives(ran, tmp_path)
     assert result.proof == UNPROVED_RANGES
     assert any("datastore was read instead" in warning for warning in result.warnings)
+
+
+def test_a_lease_that_is_refused_half_way_leaves_the_rest_to_the_datastore(
+    engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished disk is not copied again."""
+    ran, copy_lease = engine(machines=(MACHINE,)), MachineCopy._copy_lease
+
+    def refuses(copy: MachineCopy, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
+        copy_lease(copy, pending[:1], cancel)
+        raise Refused("no more of it", code=LICENSE_REFUSES_EXPORT)
+
+    monkeypatch.setattr(MachineCopy, "_copy_lease", refuses)
+    assert survives(ran, tmp_path).proof == UNPROVED_RANGES
+    assert dict(ran.simulator.counters.opened) == {"web-01:0": 1}
+    assert len(ran.simulator.counters.ranges) == 1
 
 
 def test_a_host_with_little_room_gets_fewer_streams(engine: EngineFactory, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from hypersdk.errors import HyperSDKError
-from hypersdk.migration.convert import convert_file
+from hypersdk.migration.convert import LOCAL_ENDPOINT, convert_file
 from hypersdk.migration.manifest import read_manifest
 from hypersdk.migration.publish import ExportResult
+from hypersdk.migration.runfile import DiskRecord, FolderRuns, RunFile
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.migration.verify import verify_directory
@@ -123,6 +124,19 @@ def test_an_ovf_goes_through_ova_and_back(raw: Path, tmp_path: Path) -> None:
     for stop in ("ova", "ovf", "qcow2"):
         report = verify_directory(tmp_path / stop, cancel=CancelToken(), observer=None)
         assert report.findings == ()
+
+
+def test_what_an_interrupted_conversion_left_goes_whatever_its_format_was(raw: Path, tmp_path: Path) -> None:
+    folder, state = tmp_path / "out", tmp_path / "state"
+    folder.mkdir()
+    record = DiskRecord(2000, "Hard disk 1", "web-01-disk1.vmdk", CAPACITY, start=1536)
+    RunFile.create(
+        folder, FolderRuns(state), endpoint=LOCAL_ENDPOINT, moref="", machine="web-01", format="ova", compress="none", disks=[record]
+    )  # fmt: skip
+    for name in ("web-01.ova.partial", "web-01-disk1.vmdk.partial.blocks"):
+        (folder / name).touch()
+    convert(vmdk_of(raw, tmp_path, "streamOptimized"), folder, OutputFormat.QCOW2, state)
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".qcow2"]
 
 
 @pytest.mark.parametrize("where", [0.3, 0.6, 0.9])

@@ -113,6 +113,16 @@ def test_a_damaged_record_is_told_and_never_guessed_at(tmp_path: Path, damage: s
     assert found.error
 
 
+@pytest.mark.parametrize("name", ["format", "compress"])
+def test_a_format_that_nobody_knows_is_told(name: str, tmp_path: Path) -> None:
+    new_run(tmp_path / "out", tmp_path / "state")
+    path = tmp_path / "out" / RUN_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: "vhdx"}))
+    with pytest.raises(IntegrityError) as caught:
+        RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
+    assert caught.value.code == "run_unreadable"
+
+
 def test_a_file_name_with_a_path_in_it_is_refused(tmp_path: Path) -> None:
     new_run(tmp_path / "out", tmp_path / "state")
     path = tmp_path / "out" / RUN_FILE

@@ -119,7 +119,7 @@ def _convert(
         board.phase(Phase.PUBLISHING)
         described = machine.descriptor is not None
         result = Publishing(
-            spec, machine.machine, stem, run.record, outputs, finished, described=described, provider="file"
+            spec, machine.machine, stem, run.record, outputs, finished, cancel, described=described, provider="file"
         ).publish()
         run.remove()
         board.phase(Phase.DONE)
@@ -143,7 +143,7 @@ def _begin(
     """A new run; what an interrupted conversion left is removed, what an export left is not."""
     old = RunFile.load(folder, store)
     if old is not None and old.record.endpoint == LOCAL_ENDPOINT:
-        outputs = outputs_for(spec, folder, stem_of(old.record.machine), old.record)
+        outputs = outputs_for(old.record.begun_as(spec), folder, stem_of(old.record.machine), old.record)
         for record in reversed(old.record.disks):
             outputs.forget(record)
         old.remove()

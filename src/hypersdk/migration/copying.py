@@ -4,7 +4,7 @@
 
     lease      streams of one lease; the server's manifest is the proof
     datastore  /folder ranges of flat files that stand still; there is no manifest, and the result says so
-    auto       lease; datastore where the server's licence refuses the lease, or where a resume then reads less
+    auto       lease; datastore where the server does not export by lease (its licence, its version), or where a resume then reads less
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
 from hypersdk.units import format_size
 from hypersdk.vsphere.descriptor import server_descriptor
+from hypersdk.vsphere.faults import LICENSE_REFUSES_EXPORT, NOT_SUPPORTED
 from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict, routes_of
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.routes import VIA
@@ -39,12 +40,17 @@ DISK_NOT_SERVED: Final = register(
     "The export lease does not offer one of the machine's disks.",
     "Check the disk in vCenter, or leave it out with --exclude-disk.",
 )
+NO_LEASE: Final = frozenset({LICENSE_REFUSES_EXPORT, NOT_SUPPORTED})
+"""What a server answers that does not export by lease. Any other refusal is of this machine at this moment, and is told."""
 
 PROVED: Final = "proved"
 UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server keeps no manifest"
 UNPROVED_NO_MANIFEST: Final = "unproved: the server gave no manifest"
 UNPROVED_LOST: Final = (
     "unproved: the export lease was lost after some disks were whole, and the server's manifest of them with it"
+)
+UNPROVED_INTERRUPTED: Final = (
+    "unproved: the run was interrupted after the last disk was whole, before the server's manifest was compared"
 )
 UNPROVED_EARLIER: Final = "unproved: some disks were copied in an earlier run, under another lease"
 
@@ -106,6 +112,16 @@ class MachineCopy:
                 self.disks.hash_later(record, cancel)
         if pending:
             self._copy(pending, cancel)
+        elif self.work.run.record.proof is None:
+            self._note_interrupted()
+
+    def _note_interrupted(self) -> None:
+        """An earlier process ended between the last disk and its proof. The lease is gone, and the server's manifest with it."""
+        receipts = [record.receipt for record in self.work.records if record.receipt]
+        streamed = any(receipt.stream for receipt in receipts)
+        with self.work.run.changing() as record:
+            record.method = (Method.LEASE if streamed else Method.DATASTORE).value
+            record.proof = UNPROVED_INTERRUPTED if streamed else UNPROVED_RANGES
 
     def _copy(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
         method = self.work.plan.method
@@ -120,10 +136,23 @@ class MachineCopy:
         try:
             self._copy_lease(pending, cancel)
         except Refused as refused:
-            if self.work.plan.method is not Method.AUTO:
+            left = [record for record in pending if not record.done]
+            if self.work.plan.method is not Method.AUTO or refused.code not in NO_LEASE or not left:
                 raise
+            ranges = self._ranges_instead(left, refused, cancel)
             self.work.warn(f"the server refused the lease ({refused.message}); the datastore was read instead")
-            self._copy_ranges(self._ranges(pending, cancel), cancel)
+            self._copy_ranges(ranges, cancel)
+
+    def _ranges_instead(
+        self, pending: Sequence[DiskRecord], refused: Refused, cancel: CancelToken
+    ) -> list[tuple[DiskRecord, DiskSource]]:
+        """Ranges for all of ``pending``. Raises ``refused`` where there are none: it says what the server has against the export."""
+        try:
+            return self._ranges(pending, cancel)
+        except Refused as neither:
+            refused.fields["no_ranges"] = neither.message
+            refused.add_note(f"nor can the datastore be read instead: {neither.message}")
+            raise refused from neither
 
     @property
     def _point(self) -> PointInTime:

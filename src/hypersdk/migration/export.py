@@ -6,6 +6,9 @@
        │             │ journal: written before each change        ▲
        └ run file    └────────────── on every way out ────────────┘
 
+Once all is copied nothing of the machine is read any more: a run that ends after that point goes on behind it. A run that has published
+its files only puts the source back.
+
 Success and failure undo everything. A cancelled run (Ctrl-C, SIGTERM) keeps its temporary snapshot, so that --resume goes on
 at the same point in time; `hyper2kvm status` shows it. After a kill, the next command in the folder does what is left.
 """
@@ -13,7 +16,7 @@ at the same point in time; `hyper2kvm status` shows it. After a kill, the next c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from hypersdk.migration.board import Board
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.journal import Problem, SourceJournal, not_restored
-from hypersdk.migration.naming import foreign_files, refuse_foreign
+from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of
 from hypersdk.migration.outputs import outputs_for, remove_other_lanes
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.prepare import (
@@ -143,7 +146,7 @@ class MachineExport:
     @contextmanager
     def _room(self, work: SourceWork) -> Iterator[None]:
         """Promises this export the room that it may still need. Raises TargetError ``no_space`` when it is not there."""
-        begun = {record.key for record in work.records if work.outputs.begun(record)}
+        begun = {record.key for record in work.records if record.done or work.outputs.begun(record)}
         needed = sum(disk.expected_bytes for disk in self._plan.disks if disk.key not in begun)
         space = self._shared.space
         self._reservation = space.reserve(self._folder, needed)
@@ -173,11 +176,13 @@ class MachineExport:
         return RunFile.load(self._folder, settings.run_store)
 
     def _change_lane(self, run: RunFile, lane: str) -> RunFile:
-        """The same run, its journal kept, with files of its own."""
+        """The same run, its journal kept, with files of its own; files that were published before are nobody else's."""
         with run.changing() as record:
             record.lane = lane
-            for disk in record.disks:
-                disk.begin_again()
+            if not record.published:
+                record.proof = record.descriptor = None
+                for disk in record.disks:
+                    disk.begin_again()
         return run
 
     def _open(self, run: RunFile | None) -> SourceWork:
@@ -215,20 +220,16 @@ class MachineExport:
         )
 
     def _work(self, run: RunFile) -> SourceWork:
-        journal = SourceJournal(self._session, run, note=self._board.note)
-        return SourceWork(
-            self._session,
-            self._plan,
-            run,
-            journal,
-            outputs_for(self._plan.spec, self._folder, self._plan.stem, run.record),
-            self._warnings.append,
-        )
+        journal, record = SourceJournal(self._session, run, note=self._board.note), run.record
+        # The run's own files, also where it is given up for another format, or the machine has another name by now.
+        outputs = outputs_for(record.begun_as(self._plan.spec), self._folder, stem_of(record.machine), record)
+        return SourceWork(self._session, self._plan, run, journal, outputs, self._warnings.append)
 
     def _run(self, work: SourceWork) -> tuple[ExportResult, NotRestored | None]:
-        plan = self._plan
+        if work.run.record.published:
+            return self._only_put_back(work)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier:
-            disks = DiskSet(plan.spec, work.run, work.outputs, self._board, self._shared, verifier)
+            disks = DiskSet(self._plan.spec, work.run, work.outputs, self._board, self._shared, verifier)
             copy = MachineCopy(work, self._board, disks)
             try:
                 self._copy(work, copy)
@@ -236,33 +237,60 @@ class MachineExport:
                 self._cancel.cancel("the export ended")
                 undo_after(work, error)
                 raise
-            self._board.phase(Phase.PUBLISHING, "putting the source back as it was found")
-            problems = self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
+            problems = self._put_back(work)
             self._board.phase(Phase.VERIFYING)
             hashes = disks.hashes()
+        self._board.phase(Phase.PUBLISHING)
+        work.run.check()
+        result = self._publishing(work, hashes, problems).publish()
+        if lane := work.run.record.lane:
+            remove_other_lanes(self._folder, [file.name for file in result.files], lane)
+        return result, self._ended(work, problems)
+
+    def _only_put_back(self, work: SourceWork) -> tuple[ExportResult, NotRestored | None]:
+        """The end of a run whose files are published: what an earlier try could not undo at the source."""
+        problems = self._put_back(work)
+        for meter in self._board.meters.values():
+            meter.enter(Phase.DONE)
+        result = self._publishing(work, {}, problems).published()
+        return result, self._ended(work, problems)
+
+    def _put_back(self, work: SourceWork) -> list[Problem]:
+        """Undoes all that is open at the source, also where the run is cancelled by now. What fails becomes a warning and is returned."""
+        self._board.phase(Phase.PUBLISHING, "putting the source back as it was found")
+        problems = self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
         self._warnings += [
             f"not undone at the source: {problem.change}: {problem.error.message}" for problem in problems
         ]
-        self._board.phase(Phase.PUBLISHING)
+        return problems
+
+    def _publishing(
+        self, work: SourceWork, hashes: Mapping[int, str | None], problems: Sequence[Problem]
+    ) -> Publishing:
+        plan = self._plan
         finished = Finished(
             hashes=hashes,
             warnings=tuple(self._warnings),
             restored=not problems,
             elapsed_s=time.monotonic() - self._started,
         )
-        work.run.check()
-        result = Publishing(plan.spec, plan.machine, plan.stem, work.run.record, work.outputs, finished).publish()
-        if lane := work.run.record.lane:
-            remove_other_lanes(self._folder, [file.name for file in result.files], lane)
+        record = work.run.record
+        return Publishing(plan.spec, plan.machine, plan.stem, record, work.outputs, finished, self._cancel)
+
+    def _ended(self, work: SourceWork, problems: list[Problem]) -> NotRestored | None:
+        """The run is forgotten, unless something is still to be undone at the source: that is the error then."""
         if not problems:
             work.run.remove()
-            return result, None
+            return None
         with work.run.changing() as record:
             record.published = True
-        return result, not_restored(plan.machine.name, problems)
+        return not_restored(self._plan.machine.name, problems)
 
     def _copy(self, work: SourceWork, copy: MachineCopy) -> None:
-        """Source prepared, watched while a snapshot of ours is on it, copied."""
+        """Source prepared, watched while a snapshot of ours is on it, copied. Where all is copied already the machine is left alone."""
+        if work.run.record.copied:
+            copy.run(self._cancel)
+            return
         settings = self._shared.settings
         stores = sorted({disk.datastore for disk in self._plan.machine.disks if disk.datastore})
         with ExitStack() as stack:

@@ -5,6 +5,7 @@
     run file in the folder?   --resume    same machine, same options: go on     else resume_mismatch
                               --discard   undo what is open at the source, remove the partial files, begin; else run_elsewhere
                               neither     refused (resumable_state), unless nothing was begun: then begin
+    all copied, proof written down?       the source is only put back, whatever point in time it is at by now
     point in time proved equal?           finished disks stay finished, begun disks go on
                               else        every disk starts again, and the result says so
 """
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hypersdk.errors import Cancelled, HyperSDKError, Refused, SourceError, UsageError, register
@@ -103,20 +105,20 @@ def check_same_run(session: Session, plan: Plan, run: RunFile) -> None:
 
 
 def take_over(work: SourceWork, cancel: CancelToken) -> None:
-    """After a crash: whatever the last process left at the source, but for the snapshot that a resume needs, is put back first."""
-    keep: tuple[ChangeKind, ...] = () if work.plan.spec.resume is Resume.DISCARD else (ChangeKind.SNAPSHOT,)
-    if (
-        keep
-        and work.journal.guest_may_go_down
-        and work.plan.spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN)
-    ):
-        keep += (
-            ChangeKind.POWER,
-        )  # it is to be off in a moment again, and its guest may need an hour to be asked once more
-    point = work.run.record.point
-    still = point is not None and _is_still(work, cancel)
+    """After a crash: whatever the last process left at the source, but for the snapshot that a resume needs, is put back first.
+
+    Where all is copied already, what cannot be put back is no reason not to publish it: the end of the run tries once more, and tells.
+    """
+    discard = work.plan.spec.resume is Resume.DISCARD
+    copied = work.run.record.copied and not discard
+    keep: tuple[ChangeKind, ...] = () if discard else (ChangeKind.SNAPSHOT,)
+    wants_off = work.plan.spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN)
+    if wants_off and work.journal.guest_may_go_down and not (discard or copied):
+        # It is to be off in a moment again, and its guest may need an hour to be asked once more.
+        keep += (ChangeKind.POWER,)
+    still = work.run.record.point is not None and not copied and _is_still(work, cancel)
     problems = work.journal.undo(keep=keep, cancel=cancel)
-    if problems:
+    if problems and not copied:
         step = f"Once vSphere answers again, run `{_undo_command(work, keep)}`."
         raise not_restored(work.plan.machine.name, problems, next_step=step)
     if still:
@@ -198,14 +200,15 @@ def undo_after(work: SourceWork, error: BaseException, *, copied: bool = True) -
     """
     cancel = CancelToken()  # the run's own has ended
     keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) or not copied else ()
+    still = _was_still(work, cancel)
     try:
-        still = work.run.record.point is not None and _is_still(work, cancel)
         problems = work.journal.undo(keep=keep, cancel=cancel)
-        if still:
-            _follow_own_changes(work)
     except HyperSDKError as unreachable:
         _add(error, f"the source was not put back: {unreachable.message}; run `{_undo_command(work, keep)}`")
         return
+    if still:
+        with suppress(HyperSDKError):  # the next run then finds another point in time, and copies again
+            _follow_own_changes(work)
     add_problems(work, error, problems, keep=keep)
 
 
@@ -216,6 +219,15 @@ def add_problems(
     for problem in problems:
         text = f"not undone at the source: {problem.change}: {problem.error.message}"
         _add(error, f"{text}; run `{_undo_command(work, keep)}`")
+
+
+def _was_still(work: SourceWork, cancel: CancelToken) -> bool:
+    """Whether what was begun can be gone on with after the undo. Where that cannot be found out it cannot; the undo is tried all the same."""
+    record = work.run.record
+    try:
+        return record.point is not None and not record.copied and _is_still(work, cancel)
+    except HyperSDKError:
+        return False
 
 
 def _undo_command(work: SourceWork, keep: Collection[ChangeKind]) -> str:

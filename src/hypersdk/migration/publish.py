@@ -12,18 +12,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from hypersdk.errors import IntegrityError
+from hypersdk.errors import Cancelled, IntegrityError, TargetError
 from hypersdk.formats.mf import format_mf
 from hypersdk.formats.ovf import DiskFormat, OvfDisk, adapt_ovf, build_ovf
-from hypersdk.migration.manifest import DiskArtifact, ExportFacts, FileArtifact, artifact_manifest, write_manifest
+from hypersdk.migration.manifest import (
+    MAX_MANIFEST_BYTES,
+    DiskArtifact,
+    ExportFacts,
+    FileArtifact,
+    artifact_manifest,
+    read_manifest,
+    write_manifest,
+)
 from hypersdk.migration.naming import MANIFEST_NAME
-from hypersdk.migration.outputs import DiskFiles, Outputs, OvaFile
+from hypersdk.migration.outputs import DiskFiles, Outputs, OvaFile, partial_path
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.model import Disk, Machine
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import sha256_of, shown_path, target_errors, write_atomic
 
+UNPROVED_UNKNOWN: Final = "unproved: the run does not say whether the server's manifest was compared"
 NO_HASH_WARNING: Final = "the files were not hashed (--no-file-hash): verify can compare their sizes only"
 
 _OVF_FORMATS: Final[dict[OutputFormat, DiskFormat]] = {OutputFormat.QCOW2: "qcow2", OutputFormat.RAW: "raw"}
@@ -84,12 +93,13 @@ class Publishing:
     run: RunRecord
     outputs: Outputs
     finished: Finished
+    cancel: CancelToken
     described: bool = True
     """Whether the machine is known well enough for a descriptor beside its images."""
     provider: str = "vsphere"
 
     def publish(self) -> ExportResult:
-        """All of it. Raises TargetError; IntegrityError only where a file changed since it was written."""
+        """All of it. Raises TargetError and Cancelled; IntegrityError only where a file changed since it was written."""
         folder = self.run.folder
         with target_errors(f"publishing into {shown_path(folder)}"):
             (folder / MANIFEST_NAME).unlink(missing_ok=True)  # with --force: no manifest while its files are replaced
@@ -99,6 +109,19 @@ class Publishing:
             warnings.append(NO_HASH_WARNING)
         write_manifest(folder / MANIFEST_NAME, self._manifest(files, warnings))
         return self._result(files, warnings)
+
+    def published(self) -> ExportResult:
+        """The result of a run that was published before, as its manifest tells it; nothing is written. Raises TargetError and IntegrityError."""
+        place = self.run.folder / MANIFEST_NAME
+        with target_errors(f"reading {shown_path(place)}"), place.open("rb") as file:
+            manifest = read_manifest(file.read(MAX_MANIFEST_BYTES + 1))
+        files = [
+            FileArtifact(file.name, file.bytes, file.checksum.removeprefix("sha256:") if file.checksum else None)
+            for file in manifest.files
+        ]
+        if not files:
+            raise TargetError(f"{shown_path(place)} names no file")
+        return self._result(files, self.finished.warnings)
 
     # Files
 
@@ -124,7 +147,16 @@ class Publishing:
         path = self.outputs.path
         with target_errors(f"reading {path.name} back"):
             size = path.stat().st_size
-        return [FileArtifact(path.name, size, sha256_of(path, CancelToken()) if self.spec.file_hash else None)]
+        return [FileArtifact(path.name, size, self._archive_sha256(path) if self.spec.file_hash else None)]
+
+    def _archive_sha256(self, path: Path) -> str:
+        """Of the whole archive, which is known only now. Where that is cancelled it loses its name again: it is not published yet."""
+        try:
+            return sha256_of(path, self.cancel)
+        except Cancelled:
+            with target_errors(f"taking {path.name} back"):
+                path.replace(partial_path(path, self.run.lane))
+            raise
 
     def _disk_artifact(self, record: DiskRecord) -> FileArtifact:
         assert record.size_bytes is not None
@@ -158,6 +190,11 @@ class Publishing:
 
     # Manifest and result
 
+    @property
+    def _proof(self) -> str:
+        """Never empty: a reader would take it for anything. Runs that earlier releases published may have none."""
+        return self.run.proof or UNPROVED_UNKNOWN
+
     def _main_file(self, files: Sequence[FileArtifact]) -> str:
         """The file to start from: the archive, else the descriptor, else the first disk."""
         names = [file.name for file in files]
@@ -172,7 +209,7 @@ class Publishing:
             folder=self.spec.shown_dir,
             main_file=self._main_file(files),
             point_in_time=self.run.point.describe() if self.run.point else "the file as it was read",
-            proof=self.run.proof or "",
+            proof=self._proof,
             exported_at=datetime.fromisoformat(self.run.started_at),
             created_at=now,
             job_id=self.spec.job_id,
@@ -194,7 +231,7 @@ class Publishing:
                     disk=disks[record.key],
                     file=archive or own,
                     receipt=record.receipt,
-                    verdict=self.run.proof or "",
+                    verdict=self._proof,
                     member=own if archive else None,
                     member_offset=record.start or 0,
                 )
@@ -208,7 +245,7 @@ class Publishing:
             output_dir=self.spec.shown_dir,
             files=tuple(OutputFile(file.name, file.size_bytes, file.sha256) for file in files),
             main_file=self._main_file(files),
-            proof=self.run.proof or "",
+            proof=self._proof,
             content={name: receipt.content for name, receipt in receipts.items()},
             warnings=tuple(warnings),
             wire_bytes=sum(receipt.wire_bytes for receipt in receipts.values()),

@@ -21,7 +21,7 @@ import stat
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.migration.point import PointInTime
+from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.files import shown_path, target_error, target_errors, write_atomic
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
@@ -124,9 +125,18 @@ class RunRecord:
     exclude_disks: list[str] = field(default_factory=list)
 
     @property
+    def copied(self) -> bool:
+        """Whether all data is on disk and the proof of it written down: nothing of the machine is read any more, whatever becomes of it."""
+        return self.proof is not None and all(disk.done for disk in self.disks)
+
+    @property
     def open_changes(self) -> list[Change]:
         """Changes that are not undone yet, oldest first."""
         return [change for change in self.changes if not change.undone]
+
+    def begun_as(self, spec: ExportSpec) -> ExportSpec:
+        """``spec`` with what the names and the layout of this run's files depend on, whatever is asked for by now."""
+        return replace(spec, format=OutputFormat(self.format), compress=Compression(self.compress))
 
     @property
     def snapshot_name(self) -> str:
@@ -375,6 +385,8 @@ def _decode(data: Mapping[str, Any], folder: Path) -> RunRecord:
     fields = dict(data)
     if fields.pop("version") != _VERSION:
         raise ValueError("made by another version")
+    for known, name in ((OutputFormat, "format"), (Compression, "compress")):
+        known(fields[name])  # a ValueError where there is none of that name
     fields["point"] = PointInTime.from_dict(fields["point"]) if fields["point"] else None
     fields["disks"] = [_decode_disk(disk) for disk in fields["disks"]]
     fields["changes"] = [Change(**{**change, "kind": ChangeKind(change["kind"])}) for change in fields["changes"]]

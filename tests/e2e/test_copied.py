@@ -1,0 +1,263 @@
+"""Ended when all was copied: a resume reads nothing of the machine again, changes nothing at it again, and publishes the same content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from hypersdk.errors import Cancelled
+from hypersdk.migration import publish
+from hypersdk.migration.copying import PROVED, UNPROVED_INTERRUPTED, UNPROVED_RANGES, MachineCopy
+from hypersdk.migration.export import Outcome
+from hypersdk.migration.outputs import DiskFiles
+from hypersdk.migration.runfile import DiskRecord
+from hypersdk.migration.spec import Method, OutputFormat, Resume, SourceState
+from hypersdk.simulator import Simulator
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB
+from tests.e2e.engine import Engine, EngineFactory, succeeded
+from tests.e2e.judge import (
+    MANIFEST,
+    RUN_FILE,
+    assert_finished,
+    assert_holds,
+    assert_no_final_names,
+    expected_raw,
+    manifest_of,
+    run_of,
+)
+from tests.e2e.program import Program
+
+ProgramFactory = Callable[..., tuple[Simulator, Program]]
+
+ISO: Final = "[iso-library] tools/virtio-win.iso"
+DISKS: Final = (DiskSpec(8 * MiB, allocated_bytes=6 * MiB), DiskSpec(4 * MiB))
+OFF: Final = MachineSpec("web-01", disks=DISKS, iso=ISO)
+RUNNING: Final = MachineSpec("web-01", disks=DISKS, iso=ISO, power="poweredOn")
+CHANGES: Final = (
+    "CreateSnapshot_Task",
+    "PowerOffVM_Task",
+    "ShutdownGuest",
+    "ReconfigVM_Task",
+    "ExportVm",
+    "ExportSnapshot",
+)
+CASES: Final = pytest.mark.parametrize(
+    ("machine", "spec"),
+    [
+        (RUNNING, {}),
+        (RUNNING, {"state": SourceState.POWER_OFF}),
+        (RUNNING, {"state": SourceState.SHUTDOWN}),
+        (OFF, {"remove_cdrom": True}),
+    ],
+    ids=["snapshot", "power-off", "shutdown", "cdrom"],
+)
+
+
+class Killed(BaseException):
+    """Nothing of ours catches it, as a kill."""
+
+
+def assert_left_alone(simulator: Simulator) -> None:
+    """Since the counters were reset no disk was read, and nothing was done to the machine."""
+    counters = simulator.counters
+    assert (dict(counters.opened), dict(counters.ranges)) == ({}, {})
+    assert {name: counters.calls[name] for name in CHANGES if counters.calls[name]} == {}
+
+
+def assert_goes_on(ran: Engine, folder: Path, expected: list[Path], spec: dict[str, Any]) -> None:
+    """A resume publishes what was copied, and leaves the machine alone."""
+    ran.simulator.reset_counters()
+    result = succeeded(ran.export("web-01", folder, resume=Resume.RESUME, **spec))
+    assert_left_alone(ran.simulator)
+    assert (result.proof, result.restored) == (PROVED, True)
+    assert not any("copied again" in warning for warning in result.warnings)
+    assert_holds(folder, expected, result.content, folder.parent / "judged", convert=False)
+    assert_finished(folder)
+
+
+@CASES
+@pytest.mark.parametrize("how", ["cancelled", "killed"])
+def test_ended_between_the_undo_and_the_names(
+    how: str, machine: MachineSpec, spec: dict[str, Any], engine: EngineFactory, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    ran, folder, token = engine(machines=(machine,)), tmp_path / "out", CancelToken()
+    before, expected = ran.simulator.state(), expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+
+    def ends(files: DiskFiles, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
+        """The last checksum, once the source is put back."""
+        while (run_of(folder) or {"proof": None})["proof"] is None or ran.simulator.state() != before:
+            cancel.sleep(0.02)
+        if how == "killed":
+            raise Killed
+        token.cancel("Ctrl-C")
+        cancel.check()
+        raise AssertionError("the run's cancel token does not reach its checksums")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskFiles, "sha256", ends)
+        if how == "killed":
+            with pytest.raises(Killed):
+                ran.export("web-01", folder, **spec)
+        else:
+            assert_cancelled(ran.export("web-01", folder, cancel=token, **spec))
+    assert ran.simulator.state() == before
+    assert_no_final_names(folder)
+    assert_goes_on(ran, folder, expected, spec)
+    assert ran.simulator.state() == before
+
+
+def assert_cancelled(outcome: Outcome) -> None:
+    """It ended because it was told to."""
+    assert outcome.result is None
+    assert isinstance(outcome.error, Cancelled)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["back now", "still stuck"])
+def test_a_published_export_only_puts_its_source_back(again: bool, engine: EngineFactory, tmp_path: Path) -> None:
+    """Its files may be in use by then: not a byte of them is touched."""
+    ran, folder = engine(machines=(RUNNING,)), tmp_path / "out"
+    before = ran.simulator.state()
+    stuck = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
+    ran.simulator.set_faults(stuck)
+    first = ran.export("web-01", folder)
+    assert (first.error is not None and first.error.code) == "not_restored"
+    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != RUN_FILE}
+    ran.simulator.set_faults(*([stuck] if again else []))
+    ran.simulator.reset_counters()
+    second = ran.export("web-01", folder, resume=Resume.RESUME)
+    assert_left_alone(ran.simulator)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != RUN_FILE} == written
+    assert first.result is not None
+    assert second.result is not None
+    told = [(one.files, one.main_file, one.content, one.proof) for one in (first.result, second.result)]
+    assert told[0] == told[1]
+    assert second.result.restored is not again
+    assert (second.error is not None) is again
+    assert (folder / RUN_FILE).exists() is again
+    assert (ran.simulator.state() == before) is not again
+
+
+@pytest.mark.parametrize(
+    ("method", "last", "used", "proof"),
+    [
+        (Method.AUTO, "_verify", "lease", UNPROVED_INTERRUPTED),
+        (Method.AUTO, "_descriptor", "lease", UNPROVED_INTERRUPTED),
+        (Method.DATASTORE, "_check_point", "datastore", UNPROVED_RANGES),
+    ],
+    ids=["before the manifest", "before the proof", "ranges"],
+)
+def test_ended_between_the_last_disk_and_its_proof(
+    method: Method, last: str, used: str, proof: str, engine: EngineFactory, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What nobody compared is not called proved, and not left unsaid either."""
+    ran, folder = engine(machines=(OFF,)), tmp_path / "out"
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+
+    def ends(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MachineCopy, last, ends)
+        with pytest.raises(Killed):
+            ran.export("web-01", folder, method=method)
+    run = run_of(folder)
+    assert run is not None
+    assert [disk["receipt"] is not None for disk in run["disks"]] == [True, True]
+    ran.simulator.reset_counters()
+    result = succeeded(ran.export("web-01", folder, method=method, resume=Resume.RESUME))
+    assert_left_alone(ran.simulator)
+    assert (result.method, result.proof) == (used, proof)
+    manifest = manifest_of(folder)
+    assert manifest["source"]["export_method"] == used
+    assert manifest["metadata"]["hypersdk"]["proof"] == proof
+    assert [disk["hypersdk"]["verdict"] for disk in manifest["disks"]] == [proof, proof]
+    assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
+
+
+@pytest.mark.slow
+def test_killed_while_the_server_makes_its_manifest(program: ProgramFactory, tmp_path: Path) -> None:
+    simulator, hyper2kvm = program(
+        machines=(OFF,), faults=(Fault(FaultKind.STALL, method="HttpNfcLeaseGetManifest", seconds=60),)
+    )
+    before, folder = simulator.state(), tmp_path / "out"
+    running = hyper2kvm.start("export", "--json", "web-01", "-o", folder)
+    assert running.kill_when(partial(_is_done, folder))
+    simulator.set_faults()
+    simulator.reset_counters()
+    assert hyper2kvm.export("web-01", "-o", folder, "--resume").result["proof"] == UNPROVED_INTERRUPTED
+    assert dict(simulator.counters.opened) == {}
+    assert simulator.state() == before
+
+
+def test_a_cancel_reaches_the_checksum_of_an_archive(
+    engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, folder, token = engine(machines=(RUNNING,)), tmp_path / "out", CancelToken()
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+
+    def ends(path: Path, cancel: CancelToken) -> str:
+        assert path.exists()
+        token.cancel("Ctrl-C")
+        cancel.check()
+        raise AssertionError("the run's cancel token does not reach the archive's checksum")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "sha256_of", ends)
+        assert_cancelled(ran.export("web-01", folder, cancel=token, format=OutputFormat.OVA))
+    assert_no_final_names(folder)
+    assert_goes_on(ran, folder, expected, {"format": OutputFormat.OVA})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "undo"),
+    [((), "RemoveSnapshot_Task"), (("--power-off",), "PowerOnVM_Task")],
+    ids=["snapshot", "power-off"],
+)
+def test_killed_while_the_source_is_put_back(
+    flags: tuple[str, ...], undo: str, program: ProgramFactory, tmp_path: Path
+) -> None:
+    """kill -9 of the real program."""
+    simulator, hyper2kvm = program(machines=(RUNNING,))
+    before, folder = simulator.state(), tmp_path / "out"
+    expected = expected_raw(simulator, "web-01", tmp_path / "expected")
+    simulator.set_faults(Fault(FaultKind.STALL, method=undo, seconds=60))
+    running = hyper2kvm.start("export", "--json", "web-01", "-o", folder, *flags)
+    assert running.kill_when(partial(_has_proof, folder))
+    assert not (folder / MANIFEST).exists()
+    simulator.set_faults()
+    simulator.reset_counters()
+    ended = hyper2kvm.export("web-01", "-o", folder, *flags, "--resume")
+    assert_left_alone(simulator)
+    assert ended.result["proof"] == PROVED
+    assert_holds(folder, expected, ended.result["content"], tmp_path / "judged", convert=False)
+    assert_finished(folder)
+    assert simulator.state() == before
+
+
+def _has_proof(folder: Path) -> bool:
+    """All is copied."""
+    return bool(_run(folder).get("proof"))
+
+
+def _is_done(folder: Path) -> bool:
+    """All disks are, whatever else."""
+    disks = _run(folder).get("disks", [])
+    return bool(disks) and all(disk["receipt"] for disk in disks)
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """The run file, whatever moment it is looked at."""
+    try:
+        return run_of(folder) or {}
+    except (ValueError, FileNotFoundError):
+        return {}
