@@ -131,7 +131,7 @@ class DiskFiles:
             descriptor = open_output(partial_path(path, self._lane), fresh=not resumed)
             stack.callback(os.close, descriptor)
             file = wrap(FdFile(descriptor))
-            yield OpenDisk(_writer(self._spec, file, record, ledger if resumed else None), ledger, file, resumed)
+            yield OpenDisk(_writer(self._spec, file, record, ledger, resumed=resumed), ledger, file, resumed)
 
     def close_disk(self, record: DiskRecord) -> None:
         """The ledger has served: a finished disk is never opened again."""
@@ -197,7 +197,7 @@ class OvaFile:
             file = RegionFile(wrap(FdFile(descriptor)), record.start)
             if not resumed:
                 file.truncate(0)
-            yield OpenDisk(_writer(self._spec, file, record, ledger if resumed else None), ledger, file, resumed)
+            yield OpenDisk(_writer(self._spec, file, record, ledger, resumed=resumed), ledger, file, resumed)
 
     def _archive(self, file: BlockFile, until: DiskRecord | None) -> OvaWriter:
         """The archive with all members before ``until``; their headers are written again, which changes nothing."""
@@ -312,16 +312,28 @@ _QCOW2_COMPRESSION: dict[Compression, Literal["none", "pass", "repack"]] = {
 }
 
 
-def _writer(spec: ExportSpec, file: BlockFile, record: DiskRecord, ledger: BlockLedger | None) -> ImageWriter:
+def _writer(
+    spec: ExportSpec, file: BlockFile, record: DiskRecord, ledger: BlockLedger | None, *, resumed: bool
+) -> ImageWriter:
     """The writer of the format: a new image, or the one that ``ledger`` knows."""
-    capacity = record.capacity_bytes
+    with target_errors(f"opening {record.file_name}"):
+        if ledger is None or not resumed:
+            return _new_writer(spec, file, record.capacity_bytes)
+        with ledger.syncing():  # a VMDK is put in order first
+            return _resumed_writer(spec, file, record.capacity_bytes, ledger)
+
+
+def _new_writer(spec: ExportSpec, file: BlockFile, capacity: int) -> ImageWriter:
     if spec.format is OutputFormat.RAW:
-        return RawWriter.create(file, capacity) if ledger is None else RawWriter.resume(file, capacity)
+        return RawWriter.create(file, capacity)
     if spec.format is OutputFormat.QCOW2:
-        compression = _QCOW2_COMPRESSION[spec.compress]
-        if ledger is None:
-            return Qcow2Writer.create(file, capacity, compression=compression)
-        return Qcow2Writer.resume(file, capacity, compression=compression, trusted=ledger.has)
-    if ledger is None:
-        return StreamOptimizedWriter.create(file, capacity)
+        return Qcow2Writer.create(file, capacity, compression=_QCOW2_COMPRESSION[spec.compress])
+    return StreamOptimizedWriter.create(file, capacity)
+
+
+def _resumed_writer(spec: ExportSpec, file: BlockFile, capacity: int, ledger: BlockLedger) -> ImageWriter:
+    if spec.format is OutputFormat.RAW:
+        return RawWriter.resume(file, capacity)
+    if spec.format is OutputFormat.QCOW2:
+        return Qcow2Writer.resume(file, capacity, compression=_QCOW2_COMPRESSION[spec.compress], trusted=ledger.has)
     return StreamOptimizedWriter.resume(file, capacity, trusted=ledger.has)

@@ -78,8 +78,10 @@ def transfer_disk(
         found = kept.recorded
         meter.found(min(found * BLOCK, writer.capacity))
         checkpoints = None
+        until_copied = stack.enter_context(ExitStack())
         if ledger is not None:
-            checkpoints = stack.enter_context(Checkpoints(kept, writer.sync, checkpoint_bytes, meter.file_name))
+            checkpoints = Checkpoints(kept, writer.sync, checkpoint_bytes, meter.file_name)
+            until_copied.enter_context(checkpoints)
         copy = _Copy(
             writer, kept, cancel, meter, retry or RetryPolicy(), limit, budget, space, checkpoints, clock,
             news_bytes=checkpoint_bytes,
@@ -89,7 +91,8 @@ def transfer_disk(
             copy.ranges(source, range_streams)
         else:
             digests = copy.stream(source, _hashes(source, hashes), workers, check=check)
-        with target_errors(f"finishing {meter.file_name}"):
+        until_copied.close()  # of two syncs at once only one hears of an error, and a checkpoint must not call durable what the other lost
+        with target_errors(f"finishing {meter.file_name}"), kept.syncing():
             writer.finish()
         return copy.receipt(source, digests, found, clock() - started)
 

@@ -250,13 +250,23 @@ class BlockLedger:
         with self._lock:
             closing = self._header.epoch
             self._header = replace(self._header, epoch=closing + 1)
-        try:
+        with self.syncing():
             sync()
             os.fdatasync(self._handle)
+        self._settle(replace(self._header, durable=closing))
+
+    @contextmanager
+    def syncing(self) -> Iterator[None]:
+        """Goes around whatever syncs the image; not while a checkpoint runs.
+
+        After an OSError, what this boot recorded since the last checkpoint no longer counts: a failed sync has lost data, and the next
+        one of the same file succeeds all the same.
+        """
+        try:
+            yield
         except OSError:
             self._settle(replace(self._header, boot=_NO_BOOT))
             raise
-        self._settle(replace(self._header, durable=closing))
 
     def content_digest(self) -> str | None:
         """Hex content digest of the disk as recorded (``transfer.digest``); None when blocks were stored unseen."""
