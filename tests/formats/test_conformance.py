@@ -6,6 +6,7 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hypersdk.formats.image import BLOCK, BlockFile, ImageWriter
-from hypersdk.units import MiB, TiB
+from hypersdk.transfer.blockfile import FdFile
+from hypersdk.transfer.digest import hash_block
+from hypersdk.transfer.ledger import BlockLedger
+from hypersdk.units import MiB, TiB, align_up
 from tests.support.tools import run_tool
 from tests.support.writers import (
     ALL_KINDS,
     BLOCK_KINDS,
+    PAGE,
     RAW,
     FullFile,
     Guest,
@@ -151,6 +156,78 @@ def check_lives(
                 break
         run(file)
         assert_same(guest, image, kind.format)
+
+
+def check_loss(kind: WriterKind, guest: Guest, steps: list[Step], damage: Damage) -> None:
+    """Writes all, with a ledger; loses a part of the file; goes on as the transfer does."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        block_file(image := Path(folder) / "image") as file,
+        BlockLedger.unnamed(guest.capacity) as ledger,
+    ):
+        first = kind.create(file, guest.capacity)
+        for step in in_order_of(kind, steps):
+            perform(first, guest, step)
+            ledger.record(step.first, [hash_block(guest.blocks[index]) for index in step.indexes()])
+        damage.do(file)
+        again = kind.resume(file, guest.capacity, ledger.has)
+        ledger.keep(again.held())
+        if damage.harmless:
+            assert ledger.recorded == len(guest.kinds)
+        for index in sorted(guest.kinds):
+            if not ledger.has(index):
+                perform(again, guest, Step(index, index, deflated=True))
+        again.finish()
+        assert_same(guest, image, kind.format)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What becomes of a file behind its first 64 KiB (parts of a million): cut at ``start``, perhaps made as long as it was, or a hole in it."""
+
+    start: int
+    end: int | None
+    longer: bool
+
+    @property
+    def harmless(self) -> bool:
+        return self.start == MILLION and not self.longer
+
+    def do(self, file: FdFile) -> None:
+        size = file.size()
+        at = min(size, BLOCK) + max(0, size - BLOCK) * self.start // MILLION
+        if self.end is None:
+            file.truncate(at)
+            # A page that is cut keeps no trace of it once the file has its length again: whoever does that is beyond our help.
+            if self.longer:
+                file.truncate(at // PAGE * PAGE)
+                file.truncate(size)
+        else:
+            first = align_up(at, PAGE)
+            file.discard(first, (size - first) * self.end // MILLION // PAGE * PAGE)
+
+
+MILLION = 1_000_000
+damages = st.builds(
+    Damage, st.integers(0, MILLION) | st.just(MILLION), st.none() | st.integers(0, MILLION), st.booleans()
+)
+
+
+@every_kind
+@few
+@given(work(), damages)
+def test_what_the_file_lost_is_written_again(kind: WriterKind, made: tuple[Guest, list[Step]], damage: Damage) -> None:
+    check_loss(kind, *made, damage)
+
+
+@pytest.mark.slow
+@every_kind
+@many
+@given(work(), damages)
+def test_what_the_file_lost_is_written_again_at_length(
+    kind: WriterKind, made: tuple[Guest, list[Step]], damage: Damage
+) -> None:
+    check_loss(kind, *made, damage)
 
 
 deaths = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 200_000)), min_size=1, max_size=3)

@@ -262,7 +262,7 @@ def damaged(image: Path, offset: int, data: bytes) -> None:
         (24, (21 * BLOCK).to_bytes(8, "big")),  # another capacity
         (3 * CLUSTER, plain_entry(0).to_bytes(8, "big")),  # the L2 table would be the header
         (3 * CLUSTER, plain_entry(4 * CLUSTER + 512).to_bytes(8, "big")),
-        (5 * CLUSTER, plain_entry(1 << 50).to_bytes(8, "big")),  # a block behind the end
+        (5 * CLUSTER, plain_entry(1 << 50).to_bytes(8, "big")),  # a block in a refcount block
         (5 * CLUSTER, plain_entry(3 * CLUSTER).to_bytes(8, "big")),  # a block in the L1 table
         (5 * CLUSTER, compressed_entry(100, 100).to_bytes(8, "big")),
     ],

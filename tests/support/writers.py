@@ -109,6 +109,9 @@ class MortalFile:
         if not self._outlives():
             raise Killed
 
+    def data_runs(self, start: int) -> Iterator[range]:
+        return self._file.data_runs(start)
+
     def pread(self, length: int, offset: int) -> bytes:
         return self._file.pread(length, offset)
 
@@ -146,6 +149,9 @@ class FullFile:
 
     def discard(self, offset: int, length: int) -> None:
         self._file.discard(offset, length)
+
+    def data_runs(self, start: int) -> Iterator[range]:
+        return self._file.data_runs(start)
 
     def sync(self) -> None:
         self._file.sync()

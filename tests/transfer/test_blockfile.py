@@ -109,6 +109,18 @@ def test_discarding_never_makes_a_file_longer(fd: int) -> None:
     assert file.pread(MiB, 0) == b"\xff" * 500 + bytes(500)
 
 
+def test_runs_of_data_between_holes(fd: int) -> None:
+    file = FdFile(fd)
+    file.truncate(4 * MiB + 100)
+    file.pwrite([b"\xff" * 64 * KiB], MiB)
+    file.pwrite([b"\xff" * (64 * KiB + 100)], 4 * MiB - 64 * KiB)
+    first, last = range(MiB, MiB + 64 * KiB), range(4 * MiB - 64 * KiB, 4 * MiB + 100)
+    assert list(file.data_runs(0)) == [first, last]
+    assert list(file.data_runs(MiB + 4 * KiB)) == [first[4 * KiB :], last]
+    assert list(RegionFile(file, MiB).data_runs(64 * KiB)) == [range(last.start - MiB, last.stop - MiB)]
+    assert list(file.data_runs(5 * MiB)) == []
+
+
 def test_a_region_is_a_file_of_its_own(fd: int) -> None:
     whole = FdFile(fd)
     whole.pwrite([b"head"], 0)

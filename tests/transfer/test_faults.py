@@ -239,6 +239,26 @@ def test_a_failing_write_ends_it_with_its_cause(bench: Bench, number: int, code:
     bench.assert_recorded_is_written()
 
 
+def test_a_failing_sync_at_the_end_makes_the_next_run_copy_again_what_was_not_durable(bench: Bench) -> None:
+    """Linux says EIO once: the next fsync of the file returns 0, though pages were lost."""
+
+    class LosesLast(CountingWriter):
+        def finish(self) -> None:
+            assert not [thread for thread in threading.enumerate() if thread.name.endswith("checkpoints")]
+            raise OSError(errno.EIO, "lost")
+
+    bench.writer_type = LosesLast
+    with pytest.raises(TargetError) as raised:
+        bench.copy(stream_of(bench.disk), checkpoint_bytes=4 * MiB)
+    assert "finishing out.raw" in raised.value.message
+    bench.writer_type = CountingWriter
+    durable = bench.recorded()
+    receipt = bench.copy(stream_of(bench.disk))
+    assert receipt.blocks_skipped == len(durable)
+    assert receipt.blocks_written == nonzero(bench.disk) - len(durable) > 0
+    assert receipt.content == bench.disk.content
+
+
 def test_a_failing_sync_ends_it_and_what_was_not_durable_no_longer_counts(bench: Bench) -> None:
     class Unsynced(CountingWriter):
         def sync(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -103,6 +104,20 @@ def survives(folder: Path, disk: Disk, source: str, kind: str, kills: int, seed:
 )
 def test_killed_twice(disk: Disk, tmp_path: Path, source: str, kind: str) -> None:
     survives(tmp_path, disk, source, kind, kills=2, seed=7)
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "qcow2-pass", "vmdk"])
+@pytest.mark.parametrize("left", [0.5, 0.99])
+def test_the_ledger_is_not_believed_over_the_image(disk: Disk, tmp_path: Path, kind: str, left: float) -> None:
+    """A remount, fsck or lost writeback took a part of the file, in the same boot."""
+    run(tmp_path, MemoryRanges(disk.raw), kind, None)
+    before = recorded(tmp_path, disk, kind)
+    image = tmp_path / "image"
+    os.truncate(image, int(image.stat().st_size * left))
+    receipt = run(tmp_path, MemoryRanges(disk.raw), kind, None)
+    assert 0 < receipt.blocks_skipped < len(before)
+    assert receipt.content == disk.content
+    assert_image(tmp_path, disk, kind)
 
 
 @pytest.mark.slow

@@ -195,6 +195,24 @@ def test_after_a_failed_sync_nothing_since_the_last_good_one_counts(path: Path) 
         assert set_of(ledger) == {0}
 
 
+@given(st.sets(st.integers(0, 199)), st.sets(st.integers(0, 199)), st.sets(st.integers(0, 199)))
+@settings(max_examples=80, deadline=None)
+def test_data_that_the_image_does_not_hold_is_forgotten(
+    tmp_path_factory: pytest.TempPathFactory, recorded: set[int], zeros: set[int], held: set[int]
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "blocks"
+    kept = {index for index in recorded if index in held or index in zeros}
+    with BlockLedger.create(path, 200 * BLOCK - 512, IDENTITY) as ledger:
+        for index in recorded:
+            ledger.record(index, [ZERO_BLOCK if index in zeros else some_hash(index)])
+        assert ledger.keep(range(index, index + 1) for index in sorted(held)) == len(recorded) - len(kept)
+        assert set_of(ledger) == kept
+        data_bytes = ledger.data_bytes
+    with BlockLedger.open(path, 200 * BLOCK - 512, IDENTITY) as ledger:
+        assert set_of(ledger) == kept
+        assert ledger.data_bytes == data_bytes
+
+
 @given(data=st.data())
 @settings(max_examples=80, deadline=None)
 def test_missing_is_what_has_denies(data: st.DataObject) -> None:

@@ -46,6 +46,10 @@ class BlockFile(ReadableFile, Protocol):
         """Gives room back where the file system can (punch hole); the range reads as zeros afterwards, always."""
         ...
 
+    def data_runs(self, start: int) -> Iterator[range]:
+        """Runs of bytes from ``start`` on that hold data, rising; between them are holes. All is data where the file system knows no holes."""
+        ...
+
     def sync(self) -> None:
         """Returns when all that was written is durable (fdatasync)."""
         ...
@@ -94,6 +98,13 @@ class ImageWriter(Protocol):
 
     def data_extents(self) -> Iterator[tuple[int, int]]:
         """``(offset, length)`` of guest ranges that hold data so far, rising, disjoint; for tests and for rebuilding state."""
+        ...
+
+    def held(self) -> Iterator[range]:
+        """Runs of blocks that the image holds whole, rising, by its tables and its file's holes: no data is read.
+
+        To be asked right after it was reopened: something may have cut the file, or lost parts of it, since the blocks were written.
+        """
         ...
 
 

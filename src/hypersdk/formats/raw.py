@@ -31,8 +31,8 @@ class RawWriter:
     @classmethod
     def resume(cls, file: BlockFile, capacity: int) -> Self:
         """Goes on with an image that ``create`` began. Every block that is not known to be good must be written again."""
-        if file.size() != capacity:
-            file.truncate(capacity)
+        if file.size() > capacity:
+            file.truncate(capacity)  # a shorter one stays short until ``finish``: only its length says what it lost
         return cls(file, capacity)
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -49,7 +49,9 @@ class RawWriter:
         self._file.sync()
 
     def finish(self) -> None:
-        """The image is complete once it is durable."""
+        """The image is complete once it has its size and is durable."""
+        if self._file.size() != self.capacity:
+            self._file.truncate(self.capacity)
         self._file.sync()
 
     def data_extents(self) -> Iterator[tuple[int, int]]:
@@ -63,6 +65,14 @@ class RawWriter:
                 start = None
         if start is not None:
             yield start, self.capacity - start
+
+    def held(self) -> Iterator[range]:
+        """Runs of blocks that have no hole in them and end before the file does."""
+        for run in self._file.data_runs(0):
+            first = -(-run.start // BLOCK)
+            end = -(-self.capacity // BLOCK) if run.stop >= self.capacity else run.stop // BLOCK
+            if first < end:
+                yield range(first, end)
 
     def _blocks(self) -> Iterator[tuple[int, bool]]:
         """``(offset, is_data)``, in large steps where all is zero."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -79,9 +79,12 @@ class Outputs(Protocol):
 
 
 def outputs_for(spec: ExportSpec, folder: Path, stem: str, run: RunRecord) -> Outputs:
-    """Where the disks of ``run`` go."""
-    if spec.format is not OutputFormat.OVA:
-        return DiskFiles(spec, folder, run.lane)
+    """Where the disks of ``run`` go. Those that were finished and whose files are gone, or have another size by now, begin again."""
+    with target_errors(f"looking into {shown_path(folder)}"):
+        if spec.format is not OutputFormat.OVA:
+            _begin_lost_files_again(folder, run)
+            return DiskFiles(spec, folder, run.lane)
+        _begin_lost_members_again(folder / f"{stem}.ova", run)
     return OvaFile(spec, folder, stem, run.disks, run.lane, int(datetime.fromisoformat(run.started_at).timestamp()))
 
 
@@ -131,7 +134,7 @@ class DiskFiles:
             descriptor = open_output(partial_path(path, self._lane), fresh=not resumed)
             stack.callback(os.close, descriptor)
             file = wrap(FdFile(descriptor))
-            yield OpenDisk(_writer(self._spec, file, record, ledger if resumed else None), ledger, file, resumed)
+            yield OpenDisk(_writer(self._spec, file, record, ledger, resumed=resumed), ledger, file, resumed)
 
     def close_disk(self, record: DiskRecord) -> None:
         """The ledger has served: a finished disk is never opened again."""
@@ -160,8 +163,11 @@ class DiskFiles:
     def publish(self, record: DiskRecord) -> None:
         """Gives a finished disk its final name; again after a crash in between, where only some have theirs."""
         path = self._folder / record.file_name
-        if partial_path(path, self._lane).exists() or not path.exists():
-            publish(partial_path(path, self._lane), path)
+        partial = partial_path(path, self._lane)
+        if partial.exists() or not path.exists():
+            publish(
+                partial, path, on_lost=partial.unlink
+            )  # its ledger is gone, so nothing says which blocks are: the disk begins again
 
 
 class OvaFile:
@@ -197,7 +203,7 @@ class OvaFile:
             file = RegionFile(wrap(FdFile(descriptor)), record.start)
             if not resumed:
                 file.truncate(0)
-            yield OpenDisk(_writer(self._spec, file, record, ledger if resumed else None), ledger, file, resumed)
+            yield OpenDisk(_writer(self._spec, file, record, ledger, resumed=resumed), ledger, file, resumed)
 
     def _archive(self, file: BlockFile, until: DiskRecord | None) -> OvaWriter:
         """The archive with all members before ``until``; their headers are written again, which changes nothing."""
@@ -274,6 +280,31 @@ def remove_other_lanes(folder: Path, names: Sequence[str], lane: str) -> None:
                 path.unlink(missing_ok=True)
 
 
+def _begin_lost_files_again(folder: Path, run: RunRecord) -> None:
+    for record in run.disks:
+        path = folder / record.file_name
+        if record.done and _size(partial_path(path, run.lane), path) != record.size_bytes:
+            record.begin_again()
+
+
+def _begin_lost_members_again(archive: Path, run: RunRecord) -> None:
+    """A disk in an archive ends where the next one starts, so those behind a lost one go with it."""
+    size = _size(partial_path(archive, run.lane), archive)
+    lost = False
+    for record in run.disks:
+        lost = lost or (record.done and (record.start or 0) + (record.size_bytes or 0) > size)
+        if lost:
+            record.begin_again()
+
+
+def _size(partial: Path, final: Path) -> int:
+    """Bytes of an output, by the name that it has; -1 where it has neither."""
+    for path in (partial, final):
+        with suppress(FileNotFoundError):
+            return path.stat().st_size
+    return -1
+
+
 def _recorded_bytes(folder: Path, record: DiskRecord) -> int:
     with target_errors(f"looking at {record.file_name}"):
         return min(record.capacity_bytes, BlockLedger.recorded_about(blocks_path(folder / record.file_name)))
@@ -312,16 +343,28 @@ _QCOW2_COMPRESSION: dict[Compression, Literal["none", "pass", "repack"]] = {
 }
 
 
-def _writer(spec: ExportSpec, file: BlockFile, record: DiskRecord, ledger: BlockLedger | None) -> ImageWriter:
+def _writer(
+    spec: ExportSpec, file: BlockFile, record: DiskRecord, ledger: BlockLedger | None, *, resumed: bool
+) -> ImageWriter:
     """The writer of the format: a new image, or the one that ``ledger`` knows."""
-    capacity = record.capacity_bytes
+    with target_errors(f"opening {record.file_name}"):
+        if ledger is None or not resumed:
+            return _new_writer(spec, file, record.capacity_bytes)
+        with ledger.syncing():  # a VMDK is put in order first
+            return _resumed_writer(spec, file, record.capacity_bytes, ledger)
+
+
+def _new_writer(spec: ExportSpec, file: BlockFile, capacity: int) -> ImageWriter:
     if spec.format is OutputFormat.RAW:
-        return RawWriter.create(file, capacity) if ledger is None else RawWriter.resume(file, capacity)
+        return RawWriter.create(file, capacity)
     if spec.format is OutputFormat.QCOW2:
-        compression = _QCOW2_COMPRESSION[spec.compress]
-        if ledger is None:
-            return Qcow2Writer.create(file, capacity, compression=compression)
-        return Qcow2Writer.resume(file, capacity, compression=compression, trusted=ledger.has)
-    if ledger is None:
-        return StreamOptimizedWriter.create(file, capacity)
+        return Qcow2Writer.create(file, capacity, compression=_QCOW2_COMPRESSION[spec.compress])
+    return StreamOptimizedWriter.create(file, capacity)
+
+
+def _resumed_writer(spec: ExportSpec, file: BlockFile, capacity: int, ledger: BlockLedger) -> ImageWriter:
+    if spec.format is OutputFormat.RAW:
+        return RawWriter.resume(file, capacity)
+    if spec.format is OutputFormat.QCOW2:
+        return Qcow2Writer.resume(file, capacity, compression=_QCOW2_COMPRESSION[spec.compress], trusted=ledger.has)
     return StreamOptimizedWriter.resume(file, capacity, trusted=ledger.has)

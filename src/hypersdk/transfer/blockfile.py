@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from hypersdk.formats.image import BlockFile, Buffer
+from hypersdk.transfer.holes import runs
 from hypersdk.units import GiB, MiB
 
 _BUFFERS_AT_ONCE: Final = 1024  # IOV_MAX of Linux: pwritev(2) takes no more
@@ -94,6 +95,10 @@ class FdFile:
             self.pwrite([memoryview(_ZEROS)[:step]], offset)
             offset += step
 
+    def data_runs(self, start: int) -> Iterator[range]:
+        """Runs of bytes from ``start`` on that hold data."""
+        return (run for run, is_data in runs(self._fd, range(start, self.size())) if is_data)
+
     def sync(self) -> None:
         """Waits until data and size are durable."""
         os.fdatasync(self._fd)
@@ -136,6 +141,11 @@ class RegionFile:
     def discard(self, offset: int, length: int) -> None:
         """Gives the room of a range of the region back."""
         self._file.discard(self._start + offset, length)
+
+    def data_runs(self, start: int) -> Iterator[range]:
+        """Runs of bytes from ``start`` of the region on that hold data."""
+        for run in self._file.data_runs(self._start + start):
+            yield range(run.start - self._start, run.stop - self._start)
 
     def sync(self) -> None:
         """Makes the whole file durable."""

@@ -30,6 +30,14 @@ class BlockMap:
         self.count += 1
         return True
 
+    def remove(self, index: int) -> bool:
+        """Takes ``index`` out of the set; False when it was not there."""
+        if index not in self:
+            return False
+        self._bits[index >> 3] &= ~(1 << (index & 7))
+        self.count -= 1
+        return True
+
     def add_run(self, low: int, high: int) -> None:
         """Puts ``low..high`` into the set, whole bytes at a time."""
         for run in list(self.runs(low, high, present=False)):

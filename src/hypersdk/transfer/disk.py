@@ -58,7 +58,8 @@ def transfer_disk(
     """Copies ``source`` into ``writer`` and finishes it: when this returns, the image is whole and durable.
 
     ``ledger`` says what an earlier run wrote: that is not written again (a stream's blocks are compared with it, ranges are not
-    even fetched). Without one the run cannot be resumed. ``check=False`` passes grains on unseen: then there is no content digest.
+    even fetched), but for what the image has lost of it. Without one the run cannot be resumed. ``check=False`` passes grains on
+    unseen: then there is no content digest.
     ``workers`` inflate and hash. ``hashes`` are the digests of the stream; SHA-1 is added where the source wants it.
     ``space`` waits for room for the ledger; the image's own file is wrapped in ``PatientFile`` by who opened it.
 
@@ -71,11 +72,16 @@ def transfer_disk(
     started = clock()
     with ExitStack() as stack:
         kept = ledger if ledger is not None else stack.enter_context(BlockLedger.unnamed(writer.capacity))
+        if kept.recorded:
+            with target_errors(f"looking at {meter.file_name}"):
+                kept.keep(writer.held())
         found = kept.recorded
         meter.found(min(found * BLOCK, writer.capacity))
         checkpoints = None
+        until_copied = stack.enter_context(ExitStack())
         if ledger is not None:
-            checkpoints = stack.enter_context(Checkpoints(kept, writer.sync, checkpoint_bytes, meter.file_name))
+            checkpoints = Checkpoints(kept, writer.sync, checkpoint_bytes, meter.file_name)
+            until_copied.enter_context(checkpoints)
         copy = _Copy(
             writer, kept, cancel, meter, retry or RetryPolicy(), limit, budget, space, checkpoints, clock,
             news_bytes=checkpoint_bytes,
@@ -85,7 +91,8 @@ def transfer_disk(
             copy.ranges(source, range_streams)
         else:
             digests = copy.stream(source, _hashes(source, hashes), workers, check=check)
-        with target_errors(f"finishing {meter.file_name}"):
+        until_copied.close()  # of two syncs at once only one hears of an error, and a checkpoint must not call durable what the other lost
+        with target_errors(f"finishing {meter.file_name}"), kept.syncing():
             writer.finish()
         return copy.receipt(source, digests, found, clock() - started)
 

@@ -86,19 +86,29 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sync_file(path: Path) -> None:
-    """Makes the content of ``path`` durable, whoever wrote it. A symbolic link is refused, and a FIFO not waited for."""
+def sync_file(path: Path, on_lost: Callable[[], None] | None = None) -> None:
+    """Makes the content of ``path`` durable, whoever wrote it. A symbolic link is refused, and a FIFO not waited for.
+
+    ``on_lost`` is called when the sync fails: the next one would succeed all the same.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(handle)
+    except OSError:
+        if on_lost is not None:
+            on_lost()
+        raise
     finally:
         os.close(handle)
 
 
-def publish(partial: Path, final: Path) -> None:
-    """Gives a whole file its name: content durable first, then the name, then the name durable. Raises TargetError."""
+def publish(partial: Path, final: Path, on_lost: Callable[[], None] | None = None) -> None:
+    """Gives a whole file its name: content durable first, then the name, then the name durable. Raises TargetError.
+
+    ``on_lost`` is called when the content could not be made durable.
+    """
     with target_errors(f"publishing {final.name}"):
-        sync_file(partial)
+        sync_file(partial, on_lost)
         partial.replace(final)
         sync_folder(final.parent)
 

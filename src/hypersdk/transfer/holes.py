@@ -42,7 +42,7 @@ def _ahead(found: Iterator[memoryview]) -> Iterator[memoryview]:
 
 
 def _pieces(descriptor: int, region: range, buffers: Iterator[memoryview]) -> Iterator[memoryview]:
-    for run, is_data in _runs(descriptor, region):
+    for run, is_data in runs(descriptor, region):
         yield from _read(descriptor, run, buffers) if is_data else _zeros(len(run))
 
 
@@ -62,7 +62,7 @@ def _zeros(length: int) -> Iterator[memoryview]:
         yield _ZEROS[: length - at]
 
 
-def _runs(descriptor: int, region: range) -> Iterator[tuple[range, bool]]:
+def runs(descriptor: int, region: range) -> Iterator[tuple[range, bool]]:
     """``region``, as far as the file goes, cut into runs: whether each is data or a hole."""
     at = region.start
     while at < region.stop:

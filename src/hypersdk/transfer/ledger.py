@@ -14,6 +14,9 @@ every whole record counts. A power cut may lose any of it, in any order: after a
 last *durable* epoch count. ``checkpoint`` moves the epoch on, makes the image durable, then the records, and only then declares the epoch durable
 in the header (one sector, one write). A failed sync leaves the header saying that this boot's records prove nothing.
 
+The image has the last word: what is recorded as data and is not there (the file was cut, or a file system lost parts of it) is forgotten by
+``keep`` and copied again.
+
 A record torn by a kill in the middle of a write fails its CRC and counts as absent; the CRC is salted with the ledger's
 own random number and the index, so a record of another ledger or place never counts.
 """
@@ -29,9 +32,10 @@ import struct
 import tempfile
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -215,6 +219,20 @@ class BlockLedger:
             for at, digest in enumerate(hashes):
                 self._count(first + at, digest)
 
+    def keep(self, held: Iterable[range]) -> int:
+        """Forgets each block of data that is not in ``held``, runs of blocks that rise; returns how many. Blocks of zeros need no place in an image.
+
+        To be called before anything is recorded. Raises OSError.
+        """
+        forgotten = position = 0
+        for run in chain(held, [range(self.blocks, self.blocks)]):
+            for known in self._map.runs(position, run.start, present=True):
+                forgotten += self._forget_data(known)
+            position = run.stop
+        if forgotten:
+            os.fdatasync(self._handle)  # else a power cut could bring them back when others lie in their place
+        return forgotten
+
     def hashes(self, first: int, count: int) -> list[bytes]:
         """The hashes on record for ``count`` blocks from ``first``, all of which must be recorded."""
         data = os.pread(self._handle, count * _RECORD.size, _position(first))
@@ -232,13 +250,23 @@ class BlockLedger:
         with self._lock:
             closing = self._header.epoch
             self._header = replace(self._header, epoch=closing + 1)
-        try:
+        with self.syncing():
             sync()
             os.fdatasync(self._handle)
+        self._settle(replace(self._header, durable=closing))
+
+    @contextmanager
+    def syncing(self) -> Iterator[None]:
+        """Goes around whatever syncs the image; not while a checkpoint runs.
+
+        After an OSError, what this boot recorded since the last checkpoint no longer counts: a failed sync has lost data, and the next
+        one of the same file succeeds all the same.
+        """
+        try:
+            yield
         except OSError:
             self._settle(replace(self._header, boot=_NO_BOOT))
             raise
-        self._settle(replace(self._header, durable=closing))
 
     def content_digest(self) -> str | None:
         """Hex content digest of the disk as recorded (``transfer.digest``); None when blocks were stored unseen."""
@@ -260,7 +288,28 @@ class BlockLedger:
             return
         self._unhashed = self._unhashed or digest == UNHASHED
         if digest != ZERO_BLOCK:
-            self._data_bytes += min(BLOCK, self.capacity - index * BLOCK)
+            self._data_bytes += self._length(index)
+
+    def _forget_data(self, known: range) -> int:
+        """Wipes the records of recorded blocks that are not zero."""
+        forgotten = 0
+        for start in range(known.start, known.stop, _SCAN_RECORDS):
+            count = min(_SCAN_RECORDS, known.stop - start)
+            data = os.pread(self._handle, count * _RECORD.size, _position(start))
+            if (
+                data.count(ZERO_BLOCK) == count
+            ):  # as it nearly always is, and a hundred times as fast as to look at each
+                continue
+            for index, (digest, _, _) in enumerate(_RECORD.iter_unpack(data), start):
+                if digest != ZERO_BLOCK:
+                    _write_all(self._handle, bytes(_RECORD.size), _position(index))
+                    self._map.remove(index)
+                    self._data_bytes -= self._length(index)
+                    forgotten += 1
+        return forgotten
+
+    def _length(self, index: int) -> int:
+        return min(BLOCK, self.capacity - index * BLOCK)
 
     # Digest
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -229,6 +229,10 @@ class PatientFile:
         self._guard()
         with writing():
             self._gate.patiently(lambda: self._file.discard(offset, length), self._cancel, self._waiting)
+
+    def data_runs(self, start: int) -> Iterator[range]:
+        """As the file."""
+        return self._file.data_runs(start)
 
     def sync(self) -> None:
         """As the file. A sync that fails for lack of room has lost data: it is not repeated, the error passes through."""

@@ -62,13 +62,11 @@ class HostClusters:
         """Whether byte ``offset`` lies behind the last cluster of the image."""
         return offset >= self._end * CLUSTER
 
-    def holds(self, first: int, count: int) -> bool:
-        """Whether these clusters can be data: behind the fixed part, before the end, and no refcount block."""
+    def can_be_data(self, first: int, count: int) -> bool:
+        """Whether these clusters can be data: behind the fixed part, and no refcount block."""
         last = first + count - 1
         same_area = first // COUNTS_PER_BLOCK == last // COUNTS_PER_BLOCK
-        return (
-            self._geometry.fixed_clusters <= first and last < self._end and same_area and first % COUNTS_PER_BLOCK > 0
-        )
+        return self._geometry.fixed_clusters <= first and same_area and first % COUNTS_PER_BLOCK > 0
 
     def reserve(self, count: int) -> int:
         """Byte offset of ``count`` clusters in a row that nothing uses; less than 2 GiB. Raises OSError EFBIG where the refcount table ends."""
@@ -95,6 +93,8 @@ class HostClusters:
 
     def _open_region(self) -> None:
         start = self.reserve(REGION)
+        # The file is as long as its region before there is data in it: one that ends earlier was cut. Nobody writes behind the end yet.
+        self._file.truncate(self._end * CLUSTER)
         if start != self._region_end:
             self._packed = start
         self._region_end = start + REGION * CLUSTER

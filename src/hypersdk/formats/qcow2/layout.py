@@ -142,10 +142,16 @@ def compressed_entry(offset: int, length: int) -> int:
 
 def entry_span(entry: int) -> tuple[int, int]:
     """``(first, count)`` of the host clusters that an L2 entry (not 0) refers to."""
+    start, end = entry_bytes(entry)
+    first = start // CLUSTER
+    return first, (end - 1) // CLUSTER - first + 1
+
+
+def entry_bytes(entry: int) -> tuple[int, int]:
+    """``(start, end)`` in the file of what an L2 entry (not 0) refers to; of deflated data the end of the last sector."""
     if not entry & COMPRESSED:
-        return (entry & OFFSET_MASK) // CLUSTER, 1
+        offset = entry & OFFSET_MASK
+        return offset, offset + CLUSTER
     offset = entry & _COMPRESSED_OFFSET_MASK
     more_sectors = (entry & ~COMPRESSED & ~COPIED) >> _COMPRESSED_OFFSET_BITS
-    first = offset // CLUSTER
-    last = (offset // SECTOR + more_sectors) // (CLUSTER // SECTOR)
-    return first, last - first + 1
+    return offset, (offset // SECTOR + more_sectors + 1) * SECTOR

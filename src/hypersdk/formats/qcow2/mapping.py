@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from hypersdk.errors import IntegrityError, register
+from hypersdk.formats.dataruns import DataRuns
 from hypersdk.formats.image import BlockFile
 from hypersdk.formats.qcow2.clusters import HostClusters
 from hypersdk.formats.qcow2.layout import (
@@ -17,6 +18,7 @@ from hypersdk.formats.qcow2.layout import (
     L2_ENTRIES,
     OFFSET_MASK,
     Geometry,
+    entry_bytes,
     entry_span,
     plain_entry,
 )
@@ -28,6 +30,7 @@ PARTIAL_DAMAGED: Final = register(
     "Run it again with --discard: the disk starts from its beginning.",
 )
 _TABLE_PAGES: Final = 64  # 4 MiB of L2 tables: 32 GiB of the guest's disk
+_NO_ENTRIES: Final = bytes(512)
 _L1_ENTRY: Final = struct.Struct(">Q")
 
 
@@ -73,10 +76,12 @@ class GuestMap:
         self._file.pwrite([_L1_ENTRY.pack(entry)], self._geometry.l1_offset + table_index * _L1_ENTRY.size)
 
     def load(self, trusted: Callable[[int], bool]) -> None:
-        """Reads the tables of an image that another run began; counts what they refer to and clears entries that are not ``trusted``.
+        """Reads the tables of an image that another run began; counts what they refer to and clears entries that are not ``trusted``,
+        and those whose data the file has not or not all of: it was cut, or has a hole there.
 
-        Raises IntegrityError ``partial_damaged`` when a table or a trusted entry leads out of the image or to its fixed part.
+        Raises IntegrityError ``partial_damaged`` when a table or a trusted entry leads to the fixed part of the image.
         """
+        data_runs = DataRuns(self._file.data_runs(0))
         length = len(self._tables) * _L1_ENTRY.size
         data = self._file.pread(length, self._geometry.l1_offset).ljust(length, b"\0")
         for table_index, entry in enumerate(_words(data)):
@@ -88,29 +93,34 @@ class GuestMap:
                 continue
             self._claim(entry)
             self._tables[table_index] = entry & OFFSET_MASK
-            self._load_table(table_index, trusted)
+            self._load_table(table_index, trusted, data_runs)
 
-    def _load_table(self, table_index: int, trusted: Callable[[int], bool]) -> None:
+    def _load_table(self, table_index: int, trusted: Callable[[int], bool], data_runs: DataRuns) -> None:
         offset = self._tables[table_index]
         page = self._pages.page(offset)
-        distrusted = False
-        for index, entry in enumerate(_words(page)):
-            if not entry:
-                continue
-            if trusted(table_index * L2_ENTRIES + index):
-                self._claim(entry)
+        cleared = False
+        for index, entry in _entries(page):
+            if trusted(table_index * L2_ENTRIES + index) and self._is_whole(entry, data_runs):
+                self._clusters.retain(*entry_span(entry))
             else:
                 page[index * 8 : index * 8 + 8] = bytes(8)
-                distrusted = True
-        if distrusted:
+                cleared = True
+        if cleared:
             self._file.pwrite([page], offset)
 
     def _claim(self, entry: int) -> None:
+        self._check(entry)
+        self._clusters.retain(*entry_span(entry))
+
+    def _is_whole(self, entry: int, data_runs: DataRuns) -> bool:
+        self._check(entry)
+        return data_runs.cover(*entry_bytes(entry))
+
+    def _check(self, entry: int) -> None:
         span = entry_span(entry)
         misaligned = not entry & COMPRESSED and (entry & OFFSET_MASK) % CLUSTER
-        if misaligned or not self._clusters.holds(*span):
+        if misaligned or not self._clusters.can_be_data(*span):
             raise IntegrityError(f"a table of the unfinished image leads to cluster {span[0]}", code=PARTIAL_DAMAGED)
-        self._clusters.retain(*span)
 
     def extents(self) -> Iterator[tuple[int, int]]:
         """``(first, count)`` of runs of guest clusters that have an entry, rising."""
@@ -127,8 +137,18 @@ class GuestMap:
     def _mapped(self) -> Iterator[int]:
         for table_index, offset in enumerate(self._tables):
             if offset:
-                words = _words(self._pages.page(offset))
-                yield from (table_index * L2_ENTRIES + index for index, entry in enumerate(words) if entry)
+                first = table_index * L2_ENTRIES
+                yield from (first + index for index, _ in _entries(self._pages.page(offset)))
+
+
+def _entries(page: bytearray) -> Iterator[tuple[int, int]]:
+    """``(index, entry)`` of the entries that are not 0. Tables of sparse disks are nearly empty, so what is all zero is passed in large steps."""
+    for start in range(0, CLUSTER, len(_NO_ENTRIES)):
+        part = page[start : start + len(_NO_ENTRIES)]
+        if part != _NO_ENTRIES:
+            for index, entry in enumerate(_words(part), start // 8):
+                if entry:
+                    yield index, entry
 
 
 def _words(data: bytes | bytearray) -> array[int]:

@@ -78,7 +78,7 @@ class Qcow2Writer:
         cls, file: BlockFile, capacity: int, *, compression: Compression = "none", trusted: Callable[[int], bool]
     ) -> Self:
         """Goes on with an image that ``create`` began, after any kind of death. ``trusted(index)`` says whether the data of the 64 KiB block ``index``
-        is known to be good; all others read as zeros afterwards and their room is given back.
+        is known to be good; all others read as zeros afterwards and their room is given back. So do those that the file has lost.
 
         Raises IntegrityError ``partial_damaged`` when the file is no such image.
         """
@@ -212,6 +212,11 @@ class Qcow2Writer:
         for first, count in self._map.extents():
             start = first * CLUSTER
             yield start, min(count * CLUSTER, self.capacity - start)
+
+    def held(self) -> Iterator[range]:
+        """Runs of blocks that have clusters: ``resume`` kept only entries whose data is in the file."""
+        for first, count in self._map.extents():
+            yield range(first, first + count)
 
 
 def most_bytes(capacity: int, blocks: int, *, compressed: bool) -> int:

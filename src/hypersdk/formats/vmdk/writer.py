@@ -81,12 +81,14 @@ class StreamOptimizedWriter:
 
     @classmethod
     def resume(cls, file: BlockFile, capacity: int, *, trusted: Callable[[int], bool], level: int = 1) -> Self:
-        """Goes on with what an earlier run left in ``file``; ``trusted(block)`` says whose data is known to be good, the rest goes.
+        """Goes on with what an earlier run left in ``file``; ``trusted(block)`` says whose data is known to be good, the rest goes;
+        so does all behind the first damage.
 
         Raises IntegrityError ``bad_format`` where ``file`` is no such thing. ``sha256`` is None for good.
         """
         header = _header(capacity)
         _require_ours(file, header)
+        _cut_at_hole(file)
         log = StreamLog(file)
         writer = cls(file, header, log, level=level)
         file.pwrite([UNFINISHED_MAGIC], 0)
@@ -143,6 +145,11 @@ class StreamOptimizedWriter:
             end = min((grain + 1) * BLOCK, self.capacity)
         if end > start:
             yield start, end - start
+
+    def held(self) -> Iterator[range]:
+        """Runs of blocks whose grains are in the log: ``resume`` found each of them whole."""
+        for offset, length in self.data_extents():
+            yield range(offset // BLOCK, -(-(offset + length) // BLOCK))
 
     def _grains(self) -> Iterator[int]:
         with self._lock:
@@ -292,6 +299,14 @@ def _header(capacity: int) -> SparseHeader:
     if capacity % SECTOR or not 0 < capacity <= MAX_CAPACITY:
         raise ValueError(f"no VMDK can have a capacity of {capacity} bytes")
     return stream_header(capacity, descriptor_sectors=_DESCRIPTOR_SECTORS, overhead_sectors=FRONT_BYTES // SECTOR)
+
+
+def _cut_at_hole(file: BlockFile) -> None:
+    """A log is written without a hole, so where one is, something was lost; the heads of records alone would not tell."""
+    first = next(file.data_runs(FRONT_BYTES), None)
+    end = first.stop if first is not None and first.start == FRONT_BYTES else FRONT_BYTES
+    if end < file.size():
+        file.truncate(end)
 
 
 def _require_ours(file: BlockFile, header: SparseHeader) -> None:

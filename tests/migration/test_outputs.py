@@ -1,0 +1,80 @@
+"""What becomes of finished disks whose files do not last until they are published."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from hypersdk.errors import TargetError
+from hypersdk.migration.outputs import DiskFiles, outputs_for
+from hypersdk.migration.runfile import DiskRecord, RunRecord
+from hypersdk.migration.spec import ExportSpec, OutputFormat
+from hypersdk.transfer.receipt import Receipt
+from hypersdk.units import MiB
+
+SIZE = 1000
+
+
+def finished(number: int, start: int | None = None) -> DiskRecord:
+    receipt = Receipt(
+        label=f"Hard disk {number}", capacity_bytes=MiB, content="c", stream=None, wire_bytes=0, written_bytes=0, data_bytes=0,
+        blocks_written=0, blocks_skipped=0, blocks_zero=0, attempts=1, elapsed_s=1.0, route="memory",
+    )  # fmt: skip
+    return DiskRecord(number, f"Hard disk {number}", f"disk{number}.qcow2", MiB, receipt, "sha", SIZE, start)
+
+
+def run_of(folder: Path, *disks: DiskRecord) -> RunRecord:
+    return RunRecord(
+        run_id="r", endpoint="e", moref="vm-1", machine="m", folder=folder, format="qcow2", compress="none",
+        started_at="2026-01-01T00:00:00+00:00", disks=list(disks),
+    )  # fmt: skip
+
+
+def spec_of(folder: Path, output: OutputFormat) -> ExportSpec:
+    return ExportSpec(machine="m", output_dir=folder, format=output)
+
+
+def test_a_disk_whose_last_sync_fails_is_not_published_and_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk1.qcow2.partial").write_bytes(bytes(SIZE))
+    (tmp_path / "disk2.qcow2.partial").write_bytes(bytes(SIZE))
+    run = run_of(tmp_path, finished(1), finished(2))
+    spec = spec_of(tmp_path, OutputFormat.QCOW2)
+    outputs = outputs_for(spec, tmp_path, "m", run)
+    assert isinstance(outputs, DiskFiles)
+    assert [disk.done for disk in run.disks] == [True, True]
+
+    def lost(handle: int) -> None:
+        raise OSError(errno.EIO, "lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lost)
+        with pytest.raises(TargetError, match="publishing disk1"):
+            outputs.publish(run.disks[0])
+    outputs_for(spec, tmp_path, "m", run)
+    assert [disk.done for disk in run.disks] == [False, True]
+    outputs.publish(run.disks[1])
+    outputs_for(spec, tmp_path, "m", run)
+    assert [disk.done for disk in run.disks] == [False, True], "a published disk is done"
+
+
+@pytest.mark.parametrize(("size", "done"), [(SIZE, True), (SIZE - 1, False), (None, False)])
+def test_a_finished_disk_whose_file_was_cut_begins_again(tmp_path: Path, size: int | None, done: bool) -> None:
+    if size is not None:
+        (tmp_path / "disk1.qcow2.partial").write_bytes(bytes(size))
+    run = run_of(tmp_path, finished(1))
+    outputs_for(spec_of(tmp_path, OutputFormat.QCOW2), tmp_path, "m", run)
+    assert run.disks[0].done is done
+
+
+@pytest.mark.parametrize(("size", "done"), [(5000, 2), (4000, 2), (3999, 1), (1999, 0), (0, 0)])
+def test_finished_disks_in_an_archive_that_was_cut_begin_again(tmp_path: Path, size: int, done: int) -> None:
+    (tmp_path / "m.ova.partial").write_bytes(bytes(size))
+    run = run_of(tmp_path, finished(1, start=1000), finished(2, start=3000))
+    outputs_for(spec_of(tmp_path, OutputFormat.OVA), tmp_path, "m", run)
+    assert [disk.done for disk in run.disks] == [True] * done + [False] * (2 - done)
+    assert [disk.start is not None for disk in run.disks] == [True] * done + [False] * (2 - done)
