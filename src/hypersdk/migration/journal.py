@@ -250,9 +250,8 @@ class _Making:
 
     def __enter__(self) -> Change:
         with self._run.changing() as record:
-            if (
-                self._change.kind is ChangeKind.POWER
-            ):  # one that is open from an earlier attempt is of the same machine: one undo for both
+            if self._change.kind is ChangeKind.POWER:
+                # One that is open from an earlier attempt is of the same machine: one undo for both.
                 record.changes[:] = [
                     change for change in record.changes if change.undone or change.kind is not ChangeKind.POWER
                 ]
