@@ -27,7 +27,7 @@ OTHERS: Final = frozenset({
     "no_description",
     "unauthenticated", "token_outlives", "daemon_unreachable", "foreign_listener",  # of hyperctl
     "daemon_config", "daemon_runs", "worker_id_held", "no_auth_public", "tls_required", "key_elsewhere", "backup_other_database", "state_exists",
-    "no_state", "which_state",
+    "no_state", "which_state", "user_unknown",
 })  # fmt: skip
 """Codes that no attempt of a job ends with."""
 FLAG: Final = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-o\b)")
