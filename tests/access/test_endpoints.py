@@ -18,6 +18,7 @@ from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFail
 from hypersdk.secret import Secret
 from hypersdk.simulator import Simulator
 from hypersdk.state.database import Database
+from hypersdk.state.pages import EVERYTHING, Slice
 from hypersdk.state.tables import endpoints as table
 from tests.support.simulator import SimulatorFactory
 
@@ -133,7 +134,7 @@ def test_a_certificate_that_is_not_trusted_wants_its_pin(
     assert caught.value.code == "certificate_unknown"
     pin = caught.value.fields["sha256"]
     assert str(pin) in caught.value.next_step
-    assert endpoints.list() == []
+    assert endpoints.page(EVERYTHING, Slice("name")).rows == ()
     made = endpoints.create(new(vcenter, thumbprint=pin))
     assert (made.thumbprint, made.has_password, made.is_default) == (pin, True, True)
     assert endpoints.endpoint_of("vc1").password == Secret("planted-password")
@@ -180,7 +181,7 @@ def test_default_names_and_deletion(endpoints: Endpoints, vcenter: Simulator, sq
     default = endpoints.default()
     assert default is not None
     assert default.name == "vc2"
-    assert [one.is_default for one in endpoints.list()] == [False, True]
+    assert [one.is_default for one in endpoints.page(EVERYTHING, Slice("name")).rows] == [False, True]
     assert endpoints.get("vc1").revision > first.revision
     endpoints.delete(first.id)
     with pytest.raises(LookupFailed) as caught:
@@ -215,7 +216,7 @@ def test_there_is_one_default_whoever_asks_at_the_same_time(
     made = Endpoints(database, Vault(bytes(32)))
 
     def defaults() -> int:
-        return sum(one.is_default for one in made.list())
+        return sum(one.is_default for one in made.page(EVERYTHING, Slice("name")).rows)
 
     def create(number: int) -> None:
         made.create(NewEndpoint(name=f"vc{number}", url=f"https://192.0.2.{number}", insecure=True))

@@ -142,13 +142,6 @@ class Endpoints:
         with self._database.read() as connection:
             return _stored(_row(connection, endpoint_id))
 
-    def list(self) -> list[StoredEndpoint]:
-        """All of them, by name."""
-        with self._database.read() as connection:
-            return [
-                _stored(row) for row in connection.execute(sa.select(endpoints).order_by(endpoints.c.name)).mappings()
-            ]
-
     def page(self, where: Where, part: Slice) -> Found[StoredEndpoint]:
         """Some of them. Raises UsageError ``list_query``."""
         query = sa.select(endpoints)

@@ -78,11 +78,12 @@ class Conditions(BaseModel):
 
 
 class PageQuery(Conditions):
-    """A part of a list. Each list has its own ``sort``."""
+    """A part of a list. Each list says by which columns and how it is sorted where nothing is asked for."""
 
+    sort: str
     offset: Offset = 0
     limit: Limit = MAX_PAGE
 
     def part(self) -> Slice:
         """As the database understands it."""
-        return Slice(str(self.model_dump()["sort"]), self.offset, self.limit)
+        return Slice(self.sort, self.offset, self.limit)

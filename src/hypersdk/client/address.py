@@ -89,6 +89,14 @@ def find_target(wanted: Wanted, environ: Mapping[str, str]) -> Target:
     return Target(url, token, _tls(wanted, context), found_in, name)
 
 
+def is_at(context: Context, url: str) -> bool:
+    """Whether the context is that of the daemon at ``url``, a ``normal_url``. One whose address cannot be read is of none: whoever uses it is told."""
+    try:
+        return normal_url(context.url) == url
+    except UsageError:
+        return False
+
+
 def normal_url(text: str) -> str:
     """``scheme://host:port`` in one form, without a path. Raises UsageError ``daemon_address``; what it says shows no password."""
     whole = text if "://" in text else f"http://{text}"

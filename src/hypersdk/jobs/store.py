@@ -118,8 +118,11 @@ class JobStore:
                     fresh.append((job_id, new))
                 ids.append(job_id if known[job_id] == new.digest else None)
             self._insert(connection, fresh)
+            known_secrets = {job_id: new.secret for job_id, new in fresh}
+            sent = {taken: new.secret for taken, new in zip(ids, wanted, strict=True) if taken and new.secret}
             self._renew_secrets(
-                connection, {taken: new.secret for taken, new in zip(ids, wanted, strict=True) if taken and new.secret}
+                connection,
+                {job_id: secret for job_id, secret in sent.items() if known_secrets.get(job_id) is not secret},
             )
             there = _by_id(connection, [job_id for job_id in ids if job_id is not None])
         made = {job_id for job_id, _ in fresh}

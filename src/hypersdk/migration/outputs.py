@@ -165,9 +165,8 @@ class DiskFiles:
         path = self._folder / record.file_name
         partial = partial_path(path, self._lane)
         if partial.exists() or not path.exists():
-            publish(
-                partial, path, on_lost=partial.unlink
-            )  # its ledger is gone, so nothing says which blocks are: the disk begins again
+            # Where it is lost, its ledger is gone and nothing says which blocks are there: the disk begins again.
+            publish(partial, path, on_lost=partial.unlink)
 
 
 class OvaFile:

@@ -191,6 +191,17 @@ def test_logout_is_of_the_daemon_that_was_named(api: Api, ctl: Hyperctl) -> None
     assert person("logout", "--url", api.url, "--json").events == [{"context": "here", "revoked": True}]
 
 
+def test_logout_passes_over_a_context_whose_address_cannot_be_read(api: Api, ctl: Hyperctl) -> None:
+    """Somebody wrote it by hand; it is no reason to keep another daemon's token."""
+    person = Hyperctl("", ctl.home, None)
+    path = ctl.home / "config" / "hypersdk" / "contexts.toml"
+    for name, url in (("broken", "https://b.example.com"), ("here", api.url)):
+        assert person("contexts", "add", name, url, "--token-file", _token_file(ctl)).status == 0
+    path.write_text(path.read_text().replace("https://b.example.com", "ftp://b.example.com"))
+    assert person("logout", "--url", api.url).out == f"Logged out of {api.url}\n"
+    assert load_contexts(path).known["here"].token is None
+
+
 def test_a_context_that_is_named_counts_more_than_the_environment(api: Api, ctl: Hyperctl) -> None:
     person = Hyperctl("http://127.0.0.1:1", ctl.home, None)
     assert person("contexts", "add", "here", api.url, "--token-file", _token_file(ctl)).status == 0

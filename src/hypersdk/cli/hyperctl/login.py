@@ -15,12 +15,12 @@ import click
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Command, flag
-from hypersdk.errors import AccessError, HyperSDKError, UsageError
+from hypersdk.errors import AccessError, HyperSDKError
 
 if TYPE_CHECKING:
     from hypersdk.client.accounts import Me
     from hypersdk.client.address import Target
-    from hypersdk.client.contexts import Context, Contexts
+    from hypersdk.client.contexts import Contexts
     from hypersdk.client.transport import Transport
     from hypersdk.secret import Secret
 
@@ -155,13 +155,14 @@ def _logged_in(
 
 
 def _keep(ctl: Ctl, target: Target, token: tuple[Secret, str | None], name: str | None) -> str:
+    from hypersdk.client.address import is_at
     from hypersdk.client.contexts import Context, contexts_path, load_contexts, save_contexts
 
     path = contexts_path(ctl.environ)
     contexts = load_contexts(path)
-    same = next((key for key, one in contexts.known.items() if _is_of(one, target.url)), None)
+    same = next((key for key, one in contexts.known.items() if is_at(one, target.url)), None)
     chosen = name or ctl.given.get("context") or same or _free_name(ctl, target.url, contexts)
-    if chosen in contexts.known and not _is_of(contexts.get(chosen), target.url):
+    if chosen in contexts.known and not is_at(contexts.get(chosen), target.url):
         ctl.output.warn(f"context {chosen} was that of {contexts.get(chosen).url} until now")
     bundle = target.tls.ca_bundle
     context = Context(
@@ -170,15 +171,6 @@ def _keep(ctl: Ctl, target: Target, token: tuple[Secret, str | None], name: str 
     )  # fmt: skip
     save_contexts(path, contexts.with_context(chosen, context).used(chosen))
     return str(chosen)
-
-
-def _is_of(context: Context, url: str) -> bool:
-    from hypersdk.client.address import normal_url
-
-    try:
-        return normal_url(context.url) == url
-    except UsageError:
-        return False  # written by hand; whoever uses it is told
 
 
 def _free_name(ctl: Ctl, url: str, contexts: Contexts) -> str:

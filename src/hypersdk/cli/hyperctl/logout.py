@@ -36,7 +36,7 @@ def command(ctl: Ctl) -> None:
 
 def _meant(ctl: Ctl, contexts: Contexts) -> str | None:
     """The name of the context. An address that is not that of one context is an error: its token would be another daemon's."""
-    from hypersdk.client.address import URL_VARIABLE, normal_url
+    from hypersdk.client.address import URL_VARIABLE, is_at, normal_url
 
     named = ctl.given.get("context")
     address = ctl.given.get("url") or (None if named else ctl.environ.get(URL_VARIABLE))
@@ -45,7 +45,7 @@ def _meant(ctl: Ctl, contexts: Contexts) -> str | None:
     if not address:
         return named or contexts.current
     url = normal_url(address)
-    found = [name for name, one in contexts.known.items() if normal_url(one.url) == url and named in (None, name)]
+    found = [name for name, one in contexts.known.items() if is_at(one, url) and named in (None, name)]
     if contexts.current in found:
         return contexts.current
     if len(found) != 1:

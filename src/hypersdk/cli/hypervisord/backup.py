@@ -25,7 +25,7 @@ import click
 
 from hypersdk import __version__
 from hypersdk.cli.hypervisord.app import state_flags
-from hypersdk.cli.hypervisord.daemon import Daemon, pass_daemon
+from hypersdk.cli.hypervisord.daemon import Daemon, check_state, pass_daemon
 from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import UsageError
 from hypersdk.transfer.files import target_errors
@@ -95,10 +95,8 @@ def key_path(settings: DaemonSettings) -> Path:
 
 
 def _write(file: Path, source: Path | URL, key: Path | None) -> int:
-    if isinstance(source, Path) and not source.exists():
-        raise UsageError(
-            f"there is no state in {source.parent}", next_step="Name the daemon's folder with --state-dir."
-        )
+    if isinstance(source, Path):
+        check_state(source)
     partial = file.with_name(f"{file.name}.partial")
     with tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".hypersdk-backup-") as folder:
         members = _copies(Path(folder), source, key)

@@ -81,8 +81,8 @@ class Daemon(Run):
         from hypersdk.state.database import Database
 
         database = Database.open(self.settings.url if make else self.state_settings.url)
-        if not make and database.path is not None and not database.path.exists():
-            raise UsageError(f"there is no state in {database.path.parent}", code=NO_STATE)
+        if not make and database.path is not None:
+            check_state(database.path)
         try:
             database.upgrade()
             yield database
@@ -96,6 +96,12 @@ class Daemon(Run):
 
         with self.database() as database:
             yield Access(database)
+
+
+def check_state(file: Path) -> None:
+    """Raises UsageError ``no_state`` where there is no database in that file."""
+    if not file.exists():
+        raise UsageError(f"there is no state in {file.parent}", code=NO_STATE)
 
 
 def check_database(url: str) -> str:
