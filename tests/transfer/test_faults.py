@@ -242,20 +242,30 @@ def test_a_failing_write_ends_it_with_its_cause(bench: Bench, number: int, code:
 def test_a_failing_sync_at_the_end_makes_the_next_run_copy_again_what_was_not_durable(bench: Bench) -> None:
     """Linux says EIO once: the next fsync of the file returns 0, though pages were lost."""
 
+    checkpoint = threading.Event()
+
     class LosesLast(CountingWriter):
+        def sync(self) -> None:
+            super().sync()
+            checkpoint.set()
+
         def finish(self) -> None:
             assert not [thread for thread in threading.enumerate() if thread.name.endswith("checkpoints")]
             raise OSError(errno.EIO, "lost")
 
+    def last_after_checkpoint(position: int, _closed: threading.Event) -> None:
+        if position >= len(bench.disk.stream) - MiB:
+            assert checkpoint.wait(10)
+
     bench.writer_type = LosesLast
-    with pytest.raises(TargetError) as raised:
-        bench.copy(stream_of(bench.disk), checkpoint_bytes=4 * MiB)
+    with pytest.raises(TargetError) as raised:  # 12 MiB: there is not enough for a second checkpoint
+        bench.copy(stream_of(bench.disk, last_after_checkpoint), checkpoint_bytes=12 * MiB)
     assert "finishing out.raw" in raised.value.message
     bench.writer_type = CountingWriter
     durable = bench.recorded()
     receipt = bench.copy(stream_of(bench.disk))
     assert receipt.blocks_skipped == len(durable)
-    assert receipt.blocks_written == nonzero(bench.disk) - len(durable) > 0
+    assert 0 < receipt.blocks_written == nonzero(bench.disk) - len(durable) < nonzero(bench.disk)
     assert receipt.content == bench.disk.content
 
 
