@@ -303,12 +303,8 @@ def test_what_a_dead_process_did_not_answer_is_asked_again_at_once(tmp_path: Pat
 def aged(database: Database, seconds: float) -> None:
     """Every key was first seen, and taken up if it has no answer, so much longer ago."""
     with database.write() as connection:
-        for row in connection.execute(sa.select(idempotency)).all():
-            taken = row.content_type
-            if row.status is None and taken is not None:
-                taken = repr(float(taken) - seconds)
-            change = sa.update(idempotency).where(idempotency.c.key == row.key)
-            connection.execute(change.values(at=row.at - seconds, content_type=taken))
+        earlier = {"at": idempotency.c.at - seconds, "taken_at": idempotency.c.taken_at - seconds}
+        connection.execute(sa.update(idempotency).values(earlier))
 
 
 def test_what_another_node_did_not_answer_is_asked_again_by_one(database: Database) -> None:
@@ -379,7 +375,7 @@ def test_a_token_that_is_shown_once_is_shown_again_to_the_same_key_after_a_resta
         # A process that died while it answered: the key is taken for a while, then free.
         with found.services.database.write() as connection:
             now = found.services.database.now(connection)
-            connection.execute(sa.update(idempotency).values(status=None, answer=None, content_type=repr(now)))
+            connection.execute(sa.update(idempotency).values(status=None, answer=None, taken_at=now))
         assert post(found, admin, "k1", {"label": "ci"}, "/api/v1/auth/tokens").status_code == 409
         aged(found.services.database, STALE_S + 1)
         assert post(found, admin, "k1", {"label": "ci"}, "/api/v1/auth/tokens").json()["token"] != first["token"]
@@ -428,7 +424,7 @@ def test_a_submit_that_the_daemon_died_of_is_one_submit(tmp_path: Path) -> None:
         first = job_of(submitted(found))
         with found.services.database.write() as connection:  # as if the answer had not been kept
             now = found.services.database.now(connection)
-            connection.execute(sa.update(idempotency).values(status=None, answer=None, content_type=repr(now)))
+            connection.execute(sa.update(idempotency).values(status=None, answer=None, taken_at=now))
         assert submitted(found).json()["code"] == "idempotency_running"
     with served(tmp_path) as found:
         answer = submitted(found, name="b")

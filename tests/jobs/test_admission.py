@@ -101,6 +101,22 @@ def test_what_cannot_run_side_by_side_waits_and_says_so(store: JobStore, shared:
     assert begin(store, other).job.waiting is None
 
 
+@pytest.mark.parametrize("shared", [{"output_path": "/exports/all"}, {"vm_path": "/dc/vm/all"}])
+def test_many_that_wait_do_not_hide_one_that_may_begin(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, shared: dict[str, str]
+) -> None:
+    monkeypatch.setattr("hypersdk.jobs.admission.PAGE", 4)
+    first = submit(store, "first", **shared)
+    many = [submit(store, f"waits{number}", **shared) for number in range(30)]
+    free = submit(store, "free")
+    low = submit(store, "low", priority=-1)
+    assert take(store, admission(store, jobs_per_worker=3)) == [first, free, low]
+    begin(store, first)
+    with store.database.write() as connection:
+        connection.execute(sa.delete(jobs).where(jobs.c.id == first))
+    assert take(store, admission(store, jobs_per_worker=4)) == many[:1]
+
+
 def test_the_same_folder_below_another_root_is_another_folder(store: JobStore) -> None:
     names = [
         submit(store, name, output_path="/exports/same", root_id=root) for name, root in (("a", "r1"), ("b", "r2"))

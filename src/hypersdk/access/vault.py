@@ -133,7 +133,7 @@ def _bound(purpose: str) -> bytes:
 
 def forget_answers(connection: sa.Connection) -> None:
     """Forgets the answers kept for repeated requests, which are sealed. Their keys stay: a submit that is repeated makes no second jobs."""
-    connection.execute(sa.update(idempotency).values(status=None, answer=None, content_type=None))
+    connection.execute(sa.update(idempotency).values(status=None, answer=None, taken_at=None))
 
 
 def forget_sealed(database: Database) -> int:

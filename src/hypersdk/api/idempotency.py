@@ -110,7 +110,7 @@ class Answers:
         if self._database.is_sqlite:
             with self._database.write() as connection:
                 unanswered = sa.update(idempotency).where(idempotency.c.status.is_(None))
-                connection.execute(unanswered.values(content_type=None))
+                connection.execute(unanswered.values(taken_at=None))
 
     def begin(self, key: str, request: str) -> Answer | Claim:
         """Claims ``key`` for the request with that digest, or finds the answer that was given before.
@@ -126,7 +126,7 @@ class Answers:
                     with connection.begin_nested():
                         connection.execute(
                             sa.insert(idempotency).values(
-                                key=key, request=request, status=None, answer=None, content_type=repr(now), at=now
+                                key=key, request=request, status=None, answer=None, taken_at=now, at=now
                             )
                         )
                     return Claim(now)
@@ -150,18 +150,14 @@ class Answers:
             self.free(key)
             return
         sealed = self._vault.seal_bytes(_packed(answer), _purpose(key))
-        kind = dict(answer.headers).get(b"content-type", b"").decode("latin-1")[:100]
         with self._database.write() as connection:
-            connection.execute(
-                sa.update(idempotency)
-                .where(idempotency.c.key == key)
-                .values(status=answer.status, answer=sealed, content_type=kind)
-            )
+            same = sa.update(idempotency).where(idempotency.c.key == key)
+            connection.execute(same.values(status=answer.status, answer=sealed, taken_at=None))
 
     def free(self, key: str) -> None:
         """Lets the same request be asked again. Nobody knows how much of it was done, so the row, and with it the time, stays."""
         with self._database.write() as connection:
-            connection.execute(sa.update(idempotency).where(idempotency.c.key == key).values(content_type=None))
+            connection.execute(sa.update(idempotency).where(idempotency.c.key == key).values(taken_at=None))
 
     def _read(self, connection: sa.Connection, key: str) -> Any:
         return connection.execute(sa.select(idempotency).where(idempotency.c.key == key)).first()
@@ -169,14 +165,14 @@ class Answers:
 
 def _take_up(connection: sa.Connection, key: str, found: Any, now: float) -> bool:
     """Whether the request of the row ``found``, which has no answer, is to be done once more: by one of all that ask at the same time."""
-    if found.content_type is not None and float(found.content_type) > now - STALE_S:
+    if found.taken_at is not None and found.taken_at > now - STALE_S:
         return False
     unchanged = (
         idempotency.c.key == key,
         idempotency.c.status.is_(None),
-        idempotency.c.content_type.is_not_distinct_from(found.content_type),
+        idempotency.c.taken_at.is_not_distinct_from(found.taken_at),
     )
-    taken = connection.execute(sa.update(idempotency).where(*unchanged).values(content_type=repr(now)))
+    taken = connection.execute(sa.update(idempotency).where(*unchanged).values(taken_at=now))
     return taken.rowcount == 1
 
 

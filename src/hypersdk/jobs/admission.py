@@ -12,7 +12,7 @@ more than it has room for itself, in the order of priority and submit; whatever 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -24,11 +24,15 @@ from hypersdk.jobs.states import FOLDER_BUSY, HELD, MACHINE_BUSY, JobState
 from hypersdk.state.database import Database
 from hypersdk.state.tables import jobs
 
-LOOKED_AT: Final = 500
-"""Queued jobs that are looked at in one round, for some that may start."""
+PAGE: Final = 500
+"""Queued jobs that are read at a time."""
+PAGES: Final = 8
+"""Pages that are read in one round, for as many jobs as there is room for: a queue may begin with many that wait for one folder."""
 _HELD: Final = [state.value for state in HELD]
 Folder = tuple[str, str]
 """Id of the root, and the folder below it."""
+Machine = tuple[str, str]
+"""The vSphere that has it, and its path there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,12 @@ class _Engine:
     waiting: int = 0
     sites: Counter[str] = field(default_factory=Counter)
     folders: set[Folder] = field(default_factory=set)
-    machines: set[tuple[str, str]] = field(default_factory=set)
+    machines: set[Machine] = field(default_factory=set)
 
     def add(self, row: Any) -> None:
         self.sites[row.site] += 1
-        self.folders.add(folder_of(row.root_id, row.output_path))
-        self.machines.add((row.site, row.vm_path))
+        self.folders.add(_folder(row))
+        self.machines.add(_machine(row))
 
 
 class Admission:
@@ -84,28 +88,49 @@ class Admission:
             return []
         taken: list[Due] = []
         reasons: dict[str, str | None] = {}
-        for row in connection.execute(self._due(self._full(now)).limit(LOOKED_AT)).all():
-            if now.sites[row.site] >= self._settings.jobs_per_site:
-                continue
-            reason = _conflict(now, row)
-            if row.waiting != reason and (reason or row.waiting in (FOLDER_BUSY, MACHINE_BUSY)):
-                reasons[row.id] = reason
-            if reason is None and len(taken) < room:
-                taken.append(Due(row.id, row.attempt, row.root_id, row.site, row.priority, row.number))
-                now.add(row)
+        for rows in self._pages(connection, now):
+            for row in rows:
+                if now.sites[row.site] >= self._settings.jobs_per_site:
+                    continue
+                reason = _conflict(now, row)
+                if row.waiting != reason and (reason or row.waiting in (FOLDER_BUSY, MACHINE_BUSY)):
+                    reasons[row.id] = reason
+                if reason is None and len(taken) < room:
+                    taken.append(Due(row.id, row.attempt, row.root_id, row.site, row.priority, row.number))
+                    now.add(row)
+            if len(taken) == room:
+                break
         self._database.lock_rows(connection, jobs.c.id, [*(one.id for one in taken), *reasons])
         self._tell(connection, reasons)
         return taken
 
-    def _due(self, full: Sequence[str] = ()) -> sa.Select[Any]:
+    def _pages(self, connection: sa.Connection, now: _Engine) -> Iterator[Sequence[Any]]:
+        """Rows that are due, in their order, of sites that are not full. What waits for the folder or the machine of a row that was found to wait
+        is left out of the later ones."""
+        query = self._due()
+        for _ in range(PAGES):
+            rows = connection.execute(query.where(jobs.c.site.not_in(self._full(now))).limit(PAGE)).all()
+            yield rows
+            if len(rows) < PAGE:
+                return
+            last = rows[-1]
+            folders = [(row.root_id, row.output_path) for row in rows if _folder(row) in now.folders]
+            machines = [(row.site, row.vm_path) for row in rows if _machine(row) in now.machines]
+            query = self._due().where(
+                (jobs.c.priority < last.priority)
+                | ((jobs.c.priority == last.priority) & (jobs.c.number > last.number)),
+                sa.tuple_(jobs.c.root_id, jobs.c.output_path).not_in(folders),
+                sa.tuple_(jobs.c.site, jobs.c.vm_path).not_in(machines),
+            )
+
+    def _due(self) -> sa.Select[Any]:
         return (
             sa.select(
                 jobs.c.id, jobs.c.attempt, jobs.c.root_id, jobs.c.site, jobs.c.priority, jobs.c.number, jobs.c.output_path,
                 jobs.c.vm_path, jobs.c.waiting,
             )
             .where(
-                jobs.c.attempt > jobs.c.enqueued, jobs.c.state == JobState.QUEUED.value, jobs.c.root_id.in_(self._roots),
-                jobs.c.site.not_in(full),
+                jobs.c.attempt > jobs.c.enqueued, jobs.c.state == JobState.QUEUED.value, jobs.c.root_id.in_(self._roots)
             )
             .order_by(jobs.c.priority.desc(), jobs.c.number)
         )  # fmt: skip
@@ -154,6 +179,14 @@ def rival_of(connection: sa.Connection, job_id: str, root_id: str, output_path: 
 
 
 def _conflict(now: _Engine, row: Any) -> str | None:
-    if folder_of(row.root_id, row.output_path) in now.folders:
+    if _folder(row) in now.folders:
         return FOLDER_BUSY
-    return MACHINE_BUSY if (row.site, row.vm_path) in now.machines else None
+    return MACHINE_BUSY if _machine(row) in now.machines else None
+
+
+def _folder(row: Any) -> Folder:
+    return folder_of(row.root_id, row.output_path)
+
+
+def _machine(row: Any) -> Machine:
+    return row.site, row.vm_path

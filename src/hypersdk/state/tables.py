@@ -199,8 +199,9 @@ idempotency = sa.Table(
     sa.Column("request", sa.String(64), nullable=False),  # digest of method, path and body
     sa.Column("status", sa.Integer, nullable=True),  # None while the first is being answered
     sa.Column("answer", sa.LargeBinary, nullable=True),
-    # Of the answer. While there is none: since when a process is about to give it (a time), None where it may be asked again.
-    sa.Column("content_type", sa.String(100), nullable=True),
+    sa.Column(
+        "taken_at", Time, nullable=True
+    ),  # since when a process is about to answer; None where it may be asked again
     sa.Column("at", Time, nullable=False, index=True),  # when the key was first seen: ids of jobs come from both
 )
 removed = sa.Table(

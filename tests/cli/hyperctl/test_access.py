@@ -272,6 +272,8 @@ def test_contexts(ctl: Hyperctl) -> None:
     ]  # fmt: skip
     assert person("status").status == 3
     assert person("contexts", "remove", "b").status == 0
+    for unused in ("--url", "--context", "--timeout"):
+        assert person("contexts", "list", unused, "1").status == 2, "nothing is asked of a daemon"
     assert person("contexts", "use", "b").status == 5
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -300,6 +301,13 @@ def test_watch_follows_to_the_end_and_its_status_is_the_jobs(api: Api, ctl: Hype
     assert "the file system is full" in alone.err
     assert {one["state"] for one in ctl("watch", good.id, "--json").events} == {"completed"}
     assert ctl.ok("watch") == "No job is running or waiting.\n"
+
+
+def test_watch_does_not_wait_for_a_daemon_that_was_never_there(ctl: Hyperctl) -> None:
+    began = time.monotonic()
+    done = ctl("watch", "some-job", "--url", "http://127.0.0.1:9")
+    assert (done.status, "cannot be reached" in done.err) == (3, True)
+    assert time.monotonic() - began < 10
 
 
 def test_watch_of_many_jobs_begins_with_those_that_run(

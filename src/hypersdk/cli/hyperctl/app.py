@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,10 +77,12 @@ def _shared(name: str, *names: str, **settings: Any) -> Callable[[F], F]:
 
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
-_FLAGS: Final[tuple[Callable[[Any], Any], ...]] = (
+_WHICH: Final = (
     _shared("url", "--url", "-u", metavar="URL",
             help="Address of the daemon (else that of --context, $HYPERVISORD_URL, the current context, http://localhost:8080)."),
     _shared("context", "--context", metavar="NAME", help="A remembered daemon (see `hyperctl contexts list`)."),
+)  # fmt: skip
+_TRUST: Final = (
     _shared("token_file", "--token-file", type=_FILE, metavar="FILE",
             help="Read the token from this file (else $HYPERVISORD_TOKEN, the context, a local daemon's own file)."),
     _shared("ca_bundle", "--ca-bundle", type=_FILE, metavar="FILE",
@@ -88,6 +90,8 @@ _FLAGS: Final[tuple[Callable[[Any], Any], ...]] = (
     _shared("thumbprint", "--thumbprint", metavar="PRINT",
             help="Trust the certificate with this SHA-256 or SHA-1 print and no other."),
     _shared("insecure", "--insecure", is_flag=True, help="Trust any certificate. Anyone on the path can then read the token."),
+)  # fmt: skip
+_TIME: Final = (
     _shared("timeout_s", "--timeout", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="How long an answer may take (60)."),
 )  # fmt: skip
 
@@ -109,18 +113,35 @@ def format_flag(command: F) -> F:
 
 def daemon_flags(command: F) -> F:
     """The flags that say which daemon and who asks, and ``--debug``."""
-    command = flag(
-        "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_record_debug,
-        help="Show the origin of errors on standard error.",
-    )(command)  # fmt: skip
-    for one in reversed(_FLAGS):
-        command = one(command)
-    return command
+    return _with((*_WHICH, *_TRUST, *_TIME), _debug_flag(command))
 
 
 def common_flags(command: F) -> F:
-    """All that every command takes."""
+    """All that every command takes which asks a daemon."""
     return format_flag(json_flag(daemon_flags(command)))
+
+
+def local_flags(command: F) -> F:
+    """All that a command takes which asks no daemon."""
+    return format_flag(json_flag(_debug_flag(command)))
+
+
+def trust_flags(command: F) -> F:
+    """The flags of ``daemon_flags`` that say who asks and which certificate is trusted: those that a context keeps."""
+    return _with(_TRUST, command)
+
+
+def _debug_flag(command: F) -> F:
+    return flag(
+        "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_record_debug,
+        help="Show the origin of errors on standard error.",
+    )(command)  # fmt: skip
+
+
+def _with(flags: Sequence[Callable[[Any], Any]], command: F) -> F:
+    for one in reversed(flags):
+        command = one(command)
+    return command
 
 
 @click.group(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.cli.hyperctl.app import common_flags
+from hypersdk.cli.hyperctl.app import local_flags, trust_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
 from hypersdk.cli.programs.groups import Group
 from hypersdk.cli.text import clean
@@ -24,7 +24,7 @@ def command() -> None:
 
 
 @command.command("list")
-@common_flags
+@local_flags
 @pass_ctl
 def list_(ctl: Ctl) -> None:
     """List the contexts; the current one has a star."""
@@ -70,7 +70,7 @@ def _facts(name: str, one: Context, contexts: Contexts) -> dict[str, object]:
 
 @command.command("use")
 @click.argument("name")
-@common_flags
+@local_flags
 @pass_ctl
 def use(ctl: Ctl, name: str) -> None:
     """Make a context the current one."""
@@ -82,7 +82,8 @@ def use(ctl: Ctl, name: str) -> None:
 @command.command("add")
 @click.argument("name")
 @click.argument("address", metavar="URL")
-@common_flags
+@trust_flags
+@local_flags
 @pass_ctl
 def add(ctl: Ctl, name: str, address: str) -> None:
     """Remember a daemon; --token-file, --ca-bundle, --thumbprint and --insecure are remembered with it. Nothing is asked of it now."""
@@ -104,7 +105,7 @@ def add(ctl: Ctl, name: str, address: str) -> None:
 
 @command.command("remove")
 @click.argument("name")
-@common_flags
+@local_flags
 @pass_ctl
 def remove(ctl: Ctl, name: str) -> None:
     """Forget a context and its token. The token stays valid; `hyperctl logout` revokes it."""

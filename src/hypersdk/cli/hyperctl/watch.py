@@ -33,6 +33,8 @@ def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
     changes.
     """
     wanted, more = (list(dict.fromkeys(ids)), 0) if ids else _not_ended(ctl.client)
+    if ids:
+        ctl.client.page(ids=wanted[:1])  # a daemon that goes away is waited for; one that was never there is not
     if not wanted:
         ctl.show([], lambda: ctl.output.line("No job is running or waiting."))
         return
