@@ -14,8 +14,9 @@ from hypersdk.migration import publish
 from hypersdk.migration.copying import PROVED, UNPROVED_INTERRUPTED, UNPROVED_RANGES, MachineCopy
 from hypersdk.migration.export import Outcome
 from hypersdk.migration.outputs import DiskFiles
+from hypersdk.migration.plan import make_plan
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.migration.spec import Method, OutputFormat, Resume, SourceState
+from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, Resume, SourceState
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
@@ -72,8 +73,12 @@ def assert_left_alone(simulator: Simulator) -> None:
 
 
 def assert_goes_on(ran: Engine, folder: Path, expected: list[Path], spec: dict[str, Any]) -> None:
-    """A resume publishes what was copied, and leaves the machine alone."""
+    """A resume publishes what was copied, and leaves the machine alone, also where no new export could begin."""
+    ran.simulator.set_faults(Fault(FaultKind.DATASTORE_FULL, after_bytes=MiB, times=None))
     ran.simulator.reset_counters()
+    with ran.log_in() as session:
+        spec_again = ExportSpec(machine="web-01", output_dir=folder, resume=Resume.RESUME, **spec)
+        assert make_plan(session, spec_again, cancel=CancelToken()).changes == (), "all is as it was found"
     result = succeeded(ran.export("web-01", folder, resume=Resume.RESUME, **spec))
     assert_left_alone(ran.simulator)
     assert (result.proof, result.restored) == (PROVED, True)

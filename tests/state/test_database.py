@@ -6,6 +6,8 @@ import json
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +18,21 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from hypersdk import state
 from hypersdk.errors import UsageError
-from hypersdk.state.database import Database, DatabaseError, _alembic, copy_sqlite, file_system, parse_url
+from hypersdk.state.database import (
+    Database,
+    DatabaseError,
+    _alembic,
+    _revisions,
+    _revisions_in,
+    copy_sqlite,
+    file_system,
+    parse_url,
+)
 from hypersdk.state.tables import METADATA, counters, jobs, meta, runs
 
 HEAD = ScriptDirectory.from_config(_alembic()).get_current_head()
@@ -34,6 +44,18 @@ def test_the_schema_is_made_once_and_is_what_the_tables_say(database: Database) 
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
         counted = {row.name: row.value for row in connection.execute(sa.select(counters))}
         assert counted == {"revision": 0, "job": 0, "worker": 0, "bytes": 0}
+
+
+def test_the_revisions_are_those_that_alembic_finds() -> None:
+    """They are read off the names of files, so that Alembic is loaded only where there is something to upgrade."""
+    found = ScriptDirectory.from_config(_alembic())
+    assert [script.revision for script in found.walk_revisions()][::-1] == list(_revisions())
+    assert found.get_heads() == [_revisions()[-1]]
+
+
+def test_a_process_that_serves_or_copies_does_not_load_what_it_does_not_need() -> None:
+    code = "import sys, hypersdk.api.process, hypersdk.jobs.process; print({'alembic', 'httpx', 'pygments'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_an_older_schema_is_upgraded_with_its_rows(empty_database: Database) -> None:
@@ -129,9 +151,8 @@ def _later_release(folder: Path, monkeypatch: pytest.MonkeyPatch, change: str) -
     (place / "versions" / "9998_more.py").write_text(
         f"{head}branch_labels = depends_on = None\n\n\ndef upgrade():\n    {change}\n"
     )
-    config = Config()
-    config.set_main_option("script_location", str(place))
-    monkeypatch.setattr("hypersdk.state.database._alembic", lambda: config)
+    monkeypatch.setattr("hypersdk.state.database._MIGRATIONS", place)
+    _revisions_in.cache_clear()
 
 
 def test_the_clock_is_the_servers(database: Database) -> None:

@@ -12,9 +12,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
-
-import httpx
+from typing import TYPE_CHECKING, Final
 
 from hypersdk.access.endpointpolicy import is_loopback_name
 from hypersdk.access.files import MAX_SECRET_BYTES, read_private
@@ -22,6 +20,9 @@ from hypersdk.access.keys import CREDENTIAL
 from hypersdk.errors import ConnectError, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
+
+if TYPE_CHECKING:
+    import httpx
 
 SECRET_REF: Final = register(
     "secret_reference",
@@ -108,6 +109,8 @@ def _from_vault(rest: str, environ: Mapping[str, str]) -> Secret:
 
 
 def _client(environ: Mapping[str, str]) -> httpx.Client:
+    import httpx  # here: most processes never ask a Vault
+
     address, token = environ.get("VAULT_ADDR", ""), environ.get("VAULT_TOKEN", "")
     try:
         url = httpx.URL(address)
@@ -135,6 +138,8 @@ def _authority(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 def _get(client: httpx.Client, path: str) -> tuple[int, object]:
     """Status and the answer's JSON (None where it is none), no more than ``MAX_ANSWER_BYTES`` of it."""
+    import httpx
+
     data = b""
     try:
         with client.stream("GET", path) as answer:

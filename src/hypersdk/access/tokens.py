@@ -75,6 +75,19 @@ class Tokens:
 
     def __init__(self, database: Database) -> None:
         self._database: Final = database
+        # Every request asks this: the statement is put together once.
+        self._by_digest: Final = (
+            sa.select(
+                api_tokens.c.id, api_tokens.c.scope, api_tokens.c.used_at, users.c.id.label("user_id"), users.c.name, users.c.role,
+                database.clock.label("now"),
+            )
+            .join(users, users.c.id == api_tokens.c.user_id)
+            .where(
+                api_tokens.c.digest == sa.bindparam("digest"),
+                users.c.disabled.is_(False),
+                sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > database.clock),
+            )
+        )  # fmt: skip
 
     def create(
         self, user_id: str, label: str, scope: str, *, lifetime_s: float | None = None, maker: str | None = None, shorten: bool = False
@@ -129,20 +142,8 @@ class Tokens:
         """Whose token that is; None for one that is unknown, has expired, or whose user is disabled."""
         if not _FORM.match(text.reveal()):
             return None
-        query = (
-            sa.select(
-                api_tokens.c.id, api_tokens.c.scope, api_tokens.c.used_at, users.c.id.label("user_id"), users.c.name, users.c.role,
-                self._database.clock.label("now"),
-            )
-            .join(users, users.c.id == api_tokens.c.user_id)
-            .where(
-                api_tokens.c.digest == digest_of(text),
-                users.c.disabled.is_(False),
-                sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > self._database.clock),
-            )
-        )  # fmt: skip
         with self._database.read() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(self._by_digest, {"digest": digest_of(text)}).first()
         if row is None:
             return None
         if row.used_at is None or row.now - row.used_at > USED_EVERY_S:

@@ -40,6 +40,8 @@ MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 """What is kept of one job's log."""
 _AT_ONCE: Final = 500
 _COLUMNS: Final = tuple(jobs.c[field.name] for field in fields(Job))
+_ONE: Final = sa.select(*_COLUMNS).where(jobs.c.id == sa.bindparam("id"))
+"""Put together once: of all statements it is the most frequent."""
 _ATTEMPT: Final = tuple(attempts.c[field.name] for field in fields(Attempt))
 NEWEST: Final = Slice("-number", limit=100)
 
@@ -422,7 +424,7 @@ def possible_id(text: str) -> bool:
 def _one(connection: sa.Connection, job_id: str) -> Job | None:
     if not possible_id(job_id):
         return None
-    row = connection.execute(sa.select(*_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
+    row = connection.execute(_ONE, {"id": job_id}).one_or_none()
     return None if row is None else _job(row)
 
 

@@ -13,7 +13,7 @@ from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
 from hypersdk.migration.outputs import most_bytes, most_bytes_around
 from hypersdk.migration.preflight import Refusal
-from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunStore, state_dir
+from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore, state_dir
 from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState, compression_misfit
 from hypersdk.model import Disk, Machine, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
@@ -125,19 +125,22 @@ def make_plan(
     if spec.resume is Resume.REFUSE and _nothing_begun(spec, known):
         spec = replace(spec, resume=Resume.DISCARD)
     resuming = _check_folder(spec, unfinished=known.exists(spec.output_dir))
-    refusals = [
-        *preflight.machine_refusals(
-            machine, spec, [disk for _, disk in disks], held_by_us=_is_held_by_us(spec, machine, known)
-        ),
-        *preflight.datastore_refusals(stores, floor.fraction, floor.at_least_bytes),
-        *_format_refusals(spec),
-        *([] if resuming else _space_refusals(spec, needs, free)),
-    ]
+    run = _run_of(spec, machine, known)
+    only_publish = resuming and run is not None and run.copied
+    refusals: list[Refusal] = []
+    if not only_publish:  # else nothing of the machine is read or changed any more, whatever has become of it
+        held_by_us = run is not None and bool(run.open_changes)
+        refusals += preflight.machine_refusals(machine, spec, [disk for _, disk in disks], held_by_us=held_by_us)
+        refusals += preflight.datastore_refusals(stores, floor.fraction, floor.at_least_bytes)
+    refusals += _format_refusals(spec)
+    if not resuming:
+        refusals += _space_refusals(spec, needs, free)
     preflight.raise_if_any(machine.name, refusals)
-    snapshot = _named_snapshot(machine, spec)
+    changes = _changes_left(run) if run and only_publish else _changes(machine, spec, temporary)
+    snapshot = None if only_publish else _named_snapshot(machine, spec)
     return Plan(
         spec=spec, machine=machine, disks=planned, snapshot=snapshot, temporary_snapshot=temporary,
-        point=_point_text(spec, temporary), method=spec.method, changes=tuple(_changes(machine, spec, temporary)),
+        point=_point_text(spec, temporary), method=spec.method, changes=tuple(changes),
         warnings=tuple(preflight.warnings_for(machine, spec)), needs_bytes=needs, free_bytes=free,
         route=machine.summary.host or session.endpoint.host,
     )  # fmt: skip
@@ -189,10 +192,10 @@ def _nothing_begun(spec: ExportSpec, runs: RunStore) -> bool:
     return not set(foreign_files(folder)) - {RUN_FILE}
 
 
-def _is_held_by_us(spec: ExportSpec, machine: Machine, runs: RunStore) -> bool:
-    """Whether the unfinished run that is taken up or given up has left something at the machine: a lease, a snapshot half made."""
+def _run_of(spec: ExportSpec, machine: Machine, runs: RunStore) -> RunRecord | None:
+    """The unfinished run of this machine that is taken up or given up."""
     run = RunFile.load(spec.output_dir.absolute(), runs)
-    return run is not None and run.record.moref == machine.moref and bool(run.record.open_changes)
+    return run.record if run is not None and run.record.moref == machine.moref else None
 
 
 def _format_refusals(spec: ExportSpec) -> Iterator[Refusal]:
@@ -226,6 +229,12 @@ def _point_text(spec: ExportSpec, temporary: bool) -> str:
     if spec.state is SourceState.SNAPSHOT and not temporary:
         return f"snapshot '{spec.snapshot}'"
     return "a temporary snapshot of the running machine" if temporary else "the powered-off machine"
+
+
+def _changes_left(run: RunRecord) -> Iterator[str]:
+    """Of a run that has copied all."""
+    if run.open_changes:
+        yield "put the machine back as the earlier run found it"
 
 
 def _changes(machine: Machine, spec: ExportSpec, temporary: bool) -> Iterator[str]:

@@ -14,21 +14,20 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL, make_url
 
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.state.tables import counters
 from hypersdk.transfer.files import owned_like_folder
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 DATABASE_URL: Final = register(
     "database_url",
@@ -49,6 +48,8 @@ _NETWORK_FS: Final = frozenset(
 _LOCK_KEY: Final = 0x48594B56
 """PostgreSQL's advisory lock for migrations."""
 POOL_SIZE: Final = 8
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_VERSION: Final = sa.table("alembic_version", sa.column("version_num", sa.String))
 
 
 class DatabaseError(HyperSDKError):
@@ -63,6 +64,8 @@ class Database:
 
     def __init__(self, engine: sa.Engine, path: Path | None) -> None:
         self.engine: Final = engine
+        # On PostgreSQL each statement of a reader sees what is committed by then, in a transaction or not; without one, two trips less.
+        self._reading: Final = engine if path else engine.execution_options(isolation_level="AUTOCOMMIT")
         self.path: Final = path
         """The SQLite file; None on PostgreSQL."""
 
@@ -82,8 +85,8 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for reading. Raises DatabaseError."""
-        with _translated(), self.engine.connect() as connection:
+        """A connection for reading; on SQLite all of the block sees one state. Raises DatabaseError."""
+        with _translated(), self._reading.connect() as connection:
             yield connection.execution_options(read_only=True)
 
     @contextmanager
@@ -137,18 +140,17 @@ class Database:
 
         An SQLite file is copied beside itself before. Raises DatabaseError ``database_newer`` for a schema that this version does not know.
         """
-        config = _alembic()
-        head = ScriptDirectory.from_config(config).get_current_head()
+        known = _revisions()
+        head = known[-1]
         with self._migrating() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
+            current = _revision_of(connection)
             if current == head:
                 return None
-            if current is not None and current not in _known(config):
+            if current is not None and current not in known:
                 raise DatabaseError(f"the database has schema {current}, which is not known here", code=DATABASE_NEWER)
             if current is not None and self.path is not None:
                 copy_sqlite(self.path, self.path.with_name(f"{self.path.name}.before-{head}-{int(time.time())}"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            _migrate(connection)
             if current is None:  # counters that came later are the work of their revisions
                 connection.execute(
                     sa.insert(counters), [{"name": name, "value": 0} for name in ("revision", "job", "worker")]
@@ -159,7 +161,7 @@ class Database:
     def is_current(self) -> bool:
         """Whether the schema is the one of this version. Raises DatabaseError."""
         with self.read() as connection:
-            return MigrationContext.configure(connection).get_current_revision() == _head()
+            return _revision_of(connection) == _revisions()[-1]
 
     @contextmanager
     def _migrating(self) -> Iterator[sa.Connection]:
@@ -267,19 +269,38 @@ def copy_sqlite(source: Path, target: Path) -> None:
     shutil.move(partial, target)
 
 
+def _migrate(connection: sa.Connection) -> None:
+    from alembic import command  # only here: a start that has nothing to upgrade does without
+
+    config = _alembic()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
 def _alembic() -> Config:
+    from alembic.config import Config
+
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     return config
 
 
+def _revisions() -> Sequence[str]:
+    """All revisions of the schema, the newest last."""
+    return _revisions_in(_MIGRATIONS / "versions")
+
+
 @functools.cache
-def _head() -> str | None:
-    return ScriptDirectory.from_config(_alembic()).get_current_head()
+def _revisions_in(folder: Path) -> Sequence[str]:
+    """They are in one line, and the file of each begins with its number."""
+    return sorted(path.name.partition("_")[0] for path in folder.glob("[0-9]*_*.py"))
 
 
-def _known(config: Config) -> set[str]:
-    return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+def _revision_of(connection: sa.Connection) -> str | None:
+    """The schema that a database has; None where it is empty."""
+    if not sa.inspect(connection).has_table(_VERSION.name):
+        return None
+    return connection.execute(sa.select(_VERSION.c.version_num)).scalar_one_or_none()
 
 
 @contextmanager
