@@ -13,6 +13,7 @@ import functools
 import os
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,13 @@ DATABASE_NEWER: Final = register(
     "The database was upgraded by a newer version of HyperSDK.",
     "Start that version, or restore the copy that was made before the upgrade.",
 )
+SQLITE_OLD: Final = register(
+    "sqlite_old",
+    "The SQLite of this Python is too old: that of RHEL 9, for one.",
+    "Use PostgreSQL (`database_url`), or a Python that brings a newer SQLite.",
+)
+SQLITE_LEAST: Final = (3, 42, 0) if sys.version_info >= (3, 12) else (3, 35, 0)
+"""We need RETURNING and DROP COLUMN; the job engine, on Python 3.12 and later, unixepoch('subsec')."""
 _NETWORK_FS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "fuse.glusterfs"}
 )
@@ -71,7 +79,7 @@ class Database:
 
     @classmethod
     def open(cls, url: str) -> Database:
-        """Connects. Raises UsageError ``database_url``; the first use raises DatabaseError where nothing answers."""
+        """Connects. Raises UsageError ``database_url`` and ``sqlite_old``; the first use raises DatabaseError where nothing answers."""
         parsed = parse_url(url)
         if parsed.get_backend_name() == "sqlite":
             return cls(_sqlite(parsed), Path(str(parsed.database)))
@@ -213,6 +221,9 @@ def parse_url(url: str) -> URL:
 
 def _sqlite(url: URL) -> sa.Engine:
     path = Path(str(url.database))
+    if sqlite3.sqlite_version_info < SQLITE_LEAST:
+        least = ".".join(map(str, SQLITE_LEAST[:2]))
+        raise UsageError(f"this Python has SQLite {sqlite3.sqlite_version}; {least} is needed", code=SQLITE_OLD)
     if (kind := file_system(path)) in _NETWORK_FS:
         raise UsageError(f"{path} lies on {kind}; SQLite's locks need a local file system", code=DATABASE_URL)
     engine = sa.create_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, connect_args={"timeout": 30})
