@@ -15,6 +15,7 @@ import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from cryptography import x509
 from fastapi import APIRouter, Depends, FastAPI
 
 from hypersdk.access.roles import Role
+from hypersdk.api.address import ListenError
 from hypersdk.api.security import viewer
 from hypersdk.api.server import MAX_HEAD_BYTES, Gate
 from hypersdk.api.tls import fingerprint, self_signed
@@ -331,9 +333,20 @@ def test_an_address_in_use(tmp_path: Path, shell: ServeShell) -> None:
     found = shell()
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(UsageError) as caught, served(other, addr=f"127.0.0.1:{found.port}"):
+    with pytest.raises(ListenError) as caught, served(other, addr=f"127.0.0.1:{found.port}"):
         pass
-    assert caught.value.code == "listen_address"
+    assert (caught.value.code, caught.value.exit_status) == ("address_taken", 12)
+
+
+def test_an_address_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        with pytest.raises(ListenError) as caught, served(tmp_path, addr="192.0.2.1:0", tls_self_signed=True):
+            pass
+        assert (caught.value.code, caught.value.exit_status) == ("address_absent", 12)
+
+    absent()
+    monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=socket.gaierror(-2, "Name or service not known")))
+    absent()
 
 
 # Ending
@@ -375,6 +388,7 @@ def test_what_was_asked_is_answered_before_it_ends(tmp_path: Path) -> None:
 PROGRAM = """
 import os, sys
 from pathlib import Path
+from unittest.mock import Mock
 from hypersdk.api.process import run_api
 from hypersdk.jobs.settings import load_settings
 

@@ -26,7 +26,8 @@ OTHERS: Final = frozenset({
     "no_worker",  # what a job waits for
     "no_description",
     "unauthenticated", "token_outlives", "daemon_unreachable", "foreign_listener",  # of hyperctl
-    "daemon_config", "daemon_runs", "worker_id_held", "no_auth_public", "tls_required", "key_elsewhere", "backup_other_database", "state_exists",
+    "daemon_config", "daemon_runs", "address_taken", "address_absent",
+    "worker_id_held", "no_auth_public", "tls_required", "key_elsewhere", "backup_other_database", "state_exists",
     "no_state", "which_state", "user_unknown",
 })  # fmt: skip
 """Codes that no attempt of a job ends with."""

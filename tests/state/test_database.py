@@ -221,7 +221,7 @@ def test_a_server_that_is_not_there_is_named_without_the_password() -> None:
 def test_an_sqlite_that_lacks_what_is_needed_is_told(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 34, 1))
     monkeypatch.setattr("sqlite3.sqlite_version", "3.34.1")
-    with pytest.raises(UsageError, match="SQLite 3.34.1") as caught:
+    with pytest.raises(UsageError, match=r"SQLite 3\.34\.1") as caught:
         Database.open(sqlite_url)
     assert caught.value.code == "sqlite_old"
 

@@ -6,11 +6,21 @@ import ipaddress
 import socket
 from typing import Final
 
-from hypersdk.errors import UsageError, register
+from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.jobs.settings import DaemonSettings
 
 LISTEN_ADDRESS: Final = register(
     "listen_address", "The daemon cannot listen on that address.", "Write it as host:port, [v6]:port or :port."
+)
+ADDRESS_TAKEN: Final = register(
+    "address_taken",
+    "Another program has the port, or this user may not take it.",
+    "Choose another with --addr, or end the other program.",
+)
+ADDRESS_ABSENT: Final = register(
+    "address_absent",
+    "This machine has no such address, or not yet: its network may still be starting.",
+    "Name an address of this machine with --addr; `ip address` lists them.",
 )
 TLS_REQUIRED: Final = register(
     "tls_required",
@@ -22,6 +32,13 @@ NO_AUTH_PUBLIC: Final = register(
     "Without authentication everybody who reaches the address could export any machine.",
     "Listen on localhost with --no-auth, or leave it out.",
 )
+
+
+class ListenError(HyperSDKError):
+    """Nothing can be listened on now; that may mend by itself."""
+
+    exit_status = 12
+    default_code = ADDRESS_TAKEN
 
 
 def split_address(addr: str) -> tuple[str, int]:
@@ -40,7 +57,7 @@ def listens_on(addr: str) -> tuple[str, bool]:
 
 
 def check_exposure(settings: DaemonSettings) -> None:
-    """Raises UsageError ``no_auth_public`` and ``tls_required``."""
+    """Raises UsageError ``no_auth_public`` and ``tls_required``, ListenError ``address_absent``."""
     _, loopback = listens_on(settings.addr)
     if loopback:
         if settings.allowed_hosts and not settings.auth:
@@ -56,11 +73,11 @@ def check_exposure(settings: DaemonSettings) -> None:
 
 
 def addresses_of(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
-    """All addresses that ``host`` stands for: ``localhost`` is 127.0.0.1 and ::1. Raises UsageError ``listen_address``."""
+    """All addresses that ``host`` stands for: ``localhost`` is 127.0.0.1 and ::1. Raises ListenError ``address_absent``."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"'{host[:100]}' is no address of this machine", code=LISTEN_ADDRESS) from error
+        raise ListenError(f"'{host[:100]}' is no address of this machine", code=ADDRESS_ABSENT) from error
     return list(dict.fromkeys((socket.AddressFamily(entry[0]), str(entry[4][0])) for entry in found))
 
 

@@ -27,9 +27,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from hypersdk.api.address import LISTEN_ADDRESS, addresses_of, check_exposure, split_address
+from hypersdk.api.address import ADDRESS_ABSENT, ListenError, addresses_of, check_exposure, split_address
 from hypersdk.api.tls import ReloadableTls, tls_of
-from hypersdk.errors import UsageError
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.units import KiB
 
@@ -272,7 +271,7 @@ class HTTPServer:
 
 
 def listen(addr: str) -> list[socket.socket]:
-    """Sockets on every address that ``addr`` stands for, all on one port. Raises UsageError ``listen_address``."""
+    """Sockets on every address that ``addr`` stands for, all on one port. Raises UsageError ``listen_address``, and ListenError."""
     host, port = split_address(addr)
     _allow_many_files()
     sockets: list[socket.socket] = []
@@ -286,9 +285,9 @@ def listen(addr: str) -> list[socket.socket]:
     except OSError as error:
         for sock in sockets:
             sock.close()
-        raise UsageError(f"{addr}: {error.strerror}", code=LISTEN_ADDRESS) from error
+        raise ListenError(f"{addr} cannot be listened on: {error.strerror}") from error
     if not sockets:
-        raise UsageError(f"{addr}: no address of this machine", code=LISTEN_ADDRESS)
+        raise ListenError(f"{addr} is no address of this machine", code=ADDRESS_ABSENT)
     return sockets
 
 

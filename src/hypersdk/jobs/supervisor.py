@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from hypersdk.errors import UsageError, register
+from hypersdk.errors import HyperSDKError, register
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.signs import READY
 from hypersdk.jobs.systemd import watchdog_s
@@ -52,6 +52,13 @@ LOOK_MOST_S: Final = 1.0
 WORKER_NICENESS: Final = 10
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)  # here, because nothing may be loaded between fork and exec
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
+
+
+class DaemonRuns(HyperSDKError):  # noqa: N818 - what is so
+    """It may end by itself."""
+
+    exit_status = 12
+    default_code = DAEMON_RUNS
 
 
 @dataclass(slots=True)
@@ -171,7 +178,7 @@ def supervise(
 
     ``arguments`` are the flags of this daemon, which its processes are started with. ``ready`` is called once all of them are. SIGHUP makes
     the API read its certificate again; with ``hangup_ends`` it is the end like SIGTERM: a terminal that was closed sends it. Returns the exit
-    status. Raises UsageError ``daemon_runs``.
+    status. Raises DaemonRuns.
     """
     with one_daemon(settings.state_dir):
         children = _children(settings, arguments)
@@ -252,7 +259,7 @@ def one_daemon(state_dir: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             pid = _holder(descriptor)
-            raise UsageError(f"process {pid} runs a daemon with {state_dir}", code=DAEMON_RUNS, pid=pid) from error
+            raise DaemonRuns(f"process {pid} runs a daemon with {state_dir}", pid=pid) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid()}).encode(), 0)
         yield

@@ -151,5 +151,5 @@ def test_a_second_daemon_on_the_same_state_is_refused_with_the_pid_of_the_first(
         done = subprocess.run(
             command, capture_output=True, text=True, env={"HOME": str(tmp_path)}, check=False, timeout=START_S
         )
-        assert done.returncode == 2
+        assert done.returncode == 12
         assert f"process {process.pid} runs a daemon" in done.stderr

@@ -28,8 +28,11 @@ MANUAL: Final = Manual(
     exit_status=(
         ("0", "Ended by SIGTERM or Ctrl-C, in order."),
         ("1", "A process did not end in time and was killed, or a bug."),
-        ("2", "Flag, configuration or address cannot be used, or another daemon has the state directory."),
-        ("12", "The database or the key of the stored passwords failed."),
+        ("2", "A flag or the configuration cannot be used."),
+        (
+            "12",
+            "Not now: database or key of the stored passwords failed; or address or state directory are another process's.",
+        ),
     ),
     see_also=("hyperctl", "hyper2kvm"),
 )

@@ -116,10 +116,10 @@ def _prepare(daemon: Daemon) -> None:
 
 
 def _check_address(settings: DaemonSettings) -> None:
-    """Raises UsageError for an address that must not be served so, or that another program has."""
+    """Raises UsageError for an address that must not be served so, ListenError for one that another program has."""
     import socket
 
-    from hypersdk.api.address import LISTEN_ADDRESS, addresses_of, check_exposure, split_address
+    from hypersdk.api.address import ListenError, addresses_of, check_exposure, split_address
 
     check_exposure(settings)
     host, port = split_address(settings.addr)
@@ -135,11 +135,7 @@ def _check_address(settings: DaemonSettings) -> None:
             except OSError as error:
                 if error.errno in _ABSENT:
                     continue
-                raise UsageError(
-                    f"{settings.addr} cannot be listened on: {error.strerror}", code=LISTEN_ADDRESS,
-                    cause="Another program has the port, or this user may not take it.",
-                    next_step="Choose another with --addr, or end the other program.",
-                ) from error  # fmt: skip
+                raise ListenError(f"{settings.addr} cannot be listened on: {error.strerror}") from error
 
 
 _ABSENT: Final = frozenset({97, 99})  # EAFNOSUPPORT, EADDRNOTAVAIL: a machine without IPv6
