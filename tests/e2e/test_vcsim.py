@@ -112,6 +112,23 @@ def test_a_named_snapshot(site: Callable[..., tuple[Vcsim, Program]], raw: Path,
     assert before["snapshots"] == ["monday"]
 
 
+def test_a_named_snapshot_has_the_machine_as_it_was_then(
+    site: Callable[..., tuple[Vcsim, Program]], raw: Path, tmp_path: Path
+) -> None:
+    """Since then its disk was taken away, another was put in, and it got processors: by today's list its data would be left out."""
+    server, hyper2kvm = site(autostart=False)
+    cpus = hyper2kvm.run("inspect", VM, "--json").seen[-1]["cpus"]
+    server.govc("snapshot.create", "-vm", VM, "monday")
+    (disk,) = server.govc("device.ls", "-vm", VM, "disk-*").split()[:1]
+    server.govc("device.remove", "-vm", VM, "-keep", disk)
+    for number in (1, 2):
+        server.govc("vm.disk.create", "-vm", VM, "-name", f"{VM}/later{number}", "-size", "1M")
+    server.govc("vm.change", "-vm", VM, "-c", str(cpus + 3))
+    exported(hyper2kvm, raw, tmp_path / "out", "--from-snapshot", "monday", "--format", "ovf")
+    envelope = (tmp_path / "out" / f"{VM}.ovf").read_text()
+    assert f"<rasd:VirtualQuantity>{cpus}</rasd:VirtualQuantity>" in envelope
+
+
 def test_powered_off_for_the_export(site: Callable[..., tuple[Vcsim, Program]], raw: Path, tmp_path: Path) -> None:
     server, hyper2kvm = site()
     before = as_found(server)

@@ -280,16 +280,23 @@ class MachineCopy:
     ) -> Iterator[tuple[DiskRecord, FlatDiskSource | str]]:
         """Each disk as ranges, or why not. The range that is read to find out takes a stream of the budget, as every other does."""
         session, budget = self.work.session, self.disks.shared.budget
-        machine = read_machine(self.work.session, self.work.run.record.moref)
+        moref, snapshot = self.work.run.record.moref, self._point.snapshot
+        machine = read_machine(session, moref)
         disks = {disk.key: disk for disk in machine.disks}
+        then = (
+            {disk.key: disk.file for disk in read_machine(session, moref, snapshot=snapshot).disks} if snapshot else {}
+        )
         for record in pending:
             disk = disks.get(record.key)
             if disk is None:
                 yield record, "the machine has it no more"
                 continue
+            if snapshot and then.get(record.key) not in disk.chain:
+                yield record, "another disk has its place since the snapshot was made"
+                continue
             with budget.stream(session.endpoint.host, cancel):
                 found = probe_flat(
-                    session, machine, disk, snapshot=self._point.snapshot, cancel=cancel, stall_timeout_s=self._stall_timeout_s
+                    session, machine, disk, snapshot=snapshot, cancel=cancel, stall_timeout_s=self._stall_timeout_s
                 )  # fmt: skip
             yield record, found
 

@@ -115,18 +115,21 @@ def make_plan(
     """
     rows = machines if machines is not None else list_machines(session, cancel=cancel)
     machine = read_machine(session, find_machine(rows, spec.machine).moref)
-    disks = select_disks(machine.name, machine.disks, spec.exclude_disks)
-    temporary = preflight.wants_snapshot(machine, spec)
-    stores = read_datastores(session, machine.moref) if temporary else []
-    planned = tuple(_planned(machine, spec, number, disk) for number, disk in disks)
-    needs = sum(disk.expected_bytes for disk in planned) + most_bytes_around(spec, len(planned))
-    free = free_bytes(spec.output_dir)
     known = runs or FolderRuns(state_dir())
     if spec.resume is Resume.REFUSE and _nothing_begun(spec, known):
         spec = replace(spec, resume=Resume.DISCARD)
     resuming = _check_folder(spec, unfinished=known.exists(spec.output_dir))
     run = _run_of(spec, machine, known)
     only_publish = resuming and run is not None and run.copied
+    snapshot = _named_snapshot(machine, spec, may_be_gone=only_publish)
+    if snapshot is not None:
+        machine = read_machine(session, machine.moref, snapshot=snapshot)
+    disks = select_disks(machine.name, machine.disks, spec.exclude_disks)
+    temporary = preflight.wants_snapshot(machine, spec)
+    stores = read_datastores(session, machine.moref) if temporary else []
+    planned = tuple(_planned(machine, spec, number, disk) for number, disk in disks)
+    needs = sum(disk.expected_bytes for disk in planned) + most_bytes_around(spec, len(planned))
+    free = free_bytes(spec.output_dir)
     refusals: list[Refusal] = []
     if not only_publish:  # else nothing of the machine is read or changed any more, whatever has become of it
         held_by_us = run is not None and bool(run.open_changes)
@@ -137,7 +140,6 @@ def make_plan(
         refusals += _space_refusals(spec, needs, free)
     preflight.raise_if_any(machine.name, refusals)
     changes = _changes_left(run) if run and only_publish else _changes(machine, spec, temporary)
-    snapshot = None if only_publish else _named_snapshot(machine, spec)
     return Plan(
         spec=spec, machine=machine, disks=planned, snapshot=snapshot, temporary_snapshot=temporary,
         point=_point_text(spec, temporary), method=spec.method, changes=tuple(changes),
@@ -211,11 +213,13 @@ def _space_refusals(spec: ExportSpec, needs: int, free: int) -> Iterator[Refusal
         )
 
 
-def _named_snapshot(machine: Machine, spec: ExportSpec) -> str | None:
+def _named_snapshot(machine: Machine, spec: ExportSpec, *, may_be_gone: bool) -> str | None:
     if spec.state is not SourceState.SNAPSHOT or spec.snapshot == "new":
         return None
     hits = [node.moref for node in machine.snapshots if spec.snapshot in (node.name, node.moref)]
     if len(hits) != 1:
+        if may_be_gone:
+            return None
         reason = "no snapshot" if not hits else "more than one snapshot"
         raise LookupFailed(
             f"'{machine.name}' has {reason} '{spec.snapshot}'",

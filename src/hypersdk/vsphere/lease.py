@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 from typing import Final
@@ -45,7 +45,7 @@ from hypersdk.units import format_duration
 from hypersdk.vsphere import nfc
 from hypersdk.vsphere.faults import BUSY, retried_when_away
 from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, SessionCookie
-from hypersdk.vsphere.machine import read_machine, read_snapshot_disks
+from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.routes import Routes
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.sources import LeaseDiskSource
@@ -322,12 +322,7 @@ class LeasedExport:
 
     def _disks(self) -> Sequence[Disk]:
         """The disks that the lease is of: a snapshot has those of its time, which need not be the machine's of today."""
-        now = read_machine(self._session, self._moref, cancel=self._cancel).disks
-        if self._snapshot is None:
-            return now
-        used = {disk.key: disk.used_bytes for disk in now}
-        then = read_snapshot_disks(self._session, self._snapshot, cancel=self._cancel)
-        return [replace(disk, used_bytes=used.get(disk.key)) for disk in then] or now
+        return read_machine(self._session, self._moref, snapshot=self._snapshot, cancel=self._cancel).disks
 
     # Streams
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -41,6 +41,12 @@ _DETAIL: Final = (
     "runtime.bootTime", "runtime.connectionState", "runtime.consolidationNeeded", "snapshot", "layoutEx", "guest.toolsRunningStatus", "guest.toolsVersion",
     "guest.guestId", "guest.guestFullName", "guest.hostName", "guest.ipAddress", "guest.net",
 )  # fmt: skip
+_THEN: Final = tuple(
+    path
+    for path in _DETAIL
+    if path.startswith("config.") and path not in ("config.changeVersion", "config.files.vmPathName")
+)
+"""What a snapshot has of its own."""
 _POINT: Final = ("config.changeVersion", "runtime.bootTime", "runtime.powerState", "snapshot.currentSnapshot", DEVICES)
 _NETWORKS: Final = {"Network": ("name",), "DistributedVirtualPortgroup": ("name", "key"), "OpaqueNetwork": ("name",)}
 DATASTORE: Final = (
@@ -81,13 +87,22 @@ class PointFacts:
     disk_files: dict[int, str | None]
 
 
-def read_machine(session: Session, moref: str, *, cancel: CancelToken | None = None) -> Machine:
+def read_machine(
+    session: Session, moref: str, *, snapshot: str | None = None, cancel: CancelToken | None = None
+) -> Machine:
     """All that is known of one machine, with its host, networks, datastores, folders and running tasks, in one call.
 
+    With a ``snapshot`` (its moref), in one call more, its hardware and settings are those that the snapshot holds: since then a disk may have been
+    added or removed, or another one put in its place. Where the server does not show them, they are today's.
     Raises LookupFailed ``object_gone``, Refused ``machine_unreadable`` (no configuration).
     """
     token = cancel or CancelToken()
-    return session.call(lambda: _decode(moref, _read_related(session, moref, token)))
+    found = session.call(lambda: _read_related(session, moref, token))
+    machine = _decode(moref, found)
+    if snapshot is None:
+        return machine
+    then = read_one(session, "VirtualMachineSnapshot", snapshot, _THEN, cancel=token)
+    return machine if DEVICES not in then.values else _as_of(machine, found, then)
 
 
 def read_datastores(session: Session, moref: str, *, cancel: CancelToken | None = None) -> list[DatastoreFacts]:
@@ -109,15 +124,6 @@ def read_datastores(session: Session, moref: str, *, cancel: CancelToken | None 
 def read_point(session: Session, moref: str, *, cancel: CancelToken | None = None) -> PointFacts:
     """The facts that prove two looks at a machine to be of the same point in time. Raises LookupFailed ``object_gone``."""
     return _point(read_one(session, "VirtualMachine", moref, _POINT, cancel=cancel or CancelToken()))
-
-
-def read_snapshot_disks(session: Session, snapshot: str, *, cancel: CancelToken | None = None) -> tuple[Disk, ...]:
-    """The disks that a snapshot holds, as they were attached then; empty where the server does not show its configuration.
-
-    The machine's own list may differ by now: a disk was added, removed, or another one put in its place. Raises LookupFailed ``object_gone``.
-    """
-    found = read_one(session, "VirtualMachineSnapshot", snapshot, [DEVICES], cancel=cancel or CancelToken())
-    return read_hardware(found.items(DEVICES), networks={}, datastores={}, used={}).disks
 
 
 @dataclass(slots=True)
@@ -207,6 +213,19 @@ def _decode(moref: str, found: _Related) -> Machine:
         annotation=vm.text("config.annotation"),
         vmx_file=vm.text("config.files.vmPathName"),
     )
+
+
+def _as_of(machine: Machine, found: _Related, then: ObjectProperties) -> Machine:
+    """``machine`` with the configuration ``then``. How much is used of a disk is known where it is still the one that it was."""
+    assert found.machine is not None
+    values = {path: value for path, value in found.machine.values.items() if path not in _THEN} | dict(then.values)
+    as_then = _decode(machine.moref, replace(found, machine=replace(found.machine, values=values)))
+    now = {_identity(disk): disk.used_bytes for disk in machine.disks}
+    return replace(as_then, disks=tuple(replace(disk, used_bytes=now.get(_identity(disk))) for disk in as_then.disks))
+
+
+def _identity(disk: Disk) -> tuple[int, int, str | None]:
+    return disk.key, disk.capacity_bytes, disk.uuid
 
 
 def _gone(moref: str) -> LookupFailed:

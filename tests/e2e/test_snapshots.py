@@ -1,0 +1,52 @@
+"""A named snapshot: the machine as it was then, whatever has become of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hypersdk.migration.spec import Method, SourceState
+from hypersdk.simulator import Simulator
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.units import MiB
+from tests.e2e.engine import EngineFactory, succeeded
+from tests.e2e.judge import assert_finished, assert_holds, expected_raw
+
+MACHINE = MachineSpec("web-01", disks=(DiskSpec(2 * MiB), DiskSpec(2 * MiB)), snapshots=("then",))
+
+
+def exchange_disks(simulator: Simulator) -> None:
+    """Each disk sits in the other one's place by now, with its snapshot's files."""
+    machine = simulator.vm("web-01")
+    with simulator.platform.world.lock:
+        machine.disks[0].key, machine.disks[1].key = machine.disks[1].key, machine.disks[0].key
+        machine.refresh_disk_devices()
+        machine.changed_config()
+
+
+@pytest.mark.parametrize("method", [Method.AUTO, Method.LEASE])
+def test_disks_that_were_exchanged_since(method: Method, engine: EngineFactory, tmp_path: Path) -> None:
+    ran, folder = engine(machines=(MACHINE,)), tmp_path / "out"
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected", snapshot="then")
+    exchange_disks(ran.simulator)
+    before = ran.simulator.state()
+    wish = {"state": SourceState.SNAPSHOT, "snapshot": "then", "method": method}
+    result = succeeded(ran.export("web-01", folder, **wish))
+    assert_holds(folder, expected, result.content, tmp_path / "judged")
+    assert_finished(folder)
+    assert ran.simulator.state() == before
+
+
+def test_files_of_another_disk_are_not_read_for_the_snapshots(engine: EngineFactory, tmp_path: Path) -> None:
+    """The device key is the same, and the file would be the base of the only snapshot: of the other disk."""
+    ran = engine(machines=(MACHINE,))
+    wish = {"state": SourceState.SNAPSHOT, "snapshot": "then", "method": Method.DATASTORE}
+    succeeded(ran.export("web-01", tmp_path / "as it was", **wish))
+    exchange_disks(ran.simulator)
+    ran.simulator.reset_counters()
+    refused = ran.export("web-01", tmp_path / "exchanged", **wish).error
+    assert refused is not None
+    assert refused.code == "no_ranges"
+    assert "another disk has its place" in refused.message
+    assert not ran.simulator.counters.ranges
