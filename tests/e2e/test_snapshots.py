@@ -1,14 +1,19 @@
-"""A named snapshot: the machine as it was then, whatever has become of it."""
+"""The disks that are exported: of a named snapshot those of then, else those of the plan, or none."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hypersdk.migration.spec import Method, SourceState
+from hypersdk.migration.export import export_machines
+from hypersdk.migration.plan import make_plan
+from hypersdk.migration.settings import RunSettings
+from hypersdk.migration.spec import ExportSpec, Method, SourceState
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from tests.e2e.engine import EngineFactory, succeeded
 from tests.e2e.judge import assert_finished, assert_holds, expected_raw
@@ -50,3 +55,35 @@ def test_files_of_another_disk_are_not_read_for_the_snapshots(engine: EngineFact
     assert refused.code == "no_ranges"
     assert "another disk has its place" in refused.message
     assert not ran.simulator.counters.ranges
+
+
+@pytest.mark.parametrize("power", ["poweredOff", "poweredOn"])
+@pytest.mark.parametrize("resized", [False, True])
+def test_a_disk_that_comes_between_plan_and_export_is_not_left_out(
+    power: str, resized: bool, engine: EngineFactory, tmp_path: Path
+) -> None:
+    """As while the question whether to start waits for its answer."""
+    ran, folder = engine(machines=(replace(MACHINE, snapshots=(), power=power),)), tmp_path / "out"
+    machine, token = ran.simulator.vm("web-01"), CancelToken()
+    disks = list(machine.disks)
+    with ran.log_in() as session:
+        with ran.simulator.platform.world.lock:
+            if resized:
+                machine.disks[1].spec = replace(machine.disks[1].spec, capacity_bytes=MiB)
+            else:
+                del machine.disks[1]
+            machine.changed_config()
+        plan = make_plan(session, ExportSpec(machine="web-01", output_dir=folder), cancel=token)
+        with ran.simulator.platform.world.lock:
+            machine.disks[:] = disks
+            machine.disks[1].spec = MACHINE.disks[1]
+            machine.changed_config()
+        before = ran.simulator.state()
+        (outcome,) = export_machines(
+            session, [plan], cancel=token, observer=ran.seen.extend, settings=RunSettings(state=tmp_path / "state")
+        )
+    assert outcome.error is not None
+    assert outcome.error.code == "source_changed"
+    assert "Hard disk 2" in outcome.error.message
+    assert ran.simulator.state() == before
+    succeeded(ran.export("web-01", folder))  # as the next step says

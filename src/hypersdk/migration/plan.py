@@ -115,6 +115,7 @@ def make_plan(
     """
     rows = machines if machines is not None else list_machines(session, cancel=cancel)
     machine = read_machine(session, find_machine(rows, spec.machine).moref)
+    free = free_bytes(spec.output_dir)  # first of all that looks at the folder: it says what keeps us from it
     known = runs or FolderRuns(state_dir())
     if spec.resume is Resume.REFUSE and _nothing_begun(spec, known):
         spec = replace(spec, resume=Resume.DISCARD)
@@ -129,7 +130,6 @@ def make_plan(
     stores = read_datastores(session, machine.moref) if temporary else []
     planned = tuple(_planned(machine, spec, number, disk) for number, disk in disks)
     needs = sum(disk.expected_bytes for disk in planned) + most_bytes_around(spec, len(planned))
-    free = free_bytes(spec.output_dir)
     refusals: list[Refusal] = []
     if not only_publish:  # else nothing of the machine is read or changed any more, whatever has become of it
         held_by_us = run is not None and bool(run.open_changes)

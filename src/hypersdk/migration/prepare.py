@@ -20,7 +20,7 @@ from hypersdk.errors import Cancelled, HyperSDKError, Refused, SourceError, Usag
 from hypersdk.migration.journal import Problem, SourceJournal, not_restored
 from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.plan import Plan
-from hypersdk.migration.point import PointKind, point_of
+from hypersdk.migration.point import SOURCE_CHANGED, PointKind, point_of
 from hypersdk.migration.runfile import ChangeKind, DiskRecord, RunFile
 from hypersdk.migration.spec import Resume, SourceState
 from hypersdk.model import Machine, Power
@@ -128,7 +128,7 @@ def take_over(work: SourceWork, cancel: CancelToken) -> None:
 def settle(work: SourceWork, *, shutdown_timeout_s: float, cancel: CancelToken) -> None:
     """Brings the source to a standstill, each change journalled, and writes down the point in time that is exported.
 
-    Disks that were begun at another point start again.
+    Disks that were begun at another point start again. Raises SourceError ``source_changed`` where the machine has other disks than were planned.
     """
     spec = work.plan.spec
     proved = work.run.record.point is not None and _is_still(work, cancel)
@@ -140,9 +140,28 @@ def settle(work: SourceWork, *, shutdown_timeout_s: float, cancel: CancelToken) 
     snapshot = _snapshot(work, machine, cancel)
     if not proved:
         _start_again(work)
-    point = point_of(read_machine(work.session, machine.moref), snapshot)
+    at_point = read_machine(work.session, machine.moref, snapshot=snapshot)
+    _check_disks(work.plan.machine, at_point)
+    point = point_of(at_point, snapshot)
     with work.run.changing() as record:
         record.point = point
+
+
+def _check_disks(planned: Machine, now: Machine) -> None:
+    """Between the plan and the standstill, as while a question waits for its answer, somebody may have added a disk: it would be left out."""
+    before, after = ({disk.key: disk for disk in machine.disks} for machine in (planned, now))
+    different = [
+        (after.get(key) or before[key]).label
+        for key in sorted(before.keys() | after.keys())
+        if key not in before or key not in after or before[key].capacity_bytes != after[key].capacity_bytes
+    ]
+    if different:
+        raise SourceError(
+            f"'{now.name}' has other disks than were planned: {', '.join(different)}",
+            code=SOURCE_CHANGED, disks=different,
+            cause="A disk was added, taken away or resized after the plan was made.",
+            next_step="Run it again.",
+        )  # fmt: skip
 
 
 def _snapshot(work: SourceWork, machine: Machine, cancel: CancelToken) -> str | None:
