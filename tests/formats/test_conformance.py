@@ -277,6 +277,20 @@ def until_there_is_room(action: Callable[[], None]) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("deflated", [False, True])
+def test_the_last_block_may_have_any_length(kind: WriterKind, deflated: bool, tmp_path: Path) -> None:
+    """Of any content: one of all but a sector that does not shrink is as long as the longest that has shrunk."""
+    for sectors in (1, 2, 64, 126, 127, 128):
+        for content in BLOCK_KINDS:
+            guest = Guest(BLOCK + sectors * 512, {1: content})
+            with block_file(image := tmp_path / f"{content}-{sectors}") as file:
+                writer = kind.create(file, guest.capacity)
+                perform(writer, guest, Step(1, 1, deflated))
+                writer.finish()
+                assert_same(guest, image, kind.format)
+
+
+@every_kind
 def test_the_last_write_wins_in_a_later_run(kind: WriterKind, tmp_path: Path) -> None:
     old = Guest(10 * BLOCK, dict.fromkeys(range(0, 10, 2), "text"))
     new = Guest(10 * BLOCK, {**old.kinds, 2: "random", 5: "half", 8: "thin"})

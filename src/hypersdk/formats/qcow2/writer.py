@@ -123,9 +123,10 @@ class Qcow2Writer:
             stubborn = index in self._stubborn
             self._stubborn.discard(index)
         # Deflating takes as long as all else with a cluster. What the source's compressor could not shrink is only tried where its start shrinks.
+        whole = _whole(cluster)  # a short one at the end would pass for one that had shrunk
         if stubborn and len(self._deflate(cluster[:_SAMPLE])) > _SAMPLE_SHRUNK:
-            return cluster
-        return self._deflate(_whole(cluster))
+            return whole
+        return self._deflate(whole)
 
     def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
         """Stores grains as they are, without their zlib header and trailer. Returns those that no compressed cluster can be: all unless the mode is
