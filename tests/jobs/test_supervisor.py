@@ -180,7 +180,7 @@ def test_the_watchdog_is_not_fed_while_a_process_is_hung(tmp_path: Path, monkeyp
 @pytest.mark.slow
 def test_a_stopped_part_is_noticed_and_a_busy_worker_is_left_alone(simulator: SimulatorFactory, tmp_path: Path) -> None:
     """SIGSTOP to the API, then to the worker; meanwhile the worker copies for longer than the limit."""
-    large = (DiskSpec(64 * MiB, allocated_bytes=60 * MiB),)
+    large = (DiskSpec(96 * MiB, allocated_bytes=80 * MiB),)  # some 27 s
     server = simulator(machines=machines(1, large), rate_bytes_s=2 * MiB)
     limit_s = 10
     short = "from hypersdk.jobs import supervisor; supervisor.SILENT_S = 4.0"
