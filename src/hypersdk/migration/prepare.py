@@ -141,20 +141,19 @@ def settle(work: SourceWork, *, shutdown_timeout_s: float, cancel: CancelToken) 
     if not proved:
         _start_again(work)
     at_point = read_machine(work.session, machine.moref, snapshot=snapshot)
-    _check_disks(work.plan.machine, at_point)
+    _check_disks(work.plan, at_point)
     point = point_of(at_point, snapshot)
     with work.run.changing() as record:
         record.point = point
 
 
-def _check_disks(planned: Machine, now: Machine) -> None:
+def _check_disks(plan: Plan, now: Machine) -> None:
     """Between the plan and the standstill, as while a question waits for its answer, somebody may have added a disk: it would be left out."""
-    before, after = ({disk.key: disk for disk in machine.disks} for machine in (planned, now))
-    different = [
-        (after.get(key) or before[key]).label
-        for key in sorted(before.keys() | after.keys())
-        if key not in before or key not in after or before[key].capacity_bytes != after[key].capacity_bytes
-    ]
+    planned = {(disk.key, disk.capacity_bytes) for disk in plan.machine.disks}
+    there = {(disk.key, disk.capacity_bytes) for disk in now.disks}
+    came = [disk.label for disk in now.disks if (disk.key, disk.capacity_bytes) not in planned]
+    went = [disk.label for disk in plan.disks if (disk.key, disk.capacity_bytes) not in there]
+    different = list(dict.fromkeys(came + went))
     if different:
         raise SourceError(
             f"'{now.name}' has other disks than were planned: {', '.join(different)}",
