@@ -388,7 +388,6 @@ def test_what_was_asked_is_answered_before_it_ends(tmp_path: Path) -> None:
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from unittest.mock import Mock
 from hypersdk.api.process import run_api
 from hypersdk.jobs.settings import load_settings
 

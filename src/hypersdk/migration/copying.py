@@ -283,9 +283,7 @@ class MachineCopy:
         moref, snapshot = self.work.run.record.moref, self._point.snapshot
         machine = read_machine(session, moref)
         disks = {disk.key: disk for disk in machine.disks}
-        then = (
-            {disk.key: disk.file for disk in read_machine(session, moref, snapshot=snapshot).disks} if snapshot else {}
-        )
+        then = {disk.key: disk.file for disk in self._point.disks}
         for record in pending:
             disk = disks.get(record.key)
             if disk is None:

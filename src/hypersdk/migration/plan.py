@@ -127,11 +127,11 @@ def make_plan(
         machine = read_machine(session, machine.moref, snapshot=snapshot)
     disks = select_disks(machine.name, machine.disks, spec.exclude_disks)
     temporary = preflight.wants_snapshot(machine, spec)
-    stores = read_datastores(session, machine.moref) if temporary else []
     planned = tuple(_planned(machine, spec, number, disk) for number, disk in disks)
     needs = sum(disk.expected_bytes for disk in planned) + most_bytes_around(spec, len(planned))
     refusals: list[Refusal] = []
     if not only_publish:  # else nothing of the machine is read or changed any more, whatever has become of it
+        stores = read_datastores(session, machine.moref) if temporary else []
         held_by_us = run is not None and bool(run.open_changes)
         refusals += preflight.machine_refusals(machine, spec, [disk for _, disk in disks], held_by_us=held_by_us)
         refusals += preflight.datastore_refusals(stores, floor.fraction, floor.at_least_bytes)

@@ -199,9 +199,8 @@ idempotency = sa.Table(
     sa.Column("request", sa.String(64), nullable=False),  # digest of method, path and body
     sa.Column("status", sa.Integer, nullable=True),  # None while the first is being answered
     sa.Column("answer", sa.LargeBinary, nullable=True),
-    sa.Column(
-        "taken_at", Time, nullable=True
-    ),  # since when a process is about to answer; None where it may be asked again
+    # Since when a process is about to answer; None where it may be asked again.
+    sa.Column("taken_at", Time, nullable=True),
     sa.Column("at", Time, nullable=False, index=True),  # when the key was first seen: ids of jobs come from both
 )
 removed = sa.Table(

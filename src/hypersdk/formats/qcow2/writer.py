@@ -122,8 +122,8 @@ class Qcow2Writer:
         with self._lock:
             stubborn = index in self._stubborn
             self._stubborn.discard(index)
-        # Deflating takes as long as all else with a cluster. What the source's compressor could not shrink is only tried where its start shrinks.
         whole = _whole(cluster)  # a short one at the end would pass for one that had shrunk
+        # Deflating takes as long as all else with a cluster. What the source's compressor could not shrink is only tried where its start shrinks.
         if stubborn and len(self._deflate(cluster[:_SAMPLE])) > _SAMPLE_SHRUNK:
             return whole
         return self._deflate(whole)
