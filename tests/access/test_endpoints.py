@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +24,8 @@ from hypersdk.simulator import Simulator
 from hypersdk.state.database import Database
 from hypersdk.state.pages import EVERYTHING, Slice
 from hypersdk.state.tables import endpoints as table
+from hypersdk.vsphere.connection import open_connection
+from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
 from tests.support.simulator import SimulatorFactory
 
 REFUSED = [
@@ -68,6 +74,75 @@ def test_what_is_listed_is_allowed(allowed: str, host: str, port: int, fine: boo
     else:
         with pytest.raises(UsageError):
             check_submitted(host, port, (allowed,))
+
+
+ASK_OF_ALL = """
+import ipaddress, json, socket, sys
+from hypersdk.access.endpointpolicy import refusal
+print(json.dumps({text: refusal(ipaddress.ip_address(text)) for text in json.load(sys.stdin)}))
+"""
+HERE = ["10.9.8.1", "192.0.2.77", "203.0.113.5", "2001:db8::77", "fd12:3456::1"]
+ROUTED_HERE = ["198.51.100.1", "198.51.100.254"]
+ELSEWHERE = ["10.9.8.2", "192.0.2.78", "198.51.101.1", "2001:db8::78", "fd12:3456::2"]
+
+
+def refusals(addresses: list[str], *commands: str) -> dict[str, str | None]:
+    """What is refused in a network namespace of its own, where ``commands`` have been run."""
+    prepared = "; ".join([*commands, f"exec {sys.executable} -c '{ASK_OF_ALL}'"])
+    shell = ["unshare", "--net", "--map-root-user", "sh", "-ec", prepared]
+    ended = subprocess.run(shell, input=json.dumps(addresses), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, str | None] = json.loads(ended.stdout)
+    return found
+
+
+def test_no_address_of_the_hosts_interfaces_is_an_endpoint() -> None:
+    """Two interfaces with addresses of both kinds, and a block that the kernel takes for its own without an interface that has them."""
+    mapped = [f"::ffff:{text}" for text in HERE if ":" not in text]
+    found = refusals(
+        HERE + ROUTED_HERE + mapped + ELSEWHERE,
+        "ip link set lo up",
+        "ip link add side0 type veth peer name side1",
+        "ip address add 10.9.8.1/24 dev side0", "ip address add 192.0.2.77/24 dev side1", "ip address add 203.0.113.5/32 dev lo",
+        "ip address add 2001:db8::77/64 dev side0 nodad", "ip address add fd12:3456::1/64 dev side1 nodad",
+        "ip link set side0 up", "ip link set side1 up",
+        "ip route add local 198.51.100.0/24 dev lo", "ip route add 198.51.101.0/24 dev side0",
+    )  # fmt: skip
+    assert {text: why for text, why in found.items() if why is None} == dict.fromkeys(ELSEWHERE)
+
+
+def test_no_address_of_this_very_host_is_an_endpoint() -> None:
+    named = {str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), 443)}
+    listed = {
+        info.split()[0] for info in subprocess.check_output(["hostname", "-I"], text=True).splitlines() if info.strip()
+    }
+    for address in named | listed:
+        with pytest.raises(UsageError, match="endpoint"):
+            check_submitted(address, 443, ())
+    with pytest.raises(UsageError):
+        check_submitted(socket.gethostname(), 443, ())
+
+
+def test_an_address_that_becomes_the_hosts_own_is_refused_at_the_next_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dialled: list[str] = []
+
+    def unreachable(host: str, *_: object, **__: object) -> socket.socket:
+        dialled.append(host)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("hypersdk.vsphere.connection.dial", unreachable)
+    guard = EndpointGuard(resolve=lambda *_: ["192.0.2.10"])
+    endpoint = Endpoint("vcenter.example.com", 443, "user", Secret("x"), TlsPolicy(insecure=True), judge=guard)
+    connection = open_connection(endpoint)
+    with pytest.raises(ConnectionRefusedError):
+        connection.connect()
+    monkeypatch.setattr("hypersdk.access.endpointpolicy._is_local", lambda _: True)
+    with pytest.raises(UsageError) as caught:
+        connection.connect()
+    assert dialled == ["192.0.2.10"]
+    assert caught.value.code == "endpoint_refused"
 
 
 def test_a_name_that_changes_its_address_gains_nothing() -> None:

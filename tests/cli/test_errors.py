@@ -103,8 +103,13 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_the_password_in_a_url_flag_is_refused_and_not_shown() -> None:
-    result = run("list", "--url", "https://user:hunter2@vcenter.example.com/sdk", "--json")
+@pytest.mark.parametrize(
+    "url",
+    ["https://user:hunter2@vcenter.example.com/sdk", "user:hunter2@vcenter.example.com", "https://a@b:hunter2@vcenter.example.com",
+     "https://user:hunter2#x@vcenter.example.com", "https://user:hunter2@[::1", "https://user:hunter2＠@x"],
+)  # fmt: skip
+def test_the_password_in_a_url_flag_is_refused_and_not_shown(url: str) -> None:
+    result = run("list", "--url", url, "--json")
     assert result.error["code"] == "password_in_argv"
     assert "hunter2" not in result.out + result.err
 

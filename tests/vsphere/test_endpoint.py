@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import socket
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
+from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy, http_proxy_for, resolve_endpoint
 from hypersdk.vsphere.knownhosts import default_known_hosts, remember_host
 
@@ -222,3 +225,33 @@ def test_any_text_as_address_gives_an_endpoint_or_a_usage_error(text: str) -> No
     assert isinstance(endpoint, Endpoint)
     assert endpoint.host
     assert not set(endpoint.host) & set("/@ \r\n\0")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://u:p#w@vc.example.com/sdk", "https://u:p/w@vc.example.com", "https://u:p?w@vc.example.com", "https://vc.example.com/sdk#x@y",
+     "https://vc.example.com#@192.0.2.9", "https://[::1", "https://u@[::1", "https://[192.0.2.1]", "https://vc.example.com:0", "https://vc.example.com:-1",
+     "https://vc.example.com:１", "https://a..b", "https://.", "https://" + "a" * 64 + ".example.com", "https://a b", "https://a\nb", "https://u\ud800@h",
+     "https://u:p＠vc.example.com", "https://vc.example.com＃x", "#", "@", "https://#@", "https://u:p@#@h", "https://\u202evc.example.com"],
+)  # fmt: skip
+def test_an_address_that_programs_read_in_different_ways_is_none(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_endpoint({}, None, url=url)
+    assert url not in str(caught.value) + caught.value.next_step
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "username"),
+    [("https://administrator@vsphere.local@vc.example.com/sdk", "vc.example.com", "administrator@vsphere.local"),
+     ("a@b:c@vc.example.com", "vc.example.com", "a@b"), ("https://@vc.example.com", "vc.example.com", ""), ("vc.example.com#sdk", "vc.example.com", "")],
+)  # fmt: skip
+def test_a_user_name_may_hold_an_at_sign(url: str, host: str, username: str) -> None:
+    found = resolve_endpoint({}, None, url=url)
+    assert (found.host, found.username) == (host, username)
+
+
+def test_a_name_that_no_resolver_takes_is_an_unresolved_name() -> None:
+    endpoint = replace(resolve_endpoint({}, None, url="https://vc.example.com"), host="a..b")
+    with pytest.raises(socket.gaierror):
+        open_connection(endpoint).connect()

@@ -1,8 +1,9 @@
 """Where a submitted job may make the daemon connect to.
 
-Whoever may submit a job may name a vCenter, and the daemon sits where the submitter may not: beside its own loopback services and, in a cloud, beside
+Whoever may submit a job may name a vCenter, and the daemon sits where the submitter may not: beside its own host's services and, in a cloud, beside
 the metadata service that hands out credentials. So an endpoint that a job names is resolved, judged by its addresses, and connected to by the very
-address that was judged: a name that resolves to something else a moment later (DNS rebinding) gains nothing.
+address that was judged: a name that resolves to something else a moment later (DNS rebinding) gains nothing. It is judged again at each connection:
+the host may have got other addresses meanwhile. An address that leads back here only through another device (NAT) cannot be told from outside.
 
 Endpoints from the environment (``GOVC_*``), from the configuration, or made by an administrator are trusted and not judged.
 """
@@ -20,7 +21,7 @@ from hypersdk.errors import ConnectError, UsageError, register
 
 ENDPOINT_REFUSED: Final = register(
     "endpoint_refused",
-    "A job may not name an endpoint on the daemon's own host, on a link-local or on a cloud's metadata address.",
+    "A job may not name an endpoint on the daemon's own host (by any of its addresses), on a link-local or on a cloud's metadata address.",
     "Have an administrator make the endpoint, or list it as allowed_endpoints in the daemon's configuration.",
 )
 ENDPOINT_UNRESOLVED: Final = register(
@@ -50,12 +51,16 @@ def check_submitted(host: str, port: int, allowed: Iterable[str], *, resolve: Re
     the name is. Raises UsageError ``endpoint_refused``, ConnectError ``endpoint_unresolved``.
     """
     addresses = (resolve or _resolve)(host, port)
+    _judge(host, port, addresses, allowed)
+    return addresses[0]
+
+
+def _judge(host: str, port: int, addresses: Iterable[str], allowed: Iterable[str]) -> None:
     if _listed(host, port, allowed):
-        return addresses[0]
+        return
     for address in addresses:
         if (why := refusal(ipaddress.ip_address(address.partition("%")[0]))) is not None:
             raise UsageError(f"the endpoint {host[:253]} is {why}", code=ENDPOINT_REFUSED, host=host[:253])
-    return addresses[0]
 
 
 def refusal(address: Address) -> str | None:
@@ -70,11 +75,26 @@ def refusal(address: Address) -> str | None:
         return "a link-local address"
     if address.is_unspecified:
         return "the unspecified address, which is this host"
+    if _is_local(address):
+        return "an address of the daemon's own host"
     if address.is_multicast or (isinstance(address, ipaddress.IPv4Address) and address in _THIS_NETWORK):
         return "no address of a single host"
     return None
 
 
+def _is_local(address: Address) -> bool:
+    """Whether the kernel would deliver to this host itself: the source address of a way to a local address is that address (ip-route(8), table
+    ``local``; RFC 6724, rule 1). Nothing is sent."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), _ANY_PORT))
+            return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address
+    except OSError:
+        return False  # no way there, or no such protocol here: nor can there be a connection
+
+
+_ANY_PORT: Final = 443
 _THIS_NETWORK: Final = ipaddress.ip_network("0.0.0.0/8")
 
 
@@ -95,12 +115,12 @@ _COMPATIBLE: Final = ipaddress.ip_network("::/96")
 
 @dataclass(slots=True)
 class EndpointGuard:
-    """``check_submitted`` for all connections of one job: each host is resolved once. Also for the ESXi hosts that a vCenter named by a job hands
-    out, which are as little trusted as it is. Thread-safe."""
+    """``check_submitted`` for all connections of one job: each host is resolved once, and judged at each connection. Also for the ESXi hosts
+    that a vCenter named by a job hands out, which are as little trusted as it is. Thread-safe."""
 
     allowed: tuple[str, ...] = ()
     resolve: Resolve | None = None
-    _known: dict[tuple[str, int], str] = field(default_factory=dict)
+    _known: dict[tuple[str, int], list[str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, host: str, port: int) -> str:
@@ -110,8 +130,10 @@ class EndpointGuard:
             if key not in self._known:
                 if len(self._known) >= 1024:
                     raise UsageError("the endpoint names too many hosts", code=ENDPOINT_REFUSED, host=host[:253])
-                self._known[key] = check_submitted(host, port, self.allowed, resolve=self.resolve)
-            return self._known[key]
+                self._known[key] = (self.resolve or _resolve)(host, port)
+            addresses = self._known[key]
+        _judge(host, port, addresses, self.allowed)
+        return addresses[0]
 
 
 def is_loopback_name(host: str) -> bool:

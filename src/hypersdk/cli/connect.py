@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
-from urllib.parse import urlsplit
 
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean
@@ -74,8 +73,8 @@ def _flag_values(cli: Cli) -> dict[str, object]:
 
 
 def _holds_password(url: str) -> bool:
-    address = url if "://" in url else f"https://{url}"
-    return ":" in urlsplit(address).netloc.rpartition("@")[0]
+    """By its form alone: one that is no valid URL may hold a password all the same."""
+    return ":" in url.rpartition("://")[2].rpartition("@")[0]
 
 
 def _given_password(cli: Cli) -> Secret | None:

@@ -15,13 +15,11 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
-from urllib.parse import unquote
 
 from pydantic import (
     BaseModel,
@@ -39,6 +37,7 @@ from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputForma
 from hypersdk.migration.yamltext import BadYaml, read_yaml
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
+from hypersdk.vsphere.endpoint import Address, parse_address
 
 MAX_TEXT: Final = 4 * MiB
 """Characters of one file: about 10,000 jobs."""
@@ -222,12 +221,13 @@ class JobDefinition(_Part):
     def endpoint(self) -> EndpointOverrides:
         """Flags for ``resolve_endpoint``. A user or password inside the address is taken out of it; ``vcenter`` wins over the address."""
         part = self.vcenter
-        url, username, password = _split_address(part.server if part else self.vcenter_url)
+        text = part.server if part else self.vcenter_url
+        address = Address() if text is None else parse_address(text)
         insecure = part.insecure if part and part.insecure is not None else self.insecure
         return EndpointOverrides(
-            url=url,
-            username=part.username if part and part.username else username,
-            password=part.password if part and part.password else password,
+            url=address.url if text is not None else None,
+            username=part.username if part and part.username else address.username,
+            password=part.password if part and part.password else address.password,
             insecure=insecure,
             datacenter=self.datacenter,
         )
@@ -330,6 +330,10 @@ def _definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
     for name in definition.options.switched_on():
         raise UsageError(f"option '{name}' is not supported", code=UNSUPPORTED_OPTION, field=f"options.{name}")
     definition.to_spec()  # its values are checked now, not when the job runs
+    try:
+        _ = definition.endpoint
+    except UsageError as error:
+        raise _invalid("vcenter.server" if definition.vcenter else "vcenter_url", error.message) from None
     names = [name for name in ("output_path", "output_dir") if getattr(definition, name)]
     return definition.model_copy(update=dict.fromkeys(names, _folder(definition.folder, environ)))
 
@@ -422,19 +426,6 @@ def _folder(text: str, environ: Mapping[str, str]) -> str:
 
 def _tag_text(value: object) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
-
-
-def _split_address(text: str | None) -> tuple[str | None, str | None, Secret | None]:
-    """Address, user and password from ``https://user:password@host/sdk`` or ``user:password@host``."""
-    if text is None:
-        return None, None, None
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*://)?(.*)", text, re.DOTALL)
-    scheme, rest = (match[1] or "", match[2]) if match else ("", text)
-    login, at, host = rest.rpartition("@")
-    if not at:
-        return text, None, None
-    user, colon, password = login.partition(":")
-    return scheme + host, unquote(user) or None, Secret(unquote(password)) if colon else None
 
 
 # --- JSON and YAML, as strangers write them --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import http.client
 import select
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -42,16 +43,17 @@ class TrustedConnection(http.client.HTTPConnection):
         *,
         pinned_sha1: str | None = None,
         proxy: Proxy | None = None,
-        connect_to: str | None = None,
+        connect_to: Callable[[], str] | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         reply_timeout_s: float = REPLY_TIMEOUT_S,
     ) -> None:
-        """``connect_to`` is the address to dial in place of looking ``host`` up; the certificate is judged by ``host`` all the same."""
+        """``connect_to`` gives, before each dialling, the address to dial in place of looking ``host`` up, and raises where there must be no
+        connection; the certificate is judged by ``host`` all the same."""
         super().__init__(host, port, timeout=reply_timeout_s)
         self._tls = tls
         self._pin = pinned_sha1 or tls.thumbprint
         self._proxy = proxy
-        self._dialled = connect_to or host
+        self._dialled = connect_to or (lambda: host)
         self._connect_timeout_s = connect_timeout_s
         self._reply_timeout_s = reply_timeout_s
         self._shaking: socket.socket | None = None
@@ -89,7 +91,7 @@ class TrustedConnection(http.client.HTTPConnection):
         super().request(*args, **kwargs)  # type: ignore[arg-type]
 
     def _handshake(self, tls: TlsPolicy, pin: str | None) -> ssl.SSLSocket:
-        sock = dial(self._dialled, self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
+        sock = dial(self._dialled(), self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -124,7 +126,7 @@ class TrustedConnection(http.client.HTTPConnection):
     def _shown(self) -> PeerCertificate | None:
         """The untrusted certificate, fetched once more for the message; the message does without where that fails."""
         try:
-            return peer_certificate(self._dialled, self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
+            return peer_certificate(self._dialled(), self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
         except OSError:
             return None
 
@@ -154,8 +156,9 @@ def open_connection(
     tls = endpoint.tls
     if (name, number) != (endpoint.host, endpoint.port):
         tls = TlsPolicy(insecure=tls.insecure, ca_bundle=tls.ca_bundle)
+    judge = endpoint.judge
     return TrustedConnection(
         name, number, tls, pinned_sha1=pinned_sha1, proxy=http_proxy_for(endpoint, name, number),
-        connect_to=endpoint.judge(name, number) if endpoint.judge else None,
+        connect_to=None if judge is None else lambda: judge(name, number),
         connect_timeout_s=connect_timeout_s, reply_timeout_s=reply_timeout_s,
     )  # fmt: skip

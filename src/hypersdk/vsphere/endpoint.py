@@ -16,7 +16,7 @@ from hypersdk.vsphere.certificate import TlsPolicy, normal_print
 from hypersdk.vsphere.knownhosts import default_known_hosts, remembered_print
 from hypersdk.vsphere.proxy import Proxy, proxy_from_environ
 
-__all__ = ["Endpoint", "TlsPolicy", "http_proxy_for", "resolve_endpoint"]
+__all__ = ["Endpoint", "TlsPolicy", "http_proxy_for", "parse_address", "resolve_endpoint"]
 
 NO_ENDPOINT: Final = register(
     "no_endpoint",
@@ -27,7 +27,10 @@ NO_ENDPOINT: Final = register(
 HTTPS_PORT: Final = 443
 MAX_SECRET_BYTES: Final = 64 * 1024
 _SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
-_HOST: Final = re.compile(r"^(?:[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,32})?)$")
+_HOST: Final = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?\Z"  # labels: RFC 1035, section 2.3.4
+    r"|(?=[^:]*:)[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,32})?\Z"
+)
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 CONFIG_KEYS: Final = frozenset(
@@ -55,16 +58,22 @@ class Endpoint:
     @property
     def address(self) -> str:
         """``host`` for people, with the port where it is unusual."""
-        name = f"[{self.host}]" if ":" in self.host else self.host
-        return name if self.port == HTTPS_PORT else f"{name}:{self.port}"
+        return _shown(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)
-class _Address:
-    host: str
-    port: int
-    username: str | None
-    password: Secret | None
+class Address:
+    """What a URL in any of govc's forms says: host, port, and credentials where it holds them."""
+
+    host: str = ""
+    port: int = HTTPS_PORT
+    username: str | None = None
+    password: Secret | None = None
+
+    @property
+    def url(self) -> str:
+        """The same without credentials and path."""
+        return f"https://{_shown(self.host, self.port)}"
 
 
 def resolve_endpoint(
@@ -89,7 +98,7 @@ def resolve_endpoint(
     text = url or environ.get("GOVC_URL") or settings.text("url")
     if not text:
         raise UsageError("no vCenter or ESXi host was named", code=NO_ENDPOINT)
-    address = _parse_url(text)
+    address = parse_address(text)
     own = settings.for_host(address)
     return Endpoint(
         host=address.host,
@@ -112,8 +121,12 @@ def http_proxy_for(endpoint: Endpoint, host: str, port: int = HTTPS_PORT) -> Pro
     return None if proxy is None or proxy.bypassed_for(host, port) else proxy
 
 
-def _parse_url(text: str) -> _Address:
-    """Host, port and credentials of a URL in any of govc's forms. The path is dropped: the API is always at ``/sdk``."""
+def parse_address(text: str) -> Address:
+    """Host, port and credentials of a URL in any of govc's forms. The path is dropped: the API is always at ``/sdk``.
+
+    A user name may hold ``@``, as ``name@vsphere.local@host`` does; nothing else that divides a URL may stand in it unescaped, for
+    then programs differ in which part is the host. Raises UsageError, which shows nothing of the URL: it may hold a password.
+    """
     url = _split(text.strip())
     if url.scheme.lower() != "https":
         raise UsageError(
@@ -124,7 +137,7 @@ def _parse_url(text: str) -> _Address:
         raise UsageError(
             "the vSphere address has no valid host name", next_step="Write it as https://vcenter.example.com."
         )
-    return _Address(
+    return Address(
         url.hostname,
         port,
         unquote(url.username) if url.username else None,
@@ -132,23 +145,37 @@ def _parse_url(text: str) -> _Address:
     )
 
 
+def _shown(host: str, port: int) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return name if port == HTTPS_PORT else f"{name}:{port}"
+
+
+_ESCAPES: Final = "Write /, ?, # and : in the user name or password as %2F, %3F, %23 and %3A."
+
+
 def _split(text: str) -> SplitResult:
     # Here and below: the URL may hold a password, so it is shown neither by us nor by the chained message of urllib.
+    if not text.isprintable() or " " in text:  # urllib would drop some of them silently
+        raise UsageError("the vSphere address holds characters that no URL has", next_step=_ESCAPES)
     try:
-        return urlsplit(text if _SCHEME.match(text) else f"https://{text}")
+        url = urlsplit(text if _SCHEME.match(text) else f"https://{text}")
     except ValueError:
         raise UsageError(
             "the vSphere address is no valid URL", next_step="Write it as https://vcenter.example.com."
         ) from None
+    if "@" in f"{url.path}{url.query}{url.fragment}":
+        raise UsageError("the vSphere address has an @ behind its host", next_step=_ESCAPES)
+    return url
 
 
 def _port(url: SplitResult) -> int:
     try:
-        return url.port or HTTPS_PORT
+        port = url.port
     except ValueError:
-        raise UsageError(
-            "the vSphere address has no valid port", next_step="If the password holds / or @, write it as %2F or %40."
-        ) from None
+        port = 0
+    if port == 0:
+        raise UsageError("the vSphere address has no valid port", next_step=_ESCAPES)
+    return port or HTTPS_PORT
 
 
 def _from_env(environ: Mapping[str, str], name: str) -> str | None:
@@ -180,7 +207,7 @@ def _flag(text: str, name: str) -> bool:
 def _tls(
     environ: Mapping[str, str],
     settings: _Settings,
-    address: _Address,
+    address: Address,
     *,
     insecure: bool | None,
     thumbprint: str | None,
@@ -232,12 +259,12 @@ class _Settings:
             raise UsageError(f"{key} in the configuration must be true or false")
         return value
 
-    def for_host(self, address: _Address) -> _Settings | None:
+    def for_host(self, address: Address) -> _Settings | None:
         """These settings, if they were written down for this host; None if their ``url`` names another."""
         text = self.text("url")
         if text is None:
             return self
-        own = _parse_url(text)
+        own = parse_address(text)
         return self if (own.host, own.port) == (address.host, address.port) else None
 
     def password(self) -> Secret | None:

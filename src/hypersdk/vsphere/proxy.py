@@ -106,6 +106,13 @@ def dial(host: str, port: int, *, proxy: Proxy | None, timeout_s: float = CONNEC
 
     Raises OSError (a proxy's refusal too).
     """
+    try:
+        return _dialled(host, port, proxy, timeout_s)
+    except UnicodeError as error:  # the resolver's encoding of names: an empty label, or one of more than 63 characters
+        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from error
+
+
+def _dialled(host: str, port: int, proxy: Proxy | None, timeout_s: float) -> socket.socket:
     if proxy is None:
         return socket.create_connection((host, port), timeout_s)
     connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=timeout_s)
