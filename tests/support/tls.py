@@ -8,7 +8,7 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -144,12 +144,12 @@ class _Server:
 
 class TlsServer(_Server):
     """Answers each request with ``answer(request bytes)`` (raw HTTP) and hangs up after an answer that says ``Connection: close``,
-    or (without announcing it in HTTP's words) ``X-Hang-Up: 1``.
+    or (without announcing it in HTTP's words) ``X-Hang-Up: 1``. An answer in pieces is sent until it or the client ends.
 
     ``received`` collects the decrypted bytes of all connections.
     """
 
-    def __init__(self, identity: Identity, answer: Callable[[bytes], bytes]) -> None:
+    def __init__(self, identity: Identity, answer: Callable[[bytes], bytes | Iterator[bytes]]) -> None:
         super().__init__()
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(identity.pem)
@@ -163,6 +163,12 @@ class TlsServer(_Server):
                 if not request:
                     return
                 reply = self._answer(request)
+                if not isinstance(reply, bytes):
+                    for piece in reply:
+                        if self._ending.is_set():
+                            return
+                        tls.sendall(piece)
+                    return
                 tls.sendall(reply)
                 if b"connection: close" in reply.lower() or b"x-hang-up: 1" in reply.lower():
                     return

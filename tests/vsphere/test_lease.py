@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -392,6 +393,46 @@ def test_a_lease_lost_under_a_stream(simulator: SimulatorFactory, log_in: LogIn,
         received = read_all(lease.sources[0])
         assert lease.verify({lease.sources[0].lease_key: received})[lease.sources[0].lease_key] is Verdict.PROVED
     assert len(book.leases) == 2
+    assert book.left == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_data_request_that_is_not_authorized_leads_to_a_new_login_and_lease(
+    simulator: SimulatorFactory, log_in: LogIn, times: int
+) -> None:
+    """While the API is content with session and lease: asking it again would only hear the same."""
+    server = simulator(
+        machines=(SMALL,), faults=(Fault(FaultKind.STATUS, status=401, times=2 * times),)
+    )  # by both ways
+    session, book = log_in_to(log_in, server), Book()
+    keys, before = {session.key}, server.counters.calls["Login"]
+    with lease_on(session, moref_of(server), book) as lease:
+        (source,) = lease.sources
+        for _ in range(times):
+            with pytest.raises(TransientError) as caught:
+                read_all(source)
+            assert caught.value.code == "lease_lost"
+            keys.add(session.key)
+        received = read_all(source)
+        assert lease.verify({source.lease_key: received}) == {source.lease_key: Verdict.PROVED}
+        lease.complete()
+    assert len(keys) == 1 + times == len(book.leases)
+    assert server.counters.calls["Login"] == before + times
+    assert book.left == []
+    assert not held(server)
+
+
+def test_streams_that_are_not_authorized_together_lead_to_one_login(simulator: SimulatorFactory, log_in: LogIn) -> None:
+    disks = tuple(DiskSpec(2 * MiB) for _ in range(4))
+    server = simulator(machines=(MachineSpec("web", disks),), faults=(Fault(FaultKind.STATUS, status=401, times=8),))
+    session, book = log_in_to(log_in, server), Book()
+    before = server.counters.calls["Login"]
+    with lease_on(session, moref_of(server), book) as lease, ThreadPoolExecutor(4) as pool:
+        refused = [pool.submit(read_all, source) for source in lease.sources]
+        assert {type(future.exception()) for future in refused} == {TransientError}
+        assert server.counters.calls["Login"] == before + 1
+        assert all(future.result() for future in [pool.submit(read_all, source) for source in lease.sources])
+        lease.complete()
     assert book.left == []
 
 

@@ -21,10 +21,11 @@ from hypersdk.simulator import Simulator, SimulatorConfig
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
+from hypersdk.vsphere.answers import CALL, UNKNOWN_SERVER
 from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
 from hypersdk.vsphere.inventory import list_machines
 from hypersdk.vsphere.proxy import Proxy
-from hypersdk.vsphere.session import MAX_VERSIONS_BYTES, Session
+from hypersdk.vsphere.session import Session
 from tests.support.peers import Vcsim, running_vcsim
 from tests.support.tls import Authority, ConnectProxy, Identity, TlsServer, http_answer
 from tests.support.vsphere import connect, endpoint_of
@@ -234,7 +235,7 @@ BOMB = b'<!DOCTYPE n [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&
         http_answer(BOMB),
         http_answer(_versions("urn:vim25", "99.9.9")),
         http_answer(_versions("urn:pbm", "8.0.3.0")),
-        http_answer(b"<a>" + b"x" * MAX_VERSIONS_BYTES + b"</a>"),
+        http_answer(b"<a>" + b"x" * UNKNOWN_SERVER.wire_bytes + b"</a>"),
         b"SSH-2.0-OpenSSH_9.2\r\nConnection: close\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\nX-Hang-Up: 1\r\n\r\n<namespaces>",
     ],
@@ -357,11 +358,8 @@ def test_what_ended_before_the_cancel_is_not_broken_off() -> None:
             session.server_time()
 
 
-def test_an_answer_without_end_is_given_up(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_without_end_is_given_up(identity: Identity) -> None:
     """Also one that shrinks on the way: none is asked for."""
-    from hypersdk.vsphere import stub
-
-    monkeypatch.setattr(stub, "MAX_ANSWER_BYTES", MiB)
     heads: list[bytes] = []
 
     def answer(head: bytes) -> bytes:
@@ -379,9 +377,7 @@ def test_an_answer_without_end_is_given_up(identity: Identity, monkeypatch: pyte
 
 
 def test_the_limit_of_an_answer_holds_for_each_and_not_for_lists(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hypersdk.vsphere import stub
-
-    monkeypatch.setattr(stub, "MAX_ANSWER_BYTES", 64 * 1024)
+    monkeypatch.setattr("hypersdk.vsphere.session.CALL", replace(CALL, wire_bytes=64 * 1024))
     with (
         Simulator(SimulatorConfig(vms=300)) as simulator,
         Session.connect(_endpoint_of(simulator), cancel=CancelToken()) as session,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypersdk.errors import AccessError, ConnectError, HyperSDKError
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere import soap
+from hypersdk.vsphere.answers import PROPERTIES
 from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import read_objects, to_int
@@ -50,10 +52,10 @@ def _reply(inner: str, method: str = "RetrievePropertiesEx") -> bytes:
     )
 
 
-def _fault(kind: str, inner: str = "") -> bytes:
+def _fault(kind: str, inner: str = "", status: str = "500 Internal Server Error") -> bytes:
     detail = f'<detail><{kind}Fault xmlns="urn:vim25" xsi:type="{kind}">{inner}</{kind}Fault></detail>' if kind else ""
     text = f"<e:Fault><faultcode>ServerFaultCode</faultcode><faultstring>said</faultstring>{detail}</e:Fault>"
-    return http_answer(ENVELOPE.format(text).encode(), "500 Internal Server Error")
+    return http_answer(ENVELOPE.format(text).encode(), status)
 
 
 class Liar:
@@ -180,9 +182,52 @@ def _read_or_code(read: Read, reply: bytes) -> list[str] | str:
 
 
 def test_an_endless_answer_is_cut(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soap, "MAX_REPLY_BYTES", 200_000)
-    with pytest.raises(ConnectError, match="absurdly long"):
+    monkeypatch.setattr(soap, "PROPERTIES", replace(PROPERTIES, wire_bytes=200_000))
+    with pytest.raises(ConnectError, match="larger than 200000 bytes"):
         read(_reply(OBJECT.format("x") * 5000))
+
+
+def test_what_comes_between_two_objects_is_cut(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soap, "MAX_OBJECT_BYTES", 200_000)
+    assert len(read(_reply(OBJECT.format("x") * 5000))) == 5000, "many objects are none that is too large"
+    for much in ("<x/>" * 100_000, "<x>" + "x" * 400_000 + "</x>", OBJECT.format("y" * 400_000)):
+        with pytest.raises(ConnectError, match="an object in the server's answer is larger"):
+            read(_reply(OBJECT.format("x") + much))
+
+
+def test_more_objects_or_pages_than_there_can_be_are_cut(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soap, "MAX_OBJECTS", 50)
+    assert len(read(_reply(OBJECT.format("x") * 50))) == 50
+    with pytest.raises(ConnectError, match="more than 50 objects"):
+        read(_reply(OBJECT.format("x") * 51))
+    monkeypatch.setattr(soap, "MAX_PAGES", 3)
+    with pytest.raises(ConnectError, match="more than 3 pages"):
+        read(
+            *[
+                _reply(f"<token>{page}</token>", method)
+                for page, method in enumerate(("RetrievePropertiesEx", *["ContinueRetrievePropertiesEx"] * 2))
+            ]
+        )
+
+
+@pytest.mark.parametrize("status", ["200 OK", "500 Internal Server Error"])
+def test_a_fault_is_one_whatever_the_status(read: Read, status: str) -> None:
+    reply = _fault(
+        "NoPermission", '<object type="Folder">group-d1</object><privilegeId>System.View</privilegeId>', status
+    )
+    with pytest.raises(AccessError) as caught:
+        read(reply)
+    assert caught.value.code == "privilege_missing"
+
+
+def test_an_answer_to_another_question_is_none(read: Read) -> None:
+    for inner in (
+        LOGOUT,
+        "<x/>",
+        f'<FindByUuidResponse xmlns="urn:vim25"><returnval>{OBJECT.format("x")}</returnval></FindByUuidResponse>',
+    ):
+        with pytest.raises(ConnectError, match="does not hold what it was asked for"):
+            read(http_answer(ENVELOPE.format(inner).encode()))
 
 
 NOT_AUTHENTICATED = (

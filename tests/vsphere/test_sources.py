@@ -166,7 +166,7 @@ def served(status: str = "206 Partial Content", **headers: str | None) -> Script
 
 def session_on(server: TlsServer, endpoint: Any = None) -> Any:
     """As much of a session as ranges need."""
-    return SimpleNamespace(endpoint=endpoint or server.endpoint(), cookie_value=lambda: Secret("s3cret"))
+    return SimpleNamespace(key="k", endpoint=endpoint or server.endpoint(), cookie_value=lambda: Secret("s3cret"))
 
 
 def source_on(server: TlsServer, **more: Any) -> FlatDiskSource:
@@ -206,6 +206,32 @@ def test_other_answers_are_never_taken_for_the_range(tls_server: ServerFactory, 
         fetch(source, 100, 200)
     assert caught.value.code == code
     assert not isinstance(caught.value, TransientError)
+
+
+def test_a_range_that_is_not_authorized_is_asked_for_in_a_new_session(tls_server: ServerFactory) -> None:
+    """The API is content with the old one: only a new one has a cookie that the data plane takes."""
+
+    def script(exchange: Exchange, request: Request) -> None:
+        served("206 Partial Content" if request.headers["cookie"].endswith("=k2") else "401 Unauthorized")(
+            exchange, request
+        )
+
+    server = tls_server(script)
+    session = session_on(server)
+    session.content = SimpleNamespace(rootFolder=SimpleNamespace(_moId="group-d1"))
+    session.call = lambda ask: ask()
+    session.ref = lambda *_: SimpleNamespace(name="Datacenters")
+    session.cookie_value = lambda: Secret(session.key)
+
+    def renew(key: str) -> None:
+        session.key = {"k": "k1", "k1": "k2"}[key]
+
+    session.renew = renew
+    source = FlatDiskSource(session, make_disk(capacity_bytes=SIZE), "/folder/a-flat.vmdk", lambda _: None)
+    with pytest.raises(TransientError):
+        fetch(source, 0, 100)
+    assert fetch(source, 0, 100) == CONTENT[:100]
+    assert session.key == "k2"
 
 
 def test_an_answer_that_announces_less_is_tried_again(tls_server: ServerFactory) -> None:

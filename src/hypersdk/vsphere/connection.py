@@ -8,8 +8,9 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from functools import partial
 
+from hypersdk.vsphere.answers import UNKNOWN_SERVER, Answer
 from hypersdk.vsphere.certificate import (
     PeerCertificate,
     TlsPolicy,
@@ -21,9 +22,6 @@ from hypersdk.vsphere.certificate import (
 )
 from hypersdk.vsphere.endpoint import Endpoint, http_proxy_for
 from hypersdk.vsphere.proxy import CONNECT_TIMEOUT_S, Proxy, dial
-
-REPLY_TIMEOUT_S: Final = 180.0
-"""Silence on an API connection that ends it. A login against a slow directory server takes tens of seconds."""
 
 
 class TrustedConnection(http.client.HTTPConnection):
@@ -45,17 +43,16 @@ class TrustedConnection(http.client.HTTPConnection):
         proxy: Proxy | None = None,
         connect_to: Callable[[], str] | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
-        reply_timeout_s: float = REPLY_TIMEOUT_S,
     ) -> None:
         """``connect_to`` gives, before each dialling, the address to dial in place of looking ``host`` up, and raises where there must be no
-        connection; the certificate is judged by ``host`` all the same."""
-        super().__init__(host, port, timeout=reply_timeout_s)
+        connection; the certificate is judged by ``host`` all the same. ``limits`` are those of the next answer."""
+        super().__init__(host, port)
+        self.limits = UNKNOWN_SERVER
         self._tls = tls
         self._pin = pinned_sha1 or tls.thumbprint
         self._proxy = proxy
         self._dialled = connect_to or (lambda: host)
         self._connect_timeout_s = connect_timeout_s
-        self._reply_timeout_s = reply_timeout_s
         self._shaking: socket.socket | None = None
         self._aborted = False
 
@@ -67,7 +64,7 @@ class TrustedConnection(http.client.HTTPConnection):
             if self._tls.known is None:
                 raise unknown_error(self.host, exc.verify_message, self._shown()) from exc
             self.sock = self._handshake(TlsPolicy(thumbprint=self._tls.known), self._tls.known)
-        self.sock.settimeout(self._reply_timeout_s)
+        self.sock.settimeout(self.limits.silence_s)
         self._check_aborted()
 
     def abort(self) -> None:
@@ -88,6 +85,9 @@ class TrustedConnection(http.client.HTTPConnection):
         """As ``http.client``; a socket that the server has hung up is dropped first (``auto_open`` then makes a new one)."""
         if self.sock is not None and _has_ended(self.sock):
             self.close()
+        if self.sock is not None:
+            self.sock.settimeout(self.limits.silence_s)
+        self.response_class = partial(Answer, limits=self.limits)  # type: ignore[assignment]
         super().request(*args, **kwargs)  # type: ignore[arg-type]
 
     def _handshake(self, tls: TlsPolicy, pin: str | None) -> ssl.SSLSocket:
@@ -145,7 +145,6 @@ def open_connection(
     port: int | None = None,
     pinned_sha1: str | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
-    reply_timeout_s: float = REPLY_TIMEOUT_S,
 ) -> TrustedConnection:
     """A connection (not yet open) to the endpoint, or to an ESXi ``host`` behind it.
 
@@ -160,5 +159,5 @@ def open_connection(
     return TrustedConnection(
         name, number, tls, pinned_sha1=pinned_sha1, proxy=http_proxy_for(endpoint, name, number),
         connect_to=None if judge is None else lambda: judge(name, number),
-        connect_timeout_s=connect_timeout_s, reply_timeout_s=reply_timeout_s,
+        connect_timeout_s=connect_timeout_s,
     )  # fmt: skip

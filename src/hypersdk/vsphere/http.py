@@ -68,6 +68,7 @@ REDIRECT_REFUSED: Final = register(
     "Check for a captive portal or a gateway between this machine and vSphere.",
 )
 
+UNAUTHORIZED: Final = 401
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 

@@ -44,7 +44,7 @@ from hypersdk.transfer.source import ByteStream, StreamDigests
 from hypersdk.units import format_duration
 from hypersdk.vsphere import nfc
 from hypersdk.vsphere.faults import BUSY, retried_when_away
-from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, SessionCookie
+from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, UNAUTHORIZED, SessionCookie
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.routes import Routes
 from hypersdk.vsphere.session import Session
@@ -333,7 +333,7 @@ class LeasedExport:
         if file is None:
             raise SourceError(f"the lease that was opened anew does not offer {source.label}", code=LEASE_LOST)
         self._note_delivery(file.key, held.record.lease_moref)
-        with self._connect(file, cancel) as body:
+        with self._connect(held, file, cancel) as body:
             yield body
 
     def _note_delivery(self, key: str, lease: str) -> None:
@@ -341,7 +341,7 @@ class LeasedExport:
         times = before.times if before is not None and before.lease == lease else 0
         self._deliveries[key] = _Delivery(lease, times + 1)
 
-    def _connect(self, file: nfc.DeviceUrl, cancel: CancelToken) -> AbstractContextManager[ByteStream]:
+    def _connect(self, held: _Held, file: nfc.DeviceUrl, cancel: CancelToken) -> AbstractContextManager[ByteStream]:
         endpoint = self._session.endpoint
         cookie = SessionCookie(endpoint.host, endpoint.port, self._session.cookie_value())
         try:
@@ -349,9 +349,22 @@ class LeasedExport:
                 return self._routes.open(file.url, file.pin, cookie=cookie, cancel=cancel)
         except SourceError as error:
             # A lease that has just ended refuses its files; the next try asks for its state and opens another.
-            if error.code != HTTP_REFUSED or self._is_ready(cancel):
+            if error.fields.get("status") == UNAUTHORIZED:
+                self._give_up(held, cancel)
+            elif error.code != HTTP_REFUSED or self._is_ready(cancel):
                 raise
             raise TransientError(f"the lease has ended: {error.message}", code=LEASE_LOST) from error
+
+    def _give_up(self, held: _Held, cancel: CancelToken) -> None:
+        """A data request is not authorized, whatever the API says of lease and session: the next try has new ones of both."""
+        with self._turn(cancel):
+            if self._held is not held:
+                return  # another stream was here first
+            if end_quietly(self._session, held.record.lease_moref):
+                self._on_closed(held.record)
+            self._held = None
+        with retried_when_away():
+            self._session.renew(held.record.session_key)
 
     def _is_ready(self, cancel: CancelToken) -> bool:
         with self._turn(cancel):

@@ -19,6 +19,7 @@ from lxml import etree
 from hypersdk.errors import AccessError, Cancelled, ConnectError, HyperSDKError, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.answers import CALL, LOGIN
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
 from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.faults import BAD_ANSWER, NOT_AUTHENTICATED, clean_text, translate
@@ -37,7 +38,6 @@ NO_PASSWORD: Final = register(
 KEEPALIVE_S: Final = 240.0
 """vCenter drops a session after 30 minutes without a call; a bulk download is none. Several misses fit in between."""
 CLOSE_WAIT_S: Final = 5.0
-MAX_VERSIONS_BYTES: Final = 1024 * 1024
 COOKIE: Final = "vmware_soap_session"
 
 
@@ -102,8 +102,11 @@ class Session:
         try:
             with _broken_off(cancel, stub.abort):
                 content = _translated(endpoint.address, lambda: service_instance(stub).RetrieveContent())
+                _check_content(content, endpoint)
                 session = cls(endpoint, stub, content, keepalive_s, guard)
+                stub.limits = LOGIN
                 session._log_in()
+                stub.limits = CALL
         except BaseException:
             stub.DropConnections()
             raise
@@ -139,6 +142,11 @@ class Session:
                 raise
         self._log_in(instead_of=key)
         return _translated(self.endpoint.address, fn)
+
+    def renew(self, instead_of: str) -> None:
+        """Logs in anew although the session seems to live, where the data plane does not take its cookie any more; unless another thread has
+        replaced the session with the key ``instead_of`` already. The old one is left to idle out: leases of others may hang on it."""
+        self._log_in(instead_of, forget_cookie=True)
 
     def ref(self, type_name: str, moref: str) -> Any:
         """The managed object of a moref, like ``ref("VirtualMachine", "vm-42")``; no call is made. Type names are those on the wire."""
@@ -180,12 +188,14 @@ class Session:
         if self._closing.is_set():
             raise AccessError(f"the session on {self.endpoint.address} is closed", code=NOT_AUTHENTICATED)
 
-    def _log_in(self, instead_of: str = "") -> None:
+    def _log_in(self, instead_of: str = "", *, forget_cookie: bool = False) -> None:
         """Makes a session, unless another thread has already replaced the one with the key ``instead_of``."""
         with self._lock:
             if self.key != instead_of:
                 return
             self._check_open()
+            if forget_cookie:
+                self.stub.cookie = ""  # a login in a session that lives is refused
             password = self.endpoint.password
             assert password is not None  # connect() has seen to it
             user = _translated(
@@ -228,6 +238,12 @@ def _translated(peer: str, fn: Callable[[], T]) -> T:
         raise translate(exc, peer) from exc
 
 
+def _check_content(content: Any, endpoint: Endpoint) -> None:
+    """Whether the root names what every login needs; pyVmomi leaves out what an answer leaves out."""
+    if not all((content.about, content.rootFolder, content.propertyCollector, content.sessionManager)):
+        raise ConnectError(f"{endpoint.address} does not answer like a vSphere API", code=BAD_ANSWER)
+
+
 def _about(info: Any) -> About:
     return About(
         name=str(info.name), full_name=str(info.fullName), version=str(info.version), build=str(info.build),
@@ -266,8 +282,8 @@ def _common_version(offered: set[str], endpoint: Endpoint) -> str:
 def _service_versions(connection: TrustedConnection) -> bytes:
     connection.request("GET", "/sdk/vimServiceVersions.xml")
     answer = connection.getresponse()
-    body = answer.read(MAX_VERSIONS_BYTES + 1)
-    if answer.status != 200 or len(body) > MAX_VERSIONS_BYTES:
+    body = answer.read()
+    if answer.status != 200:
         raise ConnectError(
             f"{connection.host} does not answer like a vSphere API (status {answer.status} {clean_text(answer.reason)})",
             code=BAD_ANSWER,

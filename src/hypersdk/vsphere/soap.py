@@ -18,6 +18,8 @@ from lxml import etree
 
 from hypersdk.errors import ConnectError, HyperSDKError, LookupFailed
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB
+from hypersdk.vsphere.answers import PROPERTIES
 from hypersdk.vsphere.faults import BAD_ANSWER, OBJECT_GONE, fault_error
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.specs import filter_spec
@@ -25,8 +27,12 @@ from hypersdk.vsphere.specs import filter_spec
 VIM: Final = "{urn:vim25}"
 XSI_TYPE: Final = "{http://www.w3.org/2001/XMLSchema-instance}type"
 PAGE_SIZE: Final = 500
-MAX_REPLY_BYTES: Final = 1 << 30
-MAX_FAULT_BYTES: Final = 1 << 20
+MAX_OBJECT_BYTES: Final = 4 * MiB
+"""What comes from one object to the next: a machine with 60 disks and a long tree of snapshots is a few hundred KiB."""
+MAX_OBJECTS: Final = 200_000
+"""Of one read: four times the machines that a vCenter manages."""
+MAX_PAGES: Final = 10_000
+_FAULT: Final = "{http://schemas.xmlsoap.org/soap/envelope/}Fault"
 
 
 class Element(Protocol):
@@ -134,12 +140,18 @@ def read_objects(
     collector = session.ref("PropertyCollector", session.content.propertyCollector._moId)
     options = vmodl.query.PropertyCollector.RetrieveOptions(maxObjects=page_size)
     reply = _Reply(session, collector, "RetrievePropertiesEx", (list(specs), options))
-    while True:
-        yield from reply.objects(cancel, keep)
+    count = 0
+    for _ in range(MAX_PAGES):
+        for item in reply.objects(cancel, keep):
+            count += 1
+            if count > MAX_OBJECTS:
+                raise ConnectError(f"the server's answer has more than {MAX_OBJECTS} objects", code=BAD_ANSWER)
+            yield item
         if reply.token is None:
             return
         cancel.check()
         reply = _Reply(session, collector, "ContinueRetrievePropertiesEx", (reply.token,))
+    raise ConnectError(f"the server's answer has more than {MAX_PAGES} pages", code=BAD_ANSWER)
 
 
 def read_one(session: Session, kind: str, moref: str, paths: Sequence[str], *, cancel: CancelToken) -> ObjectProperties:
@@ -161,11 +173,12 @@ class _Reply:
     def __init__(self, session: Session, collector: Any, method: str, arguments: tuple[Any, ...]) -> None:
         self._stub = session.stub
         self._body = self._stub.SerializeRequest(collector, _method_info(collector, method), arguments)
+        self._element = f"{VIM}{method}Response"
         self.token: str | None = None
 
     def objects(self, cancel: CancelToken, keep: bool) -> Iterator[ObjectProperties]:
         connection = self._stub.GetConnection()
-        connection.response_class = http.client.HTTPResponse  # bounded below, by what a list may be
+        connection.limits = PROPERTIES
         done = False
         try:
             answer = self._post(connection)
@@ -186,28 +199,36 @@ class _Reply:
         }
         connection.request("POST", self._stub.path, self._body, headers)
         answer: http.client.HTTPResponse = connection.getresponse()
-        if answer.status == 200:
-            return answer
-        if answer.status == 500:
-            raise _soap_fault(answer.read(MAX_FAULT_BYTES), self._stub)
-        raise ConnectError(f"the server answered with status {answer.status}", code=BAD_ANSWER)
+        if answer.status not in (200, 500):
+            raise ConnectError(f"the server answered with status {answer.status}", code=BAD_ANSWER)
+        return answer
 
     def _decode(self, answer: http.client.HTTPResponse, cancel: CancelToken, keep: bool) -> Iterator[ObjectProperties]:
+        """A fault is told by what the answer holds, not by its status: servers have sent some with 200."""
+        source = _Bounded(answer)
         events = etree.iterparse(
-            _Bounded(answer), events=("end",), tag=(VIM + "objects", VIM + "token"),
+            source, events=("end",), tag=(VIM + "objects", VIM + "token", self._element, _FAULT),
             resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
         )  # fmt: skip
+        answered = False
         try:
             for _, element in events:
-                if element.tag == VIM + "token":
+                if element.tag == _FAULT:
+                    raise _soap_fault(etree.tostring(element.getroottree()), self._stub)
+                if element.tag == self._element:
+                    answered = True
+                elif element.tag == VIM + "token":
                     self.token = element.text
-                    continue
-                cancel.check()
-                yield _object(element)
-                if not keep:
-                    _forget(element)
+                else:
+                    cancel.check()
+                    source.next_object()
+                    yield _object(element)
+                    if not keep:
+                        _forget(element)
         except etree.XMLSyntaxError as exc:
-            raise ConnectError(f"the server's answer is no valid XML: {exc.msg}", code=BAD_ANSWER) from exc
+            raise ConnectError(f"the server's answer is not valid XML: {exc.msg}", code=BAD_ANSWER) from exc
+        if not answered:
+            raise ConnectError("the server's answer does not hold what it was asked for", code=BAD_ANSWER)
 
 
 def _method_info(collector: Any, method: str) -> Any:
@@ -215,19 +236,23 @@ def _method_info(collector: Any, method: str) -> Any:
 
 
 class _Bounded(io.RawIOBase):
-    """The body of an answer, up to ``MAX_REPLY_BYTES``."""
+    """The body of an answer, of which no more than ``MAX_OBJECT_BYTES`` may come without an object."""
 
     def __init__(self, answer: http.client.HTTPResponse) -> None:
         super().__init__()
         self._answer = answer
-        self._left = MAX_REPLY_BYTES
+        self._left = MAX_OBJECT_BYTES
+
+    def next_object(self) -> None:
+        """An object is complete: the count begins again."""
+        self._left = MAX_OBJECT_BYTES
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes; b"" at the end."""
         data = self._answer.read(max(size, 64 * 1024))
         self._left -= len(data)
         if self._left < 0:
-            raise ConnectError("the server's answer is absurdly long", code=BAD_ANSWER)
+            raise ConnectError(f"an object in the server's answer is larger than {MAX_OBJECT_BYTES} bytes", code=BAD_ANSWER)
         return data
 
 
@@ -265,7 +290,7 @@ def _forget(element: Any) -> None:
 
 
 def _soap_fault(body: bytes, stub: Any) -> BaseException:
-    """The fault in the body of a status 500, as pyVmomi raises it."""
+    """The fault in the body of an answer, as pyVmomi raises it."""
     from pyVmomi.SoapAdapter import SoapResponseDeserializer
 
     try:

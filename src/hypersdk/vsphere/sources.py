@@ -36,7 +36,15 @@ from hypersdk.transfer.source import ByteStream
 from hypersdk.units import SECTOR
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.faults import retried_when_away
-from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, ByteRange, Connection, HttpBody, SessionCookie
+from hypersdk.vsphere.http import (
+    HTTP_REFUSED,
+    STALL_TIMEOUT_S,
+    UNAUTHORIZED,
+    ByteRange,
+    Connection,
+    HttpBody,
+    SessionCookie,
+)
 from hypersdk.vsphere.inventory import datacenter_path
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.wire import CONNECTION_RESET, short_body
@@ -63,7 +71,6 @@ CBT_TRUSTED_SINCE: Final = (6, 7)
 PROBE_RETRIES: Final = 2
 MAX_AREAS: Final = 1 << 22
 _DELTA_AND_BASE: Final = 2
-_UNAUTHORIZED: Final = 401
 _FILE: Final = re.compile(r"\[([^\]]+)\] (.+)\.vmdk", re.DOTALL)
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 
@@ -139,34 +146,36 @@ class FlatDiskSource:
     def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
         """Fills ``buffer`` from ``offset``. Raises TransientError (try again) or SourceError as in the table of this module."""
         part = ByteRange(offset, len(buffer))
-        kept = self._kept()
+        kept, key = self._kept(), self._session.key
         try:
             return self._read(kept, part, buffer, cancel)
         except SourceError as error:
-            if not self._is_stale(error, kept):
+            if not self._is_stale(error, kept, key):
                 raise
         try:
             return self._read(None, part, buffer, cancel)
         except SourceError as error:
-            if error.fields.get("status") != _UNAUTHORIZED:
+            if error.fields.get("status") != UNAUTHORIZED:
                 raise
             raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
-    def _is_stale(self, error: SourceError, kept: Connection | None) -> bool:
-        """Whether ``error`` only says that a connection or session was idle for too long; then both are fresh afterwards."""
+    def _is_stale(self, error: SourceError, kept: Connection | None, key: str) -> bool:
+        """Whether ``error`` only says that a connection, or the session with that ``key``, was idle for too long; then both are fresh afterwards."""
         if kept is not None and error.code == CONNECTION_RESET:
             self.close()  # its sisters are no better
             return True
-        if error.fields.get("status") == _UNAUTHORIZED:
-            self._log_in_again()
+        if error.fields.get("status") == UNAUTHORIZED:
+            self._log_in_again(key)
             return True
         return False
 
-    def _log_in_again(self) -> None:
-        """By a call that needs a login; not every server asks for one to tell the time."""
+    def _log_in_again(self, key: str) -> None:
+        """By a call that needs a login (not every server asks for one to tell the time); where that one is content with the session that the
+        data request was refused with, by a new one."""
         root = self._session.content.rootFolder._moId
         with retried_when_away():
             self._session.call(lambda: self._session.ref("Folder", root).name)
+            self._session.renew(key)
 
     def close(self) -> None:
         """Drops the idle connections; the next read makes new ones."""

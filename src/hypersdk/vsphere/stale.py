@@ -23,7 +23,7 @@ from typing import Final
 from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, Refused, SourceError, register
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_duration
-from hypersdk.vsphere.connection import REPLY_TIMEOUT_S
+from hypersdk.vsphere.answers import REPLY_TIMEOUT_S
 from hypersdk.vsphere.nfc import DEFAULT_TIMEOUT_S, HOLDING, abort, lease_state
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import parse_time

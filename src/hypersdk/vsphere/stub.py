@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import http.client
 import weakref
 from collections.abc import Callable
+from types import NoneType
 from typing import Any, Final
 
 from pyVmomi import vim
 from pyVmomi.SoapAdapter import SoapStubAdapter
-from pyVmomi.VmomiSupport import GetServiceVersions, versionIdMap
+from pyVmomi.VmomiSupport import F_OPTIONAL, GetServiceVersions, versionIdMap
 
 from hypersdk.errors import ConnectError
-from hypersdk.units import MiB
+from hypersdk.vsphere.answers import UNKNOWN_SERVER
 from hypersdk.vsphere.connection import TrustedConnection
 from hypersdk.vsphere.faults import BAD_ANSWER
 
-MAX_ANSWER_BYTES: Final = 64 * MiB
-"""What pyVmomi decodes: one machine, one task, one descriptor. Lists are read by ``soap``, which has a limit of its own."""
 IDLE_CONNECTION_S: Final = 240
 """A pooled connection that was idle for longer is not used again: proxies and firewalls forget it after some minutes."""
-
-
-class BoundedAnswer(http.client.HTTPResponse):
-    """An answer of ``MAX_ANSWER_BYTES`` at most: pyVmomi makes objects of all that comes, and a job may name its own server."""
-
-    _taken = 0
-
-    def read(self, amt: int | None = None) -> bytes:
-        """As ``HTTPResponse``; raises HTTPException beyond the limit."""
-        most = MAX_ANSWER_BYTES - self._taken + 1
-        data = super().read(most if amt is None else min(amt, most))
-        self._taken += len(data)
-        if self._taken > MAX_ANSWER_BYTES:
-            raise http.client.HTTPException(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
-        return data
 
 
 class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
@@ -45,6 +28,7 @@ class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
         super().__init__(
             host=address, version=version, connectionPoolTimeout=IDLE_CONNECTION_S, acceptCompressedResponses=False
         )
+        self.limits = UNKNOWN_SERVER  # of the answers that pyVmomi decodes
         self._make_connection = make_connection
         self._in_use: weakref.WeakSet[TrustedConnection] = weakref.WeakSet()
         self.aborted = False
@@ -55,11 +39,11 @@ class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
             self._CloseIdleConnections()
             if self.pool:
                 connection, _ = self.pool.pop(0)
-                connection.response_class = BoundedAnswer
+                connection.limits = self.limits
                 self._in_use.add(connection)
                 return connection
         connection = self._make_connection()
-        connection.response_class = BoundedAnswer
+        connection.limits = self.limits
         with self.lock:
             self._check()
             self._in_use.add(connection)
@@ -84,14 +68,26 @@ class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
 
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:  # noqa: N802, N803 - pyVmomi's names
         try:
-            return super().InvokeMethod(mo, info, args, outerStub)
-        except (KeyError, AttributeError, TypeError, ValueError) as exc:
+            found = super().InvokeMethod(mo, info, args, outerStub)
+        except (KeyError, AttributeError, TypeError, ValueError, AssertionError, RecursionError, OverflowError) as exc:
             # pyVmomi meets unknown types, unknown enum values and untyped values with these (it raises faults as they are).
-            raise ConnectError(
-                f"the answer to {info.wsdlName} cannot be decoded: {type(exc).__name__}",
-                code=BAD_ANSWER,
-                method=info.wsdlName,
-            ) from exc
+            raise _undecodable(info, f"cannot be decoded: {type(exc).__name__}") from exc
+        if isinstance(found, Exception):
+            raise found  # a fault that came with the status 200, which pyVmomi takes for the result
+        if not _fits(found, info):
+            raise _undecodable(info, "is not of its type")
+        return found
+
+
+def _undecodable(info: Any, why: str) -> ConnectError:
+    return ConnectError(f"the answer to {info.wsdlName} {why}", code=BAD_ANSWER, method=info.wsdlName)
+
+
+def _fits(found: Any, info: Any) -> bool:
+    """Whether a result is what the method gives; pyVmomi takes any type that an answer says it is of."""
+    if found is None:
+        return info.result is NoneType or bool(info.resultFlags & F_OPTIONAL)
+    return not isinstance(info.result, type) or info.result is object or isinstance(found, info.result)
 
 
 def api_versions() -> list[tuple[str, str]]:
