@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
-    """What one answer may be. ``wire_bytes`` counts the body with its framing; a head has ``HEAD_BYTES``, interim answers included. From its first byte on it may take ``whole_s`` seconds, and one more
-    for each ``SLOWEST_BYTES_PER_S`` received; ``silence_s`` is how long that first byte, or any other, may be awaited."""
+    """What one answer may be.
+
+    ``wire_bytes`` counts the body with its framing; a head has ``HEAD_BYTES``, interim answers included. From its first byte on it may take
+    ``whole_s`` seconds, and one more for each ``SLOWEST_BYTES_PER_S`` received; ``silence_s`` is how long that first byte, or any other, may
+    be awaited.
+    """
 
     wire_bytes: int
     elements: int
