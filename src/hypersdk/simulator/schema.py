@@ -1,4 +1,4 @@
-"""The types of ``schema_table`` as objects: fields in wire order, ancestors, methods."""
+"""The types of ``schema_table`` as objects: fields in wire order, ancestors, methods. And which property paths the API knows at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from enum import Enum
 from functools import cache
 from typing import Final
 
+from hypersdk.simulator.schema_paths import PATHS
 from hypersdk.simulator.schema_table import DATA_TYPES, MANAGED_TYPES
 
 PRIMITIVES: Final[Mapping[str, str]] = {
@@ -158,3 +159,29 @@ def managed_types() -> Mapping[str, ManagedType]:
             result = _field(f"returnval={call[3]}") if call[3] else None
             methods[call[1]] = Method(call[1], tuple(_field(text) for text in call[2].split()), result)
     return done
+
+
+_ANY_DATA: Final[Mapping[str, tuple[str, ...]]] = {"dynamicType": (), "dynamicProperty": ()}
+"""Members of every data object."""
+
+
+@cache
+def _known_names() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    """Type -> name -> the types at which a path goes on."""
+    known: dict[str, Mapping[str, tuple[str, ...]]] = {}
+    for line in _logical_lines(PATHS):
+        owner, _, names = line.partition(":")
+        split = (name.partition("=") for name in names.split())
+        known[owner] = {name: tuple(types.split("|")) if types else () for name, _, types in split}
+    return known
+
+
+def in_wsdl(owner: ManagedType, path: str) -> bool:
+    """Whether the API knows the property path on objects of that type, whatever of it is modelled here."""
+    known = _known_names()
+    first, *rest = path.split(".")
+    places = [types for base in owner.lineage if (types := known.get(base, {}).get(first)) is not None]
+    for name in rest:
+        below = [{**_ANY_DATA, **known[type_]} for types in places for type_ in types]
+        places = [members[name] for members in below if name in members]
+    return bool(places)

@@ -13,6 +13,8 @@ from typing import Final
 DATA_TYPES: Final = """
 AboutInfo: name=string fullName=string vendor=string version=string patchLevel=string? build=string localeVersion=string? localeBuild=string?
     osType=string productLineId=string apiType=string apiVersion=string instanceUuid=string? licenseProductName=string? licenseProductVersion=string?
+AlarmState: key=string entity=&ManagedEntity alarm=&Alarm overallStatus=%ManagedEntityStatus time=dateTime acknowledged=boolean?
+    acknowledgedByUser=string? acknowledgedTime=dateTime? eventKey=int? disabled=boolean?
 AuthorizationPrivilege: privId=string onParent=boolean name=string privGroupName=string
 AuthorizationRole: roleId=int system=boolean name=string info=Description privilege=string*
 CannotAccessFile(FileFault):
@@ -30,6 +32,9 @@ ComputeResourceSummary: totalCpu=int totalMemory=long numCpuCores=short numCpuTh
     numEffectiveHosts=int overallStatus=%ManagedEntityStatus
 ConcurrentAccess(VimFault):
 CryptoKeyId: keyId=string providerId=KeyProviderId?
+CustomFieldDef: key=int name=string type=TypeName managedObjectType=TypeName? fieldDefPrivileges=PrivilegePolicyDef?
+    fieldInstancePrivileges=PrivilegePolicyDef?
+CustomFieldValue: key=int
 DVPortSetting:
 DVPortgroupConfigInfo: key=string name=string numPorts=int distributedVirtualSwitch=&DistributedVirtualSwitch? defaultPortConfig=DVPortSetting?
     description=string? type=string backingType=string? policy=DVPortgroupPolicy portNameFormat=string? scope=&ManagedEntity* configVersion=string?
@@ -269,6 +274,7 @@ PhysicalNic: key=string? device=string pci=string driver=string? driverVersion=s
     resourcePoolSchedulerDisallowedReason=string* autoNegotiateSupported=boolean? enhancedNetworkingStackSupported=boolean?
     ensInterruptSupported=boolean? rdmaDevice=string? dpuId=string?
 PrivilegeAvailability: privId=string isGranted=boolean
+PrivilegePolicyDef: createPrivilege=string readPrivilege=string updatePrivilege=string deletePrivilege=string
 PropertyChange: name=PropertyPath op=%PropertyChangeOp val=anyType
 PropertyFilterSpec: propSet=PropertySpec+ objectSet=ObjectSpec+ reportMissingObjectsInResults=boolean?
 PropertyFilterUpdate: filter=&PropertyFilter objectSet=ObjectUpdate* missingSet=MissingObject*
@@ -315,6 +321,7 @@ SnapshotFault(VimFault):
 SnapshotSelectionSpec: retentionDays=int?
 StorageIOAllocationInfo: limit=long? shares=SharesInfo? reservation=int?
 SystemError(RuntimeFault): reason=string
+Tag: key=string
 TaskDescription: methodInfo=ElementDescription+ state=ElementDescription+ reason=TypeDescription+
 TaskEvent(Event): info=TaskInfo
 TaskFilterSpec: activationId=string* state=%TaskInfoState* alarm=&Alarm? scheduledTask=&ScheduledTask? eventChainId=int* tag=string*
@@ -585,11 +592,12 @@ SearchIndex:
   .FindAllByDnsName(datacenter=&Datacenter? dnsName=string vmSearch=boolean) -> &ManagedEntity+
   .FindAllByIp(datacenter=&Datacenter? ip=string vmSearch=boolean) -> &ManagedEntity+
 TaskManager: recentTask=&Task* description=TaskDescription maxCollector=int
-ExtensibleManagedObject:
+ExtensibleManagedObject: value=CustomFieldValue* availableField=CustomFieldDef*
 Task(ExtensibleManagedObject): info=TaskInfo
   .CancelTask()
-ManagedEntity(ExtensibleManagedObject): parent=&ManagedEntity? overallStatus=%ManagedEntityStatus configStatus=%ManagedEntityStatus configIssue=Event*
-    effectiveRole=int* permission=Permission* name=string disabledMethod=MethodName* recentTask=&Task* alarmActionsEnabled=boolean?
+ManagedEntity(ExtensibleManagedObject): parent=&ManagedEntity? customValue=CustomFieldValue* overallStatus=%ManagedEntityStatus
+    configStatus=%ManagedEntityStatus configIssue=Event* effectiveRole=int* permission=Permission* name=string disabledMethod=MethodName*
+    recentTask=&Task* declaredAlarmState=AlarmState* triggeredAlarmState=AlarmState* alarmActionsEnabled=boolean? tag=Tag*
   .Rename_Task(newName=string) -> &Task
   .Destroy_Task() -> &Task
 Folder(ManagedEntity): childType=TypeName* childEntity=&ManagedEntity* namespace=string?
