@@ -425,11 +425,11 @@ class Host(Entity):
 
 
 def _cpu_features() -> list[Data]:
-    """CPUID leaf 0x80000001 with the long mode bit: libvirt reads the architecture from it."""
-    bits = "----:----:--1-:----:----:----:----:----"
-    return [
-        Data("HostCpuIdInfo", level=-2147483647, vendor="", eax=None, ebx=None, ecx=None, edx=bits.replace("-", "0"))
-    ]
+    """CPUID leaf 0x80000001, edx with the long mode bit (29): libvirt reads the architecture from it, and reads all four registers, each of
+    32 bits from the highest to the lowest in groups of four.
+    """
+    nothing = ":".join(["0000"] * 8)
+    return [Data("HostCpuIdInfo", level=-2147483647, eax=nothing, ebx=nothing, ecx=nothing, edx="0010" + nothing[4:])]
 
 
 class Network(Entity):

@@ -93,9 +93,14 @@ class Datastore(Entity):
         parent.put(self)
 
     @property
+    def mount_path(self) -> str:
+        """Where hosts mount it."""
+        return f"/vmfs/volumes/{self.platform.uuid('datastore', self.name)}"
+
+    @property
     def url(self) -> str:
         """Such as ``ds:///vmfs/volumes/UUID/``."""
-        return f"ds:///vmfs/volumes/{self.platform.uuid('datastore', self.name)}/"
+        return f"ds://{self.mount_path}/"
 
     def used_bytes(self) -> int:
         """Space taken by machines and files."""
@@ -165,7 +170,7 @@ class Datastore(Entity):
     @prop("host")
     def _host(self) -> list[Data]:
         mount = Data(
-            "HostMountInfo", path=self.url.removeprefix("ds://").rstrip("/"), accessMode="readWrite", mounted=True,
+            "HostMountInfo", path=self.mount_path, accessMode="readWrite", mounted=True,
             accessible=self.accessible,
         )  # fmt: skip
         return [Data("DatastoreHostMount", key=host.ref, mountInfo=mount) for host in self.hosts]
