@@ -398,7 +398,29 @@ class Host(Entity):
         )
         return Data(
             "HostConfigInfo", host=self.ref, product=self.platform.host_about(),
-            virtualNicManagerInfo=Data("HostVirtualNicManagerInfo", netConfig=[management]),
+            virtualNicManagerInfo=Data("HostVirtualNicManagerInfo", netConfig=[management]), network=self._network_info(nic),
+        )  # fmt: skip
+
+    def _network_info(self, nic: Data) -> Data:
+        """One standard switch with the host's standard networks; its name as the host itself knows it."""
+        host, _, domain = self.name.partition(".")
+        groups = {
+            f"key-vim.host.PortGroup-{network.name}": Data(
+                "HostPortGroupSpec", name=network.name, vlanId=0, vswitchName="vSwitch0", policy=Data("HostNetworkPolicy")
+            )
+            for network in self.networks if network.wsdl == "Network"
+        }  # fmt: skip
+        switch = Data(
+            "HostVirtualSwitch", name="vSwitch0", key="key-vim.host.VirtualSwitch-vSwitch0", numPorts=1536, numPortsAvailable=1500,
+            mtu=1500, portgroup=list(groups), pnic=[], spec=Data("HostVirtualSwitchSpec", numPorts=128, mtu=1500),
+        )  # fmt: skip
+        return Data(
+            "HostNetworkInfo", vswitch=[switch], vnic=[nic],
+            portgroup=[
+                Data("HostPortGroup", key=key, vswitch=switch.key, computedPolicy=Data("HostNetworkPolicy"), spec=spec)
+                for key, spec in groups.items()
+            ],
+            dnsConfig=Data("HostDnsConfig", dhcp=False, hostName=host, domainName=domain, address=[], searchDomain=[]),
         )  # fmt: skip
 
     @prop("summary")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from hypersdk.simulator import devices
 from hypersdk.simulator.disks import DiskState
 from hypersdk.simulator.storage import Datastore, StoredFile
 from hypersdk.simulator.stream import content_id, descriptor
+from hypersdk.simulator.values import Data
 from hypersdk.simulator.vmx import vmx_text
-from hypersdk.units import SECTOR, MiB
+from hypersdk.units import SECTOR, KiB, MiB
 
 if TYPE_CHECKING:
     from hypersdk.simulator.machine import Machine
@@ -64,10 +66,14 @@ def disk_files(machine: Machine, disk: DiskState) -> list[StoredFile]:
     """Descriptor and data of each layer. A file that a running machine writes is locked."""
     files: list[StoredFile] = []
     running = machine.power != "poweredOff"
+    uuid = machine.platform.uuid("disk", f"{machine.ref.moref}/{disk.index}")
     for place, layer in enumerate(disk.layers):
         stem = f"{disk.folder}/{layer.name}"
         used = disk.layer_bytes(place, machine.delta_growth() if place == len(disk.layers) - 1 else 0)
-        files.append(_small(machine, f"{stem}.vmdk", "vmdk", disk_descriptor(disk, place).encode()))
+        text = disk_descriptor(disk, place).encode()
+        files.append(
+            _file(machine, f"{stem}.vmdk", "vmdk", len(text), len(text), text, disk=_disk_info(disk), disk_uuid=uuid)
+        )
         if layer.delta:
             files.append(_file(machine, f"{stem}-sesparse.vmdk", "extent", used, used, None))
         elif not disk.spec.backing.startswith("rdm"):
@@ -87,6 +93,13 @@ def disk_files(machine: Machine, disk: DiskState) -> list[StoredFile]:
                 )
             )
     return files
+
+
+def _disk_info(disk: DiskState) -> Data:
+    return Data(
+        "VmDiskFileInfo", diskType="VirtualDiskFlatVer2BackingInfo", capacityKb=disk.spec.capacity_bytes // KiB, hardwareVersion=19,
+        controllerType=devices.CONTROLLERS[disk.spec.controller][0], thin=disk.spec.thin,
+    )  # fmt: skip
 
 
 def disk_descriptor(disk: DiskState, place: int) -> str:

@@ -170,6 +170,8 @@ HostCpuPackage: index=short vendor=string hz=long busHz=long description=string 
     stepping=short?
 HostDatastoreBrowserSearchResults: datastore=&Datastore? folderPath=string? file=FileInfo*
 HostDatastoreBrowserSearchSpec: query=FileQuery* details=FileQueryFlags? searchCaseInsensitive=boolean? matchPattern=string* sortFoldersFirst=boolean?
+HostDnsConfig: dhcp=boolean virtualNicDevice=string? ipv6VirtualNicDevice=string? hostName=string domainName=string address=string*
+    searchDomain=string*
 HostEventArgument(EntityEventArgument): host=&HostSystem
 HostFileSystemMountInfo: mountInfo=HostMountInfo volume=HostFileSystemVolume vStorageSupport=string?
 HostFileSystemVolume: type=string name=string capacity=long
@@ -188,9 +190,13 @@ HostMountInfo: path=string? accessMode=string mounted=boolean? accessible=boolea
     mountFailedReason=string? numTcpConnections=int?
 HostNasVolume(HostFileSystemVolume): remoteHost=string remotePath=string userName=string? remoteHostNames=string* securityType=string?
     protocolEndpoint=boolean?
-HostNetworkInfo: pnic=PhysicalNic* vnic=HostVirtualNic* consoleVnic=HostVirtualNic* ipV6Enabled=boolean? atBootIpV6Enabled=boolean?
+HostNetworkInfo: vswitch=HostVirtualSwitch* portgroup=HostPortGroup* pnic=PhysicalNic* vnic=HostVirtualNic* consoleVnic=HostVirtualNic*
+    dnsConfig=HostDnsConfig? ipV6Enabled=boolean? atBootIpV6Enabled=boolean?
     nsxTransportNodeId=string? nvdsToVdsMigrationRequired=boolean? migrationStatus=string?
+HostNetworkPolicy:
 HostNotConnected(HostCommunication):
+HostPortGroup: key=string? vswitch=string? computedPolicy=HostNetworkPolicy spec=HostPortGroupSpec
+HostPortGroupSpec: name=string vlanId=int vswitchName=string policy=HostNetworkPolicy
 HostRuntimeInfo: connectionState=%HostSystemConnectionState powerState=%HostSystemPowerState standbyMode=string? inMaintenanceMode=boolean
     inQuarantineMode=boolean? bootTime=dateTime? hostMaxVirtualDiskCapacity=long? cryptoState=string? cryptoKeyId=CryptoKeyId?
     statelessNvdsMigrationReady=string?
@@ -200,6 +206,8 @@ HostVirtualNic: device=string key=string portgroup=string spec=HostVirtualNicSpe
 HostVirtualNicManagerInfo: netConfig=VirtualNicManagerNetConfig*
 HostVirtualNicSpec: ip=HostIpConfig? mac=string? distributedVirtualPort=DistributedVirtualSwitchPortConnection? portgroup=string? mtu=int?
     tsoEnabled=boolean? netStackInstanceKey=string? externalId=string? pinnedPnic=string? systemOwned=boolean? dpuId=string?
+HostVirtualSwitch: name=string key=string numPorts=int numPortsAvailable=int mtu=int? portgroup=string* pnic=string* spec=HostVirtualSwitchSpec
+HostVirtualSwitchSpec: numPorts=int mtu=int?
 HostVmfsVolume(HostFileSystemVolume): blockSizeMb=int blockSize=int? unmapGranularity=int? unmapPriority=string? maxBlocks=int majorVersion=int
     version=string uuid=string extent=HostScsiDiskPartition+ vmfsUpgradable=boolean ssd=boolean? local=boolean? scsiDiskType=string?
 HttpNfcLeaseCapabilities: pullModeSupported=boolean corsSupported=boolean
@@ -618,6 +626,7 @@ DistributedVirtualSwitch(ManagedEntity): uuid=string summary=DVSSummary config=D
 VmwareDistributedVirtualSwitch(DistributedVirtualSwitch):
 Datastore(ManagedEntity): info=DatastoreInfo summary=DatastoreSummary host=DatastoreHostMount* vm=&VirtualMachine* browser=&HostDatastoreBrowser
     capability=DatastoreCapability
+  .RefreshDatastore()
 HostDatastoreBrowser: datastore=&Datastore* supportedType=FileQuery*
   .SearchDatastore_Task(datastorePath=string searchSpec=HostDatastoreBrowserSearchSpec?) -> &Task
   .SearchDatastoreSubFolders_Task(datastorePath=string searchSpec=HostDatastoreBrowserSearchSpec?) -> &Task?
@@ -678,5 +687,6 @@ FileManager:
   .MakeDirectory(name=string datacenter=&Datacenter? createParentDirectories=boolean?)
 VirtualApp(ResourcePool): parentFolder=&Folder? datastore=&Datastore* network=&Network* parentVApp=&ManagedEntity?
 VirtualDiskManager:
+  .QueryVirtualDiskUuid(name=string datacenter=&Datacenter?) -> string
 OptionManager: supportedOption=OptionDef* setting=OptionValue*
 """

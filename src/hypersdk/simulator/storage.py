@@ -43,6 +43,9 @@ class StoredFile:
     machine: str | None = None
     disk_index: int | None = None
     host: str | None = None
+    disk: Data | None = None
+    """Of a virtual disk's ``.vmdk``: what a browser tells of the disk."""
+    disk_uuid: str | None = None
 
     @property
     def etag(self) -> str:
@@ -162,6 +165,10 @@ class Datastore(Entity):
     @prop("browser")
     def _browser(self) -> Ref:
         return self.browser.ref
+
+    @operation("RefreshDatastore", privilege="Datastore.Browse")
+    def _refresh(self, _call: Call) -> None:
+        """What is told of it is never old."""
 
     @prop("vm")
     def _vm(self) -> list[Ref]:
@@ -286,7 +293,9 @@ def _results(datastore: Datastore, folder: str, spec: Data) -> Data:
     wanted = {query.type.replace("FileQuery", "FileInfo") for query in spec.query or []}
     infos = [_folder_info(name) for name in sorted(_subfolders(datastore, folder))]
     infos += [
-        _file_info(file, spec.details) for file in datastore.files(folder) if posixpath.dirname(file.path) == folder
+        _file_info(file, spec.details, spec.query or [])
+        for file in datastore.files(folder)
+        if posixpath.dirname(file.path) == folder
     ]
     chosen = [
         info
@@ -310,8 +319,11 @@ def _folder_info(name: str) -> Data:
     return Data("FolderFileInfo", path=name)
 
 
-def _file_info(file: StoredFile, flags: Data | None) -> Data:
+def _file_info(file: StoredFile, flags: Data | None, queries: list[Data]) -> Data:
     fields: dict[str, Any] = {"path": posixpath.basename(file.path)}
+    asked = next((query.details for query in queries if query.type == "VmDiskFileQuery" and query.details), None)
+    if asked is not None and file.disk is not None:
+        fields |= {name: value for name, value in file.disk.fields.items() if asked.fields.get(name)}
     if flags is not None and flags.fileSize:
         fields["fileSize"] = file.used_bytes
     if flags is not None and flags.modification:
@@ -323,9 +335,28 @@ def _file_info(file: StoredFile, flags: Data | None) -> Data:
 
 
 class VirtualDiskManager(Managed):
-    """Has no methods here: govc's file commands end in a crash when there is none at all."""
+    """Tells which disk a file is; makes and changes none."""
 
     wsdl = "VirtualDiskManager"
+
+    def __init__(self, world: World, moref: str, platform: Platform) -> None:
+        self.platform = platform
+        super().__init__(world, moref)
+
+    @operation("QueryVirtualDiskUuid", privilege="Datastore.Browse")
+    def _uuid(self, call: Call) -> str:
+        datastore, path = self.platform.datastore_path(call.args.name, call.args.datacenter)
+        file = datastore.file(path)
+        if file is None or file.disk_uuid is None:
+            raise MethodFault.of("FileNotFound", f"File {call.args.name} was not found", file=call.args.name)
+        return spaced_uuid(file.disk_uuid)
+
+
+def spaced_uuid(uuid: str) -> str:
+    """As VMware writes one in its files: ``60 00 c2 93 ...-.. ..``."""
+    digits = uuid.replace("-", "")
+    pairs = [digits[i : i + 2] for i in range(0, 32, 2)]
+    return " ".join(pairs[:8]) + "-" + " ".join(pairs[8:])
 
 
 class FileManager(Managed):

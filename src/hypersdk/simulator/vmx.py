@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from hypersdk.simulator import devices
 from hypersdk.simulator.disks import DiskState, unit_number
-from hypersdk.simulator.storage import split_path
+from hypersdk.simulator.storage import spaced_uuid, split_path
 from hypersdk.simulator.values import Data
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def _machine(machine: Machine) -> Pairs:
     yield from (
         (".encoding", "UTF-8"), ("config.version", "8"), ("virtualHW.version", "19"), ("displayName", machine.name),
         ("guestOS", _GUESTS.get(machine.spec.guest_id, "other-64")), ("memSize", str(machine.memory_mb)),
-        ("numvcpus", str(machine.cpus)), ("cpuid.coresPerSocket", "1"), ("uuid.bios", _uuid(machine.uuid)),
-        ("vc.uuid", _uuid(machine.instance_uuid)), ("nvram", f"{machine.folder_name}.nvram"), ("floppy0.present", "FALSE"),
+        ("numvcpus", str(machine.cpus)), ("cpuid.coresPerSocket", "1"), ("uuid.bios", spaced_uuid(machine.uuid)),
+        ("vc.uuid", spaced_uuid(machine.instance_uuid)), ("nvram", f"{machine.folder_name}.nvram"), ("floppy0.present", "FALSE"),
     )  # fmt: skip
     if machine.spec.firmware == "efi":
         yield "firmware", "efi"
@@ -115,7 +115,7 @@ def _nic(device: Data) -> Pairs:
     yield f"{name}.startConnected", str(bool(device.connectable.startConnected)).upper()
     if device.backing.port is not None:
         port = device.backing.port
-        yield f"{name}.dvs.switchId", _uuid(port.switchUuid)
+        yield f"{name}.dvs.switchId", spaced_uuid(port.switchUuid)
         yield f"{name}.dvs.portgroupId", port.portgroupKey
         yield f"{name}.dvs.portId", port.portKey
         yield f"{name}.dvs.connectionId", str(port.connectionCookie or 0)
@@ -123,12 +123,6 @@ def _nic(device: Data) -> Pairs:
         yield f"{name}.networkName", device.backing.deviceName
     yield f"{name}.addressType", "vpx"
     yield f"{name}.generatedAddress", device.macAddress
-
-
-def _uuid(uuid: str) -> str:
-    digits = uuid.replace("-", "")
-    pairs = [digits[i : i + 2] for i in range(0, 32, 2)]
-    return " ".join(pairs[:8]) + "-" + " ".join(pairs[8:])
 
 
 def _quote(text: str) -> str:
