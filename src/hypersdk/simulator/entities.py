@@ -258,6 +258,14 @@ class Cluster(ComputeResource):
 
     wsdl = "ClusterComputeResource"
 
+    @prop("configurationEx")
+    def _configuration(self) -> Data:
+        return Data(
+            "ClusterConfigInfoEx", vmSwapPlacement="vmDirectory", spbmEnabled=True,
+            dasConfig=Data("ClusterDasConfigInfo", enabled=False, admissionControlEnabled=False), dasVmConfig=[],
+            drsConfig=Data("ClusterDrsConfigInfo", enabled=False, defaultVmBehavior="manual"), drsVmConfig=[], rule=[], group=[],
+        )  # fmt: skip
+
     def _summary_of(self, fields: dict[str, Any]) -> Data:
         return Data("ClusterComputeResourceSummary", **fields, currentFailoverLevel=1, numVmotions=0)
 

@@ -25,7 +25,16 @@ Capability: provisioningSupported=boolean multiHostSupported=boolean userShellAc
 ClusterComputeResourceSummary(ComputeResourceSummary): currentFailoverLevel=int numVmotions=int targetBalance=int? currentBalance=int? drsScore=int?
     numVmsPerDrsScoreBucket=int* currentEVCModeKey=string? currentEVCGraphicsModeKey=string? clusterMaintenanceModeStatus=string?
     vcsHealthStatus=string?
+ClusterConfigInfoEx(ComputeResourceConfigInfo): dasConfig=ClusterDasConfigInfo dasVmConfig=ClusterDasVmConfigInfo* drsConfig=ClusterDrsConfigInfo
+    drsVmConfig=ClusterDrsVmConfigInfo* rule=ClusterRuleInfo* group=ClusterGroupInfo*
+ClusterDasConfigInfo: enabled=boolean? vmMonitoring=string? hostMonitoring=string? failoverLevel=int? admissionControlEnabled=boolean?
+    option=OptionValue*
+ClusterDasVmConfigInfo: key=&VirtualMachine
+ClusterDrsConfigInfo: enabled=boolean? enableVmBehaviorOverrides=boolean? defaultVmBehavior=%DrsBehavior? vmotionRate=int? option=OptionValue*
+ClusterDrsVmConfigInfo: key=&VirtualMachine enabled=boolean? behavior=%DrsBehavior?
+ClusterGroupInfo: name=string userCreated=boolean? uniqueID=string?
 ClusterPowerOnVmResult:
+ClusterRuleInfo: key=int? status=%ManagedEntityStatus? enabled=boolean? name=string? mandatory=boolean? userCreated=boolean?
 ComputeResourceConfigInfo: vmSwapPlacement=string spbmEnabled=boolean? defaultHardwareVersionKey=string? maximumHardwareVersionKey=string?
 ComputeResourceEventArgument(EntityEventArgument): computeResource=&ComputeResource
 ComputeResourceSummary: totalCpu=int totalMemory=long numCpuCores=short numCpuThreads=short effectiveCpu=int effectiveMemory=long numHosts=int

@@ -291,7 +291,7 @@ def _results(datastore: Datastore, folder: str, spec: Data) -> Data:
         raise MethodFault.of("FileNotFound", f"File {path} was not found", file=path)
     patterns = spec.matchPattern or ["*"]
     wanted = {query.type.replace("FileQuery", "FileInfo") for query in spec.query or []}
-    infos = [_folder_info(name) for name in sorted(_subfolders(datastore, folder))]
+    infos = [_folder_info(datastore, folder, name, spec.details) for name in sorted(_subfolders(datastore, folder))]
     infos += [
         _file_info(file, spec.details, spec.query or [])
         for file in datastore.files(folder)
@@ -315,8 +315,11 @@ def _subfolders(datastore: Datastore, folder: str) -> set[str]:
     return {posixpath.basename(name) for name in _all_folders(datastore) if posixpath.dirname(name) == folder}
 
 
-def _folder_info(name: str) -> Data:
-    return Data("FolderFileInfo", path=name)
+def _folder_info(datastore: Datastore, parent: str, name: str, flags: Data | None) -> Data:
+    """As new as the newest that lies in it."""
+    files = datastore.files(f"{parent}/{name}".lstrip("/"))
+    modified = max((file.modified for file in files), default=datastore.platform.started)
+    return Data("FolderFileInfo", path=name, **_details(flags, 0, modified))
 
 
 def _file_info(file: StoredFile, flags: Data | None, queries: list[Data]) -> Data:
@@ -324,14 +327,16 @@ def _file_info(file: StoredFile, flags: Data | None, queries: list[Data]) -> Dat
     asked = next((query.details for query in queries if query.type == "VmDiskFileQuery" and query.details), None)
     if asked is not None and file.disk is not None:
         fields |= {name: value for name, value in file.disk.fields.items() if asked.fields.get(name)}
-    if flags is not None and flags.fileSize:
-        fields["fileSize"] = file.used_bytes
-    if flags is not None and flags.modification:
-        fields["modification"] = file.modified
-    if flags is not None and flags.fileOwner:
-        fields["owner"] = "root"
+    fields |= _details(flags, file.used_bytes, file.modified)
     type_ = _INFO_TYPES.get(file.kind, "FileInfo")
     return Data(type_, **fields)
+
+
+def _details(flags: Data | None, size_bytes: int, modified: datetime) -> dict[str, Any]:
+    """What was asked for of a file or folder, besides its name."""
+    told = {"fileSize": size_bytes, "modification": modified, "owner": "root"}
+    asked = {"fileSize": "fileSize", "modification": "modification", "owner": "fileOwner"}
+    return {name: value for name, value in told.items() if flags is not None and flags.fields.get(asked[name])}
 
 
 class VirtualDiskManager(Managed):
