@@ -186,6 +186,9 @@ def copied(libvirt: Libvirt, tmp_path: Path) -> Callable[[str, str], bytes]:
     """Reads a datastore's file the way virt-v2v 2.2 does: nbdkit's curl plugin behind the filters that it puts before it, with a cookie from a
     HEAD with Basic authorization."""
 
+    requires("nbdcopy")
+    requires("curl")
+
     def copy(path: str, store: str) -> bytes:
         url, server = folder_url(libvirt.server, path, store), libvirt.server
         script = tmp_path / "cookie.sh"
