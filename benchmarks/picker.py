@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 
 from benchmarks.measure import Row
 from hypersdk.cli.picker.app import Picked, PickerApp
+from hypersdk.cli.picker.search import Index
 from tests.cli.inventory import inventory
 from tests.cli.running import environment, terminal
 from tests.cli.test_picker import KEYS, PROGRAM, SEQUENCES, drive
@@ -24,7 +25,19 @@ KEY_MS = 50
 
 def pickers(folder: Path) -> list[Row]:
     """Two sizes of screen without a terminal, and one terminal."""
-    return [row for size in SIZES for row in _headless(size)] + [_at_terminal(folder)]
+    return [_search(), *(row for size in SIZES for row in _headless(size)), _at_terminal(folder)]
+
+
+def _search() -> Row:
+    """The slowest of some queries, each of which looks at all machines or at what the one before found."""
+    index = Index(inventory(10_000))
+    times = []
+    for query in ("p", "pw", "pweb", "esx17", "ubuntu", "zzz", "e", "eu web 9"):
+        started = time.process_time()
+        index.search(query)
+        times.append(1000 * (time.process_time() - started))
+    slowest = max(times)
+    return Row("search over 10,000 machines, slowest query, processor", f"{slowest:.0f} ms", "", slowest, KEY_MS, " ms")
 
 
 def _p95_ms(times: Sequence[float]) -> float:
