@@ -357,3 +357,14 @@ def test_nothing_is_reconfigured_where_a_power_cycle_changes_no_connection(
     succeeded(ran.export("web-01", tmp_path / "out", state=SourceState.POWER_OFF))
     assert ran.simulator.counters.calls["ReconfigVM_Task"] == 0
     assert ran.simulator.state() == before
+
+
+def test_an_account_that_may_not_connect_devices_is_told(
+    engine: EngineFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = engine(machines=(ON,), denied_privileges=frozenset({"VirtualMachine.Config.EditDevice"}))
+    cut_off(ran, "Network adapter 1")
+    succeeded(ran.export("web-01", tmp_path / "out", state=SourceState.POWER_OFF))
+    assert "Network adapter 1 was not connected" in caplog.text
+    assert "VirtualMachine.Config.EditDevice" in caplog.text
+    assert power(ran) == "poweredOn"
