@@ -138,3 +138,11 @@ def test_a_path_that_the_api_does_not_know_is_refused(server: Simulator, path: s
     assert named == path
     fetched = soap(server, call("VirtualMachine", moref, "Fetch", f"<prop>{path}</prop>"), cookie)
     assert fetched.status == 500
+
+
+def test_a_path_that_goes_round_and_round_is_refused() -> None:
+    task = managed_types()["Task"]
+    assert in_wsdl(task, "info.error.fault.faultCause.fault.faultCause.localizedMessage")
+    assert in_wsdl(task, "info.error.dynamicType")
+    assert not in_wsdl(task, "dynamicType")
+    assert not in_wsdl(task, "info.error" + ".fault.faultCause" * 100_000)

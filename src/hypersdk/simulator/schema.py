@@ -161,27 +161,32 @@ def managed_types() -> Mapping[str, ManagedType]:
     return done
 
 
-_ANY_DATA: Final[Mapping[str, tuple[str, ...]]] = {"dynamicType": (), "dynamicProperty": ()}
-"""Members of every data object."""
+MAX_PATH_NAMES: Final = 32
+"""Some types hold themselves, so that a path could go on for ever; clients ask for half a dozen names."""
 
 
 @cache
-def _known_names() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+def _known_names() -> Mapping[str, Mapping[str, frozenset[str]]]:
     """Type -> name -> the types at which a path goes on."""
-    known: dict[str, Mapping[str, tuple[str, ...]]] = {}
+    known: dict[str, Mapping[str, frozenset[str]]] = {}
     for line in _logical_lines(PATHS):
         owner, _, names = line.partition(":")
         split = (name.partition("=") for name in names.split())
-        known[owner] = {name: tuple(types.split("|")) if types else () for name, _, types in split}
+        members = {name: frozenset(types.split("|") if types else ()) for name, _, types in split}
+        if owner not in managed_types():  # these two every data object has
+            members |= {"dynamicType": frozenset(), "dynamicProperty": frozenset()}
+        known[owner] = members
     return known
 
 
 def in_wsdl(owner: ManagedType, path: str) -> bool:
     """Whether the API knows the property path on objects of that type, whatever of it is modelled here."""
     known = _known_names()
-    first, *rest = path.split(".")
-    places = [types for base in owner.lineage if (types := known.get(base, {}).get(first)) is not None]
-    for name in rest:
-        below = [{**_ANY_DATA, **known[type_]} for types in places for type_ in types]
-        places = [members[name] for members in below if name in members]
-    return bool(places)
+    types = set(owner.lineage)
+    names = path.split(".")
+    for name in names[:MAX_PATH_NAMES]:
+        places = [known[type_][name] for type_ in types if name in known.get(type_, {})]
+        if not places:
+            return False
+        types = set().union(*places)
+    return len(names) <= MAX_PATH_NAMES
