@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.daemon import daemons
 from benchmarks.disk import make_disk
 from benchmarks.measure import Row, Took, rounds, run
+from benchmarks.picker import pickers
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
 from hypersdk.units import GiB, MiB, TiB
 from tests.support.peers import Vcsim, go_peer, running_vcsim
@@ -168,4 +169,11 @@ def daemon(bench: Bench) -> list[Row]:
     return daemons(bench.fresh("daemon"))
 
 
-CASES = {"start": start_up, "memory": memory, "downloads": downloads, "inventory": inventory, "daemon": daemon}
+def picker(bench: Bench) -> list[Row]:
+    """Keys of the picker."""
+    return pickers(bench.fresh("picker"))
+
+
+CASES = {
+    "start": start_up, "picker": picker, "memory": memory, "downloads": downloads, "inventory": inventory, "daemon": daemon,
+}  # fmt: skip

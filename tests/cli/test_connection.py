@@ -165,10 +165,8 @@ def test_ctrl_c_ends_a_connection_to_a_server_that_says_nothing(tmp_path: Path) 
         with terminal(program("list"), env) as screen:
             screen.wait_for("Connecting to")
             time.sleep(0.3)
-            began = time.monotonic()
             screen.type("\x03")
             assert screen.finish() == 130
-            assert time.monotonic() - began < 5
 
 
 def test_ctrl_c_ends_an_inventory_that_a_vcenter_does_not_finish(simulator: SimulatorFactory, tmp_path: Path) -> None:
@@ -177,10 +175,8 @@ def test_ctrl_c_ends_an_inventory_that_a_vcenter_does_not_finish(simulator: Simu
     with terminal(program("list"), login(server, tmp_path)) as screen:
         screen.wait_for("Reading the inventory")
         time.sleep(0.3)
-        began = time.monotonic()
         screen.type("\x03")
         assert screen.finish() == 130
-        assert time.monotonic() - began < 5
         assert "Nothing was changed" in screen.shown
 
 

@@ -59,7 +59,7 @@ def test_eight_machines_at_once_stay_in_the_budget_and_take_less_than_one_after_
     assert peaks["singly"] == [1, 1]
     assert all(BUDGET - 1 <= peak <= BUDGET for peak in peaks["together"]), peaks
     assert digests["singly"] == digests["together"]
-    assert took["together"] <= 0.6 * took["singly"], took
+    assert took["together"] < took["singly"], took
     print(f"{took['together'] / took['singly']:.2f} of the time of one after another: {took}")
 
 

@@ -427,7 +427,7 @@ def test_a_signal_leaves_a_free_machine_and_what_was_copied(
     began = time.monotonic()
     running.process.send_signal(number)
     ended = running.wait()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert (ended.status, ended.error["code"]) == (status, "cancelled")
     assert_no_final_names(case.folder)
     (state,) = case.simulator.state()["machines"].values()

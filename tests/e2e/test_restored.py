@@ -295,3 +295,76 @@ def test_what_is_not_undone_is_told_where_the_end_fails_too(
     ran.simulator.set_faults()
     assert cleaned(ran, tmp_path / "out") == ("snapshot",)
     assert ran.simulator.state() == before
+
+
+def connected(engine: Engine) -> dict[str, tuple[bool, bool]]:
+    """Label of each device that can be connected -> whether it is now, and whether it starts so."""
+    with engine.simulator.platform.world.lock:
+        devices = engine.simulator.vm("web-01").device_list
+        return {
+            one.deviceInfo.label: (one.connectable.connected, one.connectable.startConnected)
+            for one in devices
+            if one.connectable
+        }
+
+
+def with_connection(engine: Engine, label: str, **changed: Any) -> None:
+    """Changes how one device is connected, as an administrator would."""
+    with engine.simulator.platform.world.lock:
+        machine = engine.simulator.vm("web-01")
+        machine.device_list = [
+            one.replace(connectable=one.connectable.replace(**changed)) if one.deviceInfo.label == label else one
+            for one in machine.device_list
+        ]
+        machine.touch()
+
+
+def cut_off(engine: Engine, label: str) -> None:
+    with_connection(engine, label, connected=False, status="untried")
+
+
+@pytest.mark.parametrize("state", [SourceState.POWER_OFF, SourceState.SHUTDOWN])
+@pytest.mark.parametrize("remove_cdrom", [True, False])
+@pytest.mark.parametrize("iso_connected", [True, False], ids=["connected", "cut off by hand"])
+def test_a_power_cycle_leaves_every_device_as_it_was_connected(
+    state: SourceState, remove_cdrom: bool, iso_connected: bool, engine: EngineFactory, tmp_path: Path
+) -> None:
+    ran = engine(machines=(replace(ON, iso=ISO, iso_connected=iso_connected, nics=2),))
+    cut_off(ran, "Network adapter 2")
+    before, found = ran.simulator.state(), connected(ran)
+    assert found["CD/DVD drive 1"] == (iso_connected, True)
+    assert found["Network adapter 2"] == (False, True)
+    succeeded(ran.export("web-01", tmp_path / "out", state=state, remove_cdrom=remove_cdrom))
+    assert ran.simulator.counters.calls["PowerOnVM_Task"] == 1
+    assert connected(ran) == found
+    assert ran.simulator.state() == before
+
+
+def test_a_drive_connected_by_hand_is_connected_again(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(replace(ON, iso=ISO),))
+    with_connection(ran, "CD/DVD drive 1", startConnected=False)
+    before = ran.simulator.state()
+    assert connected(ran)["CD/DVD drive 1"] == (True, False)
+    succeeded(ran.export("web-01", tmp_path / "out", state=SourceState.POWER_OFF, remove_cdrom=True))
+    assert ran.simulator.state() == before
+
+
+def test_nothing_is_reconfigured_where_a_power_cycle_changes_no_connection(
+    engine: EngineFactory, tmp_path: Path
+) -> None:
+    ran = engine(machines=(replace(ON, iso=ISO),))
+    before = ran.simulator.state()
+    succeeded(ran.export("web-01", tmp_path / "out", state=SourceState.POWER_OFF))
+    assert ran.simulator.counters.calls["ReconfigVM_Task"] == 0
+    assert ran.simulator.state() == before
+
+
+def test_an_account_that_may_not_connect_devices_is_told(
+    engine: EngineFactory, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran = engine(machines=(ON,), denied_privileges=frozenset({"VirtualMachine.Config.EditDevice"}))
+    cut_off(ran, "Network adapter 1")
+    succeeded(ran.export("web-01", tmp_path / "out", state=SourceState.POWER_OFF))
+    assert "Network adapter 1 was not connected" in caplog.text
+    assert "VirtualMachine.Config.EditDevice" in caplog.text
+    assert power(ran) == "poweredOn"

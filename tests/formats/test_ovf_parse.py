@@ -208,12 +208,12 @@ def test_a_path_in_href_is_refused(href: str) -> None:
 
 
 def test_absurd_depth_and_numbers_of_elements_are_refused_quickly() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     assert refused(envelope(more="<a>" * (MAX_DEPTH + 1) + "</a>" * (MAX_DEPTH + 1))).code == "ovf_unsafe"
     assert refused(envelope(more="<a>" * 100_000 + "</a>" * 100_000)).code == "bad_format"
     assert refused(envelope(more="<a/>" * (MAX_ELEMENTS + 1))).code == "ovf_unsafe"
     assert refused(b" " * (MAX_OVF_BYTES + 1)).code == "ovf_unsafe"
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp037"])

@@ -60,7 +60,7 @@ def test_cancel_ends_qemu(image: Path) -> None:
     with pytest.raises(Cancelled):
         prove_boot(image, marker="MARKER-2", timeout_s=60, cancel=cancel)
     timer.join()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 50, "it went on to its time-out"
 
 
 def test_without_qemu_there_is_no_proof(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:

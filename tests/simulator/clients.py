@@ -69,7 +69,7 @@ def done(task: Any) -> Any:
     return task.info.result
 
 
-def eventually(check: Callable[[], bool], timeout_s: float = 10) -> None:
+def eventually(check: Callable[[], bool], timeout_s: float = 60) -> None:
     """Waits until ``check`` holds."""
     until = time.monotonic() + timeout_s
     while not check():

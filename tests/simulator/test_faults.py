@@ -124,7 +124,7 @@ def test_a_stall_lasts_and_then_it_goes_on(server: Simulator, instance: Any, str
     with export(instance, server, "vm") as lease:
         began = time.monotonic()
         assert get(server, lease.info.deviceUrl[0].url).body == stream
-        assert 0.8 <= time.monotonic() - began < 10
+        assert 0.8 <= time.monotonic() - began < 60
 
 
 def test_a_stalled_stream_is_closed_when_its_client_leaves(server: Simulator, instance: Any) -> None:
@@ -145,7 +145,7 @@ def test_a_slow_stream_flows_at_its_rate(server: Simulator, instance: Any, strea
     with export(instance, server, "vm") as lease:
         began = time.monotonic()
         assert get(server, lease.info.deviceUrl[0].url).body == stream
-        assert 0.9 <= time.monotonic() - began < 10
+        assert 0.9 <= time.monotonic() - began < 60
 
 
 def test_one_bit_is_flipped_and_zlib_notices(server: Simulator, instance: Any, stream: bytes, tmp_path: Path) -> None:

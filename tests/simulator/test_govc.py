@@ -23,6 +23,7 @@ MACHINES = (
     MachineSpec("power", disks=(DiskSpec(MiB),)),
     MachineSpec("snap", (DiskSpec(4 * MiB),), power="poweredOn"),
     MachineSpec("cd", (DiskSpec(MiB),)),
+    MachineSpec("points", (DiskSpec(MiB),), snapshots=("one", "two")),
 )
 
 
@@ -240,6 +241,55 @@ def test_pools_and_sessions(server: Simulator) -> None:
     sessions = as_json(server, "session.ls")
     assert sessions["currentSession"]["userName"] == server.username
     assert sessions["currentSession"]["key"] in [one["key"] for one in sessions["sessionList"]]
+
+
+LOOKS = (
+    "about.cert", "tree", "ls -l {root}/vm", "ls {root}/host", "find / -type p", "find / -type m -runtime.powerState poweredOn",
+    "vm.info -json *", "vm.ip -a -wait 20s beta", "device.ls -vm alpha -boot", "device.info -vm alpha -json", "datastore.ls -l -ds nvme-prod-01",
+    "datastore.ls -l -R -ds iso-library", "datastore.ls -R -a -ds nvme-prod-01", "datastore.info", "datastore.tail -ds nvme-prod-01 alpha/vmware.log",
+    "snapshot.tree -D -i -f -s -vm points", "events -l", "tasks -l", "object.collect {root}/vm/alpha", "object.collect -json {root}/vm/alpha",
+    "object.collect {root}/datastore/nvme-prod-01", "object.collect -s {root}/vm/alpha name customValue tag value triggeredAlarmState",
+    "object.collect -type HostSystem / hardware.cpuFeature", "object.collect -type ComputeResource / configurationEx", "pool.info -json *",
+    "host.info -json *", "datacenter.info", "session.ls", "vm.info -g -e -r -t *", "role.ls", "version -l",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LOOKS)
+def test_what_only_looks(server: Simulator, command: str) -> None:
+    """The rest of govc that a site's inventory is read by. Each says something, and none crashes."""
+    before = server.state()
+    assert run(server, *command.format(root=root(server)).split()).strip()
+    assert server.state() == before
+
+
+def test_a_known_property_that_is_not_modelled_is_no_fault(server: Simulator) -> None:
+    path = f"{root(server)}/vm/alpha"
+    assert run(server, "object.collect", "-s", path, "name", "runtime.question", "layout").split() == ["alpha"]
+
+
+def test_clusters() -> None:
+    with simulated() as server:
+        for what in ("rule.ls", "group.ls", "override.info"):
+            run(server, f"cluster.{what}", "-cluster", "prod-cluster")
+        assert "CPU usage" in run(server, "cluster.usage", "prod-cluster")
+        assert (
+            run(server, "object.collect", "-s", "host/prod-cluster", "configurationEx.drsConfig.enabled").strip()
+            == "false"
+        )
+
+
+def test_it_is_the_whole_of_govc() -> None:
+    """Not a choice of commands that happen to work: as many packages of commands as the module has."""
+    shown = run_govc("https://127.0.0.1:1/sdk", "-h")
+    assert {
+        "cluster.rule.ls",
+        "host.esxcli",
+        "library.import",
+        "namespace.create",
+        "sso.user.ls",
+        "vm.rdm.attach",
+        "vsan.info",
+    } <= set(shown.split())
 
 
 def test_a_wrong_password_is_refused(server: Simulator) -> None:

@@ -129,7 +129,7 @@ def test_waiting_tells_changes_and_only_them(server: Simulator, instance: Any) -
     began = time.monotonic()
     none = collector.WaitForUpdatesEx(first.version, spec.WaitOptions(maxWaitSeconds=1))
     assert none is None
-    assert 0.9 < time.monotonic() - began < 5
+    assert 0.9 < time.monotonic() - began < 60
     server.power_cycle("iso")
     done(machine.PowerOn())
     second = collector.WaitForUpdatesEx(first.version, None)

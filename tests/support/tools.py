@@ -16,6 +16,8 @@ _PACKAGES = {
     "promtool": "prometheus",
     "tmux": "tmux",
     "tar": "tar",
+    "virsh": "libvirt-clients",
+    "nbdcopy": "libnbd-bin",
 }
 
 

@@ -32,7 +32,7 @@ def test_behaves_like_a_set(data: st.DataObject) -> None:
 
 def test_terabytes_are_walked_in_no_time() -> None:
     blockmap = BlockMap(64 << 20)
-    started = time.monotonic()
+    started = time.process_time()
     blockmap.add_run(5, (64 << 20) - 5)
     assert list(blockmap.runs(0, 64 << 20, present=True)) == [range(5, (64 << 20) - 5)]
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2

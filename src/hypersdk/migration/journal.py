@@ -26,6 +26,7 @@ from hypersdk.model import Machine, Power
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_duration
 from hypersdk.vsphere.cdrom import CdromChange, remove_isos, restore_isos
+from hypersdk.vsphere.connections import connections, reconnect
 from hypersdk.vsphere.lease import LeaseRecord, release_stale
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.power import SHUTDOWN_TIMEOUT, ask_guest_down, power_off, power_on, wait_until_off
@@ -68,8 +69,9 @@ class SourceJournal:
     def shut_down(self, *, guest: bool, timeout_s: float, cancel: CancelToken) -> None:
         """Powers the machine off, through the guest's own shutdown when ``guest``; it is powered on again at the end."""
         self._note("shutting the guest down" if guest else "powering the machine off")
-        earlier = self._guest_asked()
-        with self._change(ChangeKind.POWER, self._asked_now(timeout_s) if guest else earlier) as change:
+        found: dict[str, object] = {"connected": connections(self._session, self._moref, cancel=cancel)}
+        earlier = {**self._guest_asked(), **found}
+        with self._change(ChangeKind.POWER, {**self._asked_now(timeout_s), **found} if guest else earlier) as change:
             if guest:
                 self._ask_guest_down(change, earlier, cancel)
                 wait_until_off(self._session, self._moref, timeout_s=timeout_s, cancel=cancel)
@@ -85,7 +87,7 @@ class SourceJournal:
             "booted": booted.isoformat() if booted else None,
         }
 
-    def _ask_guest_down(self, change: Change, earlier: dict[str, Any], cancel: CancelToken) -> None:
+    def _ask_guest_down(self, change: Change, earlier: dict[str, object], cancel: CancelToken) -> None:
         try:
             ask_guest_down(self._session, self._moref, cancel=cancel)
         except ConnectError:
@@ -198,10 +200,11 @@ class SourceJournal:
             wait_for_no_task(self._session, self._moref, POWER_OFF_TASK, timeout_s=LATE_S, cancel=cancel)
             if "asked" in change.data:
                 self._await_guest(change, cancel)
-        if read_machine(self._session, self._moref).power is Power.ON:
-            return
-        self._note("powering the machine on again")
-        power_on(self._session, self._moref, cancel=cancel)
+        if read_machine(self._session, self._moref).power is not Power.ON:
+            self._note("powering the machine on again")
+            power_on(self._session, self._moref, cancel=cancel)
+        # It comes up with what starts connected, whatever was connected when it was found.
+        reconnect(self._session, self._moref, change.data.get("connected", {}), cancel=cancel)
 
     def _await_guest(self, change: Change, cancel: CancelToken) -> None:
         """Until the guest that was asked is down, as long as it may take. Raises SourceError ``shutdown_timeout`` where it may still go down

@@ -85,6 +85,15 @@ def connectable(*, connected: bool, at_start: bool) -> Data:
     )  # fmt: skip
 
 
+def with_power(device: Data, *, on: bool) -> Data:
+    """The device after its machine was powered on or off. What is connected was so by ``startConnected``, however it was left before."""
+    have = device.connectable
+    if have is None:
+        return device
+    connected = on and bool(have.startConnected)
+    return device.replace(connectable=have.replace(connected=connected, status="ok" if connected else "untried"))
+
+
 def nic(index: int, mac: str, network: Any, *, connected: bool) -> Data:
     """A vmxnet3 card on a network (the object) or a distributed port group."""
     if network.is_a("DistributedVirtualPortgroup"):

@@ -258,6 +258,14 @@ class Cluster(ComputeResource):
 
     wsdl = "ClusterComputeResource"
 
+    @prop("configurationEx")
+    def _configuration(self) -> Data:
+        return Data(
+            "ClusterConfigInfoEx", vmSwapPlacement="vmDirectory", spbmEnabled=True,
+            dasConfig=Data("ClusterDasConfigInfo", enabled=False, admissionControlEnabled=False), dasVmConfig=[],
+            drsConfig=Data("ClusterDrsConfigInfo", enabled=False, defaultVmBehavior="manual"), drsVmConfig=[], rule=[], group=[],
+        )  # fmt: skip
+
     def _summary_of(self, fields: dict[str, Any]) -> Data:
         return Data("ClusterComputeResourceSummary", **fields, currentFailoverLevel=1, numVmotions=0)
 
@@ -398,7 +406,29 @@ class Host(Entity):
         )
         return Data(
             "HostConfigInfo", host=self.ref, product=self.platform.host_about(),
-            virtualNicManagerInfo=Data("HostVirtualNicManagerInfo", netConfig=[management]),
+            virtualNicManagerInfo=Data("HostVirtualNicManagerInfo", netConfig=[management]), network=self._network_info(nic),
+        )  # fmt: skip
+
+    def _network_info(self, nic: Data) -> Data:
+        """One standard switch with the host's standard networks; its name as the host itself knows it."""
+        host, _, domain = self.name.partition(".")
+        groups = {
+            f"key-vim.host.PortGroup-{network.name}": Data(
+                "HostPortGroupSpec", name=network.name, vlanId=0, vswitchName="vSwitch0", policy=Data("HostNetworkPolicy")
+            )
+            for network in self.networks if network.wsdl == "Network"
+        }  # fmt: skip
+        switch = Data(
+            "HostVirtualSwitch", name="vSwitch0", key="key-vim.host.VirtualSwitch-vSwitch0", numPorts=1536, numPortsAvailable=1500,
+            mtu=1500, portgroup=list(groups), pnic=[], spec=Data("HostVirtualSwitchSpec", numPorts=128, mtu=1500),
+        )  # fmt: skip
+        return Data(
+            "HostNetworkInfo", vswitch=[switch], vnic=[nic],
+            portgroup=[
+                Data("HostPortGroup", key=key, vswitch=switch.key, computedPolicy=Data("HostNetworkPolicy"), spec=spec)
+                for key, spec in groups.items()
+            ],
+            dnsConfig=Data("HostDnsConfig", dhcp=False, hostName=host, domainName=domain, address=[], searchDomain=[]),
         )  # fmt: skip
 
     @prop("summary")
@@ -425,11 +455,11 @@ class Host(Entity):
 
 
 def _cpu_features() -> list[Data]:
-    """CPUID leaf 0x80000001 with the long mode bit: libvirt reads the architecture from it."""
-    bits = "----:----:--1-:----:----:----:----:----"
-    return [
-        Data("HostCpuIdInfo", level=-2147483647, vendor="", eax=None, ebx=None, ecx=None, edx=bits.replace("-", "0"))
-    ]
+    """CPUID leaf 0x80000001, edx with the long mode bit (29): libvirt reads the architecture from it, and reads all four registers, each of
+    32 bits from the highest to the lowest in groups of four.
+    """
+    nothing = ":".join(["0000"] * 8)
+    return [Data("HostCpuIdInfo", level=-2147483647, eax=nothing, ebx=nothing, ecx=nothing, edx="0010" + nothing[4:])]
 
 
 class Network(Entity):

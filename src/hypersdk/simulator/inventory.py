@@ -69,7 +69,7 @@ def _managers(platform: Platform) -> None:
         "taskManager": platform.tasks,
         "searchIndex": SearchIndex(world, moref("SearchIndex", "ha-searchindex"), platform),
         "fileManager": FileManager(world, moref("FileManager", "ha-nfc-file-manager"), platform),
-        "virtualDiskManager": VirtualDiskManager(world, moref("virtualDiskManager", "ha-vdiskmanager")),
+        "virtualDiskManager": VirtualDiskManager(world, moref("virtualDiskManager", "ha-vdiskmanager"), platform),
         "ovfManager": OvfManager(world, moref("OvfManager", "ha-ovf-manager"), platform),
     }
     content: dict[str, Any] = {name: managed.ref for name, managed in made.items()}

@@ -226,14 +226,17 @@ class Machine(Entity):
     # Power
 
     def set_power(self, call: Call | None, state: str, event: str, text: str) -> None:
-        """The new power state, and its event."""
-        self.power = state
+        """The new power state, and its event. A machine that goes on connects what starts connected; one that goes off connects nothing."""
+        before, self.power = self.power, state
         if state == "poweredOn":
             self.booted = now()
             self.changes += 1
             self.reconfigured = now()
         elif state == "poweredOff":
             self.booted = None
+        if state != before and "poweredOff" in (state, before):
+            on = state == "poweredOn"
+            self._devices = [devices.with_power(device, on=on) for device in self.device_list]
         self.touch()
         self.host.touch()
         self.platform.events.post(event, text, call=call, machine=self)

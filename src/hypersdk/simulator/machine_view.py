@@ -235,11 +235,16 @@ def runtime_info(machine: Machine) -> Data:
     )  # fmt: skip
 
 
-def address(machine: Machine) -> str:
-    """An address from 192.0.2.0/24, 198.51.100.0/24 or 203.0.113.0/24 (RFC 5737), fixed for the machine."""
-    number = machine.platform.number("address", machine.ref.moref)
+def address(machine: Machine, card: int) -> str:
+    """An address from 192.0.2.0/24, 198.51.100.0/24 or 203.0.113.0/24 (RFC 5737), fixed for the machine's network card."""
+    number = machine.platform.number("address", machine.ref.moref) + card
     net = ("192.0.2", "198.51.100", "203.0.113")[number % 3]
     return f"{net}.{1 + number // 3 % 254}"
+
+
+def addresses(machine: Machine) -> list[str]:
+    """Those of all its cards."""
+    return [address(machine, card) for card in range(len(machine.networks))]
 
 
 def host_name(machine: Machine) -> str:
@@ -267,16 +272,20 @@ def guest_info(machine: Machine) -> Data:
 
 def _running_guest(machine: Machine) -> dict[str, Any]:
     full_name, family = GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])
-    ip = address(machine)
-    nics = [
-        Data("GuestNicInfo", network=network.name, ipAddress=[ip] if index == 0 else [], connected=True,
-             macAddress=machine.platform.mac(f"{machine.ref.moref}/{index}"), deviceConfigId=devices.FIRST_NIC + index)
-        for index, network in enumerate(machine.networks)
-    ]  # fmt: skip
+    nics = [_guest_nic(machine, index, network.name) for index, network in enumerate(machine.networks)]
     return {
         "guestId": machine.spec.guest_id, "guestFamily": family, "guestFullName": full_name, "hostName": host_name(machine),
-        "ipAddress": ip, "net": nics,
+        "ipAddress": address(machine, 0), "net": nics,
     }  # fmt: skip
+
+
+def _guest_nic(machine: Machine, index: int, network: str) -> Data:
+    ip = address(machine, index)
+    config = Data("NetIpConfigInfoIpAddress", ipAddress=ip, prefixLength=24, state="preferred")
+    return Data(
+        "GuestNicInfo", network=network, ipAddress=[ip], macAddress=machine.platform.mac(f"{machine.ref.moref}/{index}"), connected=True,
+        deviceConfigId=devices.FIRST_NIC + index, ipConfig=Data("NetIpConfigInfo", ipAddress=[config]),
+    )  # fmt: skip
 
 
 def summary(machine: Machine) -> Data:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from hypersdk.simulator.encode import property_value
 from hypersdk.simulator.fault import MethodFault
-from hypersdk.simulator.schema import Field, Kind, ManagedType, data_types, managed_types
+from hypersdk.simulator.schema import Field, Kind, ManagedType, data_types, in_wsdl, managed_types
 from hypersdk.simulator.values import Data, Ref
 
 if TYPE_CHECKING:
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from hypersdk.simulator.world import World
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+EMPTY_LISTS: Final = frozenset(
+    {"customValue", "value", "availableField", "tag", "declaredAlarmState", "triggeredAlarmState"}
+)
+"""What a vCenter sends for every entity, though nothing is in it: inventory tools walk these without asking whether they are set."""
 
 
 @dataclass(slots=True)
@@ -108,10 +113,11 @@ class Managed:
     def get(self, name: str) -> Any:
         """A property's value; ``None`` when unset."""
         getter = self.getters.get(name)
-        return getter(self) if getter is not None else self.values.get(name)
+        value = getter(self) if getter is not None else self.values.get(name)
+        return [] if value is None and name in EMPTY_LISTS else value
 
     def property_xml(self, path: str, read: dict[str, Any]) -> str:
-        """``<val>`` of a property path, empty when unset. ``read`` keeps what several paths of one answer have in common.
+        """``<val>`` of a property path, empty when unset or not modelled. ``read`` keeps what several paths of one answer have in common.
 
         Raises MethodFault (InvalidProperty) for a path that does not exist.
         """
@@ -127,18 +133,20 @@ class Managed:
         return "" if value is None or field is None else property_value("val", value, field)
 
     def resolve(self, path: str, read: dict[str, Any] | None = None) -> tuple[Any, Field | None]:
-        """Value and field of a property path such as ``config.hardware.device``; through a list only its end may be asked for."""
+        """Value and field of a property path such as ``config.hardware.device``; through a list only its end may be asked for. A path
+        that the API knows and the simulator does not model is unset: no value, no field.
+        """
         known = {} if read is None else read
         first, *rest = path.split(".")
         field = self.schema.properties.get(first)
-        if field is None:
-            raise invalid_property(self.wsdl, path)
-        if first not in known:
+        if field is not None and first not in known:
             known[first] = self.get(first)
-        value = known[first]
+        value = known[first] if field is not None else None
         for name in rest:
-            field = _member(self.wsdl, path, value, field, name)
+            field = _member(value, field, name)
             value = value.fields.get(name) if isinstance(value, Data) else None
+        if field is None and not in_wsdl(self.schema, path):
+            raise invalid_property(self.wsdl, path)
         return value, field
 
     def property_names(self) -> Iterator[str]:
@@ -146,12 +154,12 @@ class Managed:
         return (name for name in self.schema.properties if self.get(name) is not None)
 
 
-def _member(owner: str, path: str, value: Any, field: Field, name: str) -> Field:
-    type_name = value.type if isinstance(value, Data) else field.type
-    known = data_types().get(type_name)
-    if known is None or field.many or field.kind is not Kind.DATA or name not in known.by_name:
-        raise invalid_property(owner, path)
-    return known.by_name[name]
+def _member(value: Any, field: Field | None, name: str) -> Field | None:
+    """The field ``name`` of a data object; ``None`` where it is not modelled, or no data object can be there."""
+    if field is None or field.many or field.kind is not Kind.DATA:
+        return None
+    known = data_types().get(value.type if isinstance(value, Data) else field.type)
+    return known.by_name.get(name) if known is not None else None
 
 
 def invalid_property(owner: str, path: str) -> MethodFault:

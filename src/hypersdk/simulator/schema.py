@@ -1,4 +1,4 @@
-"""The types of ``schema_table`` as objects: fields in wire order, ancestors, methods."""
+"""The types of ``schema_table`` as objects: fields in wire order, ancestors, methods. And which property paths the API knows at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from enum import Enum
 from functools import cache
 from typing import Final
 
+from hypersdk.simulator.schema_paths import PATHS
 from hypersdk.simulator.schema_table import DATA_TYPES, MANAGED_TYPES
 
 PRIMITIVES: Final[Mapping[str, str]] = {
@@ -158,3 +159,34 @@ def managed_types() -> Mapping[str, ManagedType]:
             result = _field(f"returnval={call[3]}") if call[3] else None
             methods[call[1]] = Method(call[1], tuple(_field(text) for text in call[2].split()), result)
     return done
+
+
+MAX_PATH_NAMES: Final = 32
+"""Some types hold themselves, so that a path could go on for ever; clients ask for half a dozen names."""
+
+
+@cache
+def _known_names() -> Mapping[str, Mapping[str, frozenset[str]]]:
+    """Type -> name -> the types at which a path goes on."""
+    known: dict[str, Mapping[str, frozenset[str]]] = {}
+    for line in _logical_lines(PATHS):
+        owner, _, names = line.partition(":")
+        split = (name.partition("=") for name in names.split())
+        members = {name: frozenset(types.split("|") if types else ()) for name, _, types in split}
+        if owner not in managed_types():  # these two every data object has
+            members |= {"dynamicType": frozenset(), "dynamicProperty": frozenset()}
+        known[owner] = members
+    return known
+
+
+def in_wsdl(owner: ManagedType, path: str) -> bool:
+    """Whether the API knows the property path on objects of that type, whatever of it is modelled here."""
+    known = _known_names()
+    types = set(owner.lineage)
+    names = path.split(".")
+    for name in names[:MAX_PATH_NAMES]:
+        places = [known[type_][name] for type_ in types if name in known.get(type_, {})]
+        if not places:
+            return False
+        types = set().union(*places)
+    return len(names) <= MAX_PATH_NAMES

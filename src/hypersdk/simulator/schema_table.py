@@ -13,6 +13,8 @@ from typing import Final
 DATA_TYPES: Final = """
 AboutInfo: name=string fullName=string vendor=string version=string patchLevel=string? build=string localeVersion=string? localeBuild=string?
     osType=string productLineId=string apiType=string apiVersion=string instanceUuid=string? licenseProductName=string? licenseProductVersion=string?
+AlarmState: key=string entity=&ManagedEntity alarm=&Alarm overallStatus=%ManagedEntityStatus time=dateTime acknowledged=boolean?
+    acknowledgedByUser=string? acknowledgedTime=dateTime? eventKey=int? disabled=boolean?
 AuthorizationPrivilege: privId=string onParent=boolean name=string privGroupName=string
 AuthorizationRole: roleId=int system=boolean name=string info=Description privilege=string*
 CannotAccessFile(FileFault):
@@ -23,13 +25,25 @@ Capability: provisioningSupported=boolean multiHostSupported=boolean userShellAc
 ClusterComputeResourceSummary(ComputeResourceSummary): currentFailoverLevel=int numVmotions=int targetBalance=int? currentBalance=int? drsScore=int?
     numVmsPerDrsScoreBucket=int* currentEVCModeKey=string? currentEVCGraphicsModeKey=string? clusterMaintenanceModeStatus=string?
     vcsHealthStatus=string?
+ClusterConfigInfoEx(ComputeResourceConfigInfo): dasConfig=ClusterDasConfigInfo dasVmConfig=ClusterDasVmConfigInfo* drsConfig=ClusterDrsConfigInfo
+    drsVmConfig=ClusterDrsVmConfigInfo* rule=ClusterRuleInfo* group=ClusterGroupInfo*
+ClusterDasConfigInfo: enabled=boolean? vmMonitoring=string? hostMonitoring=string? failoverLevel=int? admissionControlEnabled=boolean?
+    option=OptionValue*
+ClusterDasVmConfigInfo: key=&VirtualMachine
+ClusterDrsConfigInfo: enabled=boolean? enableVmBehaviorOverrides=boolean? defaultVmBehavior=%DrsBehavior? vmotionRate=int? option=OptionValue*
+ClusterDrsVmConfigInfo: key=&VirtualMachine enabled=boolean? behavior=%DrsBehavior?
+ClusterGroupInfo: name=string userCreated=boolean? uniqueID=string?
 ClusterPowerOnVmResult:
+ClusterRuleInfo: key=int? status=%ManagedEntityStatus? enabled=boolean? name=string? mandatory=boolean? userCreated=boolean?
 ComputeResourceConfigInfo: vmSwapPlacement=string spbmEnabled=boolean? defaultHardwareVersionKey=string? maximumHardwareVersionKey=string?
 ComputeResourceEventArgument(EntityEventArgument): computeResource=&ComputeResource
 ComputeResourceSummary: totalCpu=int totalMemory=long numCpuCores=short numCpuThreads=short effectiveCpu=int effectiveMemory=long numHosts=int
     numEffectiveHosts=int overallStatus=%ManagedEntityStatus
 ConcurrentAccess(VimFault):
 CryptoKeyId: keyId=string providerId=KeyProviderId?
+CustomFieldDef: key=int name=string type=TypeName managedObjectType=TypeName? fieldDefPrivileges=PrivilegePolicyDef?
+    fieldInstancePrivileges=PrivilegePolicyDef?
+CustomFieldValue: key=int
 DVPortSetting:
 DVPortgroupConfigInfo: key=string name=string numPorts=int distributedVirtualSwitch=&DistributedVirtualSwitch? defaultPortConfig=DVPortSetting?
     description=string? type=string backingType=string? policy=DVPortgroupPolicy portNameFormat=string? scope=&ManagedEntity* configVersion=string?
@@ -165,6 +179,8 @@ HostCpuPackage: index=short vendor=string hz=long busHz=long description=string 
     stepping=short?
 HostDatastoreBrowserSearchResults: datastore=&Datastore? folderPath=string? file=FileInfo*
 HostDatastoreBrowserSearchSpec: query=FileQuery* details=FileQueryFlags? searchCaseInsensitive=boolean? matchPattern=string* sortFoldersFirst=boolean?
+HostDnsConfig: dhcp=boolean virtualNicDevice=string? ipv6VirtualNicDevice=string? hostName=string domainName=string address=string*
+    searchDomain=string*
 HostEventArgument(EntityEventArgument): host=&HostSystem
 HostFileSystemMountInfo: mountInfo=HostMountInfo volume=HostFileSystemVolume vStorageSupport=string?
 HostFileSystemVolume: type=string name=string capacity=long
@@ -183,9 +199,13 @@ HostMountInfo: path=string? accessMode=string mounted=boolean? accessible=boolea
     mountFailedReason=string? numTcpConnections=int?
 HostNasVolume(HostFileSystemVolume): remoteHost=string remotePath=string userName=string? remoteHostNames=string* securityType=string?
     protocolEndpoint=boolean?
-HostNetworkInfo: pnic=PhysicalNic* vnic=HostVirtualNic* consoleVnic=HostVirtualNic* ipV6Enabled=boolean? atBootIpV6Enabled=boolean?
+HostNetworkInfo: vswitch=HostVirtualSwitch* portgroup=HostPortGroup* pnic=PhysicalNic* vnic=HostVirtualNic* consoleVnic=HostVirtualNic*
+    dnsConfig=HostDnsConfig? ipV6Enabled=boolean? atBootIpV6Enabled=boolean?
     nsxTransportNodeId=string? nvdsToVdsMigrationRequired=boolean? migrationStatus=string?
+HostNetworkPolicy:
 HostNotConnected(HostCommunication):
+HostPortGroup: key=string? vswitch=string? computedPolicy=HostNetworkPolicy spec=HostPortGroupSpec
+HostPortGroupSpec: name=string vlanId=int vswitchName=string policy=HostNetworkPolicy
 HostRuntimeInfo: connectionState=%HostSystemConnectionState powerState=%HostSystemPowerState standbyMode=string? inMaintenanceMode=boolean
     inQuarantineMode=boolean? bootTime=dateTime? hostMaxVirtualDiskCapacity=long? cryptoState=string? cryptoKeyId=CryptoKeyId?
     statelessNvdsMigrationReady=string?
@@ -195,6 +215,8 @@ HostVirtualNic: device=string key=string portgroup=string spec=HostVirtualNicSpe
 HostVirtualNicManagerInfo: netConfig=VirtualNicManagerNetConfig*
 HostVirtualNicSpec: ip=HostIpConfig? mac=string? distributedVirtualPort=DistributedVirtualSwitchPortConnection? portgroup=string? mtu=int?
     tsoEnabled=boolean? netStackInstanceKey=string? externalId=string? pinnedPnic=string? systemOwned=boolean? dpuId=string?
+HostVirtualSwitch: name=string key=string numPorts=int numPortsAvailable=int mtu=int? portgroup=string* pnic=string* spec=HostVirtualSwitchSpec
+HostVirtualSwitchSpec: numPorts=int mtu=int?
 HostVmfsVolume(HostFileSystemVolume): blockSizeMb=int blockSize=int? unmapGranularity=int? unmapPriority=string? maxBlocks=int majorVersion=int
     version=string uuid=string extent=HostScsiDiskPartition+ vmfsUpgradable=boolean ssd=boolean? local=boolean? scsiDiskType=string?
 HttpNfcLeaseCapabilities: pullModeSupported=boolean corsSupported=boolean
@@ -269,6 +291,7 @@ PhysicalNic: key=string? device=string pci=string driver=string? driverVersion=s
     resourcePoolSchedulerDisallowedReason=string* autoNegotiateSupported=boolean? enhancedNetworkingStackSupported=boolean?
     ensInterruptSupported=boolean? rdmaDevice=string? dpuId=string?
 PrivilegeAvailability: privId=string isGranted=boolean
+PrivilegePolicyDef: createPrivilege=string readPrivilege=string updatePrivilege=string deletePrivilege=string
 PropertyChange: name=PropertyPath op=%PropertyChangeOp val=anyType
 PropertyFilterSpec: propSet=PropertySpec+ objectSet=ObjectSpec+ reportMissingObjectsInResults=boolean?
 PropertyFilterUpdate: filter=&PropertyFilter objectSet=ObjectUpdate* missingSet=MissingObject*
@@ -315,6 +338,7 @@ SnapshotFault(VimFault):
 SnapshotSelectionSpec: retentionDays=int?
 StorageIOAllocationInfo: limit=long? shares=SharesInfo? reservation=int?
 SystemError(RuntimeFault): reason=string
+Tag: key=string
 TaskDescription: methodInfo=ElementDescription+ state=ElementDescription+ reason=TypeDescription+
 TaskEvent(Event): info=TaskInfo
 TaskFilterSpec: activationId=string* state=%TaskInfoState* alarm=&Alarm? scheduledTask=&ScheduledTask? eventChainId=int* tag=string*
@@ -585,11 +609,12 @@ SearchIndex:
   .FindAllByDnsName(datacenter=&Datacenter? dnsName=string vmSearch=boolean) -> &ManagedEntity+
   .FindAllByIp(datacenter=&Datacenter? ip=string vmSearch=boolean) -> &ManagedEntity+
 TaskManager: recentTask=&Task* description=TaskDescription maxCollector=int
-ExtensibleManagedObject:
+ExtensibleManagedObject: value=CustomFieldValue* availableField=CustomFieldDef*
 Task(ExtensibleManagedObject): info=TaskInfo
   .CancelTask()
-ManagedEntity(ExtensibleManagedObject): parent=&ManagedEntity? overallStatus=%ManagedEntityStatus configStatus=%ManagedEntityStatus configIssue=Event*
-    effectiveRole=int* permission=Permission* name=string disabledMethod=MethodName* recentTask=&Task* alarmActionsEnabled=boolean?
+ManagedEntity(ExtensibleManagedObject): parent=&ManagedEntity? customValue=CustomFieldValue* overallStatus=%ManagedEntityStatus
+    configStatus=%ManagedEntityStatus configIssue=Event* effectiveRole=int* permission=Permission* name=string disabledMethod=MethodName*
+    recentTask=&Task* declaredAlarmState=AlarmState* triggeredAlarmState=AlarmState* alarmActionsEnabled=boolean? tag=Tag*
   .Rename_Task(newName=string) -> &Task
   .Destroy_Task() -> &Task
 Folder(ManagedEntity): childType=TypeName* childEntity=&ManagedEntity* namespace=string?
@@ -610,6 +635,7 @@ DistributedVirtualSwitch(ManagedEntity): uuid=string summary=DVSSummary config=D
 VmwareDistributedVirtualSwitch(DistributedVirtualSwitch):
 Datastore(ManagedEntity): info=DatastoreInfo summary=DatastoreSummary host=DatastoreHostMount* vm=&VirtualMachine* browser=&HostDatastoreBrowser
     capability=DatastoreCapability
+  .RefreshDatastore()
 HostDatastoreBrowser: datastore=&Datastore* supportedType=FileQuery*
   .SearchDatastore_Task(datastorePath=string searchSpec=HostDatastoreBrowserSearchSpec?) -> &Task
   .SearchDatastoreSubFolders_Task(datastorePath=string searchSpec=HostDatastoreBrowserSearchSpec?) -> &Task?
@@ -670,5 +696,6 @@ FileManager:
   .MakeDirectory(name=string datacenter=&Datacenter? createParentDirectories=boolean?)
 VirtualApp(ResourcePool): parentFolder=&Folder? datastore=&Datastore* network=&Network* parentVApp=&ManagedEntity?
 VirtualDiskManager:
+  .QueryVirtualDiskUuid(name=string datacenter=&Datacenter?) -> string
 OptionManager: supportedOption=OptionDef* setting=OptionValue*
 """

@@ -76,7 +76,7 @@ class SearchIndex(Managed):
             return [
                 host.ref for host in hosts if self.platform.host_address(host) == wanted and self._inside(call, host)
             ]
-        return self._machines(call, lambda machine: machine.tools_run and machine_view.address(machine) == wanted)
+        return self._machines(call, lambda machine: machine.tools_run and wanted in machine_view.addresses(machine))
 
     @operation("FindByDatastorePath")
     def _by_datastore_path(self, call: Call) -> Ref | None:

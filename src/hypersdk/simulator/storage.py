@@ -43,6 +43,9 @@ class StoredFile:
     machine: str | None = None
     disk_index: int | None = None
     host: str | None = None
+    disk: Data | None = None
+    """Of a virtual disk's ``.vmdk``: what a browser tells of the disk."""
+    disk_uuid: str | None = None
 
     @property
     def etag(self) -> str:
@@ -93,9 +96,14 @@ class Datastore(Entity):
         parent.put(self)
 
     @property
+    def mount_path(self) -> str:
+        """Where hosts mount it."""
+        return f"/vmfs/volumes/{self.platform.uuid('datastore', self.name)}"
+
+    @property
     def url(self) -> str:
         """Such as ``ds:///vmfs/volumes/UUID/``."""
-        return f"ds:///vmfs/volumes/{self.platform.uuid('datastore', self.name)}/"
+        return f"ds://{self.mount_path}/"
 
     def used_bytes(self) -> int:
         """Space taken by machines and files."""
@@ -158,6 +166,10 @@ class Datastore(Entity):
     def _browser(self) -> Ref:
         return self.browser.ref
 
+    @operation("RefreshDatastore", privilege="Datastore.Browse")
+    def _refresh(self, _call: Call) -> None:
+        """What is told of it is never old."""
+
     @prop("vm")
     def _vm(self) -> list[Ref]:
         return [machine.ref for machine in self.machines.values()]
@@ -165,7 +177,7 @@ class Datastore(Entity):
     @prop("host")
     def _host(self) -> list[Data]:
         mount = Data(
-            "HostMountInfo", path=self.url.removeprefix("ds://").rstrip("/"), accessMode="readWrite", mounted=True,
+            "HostMountInfo", path=self.mount_path, accessMode="readWrite", mounted=True,
             accessible=self.accessible,
         )  # fmt: skip
         return [Data("DatastoreHostMount", key=host.ref, mountInfo=mount) for host in self.hosts]
@@ -279,9 +291,11 @@ def _results(datastore: Datastore, folder: str, spec: Data) -> Data:
         raise MethodFault.of("FileNotFound", f"File {path} was not found", file=path)
     patterns = spec.matchPattern or ["*"]
     wanted = {query.type.replace("FileQuery", "FileInfo") for query in spec.query or []}
-    infos = [_folder_info(name) for name in sorted(_subfolders(datastore, folder))]
+    infos = [_folder_info(datastore, folder, name, spec.details) for name in sorted(_subfolders(datastore, folder))]
     infos += [
-        _file_info(file, spec.details) for file in datastore.files(folder) if posixpath.dirname(file.path) == folder
+        _file_info(file, spec.details, spec.query or [])
+        for file in datastore.files(folder)
+        if posixpath.dirname(file.path) == folder
     ]
     chosen = [
         info
@@ -301,26 +315,53 @@ def _subfolders(datastore: Datastore, folder: str) -> set[str]:
     return {posixpath.basename(name) for name in _all_folders(datastore) if posixpath.dirname(name) == folder}
 
 
-def _folder_info(name: str) -> Data:
-    return Data("FolderFileInfo", path=name)
+def _folder_info(datastore: Datastore, parent: str, name: str, flags: Data | None) -> Data:
+    """As new as the newest that lies in it."""
+    files = datastore.files(f"{parent}/{name}".lstrip("/"))
+    modified = max((file.modified for file in files), default=datastore.platform.started)
+    return Data("FolderFileInfo", path=name, **_details(flags, 0, modified))
 
 
-def _file_info(file: StoredFile, flags: Data | None) -> Data:
+def _file_info(file: StoredFile, flags: Data | None, queries: list[Data]) -> Data:
     fields: dict[str, Any] = {"path": posixpath.basename(file.path)}
-    if flags is not None and flags.fileSize:
-        fields["fileSize"] = file.used_bytes
-    if flags is not None and flags.modification:
-        fields["modification"] = file.modified
-    if flags is not None and flags.fileOwner:
-        fields["owner"] = "root"
+    asked = next((query.details for query in queries if query.type == "VmDiskFileQuery" and query.details), None)
+    if asked is not None and file.disk is not None:
+        fields |= {name: value for name, value in file.disk.fields.items() if asked.fields.get(name)}
+    fields |= _details(flags, file.used_bytes, file.modified)
     type_ = _INFO_TYPES.get(file.kind, "FileInfo")
     return Data(type_, **fields)
 
 
+def _details(flags: Data | None, size_bytes: int, modified: datetime) -> dict[str, Any]:
+    """What was asked for of a file or folder, besides its name."""
+    told = {"fileSize": size_bytes, "modification": modified, "owner": "root"}
+    asked = {"fileSize": "fileSize", "modification": "modification", "owner": "fileOwner"}
+    return {name: value for name, value in told.items() if flags is not None and flags.fields.get(asked[name])}
+
+
 class VirtualDiskManager(Managed):
-    """Has no methods here: govc's file commands end in a crash when there is none at all."""
+    """Tells which disk a file is; makes and changes none."""
 
     wsdl = "VirtualDiskManager"
+
+    def __init__(self, world: World, moref: str, platform: Platform) -> None:
+        self.platform = platform
+        super().__init__(world, moref)
+
+    @operation("QueryVirtualDiskUuid", privilege="Datastore.Browse")
+    def _uuid(self, call: Call) -> str:
+        datastore, path = self.platform.datastore_path(call.args.name, call.args.datacenter)
+        file = datastore.file(path)
+        if file is None or file.disk_uuid is None:
+            raise MethodFault.of("FileNotFound", f"File {call.args.name} was not found", file=call.args.name)
+        return spaced_uuid(file.disk_uuid)
+
+
+def spaced_uuid(uuid: str) -> str:
+    """As VMware writes one in its files: ``60 00 c2 93 ...-.. ..``."""
+    digits = uuid.replace("-", "")
+    pairs = [digits[i : i + 2] for i in range(0, 32, 2)]
+    return " ".join(pairs[:8]) + "-" + " ".join(pairs[8:])
 
 
 class FileManager(Managed):

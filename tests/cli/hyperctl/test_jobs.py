@@ -307,7 +307,7 @@ def test_watch_does_not_wait_for_a_daemon_that_was_never_there(ctl: Hyperctl) ->
     began = time.monotonic()
     done = ctl("watch", "some-job", "--url", "http://127.0.0.1:9")
     assert (done.status, "cannot be reached" in done.err) == (3, True)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_watch_of_many_jobs_begins_with_those_that_run(
