@@ -130,6 +130,7 @@ def empty_database(request: pytest.FixtureRequest) -> Iterator[Database]:
     found = Database.open(request.getfixturevalue(kind))
     if found.path is not None:
         found.path.parent.mkdir()
+        found.path.touch()
     try:
         yield found
     finally:
