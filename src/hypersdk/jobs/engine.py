@@ -145,6 +145,8 @@ class Engine:
 
     def begun(self) -> list[str]:
         """Attempts that this worker runs, as the engine has it."""
+        if self._tables.outage.fault is not None:
+            self._tables.check()
         with self._tables.translated():
             found = DBOS.list_workflows(
                 executor_id=self._worker_id, status="PENDING", load_input=False, load_output=False
@@ -229,10 +231,18 @@ class Tables:
             raise fault from error
 
     def check(self) -> None:
-        """Raises DatabaseError where the file cannot be written now. PostgreSQL is the database that we have just asked."""
-        if self.path is not None:
-            with self.translated(), self.engine.connect() as connection:
+        """Raises DatabaseError where the file cannot be written now, found out by a write where it could not be written before; PostgreSQL is the
+        database that we have just asked."""
+        failed = self.outage.fault is not None
+        with self.translated(), self.engine.connect() as connection:
+            if self.path is not None:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+            if failed and self.path is not None:
+                version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+                connection.exec_driver_sql(f"PRAGMA user_version={version:d}")
+                connection.exec_driver_sql("COMMIT")
+        if failed:
+            self.outage.succeeded(writing=True)
 
     def is_told(self, _record: logging.LogRecord) -> bool:
         """Whether a record of the library goes into the log: in an outage it says of each call what is said once already."""
