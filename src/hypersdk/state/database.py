@@ -26,10 +26,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from hypersdk.errors import UsageError, register
+from hypersdk.state.faults import DATABASE_DAMAGED, Outage, fault_of, fault_of_file, is_conflict
 from hypersdk.state.faults import DatabaseError as DatabaseError
-from hypersdk.state.faults import Outage, fault_of, fault_of_file, is_conflict
 from hypersdk.state.tables import counters, meta
 from hypersdk.transfer.files import owned_like_folder
+from hypersdk.units import MiB
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -60,6 +61,7 @@ POOL_SIZE: Final = 8
 BUSY_S: Final = 30
 """How long one writer waits for another on SQLite."""
 CONNECT_S: Final = 10
+CHECKED_BYTES: Final = 512 * MiB
 PROBE_S: Final = 5.0
 """How often it is tried whether the database can be written, at most; after a failure, each ``PROBE_FAILED_S``."""
 PROBE_FAILED_S: Final = 1.0
@@ -216,6 +218,15 @@ class Database:
                 )
             connection.commit()
             return current
+
+    def check(self) -> None:
+        """Looks through an SQLite file that is not too large to look through at a start. Raises DatabaseError ``database_damaged``."""
+        if self.path is None or self.path.stat().st_size > CHECKED_BYTES:
+            return
+        with self.read() as connection:
+            found = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+        if found != "ok":
+            raise DatabaseError(f"{self.path} is damaged: {found[:200]}", code=DATABASE_DAMAGED)
 
     def is_current(self) -> bool:
         """Whether the schema is the one of this version. Raises DatabaseError."""
