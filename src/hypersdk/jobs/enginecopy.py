@@ -53,9 +53,12 @@ def replace_damaged(settings: DaemonSettings) -> Path | None:
     """Puts a damaged file of the engine aside, and returns where it is now: what it holds is not needed. Jobs are rows of ours, and each that has
     not ended gets another attempt. For a worker before it opens the file. Raises DatabaseError where it cannot be moved, or not be read at all."""
     path = engine_file(settings)
-    if path is None or not path.exists():
+    if path is None:
         return None
     with _alone(path):
+        if not path.exists():
+            _begin_anew(path)
+            return None
         fault = _look(path)
         if fault is None:
             return None
@@ -70,6 +73,18 @@ def replace_damaged(settings: DaemonSettings) -> Path | None:
             raise DatabaseError(f"{path} cannot be renamed: {error.strerror}", code=ENGINE_DAMAGED) from error
         LOG.error("%s (%s): it is kept as %s; jobs go on with a new one", fault.message, ENGINE_DAMAGED, aside.name)
         return aside
+
+
+def _begin_anew(path: Path) -> None:
+    """Where somebody removed the file alone, its log is left; in a new file of that name it would be replayed."""
+    left = [one for end in ("-wal", "-shm") if (one := path.with_name(path.name + end)).exists()]
+    try:
+        for one in left:
+            one.unlink()
+        if left:
+            path.touch(mode=0o600)  # here, while we are alone: nobody takes the log of the new file away
+    except OSError as error:
+        raise DatabaseError(f"{path.parent} cannot be written: {error.strerror}", code=ENGINE_DAMAGED) from error
 
 
 def _look(path: Path) -> DatabaseError | None:

@@ -368,7 +368,8 @@ def file_system(path: Path) -> str:
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
-    """A consistent copy of a database in use, readable by its owner only; it is whole and durable when it has its name."""
+    """A consistent copy of a database in use, readable by its owner only; it is whole and durable when it has its name. Raises OSError and
+    sqlite3.Error."""
     partial = target.with_name(target.name + ".partial")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

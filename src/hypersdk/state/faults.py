@@ -77,9 +77,10 @@ class DatabaseError(HyperSDKError):
     default_code = DATABASE_DOWN
 
 
-def fault_of(error: BaseException, path: Path | None, name: str = "the database") -> DatabaseError | None:
+def fault_of(error: BaseException, path: Path | None, name: str = "") -> DatabaseError | None:
     """What an error of SQLAlchemy or of SQLite's driver means, for the SQLite file at ``path`` (None: PostgreSQL). None where it says nothing
     about the database but something about the statement. The statement and its values are not shown: they may be secret."""
+    name = name or (f"the database {path}" if path else "the database")
     driver = getattr(error, "orig", None) or error
     said = _first_line(driver)
     if isinstance(error, sa.exc.TimeoutError):
