@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -27,7 +28,7 @@ from hypersdk.units import MiB
 from tests.jobs.test_durable import SEED, SMALL, SiteFactory, machines, source
 from tests.jobs.test_states import new_job
 from tests.support.databases import PostgresServer, fresh_database, postgres_of_its_own
-from tests.support.outages import SmallDisk, locked
+from tests.support.outages import SmallDisk, locked, spoil
 from tests.support.site import Site
 
 MEDIUM = DiskSpec(32 * MiB, allocated_bytes=24 * MiB)
@@ -136,6 +137,12 @@ def test_a_job_that_is_lost_every_time_fails(database: Database) -> None:
 
 
 @contextmanager
+def both_locked(folder: Path) -> Iterator[None]:
+    with locked(folder / "state.sqlite3"), locked(folder / "engine.sqlite3"):
+        yield
+
+
+@contextmanager
 def stopped(server: PostgresServer) -> Iterator[None]:
     server.stop()
     yield
@@ -212,15 +219,32 @@ def pending(made: Site) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["full", "locked", "engine locked"])
-def test_a_file_that_cannot_be_written_for_a_while(site: SiteFactory, small_disk: SmallDisk, how: str) -> None:
+@pytest.mark.parametrize("how", ["full", "locked"])
+def test_files_that_cannot_be_written_for_a_while(site: SiteFactory, small_disk: SmallDisk, how: str) -> None:
+    """Whoever waits for a lock of ours waits longer than this one lasts; the engine does not."""
     made = site(machines=machines(3, (SMALL, MEDIUM)), rate_bytes_s=3 * MiB, options=OPTIONS)
-    name = "engine.sqlite3" if how.startswith("engine") else "state.sqlite3"
-    outage = small_disk.full() if how == "full" else locked(small_disk.folder / name)
-    # A lock that goes away while a writer would have waited for it anyway is no outage.
-    told = {"full": ["the database"], "locked": [], "engine locked": ["the job engine's database"]}[how]
-    through(made, outage, 12 if how == "engine locked" else 6, *told)
+    if how == "full":
+        through(made, small_disk.full(), 6, "the database")
+    else:
+        through(made, both_locked(small_disk.folder), 12, "the job engine's database")
     made.until(lambda: pending(made) == [], GOES_ON_S)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["header", "page"])
+def test_a_damaged_file_of_the_engine_is_put_aside_and_jobs_go_on(site: SiteFactory, how: str) -> None:
+    made = site(machines=machines(2, (SMALL, MEDIUM)), rate_bytes_s=6 * MiB, options=OPTIONS)
+    before = source(made)
+    worker = made.worker()
+    jobs_of = made.submit({"vm_path": "web-0"}, {"vm_path": "web-1"})
+    made.copied(jobs_of[1], MiB)
+    worker.end(signal.SIGKILL)
+    spoil(made.folder / "db" / "engine.sqlite3", how)
+    made.worker()
+    assert {job.state for job in made.until_ended(jobs_of, 2 * GOES_ON_S)} == {JobState.COMPLETED}
+    assert source(made) == before
+    (aside,) = (made.folder / "db").glob("engine.sqlite3.damaged-*")
+    assert aside.stat().st_size
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ PAUSE_FIRST_S: Final = 0.5
 PAUSE_MAX_S: Final = 15.0
 QUICK_DEATHS: Final = 3
 """After so many one after another, soon after the start, `/ready` says so."""
-LAST_DEATHS: Final = 5
+LAST_DEATHS: Final = 4
 """After so many, the daemon ends where none of its processes will ever do better."""
 HOPELESS: Final = frozenset({DATABASE_DAMAGED, DATABASE_NEWER})
 SILENT_S: float = 60.0
@@ -93,6 +93,7 @@ class Child:
     said: str = ""
     failure: str = ""
     troubles: Troubles | None = None
+    _spoke: subprocess.Popen[bytes] | None = None
     heard: threading.Event = field(default_factory=threading.Event)
     ready: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.monotonic
@@ -102,7 +103,7 @@ class Child:
         told = None if self.troubles is None else self.troubles.descriptor
         environ, kept = (None, ()) if told is None else ({**os.environ, VARIABLE: str(told)}, (told,))
         self.failure, self.said = self.said, ""
-        self.process = subprocess.Popen(
+        self.process = self._spoke = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=self._prepare,
             env=environ, pass_fds=kept,
         )  # fmt: skip
@@ -125,12 +126,12 @@ class Child:
         assert process.stdout is not None
         with process.stdout as words:
             for line in words:
+                if line.startswith(FAILED) and process is self._spoke:  # it may have ended since
+                    self.said = line[len(FAILED) :].decode("ascii", "replace").strip()
                 if process is not self.process:  # the end of what the one before it said
                     return
                 if line == READY:
                     self.ready.set()
-                elif line.startswith(FAILED):
-                    self.said = line[len(FAILED) :].decode("ascii", "replace").strip()
                 self.heard.set()
 
     @property
