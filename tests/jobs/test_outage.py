@@ -8,22 +8,30 @@ from __future__ import annotations
 import random
 import re
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from hypersdk.jobs import worker
+from hypersdk.jobs.attempt import JobAttempt
 from hypersdk.jobs.claims import MOST_LOST, Claims
 from hypersdk.jobs.records import Job
-from hypersdk.jobs.states import ENDED, JobState
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.states import ENDED, JobEvent, JobState
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.worker import LOOKS, Own, Working
 from hypersdk.simulator.config import DiskSpec
-from hypersdk.state.database import Database
-from hypersdk.state.tables import attempts, jobs
+from hypersdk.state.database import Database, DatabaseError
+from hypersdk.state.tables import attempts, job_log, jobs
+from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from tests.jobs.test_durable import SEED, SMALL, SiteFactory, machines, source
 from tests.jobs.test_states import new_job
@@ -190,7 +198,7 @@ def through(made: Site, outage: AbstractContextManager[None], lasts_s: float, *t
     draw = random.Random(SEED)
     print(f"HYPERSDK_KILL_SEED={SEED}")
     before = source(made)
-    worker = made.worker()
+    process = made.worker()
     ends, copies, cancelled = made.submit({"vm_path": "web-0"}, {"vm_path": "web-1"}, {"vm_path": "web-2"})
     made.copied(copies, 2 * MiB)
     made.copied(cancelled, MiB)
@@ -210,8 +218,8 @@ def through(made: Site, outage: AbstractContextManager[None], lasts_s: float, *t
     assert ended[2].state in (JobState.CANCELLED, JobState.COMPLETED)
     assert source(made) == before
     nobody_says_running(made)
-    told_once(made, worker.log, set(told))
-    assert worker.process.poll() is None, "it is the same worker all the time"
+    told_once(made, process.log, set(told))
+    assert process.process.poll() is None, "it is the same worker all the time"
 
 
 def pending(made: Site) -> list[tuple[object, ...]]:
@@ -234,10 +242,10 @@ def test_files_that_cannot_be_written_for_a_while(site: SiteFactory, small_disk:
 def test_a_damaged_file_of_the_engine_is_put_aside_and_jobs_go_on(site: SiteFactory) -> None:
     made = site(machines=machines(2, (SMALL, MEDIUM)), rate_bytes_s=6 * MiB, options=OPTIONS)
     before = source(made)
-    worker = made.worker()
+    process = made.worker()
     jobs_of = made.submit({"vm_path": "web-0"}, {"vm_path": "web-1"})
     made.copied(jobs_of[1], MiB)
-    worker.end(signal.SIGKILL)
+    process.end(signal.SIGKILL)
     spoil(made.folder / "db" / "engine.sqlite3", "page")
     made.worker()
     assert {job.state for job in made.until_ended(jobs_of, 2 * GOES_ON_S)} == {JobState.COMPLETED}
@@ -253,3 +261,103 @@ def test_a_postgresql_that_is_stopped_for_a_while(site: SiteFactory, lasts_s: fl
         made = site(machines=machines(3, (SMALL, MEDIUM)), rate_bytes_s=3 * MiB, options=OPTIONS, url=url)
         through(made, stopped(server), lasts_s, "the database")
         made.close()
+
+
+class Deaf:
+    """An engine whose file is locked; everything else that a worker does in its turns is counted."""
+
+    may_judge = declared_dead = False
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+
+    def dispatch(self) -> None:
+        self.done["dispatch"] += 1
+        raise DatabaseError("locked", code="database_locked")
+
+    def count(self, what: str) -> Callable[..., None]:
+        def counted(*_: object) -> None:
+            self.done[what] += 1
+
+        return counted
+
+
+def test_what_needs_one_database_is_done_while_the_other_cannot_be_used(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf = Deaf()
+    made = worker.Worker(DaemonSettings(state_dir=tmp_path, take_over_s=2.0), database, {})
+    fakes: Any = SimpleNamespace(run=deaf.count("reconcile"), look=deaf.count("own"), tick=deaf.count("undo"))
+    monkeypatch.setattr(worker, "Reconciler", lambda *_: fakes)
+    monkeypatch.setattr(worker, "Own", lambda *_: fakes)
+    monkeypatch.setattr(worker, "OWN_AFTER_S", 0.0)
+    monkeypatch.setattr(made, "_renewal", SimpleNamespace(tick=deaf.count("renew")))
+    engine: Any = deaf
+    turns = threading.Timer(3.0, made.stop)
+    turns.start()
+    made._work(engine, Claims(database, "w1"), engine, fakes, deaf.count("alive"))
+    turns.join()
+    assert {"dispatch", "undo", "renew", "reconcile", "own"} <= deaf.done.keys()
+    assert deaf.done["alive"] > sum(deaf.done.values()) / 2, "each step may take half a minute"
+
+
+def test_an_engine_whose_file_is_another_one_needs_a_new_start(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> None:
+        raise DatabaseError("gone", code="engine_gone")
+
+    made = worker.Worker(DaemonSettings(state_dir=tmp_path), database, {})
+    fakes: Any = SimpleNamespace(
+        run=gone, look=gone, tick=lambda: None, dispatch=gone, declared_dead=False, may_judge=False
+    )
+    monkeypatch.setattr(worker, "Reconciler", lambda *_: fakes)
+    with pytest.raises(DatabaseError) as caught:
+        made._work(fakes, Claims(database, "w1"), fakes, fakes, lambda: None)
+    assert caught.value.code == "engine_gone"
+
+
+def test_an_end_that_cannot_be_written_is_kept_until_it_can(database: Database) -> None:
+    store, claims = JobStore(database), Claims(database, "w1")
+    job, _ = store.submit(new_job())
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+    waits: list[float] = []
+
+    def ending(seconds: float) -> bool:
+        waits.append(seconds)
+        return False
+
+    tries = iter([True, True, False])
+
+    class Full(Claims):
+        def end(self, *given: Any, **more: Any) -> JobState:
+            if next(tries):
+                raise DatabaseError("full", code="database_full")
+            return super().end(*given, **more)
+
+    workshop: Any = SimpleNamespace(claims=Full(database, "w1"), ending=ending)
+    attempt = JobAttempt(workshop, claim, CancelToken())
+    attempt.progress.log("the last line")
+    assert attempt.written(JobEvent.FAIL, error={"code": "no_space"}) is JobState.FAILED
+    assert len(waits) == 2
+    with database.read() as connection:
+        data = connection.execute(sa.select(job_log.c.data).where(job_log.c.job_id == job.id)).scalars().all()
+    assert b"".join(data).count(b"the last line") == 1, "what was written before the end failed is not written again"
+
+
+def test_a_worker_that_ends_first_leaves_the_job_to_the_next(database: Database) -> None:
+    store, claims = JobStore(database), Claims(database, "w1")
+    job, _ = store.submit(new_job())
+    claim = claims.claim(job.id, 1)
+    assert claim is not None
+    database.close()
+
+    class Down(Claims):
+        def end(self, *_given: Any, **_more: Any) -> JobState:
+            raise DatabaseError("down")
+
+    workshop: Any = SimpleNamespace(claims=Down(database, "w1"), ending=lambda _: True)
+    with pytest.raises(DatabaseError):
+        JobAttempt(workshop, claim, CancelToken()).written(JobEvent.REQUEUE)
+    assert store.get(job.id).state is JobState.RUNNING

@@ -21,7 +21,7 @@ from hypersdk.jobs.admission import Admission
 from hypersdk.jobs.enginecopy import ENGINE_DAMAGED, ENGINE_GONE, engine_file
 from hypersdk.jobs.records import MAX_PRIORITY
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.state.database import CONNECT_ARGS, Database, DatabaseError, parse_url, sqlite_engine
+from hypersdk.state.database import Database, DatabaseError, connect_args, parse_url, sqlite_engine
 from hypersdk.state.faults import DATABASE_DAMAGED, DATABASE_GONE, Outage, fault_of, fault_of_file, is_conflict
 from hypersdk.state.tables import jobs
 
@@ -195,9 +195,10 @@ class Tables:
                 self.path, "journal_mode=WAL", "foreign_keys=ON", isolation_level="IMMEDIATE", busy_s=BUSY_S
             )
         else:
+            url = parse_url(settings.url)
             self.engine = sa.create_engine(
-                parse_url(settings.url), pool_size=POOL_SIZE, max_overflow=0, pool_pre_ping=True,
-                connect_args={"application_name": "dbos_transact", **CONNECT_ARGS},
+                url, pool_size=POOL_SIZE, max_overflow=0, pool_pre_ping=True,
+                connect_args={"application_name": "dbos_transact", **connect_args(url)},
             )  # fmt: skip
         self.url: Final = self.engine.url.render_as_string(hide_password=False)
         sa.event.listen(self.engine, "handle_error", self._failed)

@@ -236,29 +236,32 @@ class Worker:
                 LOG.error("this worker was declared dead; it ends, and its supervisor starts a fresh one")
                 return
             now = time.monotonic()
-            try:
-                self._carry_requests(claims)
-                if self._room or now >= next_report:
-                    self._room = False
-                    next_report = now + 2 * REPORT_S
-                    self._flush(claims)
-                    undoing.tick()
-                    engine.dispatch()
-                    self._renewal.tick()
-                if now >= next_watch:
-                    next_watch = now + watch_every_s
-                    if heartbeat.may_judge:
-                        for dead in declare_dead(self._database, take_over_s=self._settings.take_over_s):
-                            claims.release_undo(dead)
-                            engine.take_over(dead)
-                    reconciler.run()
-                if now >= next_own:
-                    next_own = now + OWN_S
-                    own.look()
-            except DatabaseError as error:
-                # Both databases say themselves that they cannot be used, once. The engine's file is another one after a new start.
-                if error.code in (ENGINE_DAMAGED, ENGINE_GONE):
-                    raise
+            due: list[Callable[[], object]] = [lambda: self._carry_requests(claims)]
+            if self._room or now >= next_report:
+                self._room = False
+                next_report = now + 2 * REPORT_S
+                due += [lambda: self._flush(claims), undoing.tick, engine.dispatch, self._renewal.tick]
+            if now >= next_watch:
+                next_watch = now + watch_every_s
+                due += [lambda: self._judge(heartbeat, claims, engine), reconciler.run]
+            if now >= next_own:
+                next_own = now + OWN_S
+                due.append(own.look)
+            for step in due:
+                alive()  # each may wait for a lock, half a minute long
+                try:
+                    step()
+                except DatabaseError as error:
+                    # Both databases say themselves that they cannot be used, once; what needs the one that can is done all the same. The engine's
+                    # file is another one after a new start.
+                    if error.code in (ENGINE_DAMAGED, ENGINE_GONE):
+                        raise
+
+    def _judge(self, heartbeat: Heartbeat, claims: Claims, engine: Engine) -> None:
+        if heartbeat.may_judge:
+            for dead in declare_dead(self._database, take_over_s=self._settings.take_over_s):
+                claims.release_undo(dead)
+                engine.take_over(dead)
 
     def _working(self) -> Working:
         with self._lock:

@@ -68,7 +68,6 @@ PROBE_FAILED_S: Final = 1.0
 PROBE_WAIT_S: Final = 3
 _PROBE: Final = "probe"
 """Row of ``meta`` that the probe writes."""
-CONNECT_ARGS: Final = {"connect_timeout": CONNECT_S}
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _VERSION: Final = sa.table("alembic_version", sa.column("version_num", sa.String))
 
@@ -93,7 +92,7 @@ class Database:
         if parsed.get_backend_name() == "sqlite":
             return cls(_sqlite(parsed), Path(str(parsed.database)))
         engine = sa.create_engine(
-            parsed, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True, connect_args=CONNECT_ARGS
+            parsed, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True, connect_args=connect_args(parsed)
         )
         return cls(engine, None)
 
@@ -271,6 +270,11 @@ def parse_url(url: str) -> URL:
     if backend not in ("postgresql", "postgres"):
         raise UsageError(f"'{backend[:40]}' is no database that HyperSDK can use", code=DATABASE_URL)
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def connect_args(url: URL) -> dict[str, Any]:
+    """What PostgreSQL's driver is told beside its address: a host that swallows everything must not be waited for, for minutes."""
+    return {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_S}
 
 
 def _sqlite(url: URL) -> sa.Engine:
