@@ -6,6 +6,7 @@ pytest_plugins: list[str] = [
     "tests.support.sessions",
     "tests.support.simulator",
     "tests.support.databases",
+    "tests.support.outages",
     "tests.support.apiserver",
     "tests.support.shell",
 ]

@@ -165,30 +165,61 @@ def test_a_body_that_is_too_large(shell: ServeShell) -> None:
             assert sock.recv(4096).split(b" ")[1] in (b"400", b"401", b"413"), length
 
 
-def test_a_body_that_does_not_come(shell: ServeShell) -> None:
-    found = shell(request_timeout_s=1.0)
-    head = f"POST /jobs/submit HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {found.admin}\r\nContent-Length: 100\r\n\r\nabc"
-    with socket.create_connection((found.host, found.port), 20) as sock:
-        sock.sendall(head.encode())
-        assert sock.recv(4096).split(b" ")[1] in (b"408", b"504")
+BODIES = ("/jobs/submit", "/jobs/query", "/jobs/cancel", "/api/v1/jobs", "/api/v1/endpoints", "/api/v1/auth/login")
 
 
-def test_a_body_that_drips(shell: ServeShell) -> None:
-    """A byte now and then does not keep a request alive for ever."""
-    found = shell(request_timeout_s=1.0)
-    head = f"POST /jobs/submit HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {found.admin}\r\nContent-Length: 1000\r\n\r\n"
+def _dripping(found: Shell, path: str, *headers: str, pause_s: float = 0.1) -> tuple[bytes, dict[str, Any]]:
+    """Status line and JSON of the answer to a request whose head comes at once and whose body a byte now and then."""
+    head = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: Bearer {found.admin}",
+        "Content-Type: application/json",
+        *headers,
+    ]
     with socket.create_connection((found.host, found.port), 20) as sock:
-        sock.sendall(head.encode())
-        sock.settimeout(0.2)
+        sock.sendall("\r\n".join([*head, "Content-Length: 1000", "", ""]).encode())
+        sock.settimeout(pause_s)
         data = b""
         until = time.monotonic() + 20
-        while not data and time.monotonic() < until:
+        while b"\r\n\r\n" not in data and time.monotonic() < until:
             try:
                 sock.sendall(b" ")
-                data = sock.recv(4096)
+                data += sock.recv(4096)
             except TimeoutError:
                 continue
-        assert data.split(b" ")[1] in (b"408", b"504")
+        sock.settimeout(5)
+        head_of, _, rest = data.partition(b"\r\n\r\n")
+        length = int(head_of.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        while len(rest) < length and (more := sock.recv(4096)):
+            rest += more
+    return head_of.partition(b"\r\n")[0], json.loads(rest)
+
+
+def test_a_slow_body_is_told_from_a_slow_answer_on_every_route(shell: ServeShell) -> None:
+    """The time of the body and that of the answer are over at the same moment: which one it was must not be chance. A byte now and then does not
+    keep a request alive."""
+    found = shell(request_timeout_s=1.0)
+    wanted = [(path, *more) for path in BODIES for more in ((), ("Idempotency-Key: k-" + path.replace("/", "-"),))]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        answers = list(pool.map(lambda one: _dripping(found, *one), wanted))
+    for one, (status, body) in zip(wanted, answers, strict=True):
+        assert (status, body["code"]) == (b"HTTP/1.1 408 Request Timeout", "request_slow"), one
+
+
+def test_a_body_that_does_not_come(shell: ServeShell) -> None:
+    found = shell(request_timeout_s=1.0)
+    status, body = _dripping(found, "/jobs/submit", pause_s=3.0)
+    assert (status, body["code"]) == (b"HTTP/1.1 408 Request Timeout", "request_slow")
+
+
+def test_a_body_that_grows_too_large_is_told_so_on_every_route(shell: ServeShell) -> None:
+    """In chunks, so that its length is not known before."""
+    found = shell(max_body_bytes=1000)
+    with found.client(found.admin) as client:
+        for path in BODIES:
+            answer = client.post(path, content=iter([b" " * 600] * 2), headers={"Content-Type": "application/json"})
+            assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large"), path
 
 
 def test_an_answer_that_does_not_come(shell: ServeShell) -> None:

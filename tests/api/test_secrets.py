@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from hypersdk.access.roles import Role
 from hypersdk.api.app import guarded_routes
 from hypersdk.secret import Secret
+from hypersdk.state.pages import Where
 from tests.support.shell import Shell, served
 from tests.support.simulator import SimulatorFactory
 
@@ -29,6 +30,7 @@ PLANTED = {
     "url": "planted-url-password-4",
     "wrong": "planted-wrong-password-5",
     "env": "planted-env-password-6",
+    "name": "planted-name-field-password-7",
 }
 
 JOB_ROUTES = (("/jobs", ""), ("/api/v1/jobs", ""), ("/api/v1/jobs", "/explain"), ("/api/v1/jobs", "/logs"))
@@ -111,6 +113,13 @@ def test_planted_secrets_are_nowhere(
                 answer = browser.post("/api/v1/auth/login", json={"username": "ann", "password": password})
                 texts.append(re.sub('"csrf_token":"[^"]*"', "", answer.text))
             shown_once.add(browser.cookies["hypersdk_session"])
+            for number in range(7):  # a password typed as the name, until that name is locked
+                body = {"username": PLANTED["name"], "password": "x"}
+                headers = {"Idempotency-Key": f"n{number}"} if number % 2 else {}
+                refused = browser.post("/api/v1/auth/login", json=body, headers=headers)
+                assert refused.status_code == (401 if number < 5 else 429)
+                texts.append(refused.text + str(refused.headers))
+            assert client.post("/api/v1/auth/login", json=body).status_code == 429
             browser.get(
                 "/status", headers={"Authorization": "Basic " + base64.b64encode(PLANTED["user"].encode()).decode()}
             )
@@ -162,6 +171,8 @@ def test_planted_secrets_are_nowhere(
         assert ids
         for one_id in ids:
             texts += [client.get(f"{start}/{one_id}{end}").text for start, end in JOB_ROUTES]
+        lines = [one.actor for one in found.services.access.audit.page(Where(equal=(("action", ("login",)),))).rows]
+        assert (lines.count("(unknown user)"), lines.count("ann")) == (8, 2)
         shown_once.add(found.admin)
         values = list(cells(found))
         assert {"users", "endpoints", "jobs", "audit", "idempotency", "logins", "api_tokens"} <= {

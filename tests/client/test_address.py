@@ -11,7 +11,7 @@ import pytest
 from hypersdk.client import address
 from hypersdk.client.address import Wanted, find_target, listeners, normal_url
 from hypersdk.client.contexts import Context, Contexts, contexts_path, load_contexts, save_contexts
-from hypersdk.errors import AccessError, LookupFailed, UsageError
+from hypersdk.errors import AccessError, LookupFailed, TargetError, UsageError
 from hypersdk.secret import Secret
 
 
@@ -221,3 +221,13 @@ def test_an_unknown_context_is_told_with_those_that_are_known(environ: dict[str,
     with pytest.raises(LookupFailed) as raised:
         find_target(Wanted(context="sit"), environ)
     assert raised.value.fields["known"] == ["site"]
+
+
+def test_contexts_that_cannot_be_written_say_which_folder_it_is(tmp_path: Path) -> None:
+    """A file in the place of the folder, which root meets too."""
+    (tmp_path / "hypersdk").write_text("")
+    with pytest.raises(TargetError) as caught:
+        save_contexts(tmp_path / "hypersdk" / "contexts.toml", Contexts({}))
+    assert caught.value.code == "target_denied"
+    assert str(tmp_path / "hypersdk") in caught.value.next_step
+    assert "XDG_CONFIG_HOME" in caught.value.next_step

@@ -15,15 +15,15 @@ from tests.support.site import Site
 
 @pytest.fixture
 def site(simulator: SimulatorFactory, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Site]]:
-    """``site(machines=..., options={...}, postgres=True)``: a simulator and a database; workers end with the test."""
+    """``site(machines=..., options={...}, postgres=True)``, or with a database's ``url``: a simulator and a database; workers end with the test."""
     with ExitStack() as stack:
 
-        def start(*, options: dict[str, Any] | None = None, postgres: bool = False, **simulated: Any) -> Site:
-            url = (
-                request.getfixturevalue("postgres_url")
-                if postgres
-                else f"sqlite:///{tmp_path / 'db' / 'state.sqlite3'}"
-            )
+        def start(
+            *, options: dict[str, Any] | None = None, postgres: bool = False, url: str | None = None, **simulated: Any
+        ) -> Site:
+            if url is None:
+                file = f"sqlite:///{tmp_path / 'db' / 'state.sqlite3'}"
+                url = request.getfixturevalue("postgres_url") if postgres else file
             made = Site(tmp_path, simulator(**simulated), url, options or {})
             stack.callback(made.close)
             return made

@@ -46,6 +46,7 @@ class Hand:
             lambda: None,
             settings,
             lambda _: shared,
+            lambda _: True,
         )
 
     def attempt(self, job: Job) -> JobAttempt:

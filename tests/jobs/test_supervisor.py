@@ -53,10 +53,89 @@ def test_what_dies_at_once_is_started_again_after_a_growing_pause() -> None:
             now[0] += 0.25
             child.look()
         pauses.append(now[0] - began)
-    assert pauses == [1, 2, 4, 8, 16, PAUSE_MAX_S, PAUSE_MAX_S, PAUSE_MAX_S]
+    assert pauses == [1, 2, 4, 8, *[PAUSE_MAX_S] * 4]
     now[0] += STEADY_S
     _died(child)
     assert child.pause_s == PAUSE_FIRST_S
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "trouble", "hopeless"),
+    [
+        ("failed database_damaged", 12, "database_damaged", True),
+        ("failed database_newer", 12, "database_newer", True),
+        ("failed database_full", 12, "database_full", False),
+        ("failed usage", 2, "usage", True),
+        ("", 1, "process_dies", False),
+    ],
+)
+def test_what_dies_again_and_again_is_told_with_its_reason_and_given_up_where_it_is_hopeless(
+    said: str, status: int, trouble: str, hopeless: bool
+) -> None:
+    now = [0.0]
+    words = f"import sys; print({said!r}, flush=True); sys.exit({status})"
+    child = Child("worker-0", [sys.executable, "-c", words], 0, clock=lambda: now[0])
+    child.look()
+    for death in range(1, supervisor.LAST_DEATHS + 1):
+        assert child.process is not None
+        assert child.process.wait(60) == status
+        child.look()
+        until(lambda: child.said == said.removeprefix("failed "))
+        assert child.trouble == (trouble if death >= supervisor.QUICK_DEATHS else None)
+        assert child.is_hopeless == (hopeless and death >= supervisor.LAST_DEATHS)
+        now[0] += PAUSE_MAX_S
+        child.look()
+    assert child.process is not None
+    assert child.process.wait(60) == status
+
+
+def test_a_part_that_stays_alive_is_no_trouble_any_more() -> None:
+    now = [0.0]
+    child = Child("worker-0", ["/bin/sleep", "600"], 0, clock=lambda: now[0], deaths=supervisor.LAST_DEATHS, said="x")
+    child.look()
+    try:
+        assert child.trouble == "x"
+        now[0] += STEADY_S
+        child.look()
+        assert child.trouble is None
+    finally:
+        child.signal(signal.SIGKILL)
+        assert child.wait(now[0] + 30)
+
+
+@pytest.mark.slow
+def test_a_daemon_whose_state_is_damaged_while_it_runs_ends_with_the_status_of_that(tmp_path: Path) -> None:
+    """Its workers could be started again for ever; `/ready` says so first."""
+    with daemon(tmp_path, *FLAGS, tmp_path / "exports") as (url, process):
+        children = children_of(process.pid)
+        state = tmp_path / "state" / "state.sqlite3"
+        for pid in children.values():
+            os.kill(pid, signal.SIGSTOP)
+        for end in ("", "-wal"):
+            file = state.with_name(state.name + end)
+            file.write_bytes(os.urandom(max(8192, file.stat().st_size)))
+        os.kill(children["worker:0"], signal.SIGKILL)
+        os.kill(children["api"], signal.SIGCONT)
+        until(lambda: httpx.get(f"{url}/ready").status_code == 503)
+        assert process.wait(START_S) == 12
+    assert "cannot be started (database_damaged): the daemon ends" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+def test_an_engines_file_that_is_removed_is_begun_anew_and_jobs_go_on(
+    simulator: SimulatorFactory, tmp_path: Path
+) -> None:
+    server = simulator(machines=machines(1), rate_bytes_s=MiB)
+    before = server.state()
+    with daemon(tmp_path, *FLAGS, tmp_path / "exports", env=environ_of(server)) as (url, _):
+        job = httpx.post(f"{url}/jobs/submit", json=_definition(tmp_path, "web-0")).json()["job_ids"][0]
+        until(lambda: httpx.get(f"{url}/jobs/{job}").json()["progress"]["bytes_downloaded"] > MiB)
+        (tmp_path / "state" / "engine.sqlite3").unlink()
+        until(lambda: httpx.get(f"{url}/jobs/{job}").json()["status"] == "completed")
+        assert httpx.get(f"{url}/ready").status_code == 200
+    assert (tmp_path / "log").read_text().count("engine_gone") == 2, "one line in the log, and the error that ended it"
+    assert server.state() == before
+    assert_finished(tmp_path / "exports" / "web-0")
 
 
 def _died(child: Child) -> None:

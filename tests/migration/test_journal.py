@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from hypersdk.errors import Cancelled, SourceError
+from hypersdk.errors import Cancelled, SourceError, TargetError
 from hypersdk.migration.journal import SourceJournal
 from hypersdk.migration.runfile import Change, ChangeKind, FolderRuns, RunFile
 from hypersdk.transfer.cancel import CancelToken
@@ -50,3 +50,11 @@ def test_a_failure_is_told_and_does_not_keep_the_others_from_being_undone(
     problems = journal.undo(keep=(), cancel=CancelToken())
     assert [problem.error.message for problem in problems] == ["the task failed"]
     assert [change.kind for change in run.record.open_changes] == [ChangeKind.SNAPSHOT]
+
+
+def test_a_state_folder_that_cannot_be_written_is_not_taken_for_the_output_folder(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("")
+    with pytest.raises(TargetError) as caught:
+        FolderRuns(tmp_path / "state").make_known(tmp_path / "out", "run-1")
+    assert str(tmp_path / "state") in caught.value.next_step
+    assert "XDG_STATE_HOME" in caught.value.next_step

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,58 @@ def _as_server_user(command: list[str | Path]) -> list[str | Path]:
     return ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else command
 
 
+@dataclass
+class PostgresServer:
+    """A server on a free port of 127.0.0.1, ``postgresql://HOST:PORT``, which may be stopped and started again."""
+
+    folder: Path
+    user: str
+    port: int
+    options: list[str | Path]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{self.user}@127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        command = [_programs() / "postgres", "-D", self.folder / "data", *self.options]
+        self.process = subprocess.Popen(
+            _as_server_user(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.folder
+        )
+        _wait_for(self.url)
+
+    def stop(self) -> None:
+        """As a crash of the machine: every connection breaks, nothing is written down first."""
+        programs = _programs()
+        command = [programs / "pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop"]
+        subprocess.run(
+            _as_server_user(command), check=True, capture_output=True, timeout=START_TIMEOUT_S, cwd=self.folder
+        )
+        self._wait()
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.terminate()  # runuser hands it on
+            self._wait()
+
+    def _wait(self) -> None:
+        assert self.process is not None
+        self.process.wait(START_TIMEOUT_S)
+        self.process = None
+
+
 @contextmanager
 def running_postgres(*, durable: bool = False) -> Iterator[str]:
-    """A server on a free port of 127.0.0.1, which syncs only if it is asked to: ``postgresql://HOST:PORT``. Ends with the block, by its pid."""
+    """A server's URL; it syncs only if it is asked to, and ends with the block."""
+    with postgres_of_its_own(durable=durable) as server:
+        yield server.url
+
+
+@contextmanager
+def postgres_of_its_own(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """The same, for a test that stops it."""
     programs = _programs()
     folder = Path(tempfile.mkdtemp(prefix="hypersdk-pg-"))
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
@@ -52,24 +102,18 @@ def running_postgres(*, durable: bool = False) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    data = folder / "data"
     subprocess.run(
-        _as_server_user([programs / "initdb", "-D", data, "-U", user, "-A", "trust", "-E", "UTF8", "--no-sync"]),
+        _as_server_user([programs / "initdb", "-D", folder / "data", "-U", user, "-A", "trust", "-E", "UTF8", "--no-sync"]),
         check=True, capture_output=True, timeout=START_TIMEOUT_S, cwd=folder,
     )  # fmt: skip
     fsync = "on" if durable else "off"
     options = ["-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", f"fsync={fsync}", "-c", "max_connections=200"]
-    server = subprocess.Popen(
-        _as_server_user([programs / "postgres", "-D", data, *options]),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
-    )  # fmt: skip
+    server = PostgresServer(folder, user, port, options)
     try:
-        url = f"postgresql://{user}@127.0.0.1:{port}"
-        _wait_for(url)
-        yield url
+        server.start()
+        yield server
     finally:
-        server.terminate()  # runuser hands it on
-        server.wait(START_TIMEOUT_S)
+        server.end()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -130,6 +174,7 @@ def empty_database(request: pytest.FixtureRequest) -> Iterator[Database]:
     found = Database.open(request.getfixturevalue(kind))
     if found.path is not None:
         found.path.parent.mkdir()
+        found.path.touch()
     try:
         yield found
     finally:

@@ -25,6 +25,8 @@ from hypersdk.state.tables import users
 
 ADMIN_TOKEN: Final = "admin.token"  # noqa: S105 - the name of a file
 FIRST_USER: Final = "admin"
+UNKNOWN_USER: Final = "(unknown user)"
+"""In the audit trail, for a name that nobody has. No user can be called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ class Access:
 
     def login(self, name: str, password: Secret, address: str) -> tuple[User, NewLogin]:
         """Begins a session. Raises LoginRefused ``login_wrong`` and TooMany ``login_locked``; what it says and how long it takes is the same
-        for a wrong password, an unknown user and a disabled one."""
+        for a wrong password, an unknown user and a disabled one. The audit trail has a name only where a user has it: people type their password
+        into the wrong field."""
         user = self.users.get(self._check(name, password, address, "login"))
         login = self.logins.begin(user.id)
         self.audit.write(name, address, "login")
@@ -79,14 +82,15 @@ class Access:
 
     def _check(self, name: str, password: Secret, address: str, action: str) -> str:
         """The id of the very user whose password it is. Whoever goes on with the name may find another: names can look like ids."""
-        if (wait := self.lockout.remaining_s(name, address)) > 0:
-            self.audit.write(name, address, action, outcome=LOGIN_LOCKED)
-            raise TooMany("too many wrong passwords", code=LOGIN_LOCKED, retry_after_s=int(wait) + 1)
         found = self._stored(name)
+        told = UNKNOWN_USER if found is None else name
+        if (wait := self.lockout.remaining_s(name, address)) > 0:
+            self.audit.write(told, address, action, outcome=LOGIN_LOCKED)
+            raise TooMany("too many wrong passwords", code=LOGIN_LOCKED, retry_after_s=int(wait) + 1)
         right = check_password(None if found is None else found.password, password)
         if found is None or not right or found.disabled:
             self.lockout.failed(name, address)
-            self.audit.write(name, address, action, outcome=LOGIN_WRONG)
+            self.audit.write(told, address, action, outcome=LOGIN_WRONG)
             raise LoginRefused("the name or the password is not right")
         self.lockout.succeeded(name, found.id)
         if outdated(found.password):

@@ -11,6 +11,8 @@ locked like a known one, so the lock tells nothing.
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -29,6 +31,7 @@ FREE_FAILURES_OF_ADDRESS: Final = 19
 MAX_WAIT_S: Final = 300.0
 MAX_KEYS: Final = 10_000
 FORGET_S: Final = 3600.0
+_KEY: Final = secrets.token_bytes(32)
 
 
 def wait_s(failures: int, free: int = FREE_FAILURES) -> float:
@@ -100,7 +103,8 @@ class Lockout:
 
 
 def _name(name: str) -> str:
-    return f"name {name[:128]}"
+    """Hashed with a key of this process: what was typed as a name may be a password, and is not kept."""
+    return f"name {hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), key=_KEY).hexdigest()}"
 
 
 def _address(address: str) -> str:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from hypersdk.access.faults import known_form
 from hypersdk.access.roles import Role
-from hypersdk.access.tokens import digest_of
+from hypersdk.access.tokens import digest_of, note_use
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.tables import logins, users
@@ -82,8 +82,7 @@ class Logins:
         if row is None or row.expires_at <= row.now or row.used_at + self._idle_s <= row.now:
             return None
         if row.now - row.used_at > min(USED_EVERY_S, self._idle_s / 2):
-            with self._database.write() as connection:
-                connection.execute(sa.update(logins).where(logins.c.digest == digest).values(used_at=row.now))
+            note_use(self._database, sa.update(logins).where(logins.c.digest == digest).values(used_at=row.now))
         return LoginUse(row.user_id, row.name, Role(row.role), Secret(row.csrf))
 
     def end(self, cookie: Secret) -> None:

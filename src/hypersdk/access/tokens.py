@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from hypersdk.access.faults import (
 from hypersdk.access.roles import METRICS, SCOPES, Role
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
-from hypersdk.state.database import Database
+from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.pages import EVERYTHING, Found, Listing, Slice, Where
 from hypersdk.state.tables import api_tokens, users
 
@@ -147,9 +148,16 @@ class Tokens:
         if row is None:
             return None
         if row.used_at is None or row.now - row.used_at > USED_EVERY_S:
-            with self._database.write() as connection:
-                connection.execute(sa.update(api_tokens).where(api_tokens.c.id == row.id).values(used_at=row.now))
+            note_use(self._database, sa.update(api_tokens).where(api_tokens.c.id == row.id).values(used_at=row.now))
         return TokenUse(row.id, row.user_id, row.name, Role(row.role), row.scope)
+
+
+def note_use(database: Database, change: sa.Update) -> None:
+    """Writes down that something was used, if that can be done just now: who only looks is not kept out by a full disk."""
+    if database.outage.fault is not None:
+        return
+    with suppress(DatabaseError), database.write() as connection:  # it says so itself
+        connection.execute(change)
 
 
 def insert_token(

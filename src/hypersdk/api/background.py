@@ -44,7 +44,7 @@ async def _sample(database: Database, take_over_s: float) -> None:
         try:
             await run_in_threadpool(sample_once, database, take_over_s)
         except DatabaseError as error:  # a gap in the history says it too
-            LOG.warning("no sample for the history: %s", error.message)
+            LOG.debug("no sample for the history: %s", error.message)
         await asyncio.sleep(SAMPLE_EVERY_S)
 
 

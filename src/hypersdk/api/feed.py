@@ -199,7 +199,7 @@ class Feed:
             try:
                 await self._poll()
             except DatabaseError as error:  # the next poll finds it answering again; clients see pings meanwhile
-                LOG.warning("the event stream cannot read the database: %s", error.message)
+                LOG.debug("the event stream cannot read the database: %s", error.message)
             if not self.clients:
                 self._listened.clear()
                 self._ready.clear()

@@ -143,6 +143,16 @@ class TokenRate:
         await self._app(scope, receive, send)
 
 
+@dataclass(slots=True)
+class _Body:
+    """How far the body of one request has come. ``awaited``: the application waits for more of it."""
+
+    size: int = 0
+    whole: bool = False
+    awaited: bool = False
+    too_large: bool = False
+
+
 class BodyLimit:
     """Bytes and seconds of one request.
 
@@ -161,12 +171,19 @@ class BodyLimit:
             return
         self._check_announced(scope)
         limit = asyncio.timeout(self._timeout_s)
+        body = _Body()
         try:
             async with limit:
-                await self._app(scope, self._counted(receive, limit), self._timed(send, limit))
+                await self._app(scope, self._counted(receive, limit, body), self._timed(send, limit))
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            if body.too_large:
+                raise self._too_large() from error
+            if body.awaited:
+                raise RequestSlow(
+                    f"the request's body did not come within {self._timeout_s:g} s", close=True
+                ) from error
             raise RequestTimeout(f"no answer within {self._timeout_s:g} s", close=True) from error
 
     def _check_announced(self, scope: Scope) -> None:
@@ -177,26 +194,24 @@ class BodyLimit:
         if text is not None and int(text) > self._max_bytes:  # h11 lets nothing but digits through
             raise self._too_large()
 
-    def _counted(self, receive: Receive, limit: asyncio.Timeout) -> Receive:
-        count = 0
-        whole = False
-
+    def _counted(self, receive: Receive, limit: asyncio.Timeout, body: _Body) -> Receive:
         async def counted() -> Message:
-            nonlocal count, whole
-            if whole:  # from here on it is only told when the client goes away
+            if body.whole:  # from here on it is only told when the client goes away
                 return await receive()
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    message = await receive()
-            except TimeoutError as error:
-                raise RequestSlow("the request's body did not come in time", close=True) from error
-            count += len(message.get("body", b""))
-            if count > self._max_bytes:
-                raise self._too_large()
+            body.awaited = True  # stays so where the time is over before it has come
+            message = await receive()
+            body.awaited = False
+            body.size += len(message.get("body", b""))
+            loop = asyncio.get_running_loop()
+            if body.size > self._max_bytes:
+                # Not raised here: the framework makes "400, error parsing the body" of whatever is raised while it reads one.
+                body.too_large = True
+                limit.reschedule(loop.time())
+                await loop.create_future()
             if message["type"] == "http.request" and not message.get("more_body", False):
-                whole = True
+                body.whole = True
                 if limit.when() is not None:
-                    limit.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
+                    limit.reschedule(loop.time() + self._timeout_s)
             return message
 
         return counted

@@ -108,7 +108,7 @@ class _State(Collector):
                 try:
                     self._figures = read_figures(self._database, take_over_s=self._take_over_s)
                 except DatabaseError as error:  # the rest is still worth knowing, and that it is down
-                    LOG.warning("no figures from the database: %s", error.message)
+                    LOG.debug("no figures from the database: %s", error.message)
                     self._figures = None
                 self._read_at = self._clock()
             return self._figures

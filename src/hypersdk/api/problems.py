@@ -110,7 +110,7 @@ def is_kept(path: str) -> bool:
 def answer(path: str, error: HyperSDKError) -> Response:
     """The answer that says what went wrong, in the form of the route at ``path``."""
     status = status_of(error)
-    if status >= 500:
+    if status >= 500 and not isinstance(error, DatabaseError):  # which says so itself, once
         LOG.warning("%s answered %d: %s (%s)", path, status, error.message, error.code)
     document = _kept(error) if is_kept(path) else problem(error, status)
     kind = "application/json" if is_kept(path) else PROBLEM_TYPE

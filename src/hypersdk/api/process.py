@@ -29,6 +29,7 @@ LOG: Final = logging.getLogger(__name__)
 def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Iterator[Services]:
     """Opens and upgrades the database, makes key and administrator on the first start. Raises what those raise; nothing is left open then."""
     database = Database.open(settings.url)
+    database.outage.tell = True
     try:
         database.upgrade()
         vault = Vault.load(settings, environ, database)

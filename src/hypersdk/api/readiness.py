@@ -1,51 +1,105 @@
 """Whether the daemon can do its work: for load balancers and service managers. Open to everyone, so it is asked of the database at most
-once a second, and says only which part is missing."""
+once a second, and says only which part is missing, with a code."""
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from hypersdk.jobs.enginecopy import engine_file
 from hypersdk.jobs.figures import workers_alive
-from hypersdk.state.database import Database, DatabaseError
+from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.states import NO_WORKER
+from hypersdk.jobs.troubles import Troubles
+from hypersdk.state.database import DATABASE_NEWER, PROBE_WAIT_S, Database, DatabaseError, connect_sqlite
+from hypersdk.state.faults import DATABASE_DOWN, fault_of
 
 KEPT_S: Final = 1.0
+WAIT_S: Final = 8.0
+"""For all parts together; then the answer is that the database does not answer."""
+OK: Final = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One part: ``ok``, or what is wrong with it and the code for that."""
+
+    word: str = OK
+    code: str | None = None
 
 
 class Readiness:
-    """Thread-safe."""
+    """Thread-safe. ``troubles`` is what the parent of this process says of the workers that do not stay alive."""
 
     def __init__(
-        self, database: Database, *, needs_worker: bool, take_over_s: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+        self, database: Database, settings: DaemonSettings, troubles: Troubles, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:  # fmt: skip
         self._database = database
-        self._needs_worker = needs_worker
-        self._take_over_s = take_over_s
+        self._needs_worker = "worker" in settings.roles
+        self._take_over_s = settings.take_over_s
+        self._engine = engine_file(settings) if self._needs_worker else None
+        self._troubles = troubles
         self._clock = clock
         self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, "readiness")
+        self._looking: Future[Mapping[str, Check]] | None = None
         self._looked = -KEPT_S
-        self._checks: Mapping[str, str] = {}
+        self._checks: Mapping[str, Check] = {}
 
-    def checks(self) -> Mapping[str, str]:
-        """Part -> ``ok`` or what is wrong."""
+    def checks(self) -> Mapping[str, Check]:
+        """By part. A database that hangs is waited for by one look, not by one for each that asks."""
         with self._lock:
             if self._clock() - self._looked >= KEPT_S:
-                self._checks = self._look()
+                if self._looking is None:
+                    self._looking = self._pool.submit(self._look)
+                try:
+                    self._checks = self._looking.result(WAIT_S)
+                    self._looking = None
+                except NotYet:
+                    self._checks = {"database": Check("does not answer", DATABASE_DOWN)}
                 self._looked = self._clock()
             return self._checks
 
-    def fine(self, checks: Mapping[str, str]) -> bool:
+    def fine(self, checks: Mapping[str, Check]) -> bool:
         """Whether that is enough. A daemon that has no workers of its own answers without them, too."""
-        return all(word == "ok" for part, word in checks.items() if self._needs_worker or part != "workers")
+        return all(check.code is None for part, check in checks.items() if self._needs_worker or part != "workers")
 
-    def _look(self) -> Mapping[str, str]:
+    def _look(self) -> Mapping[str, Check]:
+        if (fault := self._database.writable()) is not None and fault.code == DATABASE_DOWN:
+            return {"database": Check("does not answer", fault.code)}
         try:
             current = self._database.is_current()
             alive = workers_alive(self._database, take_over_s=self._take_over_s)
-        except DatabaseError:
-            return {"database": "does not answer"}
-        checks = {"database": "ok", "schema": "ok" if current else "not the one of this version"}
-        checks["workers"] = "ok" if alive else "none is alive"
+        except DatabaseError as error:
+            return {"database": Check("does not answer", error.code)}
+        checks = {
+            "database": Check() if fault is None else Check("cannot be written", fault.code),
+            "schema": Check() if current else Check("not the one of this version", DATABASE_NEWER),
+            "workers": Check() if alive else Check("none is alive", NO_WORKER),
+        }
+        if trouble := self._troubles.read():
+            checks["workers"] = Check("one ends each time that it starts", trouble)
+        if self._engine is not None and (found := _look_at_engine(self._engine)).code is not None:
+            checks["engine"] = found
         return checks
+
+
+def _look_at_engine(path: Path) -> Check:
+    """The workers' own file: this process never opens it otherwise. One that is not there yet is made by the first worker."""
+    if not path.exists():
+        return Check()
+    try:
+        with closing(connect_sqlite(path, PROBE_WAIT_S)) as engine:
+            engine.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        fault = fault_of(error, path)
+        return Check("cannot be written", None if fault is None else fault.code)
+    return Check()

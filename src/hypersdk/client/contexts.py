@@ -155,7 +155,10 @@ def save_contexts(path: Path, contexts: Contexts) -> None:
     try:
         _write(path, "\n".join(lines).lstrip("\n") + "\n")
     except OSError as error:
-        raise TargetError(f"{path} cannot be written: {error.strerror}", code=TARGET_DENIED) from error
+        raise TargetError(
+            f"{path} cannot be written: {error.strerror}", code=TARGET_DENIED, cause=f"{error.strerror}.",
+            next_step=f"Make {path.parent} a folder that your user can write, or name another one in $XDG_CONFIG_HOME.",
+        ) from error  # fmt: skip
 
 
 def _entries(context: Context) -> list[str]:

@@ -34,10 +34,12 @@ from hypersdk.migration.runs import clean_up, give_up
 from hypersdk.migration.settings import RunSettings, Shared
 from hypersdk.migration.spec import ExportSpec, Resume
 from hypersdk.state.database import DatabaseError
+from hypersdk.state.faults import DATABASE_DAMAGED
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.session import Session
 
 LOG: Final = logging.getLogger(__name__)
+WRITE_AGAIN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Workshop:
     guard: Callable[[], None]
     settings: RunSettings
     shared_of: Callable[[str], Shared]
+    ending: Callable[[float], bool]
+    """Waits so many seconds, or until the worker is to end; whether it is."""
 
 
 @dataclass(slots=True)
@@ -75,7 +79,7 @@ class JobAttempt:
     def run(self) -> JobState:
         """Runs it to its end and writes that down; a cancel is over once the source is as it was found.
 
-        Raises StaleAttempt, DatabaseError, and nothing else that is expected.
+        Raises StaleAttempt, and nothing else that is expected; DatabaseError where the worker ends before the database can be written again.
         """
         job = self.claim.job
         self.progress.log(f"attempt {job.attempt} on {self.workshop.claims.worker_id} (epoch {self.claim.epoch})")
@@ -91,8 +95,8 @@ class JobAttempt:
         except StaleAttempt:
             LOG.warning("job %s: this worker has it no more", job.id)
             raise
-        except DatabaseError:
-            raise  # nothing can be written down now; the reconciler finds the job without a worker
+        except DatabaseError as error:
+            return self._interrupted(error)
         except HyperSDKError as error:
             return self._failed(error)
 
@@ -185,6 +189,14 @@ class JobAttempt:
                 self.progress.log("handed back to the queue")
                 return self._end(JobEvent.REQUEUE)
 
+    def _interrupted(self, error: DatabaseError) -> JobState:
+        """Nothing is wrong with the machine or the disk: another attempt goes on, once this can be written down. It would meet the same damage."""
+        LOG.error("job %s stops where it is: %s (%s)", self.claim.job.id, error.message, error.code)
+        if error.code == DATABASE_DAMAGED:
+            return self._failed(error)
+        self.progress.log(f"handed back to the queue: {error.message}")
+        return self._end(JobEvent.REQUEUE)
+
     def _failed(self, error: HyperSDKError, result: Mapping[str, Any] | None = None) -> JobState:
         for text in (error.message, *getattr(error, "__notes__", ())):
             self.progress.log(f"error: {text}")
@@ -246,15 +258,27 @@ class JobAttempt:
     def _end(
         self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: HyperSDKError | None = None
     ) -> JobState:
+        failure = None if error is None else _json_error(error)
+        return self.written(event, result=result, error=failure)
+
+    def written(
+        self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
+    ) -> JobState:
+        """Writes down how it ended. A database that cannot be written is waited for: meanwhile the outcome is known here only. Raises StaleAttempt;
+        DatabaseError where the worker ends first."""
         claims, job = self.workshop.claims, self.claim.job
         latest = self.progress.latest if self.progress.begun else job.progress
-        claims.write_progress({job.id: self.claim.epoch}, {job.id: latest})
-        with self.progress.taking_log() as lines:
-            claims.log(self.claim, lines)
-        failure = None if error is None else _json_error(error)
-        return claims.end(
-            self.claim, event, result=result, error=failure, keep_run=self.keep_partial, progress=latest
-        )  # fmt: skip
+        while True:
+            try:
+                claims.write_progress({job.id: self.claim.epoch}, {job.id: latest})
+                with self.progress.taking_log() as lines:
+                    claims.log(self.claim, lines)
+                return claims.end(
+                    self.claim, event, result=result, error=error, keep_run=self.keep_partial, progress=latest
+                )  # fmt: skip
+            except DatabaseError:
+                if self.workshop.ending(WRITE_AGAIN_S):
+                    raise
 
 
 def _json_error(error: HyperSDKError) -> dict[str, Any]:

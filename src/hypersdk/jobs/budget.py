@@ -107,7 +107,7 @@ class SharedBudget(StreamBudget):
             with self._database.write() as connection:
                 connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.id == token))
         except DatabaseError as error:  # the stream was read all the same; its token expires
-            LOG.warning("a stream could not be given back: %s", error.message)
+            LOG.debug("a stream could not be given back: %s", error.message)
 
     def _look(self, connection: sa.Connection, host: str, now: float) -> tuple[int, int]:
         """How many streams of the host are allowed now, and how many run. Until the transaction ends nobody else takes one of the site."""

@@ -15,10 +15,19 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.errors import Cancelled, register
+from hypersdk.errors import CODES, Cancelled, register
 from hypersdk.jobs.admission import rival_of
 from hypersdk.jobs.records import Job, at_rest
-from hypersdk.jobs.states import HELD, UNDOING, JobEvent, JobState, after, before
+from hypersdk.jobs.states import (
+    ATTEMPT_LOST,
+    ATTEMPTS_EXHAUSTED,
+    HELD,
+    UNDOING,
+    JobEvent,
+    JobState,
+    after,
+    before,
+)  # fmt: skip
 from hypersdk.jobs.store import JobStore, append_log
 from hypersdk.migration.runs import SNAPSHOT_MAX_AGE
 from hypersdk.state.database import Database
@@ -32,6 +41,9 @@ STALE_ATTEMPT: Final = register(
 
 
 MANY: Final = 1_000_000
+LOST: Final = "lost"
+"""Outcome of an attempt whose worker found that it does not have it."""
+MOST_LOST: Final = 100
 TIDY_EVERY_S: Final = 3600.0
 LOOKED_AT: Final = 100
 
@@ -172,6 +184,45 @@ class Claims:
         """An attempt that this worker will not begin, because it drains: another one is due. A job that has moved on is left alone."""
         with self.database.write() as connection:
             requeue(self.database, connection, job_id, attempt)
+
+    def held(self) -> dict[str, int]:
+        """Jobs that this worker has, as the rows say, and the epoch of each."""
+        query = sa.select(jobs.c.id, jobs.c.epoch).where(
+            jobs.c.state.in_([state.value for state in HELD]), jobs.c.worker_id == self.worker_id
+        )
+        with self.database.read() as connection:
+            return {job_id: int(epoch) for job_id, epoch in connection.execute(query)}
+
+    def put_back(self, job_id: str, epoch: int) -> JobState | None:
+        """For a job whose row says that this worker has it, and that it does not have: another attempt is due, as after a death. One that was lost
+        in this way again and again fails. Its new state; None where the row has moved on."""
+        with self.database.write() as connection:
+            mine = (jobs.c.id == job_id, jobs.c.epoch == epoch, jobs.c.worker_id == self.worker_id)
+            held = jobs.c.state.in_([state.value for state in HELD])
+            attempt = connection.execute(sa.select(jobs.c.attempt).where(*mine, held).with_for_update()).scalar()
+            if attempt is None:
+                return None
+            info = CODES[ATTEMPT_LOST]
+            error = {
+                "code": ATTEMPT_LOST, "message": "how the attempt ended could not be written down", "exit_status": 12,
+                "cause": info.cause, "next_step": info.next_step,
+            }  # fmt: skip
+            connection.execute(
+                sa.update(attempts)
+                .where(attempts.c.job_id == job_id, attempts.c.epoch == epoch, attempts.c.ended_at.is_(None))
+                .values(ended_at=self.database.now(connection), outcome=LOST, error=error)
+            )
+            lost = sa.select(sa.func.count()).where(attempts.c.job_id == job_id, attempts.c.outcome == LOST)
+            if connection.execute(lost).scalar_one() >= MOST_LOST:
+                return exhaust(self.database, connection, job_id, attempt)
+            return requeue(self.database, connection, job_id, attempt)
+
+    def renew(self, job_id: str, attempt: int) -> None:
+        """An attempt that the engine gave to this worker and that was never begun: another one is due. A job that has moved on is left alone."""
+        with self.database.write() as connection:
+            state = sa.select(jobs.c.state).where(jobs.c.id == job_id, jobs.c.attempt == attempt).with_for_update()
+            if connection.execute(state).scalar() == JobState.QUEUED.value:
+                requeue(self.database, connection, job_id, attempt)
 
     def check(self, claim: Claim) -> None:
         """Raises StaleAttempt unless the job is still ours."""
@@ -349,3 +400,26 @@ def requeue(database: Database, connection: sa.Connection, job_id: str, attempt:
         )
     )
     return new
+
+
+def exhaust(database: Database, connection: sa.Connection, job_id: str, attempt: int) -> JobState:
+    """The job fails: its attempts never come to an end. One that has moved on is left alone."""
+    database.lock_rows(connection, jobs.c.id, [job_id])
+    now, revision = database.now(connection), database.revision(connection)
+    info = CODES[ATTEMPTS_EXHAUSTED]
+    error = {
+        "code": ATTEMPTS_EXHAUSTED, "message": f"attempt {attempt} never came to an end", "exit_status": 7,
+        "cause": info.cause, "next_step": info.next_step,
+    }  # fmt: skip
+    waiting = [state.value for state in before(JobEvent.START)]
+    mine = (jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state.in_(waiting))
+    progress = connection.execute(sa.select(jobs.c.progress).where(*mine)).scalar_one_or_none()
+    connection.execute(
+        sa.update(jobs)
+        .where(*mine)
+        .values(
+            state=JobState.FAILED.value, error=error, progress=at_rest(progress or {}, JobState.FAILED), worker_id=None,
+            request=None, completed_at=now, updated_at=now, revision=revision,
+        )
+    )  # fmt: skip
+    return JobState.FAILED

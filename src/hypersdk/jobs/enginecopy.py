@@ -9,26 +9,92 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
 from hypersdk.errors import register
-from hypersdk.jobs.engine import engine_file
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.state.database import Database, DatabaseError, copy_sqlite
+from hypersdk.state.database import Database, DatabaseError, connect_sqlite, copy_sqlite, parse_url
+from hypersdk.state.faults import DATABASE_DAMAGED, fault_of
 from hypersdk.state.tables import meta
 
 LOG: Final = logging.getLogger(__name__)
 VERSION_ROW: Final = "engine"
 """Row of ``meta``: the version of the library that opened the file last."""
+ENGINE_DAMAGED: Final = register(
+    "engine_damaged",
+    "engine.sqlite3, the file of the job engine, is damaged.",
+    "Nothing, if the daemon could put it aside: jobs go on from their checkpoints with a new one. Else let the daemon's user write in the folder. "
+    "Look at the disk it lay on.",
+)
+ENGINE_GONE: Final = register(
+    "engine_gone",
+    "engine.sqlite3, the file of the job engine, was removed or replaced while the daemon ran.",
+    "Nothing: the worker starts again with the file that is there, or a new one, and jobs go on from their checkpoints.",
+)
+LOOK_S: Final = 10
 ENGINE_COPY: Final = register(
     "engine_copy",
     "engine.sqlite3 could not be copied, and without a copy a new version of the job engine does not open it.",
     "Make room in the state directory and let its user write there; the daemon then goes on by itself.",
 )
+
+
+def engine_file(settings: DaemonSettings) -> Path | None:
+    """The engine's SQLite file, beside ours; None on PostgreSQL."""
+    url = parse_url(settings.url)
+    return Path(str(url.database)).with_name("engine.sqlite3") if url.get_backend_name() == "sqlite" else None
+
+
+def replace_damaged(settings: DaemonSettings) -> Path | None:
+    """Puts a damaged file of the engine aside, and returns where it is now: what it holds is not needed. Jobs are rows of ours, and each that has
+    not ended gets another attempt. For a worker before it opens the file. Raises DatabaseError where it cannot be moved, or not be read at all."""
+    path = engine_file(settings)
+    if path is None:
+        return None
+    with _alone(path):
+        if not path.exists():
+            _begin_anew(path)
+            return None
+        fault = _look(path)
+        if fault is None:
+            return None
+        if fault.code != DATABASE_DAMAGED:
+            raise fault
+        aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+        try:
+            for end in ("-wal", "-shm", ""):
+                with suppress(FileNotFoundError):
+                    path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+        except OSError as error:
+            raise DatabaseError(f"{path} cannot be renamed: {error.strerror}", code=ENGINE_DAMAGED) from error
+        LOG.error("%s (%s): it is kept as %s; jobs go on with a new one", fault.message, ENGINE_DAMAGED, aside.name)
+        return aside
+
+
+def _begin_anew(path: Path) -> None:
+    """Where somebody removed the file alone, its log is left; in a new file of that name it would be replayed."""
+    left = [one for end in ("-wal", "-shm") if (one := path.with_name(path.name + end)).exists()]
+    try:
+        for one in left:
+            one.unlink()
+        if left:
+            path.touch(mode=0o600)  # here, while we are alone: nobody takes the log of the new file away
+    except OSError as error:
+        raise DatabaseError(f"{path.parent} cannot be written: {error.strerror}", code=ENGINE_DAMAGED) from error
+
+
+def _look(path: Path) -> DatabaseError | None:
+    """What is wrong with the engine's file."""
+    try:
+        with closing(connect_sqlite(path, LOOK_S)) as engine:
+            found = [str(row[0]) for row in engine.execute("PRAGMA quick_check(1)")]
+    except sqlite3.Error as error:
+        return fault_of(error, path, path.name)
+    return None if found == ["ok"] else DatabaseError(f"{path.name}: {found[0][:200]}", code=DATABASE_DAMAGED)
 
 
 def copy_before_upgrade(settings: DaemonSettings, database: Database, version: str | None = None) -> Path | None:

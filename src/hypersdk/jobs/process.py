@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Mapping
 from types import FrameType
 
-from hypersdk.jobs.enginecopy import copy_before_upgrade
+from hypersdk.jobs.enginecopy import copy_before_upgrade, replace_damaged
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.worker import Worker
 from hypersdk.state.database import Database
@@ -26,8 +26,10 @@ def work(
     Raises HyperSDKError where it cannot start.
     """
     database = Database.open(settings.url)
+    database.outage.tell = True
     try:
         database.upgrade()
+        replace_damaged(settings)
         copy_before_upgrade(settings, database)
         worker = Worker(settings, database, environ)
 

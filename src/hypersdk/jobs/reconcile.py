@@ -9,12 +9,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from hypersdk.errors import CODES
-from hypersdk.jobs.claims import is_old, requeue
+from hypersdk.jobs.claims import exhaust, is_old, requeue
 from hypersdk.jobs.engine import EXHAUSTED, Engine
-from hypersdk.jobs.records import at_rest
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import ATTEMPTS_EXHAUSTED, ENDED, HELD, NO_WORKER_FOR_ROOT, JobEvent, JobState, before
+from hypersdk.jobs.states import ENDED, HELD, NO_WORKER_FOR_ROOT, JobState
 from hypersdk.jobs.store import FOLLOWED, JobStore
 from hypersdk.state.database import Database
 from hypersdk.state.tables import idempotency, jobs, logins, removed, runs, workers
@@ -75,24 +73,7 @@ class Reconciler:
             if not exhausted:
                 requeue(self._database, connection, job_id, attempt)
                 return
-            self._database.lock_rows(connection, jobs.c.id, [job_id])
-            now, revision = self._database.now(connection), self._database.revision(connection)
-            info = CODES[ATTEMPTS_EXHAUSTED]
-            error = {
-                "code": ATTEMPTS_EXHAUSTED, "message": f"attempt {attempt} never came to an end", "exit_status": 7,
-                "cause": info.cause, "next_step": info.next_step,
-            }  # fmt: skip
-            waiting = [state.value for state in before(JobEvent.START)]
-            mine = (jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state.in_(waiting))
-            progress = connection.execute(sa.select(jobs.c.progress).where(*mine)).scalar_one_or_none()
-            connection.execute(
-                sa.update(jobs)
-                .where(*mine)
-                .values(
-                    state=JobState.FAILED.value, error=error, progress=at_rest(progress or {}, JobState.FAILED), worker_id=None,
-                    request=None, completed_at=now, updated_at=now, revision=revision,
-                )
-            )  # fmt: skip
+            exhaust(self._database, connection, job_id, attempt)
 
     def _waiting(self) -> None:
         """Says of queued jobs that no living worker sees their root."""

@@ -163,6 +163,9 @@ class JobService:
     def explain(self, job: Job) -> Explanation:
         """Why the job is as it is."""
         history = tuple(self.store.attempts(job.id))
+        if job.state not in ENDED and (fault := self.store.database.writable()) is not None:
+            message = f"'{job.name}' is {job.state}, as far as it could be written down: {fault.message}"
+            return Explanation(fault.code, message, fault.cause, fault.next_step, history)
         error = job.error or (history[-1].error if history and job.state not in (JobState.COMPLETED,) else None)
         if error and job.state in (JobState.FAILED, JobState.CANCELLED, JobState.QUEUED):
             message, step = str(error["message"]), str(error["next_step"])

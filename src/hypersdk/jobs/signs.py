@@ -1,4 +1,5 @@
-"""What a process of the daemon tells its parent over standard output: ``ready`` once, and a line now and then while its main loop turns.
+"""What a process of the daemon tells its parent over standard output: ``ready`` once, a line now and then while its main loop turns, and the code of
+the error that ends it.
 
 The parent ends a process that was silent for too long (``supervisor.Child``): it may be stopped, or stuck in a call that never returns.
 """
@@ -10,10 +11,12 @@ import os
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 SIGN_S: Final = 2.0
 READY: Final = b"ready\n"
+FAILED: Final = b"failed "
 ALIVE: Final = b"alive\n"
 
 
@@ -30,6 +33,11 @@ class Signs:
     def ready(self) -> None:
         """The process does its work from now on."""
         os.write(self._descriptor, READY)
+
+    def failed(self, code: str) -> None:
+        """The process ends by an error with that code."""
+        with suppress(BrokenPipeError):  # its parent has ended first
+            os.write(self._descriptor, FAILED + code.encode() + b"\n")
 
     def alive(self) -> None:
         """To be called often; says so at most every ``SIGN_S``. Never waits: where the parent does not read, there is nobody to tell."""

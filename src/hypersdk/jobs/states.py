@@ -54,6 +54,11 @@ ATTEMPTS_EXHAUSTED: Final = register(
     "The job's attempts ended with the death of their worker each time.",
     "Look at the daemon's log for what kills the worker (memory?), then `hyperctl retry ID`.",
 )
+ATTEMPT_LOST: Final = register(
+    "attempt_lost",
+    "The worker that had the job could not write down how the attempt ended: the database could not be written then.",
+    "Nothing: another attempt goes on from the last checkpoint. `hyperctl status` says whether the database can be written now.",
+)
 
 
 class JobState(StrEnum):

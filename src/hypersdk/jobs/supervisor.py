@@ -25,10 +25,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from hypersdk.errors import HyperSDKError, register
+from hypersdk.errors import CODES, HyperSDKError, UsageError, register
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.signs import READY
+from hypersdk.jobs.signs import FAILED, READY
 from hypersdk.jobs.systemd import watchdog_s
+from hypersdk.jobs.troubles import PROCESS_DIES, VARIABLE, Troubles
+from hypersdk.state.database import DATABASE_NEWER
+from hypersdk.state.faults import DATABASE_DAMAGED
 from hypersdk.transfer.cancel import SignalFlag
 from hypersdk.transfer.files import owned_like_folder, target_errors
 
@@ -42,7 +45,12 @@ LOOK_S: Final = 0.2
 STEADY_S: Final = 30.0
 """A process that lived so long did not die of its start."""
 PAUSE_FIRST_S: Final = 0.5
-PAUSE_MAX_S: Final = 30.0
+PAUSE_MAX_S: Final = 15.0
+QUICK_DEATHS: Final = 3
+"""After so many one after another, soon after the start, `/ready` says so."""
+LAST_DEATHS: Final = 4
+"""After so many, the daemon ends where none of its processes will ever do better."""
+HOPELESS: Final = frozenset({DATABASE_DAMAGED, DATABASE_NEWER})
 SILENT_S: float = 60.0
 """Without a sign of life for so long, a process counts as hung."""
 START_S: float = 900.0
@@ -63,27 +71,41 @@ class DaemonRuns(HyperSDKError):  # noqa: N818 - what is so
 
 @dataclass(slots=True)
 class Child:
-    """One process to keep running. ``name`` is ``api`` or ``worker-N``; ``silent_s`` is how long it may give no sign."""
+    """One process to keep running. ``name`` is ``api`` or ``worker-N``; ``silent_s`` is how long it may give no sign.
+
+    ``deaths`` counts those soon after a start, one after another; ``said`` is the code of the error that it ends by,
+    where it says one, and ``failure`` that of the one before. ``troubles`` are for it to read.
+    """
 
     name: str
     command: Sequence[str]
     nice: int
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
+    status: int = 0
     pause_s: float = PAUSE_FIRST_S
     again_at: float = 0.0
     silent_s: float = SILENT_S
     silence_s: float = 0.0
     looked: float = 0.0
     killed: bool = False
+    deaths: int = 0
+    said: str = ""
+    failure: str = ""
+    troubles: Troubles | None = None
+    _spoke: subprocess.Popen[bytes] | None = None
     heard: threading.Event = field(default_factory=threading.Event)
     ready: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.monotonic
 
     def start(self) -> None:
         """Starts it; its ``ready`` is set when it says so on its standard output, and ``heard`` with whatever it says."""
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=self._prepare
+        told = None if self.troubles is None else self.troubles.descriptor
+        environ, kept = (None, ()) if told is None else ({**os.environ, VARIABLE: str(told)}, (told,))
+        self.failure, self.said = self.said, ""
+        self.process = self._spoke = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=self._prepare,
+            env=environ, pass_fds=kept,
         )  # fmt: skip
         self.started = self.looked = self.clock()
         self.silence_s, self.killed = 0.0, False
@@ -104,6 +126,8 @@ class Child:
         assert process.stdout is not None
         with process.stdout as words:
             for line in words:
+                if line.startswith(FAILED) and process is self._spoke:  # it may have ended since
+                    self.said = line[len(FAILED) :].decode("ascii", "replace").strip()
                 if process is not self.process:  # the end of what the one before it said
                     return
                 if line == READY:
@@ -115,16 +139,36 @@ class Child:
         """Whether it runs, and was silent for too long."""
         return self.process is not None and self.silence_s > (self.silent_s if self.ready.is_set() else START_S)
 
+    @property
+    def _is_steady(self) -> bool:
+        return self.clock() - self.started >= STEADY_S
+
+    @property
+    def trouble(self) -> str | None:
+        """The code of why it does not stay alive; None where it does."""
+        return (self.said or self.failure or PROCESS_DIES) if self.deaths >= QUICK_DEATHS else None
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no further start will do better: what is wrong has to be put right by hand."""
+        return self.deaths >= LAST_DEATHS and (
+            (self.said or self.failure) in HOPELESS or self.status == UsageError.exit_status
+        )
+
     def look(self) -> None:
         """Starts it again when it has died and its pause is over; kills it when it is hung."""
         if self.process is not None:
             status = self.process.poll()
             if status is None:
+                if self._is_steady:
+                    self.deaths = 0
                 self._listened()
                 return
+            self.status = status
             self.process = None
             self.ready.clear()
-            steady = self.clock() - self.started >= STEADY_S
+            steady = self._is_steady
+            self.deaths = 0 if steady else self.deaths + 1
             self.pause_s = PAUSE_FIRST_S if steady else min(self.pause_s * 2, PAUSE_MAX_S)
             self.again_at = self.clock() + self.pause_s
             LOG.error("%s ended with status %d; it is started again in %.1f s", self.name, status, self.pause_s)
@@ -178,16 +222,30 @@ def supervise(
 
     ``arguments`` are the flags of this daemon, which its processes are started with. ``ready`` is called once all of them are. SIGHUP makes
     the API read its certificate again; with ``hangup_ends`` it is the end like SIGTERM: a terminal that was closed sends it. Returns the exit
-    status. Raises DaemonRuns.
+    status: that of a part that cannot ever be started, where there is one. Raises DaemonRuns.
     """
     with one_daemon(settings.state_dir):
+        troubles = Troubles.make()
         children = _children(settings, arguments)
+        for child in children:
+            child.troubles = troubles if child.name == "api" else None
         stop, reload = SignalFlag(), SignalFlag()
         _on_signals(stop, stop if hangup_ends else reload)
         told = False
         while not stop.is_set():
             for child in children:
                 child.look()
+            troubles.write(next((code for child in children if child.name != "api" and (code := child.trouble)), None))
+            if hopeless := next((child for child in children if child.is_hopeless), None):
+                failure = hopeless.trouble or PROCESS_DIES
+                LOG.critical(
+                    "%s cannot be started (%s): the daemon ends. %s",
+                    hopeless.name,
+                    failure,
+                    CODES.get(failure, CODES[PROCESS_DIES]).next_step,
+                )
+                _end(children, settings.drain_s)
+                return hopeless.status
             if not told and all(child.ready.is_set() for child in children):
                 told = True
                 ready()

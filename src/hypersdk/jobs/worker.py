@@ -6,6 +6,7 @@
     heartbeat                      every 2 s
     reporter                       every 0.5 s: cancel and pause requests in; every second: progress and logs out, due attempts to the engine
     watch                          every few seconds: dead workers, attempts that the engine lost, old rows
+    own                            every 2 s: rows and attempts that are said to run here, and do not
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import os
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
@@ -28,6 +30,7 @@ from hypersdk.jobs.attempt import JobAttempt, Workshop
 from hypersdk.jobs.budget import Renewal, SharedBudget
 from hypersdk.jobs.claims import Claims, StaleAttempt
 from hypersdk.jobs.engine import Engine
+from hypersdk.jobs.enginecopy import ENGINE_DAMAGED, ENGINE_GONE
 from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
 from hypersdk.jobs.login import Logins
 from hypersdk.jobs.reconcile import Reconciler
@@ -45,6 +48,10 @@ from hypersdk.transfer.files import target_errors
 LOG: Final = logging.getLogger(__name__)
 REPORT_S: Final = 0.5
 WATCH_PER_TAKE_OVER: Final = 4
+OWN_S: Final = 2.0
+LOOKS: Final = 2
+OWN_AFTER_S: Final = 10.0
+"""What this worker had when it died is the engine's to begin again, so long after the start."""
 UNDO_S: Final = 10.0
 """How long an undo may still take when all else has ended."""
 WORKER_ID_HELD: Final = register(
@@ -64,6 +71,8 @@ class Worker:
         self._stopping = SignalFlag()
         self._cancel = CancelToken()
         self._active: dict[str, JobAttempt] = {}
+        self._begun: Counter[str] = Counter()
+        """Attempts that a thread of this process works on, from before the claim to after the end."""
         self._lock = threading.Lock()
         self._run_settings = _run_settings(settings)
         self._shared = Shared(self._run_settings)
@@ -88,7 +97,15 @@ class Worker:
             vault = Vault.load(settings, self._environ)
             endpoints = Endpoints(self._database, vault)
             logins = Logins(JobStore(self._database), vault, endpoints, settings, self._environ)
-            workshop = Workshop(claims, logins, roots, heartbeat.guard, self._run_settings, self._shared_of(identity))
+            workshop = Workshop(
+                claims,
+                logins,
+                roots,
+                heartbeat.guard,
+                self._run_settings,
+                self._shared_of(identity),
+                self._stopping.wait,
+            )
             engine = Engine(
                 settings, self._database, identity, roots.ids, lambda job, n: self._attempt(workshop, job, n)
             )
@@ -102,11 +119,13 @@ class Worker:
                 LOG.info("worker %s takes jobs", identity)
                 self._work(engine, claims, heartbeat, undoing, alive)
             finally:
+                self._stopping.set()  # also where it ends by itself: whoever waits for the database waits no longer
                 heartbeat.draining()
                 self._stop_jobs()
                 engine.destroy(settings.drain_s)
                 undoing.join(UNDO_S)
-                self._flush(claims)
+                with suppress(DatabaseError):  # which says so itself; the next attempt goes on without these lines
+                    self._flush(claims)
 
     def _beating(self, identity: str, roots: ExportRoots) -> Heartbeat:
         take_over_s = self._settings.take_over_s
@@ -118,6 +137,15 @@ class Worker:
 
     def _attempt(self, workshop: Workshop, job_id: str, number: int, *, free: bool = False) -> dict[str, Any]:
         """Called by the engine, or with ``free`` to undo, in a thread of its own. Never raises what is expected."""
+        with self._lock:
+            self._begun[f"{job_id}/{number}"] += 1
+        try:
+            return self._attempted(workshop, job_id, number, free=free)
+        finally:
+            with self._lock:
+                self._begun -= Counter([f"{job_id}/{number}"])
+
+    def _attempted(self, workshop: Workshop, job_id: str, number: int, *, free: bool) -> dict[str, Any]:
         try:
             if self._stopping.is_set():
                 workshop.claims.hand_back(job_id, number)
@@ -138,11 +166,11 @@ class Worker:
         except StaleAttempt:
             return {"outcome": "stale"}
         except DatabaseError as error:
-            LOG.error("job %s stops where it is; it goes on once the database answers: %s", job_id, error.message)
+            LOG.error("the end of job %s is not written down, it goes on at the next start: %s", job_id, error.message)
             return {"outcome": "database failed"}
         except Exception as error:
             LOG.exception("job %s ended in an error that the program was not written for", job_id)
-            self._give_up(workshop.claims, attempt, error)
+            self._give_up(attempt, error)
             return {"outcome": "failed"}
         finally:
             with self._lock:
@@ -166,7 +194,7 @@ class Worker:
         except Exception:
             LOG.exception("job %s could not be looked after", job_id)
 
-    def _give_up(self, claims: Claims, attempt: JobAttempt, error: Exception) -> None:
+    def _give_up(self, attempt: JobAttempt, error: Exception) -> None:
         """The one funnel for the unexpected: the job fails with a code, the traceback goes to the daemon's log."""
         internal = {
             "code": "internal", "message": f"internal error: {type(error).__name__}", "exit_status": 1,
@@ -174,7 +202,7 @@ class Worker:
             "next_step": "Report it with the traceback in the daemon's log; `hyperctl retry ID` goes on from the last checkpoint.",
         }  # fmt: skip
         try:
-            claims.end(attempt.claim, JobEvent.FAIL, error=internal)
+            attempt.written(JobEvent.FAIL, error=internal)
         except HyperSDKError as failed:
             LOG.error("job %s could not be marked as failed: %s", attempt.claim.job.id, failed.message)
 
@@ -199,31 +227,47 @@ class Worker:
     ) -> None:
         reconciler = Reconciler(self._database, engine, self._settings)
         watch_every_s = self._settings.take_over_s / WATCH_PER_TAKE_OVER
+        own = Own(claims, engine, self._working)
         next_report = next_watch = 0.0
+        next_own = time.monotonic() + OWN_AFTER_S
         while not self._stopping.wait(REPORT_S):
             alive()
             if heartbeat.declared_dead:
                 LOG.error("this worker was declared dead; it ends, and its supervisor starts a fresh one")
                 return
             now = time.monotonic()
-            try:
-                self._carry_requests(claims)
-                if self._room or now >= next_report:
-                    self._room = False
-                    next_report = now + 2 * REPORT_S
-                    self._flush(claims)
-                    undoing.tick()
-                    engine.dispatch()
-                    self._renewal.tick()
-                if now >= next_watch:
-                    next_watch = now + watch_every_s
-                    if heartbeat.may_judge:
-                        for dead in declare_dead(self._database, take_over_s=self._settings.take_over_s):
-                            claims.release_undo(dead)
-                            engine.take_over(dead)
-                    reconciler.run()
-            except DatabaseError as error:
-                LOG.warning("%s", error.message)
+            due: list[Callable[[], object]] = [lambda: self._carry_requests(claims)]
+            if self._room or now >= next_report:
+                self._room = False
+                next_report = now + 2 * REPORT_S
+                due += [lambda: self._flush(claims), undoing.tick, engine.dispatch, self._renewal.tick]
+            if now >= next_watch:
+                next_watch = now + watch_every_s
+                due += [lambda: self._judge(heartbeat, claims, engine), reconciler.run]
+            if now >= next_own:
+                next_own = now + OWN_S
+                due.append(own.look)
+            for step in due:
+                alive()  # each may wait for a lock, half a minute long
+                try:
+                    step()
+                except DatabaseError as error:
+                    # Both databases say themselves that they cannot be used, once; what needs the one that can is done all the same. The engine's
+                    # file is another one after a new start.
+                    if error.code in (ENGINE_DAMAGED, ENGINE_GONE):
+                        raise
+
+    def _judge(self, heartbeat: Heartbeat, claims: Claims, engine: Engine) -> None:
+        if heartbeat.may_judge:
+            for dead in declare_dead(self._database, take_over_s=self._settings.take_over_s):
+                claims.release_undo(dead)
+                engine.take_over(dead)
+
+    def _working(self) -> Working:
+        with self._lock:
+            epochs: dict[str, int | None] = {_job_of(one): None for one in self._begun}
+            epochs |= {job_id: attempt.claim.epoch for job_id, attempt in self._active.items()}
+            return Working(frozenset(self._begun), epochs)
 
     def _carry_requests(self, claims: Claims) -> None:
         with self._lock:
@@ -250,6 +294,45 @@ class Worker:
             active = list(self._active.values())
         for attempt in active:
             attempt.stop("drain")
+
+
+class Working(NamedTuple):
+    """What a process works on: attempts, and jobs with the epoch of each. None: it is just being claimed, or has just ended."""
+
+    attempts: frozenset[str]
+    epochs: Mapping[str, int | None]
+
+
+class Own:
+    """What rows and the engine say that this worker has, against what it has. A disk that was full keeps both from being told of an end; nobody
+    else would ever look, since the worker lives. What is missing in several looks one after another is made good. For one thread."""
+
+    def __init__(self, claims: Claims, engine: Engine, working: Callable[[], Working]) -> None:
+        self._claims = claims
+        self._engine = engine
+        self._working = working
+        self._rows: Counter[tuple[str, int]] = Counter()
+        self._attempts: Counter[str] = Counter()
+
+    def look(self) -> None:
+        """One look. Raises DatabaseError."""
+        held = self._claims.held()  # before what is worked on: what is claimed in between is no row yet
+        epochs = self._working().epochs
+        lost = {(job_id, epoch) for job_id, epoch in held.items() if epochs.get(job_id, -1) not in (None, epoch)}
+        self._rows = Counter({one: self._rows[one] + 1 for one in lost})
+        for job_id, epoch in [one for one, looks in self._rows.items() if looks >= LOOKS]:
+            state = self._claims.put_back(job_id, epoch)
+            LOG.warning("job %s was said to run here, and does not (epoch %d): it is %s now", job_id, epoch, state)
+        begun = self._engine.begun()
+        working = self._working().attempts
+        self._attempts = Counter({one: self._attempts[one] + 1 for one in begun if one not in working})
+        for workflow_id in [one for one, looks in self._attempts.items() if looks > LOOKS]:
+            self._engine.give_up(workflow_id)
+            self._claims.renew(_job_of(workflow_id), int(workflow_id.rpartition("/")[2]))
+
+
+def _job_of(workflow_id: str) -> str:
+    return workflow_id.rpartition("/")[0]
 
 
 def _run_settings(settings: DaemonSettings) -> RunSettings:

@@ -220,17 +220,32 @@ class FolderRuns:
     def make_known(self, folder: Path, run_id: str) -> None:
         """See RunStore: a pointer for `status` and `cleanup`."""
         pointer = self._pointer(run_id)
-        with target_errors(f"writing {pointer}"):
+        with self._state_errors(f"writing {pointer}"):
             pointer.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(pointer, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
+            write_atomic(pointer, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
 
     def remove(self, folder: Path, run_id: str) -> None:
         """See RunStore."""
-        for path in (folder / RUN_FILE, self._pointer(run_id)):
-            path.unlink(missing_ok=True)
+        pointer = self._pointer(run_id)
+        with target_errors(f"removing {folder / RUN_FILE}"):
+            (folder / RUN_FILE).unlink(missing_ok=True)
+        with self._state_errors(f"removing {pointer}"):
+            pointer.unlink(missing_ok=True)
 
     def check(self) -> None:
         """The folder's lock is held: nobody else acts for the run."""
+
+    @contextmanager
+    def _state_errors(self, doing: str) -> Iterator[None]:
+        """Raises any OSError of the block as TargetError; the output folder, which such an error is about otherwise, has nothing to do with it."""
+        try:
+            with target_errors(doing):
+                yield
+        except TargetError as error:
+            error.next_step = (
+                f"Make {self.state} a folder that your user can write, or name another one in $XDG_STATE_HOME."
+            )
+            raise
 
     def _pointer(self, run_id: str) -> Path:
         return self.state / "runs" / f"{run_id}.json"

@@ -14,18 +14,23 @@ import os
 import shutil
 import sqlite3
 import sys
+import threading
 import time
+import urllib.parse
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
-from hypersdk.errors import HyperSDKError, UsageError, register
-from hypersdk.state.tables import counters
+from hypersdk.errors import UsageError, register
+from hypersdk.state.faults import DATABASE_DAMAGED, Outage, fault_of, fault_of_file, is_conflict
+from hypersdk.state.faults import DatabaseError as DatabaseError
+from hypersdk.state.tables import counters, meta
 from hypersdk.transfer.files import owned_like_folder
+from hypersdk.units import MiB
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -34,9 +39,6 @@ DATABASE_URL: Final = register(
     "database_url",
     "The address of the database cannot be used.",
     "Leave it out for SQLite in the state directory, or write postgresql://user@host/name.",
-)
-DATABASE_DOWN: Final = register(
-    "database_down", "The database does not answer.", "Check that it runs and that this host may connect to it."
 )
 DATABASE_NEWER: Final = register(
     "database_newer",
@@ -56,15 +58,18 @@ _NETWORK_FS: Final = frozenset(
 _LOCK_KEY: Final = 0x48594B56
 """PostgreSQL's advisory lock for migrations."""
 POOL_SIZE: Final = 8
+BUSY_S: Final = 30
+"""How long one writer waits for another on SQLite."""
+CONNECT_S: Final = 10
+CHECKED_BYTES: Final = 512 * MiB
+PROBE_S: Final = 5.0
+"""How often it is tried whether the database can be written, at most; after a failure, each ``PROBE_FAILED_S``."""
+PROBE_FAILED_S: Final = 1.0
+PROBE_WAIT_S: Final = 3
+_PROBE: Final = "probe"
+"""Row of ``meta`` that the probe writes."""
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _VERSION: Final = sa.table("alembic_version", sa.column("version_num", sa.String))
-
-
-class DatabaseError(HyperSDKError):
-    """The daemon's own database failed."""
-
-    exit_status = 12
-    default_code = DATABASE_DOWN
 
 
 class Database:
@@ -76,6 +81,9 @@ class Database:
         self._reading: Final = engine if path else engine.execution_options(isolation_level="AUTOCOMMIT")
         self.path: Final = path
         """The SQLite file; None on PostgreSQL."""
+        self.outage: Final = Outage("the database")
+        self._probing = threading.Lock()
+        self._probed: tuple[float, DatabaseError | None] | None = None
 
     @classmethod
     def open(cls, url: str) -> Database:
@@ -83,7 +91,9 @@ class Database:
         parsed = parse_url(url)
         if parsed.get_backend_name() == "sqlite":
             return cls(_sqlite(parsed), Path(str(parsed.database)))
-        engine = sa.create_engine(parsed, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True)
+        engine = sa.create_engine(
+            parsed, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_pre_ping=True, connect_args=connect_args(parsed)
+        )
         return cls(engine, None)
 
     @property
@@ -94,14 +104,56 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection for reading; on SQLite all of the block sees one state. Raises DatabaseError."""
-        with _translated(), self._reading.connect() as connection:
+        with self._translated(writing=False), self._reading.connect() as connection:
             yield connection.execution_options(read_only=True)
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction, committed at the end of the block. Raises DatabaseError."""
-        with _translated(), self.engine.begin() as connection:
+        with self._translated(writing=True), self.engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _translated(self, *, writing: bool) -> Iterator[None]:
+        """Errors of the driver as ours; integrity violations pass, their callers know what they mean."""
+        try:
+            yield
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+            fault = fault_of(error, self.path)
+            if fault is None:
+                raise
+            if not is_conflict(error):
+                self.outage.failed(fault, writing=writing)
+            raise fault from error
+        self.outage.succeeded(writing=writing)
+
+    def writable(self) -> DatabaseError | None:
+        """What keeps it from being written, found out by a small write, at most every few seconds; None where it can be."""
+        with self._probing:
+            if self._probed is not None:
+                at, found = self._probed
+                kept_s = PROBE_S if found is None and self.outage.fault is None else PROBE_FAILED_S
+                if time.monotonic() - at < kept_s:
+                    return found or self.outage.fault
+            fault: DatabaseError | None = None
+            try:
+                self._probe()
+            except DatabaseError as error:
+                fault = error
+            self._probed = (time.monotonic(), fault)
+            return fault or self.outage.fault
+
+    def _probe(self) -> None:
+        """Waits for nobody: neither for a connection of the pool nor, for long, for another writer. Raises DatabaseError."""
+        with self._translated(writing=True):
+            if self.path is None:
+                with self.engine.begin() as connection:
+                    connection.execute(sa.text(f"SET LOCAL statement_timeout = '{PROBE_WAIT_S}s'"))
+                    connection.execute(sa.delete(meta).where(meta.c.name == _PROBE))
+                    connection.execute(sa.insert(meta).values(name=_PROBE, value=str(time.time())))
+                return
+            with closing(connect_sqlite(self.path, PROBE_WAIT_S)) as file, file:
+                file.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (_PROBE, str(time.time())))
 
     def now(self, connection: sa.Connection) -> float:
         """Seconds since 1970 on the database's clock: the only one that several hosts share."""
@@ -166,6 +218,15 @@ class Database:
             connection.commit()
             return current
 
+    def check(self) -> None:
+        """Looks through an SQLite file that is not too large to look through at a start. Raises DatabaseError ``database_damaged``."""
+        if self.path is None or self.path.stat().st_size > CHECKED_BYTES:
+            return
+        with self.read() as connection:
+            found = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+        if found != "ok":
+            raise DatabaseError(f"{self.path} is damaged: {found[:200]}", code=DATABASE_DAMAGED)
+
     def is_current(self) -> bool:
         """Whether the schema is the one of this version. Raises DatabaseError."""
         with self.read() as connection:
@@ -175,7 +236,7 @@ class Database:
     def _migrating(self) -> Iterator[sa.Connection]:
         """One process at a time. The SQLite file becomes readable by its owner only."""
         if self.path is None:
-            with _translated(), self.engine.connect() as connection:
+            with self._translated(writing=True), self.engine.connect() as connection:
                 connection.execute(sa.select(sa.func.pg_advisory_lock(_LOCK_KEY)))
                 try:
                     yield connection
@@ -183,20 +244,12 @@ class Database:
                     connection.rollback()
                     connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK_KEY)))
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            owned_like_folder(descriptor, self.path.parent)
+        with _opened(self.path, self.path.with_suffix(".lock")) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                owned_like_folder(file, self.path.parent)
-            finally:
-                os.close(file)
-            with _translated(), self.engine.connect() as connection:
+            with _opened(self.path, self.path):
+                pass  # SQLite makes it where it is missing only here
+            with self._translated(writing=True), self.engine.connect() as connection:
                 yield connection
-        finally:
-            os.close(descriptor)
 
     def close(self) -> None:
         """Drops all connections."""
@@ -219,6 +272,11 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
+def connect_args(url: URL) -> dict[str, Any]:
+    """What PostgreSQL's driver is told beside its address: a host that swallows everything must not be waited for, for minutes."""
+    return {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_S}
+
+
 def _sqlite(url: URL) -> sa.Engine:
     path = Path(str(url.database))
     if sqlite3.sqlite_version_info < SQLITE_LEAST:
@@ -226,13 +284,7 @@ def _sqlite(url: URL) -> sa.Engine:
         raise UsageError(f"this Python has SQLite {sqlite3.sqlite_version}; {least} is needed", code=SQLITE_OLD)
     if (kind := file_system(path)) in _NETWORK_FS:
         raise UsageError(f"{path} lies on {kind}; SQLite's locks need a local file system", code=DATABASE_URL)
-    engine = sa.create_engine(url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, connect_args={"timeout": 30})
-
-    @sa.event.listens_for(engine, "connect")
-    def _connected(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # pysqlite begins no transaction of its own; ours begin as writers (below)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
-            connection.execute(f"PRAGMA {pragma}")
+    engine = sqlite_engine(path, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
     @sa.event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
@@ -241,6 +293,65 @@ def _sqlite(url: URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     return engine
+
+
+def sqlite_engine(
+    path: Path, *pragmas: str, isolation_level: Literal["IMMEDIATE"] | None = None, busy_s: int = BUSY_S
+) -> sa.Engine:
+    """Connections to a file that is there. pysqlite begins no transaction of its own, unless ``isolation_level`` says which.
+
+    One that is removed while it is open would go on taking writes that nobody finds again; and SQLite would make an empty one under its name.
+    Neither happens: each use compares the file that is open with that of the name.
+    """
+    engine = sa.create_engine(
+        URL.create("sqlite", database=str(path)), creator=lambda: connect_sqlite(path, busy_s), pool_size=POOL_SIZE,
+        max_overflow=POOL_SIZE,
+    )  # fmt: skip
+
+    @sa.event.listens_for(engine, "connect")
+    def _connected(connection: sqlite3.Connection, record: Any) -> None:
+        connection.isolation_level = isolation_level
+        for pragma in (*pragmas, f"busy_timeout={busy_s * 1000}"):
+            connection.execute(f"PRAGMA {pragma}")
+        record.info["file"] = _identity(path)
+
+    @sa.event.listens_for(engine, "checkout")
+    def _taken(_connection: sqlite3.Connection, record: Any, _proxy: object) -> None:
+        if record.info["file"] != _identity(path):
+            raise sa.exc.DisconnectionError(
+                f"{path} is another file now"
+            )  # the pool opens the one that is there, if any
+
+    return engine
+
+
+def connect_sqlite(path: Path, timeout_s: float) -> sqlite3.Connection:
+    """A connection to a file that is there; any thread may use it. Raises sqlite3.OperationalError."""
+    name = urllib.parse.quote(str(path.absolute()))
+    return sqlite3.connect(f"file:{name}?mode=rw", timeout=timeout_s, uri=True, check_same_thread=False)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _opened(database: Path, path: Path) -> Iterator[int]:
+    """``path``, made where it is missing, readable by its owner only, who is that of the folder. Raises DatabaseError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise fault_of_file(error, database) from error
+    try:
+        owned_like_folder(descriptor, path.parent)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def file_system(path: Path) -> str:
@@ -261,7 +372,8 @@ def file_system(path: Path) -> str:
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
-    """A consistent copy of a database in use, readable by its owner only; it is whole and durable when it has its name."""
+    """A consistent copy of a database in use, readable by its owner only; it is whole and durable when it has its name. Raises OSError and
+    sqlite3.Error."""
     partial = target.with_name(target.name + ".partial")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -312,20 +424,3 @@ def _revision_of(connection: sa.Connection) -> str | None:
     if not sa.inspect(connection).has_table(_VERSION.name):
         return None
     return connection.execute(sa.select(_VERSION.c.version_num)).scalar_one_or_none()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Errors of the driver as ours; integrity violations pass, their callers know what they mean."""
-    try:
-        yield
-    except sa.exc.IntegrityError:
-        raise
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
-        raise DatabaseError(f"the database failed: {_first_line(error)}") from error
-
-
-def _first_line(error: Any) -> str:
-    """What the driver says, without the statement and its values."""
-    said = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return said[0][:300] if said else type(error).__name__

@@ -27,6 +27,7 @@ from hypersdk.state.tables import jobs
 from tests.cli.hypervisord.running import hypervisord
 from tests.support.apiserver import build_services
 from tests.support.databases import fresh_database
+from tests.support.outages import SmallDisk, spoil
 
 PLANTED = "planted-7Kd2"
 
@@ -118,6 +119,31 @@ def test_an_address_that_is_taken_is_told_at_once(tmp_path: Path) -> None:
         done = hypervisord("-addr", f"127.0.0.1:{other.getsockname()[1]}", home=tmp_path)
     assert done.status == 12, "not 2: with that, systemd does not try again"
     assert "cannot be listened on" in done.err
+
+
+@pytest.mark.parametrize("how", ["header", "truncated", "page"])
+def test_a_damaged_state_is_told_at_once(tmp_path: Path, state: Path, how: str) -> None:
+    spoil(state / "state.sqlite3", how)
+    for command in (
+        ("-addr", "localhost:0", "--no-auth", "--state-dir", state),
+        ("user", "list", "--state-dir", state),
+        ("backup", "--state-dir", state, tmp_path / "backup.tar"),
+    ):
+        done = hypervisord(*command, home=tmp_path)
+        if command[0] == "backup" and done.status == 0:
+            continue  # SQLite copies pages that it does not look into
+        assert (done.status, "database_damaged (exit status 12)" in done.err) == (12, True), done.err
+
+
+def test_a_state_that_cannot_be_written_is_told_at_once(tmp_path: Path, small_disk: SmallDisk) -> None:
+    state = small_disk.folder / "state"
+    assert hypervisord("migrate-db", "--state-dir", state, home=tmp_path).status == 0
+    small_disk.read_only()
+    for folder in (state, small_disk.folder / "new"):
+        done = hypervisord("-addr", "localhost:0", "--no-auth", "--state-dir", folder, home=tmp_path)
+        assert (done.status, "database_read_only (exit status 12)" in done.err) == (12, True), done.err
+    done = hypervisord("user", "list", "--state-dir", state, home=tmp_path)
+    assert (done.status, "database_read_only (exit status 12)" in done.err) == (12, True), done.err
 
 
 def test_the_database_is_brought_up_to_date(tmp_path: Path) -> None:

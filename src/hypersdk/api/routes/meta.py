@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import datetime
 from typing import Annotated, Final
@@ -19,19 +20,31 @@ from hypersdk.api.readiness import Readiness
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Viewer, metrics_reader
 from hypersdk.api.times import now_rfc3339, rfc3339
+from hypersdk.errors import CODES
 from hypersdk.jobs.figures import KEEP_MINUTES, read_figures, read_samples
 from hypersdk.jobs.states import JobState
+from hypersdk.jobs.troubles import PROCESS_DIES, Troubles
 
 router = APIRouter()
 Use = Annotated[Services, Depends(services)]
 MAX_POINTS: Final = 1500
 
 
+class Reason(BaseModel):
+    """Why a part does not work, and what to do."""
+
+    part: str = Field(examples=["database"])
+    code: str = Field(examples=["database_full"])
+    cause: str
+    next_step: str
+
+
 class Ready(BaseModel):
     """Whether the daemon can do its work."""
 
     status: str = Field(examples=["ready", "not ready"])
-    checks: dict[str, str] = Field(examples=[{"database": "ok", "schema": "ok", "workers": "ok"}])
+    checks: dict[str, str] = Field(examples=[{"database": "ok", "schema": "ok", "workers": "ok", "engine": "ok"}])
+    reasons: list[Reason] = Field(description="What is wrong with each part that is not `ok`")
     timestamp: str
 
 
@@ -85,21 +98,28 @@ class HistoryView(BaseModel):
     responses={503: {"description": "It cannot, and `checks` says why", "model": Ready}},
 )  # fmt: skip
 async def ready(request: Request, response: Response, use: Use) -> Ready:
-    """The database answers, its schema is this version's, and a worker is alive where this daemon has workers. Open to everyone."""
+    """The database answers and can be written, its schema is this version's, and a worker is alive where this daemon has workers. Open to everyone."""
     readiness = _readiness(request, use)
     checks = dict(await run_in_threadpool(readiness.checks))
     fine = readiness.fine(checks)
     response.status_code = 200 if fine else 503
-    return Ready(status="ready" if fine else "not ready", checks=checks, timestamp=now_rfc3339())
+    reasons = [_reason(part, check.code) for part, check in checks.items() if check.code is not None]
+    words = {part: check.word for part, check in checks.items()}
+    status = "ready" if fine else "not ready"
+    return Ready(status=status, checks=words, reasons=reasons, timestamp=now_rfc3339())
+
+
+def _reason(part: str, code: str) -> Reason:
+    """A code of a worker may be one that this process does not know."""
+    info = CODES.get(code, CODES[PROCESS_DIES])
+    return Reason(part=part, code=code, cause=info.cause, next_step=info.next_step)
 
 
 def _readiness(request: Request, use: Services) -> Readiness:
     """One per application."""
     state = request.app.state
     if not hasattr(state, "readiness"):
-        state.readiness = Readiness(
-            use.database, needs_worker="worker" in use.settings.roles, take_over_s=use.settings.take_over_s
-        )
+        state.readiness = Readiness(use.database, use.settings, Troubles.inherited(os.environ))
     found: Readiness = state.readiness
     return found
 

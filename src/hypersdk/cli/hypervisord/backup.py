@@ -115,8 +115,11 @@ def _write(file: Path, source: Path | URL, key: Path | None) -> int:
 
 def _copies(folder: Path, source: Path | URL, key: Path | None) -> dict[str, Path]:
     """Consistent copies of the databases. The state first: a job without its attempt is given one again, not the other way round."""
+    import sqlite3
+
     from hypersdk.cli.hypervisord.dumps import dump
     from hypersdk.state.database import copy_sqlite
+    from hypersdk.state.faults import fault_of
 
     found: dict[str, Path] = {}
     if not isinstance(source, Path):
@@ -126,7 +129,10 @@ def _copies(folder: Path, source: Path | URL, key: Path | None) -> dict[str, Pat
         for name in (STATE, ENGINE):
             original = source if name == STATE else source.with_name(ENGINE)
             if original.exists():
-                copy_sqlite(original, folder / name)
+                try:
+                    copy_sqlite(original, folder / name)
+                except sqlite3.Error as error:
+                    raise fault_of(error, original) or error from error
                 found[name] = folder / name
     if key is not None:
         found[KEY] = key

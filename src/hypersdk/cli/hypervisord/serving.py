@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 from hypersdk.cli.hypervisord.banner import show_banner
 from hypersdk.cli.hypervisord.daemon import Daemon
 from hypersdk.cli.hypervisord.logs import start_logging
-from hypersdk.errors import UsageError
+from hypersdk.errors import HyperSDKError, UsageError
 
 if TYPE_CHECKING:
     from hypersdk.jobs.settings import DaemonSettings
+    from hypersdk.jobs.signs import Signs
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -55,19 +56,23 @@ def serve_part(daemon: Daemon, name: str) -> int:
     """One process of the daemon; it says ``ready`` on standard output when it is."""
     gc.disable()  # until it is ready: what a start loads stays
     start_logging(daemon.settings.log_format, sys.stderr, daemon.environ)
-    kind, _, number = name.partition(":")
-    if kind == "api" and not number:
-        return _serve_api(daemon)
-    if kind == "worker" and number.isdecimal():
-        return _serve_worker(daemon, int(number))
-    raise UsageError(f"there is no process '{name[:40]}'")
-
-
-def _serve_api(daemon: Daemon) -> int:
-    from hypersdk.api.process import run_api
     from hypersdk.jobs.signs import Signs
 
     signs = Signs()
+    kind, _, number = name.partition(":")
+    try:
+        if kind == "api" and not number:
+            return _serve_api(daemon, signs)
+        if kind == "worker" and number.isdecimal():
+            return _serve_worker(daemon, int(number), signs)
+    except HyperSDKError as error:
+        signs.failed(error.code)
+        raise
+    raise UsageError(f"there is no process '{name[:40]}'")
+
+
+def _serve_api(daemon: Daemon, signs: Signs) -> int:
+    from hypersdk.api.process import run_api
 
     def ready(_server: object) -> None:
         """Called in the server's event loop."""
@@ -79,11 +84,8 @@ def _serve_api(daemon: Daemon) -> int:
     return 0
 
 
-def _serve_worker(daemon: Daemon, index: int) -> int:
+def _serve_worker(daemon: Daemon, index: int, signs: Signs) -> int:
     from hypersdk.jobs.process import work
-    from hypersdk.jobs.signs import Signs
-
-    signs = Signs()
 
     def ready() -> None:
         _settle()
@@ -111,6 +113,7 @@ def _prepare(daemon: Daemon) -> None:
 
     settings = daemon.settings
     with daemon.database(make=True) as database:
+        database.check()
         Vault.load(settings, daemon.environ, database if "api" in settings.roles else None)
     ExportRoots(settings.roots)
 

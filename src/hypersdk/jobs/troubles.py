@@ -1,0 +1,55 @@
+"""What the parent of a daemon tells its API process of workers that do not stay alive: a piece of memory that both have, for there may be no disk
+to write it to, and no database."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from hypersdk.errors import register
+
+PROCESS_DIES: Final = register(
+    "process_dies",
+    "A process of the daemon ends again and again, each time soon after its start.",
+    "See in the daemon's log why; the code is that of the error which ends it, where it says one.",
+)
+VARIABLE: Final = "HYPERSDK_TROUBLES"
+_CODE: Final = re.compile(rb"[a-z0-9_]{1,64}")
+_SIZE: Final = 64
+
+
+class Troubles:
+    """One code, or none. ``descriptor`` None: nobody tells."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self.descriptor: Final = descriptor
+
+    @classmethod
+    def make(cls) -> Troubles:
+        """For the parent. Its processes inherit it, if they are started with ``environ``."""
+        descriptor = os.memfd_create("troubles", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, _SIZE)
+        return cls(descriptor)
+
+    @classmethod
+    def inherited(cls, environ: Mapping[str, str]) -> Troubles:
+        """For the API process; where it has no parent that tells, there are none."""
+        text = environ.get(VARIABLE, "")
+        return cls(int(text) if text.isascii() and text.isdigit() else None)
+
+    def write(self, code: str | None) -> None:
+        """What is so from now on."""
+        if self.descriptor is not None:
+            os.pwrite(self.descriptor, (code or "").encode().ljust(_SIZE, b"\0"), 0)
+
+    def read(self) -> str | None:
+        """What is so now."""
+        if self.descriptor is None:
+            return None
+        try:
+            found = os.pread(self.descriptor, _SIZE, 0).rstrip(b"\0")
+        except OSError:  # the variable came from elsewhere
+            return None
+        return found.decode() if _CODE.fullmatch(found) else None

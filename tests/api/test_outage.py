@@ -1,0 +1,120 @@
+"""The API while its state cannot be written: it says so, by code, to load balancers and to people, and its log says it once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from contextlib import closing
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from hypersdk.access.roles import Role
+from hypersdk.jobs.records import NewJob
+from hypersdk.jobs.troubles import VARIABLE, Troubles
+from hypersdk.state.tables import api_tokens
+from tests.jobs.test_states import new_job
+from tests.support.apiserver import beating
+from tests.support.outages import locked
+from tests.support.shell import ServeShell, Shell
+
+
+def ready(found: Shell) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Status, the parts, and the code of each that does not work."""
+    time.sleep(1.1)  # what was found is kept for a second
+    with found.client() as client:
+        answer = client.get("/ready")
+    body: dict[str, Any] = answer.json()
+    assert all(reason["cause"] and reason["next_step"] for reason in body["reasons"])
+    return answer.status_code, body["checks"], {reason["part"]: reason["code"] for reason in body["reasons"]}
+
+
+def a_job(found: Shell) -> str:
+    wanted: NewJob = new_job(root_id=found.services.service.roots.roots[0].id)
+    return found.services.jobs.submit(wanted)[0].id
+
+
+def test_a_state_that_cannot_be_written_is_told_once_in_the_log_and_to_all_who_ask(
+    shell: ServeShell, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    found = shell()
+    path = found.services.database.path
+    assert path is not None
+    token, job = found.token(Role.VIEWER), a_job(found)
+    with beating(found.services), found.client(token) as client:
+        assert ready(found) == (200, {"database": "ok", "schema": "ok", "workers": "ok"}, {})
+        assert client.get(f"/api/v1/jobs/{job}/explain").json()["code"] == "queued"
+        time.sleep(5)  # a probe that found all well is kept for so long
+        with found.services.database.write() as connection:
+            connection.execute(sa.update(api_tokens).values(used_at=1.0))  # due to be written with the next use
+        with locked(path):
+            status, checks, codes = ready(found)
+            assert (status, checks["database"], codes) == (503, "cannot be written", {"database": "database_locked"})
+            began = time.monotonic()
+            told = client.get(f"/api/v1/jobs/{job}/explain").json()
+            assert time.monotonic() - began < 10, "who only looks does not wait for the lock"
+            assert told["code"] == "database_locked"
+            assert "as far as it could be written down" in told["message"]
+            for _ in range(20):
+                assert client.get("/ready").status_code == 503
+                assert client.get(f"/api/v1/jobs/{job}").status_code == 200
+        until = time.monotonic() + 30
+        while ready(found)[0] != 200:
+            assert time.monotonic() < until
+        assert client.get(f"/api/v1/jobs/{job}/explain").json()["code"] == "queued"
+    told_of = [record.getMessage() for record in caplog.records if "the database" in record.getMessage()]
+    assert [text.split(":")[0].split(" after")[0] for text in told_of] == [
+        "the database cannot be used", "the database can be used again",
+    ]  # fmt: skip
+
+
+def test_a_state_whose_file_is_gone(shell: ServeShell) -> None:
+    found = shell(roles=frozenset({"api"}))
+    path = found.services.database.path
+    assert path is not None
+    with found.client(found.admin) as client:
+        path.rename(path.with_name("aside"))
+        assert ready(found)[2]["database"] == "database_gone"
+        answer = client.get("/api/v1/jobs")
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_gone")
+        assert answer.json()["next_step"]
+
+
+@pytest.mark.parametrize(("how", "code"), [("locked", "database_locked"), ("garbage", "database_damaged")])
+def test_the_file_of_the_engine_is_looked_at_too(shell: ServeShell, how: str, code: str) -> None:
+    found = shell()
+    path = found.services.settings.state_dir / "engine.sqlite3"
+    with beating(found.services):
+        if how == "garbage":
+            path.write_bytes(os.urandom(8192))
+            assert ready(found)[::2] == (503, {"engine": code})
+            return
+        with closing(sqlite3.connect(path)) as engine:
+            engine.execute("CREATE TABLE a (b)")
+        assert ready(found)[0] == 200
+        with locked(path):
+            assert ready(found)[::2] == (503, {"engine": code})
+        assert ready(found)[0] == 200
+
+
+def test_a_worker_that_does_not_stay_alive(shell: ServeShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    troubles = Troubles.make()
+    monkeypatch.setenv(VARIABLE, str(troubles.descriptor))
+    found = shell()
+    with beating(found.services):
+        assert ready(found)[0] == 200
+        for code in ("engine_copy", "vault_key_lost", "a_code_of_some_later_version"):
+            troubles.write(code)
+            status, checks, codes = ready(found)
+            assert (status, checks["workers"], codes) == (503, "one ends each time that it starts", {"workers": code})
+        troubles.write(None)
+        assert ready(found)[0] == 200
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "999", "²"])
+def test_nobody_tells_of_troubles_where_the_variable_is_not_ours(text: str) -> None:
+    assert Troubles.inherited({VARIABLE: text}).read() is None
