@@ -152,6 +152,7 @@ class JobAttempt:
             runs=runs,
             guard=self.workshop.guard,
             lane=self._lane,
+            locate=self.workshop.roots.locate,
         )
 
     @property

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_complete
 from dataclasses import dataclass, field
 from typing import Final
 
-from hypersdk.errors import Cancelled
+from hypersdk.errors import Cancelled, TargetError
 from hypersdk.formats.image import BlockFile
 from hypersdk.migration.board import Board
 from hypersdk.migration.outputs import OpenDisk, Outputs
@@ -17,7 +17,7 @@ from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.disk import transfer_disk
-from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.files import OUTPUT_REPLACED, target_errors
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy
@@ -133,14 +133,26 @@ class DiskSet:
 
     def _hash(self, record: DiskRecord, cancel: CancelToken) -> str | None:
         meter = self.board.meters[record.key]
-        if record.sha256 is None and self._wants_hash:
+        doubtful = (
+            record.inode is None
+        )  # see outputs: the checksum on record decides whether the file is the one that was written
+        if doubtful or (record.sha256 is None and self._wants_hash):
             assert record.size_bytes is not None
             meter.read_back(record.size_bytes)
             digest = self.outputs.sha256(record, cancel, meter.add_read_back)
-            with self.run.changing():
-                record.sha256 = digest
+            self._note_digest(record, digest)
         meter.enter(Phase.DONE)
         return record.sha256
+
+    def _note_digest(self, record: DiskRecord, digest: str) -> None:
+        """Raises TargetError ``output_replaced`` where an earlier process finished the disk with another content."""
+        with self.run.changing():
+            if record.sha256 not in (None, digest):
+                record.begin_again()
+                raise TargetError(
+                    f"{record.file_name} is not the file that was written: its content is another", code=OUTPUT_REPLACED
+                )
+            record.sha256 = digest
 
     def hashes(self) -> dict[int, str | None]:
         """SHA-256 (hex) of each file by device key, None where it was not hashed; waits for those that are still computed."""

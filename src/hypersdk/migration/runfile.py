@@ -30,7 +30,16 @@ from typing import Any, ClassVar, Final, Protocol
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.migration.point import PointInTime
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
-from hypersdk.transfer.files import shown_path, target_error, target_errors, write_atomic
+from hypersdk.transfer.files import (
+    has_name,
+    open_regular,
+    remove_own,
+    shown_path,
+    target_error,
+    target_errors,
+    write_atomic,
+)
+from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
 from hypersdk.units import MiB
@@ -75,7 +84,8 @@ class Change:
 class DiskRecord:
     """One disk of the run. ``receipt`` is set once it is finished, ``sha256`` and ``size_bytes`` are those of its file.
 
-    ``start`` is its offset inside the ``.ova``, where that is the format; ``lease_key`` its key in the export lease.
+    ``start`` is its offset inside the ``.ova``, where that is the format; ``lease_key`` its key in the export lease; ``inode`` the number of
+    the file that it was written to, where that is known.
     """
 
     key: int
@@ -87,6 +97,7 @@ class DiskRecord:
     size_bytes: int | None = None
     start: int | None = None
     lease_key: str | None = None
+    inode: int | None = None
 
     @property
     def done(self) -> bool:
@@ -95,7 +106,7 @@ class DiskRecord:
 
     def begin_again(self) -> None:
         """Nothing of it counts as copied."""
-        self.receipt = self.sha256 = self.size_bytes = self.start = None
+        self.receipt = self.sha256 = self.size_bytes = self.start = self.inode = None
 
 
 @dataclass(slots=True)
@@ -206,12 +217,13 @@ class FolderRuns:
     def read(self, folder: Path) -> bytes | None:
         """See RunStore."""
         path = folder / RUN_FILE
-        with target_errors(f"reading {path}"):
+        with target_errors(f"reading {shown_path(path)}"):
             try:
-                with path.open("rb") as file:
-                    return file.read(MAX_RECORD_BYTES + 1)
+                descriptor = open_regular(path)
             except FileNotFoundError:
                 return None
+            with open(descriptor, "rb") as file:
+                return file.read(MAX_RECORD_BYTES + 1)
 
     def write(self, folder: Path, record: bytes, open_changes: int) -> None:  # noqa: ARG002 - the record says it
         """See RunStore."""
@@ -222,12 +234,14 @@ class FolderRuns:
         pointer = self._pointer(run_id)
         with target_errors(f"writing {pointer}"):
             pointer.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(pointer, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
+        write_atomic(pointer, json.dumps({"folder": str(shown_path(folder))}).encode(), mode=0o600)
 
     def remove(self, folder: Path, run_id: str) -> None:
-        """See RunStore."""
-        for path in (folder / RUN_FILE, self._pointer(run_id)):
-            path.unlink(missing_ok=True)
+        """See RunStore. The record of another run, that took the folder from this one, stays."""
+        with suppress(ValueError, TypeError, KeyError):
+            if json.loads(self.read(folder) or b"{}").get("run_id") == run_id:
+                (folder / RUN_FILE).unlink(missing_ok=True)
+        self._pointer(run_id).unlink(missing_ok=True)
 
     def check(self) -> None:
         """The folder's lock is held: nobody else acts for the run."""
@@ -243,6 +257,11 @@ class RunFile:
         self.record = record
         self._store = store
         self._lock = threading.RLock()
+        self._folder: OutputFolder | None = None
+
+    def held_in(self, folder: OutputFolder) -> None:
+        """From now on nothing is written where ``folder`` has lost this process's lock: for a record that lies in it."""
+        self._folder = folder
 
     def undo_command(self, kinds: Collection[ChangeKind]) -> str:
         """What a user types to have changes of these kinds undone (see RunStore)."""
@@ -281,6 +300,8 @@ class RunFile:
     def save(self) -> None:
         """Writes the record; it is durable when this returns."""
         with self._lock:
+            if self._folder is not None:
+                self._folder.check_lock()
             text = json.dumps(_encode(self.record), indent=1)
             self._store.write(self.record.folder, text.encode(), len(self.record.open_changes))
 
@@ -297,21 +318,27 @@ class RunFile:
             self._store.remove(self.record.folder, self.record.run_id)
 
     def check(self) -> None:
-        """Raises where this process may not act for the run any more."""
+        """Raises where this process may not act for the run any more: another one has the folder and went on with the same run."""
         self._store.check()
+        if self._folder is None or self._folder.has_lock:
+            return
+        there = RunFile.load(self.record.folder, self._store)
+        if there is not None and there.record.run_id == self.record.run_id:
+            self._folder.check_lock()
 
 
 @contextmanager
-def locked_folder(folder: Path, lane: str = "") -> Iterator[None]:
-    """Holds ``folder`` for this process. Raises TargetError ``run_active`` when another one has it."""
+def locked_folder(folder: Path, lane: str = "") -> Iterator[tuple[Path, int]]:
+    """Holds ``folder`` for this process, by the lock's file and its descriptor. Raises TargetError ``run_active`` when another one has it."""
     path = folder / f"{LOCK_FILE}{lane}"
     while (descriptor := _locked(path)) is None:
         pass
     try:
-        yield
+        yield path, descriptor
     finally:
         # Removed while still held: whoever holds a file that is not there any more knows that it is the wrong one.
-        path.unlink(missing_ok=True)
+        with suppress(TargetError):
+            remove_own(descriptor, path)
         os.close(descriptor)
 
 
@@ -321,7 +348,7 @@ def _locked(path: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+            if has_name(descriptor, path):
                 return descriptor
     except BaseException as error:
         os.close(descriptor)
