@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -108,14 +108,14 @@ def _convert(
     run = _begin(machine, spec, held.path, settings.run_store, plans)
     run.held_in(held)
     outputs = outputs_for(spec, held.path, stem, run.record)
-    shared = Shared(replace(settings, guard=held.check_sometimes))
+    shared = Shared(settings)
     with (
         closing(outputs),
         _removed_on_failure(run, outputs),
         ticking([board.snapshot], lambda rows: observer(rows[0]), settings.progress_interval_s),
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier,
     ):
-        disks = DiskSet(spec, run, outputs, board, shared, verifier)
+        disks = DiskSet(spec, run, outputs, held, board, shared, verifier)
         sources = {disk.key: disk.source for disk in machine.disks}
         disks.copy(
             [(record, sources[record.key]) for record in run.record.disks],

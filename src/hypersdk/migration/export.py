@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, TargetError
 from hypersdk.migration.board import Board
@@ -97,7 +97,6 @@ class MachineExport:
         self._plan = plan
         self._board = board
         self._shared = shared
-        self._process_guard = shared.settings.guard
         self._cancel = cancel.child()
         self._named = plan.spec.shown_dir.absolute()
         self._warnings = list(plan.warnings)
@@ -136,16 +135,9 @@ class MachineExport:
         with ExitStack() as stack:
             held = stack.enter_context(OutputFolder.opened(place, self._named, self._shared.settings.locate))
             self._held, self._folder = held, held.path
-            self._shared = self._shared.with_settings(replace(self._shared.settings, guard=self._guard))
             run = self._locked(stack)
             with held.explaining():
                 return self._run_locked(run, stack)
-
-    def _guard(self) -> None:
-        """Before every write to an image: raises where this process, or this folder, is not to be written any more."""
-        if self._process_guard is not None:
-            self._process_guard()
-        self._held.check_sometimes()
 
     def _run_locked(self, run: RunFile | None, stack: ExitStack) -> tuple[ExportResult, NotRestored | None]:
         work = self._open(run, stack)
@@ -252,7 +244,7 @@ class MachineExport:
         if work.run.record.published:
             return self._only_put_back(work)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier:
-            disks = DiskSet(self._plan.spec, work.run, work.outputs, self._board, self._shared, verifier)
+            disks = DiskSet(self._plan.spec, work.run, work.outputs, self._held, self._board, self._shared, verifier)
             copy = MachineCopy(work, self._board, disks)
             try:
                 self._copy(work, copy)

@@ -35,8 +35,8 @@ from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.model import Disk, Machine
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import check_name, shown_path, target_errors, write_held
-from hypersdk.transfer.folder import OutputFolder
+from hypersdk.transfer.files import check_name, remove_own, shown_path, target_errors, write_held
+from hypersdk.transfer.folder import FOLDER_MOVED, OutputFolder
 
 UNPROVED_UNKNOWN: Final = "unproved: the run does not say whether the server's manifest was compared"
 NO_HASH_WARNING: Final = "the files were not hashed (--no-file-hash): verify can compare their sizes only"
@@ -120,9 +120,10 @@ class Publishing:
             warnings = list(self.finished.warnings)
             if not self.spec.file_hash and any(file.sha256 is None for file in files):
                 warnings.append(NO_HASH_WARNING)
+            text = manifest_text(self._manifest(files, warnings))
             self._check_own()
-            self._write(MANIFEST_NAME, manifest_text(self._manifest(files, warnings)))
-            self._check_own()
+            self._write(MANIFEST_NAME, text)
+            self._check_manifest()
         return self._result(files, warnings)
 
     def _check_own(self) -> None:
@@ -131,6 +132,16 @@ class Publishing:
         self.outputs.check()
         for name, descriptor in self._small.items():
             check_name(descriptor, self.run.folder / name)
+
+    def _check_manifest(self) -> None:
+        """Once more, now that all is there. A manifest beside files that are not this run's goes; in a folder that was moved it is true, and
+        whoever waited for it may have moved the folder."""
+        try:
+            self._check_own()
+        except TargetError as error:
+            if error.code != FOLDER_MOVED:
+                remove_own(self._small[MANIFEST_NAME], self.run.folder / MANIFEST_NAME)
+            raise
 
     def _let_go(self) -> None:
         for descriptor in self._small.values():
@@ -179,7 +190,7 @@ class Publishing:
         return FileArtifact(record.file_name, record.size_bytes, self.finished.hashes[record.key])
 
     def _write(self, name: str, data: bytes) -> FileArtifact:
-        self._small[name] = write_held(self.run.folder / name, data)
+        self._small[name] = write_held(self.run.folder / name, data, check=self.folder.check)
         return FileArtifact(name, len(data), hashlib.sha256(data).hexdigest())
 
     def _descriptor(self) -> bytes:

@@ -320,7 +320,7 @@ class RunFile:
     def check(self) -> None:
         """Raises where this process may not act for the run any more: another one has the folder and went on with the same run."""
         self._store.check()
-        if self._folder is None or self._folder.has_lock:
+        if self._folder is None or self._folder.has_lock or not is_locked(self.record.folder):
             return
         there = RunFile.load(self.record.folder, self._store)
         if there is not None and there.record.run_id == self.record.run_id:

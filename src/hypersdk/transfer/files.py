@@ -176,8 +176,8 @@ def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
     os.close(write_held(path, data, mode))
 
 
-def write_held(path: Path, data: bytes, mode: int = FILE_MODE) -> int:
-    """``write_atomic``, and the descriptor of the file, which the caller closes."""
+def write_held(path: Path, data: bytes, mode: int = FILE_MODE, check: Callable[[], None] | None = None) -> int:
+    """``write_atomic``, and the descriptor of the file, which the caller closes. ``check`` raises where the name is not to be given after all."""
     new = path.with_name(f".{path.name.lstrip('.')[:100]}.new")
     handle = open_output(new, fresh=True)
     try:
@@ -186,6 +186,8 @@ def write_held(path: Path, data: bytes, mode: int = FILE_MODE) -> int:
                 file.write(data)
             os.fchmod(handle, mode)
             os.fsync(handle)
+            if check is not None:
+                check()
             check_name(handle, new)
             _rename_own(handle, new, path)
             sync_folder(path.parent)
