@@ -64,7 +64,7 @@ def test_an_export_whose_folder_is_not_its_own_any_more_fails_with_a_code(
         act(folder)
         left.update(others_in(folder))
 
-    with monkeypatch.context() as patch, nothing_left_open():
+    with monkeypatch.context() as patch, nothing_left_open(folder):
         came = at(moment, patch, happens)
         outcome = ran.export("web-01", folder, format=output, parallel=1)
     assert came()

@@ -91,7 +91,7 @@ def test_a_link_in_the_path_is_not_followed_at_the_end_either(
         folder.parent.rename(made.root / "other")
         folder.parent.symlink_to("other")
 
-    with monkeypatch.context() as patch, nothing_left_open():
+    with monkeypatch.context() as patch, nothing_left_open(made.root):
         came = at(moment, patch, happens)
         assert hand.attempt(job).run() is JobState.FAILED
     assert came()

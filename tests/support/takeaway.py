@@ -143,18 +143,18 @@ def at(moment: str, patch: pytest.MonkeyPatch, act: Callable[[], None]) -> Calla
 
 
 @contextmanager
-def nothing_left_open() -> Iterator[None]:
-    """No descriptor of a file or folder outlives the block."""
-    before = _open_files()
+def nothing_left_open(below: Path) -> Iterator[None]:
+    """No descriptor of a file or folder below ``below`` outlives the block."""
+    before = _open_files(below)
     yield
-    assert _open_files() - before == set()
+    assert _open_files(below) - before == set()
 
 
-def _open_files() -> set[str]:
+def _open_files(below: Path) -> set[str]:
     found = set()
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             target = f"{link.readlink()}"
-            if target.startswith("/") and not target.startswith(("/dev", "/proc")):
+            if target.startswith(f"{below}"):
                 found.add(f"{link.name} {target}")
     return found
