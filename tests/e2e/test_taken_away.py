@@ -11,6 +11,7 @@ import pytest
 
 from hypersdk.migration import convert
 from hypersdk.migration.convert import convert_file
+from hypersdk.migration.copying import PROVED
 from hypersdk.migration.export import export_machines
 from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.plan import make_plan
@@ -20,7 +21,7 @@ from hypersdk.migration.spec import ExportSpec, OutputFormat, Resume
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
-from tests.e2e.engine import EngineFactory, succeeded
+from tests.e2e.engine import Engine, EngineFactory, succeeded
 from tests.e2e.judge import assert_finished, assert_holds, expected_raw
 from tests.support.takeaway import (
     MOMENTS,
@@ -161,4 +162,64 @@ def test_a_second_run_in_the_same_folder_publishes_its_own_bytes_and_the_first_n
     (result,) = second
     assert [file.name for file in result.files] == ["web-01-disk1.qcow2"]
     run_tool("qemu-img", "compare", "-f", "raw", "-F", "qcow2", image.with_name("raw"), folder / "web-01-disk1.qcow2")
+    assert_finished(folder)
+
+
+class Killed(BaseException):
+    """Nothing of ours catches it, as a kill."""
+
+
+@pytest.fixture(params=[OutputFormat.QCOW2, OutputFormat.RAW, OutputFormat.OVA])
+def copied(
+    request: pytest.FixtureRequest, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Engine, Path, OutputFormat]:
+    """A run that ended when all was copied and hashed, just before the names."""
+    ran, folder = engine(machines=(RUNNING,)), tmp_path / "out"
+
+    def ends(_: Publishing) -> ExportResult:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publishing, "publish", ends)
+        with pytest.raises(Killed):
+            ran.export("web-01", folder, format=request.param)
+    return ran, folder, request.param
+
+
+@pytest.mark.parametrize("how", ["copied", "moved"])
+def test_an_unfinished_export_goes_on_in_a_copy_of_its_folder(
+    how: str, copied: tuple[Engine, Path, OutputFormat], tmp_path: Path
+) -> None:
+    ran, folder, output = copied
+    expected, place = expected_raw(ran.simulator, "web-01", tmp_path / "expected"), tmp_path / "larger disk"
+    if how == "copied":
+        run_tool("cp", "-a", folder, place)
+    else:
+        folder.rename(place)
+    ran.simulator.reset_counters()
+    result = succeeded(ran.export("web-01", place, format=output, resume=Resume.RESUME))
+    assert dict(ran.simulator.counters.opened) == {}, "nothing is copied again"
+    assert result.proof == PROVED
+    assert_holds(place, expected, result.content, tmp_path / "judged", convert=False)
+    assert_finished(place)
+
+
+def test_a_finished_disk_that_was_swapped_before_the_resume_is_never_published(
+    copied: tuple[Engine, Path, OutputFormat], tmp_path: Path
+) -> None:
+    ran, folder, output = copied
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+    (image,) = sorted(folder.glob("*.partial"))[:1]
+    data = bytearray(image.read_bytes())
+    data[-len(data) // 2] ^= 1
+    image.rename(tmp_path / "aside")
+    image.write_bytes(data)
+    for _ in range(3):
+        outcome = ran.export("web-01", folder, format=output, resume=Resume.RESUME)
+        if outcome.error is None:
+            break
+        assert outcome.error.code == "output_replaced"
+        assert not (folder / MANIFEST_NAME).exists()
+    result = succeeded(outcome)
+    assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
     assert_finished(folder)

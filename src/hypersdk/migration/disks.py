@@ -155,13 +155,14 @@ class DiskSet:
 
     def _note_digest(self, record: DiskRecord, digest: str) -> None:
         """Raises TargetError ``output_replaced`` where an earlier process finished the disk with another content."""
+        another = record.sha256 not in (None, digest)
         with self.run.changing():
-            if record.sha256 not in (None, digest):
+            if another:
                 record.begin_again()
-                raise TargetError(
-                    f"{record.file_name} is not the file that was written: its content is another", code=OUTPUT_REPLACED
-                )
-            record.sha256 = digest
+            else:
+                record.sha256 = digest
+        if another:
+            raise TargetError(f"{record.file_name} does not hold what this run wrote", code=OUTPUT_REPLACED)
 
     def hashes(self) -> dict[int, str | None]:
         """SHA-256 (hex) of each file by device key, None where it was not hashed; waits for those that are still computed."""
