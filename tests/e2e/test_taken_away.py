@@ -202,24 +202,3 @@ def test_an_unfinished_export_goes_on_in_a_copy_of_its_folder(
     assert result.proof == PROVED
     assert_holds(place, expected, result.content, tmp_path / "judged", convert=False)
     assert_finished(place)
-
-
-def test_a_finished_disk_that_was_swapped_before_the_resume_is_never_published(
-    copied: tuple[Engine, Path, OutputFormat], tmp_path: Path
-) -> None:
-    ran, folder, output = copied
-    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
-    (image,) = sorted(folder.glob("*.partial"))[:1]
-    data = bytearray(image.read_bytes())
-    data[-len(data) // 2] ^= 1
-    image.rename(tmp_path / "aside")
-    image.write_bytes(data)
-    for _ in range(3):
-        outcome = ran.export("web-01", folder, format=output, resume=Resume.RESUME)
-        if outcome.error is None:
-            break
-        assert outcome.error.code == "output_replaced"
-        assert not (folder / MANIFEST_NAME).exists()
-    result = succeeded(outcome)
-    assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
-    assert_finished(folder)

@@ -81,41 +81,6 @@ def test_finished_disks_in_an_archive_that_was_cut_begin_again(tmp_path: Path, s
     assert [disk.start is not None for disk in run.disks] == [True] * done + [False] * (2 - done)
 
 
-def written(folder: Path, record: DiskRecord, name: str, data: bytes) -> None:
-    (folder / name).write_bytes(data)
-    record.inode = (folder / name).stat().st_ino
-
-
-@pytest.mark.parametrize("digest", ["sha", None], ids=["hashed", "not hashed"])
-@pytest.mark.parametrize("output", [OutputFormat.QCOW2, OutputFormat.OVA])
-def test_a_finished_file_that_is_another_by_now_counts_by_its_checksum_alone(
-    output: OutputFormat, digest: str | None, tmp_path: Path
-) -> None:
-    disk = finished(1, start=0 if output is OutputFormat.OVA else None)
-    disk.sha256 = digest
-    name = "m.ova.partial" if output is OutputFormat.OVA else "disk1.qcow2.partial"
-    written(tmp_path, disk, name, bytes(SIZE))
-    run = run_of(tmp_path, disk)
-    outputs_for(spec_of(tmp_path, output), tmp_path, "m", run)
-    assert (disk.done, disk.inode) == (True, (tmp_path / name).stat().st_ino), "the one that was written"
-    keeps_the_number = (tmp_path / name).rename(tmp_path / "aside")
-    (tmp_path / name).write_bytes(bytes(SIZE))
-    outputs_for(spec_of(tmp_path, output), tmp_path, "m", run)
-    assert keeps_the_number.exists()
-    assert (disk.done, disk.inode) == (digest is not None, None)
-
-
-def test_an_older_export_of_the_same_size_is_not_taken_for_a_lost_disk(tmp_path: Path) -> None:
-    """With --force the final name may be that of an earlier export, and a raw image has always the size of its disk."""
-    disk = finished(1)
-    disk.sha256 = None
-    written(tmp_path, disk, "disk1.qcow2.partial", bytes(SIZE))
-    (tmp_path / "disk1.qcow2").write_bytes(bytes(SIZE))
-    (tmp_path / "disk1.qcow2.partial").unlink()
-    outputs_for(spec_of(tmp_path, OutputFormat.QCOW2), tmp_path, "m", run_of(tmp_path, disk))
-    assert not disk.done
-
-
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
 @pytest.mark.timeout(20)
 def test_what_is_no_file_in_the_place_of_a_finished_disk_is_refused(kind: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_complete
 from dataclasses import dataclass, field
 from typing import Final
 
-from hypersdk.errors import Cancelled, TargetError
+from hypersdk.errors import Cancelled
 from hypersdk.formats.image import BlockFile
 from hypersdk.migration.board import Board
 from hypersdk.migration.outputs import OpenDisk, Outputs
@@ -17,7 +17,7 @@ from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.disk import transfer_disk
-from hypersdk.transfer.files import OUTPUT_REPLACED, target_errors
+from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
@@ -142,27 +142,14 @@ class DiskSet:
 
     def _hash(self, record: DiskRecord, cancel: CancelToken) -> str | None:
         meter = self.board.meters[record.key]
-        doubtful = (
-            record.inode is None
-        )  # see outputs: the checksum on record decides whether the file is the one that was written
-        if doubtful or (record.sha256 is None and self._wants_hash):
+        if record.sha256 is None and self._wants_hash:
             assert record.size_bytes is not None
             meter.read_back(record.size_bytes)
             digest = self.outputs.sha256(record, cancel, meter.add_read_back)
-            self._note_digest(record, digest)
+            with self.run.changing():
+                record.sha256 = digest
         meter.enter(Phase.DONE)
         return record.sha256
-
-    def _note_digest(self, record: DiskRecord, digest: str) -> None:
-        """Raises TargetError ``output_replaced`` where an earlier process finished the disk with another content."""
-        another = record.sha256 not in (None, digest)
-        with self.run.changing():
-            if another:
-                record.begin_again()
-            else:
-                record.sha256 = digest
-        if another:
-            raise TargetError(f"{record.file_name} does not hold what this run wrote", code=OUTPUT_REPLACED)
 
     def hashes(self) -> dict[int, str | None]:
         """SHA-256 (hex) of each file by device key, None where it was not hashed; waits for those that are still computed."""

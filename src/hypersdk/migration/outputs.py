@@ -216,7 +216,6 @@ class DiskFiles:
                 partial_path(path, self._lane).exists(),
             )
             descriptor = self._file(record).opened(fresh=not resumed)
-            record.inode = os.fstat(descriptor).st_ino
             file = wrap(FdFile(descriptor))
             yield OpenDisk(_writer(self._spec, file, record, ledger, resumed=resumed), ledger, file, resumed)
 
@@ -290,7 +289,6 @@ class OvaFile:
             )
             first = record is self._records[0]
             descriptor = self._file.opened(fresh=first and not resumed)
-            record.inode = os.fstat(descriptor).st_ino
             record.start = self._archive(FdFile(descriptor), until=record).begin_member(record.file_name)
             file = RegionFile(wrap(FdFile(descriptor)), record.start)
             if not resumed:
@@ -391,39 +389,26 @@ def remove_other_lanes(folder: Path, names: Sequence[str], lane: str) -> None:
 def _begin_lost_files_again(folder: Path, run: RunRecord) -> None:
     for record in run.disks:
         path = folder / record.file_name
-        found = _found(partial_path(path, run.lane), path)
-        if record.done and (found is None or found.st_size != record.size_bytes or not _vouched_for(record, found)):
+        if record.done and _size(partial_path(path, run.lane), path) != record.size_bytes:
             record.begin_again()
 
 
 def _begin_lost_members_again(archive: Path, run: RunRecord) -> None:
     """A disk in an archive ends where the next one starts, so those behind a lost one go with it."""
-    found = _found(partial_path(archive, run.lane), archive)
+    size = _size(partial_path(archive, run.lane), archive)
     lost = False
     for record in run.disks:
-        end = (record.start or 0) + (record.size_bytes or 0)
-        lost = lost or (record.done and (found is None or end > found.st_size or not _vouched_for(record, found)))
+        lost = lost or (record.done and (record.start or 0) + (record.size_bytes or 0) > size)
         if lost:
             record.begin_again()
 
 
-def _vouched_for(record: DiskRecord, found: os.stat_result) -> bool:
-    """Whether the finished file that was found is the one that was written, as far as is known before it is read.
-
-    In a copy of the folder, and on some file systems after a restart, files have other inode numbers. Then the checksum on record decides,
-    once the file is read (``record.inode`` is None until then); without one nothing does.
-    """
-    if record.inode != found.st_ino:
-        record.inode = None
-    return record.inode is not None or record.sha256 is not None
-
-
-def _found(partial: Path, final: Path) -> os.stat_result | None:
-    """The facts of an output, by the name that it has; None where it has neither."""
+def _size(partial: Path, final: Path) -> int:
+    """Bytes of an output, by the name that it has; -1 where it has neither."""
     for path in (partial, final):
         with suppress(FileNotFoundError):
-            return path.lstat()
-    return None
+            return path.lstat().st_size
+    return -1
 
 
 def _recorded_bytes(folder: Path, record: DiskRecord) -> int:

@@ -84,8 +84,7 @@ class Change:
 class DiskRecord:
     """One disk of the run. ``receipt`` is set once it is finished, ``sha256`` and ``size_bytes`` are those of its file.
 
-    ``start`` is its offset inside the ``.ova``, where that is the format; ``lease_key`` its key in the export lease; ``inode`` the number of
-    the file that it was written to, where that is known.
+    ``start`` is its offset inside the ``.ova``, where that is the format; ``lease_key`` its key in the export lease.
     """
 
     key: int
@@ -97,7 +96,6 @@ class DiskRecord:
     size_bytes: int | None = None
     start: int | None = None
     lease_key: str | None = None
-    inode: int | None = None
 
     @property
     def done(self) -> bool:
@@ -106,7 +104,7 @@ class DiskRecord:
 
     def begin_again(self) -> None:
         """Nothing of it counts as copied."""
-        self.receipt = self.sha256 = self.size_bytes = self.start = self.inode = None
+        self.receipt = self.sha256 = self.size_bytes = self.start = None
 
 
 @dataclass(slots=True)
