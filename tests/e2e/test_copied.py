@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from hypersdk.errors import Cancelled
-from hypersdk.migration import publish
+from hypersdk.migration import outputs
 from hypersdk.migration.copying import PROVED, UNPROVED_INTERRUPTED, UNPROVED_RANGES, MachineCopy
 from hypersdk.migration.export import Outcome
 from hypersdk.migration.outputs import DiskFiles
@@ -209,14 +209,14 @@ def test_a_cancel_reaches_the_checksum_of_an_archive(
     ran, folder, token = engine(machines=(RUNNING,)), tmp_path / "out", CancelToken()
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
 
-    def ends(path: Path, cancel: CancelToken) -> str:
+    def ends(path: Path, cancel: CancelToken, *, written: int) -> str:
         assert path.exists()
         token.cancel("Ctrl-C")
         cancel.check()
         raise AssertionError("the run's cancel token does not reach the archive's checksum")
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "sha256_of", ends)
+        patch.setattr(outputs, "sha256_of", ends)
         assert_cancelled(ran.export("web-01", folder, cancel=token, format=OutputFormat.OVA))
     assert_no_final_names(folder)
     assert_goes_on(ran, folder, expected, {"format": OutputFormat.OVA})

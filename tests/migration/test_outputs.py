@@ -12,6 +12,7 @@ from hypersdk.errors import TargetError
 from hypersdk.migration.outputs import DiskFiles, outputs_for
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat
+from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.units import MiB
 
@@ -78,3 +79,27 @@ def test_finished_disks_in_an_archive_that_was_cut_begin_again(tmp_path: Path, s
     outputs_for(spec_of(tmp_path, OutputFormat.OVA), tmp_path, "m", run)
     assert [disk.done for disk in run.disks] == [True] * done + [False] * (2 - done)
     assert [disk.start is not None for disk in run.disks] == [True] * done + [False] * (2 - done)
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+@pytest.mark.timeout(20)
+def test_what_is_no_file_in_the_place_of_a_finished_disk_is_refused(kind: str, tmp_path: Path) -> None:
+    disk, place, victim = finished(1), tmp_path / "disk1.qcow2.partial", tmp_path / "victim"
+    victim.write_bytes(bytes(SIZE))
+    run = run_of(tmp_path, disk)
+    outputs = outputs_for(spec_of(tmp_path, OutputFormat.QCOW2), tmp_path, "m", run)
+    disk.receipt = finished(1).receipt
+    match kind:
+        case "link":
+            place.symlink_to(victim)
+        case "fifo":
+            os.mkfifo(place)
+        case _:
+            place.mkdir()
+    for act in (
+        lambda: outputs.sha256(disk, CancelToken(), lambda _: None), lambda: outputs.publish(disk),  # type: ignore[attr-defined]
+    ):  # fmt: skip
+        with pytest.raises(TargetError, match=r"disk1\.qcow2"):
+            act()
+    assert not (tmp_path / "disk1.qcow2").exists()
+    assert victim.read_bytes() == bytes(SIZE)

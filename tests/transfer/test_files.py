@@ -11,7 +11,15 @@ import pytest
 
 from hypersdk.errors import Cancelled, TargetError
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import open_output, publish, sha256_of, shown_path, target_error, write_atomic
+from hypersdk.transfer.files import (
+    open_output,
+    publish,
+    sha256_of,
+    shown_path,
+    target_error,
+    write_atomic,
+    write_held,
+)
 from hypersdk.units import MiB
 
 
@@ -81,6 +89,91 @@ def test_only_a_file_of_ours_is_published(tmp_path: Path, kind: str) -> None:
     with pytest.raises(TargetError, match="publishing disk"):
         publish(partial, final)
     assert not final.exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.timeout(20)
+def test_a_fifo_in_the_place_of_the_output_is_not_waited_for(tmp_path: Path, fresh: bool) -> None:
+    path = tmp_path / "disk.partial"
+    os.mkfifo(path)
+    if fresh:
+        os.close(open_output(path, fresh=True))
+        assert path.is_file()
+        return
+    with pytest.raises(TargetError, match="not a regular file"):
+        open_output(path, fresh=False)
+
+
+def test_another_file_of_the_same_name_is_not_published(tmp_path: Path) -> None:
+    partial, final = tmp_path / "disk.partial", tmp_path / "disk"
+    handle = open_output(partial, fresh=True)
+    os.write(handle, b"mine")
+    partial.unlink()
+    partial.write_bytes(b"yours")
+    with pytest.raises(TargetError) as caught:
+        publish(partial, final, handle)
+    assert caught.value.code == "output_replaced"
+    assert (partial.read_bytes(), final.exists()) == (b"yours", False)
+    assert sha256_of(partial, CancelToken(), written=handle) == hashlib.sha256(b"mine").hexdigest()
+    os.close(handle)
+
+
+@pytest.mark.parametrize("old", [None, b"old"], ids=["new", "with --force"])
+def test_another_file_that_comes_between_the_look_and_the_rename_gets_its_name_back(
+    tmp_path: Path, old: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial, final = tmp_path / "disk.partial", tmp_path / "disk"
+    handle = open_output(partial, fresh=True)
+    os.write(handle, b"mine")
+    if old is not None:
+        final.write_bytes(old)
+    replace = Path.replace
+
+    def late(path: Path, target: Path) -> Path:
+        partial.unlink()
+        partial.write_bytes(b"yours")
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", late)
+        with pytest.raises(TargetError) as caught:
+            publish(partial, final, handle)
+    os.close(handle)
+    assert caught.value.code == "output_replaced"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"disk.partial": b"yours"}
+
+
+def test_a_small_file_that_is_not_to_be_written_after_all_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(b"theirs")
+
+    def refuse() -> None:
+        raise TargetError("not ours any more")
+
+    with pytest.raises(TargetError, match="not ours any more"):
+        write_held(path, b"mine", check=refuse)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"manifest.json": b"theirs"}
+
+
+def test_two_writers_of_one_small_file_never_publish_half_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both use the same name on the way: whoever comes second takes it, and the first is told."""
+    path, fsync = tmp_path / "manifest.json", os.fsync
+    halves: list[int] = []
+
+    def late(handle: int) -> None:
+        if not halves:
+            halves.append(open_output(tmp_path / ".manifest.json.new", fresh=True))
+            os.write(halves[0], b"ha")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", late)
+    with pytest.raises(TargetError) as caught:
+        write_atomic(path, b"mine")
+    assert caught.value.code == "output_replaced"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {".manifest.json.new": b"ha"}
+    os.close(halves[0])
 
 
 def test_publish_of_nothing_is_an_error(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ class JobAttempt:
             runs=runs,
             guard=self.workshop.guard,
             lane=self._lane,
+            locate=self.workshop.roots.locate,
         )
 
     @property

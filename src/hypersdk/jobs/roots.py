@@ -112,13 +112,23 @@ class ExportRoots:
         root = self.of(folder)
         parts = PurePosixPath(folder).relative_to(root.path).parts
         with target_errors(f"opening {folder}"):
-            descriptor = os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 for part in parts:
                     descriptor = _step(descriptor, part, create=create)
                 yield descriptor
             finally:
                 os.close(descriptor)
+
+    def locate(self, folder: Path) -> os.stat_result | None:
+        """What ``folder`` is now, found as ``opened`` finds it; None where there is no folder, or a link in its place. Raises TargetError."""
+        try:
+            with self.opened(folder, create=False) as descriptor:
+                return os.fstat(descriptor)
+        except TargetError as error:
+            if error.code == FOLDER_LINK or error.fields.get("errno") in ("ENOENT", "ENOTDIR", "ELOOP"):
+                return None
+            raise
 
 
 def _root(real: Path) -> ExportRoot:

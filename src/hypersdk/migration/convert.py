@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +28,7 @@ from hypersdk.migration.ticking import ticking
 from hypersdk.model import ExportProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.folder import OutputFolder
 
 NO_DESCRIPTION: Final = register(
     "no_description",
@@ -67,8 +68,13 @@ def convert_file(
         _check(machine, spec)
         with target_errors(f"creating {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
-        with locked_folder(folder):
-            return _convert(machine, spec, folder, settings, cancel, observer)
+        with (
+            OutputFolder.opened(folder, folder, settings.locate) as held,
+            locked_folder(held.path) as lock,
+            held.locked_by(*lock),
+            held.explaining(),
+        ):
+            return _convert(machine, spec, held, settings, cancel, observer)
 
 
 def _check(machine: LocalMachine, spec: ExportSpec) -> None:
@@ -81,7 +87,7 @@ def _check(machine: LocalMachine, spec: ExportSpec) -> None:
 def _convert(
     machine: LocalMachine,
     spec: ExportSpec,
-    folder: Path,
+    held: OutputFolder,
     settings: RunSettings,
     cancel: CancelToken,
     observer: Callable[[ExportProgress], None],
@@ -99,15 +105,17 @@ def _convert(
         for number, disk in enumerate(machine.disks, start=1)
     ]
     board = Board(machine.machine.name, plans)
-    run = _begin(machine, spec, folder, settings.run_store, plans)
-    outputs = outputs_for(spec, folder, stem, run.record)
+    run = _begin(machine, spec, held.path, settings.run_store, plans)
+    run.held_in(held)
+    outputs = outputs_for(spec, held.path, stem, run.record)
     shared = Shared(settings)
     with (
+        closing(outputs),
         _removed_on_failure(run, outputs),
         ticking([board.snapshot], lambda rows: observer(rows[0]), settings.progress_interval_s),
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier,
     ):
-        disks = DiskSet(spec, run, outputs, board, shared, verifier)
+        disks = DiskSet(spec, run, outputs, held, board, shared, verifier)
         sources = {disk.key: disk.source for disk in machine.disks}
         disks.copy(
             [(record, sources[record.key]) for record in run.record.disks],
@@ -119,7 +127,16 @@ def _convert(
         board.phase(Phase.PUBLISHING)
         described = machine.descriptor is not None
         result = Publishing(
-            spec, machine.machine, stem, run.record, outputs, finished, cancel, described=described, provider="file"
+            spec,
+            machine.machine,
+            stem,
+            run.record,
+            outputs,
+            held,
+            finished,
+            cancel,
+            described=described,
+            provider="file",
         ).publish()
         run.remove()
         board.phase(Phase.DONE)

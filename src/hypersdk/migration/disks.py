@@ -18,6 +18,7 @@ from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.disk import transfer_disk
 from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy
@@ -39,6 +40,7 @@ class DiskSet:
     spec: ExportSpec
     run: RunFile
     outputs: Outputs
+    folder: OutputFolder
     board: Board
     shared: Shared
     verifier: Executor
@@ -93,8 +95,9 @@ class DiskSet:
         gate = self.shared.space_gate(self.run.record.folder)
 
         def patient(file: BlockFile) -> BlockFile:
-            return PatientFile(file, gate, cancel, meter.waiting, guard=self.shared.settings.guard)
+            return PatientFile(file, gate, cancel, meter.waiting, guard=self._guard)
 
+        self.folder.check()
         with self.outputs.open(record, identity, patient) as disk:
             self._patiently(self.run.save, meter, cancel)  # the place inside an OVA is known now
             meter.expect_read_back(self._read_back_share(record, disk))
@@ -112,6 +115,12 @@ class DiskSet:
             )
             with target_errors(f"finishing {record.file_name}"):
                 return receipt, disk.file.size(), _digest_in_passing(disk)
+
+    def _guard(self) -> None:
+        """Before every write to an image: raises where this process, or this folder, is not to be written any more."""
+        if (guard := self.shared.settings.guard) is not None:
+            guard()
+        self.folder.check_sometimes()
 
     @property
     def _wants_hash(self) -> bool:

@@ -49,6 +49,7 @@ from hypersdk.migration.watch import SnapshotWatch
 from hypersdk.model import ExportProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path, target_errors
+from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.space import Reservation
 from hypersdk.vsphere.session import Session
 
@@ -97,7 +98,7 @@ class MachineExport:
         self._board = board
         self._shared = shared
         self._cancel = cancel.child()
-        self._folder = plan.spec.output_dir.absolute()
+        self._named = plan.spec.shown_dir.absolute()
         self._warnings = list(plan.warnings)
         self._started = time.monotonic()
         self._reservation: Reservation | None = None
@@ -128,20 +129,28 @@ class MachineExport:
         self._cancel.check()
         self._started = time.monotonic()
         self._board.phase(Phase.PREPARING)
-        with target_errors(f"creating {shown_path(self._folder)}"):
-            self._folder.mkdir(parents=True, exist_ok=True)
+        place = self._plan.spec.output_dir.absolute()
+        with target_errors(f"creating {self._named}"):
+            place.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            work = self._open(self._locked(stack))
-            try:
-                stack.enter_context(self._room(work))
-            except HyperSDKError as error:
-                undo_after(work, error, copied=False)  # what was taken over for the copy
-                raise
-            try:
-                return self._run(work)
-            except BaseException as error:
-                add_problems(work, error, self._not_undone)
-                raise
+            held = stack.enter_context(OutputFolder.opened(place, self._named, self._shared.settings.locate))
+            self._held, self._folder = held, held.path
+            run = self._locked(stack)
+            with held.explaining():
+                return self._run_locked(run, stack)
+
+    def _run_locked(self, run: RunFile | None, stack: ExitStack) -> tuple[ExportResult, NotRestored | None]:
+        work = self._open(run, stack)
+        try:
+            stack.enter_context(self._room(work))
+        except HyperSDKError as error:
+            undo_after(work, error, copied=False)  # what was taken over for the copy
+            raise
+        try:
+            return self._run(work)
+        except BaseException as error:
+            add_problems(work, error, self._not_undone)
+            raise
 
     @contextmanager
     def _room(self, work: SourceWork) -> Iterator[None]:
@@ -163,7 +172,7 @@ class MachineExport:
         lane = run.record.lane if run else ""
         with target_errors(f"locking {shown_path(self._folder)}"):
             try:
-                stack.enter_context(locked_folder(self._folder, lane))
+                self._lock(stack, lane)
             except TargetError as error:
                 # Of this job, an earlier process may be asleep with the lock. Without a run there was none: it is somebody else's.
                 if error.code != RUN_ACTIVE or settings.lane is None or run is None:
@@ -171,9 +180,12 @@ class MachineExport:
                 self._warnings.append(
                     "an earlier process still holds the folder: every disk is copied again, beside its files"
                 )
-                stack.enter_context(locked_folder(self._folder, settings.lane))
+                self._lock(stack, settings.lane)
                 return self._change_lane(run, settings.lane)
         return RunFile.load(self._folder, settings.run_store)
+
+    def _lock(self, stack: ExitStack, lane: str) -> None:
+        stack.enter_context(self._held.locked_by(*stack.enter_context(locked_folder(self._folder, lane))))
 
     def _change_lane(self, run: RunFile, lane: str) -> RunFile:
         """The same run, its journal kept, with files of its own; files that were published before are nobody else's."""
@@ -185,14 +197,14 @@ class MachineExport:
                     disk.begin_again()
         return run
 
-    def _open(self, run: RunFile | None) -> SourceWork:
+    def _open(self, run: RunFile | None, stack: ExitStack) -> SourceWork:
         """The run of this folder: taken up, or a new one."""
         if run is not None:
             if self._plan.spec.resume is Resume.DISCARD:
                 check_undone_here(self._session, run)
             else:
                 check_same_run(self._session, self._plan, run)
-            work = self._work(run)
+            work = self._work(run, stack)
             take_over(work, self._cancel)
             if self._plan.spec.resume is not Resume.DISCARD:
                 run.make_known()
@@ -202,7 +214,7 @@ class MachineExport:
             run.remove()
         elif not self._plan.spec.force:
             refuse_foreign(self._folder, foreign_files(self._folder))  # once more, now that nobody else can begin here
-        return self._work(self._new_run())
+        return self._work(self._new_run(), stack)
 
     def _new_run(self) -> RunFile:
         spec, machine = self._plan.spec, self._plan.machine
@@ -219,17 +231,20 @@ class MachineExport:
             exclude_disks=list(spec.exclude_disks),
         )
 
-    def _work(self, run: RunFile) -> SourceWork:
+    def _work(self, run: RunFile, stack: ExitStack) -> SourceWork:
+        if self._shared.settings.runs is None:
+            run.held_in(self._held)
         journal, record = SourceJournal(self._session, run, note=self._board.note), run.record
         # The run's own files, also where it is given up for another format, or the machine has another name by now.
         outputs = outputs_for(record.begun_as(self._plan.spec), self._folder, stem_of(record.machine), record)
+        stack.callback(outputs.close)
         return SourceWork(self._session, self._plan, run, journal, outputs, self._warnings.append)
 
     def _run(self, work: SourceWork) -> tuple[ExportResult, NotRestored | None]:
         if work.run.record.published:
             return self._only_put_back(work)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier:
-            disks = DiskSet(self._plan.spec, work.run, work.outputs, self._board, self._shared, verifier)
+            disks = DiskSet(self._plan.spec, work.run, work.outputs, self._held, self._board, self._shared, verifier)
             copy = MachineCopy(work, self._board, disks)
             try:
                 self._copy(work, copy)
@@ -275,7 +290,7 @@ class MachineExport:
             elapsed_s=time.monotonic() - self._started,
         )
         record = work.run.record
-        return Publishing(plan.spec, plan.machine, plan.stem, record, work.outputs, finished, self._cancel)
+        return Publishing(plan.spec, plan.machine, plan.stem, record, work.outputs, self._held, finished, self._cancel)
 
     def _ended(self, work: SourceWork, problems: list[Problem]) -> NotRestored | None:
         """The run is forgotten, unless something is still to be undone at the source: that is the error then."""

@@ -29,7 +29,6 @@ from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.spec import OutputFormat
 from hypersdk.model import Disk, Firmware, Machine, Nic
-from hypersdk.transfer.files import write_atomic
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.units import GiB, MiB, align_up
 
@@ -282,7 +281,7 @@ class ExportFacts:
 def artifact_manifest(
     machine: Machine, disks: Sequence[DiskArtifact], files: Iterable[FileArtifact], facts: ExportFacts
 ) -> dict[str, Any]:
-    """The manifest as JSON-able values. ``disks`` are in unit order, ``files`` all files but the manifest. ``write_manifest`` seals it."""
+    """The manifest as JSON-able values. ``disks`` are in unit order, ``files`` all files but the manifest. ``manifest_text`` seals it."""
     document = ArtifactManifest(
         manifest_version=MANIFEST_VERSION,
         source=SourcePart(
@@ -408,10 +407,9 @@ def _timestamp(moment: datetime) -> str:
 # --- on disk ---------------------------------------------------------------------------------------------------------
 
 
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the sealed manifest in one step; durable when it returns. Raises TargetError."""
-    text = json.dumps(seal(manifest), indent=2, ensure_ascii=False) + "\n"
-    write_atomic(path, text.encode())
+def manifest_text(manifest: Mapping[str, Any]) -> bytes:
+    """The sealed manifest as it is written."""
+    return (json.dumps(seal(manifest), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,9 @@
     OvaFile     STEM.ova.partial with the disks as members (+ NAME.partial.blocks for each); one disk at a time
 
 Both open a disk fresh or, where its ledger proves that what lies there is of the same point in time, where it ended.
+
+A file that was opened stays open until the outputs are closed: it is hashed, finished and published by that descriptor, and a file of the
+same name that somebody else put there is never taken for it.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
-from hypersdk.errors import TargetError
+from hypersdk.errors import Cancelled, TargetError
 from hypersdk.formats.image import BLOCK, BlockFile, ImageWriter
 from hypersdk.formats.ova import DESCRIPTOR_ROOM, OvaWriter
 from hypersdk.formats.qcow2.writer import Qcow2Writer
@@ -31,7 +34,17 @@ from hypersdk.migration.runfile import LOCK_FILE, DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.blockfile import FdFile, RegionFile
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import open_output, publish, sha256_of, shown_path, target_errors
+from hypersdk.transfer.files import (
+    check_name,
+    has_name,
+    open_output,
+    open_regular,
+    publish,
+    remove_own,
+    sha256_of,
+    shown_path,
+    target_errors,
+)
 from hypersdk.transfer.ledger import LEDGER_UNUSABLE, BlockLedger
 
 Wrap: TypeAlias = Callable[[BlockFile], BlockFile]
@@ -77,6 +90,14 @@ class Outputs(Protocol):
         """Removes what was written of the disk."""
         ...
 
+    def check(self) -> None:
+        """Raises TargetError ``output_replaced`` where a published file is not the one that this run wrote."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        ...
+
 
 def outputs_for(spec: ExportSpec, folder: Path, stem: str, run: RunRecord) -> Outputs:
     """Where the disks of ``run`` go. Those that were finished and whose files are gone, or have another size by now, begin again."""
@@ -107,6 +128,64 @@ def most_bytes_around(spec: ExportSpec, disks: int) -> int:
     return small + (DESCRIPTOR_ROOM if spec.format is OutputFormat.OVA else 0)
 
 
+class _OwnFile:
+    """One output of this run, by the descriptor that it was written with, and by that of an earlier process's file where one is gone on with."""
+
+    def __init__(self, final: Path, lane: str) -> None:
+        self.final: Final = final
+        self.partial: Final = partial_path(final, lane)
+        self._descriptor: int | None = None
+
+    def opened(self, *, fresh: bool) -> int:
+        """To be written: a new file, or the one that is there. Raises TargetError, ``output_replaced`` where another took its place."""
+        if self._descriptor is not None:
+            check_name(self._descriptor, self.partial)
+            if not fresh:
+                return self._descriptor
+        descriptor = open_output(self.partial, fresh=fresh)
+        self.close()
+        self._descriptor = descriptor
+        return descriptor
+
+    @property
+    def whole(self) -> int:
+        """The finished file, by whichever name it has. Raises TargetError."""
+        if self._descriptor is None:
+            published = os.path.lexists(self.final) and not os.path.lexists(self.partial)
+            with target_errors(f"opening {self.final.name}"):
+                self._descriptor = open_regular(self.final) if published else open_regular(self.partial, os.O_RDWR)
+        return self._descriptor
+
+    def publish(self, on_lost: Callable[[], None] | None = None) -> None:
+        """Gives it its final name; again after a crash in between, where it may have it already. Raises TargetError."""
+        if not has_name(self.whole, self.final):
+            publish(self.partial, self.final, self.whole, on_lost)
+
+    def take_back(self) -> None:
+        """Gives it its unfinished name again. Raises TargetError."""
+        check_name(self.whole, self.final)
+        with target_errors(f"taking {self.final.name} back"):
+            self.final.replace(self.partial)
+
+    def check(self) -> None:
+        """Raises TargetError ``output_replaced`` where another file has the final name."""
+        check_name(self.whole, self.final)
+
+    def remove(self) -> None:
+        """Removes the unfinished file; another's that has its name by now is left alone."""
+        if self._descriptor is not None:
+            remove_own(self._descriptor, self.partial)
+            self.close()
+        else:
+            self.partial.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Lets go of it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 class DiskFiles:
     """One file for each disk."""
 
@@ -117,6 +196,11 @@ class DiskFiles:
         self._spec = spec
         self._folder = folder
         self._lane = lane
+        self._files: dict[str, _OwnFile] = {}
+
+    def _file(self, record: DiskRecord) -> _OwnFile:
+        """Each disk has one thread at a time; ``setdefault`` keeps the one that came first all the same."""
+        return self._files.setdefault(record.file_name, _OwnFile(self._folder / record.file_name, self._lane))
 
     @contextmanager
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
@@ -131,8 +215,7 @@ class DiskFiles:
                 identity,
                 partial_path(path, self._lane).exists(),
             )
-            descriptor = open_output(partial_path(path, self._lane), fresh=not resumed)
-            stack.callback(os.close, descriptor)
+            descriptor = self._file(record).opened(fresh=not resumed)
             file = wrap(FdFile(descriptor))
             yield OpenDisk(_writer(self._spec, file, record, ledger, resumed=resumed), ledger, file, resumed)
 
@@ -151,22 +234,30 @@ class DiskFiles:
 
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
-        return sha256_of(partial_path(self._folder / record.file_name, self._lane), cancel, on_bytes)
+        file = self._file(record)
+        return sha256_of(file.partial, cancel, on_bytes, written=file.whole)
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs."""
-        path = self._folder / record.file_name
         with target_errors(f"removing {record.file_name}"):
-            partial_path(path, self._lane).unlink(missing_ok=True)
-            blocks_path(path, self._lane).unlink(missing_ok=True)
+            self._file(record).remove()
+            blocks_path(self._folder / record.file_name, self._lane).unlink(missing_ok=True)
 
     def publish(self, record: DiskRecord) -> None:
         """Gives a finished disk its final name; again after a crash in between, where only some have theirs."""
-        path = self._folder / record.file_name
-        partial = partial_path(path, self._lane)
-        if partial.exists() or not path.exists():
-            # Where it is lost, its ledger is gone and nothing says which blocks are there: the disk begins again.
-            publish(partial, path, on_lost=partial.unlink)
+        file = self._file(record)
+        # Where its content is lost, its ledger is gone and nothing says which blocks are there: the disk begins again.
+        file.publish(on_lost=file.remove)
+
+    def check(self) -> None:
+        """Raises TargetError ``output_replaced`` where a published disk is not the one that this run wrote."""
+        for file in self._files.values():
+            file.check()
+
+    def close(self) -> None:
+        """See Outputs."""
+        for file in self._files.values():
+            file.close()
 
 
 class OvaFile:
@@ -185,6 +276,7 @@ class OvaFile:
         self._records = records
         self._mtime_s = mtime_s
         self.path = folder / f"{stem}.ova"
+        self._file = _OwnFile(self.path, lane)
 
     @contextmanager
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
@@ -196,8 +288,7 @@ class OvaFile:
                 stack, self._spec, place, record, identity, exists and record.start is not None
             )
             first = record is self._records[0]
-            descriptor = open_output(partial_path(self.path, self._lane), fresh=not exists or (first and not resumed))
-            stack.callback(os.close, descriptor)
+            descriptor = self._file.opened(fresh=first and not resumed)
             record.start = self._archive(FdFile(descriptor), until=record).begin_member(record.file_name)
             file = RegionFile(wrap(FdFile(descriptor)), record.start)
             if not resumed:
@@ -233,30 +324,46 @@ class OvaFile:
         assert record.start is not None
         assert record.size_bytes is not None
         region = range(record.start, record.start + record.size_bytes)
-        return sha256_of(partial_path(self.path, self._lane), cancel, on_bytes, region=region)
+        return sha256_of(self._file.partial, cancel, on_bytes, region, written=self._file.whole)
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs. Disks behind it move, so they go with it: the caller forgets all or the last ones."""
         with target_errors(f"removing {self.path.name}"):
             blocks_path(self._folder / record.file_name, self._lane).unlink(missing_ok=True)
             if record is self._records[0]:
-                partial_path(self.path, self._lane).unlink(missing_ok=True)
+                self._file.remove()
 
     def publish(self, descriptor: bytes, digests: Mapping[str, str]) -> None:
         """Writes the end, the ``.mf`` and the descriptor and gives the archive its name; again after a crash in between.
 
         ``digests`` has the SHA-256 of every disk by file name.
         """
-        partial = partial_path(self.path, self._lane)
-        if not partial.exists() and self.path.exists():
+        file = self._file
+        if has_name(file.whole, file.final):
             return
-        handle = open_output(partial, fresh=False)
+        with target_errors(f"finishing {self.path.name}"):
+            self._archive(FdFile(file.whole), until=None).finish(descriptor, digests)
+        file.publish()
+
+    def size(self) -> int:
+        """Bytes of the whole archive."""
+        return os.fstat(self._file.whole).st_size
+
+    def archive_sha256(self, cancel: CancelToken) -> str:
+        """Of the whole archive, which is known only now. Where that is cancelled it loses its name again: it is not published yet."""
         try:
-            with target_errors(f"finishing {self.path.name}"):
-                self._archive(FdFile(handle), until=None).finish(descriptor, digests)
-        finally:
-            os.close(handle)
-        publish(partial, self.path)
+            return sha256_of(self.path, cancel, written=self._file.whole)
+        except Cancelled:
+            self._file.take_back()
+            raise
+
+    def check(self) -> None:
+        """Raises TargetError ``output_replaced`` where the archive's name leads to another file."""
+        self._file.check()
+
+    def close(self) -> None:
+        """See Outputs."""
+        self._file.close()
 
 
 def partial_path(path: Path, lane: str = "") -> Path:
@@ -300,7 +407,7 @@ def _size(partial: Path, final: Path) -> int:
     """Bytes of an output, by the name that it has; -1 where it has neither."""
     for path in (partial, final):
         with suppress(FileNotFoundError):
-            return path.stat().st_size
+            return path.lstat().st_size
     return -1
 
 

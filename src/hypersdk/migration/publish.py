@@ -1,18 +1,23 @@
 """The end of an export: final names, descriptor, ``.mf``, and the manifest last. Absent means not done.
 
 Every step can be repeated, so a crash in the middle of publishing is finished by the next ``--resume``.
+
+Before the manifest and after it, each name must lead to the file that this run wrote, and the folder's name to the folder that was written
+into: the manifest speaks of those bytes, and the result of that place.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from hypersdk.errors import Cancelled, IntegrityError, TargetError
+from hypersdk.errors import IntegrityError, TargetError
 from hypersdk.formats.mf import format_mf
 from hypersdk.formats.ovf import DiskFormat, OvfDisk, adapt_ovf, build_ovf
 from hypersdk.migration.manifest import (
@@ -21,16 +26,17 @@ from hypersdk.migration.manifest import (
     ExportFacts,
     FileArtifact,
     artifact_manifest,
+    manifest_text,
     read_manifest,
-    write_manifest,
 )
 from hypersdk.migration.naming import MANIFEST_NAME
-from hypersdk.migration.outputs import DiskFiles, Outputs, OvaFile, partial_path
+from hypersdk.migration.outputs import DiskFiles, Outputs, OvaFile
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.model import Disk, Machine
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import sha256_of, shown_path, target_errors, write_atomic
+from hypersdk.transfer.files import check_name, remove_own, shown_path, target_errors, write_held
+from hypersdk.transfer.folder import FOLDER_MOVED, OutputFolder
 
 UNPROVED_UNKNOWN: Final = "unproved: the run does not say whether the server's manifest was compared"
 NO_HASH_WARNING: Final = "the files were not hashed (--no-file-hash): verify can compare their sizes only"
@@ -92,23 +98,55 @@ class Publishing:
     stem: str
     run: RunRecord
     outputs: Outputs
+    folder: OutputFolder
     finished: Finished
     cancel: CancelToken
     described: bool = True
     """Whether the machine is known well enough for a descriptor beside its images."""
     provider: str = "vsphere"
+    _small: dict[str, int] = field(default_factory=dict)
+    """Descriptors of the files that are written here, by name."""
 
     def publish(self) -> ExportResult:
-        """All of it. Raises TargetError and Cancelled; IntegrityError only where a file changed since it was written."""
+        """All of it. Raises Cancelled, and TargetError, also where the folder or a file is not this run's any more; IntegrityError only where
+        a file changed since it was written."""
         folder = self.run.folder
+        self.folder.check()
         with target_errors(f"publishing into {shown_path(folder)}"):
             (folder / MANIFEST_NAME).unlink(missing_ok=True)  # with --force: no manifest while its files are replaced
-        files = self._ova() if isinstance(self.outputs, OvaFile) else self._disk_files()
-        warnings = list(self.finished.warnings)
-        if not self.spec.file_hash and any(file.sha256 is None for file in files):
-            warnings.append(NO_HASH_WARNING)
-        write_manifest(folder / MANIFEST_NAME, self._manifest(files, warnings))
+        with ExitStack() as stack:
+            stack.callback(self._let_go)
+            files = self._ova() if isinstance(self.outputs, OvaFile) else self._disk_files()
+            warnings = list(self.finished.warnings)
+            if not self.spec.file_hash and any(file.sha256 is None for file in files):
+                warnings.append(NO_HASH_WARNING)
+            text = manifest_text(self._manifest(files, warnings))
+            self._check_own()
+            self._write(MANIFEST_NAME, text)
+            self._check_manifest()
         return self._result(files, warnings)
+
+    def _check_own(self) -> None:
+        """Raises TargetError where the folder or a published name is not this run's any more."""
+        self.folder.check()
+        self.outputs.check()
+        for name, descriptor in self._small.items():
+            check_name(descriptor, self.run.folder / name)
+
+    def _check_manifest(self) -> None:
+        """Once more, now that all is there. A manifest beside files that are not this run's goes; in a folder that was moved it is true, and
+        whoever waited for it may have moved the folder."""
+        try:
+            self._check_own()
+        except TargetError as error:
+            if error.code != FOLDER_MOVED:
+                remove_own(self._small[MANIFEST_NAME], self.run.folder / MANIFEST_NAME)
+            raise
+
+    def _let_go(self) -> None:
+        for descriptor in self._small.values():
+            os.close(descriptor)
+        self._small.clear()
 
     def published(self) -> ExportResult:
         """The result of a run that was published before, as its manifest tells it; nothing is written. Raises TargetError and IntegrityError."""
@@ -144,26 +182,15 @@ class Publishing:
         hashes = self.finished.hashes
         digests = {record.file_name: digest for record in self.run.disks if (digest := hashes[record.key])}
         self.outputs.publish(self._descriptor(), digests)
-        path = self.outputs.path
-        with target_errors(f"reading {path.name} back"):
-            size = path.stat().st_size
-        return [FileArtifact(path.name, size, self._archive_sha256(path) if self.spec.file_hash else None)]
-
-    def _archive_sha256(self, path: Path) -> str:
-        """Of the whole archive, which is known only now. Where that is cancelled it loses its name again: it is not published yet."""
-        try:
-            return sha256_of(path, self.cancel)
-        except Cancelled:
-            with target_errors(f"taking {path.name} back"):
-                path.replace(partial_path(path, self.run.lane))
-            raise
+        digest = self.outputs.archive_sha256(self.cancel) if self.spec.file_hash else None
+        return [FileArtifact(self.outputs.path.name, self.outputs.size(), digest)]
 
     def _disk_artifact(self, record: DiskRecord) -> FileArtifact:
         assert record.size_bytes is not None
         return FileArtifact(record.file_name, record.size_bytes, self.finished.hashes[record.key])
 
     def _write(self, name: str, data: bytes) -> FileArtifact:
-        write_atomic(self.run.folder / name, data)
+        self._small[name] = write_held(self.run.folder / name, data, check=self.folder.check)
         return FileArtifact(name, len(data), hashlib.sha256(data).hexdigest())
 
     def _descriptor(self) -> bytes:

@@ -30,7 +30,16 @@ from typing import Any, ClassVar, Final, Protocol
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.migration.point import PointInTime
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
-from hypersdk.transfer.files import shown_path, target_error, target_errors, write_atomic
+from hypersdk.transfer.files import (
+    has_name,
+    open_regular,
+    remove_own,
+    shown_path,
+    target_error,
+    target_errors,
+    write_atomic,
+)
+from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
 from hypersdk.units import MiB
@@ -206,12 +215,13 @@ class FolderRuns:
     def read(self, folder: Path) -> bytes | None:
         """See RunStore."""
         path = folder / RUN_FILE
-        with target_errors(f"reading {path}"):
+        with target_errors(f"reading {shown_path(path)}"):
             try:
-                with path.open("rb") as file:
-                    return file.read(MAX_RECORD_BYTES + 1)
+                descriptor = open_regular(path)
             except FileNotFoundError:
                 return None
+            with open(descriptor, "rb") as file:
+                return file.read(MAX_RECORD_BYTES + 1)
 
     def write(self, folder: Path, record: bytes, open_changes: int) -> None:  # noqa: ARG002 - the record says it
         """See RunStore."""
@@ -222,13 +232,14 @@ class FolderRuns:
         pointer = self._pointer(run_id)
         with self._state_errors(f"writing {pointer}"):
             pointer.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(pointer, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
+            write_atomic(pointer, json.dumps({"folder": str(shown_path(folder))}).encode(), mode=0o600)
 
     def remove(self, folder: Path, run_id: str) -> None:
-        """See RunStore."""
+        """See RunStore. The record of another run, that took the folder from this one, stays."""
         pointer = self._pointer(run_id)
-        with target_errors(f"removing {folder / RUN_FILE}"):
-            (folder / RUN_FILE).unlink(missing_ok=True)
+        with target_errors(f"removing {shown_path(folder) / RUN_FILE}"), suppress(ValueError, TypeError, KeyError):
+            if json.loads(self.read(folder) or b"{}").get("run_id") == run_id:
+                (folder / RUN_FILE).unlink(missing_ok=True)
         with self._state_errors(f"removing {pointer}"):
             pointer.unlink(missing_ok=True)
 
@@ -258,6 +269,11 @@ class RunFile:
         self.record = record
         self._store = store
         self._lock = threading.RLock()
+        self._folder: OutputFolder | None = None
+
+    def held_in(self, folder: OutputFolder) -> None:
+        """From now on nothing is written where ``folder`` has lost this process's lock: for a record that lies in it."""
+        self._folder = folder
 
     def undo_command(self, kinds: Collection[ChangeKind]) -> str:
         """What a user types to have changes of these kinds undone (see RunStore)."""
@@ -296,6 +312,8 @@ class RunFile:
     def save(self) -> None:
         """Writes the record; it is durable when this returns."""
         with self._lock:
+            if self._folder is not None:
+                self._folder.check_lock()
             text = json.dumps(_encode(self.record), indent=1)
             self._store.write(self.record.folder, text.encode(), len(self.record.open_changes))
 
@@ -312,21 +330,27 @@ class RunFile:
             self._store.remove(self.record.folder, self.record.run_id)
 
     def check(self) -> None:
-        """Raises where this process may not act for the run any more."""
+        """Raises where this process may not act for the run any more: another one has the folder and went on with the same run."""
         self._store.check()
+        if self._folder is None or self._folder.has_lock or not is_locked(self.record.folder):
+            return
+        there = RunFile.load(self.record.folder, self._store)
+        if there is not None and there.record.run_id == self.record.run_id:
+            self._folder.check_lock()
 
 
 @contextmanager
-def locked_folder(folder: Path, lane: str = "") -> Iterator[None]:
-    """Holds ``folder`` for this process. Raises TargetError ``run_active`` when another one has it."""
+def locked_folder(folder: Path, lane: str = "") -> Iterator[tuple[Path, int]]:
+    """Holds ``folder`` for this process, by the lock's file and its descriptor. Raises TargetError ``run_active`` when another one has it."""
     path = folder / f"{LOCK_FILE}{lane}"
     while (descriptor := _locked(path)) is None:
         pass
     try:
-        yield
+        yield path, descriptor
     finally:
         # Removed while still held: whoever holds a file that is not there any more knows that it is the wrong one.
-        path.unlink(missing_ok=True)
+        with suppress(TargetError):
+            remove_own(descriptor, path)
         os.close(descriptor)
 
 
@@ -336,7 +360,7 @@ def _locked(path: Path) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+            if has_name(descriptor, path):
                 return descriptor
     except BaseException as error:
         os.close(descriptor)

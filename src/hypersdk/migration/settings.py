@@ -14,6 +14,7 @@ from hypersdk.migration.plan import Floor
 from hypersdk.migration.runfile import FolderRuns, RunStore, state_dir
 from hypersdk.transfer.budget import PER_HOST, PER_VCENTER, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.folder import Locate, locate
 from hypersdk.transfer.limit import BandwidthLimit
 from hypersdk.transfer.space import SpaceGate, SpaceLedger
 
@@ -29,7 +30,8 @@ class RunSettings:
     about 52 connections that go through a vCenter. ``space_wait_s`` is how long a full disk is waited for, ``stall_timeout_s``
     how long a stream may be silent before it is tried again. ``guard`` is called before every write to an image, and raises where
     this process may not write any more. ``lane`` (like ``.7``) is taken where a process that was declared dead still holds the folder's lock:
-    it may be stopped, not dead, so its partial files are left to it. Without a lane a held folder is an error.
+    it may be stopped, not dead, so its partial files are left to it. Without a lane a held folder is an error. ``locate`` says what the
+    folder's name leads to.
     """
 
     max_machines: int = 4
@@ -46,6 +48,7 @@ class RunSettings:
     runs: RunStore | None = None
     guard: Callable[[], None] | None = None
     lane: str | None = None
+    locate: Locate = locate
 
     @property
     def run_store(self) -> RunStore:

@@ -2,6 +2,9 @@
 
 A file grows as ``NAME.partial``; when it is whole it is synced, renamed and its folder synced. Whoever finds ``NAME`` finds all
 of it, also after a power cut.
+
+A name may be given to another file at any time, so a file that was written is held by its descriptor until it has its final name. As long
+as it is open, no other file has its inode number, and ``has_name`` can tell the two apart.
 """
 
 from __future__ import annotations
@@ -9,12 +12,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from hypersdk.errors import NO_SPACE, TARGET_DENIED, TargetError
+from hypersdk.errors import NO_SPACE, TARGET_DENIED, TargetError, register
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.holes import pieces
 
@@ -23,6 +27,11 @@ FILE_MODE: Final = 0o640
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a write fails with when more room makes it succeed."""
 
+OUTPUT_REPLACED: Final = register(
+    "output_replaced",
+    "Another process replaced, moved or removed a file of this run. Nothing that is not this run's own was published.",
+    "Find out who writes to the output folder, then run it again with --resume.",
+)
 _BY_DESCRIPTOR: Final = ("/", "proc", "self", "fd")
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -66,15 +75,49 @@ def target_errors(doing: str) -> Iterator[None]:
 def open_output(path: Path, *, fresh: bool) -> int:
     """A descriptor to read and write ``path``: a new, empty file (what lay there is gone) or, not ``fresh``, the one that exists.
 
-    A symbolic link in the place of the file is refused: the output goes where the user said. Raises TargetError.
+    A symbolic link in the place of the file is refused, and so is whatever is no regular file: the output goes where the user said.
+    Raises TargetError.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     with target_errors(f"opening {path.name}"):
         if not fresh:
-            return os.open(path, flags)
+            return open_regular(path, flags)
         with suppress(FileNotFoundError):
             path.unlink()
         return os.open(path, flags | os.O_CREAT | os.O_EXCL, FILE_MODE)
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a file that exists: no link is followed, and a FIFO that somebody put there not waited for. Raises OSError."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError("it is not a regular file")
+
+
+def has_name(descriptor: int, path: Path) -> bool:
+    """Whether ``path`` still leads to the open file, itself and not through a link. Raises TargetError."""
+    with target_errors(f"looking at {path.name}"):
+        try:
+            return os.path.samestat(os.fstat(descriptor), path.lstat())
+        except FileNotFoundError:
+            return False
+
+
+def check_name(descriptor: int, path: Path) -> None:
+    """Raises TargetError ``output_replaced`` where ``path`` is not the open file any more."""
+    if not has_name(descriptor, path):
+        raise TargetError(
+            f"'{path.name}' in {shown_path(path.parent)} is not the file that this run wrote", code=OUTPUT_REPLACED
+        )
+
+
+def remove_own(descriptor: int, path: Path) -> None:
+    """Removes ``path`` where it is the open file; another's is left alone. Raises TargetError."""
+    if has_name(descriptor, path):
+        with target_errors(f"removing {path.name}"):
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -86,31 +129,43 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def sync_file(path: Path, on_lost: Callable[[], None] | None = None) -> None:
-    """Makes the content of ``path`` durable, whoever wrote it. A symbolic link is refused, and a FIFO not waited for.
+def publish(partial: Path, final: Path, written: int | None = None, on_lost: Callable[[], None] | None = None) -> None:
+    """Gives a whole file its name: content durable first, then the name, then the name durable. Raises TargetError.
 
-    ``on_lost`` is called when the sync fails: the next one would succeed all the same.
+    ``written`` is the descriptor that the file was written with: another one that has its name by now is an error (``output_replaced``), and
+    keeps the name that it had. Without it the file is the one that is found. ``on_lost`` is called when the content could not be made
+    durable: the next sync would succeed all the same.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with target_errors(f"publishing {final.name}"):
+        descriptor = open_regular(partial) if written is None else written
+        try:
+            _sync_content(descriptor, on_lost)
+            check_name(descriptor, partial)
+            _rename_own(descriptor, partial, final)
+            sync_folder(final.parent)
+        finally:
+            if written is None:
+                os.close(descriptor)
+
+
+def _sync_content(descriptor: int, on_lost: Callable[[], None] | None) -> None:
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     except OSError:
         if on_lost is not None:
             on_lost()
         raise
-    finally:
-        os.close(handle)
 
 
-def publish(partial: Path, final: Path, on_lost: Callable[[], None] | None = None) -> None:
-    """Gives a whole file its name: content durable first, then the name, then the name durable. Raises TargetError.
-
-    ``on_lost`` is called when the content could not be made durable.
-    """
-    with target_errors(f"publishing {final.name}"):
-        sync_file(partial, on_lost)
-        partial.replace(final)
-        sync_folder(final.parent)
+def _rename_own(descriptor: int, old: Path, new: Path) -> None:
+    """Renames the open file. A rename goes by names, so what it moved is looked at: another's file gets its name back."""
+    old.replace(new)
+    if has_name(descriptor, new):
+        return
+    with suppress(OSError):  # taken again already, by whoever plays with these names
+        os.link(new, old, follow_symlinks=False)
+        new.unlink()
+    check_name(descriptor, new)
 
 
 def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
@@ -118,39 +173,59 @@ def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
 
     One writer at a time. What a kill leaves in the middle of it, the next write of that file takes away.
     """
+    os.close(write_held(path, data, mode))
+
+
+def write_held(path: Path, data: bytes, mode: int = FILE_MODE, check: Callable[[], None] | None = None) -> int:
+    """``write_atomic``, and the descriptor of the file, which the caller closes. ``check`` raises where the name is not to be given after all."""
     new = path.with_name(f".{path.name.lstrip('.')[:100]}.new")
     handle = open_output(new, fresh=True)
-    with target_errors(f"writing {path.name}"):
-        try:
-            with open(handle, "wb") as file:
+    try:
+        with target_errors(f"writing {path.name}"):
+            with open(handle, "wb", closefd=False) as file:
                 file.write(data)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            new.replace(path)
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+            os.fchmod(handle, mode)
+            os.fsync(handle)
+            if check is not None:
+                check()
+            check_name(handle, new)
+            _rename_own(handle, new, path)
+            sync_folder(path.parent)
+    except BaseException:
+        with suppress(TargetError):
+            remove_own(handle, new)
+        os.close(handle)
+        raise
+    return handle
 
 
 def sha256_of(
-    path: Path, cancel: CancelToken, on_bytes: Callable[[int], None] | None = None, region: range | None = None
+    path: Path,
+    cancel: CancelToken,
+    on_bytes: Callable[[int], None] | None = None,
+    region: range | None = None,
+    written: int | None = None,
 ) -> str:
     """Hex SHA-256 of the file as it lies there, or of the ``region`` of its bytes; ``on_bytes`` hears how many more were read.
 
-    Holes are hashed but not read (``transfer.holes``). Raises TargetError, also when the file ends before its region, and Cancelled.
+    Read from the descriptor ``written``, where there is one, and from ``path`` else. Holes are hashed but not read (``transfer.holes``).
+    Raises TargetError, also when the file ends before its region, and Cancelled.
     """
     digest = hashlib.sha256()
-    with target_errors(f"reading {path.name} back"), open(path, "rb", buffering=0) as file:
-        whole = region or range(os.fstat(file.fileno()).st_size)
-        left = len(whole)
-        for piece in pieces(file.fileno(), whole):
-            cancel.check()
-            digest.update(piece)
-            left -= len(piece)
-            if on_bytes is not None:
-                on_bytes(len(piece))
+    with target_errors(f"reading {path.name} back"):
+        descriptor = open_regular(path) if written is None else written
+        try:
+            whole = region or range(os.fstat(descriptor).st_size)
+            left = len(whole)
+            for piece in pieces(descriptor, whole):
+                cancel.check()
+                digest.update(piece)
+                left -= len(piece)
+                if on_bytes is not None:
+                    on_bytes(len(piece))
+        finally:
+            if written is None:
+                os.close(descriptor)
     if left:
         raise TargetError(f"{path.name} ends {left} bytes before it should")
     return digest.hexdigest()

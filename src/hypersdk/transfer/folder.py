@@ -1,0 +1,149 @@
+"""The output folder of a run, held by its descriptor from the first look to the last file.
+
+::
+
+    named   /srv/images/web-01         what the user said, and what results and messages show
+    path    /proc/self/fd/7            the folder itself: whatever is reached below it lies in that folder, wherever it is by now
+
+A name can be given to another folder at any time. So the folder is opened once, all its files are reached through ``path``, and
+``check`` says whether the name still leads to it: a run ends with success only where its files are found under the name that it reports.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from hypersdk.errors import TargetError, register
+from hypersdk.transfer.files import has_name, shown_path, target_errors
+
+FOLDER_MOVED: Final = register(
+    "folder_moved",
+    "The output folder was renamed or moved while the run wrote into it.",
+    "Move it back, then run it again with --resume; what was written is kept.",
+)
+FOLDER_REMOVED: Final = register(
+    "folder_removed",
+    "The output folder was removed while the run wrote into it, or another file system was mounted over it.",
+    "Find out who removes it, then run it again.",
+)
+FOLDER_TAKEN: Final = register(
+    "folder_taken",
+    "The run's lock file was removed from the output folder, so another process may be working there.",
+    "End the other process or choose another folder, then run it again.",
+)
+CHECK_INTERVAL_S: Final = 5.0
+"""How late a copy notices that its folder is gone: a look costs three system calls, a copy in vain costs hours."""
+
+Locate: TypeAlias = Callable[[Path], os.stat_result | None]
+"""What a folder's name leads to now; None where it leads to no folder. Raises TargetError where that cannot be found out."""
+
+
+def locate(named: Path) -> os.stat_result | None:
+    """See Locate. Symbolic links are followed: the user may have named one."""
+    with target_errors(f"looking at {named}"):
+        try:
+            return named.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+class OutputFolder:
+    """One folder, open. Thread-safe."""
+
+    def __init__(
+        self, descriptor: int, named: Path, locate: Locate = locate, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``descriptor`` stays the caller's to close."""
+        self.named: Final = named
+        self.path: Final = Path(f"/proc/self/fd/{descriptor}")
+        self._descriptor = descriptor
+        self._locate = locate
+        self._clock = clock
+        self._next_check_s = clock() + CHECK_INTERVAL_S
+        self._lock: tuple[Path, int] | None = None
+
+    @classmethod
+    @contextmanager
+    def opened(cls, place: Path, named: Path, locate: Locate = locate) -> Iterator[OutputFolder]:
+        """The folder at ``place``, known to users as ``named``. Raises TargetError."""
+        with target_errors(f"opening {named}"):
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            folder = cls(descriptor, named, locate)
+            with target_errors(f"reaching {named} through /proc"):
+                folder.path.stat()
+            yield folder
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def locked_by(self, lock: Path, descriptor: int) -> Iterator[None]:
+        """Notes the file that keeps other processes out of the folder, and the descriptor that holds it."""
+        before, self._lock = self._lock, (lock, descriptor)
+        try:
+            yield
+        finally:
+            self._lock = before
+
+    @property
+    def has_lock(self) -> bool:
+        """Whether other processes still meet this run's lock in the folder."""
+        return self._lock is None or has_name(self._lock[1], self._lock[0])
+
+    def check_lock(self) -> None:
+        """Raises TargetError ``folder_taken``, or ``folder_removed`` where the folder went with its lock."""
+        if self.has_lock:
+            return
+        if self._place() is None:
+            raise self._removed()
+        raise TargetError(f"another process may have {self.named}: this run's lock was removed", code=FOLDER_TAKEN)
+
+    def check(self) -> None:
+        """Raises TargetError ``folder_moved``, ``folder_removed`` or ``folder_taken`` where the run's name for the folder leads elsewhere, or
+        its lock is gone."""
+        self.check_lock()
+        if self._is_ours(self._locate(self.named)):
+            return
+        place = self._place()
+        if place is None:
+            raise self._removed()
+        raise TargetError(
+            f"{self.named} was moved to {place}", code=FOLDER_MOVED, folder=str(self.named), moved_to=str(place)
+        )
+
+    def check_sometimes(self) -> None:
+        """``check``, where the last one is some seconds ago. Cheap enough to be called before every write."""
+        if (now := self._clock()) >= self._next_check_s:
+            self._next_check_s = now + CHECK_INTERVAL_S
+            self.check()
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """A TargetError of the block becomes what was done to the folder, where something was: a missing file is only how it shows."""
+        try:
+            yield
+        except TargetError as error:
+            try:
+                self.check()
+            except TargetError as reason:
+                if reason.code == error.code:
+                    raise error from error.__cause__
+                reason.fields |= {key: value for key, value in error.fields.items() if key == "not_undone"}
+                raise reason from error
+            raise
+
+    def _place(self) -> Path | None:
+        """Where the folder is now; None where it was removed or is out of reach."""
+        place = shown_path(self.path)
+        return place if place != self.path and self._is_ours(locate(place)) else None
+
+    def _is_ours(self, found: os.stat_result | None) -> bool:
+        return found is not None and os.path.samestat(found, os.fstat(self._descriptor))
+
+    def _removed(self) -> TargetError:
+        return TargetError(f"{self.named} was removed", code=FOLDER_REMOVED, folder=str(self.named))
