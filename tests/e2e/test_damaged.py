@@ -12,7 +12,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -116,9 +116,10 @@ def one_bit(broken: Broken, index: int, draw: random.Random) -> None:
 def bit_in_the_data(broken: Broken, index: int, draw: random.Random) -> None:
     """Where there is no hole."""
     place = broken.place(index)
+    behind_header = place.start + (0 if broken.kind == "raw" else BLOCK)
     with place.path.open("rb") as file:
-        inside = [run for run in FdFile(file.fileno()).data_runs(place.start + (BLOCK if broken.kind != "raw" else 0))]
-    run = draw.choice(inside)
+        runs = list(FdFile(file.fileno()).data_runs(behind_header))
+    run = draw.choice([run for run in runs if run.start < place.end])
     flip(place.path, draw.randrange(run.start, min(run.stop, place.end)), draw)
 
 
@@ -231,7 +232,7 @@ class Site:
 
 
 @pytest.fixture(params=KINDS)
-def site(request: pytest.FixtureRequest, engine: EngineFactory, tmp_path: Path) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, engine: EngineFactory, tmp_path: Path) -> Site:
     ran = engine(machines=(MACHINE,))
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
     ran.simulator.set_faults(BREAK)
@@ -241,13 +242,14 @@ def site(request: pytest.FixtureRequest, engine: EngineFactory, tmp_path: Path) 
     ran.simulator.set_faults()
     broken = Broken(folder, request.param)
     assert [disk["receipt"] is not None for disk in broken.run["disks"]] == [True, False]
-    yield Site(ran, broken, expected, tmp_path)
+    return Site(ran, broken, expected, tmp_path)
 
 
 @pytest.mark.slow
 def test_what_an_earlier_run_left_is_not_published_damaged(site: Site) -> None:
     """Each damage to the growing disk, at the same time one to the finished one."""
-    for number, growing in enumerate(GROWING[3:5] if site.first.kind == "unchecked" else GROWING):
+    count = 2 if site.first.kind == "unchecked" else 8
+    for number, growing in enumerate(random.Random(f"{SEED}/{site.first.kind}").sample(GROWING, count)):
         finished = FINISHED[(SEED + number) % len(FINISHED)]
         draw = random.Random(f"{SEED}/{site.first.kind}/{growing.__name__}")
         method, hashed = draw.choice([Method.LEASE, Method.DATASTORE]), draw.random() < 0.5

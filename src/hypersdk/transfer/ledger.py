@@ -251,8 +251,7 @@ class BlockLedger:
 
     def hashes(self, first: int, count: int) -> list[bytes]:
         """The hashes on record for ``count`` blocks from ``first``; UNHASHED also for those that are not recorded."""
-        data = os.pread(self._handle, count * _RECORD.size, _position(first)).ljust(count * _RECORD.size, b"\0")
-        return [digest for digest, _, _ in _RECORD.iter_unpack(data)]
+        return [digest for digest, _, _ in _RECORD.iter_unpack(self._read(first, count))]
 
     def missing(self, low: int, high: int) -> Iterator[range]:
         """Runs of blocks in ``low..high`` that are not recorded, rising. Blocks recorded meanwhile may still be among them."""
@@ -292,6 +291,11 @@ class BlockLedger:
 
     # Records
 
+    def _read(self, first: int, count: int) -> bytes:
+        """The records of ``count`` blocks from ``first``; zeros behind the end of the file, which may have been cut inside a record."""
+        size = count * _RECORD.size
+        return os.pread(self._handle, size, _position(first)).ljust(size, b"\0")
+
     def _pack(self, index: int, digest: bytes) -> bytes:
         head = digest + _STAMP.pack(self._header.epoch)
         return head + _STAMP.pack(self._crc(index, head))
@@ -311,7 +315,7 @@ class BlockLedger:
         forgotten = 0
         for start in range(known.start, known.stop, _SCAN_RECORDS):
             count = min(_SCAN_RECORDS, known.stop - start)
-            data = os.pread(self._handle, count * _RECORD.size, _position(start))
+            data = self._read(start, count)
             # All zero, as it nearly always is: that is a hundred times as fast as to look at each.
             if not zeros and data.count(ZERO_BLOCK) == count:
                 continue
@@ -350,8 +354,7 @@ class BlockLedger:
 
     def _column(self, blocks: range) -> bytearray:
         """The hash column of the records: five words of 64 bits each, of which the first four are the hash. Words are only moved."""
-        size = len(blocks) * _RECORD.size
-        records = array.array("Q", os.pread(self._handle, size, _position(blocks.start)).ljust(size, b"\0"))
+        records = array.array("Q", self._read(blocks.start, len(blocks)))
         column = array.array("Q", bytes(len(blocks) * HASH_SIZE))
         for word in range(4):
             column[word::4] = records[word::5]
