@@ -13,7 +13,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,9 @@ import pytest
 
 from hypersdk.formats.image import BLOCK
 from hypersdk.migration.export import Outcome
+from hypersdk.migration.publish import ExportResult, Publishing
 from hypersdk.migration.spec import Compression, Method, OutputFormat, Resume
+from hypersdk.migration.takeover import CHANGED
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.blockfile import FdFile
@@ -31,6 +33,7 @@ from tests.e2e.judge import (
     RUN_FILE,
     assert_finished,
     assert_holds,
+    assert_no_final_names,
     expected_raw,
     recomputed_digest,
     run_of,
@@ -259,3 +262,75 @@ def test_what_an_earlier_run_left_is_not_published_damaged(site: Site) -> None:
         growing(broken, 1, draw)
         finished(broken, 0, draw)
         site.assert_right(broken, site.resume(broken, method))
+
+
+only_qcow2 = pytest.mark.parametrize("site", ["qcow2"], indirect=True)
+
+
+@only_qcow2
+def test_a_damaged_block_is_fetched_again_and_told(site: Site) -> None:
+    """Only that block, and what was missing anyway."""
+    whole, broken = site.copied("whole"), site.copied("damaged")
+    flip(broken.place(1).path, 5 * BLOCK + 4 * BLOCK + 77, random.Random(1))  # the fourth cluster of data
+    ran = site.engine.simulator
+    ran.reset_counters()
+    undamaged = succeeded(site.resume(whole, Method.DATASTORE))
+    first = sum(length for parts in ran.counters.ranges.values() for _, length in parts)
+    ran.reset_counters()
+    outcome = site.resume(broken, Method.DATASTORE)
+    again = sum(length for parts in ran.counters.ranges.values() for _, length in parts)
+    assert (undamaged.warnings, again - first) == ((), BLOCK)
+    result = succeeded(outcome)
+    assert result.blocks_skipped == undamaged.blocks_skipped - 1
+    assert result.warnings == (
+        "Hard disk 2: 64.0 KiB of what the earlier run had copied was damaged in the unfinished image and was copied again; check the drive it lies on",
+    )
+    assert any(note.startswith("checking what an earlier run copied") for note in site.engine.notes)
+    site.assert_right(broken, outcome)
+
+
+@only_qcow2
+def test_a_finished_disk_that_is_damaged_is_copied_again_and_told(site: Site) -> None:
+    broken = site.copied("damaged")
+    broken.note_checksum(known=True)
+    flip(broken.place(0).path, 9 * BLOCK, random.Random(1))
+    outcome = site.resume(broken)
+    assert succeeded(outcome).warnings == (
+        f"Hard disk 1 was finished by an earlier run and is copied again: {CHANGED}",
+    )
+    site.assert_right(broken, outcome)
+
+
+class Killed(BaseException):
+    """Nothing of ours catches it, as a kill."""
+
+
+@pytest.mark.parametrize("kind", ["qcow2", "ova"])
+def test_damage_after_all_was_copied_ends_the_run_and_the_next_one_copies(
+    kind: str, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run was planned to leave the machine alone, so it must not begin to copy."""
+
+    def dies(_publishing: Publishing) -> ExportResult:
+        raise Killed
+
+    ran, folder = engine(machines=(replace(MACHINE, power="poweredOn"),)), tmp_path / "out"
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+    with monkeypatch.context() as patch:
+        patch.setattr(Publishing, "publish", dies)
+        with pytest.raises(Killed):
+            ran.export("web-01", folder, **KINDS[kind])
+    broken = Broken(folder, kind)
+    flip(broken.place(1).path, broken.place(1).end - 3 * BLOCK, random.Random(1))
+    ran.simulator.reset_counters()
+    error = ran.export("web-01", folder, resume=Resume.RESUME, **KINDS[kind]).error
+    assert error is not None
+    assert (error.code, error.exit_status, error.fields["disks"]) == ("finished_disk_damaged", 8, ["Hard disk 2"])
+    assert dict(ran.simulator.counters.opened) == {}
+    assert_no_final_names(folder)
+    outcome = ran.export("web-01", folder, resume=Resume.RESUME, **KINDS[kind])
+    result = succeeded(outcome)
+    assert ran.simulator.counters.calls["CreateSnapshot_Task"] == 1
+    assert any("every disk was copied again" in warning for warning in result.warnings)
+    assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
+    assert_finished(folder)

@@ -155,8 +155,8 @@ class DiskSet:
 
 def _damaged(label: str, blocks: int) -> str:
     return (
-        f"{label}: {blocks} blocks of 64 KiB ({format_size(blocks * BLOCK)}) were no longer in the unfinished image as the earlier run wrote "
-        "them, and were copied again; check the drive it lies on"
+        f"{label}: {format_size(blocks * BLOCK)} of what the earlier run had copied was damaged in the unfinished image and was copied again; "
+        "check the drive it lies on"
     )
 
 
