@@ -364,7 +364,7 @@ def _open_ledger(
     The identity holds the point in time and how the bytes are laid down, so a ledger is never used for another image.
     """
     if spec.compress is Compression.UNCHECKED:
-        return _Found(None, False, "with --compress=unchecked no record is kept of what was copied" if has_data else "")
+        return _Found(None, False, "unchecked compression keeps no record of what was copied" if has_data else "")
     whole_identity = f"{identity}/{spec.format}/{spec.compress}"
     reason = "the record of what was copied is missing" if has_data else ""
     if has_data and place.exists():
