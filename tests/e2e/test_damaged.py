@@ -30,6 +30,7 @@ from hypersdk.transfer.blockfile import FdFile
 from hypersdk.units import KiB, MiB
 from tests.e2e.engine import Engine, EngineFactory, succeeded
 from tests.e2e.judge import (
+    MANIFEST,
     RUN_FILE,
     assert_finished,
     assert_holds,
@@ -85,6 +86,8 @@ class Broken:
         disk = self.run["disks"][index]
         path = self.folder / f"{'web-01.ova' if self.kind == 'ova' else disk['file_name']}.partial"
         start = disk["start"] or 0
+        if not path.exists():  # it was published
+            path = path.with_name(path.name.removesuffix(".partial"))
         return Place(path, start, start + disk["size_bytes"] if disk["size_bytes"] else path.stat().st_size)
 
     def ledger(self) -> Path:
@@ -307,13 +310,46 @@ class Killed(BaseException):
     """Nothing of ours catches it, as a kill."""
 
 
-@pytest.mark.parametrize("kind", ["qcow2", "ova"])
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "last"), [("qcow2", "publish"), ("ova", "publish"), ("ova", "_manifest"), ("raw", "_manifest")]
+)
 def test_damage_after_all_was_copied_ends_the_run_and_the_next_one_copies(
-    kind: str, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, last: str, index: int, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run was planned to leave the machine alone, so it must not begin to copy."""
+    """The run was planned to leave the machine alone, so it must not begin to copy. Before ``_manifest`` the files have their names already."""
 
-    def dies(_publishing: Publishing) -> ExportResult:
+    def dies(*_: object) -> ExportResult:
+        raise Killed
+
+    ran, folder = engine(machines=(MACHINE,)), tmp_path / "out"
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+    with monkeypatch.context() as patch:
+        patch.setattr(Publishing, last, dies)
+        with pytest.raises(Killed):
+            ran.export("web-01", folder, **KINDS[kind])
+    place = Broken(folder, kind).place(index)
+    flip(place.path, place.end - 3 * BLOCK, random.Random(1))
+    ran.simulator.reset_counters()
+    error = ran.export("web-01", folder, resume=Resume.RESUME, **KINDS[kind]).error
+    assert error is not None
+    assert (error.code, error.exit_status) == ("finished_disk_damaged", 8)
+    assert error.fields["disks"] == [f"Hard disk {index + 1}"]
+    assert dict(ran.simulator.counters.opened) == {}
+    assert not (folder / MANIFEST).exists()
+    result = succeeded(ran.export("web-01", folder, resume=Resume.RESUME, method=Method.LEASE, **KINDS[kind]))
+    again = range(index, 2) if kind == "ova" else [index]  # in an archive those behind it lie where it ends
+    assert dict(ran.simulator.counters.opened) == {f"web-01:{number}": 1 for number in again}
+    assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
+    assert_finished(folder)
+
+
+def test_a_running_machine_is_copied_again_from_a_new_snapshot(
+    engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is gone by the time that the damage is seen."""
+
+    def dies(_: Publishing) -> ExportResult:
         raise Killed
 
     ran, folder = engine(machines=(replace(MACHINE, power="poweredOn"),)), tmp_path / "out"
@@ -321,17 +357,16 @@ def test_damage_after_all_was_copied_ends_the_run_and_the_next_one_copies(
     with monkeypatch.context() as patch:
         patch.setattr(Publishing, "publish", dies)
         with pytest.raises(Killed):
-            ran.export("web-01", folder, **KINDS[kind])
-    broken = Broken(folder, kind)
-    flip(broken.place(1).path, broken.place(1).end - 3 * BLOCK, random.Random(1))
+            ran.export("web-01", folder, **KINDS["qcow2"])
+    place = Broken(folder, "qcow2").place(1)
+    flip(place.path, place.end - 3 * BLOCK, random.Random(1))
     ran.simulator.reset_counters()
-    error = ran.export("web-01", folder, resume=Resume.RESUME, **KINDS[kind]).error
+    error = ran.export("web-01", folder, resume=Resume.RESUME, **KINDS["qcow2"]).error
     assert error is not None
-    assert (error.code, error.exit_status, error.fields["disks"]) == ("finished_disk_damaged", 8, ["Hard disk 2"])
-    assert dict(ran.simulator.counters.opened) == {}
+    assert error.code == "finished_disk_damaged"
+    assert ran.simulator.counters.calls["CreateSnapshot_Task"] == 0
     assert_no_final_names(folder)
-    outcome = ran.export("web-01", folder, resume=Resume.RESUME, **KINDS[kind])
-    result = succeeded(outcome)
+    result = succeeded(ran.export("web-01", folder, resume=Resume.RESUME, **KINDS["qcow2"]))
     assert ran.simulator.counters.calls["CreateSnapshot_Task"] == 1
     assert any("every disk was copied again" in warning for warning in result.warnings)
     assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)

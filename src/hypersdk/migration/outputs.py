@@ -211,6 +211,7 @@ class OvaFile:
     @contextmanager
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
         """See Outputs."""
+        self._take_name_back(record)
         with ExitStack() as stack:
             exists = partial_path(self.path, self._lane).exists()
             place = blocks_path(self._folder / record.file_name, self._lane)
@@ -224,6 +225,13 @@ class OvaFile:
             if not found.trusted:
                 file.truncate(0)
             yield _open_disk(self._spec, file, record, found)
+
+    def _take_name_back(self, record: DiskRecord) -> None:
+        """Where the archive was published and a disk of it must be copied again, those before it are still in there."""
+        partial = partial_path(self.path, self._lane)
+        if record is not self._records[0] and not partial.exists():
+            with target_errors(f"taking {self.path.name} back"):
+                self.path.replace(partial)
 
     def _archive(self, file: BlockFile, until: DiskRecord | None) -> OvaWriter:
         """The archive with all members before ``until``; their headers are written again, which changes nothing."""
