@@ -14,10 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hypersdk.errors import IntegrityError
 from hypersdk.formats.image import BLOCK, BlockFile, ImageWriter
 from hypersdk.transfer.blockfile import FdFile
+from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import BlockLedger
+from hypersdk.transfer.progress import Meter
+from hypersdk.transfer.takeover import take_over
 from hypersdk.units import MiB, TiB, align_up
 from tests.support.tools import run_tool
 from tests.support.writers import (
@@ -228,6 +232,83 @@ def test_what_the_file_lost_is_written_again_at_length(
     kind: WriterKind, made: tuple[Guest, list[Step]], damage: Damage
 ) -> None:
     check_loss(kind, *made, damage)
+
+
+def check_tampering(kind: WriterKind, guest: Guest, steps: list[Step], tampered: list[Tampering]) -> None:
+    """Writes all, with a ledger; something changes bytes of the file; it is taken over, or begun again, as the transfer does."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        block_file(image := Path(folder) / "image") as file,
+        BlockLedger.unnamed(guest.capacity) as ledger,
+    ):
+        first = kind.create(file, guest.capacity)
+        for step in in_order_of(kind, steps):
+            perform(first, guest, step)
+            ledger.record(step.first, [hash_block(guest.blocks[index]) for index in step.indexes()])
+        for change in tampered:
+            change.do(file)
+        try:
+            again = kind.resume(file, guest.capacity, ledger.has)
+        except IntegrityError:
+            ledger.begin_again()
+            again = kind.create(file, guest.capacity)
+        recorded = ledger.recorded
+        damaged = take_over(again, ledger, cancel=CancelToken(), meter=Meter("disk", "image", guest.capacity))
+        assert ledger.recorded == recorded - damaged
+        for index in sorted(guest.kinds):
+            if not ledger.has(index):
+                perform(again, guest, Step(index, index, deflated=True))
+        again.finish()
+        assert_same(guest, image, kind.format)
+
+
+@dataclass(frozen=True)
+class Tampering:
+    """``length`` bytes at ``target`` become those at ``source``, or one of their bits is flipped. Places are parts of a million of the file, or of its
+    first clusters, where the tables are; entries of tables are multiples of 8 bytes."""
+
+    target: int
+    source: int | None
+    length: int
+    at_front: bool
+
+    def do(self, file: FdFile) -> None:
+        size = min(file.size(), 8 * BLOCK) if self.at_front else file.size()
+        target = size * self.target // MILLION // self.length * self.length
+        if self.source is None:
+            [byte] = file.pread(1, target) or b"\0"
+            file.pwrite([bytes([byte ^ 1 << self.target % 8])], target)
+        else:
+            source = size * self.source // MILLION // self.length * self.length
+            file.pwrite([file.pread(self.length, source)], target)
+
+
+tamperings = st.lists(
+    st.builds(
+        Tampering, st.integers(0, MILLION - 1), st.none() | st.integers(0, MILLION - 1), st.sampled_from([8, 512, BLOCK]),
+        st.booleans(),
+    ),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@every_kind
+@few
+@given(work(), tamperings)
+def test_what_the_file_has_of_others_is_written_again(
+    kind: WriterKind, made: tuple[Guest, list[Step]], tampered: list[Tampering]
+) -> None:
+    check_tampering(kind, *made, tampered)
+
+
+@pytest.mark.slow
+@every_kind
+@many
+@given(work(), tamperings)
+def test_what_the_file_has_of_others_is_written_again_at_length(
+    kind: WriterKind, made: tuple[Guest, list[Step]], tampered: list[Tampering]
+) -> None:
+    check_tampering(kind, *made, tampered)
 
 
 deaths = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 200_000)), min_size=1, max_size=3)

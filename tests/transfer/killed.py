@@ -93,11 +93,10 @@ class NotedRanges(MemoryRanges):
 
 def main(folder: Path, source_kind: str, kind: str, rate: int) -> None:
     raw = (folder / "disk.raw").read_bytes()
-    announced = threading.Event()
+    unannounced = threading.Lock()  # whoever takes it is the first, also of several at once
 
     def begun() -> None:
-        if not announced.is_set():
-            announced.set()
+        if unannounced.acquire(blocking=False):
             print("begun", flush=True)
 
     source: DiskSource

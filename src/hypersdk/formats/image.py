@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol, TypeAlias
 
@@ -98,6 +98,21 @@ class ImageWriter(Protocol):
 
     def data_extents(self) -> Iterator[tuple[int, int]]:
         """``(offset, length)`` of guest ranges that hold data so far, rising, disjoint; for tests and for rebuilding state."""
+        ...
+
+    def stored(self) -> Iterator[range]:
+        """Runs of blocks that may read as anything but zeros, rising. Not while others write."""
+        ...
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Fills ``buffer`` from guest ``offset``, through the image's own tables, as the file has it by now. Whole blocks, as in ``write``.
+
+        Thread-safe; not while others write there. Raises IntegrityError where what lies there cannot be decoded.
+        """
+        ...
+
+    def drop(self, blocks: Iterable[int]) -> None:
+        """Lets go of ``blocks``, which rise: they read as zeros afterwards, until they are written again. Not while others write."""
         ...
 
     def held(self) -> Iterator[range]:

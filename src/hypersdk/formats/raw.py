@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Final, Self
 
 from hypersdk.formats.image import BLOCK, BlockFile, Buffer, Piece, check_range
@@ -65,6 +65,25 @@ class RawWriter:
                 start = None
         if start is not None:
             yield start, self.capacity - start
+
+    def stored(self) -> Iterator[range]:
+        """Runs of blocks that are not all hole."""
+        end = 0
+        for run in self._file.data_runs(0):
+            first, stop = max(end, run.start // BLOCK), -(-min(run.stop, self.capacity) // BLOCK)
+            if first < stop:
+                yield range(first, stop)
+                end = stop
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """The bytes at ``offset``; behind the end of a file that was cut short there are zeros."""
+        check_range(offset, len(buffer), self.capacity)
+        buffer[:] = self._file.pread(len(buffer), offset).ljust(len(buffer), b"\0")
+
+    def drop(self, blocks: Iterable[int]) -> None:
+        """Makes holes of ``blocks``."""
+        for index in blocks:
+            self._file.discard(index * BLOCK, min(BLOCK, self.capacity - index * BLOCK))
 
     def held(self) -> Iterator[range]:
         """Runs of blocks that have no hole in them and end before the file does."""

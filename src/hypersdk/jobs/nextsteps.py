@@ -51,6 +51,7 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "output_replaced": f"Find out who writes to the output folder; {_ON}.",
     "ledger_busy": "Wait for it to end, or stop it; then `hyperctl retry ID`.",
     "ledger_unusable": f"{_ANEW}.",
+    "finished_disk_damaged": f"Check the drive that the folder is on; {_ON}: that disk is copied again.",
     "partial_damaged": f"{_ANEW}: the disk starts from its beginning.",
     "resumable_state": f"{_ON}, {_ANEW}.",
     "nothing_to_resume": f"{_ANEW}.",

@@ -115,7 +115,8 @@ def _convert(
         ticking([board.snapshot], lambda rows: observer(rows[0]), settings.progress_interval_s),
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier,
     ):
-        disks = DiskSet(spec, run, outputs, held, board, shared, verifier)
+        warnings: list[str] = []
+        disks = DiskSet(spec, run, outputs, held, board, shared, verifier, warnings.append)
         sources = {disk.key: disk.source for disk in machine.disks}
         disks.copy(
             [(record, sources[record.key]) for record in run.record.disks],
@@ -123,7 +124,7 @@ def _convert(
             cancel,
         )
         board.phase(Phase.VERIFYING)
-        finished = Finished(disks.hashes(), (), restored=True, elapsed_s=time.monotonic() - started)
+        finished = Finished(disks.hashes(), tuple(warnings), restored=True, elapsed_s=time.monotonic() - started)
         board.phase(Phase.PUBLISHING)
         described = machine.descriptor is not None
         result = Publishing(

@@ -21,6 +21,7 @@ from hypersdk.migration.point import SOURCE_CHANGED, PointInTime, point_of
 from hypersdk.migration.prepare import SourceWork
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import Method, OutputFormat
+from hypersdk.migration.takeover import damage_of
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
@@ -39,6 +40,11 @@ DISK_NOT_SERVED: Final = register(
     "disk_not_served",
     "The export lease does not offer one of the machine's disks.",
     "Check the disk in vCenter, or leave it out with --exclude-disk.",
+)
+FINISHED_DAMAGED: Final = register(
+    "finished_disk_damaged",
+    "The file of a disk that an earlier run finished is not what was written: it was damaged or replaced before it was published.",
+    "Check the drive it lies on; then run the command again with --resume: that disk is copied again.",
 )
 NO_LEASE: Final = frozenset({LICENSE_REFUSES_EXPORT, NOT_SUPPORTED})
 """What a server answers that does not export by lease. Any other refusal is of this machine at this moment, and is told."""
@@ -103,7 +109,8 @@ class MachineCopy:
     disks: DiskSet
 
     def run(self, cancel: CancelToken) -> None:
-        """Copies all pending disks."""
+        """Copies all pending disks. Raises IntegrityError ``finished_disk_damaged``."""
+        self._check_finished(cancel)
         pending = [record for record in self.work.records if not record.done]
         for record in self.work.records:
             if record.done:
@@ -114,6 +121,34 @@ class MachineCopy:
             self._copy(pending, cancel)
         elif self.work.run.record.proof is None:
             self._note_interrupted()
+
+    def _check_finished(self, cancel: CancelToken) -> None:
+        """Disks that an earlier process finished are copied again where their files are not what was written.
+
+        Where all was copied the machine may have moved on, and this run was planned to leave it alone: it ends, and the next one copies.
+        """
+        finished = [record for record in self.work.records if record.done]
+        copied = self.work.run.record.copied
+        if finished:
+            self.board.phase(Phase.PREPARING, "checking the disks that an earlier run finished")
+        damage = {record.label: self._damage_of(record, cancel) for record in finished}
+        wrong = [record for record in finished if damage[record.label]]
+        if not wrong:
+            return
+        self._forget(wrong)
+        if copied:
+            reasons = "; ".join(f"{record.label}: {damage[record.label]}" for record in wrong)
+            raise IntegrityError(reasons, code=FINISHED_DAMAGED, disks=[record.label for record in wrong])
+        for record in wrong:
+            self.work.warn(f"{record.label} was finished by an earlier run and is copied again: {damage[record.label]}")
+
+    def _damage_of(self, record: DiskRecord, cancel: CancelToken) -> str | None:
+        size = record.size_bytes
+        spec = self.work.run.record.begun_as(self.work.plan.spec)
+        damage = damage_of(self.work.outputs, record, spec, self.board.meters[record.key], cancel)
+        if record.size_bytes != size:
+            self.work.run.save()
+        return damage
 
     def _note_interrupted(self) -> None:
         """An earlier process ended between the last disk and its proof. The lease is gone, and the server's manifest with it."""
@@ -206,7 +241,8 @@ class MachineCopy:
         records = self.work.records
         if wrong and self.work.plan.spec.format is OutputFormat.OVA:
             wrong = records[records.index(wrong[0]) :]  # those behind it lie where it ends
-        with self.work.run.changing():
+        with self.work.run.changing() as run:
+            run.proof = run.descriptor = None
             for record in wrong:
                 record.begin_again()
         for record in reversed(wrong):

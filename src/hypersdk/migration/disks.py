@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hypersdk.errors import Cancelled
-from hypersdk.formats.image import BlockFile
+from hypersdk.formats.image import BLOCK, BlockFile
 from hypersdk.migration.board import Board
 from hypersdk.migration.outputs import OpenDisk, Outputs
 from hypersdk.migration.runfile import DiskRecord, RunFile
@@ -24,6 +24,7 @@ from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy
 from hypersdk.transfer.source import DiskSource
 from hypersdk.transfer.space import PatientFile
+from hypersdk.units import format_size
 
 READ_BACK_COST: Final = 1 / 10
 """What a byte read back and hashed takes, against one that is copied. SHA-256 makes 1.4 GB/s of a core; a lease's stream 100 to 300 MB/s. For
@@ -34,7 +35,7 @@ the progress bar, where a wrong guess shows as another pace and no more."""
 class DiskSet:
     """Copies disks into their files; the run file knows each when it is done.
 
-    ``verifier`` computes checksums of finished files beside the copy of the others.
+    ``verifier`` computes checksums of finished files beside the copy of the others. ``warn`` adds to the result's warnings.
     """
 
     spec: ExportSpec
@@ -44,6 +45,7 @@ class DiskSet:
     board: Board
     shared: Shared
     verifier: Executor
+    warn: Callable[[str], None]
     _hashes: dict[int, Future[str | None]] = field(default_factory=dict)
 
     def copy(
@@ -99,6 +101,8 @@ class DiskSet:
 
         self.folder.check()
         with self.outputs.open(record, identity, patient) as disk:
+            if disk.begun_again:
+                self.warn(f"{record.label} was begun again, nothing of the earlier run is used: {disk.begun_again}")
             self._patiently(self.run.save, meter, cancel)  # the place inside an OVA is known now
             meter.expect_read_back(self._read_back_share(record, disk))
             receipt = transfer_disk(
@@ -113,6 +117,8 @@ class DiskSet:
                 budget=self.shared.budget,
                 space=gate,
             )
+            if receipt.blocks_damaged:
+                self.warn(_damaged(record.label, receipt.blocks_damaged))
             with target_errors(f"finishing {record.file_name}"):
                 return receipt, disk.file.size(), _digest_in_passing(disk)
 
@@ -154,6 +160,13 @@ class DiskSet:
     def hashes(self) -> dict[int, str | None]:
         """SHA-256 (hex) of each file by device key, None where it was not hashed; waits for those that are still computed."""
         return {key: future.result() for key, future in self._hashes.items()}
+
+
+def _damaged(label: str, blocks: int) -> str:
+    return (
+        f"{label}: {format_size(blocks * BLOCK)} of what the earlier run had copied was damaged in the unfinished image and was copied again; "
+        "check the drive it lies on"
+    )
 
 
 def _digest_in_passing(disk: OpenDisk) -> str | None:

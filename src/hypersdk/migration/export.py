@@ -244,7 +244,9 @@ class MachineExport:
         if work.run.record.published:
             return self._only_put_back(work)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier:
-            disks = DiskSet(self._plan.spec, work.run, work.outputs, self._held, self._board, self._shared, verifier)
+            disks = DiskSet(
+                self._plan.spec, work.run, work.outputs, self._held, self._board, self._shared, verifier, work.warn
+            )
             copy = MachineCopy(work, self._board, disks)
             try:
                 self._copy(work, copy)

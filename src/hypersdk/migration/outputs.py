@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias
 
-from hypersdk.errors import Cancelled, TargetError
+from hypersdk.errors import Cancelled, IntegrityError, TargetError
 from hypersdk.formats.image import BLOCK, BlockFile, ImageWriter
 from hypersdk.formats.ova import DESCRIPTOR_ROOM, OvaWriter
 from hypersdk.formats.qcow2.writer import Qcow2Writer
@@ -52,12 +52,23 @@ Wrap: TypeAlias = Callable[[BlockFile], BlockFile]
 
 @dataclass(frozen=True, slots=True)
 class OpenDisk:
-    """A disk that can be written. ``ledger`` is None where grains pass unseen: such a disk starts again after a break."""
+    """A disk that can be written. ``ledger`` is None where grains pass unseen: such a disk starts again after a break. ``begun_again`` says why what
+    an earlier process left of it is not gone on with; empty where it is, and where nothing was left.
+    """
 
     writer: ImageWriter
     ledger: BlockLedger | None
     file: BlockFile
     resumed: bool
+    begun_again: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedFile:
+    """An open file, to be read and written, and the bytes of it that are the disk."""
+
+    descriptor: int
+    region: range
 
 
 class Outputs(Protocol):
@@ -80,6 +91,10 @@ class Outputs(Protocol):
 
     def recorded_bytes(self, record: DiskRecord) -> int:
         """About how many of the guest's bytes an earlier run recorded as written. Raises TargetError."""
+        ...
+
+    def finished(self, record: DiskRecord) -> AbstractContextManager[FinishedFile]:
+        """The file of a finished disk, published or not. Raises TargetError."""
         ...
 
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
@@ -153,7 +168,7 @@ class _OwnFile:
         if self._descriptor is None:
             published = os.path.lexists(self.final) and not os.path.lexists(self.partial)
             with target_errors(f"opening {self.final.name}"):
-                self._descriptor = open_regular(self.final) if published else open_regular(self.partial, os.O_RDWR)
+                self._descriptor = open_regular(self.final if published else self.partial, os.O_RDWR)
         return self._descriptor
 
     def publish(self, on_lost: Callable[[], None] | None = None) -> None:
@@ -207,7 +222,7 @@ class DiskFiles:
         """See Outputs."""
         path = self._folder / record.file_name
         with ExitStack() as stack:
-            ledger, resumed = _open_ledger(
+            found = _open_ledger(
                 stack,
                 self._spec,
                 blocks_path(path, self._lane),
@@ -215,9 +230,8 @@ class DiskFiles:
                 identity,
                 partial_path(path, self._lane).exists(),
             )
-            descriptor = self._file(record).opened(fresh=not resumed)
-            file = wrap(FdFile(descriptor))
-            yield OpenDisk(_writer(self._spec, file, record, ledger, resumed=resumed), ledger, file, resumed)
+            descriptor = self._file(record).opened(fresh=not found.trusted)
+            yield _open_disk(self._spec, wrap(FdFile(descriptor)), record, found)
 
     def close_disk(self, record: DiskRecord) -> None:
         """The ledger has served: a finished disk is never opened again."""
@@ -231,6 +245,12 @@ class DiskFiles:
     def recorded_bytes(self, record: DiskRecord) -> int:
         """See Outputs."""
         return _recorded_bytes(self._folder, record) if self.begun(record) else 0
+
+    @contextmanager
+    def finished(self, record: DiskRecord) -> Iterator[FinishedFile]:
+        """See Outputs."""
+        assert record.size_bytes is not None
+        yield FinishedFile(self._file(record).whole, range(record.size_bytes))
 
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
@@ -281,19 +301,23 @@ class OvaFile:
     @contextmanager
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
         """See Outputs."""
+        self._take_name_back(record)
         with ExitStack() as stack:
             exists = partial_path(self.path, self._lane).exists()
             place = blocks_path(self._folder / record.file_name, self._lane)
-            ledger, resumed = _open_ledger(
-                stack, self._spec, place, record, identity, exists and record.start is not None
-            )
+            found = _open_ledger(stack, self._spec, place, record, identity, exists and record.start is not None)
             first = record is self._records[0]
-            descriptor = self._file.opened(fresh=first and not resumed)
+            descriptor = self._file.opened(fresh=not exists or (first and not found.trusted))
             record.start = self._archive(FdFile(descriptor), until=record).begin_member(record.file_name)
             file = RegionFile(wrap(FdFile(descriptor)), record.start)
-            if not resumed:
+            if not found.trusted:
                 file.truncate(0)
-            yield OpenDisk(_writer(self._spec, file, record, ledger, resumed=resumed), ledger, file, resumed)
+            yield _open_disk(self._spec, file, record, found)
+
+    def _take_name_back(self, record: DiskRecord) -> None:
+        """Where the archive was published and a disk of it must be copied again, those before it are still in there."""
+        if record is not self._records[0] and not self._file.partial.exists():
+            self._file.take_back()
 
     def _archive(self, file: BlockFile, until: DiskRecord | None) -> OvaWriter:
         """The archive with all members before ``until``; their headers are written again, which changes nothing."""
@@ -318,6 +342,13 @@ class OvaFile:
     def recorded_bytes(self, record: DiskRecord) -> int:
         """See Outputs."""
         return _recorded_bytes(self._folder, record) if self.begun(record) else 0
+
+    @contextmanager
+    def finished(self, record: DiskRecord) -> Iterator[FinishedFile]:
+        """See Outputs."""
+        assert record.start is not None
+        assert record.size_bytes is not None
+        yield FinishedFile(self._file.whole, range(record.start, record.start + record.size_bytes))
 
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
@@ -416,32 +447,43 @@ def _recorded_bytes(folder: Path, record: DiskRecord) -> int:
         return min(record.capacity_bytes, BlockLedger.recorded_about(blocks_path(folder / record.file_name)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The disk's ledger, and whether it vouches for anything that lies in its file; if not and there is a file, why."""
+
+    ledger: BlockLedger | None
+    trusted: bool
+    reason: str = ""
+
+
 def _open_ledger(
     stack: ExitStack, spec: ExportSpec, place: Path, record: DiskRecord, identity: str, has_data: bool
-) -> tuple[BlockLedger | None, bool]:
-    """The disk's ledger and whether it vouches for what lies there; a new one where the old does not fit.
+) -> _Found:
+    """The disk's ledger; a new one where the old does not fit.
 
     The identity holds the point in time and how the bytes are laid down, so a ledger is never used for another image.
     """
     if spec.compress is Compression.UNCHECKED:
-        return None, False
+        return _Found(None, False, "unchecked compression keeps no record of what was copied" if has_data else "")
     whole_identity = f"{identity}/{spec.format}/{spec.compress}"
+    reason = "the record of what was copied is missing" if has_data else ""
     if has_data and place.exists():
         try:
             ledger = BlockLedger.open(place, record.capacity_bytes, whole_identity)
         except TargetError as error:
             if error.code != LEDGER_UNUSABLE:
                 raise
-            place.unlink()  # of another point in time, or damaged: the disk starts again, and its receipt says so
+            reason = error.message
+            place.unlink()
         else:
             stack.callback(ledger.close)
-            return ledger, True
+            return _Found(ledger, ledger.recorded > 0, "nothing of it was on record")
     ledger = BlockLedger.create(place, record.capacity_bytes, whole_identity)
     stack.callback(ledger.close)
-    return ledger, False
+    return _Found(ledger, False, reason)
 
 
-_QCOW2_COMPRESSION: dict[Compression, Literal["none", "pass", "repack"]] = {
+QCOW2_COMPRESSION: dict[Compression, Literal["none", "pass", "repack"]] = {
     Compression.NONE: "none",
     Compression.CHECKED: "pass",
     Compression.UNCHECKED: "pass",
@@ -449,22 +491,25 @@ _QCOW2_COMPRESSION: dict[Compression, Literal["none", "pass", "repack"]] = {
 }
 
 
-def _writer(
-    spec: ExportSpec, file: BlockFile, record: DiskRecord, ledger: BlockLedger | None, *, resumed: bool
-) -> ImageWriter:
-    """The writer of the format: a new image, or the one that ``ledger`` knows."""
+def _open_disk(spec: ExportSpec, file: BlockFile, record: DiskRecord, found: _Found) -> OpenDisk:
+    """The writer of the format: of a new image, or of the one that the ledger knows. One that cannot be gone on with is begun again."""
+    capacity, ledger, reason = record.capacity_bytes, found.ledger, found.reason
     with target_errors(f"opening {record.file_name}"):
-        if ledger is None or not resumed:
-            return _new_writer(spec, file, record.capacity_bytes)
-        with ledger.syncing():  # a VMDK is put in order first
-            return _resumed_writer(spec, file, record.capacity_bytes, ledger)
+        if ledger is not None and found.trusted:
+            try:
+                with ledger.syncing():  # a VMDK is put in order first
+                    return OpenDisk(_resumed_writer(spec, file, capacity, ledger), ledger, file, resumed=True)
+            except IntegrityError as error:
+                reason = error.message
+                ledger.begin_again()  # before the image goes: a record must never outlive its block
+        return OpenDisk(_new_writer(spec, file, capacity), ledger, file, resumed=False, begun_again=reason)
 
 
 def _new_writer(spec: ExportSpec, file: BlockFile, capacity: int) -> ImageWriter:
     if spec.format is OutputFormat.RAW:
         return RawWriter.create(file, capacity)
     if spec.format is OutputFormat.QCOW2:
-        return Qcow2Writer.create(file, capacity, compression=_QCOW2_COMPRESSION[spec.compress])
+        return Qcow2Writer.create(file, capacity, compression=QCOW2_COMPRESSION[spec.compress])
     return StreamOptimizedWriter.create(file, capacity)
 
 
@@ -472,5 +517,5 @@ def _resumed_writer(spec: ExportSpec, file: BlockFile, capacity: int, ledger: Bl
     if spec.format is OutputFormat.RAW:
         return RawWriter.resume(file, capacity)
     if spec.format is OutputFormat.QCOW2:
-        return Qcow2Writer.resume(file, capacity, compression=_QCOW2_COMPRESSION[spec.compress], trusted=ledger.has)
+        return Qcow2Writer.resume(file, capacity, compression=QCOW2_COMPRESSION[spec.compress], trusted=ledger.has)
     return StreamOptimizedWriter.resume(file, capacity, trusted=ledger.has)

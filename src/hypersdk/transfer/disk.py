@@ -31,6 +31,7 @@ from hypersdk.transfer.sink import Checkpoints, Sink, Tally
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests, StreamSource
 from hypersdk.transfer.space import SpaceGate
 from hypersdk.transfer.streaming import PassOptions, StreamPass
+from hypersdk.transfer.takeover import take_over
 from hypersdk.units import MiB, format_duration
 
 CHECKPOINT_BYTES: Final = 64 * MiB
@@ -57,8 +58,8 @@ def transfer_disk(
 ) -> Receipt:
     """Copies ``source`` into ``writer`` and finishes it: when this returns, the image is whole and durable.
 
-    ``ledger`` says what an earlier run wrote: that is not written again (a stream's blocks are compared with it, ranges are not
-    even fetched), but for what the image has lost of it. Without one the run cannot be resumed. ``check=False`` passes grains on
+    ``ledger`` says what an earlier run wrote: that is read back first (``transfer.takeover``), and what is still there is not written again
+    (a stream's blocks are compared with it, ranges are not even fetched). Without one the run cannot be resumed. ``check=False`` passes grains on
     unseen: then there is no content digest.
     ``workers`` inflate and hash. ``hashes`` are the digests of the stream; SHA-1 is added where the source wants it.
     ``space`` waits for room for the ledger; the image's own file is wrapped in ``PatientFile`` by who opened it.
@@ -72,9 +73,7 @@ def transfer_disk(
     started = clock()
     with ExitStack() as stack:
         kept = ledger if ledger is not None else stack.enter_context(BlockLedger.unnamed(writer.capacity))
-        if kept.recorded:
-            with target_errors(f"looking at {meter.file_name}"):
-                kept.keep(writer.held())
+        damaged = take_over(writer, kept, cancel=cancel, meter=meter, workers=workers) if kept.recorded else 0
         found = kept.recorded
         meter.found(min(found * BLOCK, writer.capacity))
         checkpoints = None
@@ -94,7 +93,7 @@ def transfer_disk(
         until_copied.close()  # of two syncs at once only one hears of an error, and a checkpoint must not call durable what the other lost
         with target_errors(f"finishing {meter.file_name}"), kept.syncing():
             writer.finish()
-        return copy.receipt(source, digests, found, clock() - started)
+        return copy.receipt(source, digests, found, damaged, clock() - started)
 
 
 @contextmanager
@@ -184,11 +183,14 @@ class _Copy:
         self.budget.exhausted(host)
         return self.budget.use(host).running > 0
 
-    def receipt(self, source: DiskSource, digests: StreamDigests | None, found: int, elapsed_s: float) -> Receipt:
+    def receipt(
+        self, source: DiskSource, digests: StreamDigests | None, found: int, damaged: int, elapsed_s: float
+    ) -> Receipt:
         """What was done."""
         return Receipt(
             label=source.label, capacity_bytes=self.writer.capacity, content=self.ledger.content_digest(),
             stream=digests, wire_bytes=self.meter.wire_bytes, written_bytes=self.meter.written_bytes,
             data_bytes=self.ledger.data_bytes, blocks_written=self.tally.written, blocks_skipped=found,
             blocks_zero=self.tally.zero, attempts=self.tries, elapsed_s=elapsed_s, route=self.route,
+            blocks_damaged=damaged,
         )  # fmt: skip

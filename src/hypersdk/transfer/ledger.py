@@ -15,7 +15,7 @@ last *durable* epoch count. ``checkpoint`` moves the epoch on, makes the image d
 in the header (one sector, one write). A failed sync leaves the header saying that this boot's records prove nothing.
 
 The image has the last word: what is recorded as data and is not there (the file was cut, or a file system lost parts of it) is forgotten by
-``keep`` and copied again.
+``keep``, and what is there and is not what was recorded by ``forget`` (``transfer.takeover``). Both are copied again.
 
 A record torn by a kill in the middle of a write fails its CRC and counts as absent; the CRC is salted with the ledger's
 own random number and the index, so a record of another ledger or place never counts.
@@ -227,16 +227,31 @@ class BlockLedger:
         forgotten = position = 0
         for run in chain(held, [range(self.blocks, self.blocks)]):
             for known in self._map.runs(position, run.start, present=True):
-                forgotten += self._forget_data(known)
+                forgotten += self._wipe(known, zeros=False)
             position = run.stop
         if forgotten:
             os.fdatasync(self._handle)  # else a power cut could bring them back when others lie in their place
         return forgotten
 
+    def forget(self, blocks: Iterable[range]) -> None:
+        """Takes back that ``blocks`` are in the image: what was read back from there is something else. Not while others record. Raises OSError."""
+        for run in blocks:
+            self._wipe(run, zeros=True)
+        os.fdatasync(self._handle)
+
+    def begin_again(self) -> None:
+        """Forgets everything: the image is written anew. Whenever the process dies, no record of before counts. Raises OSError."""
+        os.ftruncate(self._handle, 0)
+        self._map = BlockMap(self.blocks)
+        self._data_bytes = 0
+        self._unhashed = False
+        salt = int.from_bytes(os.urandom(4), "little")
+        self._header = replace(self._header, boot=boot_id(), salt=salt, epoch=1, durable=0)
+        self._write_header()
+
     def hashes(self, first: int, count: int) -> list[bytes]:
-        """The hashes on record for ``count`` blocks from ``first``, all of which must be recorded."""
-        data = os.pread(self._handle, count * _RECORD.size, _position(first))
-        return [digest for digest, _, _ in _RECORD.iter_unpack(data)]
+        """The hashes on record for ``count`` blocks from ``first``; UNHASHED also for those that are not recorded."""
+        return [digest for digest, _, _ in _RECORD.iter_unpack(self._read(first, count))]
 
     def missing(self, low: int, high: int) -> Iterator[range]:
         """Runs of blocks in ``low..high`` that are not recorded, rising. Blocks recorded meanwhile may still be among them."""
@@ -276,6 +291,11 @@ class BlockLedger:
 
     # Records
 
+    def _read(self, first: int, count: int) -> bytes:
+        """The records of ``count`` blocks from ``first``; zeros behind the end of the file, which may have been cut inside a record."""
+        size = count * _RECORD.size
+        return os.pread(self._handle, size, _position(first)).ljust(size, b"\0")
+
     def _pack(self, index: int, digest: bytes) -> bytes:
         head = digest + _STAMP.pack(self._header.epoch)
         return head + _STAMP.pack(self._crc(index, head))
@@ -290,22 +310,21 @@ class BlockLedger:
         if digest != ZERO_BLOCK:
             self._data_bytes += self._length(index)
 
-    def _forget_data(self, known: range) -> int:
-        """Wipes the records of recorded blocks that are not zero."""
+    def _wipe(self, known: range, *, zeros: bool) -> int:
+        """Wipes the records of ``known``, those of zero blocks only with ``zeros``. Returns how many blocks were recorded and are not any more."""
         forgotten = 0
         for start in range(known.start, known.stop, _SCAN_RECORDS):
             count = min(_SCAN_RECORDS, known.stop - start)
-            data = os.pread(self._handle, count * _RECORD.size, _position(start))
-            if (
-                data.count(ZERO_BLOCK) == count
-            ):  # as it nearly always is, and a hundred times as fast as to look at each
+            data = self._read(start, count)
+            # All zero, as it nearly always is: that is a hundred times as fast as to look at each.
+            if not zeros and data.count(ZERO_BLOCK) == count:
                 continue
             for index, (digest, _, _) in enumerate(_RECORD.iter_unpack(data), start):
-                if digest != ZERO_BLOCK:
+                if zeros or digest != ZERO_BLOCK:
                     _write_all(self._handle, bytes(_RECORD.size), _position(index))
-                    self._map.remove(index)
-                    self._data_bytes -= self._length(index)
-                    forgotten += 1
+                    if self._map.remove(index):
+                        self._data_bytes -= 0 if digest == ZERO_BLOCK else self._length(index)
+                        forgotten += 1
         return forgotten
 
     def _length(self, index: int) -> int:
@@ -335,8 +354,7 @@ class BlockLedger:
 
     def _column(self, blocks: range) -> bytearray:
         """The hash column of the records: five words of 64 bits each, of which the first four are the hash. Words are only moved."""
-        size = len(blocks) * _RECORD.size
-        records = array.array("Q", os.pread(self._handle, size, _position(blocks.start)).ljust(size, b"\0"))
+        records = array.array("Q", self._read(blocks.start, len(blocks)))
         column = array.array("Q", bytes(len(blocks) * HASH_SIZE))
         for word in range(4):
             column[word::4] = records[word::5]

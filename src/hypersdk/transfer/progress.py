@@ -25,6 +25,7 @@ from typing import Final, TypeAlias
 
 from hypersdk.model import Basis, Bottleneck, DiskProgress, Phase
 from hypersdk.transfer.activity import Spent, Timeline, bottleneck, difference, total
+from hypersdk.units import format_size
 
 Waiting: TypeAlias = Callable[[str], AbstractContextManager[None]]
 """Shows a note for as long as the block runs: what is being waited for."""
@@ -144,6 +145,12 @@ class Meter:
         with self._lock:
             self._read_back_share = share
 
+    def check_earlier(self, total_bytes: int) -> None:
+        """What an earlier process copied is being read, ``total_bytes`` of it, counted by ``add_read_back``. The copy is none the further for it."""
+        self.enter(Phase.PREPARING, f"checking what an earlier run copied, {format_size(total_bytes)}")
+        with self._lock:
+            self._read_back, self._read_back_total = 0, total_bytes
+
     def read_back(self, total_bytes: int) -> None:
         """The image is being read back: ``total_bytes`` of it, counted by ``add_read_back``."""
         self.enter(Phase.VERIFYING)
@@ -168,7 +175,7 @@ class Meter:
     def _begin(self, new: _Pass) -> None:
         with self._lock:
             self._pass = new
-            self._phase = Phase.TRANSFERRING
+            self._phase, self._note = Phase.TRANSFERRING, ""
             self._samples.clear()
 
     def tried(self) -> None:
@@ -247,22 +254,28 @@ class Meter:
 
     def _share(self) -> float:
         """Of the phase."""
-        if self._phase is Phase.VERIFYING:
+        if self._reads_back:
             return self._read_back / self._read_back_total if self._read_back_total else 1.0
         return self._pass.share(self._capacity)
 
     def _whole(self, share: float) -> float:
         if self._phase is Phase.DONE:
             return 1.0
+        if self._phase is Phase.PREPARING:
+            return 0.0
         transfer, read_back = 1 - self._read_back_share, self._read_back_share
         whole = transfer + read_back * share if self._phase is Phase.VERIFYING else transfer * share
         return min(max(whole, 0.0), NEARLY)
 
+    @property
+    def _reads_back(self) -> bool:
+        return self._phase in (Phase.PREPARING, Phase.VERIFYING)
+
     def _basis(self) -> Basis:
-        return Basis.BYTES_READ if self._phase is Phase.VERIFYING else self._pass.basis(self._capacity)
+        return Basis.BYTES_READ if self._reads_back else self._pass.basis(self._capacity)
 
     def _moved(self) -> int:
-        return self._read_back if self._phase is Phase.VERIFYING else self._wire
+        return self._read_back if self._reads_back else self._wire
 
     def _sample(self, now: float, share: float) -> None:
         if self._samples and now - self._samples[-1].now < _SAMPLE_EVERY_S:

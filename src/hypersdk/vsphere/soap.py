@@ -252,7 +252,9 @@ class _Bounded(io.RawIOBase):
         data = self._answer.read(max(size, 64 * 1024))
         self._left -= len(data)
         if self._left < 0:
-            raise ConnectError(f"an object in the server's answer is larger than {MAX_OBJECT_BYTES} bytes", code=BAD_ANSWER)
+            raise ConnectError(
+                f"an object in the server's answer is larger than {MAX_OBJECT_BYTES} bytes", code=BAD_ANSWER
+            )
         return data
 
 

@@ -47,6 +47,7 @@ class HostClusters:
         """Of an image that another run began: everything up to its end is taken, no count is known. ``retain`` what is in use, then ``trim``."""
         end = align_up(max(file.size(), geometry.fixed_clusters * CLUSTER), CLUSTER) // CLUSTER
         clusters = cls(file, geometry, end)
+        file.discard(geometry.refcount_table_offset, geometry.refcount_table_clusters * CLUSTER)
         for area in range(clusters._areas()):
             file.discard(refcount_block(area) * CLUSTER, CLUSTER)
             if area:
@@ -107,6 +108,12 @@ class HostClusters:
         """One reference less; what nobody refers to any more gives its room back."""
         for cluster in self._add(first, count, -1):
             self._file.discard(cluster * CLUSTER, CLUSTER)
+
+    def count_of(self, cluster: int) -> int:
+        """How many references ``cluster`` has."""
+        area, number = divmod(cluster, COUNTS_PER_BLOCK)
+        page = self._counts.page(refcount_block(area) * CLUSTER)
+        return int.from_bytes(page[number * 2 : number * 2 + 2], "big")
 
     def _add(self, first: int, count: int, step: int) -> list[int]:
         """Adds ``step`` to the counts; returns the clusters whose count is 0 now."""

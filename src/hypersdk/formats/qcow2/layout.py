@@ -155,3 +155,10 @@ def entry_bytes(entry: int) -> tuple[int, int]:
     offset = entry & _COMPRESSED_OFFSET_MASK
     more_sectors = (entry & ~COMPRESSED & ~COPIED) >> _COMPRESSED_OFFSET_BITS
     return offset, (offset // SECTOR + more_sectors + 1) * SECTOR
+
+
+def is_ours(entry: int) -> bool:
+    """Whether an L2 entry (not 0) is one that ``plain_entry`` or ``compressed_entry`` makes, without any other flag."""
+    if entry & COMPRESSED:
+        return not entry & COPIED
+    return entry == plain_entry(entry & OFFSET_MASK)

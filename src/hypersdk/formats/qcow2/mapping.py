@@ -20,6 +20,7 @@ from hypersdk.formats.qcow2.layout import (
     Geometry,
     entry_bytes,
     entry_span,
+    is_ours,
     plain_entry,
 )
 from hypersdk.formats.qcow2.pages import PageCache
@@ -59,6 +60,16 @@ class GuestMap:
         page[start * 8 : start * 8 + len(data)] = data
         return old
 
+    def entries(self, first_index: int, count: int) -> list[int]:
+        """The L2 entries of ``count`` guest clusters in a row, 0 for those that have none."""
+        found: list[int] = []
+        while len(found) < count:
+            table_index, start = divmod(first_index + len(found), L2_ENTRIES)
+            length = min(count - len(found), L2_ENTRIES - start)
+            table = self._tables[table_index]
+            found += _words(self._pages.page(table)[start * 8 : (start + length) * 8]) if table else [0] * length
+        return found
+
     def _new_table(self, table_index: int, data: bytes, position: int) -> int:
         """A new L2 table that has ``data`` at ``position``: its cluster was never used before and reads as zeros without being written."""
         offset = self._clusters.reserve(1)
@@ -79,7 +90,7 @@ class GuestMap:
         """Reads the tables of an image that another run began; counts what they refer to and clears entries that are not ``trusted``,
         and those whose data the file has not or not all of: it was cut, or has a hole there.
 
-        Raises IntegrityError ``partial_damaged`` when a table or a trusted entry leads to the fixed part of the image.
+        Raises IntegrityError ``partial_damaged`` when a table or a trusted entry leads to the fixed part of the image, or two L1 entries to one table.
         """
         data_runs = DataRuns(self._file.data_runs(0))
         length = len(self._tables) * _L1_ENTRY.size
@@ -91,7 +102,7 @@ class GuestMap:
                 # A power cut: the entry reached the disk before the end of the file did. No checkpoint covers what such a table mapped.
                 self._set_table(table_index, 0)
                 continue
-            self._claim(entry)
+            self._claim_table(entry)
             self._tables[table_index] = entry & OFFSET_MASK
             self._load_table(table_index, trusted, data_runs)
 
@@ -99,8 +110,10 @@ class GuestMap:
         offset = self._tables[table_index]
         page = self._pages.page(offset)
         cleared = False
+        first = table_index * L2_ENTRIES
         for index, entry in _entries(page):
-            if trusted(table_index * L2_ENTRIES + index) and self._is_whole(entry, data_runs):
+            on_disk = first + index < self._geometry.guest_clusters
+            if on_disk and trusted(first + index) and self._is_whole(entry, data_runs):
                 self._clusters.retain(*entry_span(entry))
             else:
                 page[index * 8 : index * 8 + 8] = bytes(8)
@@ -108,13 +121,18 @@ class GuestMap:
         if cleared:
             self._file.pwrite([page], offset)
 
-    def _claim(self, entry: int) -> None:
+    def _claim_table(self, entry: int) -> None:
+        """A table that two entries lead to would be changed through either."""
         self._check(entry)
-        self._clusters.retain(*entry_span(entry))
+        cluster, _ = entry_span(entry)
+        if entry != plain_entry(cluster * CLUSTER) or self._clusters.count_of(cluster):
+            raise IntegrityError(f"no table can be in cluster {cluster} of the unfinished image", code=PARTIAL_DAMAGED)
+        self._clusters.retain(cluster, 1)
 
     def _is_whole(self, entry: int, data_runs: DataRuns) -> bool:
+        """Whether the file has data there; not where the entry has flags that this program never sets: others would read it otherwise."""
         self._check(entry)
-        return data_runs.cover(*entry_bytes(entry))
+        return is_ours(entry) and data_runs.cover(*entry_bytes(entry))
 
     def _check(self, entry: int) -> None:
         span = entry_span(entry)

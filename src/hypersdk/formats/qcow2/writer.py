@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import ClassVar, Final, Literal, Self, TypeAlias
 
@@ -15,6 +15,7 @@ from hypersdk.formats.image import BlockFile, Buffer, Piece, check_range
 from hypersdk.formats.qcow2.clusters import REGION, HostClusters
 from hypersdk.formats.qcow2.layout import (
     CLUSTER,
+    COMPRESSED,
     COUNTS_PER_BLOCK,
     DEFLATED_MAX,
     DEFLATED_MIN,
@@ -23,6 +24,7 @@ from hypersdk.formats.qcow2.layout import (
     MAGIC,
     Geometry,
     compressed_entry,
+    entry_bytes,
     entry_span,
     plain_entry,
 )
@@ -35,6 +37,7 @@ Compression: TypeAlias = Literal["none", "pass", "repack"]
 
 _Deflate: TypeAlias = Callable[[Buffer], Buffer]
 
+_DEFLATE_ERROR: Final[type[Exception]] = isal_zlib.error  # type: ignore[assignment]  # isal's stub takes the class for an instance
 _STEP: Final = 4 * MiB  # longest single write; keeps a run of clusters within a refcount block
 _PACK_AT_ONCE: Final = 64
 _SAMPLE: Final = 4 * KiB
@@ -219,6 +222,39 @@ class Qcow2Writer:
         for first, count in self._map.extents():
             yield range(first, first + count)
 
+    stored = held
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Clusters as the L2 tables name them; plain ones that lie in a row come with one read."""
+        check_range(offset, len(buffer), self.capacity)
+        with self._lock:
+            entries = self._map.entries(offset // CLUSTER, -(-len(buffer) // CLUSTER))
+        at = 0
+        for entry, count in _read_at_once(entries):
+            view = buffer[at * CLUSTER : (at + count) * CLUSTER]
+            view[:] = self._read_entry(entry, len(view), offset + at * CLUSTER)
+            at += count
+
+    def _read_entry(self, entry: int, length: int, offset: int) -> Buffer:
+        """``length`` bytes from where ``entry`` leads to on; of deflated ones the whole cluster is needed."""
+        if not entry:
+            return bytes(length)
+        start, end = entry_bytes(entry)
+        if entry & COMPRESSED:
+            return memoryview(_inflated(self._file.pread(end - start, start), offset))[:length]
+        data = self._file.pread(length, start)
+        if len(data) < length:
+            raise IntegrityError(f"the image ends inside the block at guest offset {offset}", code=PARTIAL_DAMAGED)
+        return data
+
+    def drop(self, blocks: Iterable[int]) -> None:
+        """Clears the entries of ``blocks`` and gives their clusters back."""
+        with self._lock:
+            for index in blocks:
+                if self._map.entries(index, 1) != [0]:
+                    for entry in self._map.replace(index, [0]):
+                        self._clusters.release(*entry_span(entry))
+
 
 def most_bytes(capacity: int, blocks: int, *, compressed: bool) -> int:
     """The longest that an image of ``blocks`` clusters of data becomes when it is written in one run; a resumed one may have holes.
@@ -233,6 +269,34 @@ def most_bytes(capacity: int, blocks: int, *, compressed: bool) -> int:
     longest_run = max(REGION, _STEP // CLUSTER)
     areas = clusters // (COUNTS_PER_BLOCK - longest_run)
     return (clusters + areas * longest_run) * CLUSTER
+
+
+def _read_at_once(entries: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """``(entry, count)``: runs of ``count`` clusters that one read gets, from the place of the first one on."""
+    start = 0
+    while start < len(entries):
+        entry, count = entries[start], 1
+        if not entry & COMPRESSED:
+            step = CLUSTER if entry else 0
+            while start + count < len(entries) and entries[start + count] == entry + count * step:
+                count += 1
+        yield entry, count
+        start += count
+
+
+def _inflated(deflated: Buffer, offset: int) -> bytes:
+    """A whole cluster; what follows it up to the end of the last sector belongs to others."""
+    try:
+        data: bytes = isal_zlib.decompressobj(-15).decompress(deflated, CLUSTER)
+    except _DEFLATE_ERROR as error:
+        raise _undecodable(offset, str(error)) from error
+    if len(data) < CLUSTER:
+        raise _undecodable(offset, f"it inflates to {len(data)} bytes")
+    return data
+
+
+def _undecodable(offset: int, why: str) -> IntegrityError:
+    return IntegrityError(f"the block at guest offset {offset} is damaged: {why}", code=PARTIAL_DAMAGED)
 
 
 def _deflate_wide(cluster: Buffer) -> Buffer:

@@ -8,9 +8,10 @@ that no reader knows.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, Final, Self
 
@@ -38,12 +39,14 @@ from hypersdk.formats.vmdk.layout import (
     stream_header,
 )
 from hypersdk.formats.vmdk.log import FRONT_BYTES, TABLE_RECORD_BYTES, Record, StreamLog
+from hypersdk.formats.vmdk.stream import inflate
 from hypersdk.formats.vmdk.tables import GrainTables
 from hypersdk.units import SECTOR, align_up
 
 UNFINISHED_MAGIC: Final = b"kdm~"
 """Stands in for the header's magic number until the file is whole."""
 _DESCRIPTOR_SECTORS: Final = 20
+_CID: Final = re.compile(rb"^CID=([0-9a-f]{8})$", re.MULTILINE)
 _RESERVED_CIDS: Final = 0xFFFFFFFE  # this one, and 0xffffffff for "no parent"
 
 
@@ -59,7 +62,7 @@ class StreamOptimizedWriter:
         self._header = header
         self._log = log
         self._level = level
-        self._front = _front(header)
+        self._front = _front(header, secrets.randbelow(_RESERVED_CIDS - 1) + 1)
         self._tables = GrainTables(file, capacity)
         self._first_dead: int | None = None  # bytes; the lowest grain that no table names any more
         self._moved: dict[int, int] | None = None  # while grains are moved: tables and the sectors they will have
@@ -151,6 +154,33 @@ class StreamOptimizedWriter:
         for offset, length in self.data_extents():
             yield range(offset // BLOCK, -(-(offset + length) // BLOCK))
 
+    stored = held
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Inflates the grains of the log that the tables name."""
+        check_range(offset, len(buffer), self.capacity)
+        for at in range(0, len(buffer), BLOCK):
+            view = buffer[at : at + BLOCK]
+            with self._lock:
+                sector = self._tables.sector((offset + at) // BLOCK)
+                self._tables.trim()
+            view[:] = inflate(self._grain_at(sector, offset + at, len(view))) if sector else bytes(len(view))
+
+    def _grain_at(self, sector: int, offset: int, length: int) -> Piece:
+        marker = self._file.pread(GRAIN_MARKER.size, sector * SECTOR)
+        lba, size = GRAIN_MARKER.unpack(marker) if len(marker) == GRAIN_MARKER.size else (0, 0)
+        data = self._file.pread(min(size, MAX_GRAIN_BYTES), sector * SECTOR + GRAIN_MARKER.size)
+        if lba * SECTOR != offset or not data or len(data) < size:
+            raise bad_format(f"no grain for guest offset {offset} at sector {sector}, where it was")
+        return Piece(offset, length, data)
+
+    def drop(self, blocks: Iterable[int]) -> None:
+        """Takes the grains of ``blocks`` out of the log; those behind them move down."""
+        with self._lock:
+            for grain in blocks:
+                self._drop_grain(grain)
+            self._squeeze()
+
     def _grains(self) -> Iterator[int]:
         with self._lock:
             numbers = list(self._tables.used())
@@ -238,8 +268,12 @@ class StreamOptimizedWriter:
     def _drop(self, trusted: Callable[[int], bool]) -> None:
         for grain in self._grains():
             if not trusted(grain):
-                self._append_tables(self._tables.due())
-                self._dead(self._tables.put(grain, 0) * SECTOR)
+                self._drop_grain(grain)
+
+    def _drop_grain(self, grain: int) -> None:
+        self._append_tables(self._tables.due())
+        if start := self._tables.put(grain, 0) * SECTOR:
+            self._dead(start)
 
     def _squeeze(self) -> None:
         """Takes the grains that no table names out of the log. After an OSError it goes on where it was."""
@@ -288,9 +322,15 @@ def most_bytes(capacity: int, blocks: int) -> int:
     return FRONT_BYTES + grains + min(blocks, 2 * tables) * TABLE_RECORD_BYTES + directory + 3 * SECTOR
 
 
-def _front(header: SparseHeader) -> bytes:
-    """All that stands before the first grain, with a content id of its own."""
-    text = stream_descriptor(header.capacity, secrets.randbelow(_RESERVED_CIDS - 1) + 1)
+def is_front(data: bytes, capacity: int) -> bool:
+    """Whether ``data`` is, to the last byte, what this writer puts before the first grain of a disk of ``capacity`` bytes; any content id will do."""
+    cid = _CID.search(data)
+    return cid is not None and data == _front(_header(capacity), int(cid[1], 16))
+
+
+def _front(header: SparseHeader, cid: int) -> bytes:
+    """All that stands before the first grain."""
+    text = stream_descriptor(header.capacity, cid)
     assert len(text) <= _DESCRIPTOR_SECTORS * SECTOR
     return (header.pack() + text).ljust(FRONT_BYTES, b"\0")
 

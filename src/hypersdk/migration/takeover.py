@@ -1,0 +1,144 @@
+"""Disks that an earlier process finished are proved by their bytes before they are published.
+
+::
+
+    recorded               read                                              compared
+    SHA-256 of the file    the file                                          all of it
+    content digest         raw: what is no hole                              the guest's bytes are the file
+                           VMDK: the stream, from first to last              grains, tables, directory, footer, front
+                           qcow2: every cluster, through the tables          grains; header and refcounts are made anew
+    neither                                                                  nothing proves it: the disk begins again
+
+The SHA-256 is known where it was computed before the process ended, and of streams that one process wrote. Growing disks: ``transfer.takeover``.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Iterator
+
+from hypersdk.errors import IntegrityError
+from hypersdk.formats.image import BLOCK
+from hypersdk.formats.qcow2.writer import Qcow2Writer
+from hypersdk.formats.raw import RawWriter
+from hypersdk.formats.vmdk.log import FRONT_BYTES
+from hypersdk.formats.vmdk.stream import GrainDecoder, inflate
+from hypersdk.formats.vmdk.writer import is_front
+from hypersdk.migration.outputs import QCOW2_COMPRESSION, FinishedFile, Outputs
+from hypersdk.migration.runfile import DiskRecord
+from hypersdk.migration.spec import ExportSpec, OutputFormat
+from hypersdk.transfer.blockfile import FdFile
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.digest import content_digest_of, hash_block
+from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.holes import pieces
+from hypersdk.transfer.ledger import BlockLedger
+from hypersdk.transfer.progress import Meter
+
+UNPROVABLE = "neither its checksum nor its content digest was known when the earlier run ended"
+CHANGED = "its file is not what was written"
+
+
+def damage_of(outputs: Outputs, record: DiskRecord, spec: ExportSpec, meter: Meter, cancel: CancelToken) -> str | None:
+    """Why a finished disk cannot be published; None where its file holds what was recorded. ``record`` may get another size.
+
+    Raises TargetError and Cancelled.
+    """
+    assert record.receipt is not None
+    if record.sha256 is None and record.receipt.content is None:
+        return UNPROVABLE
+    try:
+        with target_errors(f"reading {record.file_name} back"), outputs.finished(record) as file:
+            found = _Finished(file, record, spec, meter, cancel)
+            return None if found.is_as_recorded() else CHANGED
+    except IntegrityError as error:
+        return f"{CHANGED}: {error.message}"
+
+
+class _Finished:
+    """One finished disk and its open file."""
+
+    def __init__(
+        self, file: FinishedFile, record: DiskRecord, spec: ExportSpec, meter: Meter, cancel: CancelToken
+    ) -> None:
+        self._file = file
+        self._record = record
+        self._spec = spec
+        self._meter = meter
+        self._cancel = cancel
+
+    def is_as_recorded(self) -> bool:
+        """Reads it. Raises IntegrityError, OSError and Cancelled."""
+        try:
+            if self._record.sha256 is not None:
+                return self._sha256() == self._record.sha256
+            assert self._record.receipt is not None
+            return self._content(self._record.receipt.content)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise IntegrityError("the drive cannot read it") from error
+
+    def _sha256(self) -> str:
+        digest = hashlib.sha256()
+        for piece in self._pieces():
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def _pieces(self) -> Iterator[memoryview]:
+        self._meter.check_earlier(len(self._file.region))
+        for piece in pieces(self._file.descriptor, self._file.region):
+            self._cancel.check()
+            yield piece
+            self._meter.add_read_back(len(piece))
+
+    def _content(self, wanted: str | None) -> bool:
+        if self._spec.format is OutputFormat.RAW:
+            raw = RawWriter(self._whole_file(), self._capacity)
+            return self._digest(raw) == wanted
+        if self._spec.format is OutputFormat.QCOW2:
+            return self._finished_again(wanted)
+        return self._stream_digest() == wanted
+
+    @property
+    def _capacity(self) -> int:
+        return self._record.capacity_bytes
+
+    def _whole_file(self) -> FdFile:
+        return FdFile(self._file.descriptor)
+
+    def _digest(self, image: RawWriter | Qcow2Writer) -> str:
+        self._meter.check_earlier(self._capacity)
+        return content_digest_of(
+            image,
+            self._capacity,
+            extents=((run.start * BLOCK, len(run) * BLOCK) for run in image.stored()),
+            cancel=self._cancel,
+            on_bytes=self._meter.add_read_back,
+        )
+
+    def _finished_again(self, wanted: str | None) -> bool:
+        """A content digest says nothing of header and refcounts, so they are made anew."""
+        file = self._whole_file()
+        image = Qcow2Writer.resume(
+            file, self._capacity, compression=QCOW2_COMPRESSION[self._spec.compress], trusted=lambda _: True
+        )
+        if self._digest(image) != wanted:
+            return False
+        image.finish()
+        self._record.size_bytes = file.size()
+        return True
+
+    def _stream_digest(self) -> str | None:
+        """Of a stream, whose parts must all agree."""
+        front = self._whole_file().pread(FRONT_BYTES, self._file.region.start)
+        if not is_front(front, self._capacity):
+            raise IntegrityError("its header or descriptor is damaged")
+        decoder = GrainDecoder(expected_capacity=self._capacity)
+        with BlockLedger.unnamed(self._capacity) as blocks:
+            for piece in self._pieces():
+                for grain in decoder.feed(piece):
+                    blocks.record(grain.offset // BLOCK, [hash_block(inflate(grain))])
+            decoder.close()
+            return blocks.content_digest()

@@ -1,0 +1,373 @@
+"""Damage to what an earlier run left: the resumed export holds the source's bytes, whatever was damaged, or ends in a clear error.
+
+A run is broken off in its second disk; then one thing is damaged in the first one (finished) or the second one (growing), and it is resumed. What is
+damaged where is drawn from a seed that changes every day and stands in the names of the tests; HYPERSDK_DAMAGE_SEED repeats one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from hypersdk.formats.image import BLOCK
+from hypersdk.migration.export import Outcome
+from hypersdk.migration.publish import ExportResult, Publishing
+from hypersdk.migration.spec import Compression, Method, OutputFormat, Resume
+from hypersdk.migration.takeover import CHANGED
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.transfer.blockfile import FdFile
+from hypersdk.units import KiB, MiB
+from tests.e2e.engine import Engine, EngineFactory, succeeded
+from tests.e2e.judge import (
+    MANIFEST,
+    RUN_FILE,
+    assert_finished,
+    assert_holds,
+    assert_no_final_names,
+    expected_raw,
+    recomputed_digest,
+    run_of,
+)
+from tests.support.tools import run_tool
+
+SEED: Final = int(os.environ.get("HYPERSDK_DAMAGE_SEED") or time.time() // 86400)
+MACHINE: Final = MachineSpec(
+    "web-01",
+    disks=(DiskSpec(4 * MiB, allocated_bytes=2 * MiB), DiskSpec(4 * MiB, allocated_bytes=3 * MiB)),
+)
+BREAK: Final = Fault(FaultKind.SHORT, disk="web-01:1", after_bytes=MiB, times=None)
+
+KINDS: Final[dict[str, dict[str, Any]]] = {
+    "ovf": {"format": OutputFormat.OVF},
+    "ova": {"format": OutputFormat.OVA},
+    "vmdk": {"format": OutputFormat.VMDK},
+    "raw": {"format": OutputFormat.RAW},
+    "qcow2": {"format": OutputFormat.QCOW2},
+    "compressed": {"format": OutputFormat.QCOW2, "compress": Compression.CHECKED},
+    "repacked": {"format": OutputFormat.QCOW2, "compress": Compression.REPACK},
+    "unchecked": {"format": OutputFormat.QCOW2, "compress": Compression.UNCHECKED},
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file and the part of it that is a disk."""
+
+    path: Path
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An export that was broken off: its first disk is finished, its second one is growing."""
+
+    folder: Path
+    kind: str
+
+    @property
+    def run(self) -> dict[str, Any]:
+        found = run_of(self.folder)
+        assert found is not None
+        return found
+
+    def place(self, index: int) -> Place:
+        disk = self.run["disks"][index]
+        path = self.folder / f"{'web-01.ova' if self.kind == 'ova' else disk['file_name']}.partial"
+        start = disk["start"] or 0
+        if not path.exists():  # it was published
+            path = path.with_name(path.name.removesuffix(".partial"))
+        return Place(path, start, start + disk["size_bytes"] if disk["size_bytes"] else path.stat().st_size)
+
+    def ledger(self) -> Path:
+        return self.folder / f"{self.run['disks'][1]['file_name']}.partial.blocks"
+
+    def note_checksum(self, *, known: bool) -> None:
+        """Whether the process lived to note the SHA-256 of the finished disk."""
+        run, place = self.run, self.place(0)
+        with place.path.open("rb") as file:
+            file.seek(place.start)
+            data = file.read(place.end - place.start)
+        run["disks"][0]["sha256"] = hashlib.sha256(data).hexdigest() if known else None
+        (self.folder / RUN_FILE).write_text(json.dumps(run))
+
+
+Damage = Callable[[Broken, int, random.Random], None]
+
+
+def flip(path: Path, offset: int, draw: random.Random) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        [byte] = file.read(1) or b"\0"
+        file.seek(offset)
+        file.write(bytes([byte ^ 1 << draw.randrange(8)]))
+
+
+def one_bit(broken: Broken, index: int, draw: random.Random) -> None:
+    place = broken.place(index)
+    flip(place.path, draw.randrange(place.start, place.end), draw)
+
+
+def bit_in_the_data(broken: Broken, index: int, draw: random.Random) -> None:
+    """Where there is no hole."""
+    place = broken.place(index)
+    behind_header = place.start + (0 if broken.kind == "raw" else BLOCK)
+    with place.path.open("rb") as file:
+        runs = list(FdFile(file.fileno()).data_runs(behind_header))
+    run = draw.choice([run for run in runs if run.start < place.end])
+    flip(place.path, draw.randrange(run.start, min(run.stop, place.end)), draw)
+
+
+def bit_in_the_header(broken: Broken, index: int, draw: random.Random) -> None:
+    place = broken.place(index)
+    flip(place.path, place.start + draw.randrange(KiB), draw)
+
+
+def bit_in_the_tables(broken: Broken, index: int, draw: random.Random) -> None:
+    """Refcounts and the tables behind the header of a qcow2, in the bytes that are used; markers and first grain of a VMDK."""
+    place = broken.place(index)
+    flip(place.path, min(place.end - 1, place.start + draw.randrange(1, 6) * BLOCK + draw.randrange(64)), draw)
+
+
+def bit_at_the_end(broken: Broken, index: int, draw: random.Random) -> None:
+    """Directory and footer of a finished VMDK."""
+    place = broken.place(index)
+    flip(place.path, place.end - 1 - draw.randrange(2 * KiB), draw)
+
+
+def zeroed_cluster(broken: Broken, index: int, draw: random.Random) -> None:
+    place = broken.place(index)
+    at = place.start + draw.randrange(max(1, (place.end - place.start) // BLOCK)) * BLOCK
+    with place.path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes(min(BLOCK, place.end - at)))
+
+
+def hole(broken: Broken, index: int, draw: random.Random) -> None:
+    place = broken.place(index)
+    at = place.start + draw.randrange(max(1, (place.end - place.start) // BLOCK)) * BLOCK
+    with place.path.open("r+b") as file:
+        FdFile(file.fileno()).discard(at, min(BLOCK, place.end - at))
+
+
+def cut(broken: Broken, index: int, draw: random.Random) -> None:
+    place = broken.place(index)
+    os.truncate(place.path, draw.randrange(place.start, place.end))
+
+
+def other_file(broken: Broken, index: int, draw: random.Random) -> None:
+    """The bytes of the other disk, in as much room."""
+    ours, theirs = broken.place(index), broken.place(1 - index)
+    with theirs.path.open("rb") as file:
+        file.seek(theirs.start)
+        data = file.read(min(theirs.end - theirs.start, ours.end - ours.start))
+    with ours.path.open("r+b") as file:
+        file.seek(ours.start)
+        file.write(data.ljust(ours.end - ours.start, b"\0"))
+
+
+def bit_in_the_ledger(broken: Broken, index: int, draw: random.Random) -> None:
+    flip(broken.ledger(), draw.choice([draw.randrange(128), 4 * KiB + draw.randrange(40 * 40)]), draw)
+
+
+def no_ledger(broken: Broken, index: int, draw: random.Random) -> None:
+    broken.ledger().unlink(missing_ok=True)
+
+
+def cut_ledger(broken: Broken, index: int, draw: random.Random) -> None:
+    os.truncate(broken.ledger(), draw.randrange(5 * KiB))
+
+
+ANYWHERE: Final = (
+    one_bit,
+    bit_in_the_data,
+    bit_in_the_header,
+    bit_in_the_tables,
+    zeroed_cluster,
+    hole,
+    cut,
+    other_file,
+)
+GROWING: Final = (*ANYWHERE, bit_in_the_ledger, no_ledger, cut_ledger)
+FINISHED: Final = (*ANYWHERE, bit_at_the_end)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One simulator for all cases of a kind, and the folder of an export that was broken off there."""
+
+    engine: Engine
+    first: Broken
+    expected: list[Path]
+    scratch: Path
+
+    def copied(self, name: str) -> Broken:
+        """The same in a folder of its own."""
+        folder = self.scratch / name
+        run_tool("cp", "-a", self.first.folder, folder)  # with its holes
+        return Broken(folder, self.first.kind)
+
+    def resume(self, broken: Broken, method: Method = Method.LEASE) -> Outcome:
+        return self.engine.export(
+            "web-01", broken.folder, resume=Resume.RESUME, parallel=1, method=method, **KINDS[broken.kind]
+        )
+
+    def assert_right(self, broken: Broken, outcome: Outcome) -> None:
+        result = succeeded(outcome)
+        told = result.content
+        if broken.kind == "unchecked":  # grains of a lease pass unseen
+            told = {name: told[name] or digest for name, digest in zip(sorted(told), self.digests, strict=True)}
+        assert_holds(broken.folder, self.expected, told, self.scratch / "judged", convert=False)
+        assert_finished(broken.folder)
+        shutil.rmtree(broken.folder)
+
+    @property
+    def digests(self) -> list[str]:
+        return [recomputed_digest(path) for path in self.expected]
+
+
+@pytest.fixture(params=KINDS)
+def site(request: pytest.FixtureRequest, engine: EngineFactory, tmp_path: Path) -> Site:
+    ran = engine(machines=(MACHINE,))
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+    ran.simulator.set_faults(BREAK)
+    folder = tmp_path / "broken"
+    outcome = ran.export("web-01", folder, retries=0, parallel=1, method=Method.LEASE, **KINDS[request.param])
+    assert outcome.error is not None
+    ran.simulator.set_faults()
+    broken = Broken(folder, request.param)
+    assert [disk["receipt"] is not None for disk in broken.run["disks"]] == [True, False]
+    return Site(ran, broken, expected, tmp_path)
+
+
+@pytest.mark.slow
+def test_what_an_earlier_run_left_is_not_published_damaged(site: Site) -> None:
+    """Each damage to the growing disk, at the same time one to the finished one."""
+    growings, count = (
+        (ANYWHERE, 2) if site.first.kind == "unchecked" else (GROWING, 8)
+    )  # without a ledger all is begun again
+    for number, growing in enumerate(random.Random(f"{SEED}/{site.first.kind}").sample(growings, count)):
+        finished = FINISHED[(SEED + number) % len(FINISHED)]
+        draw = random.Random(f"{SEED}/{site.first.kind}/{growing.__name__}")
+        method, hashed = draw.choice([Method.LEASE, Method.DATASTORE]), draw.random() < 0.5
+        print(f"seed {SEED}: {growing.__name__}, finished disk: {finished.__name__}, {method}, {hashed=}")
+        broken = site.copied(growing.__name__)
+        broken.note_checksum(known=hashed)
+        growing(broken, 1, draw)
+        finished(broken, 0, draw)
+        site.assert_right(broken, site.resume(broken, method))
+
+
+only_qcow2 = pytest.mark.parametrize("site", ["qcow2"], indirect=True)
+
+
+@only_qcow2
+def test_a_damaged_block_is_fetched_again_and_told(site: Site) -> None:
+    """Only that block, and what was missing anyway."""
+    whole, broken = site.copied("whole"), site.copied("damaged")
+    flip(broken.place(1).path, 5 * BLOCK + 4 * BLOCK + 77, random.Random(1))  # the fourth cluster of data
+    ran = site.engine.simulator
+    ran.reset_counters()
+    undamaged = succeeded(site.resume(whole, Method.DATASTORE))
+    first = sum(length for parts in ran.counters.ranges.values() for _, length in parts)
+    ran.reset_counters()
+    outcome = site.resume(broken, Method.DATASTORE)
+    again = sum(length for parts in ran.counters.ranges.values() for _, length in parts)
+    assert (undamaged.warnings, again - first) == ((), BLOCK)
+    result = succeeded(outcome)
+    assert result.blocks_skipped == undamaged.blocks_skipped - 1
+    assert result.warnings == (
+        "Hard disk 2: 64.0 KiB of what the earlier run had copied was damaged in the unfinished image and was copied again; check the drive it lies on",
+    )
+    assert any(note.startswith("checking what an earlier run copied") for note in site.engine.notes)
+    site.assert_right(broken, outcome)
+
+
+@only_qcow2
+def test_a_finished_disk_that_is_damaged_is_copied_again_and_told(site: Site) -> None:
+    broken = site.copied("damaged")
+    broken.note_checksum(known=True)
+    flip(broken.place(0).path, 9 * BLOCK, random.Random(1))
+    outcome = site.resume(broken)
+    assert succeeded(outcome).warnings == (
+        f"Hard disk 1 was finished by an earlier run and is copied again: {CHANGED}",
+    )
+    site.assert_right(broken, outcome)
+
+
+class Killed(BaseException):
+    """Nothing of ours catches it, as a kill."""
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "last"), [("qcow2", "publish"), ("ova", "publish"), ("ova", "_manifest"), ("raw", "_manifest")]
+)
+def test_damage_after_all_was_copied_ends_the_run_and_the_next_one_copies(
+    kind: str, last: str, index: int, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run was planned to leave the machine alone, so it must not begin to copy. Before ``_manifest`` the files have their names already."""
+
+    def dies(*_: object) -> ExportResult:
+        raise Killed
+
+    ran, folder = engine(machines=(MACHINE,)), tmp_path / "out"
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+    with monkeypatch.context() as patch:
+        patch.setattr(Publishing, last, dies)
+        with pytest.raises(Killed):
+            ran.export("web-01", folder, **KINDS[kind])
+    place = Broken(folder, kind).place(index)
+    flip(place.path, place.end - 3 * BLOCK, random.Random(1))
+    ran.simulator.reset_counters()
+    error = ran.export("web-01", folder, resume=Resume.RESUME, **KINDS[kind]).error
+    assert error is not None
+    assert (error.code, error.exit_status) == ("finished_disk_damaged", 8)
+    assert error.fields["disks"] == [f"Hard disk {index + 1}"]
+    assert dict(ran.simulator.counters.opened) == {}
+    assert not (folder / MANIFEST).exists()
+    result = succeeded(ran.export("web-01", folder, resume=Resume.RESUME, method=Method.LEASE, **KINDS[kind]))
+    again = range(index, 2) if kind == "ova" else [index]  # in an archive those behind it lie where it ends
+    assert dict(ran.simulator.counters.opened) == {f"web-01:{number}": 1 for number in again}
+    assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
+    assert_finished(folder)
+
+
+def test_a_running_machine_is_copied_again_from_a_new_snapshot(
+    engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is gone by the time that the damage is seen."""
+
+    def dies(_: Publishing) -> ExportResult:
+        raise Killed
+
+    ran, folder = engine(machines=(replace(MACHINE, power="poweredOn"),)), tmp_path / "out"
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+    with monkeypatch.context() as patch:
+        patch.setattr(Publishing, "publish", dies)
+        with pytest.raises(Killed):
+            ran.export("web-01", folder, **KINDS["qcow2"])
+    place = Broken(folder, "qcow2").place(1)
+    flip(place.path, place.end - 3 * BLOCK, random.Random(1))
+    ran.simulator.reset_counters()
+    error = ran.export("web-01", folder, resume=Resume.RESUME, **KINDS["qcow2"]).error
+    assert error is not None
+    assert error.code == "finished_disk_damaged"
+    assert ran.simulator.counters.calls["CreateSnapshot_Task"] == 0
+    assert_no_final_names(folder)
+    result = succeeded(ran.export("web-01", folder, resume=Resume.RESUME, **KINDS["qcow2"]))
+    assert ran.simulator.counters.calls["CreateSnapshot_Task"] == 1
+    assert any("every disk was copied again" in warning for warning in result.warnings)
+    assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
+    assert_finished(folder)
