@@ -9,15 +9,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from hypersdk.errors import IntegrityError, Refused, SourceError, register
+from hypersdk.errors import HyperSDKError, IntegrityError, Refused, SourceError, register
 from hypersdk.formats.ovf import OvfDisk
 from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
-from hypersdk.migration.point import SOURCE_CHANGED, PointInTime, point_of
+from hypersdk.migration.point import SNAPSHOT_GONE, SOURCE_CHANGED, PointInTime, check_snapshot_there, point_of
 from hypersdk.migration.prepare import SourceWork
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import Method, OutputFormat
@@ -31,6 +32,8 @@ from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict, route
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.routes import VIA
 from hypersdk.vsphere.sources import FlatDiskSource, probe_flat
+
+LOG: Final = logging.getLogger(__name__)
 
 NO_RANGES: Final = register(
     "no_ranges", "The disk cannot be read as ranges from its datastore.", "Use --source lease, or leave --source out."
@@ -111,9 +114,28 @@ class MachineCopy:
                 self.board.meters[record.key].expect_read_back(1.0)
                 self.disks.hash_later(record, cancel)
         if pending:
-            self._copy(pending, cancel)
+            try:
+                self._copy(pending, cancel)
+            except (SourceError, IntegrityError) as error:
+                self._blame_snapshot(error)
+                raise
         elif self.work.run.record.proof is None:
             self._note_interrupted()
+
+    def _blame_snapshot(self, error: HyperSDKError) -> None:
+        """Raises ``snapshot_gone`` in the place of ``error`` where that is why: a stream may break by it, or bring other bytes."""
+        try:
+            self.check_snapshot()
+        except SourceError as gone:
+            if gone.code == SNAPSHOT_GONE:
+                raise gone from error
+        except HyperSDKError as unknown:
+            LOG.info("whether the snapshot is still there cannot be told: %s", unknown.message)
+
+    def check_snapshot(self) -> None:
+        """Raises SourceError ``snapshot_gone`` where the snapshot that is exported is not there any more."""
+        if self._point.snapshot is not None:
+            check_snapshot_there(read_machine(self.work.session, self.work.run.record.moref), self._point)
 
     def _note_interrupted(self) -> None:
         """An earlier process ended between the last disk and its proof. The lease is gone, and the server's manifest with it."""
@@ -187,6 +209,7 @@ class MachineCopy:
                 self.board.watch_lease(None)
             self._tell_detours()
             proof = self._proof(self._verify(lease, pending))
+            self.check_snapshot()  # a manifest of the same server proves nothing of the time after a removal
             descriptor = self._descriptor()
             lease.complete()
         with work.run.changing() as record:
@@ -306,8 +329,9 @@ class MachineCopy:
             record.method, record.proof = Method.DATASTORE.value, UNPROVED_RANGES
 
     def _check_point(self) -> None:
-        """Raises SourceError ``source_changed`` unless the machine is provably still at the run's point in time."""
+        """Raises SourceError ``source_changed`` or ``snapshot_gone`` unless the machine is provably still at the run's point in time."""
         machine = read_machine(self.work.session, self.work.run.record.moref)
+        check_snapshot_there(machine, self._point)
         if reason := self._point.difference(point_of(machine, self._point.snapshot)):
             raise SourceError(f"'{machine.name}' changed while it was copied: {reason}", code=SOURCE_CHANGED)
 
