@@ -175,7 +175,7 @@ def test_a_broken_export_is_seen_by_status_and_gone_on_with(shell: Shell, tmp_pa
     assert (seen["machine"], seen["folder"], seen["active"], seen["format"]) == ("off", str(out), False, "qcow2")
     told = shell.good("status")
     assert f"off -> {out}" in told.out
-    assert f"export {seen['moref']} -o {out} --format qcow2 --source lease --resume" in told.err
+    assert f"export {seen['moref']} -o {out} --format qcow2 --compress=none --source lease --url https://" in told.err
     assert shell("export", "off", "-o", out, "--json").error["code"] == "resumable_state"
     assert shell("export", "off", "-o", out, "--resume", "--discard").status == 2
     shell.good("cleanup", out)
