@@ -197,6 +197,8 @@ def _plan_facts(plan: Plan) -> Iterator[tuple[str, str, str]]:
     for disk in plan.disks:
         yield "disk", f"{disk.label} of {format_size(disk.capacity_bytes)} -> {disk.file_name}", ""
     yield "space", f"at most {format_size(plan.needs_bytes)} to write, {format_size(plan.free_bytes)} free", ""
+    if plan.resumption is not None:
+        yield "resume", plan.resumption.text, ""
     for change in plan.changes or ("nothing is changed",):
         yield "at the source", change, ""
     for warning in plan.warnings:
@@ -229,6 +231,9 @@ def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
     for change, number in Counter(change for plan in plans for change in plan.changes).items():
         notes.print(labelled("source", f"{change} ({number} of {len(plans)})", notes.width), soft_wrap=True)
     for plan in plans:
+        if plan.resumption is not None:
+            text = f"{plan.machine.name}: {plan.resumption.text}"
+            notes.print(labelled("resume", text, notes.width), soft_wrap=True)
         for warning in plan.warnings:
             notes.print(labelled("warning", f"{plan.machine.name}: {warning}", notes.width, "yellow"), soft_wrap=True)
 

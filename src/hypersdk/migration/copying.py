@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from hypersdk.errors import HyperSDKError, IntegrityError, Refused, SourceError, register
 from hypersdk.formats.ovf import OvfDisk
@@ -20,12 +20,12 @@ from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.point import SNAPSHOT_GONE, SOURCE_CHANGED, PointInTime, check_snapshot_there, point_of
 from hypersdk.migration.prepare import SourceWork
+from hypersdk.migration.resumption import ResumeCost
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import Method, OutputFormat
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
-from hypersdk.units import format_size
 from hypersdk.vsphere.descriptor import server_descriptor
 from hypersdk.vsphere.faults import LICENSE_REFUSES_EXPORT, NOT_SUPPORTED
 from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict, routes_of
@@ -56,45 +56,6 @@ UNPROVED_INTERRUPTED: Final = (
     "unproved: the run was interrupted after the last disk was whole, before the server's manifest was compared"
 )
 UNPROVED_EARLIER: Final = "unproved: some disks were copied in an earlier run, under another lease"
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeCost:
-    """What each way of going on is expected to read of the guest's disks. ``holes``: ranges read them too, as nobody knows where they are."""
-
-    ranges_bytes: int
-    stream_bytes: int
-    holes: bool
-
-    @classmethod
-    def of(cls, capacity: int, *, areas_bytes: int, allocated_bytes: int | None, recorded_bytes: int) -> Self:
-        """Of one disk. ``areas_bytes`` is what ranges would read from the beginning, ``recorded_bytes`` what is in the image."""
-        whole = areas_bytes >= capacity
-        allocated = capacity if allocated_bytes is None else min(allocated_bytes, capacity)
-        return cls(max(0, areas_bytes - recorded_bytes), allocated if whole else areas_bytes, whole)
-
-    @classmethod
-    def of_all(cls, costs: Sequence[ResumeCost]) -> Self:
-        """Of several disks, which go the same way."""
-        return cls(
-            sum(cost.ranges_bytes for cost in costs),
-            sum(cost.stream_bytes for cost in costs),
-            any(cost.holes for cost in costs),
-        )
-
-    @property
-    def takes_ranges(self) -> bool:
-        """A stream is compressed and has the server's manifest, so ranges must be less and not only as much."""
-        return self.ranges_bytes < self.stream_bytes
-
-    @property
-    def choice(self) -> str:
-        """What was chosen and why, for people."""
-        ranges, stream = format_size(self.ranges_bytes), format_size(self.stream_bytes)
-        if self.takes_ranges:
-            return f"resumed with datastore ranges: about {ranges} missed, a new stream has {stream} of data"
-        holes = ", holes included, which only change tracking (CBT) would tell" if self.holes else ""
-        return f"resumed with a new stream of {stream} of data: datastore ranges would read about {ranges}{holes}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
 from hypersdk.migration.outputs import most_bytes, most_bytes_around
 from hypersdk.migration.preflight import Refusal
+from hypersdk.migration.resumption import Resumption, resumption_of
 from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore, state_dir
 from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState, compression_misfit
 from hypersdk.model import Disk, Machine, MachineSummary, Power
@@ -62,7 +63,8 @@ class Floor:
 class Plan:
     """What will be done to one machine. ``changes`` lists what is changed at the source and undone at the end.
 
-    ``snapshot`` is the moref of the existing snapshot to export; None with ``temporary_snapshot`` or a machine that is off.
+    ``snapshot`` is the moref of the existing snapshot to export; None with ``temporary_snapshot`` or a machine that is off. ``resumption`` is
+    set where an unfinished run is gone on with and something is still to be copied.
     """
 
     spec: ExportSpec
@@ -77,6 +79,7 @@ class Plan:
     needs_bytes: int
     free_bytes: int
     route: str
+    resumption: Resumption | None = None
 
     @property
     def stem(self) -> str:
@@ -95,6 +98,7 @@ class Plan:
             ],
             "changes": list(self.changes), "warnings": list(self.warnings),
             "needs_bytes": self.needs_bytes, "free_bytes": self.free_bytes,
+            "resume": None if self.resumption is None else self.resumption.as_dict(),
         }  # fmt: skip
 
 
@@ -145,6 +149,7 @@ def make_plan(
         point=_point_text(spec, temporary), method=spec.method, changes=tuple(changes),
         warnings=tuple(preflight.warnings_for(machine, spec)), needs_bytes=needs, free_bytes=free,
         route=machine.summary.host or session.endpoint.host,
+        resumption=resumption_of(machine, spec, run, spec.output_dir.absolute()) if resuming and run and not only_publish else None,
     )  # fmt: skip
 
 
