@@ -143,13 +143,17 @@ def make_plan(
     if not resuming:
         refusals += _space_refusals(spec, needs, free)
     preflight.raise_if_any(machine.name, refusals)
-    changes = _changes_left(run) if run and only_publish else _changes(machine, spec, temporary)
+    resumption = None
+    if resuming and run and not only_publish:
+        resumption = resumption_of(machine, spec, run, spec.output_dir.absolute())
+    held = resumption is not None and not resumption.anew
+    changes = _changes_left(run) if run and only_publish else _changes(machine, spec, temporary, held=held)
     return Plan(
         spec=spec, machine=machine, disks=planned, snapshot=snapshot, temporary_snapshot=temporary,
         point=_point_text(spec, temporary), method=spec.method, changes=tuple(changes),
         warnings=tuple(preflight.warnings_for(machine, spec)), needs_bytes=needs, free_bytes=free,
         route=machine.summary.host or session.endpoint.host,
-        resumption=resumption_of(machine, spec, run, spec.output_dir.absolute()) if resuming and run and not only_publish else None,
+        resumption=resumption,
     )  # fmt: skip
 
 
@@ -246,7 +250,8 @@ def _changes_left(run: RunRecord) -> Iterator[str]:
         yield "put the machine back as the earlier run found it"
 
 
-def _changes(machine: Machine, spec: ExportSpec, temporary: bool) -> Iterator[str]:
+def _changes(machine: Machine, spec: ExportSpec, temporary: bool, *, held: bool) -> Iterator[str]:
+    """``held``: the temporary snapshot is there from an earlier run."""
     running = machine.power is Power.ON
     if running and spec.state is SourceState.POWER_OFF:
         yield "power the machine off; power it on again at the end"
@@ -255,6 +260,10 @@ def _changes(machine: Machine, spec: ExportSpec, temporary: bool) -> Iterator[st
     if spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms):
         yield "eject ISO images; put them back at the end"
     if temporary:
-        yield "make a temporary snapshot; remove it at the end"
+        yield (
+            "go on from the temporary snapshot; remove it at the end"
+            if held
+            else "make a temporary snapshot; remove it at the end"
+        )
     if spec.method is not Method.DATASTORE:
         yield "hold an export lease (no power-on and no migration meanwhile)"

@@ -67,7 +67,8 @@ class ResumeCost:
 @dataclass(frozen=True, slots=True)
 class Resumption:
     """What is expected of a resume. ``again_bytes`` is received although it, or part of it, was received before: ``recorded_bytes`` are on record,
-    and none where the run begins anew. ``receive_bytes`` is all that is going to come. Guest bytes, about.
+    and none where the run begins anew. ``receive_bytes`` is all that is going to come. Guest bytes, about. ``untracked``: ranges are no way out, as
+    they would read holes too.
     """
 
     receive_bytes: int
@@ -90,14 +91,10 @@ class Resumption:
                 else "the rest"
             )
             return f"about {receive} to receive, {way}; {recorded} is on record and stays"
-        why = (
-            ": without change tracking (CBT) nothing tells which part of a disk holds the missing data"
-            if self.untracked
-            else ""
-        )
+        why = ", and without change tracking (CBT) datastore ranges would read more" if self.untracked else ""
         return (
-            f"about {receive} to receive, of which {format_size(self.again_bytes)} is on record already: the export stream begins at its first byte, "
-            f"and what is on record is compared, not written{why}"
+            f"about {receive} to receive; {format_size(self.again_bytes)} of it is on record already and only compared: a stream begins at its first "
+            f"byte{why}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -120,7 +117,7 @@ def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord, folder: Pa
     outputs = outputs_for(run.begun_as(spec), folder, stem_of(run.machine), run)
     pending = [disk for disk in run.disks if not disk.done and disk.key in disks]
     recorded = sum(outputs.recorded_bytes(disk) for disk in pending)
-    untracked = any(disks[disk.key].change_id is None for disk in pending)
+    untracked = spec.method is Method.AUTO and any(disks[disk.key].change_id is None for disk in pending)
     cost = ResumeCost.of_all([
         ResumeCost.of(
             disk.capacity_bytes,

@@ -65,13 +65,13 @@ def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bo
         ]
         mine = [run for run in runs if run.record is not None and run.record.endpoint == here]
         failed = [run for run in mine if not _clean(cli, session, run, drop_snapshots)]
-        failed_strays = _strays(cli, session, ask=stray, named=snapshots)
+        removed, failed_strays = _strays(cli, session, ask=stray, named=snapshots)
     for run in runs:
         if run not in mine and run.record is not None:
             cli.output.note(f"{run.folder}: belongs to {run.record.endpoint}, not to {here}; left alone", style="dim")
     for folder in sorted(wanted - {run.folder for run in runs}):
         cli.output.warn(f"{folder}: no unfinished export of this user lies there, or one is running")
-    if not mine and not failed_strays:
+    if not mine and not removed and not failed_strays:
         cli.output.note("Nothing to put back here.")
     if failed or failed_strays:
         names = [run.record.machine for run in failed if run.record] + failed_strays
@@ -103,16 +103,21 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool)
     return not done.problems
 
 
-def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> list[str]:
+def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> tuple[list[str], list[str]]:
     """Tells of snapshots with our name that no run of this user knows, and removes those that are ``named`` or agreed to; the names of those that
-    could not be removed.
+    were removed, and of those that could not be.
 
     Raises LookupFailed for a name that is not there, and Refused where nobody can be asked, after all others are done.
     """
     from hypersdk.migration.runs import Claim, stray_snapshots
 
-    strays = stray_snapshots(session, cli.state_dir, lambda: _held_by_jobs(cli), cancel=cli.cancel)
-    failed, unclaimed = [], []
+    unasked: list[str] = []
+    strays = stray_snapshots(session, cli.state_dir, lambda: _held_by_jobs(cli, unasked), cancel=cli.cancel)
+    if unasked and any(stray.claim is Claim.UNKNOWN for stray in strays):
+        cli.output.note(f"No daemon could be asked for the snapshots of its jobs: {unasked[0]}.", style="dim")
+    removed: list[str] = []
+    failed: list[str] = []
+    unclaimed: list[str] = []
     for stray in strays:
         name = stray.found.name
         if name in named:
@@ -121,7 +126,12 @@ def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> l
             cli.output.note(f"{_told(stray)}; in use, left alone", style="dim")
             continue
         elif not ask:
-            cli.output.warn(f"{_told(stray)}. It belongs to no run of yours here; --stray asks whether to remove it")
+            whose = (
+                "A run of yours left it over"
+                if stray.claim is Claim.LEFT_OVER
+                else "Nothing proves that its run is over"
+            )
+            cli.output.warn(f"{_told(stray)}. {whose}; --stray asks whether to remove it")
             continue
         elif cli.output.can_ask:
             wanted = _agreed(cli, stray)
@@ -130,8 +140,8 @@ def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> l
             if not wanted:
                 cli.output.warn(f"{_told(stray)}. Not removed")
                 unclaimed.append(name)
-        if wanted and not _remove(cli, session, stray):
-            failed.append(name)
+        if wanted:
+            (removed if _remove(cli, session, stray) else failed).append(name)
     if missing := sorted(set(named) - {stray.found.name for stray in strays}):
         raise LookupFailed(
             f"no snapshot of ours that no run of yours needs is called {', '.join(missing)}",
@@ -140,7 +150,7 @@ def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> l
         )
     if unclaimed:
         raise Refused(f"whose they are is not certain: {', '.join(unclaimed)}", code=SNAPSHOT_UNCLAIMED)
-    return failed
+    return removed, failed
 
 
 def _told(stray: Stray) -> str:
@@ -176,8 +186,8 @@ def _remove(cli: Cli, session: Session, stray: Stray) -> bool:
     return True
 
 
-def _held_by_jobs(cli: Cli) -> Mapping[str, str]:
-    """What the daemon that hyperctl would talk to says of its jobs. That none answers is told: a snapshot may be one of a job's all the same."""
+def _held_by_jobs(cli: Cli, unasked: list[str]) -> Mapping[str, str]:
+    """What the daemon that hyperctl would talk to says of its jobs; ``unasked`` gets the reason where none answers."""
     from hypersdk.client import Client
 
     try:
@@ -186,5 +196,5 @@ def _held_by_jobs(cli: Cli) -> Mapping[str, str]:
     except Cancelled:
         raise
     except HyperSDKError as error:
-        cli.output.note(f"No daemon could be asked for its snapshots: {error.message}.", style="dim")
+        unasked.append(error.message)
         return {}
