@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hypersdk.errors import LookupFailed
 from hypersdk.migration import register as module
 from hypersdk.migration.register import MAX_ENTRY_BYTES, Register, described_owner, entry_of
 from hypersdk.migration.runfile import FolderRuns, RunFile
-from hypersdk.migration.runs import other_runs, unfinished_runs
+from hypersdk.migration.runs import forget_run, other_runs, unfinished_runs
 
 FACTS = {
     "program": "hyper2kvm", "job": "", "started_at": "2026-01-01T00:00:00+00:00", "folder": "/srv/web-01", "machine": "web-01", "moref": "vm-1",
@@ -123,3 +124,23 @@ def test_a_full_or_read_only_place_stops_no_run(tmp_path: Path) -> None:
     (tmp_path / "register").write_text("a file in its place")
     with Register.of(tmp_path).holding(entry_of("r-1", **FACTS)):
         assert Register.of(tmp_path).entries() == []
+
+
+def test_users_of_one_host_see_each_other_where_there_is_a_shared_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setattr(module, "HOST_PLACE", shared)
+    monkeypatch.setattr(module, "_is_shared", lambda place: place == shared)
+    with Register.of(tmp_path / "mine").holding(entry_of("r-1", **FACTS)):
+        seen = Register.of(tmp_path / "theirs").find("r-1")
+        assert seen is not None
+        assert seen.held
+        assert [found.entry.run_id for found in other_runs(tmp_path / "theirs")] == ["r-1"]
+    with pytest.raises(LookupFailed) as caught:
+        forget_run(tmp_path / "theirs", "r-2")
+    assert caught.value.code == "run_unknown"
+    forgotten = forget_run(tmp_path / "theirs", "r-1")
+    assert forgotten.entry is not None
+    assert other_runs(tmp_path / "theirs") == []

@@ -130,7 +130,11 @@ def forget_run(state: Path, which: str) -> UnfinishedRun:
     Raises LookupFailed ``run_unknown``, and TargetError ``run_active`` while a process works on it.
     """
     folder = Path(which).absolute()
-    found = [run for run in unfinished_runs(state) if which == run.run_id or folder == run.folder]
+    found = [run for run in unfinished_runs(state) if which == run.run_id or folder == run.folder] or [
+        UnfinishedRun(Path(other.entry.folder), None, other.held, "", which, other.entry)
+        for other in other_runs(state)
+        if other.ours and other.entry.run_id == which
+    ]
     if not found:
         raise LookupFailed(f"no unfinished run of this user has the id or the folder '{which[:200]}'", code=RUN_UNKNOWN)
     run = found[0]
