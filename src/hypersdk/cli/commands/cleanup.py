@@ -50,7 +50,7 @@ ASK_DAEMON_S: Final = 5.0
 def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bool, snapshots: tuple[str, ...]) -> None:
     """Put back what interrupted exports left on the source: leases, ejected ISO images, power states, snapshots.
 
-    DIR are output folders of unfinished exports; without any, all that `hyper2kvm status` shows for this server. What was copied
+    DIR are output folders of unfinished exports; without any, all that `hyper2kvm status` shows for this server (none with --snapshot). What was copied
     stays, and the exports stay resumable, except that a removed snapshot means to copy its disks again.
     """
     from hypersdk.cli.connect import connected
@@ -60,9 +60,8 @@ def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bo
     with connected(cli) as session:
         here = endpoint_name(session)
         wanted = {folder.absolute() for folder in folders}
-        runs = [
-            run for run in unfinished_runs(cli.state_dir) if not run.active and (not wanted or run.folder in wanted)
-        ]
+        every = not wanted and not snapshots
+        runs = [run for run in unfinished_runs(cli.state_dir) if not run.active and (every or run.folder in wanted)]
         mine = [run for run in runs if run.record is not None and run.record.endpoint == here]
         failed = [run for run in mine if not _clean(cli, session, run, drop_snapshots)]
         removed, failed_strays = _strays(cli, session, ask=stray, named=snapshots)
@@ -122,6 +121,8 @@ def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> t
         name = stray.found.name
         if name in named:
             wanted = True
+        elif named and not ask:
+            continue
         elif stray.claim is Claim.USED:
             cli.output.note(f"{_told(stray)}; in use, left alone", style="dim")
             continue
