@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from hypersdk.errors import LookupFailed
 from hypersdk.migration import register as module
 from hypersdk.migration.register import MAX_ENTRY_BYTES, Register, described_owner, entry_of
 from hypersdk.migration.runfile import FolderRuns, RunFile
-from hypersdk.migration.runs import forget_run, other_runs, unfinished_runs
+from hypersdk.migration.runs import Claim, _judged, forget_run, other_runs, unfinished_runs
+from hypersdk.vsphere.snapshot import FoundSnapshot
 
 FACTS = {
     "program": "hyper2kvm", "job": "", "started_at": "2026-01-01T00:00:00+00:00", "folder": "/srv/web-01", "machine": "web-01", "moref": "vm-1",
@@ -144,3 +147,17 @@ def test_users_of_one_host_see_each_other_where_there_is_a_shared_folder(
     forgotten = forget_run(tmp_path / "theirs", "r-1")
     assert forgotten.entry is not None
     assert other_runs(tmp_path / "theirs") == []
+
+
+def test_a_free_entry_of_another_host_proves_nothing(tmp_path: Path) -> None:
+    """A home on NFS: the other host's process may be alive, and its lock is not seen here."""
+    register = Register.of(tmp_path)
+    found = FoundSnapshot("snapshot-1", "hypersdk-r-1", "", datetime.now(UTC), "vm-1", "web-01")
+    entry = entry_of("r-1", **FACTS)
+    claims = []
+    for host in (entry.host, "another.example.com"):
+        with register.holding(replace(entry, host=host)):
+            claims.append(_judged(found, register, {}).claim)
+        claims.append(_judged(found, register, {}).claim)
+        claims.append(_judged(found, register, {found.name: "job job-1"}).claim)
+    assert claims == [Claim.USED, Claim.LEFT_OVER, Claim.USED, Claim.USED, Claim.UNKNOWN, Claim.USED]

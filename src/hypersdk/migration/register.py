@@ -77,6 +77,11 @@ class Registered:
         """Whether this user made it: what another user wrote proves nothing."""
         return self.uid == os.geteuid()
 
+    @property
+    def here(self) -> bool:
+        """Whether it was made on this host. Through a shared home the lock of another one's process may not be seen."""
+        return self.entry.host == platform.node()
+
 
 def entry_of(run_id: str, **facts: str) -> RunEntry:
     """An entry of this process. ``facts`` are the fields that are not about the process."""

@@ -3,10 +3,11 @@
 ``hyper2kvm status`` lists them; ``hyper2kvm cleanup`` puts their sources back as they were found. Snapshots of ours are also found by
 their name alone, for the day when the output folder is gone. Such a one may be another run's, of this host or of another::
 
-    the register shows a process at work on its run       in use     never removed
-    a daemon says that a job of its own needs it          in use     never removed
-    the register shows a run of this user, and no process left over  removed where that is asked for
-    anything else: another user, another host, unknown    unknown    removed by its exact name, or after a question
+    a process works on its run, says the register         in use       never removed
+    a job of its own needs it, says a daemon              in use       never removed
+    it was a run of this user and host, without a         left over    removed where that is asked for
+    process or a record by now, says the register
+    another user's, another host's, or nobody knows       unknown      removed by its exact name, or after a question
 """
 
 from __future__ import annotations
@@ -283,7 +284,7 @@ def _judged(found: FoundSnapshot, register: Register, jobs: Mapping[str, str]) -
         return Stray(found, Claim.USED, job)
     if known is not None:
         owner = f"{known.entry.owner}; no process works on it"
-        left_over = known.ours and known.entry.program == FolderRuns.program
+        left_over = known.ours and known.here and known.entry.program == FolderRuns.program
         return Stray(found, Claim.LEFT_OVER if left_over else Claim.UNKNOWN, owner)
     return Stray(found, Claim.UNKNOWN, described_owner(found.description) or "unknown: its description names none")
 
