@@ -175,7 +175,7 @@ def test_a_broken_export_is_seen_by_status_and_gone_on_with(shell: Shell, tmp_pa
     assert (seen["machine"], seen["folder"], seen["active"], seen["format"]) == ("off", str(out), False, "qcow2")
     told = shell.good("status")
     assert f"off -> {out}" in told.out
-    assert f"export {seen['moref']} -o {out} --format qcow2 --source lease --resume" in told.err
+    assert f"export {seen['moref']} -o {out} --format qcow2 --compress=none --source lease --url https://" in told.err
     assert shell("export", "off", "-o", out, "--json").error["code"] == "resumable_state"
     assert shell("export", "off", "-o", out, "--resume", "--discard").status == 2
     shell.good("cleanup", out)
@@ -201,6 +201,25 @@ def test_the_command_that_status_prints_goes_on_with_the_export(shell: Shell, tm
     assert shell(*left_out[1:], "--json").error["code"] == "resume_mismatch"
     shell.good(*words[1:])
     shell.good("verify", out)
+
+
+def test_the_command_says_also_what_a_configuration_file_says_otherwise(shell: Shell, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[export]\ncompress = "checked"\nsource = "datastore"\n')
+    shell.server.set_faults(Fault(FaultKind.RESET, after_bytes=64 * 1024, times=None))
+    asked = ("--compress=none", "--source", "lease", "--no-file-hash", "--remove-cdrom", "--power-off", "--no-quiesce")
+    broken = shell("export", "off", "-o", tmp_path / "x", *asked, "--config", config, "--retries", "0")
+    assert broken.status == 7
+    shell.server.set_faults()
+    (seen,) = shell.good("status", "--json").events
+    words = shlex.split(seen["resume_command"])
+    assert set(asked) <= set(words)
+    assert words[-1] == "--resume"
+    assert "--username" in words
+    assert seen["resume_command"] in shell.good("status").err
+    done = shell.good(*words[1:], "--config", config, "--json")
+    assert done.events[-1]["type"] == "result"
+    assert done.events[-1]["method"] == "lease"
 
 
 def test_an_interrupted_conversion_is_shown_and_no_export(shell: Shell, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.support.site import Site
 
 OTHERS: Final = frozenset({
     "usage", "partly_failed", "verify_no_manifest", "config_invalid",  # of hyper2kvm itself
-    "password_in_argv", "password_source",
+    "password_in_argv", "password_source", "run_unknown", "snapshot_unclaimed",
     "no_worker",  # what a job waits for
     "no_description",
     "unauthenticated", "token_outlives", "daemon_unreachable", "foreign_listener",  # of hyperctl

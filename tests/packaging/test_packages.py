@@ -91,6 +91,7 @@ def test_the_rpm_unpacks_and_its_programs_run(packages: Path, tmp_path: Path) ->
     }
     assert {
         "usr/lib/systemd/system/hypervisord.service",
+        "usr/lib/tmpfiles.d/hypersdk.conf",
         "etc/hypersdk/hypervisord.toml",
         "usr/share/man/man1/hyperctl.1.gz",
         "usr/share/doc/hypersdk/docs/daemon.md",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hypersdk.cli.options import connection_words
 from hypersdk.cli.report import LABEL_CELLS, labelled, report, tell
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean, count
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from hypersdk.vsphere.session import Session
 
 
+SNAPSHOT_KEPT: Final = "24 hours"
+"""For people; ``migration.runs.SNAPSHOT_MAX_AGE``, whose module takes long to import."""
 MAX_PANELS: Final = 3
 """Plans shown in full; more of them get a line each."""
 
@@ -194,6 +197,8 @@ def _plan_facts(plan: Plan) -> Iterator[tuple[str, str, str]]:
     for disk in plan.disks:
         yield "disk", f"{disk.label} of {format_size(disk.capacity_bytes)} -> {disk.file_name}", ""
     yield "space", f"at most {format_size(plan.needs_bytes)} to write, {format_size(plan.free_bytes)} free", ""
+    if plan.resumption is not None:
+        yield "resume", plan.resumption.text, ""
     for change in plan.changes or ("nothing is changed",):
         yield "at the source", change, ""
     for warning in plan.warnings:
@@ -226,6 +231,9 @@ def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
     for change, number in Counter(change for plan in plans for change in plan.changes).items():
         notes.print(labelled("source", f"{change} ({number} of {len(plans)})", notes.width), soft_wrap=True)
     for plan in plans:
+        if plan.resumption is not None:
+            text = f"{plan.machine.name}: {plan.resumption.text}"
+            notes.print(labelled("resume", text, notes.width), soft_wrap=True)
         for warning in plan.warnings:
             notes.print(labelled("warning", f"{plan.machine.name}: {warning}", notes.width, "yellow"), soft_wrap=True)
 
@@ -246,6 +254,7 @@ def conclude(cli: Cli, outcomes: Sequence[Outcome], failures: Sequence[Failure])
         if outcome.result is not None:
             show_result(cli, outcome.result)
     ended = [Failure(outcome.plan.machine.name, outcome.error) for outcome in outcomes if outcome.error]
+    _tell_kept_snapshots(cli, outcomes)
     total = len(outcomes) + len(failures)
     if total == 1:
         for failure in (*failures, *ended):
@@ -253,11 +262,40 @@ def conclude(cli: Cli, outcomes: Sequence[Outcome], failures: Sequence[Failure])
     for failure in ended:
         if not isinstance(failure.error, Cancelled):
             tell_failure(cli, failure)
-    for failure in ended:
-        if isinstance(failure.error, Cancelled):
-            raise failure.error
+    stopped = [failure.error for failure in ended if isinstance(failure.error, Cancelled)]
+    if stopped:
+        _gather(stopped[0], stopped, "not_undone", "kept")
+        raise stopped[0]
     if failures or ended:
         raise _partly_failed(outcomes, [*failures, *ended], total)
+
+
+def _gather(error: Cancelled, errors: Sequence[Cancelled], *names: str) -> None:
+    """What all of them list under ``names``, in the one that is told."""
+    for name in names:
+        lists = [listed for each in errors if isinstance(listed := each.fields.get(name), list)]
+        if lists:
+            error.fields[name] = [entry for listed in lists for entry in listed]
+
+
+def _tell_kept_snapshots(cli: Cli, outcomes: Sequence[Outcome]) -> None:
+    """Which temporary snapshots stay at the source, why, until when, and what removes them now; in the error for programs (``kept``)."""
+    for outcome in outcomes:
+        name = outcome.error.fields.get("kept_snapshot") if outcome.error else None
+        if name is None or outcome.error is None:
+            continue
+        folder = str(outcome.plan.spec.output_dir.absolute())
+        command = shlex.join(["hyper2kvm", "cleanup", "--drop-snapshots", folder, *connection_words(cli)])
+        if cli.output.json_lines:
+            outcome.error.fields["kept"] = [{"snapshot": name, "folder": folder, "command": command}]
+            continue
+        cli.output.note(
+            f"{outcome.plan.machine.name}: snapshot {name} stays on the machine, because --resume goes on from it; the resumed export removes it at "
+            f"its end. It grows as the machine writes, and nothing removes it by itself: any `hyper2kvm cleanup` does once the export is {SNAPSHOT_KEPT} "
+            "old. This removes it now:",
+            style="yellow",
+        )
+        cli.output.notes.print(f"  {clean(command)}", markup=False, soft_wrap=True)
 
 
 def _partly_failed(outcomes: Sequence[Outcome], failed: Sequence[Failure], total: int) -> PartlyFailed:

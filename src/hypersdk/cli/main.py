@@ -66,6 +66,7 @@ def _with_signal(cli: Cli, error: Cancelled) -> Cancelled:
     if cli.interrupts.received is not None and "signal" not in error.fields:
         told = cancelled_by(cli.interrupts.received)
         told.next_step, told.cause = error.next_step, error.cause
+        told.fields.update(error.fields)
     if not cli.resumable:
         told.next_step = NOTHING_BEGUN
     elif cli.interactive:

@@ -81,6 +81,15 @@ def connection_options(command: F) -> F:
     return command
 
 
+def connection_words(cli: Cli) -> list[str]:
+    """The connection flags of this run, for a command that is to reach the same server. None of them holds a password."""
+    words = [] if cli.config_path is None else ["--config", str(cli.config_path)]
+    for name, value in cli.flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        words += [flag] if value is True else [flag, str(value)]
+    return words
+
+
 def output_options(command: F) -> F:
     """Adds ``--json`` and ``--debug`` (read early: what goes wrong while the other flags are read is told that way already)."""
     as_json = click.option(

@@ -139,7 +139,7 @@ def disk_object(disk: DiskProgress) -> dict[str, Any]:
         "label": disk.label, "file": disk.file_name, "phase": disk.phase, "fraction": round(disk.fraction, 4), "basis": disk.basis,
         "capacity_bytes": disk.capacity_bytes, "wire_bytes": disk.wire_bytes, "guest_bytes": disk.guest_bytes,
         "written_bytes": disk.written_bytes, "skipped_bytes": disk.skipped_bytes, "rate_bytes_s": disk.rate_bytes_s,
-        "eta_s": disk.eta_s, "bottleneck": disk.bottleneck, "attempt": disk.attempt, "note": disk.note,
+        "eta_s": disk.eta_s, "bottleneck": disk.bottleneck, "attempt": disk.attempt, "note": disk.note, "again_bytes": disk.again_bytes,
     }  # fmt: skip
 
 
@@ -297,6 +297,8 @@ def _remark(machine: ExportProgress) -> str:
     remarks = ["" if machine.phase is Phase.CANCELLED else machine.note, *_unique(disk.note for disk in moving)]
     if bases := _unique(_basis_text(disk.basis) for disk in moving):
         remarks.append("% " + ", ".join(bases))
+    if again := sum(disk.again_bytes for disk in moving if disk.phase is not Phase.VERIFYING):
+        remarks.append(f"{format_size(again)} received again")
     remarks += _unique(BOTTLENECK_TEXT[disk.bottleneck] for disk in moving if disk.bottleneck)
     if retried := max((disk.attempt for disk in moving), default=1) - 1:
         remarks.append(f"retry {retried}")

@@ -22,7 +22,7 @@ from hypersdk.transfer.cancel import CancelToken
 
 WATCHED: Final = (signal.SIGINT, signal.SIGTERM)
 
-STOPPING: Final = "Stopping: what is written is kept, the source is being put back. One moment."
+STOPPING: Final = "Stopping: what is written is kept. What was changed at the source is put back, but for a temporary snapshot that --resume needs. One moment."
 WARNING: Final = (
     "Still stopping. Ended by force, the lease stays open on the server until it times out (usually five minutes, in which the machine "
     "can be neither started nor moved), and a temporary snapshot or an ejected CD stays as it is until `hyper2kvm cleanup`. "

@@ -14,7 +14,18 @@ from typing import Any, Final, TypeAlias
 from hypersdk.client.accounts import Me, Tokens, Users, who_am_i
 from hypersdk.client.address import Target, Wanted, find_target
 from hypersdk.client.connections import Endpoints
-from hypersdk.client.records import DaemonStatus, Explanation, Job, LogPart, Page, Rejection, Submission, objects, take
+from hypersdk.client.records import (
+    DaemonStatus,
+    Explanation,
+    HeldSnapshot,
+    Job,
+    LogPart,
+    Page,
+    Rejection,
+    Submission,
+    objects,
+    take,
+)
 from hypersdk.client.transport import Transport, path_part
 from hypersdk.client.watching import Watch, patiently
 from hypersdk.errors import UsageError
@@ -174,6 +185,11 @@ class Client:
         for at in range(0, len(ids), PAGE):
             found |= {job.id: job for job in self.page(ids=ids[at : at + PAGE], states=status, text=text).jobs}
         return tuple(found[one] for one in dict.fromkeys(ids) if one in found)
+
+    def snapshots(self) -> Sequence[HeldSnapshot]:
+        """The temporary snapshots that jobs hold at their sources: nobody else may remove them."""
+        answer = self._transport.request("GET", f"{API}/snapshots").object()
+        return tuple(HeldSnapshot.of(one) for one in objects(answer, "snapshots"))
 
     def explain(self, job_id: str) -> Explanation:
         """Why the job is where it is, and what to do."""

@@ -191,6 +191,20 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldSnapshot:
+    """A temporary snapshot that a job holds at its source, or left there."""
+
+    snapshot: str
+    job_id: str
+    state: str
+
+    @classmethod
+    def of(cls, raw: Raw) -> HeldSnapshot:
+        """From its JSON object."""
+        return cls(take(raw, "snapshot", str), take(raw, "job_id", str), take(raw, "state", str))
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonStatus:
     """The daemon and its jobs, in numbers."""
 

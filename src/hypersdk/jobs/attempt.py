@@ -112,7 +112,7 @@ class JobAttempt:
         return self._ended(outcome)
 
     def _exported(self) -> Outcome:
-        job, runs = self.claim.job, DatabaseRuns(self.workshop.claims, self.claim)
+        job, runs = self.claim.job, self._runs
         with self._source(self.cancel) as (session, spec):
             if runs.exists(spec.output_dir):
                 spec = replace(spec, resume=Resume.DISCARD if job.discard else Resume.RESUME)
@@ -158,6 +158,10 @@ class JobAttempt:
             lane=self._lane,
             locate=self.workshop.roots.locate,
         )
+
+    @property
+    def _runs(self) -> DatabaseRuns:
+        return DatabaseRuns(self.workshop.claims, self.claim, self.workshop.settings.register)
 
     @property
     def _lane(self) -> str:
@@ -208,7 +212,7 @@ class JobAttempt:
 
         Raises NotRestored, and whatever keeps it from logging in: then the job is not cancelled, and its record is kept.
         """
-        job, runs = self.claim.job, DatabaseRuns(self.workshop.claims, self.claim)
+        job, runs = self.claim.job, self._runs
         published = False
         if runs.exists(Path(job.output_path)):
             never = CancelToken()
@@ -240,7 +244,7 @@ class JobAttempt:
             self.workshop.claims.log(self.claim, lines)
 
     def _tidy(self) -> None:
-        runs = DatabaseRuns(self.workshop.claims, self.claim)
+        runs = self._runs
         if not runs.exists(Path(self.claim.job.output_path)):
             return
         never = CancelToken()

@@ -80,6 +80,7 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "manifest_mismatch": f"Nothing was published. {_ON}; check the path to the ESXi host for a device that alters traffic.",
     "content_differs": f"{_ANEW}; if it repeats, check the source datastore and the path to it.",
     "source_changed": f"{_ANEW}; what was copied belongs to another point in time.",
+    "snapshot_gone": "`hyperctl retry ID` begins it anew with a snapshot of its own; keep other programs from removing snapshots named hypersdk-*.",
     "source_file_changed": f"Something writes to the disk: find it, then {_ANEW}; or {_LEASE}.",
     "not_restored": "Once vSphere answers again, run `hyperctl cancel ID`.",
     "cancelled": f"{_ON}, {_ANEW}.",

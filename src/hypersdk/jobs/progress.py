@@ -151,6 +151,7 @@ def _disk_object(disk: DiskProgress) -> dict[str, Any]:
         "bytes_downloaded": disk.wire_bytes,
         "bytes_written": disk.written_bytes,
         "bytes_skipped": disk.skipped_bytes,
+        "bytes_again": disk.again_bytes,
         "percent_complete": round(disk.fraction * 100, 1),
         "basis": disk.basis.value,
         "rate_bytes_s": _rounded(disk.rate_bytes_s),

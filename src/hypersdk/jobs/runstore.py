@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from hypersdk.jobs.claims import Claim, Claims
+from hypersdk.migration.register import Register
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,13 @@ class DatabaseRuns:
     claim: Claim
     undo_command: ClassVar[str] = "hyperctl cancel ID"
     undo_all_command: ClassVar[str] = undo_command
+    program: ClassVar[str] = "hypervisord"
+    register: Register = field(default_factory=Register)
+
+    @property
+    def job(self) -> str:
+        """See RunStore."""
+        return self.claim.job.id
 
     def exists(self, folder: Path) -> bool:
         """See RunStore."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob, at_rest
 from hypersdk.jobs.states import ENDED, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError, after
 from hypersdk.state.database import Database
 from hypersdk.state.pages import EVERYTHING, LIST_QUERY, Found, Listing, Slice, Where, current_revision
-from hypersdk.state.tables import attempts, job_log, jobs, removed
+from hypersdk.state.tables import attempts, job_log, jobs, removed, runs
 
 JOB_UNKNOWN: Final = register("job_unknown", "There is no job with that id.", "See `hyperctl query -all`.")
 JOB_EXISTS: Final = register(
@@ -73,6 +74,18 @@ class Filter:
         if self.seen_revision is not None:
             found.append(jobs.c.created_revision <= self.seen_revision)
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSnapshot:
+    """A temporary snapshot of a job. ``site`` is host:port of its vCenter or ESXi host, ``machine`` the machine's name."""
+
+    snapshot: str
+    job_id: str
+    job_name: str
+    state: JobState
+    site: str
+    machine: str
 
 
 class JobStore:
@@ -248,6 +261,24 @@ class JobStore:
         query = sa.select(*_ATTEMPT).where(attempts.c.job_id == job_id)
         with self.database.read() as connection:
             return ATTEMPT_LIST.page(connection, query, ATTEMPT_LIST.conditions(where), part, lambda row: Attempt(*row))
+
+    def snapshots(self) -> list[HeldSnapshot]:
+        """The temporary snapshots that jobs hold at their sources, or left there: what nobody else may remove."""
+        query = (
+            sa.select(jobs.c.id, jobs.c.name, jobs.c.state, jobs.c.site, runs.c.record)
+            .join(runs, runs.c.job_id == jobs.c.id)
+            .where(jobs.c.source_changes > 0)
+            .order_by(jobs.c.number)
+        )
+        with self.database.read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            HeldSnapshot(change["data"]["name"], row.id, row.name, JobState(row.state), row.site, record["machine"])
+            for row in rows
+            for record in [json.loads(row.record)]
+            for change in record["changes"]
+            if change["kind"] == "snapshot" and not change["undone"]
+        ]
 
     def sealed_secret(self, job_id: str) -> bytes | None:
         """The sealed password that came with the job."""

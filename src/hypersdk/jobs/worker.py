@@ -40,6 +40,7 @@ from hypersdk.jobs.states import JobEvent, JobStateError
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.undoing import Undoing
 from hypersdk.migration.plan import Floor
+from hypersdk.migration.runfile import state_dir
 from hypersdk.migration.settings import RunSettings, Shared
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.transfer.cancel import CancelToken, SignalFlag
@@ -74,7 +75,7 @@ class Worker:
         self._begun: Counter[str] = Counter()
         """Attempts that a thread of this process works on, from before the claim to after the end."""
         self._lock = threading.Lock()
-        self._run_settings = _run_settings(settings)
+        self._run_settings = _run_settings(settings, environ)
         self._shared = Shared(self._run_settings)
         self._sites: dict[str, Shared] = {}
         self._renewal = Renewal()
@@ -335,12 +336,14 @@ def _job_of(workflow_id: str) -> str:
     return workflow_id.rpartition("/")[0]
 
 
-def _run_settings(settings: DaemonSettings) -> RunSettings:
+def _run_settings(settings: DaemonSettings, environ: Mapping[str, str]) -> RunSettings:
     floor = Floor(settings.datastore_floor_percent / 100, settings.datastore_floor_bytes)
     return RunSettings(
         streams_per_host=settings.streams_per_host, streams_per_vcenter=settings.streams_per_vcenter,
         bandwidth_limit=settings.bandwidth_limit, space_wait_s=settings.space_wait_s, floor=floor,
         progress_interval_s=0.5, state=settings.state_dir,
+        # Where programs of the same user look that know nothing of this daemon's own state directory, too.
+        registers=(state_dir(environ),),
     )  # fmt: skip
 
 

@@ -9,29 +9,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
-from hypersdk.errors import IntegrityError, Refused, SourceError, register
+from hypersdk.errors import HyperSDKError, IntegrityError, Refused, SourceError, register
 from hypersdk.formats.ovf import OvfDisk
 from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
-from hypersdk.migration.point import SOURCE_CHANGED, PointInTime, point_of
+from hypersdk.migration.point import SNAPSHOT_GONE, SOURCE_CHANGED, PointInTime, check_snapshot_there, point_of
 from hypersdk.migration.prepare import SourceWork
+from hypersdk.migration.resumption import ResumeCost
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import Method, OutputFormat
 from hypersdk.migration.takeover import damage_of
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
-from hypersdk.units import format_size
 from hypersdk.vsphere.descriptor import server_descriptor
 from hypersdk.vsphere.faults import LICENSE_REFUSES_EXPORT, NOT_SUPPORTED
 from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict, routes_of
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.routes import VIA
 from hypersdk.vsphere.sources import FlatDiskSource, probe_flat
+
+LOG: Final = logging.getLogger(__name__)
 
 NO_RANGES: Final = register(
     "no_ranges", "The disk cannot be read as ranges from its datastore.", "Use --source lease, or leave --source out."
@@ -62,45 +65,6 @@ UNPROVED_EARLIER: Final = "unproved: some disks were copied in an earlier run, u
 
 
 @dataclass(frozen=True, slots=True)
-class ResumeCost:
-    """What each way of going on is expected to read of the guest's disks. ``holes``: ranges read them too, as nobody knows where they are."""
-
-    ranges_bytes: int
-    stream_bytes: int
-    holes: bool
-
-    @classmethod
-    def of(cls, capacity: int, *, areas_bytes: int, allocated_bytes: int | None, recorded_bytes: int) -> Self:
-        """Of one disk. ``areas_bytes`` is what ranges would read from the beginning, ``recorded_bytes`` what is in the image."""
-        whole = areas_bytes >= capacity
-        allocated = capacity if allocated_bytes is None else min(allocated_bytes, capacity)
-        return cls(max(0, areas_bytes - recorded_bytes), allocated if whole else areas_bytes, whole)
-
-    @classmethod
-    def of_all(cls, costs: Sequence[ResumeCost]) -> Self:
-        """Of several disks, which go the same way."""
-        return cls(
-            sum(cost.ranges_bytes for cost in costs),
-            sum(cost.stream_bytes for cost in costs),
-            any(cost.holes for cost in costs),
-        )
-
-    @property
-    def takes_ranges(self) -> bool:
-        """A stream is compressed and has the server's manifest, so ranges must be less and not only as much."""
-        return self.ranges_bytes < self.stream_bytes
-
-    @property
-    def choice(self) -> str:
-        """What was chosen and why, for people."""
-        ranges, stream = format_size(self.ranges_bytes), format_size(self.stream_bytes)
-        if self.takes_ranges:
-            return f"resumed with datastore ranges: about {ranges} missed, a new stream has {stream} of data"
-        holes = ", holes included, which only change tracking (CBT) would tell" if self.holes else ""
-        return f"resumed with a new stream of {stream} of data: datastore ranges would read about {ranges}{holes}"
-
-
-@dataclass(frozen=True, slots=True)
 class MachineCopy:
     """Copies what is not copied yet. Method, proof and the server's descriptor are in the run file when ``run`` returns."""
 
@@ -118,7 +82,11 @@ class MachineCopy:
                 self.board.meters[record.key].expect_read_back(1.0)
                 self.disks.hash_later(record, cancel)
         if pending:
-            self._copy(pending, cancel)
+            try:
+                self._copy(pending, cancel)
+            except (SourceError, IntegrityError) as error:
+                self._blame_snapshot(error)
+                raise
         elif self.work.run.record.proof is None:
             self._note_interrupted()
 
@@ -149,6 +117,21 @@ class MachineCopy:
         if record.size_bytes != size:
             self.work.run.save()
         return damage
+
+    def _blame_snapshot(self, error: HyperSDKError) -> None:
+        """Raises ``snapshot_gone`` in the place of ``error`` where that is why: a stream may break by it, or bring other bytes."""
+        try:
+            self.check_snapshot()
+        except SourceError as gone:
+            if gone.code == SNAPSHOT_GONE:
+                raise gone from error
+        except HyperSDKError as unknown:
+            LOG.info("whether the snapshot is still there cannot be told: %s", unknown.message)
+
+    def check_snapshot(self) -> None:
+        """Raises SourceError ``snapshot_gone`` where the snapshot that is exported is not there any more."""
+        if self._point.snapshot is not None:
+            check_snapshot_there(read_machine(self.work.session, self.work.run.record.moref), self._point)
 
     def _note_interrupted(self) -> None:
         """An earlier process ended between the last disk and its proof. The lease is gone, and the server's manifest with it."""
@@ -222,6 +205,7 @@ class MachineCopy:
                 self.board.watch_lease(None)
             self._tell_detours()
             proof = self._proof(self._verify(lease, pending))
+            self.check_snapshot()  # a manifest of the same server proves nothing of the time after a removal
             descriptor = self._descriptor()
             lease.complete()
         with work.run.changing() as record:
@@ -342,8 +326,9 @@ class MachineCopy:
             record.method, record.proof = Method.DATASTORE.value, UNPROVED_RANGES
 
     def _check_point(self) -> None:
-        """Raises SourceError ``source_changed`` unless the machine is provably still at the run's point in time."""
+        """Raises SourceError ``source_changed`` or ``snapshot_gone`` unless the machine is provably still at the run's point in time."""
         machine = read_machine(self.work.session, self.work.run.record.moref)
+        check_snapshot_there(machine, self._point)
         if reason := self._point.difference(point_of(machine, self._point.snapshot)):
             raise SourceError(f"'{machine.name}' changed while it was copied: {reason}", code=SOURCE_CHANGED)
 

@@ -29,6 +29,7 @@ from hypersdk.migration.journal import Problem, SourceJournal, not_restored
 from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of
 from hypersdk.migration.outputs import outputs_for, remove_other_lanes
 from hypersdk.migration.plan import Plan
+from hypersdk.migration.point import snapshot_gone
 from hypersdk.migration.prepare import (
     SourceWork,
     add_problems,
@@ -141,6 +142,7 @@ class MachineExport:
 
     def _run_locked(self, run: RunFile | None, stack: ExitStack) -> tuple[ExportResult, NotRestored | None]:
         work = self._open(run, stack)
+        stack.enter_context(work.run.registered())
         try:
             stack.enter_context(self._room(work))
         except HyperSDKError as error:
@@ -229,6 +231,11 @@ class MachineExport:
             disks=new_records(self._plan),
             source=spec.method.value,
             exclude_disks=list(spec.exclude_disks),
+            state=spec.state.value,
+            from_snapshot=spec.snapshot,
+            remove_cdrom=spec.remove_cdrom,
+            quiesce=spec.quiesce,
+            file_hash=spec.file_hash,
         )
 
     def _work(self, run: RunFile, stack: ExitStack) -> SourceWork:
@@ -248,6 +255,7 @@ class MachineExport:
                 self._plan.spec, work.run, work.outputs, self._held, self._board, self._shared, verifier, work.warn
             )
             copy = MachineCopy(work, self._board, disks)
+            copied_before = work.run.record.copied
             try:
                 self._copy(work, copy)
             except BaseException as error:
@@ -255,6 +263,8 @@ class MachineExport:
                 undo_after(work, error)
                 raise
             problems = self._put_back(work)
+            if work.journal.snapshot_was_gone and not copied_before:
+                self._disown(work)
             self._board.phase(Phase.VERIFYING)
             hashes = disks.hashes()
         self._board.phase(Phase.PUBLISHING)
@@ -263,6 +273,15 @@ class MachineExport:
         if lane := work.run.record.lane:
             remove_other_lanes(self._folder, [file.name for file in result.files], lane)
         return result, self._ended(work, problems)
+
+    def _disown(self, work: SourceWork) -> None:
+        """The snapshot was gone when it was to be removed, so its removal may have begun while the last of it was read: the proof does not count.
+
+        Raises SourceError ``snapshot_gone``."""
+        self._cancel.cancel("the export ended")
+        with work.run.changing() as record:
+            record.proof = record.descriptor = None
+        raise snapshot_gone(self._plan.machine.name, work.run.record.snapshot_name)
 
     def _only_put_back(self, work: SourceWork) -> tuple[ExportResult, NotRestored | None]:
         """The end of a run whose files are published: what an earlier try could not undo at the source."""
@@ -321,6 +340,7 @@ class MachineExport:
                     interval_s=settings.snapshot_watch_s,
                     cancel=self._cancel,
                     note=self._board.note,
+                    check=copy.check_snapshot,
                 )
             settle(work, shutdown_timeout_s=settings.shutdown_timeout_s, cancel=self._cancel)
             if watch is not None:

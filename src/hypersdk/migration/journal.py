@@ -59,6 +59,8 @@ class SourceJournal:
         self._session = session
         self._run = run
         self._note = note
+        self.snapshot_was_gone = False
+        """Whether the undo looked for the temporary snapshot, and somebody else had removed it."""
 
     @property
     def _moref(self) -> str:
@@ -116,7 +118,8 @@ class SourceJournal:
                 self._session,
                 self._moref,
                 name=name,
-                description="Temporary, made by HyperSDK for an export; removed at its end (hyper2kvm cleanup).",
+                description="Temporary, made by HyperSDK for an export; removed at its end (hyper2kvm cleanup). "
+                f"Owner: {self._run.entry.owner}",
                 quiesce=quiesce,
                 cancel=cancel,
             )
@@ -230,10 +233,13 @@ class SourceJournal:
 
     def _remove_snapshot(self, change: Change, cancel: CancelToken) -> None:
         # By name and not by the moref noted: the process may have died between the server's answer and our note of it.
-        for node in read_machine(self._session, self._moref).snapshots:
-            if node.name == change.data["name"]:
-                self._note(f"removing snapshot {node.name}")
-                remove_snapshot(self._session, node.moref, cancel=cancel)
+        there = [
+            node for node in read_machine(self._session, self._moref).snapshots if node.name == change.data["name"]
+        ]
+        self.snapshot_was_gone = change.made and all(node.moref != change.data.get("moref") for node in there)
+        for node in there:
+            self._note(f"removing snapshot {node.name}")
+            remove_snapshot(self._session, node.moref, cancel=cancel)
 
 
 _DESCRIPTIONS = {

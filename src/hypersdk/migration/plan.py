@@ -13,6 +13,7 @@ from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
 from hypersdk.migration.outputs import most_bytes, most_bytes_around
 from hypersdk.migration.preflight import Refusal
+from hypersdk.migration.resumption import Resumption, resumption_of
 from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore, state_dir
 from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState, compression_misfit
 from hypersdk.model import Disk, Machine, MachineSummary, Power
@@ -62,7 +63,8 @@ class Floor:
 class Plan:
     """What will be done to one machine. ``changes`` lists what is changed at the source and undone at the end.
 
-    ``snapshot`` is the moref of the existing snapshot to export; None with ``temporary_snapshot`` or a machine that is off.
+    ``snapshot`` is the moref of the existing snapshot to export; None with ``temporary_snapshot`` or a machine that is off. ``resumption`` is
+    set where an unfinished run is gone on with and something is still to be copied.
     """
 
     spec: ExportSpec
@@ -77,6 +79,7 @@ class Plan:
     needs_bytes: int
     free_bytes: int
     route: str
+    resumption: Resumption | None = None
 
     @property
     def stem(self) -> str:
@@ -95,6 +98,7 @@ class Plan:
             ],
             "changes": list(self.changes), "warnings": list(self.warnings),
             "needs_bytes": self.needs_bytes, "free_bytes": self.free_bytes,
+            "resume": None if self.resumption is None else self.resumption.as_dict(),
         }  # fmt: skip
 
 
@@ -139,12 +143,17 @@ def make_plan(
     if not resuming:
         refusals += _space_refusals(spec, needs, free)
     preflight.raise_if_any(machine.name, refusals)
-    changes = _changes_left(run) if run and only_publish else _changes(machine, spec, temporary)
+    resumption = None
+    if resuming and run and not only_publish:
+        resumption = resumption_of(machine, spec, run, spec.output_dir.absolute())
+    held = resumption is not None and not resumption.anew
+    changes = _changes_left(run) if run and only_publish else _changes(machine, spec, temporary, held=held)
     return Plan(
         spec=spec, machine=machine, disks=planned, snapshot=snapshot, temporary_snapshot=temporary,
         point=_point_text(spec, temporary), method=spec.method, changes=tuple(changes),
         warnings=tuple(preflight.warnings_for(machine, spec)), needs_bytes=needs, free_bytes=free,
         route=machine.summary.host or session.endpoint.host,
+        resumption=resumption,
     )  # fmt: skip
 
 
@@ -241,7 +250,8 @@ def _changes_left(run: RunRecord) -> Iterator[str]:
         yield "put the machine back as the earlier run found it"
 
 
-def _changes(machine: Machine, spec: ExportSpec, temporary: bool) -> Iterator[str]:
+def _changes(machine: Machine, spec: ExportSpec, temporary: bool, *, held: bool) -> Iterator[str]:
+    """``held``: the temporary snapshot is there from an earlier run."""
     running = machine.power is Power.ON
     if running and spec.state is SourceState.POWER_OFF:
         yield "power the machine off; power it on again at the end"
@@ -250,6 +260,10 @@ def _changes(machine: Machine, spec: ExportSpec, temporary: bool) -> Iterator[st
     if spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms):
         yield "eject ISO images; put them back at the end"
     if temporary:
-        yield "make a temporary snapshot; remove it at the end"
+        yield (
+            "go on from the temporary snapshot; remove it at the end"
+            if held
+            else "make a temporary snapshot; remove it at the end"
+        )
     if spec.method is not Method.DATASTORE:
         yield "hold an export lease (no power-on and no migration meanwhile)"

@@ -20,6 +20,11 @@ SOURCE_CHANGED = register(
     "The machine is no longer at the point in time that the export began at.",
     "Start the export again with --discard; what was copied belongs to another point in time.",
 )
+SNAPSHOT_GONE = register(
+    "snapshot_gone",
+    "Somebody removed the snapshot while it was exported: what was read of it may mix two points in time.",
+    "Run it again with --resume, which begins anew with a snapshot of its own; keep other programs from removing snapshots named hypersdk-*.",
+)
 
 
 class PointKind(StrEnum):
@@ -107,3 +112,14 @@ def point_of(machine: Machine, snapshot: str | None) -> PointInTime:
         boot_time=machine.boot_time.isoformat() if machine.boot_time else None,
         disks=tuple(DiskPoint(disk.key, disk.file, disk.capacity_bytes, disk.change_id) for disk in machine.disks),
     )
+
+
+def check_snapshot_there(machine: Machine, point: PointInTime) -> None:
+    """Raises SourceError ``snapshot_gone`` where ``point`` is a snapshot that the machine does not have any more."""
+    if point.snapshot is not None and all(node.moref != point.snapshot for node in machine.snapshots):
+        raise snapshot_gone(machine.name, point.snapshot)
+
+
+def snapshot_gone(machine: str, snapshot: str | None) -> SourceError:
+    """The error that says so."""
+    return SourceError(f"snapshot {snapshot} of '{machine}' was removed while it was exported", code=SNAPSHOT_GONE)

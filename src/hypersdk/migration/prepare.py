@@ -213,8 +213,8 @@ def _follow_own_changes(work: SourceWork) -> None:
 def undo_after(work: SourceWork, error: BaseException, *, copied: bool = True) -> None:
     """Undoes what was changed after ``error`` ended the run; what fails is added to it (field ``not_undone``) and stays in the run file.
 
-    A cancelled run keeps its snapshot, and so does one that ended before the copy: it is resumable at that point in time. A failed one is
-    undone whole.
+    A cancelled run keeps its snapshot, and so does one that ended before the copy: it is resumable at that point in time; ``error`` names it
+    (field ``kept_snapshot``). A failed one is undone whole.
     """
     cancel = CancelToken()  # the run's own has ended
     keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) or not copied else ()
@@ -224,10 +224,18 @@ def undo_after(work: SourceWork, error: BaseException, *, copied: bool = True) -
     except HyperSDKError as unreachable:
         _add(error, f"the source was not put back: {unreachable.message}; run `{_undo_command(work, keep)}`")
         return
+    finally:
+        _name_kept(work, error, keep)
     if still:
         with suppress(HyperSDKError):  # the next run then finds another point in time, and copies again
             _follow_own_changes(work)
     add_problems(work, error, problems, keep=keep)
+
+
+def _name_kept(work: SourceWork, error: BaseException, keep: Collection[ChangeKind]) -> None:
+    kept = [change.data["name"] for change in work.run.record.open_changes if change.kind in keep]
+    if kept and isinstance(error, HyperSDKError):
+        error.fields["kept_snapshot"] = kept[0]
 
 
 def add_problems(

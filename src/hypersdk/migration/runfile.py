@@ -6,6 +6,7 @@
     DIR/.hypersdk-run.json     this file: who, what, which point in time, which disks are done, what was changed at the source
     DIR/NAME.partial[.blocks]  data, and the ledger of its blocks (hypersdk.transfer.ledger)
     STATE/runs/ID.json         a pointer to DIR, so that `status` and `cleanup` find runs without being told where
+    STATE/register/ID.json     who works on it, or left something at its source, for whoever cleans up there (hypersdk.migration.register)
 
 Every change is a whole new file: written beside, synced, renamed. It is small (some hundred bytes for a disk).
 """
@@ -29,6 +30,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.migration.point import PointInTime
+from hypersdk.migration.register import Register, RunEntry, entry_of
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.files import (
     has_name,
@@ -111,8 +113,8 @@ class DiskRecord:
 class RunRecord:
     """The whole of it. ``endpoint`` is ``user@host`` for people; no secret is in here. ``method``, ``proof`` and
     ``descriptor`` are set by the copy; ``published`` says that only the source waits to be put back. ``lane`` ends the names of
-    lock and partial files, where an earlier process that was declared dead still holds those without it. ``source`` and ``exclude_disks`` are
-    what was asked for, to be asked for again by a resume; records of the first releases do not have them."""
+    lock and partial files, where an earlier process that was declared dead still holds those without it. ``source`` and all behind it are
+    what was asked for, to be asked for again by a resume; records of earlier releases do not have them."""
 
     run_id: str
     endpoint: str
@@ -132,6 +134,11 @@ class RunRecord:
     lane: str = ""
     source: str = "auto"
     exclude_disks: list[str] = field(default_factory=list)
+    state: str = "auto"
+    from_snapshot: str | None = None
+    remove_cdrom: bool = False
+    quiesce: bool = True
+    file_hash: bool = True
 
     @property
     def copied(self) -> bool:
@@ -169,11 +176,17 @@ class RunStore(Protocol):
     """Where the record of a run is kept: in the output folder (``FolderRuns``), or in a daemon's database.
 
     ``undo_command`` is what a user types to have the source put back later, but for a snapshot that a resume needs;
-    ``undo_all_command`` takes the snapshot away too.
+    ``undo_all_command`` takes the snapshot away too. ``program`` and ``job`` (empty without one) say in ``register`` whose the run is.
     """
 
     undo_command: ClassVar[str]
     undo_all_command: ClassVar[str]
+    program: ClassVar[str]
+
+    @property
+    def job(self) -> str: ...
+    @property
+    def register(self) -> Register: ...
 
     def exists(self, folder: Path) -> bool:
         """Whether an unfinished run belongs to ``folder``."""
@@ -207,6 +220,13 @@ class FolderRuns:
     state: Path
     undo_command: ClassVar[str] = "hyper2kvm cleanup"
     undo_all_command: ClassVar[str] = "hyper2kvm cleanup --drop-snapshots"
+    program: ClassVar[str] = "hyper2kvm"
+    job: ClassVar[str] = ""
+
+    @property
+    def register(self) -> Register:
+        """See RunStore."""
+        return Register.of(self.state)
 
     def exists(self, folder: Path) -> bool:
         """See RunStore."""
@@ -236,10 +256,14 @@ class FolderRuns:
 
     def remove(self, folder: Path, run_id: str) -> None:
         """See RunStore. The record of another run, that took the folder from this one, stays."""
-        pointer = self._pointer(run_id)
         with target_errors(f"removing {shown_path(folder) / RUN_FILE}"), suppress(ValueError, TypeError, KeyError):
             if json.loads(self.read(folder) or b"{}").get("run_id") == run_id:
                 (folder / RUN_FILE).unlink(missing_ok=True)
+        self.remove_pointer(run_id)
+
+    def remove_pointer(self, run_id: str) -> None:
+        """The run is not found any more by those who do not know its folder."""
+        pointer = self._pointer(run_id)
         with self._state_errors(f"removing {pointer}"):
             pointer.unlink(missing_ok=True)
 
@@ -328,6 +352,27 @@ class RunFile:
         """Forgets the run: it was finished or given up."""
         with self._lock:
             self._store.remove(self.record.folder, self.record.run_id)
+            self._store.register.forget(self.record.run_id)
+
+    @property
+    def entry(self) -> RunEntry:
+        """What the host's register says of it."""
+        record, store = self.record, self._store
+        return entry_of(
+            record.run_id, program=store.program, job=store.job, started_at=record.started_at, folder=str(shown_path(record.folder)),
+            machine=record.machine, moref=record.moref, endpoint=record.endpoint, snapshot=record.snapshot_name,
+        )  # fmt: skip
+
+    @contextmanager
+    def registered(self) -> Iterator[None]:
+        """In the host's register for the time of the block, as a run that this process works on; afterwards as long as something is left at its
+        source."""
+        try:
+            with self._store.register.holding(self.entry):
+                yield
+        finally:
+            if not self.record.open_changes:
+                self._store.register.forget(self.record.run_id)
 
     def check(self) -> None:
         """Raises where this process may not act for the run any more: another one has the folder and went on with the same run."""

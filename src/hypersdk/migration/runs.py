@@ -1,23 +1,31 @@
 """Unfinished runs: finding them again without being told where, and cleaning up after them.
 
 ``hyper2kvm status`` lists them; ``hyper2kvm cleanup`` puts their sources back as they were found. Snapshots of ours are also found by
-their name alone, for the day when the output folder is gone.
+their name alone, for the day when the output folder is gone. Such a one may be another run's, of this host or of another::
+
+    a process works on its run, says the register         in use       never removed
+    a job of its own needs it, says a daemon              in use       never removed
+    it was a run of this user and host, without a         left over    removed where that is asked for
+    process or a record by now, says the register
+    another user's, another host's, or nobody knows       unknown      removed by its exact name, or after a question
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from hypersdk.errors import HyperSDKError, TargetError
+from hypersdk.errors import HyperSDKError, LookupFailed, Refused, TargetError, register
 from hypersdk.migration.journal import Problem, SourceJournal, not_restored
 from hypersdk.migration.naming import stem_of
 from hypersdk.migration.outputs import outputs_for
+from hypersdk.migration.register import Register, Registered, RunEntry, described_owner
 from hypersdk.migration.runfile import (
     RUN_ACTIVE,
     SNAPSHOT_PREFIX,
@@ -31,8 +39,18 @@ from hypersdk.migration.runfile import (
 )
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import shown_path
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.snapshot import FoundSnapshot, find_snapshots, remove_snapshot
+from hypersdk.vsphere.snapshot import UNKNOWN_TIME, FoundSnapshot, find_snapshots, remove_snapshot
+
+RUN_UNKNOWN: Final = register(
+    "run_unknown", "No unfinished export of this user is known by that name.", "See `hyper2kvm status`."
+)
+SNAPSHOT_USED: Final = register(
+    "snapshot_used",
+    "A run or a job that is not over needs the snapshot: it would go on with other bytes, or fail.",
+    "Wait for its end. What ends it now: Ctrl-C in its terminal, or `hyperctl cancel ID`; each removes what it made.",
+)
 
 SNAPSHOT_MAX_AGE: Final = timedelta(hours=24)
 """A temporary snapshot that waits for a resume is given up after this: its delta grows on a production datastore."""
@@ -40,12 +58,22 @@ SNAPSHOT_MAX_AGE: Final = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedRun:
-    """One run that did not end. ``active`` says that a process works on it now; ``error`` that its record cannot be read."""
+    """One run that did not end. ``active`` says that a process works on it now; ``error`` that its record cannot be read, or is gone.
+
+    ``entry`` is what the host's register says of it, where it says something.
+    """
 
     folder: Path
     record: RunRecord | None
     active: bool
     error: str
+    run_id: str
+    entry: RunEntry | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether its record is gone, so that nothing but its snapshot's name is known any more."""
+        return self.record is None and self.entry is not None
 
     @property
     def age(self) -> timedelta:
@@ -65,23 +93,62 @@ class CleanUp:
 
 
 def unfinished_runs(state: Path) -> list[UnfinishedRun]:
-    """All runs that left a record, oldest first. Pointers to folders that are gone are removed on the way."""
-    runs = [run for pointer in sorted((state / "runs").glob("*.json")) if (run := _read(pointer, state))]
+    """All runs that left a record, oldest first. Pointers to folders that are gone are removed on the way, but for runs that left something at
+    their source."""
+    pointers = sorted((state / "runs").glob("*.json"))
+    runs = [run for pointer in pointers if (run := _read(pointer, FolderRuns(state))) is not None]
     return sorted(runs, key=lambda run: run.record.started_at if run.record else "")
 
 
-def _read(pointer: Path, state: Path) -> UnfinishedRun | None:
+def _read(pointer: Path, store: FolderRuns) -> UnfinishedRun | None:
+    run_id = pointer.stem
+    known = store.register.find(run_id)
+    held, entry = known is not None and known.held, known.entry if known is not None else None
     try:
         folder = Path(json.loads(pointer.read_bytes())["folder"])
-        run = RunFile.load(folder, FolderRuns(state))
+        run = RunFile.load(folder, store)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return UnfinishedRun(pointer, None, active=False, error=f"unreadable: {error}")
+        return UnfinishedRun(pointer, None, held, f"unreadable: {error}", run_id)
     except HyperSDKError as error:
-        return UnfinishedRun(folder, None, active=is_locked(folder), error=error.message)
-    if run is None or run.record.run_id != pointer.stem:
+        return UnfinishedRun(folder, None, held or is_locked(folder), error.message, run_id)
+    if run is not None and run.record.run_id == run_id:
+        return UnfinishedRun(folder, run.record, held or is_locked(folder), "", run_id, entry)
+    if entry is None:
         pointer.unlink(missing_ok=True)
         return None
-    return UnfinishedRun(folder, run.record, active=is_locked(folder), error="")
+    return UnfinishedRun(folder, None, held, "its record is gone, with the folder or out of it", run_id, entry)
+
+
+def other_runs(state: Path) -> list[Registered]:
+    """What the register shows beside ``unfinished_runs``: runs of other users and jobs of daemons on this host."""
+    own = {pointer.stem for pointer in (state / "runs").glob("*.json")}
+    return [known for known in Register.of(state).entries() if known.entry.run_id not in own]
+
+
+def forget_run(state: Path, which: str) -> UnfinishedRun:
+    """Forgets the run with that id, or in that folder; what it left on disk and at its source stays. Returns it as it was.
+
+    Raises LookupFailed ``run_unknown``, and TargetError ``run_active`` while a process works on it.
+    """
+    folder = Path(which).absolute()
+    found = [run for run in unfinished_runs(state) if which == run.run_id or folder == run.folder] or [
+        UnfinishedRun(Path(other.entry.folder), None, other.held, "", which, other.entry)
+        for other in other_runs(state)
+        if other.ours and other.entry.run_id == which
+    ]
+    if not found:
+        raise LookupFailed(f"no unfinished run of this user has the id or the folder '{which[:200]}'", code=RUN_UNKNOWN)
+    run = found[0]
+    if run.active:
+        raise TargetError(f"a process works on the run in {shown_path(run.folder)}", code=RUN_ACTIVE)
+    store = FolderRuns(state)
+    with ExitStack() as stack:
+        if not run.lost and run.folder.is_dir():
+            stack.enter_context(locked_folder(run.folder, run.record.lane if run.record else ""))
+            store.remove(run.folder, run.run_id)
+        store.remove_pointer(run.run_id)
+        store.register.forget(run.run_id)
+    return run
 
 
 def clean_up(
@@ -164,17 +231,75 @@ def _held(folder: Path, store: RunStore, lane: str | None) -> Iterator[RunFile |
             if error.code != RUN_ACTIVE or lane is None:
                 raise
             stack.enter_context(locked_folder(folder, lane))
-        yield RunFile.load(folder, store)  # as it is now that it is held
+        run = RunFile.load(folder, store)  # as it is now that it is held
+        if run is not None:
+            stack.enter_context(run.registered())
+        yield run
 
 
-def stray_snapshots(session: Session, state: Path) -> Iterator[FoundSnapshot]:
-    """Snapshots of ours in the inventory that no run on this machine knows of; another machine's run may."""
-    known = {run.record.snapshot_name for run in unfinished_runs(state) if run.record}
-    for found in find_snapshots(session, SNAPSHOT_PREFIX):
-        if found.name not in known:
-            yield found
+class Claim(StrEnum):
+    """What is known of whoever made a snapshot."""
+
+    USED = "used"  # a process of this host works on its run, or a daemon's job needs it
+    LEFT_OVER = "left over"  # of a run of this user that no process works on any more, and whose record is gone
+    UNKNOWN = "unknown"  # another user's, another host's, or nobody knows
 
 
-def remove_stray(session: Session, found: FoundSnapshot, *, cancel: CancelToken) -> None:
-    """Removes one of ``stray_snapshots``. Raises SourceError or AccessError."""
-    remove_snapshot(session, found.moref, cancel=cancel)
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A snapshot of ours by its name, which no unfinished run of this user knows. ``owner`` is text for people, from outside."""
+
+    found: FoundSnapshot
+    claim: Claim
+    owner: str
+
+    @property
+    def age(self) -> timedelta | None:
+        """Since it was made, by the server's clock and ours."""
+        made = self.found.created
+        return None if made == UNKNOWN_TIME else max(datetime.now(UTC) - made, timedelta(0))
+
+
+def stray_snapshots(
+    session: Session, state: Path, jobs_of: Callable[[], Mapping[str, str]], *, cancel: CancelToken
+) -> list[Stray]:
+    """Snapshots of ours in the inventory that no unfinished run of this user knows, oldest first.
+
+    ``jobs_of`` says which snapshots jobs of a daemon hold: name -> which job, for people. It is asked after the inventory was read, as the
+    register is: a run is in both before its snapshot is made.
+    """
+    found = find_snapshots(session, SNAPSHOT_PREFIX, cancel=cancel)
+    known = {f"{SNAPSHOT_PREFIX}{run.run_id}" for run in unfinished_runs(state) if not run.lost}
+    found = [snapshot for snapshot in found if snapshot.name not in known]
+    jobs = jobs_of() if found else {}
+    register = Register.of(state)
+    return [_judged(snapshot, register, jobs) for snapshot in found]
+
+
+def _judged(found: FoundSnapshot, register: Register, jobs: Mapping[str, str]) -> Stray:
+    known = register.find(found.name.removeprefix(SNAPSHOT_PREFIX))
+    if known is not None and known.held:
+        return Stray(found, Claim.USED, f"{known.entry.owner}, process {known.entry.pid}")
+    if job := jobs.get(found.name):
+        return Stray(found, Claim.USED, job)
+    if known is not None:
+        owner = f"{known.entry.owner}; no process works on it"
+        left_over = known.ours and known.here and known.entry.program == FolderRuns.program
+        return Stray(found, Claim.LEFT_OVER if left_over else Claim.UNKNOWN, owner)
+    return Stray(found, Claim.UNKNOWN, described_owner(found.description) or "unknown: its description names none")
+
+
+def remove_stray(session: Session, state: Path, stray: Stray, *, cancel: CancelToken) -> None:
+    """Removes one of ``stray_snapshots``, which is not in use. Raises Refused ``snapshot_used`` where a process took its run up meanwhile,
+    SourceError or AccessError."""
+    name, store = stray.found.name, FolderRuns(state)
+    now = _judged(stray.found, store.register, {})
+    if Claim.USED in (now.claim, stray.claim):
+        raise Refused(
+            f"snapshot {name} is in use: {now.owner if now.claim is Claim.USED else stray.owner}", code=SNAPSHOT_USED
+        )
+    remove_snapshot(session, stray.found.moref, cancel=cancel)
+    run_id = name.removeprefix(SNAPSHOT_PREFIX)
+    store.register.forget(run_id)
+    if stray.claim is Claim.LEFT_OVER:
+        store.remove_pointer(run_id)

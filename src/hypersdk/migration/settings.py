@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.migration.plan import Floor
+from hypersdk.migration.register import Register
 from hypersdk.migration.runfile import FolderRuns, RunStore, state_dir
 from hypersdk.transfer.budget import PER_HOST, PER_VCENTER, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
@@ -31,7 +32,7 @@ class RunSettings:
     how long a stream may be silent before it is tried again. ``guard`` is called before every write to an image, and raises where
     this process may not write any more. ``lane`` (like ``.7``) is taken where a process that was declared dead still holds the folder's lock:
     it may be stopped, not dead, so its partial files are left to it. Without a lane a held folder is an error. ``locate`` says what the
-    folder's name leads to.
+    folder's name leads to. ``registers`` are state directories beside ``state`` whose registers show the runs of this process too.
     """
 
     max_machines: int = 4
@@ -45,6 +46,7 @@ class RunSettings:
     progress_interval_s: float = 0.25
     floor: Floor = field(default_factory=Floor)
     state: Path = field(default_factory=state_dir)
+    registers: tuple[Path, ...] = ()
     runs: RunStore | None = None
     guard: Callable[[], None] | None = None
     lane: str | None = None
@@ -54,6 +56,11 @@ class RunSettings:
     def run_store(self) -> RunStore:
         """Where records of runs are kept: ``runs``, else the output folders, with pointers in ``state``."""
         return self.runs or FolderRuns(self.state)
+
+    @property
+    def register(self) -> Register:
+        """Where this host's programs see what works here."""
+        return Register.of(self.state, *self.registers)
 
 
 class Shared:

@@ -1,4 +1,5 @@
-"""Watches a datastore while a temporary snapshot of ours grows on it: below the floor the export ends and the snapshot goes."""
+"""Watches a temporary snapshot of ours and the datastore that it grows on: below the floor the export ends and the snapshot goes. It ends as
+well where somebody else removed the snapshot, hours before the end of the copy would tell."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Self
 
 from hypersdk.errors import HyperSDKError, SourceError, register
 from hypersdk.migration.plan import Floor
+from hypersdk.migration.point import SNAPSHOT_GONE
 from hypersdk.migration.preflight import floor_bytes
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_size
@@ -24,7 +26,10 @@ DATASTORE_FLOOR = register(
 
 
 class SnapshotWatch:
-    """A thread that reads delta size and free space every ``interval_s``. Cancels ``cancel`` below the floor; then ``error`` is set."""
+    """A thread that reads delta size and free space every ``interval_s``. Cancels ``cancel`` below the floor; then ``error`` is set.
+
+    The same where ``check`` raises ``snapshot_gone``.
+    """
 
     def __init__(
         self,
@@ -35,6 +40,7 @@ class SnapshotWatch:
         interval_s: float,
         cancel: CancelToken,
         note: Callable[[str], None],
+        check: Callable[[], None],
     ) -> None:
         self._session = session
         self._moref = moref
@@ -42,6 +48,7 @@ class SnapshotWatch:
         self._interval_s = interval_s
         self._cancel = cancel
         self._note = note
+        self._check = check
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshot-watch", daemon=True)
         self.error: SourceError | None = None
@@ -65,6 +72,13 @@ class SnapshotWatch:
                 self._note(f"the datastore could not be watched: {error.message}")
 
     def _look(self) -> None:
+        try:
+            self._check()
+        except SourceError as error:
+            if error.code != SNAPSHOT_GONE:
+                raise
+            self._end(error)
+            return
         grown = delta_bytes(self._session, self._moref)
         for store in read_datastores(self._session, self._moref):
             if store.capacity_bytes is None or store.free_bytes is None:
@@ -72,8 +86,13 @@ class SnapshotWatch:
             floor = floor_bytes(store.capacity_bytes, self._floor.fraction, self._floor.at_least_bytes)
             self._note(f"snapshot holds {format_size(grown)}; {format_size(store.free_bytes)} free on '{store.name}'")
             if store.free_bytes < floor:
-                self.error = SourceError(
-                    f"datastore '{store.name}' has only {format_size(store.free_bytes)} free, the floor is {format_size(floor)}",
-                    code=DATASTORE_FLOOR,
+                self._end(
+                    SourceError(
+                        f"datastore '{store.name}' has only {format_size(store.free_bytes)} free, the floor is {format_size(floor)}",
+                        code=DATASTORE_FLOOR,
+                    )
                 )
-                self._cancel.cancel(self.error.message)
+
+    def _end(self, error: SourceError) -> None:
+        self.error = error
+        self._cancel.cancel(error.message)

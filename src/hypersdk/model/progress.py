@@ -40,7 +40,8 @@ class Bottleneck(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DiskProgress:
-    """One disk. ``fraction`` is 0..1, never falls and never passes 1; ``None`` rates and ETAs are not known yet."""
+    """One disk. ``fraction`` is 0..1, never falls and never passes 1; ``None`` rates and ETAs are not known yet. ``again_bytes`` are guest bytes
+    that the image holds already and the stream under way brings again, as it begins at its first byte."""
 
     label: str
     file_name: str
@@ -57,6 +58,7 @@ class DiskProgress:
     bottleneck: Bottleneck | None
     attempt: int
     note: str
+    again_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class _Pass:
     length: int | None = None
     allocated: int | None = None
     wanted: int | None = None  # ranges: bytes to have in the end
+    again: int = 0  # a stream: guest bytes that are there already
     wire: int = 0
     data: int = 0
     position: int | None = 0
@@ -166,7 +167,7 @@ class Meter:
 
     def begin_stream(self, length: int | None, allocated: int | None) -> None:
         """A stream was opened at its first byte, with what is known of its size."""
-        self._begin(_Pass(length=length, allocated=allocated))
+        self._begin(_Pass(length=length, allocated=allocated, again=min(self._guest, self._capacity)))
 
     def begin_ranges(self, wanted_bytes: int, done_bytes: int) -> None:
         """Ranges are fetched: of ``wanted_bytes`` that may hold data, ``done_bytes`` are there already."""
@@ -249,7 +250,7 @@ class Meter:
                 capacity_bytes=self._capacity, wire_bytes=self._wire, guest_bytes=self._guest,
                 written_bytes=self._written, skipped_bytes=self._skipped, fraction=self._fraction, basis=self._basis(),
                 rate_bytes_s=self._rate(now), eta_s=self._eta(now), bottleneck=self._bottleneck(now),
-                attempt=self._attempt, note=self._waits[-1] if self._waits else self._note,
+                attempt=self._attempt, note=self._waits[-1] if self._waits else self._note, again_bytes=self._pass.again,
             )  # fmt: skip
 
     def _share(self) -> float:

@@ -41,7 +41,8 @@ SETTLE_S: Final = 600.0
 """How long a cancelled run waits for a snapshot task that cannot be cancelled; quiescing a large guest takes minutes."""
 SETTLE_LOOK_S: Final = 1.0
 _MAX_SNAPSHOTS: Final = 1024
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+UNKNOWN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""Of a snapshot whose server does not say when it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,7 @@ def _found(item: ObjectProperties) -> Iterator[FoundSnapshot]:
             moref=child_text(node, "snapshot") or "",
             name=decode_name(child_text(node, "name") or ""),
             description=child_text(node, "description") or "",
-            created=parse_time(child_text(node, "createTime")) or _EPOCH,
+            created=parse_time(child_text(node, "createTime")) or UNKNOWN_TIME,
             machine_moref=item.moref,
             machine_name=decode_name(item.text("name") or item.moref),
         )

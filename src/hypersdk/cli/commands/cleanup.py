@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from hypersdk.cli.options import Command, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.errors import Cancelled, HyperSDKError, NotRestored
+from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored, Refused, register
 
 if TYPE_CHECKING:
-    from hypersdk.migration.runs import UnfinishedRun
+    from hypersdk.migration.runs import Stray, UnfinishedRun
     from hypersdk.vsphere.session import Session
+
+SNAPSHOT_UNCLAIMED: Final = register(
+    "snapshot_unclaimed",
+    "Nothing proves that the run which made the snapshot is over: it may be of another user, of another host, or of a daemon that was not asked.",
+    "Ask the owner that is named. Then answer the question at a terminal, or name exactly that snapshot with --snapshot NAME.",
+)
+ASK_DAEMON_S: Final = 5.0
 
 
 @click.command("cleanup", cls=Command)
@@ -26,15 +34,23 @@ if TYPE_CHECKING:
 @click.option(
     "--stray",
     is_flag=True,
-    help="Remove snapshots of ours that no run on this machine knows of. Another machine's run may need them.",
+    help="Remove snapshots of ours that no run here knows of: shows age and owner of each and asks. Without a terminal, only those that were left over "
+    "by runs of yours on this machine.",
+)
+@click.option(
+    "--snapshot",
+    "snapshots",
+    multiple=True,
+    metavar="NAME",
+    help="Remove exactly this snapshot of ours (hypersdk-...), whoever made it, without a question. Never one that is in use. Repeatable.",
 )
 @output_options
 @connection_options
 @pass_cli
-def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bool) -> None:
+def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bool, snapshots: tuple[str, ...]) -> None:
     """Put back what interrupted exports left on the source: leases, ejected ISO images, power states, snapshots.
 
-    DIR are output folders of unfinished exports; without any, all that `hyper2kvm status` shows for this server. What was copied
+    DIR are output folders of unfinished exports; without any, all that `hyper2kvm status` shows for this server (none with --snapshot). What was copied
     stays, and the exports stay resumable, except that a removed snapshot means to copy its disks again.
     """
     from hypersdk.cli.connect import connected
@@ -44,18 +60,17 @@ def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bo
     with connected(cli) as session:
         here = endpoint_name(session)
         wanted = {folder.absolute() for folder in folders}
-        runs = [
-            run for run in unfinished_runs(cli.state_dir) if not run.active and (not wanted or run.folder in wanted)
-        ]
+        every = not wanted and not snapshots
+        runs = [run for run in unfinished_runs(cli.state_dir) if not run.active and (every or run.folder in wanted)]
         mine = [run for run in runs if run.record is not None and run.record.endpoint == here]
         failed = [run for run in mine if not _clean(cli, session, run, drop_snapshots)]
-        failed_strays = _strays(cli, session, remove=stray)
+        removed, failed_strays = _strays(cli, session, ask=stray, named=snapshots)
     for run in runs:
         if run not in mine and run.record is not None:
             cli.output.note(f"{run.folder}: belongs to {run.record.endpoint}, not to {here}; left alone", style="dim")
     for folder in sorted(wanted - {run.folder for run in runs}):
         cli.output.warn(f"{folder}: no unfinished export of this user lies there, or one is running")
-    if not mine and not failed_strays:
+    if not mine and not removed and not failed_strays:
         cli.output.note("Nothing to put back here.")
     if failed or failed_strays:
         names = [run.record.machine for run in failed if run.record] + failed_strays
@@ -87,25 +102,100 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool)
     return not done.problems
 
 
-def _strays(cli: Cli, session: Session, *, remove: bool) -> list[str]:
-    """Tells of (or removes) snapshots with our name that no local run knows; the names of those that could not be removed."""
-    from hypersdk.migration.runs import remove_stray, stray_snapshots
+def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tells of snapshots with our name that no run of this user knows, and removes those that are ``named`` or agreed to; the names of those that
+    were removed, and of those that could not be.
 
-    failed = []
-    for found in stray_snapshots(session, cli.state_dir):
-        if not remove:
-            cli.output.warn(f"snapshot {found.name} belongs to no run on this machine; --stray removes it")
+    Raises LookupFailed for a name that is not there, and Refused where nobody can be asked, after all others are done.
+    """
+    from hypersdk.migration.runs import Claim, stray_snapshots
+
+    unasked: list[str] = []
+    strays = stray_snapshots(session, cli.state_dir, lambda: _held_by_jobs(cli, unasked), cancel=cli.cancel)
+    if unasked and any(stray.claim is Claim.UNKNOWN for stray in strays):
+        cli.output.note(f"No daemon could be asked for the snapshots of its jobs: {unasked[0]}.", style="dim")
+    removed: list[str] = []
+    failed: list[str] = []
+    unclaimed: list[str] = []
+    for stray in strays:
+        name = stray.found.name
+        if name in named:
+            wanted = True
+        elif named and not ask:
             continue
-        try:
-            remove_stray(session, found, cancel=cli.cancel)
-        except Cancelled:
-            raise
-        except HyperSDKError as error:
-            cli.output.warn(f"snapshot {found.name} could not be removed: {error.message}")
-            failed.append(found.name)
+        elif stray.claim is Claim.USED:
+            cli.output.note(f"{_told(stray)}; in use, left alone", style="dim")
             continue
-        if cli.output.json_lines:
-            cli.output.event("removed", {"snapshot": found.name, "moref": found.moref})
+        elif not ask:
+            whose = (
+                "A run of yours left it over"
+                if stray.claim is Claim.LEFT_OVER
+                else "Nothing proves that its run is over"
+            )
+            cli.output.warn(f"{_told(stray)}. {whose}; --stray asks whether to remove it")
+            continue
+        elif cli.output.can_ask:
+            wanted = _agreed(cli, stray)
         else:
-            cli.output.line(f"removed snapshot {found.name}")
-    return failed
+            wanted = stray.claim is Claim.LEFT_OVER
+            if not wanted:
+                cli.output.warn(f"{_told(stray)}. Not removed")
+                unclaimed.append(name)
+        if wanted:
+            (removed if _remove(cli, session, stray) else failed).append(name)
+    if missing := sorted(set(named) - {stray.found.name for stray in strays}):
+        raise LookupFailed(
+            f"no snapshot of ours that no run of yours needs is called {', '.join(missing)}",
+            code="snapshot_not_found",
+            next_step="`hyper2kvm cleanup` shows them. One of an unfinished run of yours goes with `hyper2kvm cleanup --drop-snapshots DIR`.",
+        )
+    if unclaimed:
+        raise Refused(f"whose they are is not certain: {', '.join(unclaimed)}", code=SNAPSHOT_UNCLAIMED)
+    return removed, failed
+
+
+def _told(stray: Stray) -> str:
+    """Which it is, how old, and whose."""
+    from hypersdk.units import format_duration
+
+    age = "of unknown age" if stray.age is None else f"{format_duration(stray.age.total_seconds())} old"
+    return f"snapshot {stray.found.name} of {stray.found.machine_name}, {age}, owner: {stray.owner}"
+
+
+def _agreed(cli: Cli, stray: Stray) -> bool:
+    from hypersdk.cli.connect import ask
+
+    cli.output.note(f"{_told(stray)}.", style="bold")
+    return ask(cli, "Remove it? A run that needs it would fail. [y/N] ", input).strip().lower() in ("y", "yes")
+
+
+def _remove(cli: Cli, session: Session, stray: Stray) -> bool:
+    from hypersdk.migration.runs import remove_stray
+
+    name = stray.found.name
+    try:
+        remove_stray(session, cli.state_dir, stray, cancel=cli.cancel)
+    except (Cancelled, Refused):
+        raise
+    except HyperSDKError as error:
+        cli.output.warn(f"snapshot {name} could not be removed: {error.message}")
+        return False
+    if cli.output.json_lines:
+        cli.output.event("removed", {"snapshot": name, "moref": stray.found.moref})
+    else:
+        cli.output.line(f"removed snapshot {name} of {stray.found.machine_name}")
+    return True
+
+
+def _held_by_jobs(cli: Cli, unasked: list[str]) -> Mapping[str, str]:
+    """What the daemon that hyperctl would talk to says of its jobs; ``unasked`` gets the reason where none answers."""
+    from hypersdk.client import Client
+
+    try:
+        with Client(environ=cli.environ, timeout_s=ASK_DAEMON_S) as client:
+            return {held.snapshot: f"job {held.job_id} ({held.state}) of {client.url}" for held in client.snapshots()}
+    except Cancelled:
+        raise
+    except HyperSDKError as error:
+        unasked.append(error.message)
+        return {}

@@ -3,52 +3,115 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hypersdk.cli.exporting import SNAPSHOT_KEPT
 from hypersdk.cli.options import Command, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.cli.text import clean, count
 
 if TYPE_CHECKING:
+    from hypersdk.migration.register import Registered
     from hypersdk.migration.runfile import RunRecord
     from hypersdk.migration.runs import UnfinishedRun
 
 
 @click.command("status", cls=Command)
+@click.option(
+    "--forget",
+    metavar="DIR|ID",
+    help="Forget this unfinished export: it is not shown or resumed any more. Nothing is deleted, here or at the source; what stays behind is named.",
+)
 @output_options
 @pass_cli
-def command(cli: Cli) -> None:
-    """Show unfinished exports of this user on this machine, and what they left on the source. No server is asked."""
-    from hypersdk.migration.runs import unfinished_runs
+def command(cli: Cli, forget: str | None) -> None:
+    """Show every unfinished export of this user on this machine, with the command that goes on with it, and what it left on the source.
 
-    runs = unfinished_runs(cli.state_dir)
+    Runs of other users and jobs of a daemon are shown as far as this machine's register knows of them. No server is asked.
+    """
+    from hypersdk.migration.runs import other_runs, unfinished_runs
+
+    if forget is not None:
+        _forget(cli, forget)
+        return
+    runs, others = unfinished_runs(cli.state_dir), other_runs(cli.state_dir)
     if cli.output.json_lines:
         for run in runs:
             cli.output.event("run", run_object(run))
+        for other in others:
+            cli.output.event("other_run", _other_object(other))
         return
     if not runs:
         cli.output.line("No unfinished exports.")
-        return
     for run in runs:
         _show(cli, run)
-    _hint(cli, runs)
+        _hint(cli, run)
+    for other in others:
+        entry = other.entry
+        cli.output.line(f"{entry.machine or 'unknown machine'}: {entry.owner}")
+        held = f"running now, process {entry.pid}" if other.held else "no process works on it now"
+        cli.output.line(f"  {held}; may have left snapshot {entry.snapshot} at {entry.endpoint}")
+
+
+def _forget(cli: Cli, which: str) -> None:
+    from hypersdk.migration.runs import forget_run
+
+    run = forget_run(cli.state_dir, which)
+    left = list(_left_behind(run))
+    if cli.output.json_lines:
+        cli.output.event("forgotten", {"id": run.run_id, "folder": str(run.folder), "left": left})
+        return
+    cli.output.line(f"forgotten: {run.run_id} in {run.folder}")
+    for text in left:
+        cli.output.line(f"  stays behind: {text}")
+
+
+def _left_behind(run: UnfinishedRun) -> Iterator[str]:
+    """What nobody looks after any more."""
+    from hypersdk.migration.runfile import SNAPSHOT_PREFIX
+
+    snapshot = f"snapshot {SNAPSHOT_PREFIX}{run.run_id}"
+    removed = f"`hyper2kvm cleanup --snapshot {SNAPSHOT_PREFIX}{run.run_id}` removes it"
+    if run.record is None:
+        at = f" at {run.entry.endpoint}" if run.entry else ""
+        yield f"perhaps {snapshot}{at}; {removed}"
+        yield "perhaps an ejected ISO image or a machine that was powered off: the record that would tell is gone"
+    else:
+        for change in run.record.open_changes:
+            kind = change.kind.value
+            yield (
+                f"{snapshot} of {run.record.machine} at {run.record.endpoint}; {removed}"
+                if kind == "snapshot"
+                else f"what was changed of {run.record.machine} at {run.record.endpoint}: {kind}; only you can put it back now"
+            )
+    if run.folder.is_dir():
+        yield f"the files in {run.folder}"
 
 
 def run_object(run: UnfinishedRun) -> dict[str, Any]:
     """One run for programs."""
     record = run.record
     if record is None:
-        return {"folder": str(run.folder), "active": run.active, "error": run.error}
+        return {"id": run.run_id, "folder": str(run.folder), "active": run.active, "error": run.error}
     return {
         "id": record.run_id, "folder": str(run.folder), "machine": record.machine, "moref": record.moref, "endpoint": record.endpoint,
         "format": record.format, "compress": record.compress, "source": record.source, "exclude_disks": record.exclude_disks,
         "started_at": record.started_at, "age_s": round(run.age.total_seconds()), "active": run.active,
         "disks": [{"label": disk.label, "file": disk.file_name, "done": disk.done} for disk in record.disks],
         "left_on_source": [change.kind.value for change in record.open_changes], "error": run.error,
+        "resume_command": shlex.join(_resume_command(run.folder, record)) if record.moref else None,
+    }  # fmt: skip
+
+
+def _other_object(other: Registered) -> dict[str, Any]:
+    entry = other.entry
+    return {
+        "id": entry.run_id, "program": entry.program, "job": entry.job, "user": entry.user, "pid": entry.pid, "machine": entry.machine,
+        "endpoint": entry.endpoint, "snapshot": entry.snapshot, "folder": entry.folder, "started_at": entry.started_at, "active": other.held,
     }  # fmt: skip
 
 
@@ -58,6 +121,10 @@ def _show(cli: Cli, run: UnfinishedRun) -> None:
     record = run.record
     if record is None:
         cli.output.line(f"{run.folder}: {run.error}")
+        if run.entry is not None:
+            cli.output.line(
+                f"  of {run.entry.machine}, id {run.run_id}; may have left {run.entry.snapshot} at {run.entry.endpoint}"
+            )
         return
     state = "running now" if run.active else "interrupted"
     done = sum(disk.done for disk in record.disks)
@@ -71,24 +138,47 @@ def _show(cli: Cli, run: UnfinishedRun) -> None:
 
 
 def _resume_command(folder: Path, record: RunRecord) -> Iterator[str]:
-    """What a resume must repeat (``resume_mismatch`` otherwise), and where the bytes came from."""
+    """What a resume must repeat (``resume_mismatch`` otherwise), and all else that was asked for. Said also where it is the default: a configuration
+    file may say otherwise."""
     yield from ("hyper2kvm", "export", record.moref, "-o", str(folder), "--format", record.format)
-    if record.compress != "none":
-        yield f"--compress={record.compress}"
-    if record.source != "auto":
-        yield from ("--source", record.source)
+    yield f"--compress={record.compress}"
+    yield from ("--source", record.source)
     for disk in record.exclude_disks:
         yield from ("--exclude-disk", disk)
+    if record.from_snapshot is not None:
+        yield from ("--from-snapshot", record.from_snapshot)
+    asked = {
+        "--power-off": record.state == "power-off", "--shutdown": record.state == "shutdown", "--remove-cdrom": record.remove_cdrom,
+        "--no-quiesce": not record.quiesce, "--no-file-hash": not record.file_hash,
+    }  # fmt: skip
+    yield from (flag for flag, is_given in asked.items() if is_given)
+    user, _, server = record.endpoint.rpartition("@")
+    host, _, port = server.rpartition(":")
+    yield from ("--url", f"https://[{host}]:{port}" if ":" in host else f"https://{server}", "--username", user)
     yield "--resume"
 
 
-def _hint(cli: Cli, runs: Sequence[UnfinishedRun]) -> None:
-    waiting = [run for run in runs if run.record is not None and not run.active]
-    for run in waiting[:3]:
-        assert run.record is not None
-        if not run.record.moref:
-            continue  # a conversion: it begins anew
-        command = shlex.join(_resume_command(run.folder, run.record))
-        cli.output.notes.print(clean(f"Go on with {run.record.machine}: {command}"), markup=False, soft_wrap=True)
-    if any(run.record is not None and run.record.open_changes for run in waiting):
-        cli.output.note("Put the source back: hyper2kvm cleanup")
+def _hint(cli: Cli, run: UnfinishedRun) -> None:
+    """What to do about it."""
+    record = run.record
+    if run.active:
+        return
+    if record is None:
+        if run.lost:
+            cli.output.note("Remove what it left: hyper2kvm cleanup --stray")
+        cli.output.note(f"Forget it: hyper2kvm status --forget {run.run_id}")
+        return
+    if record.moref:  # else a conversion: it begins anew
+        command = shlex.join(_resume_command(run.folder, record))
+        cli.output.notes.print(clean(f"Go on with {record.machine}: {command}"), markup=False, soft_wrap=True)
+    kinds = {change.kind.value for change in record.open_changes}
+    folder = shlex.quote(str(run.folder))
+    if kinds - {"snapshot"}:
+        cli.output.notes.print(clean(f"Put its source back: hyper2kvm cleanup {folder}"), markup=False, soft_wrap=True)
+    if "snapshot" in kinds:
+        cli.output.note(
+            f"Its snapshot {record.snapshot_name} is kept for that, and grows. A `hyper2kvm cleanup` removes it once the export is {SNAPSHOT_KEPT} old; "
+            "now:"
+        )
+        command = f"hyper2kvm cleanup --drop-snapshots {folder}"
+        cli.output.notes.print(clean(f"  {command}"), markup=False, soft_wrap=True)

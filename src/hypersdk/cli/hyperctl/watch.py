@@ -134,6 +134,7 @@ def disk_of(raw: Mapping[str, Any]) -> DiskProgress:
         rate_bytes_s=raw.get("rate_bytes_s"), eta_s=raw.get("eta_s"),
         bottleneck=None if bottleneck is None else _word(Bottleneck, bottleneck, Bottleneck.SOURCE),
         attempt=_whole(raw, "attempt") or 1, note=str(raw.get("note") or ""),
+        again_bytes=_whole(raw, "bytes_again"),
     )  # fmt: skip
 
 

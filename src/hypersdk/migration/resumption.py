@@ -1,0 +1,149 @@
+"""What a resume receives again, and which way is expected to read less: told with the plan, decided once the copy begins.
+
+::
+
+    point in time not provably the same   all of it, from the beginning
+    finished disks                        nothing
+    a new stream                          all of the disk's data: it begins at its first byte, what is on record is compared and not written
+    datastore ranges                      what is missing; without change tracking (CBT) holes count as missing too
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from hypersdk.errors import SourceError
+from hypersdk.migration.naming import stem_of
+from hypersdk.migration.outputs import outputs_for
+from hypersdk.migration.point import point_of
+from hypersdk.migration.runfile import RunRecord
+from hypersdk.migration.spec import ExportSpec, Method
+from hypersdk.model import Machine
+from hypersdk.units import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeCost:
+    """What each way of going on is expected to read of the guest's disks. ``holes``: ranges read them too, as nobody knows where they are."""
+
+    ranges_bytes: int
+    stream_bytes: int
+    holes: bool
+
+    @classmethod
+    def of(cls, capacity: int, *, areas_bytes: int, allocated_bytes: int | None, recorded_bytes: int) -> Self:
+        """Of one disk. ``areas_bytes`` is what ranges would read from the beginning, ``recorded_bytes`` what is in the image."""
+        whole = areas_bytes >= capacity
+        allocated = capacity if allocated_bytes is None else min(allocated_bytes, capacity)
+        return cls(max(0, areas_bytes - recorded_bytes), allocated if whole else areas_bytes, whole)
+
+    @classmethod
+    def of_all(cls, costs: Sequence[ResumeCost]) -> Self:
+        """Of several disks, which go the same way."""
+        return cls(
+            sum(cost.ranges_bytes for cost in costs),
+            sum(cost.stream_bytes for cost in costs),
+            any(cost.holes for cost in costs),
+        )
+
+    @property
+    def takes_ranges(self) -> bool:
+        """A stream is compressed and has the server's manifest, so ranges must be less and not only as much."""
+        return self.ranges_bytes < self.stream_bytes
+
+    @property
+    def choice(self) -> str:
+        """What was chosen and why, for people."""
+        ranges, stream = format_size(self.ranges_bytes), format_size(self.stream_bytes)
+        if self.takes_ranges:
+            return f"resumed with datastore ranges: about {ranges} missed, a new stream has {stream} of data"
+        holes = ", holes included, which only change tracking (CBT) would tell" if self.holes else ""
+        return f"resumed with a new stream of {stream} of data: datastore ranges would read about {ranges}{holes}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What is expected of a resume. ``again_bytes`` is received although it, or part of it, was received before: ``recorded_bytes`` are on record,
+    and none where the run begins anew. ``receive_bytes`` is all that is going to come. Guest bytes, about. ``untracked``: ranges are no way out, as
+    they would read holes too.
+    """
+
+    receive_bytes: int
+    again_bytes: int
+    recorded_bytes: int
+    anew: bool
+    ranges: bool
+    untracked: bool
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        receive, recorded = format_size(self.receive_bytes), format_size(self.recorded_bytes)
+        if self.anew:
+            return f"about {receive} to receive, everything again: the machine is not provably at the point in time of the earlier run"
+        if not self.again_bytes:
+            way = (
+                "by datastore ranges where they can be read, else all of it again by a stream"
+                if self.ranges
+                else "the rest"
+            )
+            return f"about {receive} to receive, {way}; {recorded} is on record and stays"
+        why = ", and without change tracking (CBT) datastore ranges would read more" if self.untracked else ""
+        return (
+            f"about {receive} to receive; {format_size(self.again_bytes)} of it is on record already and only compared: a stream begins at its first "
+            f"byte{why}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "receive_bytes": self.receive_bytes, "again_bytes": self.again_bytes, "recorded_bytes": self.recorded_bytes,
+            "begins_anew": self.anew, "from": "datastore" if self.ranges else "lease",
+        }  # fmt: skip
+
+
+def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord, folder: Path) -> Resumption:
+    """What a resume of ``run`` is expected to receive from ``machine`` as it is now. Raises TargetError."""
+    disks = {disk.key: disk for disk in machine.disks}
+    if not _is_still(machine, run):
+        whole = sum(
+            _data_bytes(disks[disk.key].used_bytes if disk.key in disks else None, disk.capacity_bytes)
+            for disk in run.disks
+        )
+        return Resumption(whole, 0, 0, anew=True, ranges=False, untracked=False)
+    outputs = outputs_for(run.begun_as(spec), folder, stem_of(run.machine), run)
+    pending = [disk for disk in run.disks if not disk.done and disk.key in disks]
+    recorded = sum(outputs.recorded_bytes(disk) for disk in pending)
+    untracked = spec.method is Method.AUTO and any(disks[disk.key].change_id is None for disk in pending)
+    cost = ResumeCost.of_all([
+        ResumeCost.of(
+            disk.capacity_bytes,
+            areas_bytes=disk.capacity_bytes if now.change_id is None else _data_bytes(now.used_bytes, disk.capacity_bytes),
+            allocated_bytes=now.used_bytes,
+            recorded_bytes=outputs.recorded_bytes(disk),
+        )
+        for disk in pending
+        for now in [disks[disk.key]]
+    ])  # fmt: skip
+    ranges = spec.method is Method.DATASTORE or (spec.method is Method.AUTO and bool(recorded) and cost.takes_ranges)
+    if ranges:
+        return Resumption(cost.ranges_bytes, 0, recorded, anew=False, ranges=True, untracked=untracked)
+    return Resumption(
+        cost.stream_bytes, min(recorded, cost.stream_bytes), recorded, anew=False, ranges=False, untracked=untracked
+    )
+
+
+def _data_bytes(used: int | None, capacity: int) -> int:
+    return capacity if used is None else min(used, capacity)
+
+
+def _is_still(machine: Machine, run: RunRecord) -> bool:
+    if run.point is None:
+        return False
+    try:
+        return run.point.difference(point_of(machine, run.point.snapshot)) is None
+    except SourceError:
+        return False

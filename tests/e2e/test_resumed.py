@@ -1,0 +1,96 @@
+"""What a resume receives again: told by the plan before it begins, and by the progress while it does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hypersdk.errors import Cancelled
+from hypersdk.migration.plan import Plan, make_plan
+from hypersdk.migration.runfile import FolderRuns
+from hypersdk.migration.spec import ExportSpec, Method, Resume
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import KiB, MiB
+from tests.e2e.engine import Engine, EngineFactory, succeeded
+
+THIN = MachineSpec("web-01", disks=(DiskSpec(64 * MiB, allocated_bytes=16 * MiB),))
+
+
+def interrupted(engine: Engine, folder: Path, at_bytes: int, **spec: object) -> None:
+    """An export that a signal ends once so much of the guest's data is in the image."""
+    cancel = CancelToken()
+
+    class Watching(list):  # type: ignore[type-arg]
+        def extend(self, seen: object) -> None:
+            super().extend(seen)  # type: ignore[arg-type]
+            if any(disk.guest_bytes > at_bytes for machine in seen for disk in machine.disks):  # type: ignore[attr-defined]
+                cancel.cancel("interrupted")
+
+    kept, engine.seen = engine.seen, Watching()
+    outcome = engine.export("web-01", folder, cancel=cancel, **spec)
+    engine.seen = kept
+    assert isinstance(outcome.error, Cancelled), outcome
+
+
+def planned(engine: Engine, folder: Path, **spec: object) -> Plan:
+    """The plan of a resume."""
+    asked = ExportSpec(machine="web-01", output_dir=folder, resume=Resume.RESUME, **spec)  # type: ignore[arg-type]
+    with engine.log_in() as session:
+        return make_plan(session, asked, cancel=CancelToken(), runs=FolderRuns(engine.state))
+
+
+@pytest.mark.parametrize("method", [Method.AUTO, Method.LEASE])
+def test_a_thin_disk_without_change_tracking_is_received_again(
+    method: Method, engine: EngineFactory, tmp_path: Path
+) -> None:
+    ran = engine(machines=(THIN,), rate_bytes_s=8 * MiB)
+    interrupted(ran, tmp_path / "out", 4 * MiB, method=method)
+    told = planned(ran, tmp_path / "out", method=method).resumption
+    assert told is not None
+    assert (told.anew, told.ranges) == (False, False)
+    assert told.receive_bytes == pytest.approx(16 * MiB, abs=64 * KiB), "what vSphere counts holds the descriptor too"
+    assert 4 * MiB <= told.again_bytes == told.recorded_bytes < 16 * MiB
+    assert "on record already" in told.text
+    assert ("without change tracking (CBT)" in told.text) == (method is Method.AUTO)
+    result = succeeded(ran.export("web-01", tmp_path / "out", method=method, resume=Resume.RESUME))
+    assert result.blocks_skipped * MiB // 16 == pytest.approx(told.recorded_bytes, abs=MiB)
+    again = [disk.again_bytes for progress in ran.seen for disk in progress.disks if disk.again_bytes]
+    assert set(again) == {result.blocks_skipped * MiB // 16}
+    first = next(disk for progress in ran.seen for disk in progress.disks if disk.again_bytes)
+    assert first.fraction < 0.5, "what is received again counts"
+
+
+def test_ranges_receive_what_is_missing(engine: EngineFactory, tmp_path: Path) -> None:
+    thick = replace(THIN, disks=(DiskSpec(64 * MiB, allocated_bytes=64 * MiB),))
+    ran = engine(machines=(thick,), rate_bytes_s=8 * MiB)
+    interrupted(ran, tmp_path / "out", 8 * MiB)
+    told = planned(ran, tmp_path / "out").resumption
+    assert told is not None
+    assert (told.anew, told.ranges, told.again_bytes) == (False, True, 0)
+    assert told.receive_bytes == 64 * MiB - told.recorded_bytes
+    assert "stays" in told.text
+
+
+def test_a_machine_that_moved_on_is_received_from_the_beginning(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(replace(THIN, power="poweredOn"),), rate_bytes_s=8 * MiB)
+    interrupted(ran, tmp_path / "out", 4 * MiB)
+    machine = ran.simulator.vm("web-01")
+    with ran.simulator.platform.world.lock:
+        machine.snapshots[0].remove(children=True)
+    told = planned(ran, tmp_path / "out").resumption
+    assert told is not None
+    assert (told.anew, told.recorded_bytes) == (True, 0)
+    assert told.receive_bytes == pytest.approx(16 * MiB, abs=64 * KiB)
+    assert "everything again" in told.text
+
+
+def test_without_anything_to_resume_nothing_is_told(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(THIN,))
+    with ran.log_in() as session:
+        spec = ExportSpec(machine="web-01", output_dir=tmp_path / "out")
+        plan = make_plan(session, spec, cancel=CancelToken())
+    assert plan.resumption is None
+    assert plan.as_dict()["resume"] is None

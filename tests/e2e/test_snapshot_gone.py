@@ -1,0 +1,122 @@
+"""A snapshot that somebody removes while it is exported: the export fails with its code, publishes nothing, and can be begun anew."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hypersdk.migration.copying import MachineCopy
+from hypersdk.migration.spec import Method, Resume, SourceState
+from hypersdk.model import ExportProgress
+from hypersdk.simulator import Simulator
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB
+from tests.e2e.engine import EngineFactory, succeeded
+from tests.e2e.judge import assert_finished, assert_holds, content_in_manifest, expected_raw
+from tests.e2e.program import Program
+
+ProgramFactory = Callable[..., tuple[Simulator, Program]]
+DISKS = (DiskSpec(16 * MiB, allocated_bytes=12 * MiB), DiskSpec(8 * MiB))
+RUNNING = MachineSpec("web-01", disks=DISKS, power="poweredOn")
+NAMED = MachineSpec("web-01", disks=DISKS, power="poweredOn", snapshots=("nightly",))
+
+
+def remove_all(simulator: Simulator) -> None:
+    """As a host does, on which somebody works while vCenter holds the lease: the API itself refuses it meanwhile."""
+    machine = simulator.vm("web-01")
+    with simulator.platform.world.lock:
+        for snapshot in list(machine.snapshots):
+            snapshot.remove(children=True)
+
+
+class RemovesAt(list[ExportProgress]):
+    """An observer that removes all snapshots once so many bytes have come."""
+
+    def __init__(self, simulator: Simulator, wire_bytes: int) -> None:
+        super().__init__()
+        self._simulator, self._wire_bytes = simulator, wire_bytes
+
+    def extend(self, seen: object) -> None:
+        super().extend(seen)  # type: ignore[arg-type]
+        if any(progress.wire_bytes >= self._wire_bytes for progress in self):
+            remove_all(self._simulator)
+
+
+@pytest.mark.parametrize("method", [Method.AUTO, Method.DATASTORE])
+@pytest.mark.parametrize("named", [False, True])
+def test_it_is_removed_while_it_is_copied(named: bool, method: Method, engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(NAMED if named else RUNNING,), rate_bytes_s=8 * MiB)
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+    ran.seen = RemovesAt(ran.simulator, MiB)
+    spec = {"state": SourceState.SNAPSHOT, "snapshot": "nightly"} if named else {}
+    outcome = ran.export("web-01", tmp_path / "out", method=method, **spec)
+    assert outcome.error is not None
+    assert outcome.result is None
+    assert outcome.error.code == "snapshot_gone", outcome.error
+    assert "not_undone" not in outcome.error.fields
+    assert not (tmp_path / "out" / "artifact-manifest.json").exists()
+    ran.seen = []
+    result = succeeded(ran.export("web-01", tmp_path / "out", method=method, resume=Resume.RESUME))
+    assert result.blocks_skipped == 0, "none of the earlier copy counts"
+    assert_finished(tmp_path / "out")
+    assert_holds(tmp_path / "out", expected, content_in_manifest(tmp_path / "out"), tmp_path / "judged")
+    assert ran.simulator.vm("web-01").snapshots == []
+
+
+def test_it_is_gone_when_it_is_to_be_removed(
+    engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its removal may have begun while the last of it was read: the proof that was written down does not count, in the next run neither."""
+    ran = engine(machines=(RUNNING,))
+    copy = MachineCopy.run
+
+    def then_remove(self: MachineCopy, cancel: CancelToken) -> None:
+        copy(self, cancel)
+        remove_all(ran.simulator)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MachineCopy, "run", then_remove)
+        outcome = ran.export("web-01", tmp_path / "out")
+    assert outcome.error is not None
+    assert outcome.error.code == "snapshot_gone"
+    assert not (tmp_path / "out" / "artifact-manifest.json").exists()
+    result = succeeded(ran.export("web-01", tmp_path / "out", resume=Resume.RESUME))
+    assert (result.blocks_skipped, result.proof) == (0, "proved")
+
+
+def test_another_snapshot_that_goes_meanwhile_harms_nobody(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(NAMED,), rate_bytes_s=8 * MiB)
+    machine = ran.simulator.vm("web-01")
+
+    class RemovesNightly(RemovesAt):
+        def extend(self, seen: object) -> None:
+            list.extend(self, seen)  # type: ignore[arg-type]
+            if any(progress.wire_bytes >= MiB for progress in self):
+                with ran.simulator.platform.world.lock:
+                    for snapshot in [one for one in machine.snapshots if one.name == "nightly"]:
+                        snapshot.remove(children=False)
+
+    ran.seen = RemovesNightly(ran.simulator, MiB)
+    result = succeeded(ran.export("web-01", tmp_path / "out"))
+    assert result.proof == "proved"
+    assert machine.snapshots == []
+
+
+def test_what_ctrl_c_keeps_is_named_with_the_command_that_removes_it(program: ProgramFactory, tmp_path: Path) -> None:
+    simulator, ours = program(machines=(RUNNING,), rate_bytes_s=MiB)
+    before, folder = simulator.state(), tmp_path / "a folder"
+    running = ours.start("export", "--json", "web-01", "-o", folder, "--url", simulator.url)
+    running.until(lambda: any(event.get("wire_bytes", 0) for event in list(running.seen)))
+    running.process.send_signal(signal.SIGINT)
+    ended = running.wait()
+    assert ended.status == 130
+    (kept,) = ended.error["kept"]
+    assert simulator.vm("web-01").snapshots[0].name == kept["snapshot"]
+    assert kept["folder"] == str(folder)
+    assert kept["command"] == f"hyper2kvm cleanup --drop-snapshots '{folder}' --url {simulator.url}"
+    assert ours.run("cleanup", "--drop-snapshots", folder, "--url", simulator.url, "--json").status == 0
+    assert simulator.state() == before

@@ -1,0 +1,152 @@
+"""``cleanup`` beside other runs of the program: at work, killed, of another user; and what it says of each before it removes anything."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hypersdk.simulator import Simulator
+from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.units import MiB
+from tests.cli.running import environment, terminal
+from tests.e2e.program import HYPER2KVM, Program, Running
+
+ProgramFactory = Callable[..., tuple[Simulator, Program]]
+Copying = Callable[[Program, Simulator, Path], Running]
+pytestmark = pytest.mark.slow
+MACHINE = MachineSpec("web-01", disks=(DiskSpec(64 * MiB, allocated_bytes=48 * MiB),), power="poweredOn")
+NO_DAEMON = {"HYPERVISORD_URL": "http://127.0.0.1:9"}
+
+
+def snapshots(simulator: Simulator) -> list[str]:
+    """Names of the machine's snapshots."""
+    (machine,) = simulator.state()["machines"].values()
+    return [name for _, name, _ in machine["snapshots"]]
+
+
+@pytest.fixture
+def copying() -> Iterator[Copying]:
+    """Starts an export that holds its temporary snapshot; what runs is killed at the end."""
+    started: list[Running] = []
+
+    def start(program: Program, simulator: Simulator, folder: Path) -> Running:
+        # Without a lease: vSphere keeps the snapshot as long as there is one, also that of a dead process.
+        program.more_env |= NO_DAEMON
+        running = program.start("export", "--json", "web-01", "-o", folder, "--source", "datastore")
+        started.append(running)
+        running.until(lambda: any(event.get("phase") == "transferring" for event in list(running.seen)))
+        assert len(snapshots(simulator)) == 1
+        return running
+
+    yield start
+    for running in started:
+        kill(running)
+
+
+def kill(running: Running) -> None:
+    """``kill -9``."""
+    if running.process.poll() is None:
+        running.process.kill()
+        running.wait()
+
+
+def test_a_run_at_work_is_left_alone_though_its_folder_is_gone(
+    program: ProgramFactory, copying: Copying, tmp_path: Path
+) -> None:
+    simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
+    running = copying(mine, simulator, tmp_path / "out")
+    held = snapshots(simulator)
+    ended = mine.run("cleanup", "--stray")
+    assert ended.status == 0, ended.explain()
+    shutil.rmtree(tmp_path / "out")
+    ended = mine.run("cleanup", "--stray")
+    assert (ended.status, "in use, left alone" in ended.err) == (0, True), ended.explain()
+    assert f"process {running.process.pid}" in ended.err
+    assert snapshots(simulator) == held
+    kill(running)
+
+
+def test_another_users_run_needs_the_exact_name(program: ProgramFactory, copying: Copying, tmp_path: Path) -> None:
+    simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
+    running = copying(mine, simulator, tmp_path / "out")
+    (name,) = snapshots(simulator)
+    stranger = Program(tmp_path / "stranger", simulator, more_env=NO_DAEMON)
+    ended = stranger.run("cleanup", "--stray", "--json")
+    assert (ended.status, ended.error["code"]) == (6, "snapshot_unclaimed")
+    (told,) = [event["message"] for event in ended.seen if event["type"] == "warning"]
+    assert "hyper2kvm, run " in told
+    assert " old, owner: " in told
+    assert stranger.run("cleanup", "--snapshot", f"{name}x", "--json").error["code"] == "snapshot_not_found"
+    assert snapshots(simulator) == [name]
+    kill(running)
+    assert stranger.run("cleanup", "--stray", "--json").error["code"] == "snapshot_unclaimed", (
+        "nothing proves that it is over"
+    )
+    assert stranger.run("cleanup", "--snapshot", name, "--json").status == 0
+    assert snapshots(simulator) == []
+
+
+def test_a_killed_run_of_mine_without_its_folder(program: ProgramFactory, copying: Copying, tmp_path: Path) -> None:
+    """Removed after the question; without a terminal by --stray alone, for its process is dead and its record is gone."""
+    simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
+    running = copying(mine, simulator, tmp_path / "out")
+    (name,) = snapshots(simulator)
+    kill(running)
+    assert mine.run("cleanup", "--stray", "--json").status == 0
+    assert snapshots(simulator) == [name], "it waits for --resume as long as its record is there"
+    shutil.rmtree(tmp_path / "out")
+    (shown,) = mine.run("status", "--json").seen
+    assert (shown["id"], shown["active"]) == (name.removeprefix("hypersdk-"), False)
+    assert "its record is gone" in shown["error"]
+    told = mine.run("cleanup")
+    assert "--stray asks" in told.err
+    assert snapshots(simulator) == [name]
+    env = environment(mine.home, GOVC_URL=simulator.url, GOVC_USERNAME=simulator.username, GOVC_PASSWORD=simulator.password,
+                      GOVC_INSECURE="1", **NO_DAEMON)  # fmt: skip
+    for answer, left in (("\n", [name]), ("y\n", [])):
+        with terminal([str(HYPER2KVM), "cleanup", "--stray"], env, (120, 30)) as shown_at:
+            shown_at.wait_for("[y/N]")
+            assert "no process works on it" in " ".join(shown_at.text.split())
+            shown_at.type(answer)
+            assert shown_at.finish() == 0
+        assert snapshots(simulator) == left
+    assert mine.run("status", "--json").seen == []
+
+
+def test_without_a_terminal_stray_removes_what_runs_of_mine_left_over(
+    program: ProgramFactory, copying: Copying, tmp_path: Path
+) -> None:
+    simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
+    before = simulator.state()
+    running = copying(mine, simulator, tmp_path / "out")
+    kill(running)
+    shutil.rmtree(tmp_path / "out")
+    ended = mine.run("cleanup", "--stray", "--json", timeout_s=60)
+    assert ended.status == 0, ended.explain()
+    assert ended.event("removed")["snapshot"].startswith("hypersdk-")
+    assert simulator.state() == before
+
+
+def test_a_run_can_be_forgotten_and_what_stays_is_named(
+    program: ProgramFactory, copying: Copying, tmp_path: Path
+) -> None:
+    simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
+    running = copying(mine, simulator, tmp_path / "out")
+    (name,) = snapshots(simulator)
+    assert mine.run("status", "--forget", tmp_path / "out", "--json").error["code"] == "run_active"
+    kill(running)
+    (shown,) = mine.run("status", "--json").seen
+    assert shown["left_on_source"] == ["snapshot"]
+    ended = mine.run("status", "--forget", tmp_path / "out", "--json")
+    left = ended.event("forgotten")["left"]
+    assert any(f"cleanup --snapshot {name}" in text for text in left), left
+    assert any(str(tmp_path / "out") in text for text in left), left
+    assert (tmp_path / "out" / "web-01-disk1.qcow2.partial").exists()
+    assert mine.run("status", "--json").seen == []
+    assert mine.run("status", "--forget", tmp_path / "out", "--json").error["code"] == "run_unknown"
+    assert snapshots(simulator) == [name]
+    assert mine.run("cleanup", "--snapshot", name, "--json").status == 0
+    assert snapshots(simulator) == []
