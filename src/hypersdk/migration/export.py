@@ -26,7 +26,7 @@ from hypersdk.migration.board import Board
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.journal import Problem, SourceJournal, not_restored
-from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of
+from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of_run
 from hypersdk.migration.outputs import outputs_for, remove_other_lanes
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.prepare import (
@@ -222,7 +222,7 @@ class MachineExport:
     def _work(self, run: RunFile) -> SourceWork:
         journal, record = SourceJournal(self._session, run, note=self._board.note), run.record
         # The run's own files, also where it is given up for another format, or the machine has another name by now.
-        outputs = outputs_for(record.begun_as(self._plan.spec), self._folder, stem_of(record.machine), record)
+        outputs = outputs_for(record.begun_as(self._plan.spec), self._folder, stem_of_run(record), record)
         return SourceWork(self._session, self._plan, run, journal, outputs, self._warnings.append)
 
     def _run(self, work: SourceWork) -> tuple[ExportResult, NotRestored | None]:

@@ -16,7 +16,7 @@ from typing import Final
 
 from hypersdk.errors import HyperSDKError, TargetError
 from hypersdk.migration.journal import Problem, SourceJournal, not_restored
-from hypersdk.migration.naming import stem_of
+from hypersdk.migration.naming import stem_of_run
 from hypersdk.migration.outputs import outputs_for
 from hypersdk.migration.runfile import (
     RUN_ACTIVE,
@@ -143,7 +143,7 @@ def give_up(
             return True
         if keep_partial:
             return False
-        outputs = outputs_for(spec, spec.output_dir, stem_of(run.record.machine), run.record)
+        outputs = outputs_for(spec, spec.output_dir, stem_of_run(run.record), run.record)
         for record in reversed(run.record.disks):
             outputs.forget(record)
         run.remove()
