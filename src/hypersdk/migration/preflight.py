@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from hypersdk.errors import Refused, register
 from hypersdk.migration.runfile import SNAPSHOT_PREFIX
 from hypersdk.migration.spec import ExportSpec, SourceState
-from hypersdk.model import Backing, Disk, Machine, Power
+from hypersdk.model import Backing, Disk, Machine, Power, boot_sequence
 from hypersdk.units import GiB, format_size
 
 NO_DISKS = register(
@@ -207,6 +207,8 @@ def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[str]:
         yield "an ISO image is inserted; it is not exported (--remove-cdrom ejects it for the time of the export)"
     if machine.firmware == "efi":
         yield "the machine starts by UEFI; its NVRAM boot entries stay behind"
+    if not boot_sequence(machine) and machine.disks:
+        yield "which disk the machine boots from is not known: it has disks on several controllers and no boot order that names one"
     for disk in machine.disks:
         if disk.backing is Backing.RDM_VIRTUAL:
             yield f"'{disk.label}' is a raw device mapping; its content is exported as an ordinary disk"

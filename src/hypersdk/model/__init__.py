@@ -10,6 +10,7 @@
     what a run looks like while it runs          └── snapshots[] (a tree, flattened, parents first)
 """
 
+from hypersdk.model.boot import boot_sequence, named_boot_disks
 from hypersdk.model.machine import (
     Backing,
     Cdrom,
@@ -27,5 +28,5 @@ from hypersdk.model.progress import Basis, Bottleneck, DiskProgress, ExportProgr
 
 __all__ = [
     "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary", "ExportProgress", "Firmware", "GuestFacts",
-    "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode",
+    "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode", "boot_sequence", "named_boot_disks",
 ]  # fmt: skip

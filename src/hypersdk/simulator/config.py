@@ -47,6 +47,7 @@ class MachineSpec:
     ``name`` may hold ``/``, ``%`` and anything else; it is escaped as vCenter does. ``folder`` is a path below the datacenter's
     ``vm`` folder. ``host`` counts through all hosts of the datacenter. ``snapshots`` are taken in this order, each on the one before.
     ``iso`` is a datastore path such as ``[iso-library] debian-12.iso``; ``iso_connected`` whether it is connected now.
+    ``boot_order`` is ``bootOptions.bootOrder``: ``disk:1`` and ``nic:0`` count from 0 as they stand here, else ``cdrom`` or ``floppy``.
     """
 
     name: str
@@ -72,6 +73,7 @@ class MachineSpec:
     iso_connected: bool = True
     snapshots: tuple[str, ...] = ()
     annotation: str = ""
+    boot_order: tuple[str, ...] = ("disk:0",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hypersdk.cli.text import clean, count
-from hypersdk.model import Disk, Machine, MachineSummary, Nic, SnapshotNode
+from hypersdk.model import Disk, Machine, MachineSummary, Nic, SnapshotNode, boot_sequence
 from hypersdk.units import format_size
 
 _POWER_STYLE = {"on": "green", "off": "dim", "suspended": "yellow", "unknown": "red"}
@@ -37,6 +37,8 @@ def machine_facts(machine: Machine) -> Iterator[tuple[str, Text]]:
     """What a full look at the machine adds to its row."""
     boot = "UEFI with secure boot" if machine.secure_boot else machine.firmware.value.upper().replace("EFI", "UEFI")
     yield "firmware", Text(boot)
+    if len(machine.disks) > 1:
+        yield "boots from", Text(_boot_disk(machine))
     for disk in machine.disks:
         yield "disk", disk_text(disk)
     for nic in machine.nics:
@@ -51,6 +53,11 @@ def machine_facts(machine: Machine) -> Iterator[tuple[str, Text]]:
         yield "snapshot", snapshot_text(snapshot)
     for obstacle in obstacles(machine):
         yield "note", Text(obstacle, style="yellow")
+
+
+def _boot_disk(machine: Machine) -> str:
+    first = next(iter(boot_sequence(machine)), None)
+    return next((clean(disk.label, 60) for disk in machine.disks if disk.key == first), "not known")
 
 
 def disk_text(disk: Disk) -> Text:
