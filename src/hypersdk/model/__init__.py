@@ -11,6 +11,7 @@
 """
 
 from hypersdk.model.boot import boot_sequence, named_boot_disks
+from hypersdk.model.datastorepath import split_datastore_path
 from hypersdk.model.machine import (
     Backing,
     Cdrom,
@@ -28,5 +29,5 @@ from hypersdk.model.progress import Basis, Bottleneck, DiskProgress, ExportProgr
 
 __all__ = [
     "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary", "ExportProgress", "Firmware", "GuestFacts",
-    "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode", "boot_sequence", "named_boot_disks",
+    "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode", "boot_sequence", "named_boot_disks", "split_datastore_path",
 ]  # fmt: skip
