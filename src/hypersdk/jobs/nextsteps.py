@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hypersdk.errors import CODES, HyperSDKError
+from hypersdk.vsphere.cdrom import ISO_STEP
 from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN
 
 _ON: Final = "`hyperctl retry ID` goes on from there"
@@ -80,6 +81,11 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "cancelled": f"{_ON}, {_ANEW}.",
 }
 """By code. Those of flags that a job cannot have (`--no-file-hash`) are missing."""
+_BY_TEXT: Final = {
+    ISO_STEP: f"Set `options.remove_cdrom`, which ejects the image for the time of the export, {_AGAIN}; or eject it yourself, then "
+    "`hyperctl retry ID`."
+}
+"""Steps that belong to one case of a code."""
 _WORDS: Final[Mapping[str, str]] = {"--remove-cdrom": "`options.remove_cdrom`"}
 """Flags in warnings, and the fields that are the same."""
 
@@ -111,7 +117,7 @@ def warning_of_job(text: str) -> str:
 def _lines(text: str) -> str:
     """By the text and not by the code: an error is raised again under another code with the step that it had. Of several reasons each has a
     line, with its code before it."""
-    by_text = {CODES[code].next_step: step for code, step in NEXT_STEPS.items() if code in CODES}
+    by_text = {CODES[code].next_step: step for code, step in NEXT_STEPS.items() if code in CODES} | _BY_TEXT
     found = []
     for line in text.splitlines():
         code, colon, rest = line.partition(": ")

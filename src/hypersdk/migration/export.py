@@ -50,6 +50,7 @@ from hypersdk.model import ExportProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.transfer.space import Reservation
+from hypersdk.vsphere.cdrom import name_inserted_iso
 from hypersdk.vsphere.session import Session
 
 Observer = Callable[[Sequence[ExportProgress]], None]
@@ -235,6 +236,8 @@ class MachineExport:
                 self._copy(work, copy)
             except BaseException as error:
                 self._cancel.cancel("the export ended")
+                if isinstance(error, HyperSDKError):
+                    name_inserted_iso(error, self._plan.machine)
                 undo_after(work, error)
                 raise
             problems = self._put_back(work)

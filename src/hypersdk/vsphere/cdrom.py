@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hypersdk.errors import NotRestored
-from hypersdk.model import Machine
+from hypersdk.errors import HyperSDKError, NotRestored
+from hypersdk.model import Machine, split_datastore_path
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.faults import FILE_FAULT, clean_text
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import Element, child, child_text, kind_of, read_one, to_int
 from hypersdk.vsphere.tasks import RECONFIGURE_TASK, run_whole_task
 
+ISO_STEP: Final = "Pass --remove-cdrom, which ejects the image for the time of the export, or eject it yourself."
 LOG: Final = logging.getLogger(__name__)
 DEVICES: Final = "config.hardware.device"
 _ISO: Final = "VirtualCdromIsoBackingInfo"
@@ -51,6 +53,20 @@ class _Drive:
     controller_key: int | None
     unit_number: int | None
     iso: CdromChange | None
+
+
+def name_inserted_iso(error: HyperSDKError, machine: Machine) -> None:
+    """Says what helps where the file that an export failed on is an image in a drive of ``machine``, which only its eject gets out of the way."""
+    if error.code != FILE_FAULT:
+        return
+    named = str(error.fields.get("file") or error.message)
+    for cdrom in machine.cdroms:
+        _, path = split_datastore_path(cdrom.iso or "") or ("", "")
+        name = clean_text(path.rpartition("/")[2])
+        # A host names the file by its own path, /vmfs/volumes/...: only the last part is the same.
+        if cdrom.iso and name and any(f"{before}{name}" in named for before in "/ "):
+            error.cause = f"The image in '{cdrom.label}', {clean_text(cdrom.iso)}, cannot be read."
+            error.next_step = ISO_STEP
 
 
 def remove_isos(

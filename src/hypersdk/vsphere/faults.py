@@ -272,12 +272,14 @@ def _fault_text(exc: BaseException) -> str:
 
 
 def _fault_fields(exc: BaseException) -> dict[str, object]:
-    """Privilege and object of a NoPermission, object of a ManagedObjectNotFound."""
+    """Privilege and object of a NoPermission, object of a ManagedObjectNotFound, file of a FileFault."""
     fields: dict[str, object] = {}
     privilege = getattr(exc, "privilegeId", None)
     target = getattr(exc, "object", None) or getattr(exc, "obj", None)
     if privilege:
         fields["privilege"] = clean_text(str(privilege))
+    if isinstance(file := getattr(exc, "file", None), str) and file:
+        fields["file"] = clean_text(file)
     if target is not None and hasattr(target, "_moId"):
         fields["object"] = clean_text(f"{type(target).__name__.rpartition('.')[2]}:{target._moId}")
     return fields
