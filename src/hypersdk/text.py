@@ -34,13 +34,24 @@ def is_plain(char: str) -> bool:
     return unicodedata.category(char) == "Zs"
 
 
+def _all_plain(text: str) -> bool:
+    """The same of all of them, fast; where it is False they may be plain all the same."""
+    return text.isprintable() and not _BLANK.search(text)
+
+
 def clean(text: str, limit: int = 4096) -> str:
     """``text`` in one line, with what is not plain written out: ``\\x1b``, ``\\u2028``, ``\\U000e0041``. ``limit`` bounds the characters of the
     answer, and so what a hostile server can make us print. Clean text stays as it is."""
     shown = text[: limit + 1]
-    if not (shown.isascii() and shown.isprintable()):
+    if not _all_plain(shown):
         shown = "".join(char if is_plain(char) else _written_out(char) for char in shown)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def clean_lines(text: str) -> str:
+    """A text of several lines of ours (a traceback, what was laid out for a screen): line feeds stay, all else is as ``clean`` shows it."""
+    lines = text.split("\n")
+    return "\n".join(clean(line, 10 * len(line)) for line in lines)
 
 
 def _written_out(char: str) -> str:

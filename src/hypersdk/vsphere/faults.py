@@ -26,6 +26,7 @@ from hypersdk.errors import (
     TransientError,
     register,
 )
+from hypersdk.text import clean
 from hypersdk.vsphere.certificate import CERTIFICATE_CHANGED, CERTIFICATE_UNKNOWN, TLS_FAILED
 
 LOGIN_REFUSED: Final = register(
@@ -196,9 +197,8 @@ def _sentence(rule: Rule, name: str, said: str, fields: dict[str, object]) -> st
 
 
 def clean_text(text: str) -> str:
-    """Server text for one line of ours: bounded, without control characters."""
-    flat = " ".join(text[: 4 * _MAX_TEXT].split())
-    return "".join(char if char.isprintable() else "?" for char in flat)[:_MAX_TEXT]
+    """Server text for one line of ours: bounded, and clean."""
+    return clean(" ".join(text[: 4 * _MAX_TEXT].split()), _MAX_TEXT)
 
 
 def lineage(kind: type) -> list[str]:

@@ -23,9 +23,9 @@ def summary_facts(machine: MachineSummary) -> Iterator[tuple[str, Text]]:
     if machine.host:
         yield "host", Text(clean(machine.host, 100))
     yield "path", Text(clean(machine.path, 300))
-    yield "moref", Text(machine.moref)
+    yield "moref", Text(clean(machine.moref, 100))
     if machine.uuid:
-        yield "uuid", Text(machine.uuid)
+        yield "uuid", Text(clean(machine.uuid, 100))
 
 
 def _disk_sum(machine: MachineSummary) -> str:
@@ -65,7 +65,9 @@ def disk_text(disk: Disk) -> Text:
     used = "" if disk.used_bytes is None else f", {format_size(disk.used_bytes)} used"
     kind = {True: "thin", False: "thick", None: disk.backing.value}[disk.thin]
     where = f"{disk.bus}{disk.bus_number}:{disk.unit_number}"
-    return Text(f"{clean(disk.label, 60)}: {format_size(disk.capacity_bytes)}{used}, {kind}, {where} {disk.controller}")
+    return Text(
+        f"{clean(disk.label, 60)}: {format_size(disk.capacity_bytes)}{used}, {kind}, {where} {clean(disk.controller, 40)}"
+    )
 
 
 def nic_text(nic: Nic) -> Text:
