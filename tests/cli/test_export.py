@@ -399,6 +399,25 @@ def test_convert_speaks_of_a_file_not_of_a_source(shell: Shell, tmp_path: Path) 
     assert "left as it was found" not in told
 
 
+# --- a disk without a size
+
+
+@pytest.mark.parametrize("source", ["lease", "datastore"])
+@pytest.mark.parametrize("kind", FILES)
+def test_a_disk_of_no_size_is_refused_by_name_and_can_be_left_out(
+    simulator: SimulatorFactory, tmp_path: Path, kind: str, source: str
+) -> None:
+    shell = Shell(simulator(machines=(small("off", disks=(SMALL, DiskSpec(MiB, reported_bytes=0))),)), tmp_path)
+    before = shell.server.state()
+    refused = shell("export", "off", "-o", tmp_path / "x", "--format", kind, "--source", source, "--json")
+    assert (refused.status, refused.error["code"]) == (6, "disk_capacity")
+    assert "'Hard disk 2' of 'off' has a capacity of 0 bytes" in refused.error["message"]
+    assert shell.server.state() == before
+    assert "0 B" in shell.good("inspect", "off").out
+    shell.good("export", "off", "-o", tmp_path / "x", "--format", kind, "--source", source, "--exclude-disk", "2")
+    shell.good("verify", tmp_path / "x")
+
+
 # --- an inserted image that is gone
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from hypersdk.errors import CODES, LookupFailed, Refused, TargetError
+from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
 from hypersdk.migration.preflight import (
     datastore_refusals,
@@ -138,3 +139,23 @@ def test_another_export_in_the_folder_is_refused(tmp_path: Path) -> None:
         refuse_foreign(tmp_path, foreign_files(tmp_path))
     assert caught.value.code == "foreign_output"
     assert foreign_files(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize(
+    ("capacity", "refused"),
+    [
+        (0, True),
+        (-512, True),
+        (1, True),
+        (513, True),
+        (512, False),
+        (62 * TiB, False),
+        (64 * TiB + 512, True),
+        (2**63, True),
+    ],
+)
+def test_a_size_that_no_disk_can_have_is_refused(capacity: int, refused: bool) -> None:
+    disk = make_disk(2, capacity_bytes=capacity)
+    machine = make_machine(disks=(make_disk(1), disk))
+    codes = [refusal.code for refusal in preflight.capacity_refusals(machine, machine.disks)]
+    assert codes == ["disk_capacity"] * refused

@@ -23,6 +23,7 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "no_disks": "Check `options.exclude_disks`; a machine without disks has nothing to export.",
     "no_such_disk": f"Correct `options.exclude_disks` {_AGAIN}; `hyper2kvm inspect VM` shows the machine's disks.",
     "disk_not_served": f"Check the disk in vCenter, or {_LEFT_OUT}.",
+    "disk_capacity": f"Look at the disk in vCenter and repair its descriptor, then `hyperctl retry ID`, or {_LEFT_OUT}.",
     "rdm_physical": f"Leave it out with `options.exclude_disks` {_AGAIN}; move its LUN apart.",
     "independent_disk": f"Set `options.source: power-off`, or {_LEFT_OUT}.",
     "shared_disk": f"Stop all machines that use it and switch sharing off, or {_LEFT_OUT}.",

@@ -20,7 +20,7 @@ class DiskSpec:
 
     ``allocated_bytes`` is how much of it holds data (a third by default). ``stride_bytes`` instead puts one single block into
     each such stretch, for sparse disks of terabytes. ``boot`` makes a small disk whose boot sector prints a marker.
-    ``datastore`` is a name, by default the machine's own.
+    ``datastore`` is a name, by default the machine's own. ``reported_bytes`` is what the device list says of its size, as of a damaged descriptor.
     """
 
     capacity_bytes: int = 16 * MiB
@@ -34,6 +34,7 @@ class DiskSpec:
     independent: bool = False
     multi_writer: bool = False
     encrypted: bool = False
+    reported_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.capacity_bytes <= 0 or self.capacity_bytes % SECTOR:

@@ -91,11 +91,12 @@ def disk_devices(machine: Machine) -> list[Data]:
 def disk_device(machine: Machine, disk: DiskState) -> Data:
     """The VirtualDisk with its chain of backings."""
     spec = disk.spec
-    kilobytes = spec.capacity_bytes // KiB
+    capacity = spec.capacity_bytes if spec.reported_bytes is None else spec.reported_bytes
+    kilobytes = capacity // KiB
     _, controller_key, _, _ = devices.CONTROLLERS[spec.controller]
     return devices.described(
         "VirtualDisk", disk.key, f"Hard disk {disk.index + 1}", f"{kilobytes:,} KB", backing=_backing(machine, disk, len(disk.layers)),
-        controllerKey=controller_key, unitNumber=unit_number(disk), capacityInKB=kilobytes, capacityInBytes=spec.capacity_bytes,
+        controllerKey=controller_key, unitNumber=unit_number(disk), capacityInKB=kilobytes, capacityInBytes=capacity,
         shares=Data("SharesInfo", shares=1000, level="normal"), nativeUnmanagedLinkedClone=False,
     )  # fmt: skip
 
