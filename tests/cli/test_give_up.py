@@ -52,7 +52,7 @@ def test_an_image_on_a_datastore_that_is_gone(shell: Shell, tmp_path: Path) -> N
         assert "--give-up" in failed.error["next_step"]
     before = shell.server.state()
     ended = shell.good("cleanup", out, "--give-up")
-    assert "stays behind: drives of 'web'" in ended.err
+    assert "stays behind: drives of 'web' (" in ended.err
     assert "CD/DVD drive 1 without [gone] tools.iso" in ended.err
     assert "put back" not in ended.out.replace("nothing to put back", "")
     assert shell.server.state() == before

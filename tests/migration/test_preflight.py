@@ -8,7 +8,7 @@ import pytest
 
 from hypersdk.errors import CODES, LookupFailed, Refused, TargetError
 from hypersdk.migration import preflight
-from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
+from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of, stem_of_run
 from hypersdk.migration.preflight import (
     datastore_refusals,
     floor_bytes,
@@ -17,6 +17,7 @@ from hypersdk.migration.preflight import (
     wants_snapshot,
     warnings_for,
 )
+from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat, SourceState
 from hypersdk.model import Backing, Machine, Power
 from hypersdk.units import GiB, TiB
@@ -159,3 +160,17 @@ def test_a_size_that_no_disk_can_have_is_refused(capacity: int, refused: bool) -
     machine = make_machine(disks=(make_disk(1), disk))
     codes = [refusal.code for refusal in preflight.capacity_refusals(machine, machine.disks)]
     assert codes == ["disk_capacity"] * refused
+
+
+@pytest.mark.parametrize("machine", ["web-01", "a\u202eb", "tail\x85", ".-x"])
+@pytest.mark.parametrize("output", OutputFormat)
+def test_a_run_of_another_release_keeps_the_names_of_its_files(machine: str, output: OutputFormat) -> None:
+    """Their stem was made by another rule."""
+    earlier = f"{machine}-disk2"
+    disks = [DiskRecord(2000 + n, "", disk_file_name(earlier, n, output), 1) for n in (3, 4)]
+    run = RunRecord(
+        "id", "e", "vm-1", machine, Path("/x"), output.value, "none", "2026-01-01T00:00:00+00:00", disks=disks
+    )
+    assert stem_of_run(run) == earlier
+    run.disks = []
+    assert stem_of_run(run) == stem_of(machine)

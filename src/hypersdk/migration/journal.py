@@ -203,7 +203,7 @@ class SourceJournal:
                 drives = ", ".join(
                     f"{drive['label']} without {drive['iso']}" for drive in change.data.get("drives", ())
                 )
-                return f"drives of {machine}: {drives}"
+                return f"drives of {machine}, where they have not got their image back: {drives}"
             case ChangeKind.SNAPSHOT:
                 return f"snapshot {change.data.get('name', record.snapshot_name)} of {machine}, whose delta grows until somebody removes it"
             case ChangeKind.LEASE:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hypersdk.errors import HyperSDKError, NotRestored
+from hypersdk.errors import HyperSDKError, NotRestored, Refused, SourceError
 from hypersdk.model import Machine, split_datastore_path
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.faults import FILE_FAULT, clean_text
@@ -91,13 +92,20 @@ def restore_isos(session: Session, moref: str, changes: Sequence[CdromChange], *
     """Puts images back, with their connection flags. What is back already is left alone, and so is a drive that somebody gave another image
     meanwhile: theirs is the later word.
 
-    Raises NotRestored for drives that are gone, after all others are restored.
+    Raises NotRestored for drives that are gone, and what vSphere has against a drive, after all others are restored.
     """
     now = {drive.key: drive for drive in _drives(session, moref, cancel)}
     due = [change for change in changes if change.key in now and _is_due(now[change.key], change)]
-    if due:
-        devices = [_device(now[change.key], _backing(session, change), _connection(change)) for change in due]
-        _edit(session, moref, devices, cancel)
+    devices = [_device(now[change.key], _backing(session, change), _connection(change)) for change in due]
+    try:
+        if devices:
+            _edit(session, moref, devices, cancel)
+    except (SourceError, Refused):
+        # One image whose datastore is gone must not keep the others out.
+        for device in devices if len(devices) > 1 else ():
+            with suppress(SourceError, Refused):
+                _edit(session, moref, [device], cancel)
+        raise
     gone = [change for change in changes if change.key not in now]
     if gone:
         words = "; ".join(f"{change.label} with {change.iso}" for change in gone)
