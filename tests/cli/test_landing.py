@@ -64,6 +64,9 @@ def test_the_boot_disk_is_the_one_the_source_boots_from(shell: Shell, tmp_path: 
     assert ("which disk the machine boots from is not known" in done.err) is unknown
     shown = shell.good("inspect", machine).out
     assert ("not known" in next(line for line in shown.splitlines() if "boots from" in line)) is unknown
+    (facts,) = shell.good("inspect", machine, "--json").events
+    boot = [disk["hypersdk"]["device_key"] for disk in manifest["disks"] if disk["disk_type"] == "boot"]
+    assert facts["boot_sequence"][:1] == boot
 
 
 def test_a_boot_disk_that_is_left_out_makes_no_other_one_the_boot_disk(shell: Shell, tmp_path: Path) -> None:

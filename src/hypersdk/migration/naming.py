@@ -10,7 +10,7 @@ from typing import Final
 from hypersdk.errors import FOREIGN_OUTPUT, TARGET_DENIED, LookupFailed, TargetError, register
 from hypersdk.migration.runfile import RUN_FILE, RunRecord
 from hypersdk.migration.spec import OutputFormat
-from hypersdk.model import Disk
+from hypersdk.model import Disk, unit_order
 from hypersdk.text import file_name
 from hypersdk.transfer.files import shown_path
 
@@ -39,11 +39,6 @@ def stem_of_run(record: RunRecord) -> str:
     if not record.disks:
         return stem_of(record.machine)
     return _DISK_ENDING.sub("", record.disks[0].file_name)
-
-
-def unit_order(disks: Iterable[Disk]) -> list[Disk]:
-    """Disks in the order of controller and unit: the order of the numbers in file names."""
-    return sorted(disks, key=lambda disk: (disk.controller_key, disk.unit_number, disk.key))
 
 
 def disk_file_name(stem: str, number: int, output: OutputFormat) -> str:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from hypersdk.model.machine import Machine
+from collections.abc import Iterable
+
+from hypersdk.model.machine import Disk, Machine
 
 _DISK = "disk:"
+
+
+def unit_order(disks: Iterable[Disk]) -> list[Disk]:
+    """Disks in the order of controller and unit: the order of the numbers in file names."""
+    return sorted(disks, key=lambda disk: (disk.controller_key, disk.unit_number, disk.key))
 
 
 def boot_sequence(machine: Machine) -> tuple[int, ...]:
@@ -13,10 +20,10 @@ def boot_sequence(machine: Machine) -> tuple[int, ...]:
 
     ``bootOptions.bootOrder`` is tried first and in its order; "after list is exhausted, default BIOS boot device algorithm is used"
     (*VirtualMachineBootOptions* in the vSphere Web Services API reference). That algorithm is not documented across controllers, and vSphere shows
-    neither the BIOS settings nor the EFI variables where the guest keeps its own order (Broadcom KB 326326). What is left is sure where there
-    is one disk, and the rule of each firmware where all hang on one controller: the lowest unit.
+    neither the BIOS settings nor the EFI variables where the guest keeps its own order (Broadcom KB 326326). So the boot disk is
+    known where there is one disk, taken to be the lowest unit where all hang on one controller, and not known across several.
     """
-    in_order = sorted(machine.disks, key=lambda disk: (disk.controller_key, disk.unit_number, disk.key))
+    in_order = unit_order(machine.disks)
     keys = [disk.key for disk in in_order]
     named = named_boot_disks(machine)
     controllers = {(disk.bus, disk.bus_number, disk.controller_key) for disk in in_order}
