@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
+from hypersdk.errors import SourceError
 from hypersdk.migration.runfile import FolderRuns, RunFile
+from hypersdk.model import Cdrom
 from hypersdk.simulator import DiskSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import MiB
+from hypersdk.vsphere.cdrom import name_inserted_iso
 from tests.cli.running import Run
 from tests.cli.servers import SMALL, Shell, small
+from tests.support.machines import make_machine
 from tests.support.simulator import SimulatorFactory
 
 ISO = "[iso-library] linux/debian-12.7.0-amd64-netinst.iso"
@@ -412,6 +416,61 @@ def test_convert_speaks_of_a_file_not_of_a_source(shell: Shell, tmp_path: Path) 
     assert " read in " in told
     assert "received" not in told
     assert "left as it was found" not in told
+
+
+# --- a disk without a size
+
+
+@pytest.mark.parametrize("source", ["lease", "datastore"])
+@pytest.mark.parametrize("kind", FILES)
+def test_a_disk_of_no_size_is_refused_by_name_and_can_be_left_out(
+    simulator: SimulatorFactory, tmp_path: Path, kind: str, source: str
+) -> None:
+    shell = Shell(simulator(machines=(small("off", disks=(SMALL, DiskSpec(MiB, reported_bytes=0))),)), tmp_path)
+    before = shell.server.state()
+    refused = shell("export", "off", "-o", tmp_path / "x", "--format", kind, "--source", source, "--json")
+    assert (refused.status, refused.error["code"]) == (6, "disk_capacity")
+    assert "'Hard disk 2' of 'off' has a capacity of 0 bytes" in refused.error["message"]
+    assert shell.server.state() == before
+    assert "0 B" in shell.good("inspect", "off").out
+    shell.good("export", "off", "-o", tmp_path / "x", "--format", kind, "--source", source, "--exclude-disk", "2")
+    shell.good("verify", tmp_path / "x")
+
+
+# --- an inserted image that is gone
+
+
+def test_an_image_that_is_gone_is_named_with_the_flag_that_helps(simulator: SimulatorFactory, tmp_path: Path) -> None:
+    shell = Shell(simulator(machines=(small("cd", iso="[iso-library] old/deleted.iso"),)), tmp_path)
+    failed = shell("export", "cd", "-o", tmp_path / "x", "--json")
+    assert (failed.status, failed.error["code"]) == (7, "file_fault")
+    assert "--remove-cdrom" in failed.error["next_step"]
+    assert "'CD/DVD drive 1', [iso-library] old/deleted.iso" in failed.error["cause"]
+    shell.good("export", "cd", "-o", tmp_path / "y", "--remove-cdrom")
+
+
+@pytest.mark.parametrize(
+    ("file", "ejects"),
+    [
+        ("[iso-library] old/deleted.iso", True),
+        ("/vmfs/volumes/5f2a/old/deleted.iso", True),
+        ("[ds1] vm/vm.vmdk", False),
+        ("[ds1] vm/undeleted.iso", False),
+    ],
+)
+def test_the_flag_is_named_for_the_image_alone(file: str, ejects: bool) -> None:
+    machine = make_machine(
+        cdroms=(Cdrom(3000, "CD", None, False), Cdrom(3001, "CD 2", "[iso-library] old/deleted.iso", True))
+    )
+    for error in (
+        SourceError("refused", code="file_fault", file=file),
+        SourceError(f"File {file} was not found", code="file_fault"),
+    ):
+        name_inserted_iso(error, machine)
+        assert ("--remove-cdrom" in error.next_step) is ejects
+    other = SourceError(f"{file} is locked", code="file_locked")
+    name_inserted_iso(other, machine)
+    assert "--remove-cdrom" not in other.next_step
 
 
 # --- cleanup

@@ -358,6 +358,22 @@ def _(bench: Bench) -> None:
     bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--exclude-disk"), "2"))
 
 
+@cures("disk_capacity")
+def _(bench: Bench) -> None:
+    _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK, DiskSpec(4 * MiB, reported_bytes=0))))
+    told = bench.told("disk_capacity", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--exclude-disk"), "2"))
+
+
+@cures("file_fault of an inserted image")
+def _(bench: Bench) -> None:
+    server, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DISK,), iso="[iso-library] deleted.iso"))
+    before = server.state()
+    told = bench.told("file_fault", hyper2kvm.export("web-01", "-o", bench.out))
+    bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--remove-cdrom")))
+    assert server.state() == before
+
+
 @cures("no_ranges")
 def _(bench: Bench) -> None:
     _, hyper2kvm = bench.program(MachineSpec("web-01", disks=(DiskSpec(4 * MiB, backing="sesparse"),)))
@@ -617,6 +633,10 @@ def _(bench: Bench, service: Service) -> None:
         service.until(job_id, "completed")
         assert service.server.state() == before
         service.works("delete", job_id)
+    job_id = leave_a_snapshot(service, "gone-for-good")
+    told = bench.listen("source_not_restored", service.fails("delete", job_id))
+    service.works(*told.command("hyperctl delete", ID=job_id))
+    assert service.server.state() != before, "nobody undoes it"
 
 
 @cures_of_service("daemon_runs")

@@ -188,3 +188,16 @@ def test_what_cannot_be_told_is_refused(names: list[str], capacities: list[int],
 def test_what_is_no_descriptor_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError):
         adapt_ovf(data, [ours(1, 8)])
+
+
+def test_a_boot_order_goes_with_the_disk_that_it_names() -> None:
+    text = descriptor(["a.vmdk", "b.vmdk"], [1, 2], [(SCSI, 0), (SCSI, 1)])
+    section = (
+        b'<vmw:BootOrderSection vmw:instanceId="12" vmw:type="disk"><Info/></vmw:BootOrderSection></VirtualSystem>'
+    )
+    text = text.replace(b"</VirtualSystem>", section)
+    first, second = (
+        OvfDisk(2000 + n, f"{name}.vmdk", 9, n * GiB, None, "vmdk-stream", None) for n, name in ((1, "a"), (2, "b"))
+    )
+    assert parse_ovf(adapt_ovf(text, [first, second])).system.boot_disks == ("vmdisk2",)
+    assert b"BootOrderSection" not in adapt_ovf(text, [first])

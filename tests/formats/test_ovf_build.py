@@ -186,3 +186,28 @@ def test_any_text_makes_a_descriptor_that_can_be_read(name: str, note: str, labe
     assert len(envelope.disks) == len(envelope.files) == len(envelope.nics) == 1
     if name.isprintable() and name == name.strip() != "":
         assert envelope.system.name == name
+
+
+# --- boot order
+
+
+def boot_instances(root: etree._Element) -> list[str]:
+    return texts(root, "//vmw:BootOrderSection[@vmw:type='disk']/@vmw:instanceId")
+
+
+def test_the_boot_order_names_the_item_of_the_boot_disk() -> None:
+    machine = make_machine(disks=THREE_BUSES, boot_order=("cdrom", "disk:2002", "disk:2000", "disk:9"))
+    root = built(machine)
+    (instance,) = boot_instances(root)
+    (label,) = texts(root, f"//ovf:Item[rasd:InstanceID='{instance}']/rasd:ElementName/text()")
+    assert label == "Hard disk 3"
+    assert texts(root, "//vmw:BootOrderSection/@ovf:required") == ["false"], "a reader that does not know it goes on"
+    assert parse_ovf(etree.tostring(root)).system.boot_disks == ("vmdisk3",)
+
+
+def test_no_boot_order_is_made_up() -> None:
+    assert boot_instances(built(make_machine(disks=THREE_BUSES))) == []
+    assert boot_instances(built(make_machine(disks=THREE_BUSES, boot_order=("nic:4000", "disk:9")))) == []
+    machine = make_machine(disks=THREE_BUSES, boot_order=("disk:2002", "disk:2000"))
+    root = etree.fromstring(build_ovf(machine, [file_of(machine.disks[0])]))
+    assert boot_instances(root) == [], "the boot disk is left out, and the next one does not become it"

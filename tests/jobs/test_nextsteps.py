@@ -130,3 +130,14 @@ def test_jobs_are_told_of_fields_and_of_their_folder(site: SiteFactory) -> None:
         assert job.error is not None
         assert job.output_path in job.error["message"]
     assert "`options.remove_cdrom` ejects it" in told(made, ended[3])
+
+
+def test_a_job_that_fails_on_an_image_that_is_gone_is_told_of_its_field(site: SiteFactory) -> None:
+    made = site(machines=(MachineSpec("web-0", (DiskSpec(MiB),), iso="[iso-library] deleted.iso"),))
+    (made.root / "a").mkdir()
+    made.worker()
+    (ended,) = made.until_ended(made.submit({"vm_path": "web-0", "output_path": str(made.root / "a")}))
+    assert ended.error is not None
+    assert ended.error["code"] == "file_fault"
+    assert "`options.remove_cdrom`" in ended.error["next_step"]
+    assert flags(told(made, ended)) == []

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from hypersdk.access.roles import Role
 from hypersdk.api.allowed import job_permissions
+from hypersdk.errors import LookupFailed
 from hypersdk.jobs.states import JobState, JobStateError
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.state.tables import jobs, runs
@@ -216,3 +217,21 @@ def _grow_old(write: Callable[[], object], job_id: str, age: timedelta) -> None:
         connection.execute(sa.update(runs).where(runs.c.job_id == job_id).values(record=json.dumps(record)))
         old = jobs.c.updated_at - age.total_seconds()
         connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(updated_at=old))
+
+
+def test_what_is_gone_for_good_can_be_given_up(site: SiteFactory) -> None:
+    made = site(machines=machines(2))
+    made.simulator.set_faults(STUCK)
+    made.worker()
+    (failed,) = made.until_ended(made.submit({"vm_path": RUNNING}))
+    assert failed.source_changes == 1
+    with pytest.raises(JobStateError, match="not undone"):
+        made.service.delete(failed.id)
+    changed = source(made)
+    made.service.delete(failed.id, give_up=True)
+    with pytest.raises(LookupFailed):
+        made.store.get(failed.id)
+    made.simulator.set_faults()
+    (again,) = made.until_ended(made.submit({"vm_path": "web-0"}))
+    assert again.state is JobState.COMPLETED
+    assert source(made) == changed, "nobody undoes it any more"

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from hypersdk.errors import CODES, LookupFailed, Refused, TargetError
-from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
+from hypersdk.migration import preflight
+from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of, stem_of_run
 from hypersdk.migration.preflight import (
     datastore_refusals,
     floor_bytes,
@@ -16,6 +17,7 @@ from hypersdk.migration.preflight import (
     wants_snapshot,
     warnings_for,
 )
+from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat, SourceState
 from hypersdk.model import Backing, Machine, Power
 from hypersdk.units import GiB, TiB
@@ -138,3 +140,37 @@ def test_another_export_in_the_folder_is_refused(tmp_path: Path) -> None:
         refuse_foreign(tmp_path, foreign_files(tmp_path))
     assert caught.value.code == "foreign_output"
     assert foreign_files(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize(
+    ("capacity", "refused"),
+    [
+        (0, True),
+        (-512, True),
+        (1, True),
+        (513, True),
+        (512, False),
+        (62 * TiB, False),
+        (64 * TiB + 512, True),
+        (2**63, True),
+    ],
+)
+def test_a_size_that_no_disk_can_have_is_refused(capacity: int, refused: bool) -> None:
+    disk = make_disk(2, capacity_bytes=capacity)
+    machine = make_machine(disks=(make_disk(1), disk))
+    codes = [refusal.code for refusal in preflight.capacity_refusals(machine, machine.disks)]
+    assert codes == ["disk_capacity"] * refused
+
+
+@pytest.mark.parametrize("machine", ["web-01", "a\u202eb", "tail\x85", ".-x"])
+@pytest.mark.parametrize("output", OutputFormat)
+def test_a_run_of_another_release_keeps_the_names_of_its_files(machine: str, output: OutputFormat) -> None:
+    """Their stem was made by another rule."""
+    earlier = f"{machine}-disk2"
+    disks = [DiskRecord(2000 + n, "", disk_file_name(earlier, n, output), 1) for n in (3, 4)]
+    run = RunRecord(
+        "id", "e", "vm-1", machine, Path("/x"), output.value, "none", "2026-01-01T00:00:00+00:00", disks=disks
+    )
+    assert stem_of_run(run) == earlier
+    run.disks = []
+    assert stem_of_run(run) == stem_of(machine)

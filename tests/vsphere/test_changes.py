@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored
+from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored, SourceError
 from hypersdk.formats.ovf import OvfDisk
 from hypersdk.model import Machine, Power
+from hypersdk.simulator import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB
 from hypersdk.vsphere.cdrom import CdromChange, remove_isos, restore_isos
 from hypersdk.vsphere.datastore import delta_bytes, written_bytes
 from hypersdk.vsphere.descriptor import server_descriptor
@@ -22,7 +24,11 @@ from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.power import ask_guest_down, power_off, power_on, wait_until_off
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import consolidation_needed, create_snapshot, find_snapshots, remove_snapshot
+from hypersdk.vsphere.tasks import wait_for_task
 from tests.support.peers import Vcsim
+from tests.support.sessions import LogIn
+from tests.support.simulator import SimulatorFactory
+from tests.vsphere.exports import log_in_to, moref_of
 
 VM = "DC0_H0_VM0"
 Pair = tuple[Vcsim, Session]
@@ -224,3 +230,23 @@ def test_only_the_last_unit_of_a_chain_is_the_delta() -> None:
            </val>"""
     )
     assert written_bytes(layout) == 300 + 16777216
+
+
+def test_an_image_that_cannot_go_back_does_not_keep_the_others_out(simulator: SimulatorFactory, log_in: LogIn) -> None:
+    from pyVmomi import vim
+
+    iso = "[iso-library] tools/virtio-win.iso"
+    server = simulator(machines=(MachineSpec("web", (DiskSpec(MiB),), iso=iso),))
+    session, moref = log_in_to(log_in, server), moref_of(server)
+    backing = vim.vm.device.VirtualCdrom.IsoBackingInfo(fileName=iso)
+    second = vim.vm.device.VirtualCdrom(key=-1, controllerKey=201, unitNumber=0, backing=backing)
+    spec = vim.vm.ConfigSpec(deviceChange=[vim.vm.device.VirtualDeviceSpec(operation="add", device=second)])
+    wait_for_task(session, session.ref("VirtualMachine", moref).ReconfigVM_Task(spec=spec), cancel=CancelToken())
+    taken: list[CdromChange] = []
+    remove_isos(session, read_machine(session, moref), before=taken.extend, cancel=CancelToken())
+    assert len(taken) == 2
+    gone = replace(taken[0], iso="[gone] x.iso", datastore="datastore-999")
+    for order in ([gone, taken[1]], [taken[1], gone]):
+        with pytest.raises(SourceError):
+            restore_isos(session, moref, order, cancel=CancelToken())
+        assert [drive.iso for drive in read_machine(session, moref).cdroms] == [None, iso]

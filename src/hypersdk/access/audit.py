@@ -13,6 +13,7 @@ from hypersdk.errors import UsageError
 from hypersdk.state.database import Database
 from hypersdk.state.pages import EVERYTHING, LIST_QUERY, Found, Listing, Slice, Where
 from hypersdk.state.tables import audit
+from hypersdk.text import clean
 
 MAX_ROWS: Final = 200_000
 """Oldest are dropped beyond; some 60 MB."""
@@ -56,8 +57,8 @@ class Audit:
         with self._database.write() as connection:
             connection.execute(
                 sa.insert(audit).values(
-                    at=self._database.now(connection), actor=_plain(actor, 200), address=_plain(address, 64), action=_plain(action, 64),
-                    object=_plain(target, 500), outcome=_plain(outcome, 32), detail=dict(detail or {}),
+                    at=self._database.now(connection), actor=clean(actor, 200), address=clean(address, 64), action=clean(action, 64),
+                    object=clean(target, 500), outcome=clean(outcome, 32), detail=dict(detail or {}),
                 )
             )  # fmt: skip
         with self._lock:
@@ -88,8 +89,3 @@ class Audit:
             if last is None:
                 return 0
             return connection.execute(sa.delete(audit).where(audit.c.number <= last - max_rows)).rowcount
-
-
-def _plain(text: str, limit: int) -> str:
-    """Without control characters: a line of the trail stays one line wherever it is printed."""
-    return "".join(char if char.isprintable() else "?" for char in text[:limit])

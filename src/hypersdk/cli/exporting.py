@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +15,15 @@ from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean, count
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
 from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, Resume
-from hypersdk.model import Firmware, MachineSummary
+from hypersdk.model import Firmware, MachineSummary, boot_sequence
+from hypersdk.text import shell_line, shell_word
 from hypersdk.units import MiB, format_duration, format_size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hypersdk.migration.export import Outcome
-    from hypersdk.migration.plan import Plan
+    from hypersdk.migration.plan import Plan, PlannedDisk
     from hypersdk.migration.publish import ExportResult
     from hypersdk.migration.settings import RunSettings
     from hypersdk.vsphere.session import Session
@@ -285,7 +286,7 @@ def _tell_kept_snapshots(cli: Cli, outcomes: Sequence[Outcome]) -> None:
         if name is None or outcome.error is None:
             continue
         folder = str(outcome.plan.spec.output_dir.absolute())
-        command = shlex.join(["hyper2kvm", "cleanup", "--drop-snapshots", folder, *connection_words(cli)])
+        command = shell_line(["hyper2kvm", "cleanup", "--drop-snapshots", folder, *connection_words(cli)])
         if cli.output.json_lines:
             outcome.error.fields["kept"] = [{"snapshot": name, "folder": folder, "command": command}]
             continue
@@ -359,7 +360,7 @@ def _result_facts(result: ExportResult, *, local: bool) -> Iterator[tuple[str, s
         yield "source", "left as it was found", ""
     for warning in result.warnings:
         yield "warning", warning, "yellow"
-    yield "next", f"hyper2kvm verify {shlex.quote(str(result.output_dir))}", "bold"
+    yield "next", f"hyper2kvm verify {shell_word(str(result.output_dir))}", "bold"
 
 
 def _proof_text(proof: str) -> str:
@@ -367,26 +368,46 @@ def _proof_text(proof: str) -> str:
 
 
 def import_command(plan: Plan, result: ExportResult) -> str | None:
-    """The command that starts the machine on KVM, for the formats that KVM runs."""
+    """The command that starts the machine on KVM, for the formats that KVM runs. The disk that boots comes first: `--import` boots from it."""
     if plan.spec.format not in (OutputFormat.QCOW2, OutputFormat.RAW):
         return None
     machine = plan.machine
     words = [
-        "virt-install", "--import", "--name", machine.name, "--memory", str(machine.summary.memory_bytes // MiB),
+        "virt-install", "--import", "--name", domain_name(machine.name), "--memory", str(machine.summary.memory_bytes // MiB),
         "--vcpus", str(machine.summary.cpus), "--osinfo", "detect=on,require=off",
     ]  # fmt: skip
-    for disk in plan.disks:
-        words += ["--disk", f"path={result.output_dir / disk.file_name},format={plan.spec.format}"]
+    for disk in in_boot_order(plan):
+        path = _option_value(str(result.output_dir / disk.file_name))
+        words += ["--disk", f"path={path},format={plan.spec.format}"]
     for nic in machine.nics:
-        words += ["--network", "network=default" + (f",mac={nic.mac}" if nic.mac else "")]
+        words += ["--network", "network=default" + (f",mac={_option_value(nic.mac)}" if nic.mac else "")]
     if machine.firmware is Firmware.EFI:
         words += ["--boot", "uefi"]
     return _in_lines(words)
 
 
+def in_boot_order(plan: Plan) -> list[PlannedDisk]:
+    """The disks in the order in which the machine tries to boot from them; as they are numbered where that is not known."""
+    places = {key: place for place, key in enumerate(boot_sequence(plan.machine))}
+    return sorted(plan.disks, key=lambda disk: places.get(disk.key, len(places)))
+
+
+def domain_name(machine: str) -> str:
+    """A name that virt-install takes: it refuses blanks, libvirt ``/`` and line breaks, and a ``-`` in front reads as a flag."""
+    from hypersdk.migration.naming import stem_of
+
+    return stem_of("-".join(machine.split()))
+
+
+def _option_value(text: str) -> str:
+    """One value in an option of virt-install, which takes ``key=value,key=value`` apart by commas as a shell does by blanks: with quotes and
+    backslashes (``parse_optstr_tuples`` in virtinst/cli.py)."""
+    return re.sub(r"""[\\"',]""", r"\\\g<0>", text)
+
+
 def _in_lines(words: Sequence[str]) -> str:
     """A shell command, a line for each of its longer flags, to be copied as it is."""
-    quoted = [clean(shlex.quote(word)) for word in words]
+    quoted = [shell_word(word) for word in words]
     text = quoted[0]
     for word in quoted[1:]:
         text += f" \\\n    {word}" if word in ("--osinfo", "--disk", "--network", "--boot") else f" {word}"

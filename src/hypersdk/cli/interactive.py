@@ -98,12 +98,12 @@ def _connection_box(endpoint: Endpoint) -> Panel:
     if tls.insecure:
         trust = "any certificate (insecure)"
     facts = [
-        ("server", Text(endpoint.address, style="bold")),
-        ("user", Text(endpoint.username)),
+        ("server", Text(clean(endpoint.address, 300), style="bold")),
+        ("user", Text(clean(endpoint.username, 200))),
         ("trusts", Text(trust, style="yellow" if tls.insecure else "")),
     ]
     if endpoint.datacenter:
-        facts.append(("datacenter", Text(endpoint.datacenter)))
+        facts.append(("datacenter", Text(clean(endpoint.datacenter, 200))))
     return Panel(
         facts_table(facts),
         title=" Connection ",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean, count
-from hypersdk.model import Machine, MachineSummary
+from hypersdk.model import Machine, MachineSummary, boot_sequence
 from hypersdk.units import format_size
 
 if TYPE_CHECKING:
@@ -51,10 +51,11 @@ def summary_object(machine: MachineSummary) -> dict[str, Any]:
 
 
 def machine_object(machine: Machine) -> dict[str, Any]:
-    """One machine for ``inspect --json``: its row, and every other field of the record under the record's own names."""
+    """One machine for ``inspect --json``: its row, every other field of the record under the record's own names, and the keys of its disks in the
+    order in which it tries to boot from them (empty where that is not known)."""
     fields = asdict(machine)
     del fields["summary"]
-    return {**summary_object(machine.summary), **fields}
+    return {**summary_object(machine.summary), **fields, "boot_sequence": boot_sequence(machine)}
 
 
 def list_table(machines: Sequence[MachineSummary], width: int | None) -> Text:

@@ -10,6 +10,7 @@ import click
 
 from hypersdk.cli.programs import groups
 from hypersdk.cli.state import Cli
+from hypersdk.text import clean, clean_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator: TypeAlias = Callable[[F], F]
@@ -49,7 +50,20 @@ def _record_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> N
         import logging
 
         ctx.ensure_object(Cli).debug = True
-        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+        class OneLine(logging.Formatter):
+            """A message is one line, whatever a server put into it."""
+
+            def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+                record.message = clean(record.message)
+                return super().formatMessage(record)
+
+            def format(self, record: logging.LogRecord) -> str:
+                return clean_lines(super().format(record))
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
 
 
 def _flag(name: str, *spellings: str, metavar: str | None = None, **settings: Any) -> Decorator[F]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
@@ -23,9 +23,10 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, TextIO
 
 from hypersdk.cli.text import clean
+from hypersdk.text import clean_lines
 
 if TYPE_CHECKING:  # rich takes 90 ms to import: `--help` and `--json` do without it
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
 
 STDIN: Final = 0
 PLAIN_WIDTH: Final = 120
@@ -161,9 +162,15 @@ class Output:
 
 def _make_console(stream: TextIO, environ: Mapping[str, str]) -> Console:
     from rich.console import Console
+    from rich.segment import Segment
 
     class Quiet(Console):
-        """Leaves a reader that went away to the outermost loop, which knows the exit status for it."""
+        """Leaves a reader that went away to the outermost loop, which knows the exit status for it. The last line of defence for texts from outside
+        is here: what is shown is clean, whoever laid it out."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(clean_lines(segment.text), segment.style)
 
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError

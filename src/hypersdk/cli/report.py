@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from hypersdk.cli.output import Output
 from hypersdk.cli.text import clean
 from hypersdk.errors import EXIT_INTERNAL, Cancelled, HyperSDKError, register
+from hypersdk.text import clean_lines
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -40,7 +41,7 @@ def report(output: Output, error: HyperSDKError, *, debug: bool = False) -> int:
         return status
     tell(output, error)
     if debug:
-        output.notes.print("".join(traceback.format_exception(error)), markup=False, style="dim")
+        output.notes.print(clean_lines("".join(traceback.format_exception(error))), markup=False, style="dim")
     return status
 
 
@@ -125,7 +126,7 @@ def report_unexpected(output: Output, error: Exception, state_dir: Path) -> int:
         f"internal error: {type(error).__name__}", code=INTERNAL, crash_file=None if where is None else str(where)
     )
     if where is None:
-        output.notes.print("".join(traceback.format_exception(error)), markup=False, style="dim")
+        output.notes.print(clean_lines("".join(traceback.format_exception(error))), markup=False, style="dim")
     else:
         output.note(f"Crash file: {where}")
     report(output, failure)
@@ -145,7 +146,9 @@ def _write_crash(error: Exception, state_dir: Path) -> Path | None:
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+        path.write_text(
+            clean_lines("".join(traceback.format_exception(error))), encoding="utf-8", errors="backslashreplace"
+        )
     except OSError:
         return None
     return path

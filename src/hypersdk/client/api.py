@@ -255,9 +255,10 @@ class Client:
         """Puts a failed or cancelled job back into the queue: from its last checkpoint, or from the beginning with ``discard``."""
         return self._ask(job_id, "retry", {"discard": discard} if discard else None)
 
-    def delete(self, job_id: str) -> None:
-        """Forgets a job that has ended, and its log; the files that it made stay."""
-        self._transport.request("DELETE", job_path(job_id))
+    def delete(self, job_id: str, *, give_up: bool = False) -> None:
+        """Forgets a job that has ended, and its log; the files that it made stay. With ``give_up`` also one whose source could not be put back:
+        what it changed there stays as it is."""
+        self._transport.request("DELETE", job_path(job_id), params={"give_up": give_up} if give_up else None)
 
     def _ask(self, job_id: str, what: str, params: Mapping[str, bool] | None = None) -> Job:
         return Job.of(self._transport.request("POST", f"{job_path(job_id)}/{what}", params=params).object())

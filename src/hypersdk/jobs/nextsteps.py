@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hypersdk.errors import CODES, HyperSDKError
+from hypersdk.vsphere.cdrom import ISO_STEP
 from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN
 
 _ON: Final = "`hyperctl retry ID` goes on from there"
@@ -22,6 +23,7 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "no_disks": "Check `options.exclude_disks`; a machine without disks has nothing to export.",
     "no_such_disk": f"Correct `options.exclude_disks` {_AGAIN}; `hyper2kvm inspect VM` shows the machine's disks.",
     "disk_not_served": f"Check the disk in vCenter, or {_LEFT_OUT}.",
+    "disk_capacity": f"Look at the disk in vCenter and repair its descriptor, then `hyperctl retry ID`, or {_LEFT_OUT}.",
     "rdm_physical": f"Leave it out with `options.exclude_disks` {_AGAIN}; move its LUN apart.",
     "independent_disk": f"Set `options.source: power-off`, or {_LEFT_OUT}.",
     "shared_disk": f"Stop all machines that use it and switch sharing off, or {_LEFT_OUT}.",
@@ -86,6 +88,11 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "cancelled": f"{_ON}, {_ANEW}.",
 }
 """By code. Those of flags that a job cannot have (`--no-file-hash`) are missing."""
+_BY_TEXT: Final = {
+    ISO_STEP: f"Set `options.remove_cdrom`, which ejects the image for the time of the export, {_AGAIN}; or eject it yourself, then "
+    "`hyperctl retry ID`."
+}
+"""Steps that belong to one case of a code."""
 _WORDS: Final[Mapping[str, str]] = {"--remove-cdrom": "`options.remove_cdrom`"}
 """Flags in warnings, and the fields that are the same."""
 
@@ -117,7 +124,7 @@ def warning_of_job(text: str) -> str:
 def _lines(text: str) -> str:
     """By the text and not by the code: an error is raised again under another code with the step that it had. Of several reasons each has a
     line, with its code before it."""
-    by_text = {CODES[code].next_step: step for code, step in NEXT_STEPS.items() if code in CODES}
+    by_text = {CODES[code].next_step: step for code, step in NEXT_STEPS.items() if code in CODES} | _BY_TEXT
     found = []
     for line in text.splitlines():
         code, colon, rest = line.partition(": ")

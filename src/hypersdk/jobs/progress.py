@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from hypersdk.jobs.records import EMPTY_PROGRESS
 from hypersdk.model import DiskProgress, ExportProgress, Phase
+from hypersdk.text import clean
 from hypersdk.units import format_duration, format_size
 
 STALL_S: Final = 60.0
@@ -66,7 +67,7 @@ class JobProgress:
 
     def log(self, text: str) -> None:
         """One line of the job's log; its time is put before it."""
-        line = f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {' '.join(text.split())}\n"
+        line = f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {clean(' '.join(text.split()))}\n"
         with self._lock:
             if self._log_bytes < MAX_PENDING_LOG:
                 self._log.append(line)

@@ -211,9 +211,9 @@ class JobService:
         """See JobStore.retry."""
         return self.store.retry(job_id, discard=discard)
 
-    def delete(self, job_id: str) -> None:
+    def delete(self, job_id: str, *, give_up: bool = False) -> None:
         """See JobStore.delete."""
-        self.store.delete(job_id)
+        self.store.delete(job_id, give_up=give_up)
 
     def each(self, job_ids: Sequence[str], act: Callable[[JobStore, str], Any]) -> dict[str, HyperSDKError | None]:
         """``act`` on each job, some hundred in one transaction; its error, or None. Raises DatabaseError, and then the last of them are as they were."""

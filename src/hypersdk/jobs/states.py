@@ -47,7 +47,8 @@ NO_WORKER: Final = register(
 SOURCE_CHANGED_STILL: Final = register(
     "source_not_restored",
     "The job changed something at the source that is not undone yet.",
-    "`hyperctl cancel ID` undoes it, `hyperctl retry ID` goes on and undoes it at its end.",
+    "`hyperctl cancel ID` undoes it, `hyperctl retry ID` goes on and undoes it at its end. Of what is gone for good, `hyperctl delete --give-up ID` "
+    "forgets the job and leaves its source as it is.",
 )
 ATTEMPTS_EXHAUSTED: Final = register(
     "attempts_exhausted",

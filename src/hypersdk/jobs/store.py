@@ -358,15 +358,16 @@ class JobStore:
 
         return self._ask(job_id, decide)
 
-    def delete(self, job_id: str) -> None:
+    def delete(self, job_id: str, *, give_up: bool = False) -> None:
         """Forgets a job that has ended, with its log; the files that it wrote stay.
 
-        Raises as ``cancel``, and JobStateError ``source_not_restored`` while only its record knows what to undo at the source."""
+        Raises as ``cancel``, and JobStateError ``source_not_restored`` while only its record knows what to undo at the source: not with ``give_up``,
+        after which nobody undoes it."""
         with self._writing() as connection:
             job = _locked(connection, job_id)
             if job.state not in ENDED:
                 raise JobStateError(f"job '{job_id}' is {job.state}; cancel it first", state=job.state.value)
-            if job.source_changes:
+            if job.source_changes and not give_up:
                 raise JobStateError(
                     f"{job.source_changes} change(s) of job '{job_id}' at its source are not undone",
                     code=SOURCE_CHANGED_STILL,

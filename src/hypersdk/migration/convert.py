@@ -17,7 +17,7 @@ from hypersdk.errors import Refused, UsageError, register
 from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.local import FileStreamSource, LocalMachine, open_local
-from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of
+from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of, stem_of_run
 from hypersdk.migration.outputs import Outputs, outputs_for
 from hypersdk.migration.preflight import COMPRESS_UNFIT
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
@@ -161,7 +161,7 @@ def _begin(
     """A new run; what an interrupted conversion left is removed, what an export left is not."""
     old = RunFile.load(folder, store)
     if old is not None and old.record.endpoint == LOCAL_ENDPOINT:
-        outputs = outputs_for(old.record.begun_as(spec), folder, stem_of(old.record.machine), old.record)
+        outputs = outputs_for(old.record.begun_as(spec), folder, stem_of_run(old.record), old.record)
         for record in reversed(old.record.disks):
             outputs.forget(record)
         old.remove()

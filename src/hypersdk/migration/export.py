@@ -26,7 +26,7 @@ from hypersdk.migration.board import Board
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.journal import Problem, SourceJournal, not_restored
-from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of
+from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of_run
 from hypersdk.migration.outputs import outputs_for, remove_other_lanes
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import snapshot_gone
@@ -52,6 +52,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.space import Reservation
+from hypersdk.vsphere.cdrom import name_inserted_iso
 from hypersdk.vsphere.session import Session
 
 Observer = Callable[[Sequence[ExportProgress]], None]
@@ -243,7 +244,7 @@ class MachineExport:
             run.held_in(self._held)
         journal, record = SourceJournal(self._session, run, note=self._board.note), run.record
         # The run's own files, also where it is given up for another format, or the machine has another name by now.
-        outputs = outputs_for(record.begun_as(self._plan.spec), self._folder, stem_of(record.machine), record)
+        outputs = outputs_for(record.begun_as(self._plan.spec), self._folder, stem_of_run(record), record)
         stack.callback(outputs.close)
         return SourceWork(self._session, self._plan, run, journal, outputs, self._warnings.append)
 
@@ -260,6 +261,8 @@ class MachineExport:
                 self._copy(work, copy)
             except BaseException as error:
                 self._cancel.cancel("the export ended")
+                if isinstance(error, HyperSDKError):
+                    name_inserted_iso(error, self._plan.machine)
                 undo_after(work, error)
                 raise
             problems = self._put_back(work)

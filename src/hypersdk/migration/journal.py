@@ -20,7 +20,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, NotRestored, SourceError, TargetError
+from hypersdk.errors import (
+    Cancelled,
+    ConnectError,
+    HyperSDKError,
+    NotRestored,
+    SourceError,
+    TargetError,
+    TransientError,
+)
 from hypersdk.migration.runfile import Change, ChangeKind, RunFile
 from hypersdk.model import Machine, Power
 from hypersdk.transfer.cancel import CancelToken
@@ -46,10 +54,13 @@ GUEST_GOES_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One change that could not be undone."""
+    """One change that could not be undone. ``change`` says what was to be done, ``left`` what stays behind, ``given_up`` that it is not tried again."""
 
     change: str
     error: HyperSDKError
+    entry: Change
+    left: str
+    given_up: bool
 
 
 class SourceJournal:
@@ -163,8 +174,10 @@ class SourceJournal:
 
     # Undo
 
-    def undo(self, *, keep: Collection[ChangeKind], cancel: CancelToken) -> list[Problem]:
+    def undo(self, *, keep: Collection[ChangeKind], cancel: CancelToken, give_up: bool = False) -> list[Problem]:
         """Undoes all open changes but those in ``keep``, newest first; goes on after a failure and returns the failures.
+
+        With ``give_up`` what the server refuses is not open any more. A server that does not answer has refused nothing.
 
         Raises Cancelled, and what the run's store raises where this process may not act for the run any more; the rest is still open then.
         """
@@ -178,10 +191,28 @@ class SourceJournal:
             except Cancelled:
                 raise
             except HyperSDKError as error:
-                problems.append(Problem(_DESCRIPTIONS[change.kind], error))
-                continue
+                ended = give_up and not isinstance(error, ConnectError | TransientError)
+                problems.append(Problem(_DESCRIPTIONS[change.kind], error, change, self._left_behind(change), ended))
+                if not ended:
+                    continue
             self._note_undone(change)
         return problems
+
+    def _left_behind(self, change: Change) -> str:
+        record = self._run.record
+        machine = f"'{record.machine}' ({record.moref}) at {record.endpoint}"
+        match change.kind:
+            case ChangeKind.POWER:
+                return f"{machine} stays powered off, if it is; it was running"
+            case ChangeKind.CDROM:
+                drives = ", ".join(
+                    f"{drive['label']} without {drive['iso']}" for drive in change.data.get("drives", ())
+                )
+                return f"drives of {machine}, where they have not got their image back: {drives}"
+            case ChangeKind.SNAPSHOT:
+                return f"snapshot {change.data.get('name', record.snapshot_name)} of {machine}, whose delta grows until somebody removes it"
+            case ChangeKind.LEASE:
+                return f"an export lease on {machine}, which times out by itself"
 
     def _undo_one(self, change: Change, cancel: CancelToken) -> None:
         match change.kind:

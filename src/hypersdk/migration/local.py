@@ -20,7 +20,7 @@ from hypersdk.errors import BAD_FORMAT, IntegrityError, TargetError, UsageError,
 from hypersdk.formats.image import ReadableFile
 from hypersdk.formats.names import is_bare_name
 from hypersdk.formats.ova import descriptor_member, read_ova
-from hypersdk.formats.ovf import EnvelopeDisk, OvfEnvelope, parse_ovf
+from hypersdk.formats.ovf import EnvelopeDisk, OvfEnvelope, OvfSystem, parse_ovf
 from hypersdk.formats.vmdk.reader import DiskReader, VmdkKind, open_vmdk, sniff
 from hypersdk.model import Backing, Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Nic, Power
 from hypersdk.transfer.blockfile import FdFile
@@ -275,10 +275,15 @@ def _machine(name: str, envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]
             Nic(4000 + number, nic.label, nic.mac, nic.network, (nic.adapter or "").lower(), True)
             for number, nic in enumerate(envelope.nics if envelope else ())
         ),
-        cdroms=(), snapshots=(), boot_order=(), cbt_enabled=False, change_version=None, boot_time=None,
+        cdroms=(), snapshots=(), boot_order=_boot_order(system, disks), cbt_enabled=False, change_version=None, boot_time=None,
         consolidation_needed=False, busy_with=None, has_vtpm=False, encrypted=False, unreachable_datastores=(),
         annotation=None, vmx_file=None,
     )  # fmt: skip
+
+
+def _boot_order(system: OvfSystem | None, disks: Sequence[LocalDisk]) -> tuple[str, ...]:
+    keys = {disk.envelope.id: disk.key for disk in disks if disk.envelope is not None}
+    return tuple(f"disk:{keys[name]}" for name in (system.boot_disks if system else ()) if name in keys)
 
 
 def _disk(disk: LocalDisk) -> Disk:

@@ -28,7 +28,7 @@ from hypersdk import __version__
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.spec import OutputFormat
-from hypersdk.model import Disk, Firmware, Machine, Nic
+from hypersdk.model import Disk, Firmware, Machine, Nic, boot_sequence
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.units import GiB, MiB, align_up
 
@@ -127,14 +127,14 @@ class DiskFacts(_Part):
 
 
 class DiskPart(_Part):
-    """One disk. ``checksum`` is null when the export ran without file hashes."""
+    """One disk. ``checksum`` is null when the export ran without file hashes, ``boot_order_hint`` when it is not known which disk boots."""
 
     id: str
     source_format: str
     bytes: Count
     local_path: FileName
     checksum: Checksum | None
-    boot_order_hint: Count
+    boot_order_hint: Count | None
     label: str
     disk_type: str
     hypersdk: DiskFacts | None = None
@@ -282,6 +282,7 @@ def artifact_manifest(
     machine: Machine, disks: Sequence[DiskArtifact], files: Iterable[FileArtifact], facts: ExportFacts
 ) -> dict[str, Any]:
     """The manifest as JSON-able values. ``disks`` are in unit order, ``files`` all files but the manifest. ``manifest_text`` seals it."""
+    sequence = boot_sequence(machine)
     document = ArtifactManifest(
         manifest_version=MANIFEST_VERSION,
         source=SourcePart(
@@ -293,7 +294,7 @@ def artifact_manifest(
             export_method=facts.method,
         ),
         vm=_vm_part(machine),
-        disks=tuple(_disk_part(number, disk, facts.format) for number, disk in enumerate(disks)),
+        disks=tuple(_disk_part(number, disk, facts.format, sequence) for number, disk in enumerate(disks)),
         nics=tuple(_nic_part(number, nic) for number, nic in enumerate(machine.nics)),
         notes=tuple(facts.notes),
         warnings=tuple(_warning_part(stage, message, facts.created_at) for stage, message in facts.warnings),
@@ -330,16 +331,17 @@ def os_family(guest_id: str | None) -> str:
     return "linux" if text and not text.startswith(neither) else "unknown"
 
 
-def _disk_part(number: int, artifact: DiskArtifact, output: OutputFormat) -> DiskPart:
+def _disk_part(number: int, artifact: DiskArtifact, output: OutputFormat, sequence: Sequence[int]) -> DiskPart:
+    place = sequence.index(artifact.disk.key) if artifact.disk.key in sequence else None
     return DiskPart(
         id=f"disk-{number}",
         source_format=output.disk_suffix,
         bytes=artifact.file.size_bytes,
         local_path=artifact.file.name,
         checksum=_checksum(artifact.file),
-        boot_order_hint=number,
+        boot_order_hint=place,
         label=artifact.disk.label,
-        disk_type="boot" if number == 0 else "data",
+        disk_type={None: "unknown", 0: "boot"}.get(place, "data"),
         hypersdk=_disk_facts(artifact),
     )
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import FOREIGN_OUTPUT, TARGET_DENIED, LookupFailed, TargetError, register
-from hypersdk.migration.runfile import RUN_FILE
+from hypersdk.migration.runfile import RUN_FILE, RunRecord
 from hypersdk.migration.spec import OutputFormat
-from hypersdk.model import Disk
+from hypersdk.model import Disk, unit_order
+from hypersdk.text import file_name
 from hypersdk.transfer.files import shown_path
 
 MANIFEST_NAME: Final = "artifact-manifest.json"
@@ -25,18 +26,19 @@ NO_SUCH_DISK = register(
     "Run `hyper2kvm inspect VM` to see its disks.",
 )
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")
+_DISK_ENDING = re.compile(r"-disk\d+\.[a-z0-9]+\Z")
 
 
 def stem_of(machine_name: str) -> str:
     """File name stem for a machine: its name, without what a file name must not hold, cut at a length all suffixes fit."""
-    stem = _UNSAFE.sub("_", machine_name).strip().lstrip(".-") or "machine"
-    return stem.encode()[:_MAX_STEM_BYTES].decode(errors="ignore").rstrip()
+    return file_name(machine_name, _MAX_STEM_BYTES, default="machine")
 
 
-def unit_order(disks: Iterable[Disk]) -> list[Disk]:
-    """Disks in the order of controller and unit: the order of the numbers in file names."""
-    return sorted(disks, key=lambda disk: (disk.controller_key, disk.unit_number, disk.key))
+def stem_of_run(record: RunRecord) -> str:
+    """The stem that the files of a run have: of one that another release began, not what ``stem_of`` makes of its machine's name by now."""
+    if not record.disks:
+        return stem_of(record.machine)
+    return _DISK_ENDING.sub("", record.disks[0].file_name)
 
 
 def disk_file_name(stem: str, number: int, output: OutputFormat) -> str:

@@ -130,6 +130,7 @@ def make_plan(
     if snapshot is not None:
         machine = read_machine(session, machine.moref, snapshot=snapshot)
     disks = select_disks(machine.name, machine.disks, spec.exclude_disks)
+    preflight.raise_if_any(machine.name, list(preflight.capacity_refusals(machine, [disk for _, disk in disks])))
     temporary = preflight.wants_snapshot(machine, spec)
     planned = tuple(_planned(machine, spec, number, disk) for number, disk in disks)
     needs = sum(disk.expected_bytes for disk in planned) + most_bytes_around(spec, len(planned))

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from hypersdk.errors import Refused, register
+from hypersdk.formats.vmdk.layout import MAX_CAPACITY
 from hypersdk.migration.runfile import SNAPSHOT_PREFIX
 from hypersdk.migration.spec import ExportSpec, SourceState
-from hypersdk.model import Backing, Disk, Machine, Power
-from hypersdk.units import GiB, format_size
+from hypersdk.model import Backing, Disk, Machine, Power, boot_sequence
+from hypersdk.units import SECTOR, GiB, format_size
 
 NO_DISKS = register(
     "no_disks", "There is no disk to export.", "Check --exclude-disk; a machine without disks has nothing to export."
+)
+DISK_CAPACITY = register(
+    "disk_capacity",
+    "vSphere reports a size for the disk that no disk can have: nothing, a part of a sector, or more than vSphere itself allows.",
+    "Look at the disk in vCenter and repair its descriptor, or leave it out with --exclude-disk.",
 )
 RDM_PHYSICAL = register(
     "rdm_physical",
@@ -154,6 +160,14 @@ def machine_refusals(
         yield from _disk_refusals(name, disk, through_snapshot)
 
 
+def capacity_refusals(machine: Machine, disks: Sequence[Disk]) -> Iterator[Refusal]:
+    """Disks of a size that cannot be. To be asked before anything is reckoned with it."""
+    for disk in disks:
+        if not 0 < disk.capacity_bytes <= MAX_CAPACITY or disk.capacity_bytes % SECTOR:
+            said = f"a capacity of {disk.capacity_bytes} bytes"
+            yield Refusal(DISK_CAPACITY, f"'{disk.label}' of '{machine.name}' has {said}")
+
+
 def _unreachable(machine: Machine, disks: Sequence[Disk]) -> Iterator[Refusal]:
     used = {disk.datastore for disk in disks}
     for datastore in machine.unreachable_datastores:
@@ -207,6 +221,8 @@ def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[str]:
         yield "an ISO image is inserted; it is not exported (--remove-cdrom ejects it for the time of the export)"
     if machine.firmware == "efi":
         yield "the machine starts by UEFI; its NVRAM boot entries stay behind"
+    if not boot_sequence(machine) and machine.disks:
+        yield "which disk the machine boots from is not known: it has disks on several controllers and no boot order that names one"
     for disk in machine.disks:
         if disk.backing is Backing.RDM_VIRTUAL:
             yield f"'{disk.label}' is a raw device mapping; its content is exported as an ordinary disk"

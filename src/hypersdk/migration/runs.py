@@ -23,7 +23,7 @@ from typing import Final
 
 from hypersdk.errors import HyperSDKError, LookupFailed, Refused, TargetError, register
 from hypersdk.migration.journal import Problem, SourceJournal, not_restored
-from hypersdk.migration.naming import stem_of
+from hypersdk.migration.naming import stem_of_run
 from hypersdk.migration.outputs import outputs_for
 from hypersdk.migration.register import Register, Registered, RunEntry, described_owner
 from hypersdk.migration.runfile import (
@@ -157,6 +157,7 @@ def clean_up(
     store: RunStore,
     *,
     drop_snapshot: bool,
+    give_up: bool = False,
     lane: str | None = None,
     cancel: CancelToken,
     note: Callable[[str], None],
@@ -165,22 +166,25 @@ def clean_up(
     its files were published before.
 
     The temporary snapshot goes too with ``drop_snapshot``, when the files are published, or when it is older than ``SNAPSHOT_MAX_AGE``:
-    what was copied of it is then copied again by a resume. Raises TargetError ``run_active`` while a process works on the run, with ``lane`` as ``give_up``.
+    what was copied of it is then copied again by a resume. With ``give_up`` all is tried once more, and what the server
+    refuses is not tried again. Raises TargetError ``run_active`` while a process works on the run, with ``lane`` as ``give_up``.
     """
     with _held(folder, store, lane) as run:
         if run is None:
             return CleanUp((), (), ())
         age = datetime.now(UTC) - datetime.fromisoformat(run.record.started_at)
-        drop = drop_snapshot or run.record.published or age > SNAPSHOT_MAX_AGE
+        drop = drop_snapshot or give_up or run.record.published or age > SNAPSHOT_MAX_AGE
         before = run.record.open_changes
         problems = SourceJournal(session, run, note=note).undo(
-            keep=() if drop else (ChangeKind.SNAPSHOT,), cancel=cancel
+            keep=() if drop else (ChangeKind.SNAPSHOT,), cancel=cancel, give_up=give_up
         )
         left = run.record.open_changes
         if run.record.published and not left:
             run.remove()
         kept = tuple(change.kind.value for change in left if change.kind is ChangeKind.SNAPSHOT and not drop)
-        return CleanUp(tuple(change.kind.value for change in before if change not in left), kept, tuple(problems))
+        not_undone = [*left, *(problem.entry for problem in problems)]
+        undone = [change.kind.value for change in before if all(change is not other for other in not_undone)]
+        return CleanUp(tuple(undone), kept, tuple(problems))
 
 
 def give_up(
@@ -210,7 +214,7 @@ def give_up(
             return True
         if keep_partial:
             return False
-        outputs = outputs_for(spec, spec.output_dir, stem_of(run.record.machine), run.record)
+        outputs = outputs_for(spec, spec.output_dir, stem_of_run(run.record), run.record)
         for record in reversed(run.record.disks):
             outputs.forget(record)
         run.remove()

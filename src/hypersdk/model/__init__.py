@@ -10,6 +10,8 @@
     what a run looks like while it runs          └── snapshots[] (a tree, flattened, parents first)
 """
 
+from hypersdk.model.boot import boot_sequence, named_boot_disks, unit_order
+from hypersdk.model.datastorepath import split_datastore_path
 from hypersdk.model.machine import (
     Backing,
     Cdrom,
@@ -27,5 +29,5 @@ from hypersdk.model.progress import Basis, Bottleneck, DiskProgress, ExportProgr
 
 __all__ = [
     "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary", "ExportProgress", "Firmware", "GuestFacts",
-    "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode",
+    "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode", "boot_sequence", "named_boot_disks", "split_datastore_path", "unit_order",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ class DiskSpec:
 
     ``allocated_bytes`` is how much of it holds data (a third by default). ``stride_bytes`` instead puts one single block into
     each such stretch, for sparse disks of terabytes. ``boot`` makes a small disk whose boot sector prints a marker.
-    ``datastore`` is a name, by default the machine's own.
+    ``datastore`` is a name, by default the machine's own. ``reported_bytes`` is what the device list says of its size, as of a damaged descriptor.
     """
 
     capacity_bytes: int = 16 * MiB
@@ -34,6 +34,7 @@ class DiskSpec:
     independent: bool = False
     multi_writer: bool = False
     encrypted: bool = False
+    reported_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.capacity_bytes <= 0 or self.capacity_bytes % SECTOR:
@@ -47,6 +48,7 @@ class MachineSpec:
     ``name`` may hold ``/``, ``%`` and anything else; it is escaped as vCenter does. ``folder`` is a path below the datacenter's
     ``vm`` folder. ``host`` counts through all hosts of the datacenter. ``snapshots`` are taken in this order, each on the one before.
     ``iso`` is a datastore path such as ``[iso-library] debian-12.iso``; ``iso_connected`` whether it is connected now.
+    ``boot_order`` is ``bootOptions.bootOrder``: ``disk:1`` and ``nic:0`` count from 0 as they stand here, else ``cdrom`` or ``floppy``.
     """
 
     name: str
@@ -72,6 +74,7 @@ class MachineSpec:
     iso_connected: bool = True
     snapshots: tuple[str, ...] = ()
     annotation: str = ""
+    boot_order: tuple[str, ...] = ("disk:0",)
 
 
 @dataclass(frozen=True, slots=True)

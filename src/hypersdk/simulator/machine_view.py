@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from hypersdk.simulator import devices
@@ -32,6 +32,7 @@ GUESTS: Final = {
 }
 HARDWARE_VERSION: Final = "vmx-19"
 TOOLS_VERSION: Final = "12389"
+_BOOTABLE: Final = {"disk": "Disk", "nic": "Ethernet", "cdrom": "Cdrom", "floppy": "Floppy"}
 
 
 def guest_name(machine: Machine) -> str:
@@ -90,11 +91,12 @@ def disk_devices(machine: Machine) -> list[Data]:
 def disk_device(machine: Machine, disk: DiskState) -> Data:
     """The VirtualDisk with its chain of backings."""
     spec = disk.spec
-    kilobytes = spec.capacity_bytes // KiB
+    capacity = spec.capacity_bytes if spec.reported_bytes is None else spec.reported_bytes
+    kilobytes = capacity // KiB
     _, controller_key, _, _ = devices.CONTROLLERS[spec.controller]
     return devices.described(
         "VirtualDisk", disk.key, f"Hard disk {disk.index + 1}", f"{kilobytes:,} KB", backing=_backing(machine, disk, len(disk.layers)),
-        controllerKey=controller_key, unitNumber=unit_number(disk), capacityInKB=kilobytes, capacityInBytes=spec.capacity_bytes,
+        controllerKey=controller_key, unitNumber=unit_number(disk), capacityInKB=kilobytes, capacityInBytes=capacity,
         shares=Data("SharesInfo", shares=1000, level="normal"), nativeUnmanagedLinkedClone=False,
     )  # fmt: skip
 
@@ -196,11 +198,26 @@ def _extra(machine: Machine) -> list[Data]:
 
 
 def _boot_options(machine: Machine) -> Data:
-    order = [Data("VirtualMachineBootOptionsBootableDiskDevice", deviceKey=disk.key) for disk in machine.disks[:1]]
     return Data(
         "VirtualMachineBootOptions", bootDelay=0, enterBIOSSetup=False, efiSecureBootEnabled=machine.spec.secure_boot,
-        bootRetryEnabled=False, bootRetryDelay=10000, bootOrder=order,
+        bootRetryEnabled=False, bootRetryDelay=10000, bootOrder=list(boot_order(machine)),
     )  # fmt: skip
+
+
+def boot_order(machine: Machine) -> Iterator[Data]:
+    """``bootOrder``; what the machine does not have any more is in no list of vSphere's."""
+    for entry in machine.spec.boot_order:
+        word, _, index = entry.partition(":")
+        kind = f"VirtualMachineBootOptionsBootable{_BOOTABLE[word]}Device"
+        if word == "disk":
+            yield from (Data(kind, deviceKey=disk.key) for disk in machine.disks if disk.index == int(index))
+        elif word == "nic":
+            yield from (
+                Data(kind, deviceKey=devices.FIRST_NIC + int(index))
+                for _ in machine.networks[int(index) : int(index) + 1]
+            )
+        else:
+            yield Data(kind)
 
 
 def resource_config(machine: Machine) -> Data:

@@ -96,7 +96,8 @@ def _virtual_system(machine: Machine, name: str, disks: list[DiskState]) -> str:
         _item(AllocationUnits="byte * 2^20", Description="Memory Size", ElementName=f"{machine.memory_mb}MB of memory",
               InstanceID=next(numbers), ResourceType=4, VirtualQuantity=machine.memory_mb),
     ]  # fmt: skip
-    items += _storage_items(disks, numbers)
+    storage, instances = _storage_items(disks, numbers)
+    items += storage
     items += [
         _item(AddressOnParent=7 + index, AutomaticAllocation=True, Connection=network.name, ElementName=f"Network adapter {index + 1}",
               Address=machine.platform.mac(f"{machine.ref.moref}/{index}"), InstanceID=next(numbers), ResourceSubType="VmxNet3", ResourceType=10)
@@ -112,12 +113,26 @@ def _virtual_system(machine: Machine, name: str, disks: list[DiskState]) -> str:
         "<VirtualHardwareSection><Info>Virtual hardware requirements</Info><System><vssd:ElementName>Virtual Hardware Family</vssd:ElementName>"
         f"<vssd:InstanceID>0</vssd:InstanceID><vssd:VirtualSystemIdentifier>{scalar(name)}</vssd:VirtualSystemIdentifier>"
         f"<vssd:VirtualSystemType>{machine_view.HARDWARE_VERSION}</vssd:VirtualSystemType></System>"
-        f"{''.join(items)}{firmware}</VirtualHardwareSection></VirtualSystem>"
+        f"{''.join(items)}{firmware}</VirtualHardwareSection>{_boot_section(machine, instances)}</VirtualSystem>"
     )
 
 
-def _storage_items(disks: list[DiskState], numbers: Iterator[int]) -> list[str]:
+def _boot_section(machine: Machine, instances: dict[int, int]) -> str:
+    """As vCenter writes the first disk of a boot order."""
+    order = machine_view.boot_order(machine)
+    instance = next((instances[entry.deviceKey] for entry in order if entry.deviceKey in instances), None)
+    if instance is None:
+        return ""
+    return (
+        f'<vmw:BootOrderSection vmw:instanceId="{instance}" vmw:type="disk"><Info>Virtual hardware device boot order</Info>'
+        "</vmw:BootOrderSection>"
+    )
+
+
+def _storage_items(disks: list[DiskState], numbers: Iterator[int]) -> tuple[list[str], dict[int, int]]:
+    """The items, and the instance number of each disk by its key."""
     items: list[str] = []
+    instances: dict[int, int] = {}
     controllers: dict[str, int] = {}
     for disk in disks:
         kind = disk.spec.controller
@@ -134,8 +149,9 @@ def _storage_items(disks: list[DiskState], numbers: Iterator[int]) -> list[str]:
                 )
             )
     for number, disk in enumerate(disks, 1):
+        instances[disk.key] = next(numbers)
         items.append(
             _item(AddressOnParent=unit_number(disk), ElementName=f"Hard disk {disk.index + 1}", HostResource=f"ovf:/disk/vmdisk{number}",
-                  InstanceID=next(numbers), Parent=controllers[disk.spec.controller], ResourceType=17)
+                  InstanceID=instances[disk.key], Parent=controllers[disk.spec.controller], ResourceType=17)
         )  # fmt: skip
-    return items
+    return items, instances

@@ -151,14 +151,15 @@ class Platform:
 
     def datastore_of_path(self, path: str, machine: Machine) -> Datastore | None:
         """The datastore that ``[name] path`` names, in the machine's datacenter."""
-        name, _ = split_path(path)
-        return next((store for store in self.datastores(machine.datacenter()) if store.name == name), None)
+        stores = {store.name: store for store in self.datastores(machine.datacenter())}
+        return stores.get(split_path(path, stores)[0])
 
     def datastore_path(self, path: str, datacenter: Ref | None) -> tuple[Datastore, str]:
         """Datastore and path of ``[name] path``. Raises MethodFault."""
-        name, rest = split_path(path)
         within = self.world.get(datacenter, Datacenter) if datacenter is not None else None
-        store = next((store for store in self.datastores(within) if store.name == name), None)
+        stores = self.datastores(within)
+        name, rest = split_path(path, [store.name for store in stores])
+        store = next((store for store in stores if store.name == name), None)
         if store is None:
             raise MethodFault.of("InvalidDatastore", f"There is no datastore '{name}'.", name=name)
         return store, rest
@@ -166,7 +167,7 @@ class Platform:
     def iso_content(self, path: str, machine: Machine) -> DiskImage | bytes | None:
         """The content of an inserted image; ``None`` when it is gone."""
         store = self.datastore_of_path(path, machine)
-        file = store.file(split_path(path)[1]) if store else None
+        file = store.file(split_path(path, [store.name])[1]) if store else None
         return file.content if file else None
 
     # Machines come and go

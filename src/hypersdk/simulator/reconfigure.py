@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from hypersdk.simulator import devices
 from hypersdk.simulator.entities import escape_name
 from hypersdk.simulator.fault import MethodFault, invalid_power_state
-from hypersdk.simulator.storage import split_path
 from hypersdk.simulator.values import Data
 
 if TYPE_CHECKING:
@@ -173,10 +172,9 @@ def _completed(machine: Machine, device: Data, label: str, index: int) -> Data:
 
 def _with_datastore(machine: Machine, backing: Data, index: int) -> Data:
     """An ISO's datastore by its path. Whether the file exists is not asked, as vCenter does not ask until power-on."""
-    name, _ = split_path(backing.fileName or "")
-    datastore = machine.platform.datastore_of_path(f"[{name}]", machine)
+    datastore = machine.platform.datastore_of_path(backing.fileName or "", machine)
     if datastore is None:
-        raise _bad_device(index, f"there is no datastore '{name}'")
+        raise _bad_device(index, f"there is no datastore for '{backing.fileName}'")
     return backing.replace(datastore=datastore.ref)
 
 

@@ -80,7 +80,7 @@ class SearchIndex(Managed):
 
     @operation("FindByDatastorePath")
     def _by_datastore_path(self, call: Call) -> Ref | None:
-        split_path(call.args.path)
+        split_path(call.args.path, ())
         return next(
             iter(self._machines(call, lambda machine: machine_view.config_path(machine) == call.args.path)), None
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import posixpath
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from hypersdk.model import split_datastore_path
 from hypersdk.simulator.content import DiskImage
 from hypersdk.simulator.entities import Entity, Folder, Host
 from hypersdk.simulator.fault import MethodFault
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from hypersdk.simulator.machine import Machine
     from hypersdk.simulator.platform import Platform
 
-DATASTORE_PATH: Final = re.compile(r"^\[([^\]]{1,80})\]\s*(.*)$")
 MAX_UPLOAD_BYTES: Final = 64 * MiB
 """What is uploaded is kept in memory: enough for OVF files, scripts and small ISOs."""
 MAX_UPLOADS_BYTES: Final = 512 * MiB
@@ -64,14 +63,14 @@ class StoredFile:
         return (self.content or b"")[offset : offset + length]
 
 
-def split_path(text: str) -> tuple[str, str]:
-    """``[datastore] folder/file`` as name and path. Raises MethodFault (InvalidDatastorePath)."""
-    match = DATASTORE_PATH.match(text)
-    if match is None:
+def split_path(text: str, known: Iterable[str]) -> tuple[str, str]:
+    """``[datastore] folder/file`` as name and path; ``known`` are the names that there are. Raises MethodFault (InvalidDatastorePath)."""
+    parts = split_datastore_path(text, known)
+    if parts is None:
         raise MethodFault.of(
             "InvalidDatastorePath", f"Invalid datastore path '{text[:200]}'.", datastorePath=text[:200]
         )
-    return match[1], match[2].strip("/")
+    return parts[0], parts[1].strip("/")
 
 
 class Datastore(Entity):
@@ -104,6 +103,13 @@ class Datastore(Entity):
     def url(self) -> str:
         """Such as ``ds:///vmfs/volumes/UUID/``."""
         return f"ds://{self.mount_path}/"
+
+    def rename(self, name: str) -> None:
+        """See Entity. The disks on it have other paths from then on."""
+        super().rename(name)
+        for machine in self.machines.values():
+            machine.refresh_disk_devices()
+            machine.touch()
 
     def used_bytes(self) -> int:
         """Space taken by machines and files."""
@@ -267,7 +273,7 @@ class DatastoreBrowser(Managed):
         return self.platform.tasks.run(call, datastore, work)
 
     def _start(self, call: Call) -> tuple[Datastore, str]:
-        name, folder = split_path(call.args.datastorePath)
+        name, folder = split_path(call.args.datastorePath, [store.name for store in self.datastores])
         datastore = next((one for one in self.datastores if one.name == name), None)
         if datastore is None:
             raise MethodFault.of("InvalidDatastore", f"Datastore '{name}' is not here.", name=name)

@@ -101,10 +101,11 @@ def _cdrom(machine: Machine, device: Data) -> Pairs:
 
 def _file(machine: Machine, path: str) -> str:
     """``[datastore] folder/file`` as the file names it: bare beside it, else with the path where hosts mount the datastore."""
-    name, rest = split_path(path)
+    platform = machine.platform
+    name, rest = split_path(path, [store.name for store in platform.datastores(machine.datacenter())])
     if name == machine.home.name and rest.rpartition("/")[0] == machine.folder_name:
         return rest.rpartition("/")[2]
-    store = machine.platform.datastore_of_path(path, machine)
+    store = platform.datastore_of_path(path, machine)
     return f"{store.mount_path if store else '/vmfs/volumes/' + name}/{rest}"
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hypersdk.errors import NotRestored
-from hypersdk.model import Machine
+from hypersdk.errors import HyperSDKError, NotRestored, Refused, SourceError
+from hypersdk.model import Machine, split_datastore_path
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.faults import FILE_FAULT, clean_text
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import Element, child, child_text, kind_of, read_one, to_int
 from hypersdk.vsphere.tasks import RECONFIGURE_TASK, run_whole_task
 
+ISO_STEP: Final = "Pass --remove-cdrom, which ejects the image for the time of the export, or eject it yourself."
 LOG: Final = logging.getLogger(__name__)
 DEVICES: Final = "config.hardware.device"
 _ISO: Final = "VirtualCdromIsoBackingInfo"
@@ -53,6 +56,20 @@ class _Drive:
     iso: CdromChange | None
 
 
+def name_inserted_iso(error: HyperSDKError, machine: Machine) -> None:
+    """Says what helps where the file that an export failed on is an image in a drive of ``machine``, which only its eject gets out of the way."""
+    if error.code != FILE_FAULT:
+        return
+    named = str(error.fields.get("file") or error.message)
+    for cdrom in machine.cdroms:
+        _, path = split_datastore_path(cdrom.iso or "") or ("", "")
+        name = clean_text(path.rpartition("/")[2])
+        # A host names the file by its own path, /vmfs/volumes/...: only the last part is the same.
+        if cdrom.iso and name and any(f"{before}{name}" in named for before in "/ "):
+            error.cause = f"The image in '{cdrom.label}', {clean_text(cdrom.iso)}, cannot be read."
+            error.next_step = ISO_STEP
+
+
 def remove_isos(
     session: Session, machine: Machine, *, before: Callable[[list[CdromChange]], None], cancel: CancelToken
 ) -> None:
@@ -75,13 +92,20 @@ def restore_isos(session: Session, moref: str, changes: Sequence[CdromChange], *
     """Puts images back, with their connection flags. What is back already is left alone, and so is a drive that somebody gave another image
     meanwhile: theirs is the later word.
 
-    Raises NotRestored for drives that are gone, after all others are restored.
+    Raises NotRestored for drives that are gone, and what vSphere has against a drive, after all others are restored.
     """
     now = {drive.key: drive for drive in _drives(session, moref, cancel)}
     due = [change for change in changes if change.key in now and _is_due(now[change.key], change)]
-    if due:
-        devices = [_device(now[change.key], _backing(session, change), _connection(change)) for change in due]
-        _edit(session, moref, devices, cancel)
+    devices = [_device(now[change.key], _backing(session, change), _connection(change)) for change in due]
+    try:
+        if devices:
+            _edit(session, moref, devices, cancel)
+    except (SourceError, Refused):
+        # One image whose datastore is gone must not keep the others out.
+        for device in devices if len(devices) > 1 else ():
+            with suppress(SourceError, Refused):
+                _edit(session, moref, [device], cancel)
+        raise
     gone = [change for change in changes if change.key not in now]
     if gone:
         words = "; ".join(f"{change.label} with {change.iso}" for change in gone)

@@ -26,6 +26,7 @@ from hypersdk.errors import (
     TransientError,
     register,
 )
+from hypersdk.text import clean
 from hypersdk.vsphere.certificate import CERTIFICATE_CHANGED, CERTIFICATE_UNKNOWN, TLS_FAILED
 
 LOGIN_REFUSED: Final = register(
@@ -196,9 +197,8 @@ def _sentence(rule: Rule, name: str, said: str, fields: dict[str, object]) -> st
 
 
 def clean_text(text: str) -> str:
-    """Server text for one line of ours: bounded, without control characters."""
-    flat = " ".join(text[: 4 * _MAX_TEXT].split())
-    return "".join(char if char.isprintable() else "?" for char in flat)[:_MAX_TEXT]
+    """Server text for one line of ours: bounded, and clean."""
+    return clean(" ".join(text[: 4 * _MAX_TEXT].split()), _MAX_TEXT)
 
 
 def lineage(kind: type) -> list[str]:
@@ -272,12 +272,14 @@ def _fault_text(exc: BaseException) -> str:
 
 
 def _fault_fields(exc: BaseException) -> dict[str, object]:
-    """Privilege and object of a NoPermission, object of a ManagedObjectNotFound."""
+    """Privilege and object of a NoPermission, object of a ManagedObjectNotFound, file of a FileFault."""
     fields: dict[str, object] = {}
     privilege = getattr(exc, "privilegeId", None)
     target = getattr(exc, "object", None) or getattr(exc, "obj", None)
     if privilege:
         fields["privilege"] = clean_text(str(privilege))
+    if isinstance(file := getattr(exc, "file", None), str) and file:
+        fields["file"] = clean_text(file)
     if target is not None and hasattr(target, "_moId"):
         fields["object"] = clean_text(f"{type(target).__name__.rpartition('.')[2]}:{target._moId}")
     return fields

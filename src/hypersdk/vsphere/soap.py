@@ -20,7 +20,7 @@ from hypersdk.errors import ConnectError, HyperSDKError, LookupFailed
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from hypersdk.vsphere.answers import PROPERTIES
-from hypersdk.vsphere.faults import BAD_ANSWER, OBJECT_GONE, fault_error
+from hypersdk.vsphere.faults import BAD_ANSWER, OBJECT_GONE, clean_text, fault_error
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.specs import filter_spec
 
@@ -313,6 +313,8 @@ def localized_fault(element: Element) -> HyperSDKError:
     fields: dict[str, object] = {}
     if fault is not None and (privilege := child_text(fault, "privilegeId")):
         fields["privilege"] = privilege
+    if fault is not None and (file := child_text(fault, "file")):
+        fields["file"] = clean_text(file)
     return fault_error(names, child_text(element, "localizedMessage"), **fields)
 
 

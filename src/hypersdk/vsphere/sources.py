@@ -29,7 +29,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from hypersdk.errors import Cancelled, HyperSDKError, SourceError, TransientError, register
-from hypersdk.model import Backing, Disk, Machine, Power
+from hypersdk.model import Backing, Disk, Machine, Power, split_datastore_path
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.retry import Attempts, RetryPolicy
 from hypersdk.transfer.source import ByteStream
@@ -46,6 +46,7 @@ from hypersdk.vsphere.http import (
     SessionCookie,
 )
 from hypersdk.vsphere.inventory import datacenter_path
+from hypersdk.vsphere.paths import encode_name
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.wire import CONNECTION_RESET, short_body
 
@@ -71,7 +72,7 @@ CBT_TRUSTED_SINCE: Final = (6, 7)
 PROBE_RETRIES: Final = 2
 MAX_AREAS: Final = 1 << 22
 _DELTA_AND_BASE: Final = 2
-_FILE: Final = re.compile(r"\[([^\]]+)\] (.+)\.vmdk", re.DOTALL)
+_DESCRIPTOR: Final = ".vmdk"
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 
 
@@ -329,11 +330,12 @@ def _why_not_frozen(machine: Machine, disk: Disk, snapshot: str | None) -> str |
 def _folder_target(machine: Machine, disk: Disk) -> str | None:
     """Path and query of the base's flat file below ``/folder``; None where its name or datacenter is not known."""
     chain, datacenter = _chain(disk), datacenter_path(machine.summary)
-    parts = _FILE.fullmatch(chain[-1]) if chain else None
-    if parts is None or datacenter is None:
+    known = (disk.datastore, encode_name(disk.datastore)) if disk.datastore else ()
+    parts = split_datastore_path(chain[-1], known) if chain else None
+    if parts is None or datacenter is None or not parts[1].endswith(_DESCRIPTOR):
         return None
-    store, path = parts.groups()
-    return f"/folder/{quote(path)}-flat.vmdk?dcPath={quote(datacenter, safe='')}&dsName={quote(store, safe='')}"
+    store, path = parts
+    return f"/folder/{quote(path.removesuffix(_DESCRIPTOR))}-flat.vmdk?dcPath={quote(datacenter, safe='')}&dsName={quote(store, safe='')}"
 
 
 def allocated_areas(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hypersdk.cli.hypervisord.logs import start_logging, to_journal
+from hypersdk.text import is_plain
 
 TOKEN = "hst_" + "x" * 43
 
@@ -70,3 +71,30 @@ def test_the_journal_gets_priorities(tmp_path: Path) -> None:
     assert lines[0].startswith("<6>jobs.worker: took hst_***")
     assert {line[:3] for line in lines[1:]} == {"<3>"}
     assert not to_journal(io.StringIO(), environ)
+
+
+@pytest.mark.parametrize("form", ["text", "json", "journal"])
+def test_every_code_point_stays_in_its_line(form: str, tmp_path: Path) -> None:
+    everything = "".join(map(chr, range(0x110000)))
+    path = tmp_path / "log"
+    with path.open("w", encoding="utf-8") as stream:
+        found = os.fstat(stream.fileno())
+        environ = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"} if form == "journal" else {}
+        start_logging("auto" if form == "journal" else form, stream, environ)
+        log = logging.getLogger("hypersdk.jobs.worker")
+        for start in range(0, 0x110000, 0x1000):
+            log.info("%s", everything[start : start + 0x1000])
+        try:
+            raise ValueError("a\x1b[31m\u2028\u202e\ud800")
+        except ValueError:
+            log.exception("it failed")
+    text = path.read_text(encoding="utf-8")
+    assert all(is_plain(char) for char in text if char != "\n")
+    lines = text.splitlines()
+    if form == "json":
+        assert "".join(json.loads(line)["event"] for line in lines[:-1]).encode(
+            "utf-16", "surrogatepass"
+        ) == everything.encode("utf-16", "surrogatepass")
+    else:
+        assert sum("jobs.worker: " in line for line in lines) == 0x110 + 1
+        assert "\\x1b[31m\\u2028\\u202e\\ud800" in lines[-1]

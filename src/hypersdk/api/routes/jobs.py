@@ -238,9 +238,16 @@ def get(id: Id, use: Use, caller: Viewer) -> JobDetail:  # noqa: A002 - the para
     status_code=204,
     responses=problems(404, 409),
 )
-def delete(id: Id, use: Use, _: Operator) -> None:  # noqa: A002
+def delete(
+    id: Id,  # noqa: A002
+    use: Use,
+    _: Operator,
+    give_up: Annotated[
+        bool, Query(description="Also a job whose source could not be put back: what it changed there stays as it is")
+    ] = False,
+) -> None:
     """Its row and its log; the files that it wrote stay."""
-    use.service.delete(id)
+    use.service.delete(id, give_up=give_up)
 
 
 @router.post("/{id}/cancel", operation_id="cancel_job", summary="Cancel a job", responses=problems(404, 409))

@@ -10,7 +10,12 @@ import click
 
 from hypersdk.cli.options import Command, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored, Refused, register
+from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored, Refused, UsageError, register
+
+GIVE_UP_STEP: Final = (
+    "Once vSphere can do it again, run the command again. Of what is gone for good, `hyper2kvm cleanup --give-up DIR` says what stays behind, and "
+    "tries it no more."
+)
 
 if TYPE_CHECKING:
     from hypersdk.migration.runs import Stray, UnfinishedRun
@@ -44,10 +49,17 @@ ASK_DAEMON_S: Final = 5.0
     metavar="NAME",
     help="Remove exactly this snapshot of ours (hypersdk-...), whoever made it, without a question. Never one that is in use. Repeatable.",
 )
+@click.option(
+    "--give-up",
+    is_flag=True,
+    help="Try once more to put the exports in DIR back, then tell what cannot be undone and do not try it again.",
+)
 @output_options
 @connection_options
 @pass_cli
-def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bool, snapshots: tuple[str, ...]) -> None:
+def command(
+    cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bool, snapshots: tuple[str, ...], give_up: bool
+) -> None:
     """Put back what interrupted exports left on the source: leases, ejected ISO images, power states, snapshots.
 
     DIR are output folders of unfinished exports; without any, all that `hyper2kvm status` shows for this server (none with --snapshot). What was copied
@@ -57,13 +69,15 @@ def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bo
     from hypersdk.migration.prepare import endpoint_name
     from hypersdk.migration.runs import unfinished_runs
 
+    if give_up and not folders:
+        raise UsageError("--give-up needs the folders of the exports that are given up", next_step=GIVE_UP_STEP)
     with connected(cli) as session:
         here = endpoint_name(session)
         wanted = {folder.absolute() for folder in folders}
         every = not wanted and not snapshots
         runs = [run for run in unfinished_runs(cli.state_dir) if not run.active and (every or run.folder in wanted)]
         mine = [run for run in runs if run.record is not None and run.record.endpoint == here]
-        failed = [run for run in mine if not _clean(cli, session, run, drop_snapshots)]
+        failed = [run for run in mine if not _clean(cli, session, run, drop_snapshots, give_up)]
         removed, failed_strays = _strays(cli, session, ask=stray, named=snapshots)
     for run in runs:
         if run not in mine and run.record is not None:
@@ -74,32 +88,34 @@ def command(cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bo
         cli.output.note("Nothing to put back here.")
     if failed or failed_strays:
         names = [run.record.machine for run in failed if run.record] + failed_strays
-        raise NotRestored(f"not everything could be put back: {', '.join(names)}")
+        raise NotRestored(f"not everything could be put back: {', '.join(names)}", next_step=GIVE_UP_STEP)
 
 
-def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool) -> bool:
+def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool, give_up: bool) -> bool:
     from hypersdk.migration.runfile import FolderRuns
     from hypersdk.migration.runs import clean_up
 
     assert run.record is not None
     name = run.record.machine
     done = clean_up(
-        session, run.folder, FolderRuns(cli.state_dir), drop_snapshot=drop_snapshots, cancel=cli.cancel,
+        session, run.folder, FolderRuns(cli.state_dir), drop_snapshot=drop_snapshots, give_up=give_up, cancel=cli.cancel,
         note=lambda text: cli.output.note(f"{name}: {text}", style="dim"),
     )  # fmt: skip
     if cli.output.json_lines:
-        problems = [problem.error.as_dict() for problem in done.problems]
-        cli.output.event(
-            "cleanup",
-            {"machine": name, "folder": run.folder, "undone": done.undone, "kept": done.kept, "problems": problems},
-        )
-        return not done.problems
+        cli.output.event("cleanup", {
+            "machine": name, "folder": run.folder, "undone": done.undone, "kept": done.kept,
+            "problems": [problem.error.as_dict() for problem in done.problems],
+            "given_up": [problem.left for problem in done.problems if problem.given_up],
+        })  # fmt: skip
+        return all(problem.given_up for problem in done.problems)
     undone = f"put back {', '.join(done.undone)}" if done.undone else "nothing to put back"
     kept = f"; {', '.join(done.kept)} kept for --resume (or --drop-snapshots)" if done.kept else ""
     cli.output.line(f"{name}: {undone}{kept}")
     for problem in done.problems:
-        cli.output.warn(f"{name}: {problem.change} could not be undone: {problem.error.message}")
-    return not done.problems
+        cli.output.warn(f"{name}: could not {problem.change}: {problem.error.message}")
+        if problem.given_up:
+            cli.output.warn(f"{name}: given up, stays behind: {problem.left}")
+    return all(problem.given_up for problem in done.problems)
 
 
 def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> tuple[list[str], list[str]]:

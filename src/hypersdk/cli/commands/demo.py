@@ -66,7 +66,7 @@ def command(cli: Cli, output: Path | None, machines: int) -> None:
     exporting.conclude(cli, [outcome], [])
     _step(cli, "Verify: read the files back and compare them with the manifest")
     verify_folder(cli, folder).raise_for_findings()
-    _boot(cli, folder / outcome.plan.disks[0].file_name)
+    _boot(cli, folder / exporting.in_boot_order(outcome.plan)[0].file_name)
     _farewell(cli, folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from hypersdk.cli.exporting import SNAPSHOT_KEPT
 from hypersdk.cli.options import Command, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.cli.text import clean, count
+from hypersdk.text import shell_line, shell_word
 
 if TYPE_CHECKING:
     from hypersdk.migration.register import Registered
@@ -103,7 +103,7 @@ def run_object(run: UnfinishedRun) -> dict[str, Any]:
         "started_at": record.started_at, "age_s": round(run.age.total_seconds()), "active": run.active,
         "disks": [{"label": disk.label, "file": disk.file_name, "done": disk.done} for disk in record.disks],
         "left_on_source": [change.kind.value for change in record.open_changes], "error": run.error,
-        "resume_command": shlex.join(_resume_command(run.folder, record)) if record.moref else None,
+        "resume_command": shell_line(_resume_command(run.folder, record)) if record.moref else None,
     }  # fmt: skip
 
 
@@ -169,10 +169,10 @@ def _hint(cli: Cli, run: UnfinishedRun) -> None:
         cli.output.note(f"Forget it: hyper2kvm status --forget {run.run_id}")
         return
     if record.moref:  # else a conversion: it begins anew
-        command = shlex.join(_resume_command(run.folder, record))
+        command = shell_line(_resume_command(run.folder, record))
         cli.output.notes.print(clean(f"Go on with {record.machine}: {command}"), markup=False, soft_wrap=True)
     kinds = {change.kind.value for change in record.open_changes}
-    folder = shlex.quote(str(run.folder))
+    folder = shell_word(str(run.folder))
     if kinds - {"snapshot"}:
         cli.output.notes.print(clean(f"Put its source back: hyper2kvm cleanup {folder}"), markup=False, soft_wrap=True)
     if "snapshot" in kinds:

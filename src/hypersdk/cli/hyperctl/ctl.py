@@ -13,6 +13,7 @@ from hypersdk.cli.output import Output
 from hypersdk.cli.programs.program import Run
 from hypersdk.cli.text import clean
 from hypersdk.errors import HyperSDKError, PartlyFailed
+from hypersdk.text import clean_lines
 
 if TYPE_CHECKING:
     from hypersdk.client import Client
@@ -70,8 +71,12 @@ class Ctl(Run):
         """One YAML document on stdout."""
         import yaml
 
-        text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
-        click.echo(text.rstrip("\n"), file=self.stdout)
+        def dumped(*, unicode: bool) -> str:
+            text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=unicode, default_flow_style=False, width=1000)
+            return str(text).rstrip("\n")
+
+        text = dumped(unicode=True)
+        click.echo(text if text == clean_lines(text) else dumped(unicode=False), file=self.stdout)
 
     def say(self, text: str, style: str = "bold") -> None:
         """A line on stdout that programs may look for, as it is; with a style at a terminal."""

@@ -17,6 +17,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
+from hypersdk.text import clean, clean_lines
+from hypersdk.units import KiB
+
 PRIORITIES: Final = (
     (logging.CRITICAL, 2),
     (logging.ERROR, 3),
@@ -27,7 +30,8 @@ PRIORITIES: Final = (
 QUIET: Final = ("uvicorn.access", "uvicorn.error", "httpx", "httpcore", "alembic", "dbos", "sqlalchemy.engine")
 """Loggers of libraries: their warnings are ours to know, their chatter is not."""
 _TOKEN: Final = re.compile(r"hst_[A-Za-z0-9_-]{8,}")
-_BREAKS: Final = str.maketrans({"\n": "\\n", "\r": "\\r"})
+MAX_MESSAGE: Final = 64 * KiB
+"""Characters of one message that are written down."""
 
 
 def start_logging(form: str, stream: TextIO, environ: Mapping[str, str]) -> None:
@@ -66,7 +70,7 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         head = f"{_moment(record)} {record.levelname:<7} {_logger(record)}: "
-        return redacted(head + record.getMessage().translate(_BREAKS) + _trace(self, record))
+        return redacted(head + clean(record.getMessage(), MAX_MESSAGE) + _trace(self, record))
 
 
 class JournalLines(logging.Formatter):
@@ -74,7 +78,7 @@ class JournalLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         priority = next(number for level, number in PRIORITIES if record.levelno >= level)
-        text = f"{_logger(record)}: {record.getMessage().translate(_BREAKS)}{_trace(self, record)}"
+        text = f"{_logger(record)}: {clean(record.getMessage(), MAX_MESSAGE)}{_trace(self, record)}"
         return "\n".join(f"<{priority}>{line}" for line in redacted(text).split("\n"))
 
 
@@ -88,7 +92,7 @@ class JsonLines(logging.Formatter):
         }  # fmt: skip
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
-        return redacted(json.dumps(facts, ensure_ascii=False))
+        return redacted(json.dumps(facts))
 
 
 def _moment(record: logging.LogRecord) -> str:
@@ -100,4 +104,4 @@ def _logger(record: logging.LogRecord) -> str:
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""
+    return "\n" + clean_lines(formatter.formatException(record.exc_info)) if record.exc_info else ""

@@ -230,7 +230,7 @@ class ChoicesScreen(Screen["Choices | None"]):
         try:
             self.dismiss(self._answers())
         except UsageError as error:
-            self.query_one("#error", Static).update(Text(f"{error.message}. {error.next_step}"))
+            self.query_one("#error", Static).update(Text(clean(f"{error.message}. {error.next_step}")))
 
     def _answers(self) -> Choices:
         chosen = {choice.id: choice.value for choice in self.query(Choice)}

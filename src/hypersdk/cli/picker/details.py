@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hypersdk.cli.text import clean, count
-from hypersdk.model import Disk, Machine, MachineSummary, Nic, SnapshotNode
+from hypersdk.model import Disk, Machine, MachineSummary, Nic, SnapshotNode, boot_sequence
 from hypersdk.units import format_size
 
 _POWER_STYLE = {"on": "green", "off": "dim", "suspended": "yellow", "unknown": "red"}
@@ -23,9 +23,9 @@ def summary_facts(machine: MachineSummary) -> Iterator[tuple[str, Text]]:
     if machine.host:
         yield "host", Text(clean(machine.host, 100))
     yield "path", Text(clean(machine.path, 300))
-    yield "moref", Text(machine.moref)
+    yield "moref", Text(clean(machine.moref, 100))
     if machine.uuid:
-        yield "uuid", Text(machine.uuid)
+        yield "uuid", Text(clean(machine.uuid, 100))
 
 
 def _disk_sum(machine: MachineSummary) -> str:
@@ -37,6 +37,8 @@ def machine_facts(machine: Machine) -> Iterator[tuple[str, Text]]:
     """What a full look at the machine adds to its row."""
     boot = "UEFI with secure boot" if machine.secure_boot else machine.firmware.value.upper().replace("EFI", "UEFI")
     yield "firmware", Text(boot)
+    if len(machine.disks) > 1:
+        yield "boots from", Text(_boot_disk(machine))
     for disk in machine.disks:
         yield "disk", disk_text(disk)
     for nic in machine.nics:
@@ -53,12 +55,19 @@ def machine_facts(machine: Machine) -> Iterator[tuple[str, Text]]:
         yield "note", Text(obstacle, style="yellow")
 
 
+def _boot_disk(machine: Machine) -> str:
+    first = next(iter(boot_sequence(machine)), None)
+    return next((clean(disk.label, 60) for disk in machine.disks if disk.key == first), "not known")
+
+
 def disk_text(disk: Disk) -> Text:
     """One disk in one line."""
     used = "" if disk.used_bytes is None else f", {format_size(disk.used_bytes)} used"
     kind = {True: "thin", False: "thick", None: disk.backing.value}[disk.thin]
     where = f"{disk.bus}{disk.bus_number}:{disk.unit_number}"
-    return Text(f"{clean(disk.label, 60)}: {format_size(disk.capacity_bytes)}{used}, {kind}, {where} {disk.controller}")
+    return Text(
+        f"{clean(disk.label, 60)}: {format_size(disk.capacity_bytes)}{used}, {kind}, {where} {clean(disk.controller, 40)}"
+    )
 
 
 def nic_text(nic: Nic) -> Text:

@@ -15,7 +15,7 @@ from lxml import etree
 
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.ovf.document import attribute, child, child_text, children, parse_document
-from hypersdk.formats.ovf.layout import FORMAT_URIS, OvfDisk
+from hypersdk.formats.ovf.layout import FORMAT_URIS, VMW, OvfDisk
 from hypersdk.formats.ovf.parse import EnvelopeDisk, disk_capacity, parse_ovf
 
 OVF_DISK_UNKNOWN = register(
@@ -139,7 +139,8 @@ def _rewrite(element: etree._Element, file: etree._Element, disk: OvfDisk) -> No
 
 
 def _drop_disks(root: etree._Element, gone: Mapping[str, etree._Element]) -> None:
-    """Takes out Disk elements and the hardware items that stand for them."""
+    """Takes out Disk elements, the hardware items that stand for them and the boot orders that name those."""
+    instances = set()
     for element in gone.values():
         _remove(element)
     for item in [
@@ -147,7 +148,11 @@ def _drop_disks(root: etree._Element, gone: Mapping[str, etree._Element]) -> Non
     ]:
         match = _DISK_RESOURCE.fullmatch(child_text(item, "HostResource") or "")
         if match and match[1] in gone:
+            instances.add(child_text(item, "InstanceID"))
             _remove(item)
+    for section in list(root.iter(f"{{{VMW}}}BootOrderSection")):
+        if instances.intersection((attribute(section, "instanceId") or "").split()):
+            _remove(section)
 
 
 def _drop_files(root: etree._Element, files: Mapping[str, etree._Element]) -> None:

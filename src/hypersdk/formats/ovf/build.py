@@ -25,7 +25,7 @@ from hypersdk.formats.ovf.layout import (
     OvfDisk,
     ResourceType,
 )
-from hypersdk.model import Disk, Firmware, Machine, Nic
+from hypersdk.model import Disk, Firmware, Machine, Nic, named_boot_disks
 from hypersdk.units import MiB, align_up
 
 NO_NETWORK: Final = "No network"
@@ -50,7 +50,8 @@ def build_ovf(machine: Machine, disks: Sequence[OvfDisk]) -> bytes:
     _sub(system, "Info", "A virtual machine")
     _sub(system, "Name", machine.name)
     _add_operating_system(system, machine)
-    _add_hardware(system, machine, disks)
+    instances = _add_hardware(system, machine, disks)
+    _add_boot_order(system, [instances.get(key) for key in named_boot_disks(machine)])
     if machine.annotation:
         section = _sub(system, "AnnotationSection")
         _sub(section, "Info", "A human-readable annotation")
@@ -128,18 +129,29 @@ class _Items:
         return item, self._last
 
 
-def _add_hardware(system: etree._Element, machine: Machine, disks: Sequence[OvfDisk]) -> None:
+def _add_hardware(system: etree._Element, machine: Machine, disks: Sequence[OvfDisk]) -> dict[int, int]:
+    """Returns the instance number of each disk, by its key."""
     section = _sub(system, "VirtualHardwareSection")
     _sub(section, "Info", "Virtual hardware requirements")
     _add_family(section, machine)
     items = _Items(section)
     _add_cpu_and_memory(items, machine)
     by_key = {disk.key: disk for disk in machine.disks}
-    _add_disks(items, [by_key[disk.device_key] for disk in disks])
+    instances = _add_disks(items, [by_key[disk.device_key] for disk in disks])
     for number, nic in enumerate(machine.nics):
         _add_nic(items, nic, number)
     for key, value in _firmware_settings(machine):
         etree.SubElement(section, f"{{{VMW}}}Config", _config_attributes(key, value))
+    return instances
+
+
+def _add_boot_order(system: etree._Element, instances: Sequence[int | None]) -> None:
+    """The disk that is tried first, as vCenter writes it; not required, so that a reader that does not know the section goes on without it."""
+    if not instances or instances[0] is None:  # none is named, or it is not exported
+        return
+    attributes = {f"{{{VMW}}}instanceId": str(instances[0]), f"{{{VMW}}}type": "disk", _ovf("required"): "false"}
+    section = etree.SubElement(system, f"{{{VMW}}}BootOrderSection", attributes)
+    _sub(section, "Info", "Virtual hardware device boot order")
 
 
 def _add_family(section: etree._Element, machine: Machine) -> None:
@@ -167,16 +179,18 @@ def _add_cpu_and_memory(items: _Items, machine: Machine) -> None:
     )  # fmt: skip
 
 
-def _add_disks(items: _Items, disks: Sequence[Disk]) -> None:
+def _add_disks(items: _Items, disks: Sequence[Disk]) -> dict[int, int]:
     controllers: dict[int, int] = {}
     for disk in disks:
         if disk.controller_key not in controllers:
             controllers[disk.controller_key] = _add_controller(items, disk)
+    instances: dict[int, int] = {}
     for number, disk in enumerate(disks, start=1):
-        items.add(
+        _, instances[disk.key] = items.add(
             ResourceType.DISK, disk.label, AddressOnParent=str(disk.unit_number), HostResource=f"ovf:/disk/vmdisk{number}",
             Parent=str(controllers[disk.controller_key]),
         )  # fmt: skip
+    return instances
 
 
 def _add_controller(items: _Items, disk: Disk) -> int:

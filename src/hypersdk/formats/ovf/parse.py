@@ -80,6 +80,8 @@ class OvfSystem:
     memory_bytes: int | None
     firmware: Firmware
     secure_boot: bool
+    boot_disks: tuple[str, ...] = ()
+    """Ids of the disks that the boot order names, in that order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,17 @@ def _read_system(system: etree._Element, items: Sequence[etree._Element]) -> Ovf
         memory_bytes=_memory_bytes(memory) if memory is not None else None,
         firmware=Firmware.EFI if settings.get("firmware", "").lower() == "efi" else Firmware.BIOS,
         secure_boot=settings.get("bootOptions.efiSecureBootEnabled", "").lower() == "true",
+        boot_disks=tuple(_boot_disks(system, items)),
     )
+
+
+def _boot_disks(system: etree._Element, items: Sequence[etree._Element]) -> Iterator[str]:
+    """What vCenter's ``BootOrderSection`` names. A boot order that cannot be followed names nothing: it does not touch the disks."""
+    by_instance = {child_text(item, "InstanceID"): item for item in items if _resource_type(item) == ResourceType.DISK}
+    for section in children(system, "BootOrderSection"):
+        for instance in (attribute(section, "instanceId") or "").split():
+            if (item := by_instance.get(instance)) is not None:
+                yield _disk_reference(item)
 
 
 def _settings(system: etree._Element) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,39 @@
+"""Which disk a machine boots from: what its configuration names, else what its firmware is sure to try first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hypersdk.model.machine import Disk, Machine
+
+_DISK = "disk:"
+
+
+def unit_order(disks: Iterable[Disk]) -> list[Disk]:
+    """Disks in the order of controller and unit: the order of the numbers in file names."""
+    return sorted(disks, key=lambda disk: (disk.controller_key, disk.unit_number, disk.key))
+
+
+def boot_sequence(machine: Machine) -> tuple[int, ...]:
+    """Keys of all its disks: the one that it boots from, those that are tried after it, then the others in unit order. Empty when the boot
+    disk is not known.
+
+    ``bootOptions.bootOrder`` is tried first and in its order; "after list is exhausted, default BIOS boot device algorithm is used"
+    (*VirtualMachineBootOptions* in the vSphere Web Services API reference). That algorithm is not documented across controllers, and vSphere shows
+    neither the BIOS settings nor the EFI variables where the guest keeps its own order (Broadcom KB 326326). So the boot disk is
+    known where there is one disk, taken to be the lowest unit where all hang on one controller, and not known across several.
+    """
+    in_order = unit_order(machine.disks)
+    keys = [disk.key for disk in in_order]
+    named = named_boot_disks(machine)
+    controllers = {(disk.bus, disk.bus_number, disk.controller_key) for disk in in_order}
+    if not named and len(controllers) > 1:
+        return ()
+    return tuple(dict.fromkeys((*named, *keys)))
+
+
+def named_boot_disks(machine: Machine) -> tuple[int, ...]:
+    """Keys of the disks that the machine's boot order names, in that order. What it names and does not have is left out."""
+    numbers = (word.removeprefix(_DISK) for word in machine.boot_order if word.startswith(_DISK))
+    known = {str(disk.key): disk.key for disk in machine.disks}
+    return tuple(dict.fromkeys(known[number] for number in numbers if number in known))
