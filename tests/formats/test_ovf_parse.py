@@ -217,15 +217,15 @@ def test_absurd_depth_and_numbers_of_elements_are_refused_quickly() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "cp037"])
-def test_other_encodings_are_refused(encoding: str) -> None:
+def test_no_encoding_hides_a_document_type(encoding: str) -> None:
     text = (
         f'<?xml version="1.0" encoding="{encoding}"?>' + envelope(before=ENTITY.format("file:///etc/passwd")).decode()
     )
     assert refused(text.encode(encoding)).code in ("bad_format", "ovf_unsafe")
 
 
-@pytest.mark.parametrize("declared", ["ISO-8859-1", "UTF-7", "UTF-16", "x-user-defined"])
-def test_another_declared_encoding_is_refused(declared: str) -> None:
+@pytest.mark.parametrize("declared", ["UTF-7", "x-user-defined", "idna", "rot13", "hex", "unicode_escape"])
+def test_a_declared_encoding_that_is_none_of_text_is_refused(declared: str) -> None:
     assert "UTF-8" in refused(envelope(before=f'<?xml version="1.0" encoding="{declared}"?>')).message
 
 
@@ -249,17 +249,8 @@ def test_another_declared_encoding_is_refused(declared: str) -> None:
         (envelope(disks=DISK * 2), "twice"),
         (envelope(disks=DISK + DISK.replace("d1", "d2")), "twice"),
         (envelope(disks=DISK.replace("/>", ' ovf:parentRef="d0"/>')), "difference"),
-        (envelope(disks=DISK.replace('"8"', '"${size}"')), "not a whole number"),
-        (envelope(disks=DISK.replace('"8"', '"-8"')), "not a whole number"),
-        (envelope(disks=DISK.replace('"8"', '"8.5"')), "not a whole number"),
-        (envelope(disks=DISK.replace('"8"', '"' + "9" * 30 + '"')), "not a whole number"),
-        (envelope(disks=DISK.replace('"8"', '"9999999999999"')), "beyond any disk"),
-        (envelope(disks=DISK.replace("2^30", "2^99")), "beyond any disk"),
-        (envelope(disks=DISK.replace("2^30", "3^30")), "unit"),
-        (envelope(disks=DISK.replace("byte * 2^30", "furlong")), "unit"),
         (envelope(items=CONTROLLER + disk_item("d9")), "not listed"),
-        (envelope(items=CONTROLLER + disk_item() * 2), "same disk"),
-        (envelope(items=CONTROLLER + disk_item().replace("ovf:/disk/d1", "ovf:/file/f1")), "without a disk"),
+        (envelope(items=CONTROLLER + disk_item().replace("ovf:/disk/d1", "ovf:/file/f9")), "not listed"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_by_name(data: bytes, says: str) -> None:
@@ -274,7 +265,8 @@ def test_what_makes_no_sense_is_refused_by_name(data: bytes, says: str) -> None:
 def check_invariants(found: OvfEnvelope) -> None:
     """What callers rely on, whatever the descriptor says."""
     assert all(is_bare_name(name) for file in found.files for name in file.names)
-    assert all(0 <= disk.capacity_bytes < 2**63 for disk in found.disks)
+    assert all(disk.file is not None or disk.capacity_bytes for disk in found.disks)
+    assert all(0 <= (disk.capacity_bytes or 0) < 2**63 for disk in found.disks)
     files = [disk.file.href for disk in found.disks if disk.file]
     assert len(set(files)) == len(files)
 

@@ -6,7 +6,7 @@ Reading a local file again costs little, so a conversion that was interrupted be
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import Refused, UsageError, register
+from hypersdk.formats.ovf import OvfDisk
 from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
-from hypersdk.migration.local import FileStreamSource, LocalMachine, open_local
+from hypersdk.migration.local import FileStreamSource, LocalDisk, LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of
 from hypersdk.migration.outputs import Outputs, outputs_for
 from hypersdk.migration.preflight import COMPRESS_UNFIT
@@ -47,6 +48,7 @@ class _LocalDiskPlan:
     file_name: str
     capacity_bytes: int
     expected_bytes: int
+    ovf_disk_id: str | None
 
 
 def convert_file(
@@ -87,6 +89,7 @@ def _convert(
     observer: Callable[[ExportProgress], None],
 ) -> ExportResult:
     started = time.monotonic()
+    copied, empty = _split(machine.disks, spec.format)
     stem = stem_of(machine.machine.name)
     plans = [
         _LocalDiskPlan(
@@ -95,8 +98,9 @@ def _convert(
             disk_file_name(stem, number, spec.format),
             disk.source.capacity_bytes,
             disk.source.size_bytes if isinstance(disk.source, FileStreamSource) else disk.source.capacity_bytes,
+            disk.envelope.id if disk.envelope else None,
         )
-        for number, disk in enumerate(machine.disks, start=1)
+        for number, disk in enumerate(copied, start=1)
     ]
     board = Board(machine.machine.name, plans)
     run = _begin(machine, spec, folder, settings.run_store, plans)
@@ -115,15 +119,28 @@ def _convert(
             cancel,
         )
         board.phase(Phase.VERIFYING)
-        finished = Finished(disks.hashes(), (), restored=True, elapsed_s=time.monotonic() - started)
+        finished = Finished(disks.hashes(), machine.warnings, restored=True, elapsed_s=time.monotonic() - started)
         board.phase(Phase.PUBLISHING)
         described = machine.descriptor is not None
         result = Publishing(
-            spec, machine.machine, stem, run.record, outputs, finished, cancel, described=described, provider="file"
-        ).publish()
+            spec, machine.machine, stem, run.record, outputs, finished, cancel, described=described, provider="file",
+            empty_disks=empty,
+        ).publish()  # fmt: skip
         run.remove()
         board.phase(Phase.DONE)
     return result
+
+
+def _split(disks: Sequence[LocalDisk], output: OutputFormat) -> tuple[list[LocalDisk], list[OvfDisk]]:
+    """The disks that get an image, and those that a package describes as empty, as OVF does without a file."""
+    if output not in (OutputFormat.OVF, OutputFormat.OVA):
+        return list(disks), []
+    empty = [
+        OvfDisk(disk.key, None, 0, disk.source.capacity_bytes, None, "vmdk-stream", None, disk.envelope.id)
+        for disk in disks
+        if disk.envelope is not None and disk.empty
+    ]
+    return [disk for disk in disks if not disk.empty], empty
 
 
 @contextmanager
@@ -153,5 +170,7 @@ def _begin(
         folder, store, endpoint=LOCAL_ENDPOINT, moref="", machine=machine.machine.name, format=spec.format.value,
         compress=spec.compress.value, method="local", proof=UNPROVED_LOCAL,
         descriptor=machine.descriptor.decode(errors="replace") if machine.descriptor else None,
-        disks=[DiskRecord(plan.key, plan.label, plan.file_name, plan.capacity_bytes) for plan in plans],
+        disks=[
+            DiskRecord(plan.key, plan.label, plan.file_name, plan.capacity_bytes, ovf_disk_id=plan.ovf_disk_id) for plan in plans
+        ],
     )  # fmt: skip
