@@ -138,9 +138,10 @@ def _keep_one_configuration(root: etree._Element, reading: Reading) -> None:
             continue
         _unset(element, "configuration")
         owner = element.getparent()
-        if etree.QName(element).localname == "Value" and owner is not None:  # of a property, for one configuration
-            if chosen in names:
-                _set(owner, "value", attribute(element, "value") or "")
+        if etree.QName(element).localname == "Value" and owner is not None and chosen in names:
+            _set(owner, "value", attribute(element, "value") or "")  # of a property
+            _remove(element)
+        elif chosen not in names:
             _remove(element)
 
 
@@ -208,8 +209,8 @@ class _Parts:
         if disk.file_name is None:
             return
         file = self._files.get(theirs.file.id) if theirs.file is not None else None
-        if file is None:
-            file = self._add_file()
+        if file is None or attribute(file, "id") in self._kept_files:
+            file = self._add_file()  # of a disk that was empty, or a copy of one that has the file already
         file_id = attribute(file, "id") or ""
         self._kept_files.add(file_id)
         _set(file, "href", disk.file_name)

@@ -49,7 +49,7 @@ def parse_document(data: bytes, warnings: Warnings | None = None) -> etree._Elem
     text = descriptor_text(data, warnings)
     if text.startswith("<!", _prolog_end(text)):
         raise unsafe("the descriptor brings its own document type (DOCTYPE)")
-    root = _parse(text)
+    root = _parse(text, warnings)
     _check_shape(root)
     name = etree.QName(root)
     if name.localname != "Envelope" or name.namespace not in ENVELOPES:
@@ -101,15 +101,24 @@ def _prolog_end(text: str) -> int:
     return match.end() if match else 0
 
 
-def _parse(text: str) -> etree._Element:
-    parser = etree.XMLParser(
-        encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
+def _parse(text: str, warnings: Warnings | None) -> etree._Element:
+    data = text.encode(errors="replace")
+    try:
+        return etree.fromstring(data, parser := _parser(recover=False))
+    except etree.XMLSyntaxError as error:
+        if {entry.type for entry in parser.error_log} != {etree.ErrorTypes.WAR_NS_URI}:
+            raise malformed(f"the descriptor is not well-formed XML: {str(error)[:200]}") from error
+    # Nothing is wrong but a namespace with a blank in its name, which libxml2 calls a warning and lxml an error.
+    if warnings is not None:
+        warnings.add("a namespace of the descriptor is no valid URI")
+    return etree.fromstring(data, _parser(recover=True))
+
+
+def _parser(*, recover: bool) -> etree.XMLParser:
+    return etree.XMLParser(
+        encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, recover=recover,
         remove_comments=True, remove_pis=True, strip_cdata=True,
     )  # fmt: skip
-    try:
-        return etree.fromstring(text.encode(), parser)
-    except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
-        raise malformed(f"the descriptor is not well-formed XML: {str(error)[:200]}") from error
 
 
 def _check_shape(root: etree._Element) -> None:

@@ -82,13 +82,34 @@ def read_hardware(root: etree._Element, system: etree._Element, warnings: Warnin
     chosen = _configuration(root, every, warnings)
     first = [item for item in every if item.getparent() is sections[0]]
     holding = [item for item in first if attribute(item, "bound") in (None, "normal") and _holds(item, chosen)]
-    # An item of the configuration takes the place of the one for all with the same number (DSP0243 9.8).
-    special = {instance for item in holding if _configurations(item) and (instance := child_text(item, "InstanceID"))}
-    items = [item for item in holding if _configurations(item) or child_text(item, "InstanceID") not in special]
-    taken, replaced = set(items), set(holding).difference(items)
+    items, replaced = _merged(holding) if chosen is not None else (holding, [])
+    taken, gone = set(items), set(replaced)
     others = [item for item in every if item not in taken]
-    dropped = [item for item in others if item in replaced or not _holds(item, chosen)]
+    dropped = [item for item in others if item in gone or not _holds(item, chosen)]
     return Hardware(tuple(items), tuple(others), tuple(dropped), chosen)
+
+
+def _merged(items: Iterable[etree._Element]) -> tuple[list[etree._Element], list[etree._Element]]:
+    """The items, and those that became part of a later one.
+
+    Items of one instance number are one item: a child of an earlier one holds where no later one has a child of its name (DSP0243 9.8). Two
+    that are of no configuration only have a number too few, and stay what they are.
+    """
+    merged: dict[object, etree._Element] = {}
+    replaced = []
+    for item in items:
+        instance = child_text(item, "InstanceID")
+        earlier = merged.get(instance) if instance else None
+        if earlier is None or not (_configurations(item) or _configurations(earlier)):
+            merged[instance if instance and instance not in merged else item] = item
+            continue
+        present = {etree.QName(child).localname for child in item.iterchildren(tag=etree.Element)}
+        for child in list(earlier.iterchildren(tag=etree.Element)):
+            if etree.QName(child).localname not in present:
+                item.append(child)
+        replaced.append(earlier)
+        merged[instance] = item
+    return list(merged.values()), replaced
 
 
 def _configuration(root: etree._Element, items: Iterable[etree._Element], warnings: Warnings) -> str | None:
@@ -179,11 +200,13 @@ class Placement:
     """Which disk hangs where.
 
     ``placed`` is in the order in which firmware numbers disks; an item without a disk of the descriptor behind it has an id of its own there.
+    So has every further item that points to one disk, as each gets a copy: ``original`` has the disk.
     ``unnamed`` are the disks that no item points to, ``left_out`` those that only items point to which do not hold, ``images`` those in drives.
     ``disk_of`` has the disk of every hardware item, in whatever configuration.
     """
 
     placed: Mapping[str, Place]
+    original: Mapping[str, str]
     unnamed: tuple[str, ...]
     left_out: tuple[str, ...]
     images: tuple[str, ...]
@@ -195,6 +218,7 @@ def place_disks(hardware: Hardware, resources: Resources, warnings: Warnings) ->
     controllers = _controllers(hardware.items, warnings)
     placed: dict[str, Place] = {}
     blank: list[Place] = []
+    original: dict[str, str] = {}
     disk_of = {item: disk for item in hardware.others if is_disk(item) and (disk := resources.find(item)) is not None}
     elsewhere = set(disk_of.values())
     for item in filter(is_disk, hardware.items):
@@ -202,7 +226,9 @@ def place_disks(hardware: Hardware, resources: Resources, warnings: Warnings) ->
         if disk is None:
             blank.append(place)
         elif disk in placed:
-            warnings.add(f"two hardware items refer to the disk {shown(disk)}; the first is taken")
+            copy = resources.new_id(f"{disk}-copy{len(original) + 1}")
+            original[copy] = disk
+            placed[copy] = place
         else:
             placed[disk] = place
     drives = [item for item in (*hardware.items, *hardware.others) if is_drive(item)]
@@ -219,6 +245,7 @@ def place_disks(hardware: Hardware, resources: Resources, warnings: Warnings) ->
     _warn_of_shared_places(placed.values(), warnings)
     return Placement(
         placed=dict(sorted(placed.items(), key=_rank)),
+        original=original,
         unnamed=tuple(unnamed),
         left_out=tuple(disk for disk in resources.disks if disk in elsewhere and disk not in placed),
         images=tuple(disk for disk in resources.disks if disk in images and disk not in elsewhere),

@@ -24,8 +24,8 @@ _RENAMED: Final = {"Caption": "ElementName", "InstanceId": "InstanceID", "BusNum
 
 
 def is_old(root: etree._Element) -> bool:
-    """Whether ``root`` needs ``as_version_1``: some writers put sections of 0.9 into the namespace of 1.0."""
-    if etree.QName(root).namespace == OVF_09:
+    """Whether ``root`` needs ``as_version_1``: some writers put sections or items of 0.9 into the namespace of 1.0."""
+    if etree.QName(root).namespace == OVF_09 or next(root.iter(f"{{{RASD}}}InstanceId"), None) is not None:
         return True
     return any(
         etree.QName(child).localname in _TYPED and child.get(_TYPE) for child in root.iterchildren(tag=etree.Element)

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from lxml import etree
 
 from hypersdk.formats.names import is_bare_name
-from hypersdk.formats.ovf.document import attribute, children, malformed, parse_document, unsafe
+from hypersdk.formats.ovf.document import attribute, child_text, children, malformed, parse_document, unsafe
 from hypersdk.formats.ovf.hardware import (
     Hardware,
     Place,
@@ -152,13 +152,10 @@ def _refuse_unreadable(element: etree._Element, href: str) -> None:
 
 def _disk_elements(root: etree._Element) -> dict[str, etree._Element]:
     elements: dict[str, etree._Element] = {}
-    used: set[str] = set()
     for element in _within(root, ("DiskSection",), "Disk"):
-        disk_id, file_id = _required(element, "diskId"), attribute(element, "fileRef")
-        if disk_id in elements or (file_id is not None and file_id in used):
-            raise malformed(f"disk {shown(disk_id)}, or its file, is listed twice")
-        if file_id is not None:
-            used.add(file_id)
+        disk_id = _required(element, "diskId")
+        if disk_id in elements:
+            raise malformed(f"the disk {shown(disk_id)} is listed twice")
         elements[disk_id] = element
     return elements
 
@@ -191,23 +188,23 @@ class _DiskSource:
                 f"{shown(disk)} is an image in a CD or floppy drive; it is left out, the drive stays empty"
             )
         for disk in placement.unnamed:
-            self._warnings.add(f"no hardware item says where the disk {shown(disk)} is attached")
+            if attribute(self._elements[disk], "fileRef"):
+                self._warnings.add(f"no hardware item says where the disk {shown(disk)} is attached")
         for disk in (*placement.placed, *placement.unnamed):
             place = placement.placed.get(disk)
-            found = self._disk(disk, place)
-            if found.file is None and not 0 < (found.capacity_bytes or 0) <= MAX_EMPTY_DISK_BYTES:
-                self._warnings.add(
-                    f"the disk {shown(found.label)} has no file, and the descriptor does not say how large it is; it is left out"
-                )
+            found = self._disk(disk, placement.original.get(disk, disk), place)
+            if found.file is not None or (place and 0 < (found.capacity_bytes or 0) <= MAX_EMPTY_DISK_BYTES):
+                yield found
                 continue
-            yield found
+            why = "no size that can be used" if place else "no hardware item"
+            self._warnings.add(f"the disk {shown(found.label)} has no file in the package and {why}; it is left out")
 
-    def _disk(self, disk_id: str, place: Place | None) -> EnvelopeDisk:
-        element = self._elements.get(disk_id)
+    def _disk(self, disk_id: str, listed_as: str, place: Place | None) -> EnvelopeDisk:
+        element = self._elements.get(listed_as)
         controller = place.controller if place else None
         return EnvelopeDisk(
             id=disk_id,
-            file=self._of_files.get(disk_id) if element is None else self._file(disk_id, element),
+            file=self._of_files.get(listed_as) if element is None else self._file(disk_id, element),
             capacity_bytes=self._capacity(disk_id, element, place),
             populated_bytes=self._number(element, "populatedSize") if element is not None else None,
             format=attribute(element, "format") if element is not None else None,
@@ -230,7 +227,8 @@ class _DiskSource:
     def _capacity(self, disk_id: str, element: etree._Element | None, place: Place | None) -> int | None:
         """Bytes of the guest's disk. What a file's image holds is not touched by it: the image has a capacity of its own."""
         if element is None:
-            return quantity_bytes(place.item) if place else None
+            # An item that points to something else, as a device of the host, is none that starts empty.
+            return quantity_bytes(place.item) if place and child_text(place.item, "HostResource") is None else None
         text, unit = attribute(element, "capacity"), attribute(element, "capacityAllocationUnits")
         match = _PROPERTY.fullmatch(text or "")
         capacity = amount(self._properties.get(match[1]) if match else text, unit)
