@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from hypersdk.errors import HyperSDKError
 from hypersdk.migration.manifest import read_manifest
 from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.spec import OutputFormat
@@ -17,7 +19,7 @@ from hypersdk.migration.verify import verify_directory
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from tests.migration.test_convert import convert
-from tests.support.ovfs import Package, attached_disks, packages
+from tests.support.ovfs import Attached, Package, PackedDisk, attached_disks, packages
 from tests.support.tools import run_tool
 
 CONTENTS = 5
@@ -109,3 +111,55 @@ def test_every_disk_of_a_package_stays_where_it_is_attached(
     assert contents == {disk.place: digests[disk.content] for disk in package.held if disk.content is not None}
     assert b'"hostname"' in descriptor  # what only the source knows of the machine
     assert b"DeploymentOption" not in descriptor
+
+
+LONE = Package(
+    disks=(PackedDisk("d0", ("sata", 0, 2), None, CAPACITY, None, "ovf:/disk/{}", (1, None)),),
+    listing=(0,), old=False, configurations=(), default=None, memory=("1", "GiB"), instances={("sata", 0): 7},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("output", list(OutputFormat))
+def test_a_machine_whose_disks_are_all_empty(tmp_path: Path, output: OutputFormat) -> None:
+    result, out = converted(LONE, tmp_path, tmp_path / "case", output)
+    assert any("empty" in text for text in result.warnings)
+    if output is OutputFormat.OVF:
+        assert attached_disks((out / "vm.ovf").read_bytes()) == {("sata", 0, 2): Attached(None, CAPACITY)}
+    else:
+        assert list(result.content) == [f"vm-disk1.{output.disk_suffix}"]
+
+
+@pytest.mark.parametrize("output", [OutputFormat.VMDK, OutputFormat.OVA])
+def test_a_machine_without_disks_has_nothing_to_write(tmp_path: Path, output: OutputFormat) -> None:
+    with pytest.raises(HyperSDKError) as caught:
+        converted(replace(LONE, disks=()), tmp_path, tmp_path / "case", output)
+    assert caught.value.code == "no_disks"
+
+
+def test_a_disk_that_two_items_refer_to_is_written_twice(parts: tuple[Path, dict[int, str]], tmp_path: Path) -> None:
+    images, digests = parts
+    disk = PackedDisk("d0", ("scsi", 0, 0), 3, CAPACITY, None, "ovf:/disk/{}", (1, None))
+    twin = replace(disk, place=("scsi", 1, 4))
+    package = replace(LONE, disks=(disk, twin), instances={("scsi", 0): 8, ("scsi", 1): 9})
+    text = package.descriptor({3: OVF_NAMES[3]}).replace(package._disk(disk).encode(), b"", 1)
+    source = tmp_path / "vm.ovf"
+    source.write_bytes(text)
+    (tmp_path / OVF_NAMES[3]).hardlink_to(images / OVF_NAMES[3])
+    convert(source, tmp_path / "raw", OutputFormat.RAW, tmp_path / "state")
+    assert [sha256(tmp_path / "raw" / f"vm-disk{number}.raw") for number in (1, 2)] == [digests[3]] * 2
+    convert(source, tmp_path / "ovf", OutputFormat.OVF, tmp_path / "state")
+    found = attached_disks((tmp_path / "ovf" / "vm.ovf").read_bytes())
+    assert {place: entry.href for place, entry in found.items()} == {
+        disk.place: "vm-disk1.vmdk",
+        twin.place: "vm-disk2.vmdk",
+    }
+
+
+def test_a_descriptor_in_utf_16_is_converted_and_keeps_what_it_says(
+    parts: tuple[Path, dict[int, str]], tmp_path: Path
+) -> None:
+    images, _ = parts
+    disk = PackedDisk("d0", ("scsi", 0, 0), 1, CAPACITY, None, "ovf:/disk/{}", (1, None))
+    package = replace(LONE, disks=(disk,), instances={("scsi", 0): 8}, encoding="utf-16")
+    _, out = converted(package, images, tmp_path / "case", OutputFormat.OVF)
+    assert "Än OS" in (out / "vm.ovf").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.local import FileStreamSource, LocalDisk, LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of
 from hypersdk.migration.outputs import Outputs, outputs_for
-from hypersdk.migration.preflight import COMPRESS_UNFIT
+from hypersdk.migration.preflight import COMPRESS_UNFIT, NO_DISKS
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
 from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, locked_folder
 from hypersdk.migration.settings import RunSettings, Shared
@@ -78,6 +78,8 @@ def _check(machine: LocalMachine, spec: ExportSpec) -> None:
         raise UsageError(f"there is no description for a .{spec.format}", code=NO_DESCRIPTION)
     if reason := compression_misfit(spec.format, spec.compress):
         raise Refused(reason, code=COMPRESS_UNFIT)
+    if not machine.disks and spec.format in (OutputFormat.VMDK, OutputFormat.OVA):
+        raise Refused(f"'{machine.machine.name}' has no disk to convert", code=NO_DISKS)
 
 
 def _convert(
@@ -132,8 +134,10 @@ def _convert(
 
 
 def _split(disks: Sequence[LocalDisk], output: OutputFormat) -> tuple[list[LocalDisk], list[OvfDisk]]:
-    """The disks that get an image, and those that a package describes as empty, as OVF does without a file."""
-    if output not in (OutputFormat.OVF, OutputFormat.OVA):
+    """The disks that get an image, and those that a package describes as empty, as OVF does without a file. An archive has one image at least."""
+    if output not in (OutputFormat.OVF, OutputFormat.OVA) or (
+        output is OutputFormat.OVA and all(disk.empty for disk in disks)
+    ):
         return list(disks), []
     empty = [
         OvfDisk(disk.key, None, 0, disk.source.capacity_bytes, None, "vmdk-stream", None, disk.envelope.id)

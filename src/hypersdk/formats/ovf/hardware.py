@@ -89,27 +89,35 @@ def read_hardware(root: etree._Element, system: etree._Element, warnings: Warnin
     return Hardware(tuple(items), tuple(others), tuple(dropped), chosen)
 
 
-def _merged(items: Iterable[etree._Element]) -> tuple[list[etree._Element], list[etree._Element]]:
+def _merged(items: Sequence[etree._Element]) -> tuple[list[etree._Element], list[etree._Element]]:
     """The items, and those that became part of a later one.
 
-    Items of one instance number are one item: a child of an earlier one holds where no later one has a child of its name (DSP0243 9.8). Two
-    that are of no configuration only have a number too few, and stay what they are.
+    Items of one instance number are one item: a child of an earlier one holds where no later one has a child of its name (DSP0243 9.8). Those
+    of which none belongs to a configuration only have a number too few, and stay what they are.
     """
-    merged: dict[object, etree._Element] = {}
-    replaced = []
+    groups: dict[str, list[etree._Element]] = {}
     for item in items:
-        instance = child_text(item, "InstanceID")
-        earlier = merged.get(instance) if instance else None
-        if earlier is None or not (_configurations(item) or _configurations(earlier)):
-            merged[instance if instance and instance not in merged else item] = item
-            continue
-        present = {etree.QName(child).localname for child in item.iterchildren(tag=etree.Element)}
-        for child in list(earlier.iterchildren(tag=etree.Element)):
-            if etree.QName(child).localname not in present:
-                item.append(child)
-        replaced.append(earlier)
-        merged[instance] = item
-    return list(merged.values()), replaced
+        if instance := child_text(item, "InstanceID"):
+            groups.setdefault(instance, []).append(item)
+    replaced: list[etree._Element] = []
+    for group in groups.values():
+        if len(group) > 1 and any(map(_configurations, group)):
+            _merge(group)
+            replaced += group[:-1]
+    gone = set(replaced)
+    return [item for item in items if item not in gone], replaced
+
+
+def _merge(group: Sequence[etree._Element]) -> None:
+    """Gives the last what it does not say itself."""
+    last = group[-1]
+    present = {etree.QName(child).localname for child in last.iterchildren(tag=etree.Element)}
+    for item in reversed(group[:-1]):
+        missing = [
+            child for child in item.iterchildren(tag=etree.Element) if etree.QName(child).localname not in present
+        ]
+        last.extend(missing)
+        present.update(etree.QName(child).localname for child in missing)
 
 
 def _configuration(root: etree._Element, items: Iterable[etree._Element], warnings: Warnings) -> str | None:

@@ -20,6 +20,8 @@ MAX_DEPTH: Final = 32
 """DSP0243 nests 6 deep, vSphere's product sections 8."""
 MAX_ELEMENTS: Final = 100_000
 MAX_CAPACITY_BYTES: Final = 2**63 - 1
+MAX_DISKS: Final = 1024
+"""vSphere ends at 636. Each item may be one more copy of a file, so a small descriptor could ask for any number of them."""
 MAX_EMPTY_DISK_BYTES: Final = 64 * TiB
 """Of a disk that only the descriptor knows. vSphere ends at 62 TiB."""
 

@@ -21,7 +21,7 @@ from hypersdk.formats.ovf.hardware import (
     quantity_bytes,
     read_hardware,
 )
-from hypersdk.formats.ovf.layout import MAX_EMPTY_DISK_BYTES
+from hypersdk.formats.ovf.layout import MAX_DISKS, MAX_EMPTY_DISK_BYTES
 from hypersdk.formats.ovf.machine import EnvelopeNic, OvfSystem, only_system, read_nics, read_system
 from hypersdk.formats.ovf.values import Warnings, amount, shown
 
@@ -110,6 +110,8 @@ def read_envelope(root: etree._Element, warnings: Warnings) -> Reading:
     source = _DiskSource(_disk_elements(root), files, _properties(root, hardware.configuration), warnings)
     placement = place_disks(hardware, source.resources, warnings)
     disks = tuple(source.disks(placement))
+    if len(disks) > MAX_DISKS:
+        raise unsafe(f"the descriptor attaches {len(disks)} disks, more than {MAX_DISKS}")
     items = {disk.id: placement.placed[disk.id].item for disk in disks if disk.id in placement.placed}
     facts = OvfEnvelope(
         files=tuple(files.values()),

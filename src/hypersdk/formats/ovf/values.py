@@ -36,8 +36,8 @@ class Warnings:
 
 
 def shown(text: str | None) -> str:
-    """A value of the descriptor, quoted and short enough for a message."""
-    return f"'{(text or '')[:60]}'"
+    """A value of the descriptor, quoted, on one line and short enough for a message."""
+    return f"'{' '.join((text or '').split())[:60]}'"
 
 
 def small_number(text: str | None) -> int | None:
