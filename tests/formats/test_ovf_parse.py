@@ -414,6 +414,15 @@ def test_controllers_without_numbers_get_the_next_free_ones() -> None:
     assert len({disk.controller_key for disk in found}) == 3
 
 
+@pytest.mark.parametrize(
+    ("kind", "firmware"), [("EFI", Firmware.EFI), ("EFI64", Firmware.EFI), ("BIOS", Firmware.BIOS)]
+)
+def test_the_firmware_that_virtualbox_says(kind: str, firmware: Firmware) -> None:
+    own = f'<v:Machine xmlns:v="http://www.virtualbox.org/ovf/machine" ovf:required="false"><v:Hardware><v:Firmware type="{kind}"/></v:Hardware></v:Machine>'
+    data = envelope().replace(b"</VirtualSystem>", f"{own}</VirtualSystem>".encode())
+    assert parse_ovf(data).system.firmware is firmware
+
+
 def test_the_boot_order_names_disks() -> None:
     section = '<vmw:BootOrderSection vmw:instanceId="9 77" vmw:type="disk"><Info/></vmw:BootOrderSection>'
     data = envelope().replace(b"</VirtualHardwareSection>", f"</VirtualHardwareSection>{section}".encode())

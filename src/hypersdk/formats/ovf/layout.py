@@ -29,6 +29,7 @@ OVF: Final = "http://schemas.dmtf.org/ovf/envelope/1"
 RASD: Final = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
 VSSD: Final = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData"
 VMW: Final = "http://www.vmware.com/schema/ovf"
+VBOX: Final = "http://www.virtualbox.org/ovf/machine"
 XSI: Final = "http://www.w3.org/2001/XMLSchema-instance"
 
 OVF_09: Final = "http://www.vmware.com/schema/ovf/1/envelope"

@@ -9,7 +9,7 @@ from lxml import etree
 
 from hypersdk.formats.ovf.document import attribute, child, child_text, children, malformed
 from hypersdk.formats.ovf.hardware import label_of, resource_type
-from hypersdk.formats.ovf.layout import ResourceType
+from hypersdk.formats.ovf.layout import VBOX, ResourceType
 from hypersdk.formats.ovf.values import Warnings, amount, shown, small_number
 from hypersdk.model import Firmware
 
@@ -93,12 +93,21 @@ def read_system(
         cpus=count(child_text(cpu, "VirtualQuantity"), "number of CPUs") if cpu is not None else None,
         cores_per_socket=count(child_text(cpu, "CoresPerSocket"), "number of cores") if cpu is not None else None,
         memory_bytes=_memory_bytes(memory, warnings) if memory is not None else None,
-        firmware=Firmware.EFI if settings.get("firmware", "").lower() == "efi" else Firmware.BIOS,
+        firmware=_firmware(system, settings),
         secure_boot=settings.get("bootOptions.efiSecureBootEnabled", "").lower() == "true",
         hardware_version=child_text(family, "VirtualSystemType") if family is not None else None,
         annotation=child_text(annotation, "Annotation") if annotation is not None else None,
         boot_disks=tuple(_boot_disks(system, disks)),
     )
+
+
+def _firmware(system: etree._Element, settings: Mapping[str, str]) -> Firmware:
+    """VMware's setting, else VirtualBox's own section of the machine (``EFI``, ``EFI64`` ...)."""
+    name = settings.get("firmware")
+    if name is None:
+        found = next(system.iter(f"{{{VBOX}}}Firmware"), None)
+        name = attribute(found, "type") if found is not None else None
+    return Firmware.EFI if (name or "").lower().startswith("efi") else Firmware.BIOS
 
 
 def _boot_disks(system: etree._Element, items: Mapping[str, etree._Element]) -> Iterator[str]:
