@@ -316,7 +316,7 @@ def _machine(name: str, envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]
 
 
 def _boot_order(envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]) -> tuple[str, ...]:
-    """The disks that the descriptor's boot order names, then all in the order in which firmware tries them; what a lone disk boots is its own affair."""
+    """The disks that the descriptor's boot order names, then the others as firmware numbers them. Nothing is known of a disk without a descriptor."""
     if envelope is None:
         return ()
     keys = {disk.envelope.id: disk.key for disk in disks if disk.envelope is not None}

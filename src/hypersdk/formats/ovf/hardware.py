@@ -154,9 +154,9 @@ def resource_type(item: etree._Element) -> int | None:
 
 
 def label_of(item: etree._Element) -> str:
-    """What to call an item."""
+    """What to call an item, on one line."""
     name = child_text(item, "ElementName") or child_text(item, "Caption") or child_text(item, "InstanceID")
-    return (name or "?")[:200]
+    return " ".join((name or "?").split())[:200]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from lxml import etree
 
-from hypersdk.formats.ovf.layout import OVF, OVF_09, RASD, VSSD, XSI
+from hypersdk.formats.ovf.layout import ENVELOPES, OVF, OVF_09, RASD, VSSD, XSI
 from hypersdk.formats.ovf.values import unit_bytes
 
 _TYPED: Final = ("Section", "Content")
@@ -35,7 +35,9 @@ def is_old(root: etree._Element) -> bool:
 def as_version_1(root: etree._Element) -> etree._Element:
     """A new tree that says in OVF 1 what ``root`` says in 0.9. Its depth is that of ``root``."""
     namespaces: dict[str | None, str] = {None: OVF, "ovf": OVF}
-    namespaces |= {prefix: uri for prefix, uri in root.nsmap.items() if prefix not in namespaces and uri != OVF_09}
+    namespaces |= {
+        prefix: uri for prefix, uri in root.nsmap.items() if prefix not in namespaces and uri not in ENVELOPES
+    }
     envelope = etree.Element(f"{{{OVF}}}Envelope", nsmap=cast("dict[str, str]", namespaces))
     _fill(envelope, root)
     envelope.set(f"{{{OVF}}}version", "1.0")
@@ -60,14 +62,13 @@ def _tag(element: etree._Element, siblings: set[str]) -> str:
     if name.namespace in (RASD, VSSD):
         renamed = _RENAMED.get(local, local)
         return f"{{{name.namespace}}}{local if renamed in siblings else renamed}"
-    if name.namespace not in (None, OVF, OVF_09):
+    if (name.namespace or OVF) not in ENVELOPES:
         return str(element.tag)
-    if local in _TYPED and (kind := element.get(_TYPE)):
-        local = kind.strip().rpartition(":")[2].removesuffix("_Type")
-    return f"{{{OVF}}}{local if local.isascii() and local.isidentifier() else 'Section'}"
+    kind = (element.get(_TYPE) or "").strip().rpartition(":")[2].removesuffix("_Type")
+    return f"{{{OVF}}}{kind if local in _TYPED and kind.isascii() and kind.isidentifier() else local}"
 
 
 def _attribute_name(name: str) -> str:
     parsed = etree.QName(name)
     local = "value" if parsed.localname == "defaultValue" else parsed.localname
-    return f"{{{OVF}}}{local}" if parsed.namespace == OVF_09 else name
+    return f"{{{OVF}}}{local}" if parsed.namespace in ENVELOPES else name
