@@ -176,6 +176,87 @@ def test_what_cannot_be_told_is_refused(names: list[str], capacities: list[int],
     assert caught.value.code == "ovf_disk_unknown"
 
 
+def by_id(number: int, disk_id: str, **changes: object) -> OvfDisk:
+    """A disk of which the id in the descriptor is known."""
+    return ours(number, 8, disk_id=disk_id, **changes)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(1, 4))))
+def test_an_id_decides_where_nothing_else_does(order: tuple[int, ...]) -> None:
+    """Names that point to another disk, one size, no lease: the id alone is right."""
+    server = descriptor(
+        ["web-disk2.vmdk", "web-disk3.vmdk", "web-disk1.vmdk"], [8, 8, 8], [(SCSI, 0), (SCSI, 1), (SATA, 0)]
+    )
+    adapted = adapt_ovf(server, [by_id(number, f"vmdisk{theirs}") for number, theirs in enumerate(order, 1)])
+    assert labels(adapted) == {
+        f"Hard disk {theirs}": f"web-disk{number}.vmdk" for number, theirs in enumerate(order, 1)
+    }
+
+
+def test_an_id_that_is_not_there_is_never_replaced_by_a_guess() -> None:
+    with pytest.raises(IntegrityError) as caught:
+        adapt_ovf(descriptor(["web-disk1.vmdk"], [8], TWO[:1]), [by_id(1, "vmdisk9")])
+    assert caught.value.code == "ovf_disk_unknown"
+
+
+def test_a_disk_that_starts_empty_stays_and_may_get_an_image() -> None:
+    server = descriptor(["a.vmdk", "b.vmdk"], [8, 8], TWO).replace(b' ovf:fileRef="file2"', b"")
+    kept = parse_ovf(adapt_ovf(server, [by_id(1, "vmdisk1"), by_id(2, "vmdisk2", file_name=None)]))
+    assert [(disk.file and disk.file.href, disk.unit_number) for disk in kept.disks] == [
+        ("web-disk1.vmdk", 0),
+        (None, 1),
+    ]
+    filled = parse_ovf(adapt_ovf(server, [by_id(1, "vmdisk1"), by_id(2, "vmdisk2")]))
+    assert [disk.file and disk.file.href for disk in filled.disks] == ["web-disk1.vmdk", "web-disk2.vmdk"]
+    assert [file.href for file in filled.files] == ["web-disk1.vmdk", "web-disk2.vmdk"]
+
+
+def test_copies_of_one_disk_get_a_disk_and_a_file_each() -> None:
+    server = descriptor(["a.vmdk"], [8], TWO[:1]).replace(
+        b"</VirtualHardwareSection>", item(12, 17, AddressOnParent=1, Parent=SCSI, HostResource="ovf:/disk/vmdisk1").encode() + b"</VirtualHardwareSection>"
+    )  # fmt: skip
+    adapted = adapt_ovf(server, [by_id(number, disk.id) for number, disk in enumerate(parse_ovf(server).disks, 1)])
+    found = parse_ovf(adapted)
+    assert [(disk.file and disk.file.href, disk.unit_number) for disk in found.disks] == [
+        ("web-disk1.vmdk", 0),
+        ("web-disk2.vmdk", 1),
+    ]
+    assert len({disk.id for disk in found.disks}) == len({file.id for file in found.files}) == 2
+
+
+def test_items_point_to_disks_as_the_specification_has_it() -> None:
+    server = descriptor(["a.vmdk"], [8], TWO[:1]).replace(b"ovf:/disk/vmdisk1", b"//disk/vmdisk1")
+    assert b">ovf:/disk/vmdisk1<" in adapt_ovf(server, [by_id(1, "vmdisk1")])
+    mute = server.replace(b"<rasd:HostResource>//disk/vmdisk1</rasd:HostResource>", b"")
+    assert b">ovf:/disk/vmdisk1<" in adapt_ovf(mute, [by_id(1, "vmdisk1")])
+
+
+def test_one_configuration_stays() -> None:
+    options = b'<DeploymentOptionSection><Info/><Configuration ovf:id="a"/><Configuration ovf:id="b" ovf:default="true"/></DeploymentOptionSection>'
+    places = [(SCSI, 0), (SCSI, 1), (SCSI, 2)]
+    server = descriptor(["a.vmdk", "b.vmdk", "c.vmdk"], [8, 8, 8], places).replace(
+        b"<NetworkSection>", options + b"<NetworkSection>"
+    )
+    for label, names in ((b"Hard disk 1", b"a"), (b"Hard disk 2", b"a b")):
+        start = server.rindex(b"<Item>", 0, server.index(label))
+        server = server[:start] + b'<Item ovf:configuration="' + names + b'">' + server[start + len(b"<Item>") :]
+    adapted = adapt_ovf(server, [by_id(number, disk.id) for number, disk in enumerate(parse_ovf(server).disks, 1)])
+    assert labels(adapted) == {"Hard disk 2": "web-disk1.vmdk", "Hard disk 3": "web-disk2.vmdk"}
+    assert b"onfiguration=" not in adapted
+    assert b"DeploymentOption" not in adapted
+    assert b"keep me" in adapted
+
+
+def test_a_boot_order_that_names_a_disk_that_is_gone_goes() -> None:
+    section = (
+        b'<vmw:BootOrderSection vmw:instanceId="%d" vmw:type="disk"><Info/></vmw:BootOrderSection></VirtualSystem>'
+    )
+    server = descriptor(["a.vmdk", "b.vmdk"], [8, 8], TWO)
+    for instance, stays in ((11, True), (12, False)):
+        adapted = adapt_ovf(server.replace(b"</VirtualSystem>", section % instance), [by_id(1, "vmdisk1")])
+        assert (b"BootOrderSection" in adapted) is stays
+
+
 @pytest.mark.parametrize(
     "data",
     [

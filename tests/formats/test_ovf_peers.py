@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from hypersdk.formats.mf import format_mf
 from hypersdk.formats.ova import OvaWriter
-from hypersdk.formats.ovf import OvfDisk, build_ovf
+from hypersdk.formats.ovf import OvfDisk, adapt_ovf, build_ovf, parse_ovf
 from hypersdk.model import Disk, Firmware, Machine, Nic
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.units import GiB, MiB
 from tests.support.machines import make_disk, make_machine
+from tests.support.ovfs import Package, packages
 from tests.support.peers import Vcsim, go_peer, run_govc
 from tests.support.tools import run_tool
 
@@ -185,3 +187,33 @@ def test_disks_of_a_large_machine(tmp_path: Path) -> None:
     found = devices(spec_of(make_machine(disks=tuple(disks)), tmp_path), "VirtualDisk")
     assert [disk["unitNumber"] for disk in found] == [disk.unit_number for disk in disks]
     assert [disk["capacityInBytes"] for disk in found] == [disk.capacity_bytes for disk in disks]
+
+
+# --- what we make of the packages of others -------------------------------------------------------------------------------
+
+BUS_OF = {
+    "VirtualIDEController": "ide", "VirtualLsiLogicController": "scsi", "VirtualAHCIController": "sata", "VirtualNVMEController": "nvme",
+}  # fmt: skip
+
+
+@given(packages(5, MiB))
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_govmomi_finds_every_disk_of_a_package_where_it_was(tmp_path: Path, package: Package) -> None:
+    """Every dialect, adapted, and read at its strictest."""
+    files = {disk.content: f"in{disk.content}.vmdk" for disk in package.disks if disk.content is not None}
+    source = package.descriptor(files, parents_first=True)
+    entries = [
+        OvfDisk(2000, f"out-{disk.id}.vmdk" if disk.file else None, 1, MiB, None, "vmdk-stream", None, disk.id)
+        for disk in parse_ovf(source).disks
+    ]
+    ovf = tmp_path / "machine.ovf"
+    ovf.write_bytes(adapt_ovf(source, entries))
+    spec: dict[str, Any] = json.loads(run_tool(str(go_peer("ovfspec")), ovf))
+    places = {device["key"]: (BUS_OF[device["_typeName"]], device["busNumber"]) for device in devices(spec, *BUS_OF)}
+    found = {
+        (*places[disk["controllerKey"]], disk["unitNumber"]): disk["capacityInBytes"]
+        for disk in devices(spec, "VirtualDisk")
+    }
+    assert found == {disk.place: MiB for disk in package.held}

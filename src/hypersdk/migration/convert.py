@@ -6,7 +6,7 @@ Reading a local file again costs little, so a conversion that was interrupted be
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import Refused, UsageError, register
+from hypersdk.formats.ovf import OvfDisk
 from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
-from hypersdk.migration.local import FileStreamSource, LocalMachine, open_local
+from hypersdk.migration.local import FileStreamSource, LocalDisk, LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of, stem_of_run
 from hypersdk.migration.outputs import Outputs, outputs_for
-from hypersdk.migration.preflight import COMPRESS_UNFIT
+from hypersdk.migration.preflight import COMPRESS_UNFIT, NO_DISKS
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
 from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, locked_folder
 from hypersdk.migration.settings import RunSettings, Shared
@@ -48,6 +49,7 @@ class _LocalDiskPlan:
     file_name: str
     capacity_bytes: int
     expected_bytes: int
+    ovf_disk_id: str | None
 
 
 def convert_file(
@@ -82,6 +84,8 @@ def _check(machine: LocalMachine, spec: ExportSpec) -> None:
         raise UsageError(f"there is no description for a .{spec.format}", code=NO_DESCRIPTION)
     if reason := compression_misfit(spec.format, spec.compress):
         raise Refused(reason, code=COMPRESS_UNFIT)
+    if not machine.disks and spec.format in (OutputFormat.VMDK, OutputFormat.OVA):
+        raise Refused(f"'{machine.machine.name}' has no disk to convert", code=NO_DISKS)
 
 
 def _convert(
@@ -93,6 +97,7 @@ def _convert(
     observer: Callable[[ExportProgress], None],
 ) -> ExportResult:
     started = time.monotonic()
+    copied, empty = _split(machine.disks, spec.format)
     stem = stem_of(machine.machine.name)
     plans = [
         _LocalDiskPlan(
@@ -101,8 +106,9 @@ def _convert(
             disk_file_name(stem, number, spec.format),
             disk.source.capacity_bytes,
             disk.source.size_bytes if isinstance(disk.source, FileStreamSource) else disk.source.capacity_bytes,
+            disk.envelope.id if disk.envelope else None,
         )
-        for number, disk in enumerate(machine.disks, start=1)
+        for number, disk in enumerate(copied, start=1)
     ]
     board = Board(machine.machine.name, plans)
     run = _begin(machine, spec, held.path, settings.run_store, plans)
@@ -124,7 +130,9 @@ def _convert(
             cancel,
         )
         board.phase(Phase.VERIFYING)
-        finished = Finished(disks.hashes(), tuple(warnings), restored=True, elapsed_s=time.monotonic() - started)
+        finished = Finished(
+            disks.hashes(), (*machine.warnings, *warnings), restored=True, elapsed_s=time.monotonic() - started
+        )
         board.phase(Phase.PUBLISHING)
         described = machine.descriptor is not None
         result = Publishing(
@@ -138,10 +146,25 @@ def _convert(
             cancel,
             described=described,
             provider="file",
+            empty_disks=empty,
         ).publish()
         run.remove()
         board.phase(Phase.DONE)
     return result
+
+
+def _split(disks: Sequence[LocalDisk], output: OutputFormat) -> tuple[list[LocalDisk], list[OvfDisk]]:
+    """The disks that get an image, and those that a package describes as empty, as OVF does without a file. An archive has one image at least."""
+    if output not in (OutputFormat.OVF, OutputFormat.OVA) or (
+        output is OutputFormat.OVA and all(disk.empty for disk in disks)
+    ):
+        return list(disks), []
+    empty = [
+        OvfDisk(disk.key, None, 0, disk.source.capacity_bytes, None, "vmdk-stream", None, disk.envelope.id)
+        for disk in disks
+        if disk.envelope is not None and disk.empty
+    ]
+    return [disk for disk in disks if not disk.empty], empty
 
 
 @contextmanager
@@ -171,5 +194,7 @@ def _begin(
         folder, store, endpoint=LOCAL_ENDPOINT, moref="", machine=machine.machine.name, format=spec.format.value,
         compress=spec.compress.value, method="local", proof=UNPROVED_LOCAL,
         descriptor=machine.descriptor.decode(errors="replace") if machine.descriptor else None,
-        disks=[DiskRecord(plan.key, plan.label, plan.file_name, plan.capacity_bytes) for plan in plans],
+        disks=[
+            DiskRecord(plan.key, plan.label, plan.file_name, plan.capacity_bytes, ovf_disk_id=plan.ovf_disk_id) for plan in plans
+        ],
     )  # fmt: skip

@@ -20,13 +20,13 @@ from hypersdk.errors import BAD_FORMAT, IntegrityError, TargetError, UsageError,
 from hypersdk.formats.image import ReadableFile
 from hypersdk.formats.names import is_bare_name
 from hypersdk.formats.ova import descriptor_member, read_ova
-from hypersdk.formats.ovf import EnvelopeDisk, OvfEnvelope, OvfSystem, parse_ovf
+from hypersdk.formats.ovf import EnvelopeDisk, OvfEnvelope, descriptor_text, parse_ovf
 from hypersdk.formats.vmdk.reader import DiskReader, VmdkKind, open_vmdk, sniff
 from hypersdk.model import Backing, Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Nic, Power
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import ByteStream, DiskSource
-from hypersdk.units import KiB, MiB
+from hypersdk.units import SECTOR, KiB, MiB, align_up, format_size
 
 UNREADABLE_INPUT: Final = register(
     "unreadable_input", "The file to convert cannot be opened.", "Check its path and permissions."
@@ -43,6 +43,8 @@ MISSING_DISK_FILE: Final = register(
 MAX_DESCRIPTOR: Final = 8 * MiB
 _FIRST_KEY: Final = 2000
 """vSphere numbers disks from 2000; a converted one has no key of its own."""
+_SCSI_KEY: Final = 1000
+"""vSphere's first SCSI controller: that of a disk without a descriptor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,21 @@ class LocalDisk:
     source: DiskSource
     envelope: EnvelopeDisk | None
 
+    @property
+    def empty(self) -> bool:
+        """Whether only the descriptor knows it: it has no file, and starts empty."""
+        return self.envelope is not None and self.envelope.file is None
+
 
 @dataclass(frozen=True, slots=True)
 class LocalMachine:
-    """What a file holds: its disks in order and a description of the machine, as far as it is known. ``descriptor`` is the OVF's text."""
+    """What a file holds: its disks in order and a description of the machine, as far as it is known. ``descriptor`` is the OVF's text.
+    ``warnings`` say what of it was left out or not understood."""
 
     machine: Machine
     disks: tuple[LocalDisk, ...]
     descriptor: bytes | None
+    warnings: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -152,13 +161,19 @@ def _described(
     open_extent: Callable[[str], ReadableFile],
 ) -> LocalMachine:
     envelope = parse_ovf(text)
-    disks = []
-    for number, disk in enumerate(envelope.disks):
+    disks, warnings = [], list(envelope.warnings)
+    for key, disk in enumerate(envelope.disks, start=_FIRST_KEY):
         if disk.file is None:
-            continue  # starts empty: nothing to copy
+            capacity = align_up(disk.capacity_bytes or 0, SECTOR)
+            warnings.append(
+                f"the disk '{disk.label}' has no file in the package: it is empty, of {format_size(capacity)}"
+            )
+            disks.append(LocalDisk(key, disk.label, EmptySource(disk.label, capacity), disk))
+            continue
         source = _vmdk_source(open_disk(disk.file.names), disk.label, open_extent)
-        disks.append(LocalDisk(_FIRST_KEY + number, disk.label, source, disk))
-    return LocalMachine(_machine(envelope.system.name or name, envelope, tuple(disks)), tuple(disks), text)
+        disks.append(LocalDisk(key, disk.label, source, disk))
+    machine = _machine(envelope.system.name or name, envelope, tuple(disks))
+    return LocalMachine(machine, tuple(disks), descriptor_text(text).encode(), tuple(warnings))
 
 
 def _vmdk_source(file: ReadableFile, label: str, open_extent: Callable[[str], ReadableFile]) -> DiskSource:
@@ -245,6 +260,25 @@ class ReaderSource:
             self._reader.read(offset, buffer)
 
 
+class EmptySource:
+    """A disk that nothing was ever written to, as a RangeSource."""
+
+    def __init__(self, label: str, capacity_bytes: int) -> None:
+        self.label = label
+        self.capacity_bytes = capacity_bytes
+        self.host = "local"
+
+    def extents(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
+        """See RangeSource."""
+        cancel.check()
+        return iter(())
+
+    def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:  # noqa: ARG002 - all of it is the same
+        """See RangeSource."""
+        cancel.check()
+        buffer[:] = bytes(len(buffer))
+
+
 @contextmanager
 def input_errors() -> Iterator[None]:
     """Raises any OSError of the block as TargetError ``unreadable_input``."""
@@ -269,29 +303,43 @@ def _machine(name: str, envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]
         summary=summary, firmware=system.firmware if system else Firmware.BIOS,
         secure_boot=bool(system and system.secure_boot),
         guest=GuestFacts(system.os_type if system else None, None, None, (), False, None),
-        guest_id=system.os_type if system else None, hardware_version=None,
-        cores_per_socket=(system and system.cores_per_socket) or 1, disks=tuple(_disk(disk) for disk in disks),
+        guest_id=system.os_type if system else None, hardware_version=system.hardware_version if system else None,
+        cores_per_socket=(system and system.cores_per_socket) or 1, disks=_disks(disks),
         nics=tuple(
             Nic(4000 + number, nic.label, nic.mac, nic.network, (nic.adapter or "").lower(), True)
             for number, nic in enumerate(envelope.nics if envelope else ())
         ),
-        cdroms=(), snapshots=(), boot_order=_boot_order(system, disks), cbt_enabled=False, change_version=None, boot_time=None,
+        cdroms=(), snapshots=(), boot_order=_boot_order(envelope, disks), cbt_enabled=False, change_version=None, boot_time=None,
         consolidation_needed=False, busy_with=None, has_vtpm=False, encrypted=False, unreachable_datastores=(),
-        annotation=None, vmx_file=None,
+        annotation=system.annotation if system else None, vmx_file=None,
     )  # fmt: skip
 
 
-def _boot_order(system: OvfSystem | None, disks: Sequence[LocalDisk]) -> tuple[str, ...]:
+def _boot_order(envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]) -> tuple[str, ...]:
+    """What the descriptor names, and no more: the firmware's rule for the others is that of ``boot_sequence``."""
     keys = {disk.envelope.id: disk.key for disk in disks if disk.envelope is not None}
-    return tuple(f"disk:{keys[name]}" for name in (system.boot_disks if system else ()) if name in keys)
+    return tuple(f"disk:{keys[name]}" for name in (envelope.system.boot_disks if envelope else ()) if name in keys)
 
 
-def _disk(disk: LocalDisk) -> Disk:
+def _disks(disks: Sequence[LocalDisk]) -> tuple[Disk, ...]:
+    """A disk of which it is not known what it is attached to is on a SCSI controller that nothing else is attached to."""
+    known = [
+        disk.envelope.controller_key for disk in disks if disk.envelope and disk.envelope.controller_key is not None
+    ]
+    numbers = [disk.envelope.bus_number or 0 for disk in disks if disk.envelope and disk.envelope.bus == "scsi"]
+    spare_key, spare_number = max(known, default=_SCSI_KEY - 1) + 1, max(numbers, default=-1) + 1
+    return tuple(_disk(disk, spare_key, spare_number) for disk in disks)
+
+
+def _disk(disk: LocalDisk, spare_key: int, spare_number: int) -> Disk:
     known = disk.envelope
+    placed = known is not None and known.bus is not None
     return Disk(
-        key=disk.key, label=disk.label, capacity_bytes=disk.source.capacity_bytes, bus=(known and known.bus) or "scsi",
-        controller="", controller_key=1000 + ((known and known.bus_number) or 0), bus_number=(known and known.bus_number) or 0,
-        unit_number=known.unit_number if known and known.unit_number is not None else disk.key - _FIRST_KEY,
+        key=disk.key, label=disk.label, capacity_bytes=disk.source.capacity_bytes,
+        bus=known.bus if known and known.bus else "scsi", controller=known.controller if known else "",
+        controller_key=known.controller_key if known and known.controller_key is not None else spare_key,
+        bus_number=(known.bus_number or 0) if known and placed else spare_number,
+        unit_number=known.unit_number if known and placed and known.unit_number is not None else disk.key - _FIRST_KEY,
         backing=Backing.OTHER, file=None, chain=(), datastore=None, thin=None, independent=False, shared=False,
         encrypted=False, change_id=None, uuid=None, used_bytes=known.populated_bytes if known else None,
     )  # fmt: skip

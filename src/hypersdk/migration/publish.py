@@ -104,6 +104,8 @@ class Publishing:
     described: bool = True
     """Whether the machine is known well enough for a descriptor beside its images."""
     provider: str = "vsphere"
+    empty_disks: Sequence[OvfDisk] = ()
+    """Disks that the descriptor has without a file."""
     _small: dict[str, int] = field(default_factory=dict)
     """Descriptors of the files that are written here, by name."""
 
@@ -204,9 +206,11 @@ class Publishing:
                 populated_bytes=record.receipt.data_bytes if record.receipt else None,
                 format=_OVF_FORMATS.get(self.spec.format, "vmdk-stream"),
                 lease_key=record.lease_key,
+                disk_id=record.ovf_disk_id,
             )
             for record in self.run.disks
         ]
+        disks += self.empty_disks
         if self.run.descriptor is not None:
             try:
                 return adapt_ovf(self.run.descriptor.encode(), disks)

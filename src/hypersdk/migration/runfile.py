@@ -86,7 +86,8 @@ class Change:
 class DiskRecord:
     """One disk of the run. ``receipt`` is set once it is finished, ``sha256`` and ``size_bytes`` are those of its file.
 
-    ``start`` is its offset inside the ``.ova``, where that is the format; ``lease_key`` its key in the export lease.
+    ``start`` is its offset inside the ``.ova``, where that is the format; ``lease_key`` its key in the export lease, ``ovf_disk_id`` its id in
+    the descriptor that is converted.
     """
 
     key: int
@@ -98,6 +99,7 @@ class DiskRecord:
     size_bytes: int | None = None
     start: int | None = None
     lease_key: str | None = None
+    ovf_disk_id: str | None = None
 
     @property
     def done(self) -> bool:

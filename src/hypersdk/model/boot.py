@@ -15,21 +15,20 @@ def unit_order(disks: Iterable[Disk]) -> list[Disk]:
 
 
 def boot_sequence(machine: Machine) -> tuple[int, ...]:
-    """Keys of all its disks: the one that it boots from, those that are tried after it, then the others in unit order. Empty when the boot
+    """Keys of all its disks: the one that it boots from, those that are tried after it, then the others by controller and unit. Empty when the boot
     disk is not known.
 
     ``bootOptions.bootOrder`` is tried first and in its order; "after list is exhausted, default BIOS boot device algorithm is used"
-    (*VirtualMachineBootOptions* in the vSphere Web Services API reference). That algorithm is not documented across controllers, and vSphere shows
-    neither the BIOS settings nor the EFI variables where the guest keeps its own order (Broadcom KB 326326). So the boot disk is
-    known where there is one disk, taken to be the lowest unit where all hang on one controller, and not known across several.
+    (*VirtualMachineBootOptions* in the vSphere Web Services API reference). That algorithm is not documented across kinds of controllers, and
+    vSphere shows neither the BIOS settings nor the EFI variables where the guest keeps its own order (Broadcom KB 326326). So the boot disk
+    is known where there is one disk, taken to be the lowest unit of the lowest controller where all hang on one kind, and not known across
+    several.
     """
-    in_order = unit_order(machine.disks)
-    keys = [disk.key for disk in in_order]
     named = named_boot_disks(machine)
-    controllers = {(disk.bus, disk.bus_number, disk.controller_key) for disk in in_order}
-    if not named and len(controllers) > 1:
+    if not named and len({disk.bus for disk in machine.disks}) > 1:
         return ()
-    return tuple(dict.fromkeys((*named, *keys)))
+    in_order = sorted(machine.disks, key=lambda disk: (disk.bus_number, disk.unit_number, disk.key))
+    return tuple(dict.fromkeys((*named, *(disk.key for disk in in_order))))
 
 
 def named_boot_disks(machine: Machine) -> tuple[int, ...]:

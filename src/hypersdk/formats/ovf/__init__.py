@@ -1,4 +1,4 @@
-"""OVF descriptors (DSP0243 1.1.1): read those of others, write our own, fit a server's to the files we wrote.
+"""OVF descriptors (DSP0243 1.1.1, OVF 2, and 0.9): read those of others, write our own, fit a server's to the files we wrote.
 
 ::
 
@@ -12,10 +12,12 @@
 
 from hypersdk.formats.ovf.adapt import adapt_ovf, place_in_key
 from hypersdk.formats.ovf.build import build_ovf
+from hypersdk.formats.ovf.document import descriptor_text
 from hypersdk.formats.ovf.layout import DiskFormat, OvfDisk
-from hypersdk.formats.ovf.parse import EnvelopeDisk, EnvelopeFile, EnvelopeNic, OvfEnvelope, OvfSystem, parse_ovf
+from hypersdk.formats.ovf.machine import EnvelopeNic, OvfSystem
+from hypersdk.formats.ovf.parse import EnvelopeDisk, EnvelopeFile, OvfEnvelope, parse_ovf
 
 __all__ = [
     "DiskFormat", "EnvelopeDisk", "EnvelopeFile", "EnvelopeNic", "OvfDisk", "OvfEnvelope", "OvfSystem",
-    "adapt_ovf", "build_ovf", "parse_ovf", "place_in_key",
+    "adapt_ovf", "build_ovf", "descriptor_text", "parse_ovf", "place_in_key",
 ]  # fmt: skip

@@ -1,31 +1,32 @@
 """Fits the descriptor that a server wrote to the files that we wrote.
 
 The server knows the machine better than we do (vApp properties, extra configuration), so its text is kept. What changes: file
-names, sizes, capacities, the format; disks and other files that are not part of the export go, with all that refers to them.
+names, sizes, capacities, the format, and how items refer to disks; disks and other files that are not part of the export go, with all that
+refers to them. Of several configurations the one that was taken stays: the others may want disks that are not there any more.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from itertools import count
 from typing import Final, TypeVar
 
 from lxml import etree
 
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.ovf.document import attribute, child, child_text, children, parse_document
-from hypersdk.formats.ovf.layout import FORMAT_URIS, VMW, OvfDisk
-from hypersdk.formats.ovf.parse import EnvelopeDisk, disk_capacity, parse_ovf
+from hypersdk.formats.ovf.hardware import RESOURCE, is_disk, is_drive
+from hypersdk.formats.ovf.layout import FORMAT_URIS, RASD, OvfDisk
+from hypersdk.formats.ovf.parse import EnvelopeDisk, Reading, read_envelope
+from hypersdk.formats.ovf.values import Warnings
 
 OVF_DISK_UNKNOWN = register(
     "ovf_disk_unknown",
     "The server's descriptor and the exported disks cannot be matched without guessing.",
     "None: HyperSDK writes its own descriptor instead. Report it with the descriptor if that one does not suit you.",
 )
-
-_FILE_RESOURCE: Final = re.compile(r"(?:ovf:)?/file/(.{1,256})")
-_DISK_RESOURCE: Final = re.compile(r"(?:ovf:)?/disk/(.{1,256})")
 
 _PLACE: Final = re.compile(r"([A-Za-z]{1,60})(\d{1,3}):(\d{1,3})")
 _KEY_BUSES: Final = (("ide", "ide"), ("ahci", "sata"), ("sata", "sata"), ("nvme", "nvme"))
@@ -35,22 +36,20 @@ _KEY_BUSES: Final = (("ide", "ide"), ("ahci", "sata"), ("sata", "sata"), ("nvme"
 def adapt_ovf(server_descriptor: bytes, disks: Sequence[OvfDisk]) -> bytes:
     """``server_descriptor`` for ``disks``.
 
-    A disk is found by its file name, else by controller and unit, else by a capacity that no other disk has. Raises
-    IntegrityError ``ovf_disk_unknown`` when that does not settle it, ``ovf_unsafe`` or ``bad_format`` when the text is not an
-    OVF that can be read: the caller then writes its own with ``build_ovf``.
+    A disk is found by its id in the descriptor where that is known. Else by its file name, else by controller and unit, else by a capacity that
+    no other disk has. Raises IntegrityError ``ovf_disk_unknown`` when that does not settle it, ``ovf_unsafe`` or ``bad_format`` when
+    the text is not an OVF that can be read: the caller then writes its own with ``build_ovf``.
     """
     root = parse_document(server_descriptor)
-    references, section = child(root, "References"), child(root, "DiskSection")
-    if references is None or section is None:
-        raise _unknown("it has no References or no DiskSection")
-    files = {attribute(element, "id") or "": element for element in children(references, "File")}
-    elements = {attribute(element, "diskId") or "": element for element in children(section, "Disk")}
-    matched = _match(parse_ovf(server_descriptor).disks, disks)
+    reading = read_envelope(root, Warnings())
+    theirs = {disk.id: disk for disk in reading.envelope.disks}
+    matched = _match(reading.envelope.disks, disks)
+    _keep_one_configuration(root, reading)
+    _fit_hardware(root, reading, matched)
+    parts = _Parts(root)
     for disk_id, disk in matched.items():
-        _rewrite(elements[disk_id], files[attribute(elements[disk_id], "fileRef") or ""], disk)
-    kept_files = {attribute(elements[disk_id], "fileRef") for disk_id in matched}
-    _drop_disks(root, {key: element for key, element in elements.items() if key not in matched})
-    _drop_files(root, {key: element for key, element in files.items() if key not in kept_files})
+        parts.rewrite(theirs[disk_id], disk)
+    parts.drop_others(matched)
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8") + b"\n"
 
 
@@ -59,16 +58,17 @@ def adapt_ovf(server_descriptor: bytes, disks: Sequence[OvfDisk]) -> bytes:
 
 def _match(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[str, OvfDisk]:
     """Disk id -> our disk. Each rule only sees what the ones before it left, and settles nothing where it is ambiguous."""
-    open_theirs = [disk for disk in theirs if disk.file is not None]
-    open_ours = list(ours)
-    matched: dict[str, OvfDisk] = {}
+    known = {disk.id for disk in theirs}
+    matched = _unique((disk.disk_id, disk) for disk in ours if disk.disk_id is not None and disk.disk_id in known)
+    open_theirs = [disk for disk in theirs if disk.file is not None and disk.id not in matched]
+    open_ours = [disk for disk in ours if disk not in matched.values()]
     for rule in (_by_name, _by_place, _by_capacity):
-        found = rule(open_theirs, open_ours)
+        found = rule(open_theirs, [disk for disk in open_ours if disk.disk_id is None])
         matched |= found
         open_theirs = [disk for disk in open_theirs if disk.id not in found]
         open_ours = [disk for disk in open_ours if disk not in found.values()]
     if open_ours:
-        raise _unknown(f"'{open_ours[0].file_name}' is not in it")
+        raise _unknown(f"'{open_ours[0].file_name or open_ours[0].disk_id}' is not in it")
     return matched
 
 
@@ -127,54 +127,145 @@ def place_in_key(lease_key: str | None) -> tuple[str, int, int] | None:
 # --- changing the text --------------------------------------------------------------------------------------------------
 
 
-def _rewrite(element: etree._Element, file: etree._Element, disk: OvfDisk) -> None:
-    _set(file, "href", disk.file_name)
-    _set(file, "size", str(disk.size_bytes))
-    _set(element, "format", FORMAT_URIS[disk.format])
-    if disk_capacity(element) != disk.capacity_bytes:
-        _set(element, "capacity", str(disk.capacity_bytes))
-        _set(element, "capacityAllocationUnits", "byte")
-    if disk.populated_bytes is not None:
-        _set(element, "populatedSize", str(disk.populated_bytes))
-
-
-def _drop_disks(root: etree._Element, gone: Mapping[str, etree._Element]) -> None:
-    """Takes out Disk elements, the hardware items that stand for them and the boot orders that name those."""
-    instances = set()
-    for element in gone.values():
+def _keep_one_configuration(root: etree._Element, reading: Reading) -> None:
+    if (chosen := reading.envelope.configuration) is None:
+        return
+    for element in (*reading.hardware.dropped, *children(root, "DeploymentOptionSection")):
         _remove(element)
-    for item in [
-        item for item in root.iter(tag=etree.Element) if etree.QName(item).localname in ("Item", "StorageItem")
-    ]:
-        match = _DISK_RESOURCE.fullmatch(child_text(item, "HostResource") or "")
-        if match and match[1] in gone:
-            instances.add(child_text(item, "InstanceID"))
-            _remove(item)
-    for section in list(root.iter(f"{{{VMW}}}BootOrderSection")):
-        if instances.intersection((attribute(section, "instanceId") or "").split()):
-            _remove(section)
-
-
-def _drop_files(root: etree._Element, files: Mapping[str, etree._Element]) -> None:
-    """Takes out File elements (ISO images, NVRAM) and every reference to them: a drive stays, empty."""
-    for element in files.values():
-        _remove(element)
-    for element in list(root.iter()):
-        if _file_reference(element.text) in files or any(
-            _file_reference(str(value)) in files for value in element.attrib.values()
-        ):
+    for element in list(root.iter(tag=etree.Element)):
+        names = (attribute(element, "configuration") or "").split()
+        if not names:
+            continue
+        _unset(element, "configuration")
+        owner = element.getparent()
+        if etree.QName(element).localname == "Value" and owner is not None and chosen in names:
+            _set(owner, "value", attribute(element, "value") or "")  # of a property
+            _remove(element)
+        elif chosen not in names:
             _remove(element)
 
 
+def _fit_hardware(root: etree._Element, reading: Reading, matched: Collection[str]) -> None:
+    """Items of disks that are not exported go, and the boot orders that name them; those that stay say which disk they mean as DSP0243 has it."""
+    gone = set()
+    for item in (*reading.hardware.items, *reading.hardware.others):
+        if is_disk(item):
+            disk = reading.disk_of.get(item)
+            if disk in matched:
+                _point_to(item, f"ovf:/disk/{disk}")
+            else:
+                gone.add(child_text(item, "InstanceID"))
+                _remove(item)
+        elif is_drive(item) and (image := reading.resources.find(item)) is not None and image not in matched:
+            for resource in list(children(item, "HostResource")):
+                _remove(resource)
+    for section in [
+        found for found in root.iter(tag=etree.Element) if etree.QName(found).localname == "BootOrderSection"
+    ]:
+        if gone.intersection((attribute(section, "instanceId") or "").split()):
+            _remove(section)
+
+
+def _point_to(item: etree._Element, resource: str) -> None:
+    present = list(children(item, "HostResource"))
+    for element in present[1:]:
+        _remove(element)
+    if present:
+        present[0].text = resource
+        return
+    namespace = next((etree.QName(found).namespace for found in children(item, "InstanceID", "ResourceType")), RASD)
+    element = etree.Element(f"{{{namespace}}}HostResource")
+    element.text = resource
+    later = (place for place, found in enumerate(item) if etree.QName(found).localname > "HostResource")
+    item.insert(next(later, len(item)), element)
+
+
+class _Parts:
+    """The files and disks that a descriptor lists."""
+
+    def __init__(self, root: etree._Element) -> None:
+        self._root = root
+        self._references = self._section("References", 0)
+        self._disk_section = self._section("DiskSection", root.index(self._references) + 1)
+        self._files = {attribute(element, "id") or "": element for element in children(self._references, "File")}
+        self._disks = {attribute(element, "diskId") or "": element for element in children(self._disk_section, "Disk")}
+        self._kept_files: set[str] = set()
+
+    def _section(self, name: str, place: int) -> etree._Element:
+        found = child(self._root, name)
+        if found is None:
+            found = self._root.makeelement(f"{{{etree.QName(self._root).namespace}}}{name}")
+            self._root.insert(place, found)
+        return found
+
+    def rewrite(self, theirs: EnvelopeDisk, disk: OvfDisk) -> None:
+        """Makes ``theirs`` the disk that we wrote."""
+        element = self._disks.get(theirs.id)
+        if element is None:
+            element = self._disks[theirs.id] = self._added(self._disk_section, "Disk", diskId=theirs.id)
+        if attribute(element, "capacity") is None or theirs.capacity_bytes != disk.capacity_bytes or _in_words(element):
+            _set(element, "capacity", str(disk.capacity_bytes))
+            _set(element, "capacityAllocationUnits", "byte")
+        if disk.file_name is None:
+            return
+        file = self._files.get(theirs.file.id) if theirs.file is not None else None
+        if file is None or attribute(file, "id") in self._kept_files:
+            file = self._add_file()  # of a disk that was empty, or a copy of one that has the file already
+        file_id = attribute(file, "id") or ""
+        self._kept_files.add(file_id)
+        _set(file, "href", disk.file_name)
+        _set(file, "size", str(disk.size_bytes))
+        _set(element, "fileRef", file_id)
+        _set(element, "format", FORMAT_URIS[disk.format])
+        if disk.populated_bytes is not None:
+            _set(element, "populatedSize", str(disk.populated_bytes))
+
+    def _add_file(self) -> etree._Element:
+        name = next(name for name in map("file{}".format, count(1)) if name not in self._files)
+        self._files[name] = self._added(self._references, "File", id=name)
+        return self._files[name]
+
+    def _added(self, section: etree._Element, name: str, **attributes: str) -> etree._Element:
+        element = etree.SubElement(section, f"{{{etree.QName(self._root).namespace}}}{name}")
+        for key, value in attributes.items():
+            _set(element, key, value)
+        return element
+
+    def drop_others(self, kept: Collection[str]) -> None:
+        """Takes out the disks that are not ``kept``, files (ISO images, NVRAM) that are no disk's, and every reference to them: a drive stays, empty."""
+        for disk_id, element in self._disks.items():
+            if disk_id not in kept:
+                _remove(element)
+        gone = {file_id: element for file_id, element in self._files.items() if file_id not in self._kept_files}
+        for element in gone.values():
+            _remove(element)
+        for element in list(self._root.iter()):
+            if _file_reference(element.text) in gone or any(
+                _file_reference(str(value)) in gone for value in element.attrib.values()
+            ):
+                _remove(element)
+
+
+def _in_words(element: etree._Element) -> bool:
+    """Whether the unit of the capacity is none of DSP0004."""
+    return not (attribute(element, "capacityAllocationUnits") or "byte").startswith("byte")
+
+
 def _file_reference(text: str | None) -> str | None:
-    match = _FILE_RESOURCE.fullmatch((text or "").strip())
-    return match[1] if match else None
+    match = RESOURCE.fullmatch((text or "").strip())
+    return match[2] if match and match[1].lower() == "file" else None
 
 
 def _remove(element: etree._Element) -> None:
     parent = element.getparent()
     if parent is not None:
         parent.remove(element)
+
+
+def _unset(element: etree._Element, name: str) -> None:
+    for key in list(element.attrib):
+        if etree.QName(str(key)).localname == name:
+            del element.attrib[key]
 
 
 def _set(element: etree._Element, name: str, value: str) -> None:

@@ -63,7 +63,8 @@ def build_ovf(machine: Machine, disks: Sequence[OvfDisk]) -> bytes:
 def _add_references(envelope: etree._Element, disks: Sequence[OvfDisk]) -> None:
     references = _sub(envelope, "References")
     for number, disk in enumerate(disks, start=1):
-        _sub(references, "File", href=disk.file_name, id=f"file{number}", size=str(disk.size_bytes))
+        if disk.file_name is not None:
+            _sub(references, "File", href=disk.file_name, id=f"file{number}", size=str(disk.size_bytes))
 
 
 def _add_disk_section(envelope: etree._Element, disks: Sequence[OvfDisk]) -> None:
@@ -72,8 +73,10 @@ def _add_disk_section(envelope: etree._Element, disks: Sequence[OvfDisk]) -> Non
     for number, disk in enumerate(disks, start=1):
         element = _sub(
             section, "Disk", capacity=str(disk.capacity_bytes), capacityAllocationUnits="byte",
-            diskId=f"vmdisk{number}", fileRef=f"file{number}", format=FORMAT_URIS[disk.format],
+            diskId=f"vmdisk{number}", format=FORMAT_URIS[disk.format],
         )  # fmt: skip
+        if disk.file_name is not None:
+            element.set(_ovf("fileRef"), f"file{number}")
         if disk.populated_bytes is not None:
             element.set(_ovf("populatedSize"), str(disk.populated_bytes))
 

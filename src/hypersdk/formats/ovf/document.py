@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -10,6 +11,8 @@ from lxml import etree
 
 from hypersdk.errors import BAD_FORMAT, IntegrityError, register
 from hypersdk.formats.ovf.layout import ENVELOPES, MAX_DEPTH, MAX_ELEMENTS, MAX_OVF_BYTES
+from hypersdk.formats.ovf.oldversion import as_version_1, is_old
+from hypersdk.formats.ovf.values import Warnings
 
 OVF_UNSAFE = register(
     "ovf_unsafe",
@@ -17,42 +20,80 @@ OVF_UNSAFE = register(
     "Do not use this file. Ask whoever made it for one written by ovftool, vSphere or HyperSDK.",
 )
 
-_BOM: Final = b"\xef\xbb\xbf"
-_DECLARED: Final = re.compile(r"<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})[\"']")
+_MARKS: Final = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+"""Byte order marks, longest first (XML 1.0, appendix F.1)."""
+_BEGINNINGS: Final = (
+    ("<\0?\0".encode("latin-1"), "utf-16-le"),
+    ("\0<\0?".encode("latin-1"), "utf-16-be"),
+    ("<\0\0\0".encode("latin-1"), "utf-32-le"),
+    ("\0\0\0<".encode("latin-1"), "utf-32-be"),
+)
+"""What ``<?`` looks like without a mark (the same appendix)."""
+_DECLARATION: Final = re.compile(r"\s{0,200}<\?xml\s[^>]{0,400}\?>")
+_DECLARED: Final = re.compile(rb"\s{0,200}<\?xml\s[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})[\"']")
 _PROLOG: Final = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)*", re.DOTALL)
-_UTF8_NAMES: Final = ("utf-8", "utf8", "us-ascii", "ascii")
+_READABLE: Final = re.compile(
+    r"ascii|utf-8|iso8859-\d+|cp\d{3,4}|gb2312|gbk|gb18030|big5|euc_(?:jp|kr)|shift_jis|koi8-[ru]|mac-roman"
+)
+"""Python's names of the codecs that are used: tables and multibyte sets in which ASCII is ASCII, nothing that runs a machine of its own."""
 
 
-def parse_document(data: bytes) -> etree._Element:
-    """The root ``Envelope`` of a descriptor.
-
-    UTF-8 only: it is what OVF tools write, and an encoding that hides ``<!DOCTYPE`` from one reader and shows it to another is
-    how filters are passed. Raises IntegrityError ``ovf_unsafe`` or ``bad_format``.
-    """
-    if len(data) > MAX_OVF_BYTES:
-        raise unsafe(f"the descriptor has {len(data)} bytes, more than {MAX_OVF_BYTES}")
-    text = _decode(data)
+def parse_document(data: bytes, warnings: Warnings | None = None) -> etree._Element:
+    """The root ``Envelope`` of a descriptor, in the terms of OVF 1 or 2. Raises IntegrityError ``ovf_unsafe`` or ``bad_format``."""
+    text = descriptor_text(data, warnings)
     if text.startswith("<!", _prolog_end(text)):
         raise unsafe("the descriptor brings its own document type (DOCTYPE)")
-    root = _parse(text)
+    root = _parse(text, warnings)
     _check_shape(root)
     name = etree.QName(root)
     if name.localname != "Envelope" or name.namespace not in ENVELOPES:
         raise malformed(f"the root element is '{name.localname[:60]}', not an OVF Envelope")
-    return root
+    return as_version_1(root) if is_old(root) else root
 
 
-def _decode(data: bytes) -> str:
-    try:
-        text = data.removeprefix(_BOM).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise malformed(f"the descriptor is not UTF-8 text ({error.reason} at byte {error.start})") from error
+def descriptor_text(data: bytes, warnings: Warnings | None = None) -> str:
+    """The descriptor without its XML declaration, decoded as its byte order mark, else its declaration says.
+
+    Only this text is looked at for ``<!DOCTYPE`` and only this text is parsed: an encoding that hides something from one reader and shows it
+    to another is of no use. Bytes that the encoding does not know become U+FFFD: a note in one may be damaged, the disks are not.
+    Raises IntegrityError ``ovf_unsafe`` or ``bad_format``.
+    """
+    if len(data) > MAX_OVF_BYTES:
+        raise unsafe(f"the descriptor has {len(data)} bytes, more than {MAX_OVF_BYTES}")
+    mark, encoding = next((found for found in _MARKS if data.startswith(found[0])), (b"", ""))
+    encoding = encoding or next((name for start, name in _BEGINNINGS if data.startswith(start)), "") or _declared(data)
+    text = data[len(mark) :].decode(encoding, errors="replace")
     if "\0" in text:
-        raise malformed("the descriptor holds NUL characters: it is not UTF-8 text")
-    declared = _DECLARED.match(text)
-    if declared and declared[1].lower() not in _UTF8_NAMES:
-        raise malformed(f"the descriptor declares the encoding {declared[1]}; only UTF-8 is read")
-    return text
+        raise malformed("the descriptor holds NUL characters: it is not text")
+    if "\ufffd" in text and warnings is not None and text.encode(encoding, errors="replace") != data[len(mark) :]:
+        warnings.add(f"the descriptor is not {encoding} text throughout; what could not be read is shown as U+FFFD")
+    return text[_declaration_end(text) :]
+
+
+def _declared(data: bytes) -> str:
+    """The codec that the declaration of 8-bit text asks for. One that says UTF-16 there is wrong about itself: it is read as UTF-8."""
+    match = _DECLARED.match(data)
+    name = match[1].decode() if match else "utf-8"
+    if name.lower().startswith(("utf-16", "utf-32", "ucs-")):
+        return "utf-8"
+    try:
+        codec = codecs.lookup(name).name
+    except LookupError:
+        codec = ""
+    if not _READABLE.fullmatch(codec):
+        raise malformed(f"the descriptor declares the encoding {name}, which is not read; save it as UTF-8")
+    return "utf-8" if codec == "ascii" else codec
+
+
+def _declaration_end(text: str) -> int:
+    match = _DECLARATION.match(text)
+    return match.end() if match else 0
 
 
 def _prolog_end(text: str) -> int:
@@ -60,15 +101,24 @@ def _prolog_end(text: str) -> int:
     return match.end() if match else 0
 
 
-def _parse(text: str) -> etree._Element:
-    parser = etree.XMLParser(
-        encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
+def _parse(text: str, warnings: Warnings | None) -> etree._Element:
+    data = text.encode(errors="replace")
+    try:
+        return etree.fromstring(data, parser := _parser(recover=False))
+    except etree.XMLSyntaxError as error:
+        if {entry.type for entry in parser.error_log} != {etree.ErrorTypes.WAR_NS_URI}:
+            raise malformed(f"the descriptor is not well-formed XML: {str(error)[:200]}") from error
+    # Nothing is wrong but a namespace with a blank in its name, which libxml2 calls a warning and lxml an error.
+    if warnings is not None:
+        warnings.add("a namespace of the descriptor is no valid URI")
+    return etree.fromstring(data, _parser(recover=True))
+
+
+def _parser(*, recover: bool) -> etree.XMLParser:
+    return etree.XMLParser(
+        encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, recover=recover,
         remove_comments=True, remove_pis=True, strip_cdata=True,
     )  # fmt: skip
-    try:
-        return etree.fromstring(text.encode(), parser)
-    except etree.XMLSyntaxError as error:
-        raise malformed(f"the descriptor is not well-formed XML: {str(error)[:200]}") from error
 
 
 def _check_shape(root: etree._Element) -> None:
@@ -98,6 +148,11 @@ def child_text(element: etree._Element, name: str) -> str | None:
     found = child(element, name)
     text = (found.text or "").strip() if found is not None else ""
     return text or None
+
+
+def child_texts(element: etree._Element, name: str) -> list[str]:
+    """The texts of all direct children of that name that are not blank."""
+    return [text for found in children(element, name) if (text := (found.text or "").strip())]
 
 
 def attribute(element: etree._Element, name: str) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Literal, TypeAlias
 
-from hypersdk.units import MiB
+from hypersdk.units import MiB, TiB
 
 MAX_OVF_BYTES: Final = 8 * MiB
 """A descriptor with 240 disks and every optional section is below 1 MiB."""
@@ -20,17 +20,22 @@ MAX_DEPTH: Final = 32
 """DSP0243 nests 6 deep, vSphere's product sections 8."""
 MAX_ELEMENTS: Final = 100_000
 MAX_CAPACITY_BYTES: Final = 2**63 - 1
+MAX_DISKS: Final = 1024
+"""vSphere ends at 636. Each item may be one more copy of a file, so a small descriptor could ask for any number of them."""
+MAX_EMPTY_DISK_BYTES: Final = 64 * TiB
+"""Of a disk that only the descriptor knows. vSphere ends at 62 TiB."""
 
 OVF: Final = "http://schemas.dmtf.org/ovf/envelope/1"
 RASD: Final = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
 VSSD: Final = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData"
 VMW: Final = "http://www.vmware.com/schema/ovf"
+VBOX: Final = "http://www.virtualbox.org/ovf/machine"
 XSI: Final = "http://www.w3.org/2001/XMLSchema-instance"
 
-ENVELOPES: Final = frozenset(
-    {OVF, "http://schemas.dmtf.org/ovf/envelope/2", "http://www.vmware.com/schema/ovf/1/envelope"}
-)
-"""Namespaces of the root element that are read: OVF 1, OVF 2, and 0.9 as VMware wrote it."""
+OVF_09: Final = "http://www.vmware.com/schema/ovf/1/envelope"
+
+ENVELOPES: Final = frozenset({OVF, f"{OVF}/", "http://schemas.dmtf.org/ovf/envelope/2", OVF_09})
+"""Namespaces of the root element that are read: OVF 1 (oVirt ends it with a slash), OVF 2, and 0.9 as VMware and VirtualBox wrote it."""
 
 
 class ResourceType(IntEnum):
@@ -41,8 +46,14 @@ class ResourceType(IntEnum):
     IDE = 5
     SCSI = 6
     ETHERNET = 10
+    FLOPPY = 14
+    CD = 15
+    DVD = 16
     DISK = 17
+    STORAGE_EXTENT = 19
     OTHER_STORAGE = 20  # SATA and NVMe; the sub type says which
+    LOGICAL_DISK = 31
+    STORAGE_VOLUME = 32
 
 
 DiskFormat: TypeAlias = Literal["vmdk-stream", "qcow2", "raw"]
@@ -102,17 +113,19 @@ OS_OTHER: Final = (102, 1)
 
 @dataclass(frozen=True, slots=True)
 class OvfDisk:
-    """One disk file as the descriptor shall name it.
+    """One disk as the descriptor shall name it. ``file_name`` is None for a disk that starts empty.
 
     ``device_key`` is vSphere's key of the disk in the machine. ``size_bytes`` is the size of the file, ``capacity_bytes`` that
     of the guest's disk, ``populated_bytes`` what of it holds data. ``lease_key`` is the key of the disk in the export lease
-    (``/vm-42/VirtualLsiLogicController0:0``), by which a server's descriptor may know it.
+    (``/vm-42/VirtualLsiLogicController0:0``), by which a server's descriptor may know it;
+    ``disk_id`` its id in the descriptor that it was read from, which leaves nothing to guess.
     """
 
     device_key: int
-    file_name: str
+    file_name: str | None
     size_bytes: int
     capacity_bytes: int
     populated_bytes: int | None
     format: DiskFormat
     lease_key: str | None
+    disk_id: str | None = None

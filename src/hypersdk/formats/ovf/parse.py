@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
 from lxml import etree
 
-from hypersdk.errors import IntegrityError
 from hypersdk.formats.names import is_bare_name
-from hypersdk.formats.ovf.document import attribute, child, child_text, children, malformed, parse_document, unsafe
-from hypersdk.formats.ovf.layout import MAX_CAPACITY_BYTES, ResourceType
-from hypersdk.model import Firmware
-from hypersdk.units import GiB, KiB, MiB, TiB
+from hypersdk.formats.ovf.document import attribute, child_text, children, malformed, parse_document, unsafe
+from hypersdk.formats.ovf.hardware import (
+    Hardware,
+    Place,
+    Placement,
+    Resources,
+    place_disks,
+    quantity_bytes,
+    read_hardware,
+)
+from hypersdk.formats.ovf.layout import MAX_DISKS, MAX_EMPTY_DISK_BYTES
+from hypersdk.formats.ovf.machine import EnvelopeNic, OvfSystem, only_system, read_nics, read_system
+from hypersdk.formats.ovf.values import Warnings, amount, shown
 
-_UNIT: Final = re.compile(r"bytes?(?:\s*\*\s*(?:(2|10)\s*\^\s*(\d{1,2})|(\d{1,18})))?", re.IGNORECASE)
-_UNIT_WORDS: Final = {"kilobytes": KiB, "megabytes": MiB, "gigabytes": GiB, "terabytes": TiB}
-"""OVF 0.9 and old VMware products write the unit as a word."""
-
-_HOST_RESOURCE: Final = re.compile(r"(?:ovf:)?/disk/(.{1,256})")
-_BUSES: Final = {ResourceType.IDE: "ide", ResourceType.SCSI: "scsi", ResourceType.OTHER_STORAGE: "sata"}
+_PROPERTY: Final = re.compile(r"\$\{([^{}]{1,200})\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,71 +47,84 @@ class EnvelopeFile:
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeDisk:
-    """One disk. ``file`` is ``None`` for a disk that starts empty. ``bus`` is as in ``model.Disk``; ``None`` when no item names the disk."""
+    """One disk. ``file`` is ``None`` for a disk that starts empty; it always has a capacity. ``bus`` and ``controller`` are as in
+    ``model.Disk``, ``controller_key`` is the InstanceID of the controller; ``None`` when no item says where the disk hangs."""
 
     id: str
     file: EnvelopeFile | None
-    capacity_bytes: int
+    capacity_bytes: int | None
     populated_bytes: int | None
     format: str | None
     label: str
-    bus: str | None
-    bus_number: int | None
-    unit_number: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class EnvelopeNic:
-    """One network card."""
-
-    label: str
-    mac: str | None
-    network: str | None
-    adapter: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class OvfSystem:
-    """The machine; ``None`` where the descriptor does not say."""
-
-    name: str | None
-    os_id: int | None
-    os_type: str | None
-    os_name: str | None
-    cpus: int | None
-    cores_per_socket: int | None
-    memory_bytes: int | None
-    firmware: Firmware
-    secure_boot: bool
-    boot_disks: tuple[str, ...] = ()
-    """Ids of the disks that the boot order names, in that order."""
+    bus: str | None = None
+    bus_number: int | None = None
+    unit_number: int | None = None
+    controller: str = ""
+    controller_key: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OvfEnvelope:
-    """A descriptor. ``disks`` are in the order of controllers, then units; those without a hardware item come last."""
+    """A descriptor. ``disks`` are in the order in which firmware numbers them: bus, number of the controller, unit; those without a hardware item
+    come last. ``configuration`` is the one that was taken, where there is a choice. ``warnings`` say what was left out or not understood.
+    """
 
     files: tuple[EnvelopeFile, ...]
     disks: tuple[EnvelopeDisk, ...]
     nics: tuple[EnvelopeNic, ...]
     networks: tuple[str, ...]
     system: OvfSystem
+    configuration: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A descriptor with its elements, for who changes them. ``disk_of`` has the disk of every hardware item that is one."""
+
+    envelope: OvfEnvelope
+    hardware: Hardware
+    resources: Resources
+    disk_of: Mapping[etree._Element, str]
 
 
 def parse_ovf(data: bytes) -> OvfEnvelope:
     """What ``data`` describes. Raises IntegrityError ``ovf_unsafe`` or ``bad_format``; never looks at a file."""
-    root = parse_document(data)
+    warnings = Warnings()
+    return read_envelope(parse_document(data, warnings), warnings).envelope
+
+
+def read_envelope(root: etree._Element, warnings: Warnings) -> Reading:
+    """What a document of ``parse_document`` describes.
+
+    Raises IntegrityError where it cannot be known which bytes are a disk's; all else that is wrong is unknown, and a warning.
+    """
     files = _read_files(root)
-    disks = _read_disks(root, files)
-    system = _only_system(root)
-    items = _hardware_items(root, system)
-    return OvfEnvelope(
+    for element in _within(root, ("References",), "File"):
+        if (size := attribute(element, "size")) is not None and amount(size, None) is None:
+            warnings.add(
+                f"the size {shown(size)} of the file {shown(attribute(element, 'href'))} is no number; it is not known"
+            )
+    system = only_system(root)
+    hardware = read_hardware(root, system, warnings)
+    source = _DiskSource(_disk_elements(root), files, _properties(root, hardware.configuration), warnings)
+    placement = place_disks(hardware, source.resources, warnings)
+    disks = tuple(source.disks(placement))
+    if len(disks) > MAX_DISKS:
+        raise unsafe(f"the descriptor attaches {len(disks)} disks, more than {MAX_DISKS}")
+    items = {disk.id: placement.placed[disk.id].item for disk in disks if disk.id in placement.placed}
+    facts = OvfEnvelope(
         files=tuple(files.values()),
-        disks=_placed(disks, items),
-        nics=tuple(_read_nic(item) for item in items if _resource_type(item) == ResourceType.ETHERNET),
-        networks=tuple(name for section in children(root, "NetworkSection") for name in _network_names(section)),
-        system=_read_system(system, items),
+        disks=disks,
+        nics=read_nics(hardware.items),
+        networks=tuple(
+            name for network in _within(root, ("NetworkSection",), "Network") if (name := attribute(network, "name"))
+        ),
+        system=read_system(system, hardware.items, items, warnings),
+        configuration=hardware.configuration,
+        warnings=warnings.all(),
     )
+    return Reading(facts, hardware, source.resources, placement.disk_of)
 
 
 # --- references and disks --------------------------------------------------------------------------------------------
@@ -136,172 +152,116 @@ def _refuse_unreadable(element: etree._Element, href: str) -> None:
         raise malformed(f"'{href}' is split into chunks; join them and take the attribute out of the descriptor")
 
 
-def _read_disks(root: etree._Element, files: Mapping[str, EnvelopeFile]) -> dict[str, EnvelopeDisk]:
-    disks: dict[str, EnvelopeDisk] = {}
-    used: set[str] = set()
-    for element in _within(root, ("DiskSection", "Section"), "Disk"):
-        disk = _read_disk(element, files)
-        if disk.id in disks or (disk.file and disk.file.id in used):
-            raise malformed(f"disk '{disk.id[:60]}', or its file, is listed twice")
-        if disk.file:
-            used.add(disk.file.id)
-        disks[disk.id] = disk
-    return disks
+def _disk_elements(root: etree._Element) -> dict[str, etree._Element]:
+    elements: dict[str, etree._Element] = {}
+    for element in _within(root, ("DiskSection",), "Disk"):
+        disk_id = _required(element, "diskId")
+        if disk_id in elements:
+            raise malformed(f"the disk {shown(disk_id)} is listed twice")
+        elements[disk_id] = element
+    return elements
 
 
-def _read_disk(element: etree._Element, files: Mapping[str, EnvelopeFile]) -> EnvelopeDisk:
-    disk_id, file_id = _required(element, "diskId"), attribute(element, "fileRef")
-    if attribute(element, "parentRef"):
-        raise malformed(f"disk '{disk_id[:60]}' is the difference to another disk; only whole disks are read")
-    if file_id is not None and file_id not in files:
-        raise malformed(f"disk '{disk_id[:60]}' refers to the file '{file_id[:60]}', which is not listed")
-    return EnvelopeDisk(
-        id=disk_id,
-        file=files[file_id] if file_id is not None else None,
-        capacity_bytes=disk_capacity(element),
-        populated_bytes=_optional_number(element, "populatedSize"),
-        format=attribute(element, "format"),
-        label=disk_id,
-        bus=None,
-        bus_number=None,
-        unit_number=None,
-    )
+class _DiskSource:
+    """Makes the disks that are taken from ``Disk`` elements, from files that an item points to, and from items that say how large they are."""
 
+    def __init__(
+        self,
+        elements: Mapping[str, etree._Element],
+        files: Mapping[str, EnvelopeFile],
+        properties: Mapping[str, str],
+        warnings: Warnings,
+    ) -> None:
+        self._elements = elements
+        self._files = files
+        self._properties = properties
+        self._warnings = warnings
+        listed = {file_id: disk for disk, element in elements.items() if (file_id := attribute(element, "fileRef"))}
+        bare = Resources(elements, {})
+        self._of_files = {bare.new_id(file_id): file for file_id, file in files.items() if file_id not in listed}
+        self.resources = Resources(elements, {**{file.id: disk for disk, file in self._of_files.items()}, **listed})
 
-def disk_capacity(element: etree._Element) -> int:
-    """Bytes of the guest's disk that a ``Disk`` element describes."""
-    return _amount(_required(element, "capacity"), attribute(element, "capacityAllocationUnits"), "capacity")
+    def disks(self, placement: Placement) -> Iterator[EnvelopeDisk]:
+        """Those that are taken, in order; says which are not."""
+        for disk in placement.left_out:
+            self._warnings.add(f"the disk {shown(disk)} belongs to a configuration that is not taken; it is left out")
+        for disk in placement.images:
+            self._warnings.add(
+                f"{shown(disk)} is an image in a CD or floppy drive; it is left out, the drive stays empty"
+            )
+        for disk in placement.unnamed:
+            if attribute(self._elements[disk], "fileRef"):
+                self._warnings.add(f"no hardware item says where the disk {shown(disk)} is attached")
+        for disk in (*placement.placed, *placement.unnamed):
+            place = placement.placed.get(disk)
+            found = self._disk(disk, placement.original.get(disk, disk), place)
+            if found.file is not None or (place and 0 < (found.capacity_bytes or 0) <= MAX_EMPTY_DISK_BYTES):
+                yield found
+                continue
+            why = "no size that can be used" if place else "no hardware item"
+            self._warnings.add(f"the disk {shown(found.label)} has no file in the package and {why}; it is left out")
 
-
-def _placed(disks: Mapping[str, EnvelopeDisk], items: Sequence[etree._Element]) -> tuple[EnvelopeDisk, ...]:
-    """The disks with what their hardware items say, in the order of controllers and units."""
-    controllers = {
-        instance: (position, item)
-        for position, item in enumerate(items)
-        if _resource_type(item) in _BUSES and (instance := child_text(item, "InstanceID"))
-    }
-    found: list[tuple[tuple[int, int, int], EnvelopeDisk]] = []
-    for position, item in enumerate(items):
-        if _resource_type(item) != ResourceType.DISK:
-            continue
-        disk = disks.get(_disk_reference(item))
-        if disk is None:
-            raise malformed(f"the hardware item '{_label(item)}' refers to a disk that is not listed")
-        place, controller = controllers.get(child_text(item, "Parent") or "", (len(items), None))
-        unit = _small_number(child_text(item, "AddressOnParent"))
-        found.append(
-            ((place, len(items) if unit is None else unit, position), _with_place(disk, item, controller, unit))
+    def _disk(self, disk_id: str, listed_as: str, place: Place | None) -> EnvelopeDisk:
+        element = self._elements.get(listed_as)
+        controller = place.controller if place else None
+        return EnvelopeDisk(
+            id=disk_id,
+            file=self._of_files.get(listed_as) if element is None else self._file(disk_id, element),
+            capacity_bytes=self._capacity(disk_id, element, place),
+            populated_bytes=self._number(element, "populatedSize") if element is not None else None,
+            format=attribute(element, "format") if element is not None else None,
+            label=place.label if place else disk_id,
+            bus=controller.bus if controller else None,
+            bus_number=controller.number if controller else None,
+            unit_number=place.unit if place else None,
+            controller=controller.kind if controller else "",
+            controller_key=controller.key if controller else None,
         )
-    ordered = [disk for _, disk in sorted(found, key=lambda entry: entry[0])]
-    if len({disk.id for disk in ordered}) != len(ordered):
-        raise malformed("two hardware items refer to the same disk")
-    named = {disk.id for disk in ordered}
-    return (*ordered, *(disk for disk in disks.values() if disk.id not in named))
+
+    def _file(self, disk_id: str, element: etree._Element) -> EnvelopeFile | None:
+        file_id = attribute(element, "fileRef")
+        if attribute(element, "parentRef"):
+            raise malformed(f"disk {shown(disk_id)} is the difference to another disk; only whole disks are read")
+        if file_id is not None and file_id not in self._files:
+            raise malformed(f"disk {shown(disk_id)} refers to the file {shown(file_id)}, which is not listed")
+        return self._files[file_id] if file_id is not None else None
+
+    def _capacity(self, disk_id: str, element: etree._Element | None, place: Place | None) -> int | None:
+        """Bytes of the guest's disk. What a file's image holds is not touched by it: the image has a capacity of its own."""
+        if element is None:
+            # An item that points to something else, as a device of the host, is none that starts empty.
+            return quantity_bytes(place.item) if place and child_text(place.item, "HostResource") is None else None
+        text, unit = attribute(element, "capacity"), attribute(element, "capacityAllocationUnits")
+        match = _PROPERTY.fullmatch(text or "")
+        capacity = amount(self._properties.get(match[1]) if match else text, unit)
+        if capacity is None:
+            self._warnings.add(
+                f"the capacity {shown(text)} in {shown(unit or 'byte')} of the disk {shown(disk_id)} is not understood"
+            )
+        return capacity
+
+    def _number(self, element: etree._Element, name: str) -> int | None:
+        text = attribute(element, name)
+        number = amount(text, None)
+        if text is not None and number is None:
+            self._warnings.add(f"{name} {shown(text)} of a disk is no number of bytes")
+        return number
 
 
-def _disk_reference(item: etree._Element) -> str:
-    """The disk id in ``ovf:/disk/ID``. An item with another kind of resource (a file, a pass-through device) is refused."""
-    match = _HOST_RESOURCE.fullmatch(child_text(item, "HostResource") or "")
-    if match is None:
-        raise malformed(f"the hardware item '{_label(item)}' is a disk without a disk of this descriptor behind it")
-    return match[1]
-
-
-def _with_place(
-    disk: EnvelopeDisk, item: etree._Element, controller: etree._Element | None, unit: int | None
-) -> EnvelopeDisk:
-    bus = number = None
-    if controller is not None:
-        bus = _BUSES[ResourceType(_resource_type(controller) or 0)]
-        if bus == "sata" and "nvme" in (child_text(controller, "ResourceSubType") or "").lower():
-            bus = "nvme"
-        number = _small_number(child_text(controller, "Address"))
-    return EnvelopeDisk(
-        disk.id, disk.file, disk.capacity_bytes, disk.populated_bytes, disk.format, _label(item), bus, number, unit
-    )  # fmt: skip
-
-
-# --- the machine -----------------------------------------------------------------------------------------------------
-
-
-def _only_system(root: etree._Element) -> etree._Element:
-    systems = [*children(root, "VirtualSystem", "Content")]
-    for collection in children(root, "VirtualSystemCollection"):
-        systems += children(collection, "VirtualSystem", "Content")
-    if len(systems) != 1:
-        raise malformed(f"the descriptor holds {len(systems)} machines; exactly one is read")
-    return systems[0]
-
-
-def _hardware_items(root: etree._Element, system: etree._Element) -> list[etree._Element]:
-    """The items of the first hardware section that hold in the default configuration."""
-    hardware = next(children(system, "VirtualHardwareSection"), None)
-    if hardware is None:
-        raise malformed("the descriptor has no VirtualHardwareSection")
-    default = _default_configuration(root)
-    return [
-        item
-        for item in children(hardware, "Item", "StorageItem", "EthernetPortItem")
-        if attribute(item, "bound") in (None, "normal")
-        and (attribute(item, "configuration") is None or default in (attribute(item, "configuration") or "").split())
-    ]
-
-
-def _default_configuration(root: etree._Element) -> str | None:
-    configurations = list(_within(root, ("DeploymentOptionSection",), "Configuration"))
-    marked = [entry for entry in configurations if attribute(entry, "default") in ("true", "1")]
-    chosen = next(iter(marked or configurations), None)
-    return attribute(chosen, "id") if chosen is not None else None
-
-
-def _read_system(system: etree._Element, items: Sequence[etree._Element]) -> OvfSystem:
-    os_section = child(system, "OperatingSystemSection")
-    cpu, memory = _first(items, ResourceType.CPU), _first(items, ResourceType.MEMORY)
-    settings = dict(_settings(system))
-    return OvfSystem(
-        name=child_text(system, "Name") or attribute(system, "id"),
-        os_id=_small_number(attribute(os_section, "id")) if os_section is not None else None,
-        os_type=attribute(os_section, "osType") if os_section is not None else None,
-        os_name=child_text(os_section, "Description") if os_section is not None else None,
-        cpus=_small_number(child_text(cpu, "VirtualQuantity")) if cpu is not None else None,
-        cores_per_socket=_small_number(child_text(cpu, "CoresPerSocket")) if cpu is not None else None,
-        memory_bytes=_memory_bytes(memory) if memory is not None else None,
-        firmware=Firmware.EFI if settings.get("firmware", "").lower() == "efi" else Firmware.BIOS,
-        secure_boot=settings.get("bootOptions.efiSecureBootEnabled", "").lower() == "true",
-        boot_disks=tuple(_boot_disks(system, items)),
-    )
-
-
-def _boot_disks(system: etree._Element, items: Sequence[etree._Element]) -> Iterator[str]:
-    """What vCenter's ``BootOrderSection`` names. A boot order that cannot be followed names nothing: it does not touch the disks."""
-    by_instance = {child_text(item, "InstanceID"): item for item in items if _resource_type(item) == ResourceType.DISK}
-    for section in children(system, "BootOrderSection"):
-        for instance in (attribute(section, "instanceId") or "").split():
-            if (item := by_instance.get(instance)) is not None:
-                yield _disk_reference(item)
-
-
-def _settings(system: etree._Element) -> Iterator[tuple[str, str]]:
-    """``vmw:Config`` key and value pairs of the hardware."""
-    for element in _within(system, ("VirtualHardwareSection",), "Config"):
-        key, value = attribute(element, "key"), attribute(element, "value")
-        if key and value:
-            yield key, value
-
-
-def _memory_bytes(item: etree._Element) -> int | None:
-    quantity = child_text(item, "VirtualQuantity")
-    return _amount(quantity, child_text(item, "AllocationUnits") or "byte * 2^20", "memory size") if quantity else None
-
-
-def _read_nic(item: etree._Element) -> EnvelopeNic:
-    return EnvelopeNic(
-        _label(item), child_text(item, "Address"), child_text(item, "Connection"), child_text(item, "ResourceSubType")
-    )
-
-
-def _network_names(section: etree._Element) -> Iterator[str]:
-    return (name for network in children(section, "Network") if (name := attribute(network, "name")))
+def _properties(root: etree._Element, configuration: str | None) -> dict[str, str]:
+    """Values of the product's properties, by the name that ``${name}`` refers to them with (DSP0243 9.5)."""
+    values: dict[str, str] = {}
+    for section in root.iter(f"{{{etree.QName(root).namespace}}}ProductSection"):
+        class_, instance = attribute(section, "class"), attribute(section, "instance")
+        for element in children(section, "Property"):
+            name = ".".join(part for part in (class_, attribute(element, "key"), instance) if part)
+            special = [
+                entry for entry in children(element, "Value") if attribute(entry, "configuration") == configuration
+            ]
+            value = attribute(special[0] if special else element, "value")
+            if value is not None:
+                values[name] = value
+    return values
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -312,20 +272,6 @@ def _within(root: etree._Element, sections: tuple[str, ...], name: str) -> Itera
         yield from children(section, name)
 
 
-def _first(items: Sequence[etree._Element], resource: ResourceType) -> etree._Element | None:
-    return next((item for item in items if _resource_type(item) == resource), None)
-
-
-def _resource_type(item: etree._Element) -> int | None:
-    return _small_number(child_text(item, "ResourceType"))
-
-
-def _label(item: etree._Element) -> str:
-    return (child_text(item, "ElementName") or child_text(item, "Caption") or child_text(item, "InstanceID") or "?")[
-        :200
-    ]
-
-
 def _required(element: etree._Element, name: str) -> str:
     value = attribute(element, name)
     if value is None:
@@ -333,38 +279,6 @@ def _required(element: etree._Element, name: str) -> str:
     return value
 
 
-def _small_number(text: str | None) -> int | None:
-    """A count or an address; ``None`` for anything that is not a number of up to nine digits."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
-
-
 def _optional_number(element: etree._Element, name: str) -> int | None:
-    text = attribute(element, name)
-    return _amount(text, "byte", name) if text is not None else None
-
-
-def _amount(text: str, unit: str | None, what: str) -> int:
-    """``text`` times ``unit`` in bytes. A ``${property}`` reference, a fraction or more than 2^63 bytes is refused."""
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise malformed(f"the {what} '{text[:40]}' is not a whole number")
-    value = int(text) * _unit_bytes(unit)
-    if value > MAX_CAPACITY_BYTES:
-        raise unsafe(f"the {what} of {text[:40]} {unit or 'byte'} is beyond any disk")
-    return value
-
-
-def _unit_bytes(unit: str | None) -> int:
-    words = " ".join((unit or "byte").split())
-    if words.lower() in _UNIT_WORDS:
-        return _UNIT_WORDS[words.lower()]
-    match = _UNIT.fullmatch(words)
-    if match is None:
-        raise _unknown_unit(words)
-    base, exponent, factor = match.groups()
-    if factor:
-        return int(factor)
-    return int(base) ** int(exponent) if base else 1
-
-
-def _unknown_unit(words: str) -> IntegrityError:
-    return malformed(f"the unit '{words[:60]}' is not one of bytes (like 'byte * 2^30')")
+    """Bytes that an attribute announces; ``None`` where it is missing or no number."""
+    return amount(attribute(element, name), None)
