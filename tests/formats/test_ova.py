@@ -269,7 +269,11 @@ def test_a_pax_size_counts_where_the_octal_field_is_too_small() -> None:
     [
         pytest.param([entry("../etc/passwd", 1)], id="parent"),
         pytest.param([entry("/etc/passwd", 1)], id="absolute"),
-        pytest.param([entry("sub/a.ovf", 1)], id="folder"),
+        pytest.param([entry("sub/../../a.ovf", 1)], id="parent below a folder"),
+        pytest.param([entry("sub//a.ovf", 1)], id="nameless folder"),
+        pytest.param([entry("a/b/c/d/e/f/g/h/i/a.ovf", 1)], id="too many folders"),
+        pytest.param([entry("a", kind=tarfile.GNUTYPE_SPARSE)], id="sparse"),
+        pytest.param([entry("a", pax_headers={"GNU.sparse.major": "1"})], id="sparse, in pax"),
         pytest.param([entry("a\\b", 1)], id="backslash"),
         pytest.param([entry("..", 1)], id="dots"),
         pytest.param([entry("a", kind=tarfile.SYMTYPE, linkname="/etc/shadow")], id="symlink"),
@@ -283,7 +287,9 @@ def test_a_pax_size_counts_where_the_octal_field_is_too_small() -> None:
 )
 def test_hostile_archives_are_refused(members: list[tarfile.TarInfo]) -> None:
     with pytest.raises(IntegrityError) as caught:
-        read(tar_of(members))
+        read(
+            tar_of(members, tarfile.PAX_FORMAT if any(member.pax_headers for member in members) else tarfile.GNU_FORMAT)
+        )
     assert caught.value.code == "bad_format"
 
 

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from lxml import etree
 
 from hypersdk.errors import IntegrityError, register
+from hypersdk.formats.names import href_of
 from hypersdk.formats.ovf.document import attribute, child, child_text, children, parse_document
 from hypersdk.formats.ovf.layout import FORMAT_URIS, OvfDisk
 from hypersdk.formats.ovf.parse import EnvelopeDisk, disk_capacity, parse_ovf
@@ -81,7 +82,7 @@ def _by_name(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[st
         (disk.id, known[name])
         for disk in theirs
         if disk.file is not None
-        for name in (disk.file.href, disk.file.id)
+        for name in (*disk.file.names, disk.file.id)
         if name in known
     )
 
@@ -128,8 +129,10 @@ def place_in_key(lease_key: str | None) -> tuple[str, int, int] | None:
 
 
 def _rewrite(element: etree._Element, file: etree._Element, disk: OvfDisk) -> None:
-    _set(file, "href", disk.file_name)
+    _set(file, "href", href_of(disk.file_name))
     _set(file, "size", str(disk.size_bytes))
+    for name in ("compression", "chunkSize"):  # ours is whole and as it is
+        _unset(file, name)
     _set(element, "format", FORMAT_URIS[disk.format])
     if disk_capacity(element) != disk.capacity_bytes:
         _set(element, "capacity", str(disk.capacity_bytes))
@@ -179,6 +182,11 @@ def _set(element: etree._Element, name: str, value: str) -> None:
             element.set(key, value)
             return
     element.set(etree.QName(etree.QName(element).namespace, name), value)
+
+
+def _unset(element: etree._Element, name: str) -> None:
+    for key in [key for key in element.attrib if etree.QName(str(key)).localname == name]:
+        del element.attrib[key]
 
 
 def _unknown(why: str) -> IntegrityError:

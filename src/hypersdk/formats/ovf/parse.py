@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote
 
 from lxml import etree
 
 from hypersdk.errors import IntegrityError
-from hypersdk.formats.names import is_bare_name
+from hypersdk.formats.names import names_in_href
 from hypersdk.formats.ovf.document import attribute, child, child_text, children, malformed, parse_document, unsafe
 from hypersdk.formats.ovf.layout import MAX_CAPACITY_BYTES, ResourceType
 from hypersdk.model import Firmware
@@ -27,19 +26,22 @@ _BUSES: Final = {ResourceType.IDE: "ide", ResourceType.SCSI: "scsi", ResourceTyp
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeFile:
-    """One file reference. ``href`` is a bare name as the descriptor writes it; ``size_bytes`` as announced there.
+    """One file reference. ``href`` is as the descriptor writes it; ``size_bytes`` as announced there.
 
-    ``names`` are those to look for, best first: as written, then with ``%20`` and the like resolved (writers differ).
+    ``compression`` is the name of a method, None where the file is stored as it is. With ``chunk_bytes`` it is stored in parts
+    ``NAME.000000000``, ``NAME.000000001`` and so on, of that size each but the last.
     """
 
     id: str
     href: str
     size_bytes: int | None
+    compression: str | None = None
+    chunk_bytes: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Candidates for the name of the file on disk or in the archive."""
-        return tuple(dict.fromkeys((self.href, unquote(self.href))))
+        """Candidates for the name of the file on disk or in the archive, best first: see ``names_in_href``."""
+        return names_in_href(self.href)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +118,21 @@ def _read_files(root: etree._Element) -> dict[str, EnvelopeFile]:
     files: dict[str, EnvelopeFile] = {}
     for element in _within(root, ("References",), "File"):
         file_id, href = _required(element, "id"), _required(element, "href")
-        _refuse_unreadable(element, href)
+        if not names_in_href(href):
+            raise unsafe(f"a file reference leaves the descriptor's folder: {href[:100]!r}")
         if file_id in files:
             raise malformed(f"the file id '{file_id[:60]}' is given twice")
-        files[file_id] = EnvelopeFile(file_id, href, _optional_number(element, "size"))
+        compression = (attribute(element, "compression") or "identity").lower()
+        files[file_id] = EnvelopeFile(
+            file_id,
+            href,
+            _optional_number(element, "size"),
+            None if compression == "identity" else compression,
+            _optional_number(element, "chunkSize") or None,
+        )
     if len({file.href for file in files.values()}) != len(files):
         raise malformed("two file references name the same file")
     return files
-
-
-def _refuse_unreadable(element: etree._Element, href: str) -> None:
-    if not is_bare_name(href) or not is_bare_name(unquote(href)):
-        raise unsafe(f"a file reference leaves the descriptor's folder: {href[:100]!r}")
-    if attribute(element, "compression") not in (None, "identity"):
-        raise malformed(f"'{href}' is compressed as a whole; unpack it and take the attribute out of the descriptor")
-    if attribute(element, "chunkSize"):
-        raise malformed(f"'{href}' is split into chunks; join them and take the attribute out of the descriptor")
 
 
 def _read_disks(root: etree._Element, files: Mapping[str, EnvelopeFile]) -> dict[str, EnvelopeDisk]:
