@@ -185,6 +185,18 @@ def _check_header(header: SparseHeader) -> None:
         raise bad_format(f"compression method {header.compression}")
 
 
+def exact_capacity(header: SparseHeader, told_sectors: int | None) -> int:
+    """Guest bytes of an extent, where its descriptor tells ``told_sectors`` (None: it does not).
+
+    VirtualBox rounds the header's number up to whole grains, as [V] asks for, and writes the guest's into the descriptor alone.
+    Raises IntegrityError ``bad_format`` when the two differ by more than that.
+    """
+    told = header.capacity if told_sectors is None else told_sectors * SECTOR
+    if header.capacity not in (told, align_up(told, header.grain_sectors * SECTOR)):
+        raise bad_format(f"a capacity of {header.capacity} bytes, not {told} as its descriptor says")
+    return told
+
+
 def require_stream(header: SparseHeader) -> None:
     """Raises IntegrityError ``bad_format`` unless ``header`` is one of a stream with 64 KiB grains."""
     wanted = Flag.COMPRESSED | Flag.MARKERS
