@@ -116,7 +116,8 @@ class GzipReader:
                 data = place.inflater.decompress(source, min(most, _STEP))
             except zlib.error as error:
                 raise IntegrityError(f"the gzip file is damaged: {error}", code=BAD_FORMAT) from error
-            place.consumed += len(source) - len(place.inflater.unconsumed_tail) - len(place.inflater.unused_data)
+            inflater = place.inflater  # at the end of a member Python may give the same rest in both of its attributes
+            place.consumed += len(source) - len(inflater.unused_data if inflater.eof else inflater.unconsumed_tail)
             place.offset += len(data)
             if place.inflater.eof:
                 place.inflater = None

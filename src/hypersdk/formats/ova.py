@@ -47,7 +47,10 @@ name. A pax header (``X`` is Sun's name for it) may hold extended attributes as 
 _MAX_OCTAL_SIZE: Final = 8**11 - 1
 _MAX_PLAIN_NAME: Final = 100
 _REGULAR: Final = (b"0", b"\0", b"7")
-_SPARSE_KEY: Final = b"GNU.sparse."
+_SPARSE: Final = b"GNU.sparse."
+"""How all keys begin by which pax marks a file without its holes."""
+_SPARSE_NAME: Final = b"GNU.sparse.name"
+_PAX_KEYS: Final = (b"path", b"size", _SPARSE_NAME)
 _APPLE_DOUBLE: Final = "._"
 """What macOS puts before the name of a file that holds another file's attributes."""
 
@@ -321,7 +324,7 @@ def _parse_number(field: bytes) -> int:
 
 
 def _pax_fields(data: bytes) -> dict[bytes, bytes]:
-    """The records of a pax header. Keys and values are bytes: extended attributes (``SCHILY.xattr``) are no text."""
+    """What matters here of a pax header. Keys and values are bytes: extended attributes (``SCHILY.xattr``) are no text."""
     found: dict[bytes, bytes] = {}
     at = 0
     while at < len(data) and data[at]:  # some writers fill up with zeros
@@ -331,9 +334,10 @@ def _pax_fields(data: bytes) -> dict[bytes, bytes]:
         key, separator, value = record.partition(b"=")
         if not separator or at + length > len(data) or not value.endswith(b"\n"):
             raise _bad("a pax header is damaged")
-        if key.startswith(_SPARSE_KEY):
-            raise _sparse(found.get(b"path", b"a member"))
-        found[key] = value[:-1]
+        if key.startswith(_SPARSE):
+            found.setdefault(_SPARSE, b"")
+        if key in _PAX_KEYS:
+            found[key] = value[:-1]
         at += length
     return found
 
@@ -350,6 +354,8 @@ def _pax_size(fields: Mapping[bytes, bytes], plain: int) -> int:
 def _member_name(header: _Header, fields: Mapping[bytes, bytes]) -> str | None:
     """The member's name as an inner path. None where it is no text: no descriptor can name it, so nothing is lost with it."""
     raw = fields.get(b"path", header.name)
+    if _SPARSE in fields:
+        raise _sparse(fields.get(_SPARSE_NAME, raw))
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -168,10 +168,15 @@ def _cid(text: str | None) -> int | None:
 
 
 def _check(descriptor: Descriptor) -> None:
-    if descriptor.parent_cid not in (None, NO_PARENT):
+    if descriptor.parent_cid not in (None, NO_PARENT) and not _holds_everything(descriptor):
         raise bad_format("it is a delta to a parent disk; consolidate the machine's snapshots first")
     if descriptor.capacity > MAX_CAPACITY:
         raise bad_format(f"extents of {descriptor.capacity} bytes in all")
+
+
+def _holds_everything(descriptor: Descriptor) -> bool:
+    """Whether no byte can show through from a parent: a flat extent has all of them, so a number that a tool left behind means nothing."""
+    return bool(descriptor.extents) and all(extent.kind in ("FLAT", "VMFS", "ZERO") for extent in descriptor.extents)
 
 
 def stream_descriptor(capacity: int, cid: int) -> bytes:

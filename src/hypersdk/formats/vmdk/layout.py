@@ -106,6 +106,16 @@ def bad_format(what: str, **fields: Any) -> IntegrityError:
     return IntegrityError(f"not a usable VMDK: {what}", code=BAD_FORMAT, **fields)
 
 
+def no_size() -> IntegrityError:
+    """The error for a disk of 0 bytes, which is a good VMDK with nothing in it."""
+    return IntegrityError(
+        "the disk has a capacity of 0 bytes: there is nothing to read",
+        code=BAD_FORMAT,
+        cause="The disk has no size. No image format of a hypervisor can hold such a disk.",
+        next_step="Leave the disk out.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class SparseHeader:
     """The header (or footer) of a sparse extent. Positions and sizes in sectors, as in the file."""
@@ -172,7 +182,9 @@ def _check_header(header: SparseHeader) -> None:
         raise bad_format(f"version {header.version} is not known")
     if header.flags & Flag.END_OF_LINE and header.end_of_line != END_OF_LINE:
         raise bad_format("its line ends were changed, as a transfer in text mode does")
-    if not 0 < header.capacity <= MAX_CAPACITY:
+    if not header.capacity:
+        raise no_size()
+    if header.capacity > MAX_CAPACITY:
         raise bad_format(f"a capacity of {header.capacity_sectors} sectors")
     if header.entries_per_table != ENTRIES_PER_TABLE:
         raise bad_format(f"grain tables of {header.entries_per_table} entries")

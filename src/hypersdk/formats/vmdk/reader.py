@@ -44,6 +44,7 @@ from hypersdk.formats.vmdk.layout import (
     bad_format,
     entries_of,
     exact_capacity,
+    no_size,
     parse_header,
     require_stream,
 )
@@ -287,7 +288,7 @@ class _SplitDisk:
         self._starts = list(accumulate((part.capacity for part in parts), initial=0))
         self.capacity = self._starts.pop()
         if not self.capacity:
-            raise bad_format("a disk of no size")
+            raise no_size()
 
     def extents(self) -> Iterator[tuple[int, int]]:
         for start, part in zip(self._starts, self._parts, strict=True):
