@@ -6,9 +6,11 @@ import contextlib
 import gzip
 import hashlib
 import os
+import resource
 import socket
 import tarfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
@@ -403,6 +405,61 @@ def test_rounded_extents_of_a_split_disk(tmp_path: Path) -> None:
         lines += f'RW {len(part) // 512} SPARSE "s{number}.vmdk"\n'
     (tmp_path / "d.vmdk").write_text(f"# Disk DescriptorFile\nversion=1\n{lines}")
     assert converted(tmp_path / "d.vmdk", tmp_path / "out")[0] == [GUESTS[0]]
+
+
+def test_a_disk_in_more_files_than_may_be_open(tmp_path: Path) -> None:
+    lines = []
+    for number, at in enumerate(range(0, CAPACITY, 4 * KiB)):
+        part = GUESTS[0][at : at + 4 * KiB]
+        (tmp_path / f"f{number}.vmdk").write_bytes(part)
+        lines.append(f'RW {len(part) // 512} FLAT "f{number}.vmdk" 0\n')
+    assert len(lines) > 3 * stored.MAX_OPEN
+    path = tmp_path / "d.vmdk"
+    path.write_text("# Disk DescriptorFile\nversion=1\n" + "".join(lines))
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + stored.MAX_OPEN + 60, allowed[1]))  # noqa: PTH208 - of this process
+    try:
+        assert converted(path, tmp_path / "out")[0] == [GUESTS[0]]
+        path.with_name("f400.vmdk").unlink()
+        assert refused(path, tmp_path / "out2").code == "missing_disk_file"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+
+
+def test_a_file_that_was_closed_and_replaced_meanwhile_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "MAX_OPEN", 1)
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(name.encode() * 1000)
+    with ExitStack() as stack:
+        store = stored.FolderStore(stack, tmp_path)
+        files = [store.open(name) for name in ("a", "b")]
+        assert [file.pread(1, 0) for file in files if file] == [b"a", b"b"]
+        (tmp_path / "c").rename(tmp_path / "a")
+        for check in (lambda: files[0] and files[0].pread(1, 0), store.check_unchanged):
+            with pytest.raises(IntegrityError) as caught:
+                check()
+            assert (caught.value.code, caught.value.fields["file"]) == ("input_changed", "a")
+        (tmp_path / "a").unlink()
+        with pytest.raises(IntegrityError, match="changed"):
+            store.check_unchanged()
+
+
+def test_a_folder_that_cannot_be_listed_is_read_all_the_same(
+    tmp_path: Path, streams: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(stored.os, "scandir", refuse)
+    files = two_disks(streams)
+    path = write_folder(tmp_path / "in", {**files, "m.mf": manifest(files)})
+    assert convert(path, tmp_path / "out").proof == f"{PROVED} (SHA256)"
+    (path.parent / "m.mf").unlink()
+    result = convert(path, tmp_path / "out2")
+    assert result.proof == UNPROVED_LOCAL
+    assert "no .mf was looked for but m.mf" in result.warnings[0]
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

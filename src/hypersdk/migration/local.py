@@ -87,7 +87,7 @@ def open_local(path: Path, cancel: CancelToken) -> Iterator[LocalMachine]:
         raise UsageError(f"'{path.name}' is not a .vmdk, .ovf or .ova file", code=UNKNOWN_INPUT)
     with ExitStack() as stack:
         try:
-            file = open_regular(stack, path, path.name)
+            file = OpenFile(stack, open_regular(path, path.name), path.name)
         except FileNotFoundError as error:
             raise TargetError(f"{path} cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
         with input_errors():

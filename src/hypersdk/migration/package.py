@@ -23,7 +23,7 @@ from hypersdk.errors import BAD_FORMAT, MANIFEST_MISMATCH, IntegrityError, Targe
 from hypersdk.formats import gzipped
 from hypersdk.formats.gzipped import GzipReader
 from hypersdk.formats.image import ReadableFile
-from hypersdk.formats.mf import MAX_MF_BYTES, ForeignMf, MfLine, read_mf
+from hypersdk.formats.mf import MAX_MF_BYTES, MfLine, read_mf
 from hypersdk.formats.ovf import EnvelopeFile
 from hypersdk.formats.vmdk.reader import ExtentOpener
 from hypersdk.migration.stored import Joined, Store, Stored, input_errors
@@ -76,7 +76,8 @@ class Package:
         self._used: dict[str, Stored] = {}
         self._received: dict[str, Mapping[str, str]] = {}
         self._mf_path: str | None = None
-        self._mf = ForeignMf(())
+        self._lines: dict[str, list[MfLine]] = {}
+        self._decoded: dict[str, list[MfLine]] = {}
         self._warnings: list[str] = []
 
     def descriptor(self, file: Stored) -> bytes:
@@ -127,14 +128,14 @@ class Package:
         """
         algorithms: set[str] = set()
         unlisted = []
-        for name, file in self._used.items():
-            lines = self._lines_of(name)
+        for file in self._used.values():
+            lines = self._lines_of(file.name)
             digests = self._digests(file, {line.algorithm for line in lines}, cancel, note)
             for line in lines:
-                self._compare(line, name, digests[line.algorithm])
+                self._compare(line, file.name, digests[line.algorithm])
                 algorithms.add(line.algorithm)
             if not lines:
-                unlisted.append(self._shown(name))
+                unlisted.append(self._shown(file.name))
         self._store.check_unchanged()
         return PackageVerdict(self._proof(sorted(algorithms), unlisted), tuple(self._warnings))
 
@@ -175,32 +176,40 @@ class Package:
 
     def _read_mf(self, descriptor: str) -> None:
         """The ``.mf`` that is called as the descriptor is, or the only one that there is."""
-        found = self._store.manifests(self._folder)
-        stem = descriptor.rpartition(".")[0]
-        named = [path for path in found if path.rpartition(".")[0] == stem]
-        if len(named or found) > 1:
+        path = f"{descriptor.rpartition('.')[0]}.mf"
+        file = self._store.open(path) or self._other_mf(path)
+        if file is None:
+            return
+        with input_errors():
+            found = read_mf(file.pread(MAX_MF_BYTES + 1, 0))
+        self._mf_path = file.name
+        for line in found.lines:
+            name = line.name.replace("\\", "/")
+            self._lines.setdefault(name, []).append(line)
+            self._decoded.setdefault(unquote(name), []).append(line)
+        self._warnings += [
+            f"{self._shown(file.name)}: {text}, and was left out of the comparison" for text in found.unread
+        ]
+
+    def _other_mf(self, path: str) -> Stored | None:
+        try:
+            found = self._store.manifests(self._folder)
+        except TargetError as error:
+            self._warnings.append(f"no .mf was looked for but {path}: {error.message}")
+            return None
+        same = [other for other in found if other.lower() == path.lower()]
+        if len(same or found) > 1:
             self._warnings.append(
                 f"of {len(found)} .mf files none is called as the descriptor is; nothing was compared with them"
             )
-        if len(named or found) != 1:
-            return
-        path = (named or found)[0]
-        file = self._store.open(path)
-        if file is None:  # removed since it was listed
-            return
-        with input_errors():
-            self._mf_path, self._mf = path, read_mf(file.pread(MAX_MF_BYTES + 1, 0))
-        self._warnings += [
-            f"{self._shown(path)}: {text}, and was left out of the comparison" for text in self._mf.unread
-        ]
+        return self._store.open((same or found)[0]) if len(same or found) == 1 else None
 
     def _lines_of(self, path: str) -> list[MfLine]:
         """What the ``.mf`` says of the file: by its name from the descriptor's folder or in the archive, as it is written or decoded."""
-        names = {path, self._shown(path)}
-        told = [(line, line.name.replace("\\", "/")) for line in self._mf.lines]
-        exact = [line for line, name in told if name in names or line.name in names]
-        names |= {unquote(name) for name in names}
-        return exact or [line for line, name in told if unquote(name) in names]
+        names = dict.fromkeys((self._shown(path), path))
+        exact = [line for name in names for line in self._lines.get(name, ())]
+        decoded = dict.fromkeys(unquote(name) for name in names)
+        return exact or [line for name in decoded for line in self._decoded.get(name, ())]
 
     def _shown(self, path: str) -> str:
         return path.removeprefix(f"{self._folder}/") if self._folder else path
@@ -224,7 +233,9 @@ class Package:
         if digest == line.hexdigest:
             return
         name, mf = self._shown(path), self._shown(self._mf_path or "")
-        owner = next((other.name for other in self._mf.lines if other.hexdigest == digest), None)
+        owner = next(
+            (other.name for lines in self._lines.values() for other in lines if other.hexdigest == digest), None
+        )
         hint = f"; it has the content of '{owner}'" if owner else ""
         raise IntegrityError(
             f"'{name}' is not what the package's {mf} says: its {line.algorithm} is {digest}, not {line.hexdigest}{hint}",

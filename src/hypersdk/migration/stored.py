@@ -5,6 +5,9 @@
     OpenFile     one regular file, never a device, pipe or folder       Stored    a name and a region of an open file
     FolderStore  names below one folder, no symbolic link on the way    Joined    chunks, one after another
     ArchiveStore the members of an OVA, packed with gzip or not
+
+A disk may be in thousands of extents or chunks, and a process may have 1024 files open. So files of a folder are closed when others are read, and
+opened again: what is found then must be the very file that it was.
 """
 
 from __future__ import annotations
@@ -12,12 +15,15 @@ from __future__ import annotations
 import os
 import re
 import stat
+import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from hypersdk.errors import BAD_FORMAT, IntegrityError, TargetError, register
 from hypersdk.formats.image import ReadableFile
@@ -41,6 +47,7 @@ INPUT_CHANGED: Final = register(
     "Nothing was published. Wait until nobody writes to the file, then run it again.",
 )
 
+MAX_OPEN: Final = 128
 _READ_STEP: Final = 4 * MiB
 _ESCAPED: Final = re.compile("[\udc80-\udcff]")
 _KINDS: Final = (
@@ -58,6 +65,19 @@ def input_errors() -> Iterator[None]:
         raise TargetError(f"the input cannot be read: {error.strerror}", code=UNREADABLE_INPUT) from error
 
 
+_Stamp: TypeAlias = tuple[int, int, int, int]
+
+
+def _stamp(fd: int) -> _Stamp:
+    """What is another after somebody replaced the file or wrote to it."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _changed(name: str) -> IntegrityError:
+    return IntegrityError(f"'{name}' changed while it was converted", code=INPUT_CHANGED, file=name)
+
+
 class OpenFile(FdFile):
     """A regular file, open for reading until ``stack`` ends."""
 
@@ -66,39 +86,125 @@ class OpenFile(FdFile):
         super().__init__(fd)
         self.name = name
         self._descriptor = fd
-        self._before = self._stamp()
-
-    def _stamp(self) -> tuple[int, int]:
-        found = os.fstat(self._descriptor)
-        return found.st_size, found.st_mtime_ns
+        self._before = _stamp(fd)
 
     def check_unchanged(self) -> None:
         """Raises IntegrityError ``input_changed`` when somebody wrote to the file since it was opened."""
-        if self._stamp() != self._before:
-            raise IntegrityError(f"'{self.name}' changed while it was converted", code=INPUT_CHANGED, file=self.name)
+        if _stamp(self._descriptor) != self._before:
+            raise _changed(self.name)
 
     def pieces(self, region: range) -> Iterator[memoryview]:
         """The bytes of ``region``, see ``transfer.holes.pieces``."""
         return pieces(self._descriptor, region)
 
 
-def open_regular(stack: ExitStack, path: str | Path, name: str, *, folder: int | None = None) -> OpenFile:
-    """Opens ``path`` (below the open ``folder``, if given: then it must not be a symbolic link) if it is a regular file.
+class PooledFile:
+    """A regular file of a folder, open while it is read. The same interface as OpenFile."""
+
+    def __init__(self, pool: _Pool, reopen: Callable[[], int], name: str) -> None:
+        self.name = name
+        self._pool = pool
+        self._reopen = reopen
+        self._before: _Stamp | None = None
+        with pool.lent(self) as fd:
+            self._size = FdFile(fd).size()
+
+    def open(self) -> int:
+        """A descriptor. Raises IntegrityError ``input_changed`` unless it is that of the file that was opened first."""
+        try:
+            fd = self._reopen()
+        except FileNotFoundError:
+            if self._before is None:
+                raise
+            raise _changed(self.name) from None
+        try:
+            self._check(fd)
+        except IntegrityError:
+            os.close(fd)
+            raise
+        return fd
+
+    def _check(self, fd: int) -> None:
+        now = _stamp(fd)
+        if self._before not in (None, now):
+            raise _changed(self.name)
+        self._before = now
+
+    def check_unchanged(self) -> None:
+        """See OpenFile."""
+        with self._pool.lent(self) as fd:
+            self._check(fd)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """See ReadableFile."""
+        with self._pool.lent(self) as fd:
+            return FdFile(fd).pread(length, offset)
+
+    def size(self) -> int:
+        """Bytes of the file when it was opened."""
+        return self._size
+
+    def pieces(self, region: range) -> Iterator[memoryview]:
+        """See OpenFile."""
+        with self._pool.lent(self) as fd:
+            yield from pieces(fd, region)
+
+
+class _Pool:
+    """The descriptors of the files of one folder: at most ``MAX_OPEN``, beside those that are in use at that moment. Thread-safe."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[PooledFile, int] = OrderedDict()
+        self._users: Counter[PooledFile] = Counter()
+        stack.callback(self._close_all)
+
+    @contextmanager
+    def lent(self, file: PooledFile) -> Iterator[int]:
+        """The descriptor of ``file``, which stays open for the block."""
+        with self._lock:
+            if file not in self._open:
+                self._make_room()
+                self._open[file] = file.open()
+            self._open.move_to_end(file)
+            self._users[file] += 1
+            fd = self._open[file]
+        try:
+            yield fd
+        finally:
+            with self._lock:
+                self._users[file] -= 1
+
+    def _make_room(self) -> None:
+        idle = [file for file in self._open if not self._users[file]]
+        for file in idle[: max(0, len(self._open) - MAX_OPEN + 1)]:
+            os.close(self._open.pop(file))
+            del self._users[file]
+
+    def _close_all(self) -> None:
+        for fd in self._open.values():
+            os.close(fd)
+
+
+def open_regular(path: str | Path, name: str, *, folder: int | None = None) -> int:
+    """A descriptor of ``path`` (below the open ``folder``, if given: then it must not be a symbolic link) if it is a regular file.
 
     What it is is asked before it is opened, because opening a device may do something, and again afterwards. A pipe is not waited for.
     Raises FileNotFoundError, TargetError ``input_not_a_file`` or ``unreadable_input``.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (os.O_NOFOLLOW if folder is not None else 0)
-    try:
-        _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=folder is None).st_mode, name)
-        fd = os.open(path, flags, dir_fd=folder)
-        opened = OpenFile(stack, fd, name)
-        _require_regular(os.fstat(fd).st_mode, name)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise TargetError(f"'{name}' cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
-    return opened
+    with ExitStack() as on_failure:
+        try:
+            _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=folder is None).st_mode, name)
+            fd = os.open(path, flags, dir_fd=folder)
+            on_failure.callback(os.close, fd)
+            _require_regular(os.fstat(fd).st_mode, name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise TargetError(f"'{name}' cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
+        on_failure.pop_all()
+    return fd
 
 
 def _require_regular(mode: int, name: str) -> None:
@@ -131,7 +237,7 @@ class Stored:
 
     def pieces(self) -> Iterator[bytes | memoryview]:
         """All of its bytes, in order. Raises OSError."""
-        if isinstance(self._file, OpenFile):
+        if isinstance(self._file, OpenFile | PooledFile):
             yield from self._file.pieces(range(self._start, self._start + self._length))
             return
         for at in range(0, self._length, _READ_STEP):
@@ -175,7 +281,7 @@ class Store(Protocol):
         ...
 
     def manifests(self, folder: str) -> list[str]:
-        """Paths of the ``.mf`` files in ``folder`` (empty for the root)."""
+        """Paths of the ``.mf`` files in ``folder`` (empty for the root). Raises TargetError where it cannot be listed."""
         ...
 
     def check_unchanged(self) -> None:
@@ -187,10 +293,10 @@ class FolderStore:
     """Files in one folder and below. It is opened once, so that what is looked up stays in the same folder whatever happens to its path."""
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
-        self._stack = stack
-        self._files: list[OpenFile] = []
+        self._pool = _Pool(stack)
+        self._files: list[OpenFile | PooledFile] = []
         try:
-            self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise TargetError(f"{folder} cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
         stack.callback(os.close, self._folder)
@@ -200,18 +306,21 @@ class FolderStore:
         if not is_inner_path(_ESCAPED.sub("?", path)):
             raise IntegrityError(f"a descriptor names {path!r}, which is not a file beside it", code=BAD_FORMAT)
         shown = os.fsencode(path).decode(errors="replace")
-        with ExitStack() as on_the_way:
-            try:
-                folder = self._enter(on_the_way, path.split("/")[:-1])
-                file = open_regular(self._stack, path.rpartition("/")[2], shown, folder=folder)
-            except FileNotFoundError:
-                return None
+        try:
+            file = PooledFile(self._pool, partial(self._open, path, shown), shown)
+        except FileNotFoundError:
+            return None
         return self.adopt(file)
 
-    def adopt(self, file: OpenFile) -> Stored:
+    def adopt(self, file: OpenFile | PooledFile) -> Stored:
         """``file`` as one of the package."""
         self._files.append(file)
         return Stored(file.name, file, 0, file.size())
+
+    def _open(self, path: str, shown: str) -> int:
+        *folders, name = path.split("/")
+        with ExitStack() as on_the_way:
+            return open_regular(name, shown, folder=self._enter(on_the_way, folders))
 
     def _enter(self, stack: ExitStack, folders: Sequence[str]) -> int:
         here = self._folder
@@ -222,15 +331,20 @@ class FolderStore:
             if not stat.S_ISDIR(mode):
                 raise FileNotFoundError(name)
             with input_errors():
-                here = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+                here = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
             stack.callback(os.close, here)
         return here
 
     def manifests(self, folder: str) -> list[str]:
         """See Store. Only the root is looked at: the descriptor is in it."""
         assert not folder
-        with input_errors(), os.scandir(self._folder) as entries:
-            return sorted(entry.name for entry in entries if _is_mf(entry.name))
+        with input_errors():
+            listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder)
+            try:
+                with os.scandir(listed) as entries:
+                    return sorted(entry.name for entry in entries if _is_mf(entry.name))
+            finally:
+                os.close(listed)
 
     def check_unchanged(self) -> None:
         """See Store."""
