@@ -231,6 +231,12 @@ def test_every_name_comes_back_from_the_href_that_is_written_for_it(name: str) -
     assert all(is_bare_name(found) for found in names_in_href(href))
 
 
+@pytest.mark.parametrize("href", ["http://192.0.2.1/tools.iso", "../tools.iso", "/vmimages/tools.iso"])
+def test_a_file_that_is_no_disk_may_lie_anywhere_because_nobody_opens_it(href: str) -> None:
+    found = parse_ovf(envelope(files=f'{FILE}<File ovf:href="{href}" ovf:id="iso" ovf:size="about 7"/>'))
+    assert [(file.names, file.size_bytes) for file in found.files] == [(("a.vmdk",), 77), ((), None)]
+
+
 def test_how_a_file_is_stored_is_read() -> None:
     (file,) = parse_ovf(envelope(files=FILE.replace("/>", ' ovf:compression="GZip" ovf:chunkSize="1000"/>'))).files
     assert (file.compression, file.chunk_bytes) == ("gzip", 1000)
@@ -302,7 +308,8 @@ def test_what_makes_no_sense_is_refused_by_name(data: bytes, says: str) -> None:
 
 def check_invariants(found: OvfEnvelope) -> None:
     """What callers rely on, whatever the descriptor says."""
-    assert all(file.names and all(map(is_inner_path, file.names)) for file in found.files)
+    assert all(is_inner_path(name) for file in found.files for name in file.names)
+    assert all(disk.file is None or disk.file.names for disk in found.disks)
     assert all(0 <= disk.capacity_bytes < 2**63 for disk in found.disks)
     files = [disk.file.href for disk in found.disks if disk.file]
     assert len(set(files)) == len(files)

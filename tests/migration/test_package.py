@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import tarfile
+import unicodedata
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -364,6 +365,17 @@ def test_files_in_folders_below(tmp_path: Path, streams: tuple[bytes, bytes], hr
     assert (disks, result.proof) == ([GUESTS[0]], f"{PROVED} (SHA256)")
     (tmp_path / "m.ova").write_bytes(tar({f"m/{name}": data for name, data in {**files, "m.mf": mf}.items()}))
     disks, result = converted(tmp_path / "m.ova", tmp_path / "out2")
+    assert (disks, result.proof) == ([GUESTS[0]], f"{PROVED} (SHA256)")
+
+
+@pytest.mark.parametrize(("told", "lies"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_is_the_same_however_its_accents_are_stored(
+    tmp_path: Path, streams: tuple[bytes, bytes], told: str, lies: str
+) -> None:
+    told_name, name = (unicodedata.normalize(form, "disqué.vmdk") for form in (told, lies))
+    files = {"m.ovf": descriptor({told_name: len(streams[0])}), name: streams[0]}
+    mf = manifest({"m.ovf": files["m.ovf"], told_name: streams[0]})
+    disks, result = converted(write_folder(tmp_path / "in", {**files, "m.mf": mf}), tmp_path / "out")
     assert (disks, result.proof) == ([GUESTS[0]], f"{PROVED} (SHA256)")
 
 

@@ -14,7 +14,8 @@ behind by whoever unpacks or joins files by hand.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -142,7 +143,7 @@ class Package:
     # Finding files
 
     def _find(self, names: Sequence[str], folder: str) -> Stored | None:
-        for name in names:
+        for name in _spellings(names):
             path = f"{folder}/{name}" if folder else name
             if path not in self._used and (found := self._store.open(path)) is not None:
                 self._used[path] = found
@@ -184,7 +185,7 @@ class Package:
             found = read_mf(file.pread(MAX_MF_BYTES + 1, 0))
         self._mf_path = file.name
         for line in found.lines:
-            name = line.name.replace("\\", "/")
+            name = unicodedata.normalize("NFC", line.name.replace("\\", "/"))
             self._lines.setdefault(name, []).append(line)
             self._decoded.setdefault(unquote(name), []).append(line)
         self._warnings += [
@@ -206,7 +207,7 @@ class Package:
 
     def _lines_of(self, path: str) -> list[MfLine]:
         """What the ``.mf`` says of the file: by its name from the descriptor's folder or in the archive, as it is written or decoded."""
-        names = dict.fromkeys((self._shown(path), path))
+        names = dict.fromkeys(unicodedata.normalize("NFC", name) for name in (self._shown(path), path))
         exact = [line for name in names for line in self._lines.get(name, ())]
         decoded = dict.fromkeys(unquote(name) for name in names)
         return exact or [line for name in decoded for line in self._decoded.get(name, ())]
@@ -258,6 +259,14 @@ class Package:
             return f"proved: each file is what the package's own .mf says ({used})"
         shown = ", ".join(unlisted[:5]) + (" ..." if len(unlisted) > 5 else "")
         return f"unproved: the package's own .mf does not list {shown}; the other files are what it says ({used})"
+
+
+def _spellings(names: Sequence[str]) -> Iterator[str]:
+    """``names``, and then as macOS may have stored them: with accents as characters of their own, or joined."""
+    yield from names
+    for name in names:
+        if not name.isascii():
+            yield from (form for way in ("NFC", "NFD") if (form := unicodedata.normalize(way, name)) != name)
 
 
 def _check_chunks(name: str, chunks: Sequence[Stored], file: EnvelopeFile) -> None:

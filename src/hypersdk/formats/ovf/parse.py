@@ -40,7 +40,10 @@ class EnvelopeFile:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Candidates for the name of the file on disk or in the archive, best first: see ``names_in_href``."""
+        """Candidates for the name of the file on disk or in the archive, best first: see ``names_in_href``.
+
+        None for a file elsewhere (``http://...``), which no disk may have: an ISO image that stayed where it was.
+        """
         return names_in_href(self.href)
 
 
@@ -118,17 +121,15 @@ def _read_files(root: etree._Element) -> dict[str, EnvelopeFile]:
     files: dict[str, EnvelopeFile] = {}
     for element in _within(root, ("References",), "File"):
         file_id, href = _required(element, "id"), _required(element, "href")
-        if not names_in_href(href):
-            raise unsafe(f"a file reference leaves the descriptor's folder: {href[:100]!r}")
         if file_id in files:
             raise malformed(f"the file id '{file_id[:60]}' is given twice")
         compression = (attribute(element, "compression") or "identity").lower()
         files[file_id] = EnvelopeFile(
             file_id,
             href,
-            _optional_number(element, "size"),
+            _long_number(attribute(element, "size")),
             None if compression == "identity" else compression,
-            _optional_number(element, "chunkSize") or None,
+            _long_number(attribute(element, "chunkSize")) or None,
         )
     if len({file.href for file in files.values()}) != len(files):
         raise malformed("two file references name the same file")
@@ -154,6 +155,8 @@ def _read_disk(element: etree._Element, files: Mapping[str, EnvelopeFile]) -> En
         raise malformed(f"disk '{disk_id[:60]}' is the difference to another disk; only whole disks are read")
     if file_id is not None and file_id not in files:
         raise malformed(f"disk '{disk_id[:60]}' refers to the file '{file_id[:60]}', which is not listed")
+    if file_id is not None and not files[file_id].names:
+        raise unsafe(f"a file reference leaves the descriptor's folder: {files[file_id].href[:100]!r}")
     return EnvelopeDisk(
         id=disk_id,
         file=files[file_id] if file_id is not None else None,
@@ -325,6 +328,11 @@ def _required(element: etree._Element, name: str) -> str:
 def _small_number(text: str | None) -> int | None:
     """A count or an address; ``None`` for anything that is not a number of up to nine digits."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _long_number(text: str | None) -> int | None:
+    """Bytes of a file, which are told for information: ``None`` for anything that is not a number."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def _optional_number(element: etree._Element, name: str) -> int | None:
