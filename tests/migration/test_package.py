@@ -347,6 +347,20 @@ def test_a_whole_archive_may_be_packed(
         assert refused(path, tmp_path / "out2").exit_status == 8
 
 
+@pytest.mark.parametrize("subformat", ["streamOptimized", "monolithicSparse"])
+def test_a_lone_disk_may_be_packed(tmp_path: Path, subformat: str) -> None:
+    (tmp_path / "d.vmdk.gz").write_bytes(gzip.compress(vmdk(GUESTS[0], tmp_path / "made", subformat), 1))
+    assert converted(tmp_path / "d.vmdk.gz", tmp_path / "out")[0] == [GUESTS[0]]
+    assert [path.name for path in (tmp_path / "out").glob("*.raw")] == ["d-disk1.raw"]
+    (tmp_path / "d.ovf.gz").write_bytes(b"")
+    assert refused(tmp_path / "d.ovf.gz", tmp_path / "out2").code == "unknown_input"
+
+
+def test_a_stream_may_end_in_zeros(tmp_path: Path, streams: tuple[bytes, bytes]) -> None:
+    (tmp_path / "d.vmdk").write_bytes(streams[0] + bytes(40_000))
+    assert converted(tmp_path / "d.vmdk", tmp_path / "out")[0] == [GUESTS[0]]
+
+
 def test_a_packed_archive_stops_when_it_is_told_to(tmp_path: Path) -> None:
     path = tmp_path / "m.ova"
     path.write_bytes(gzip.compress(tar({"junk": bytes(20 * MiB)})))

@@ -46,6 +46,8 @@ name. A pax header (``X`` is Sun's name for it) may hold extended attributes as 
 
 _MAX_OCTAL_SIZE: Final = 8**11 - 1
 _MAX_PLAIN_NAME: Final = 100
+MAX_EXTENSIONS_BYTES: Final = 16 * MiB
+"""Of all such headers together: they are read record by record, and a few MiB of gzip may hold thousands of them."""
 _REGULAR: Final = (b"0", b"\0", b"7")
 _SPARSE: Final = b"GNU.sparse."
 """How all keys begin by which pax marks a file without its holes."""
@@ -239,7 +241,7 @@ def is_apple_double(name: str) -> bool:
 
 def _members(file: ReadableFile) -> Iterator[OvaMember]:
     """Regular files, with the extensions in front of them applied and folders left out, up to the end mark."""
-    position = 0
+    position = extended_bytes = 0
     general: dict[bytes, bytes] = {}  # pax: of all members from here on
     own: dict[bytes, bytes] = {}  # of the next one
     for _ in range(MAX_MEMBERS):
@@ -253,6 +255,9 @@ def _members(file: ReadableFile) -> Iterator[OvaMember]:
             raise IntegrityError(f"the archive ends inside '{shown}'", code=TRUNCATED_STREAM, file=shown)
         position = header.data + align_up(length, TAR_BLOCK)
         if extends:
+            extended_bytes += length
+            if extended_bytes > MAX_EXTENSIONS_BYTES:
+                raise _bad(f"the extended headers of the archive have more than {MAX_EXTENSIONS_BYTES} bytes")
             own, general = _extended(header, file, own, general)
             continue
         if header.kind in _REGULAR and (name := _member_name(header, general | own)):

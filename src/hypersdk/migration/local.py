@@ -6,7 +6,7 @@
     FILE.ovf    descriptor names the disks; files beside it or in folders below, nothing else is opened
     FILE.ova    descriptor and disks are members
 
-Each may be packed with gzip as a whole. How files are opened is in ``stored``, how they are found and proved in ``package``.
+An archive or a disk may be packed with gzip as a whole. How files are opened is in ``stored``, how they are found and proved in ``package``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ from hypersdk.transfer.source import ByteStream, DiskSource
 from hypersdk.units import KiB
 
 UNKNOWN_INPUT: Final = register(
-    "unknown_input", "The file is none of those that can be converted.", "Give a .vmdk, .ovf or .ova file."
+    "unknown_input",
+    "The file is none of those that can be converted.",
+    "Give a .vmdk, .ovf or .ova file; a .vmdk or .ova may be packed (.gz).",
 )
 
 _FIRST_KEY: Final = 2000
@@ -83,7 +85,7 @@ def open_local(path: Path, cancel: CancelToken) -> Iterator[LocalMachine]:
     }
     suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     opener = openers.get(suffix)
-    if opener is None:
+    if opener is None or path.name.lower().endswith(".ovf.gz"):
         raise UsageError(f"'{path.name}' is not a .vmdk, .ovf or .ova file", code=UNKNOWN_INPUT)
     with ExitStack() as stack:
         try:
