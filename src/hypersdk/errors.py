@@ -221,8 +221,9 @@ BAD_FORMAT = register(
 )
 MANIFEST_MISMATCH = register(
     "manifest_mismatch",
-    "The bytes received differ from the server's own manifest.",
-    "Nothing was published. Run it again with --resume; check the path to the ESXi host for a device that alters traffic.",
+    "The bytes differ from the server's own manifest or, of a converted package, from its .mf.",
+    "Nothing was published. Run an export again with --resume; check the path to the ESXi host for a device that alters traffic. "
+    "Of a converted package, get another copy.",
 )
 
 # Target

@@ -1,9 +1,10 @@
-"""The .mf: the exact form on writing, nothing but that form (and its two known variants) on reading."""
+"""The .mf: the exact form on writing, nothing but that form (and its two known variants) on reading ours; every dialect of others."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import IntegrityError
-from hypersdk.formats.mf import HEX_DIGITS, MAX_MF_BYTES, MfLine, format_mf, parse_mf
+from hypersdk.formats.mf import HEX_DIGITS, MAX_MF_BYTES, MfLine, format_mf, parse_mf, read_mf
 from hypersdk.formats.names import is_bare_name
 from tests.support.tools import run_tool
 
@@ -93,3 +94,95 @@ def test_the_tagged_lines_of_sha256sum_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.vmdk").write_bytes(b"disk")
     tagged = run_tool("sha256sum", "--tag", str(tmp_path / "a.vmdk")).replace(str(tmp_path) + "/", "")
     assert parse_mf(tagged.encode()) == [MfLine("SHA256", "a.vmdk", hashlib.sha256(b"disk").hexdigest())]
+
+
+# --- the manifests of others ------------------------------------------------------------------------------------------
+
+ALGORITHMS = ("md5", "sha1", "sha256", "sha384", "sha512")
+
+
+def hexdigest(algorithm: str) -> str:
+    return hashlib.new(algorithm, b"disk", usedforsecurity=False).hexdigest()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{A}({n})= {h}\n", "{A} ({n}) = {h}\r\n", "{A}({n})={H}", "{a}( {n} )  =  {h}\n\n", "\ufeff{A}({n})= {h}\n", "  {A}({n})= {h}\t\n",
+        "# made by hand\n\n{A}({n})= {h}\n", "{h}  {n}\n", "{h} *{n}\n", "{H}\t{n}\r\n", "{A}(./{n})= {h}\n", "{h}  ./{n}\n", "{A}({n})= {h}\r",
+        "{A}({n})= {h} checked\n", "{A}({n})= {h}\n\0\0",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["a.vmdk", "web 01 (copy).vmdk", "disks/a.vmdk", "a)= b.vmdk", "wéb.vmdk"])
+def test_every_dialect_of_line(algorithm: str, form: str, name: str) -> None:
+    digest = hexdigest(algorithm)
+    data = form.format(A=algorithm.upper(), a=algorithm, n=name, h=digest, H=digest.upper()).encode()
+    found = read_mf(data)
+    assert (found.lines, found.unread) == ((MfLine(algorithm.upper(), name, digest),), ())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_encodings_with_a_byte_order_mark(encoding: str) -> None:
+    text = f"SHA256(wéb.vmdk)= {SHA}\r\nSHA1(b)= {SHA[:40]}\r\n"
+    data = ("\ufeff" * (encoding == "utf-16-be") + text).encode(encoding)
+    assert [line.name for line in read_mf(data).lines] == ["wéb.vmdk", "b"]
+
+
+@pytest.mark.parametrize("word", ["SHA2-256", "SHA-256", "sha256"])
+def test_names_of_one_algorithm(word: str) -> None:
+    assert read_mf(f"{word}(a)= {SHA}".encode()).lines == (MfLine("SHA256", "a", SHA),)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [f"SHA256(a)= {SHA[:-1]}", f"SHA1(a)= {SHA}", f"SHA256(a)= {SHA}x", "SHA256(a)=", f"SHA256()= {SHA}", f"CRC32(a)= {SHA}", "rubbish", SHA, "\x80",
+     f"SHA256({'n' * 5000})= {SHA}"],
+)  # fmt: skip
+def test_a_line_that_says_nothing_is_told_by_its_number_and_the_others_count(line: str) -> None:
+    found = read_mf(f"SHA256(a)= {SHA}\n{line}\nSHA256(b)= {SHA}".encode("latin-1"))
+    assert [entry.name for entry in found.lines] == ["a", "b"]
+    assert found.unread == ("line 2 cannot be read",)
+
+
+def test_two_lines_for_one_file_both_count() -> None:
+    found = read_mf(f"SHA256(a)= {SHA}\nSHA1(a)= {SHA[:40]}\nSHA256(a)= {SHA[::-1]}".encode())
+    assert [line.hexdigest for line in found.lines] == [SHA, SHA[:40], SHA[::-1]]
+
+
+def test_one_that_is_too_long_says_nothing() -> None:
+    assert read_mf(b"\n" * (MAX_MF_BYTES + 1)).unread
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [b"x" * 3000 + b"\n", b"SHA256(" + b")" * 4000, b") = " * 900 + b"\n", b"a" * 128 + b" " * 3900 + b"\n", b"\n"],
+)
+def test_a_hostile_one_is_read_in_a_moment(unit: bytes) -> None:
+    began = time.monotonic()
+    read_mf((unit * (MAX_MF_BYTES // len(unit) + 1))[:MAX_MF_BYTES])
+    assert time.monotonic() - began < 10
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_end_in_good_lines_or_are_told(data: bytes) -> None:
+    found = read_mf(data)
+    assert all(len(line.hexdigest) == len(hexdigest(line.algorithm.lower())) and line.name for line in found.lines)
+    assert (
+        not data.strip(b" \t\r\n\0")
+        or found.lines
+        or found.unread
+        or data.lstrip()[:1] in (b"#", b"\xff", b"\xfe", b"\xef")
+    )
+
+
+@given(st.integers(0, 200), st.binary(max_size=3), st.integers(0, 3))
+def test_a_damaged_line_never_vouches_for_another_digest_of_its_file(
+    position: int, inserted: bytes, removed: int
+) -> None:
+    """Whatever is done to one place of a line: its digest is what it was, or another that contradicts the file, or none."""
+    text = f"SHA256(a.vmdk)= {SHA}\nSHA1(b.vmdk)= {SHA[:40]}\n".encode()
+    found = read_mf(text[:position] + inserted + text[position + removed :])
+    assert len(found.lines) <= 2 + inserted.count(b"\n") + inserted.count(b"\r")
+    for line in found.lines:
+        assert len(line.hexdigest) == len(hexdigest(line.algorithm.lower()))

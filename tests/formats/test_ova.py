@@ -9,15 +9,18 @@ import json
 import os
 import re
 import tarfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypersdk.errors import IntegrityError, TargetError
 from hypersdk.formats.mf import parse_mf
+from hypersdk.formats.names import is_inner_path
 from hypersdk.formats.ova import (
     MAX_MEMBERS,
     TAR_BLOCK,
@@ -269,7 +272,11 @@ def test_a_pax_size_counts_where_the_octal_field_is_too_small() -> None:
     [
         pytest.param([entry("../etc/passwd", 1)], id="parent"),
         pytest.param([entry("/etc/passwd", 1)], id="absolute"),
-        pytest.param([entry("sub/a.ovf", 1)], id="folder"),
+        pytest.param([entry("sub/../../a.ovf", 1)], id="parent below a folder"),
+        pytest.param([entry("sub//a.ovf", 1)], id="nameless folder"),
+        pytest.param([entry("a/b/c/d/e/f/g/h/i/a.ovf", 1)], id="too many folders"),
+        pytest.param([entry("a", kind=tarfile.GNUTYPE_SPARSE)], id="sparse"),
+        pytest.param([entry("a", pax_headers={"GNU.sparse.major": "1"})], id="sparse, in pax"),
         pytest.param([entry("a\\b", 1)], id="backslash"),
         pytest.param([entry("..", 1)], id="dots"),
         pytest.param([entry("a", kind=tarfile.SYMTYPE, linkname="/etc/shadow")], id="symlink"),
@@ -283,7 +290,9 @@ def test_a_pax_size_counts_where_the_octal_field_is_too_small() -> None:
 )
 def test_hostile_archives_are_refused(members: list[tarfile.TarInfo]) -> None:
     with pytest.raises(IntegrityError) as caught:
-        read(tar_of(members))
+        read(
+            tar_of(members, tarfile.PAX_FORMAT if any(member.pax_headers for member in members) else tarfile.GNU_FORMAT)
+        )
     assert caught.value.code == "bad_format"
 
 
@@ -336,3 +345,159 @@ def test_exactly_one_descriptor_is_expected() -> None:
     for members in ([], [one, OvaMember("b.OVF", 1, 1)]):
         with pytest.raises(IntegrityError, match="not one"):
             descriptor_member(members)
+    inner = OvaMember("vm/b.ovf", 512, 1)
+    assert descriptor_member([inner, one, OvaMember("._a.ovf", 1, 1)]) == one
+    assert descriptor_member([inner, OvaMember("vm/deeper/c.ovf", 1, 1)]) == inner
+
+
+# --- the dialects of real packages ------------------------------------------------------------------------------------
+
+FILES = {"m.ovf": b"<Envelope/>" * 50, "m-disk1.vmdk": os.urandom(3000), "m.mf": b"SHA256(m.ovf)= 00"}
+
+
+def contents(data: bytes) -> dict[str, bytes]:
+    return {member.name: data[member.offset : member.offset + member.size] for member in read(data)}
+
+
+def raw_header(
+    name: bytes, size: int, kind: bytes = b"0", magic: bytes = b"ustar\00000", *, signed: bool = False
+) -> bytes:
+    """One header block, byte by byte."""
+    fields = [
+        name.ljust(100, b"\0"),
+        b"0000644\0" * 3,
+        b"%011o\0" % size,
+        b"%011o\0" % 0,
+        b" " * 8,
+        kind,
+        bytes(100),
+        magic,
+    ]
+    block = bytearray(b"".join(fields).ljust(512, b"\0"))
+    total = sum(block) - (256 * sum(byte > 127 for byte in block) if signed else 0)
+    block[148:156] = b"%06o\0 " % total
+    return bytes(block)
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+def record(key: bytes, value: bytes) -> bytes:
+    length = len(key) + len(value) + 3
+    while len(str(length)) + len(key) + len(value) + 3 != length:
+        length += 1
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def raw_tar(members: list[bytes], end: bytes = bytes(1024)) -> bytes:
+    return b"".join(members) + end
+
+
+def member(name: str, data: bytes, **fields: Any) -> bytes:
+    return raw_header(name.encode(), len(data), **fields) + padded(data)
+
+
+PLAIN = [member(name, data) for name, data in FILES.items()]
+APPLE = b"\0\5\x16\7" + bytes(90)
+XATTR = (
+    record(b"mtime", b"1.5") + record(b"SCHILY.xattr.x", b"\xff\0\n9 a=\n") + record(b"LIBARCHIVE.x", b"\x80" * 70_000)
+)
+
+DIALECTS = {
+    "no end blocks": (raw_tar(PLAIN, b""), FILES),
+    "no end blocks, no padding": (raw_tar(PLAIN, b"").rstrip(b"\0"), FILES),
+    "one end block": (raw_tar(PLAIN, bytes(512)), FILES),
+    "rubbish behind the end": (raw_tar(PLAIN, bytes(1024) + b"\x1f\x8b not a header" * 99), FILES),
+    "version 7": (raw_tar([member(name, data, magic=b"", kind=b"\0") for name, data in FILES.items()]), FILES),
+    "gnu": (raw_tar([member(name, data, magic=b"ustar  \0") for name, data in FILES.items()]), FILES),
+    "version 7 with folders": (raw_tar([raw_header(b"m/", 0, kind=b"\0", magic=b""), *PLAIN]), FILES),
+    "last is first": (raw_tar(PLAIN[::-1]), FILES),
+    "one leading folder": (raw_tar([raw_header(b"m/", 0, kind=b"5"), *(member(f"m/{name}", data) for name, data in FILES.items())]),
+                           {f"m/{name}": data for name, data in FILES.items()}),
+    "dots in front": (raw_tar([member(f"././{name}", data) for name, data in FILES.items()]), FILES),
+    "pax global": (raw_tar([member("pax_global_header", record(b"comment", b"built by a machine"), kind=b"g"), *PLAIN]), FILES),
+    "pax with binary attributes": (raw_tar([member("PaxHeader/m", XATTR, kind=b"x"), *PLAIN]), FILES),
+    "pax filled up with zeros": (raw_tar([member("PaxHeader/m", XATTR + bytes(20), kind=b"x"), *PLAIN]), FILES),
+    "Sun's pax": (raw_tar([member("m", record(b"path", b"long.vmdk"), kind=b"X"), PLAIN[1]]), {"long.vmdk": FILES["m-disk1.vmdk"]}),
+    "a long name": (raw_tar([member("././@LongLink", b"n" * 150 + b"\0", kind=b"L"), PLAIN[1]]), {"n" * 150: FILES["m-disk1.vmdk"]}),
+    "a name for a link": (raw_tar([member("././@LongLink", b"n" * 150 + b"\0", kind=b"K"), PLAIN[1]]), {"m-disk1.vmdk": FILES["m-disk1.vmdk"]}),
+    "a name that is no text": (raw_tar([raw_header(b"r\x82adme", 0), *PLAIN]), FILES),
+    "a sum over signed bytes": (raw_tar([raw_header("é.vmdk".encode(), 0, signed=True)]), {"é.vmdk": b""}),
+    "AppleDouble": (raw_tar([member("._m.ovf", APPLE), PLAIN[0], member("._m-disk1.vmdk", APPLE), *PLAIN[1:]]),
+                    {"._m.ovf": APPLE, "._m-disk1.vmdk": APPLE, **FILES}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_dialects_of_tar(dialect: str) -> None:
+    data, files = DIALECTS[dialect]
+    assert contents(data) == files
+    if len(files) > 1:
+        assert descriptor_member(read(data)).name.removeprefix("m/") == "m.ovf"
+
+
+def test_gnu_tar_packs_a_folder_as_version_7(tmp_path: Path) -> None:
+    for name, data in FILES.items():
+        (tmp_path / "m").mkdir(exist_ok=True)
+        (tmp_path / "m" / name).write_bytes(data)
+    run_tool("tar", "--format=v7", "-C", tmp_path, "-cf", tmp_path / "m.ova", "m")
+    assert contents((tmp_path / "m.ova").read_bytes()) == {f"m/{name}": data for name, data in FILES.items()}
+
+
+def test_a_sparse_member_is_refused_by_its_name(tmp_path: Path) -> None:
+    with (tmp_path / "m-disk1.vmdk").open("wb") as file:
+        file.truncate(3 * MiB)
+        file.write(b"data")
+    for tar_format in ("gnu", "posix"):
+        run_tool("tar", f"--format={tar_format}", "--sparse", "-C", tmp_path, "-cf", tmp_path / "m.ova", "m-disk1.vmdk")
+        with pytest.raises(IntegrityError, match="sparse file") as caught:
+            read((tmp_path / "m.ova").read_bytes())
+        assert "m-disk1.vmdk" in caught.value.message
+
+
+def test_what_thousands_of_pax_headers_say_is_not_kept_in_memory() -> None:
+    blocks = [
+        member("g", b"".join(record(b"key%d.%d" % (number, key), bytes(10_000)) for key in range(90)), kind=b"g")
+        for number in range(15)
+    ]
+    data = raw_tar(blocks + PLAIN)
+    tracemalloc.start()
+    assert len(read(data)) == len(FILES)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * MiB
+    with pytest.raises(IntegrityError, match="extended headers"):
+        read(raw_tar(blocks * 2 + PLAIN))
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(sorted(DIALECTS)),
+    st.integers(0, 20 * KiB),
+    st.sampled_from(["flip", "cut", "drop", "put"]),
+    st.integers(1, 255),
+)
+def test_damage_to_any_dialect_is_refused_or_leaves_members_inside(
+    dialect: str, position: int, kind: str, value: int
+) -> None:
+    """Never an internal error, and never a member that is not what it was under a name that it had with its old size, but for its own bytes."""
+    data, files = DIALECTS[dialect]
+    position %= len(data)
+    damaged = {
+        "flip": data[:position] + bytes([data[position] ^ value]) + data[position + 1 :],
+        "cut": data[:position],
+        "drop": data[:position] + data[position + value :],
+        "put": data[:position] + b"\xa5" * value + data[position:],
+    }[kind]
+    with contextlib.suppress(IntegrityError):
+        for found in read(damaged):
+            assert 0 <= found.offset <= found.offset + found.size <= len(damaged)
+            assert is_inner_path(found.name)
+            if (
+                kind == "flip"
+                and found.name in files
+                and position < found.offset
+                and found.offset == data.find(files[found.name])
+            ):
+                assert found.size == len(files[found.name])

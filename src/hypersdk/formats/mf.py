@@ -5,20 +5,29 @@ The form is that of DSP0243 1.1.1 ("Open Virtualization Format Specification"), 
     SHA256(web01.ovf)= 5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef
 
 No space before ``=``, one after it, lower-case hex, the descriptor first. ovftool and virt-v2v take this form and no other
-spelling is common to both, so it is what ``format_mf`` writes. Files made by other tools put spaces around the sign or end
-their lines in CR LF: ``parse_mf`` takes those too, and nothing else.
+spelling is common to both, so it is what ``format_mf`` writes. ``parse_mf`` reads what we wrote, also after an editor has put
+spaces around the sign or ended the lines in CR LF; anything else is damage to it.
+
+The packages of others hold what their tools made of that line. ``read_mf`` takes all of these, and says what it could not read::
+
+    SHA256 (disks/a b.vmdk) = 5F70...      BSD's and coreutils' --tag; blanks, capitals, sub-folders
+    SHA2-256(a.vmdk)= 5f70...              openssl 3
+    5f70...  a.vmdk    5f70... *a.vmdk     sha256sum
+    MD5(...)= / SHA384(...)=               algorithms that no OVF version names, but that are compared as well as any
+    UTF-8 or UTF-16 with a byte order mark PowerShell
 """
 
 from __future__ import annotations
 
+import codecs
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from hypersdk.errors import BAD_FORMAT, IntegrityError
 from hypersdk.formats.names import is_bare_name
-from hypersdk.units import MiB
+from hypersdk.units import KiB, MiB
 
 MAX_MF_BYTES: Final = 1 * MiB
 """A line is about 100 bytes: room for 10,000 files, a hundred times what a machine can have."""
@@ -26,16 +35,81 @@ MAX_MF_BYTES: Final = 1 * MiB
 HEX_DIGITS: Final = {"SHA1": 40, "SHA256": 64, "SHA512": 128}
 """Algorithms that OVF tools write, with the length of their digest in hex digits."""
 
+_ALGORITHMS: Final = {32: "MD5", 40: "SHA1", 64: "SHA256", 96: "SHA384", 128: "SHA512"}
+"""By the length of the digest in hex digits, which is what decides: coreutils' lines do not name it."""
+
+_BYTE_ORDER_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_MAX_LINE: Final = 4 * KiB
+_TAGGED: Final = re.compile(
+    r"(MD5|SHA-?(?:1|256|384|512)|SHA2-(?:256|384|512))\s*\((.+)\)\s*=\s*([0-9a-f]+)(?:\s.*)?", re.IGNORECASE
+)
+_LISTED: Final = re.compile(r"([0-9a-f]{32,128})[ \t]+\*?(.+)", re.IGNORECASE)
+
 _LINE: Final = re.compile(r"(SHA1|SHA256|SHA512) ?\((.{1,255})\) {0,2}= {0,2}([0-9A-Fa-f]{40,128})")
 
 
 @dataclass(frozen=True, slots=True)
 class MfLine:
-    """One line: ``algorithm`` as ``SHA256``, a bare file ``name``, ``hexdigest`` in lower case."""
+    """One line: ``algorithm`` as ``SHA256``, the file's ``name``, ``hexdigest`` in lower case."""
 
     algorithm: str
     name: str
     hexdigest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignMf:
+    """What a manifest of others says. Names are as they stand there, but for ``./`` in front; ``unread`` tells people what was not understood."""
+
+    lines: tuple[MfLine, ...]
+    unread: tuple[str, ...] = ()
+
+
+def read_mf(data: bytes) -> ForeignMf:
+    """The lines of a manifest in any of its dialects. Never raises: what is not understood says nothing of any file."""
+    if len(data) > MAX_MF_BYTES:
+        return ForeignMf((), (f"it has more than {MAX_MF_BYTES} bytes",))
+    lines: list[MfLine] = []
+    wrong: list[int] = []
+    for number, row in enumerate(_rows(data), start=1):
+        if not row or row.startswith("#"):
+            continue
+        line = _foreign_line(row)
+        if line is None:
+            wrong.append(number)
+        else:
+            lines.append(line)
+    shown = ", ".join(map(str, wrong[:5])) + (" ..." if len(wrong) > 5 else "")
+    unread = (f"line{'s' * (len(wrong) > 1)} {shown} cannot be read",) if wrong else ()
+    return ForeignMf(tuple(lines), unread)
+
+
+def _rows(data: bytes) -> Iterator[str]:
+    mark, encoding = next(((mark, name) for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), (b"", "utf-8"))
+    text = data[len(mark) :].decode(encoding, errors="replace")
+    return (row.strip(" \t\r\0") for row in re.split(r"\r\n|\n|\r", text))
+
+
+def _foreign_line(row: str) -> MfLine | None:
+    if len(row) > _MAX_LINE:
+        return None
+    if match := _TAGGED.fullmatch(row):
+        told, name, digest = match[1].upper().replace("SHA2-", "SHA").replace("-", ""), match[2], match[3]
+    elif match := _LISTED.fullmatch(row):
+        told, name, digest = None, match[2], match[1]
+    else:
+        return None
+    algorithm = _ALGORITHMS.get(len(digest))
+    if algorithm is None or told not in (None, algorithm):
+        return None
+    name = name.strip()
+    while name.startswith(("./", ".\\")):
+        name = name[2:]
+    return MfLine(algorithm, name, digest.lower())
 
 
 def format_mf(lines: Iterable[tuple[str, str, str]]) -> bytes:

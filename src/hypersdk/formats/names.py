@@ -1,11 +1,23 @@
-"""Names of files inside an export. They come from descriptors, archives and manifests that others wrote."""
+"""Names of files inside an export. They come from descriptors, archives and manifests that others wrote.
+
+An ``href`` in a descriptor is a relative reference (DSP0243 1.1.1, section 7.1; RFC 3986, section 4.2), typed ``xs:anyURI``. Such a
+value may hold blanks and letters beyond ASCII as they are, and most tools write and read them so. What it may not hold as it is are the
+characters that mean something else there: ``href_of`` encodes these and no others. Earlier releases, and many tools, encode nothing, so
+``names_in_href`` has the text as it is written first, and what it decodes to second.
+"""
 
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import unquote
 
 MAX_NAME_BYTES: Final = 255
 """NAME_MAX of the Linux file systems, in bytes of UTF-8."""
+MAX_FOLDERS: Final = 8
+"""Folders that a name may lead through inside a package. Real ones have one or two."""
+
+_MEANS_SOMETHING_ELSE: Final = str.maketrans({char: f"%{ord(char):02X}" for char in "%?#:"})
+"""``%`` begins an encoded byte, ``?`` a query, ``#`` a fragment; a colon in the first segment ends a scheme."""
 
 
 def is_bare_name(name: str) -> bool:
@@ -18,3 +30,30 @@ def is_bare_name(name: str) -> bool:
     if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in name):
         return False
     return len(name.encode()) <= MAX_NAME_BYTES
+
+
+def is_inner_path(name: str) -> bool:
+    """Whether ``name`` can only mean a file in the folder it is looked up in, or in folders below it: bare names between slashes."""
+    parts = name.split("/")
+    return len(parts) <= MAX_FOLDERS + 1 and all(is_bare_name(part) for part in parts)
+
+
+def href_of(name: str) -> str:
+    """The reference to the file ``name``, a bare name, beside the descriptor."""
+    return name.translate(_MEANS_SOMETHING_ELSE)
+
+
+def names_in_href(href: str) -> tuple[str, ...]:
+    """Names of files that ``href`` may mean, best first. All are inner paths; empty when the reference leaves the folder.
+
+    Decoding never makes a path: what decodes to more folders than are written, or to no name at all, is only meant as it is written.
+    """
+    written = href
+    while written.startswith("./"):
+        written = written[2:]
+    if not is_inner_path(written):
+        return ()
+    decoded = unquote(written)
+    if decoded == written or not is_inner_path(decoded) or decoded.count("/") != written.count("/"):
+        return (written,)
+    return (written, decoded)

@@ -1,4 +1,4 @@
-"""OVA: an OVF package in one tar file (DSP0243 1.1.1, section 5.3), written front to back into a seekable file.
+"""OVA: an OVF package in one tar file (DSP0243 1.1.1, section 5.3), written front to back into a seekable file; and read as others write it.
 
 The descriptor must come first, but the sizes it holds are known last. So its place is kept free and filled at the end::
 
@@ -15,6 +15,8 @@ Headers are POSIX ustar. Two things go beyond it. Sizes from 8 GiB are base-256 
 readers take them. Names over 100 bytes go into a pax header (POSIX 1003.1-2001), not into GNU's ``L`` member: `tar -R`
 gives the block of the member's own header for the one and of the first header for the other, and virt-v2v takes the place
 of a disk from that listing.
+
+Read are the dialects of tar that packages come in: v7, ustar, GNU, pax with whatever keys, members in a folder, in any order.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from typing import Final
 from hypersdk.errors import BAD_FORMAT, TRUNCATED_STREAM, IntegrityError, TargetError, register
 from hypersdk.formats.image import BlockFile, ReadableFile
 from hypersdk.formats.mf import format_mf
-from hypersdk.formats.names import is_bare_name
-from hypersdk.units import KiB, align_up
+from hypersdk.formats.names import is_bare_name, is_inner_path
+from hypersdk.units import KiB, MiB, align_up
 
 TAR_BLOCK: Final = 512
 RECORD: Final = 20 * TAR_BLOCK
@@ -38,12 +40,21 @@ DESCRIPTOR_ROOM: Final = 256 * KiB
 """Default room: a descriptor is 5 to 30 KiB, one with 240 disks (the most that a VM can have) about 200 KiB."""
 
 MAX_MEMBERS: Final = 4096
-MAX_EXTENSION_BYTES: Final = 64 * KiB
-"""Most bytes of a pax or ``L`` header that are read: they hold one name of at most 255 bytes and a few numbers."""
+MAX_EXTENSION_BYTES: Final = {b"L": 64 * KiB, b"K": 64 * KiB, b"x": MiB, b"g": MiB, b"X": MiB}
+"""Headers that extend the next member's (``g``: those of all that follow), by type, and most bytes of them that are read. GNU's hold one
+name. A pax header (``X`` is Sun's name for it) may hold extended attributes as well: macOS writes those of a few hundred KiB."""
 
 _MAX_OCTAL_SIZE: Final = 8**11 - 1
 _MAX_PLAIN_NAME: Final = 100
+MAX_EXTENSIONS_BYTES: Final = 16 * MiB
+"""Of all such headers together: they are read record by record, and a few MiB of gzip may hold thousands of them."""
 _REGULAR: Final = (b"0", b"\0", b"7")
+_SPARSE: Final = b"GNU.sparse."
+"""How all keys begin by which pax marks a file without its holes."""
+_SPARSE_NAME: Final = b"GNU.sparse.name"
+_PAX_KEYS: Final = (b"path", b"size", _SPARSE_NAME)
+_APPLE_DOUBLE: Final = "._"
+"""What macOS puts before the name of a file that holds another file's attributes."""
 
 OVA_ROOM = register(
     "ova_room",
@@ -54,7 +65,7 @@ OVA_ROOM = register(
 
 @dataclass(frozen=True, slots=True)
 class OvaMember:
-    """One file in the archive: its data are the ``size`` bytes from ``offset`` in the OVA."""
+    """One file in the archive: its data are the ``size`` bytes from ``offset`` in the OVA. ``name`` may lead through folders of the archive."""
 
     name: str
     offset: int
@@ -188,7 +199,7 @@ def _pax_record(key: str, value: str) -> bytes:
 class _Header:
     """One header block as it stands in the file; ``data`` is the offset behind it."""
 
-    name: str
+    name: bytes
     size: int
     kind: bytes
     data: int
@@ -198,7 +209,7 @@ def read_ova(file: ReadableFile) -> list[OvaMember]:
     """The regular files of an OVA, in order. Reads headers only; at most 4096 of them.
 
     Raises IntegrityError: ``truncated_stream`` when a member goes past the end of the file, ``bad_format`` when it is not a tar
-    archive, holds anything but regular files directly in it, or names one twice.
+    archive, holds anything but regular files and folders, or names a file twice.
     """
     members: dict[str, OvaMember] = {}
     for member in _members(file):
@@ -211,33 +222,47 @@ def read_ova(file: ReadableFile) -> list[OvaMember]:
 
 
 def descriptor_member(members: list[OvaMember]) -> OvaMember:
-    """The one ``.ovf`` among ``members``. Raises IntegrityError ``bad_format`` for none or several."""
-    found = [member for member in members if member.name.lower().endswith(".ovf")]
-    if len(found) != 1:
-        raise _bad(f"the archive holds {len(found)} OVF descriptors, not one")
-    return found[0]
+    """The one ``.ovf`` among ``members``, in the outermost folder that has one.
+
+    Raises IntegrityError ``bad_format`` for none or several.
+    """
+    found = [member for member in members if member.name.lower().endswith(".ovf") and not is_apple_double(member.name)]
+    depth = min((member.name.count("/") for member in found), default=0)
+    outermost = [member for member in found if member.name.count("/") == depth]
+    if len(outermost) != 1:
+        raise _bad(f"the archive holds {len(outermost)} OVF descriptors, not one")
+    return outermost[0]
+
+
+def is_apple_double(name: str) -> bool:
+    """Whether ``name`` is that of a file in which macOS keeps attributes of another."""
+    return name.rpartition("/")[2].startswith(_APPLE_DOUBLE)
 
 
 def _members(file: ReadableFile) -> Iterator[OvaMember]:
-    """Regular files, with the extensions in front of them applied and directories left out, up to the end mark."""
-    end, position = file.size(), 0
-    name: str | None = None
-    size: int | None = None
+    """Regular files, with the extensions in front of them applied and folders left out, up to the end mark."""
+    position = extended_bytes = 0
+    general: dict[bytes, bytes] = {}  # pax: of all members from here on
+    own: dict[bytes, bytes] = {}  # of the next one
     for _ in range(MAX_MEMBERS):
         header = _read_header(file, position)
         if header is None:
             return
-        extension = header.kind in (b"x", b"L")
-        length = header.size if extension or size is None else size
-        if header.data + length > end:
-            raise IntegrityError(f"the archive ends inside '{header.name}'", code=TRUNCATED_STREAM, file=header.name)
+        extends = header.kind in MAX_EXTENSION_BYTES
+        length = header.size if extends else _pax_size(general | own, header.size)
+        if header.data + length > file.size():
+            shown = _shown(header.name)
+            raise IntegrityError(f"the archive ends inside '{shown}'", code=TRUNCATED_STREAM, file=shown)
         position = header.data + align_up(length, TAR_BLOCK)
-        if extension:
-            name, size = _extended(header, file.pread(header.size, header.data), name, size)
+        if extends:
+            extended_bytes += length
+            if extended_bytes > MAX_EXTENSIONS_BYTES:
+                raise _bad(f"the extended headers of the archive have more than {MAX_EXTENSIONS_BYTES} bytes")
+            own, general = _extended(header, file, own, general)
             continue
-        if header.kind in _REGULAR:
-            yield OvaMember(_checked_name(name or header.name), header.data, length)
-        name = size = None
+        if header.kind in _REGULAR and (name := _member_name(header, general | own)):
+            yield OvaMember(name, header.data, length)
+        own = {}
     raise _bad(f"the archive holds more than {MAX_MEMBERS} entries")
 
 
@@ -249,29 +274,49 @@ def _read_header(file: ReadableFile, position: int) -> _Header | None:
     return _parse_block(block, position) if block.strip(b"\0") else None
 
 
-def _extended(header: _Header, data: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:
-    """Name and size for the next member, after one more extended header."""
-    if header.kind == b"L":
-        return _text(data.rstrip(b"\0")), size
-    pax_name, pax_size = _pax_fields(data)
-    return pax_name or name, size if pax_size is None else pax_size
+def _extended(
+    header: _Header, file: ReadableFile, own: dict[bytes, bytes], general: dict[bytes, bytes]
+) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """What holds for the next member, and for all that follow, after one more extended header."""
+    data = file.pread(header.size, header.data)
+    match header.kind:
+        case b"L":
+            return own | {b"path": data.rstrip(b"\0")}, general
+        case b"K":  # the name of a link's target; links are not read
+            return own, general
+        case b"g":
+            return own, general | _pax_fields(data)
+        case _:
+            return own | _pax_fields(data), general
 
 
 def _parse_block(block: bytes, position: int) -> _Header:
-    """Checks sum, kind and numbers of one block. Both spellings of the magic (POSIX, GNU) are taken."""
-    if block[257:262] != b"ustar" or _parse_number(block[148:156]) != sum(block[:148]) + sum(block[156:]) + 8 * 0x20:
+    """Checks sum, kind and numbers of one block. It is the sum that makes it a header: tar of Unix version 7 has no magic."""
+    if not _sum_fits(block):
         raise _bad(f"there is no valid tar header at byte {position}")
     kind, size = block[156:157], _parse_number(block[124:136])
-    name = _text(block[:100].split(b"\0", 1)[0])
+    name = block[:100].split(b"\0", 1)[0]
     if block[257:263] == b"ustar\0" and (prefix := block[345:500].split(b"\0", 1)[0]):
-        name = f"{_text(prefix)}/{name}"
-    if kind == b"5" and size == 0:
-        return _Header(name, size, kind, position + TAR_BLOCK)
-    if kind not in (*_REGULAR, b"x", b"L"):
-        raise _bad(f"'{name[:100]}' in the archive is not a regular file (type {kind!r})")
-    if kind in (b"x", b"L") and size > MAX_EXTENSION_BYTES:
+        name = prefix + b"/" + name
+    if kind in _REGULAR and name.endswith(b"/"):
+        kind = b"5"  # how version 7 marks a folder
+    most = MAX_EXTENSION_BYTES.get(kind)
+    if most is not None and size > most:
         raise _bad(f"an extended header of {size} bytes at byte {position}")
+    if kind == b"S":
+        raise _sparse(name)
+    if kind not in (*_REGULAR, *MAX_EXTENSION_BYTES) and not (kind == b"5" and size == 0):
+        raise _bad(f"'{_shown(name)}' in the archive is not a regular file (type {kind!r})")
     return _Header(name, size, kind, position + TAR_BLOCK)
+
+
+def _sum_fits(block: bytes) -> bool:
+    """Whether the header's checksum is right, over bytes without a sign or, as some old tars add them, with one."""
+    field = block[148:156].split(b"\0", 1)[0].strip(b" ")
+    if not field or field.strip(b"01234567"):
+        return False
+    told, rest = int(field, 8), block[:148] + block[156:]
+    return told in ((unsigned := sum(rest) + 8 * 0x20), unsigned - 256 * sum(byte > 127 for byte in rest))
 
 
 def _parse_number(field: bytes) -> int:
@@ -283,35 +328,60 @@ def _parse_number(field: bytes) -> int:
     return int(digits, 8)
 
 
-def _pax_fields(data: bytes) -> tuple[str | None, int | None]:
-    """``path`` and ``size`` of a pax header; other keys (times, owners) do not matter here."""
-    found: dict[str, str] = {}
-    while data:
-        digits, _, _ = data.partition(b" ")
-        length = int(digits) if digits.isdigit() and len(digits) < 6 else 0
-        key, separator, value = data[len(digits) + 1 : length].partition(b"=")
-        if not separator or length > len(data) or not value.endswith(b"\n"):
+def _pax_fields(data: bytes) -> dict[bytes, bytes]:
+    """What matters here of a pax header. Keys and values are bytes: extended attributes (``SCHILY.xattr``) are no text."""
+    found: dict[bytes, bytes] = {}
+    at = 0
+    while at < len(data) and data[at]:  # some writers fill up with zeros
+        digits, blank, _ = data[at : at + 9].partition(b" ")
+        length = int(digits) if blank and digits.isdigit() else 0
+        record = data[at + len(digits) + 1 : at + length]
+        key, separator, value = record.partition(b"=")
+        if not separator or at + length > len(data) or not value.endswith(b"\n"):
             raise _bad("a pax header is damaged")
-        found[_text(key)] = _text(value[:-1])
-        data = data[length:]
-    size = found.get("size")
-    if size is not None and not (size.isascii() and size.isdigit() and len(size) < 20):
+        if key.startswith(_SPARSE):
+            found.setdefault(_SPARSE, b"")
+        if key in _PAX_KEYS:
+            found[key] = value[:-1]
+        at += length
+    return found
+
+
+def _pax_size(fields: Mapping[bytes, bytes], plain: int) -> int:
+    size = fields.get(b"size")
+    if size is None:
+        return plain
+    if not size.isdigit() or len(size) >= 20:
         raise _bad("a pax header has a size that is no number")
-    return found.get("path"), None if size is None else int(size)
+    return int(size)
 
 
-def _checked_name(name: str) -> str:
-    name = name.removeprefix("./")
-    if not is_bare_name(name):
-        raise _bad(f"{name[:100]!r} in the archive is a path, not a bare file name")
+def _member_name(header: _Header, fields: Mapping[bytes, bytes]) -> str | None:
+    """The member's name as an inner path. None where it is no text: no descriptor can name it, so nothing is lost with it."""
+    raw = fields.get(b"path", header.name)
+    if _SPARSE in fields:
+        raise _sparse(fields.get(_SPARSE_NAME, raw))
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    while name.startswith("./"):
+        name = name[2:]
+    if not is_inner_path(name):
+        raise _bad(f"{name[:100]!r} in the archive is not a name of a file inside it")
     return name
 
 
-def _text(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _bad(f"a name in the archive is not UTF-8: {raw[:100]!r}") from error
+def _sparse(name: bytes) -> IntegrityError:
+    return IntegrityError(
+        f"'{_shown(name)}' is stored in the archive as a sparse file, which OVA does not know",
+        code=BAD_FORMAT,
+        next_step="Unpack the archive with `tar -xf`, and convert the .ovf.",
+    )
+
+
+def _shown(name: bytes) -> str:
+    return name[:100].decode("utf-8", errors="replace")
 
 
 def _bad(message: str) -> IntegrityError:

@@ -20,6 +20,7 @@ from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.local import FileStreamSource, LocalDisk, LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of, stem_of_run
 from hypersdk.migration.outputs import Outputs, outputs_for
+from hypersdk.migration.package import UNPROVED_LOCAL, PackageVerdict
 from hypersdk.migration.preflight import COMPRESS_UNFIT, NO_DISKS
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
 from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, locked_folder
@@ -37,7 +38,6 @@ NO_DESCRIPTION: Final = register(
     "Use --format vmdk, qcow2 or raw, or convert the .ovf that describes the machine.",
 )
 LOCAL_ENDPOINT: Final = "local"
-UNPROVED_LOCAL: Final = "unproved: converted from a local file, which no server vouches for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def convert_file(
     """
     settings = settings or RunSettings()
     folder = spec.output_dir.absolute()
-    with open_local(path) as machine:
+    with open_local(path, cancel) as machine:
         _check(machine, spec)
         with target_errors(f"creating {folder}"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -130,9 +130,9 @@ def _convert(
             cancel,
         )
         board.phase(Phase.VERIFYING)
-        finished = Finished(
-            disks.hashes(), (*machine.warnings, *warnings), restored=True, elapsed_s=time.monotonic() - started
-        )
+        verdict = _verdict(machine, copied, run, board, cancel)
+        told = (*machine.warnings, *warnings, *verdict.warnings)
+        finished = Finished(disks.hashes(), told, restored=True, elapsed_s=time.monotonic() - started)
         board.phase(Phase.PUBLISHING)
         described = machine.descriptor is not None
         result = Publishing(
@@ -151,6 +151,23 @@ def _convert(
         run.remove()
         board.phase(Phase.DONE)
     return result
+
+
+def _verdict(
+    machine: LocalMachine, copied: Sequence[LocalDisk], run: RunFile, board: Board, cancel: CancelToken
+) -> PackageVerdict:
+    """Compares what was read with the package's own ``.mf``, and writes the proof down. Nothing has its final name yet."""
+    for record, disk in zip(run.record.disks, copied, strict=True):
+        stream = record.receipt.stream if record.receipt else None
+        if not isinstance(disk.source, FileStreamSource) or disk.source.stored is None or stream is None:
+            continue
+        made = {"SHA256": stream.sha256, "SHA1": stream.sha1}
+        if stream.length_bytes == disk.source.stored.size():
+            machine.package.received(disk.source.stored, {name: digest for name, digest in made.items() if digest})
+    verdict = machine.package.verdict(cancel, board.note)
+    with run.changing() as record_of_run:
+        record_of_run.proof = verdict.proof
+    return verdict
 
 
 def _split(disks: Sequence[LocalDisk], output: OutputFormat) -> tuple[list[LocalDisk], list[OvfDisk]]:

@@ -3,13 +3,14 @@
 ::
 
     FILE.vmdk   streamOptimized ──> stream (as from a lease)     other kinds ──> ranges through the reader
-    FILE.ovf    descriptor names the disks; bare names beside it, nothing else is opened
+    FILE.ovf    descriptor names the disks; files beside it or in folders below, nothing else is opened
     FILE.ova    descriptor and disks are members
+
+An archive or a disk may be packed with gzip as a whole. How files are opened is in ``stored``, how they are found and proved in ``package``.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,30 +18,33 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import BAD_FORMAT, IntegrityError, TargetError, UsageError, register
+from hypersdk.formats import gzipped
+from hypersdk.formats.gzipped import GzipReader
 from hypersdk.formats.image import ReadableFile
-from hypersdk.formats.names import is_bare_name
 from hypersdk.formats.ova import descriptor_member, read_ova
-from hypersdk.formats.ovf import EnvelopeDisk, OvfEnvelope, descriptor_text, parse_ovf
-from hypersdk.formats.vmdk.reader import DiskReader, VmdkKind, open_vmdk, sniff
+from hypersdk.formats.ovf import EnvelopeDisk, EnvelopeFile, OvfEnvelope, descriptor_text, parse_ovf
+from hypersdk.formats.vmdk.reader import DiskReader, VmdkKind, open_vmdk, sniff, stream_capacity
+from hypersdk.migration.package import Image, Package
+from hypersdk.migration.stored import (
+    UNREADABLE_INPUT,
+    ArchiveStore,
+    FolderStore,
+    OpenFile,
+    Stored,
+    input_errors,
+    open_regular,
+)
 from hypersdk.model import Backing, Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Nic, Power
-from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import ByteStream, DiskSource
-from hypersdk.units import SECTOR, KiB, MiB, align_up, format_size
+from hypersdk.units import SECTOR, KiB, align_up, format_size
 
-UNREADABLE_INPUT: Final = register(
-    "unreadable_input", "The file to convert cannot be opened.", "Check its path and permissions."
-)
 UNKNOWN_INPUT: Final = register(
-    "unknown_input", "The file is none of those that can be converted.", "Give a .vmdk, .ovf or .ova file."
-)
-MISSING_DISK_FILE: Final = register(
-    "missing_disk_file",
-    "The descriptor names a disk file that is not there.",
-    "Put all files of the OVF into one folder.",
+    "unknown_input",
+    "The file is none of those that can be converted.",
+    "Give a .vmdk, .ovf or .ova file; a .vmdk or .ova may be packed (.gz).",
 )
 
-MAX_DESCRIPTOR: Final = 8 * MiB
 _FIRST_KEY: Final = 2000
 """vSphere numbers disks from 2000; a converted one has no key of its own."""
 _SCSI_KEY: Final = 1000
@@ -65,101 +69,73 @@ class LocalDisk:
 @dataclass(frozen=True, slots=True)
 class LocalMachine:
     """What a file holds: its disks in order and a description of the machine, as far as it is known. ``descriptor`` is the OVF's text.
-    ``warnings`` say what of it was left out or not understood."""
+
+    ``package`` has the files, and the verdict on them. ``warnings`` say what of the descriptor was left out or not understood.
+    """
 
     machine: Machine
     disks: tuple[LocalDisk, ...]
     descriptor: bytes | None
+    package: Package
     warnings: tuple[str, ...] = ()
 
 
 @contextmanager
-def open_local(path: Path) -> Iterator[LocalMachine]:
-    """Opens ``path`` by what its name ends in; files stay open for the block.
+def open_local(path: Path, cancel: CancelToken) -> Iterator[LocalMachine]:
+    """Opens ``path`` by what its name ends in; files stay open for the block. ``cancel`` ends the reading of a packed archive.
 
-    Raises UsageError ``unknown_input``, TargetError ``unreadable_input``, IntegrityError for what is inside.
+    Raises UsageError ``unknown_input``, TargetError ``unreadable_input`` or ``input_not_a_file``, IntegrityError for what is inside.
     """
-    openers: dict[str, Callable[[ExitStack, Path], LocalMachine]] = {
+    openers: dict[str, Callable[[ExitStack, Path, OpenFile, CancelToken], LocalMachine]] = {
         ".vmdk": _open_vmdk_file,
         ".ovf": _open_ovf,
         ".ova": _open_ova,
     }
-    opener = openers.get(path.suffix.lower())
-    if opener is None:
+    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+    opener = openers.get(suffix)
+    if opener is None or path.name.lower().endswith(".ovf.gz"):
         raise UsageError(f"'{path.name}' is not a .vmdk, .ovf or .ova file", code=UNKNOWN_INPUT)
     with ExitStack() as stack:
-        yield opener(stack, path)
+        try:
+            file = OpenFile(stack, open_regular(path, path.name), path.name)
+        except FileNotFoundError as error:
+            raise TargetError(f"{path} cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
+        with input_errors():
+            opened = opener(stack, path, file, cancel)
+        yield opened
 
 
-def _open_file(stack: ExitStack, path: Path) -> FdFile:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise TargetError(f"{path} cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
-    stack.callback(os.close, handle)
-    return FdFile(handle)
-
-
-def _beside(stack: ExitStack, folder: Path) -> Callable[[str], ReadableFile]:
-    """Opens files named by a descriptor: bare names in ``folder``, never through a symbolic link out of it."""
-
-    def open_extent(name: str) -> ReadableFile:
-        if not is_bare_name(name):
-            raise IntegrityError(f"a descriptor names {name!r}, which is not a file beside it", code=BAD_FORMAT)
-        if (folder / name).is_symlink():
-            raise IntegrityError(f"'{name}' is a symbolic link", code=BAD_FORMAT)
-        return _open_file(stack, folder / name)
-
-    return open_extent
-
-
-def _open_vmdk_file(stack: ExitStack, path: Path) -> LocalMachine:
-    source = _vmdk_source(_open_file(stack, path), "disk 1", _beside(stack, path.parent))
+def _open_vmdk_file(stack: ExitStack, path: Path, file: OpenFile, cancel: CancelToken) -> LocalMachine:
+    store = FolderStore(stack, path.parent)
+    package = Package(store, "", cancel.check)
+    stored = store.adopt(file)
+    source = _vmdk_source(package.image_of(stored, stored), "disk 1", package)
     disk = LocalDisk(_FIRST_KEY, "disk 1", source, None)
-    return LocalMachine(_machine(path.stem, None, (disk,)), (disk,), None)
+    return LocalMachine(_machine(_stem(path), None, (disk,)), (disk,), None, package)
 
 
-def _open_ovf(stack: ExitStack, path: Path) -> LocalMachine:
-    text = _descriptor_text(_open_file(stack, path), path.name)
-    beside = _beside(stack, path.parent)
-
-    def open_disk(names: Sequence[str]) -> ReadableFile:
-        found = next((name for name in names if (path.parent / name).exists()), None)
-        if found is None:
-            raise TargetError(f"'{names[0]}' is missing beside {path.name}", code=MISSING_DISK_FILE)
-        return beside(found)
-
-    return _described(path.stem, text, open_disk, beside)
+def _open_ovf(stack: ExitStack, path: Path, file: OpenFile, cancel: CancelToken) -> LocalMachine:
+    store = FolderStore(stack, path.parent)
+    package = Package(store, "", cancel.check)
+    return _described(_stem(path), package.descriptor(store.adopt(file)), package)
 
 
-def _open_ova(stack: ExitStack, path: Path) -> LocalMachine:
-    file = _open_file(stack, path)
-    members = {member.name: member for member in read_ova(file)}
-    descriptor = descriptor_member(list(members.values()))
-    text = _descriptor_text(Region(file, descriptor.offset, descriptor.size), descriptor.name)
-
-    def open_disk(names: Sequence[str]) -> ReadableFile:
-        member = next((members[name] for name in names if name in members), None)
-        if member is None:
-            raise TargetError(f"'{names[0]}' is missing in {path.name}", code=MISSING_DISK_FILE)
-        return Region(file, member.offset, member.size)
-
-    return _described(path.stem, text, open_disk, lambda name: open_disk([name]))
+def _open_ova(stack: ExitStack, path: Path, file: OpenFile, cancel: CancelToken) -> LocalMachine:  # noqa: ARG001 - as the others
+    packed = file.pread(len(gzipped.MAGIC), 0) == gzipped.MAGIC
+    content: ReadableFile = GzipReader(file, cancel.check) if packed else file
+    members = read_ova(content)
+    content.size()  # to the end of a packed archive: only there is its checksum
+    descriptor = descriptor_member(members)
+    package = Package(ArchiveStore(file, content, members), descriptor.name.rpartition("/")[0], cancel.check)
+    text = package.descriptor(Stored(descriptor.name, content, descriptor.offset, descriptor.size))
+    return _described(_stem(path), text, package)
 
 
-def _descriptor_text(file: ReadableFile, name: str) -> bytes:
-    size = file.size()
-    if size > MAX_DESCRIPTOR:
-        raise IntegrityError(f"the descriptor {name} has {size} bytes", code=BAD_FORMAT)
-    return file.pread(size, 0)
+def _stem(path: Path) -> str:
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
-def _described(
-    name: str,
-    text: bytes,
-    open_disk: Callable[[Sequence[str]], ReadableFile],
-    open_extent: Callable[[str], ReadableFile],
-) -> LocalMachine:
+def _described(name: str, text: bytes, package: Package) -> LocalMachine:
     envelope = parse_ovf(text)
     disks, warnings = [], list(envelope.warnings)
     for key, disk in enumerate(envelope.disks, start=_FIRST_KEY):
@@ -170,53 +146,54 @@ def _described(
             )
             disks.append(LocalDisk(key, disk.label, EmptySource(disk.label, capacity), disk))
             continue
-        source = _vmdk_source(open_disk(disk.file.names), disk.label, open_extent)
+        source = _vmdk_source(_image(package, disk.file), disk.label, package)
         disks.append(LocalDisk(key, disk.label, source, disk))
     machine = _machine(envelope.system.name or name, envelope, tuple(disks))
-    return LocalMachine(machine, tuple(disks), descriptor_text(text).encode(), tuple(warnings))
+    return LocalMachine(machine, tuple(disks), descriptor_text(text).encode(), package, tuple(warnings))
 
 
-def _vmdk_source(file: ReadableFile, label: str, open_extent: Callable[[str], ReadableFile]) -> DiskSource:
-    kind = sniff(file.pread(64 * KiB, 0))
+def _image(package: Package, file: EnvelopeFile) -> Image:
+    """The disk file as an image. A method of compression that nobody has undone is named."""
+    image = package.image(file)
+    if file.compression not in (None, "gzip"):
+        try:
+            sniff(image.file.pread(64 * KiB, 0))
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"'{file.names[0]}' is compressed with '{file.compression[:60]}'; only gzip is read",
+                code=BAD_FORMAT,
+                next_step="Unpack the file and take the attribute 'compression' out of the descriptor.",
+            ) from error
+    return image
+
+
+def _vmdk_source(image: Image, label: str, package: Package) -> DiskSource:
+    kind = sniff(image.file.pread(64 * KiB, 0))
     if kind is VmdkKind.STREAM:
-        return FileStreamSource(file, label, open_vmdk(file, open_extent).capacity)
-    return ReaderSource(open_vmdk(file, open_extent), label)
-
-
-class Region:
-    """A part of a file, read-only: a member of an OVA. Reads end at its end, so that a member never shows its neighbour."""
-
-    def __init__(self, file: ReadableFile, start: int, length: int) -> None:
-        self._file = file
-        self._start = start
-        self._length = length
-
-    def pread(self, length: int, offset: int) -> bytes:
-        """See ReadableFile."""
-        return self._file.pread(max(0, min(length, self._length - offset)), self._start + offset)
-
-    def size(self) -> int:
-        """Bytes of the part."""
-        return self._length
+        wants_sha1 = image.stored is not None and package.wants_sha1(image.stored)
+        return FileStreamSource(image, label, stream_capacity(image.file), wants_sha1=wants_sha1)
+    image.file.size()  # to the end of a packed file: only there is its checksum
+    return ReaderSource(open_vmdk(image.file, image.beside), label)
 
 
 class FileStreamSource:
-    """A streamOptimized VMDK on disk, as a StreamSource."""
+    """A streamOptimized VMDK on disk, as a StreamSource. ``size_bytes`` is what there is to read."""
 
-    def __init__(self, file: ReadableFile, label: str, capacity_bytes: int) -> None:
+    def __init__(self, image: Image, label: str, capacity_bytes: int, *, wants_sha1: bool) -> None:
         self.label = label
         self.capacity_bytes = capacity_bytes
         self.allocated_bytes: int | None = None
-        self.wants_sha1 = False
+        self.wants_sha1 = wants_sha1
         self.host = "local"
-        self.size_bytes = file.size()
-        self._file = file
+        self.size_bytes = image.stored_bytes
+        self.stored = image.stored
+        self._image = image
 
     @contextmanager
     def open(self, cancel: CancelToken) -> Iterator[ByteStream]:
         """See StreamSource."""
         cancel.check()
-        yield _FileStream(self._file)
+        yield _FileStream(self._image)
 
 
 class _FileStream:
@@ -224,10 +201,10 @@ class _FileStream:
 
     route = "local file"
 
-    def __init__(self, file: ReadableFile) -> None:
-        self._file = file
+    def __init__(self, image: Image) -> None:
+        self._file = image.file
         self._position = 0
-        self.length_bytes: int | None = file.size()
+        self.length_bytes: int | None = image.length_bytes
 
     def readinto(self, buffer: memoryview) -> int:
         """See ByteStream. An image that cannot be read is no passing fault: OSError becomes TargetError."""
@@ -277,15 +254,6 @@ class EmptySource:
         """See RangeSource."""
         cancel.check()
         buffer[:] = bytes(len(buffer))
-
-
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """Raises any OSError of the block as TargetError ``unreadable_input``."""
-    try:
-        yield
-    except OSError as error:
-        raise TargetError(f"the input cannot be read: {error.strerror}", code=UNREADABLE_INPUT) from error
 
 
 # What is known of the machine

@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Convert a VMDK, OVA or OVF that lies on this machine.
 
-    FILE is read once; what is written is checked and described as after an export.
+    The files of a package are compared with its own .mf. What is written is checked and described as after an export.
     """
     from hypersdk.cli.exporting import show_result
     from hypersdk.cli.progress import watching

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from lxml import etree
 
 from hypersdk.errors import IntegrityError, register
+from hypersdk.formats.names import href_of
 from hypersdk.formats.ovf.document import attribute, child, child_text, children, parse_document
 from hypersdk.formats.ovf.hardware import RESOURCE, is_disk, is_drive
 from hypersdk.formats.ovf.layout import FORMAT_URIS, RASD, OvfDisk
@@ -81,7 +82,7 @@ def _by_name(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[st
         (disk.id, known[name])
         for disk in theirs
         if disk.file is not None
-        for name in (disk.file.href, disk.file.id)
+        for name in (*disk.file.names, disk.file.id)
         if name in known
     )
 
@@ -213,7 +214,9 @@ class _Parts:
             file = self._add_file()  # of a disk that was empty, or a copy of one that has the file already
         file_id = attribute(file, "id") or ""
         self._kept_files.add(file_id)
-        _set(file, "href", disk.file_name)
+        _set(file, "href", href_of(disk.file_name))
+        for name in ("compression", "chunkSize"):  # ours is whole and as it is
+            _unset(file, name)
         _set(file, "size", str(disk.size_bytes))
         _set(element, "fileRef", file_id)
         _set(element, "format", FORMAT_URIS[disk.format])

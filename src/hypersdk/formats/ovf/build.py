@@ -8,6 +8,7 @@ from typing import Final, cast
 
 from lxml import etree
 
+from hypersdk.formats.names import href_of
 from hypersdk.formats.ovf.layout import (
     CONTROLLER_SUBTYPES,
     CONTROLLER_TYPES,
@@ -64,7 +65,7 @@ def _add_references(envelope: etree._Element, disks: Sequence[OvfDisk]) -> None:
     references = _sub(envelope, "References")
     for number, disk in enumerate(disks, start=1):
         if disk.file_name is not None:
-            _sub(references, "File", href=disk.file_name, id=f"file{number}", size=str(disk.size_bytes))
+            _sub(references, "File", href=href_of(disk.file_name), id=f"file{number}", size=str(disk.size_bytes))
 
 
 def _add_disk_section(envelope: etree._Element, disks: Sequence[OvfDisk]) -> None:

@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote
 
 from lxml import etree
 
-from hypersdk.formats.names import is_bare_name
+from hypersdk.formats.names import names_in_href
 from hypersdk.formats.ovf.document import attribute, child_text, children, malformed, parse_document, unsafe
 from hypersdk.formats.ovf.hardware import (
     Hardware,
@@ -30,19 +29,25 @@ _PROPERTY: Final = re.compile(r"\$\{([^{}]{1,200})\}")
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeFile:
-    """One file reference. ``href`` is a bare name as the descriptor writes it; ``size_bytes`` as announced there.
+    """One file reference. ``href`` is as the descriptor writes it; ``size_bytes`` as announced there.
 
-    ``names`` are those to look for, best first: as written, then with ``%20`` and the like resolved (writers differ).
+    ``compression`` is the name of a method, None where the file is stored as it is. With ``chunk_bytes`` it is stored in parts
+    ``NAME.000000000``, ``NAME.000000001`` and so on, of that size each but the last.
     """
 
     id: str
     href: str
     size_bytes: int | None
+    compression: str | None = None
+    chunk_bytes: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Candidates for the name of the file on disk or in the archive."""
-        return tuple(dict.fromkeys((self.href, unquote(self.href))))
+        """Candidates for the name of the file on disk or in the archive, best first: see ``names_in_href``.
+
+        None for a file elsewhere (``http://...``), which no disk may have: an ISO image that stayed where it was.
+        """
+        return names_in_href(self.href)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +139,19 @@ def _read_files(root: etree._Element) -> dict[str, EnvelopeFile]:
     files: dict[str, EnvelopeFile] = {}
     for element in _within(root, ("References",), "File"):
         file_id, href = _required(element, "id"), _required(element, "href")
-        _refuse_unreadable(element, href)
         if file_id in files:
             raise malformed(f"the file id '{file_id[:60]}' is given twice")
-        files[file_id] = EnvelopeFile(file_id, href, _optional_number(element, "size"))
+        compression = (attribute(element, "compression") or "identity").lower()
+        files[file_id] = EnvelopeFile(
+            file_id,
+            href,
+            _optional_number(element, "size"),
+            None if compression == "identity" else compression,
+            _optional_number(element, "chunkSize") or None,
+        )
     if len({file.href for file in files.values()}) != len(files):
         raise malformed("two file references name the same file")
     return files
-
-
-def _refuse_unreadable(element: etree._Element, href: str) -> None:
-    if not is_bare_name(href) or not is_bare_name(unquote(href)):
-        raise unsafe(f"a file reference leaves the descriptor's folder: {href[:100]!r}")
-    if attribute(element, "compression") not in (None, "identity"):
-        raise malformed(f"'{href}' is compressed as a whole; unpack it and take the attribute out of the descriptor")
-    if attribute(element, "chunkSize"):
-        raise malformed(f"'{href}' is split into chunks; join them and take the attribute out of the descriptor")
 
 
 def _disk_elements(root: etree._Element) -> dict[str, etree._Element]:
@@ -204,9 +206,12 @@ class _DiskSource:
     def _disk(self, disk_id: str, listed_as: str, place: Place | None) -> EnvelopeDisk:
         element = self._elements.get(listed_as)
         controller = place.controller if place else None
+        file = self._of_files.get(listed_as) if element is None else self._file(disk_id, element)
+        if file is not None and not file.names:
+            raise unsafe(f"a file reference leaves the descriptor's folder: {shown(file.href)}")
         return EnvelopeDisk(
             id=disk_id,
-            file=self._of_files.get(listed_as) if element is None else self._file(disk_id, element),
+            file=file,
             capacity_bytes=self._capacity(disk_id, element, place),
             populated_bytes=self._number(element, "populatedSize") if element is not None else None,
             format=attribute(element, "format") if element is not None else None,

@@ -106,6 +106,16 @@ def bad_format(what: str, **fields: Any) -> IntegrityError:
     return IntegrityError(f"not a usable VMDK: {what}", code=BAD_FORMAT, **fields)
 
 
+def no_size() -> IntegrityError:
+    """The error for a disk of 0 bytes, which is a good VMDK with nothing in it."""
+    return IntegrityError(
+        "the disk has a capacity of 0 bytes: there is nothing to read",
+        code=BAD_FORMAT,
+        cause="The disk has no size. No image format of a hypervisor can hold such a disk.",
+        next_step="Leave the disk out.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class SparseHeader:
     """The header (or footer) of a sparse extent. Positions and sizes in sectors, as in the file."""
@@ -172,7 +182,9 @@ def _check_header(header: SparseHeader) -> None:
         raise bad_format(f"version {header.version} is not known")
     if header.flags & Flag.END_OF_LINE and header.end_of_line != END_OF_LINE:
         raise bad_format("its line ends were changed, as a transfer in text mode does")
-    if not 0 < header.capacity <= MAX_CAPACITY:
+    if not header.capacity:
+        raise no_size()
+    if header.capacity > MAX_CAPACITY:
         raise bad_format(f"a capacity of {header.capacity_sectors} sectors")
     if header.entries_per_table != ENTRIES_PER_TABLE:
         raise bad_format(f"grain tables of {header.entries_per_table} entries")
@@ -183,6 +195,18 @@ def _check_header(header: SparseHeader) -> None:
         raise bad_format(f"a descriptor of {header.descriptor_sectors} sectors")
     if header.compressed and header.compression != DEFLATE:
         raise bad_format(f"compression method {header.compression}")
+
+
+def exact_capacity(header: SparseHeader, told_sectors: int | None) -> int:
+    """Guest bytes of an extent, where its descriptor tells ``told_sectors`` (None: it does not).
+
+    VirtualBox rounds the header's number up to whole grains, as [V] asks for, and writes the guest's into the descriptor alone.
+    Raises IntegrityError ``bad_format`` when the two differ by more than that.
+    """
+    told = header.capacity if told_sectors is None else told_sectors * SECTOR
+    if header.capacity not in (told, align_up(told, header.grain_sectors * SECTOR)):
+        raise bad_format(f"a capacity of {header.capacity} bytes, not {told} as its descriptor says")
+    return told
 
 
 def require_stream(header: SparseHeader) -> None:

@@ -7,22 +7,25 @@
                                     ── FLAT "a-f001.vmdk" 0 > _FlatExtent   ├ _SplitDisk
                                     ── ZERO ───────────────> _ZeroExtent   ┘
 
-Opening of files is the caller's: extents are named by untrusted text, so ``open_extent`` is asked for plain names only, and decides.
+Opening of files is the caller's: extents are named by untrusted text. ``open_extent`` gets the names that one file may have, all of them
+inner paths (but for bytes that are no text), and decides.
 """
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from itertools import accumulate
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from hypersdk.errors import TRUNCATED_STREAM, IntegrityError
 from hypersdk.formats.image import BLOCK, Piece, ReadableFile
-from hypersdk.formats.vmdk.descriptor import SIGNATURE, Descriptor, ExtentLine, parse_descriptor
+from hypersdk.formats.names import is_inner_path
+from hypersdk.formats.vmdk.descriptor import Descriptor, ExtentLine, is_descriptor, parse_descriptor
 from hypersdk.formats.vmdk.layout import (
     COWD_MAGIC,
     ENTRIES_PER_TABLE,
@@ -40,6 +43,8 @@ from hypersdk.formats.vmdk.layout import (
     SparseHeader,
     bad_format,
     entries_of,
+    exact_capacity,
+    no_size,
     parse_header,
     require_stream,
 )
@@ -48,6 +53,8 @@ from hypersdk.units import SECTOR, MiB
 
 SNIFF_BYTES: Final = 512
 """What ``sniff`` wants to see of a file."""
+_ESCAPED: Final = re.compile("[\udc80-\udcff]")
+"""Bytes that are no text, as ``surrogateescape`` has them."""
 _TABLES_KEPT: Final = 64
 _MOST_DIRECTORY_BYTES: Final = 32 * MiB
 """64 TiB of 64 KiB grains need 8 MiB; only absurd combinations of capacity and grain size need more."""
@@ -86,54 +93,70 @@ def sniff(head: bytes) -> VmdkKind:
         return VmdkKind.STREAM if header.compressed else VmdkKind.SPARSE
     if head.startswith((COWD_MAGIC, SESPARSE_MAGIC)):
         raise bad_format("it is the delta of a snapshot on ESXi; consolidate the machine's snapshots first")
-    if SIGNATURE in head:
+    if is_descriptor(head):
         return VmdkKind.DESCRIPTOR
     raise bad_format("neither a sparse extent nor a descriptor")
 
 
-def open_vmdk(file: ReadableFile, open_extent: Callable[[str], ReadableFile]) -> DiskReader:
-    """The disk in ``file``; ``open_extent(name)`` opens a neighbour that its descriptor names (a plain file name, checked).
+ExtentOpener: TypeAlias = Callable[[Sequence[str]], ReadableFile]
+"""Opens the neighbour of a descriptor that has one of these names, best first."""
+
+
+def open_vmdk(file: ReadableFile, open_extent: ExtentOpener) -> DiskReader:
+    """The disk in ``file``; ``open_extent`` opens the neighbours that its descriptor names.
 
     Raises IntegrityError (``bad_format``, ``truncated_stream``).
     """
     if sniff(file.pread(SNIFF_BYTES, 0)) is VmdkKind.DESCRIPTOR:
         return _open_split(parse_descriptor(_text(file)), open_extent)
-    extent = _SparseExtent(file)
-    extent.check_descriptor()
-    return extent
+    header = parse_header(_exactly(file, SECTOR, 0))
+    return _SparseExtent(file, _own_sectors(file, header))
+
+
+def stream_capacity(file: ReadableFile) -> int:
+    """Guest bytes of the streamOptimized disk in ``file``, of which only header and descriptor are read. Raises as ``open_vmdk``."""
+    header = parse_header(_exactly(file, SECTOR, 0))
+    return exact_capacity(header, _own_sectors(file, header))
+
+
+def _own_sectors(file: ReadableFile, header: SparseHeader) -> int | None:
+    """What the disk's own descriptor tells of its size. Raises IntegrityError where it is another's delta."""
+    if not header.descriptor_sectors:
+        return None
+    text = _exactly(file, header.descriptor_sectors * SECTOR, header.descriptor_offset * SECTOR)
+    return parse_descriptor(text).own_sectors
 
 
 def _text(file: ReadableFile) -> bytes:
     return file.pread(MAX_DESCRIPTOR_BYTES + 1, 0)
 
 
-def _open_split(descriptor: Descriptor, open_extent: Callable[[str], ReadableFile]) -> DiskReader:
+def _open_split(descriptor: Descriptor, open_extent: ExtentOpener) -> DiskReader:
     if not descriptor.extents:
         raise bad_format("a descriptor without extents")
     return _SplitDisk([_open_extent(line, open_extent) for line in descriptor.extents])
 
 
-def _open_extent(line: ExtentLine, open_extent: Callable[[str], ReadableFile]) -> DiskReader:
+def _open_extent(line: ExtentLine, open_extent: ExtentOpener) -> DiskReader:
     length = line.sectors * SECTOR
     match line.kind:
         case "ZERO":
             return _ZeroExtent(length)
         case "FLAT" | "VMFS":
-            return _FlatExtent(open_extent(_plain_name(line)), line.offset * SECTOR, length)
+            return _FlatExtent(open_extent(_inner_names(line)), line.offset * SECTOR, length)
         case "SPARSE":
-            extent = _SparseExtent(open_extent(_plain_name(line)))
-            if extent.capacity != length:
-                raise bad_format(f"extent {line.name!r} has {extent.capacity} bytes, not {length}")
-            return extent
+            return _SparseExtent(open_extent(_inner_names(line)), line.sectors)
         case _:
             raise bad_format(f"an extent of kind {line.kind}")
 
 
-def _plain_name(line: ExtentLine) -> str:
-    name = line.name or ""
-    if not name or name in (".", "..") or any(char in "/\\" or not char.isprintable() for char in name):
-        raise bad_format(f"an extent in {name[:80]!r}; only a file beside the descriptor may be named")
-    return name
+def _inner_names(line: ExtentLine) -> list[str]:
+    names = [name for name in line.names if is_inner_path(_ESCAPED.sub("?", name))]
+    if not names:
+        raise bad_format(
+            f"an extent in {(line.names or ('',))[0][:80]!r}; only a file beside the descriptor may be named"
+        )
+    return names
 
 
 class _ZeroExtent:
@@ -169,28 +192,17 @@ class _FlatExtent:
 class _SparseExtent:
     """Grains found through directory and tables, plain or compressed."""
 
-    def __init__(self, file: ReadableFile) -> None:
+    def __init__(self, file: ReadableFile, told_sectors: int | None) -> None:
         header = parse_header(_exactly(file, SECTOR, 0))
         if header.compressed:
             require_stream(header)
-        self.capacity = header.capacity
+        self.capacity = exact_capacity(header, told_sectors)
         self._file = file
         self._header = header
         self._grain = header.grain_sectors * SECTOR
         self._zeroed = ZEROED_GRAIN if header.flags & Flag.ZEROED_GRAIN else 0
         self._directory = self._read_directory()
         self._entries = lru_cache(_TABLES_KEPT)(self._read_table)
-
-    def check_descriptor(self) -> None:
-        """For a disk in one file: its own text must not say that it is another's delta, or of another size."""
-        header = self._header
-        if header.descriptor_sectors:
-            text = _exactly(self._file, header.descriptor_sectors * SECTOR, header.descriptor_offset * SECTOR)
-            descriptor = parse_descriptor(text)
-            if len(descriptor.extents) == 1 and descriptor.capacity != self.capacity:
-                raise bad_format(
-                    f"a capacity of {self.capacity} bytes, not {descriptor.capacity} as its descriptor says"
-                )
 
     def extents(self) -> Iterator[tuple[int, int]]:
         start = end = 0
@@ -276,7 +288,7 @@ class _SplitDisk:
         self._starts = list(accumulate((part.capacity for part in parts), initial=0))
         self.capacity = self._starts.pop()
         if not self.capacity:
-            raise bad_format("a disk of no size")
+            raise no_size()
 
     def extents(self) -> Iterator[tuple[int, int]]:
         for start, part in zip(self._starts, self._parts, strict=True):

@@ -38,6 +38,7 @@ from hypersdk.formats.vmdk.layout import (
     SparseHeader,
     bad_format,
     entries_of,
+    exact_capacity,
     parse_header,
     require_stream,
 )
@@ -233,11 +234,10 @@ class GrainDecoder:
         self._grains_wanted = wanted
 
     def _settle_capacity(self, header: SparseHeader, text: bytes) -> int:
-        capacity = header.capacity if self._expected is None else self._expected
-        allowed = {capacity} if self._expected is None else {capacity, align_up(capacity, BLOCK)}
-        descriptor = parse_descriptor(text)
-        told = {header.capacity, *([descriptor.capacity] if len(descriptor.extents) == 1 else [])}
-        for said in told - allowed:
+        told = parse_descriptor(text).own_sectors
+        capacity = exact_capacity(header, told) if self._expected is None else self._expected
+        allowed = {capacity, align_up(capacity, BLOCK)}
+        for said in {header.capacity, *([told * SECTOR] if told is not None else [])} - allowed:
             raise bad_format(f"a capacity of {said} bytes, not {capacity}", capacity=said, expected=capacity)
         return capacity
 

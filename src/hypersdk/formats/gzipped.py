@@ -1,0 +1,152 @@
+"""Random access to what is inside a gzip file (RFC 1952), without unpacking it: the inflater is copied now and then.
+
+::
+
+    offsets inside   0 ────────┬─────────┬─────────┬──────────>
+                     begin     copy 1    copy 2    copy 3         one for each 4 MiB, at most 512: then every second goes
+                                           └── read(offset) goes on from a copy of the nearest one before it
+
+Who reads from front to end inflates everything once, and whoever reads in several places inflates a little more. Memory is 40 KiB for each
+copy, whatever is inside. zlib compares length and CRC-32 of each member when it comes to its end.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from hypersdk.errors import BAD_FORMAT, TRUNCATED_STREAM, IntegrityError
+from hypersdk.formats.image import ReadableFile
+from hypersdk.units import KiB, MiB, TiB
+
+if TYPE_CHECKING:
+    from zlib import _Decompress
+
+MAGIC: Final = b"\x1f\x8b"
+MAX_INFLATED: Final = 64 * TiB
+"""As much as the largest disk that is read. Deflate makes at most 1032 bytes of one, so the work is bounded by the file's own size before that."""
+MAX_COPIES: Final = 512
+
+_WITH_GZIP_HEADER: Final = 31
+_INPUT: Final = 32 * KiB
+_STEP: Final = 1 * MiB
+_FIRST_SPACING: Final = 4 * MiB
+_READERS: Final = 16
+"""Places that are read on from: a few disks of an archive, a few ranges of each."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """A place inside: ``offset``, the input ``consumed`` up to there, and the inflater; None between two members."""
+
+    offset: int
+    consumed: int
+    inflater: _Decompress | None
+
+    def copy(self) -> _Place:
+        return _Place(self.offset, self.consumed, self.inflater.copy() if self.inflater else None)
+
+
+class GzipReader:
+    """The content of a gzip ``file`` as a ReadableFile. Thread-safe.
+
+    ``check`` is called again and again, and may raise, while it inflates. Raises IntegrityError: ``truncated_stream``, ``bad_format``.
+    """
+
+    def __init__(self, file: ReadableFile, check: Callable[[], None] = lambda: None) -> None:
+        self._file = file
+        self._check = check
+        self._lock = threading.Lock()
+        self._spacing = _FIRST_SPACING
+        self._copies = [_Place(0, 0, None)]
+        self._readers: list[_Place] = []
+        self._size: int | None = None
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """See ReadableFile."""
+        parts = []
+        with self._lock:
+            place = self._place_before(offset)
+            while place.offset < offset and self._inflate(place, offset - place.offset):
+                pass
+            while length > 0 and place.offset >= offset and (data := self._inflate(place, length)):
+                parts.append(data)
+                length -= len(data)
+            self._keep(place)
+        return b"".join(parts)
+
+    def size(self) -> int:
+        """Bytes inside. Inflates all of it when asked for the first time, which proves it as well."""
+        with self._lock:
+            if self._size is None:
+                place = max([self._copies[-1], *self._readers], key=lambda place: place.offset).copy()
+                while self._inflate(place, _STEP):
+                    pass
+            assert self._size is not None
+            return self._size
+
+    def _place_before(self, offset: int) -> _Place:
+        """The nearest place to read ``offset`` from. A reader goes on and leaves a copy behind only where it leaves something out."""
+        copy = max((place for place in self._copies if place.offset <= offset), key=lambda place: place.offset)
+        readers = [place for place in self._readers if copy.offset <= place.offset <= offset]
+        if not readers:
+            return copy.copy()
+        reader = max(readers, key=lambda place: place.offset)
+        if reader.offset < offset:
+            return reader.copy()
+        self._readers.remove(reader)
+        return reader
+
+    def _keep(self, place: _Place) -> None:
+        self._readers.append(place)
+        del self._readers[:-_READERS]
+
+    def _inflate(self, place: _Place, most: int) -> bytes:
+        """Up to ``most`` bytes from ``place``, which moves on; none at the end of everything."""
+        while self._in_member(place):
+            self._check()
+            assert place.inflater is not None
+            source = self._file.pread(_INPUT, place.consumed)
+            if not source:
+                raise IntegrityError("the gzip file ends before its end", code=TRUNCATED_STREAM)
+            try:
+                data = place.inflater.decompress(source, min(most, _STEP))
+            except zlib.error as error:
+                raise IntegrityError(f"the gzip file is damaged: {error}", code=BAD_FORMAT) from error
+            inflater = place.inflater  # at the end of a member Python may give the same rest in both of its attributes
+            place.consumed += len(source) - len(inflater.unused_data if inflater.eof else inflater.unconsumed_tail)
+            place.offset += len(data)
+            if place.inflater.eof:
+                place.inflater = None
+            self._remember(place)
+            if data:
+                return data
+        return b""
+
+    def _in_member(self, place: _Place) -> bool:
+        """Begins the next member where one has ended; False when none follows."""
+        if place.inflater is not None:
+            return True
+        head = self._file.pread(len(MAGIC), place.consumed)
+        if head == MAGIC:
+            place.inflater = zlib.decompressobj(_WITH_GZIP_HEADER)
+            return True
+        while source := self._file.pread(_INPUT, place.consumed):
+            self._check()
+            if source.strip(b"\0"):
+                raise IntegrityError("something that is not gzip follows the gzip data", code=BAD_FORMAT)
+            place.consumed += len(source)
+        self._size = place.offset
+        return False
+
+    def _remember(self, place: _Place) -> None:
+        if place.offset > MAX_INFLATED:
+            raise IntegrityError(f"the gzip file holds more than {MAX_INFLATED} bytes", code=BAD_FORMAT)
+        if place.offset >= self._copies[-1].offset + self._spacing:
+            self._copies.append(place.copy())
+            if len(self._copies) > MAX_COPIES:
+                self._copies = self._copies[::2]
+                self._spacing *= 2

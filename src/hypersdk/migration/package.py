@@ -1,0 +1,282 @@
+"""A package: a descriptor, the files it names wherever and however they are stored, and what its own ``.mf`` says of them.
+
+::
+
+    File(href, chunkSize, compression)      NAME             ── Stored ──────────────┐
+                                            NAME.000000000.. ── Joined ──────────────┼──> Image ──> VMDK
+                                            either, packed   ── GzipReader ──────────┘
+    vm.mf ── read_mf ── lines ── compared with the digests of the files as stored ──> PackageVerdict
+
+The bytes of a file decide whether it is packed, and the files that are there whether it is in chunks: attributes get lost, and are left
+behind by whoever unpacks or joins files by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+from hypersdk.errors import BAD_FORMAT, MANIFEST_MISMATCH, IntegrityError, TargetError, register
+from hypersdk.formats import gzipped
+from hypersdk.formats.gzipped import GzipReader
+from hypersdk.formats.image import ReadableFile
+from hypersdk.formats.mf import MAX_MF_BYTES, MfLine, read_mf
+from hypersdk.formats.ovf import EnvelopeFile
+from hypersdk.formats.vmdk.reader import ExtentOpener
+from hypersdk.migration.stored import Joined, Store, Stored, input_errors
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.units import MiB
+
+MISSING_DISK_FILE: Final = register(
+    "missing_disk_file",
+    "The descriptor names a disk file that is not there.",
+    "Put all files of the OVF into one folder.",
+)
+
+MAX_DESCRIPTOR: Final = 8 * MiB
+MAX_CHUNKS: Final = 10_000
+"""A thousand is what 2 TiB in chunks of 2 GiB need."""
+
+UNPROVED_LOCAL: Final = "unproved: converted from a local file, which no server vouches for"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The file of a disk as it is to be read.
+
+    ``stored`` is the one file of which it is all the bytes; None for chunks and what was packed. ``stored_bytes`` is what there is to
+    read, ``length_bytes`` the length of the image where it is known without reading all of it. ``beside`` opens neighbours.
+    """
+
+    file: ReadableFile
+    stored: Stored | None
+    stored_bytes: int
+    length_bytes: int | None
+    beside: ExtentOpener
+
+
+@dataclass(frozen=True, slots=True)
+class PackageVerdict:
+    """What the package's own ``.mf`` says of the files that were used. ``proof`` is ``proved: ...`` or ``unproved: ...``."""
+
+    proof: str
+    warnings: tuple[str, ...]
+
+
+class Package:
+    """The files of one input. ``folder`` is that of the descriptor in ``store``; names in descriptors and in the ``.mf`` count from there."""
+
+    def __init__(self, store: Store, folder: str, check: Callable[[], None]) -> None:
+        self._store = store
+        self._folder = folder
+        self._check = check
+        self._used: dict[str, Stored] = {}
+        self._received: dict[str, Mapping[str, str]] = {}
+        self._mf_path: str | None = None
+        self._lines: dict[str, list[MfLine]] = {}
+        self._decoded: dict[str, list[MfLine]] = {}
+        self._warnings: list[str] = []
+
+    def descriptor(self, file: Stored) -> bytes:
+        """The text of the descriptor ``file``, compared with the ``.mf``, which is looked for beside it.
+
+        Raises IntegrityError ``bad_format`` or ``manifest_mismatch``, TargetError.
+        """
+        if file.size() > MAX_DESCRIPTOR:
+            raise IntegrityError(f"the descriptor {file.name} has {file.size()} bytes", code=BAD_FORMAT)
+        with input_errors():
+            text = file.pread(file.size(), 0)
+        self._used[file.name] = file
+        self._read_mf(file.name)
+        for line in self._lines_of(file.name):
+            self._compare(line, file.name, hashlib.new(line.algorithm, text, usedforsecurity=False).hexdigest())
+        return text
+
+    def image(self, file: EnvelopeFile) -> Image:
+        """The disk file that ``file`` refers to. Raises TargetError ``missing_disk_file``, IntegrityError."""
+        chunks = self._chunks(file) if file.chunk_bytes else []
+        whole = None if chunks else self._find(file.names, self._folder)
+        if whole is None and not (chunks := chunks or self._chunks(file)):
+            raise TargetError(f"'{file.names[0]}' is missing in the package", code=MISSING_DISK_FILE)
+        return self.image_of(whole or Joined(chunks), whole or chunks[0])
+
+    def image_of(self, file: Stored | Joined, first: Stored) -> Image:
+        """``file`` as an image; ``first`` is where it begins. It counts as used."""
+        self._used[first.name] = first
+        beside = self._beside(first.name.rpartition("/")[0])
+        with input_errors():
+            packed = file.pread(len(gzipped.MAGIC), 0) == gzipped.MAGIC
+        if packed:
+            return Image(GzipReader(file, self._check), None, file.size(), None, beside)
+        return Image(file, file if isinstance(file, Stored) else None, file.size(), file.size(), beside)
+
+    def wants_sha1(self, file: Stored) -> bool:
+        """Whether the ``.mf`` has a SHA-1 of ``file``: then it is best made while the file is read."""
+        return any(line.algorithm == "SHA1" for line in self._lines_of(file.name))
+
+    def received(self, file: Stored, digests: Mapping[str, str]) -> None:
+        """Tells the digests (by algorithm, of all bytes of ``file``) that were made while it was converted."""
+        self._received[file.name] = digests
+
+    def verdict(self, cancel: CancelToken, note: Callable[[str], None]) -> PackageVerdict:
+        """Compares every file that was used with the ``.mf``. Files whose digest is not known yet are read for it.
+
+        Raises IntegrityError ``manifest_mismatch`` that names the file, or ``input_changed``; TargetError; Cancelled.
+        """
+        algorithms: set[str] = set()
+        unlisted = []
+        for file in self._used.values():
+            lines = self._lines_of(file.name)
+            digests = self._digests(file, {line.algorithm for line in lines}, cancel, note)
+            for line in lines:
+                self._compare(line, file.name, digests[line.algorithm])
+                algorithms.add(line.algorithm)
+            if not lines:
+                unlisted.append(self._shown(file.name))
+        self._store.check_unchanged()
+        return PackageVerdict(self._proof(sorted(algorithms), unlisted), tuple(self._warnings))
+
+    # Finding files
+
+    def _find(self, names: Sequence[str], folder: str) -> Stored | None:
+        for name in _spellings(names):
+            path = f"{folder}/{name}" if folder else name
+            if path not in self._used and (found := self._store.open(path)) is not None:
+                self._used[path] = found
+            if path in self._used:
+                return self._used[path]
+        return None
+
+    def _beside(self, folder: str) -> ExtentOpener:
+        def open_extent(names: Sequence[str]) -> ReadableFile:
+            found = self._find(names, folder)
+            if found is None:
+                raise TargetError(f"'{names[0]}', which a disk's descriptor names, is missing", code=MISSING_DISK_FILE)
+            return found
+
+        return open_extent
+
+    def _chunks(self, file: EnvelopeFile) -> list[Stored]:
+        """``NAME.000000000`` and so on (DSP0243 1.1.1, section 7.1), as many as there are. Raises where one in the middle is missing or short."""
+        for name in file.names:
+            chunks: list[Stored] = []
+            while chunk := self._find([f"{name}.{len(chunks):09d}"], self._folder):
+                chunks.append(chunk)
+                if len(chunks) > MAX_CHUNKS:
+                    raise IntegrityError(f"'{name}' is in more than {MAX_CHUNKS} chunks", code=BAD_FORMAT)
+            if chunks:
+                _check_chunks(name, chunks, file)
+                return chunks
+        return []
+
+    # The .mf
+
+    def _read_mf(self, descriptor: str) -> None:
+        """The ``.mf`` that is called as the descriptor is, or the only one that there is."""
+        path = f"{descriptor.rpartition('.')[0]}.mf"
+        file = self._store.open(path) or self._other_mf(path)
+        if file is None:
+            return
+        with input_errors():
+            found = read_mf(file.pread(MAX_MF_BYTES + 1, 0))
+        self._mf_path = file.name
+        for line in found.lines:
+            name = unicodedata.normalize("NFC", line.name.replace("\\", "/"))
+            self._lines.setdefault(name, []).append(line)
+            self._decoded.setdefault(unquote(name), []).append(line)
+        self._warnings += [
+            f"{self._shown(file.name)}: {text}, and was left out of the comparison" for text in found.unread
+        ]
+
+    def _other_mf(self, path: str) -> Stored | None:
+        try:
+            found = self._store.manifests(self._folder)
+        except TargetError as error:
+            self._warnings.append(f"no .mf was looked for but {path}: {error.message}")
+            return None
+        same = [other for other in found if other.lower() == path.lower()]
+        if len(same or found) > 1:
+            self._warnings.append(
+                f"of {len(found)} .mf files none is called as the descriptor is; nothing was compared with them"
+            )
+        return self._store.open((same or found)[0]) if len(same or found) == 1 else None
+
+    def _lines_of(self, path: str) -> list[MfLine]:
+        """What the ``.mf`` says of the file: by its name from the descriptor's folder or in the archive, as it is written or decoded."""
+        names = dict.fromkeys(unicodedata.normalize("NFC", name) for name in (self._shown(path), path))
+        exact = [line for name in names for line in self._lines.get(name, ())]
+        decoded = dict.fromkeys(unquote(name) for name in names)
+        return exact or [line for name in decoded for line in self._decoded.get(name, ())]
+
+    def _shown(self, path: str) -> str:
+        return path.removeprefix(f"{self._folder}/") if self._folder else path
+
+    def _digests(
+        self, file: Stored, algorithms: set[str], cancel: CancelToken, note: Callable[[str], None]
+    ) -> Mapping[str, str]:
+        known = self._received.get(file.name, {})
+        hashers = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms - known.keys()}
+        if not hashers:
+            return known
+        note(f"comparing {self._shown(file.name)} with the package's .mf")
+        with input_errors():
+            for piece in file.pieces():
+                cancel.check()
+                for hasher in hashers.values():
+                    hasher.update(piece)
+        return {**known, **{name: hasher.hexdigest() for name, hasher in hashers.items()}}
+
+    def _compare(self, line: MfLine, path: str, digest: str) -> None:
+        if digest == line.hexdigest:
+            return
+        name, mf = self._shown(path), self._shown(self._mf_path or "")
+        owner = next(
+            (other.name for lines in self._lines.values() for other in lines if other.hexdigest == digest), None
+        )
+        hint = f"; it has the content of '{owner}'" if owner else ""
+        raise IntegrityError(
+            f"'{name}' is not what the package's {mf} says: its {line.algorithm} is {digest}, not {line.hexdigest}{hint}",
+            code=MANIFEST_MISMATCH,
+            cause="A file of the package differs from the package's own manifest: it was damaged, changed or exchanged.",
+            next_step="Nothing was published. Get the package again from where it came from.",
+            file=name,
+            algorithm=line.algorithm,
+            expected=line.hexdigest,
+            actual=digest,
+        )
+
+    def _proof(self, algorithms: Sequence[str], unlisted: Sequence[str]) -> str:
+        if self._mf_path is None:
+            return UNPROVED_LOCAL
+        if not algorithms:
+            return "unproved: the package's own .mf says nothing of its files"
+        used = ", ".join(algorithms)
+        if not unlisted:
+            return f"proved: each file is what the package's own .mf says ({used})"
+        shown = ", ".join(unlisted[:5]) + (" ..." if len(unlisted) > 5 else "")
+        return f"unproved: the package's own .mf does not list {shown}; the other files are what it says ({used})"
+
+
+def _spellings(names: Sequence[str]) -> Iterator[str]:
+    """``names``, and then as macOS may have stored them: with accents as characters of their own, or joined."""
+    yield from names
+    for name in names:
+        if not name.isascii():
+            yield from (form for way in ("NFC", "NFD") if (form := unicodedata.normalize(way, name)) != name)
+
+
+def _check_chunks(name: str, chunks: Sequence[Stored], file: EnvelopeFile) -> None:
+    size, total = file.chunk_bytes, sum(chunk.size() for chunk in chunks)
+    if size is None:
+        return
+    for chunk in chunks[:-1]:
+        if chunk.size() != size:
+            raise IntegrityError(
+                f"'{chunk.name}' has {chunk.size()} bytes where each chunk has {size}", code=BAD_FORMAT
+            )
+    if file.size_bytes is not None and total < file.size_bytes and chunks[-1].size() == size:
+        raise TargetError(f"'{name}.{len(chunks):09d}' is missing in the package", code=MISSING_DISK_FILE)

@@ -1,0 +1,379 @@
+"""The files of a package as they are stored: in a folder, or in an archive. Opened without surprises, and watched for changes.
+
+::
+
+    OpenFile     one regular file, never a device, pipe or folder       Stored    a name and a region of an open file
+    FolderStore  names below one folder, no symbolic link on the way    Joined    chunks, one after another
+    ArchiveStore the members of an OVA, packed with gzip or not
+
+A disk may be in thousands of extents or chunks, and a process may have 1024 files open. So files of a folder are closed when others are read, and
+opened again: what is found then must be the very file that it was.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+from bisect import bisect_right
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Final, Protocol, TypeAlias
+
+from hypersdk.errors import BAD_FORMAT, IntegrityError, TargetError, register
+from hypersdk.formats.image import ReadableFile
+from hypersdk.formats.names import is_inner_path
+from hypersdk.formats.ova import OvaMember
+from hypersdk.transfer.blockfile import FdFile
+from hypersdk.transfer.holes import pieces
+from hypersdk.units import MiB
+
+UNREADABLE_INPUT: Final = register(
+    "unreadable_input", "The file to convert cannot be opened.", "Check its path and permissions."
+)
+INPUT_NOT_A_FILE: Final = register(
+    "input_not_a_file",
+    "What is to be converted, or a file that belongs to it, is a folder, a pipe, a socket or a device.",
+    "Give a regular file. Copy a device into one first.",
+)
+INPUT_CHANGED: Final = register(
+    "input_changed",
+    "A file changed while it was converted.",
+    "Nothing was published. Wait until nobody writes to the file, then run it again.",
+)
+
+MAX_OPEN: Final = 128
+_READ_STEP: Final = 4 * MiB
+_ESCAPED: Final = re.compile("[\udc80-\udcff]")
+_KINDS: Final = (
+    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"),
+    (stat.S_ISCHR, "a device"), (stat.S_ISLNK, "a symbolic link"),
+)  # fmt: skip
+
+
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Raises any OSError of the block as TargetError ``unreadable_input``."""
+    try:
+        yield
+    except OSError as error:
+        raise TargetError(f"the input cannot be read: {error.strerror}", code=UNREADABLE_INPUT) from error
+
+
+_Stamp: TypeAlias = tuple[int, int, int, int]
+
+
+def _stamp(fd: int) -> _Stamp:
+    """What is another after somebody replaced the file or wrote to it."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _changed(name: str) -> IntegrityError:
+    return IntegrityError(f"'{name}' changed while it was converted", code=INPUT_CHANGED, file=name)
+
+
+class OpenFile(FdFile):
+    """A regular file, open for reading until ``stack`` ends."""
+
+    def __init__(self, stack: ExitStack, fd: int, name: str) -> None:
+        stack.callback(os.close, fd)
+        super().__init__(fd)
+        self.name = name
+        self._descriptor = fd
+        self._before = _stamp(fd)
+
+    def check_unchanged(self) -> None:
+        """Raises IntegrityError ``input_changed`` when somebody wrote to the file since it was opened."""
+        if _stamp(self._descriptor) != self._before:
+            raise _changed(self.name)
+
+    def pieces(self, region: range) -> Iterator[memoryview]:
+        """The bytes of ``region``, see ``transfer.holes.pieces``."""
+        return pieces(self._descriptor, region)
+
+
+class PooledFile:
+    """A regular file of a folder, open while it is read. The same interface as OpenFile."""
+
+    def __init__(self, pool: _Pool, reopen: Callable[[], int], name: str) -> None:
+        self.name = name
+        self._pool = pool
+        self._reopen = reopen
+        self._before: _Stamp | None = None
+        with pool.lent(self) as fd:
+            self._size = FdFile(fd).size()
+
+    def open(self) -> int:
+        """A descriptor. Raises IntegrityError ``input_changed`` unless it is that of the file that was opened first."""
+        try:
+            fd = self._reopen()
+        except FileNotFoundError:
+            if self._before is None:
+                raise
+            raise _changed(self.name) from None
+        try:
+            self._check(fd)
+        except IntegrityError:
+            os.close(fd)
+            raise
+        return fd
+
+    def _check(self, fd: int) -> None:
+        now = _stamp(fd)
+        if self._before not in (None, now):
+            raise _changed(self.name)
+        self._before = now
+
+    def check_unchanged(self) -> None:
+        """See OpenFile."""
+        with self._pool.lent(self) as fd:
+            self._check(fd)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """See ReadableFile."""
+        with self._pool.lent(self) as fd:
+            return FdFile(fd).pread(length, offset)
+
+    def size(self) -> int:
+        """Bytes of the file when it was opened."""
+        return self._size
+
+    def pieces(self, region: range) -> Iterator[memoryview]:
+        """See OpenFile."""
+        with self._pool.lent(self) as fd:
+            yield from pieces(fd, region)
+
+
+class _Pool:
+    """The descriptors of the files of one folder: at most ``MAX_OPEN``, beside those that are in use at that moment. Thread-safe."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[PooledFile, int] = OrderedDict()
+        self._users: Counter[PooledFile] = Counter()
+        stack.callback(self._close_all)
+
+    @contextmanager
+    def lent(self, file: PooledFile) -> Iterator[int]:
+        """The descriptor of ``file``, which stays open for the block."""
+        with self._lock:
+            if file not in self._open:
+                self._make_room()
+                self._open[file] = file.open()
+            self._open.move_to_end(file)
+            self._users[file] += 1
+            fd = self._open[file]
+        try:
+            yield fd
+        finally:
+            with self._lock:
+                self._users[file] -= 1
+
+    def _make_room(self) -> None:
+        idle = [file for file in self._open if not self._users[file]]
+        for file in idle[: max(0, len(self._open) - MAX_OPEN + 1)]:
+            os.close(self._open.pop(file))
+            del self._users[file]
+
+    def _close_all(self) -> None:
+        for fd in self._open.values():
+            os.close(fd)
+
+
+def open_regular(path: str | Path, name: str, *, folder: int | None = None) -> int:
+    """A descriptor of ``path`` (below the open ``folder``, if given: then it must not be a symbolic link) if it is a regular file.
+
+    What it is is asked before it is opened, because opening a device may do something, and again afterwards. A pipe is not waited for.
+    Raises FileNotFoundError, TargetError ``input_not_a_file`` or ``unreadable_input``.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (os.O_NOFOLLOW if folder is not None else 0)
+    with ExitStack() as on_failure:
+        try:
+            _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=folder is None).st_mode, name)
+            fd = os.open(path, flags, dir_fd=folder)
+            on_failure.callback(os.close, fd)
+            _require_regular(os.fstat(fd).st_mode, name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise TargetError(f"'{name}' cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
+        on_failure.pop_all()
+    return fd
+
+
+def _require_regular(mode: int, name: str) -> None:
+    if stat.S_ISLNK(mode):
+        raise IntegrityError(f"'{name}' is a symbolic link", code=BAD_FORMAT)
+    if not stat.S_ISREG(mode):
+        kind = next((words for test, words in _KINDS if test(mode)), "not a file")
+        raise TargetError(f"'{name}' is {kind}, not a regular file", code=INPUT_NOT_A_FILE, file=name)
+
+
+class Stored:
+    """One file of the package: ``size_bytes`` of an open file, or of what is inside a gzip file, from ``start`` on.
+
+    Reads end at its end, so that a member never shows its neighbour.
+    """
+
+    def __init__(self, name: str, file: ReadableFile, start: int, length: int) -> None:
+        self.name = name
+        self._file = file
+        self._start = start
+        self._length = length
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """See ReadableFile."""
+        return self._file.pread(max(0, min(length, self._length - offset)), self._start + offset)
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._length
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """All of its bytes, in order. Raises OSError."""
+        if isinstance(self._file, OpenFile | PooledFile):
+            yield from self._file.pieces(range(self._start, self._start + self._length))
+            return
+        for at in range(0, self._length, _READ_STEP):
+            yield self.pread(_READ_STEP, at)
+
+
+class Joined:
+    """Files one after another, read as one."""
+
+    def __init__(self, parts: Sequence[ReadableFile]) -> None:
+        self._parts = parts
+        self._starts = list(accumulate((part.size() for part in parts), initial=0))
+        self._size = self._starts.pop()
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """See ReadableFile."""
+        found = []
+        end = min(offset + length, self._size)
+        while offset < end:
+            number = bisect_right(self._starts, offset) - 1
+            data = self._parts[number].pread(end - offset, offset - self._starts[number])
+            if not data:
+                break  # cut short since it was opened; whoever reads notices
+            found.append(data)
+            offset += len(data)
+        return b"".join(found)
+
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return self._size
+
+
+class Store(Protocol):
+    """Where the files of a package are."""
+
+    def open(self, path: str) -> Stored | None:
+        """The file of that path below the store's root; None where there is none.
+
+        Raises IntegrityError for a path that leads elsewhere, TargetError for what cannot be read.
+        """
+        ...
+
+    def manifests(self, folder: str) -> list[str]:
+        """Paths of the ``.mf`` files in ``folder`` (empty for the root). Raises TargetError where it cannot be listed."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raises IntegrityError ``input_changed`` when a file that was opened is not what it was then."""
+        ...
+
+
+class FolderStore:
+    """Files in one folder and below. It is opened once, so that what is looked up stays in the same folder whatever happens to its path."""
+
+    def __init__(self, stack: ExitStack, folder: Path) -> None:
+        self._pool = _Pool(stack)
+        self._files: list[OpenFile | PooledFile] = []
+        try:
+            self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise TargetError(f"{folder} cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
+        stack.callback(os.close, self._folder)
+
+    def open(self, path: str) -> Stored | None:
+        """See Store. No part of the way may be a symbolic link."""
+        if not is_inner_path(_ESCAPED.sub("?", path)):
+            raise IntegrityError(f"a descriptor names {path!r}, which is not a file beside it", code=BAD_FORMAT)
+        shown = os.fsencode(path).decode(errors="replace")
+        try:
+            file = PooledFile(self._pool, partial(self._open, path, shown), shown)
+        except FileNotFoundError:
+            return None
+        return self.adopt(file)
+
+    def adopt(self, file: OpenFile | PooledFile) -> Stored:
+        """``file`` as one of the package."""
+        self._files.append(file)
+        return Stored(file.name, file, 0, file.size())
+
+    def _open(self, path: str, shown: str) -> int:
+        *folders, name = path.split("/")
+        with ExitStack() as on_the_way:
+            return open_regular(name, shown, folder=self._enter(on_the_way, folders))
+
+    def _enter(self, stack: ExitStack, folders: Sequence[str]) -> int:
+        here = self._folder
+        for name in folders:
+            mode = os.stat(name, dir_fd=here, follow_symlinks=False).st_mode
+            if stat.S_ISLNK(mode):
+                raise IntegrityError(f"'{name}' is a symbolic link", code=BAD_FORMAT)
+            if not stat.S_ISDIR(mode):
+                raise FileNotFoundError(name)
+            with input_errors():
+                here = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            stack.callback(os.close, here)
+        return here
+
+    def manifests(self, folder: str) -> list[str]:
+        """See Store. Only the root is looked at: the descriptor is in it."""
+        assert not folder
+        with input_errors():
+            listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder)
+            try:
+                with os.scandir(listed) as entries:
+                    return sorted(entry.name for entry in entries if _is_mf(entry.name))
+            finally:
+                os.close(listed)
+
+    def check_unchanged(self) -> None:
+        """See Store."""
+        for file in self._files:
+            file.check_unchanged()
+
+
+class ArchiveStore:
+    """The members of an archive. ``content`` is where they lie: the archive itself, or what is inside it when it is packed."""
+
+    def __init__(self, archive: OpenFile, content: ReadableFile, members: Iterable[OvaMember]) -> None:
+        self._archive = archive
+        self._content = content
+        self._members: Mapping[str, OvaMember] = {member.name: member for member in members}
+
+    def open(self, path: str) -> Stored | None:
+        """See Store."""
+        member = self._members.get(path)
+        return None if member is None else Stored(member.name, self._content, member.offset, member.size)
+
+    def manifests(self, folder: str) -> list[str]:
+        """See Store."""
+        return sorted(name for name in self._members if _is_mf(name) and name.rpartition("/")[0] == folder)
+
+    def check_unchanged(self) -> None:
+        """See Store."""
+        self._archive.check_unchanged()
+
+
+def _is_mf(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.lower().endswith(".mf") and not name.startswith(".")
