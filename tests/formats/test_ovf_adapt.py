@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lxml import etree
 
 from hypersdk.errors import IntegrityError
 from hypersdk.formats.ovf import OvfDisk, adapt_ovf, parse_ovf
 from hypersdk.formats.ovf.layout import FORMAT_URIS, OVF, VMW
-from hypersdk.units import GiB
+from hypersdk.units import GiB, MiB
+from tests.support.ovfs import Package, packages
 
 NAMESPACES = (
     'xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1" '
@@ -178,7 +183,7 @@ def test_what_cannot_be_told_is_refused(names: list[str], capacities: list[int],
 
 def by_id(number: int, disk_id: str, **changes: object) -> OvfDisk:
     """A disk of which the id in the descriptor is known."""
-    return ours(number, 8, disk_id=disk_id, **changes)
+    return ours(number, 8, disk_id=disk_id, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("order", list(permutations(range(1, 4))))
@@ -282,3 +287,58 @@ def test_a_boot_order_goes_with_the_disk_that_it_names() -> None:
     )
     assert parse_ovf(adapt_ovf(text, [first, second])).system.boot_disks == ("vmdisk2",)
     assert b"BootOrderSection" not in adapt_ovf(text, [first])
+
+
+def test_disks_may_stand_in_several_sections() -> None:
+    server = descriptor(["a.vmdk", "b.vmdk"], [8, 8], TWO).replace(
+        b'ovf:populatedSize="5"/><Disk', b'ovf:populatedSize="5"/></DiskSection><DiskSection><Disk', 1
+    )
+    assert labels(adapt_ovf(server, [by_id(1, "vmdisk2")])) == {"Hard disk 2": "web-disk1.vmdk"}
+
+
+WORDS = (
+    b"",
+    b"0",
+    b"3",
+    b"d0",
+    b"d1",
+    b"17",
+    b"6",
+    b"x",
+    b"ovf:/disk/",
+    b"InstanceId",
+    b"Parent",
+    b"<Item>",
+    b"</Item>",
+    b"urn:a>b",
+    b"&#10;",
+)
+
+
+@given(packages(4, MiB), st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(WORDS)), max_size=3))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_made_of_a_descriptor_says_the_same_of_its_disks(
+    package: Package, damage: list[tuple[int, bytes]]
+) -> None:
+    """Whatever is damaged in it: it is refused by name, or every disk stays where it was."""
+    data = replace(package, encoding="utf-8").descriptor(
+        {disk.content: f"a{disk.content}" for disk in package.disks if disk.content is not None}
+    )
+    for number, word in damage:
+        places = [match.span() for match in re.finditer(rb"[A-Za-z0-9:/._-]+", data)]
+        start, end = places[number % len(places)]
+        data = data[:start] + word + data[end:]
+    try:
+        before = parse_ovf(data)
+    except IntegrityError:
+        return
+    entries = [
+        by_id(number, disk.id, file_name=f"n{number}" if disk.file else None)
+        for number, disk in enumerate(before.disks)
+    ]
+    after = parse_ovf(adapt_ovf(data, entries))
+    assert [disk.file and disk.file.href for disk in after.disks] == [entry.file_name for entry in entries]
+    assert [(disk.id, disk.bus, disk.bus_number, disk.unit_number, disk.label) for disk in after.disks] == [
+        (disk.id, disk.bus, disk.bus_number, disk.unit_number, disk.label) for disk in before.disks
+    ]
+    assert after.system == before.system

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Final, TypeVar
 
@@ -188,8 +188,8 @@ class _Parts:
         self._root = root
         self._references = self._section("References", 0)
         self._disk_section = self._section("DiskSection", root.index(self._references) + 1)
-        self._files = {attribute(element, "id") or "": element for element in children(self._references, "File")}
-        self._disks = {attribute(element, "diskId") or "": element for element in children(self._disk_section, "Disk")}
+        self._files = {attribute(element, "id") or "": element for element in self._all("References", "File")}
+        self._disks = {attribute(element, "diskId") or "": element for element in self._all("DiskSection", "Disk")}
         self._kept_files: set[str] = set()
 
     def _section(self, name: str, place: int) -> etree._Element:
@@ -198,6 +198,9 @@ class _Parts:
             found = self._root.makeelement(f"{{{etree.QName(self._root).namespace}}}{name}")
             self._root.insert(place, found)
         return found
+
+    def _all(self, section: str, name: str) -> Iterator[etree._Element]:
+        return (element for found in children(self._root, section) for element in children(found, name))
 
     def rewrite(self, theirs: EnvelopeDisk, disk: OvfDisk) -> None:
         """Makes ``theirs`` the disk that we wrote."""
@@ -267,14 +270,14 @@ def _remove(element: etree._Element) -> None:
 
 def _unset(element: etree._Element, name: str) -> None:
     for key in list(element.attrib):
-        if etree.QName(str(key)).localname == name:
+        if str(key).rpartition("}")[2] == name:
             del element.attrib[key]
 
 
 def _set(element: etree._Element, name: str, value: str) -> None:
     """Sets the attribute of that local name where it is, else adds it in the element's own namespace."""
     for key in element.attrib:
-        if etree.QName(str(key)).localname == name:
+        if str(key).rpartition("}")[2] == name:
             element.set(key, value)
             return
     element.set(etree.QName(etree.QName(element).namespace, name), value)

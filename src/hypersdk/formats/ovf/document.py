@@ -54,7 +54,10 @@ def parse_document(data: bytes, warnings: Warnings | None = None) -> etree._Elem
     name = etree.QName(root)
     if name.localname != "Envelope" or name.namespace not in ENVELOPES:
         raise malformed(f"the root element is '{name.localname[:60]}', not an OVF Envelope")
-    return as_version_1(root) if is_old(root) else root
+    try:
+        return as_version_1(root) if is_old(root) else root
+    except ValueError as error:
+        raise malformed(f"the descriptor has names that XML does not allow: {error}") from error
 
 
 def descriptor_text(data: bytes, warnings: Warnings | None = None) -> str:
@@ -158,7 +161,7 @@ def child_texts(element: etree._Element, name: str) -> list[str]:
 def attribute(element: etree._Element, name: str) -> str | None:
     """The attribute of that local name, in whatever namespace; ``None`` where it is missing or blank."""
     for key, value in element.attrib.items():
-        if etree.QName(str(key)).localname == name:
+        if str(key).rpartition("}")[2] == name:  # its namespace may be one that lxml.etree.QName refuses
             return str(value).strip() or None
     return None
 
