@@ -412,6 +412,12 @@ def test_extents_lie_beside_the_descriptor_that_names_them(tmp_path: Path) -> No
         assert converted(path.parent / "disks" / "d.vmdk", tmp_path / f"{folder}-alone")[0] == [GUESTS[0]]
 
 
+def test_a_missing_extent_of_a_name_that_is_no_text_can_be_told(tmp_path: Path) -> None:
+    (tmp_path / "d.vmdk").write_bytes(b'# Disk DescriptorFile\nRW 8 FLAT "\x81-flat.vmdk" 0\n')
+    error = refused(tmp_path / "d.vmdk", tmp_path / "out")
+    assert (error.code, error.message.encode().decode()) == ("missing_disk_file", error.message)
+
+
 @pytest.mark.parametrize("subformat", ["monolithicSparse", "streamOptimized"])
 def test_a_capacity_rounded_up_in_the_header(tmp_path: Path, subformat: str) -> None:
     """qemu-img has the same bytes, and zeros up to the end of the grain."""

@@ -27,7 +27,7 @@ from hypersdk.formats.image import ReadableFile
 from hypersdk.formats.mf import MAX_MF_BYTES, MfLine, read_mf
 from hypersdk.formats.ovf import EnvelopeFile
 from hypersdk.formats.vmdk.reader import ExtentOpener
-from hypersdk.migration.stored import Joined, Store, Stored, input_errors
+from hypersdk.migration.stored import Joined, Store, Stored, input_errors, shown_name
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 
@@ -155,7 +155,8 @@ class Package:
         def open_extent(names: Sequence[str]) -> ReadableFile:
             found = self._find(names, folder)
             if found is None:
-                raise TargetError(f"'{names[0]}', which a disk's descriptor names, is missing", code=MISSING_DISK_FILE)
+                name = shown_name(names[0])
+                raise TargetError(f"'{name}', which a disk's descriptor names, is missing", code=MISSING_DISK_FILE)
             return found
 
         return open_extent

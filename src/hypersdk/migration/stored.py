@@ -186,6 +186,11 @@ class _Pool:
             os.close(fd)
 
 
+def shown_name(path: str) -> str:
+    """``path`` for people: bytes that are no text become U+FFFD."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def open_regular(path: str | Path, name: str, *, folder: int | None = None) -> int:
     """A descriptor of ``path`` (below the open ``folder``, if given: then it must not be a symbolic link) if it is a regular file.
 
@@ -305,7 +310,7 @@ class FolderStore:
         """See Store. No part of the way may be a symbolic link."""
         if not is_inner_path(_ESCAPED.sub("?", path)):
             raise IntegrityError(f"a descriptor names {path!r}, which is not a file beside it", code=BAD_FORMAT)
-        shown = os.fsencode(path).decode(errors="replace")
+        shown = shown_name(path)
         try:
             file = PooledFile(self._pool, partial(self._open, path, shown), shown)
         except FileNotFoundError:
