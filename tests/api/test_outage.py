@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from hypersdk.access.roles import Role
 from hypersdk.jobs.records import NewJob
 from hypersdk.jobs.troubles import VARIABLE, Troubles
+from hypersdk.state.database import DatabaseError
 from hypersdk.state.tables import api_tokens
 from tests.jobs.test_states import new_job
 from tests.support.apiserver import beating
@@ -70,6 +71,30 @@ def test_a_state_that_cannot_be_written_is_told_once_in_the_log_and_to_all_who_a
     assert [text.split(":")[0].split(" after")[0] for text in told_of] == [
         "the database cannot be used", "the database can be used again",
     ]  # fmt: skip
+
+
+def test_a_write_is_refused_by_code_and_never_told_as_done_without_its_line_in_the_trail(
+    shell: ServeShell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = shell()
+    token, job = found.token(Role.OPERATOR), a_job(found)
+
+    def full(*_: object, **__: object) -> None:
+        raise DatabaseError("full", code="database_full")
+
+    monkeypatch.setattr(found.services.access.audit, "write", full)
+    with found.client(token) as client:
+        for headers in ({}, {"Idempotency-Key": "once"}):
+            answer = client.post(f"/api/v1/jobs/{job}/pause", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (503, "database_full")
+        answer = client.post("/jobs/cancel", json={"job_ids": [job]})
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_full")
+        answer = client.post("/api/v1/jobs/absent/pause")
+        assert (answer.status_code, answer.json()["code"]) == (404, "job_unknown"), "a refusal stays what it is"
+        monkeypatch.setattr(found.services.jobs, "cancel", full)
+        answer = client.post(f"/api/v1/jobs/{job}/cancel")
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_full")
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def test_a_state_whose_file_is_gone(shell: ServeShell) -> None:

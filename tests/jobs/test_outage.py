@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from hypersdk.jobs import worker
 from hypersdk.jobs.attempt import JobAttempt
 from hypersdk.jobs.claims import MOST_LOST, Claims
+from hypersdk.jobs.engine import Tables
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ENDED, JobEvent, JobState
@@ -299,6 +300,23 @@ def test_what_needs_one_database_is_done_while_the_other_cannot_be_used(
     turns.join()
     assert {"dispatch", "undo", "renew", "reconcile", "own"} <= deaf.done.keys()
     assert deaf.done["alive"] > sum(deaf.done.values()) / 2, "each step may take half a minute"
+
+
+def test_a_connection_of_before_a_restart_is_no_outage(tmp_path: Path, postgres_url: str) -> None:
+    """The pool replaces it; and whoever is stopped in a transaction of the engine holds its locks no longer than a minute."""
+    tables = Tables(DaemonSettings(state_dir=tmp_path, database_url=postgres_url))
+    try:
+        with tables.engine.connect() as connection:
+            assert connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar_one() == "1min"
+            mine = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        other = Database.open(postgres_url)
+        with other.write() as connection:
+            connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": mine})
+        other.close()
+        tables.check()
+        assert tables.outage.fault is None
+    finally:
+        tables.engine.dispose()
 
 
 def test_an_engine_whose_file_is_another_one_needs_a_new_start(

@@ -1,4 +1,5 @@
 """Every write that a known caller makes leaves a line in the audit trail: who, from where, which route, which object, how it ended.
+Where the line cannot be written, the answer says so in place of success.
 So does every download of a file: a disk image holds password hashes and keys. HEAD of one is a line of its own kind, without first and last byte.
 
 Routes of ``/api/v1/auth`` write their own, which say more; what they refuse is written here.
@@ -14,10 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hypersdk.access.audit import Audit
 from hypersdk.api.metrics import route_of
+from hypersdk.api.problems import answer
 from hypersdk.api.security import READS, address_of, identity_of
 from hypersdk.errors import HyperSDKError
 from hypersdk.jobs.service import Submission
 from hypersdk.jobs.store import possible_id
+from hypersdk.state.database import DatabaseError
 
 QUERIES: Final = frozenset({"/jobs/query"})
 """Written with POST, and only look."""
@@ -68,9 +71,20 @@ class Audited:
             await self._app(scope, receive, send)
             return
 
+        refused = False
+
         async def watched(message: Message) -> None:
+            nonlocal refused
+            if refused:
+                return
             if message["type"] == "http.response.start" and _is_written(scope):
-                await self._write(scope, found[0].name, message["status"])
+                try:
+                    await self._write(scope, found[0].name, message["status"])
+                except DatabaseError as error:
+                    # A refusal stays what it is, and mostly says the same. Nothing is raised: the answer has begun, for those below.
+                    if refused := message["status"] < 400:
+                        await answer(scope["path"], error)(scope, receive, send)
+                        return
             await send(message)
 
         await self._app(scope, receive, watched)

@@ -200,12 +200,16 @@ class Tables:
                 url, pool_size=POOL_SIZE, max_overflow=0, pool_pre_ping=True,
                 connect_args={"application_name": "dbos_transact", **connect_args(url)},
             )  # fmt: skip
+            if "options" not in url.query:
+                sa.event.listen(self.engine, "connect", _limit_idle)
         self.url: Final = self.engine.url.render_as_string(hide_password=False)
         sa.event.listen(self.engine, "handle_error", self._failed)
         sa.event.listen(self.engine, "after_cursor_execute", _executed)
         sa.event.listen(self.engine, "commit", self._committed)
 
     def _failed(self, context: sa.engine.ExceptionContext) -> None:
+        if context.is_pre_ping:  # a connection of before the server's restart, which the pool replaces by itself
+            return
         error = context.sqlalchemy_exception or context.original_exception
         if not is_conflict(error) and (fault := self._fault_of(error)) is not None:
             self.outage.failed(fault, writing=True)
@@ -248,6 +252,13 @@ class Tables:
     def is_told(self, _record: logging.LogRecord) -> bool:
         """Whether a record of the library goes into the log: in an outage it says of each call what is said once already."""
         return self.outage.fault is None
+
+
+def _limit_idle(connection: Any, _record: object) -> None:
+    """A worker that is stopped in the middle of a transaction holds its locks for a minute, as with the library's own connections."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET idle_in_transaction_session_timeout = 60000")
+    connection.commit()
 
 
 def _executed(
