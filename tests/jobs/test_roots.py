@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hypersdk.errors import HyperSDKError
+from hypersdk.errors import HyperSDKError, TargetError
 from hypersdk.jobs.roots import ROOT_ID_FILE, ExportRoots
 
 
