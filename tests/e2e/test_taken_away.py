@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from hypersdk.errors import TargetError
 from hypersdk.migration import convert
 from hypersdk.migration.convert import convert_file
 from hypersdk.migration.copying import PROVED
@@ -204,3 +205,29 @@ def test_an_unfinished_export_goes_on_in_a_copy_of_its_folder(
     assert result.proof == PROVED
     assert_holds(place, expected, result.content, tmp_path / "judged", convert=False)
     assert_finished(place)
+
+
+@pytest.mark.parametrize("act", list(CODES), ids=lambda act: act.__name__)
+@pytest.mark.parametrize("moment", ["before publishing", "before the manifest", "after the manifest"])
+def test_a_conversion_whose_folder_is_not_its_own_any_more_fails_with_a_code(
+    moment: str, act: Act, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, image, left = tmp_path / "out", package(tmp_path / "package"), {}
+
+    def happens() -> None:
+        act(folder)
+        left.update(others_in(folder))
+
+    with monkeypatch.context() as patch, nothing_left_open(folder):
+        came = at(moment, patch, happens)
+        with pytest.raises(TargetError) as caught:
+            converted(image, folder, tmp_path / "state")
+    assert came()
+    assert caught.value.code in CODES[act]
+    assert others_in(folder) == left
+    assert not (folder / MANIFEST_NAME).exists()
+    assert list((tmp_path / "state" / "runs").iterdir()) == []
+    if act is swapped:
+        removed(folder)
+    if act is removed or act is swapped:
+        assert converted(image, folder, tmp_path / "state").files

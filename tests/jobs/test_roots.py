@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hypersdk.errors import HyperSDKError
+from hypersdk.errors import HyperSDKError, TargetError
 from hypersdk.jobs.roots import ROOT_ID_FILE, ExportRoots
 
 
@@ -238,3 +238,24 @@ def test_a_good_root_inside_of_one_that_was_left_out_is_used(tmp_path: Path) -> 
     _fifo(tmp_path / ROOT_ID_FILE)
     roots = ExportRoots([tmp_path, tmp_path / "inner"])
     assert roots.of(tmp_path / "inner" / "x").path == tmp_path / "inner"
+
+
+@pytest.mark.parametrize("where", ["root", "above", "folder"])
+def test_a_link_that_takes_the_place_of_a_folder_is_not_followed(where: str, tmp_path: Path) -> None:
+    """Also where the root itself is replaced after the start, and though the link leads to the very same folder."""
+    root = tmp_path / "exports"
+    roots = ExportRoots([root])
+    folder = root / "team" / "web"
+    folder.mkdir(parents=True)
+    found = roots.locate(folder)
+    assert found is not None
+    assert os.path.samestat(found, folder.stat())
+    place = {"root": root, "above": folder.parent, "folder": folder}[where]
+    place.rename(tmp_path / "moved")
+    place.symlink_to(tmp_path / "moved")
+    assert folder.is_dir()
+    assert roots.locate(folder) is None
+    with pytest.raises(TargetError), roots.opened(folder, create=True):
+        pass
+    place.unlink()
+    assert roots.locate(folder) is None

@@ -10,6 +10,7 @@ import pytest
 
 from hypersdk.jobs.states import JobState
 from hypersdk.migration.naming import MANIFEST_NAME
+from hypersdk.migration.runfile import LOCK_FILE, locked_folder
 from tests.e2e.judge import expected_raw
 from tests.jobs.test_copied import RUNNING, Hand
 from tests.jobs.test_durable import SiteFactory, assert_exported, machines, source
@@ -99,3 +100,28 @@ def test_a_link_in_the_path_is_not_followed_at_the_end_either(
     assert error is not None
     assert error["code"] == "folder_moved"
     assert str(made.root / "other" / "web") in error["message"]
+
+
+@pytest.mark.parametrize("owner", ["process 1", "job another"])
+def test_another_run_in_the_folder_of_a_failed_job_is_not_taken_for_an_earlier_attempt(
+    owner: str, site: SiteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt works beside one that was declared dead and still has the lock. A stranger is waited for."""
+    made = site(machines=machines(2))
+    expected = expected_raw(made.simulator, RUNNING, made.folder / "expected")
+    hand, job = Hand(made), made.submit({"vm_path": RUNNING})[0]
+    folder = Path(job.output_path)
+    with monkeypatch.context() as patch:
+        at("during the copy", patch, lambda: removed(folder))
+        assert hand.attempt(job).run() is JobState.FAILED
+    folder.mkdir()
+    (folder / "theirs.qcow2.partial").write_bytes(b"theirs")
+    made.service.retry(job.id)
+    with locked_folder(folder, owner=owner):
+        assert hand.attempt(job).run() is JobState.FAILED
+        assert (made.store.get(job.id).error or {})["code"] == "run_active"
+        assert sorted(path.name for path in folder.iterdir()) == [LOCK_FILE, "theirs.qcow2.partial"]
+    made.service.retry(job.id)
+    assert hand.attempt(job).run() is JobState.COMPLETED, made.told()
+    (folder / "theirs.qcow2.partial").unlink()
+    assert_exported(made, job, expected)

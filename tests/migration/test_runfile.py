@@ -25,6 +25,7 @@ from hypersdk.migration.runfile import (
     state_dir,
 )
 from hypersdk.migration.runs import unfinished_runs
+from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
 from tests.support.machines import make_machine
@@ -206,3 +207,55 @@ def test_a_link_that_takes_the_place_of_a_lock_is_not_taken_for_it(
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(TargetError, match="no regular file"), locked_folder(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+@pytest.mark.timeout(20)
+def test_only_a_regular_file_is_a_record(tmp_path: Path, kind: str) -> None:
+    new_run(tmp_path / "out", tmp_path / "state")
+    path = tmp_path / "out" / RUN_FILE
+    path.rename(tmp_path / "aside")
+    if kind == "link":
+        path.symlink_to(tmp_path / "aside")
+    else:
+        os.mkfifo(path)
+    with pytest.raises(TargetError, match="reading"):
+        RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
+
+
+def test_the_record_of_another_run_is_not_removed(tmp_path: Path) -> None:
+    first = new_run(tmp_path / "out", tmp_path / "state")
+    second = new_run(tmp_path / "out", tmp_path / "state")
+    first.remove()
+    kept = RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
+    assert kept is not None
+    assert kept.record.run_id == second.record.run_id
+    assert [run.record.run_id for run in unfinished_runs(tmp_path / "state") if run.record] == [second.record.run_id]
+    second.remove()
+    assert not (tmp_path / "out" / RUN_FILE).exists()
+
+
+def test_nothing_is_written_into_a_folder_that_another_run_has(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    run = new_run(folder, tmp_path / "state")
+    with (
+        OutputFolder.opened(folder, folder) as held,
+        locked_folder(held.path) as lock,
+        held.locked_by(*lock),
+    ):
+        run.held_in(held)
+        run.save()
+        before = (folder / RUN_FILE).read_bytes()
+        (folder / LOCK_FILE).unlink()
+        run.record.proof = "proved"
+        with pytest.raises(TargetError) as caught:
+            run.save()
+        assert caught.value.code == "folder_taken"
+        assert (folder / RUN_FILE).read_bytes() == before
+        run.check()  # nobody has it now: what is open at the source may be undone
+        with locked_folder(folder):
+            with pytest.raises(TargetError) as caught:
+                run.check()
+            assert caught.value.code == "folder_taken"
+            (folder / RUN_FILE).unlink()
+            run.check()  # another run of its own

@@ -5,6 +5,7 @@ Reading a local file again costs little, so a conversion that was interrupted be
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,7 +73,7 @@ def convert_file(
             folder.mkdir(parents=True, exist_ok=True)
         with (
             OutputFolder.opened(folder, folder, settings.locate) as held,
-            locked_folder(held.path) as lock,
+            locked_folder(held.path, owner=f"process {os.getpid()}") as lock,
             held.locked_by(*lock),
             held.explaining(),
         ):

@@ -15,6 +15,7 @@ at the same point in time; `hyper2kvm status` shows it. After a kill, the next c
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,7 @@ from hypersdk.migration.prepare import (
     undo_after,
 )
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
-from hypersdk.migration.runfile import RUN_ACTIVE, RunFile, locked_folder
+from hypersdk.migration.runfile import RUN_ACTIVE, RunFile, lock_owner, locked_folder
 from hypersdk.migration.settings import RunSettings, Shared
 from hypersdk.migration.spec import Resume
 from hypersdk.migration.ticking import ticking
@@ -180,6 +181,8 @@ class MachineExport:
                 # Of this job, an earlier process may be asleep with the lock. Without a run there was none: it is somebody else's.
                 if error.code != RUN_ACTIVE or settings.lane is None or run is None:
                     raise
+                if lock_owner(self._folder, lane) not in ("", self._owner):
+                    raise
                 self._warnings.append(
                     "an earlier process still holds the folder: every disk is copied again, beside its files"
                 )
@@ -188,7 +191,12 @@ class MachineExport:
         return RunFile.load(self._folder, settings.run_store)
 
     def _lock(self, stack: ExitStack, lane: str) -> None:
-        stack.enter_context(self._held.locked_by(*stack.enter_context(locked_folder(self._folder, lane))))
+        stack.enter_context(self._held.locked_by(*stack.enter_context(locked_folder(self._folder, lane, self._owner))))
+
+    @property
+    def _owner(self) -> str:
+        """The same in each attempt of a job; another in each process where there is no job."""
+        return f"job {self._plan.spec.job_id}" if self._shared.settings.lane else f"process {os.getpid()}"
 
     def _change_lane(self, run: RunFile, lane: str) -> RunFile:
         """The same run, its journal kept, with files of its own; files that were published before are nobody else's."""

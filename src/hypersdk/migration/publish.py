@@ -35,7 +35,7 @@ from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.model import Disk, Machine
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import check_name, remove_own, shown_path, target_errors, write_held
+from hypersdk.transfer.files import check_name, open_regular, remove_own, shown_path, target_errors, write_held
 from hypersdk.transfer.folder import FOLDER_MOVED, OutputFolder
 
 UNPROVED_UNKNOWN: Final = "unproved: the run does not say whether the server's manifest was compared"
@@ -153,7 +153,7 @@ class Publishing:
     def published(self) -> ExportResult:
         """The result of a run that was published before, as its manifest tells it; nothing is written. Raises TargetError and IntegrityError."""
         place = self.run.folder / MANIFEST_NAME
-        with target_errors(f"reading {shown_path(place)}"), place.open("rb") as file:
+        with target_errors(f"reading {shown_path(place)}"), open(open_regular(place), "rb") as file:
             manifest = read_manifest(file.read(MAX_MANIFEST_BYTES + 1))
         files = [
             FileArtifact(file.name, file.bytes, file.checksum.removeprefix("sha256:") if file.checksum else None)

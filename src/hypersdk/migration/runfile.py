@@ -50,6 +50,7 @@ RUN_FILE: Final = ".hypersdk-run.json"
 LOCK_FILE: Final = ".hypersdk-run.lock"
 _VERSION: Final = 1
 MAX_RECORD_BYTES: Final = 16 * MiB
+_MAX_OWNER_BYTES: Final = 1024
 
 RUN_ACTIVE: Final = register(
     "run_active",
@@ -387,12 +388,18 @@ class RunFile:
 
 
 @contextmanager
-def locked_folder(folder: Path, lane: str = "") -> Iterator[tuple[Path, int]]:
-    """Holds ``folder`` for this process, by the lock's file and its descriptor. Raises TargetError ``run_active`` when another one has it."""
+def locked_folder(folder: Path, lane: str = "", owner: str = "") -> Iterator[tuple[Path, int]]:
+    """Holds ``folder`` for this process, by the lock's file and its descriptor. Raises TargetError ``run_active`` when another one has it.
+
+    ``owner`` is written into the file, for ``lock_owner``.
+    """
     path = folder / f"{LOCK_FILE}{lane}"
     while (descriptor := _locked(path)) is None:
         pass
     try:
+        with suppress(OSError):  # a full disk: then nobody knows whose it is, as long as it is held
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, owner.encode(), 0)
         yield path, descriptor
     finally:
         # Removed while still held: whoever holds a file that is not there any more knows that it is the wrong one.
@@ -443,6 +450,17 @@ def _no_lock_file(path: Path) -> TargetError:
         cause="Somebody else made it: a lock that leads elsewhere is not followed.",
         next_step="Remove it, or choose another folder.",
     )
+
+
+def lock_owner(folder: Path, lane: str = "") -> str:
+    """What the process that holds ``folder`` wrote into its lock; empty where it wrote nothing. Raises TargetError."""
+    path = folder / f"{LOCK_FILE}{lane}"
+    try:
+        descriptor = _lock_file(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return ""
+    with open(descriptor, "rb") as file:
+        return file.read(_MAX_OWNER_BYTES).decode(errors="replace")
 
 
 def is_locked(folder: Path) -> bool:
