@@ -147,6 +147,11 @@ def _described(name: str, text: bytes, package: Package) -> LocalMachine:
             disks.append(LocalDisk(key, disk.label, EmptySource(disk.label, capacity), disk))
             continue
         source = _vmdk_source(_image(package, disk.file), disk.label, package)
+        if disk.capacity_bytes not in (None, source.capacity_bytes):
+            told, found = format_size(disk.capacity_bytes or 0), format_size(source.capacity_bytes)
+            warnings.append(
+                f"the disk '{disk.label}' is of {told} by the descriptor and of {found} by its file, which counts"
+            )
         disks.append(LocalDisk(key, disk.label, source, disk))
     machine = _machine(envelope.system.name or name, envelope, tuple(disks))
     return LocalMachine(machine, tuple(disks), descriptor_text(text).encode(), package, tuple(warnings))

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @click.option(
     "--forget",
     metavar="DIR|ID",
-    help="Forget this unfinished export: it is not shown or resumed any more. Only its record goes; its data and what it left at the source stay, and are named.",
+    help="Forget this unfinished export: it is not shown or resumed any more. Only its record goes; its data and what it left at the source stay, and are "
+    "named.",
 )
 @output_options
 @pass_cli
