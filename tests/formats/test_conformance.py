@@ -301,16 +301,6 @@ def test_what_the_file_has_of_others_is_written_again(
     check_tampering(kind, *made, tampered)
 
 
-@pytest.mark.slow
-@every_kind
-@many
-@given(work(), tamperings)
-def test_what_the_file_has_of_others_is_written_again_at_length(
-    kind: WriterKind, made: tuple[Guest, list[Step]], tampered: list[Tampering]
-) -> None:
-    check_tampering(kind, *made, tampered)
-
-
 deaths = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 200_000)), min_size=1, max_size=3)
 forgettings = st.sets(st.integers(0, 4 * L2_SPAN // BLOCK), max_size=8) | st.sets(st.integers(0, 24), max_size=8)
 
