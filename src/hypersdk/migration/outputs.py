@@ -38,7 +38,6 @@ from hypersdk.transfer.files import (
     check_name,
     has_name,
     open_output,
-    open_regular,
     publish,
     remove_own,
     sha256_of,
@@ -166,9 +165,8 @@ class _OwnFile:
     def whole(self) -> int:
         """The finished file, by whichever name it has. Raises TargetError."""
         if self._descriptor is None:
-            published = os.path.lexists(self.final) and not os.path.lexists(self.partial)
-            with target_errors(f"opening {self.final.name}"):
-                self._descriptor = open_regular(self.final if published else self.partial, os.O_RDWR)
+            unfinished = os.path.lexists(self.partial) or not os.path.lexists(self.final)
+            self._descriptor = open_output(self.partial if unfinished else self.final, fresh=False)
         return self._descriptor
 
     def publish(self, on_lost: Callable[[], None] | None = None) -> None:
