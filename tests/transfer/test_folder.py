@@ -37,6 +37,19 @@ def test_a_folder_that_is_left_alone_passes(held: OutputFolder, named: Path) -> 
     assert (named / "disk").read_bytes() == b"image"
 
 
+def test_without_proc_the_folder_is_reached_by_its_name_and_watched_all_the_same(
+    named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypersdk.transfer.folder._OPEN_FILES", tmp_path / "no-proc" / "fd")
+    with OutputFolder.opened(named, named) as held:
+        held.check()
+        (held.path / "disk").write_bytes(b"image")
+        named.rename(tmp_path / "elsewhere")
+        assert refused(held).code == "folder_removed"
+        named.mkdir()
+        assert refused(held).code == "folder_removed", "another folder of that name is not this one"
+
+
 def test_a_link_that_the_user_named_may_lead_elsewhere_as_long_as_it_leads_here(tmp_path: Path, named: Path) -> None:
     link, other = tmp_path / "link", tmp_path / "other"
     other.mkdir()

@@ -30,7 +30,7 @@ from hypersdk.units import KiB, MiB
 from hypersdk.vsphere import lease as lease_module
 from hypersdk.vsphere import nfc
 from hypersdk.vsphere.inventory import find_machine, list_machines
-from hypersdk.vsphere.lease import Verdict, _compare, match_disks
+from hypersdk.vsphere.lease import LeasedExport, Verdict, _compare, match_disks
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot
@@ -422,7 +422,16 @@ def test_a_data_request_that_is_not_authorized_leads_to_a_new_login_and_lease(
     assert not held(server)
 
 
-def test_streams_that_are_not_authorized_together_lead_to_one_login(simulator: SimulatorFactory, log_in: LogIn) -> None:
+def test_streams_that_are_not_authorized_together_lead_to_one_login(
+    simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, give_up = threading.Barrier(4), LeasedExport._give_up
+
+    def give_up_together(*arguments: Any) -> None:
+        together.wait(30)
+        give_up(*arguments)
+
+    monkeypatch.setattr(LeasedExport, "_give_up", give_up_together)
     disks = tuple(DiskSpec(2 * MiB) for _ in range(4))
     server = simulator(machines=(MachineSpec("web", disks),), faults=(Fault(FaultKind.STATUS, status=401, times=8),))
     session, book = log_in_to(log_in, server), Book()

@@ -39,6 +39,8 @@ FOLDER_TAKEN: Final = register(
 CHECK_INTERVAL_S: Final = 5.0
 """How late a copy notices that its folder is gone: a look costs three system calls, a copy in vain costs hours."""
 
+_OPEN_FILES: Final = Path("/proc/self/fd")
+
 Locate: TypeAlias = Callable[[Path], os.stat_result | None]
 """What a folder's name leads to now; None where it leads to no folder. Raises TargetError where that cannot be found out."""
 
@@ -56,11 +58,16 @@ class OutputFolder:
     """One folder, open. Thread-safe."""
 
     def __init__(
-        self, descriptor: int, named: Path, locate: Locate = locate, clock: Callable[[], float] = time.monotonic
+        self,
+        descriptor: int,
+        named: Path,
+        locate: Locate = locate,
+        clock: Callable[[], float] = time.monotonic,
+        path: Path | None = None,
     ) -> None:
-        """``descriptor`` stays the caller's to close."""
+        """``descriptor`` stays the caller's to close. ``path`` is where the folder is reached in place of its descriptor."""
         self.named: Final = named
-        self.path: Final = Path(f"/proc/self/fd/{descriptor}")
+        self.path: Final = path or _OPEN_FILES / str(descriptor)
         self._descriptor = descriptor
         self._locate = locate
         self._clock = clock
@@ -74,10 +81,8 @@ class OutputFolder:
         with target_errors(f"opening {named}"):
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            folder = cls(descriptor, named, locate)
-            with target_errors(f"reaching {named} through /proc"):
-                folder.path.stat()
-            yield folder
+            # Without /proc, as in a bare chroot, files are reached by the folder's name; whether that still leads to it is checked all the same.
+            yield cls(descriptor, named, locate, path=None if _OPEN_FILES.exists() else place)
         finally:
             os.close(descriptor)
 

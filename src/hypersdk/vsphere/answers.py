@@ -15,13 +15,10 @@ import io
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere.wire import HEAD_BYTES
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +113,7 @@ class _Received(io.RawIOBase):
         """See RawIOBase."""
         return True
 
-    def readinto(self, buffer: WriteableBuffer) -> int | None:
+    def readinto(self, buffer: Any) -> int | None:
         """See RawIOBase."""
         self._sock.settimeout(self._patience_s())
         count: int | None = self._raw.readinto(buffer)
