@@ -298,7 +298,7 @@ def _remark(machine: ExportProgress) -> str:
     if bases := _unique(_basis_text(disk.basis) for disk in moving):
         remarks.append("% " + ", ".join(bases))
     if again := sum(disk.again_bytes for disk in moving if disk.phase is not Phase.VERIFYING):
-        remarks.append(f"{format_size(again)} received again")
+        remarks.append(f"{format_size(again)} of it comes again")
     remarks += _unique(BOTTLENECK_TEXT[disk.bottleneck] for disk in moving if disk.bottleneck)
     if retried := max((disk.attempt for disk in moving), default=1) - 1:
         remarks.append(f"retry {retried}")
