@@ -125,6 +125,17 @@ def test_the_proof_says_what_was_compared(
     assert {disk.hypersdk.verdict for disk in written.disks if disk.hypersdk} == {result.proof}
 
 
+@pytest.mark.parametrize("damage", [lambda data: b"QFI\xfb" + data, lambda data: data[:3000]], ids=["qcow2", "cut"])
+def test_a_disk_that_is_no_vmdk_is_named(
+    tmp_path: Path, streams: tuple[bytes, bytes], damage: Callable[[bytes], bytes]
+) -> None:
+    """Of several disks the user has to know which one."""
+    files = two_disks(streams)
+    error = refused(write_folder(tmp_path / "in", {**files, "b.vmdk": damage(files["b.vmdk"])}), tmp_path / "out")
+    assert isinstance(error, IntegrityError)
+    assert error.message.startswith("'b.vmdk': ")
+
+
 def test_a_refused_package_ends_as_failed(tmp_path: Path, streams: tuple[bytes, bytes]) -> None:
     """The last thing that a display hears; it said "verifying, 99 %" for ever."""
     files = two_disks(streams)
