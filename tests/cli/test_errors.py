@@ -58,6 +58,13 @@ def test_candidates_are_listed_for_people() -> None:
     assert "/DC/vm/a/web\n" in err.getvalue()
 
 
+def test_one_finding_is_told_once() -> None:
+    output, _, err = outputs(json_lines=False)
+    finding = {"message": "a.vmdk is cut short", "code": errors.TRUNCATED_STREAM}
+    report(output, errors.IntegrityError(finding["message"], code=finding["code"], findings=[finding]))
+    assert err.getvalue().count("a.vmdk is cut short") == 1
+
+
 def test_several_reasons_are_told_each_with_its_fix() -> None:
     reasons = [errors.Refused("it is suspended").as_dict(), errors.Refused("it is encrypted").as_dict()]
     output, _, err = outputs(json_lines=False)

@@ -182,7 +182,7 @@ def test_a_broken_export_is_seen_by_status_and_gone_on_with(shell: Shell, tmp_pa
     assert f"export {seen['moref']} -o {out} --format qcow2 --compress=none --source lease --url https://" in told.err
     assert shell("export", "off", "-o", out, "--json").error["code"] == "resumable_state"
     assert shell("export", "off", "-o", out, "--resume", "--discard").status == 2
-    shell.good("cleanup", out)
+    assert shell.good("cleanup", out).out == f"off in {out}: nothing to put back\n"
     shell.good("export", "off", "-o", out, flag)
     assert shell.good("status").out == "No unfinished exports.\n"
     shell.good("verify", out)

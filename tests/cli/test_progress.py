@@ -78,6 +78,12 @@ def test_bars_of_all_lines_end_in_one_column() -> None:
         assert len(ends) == 1, width
 
 
+def test_the_phase_of_a_disk_is_whole_at_80_columns() -> None:
+    verifying = replace(MACHINE, phase=Phase.VERIFYING, disks=(replace(DISK, phase=Phase.VERIFYING),))
+    text = "\n".join(line.plain for line in draw([verifying], 80, 24))
+    assert f"  {DISK.label}  verifying " in text
+
+
 def test_a_total_is_shown_for_several_machines() -> None:
     text = next(iter(draw([MACHINE, replace(MACHINE, phase=Phase.DONE, fraction=1.0)], 100, 24))).plain
     assert text.startswith("1 of 2 done")

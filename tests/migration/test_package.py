@@ -29,6 +29,7 @@ from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.migration.verify import verify_directory
+from hypersdk.model import ExportProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from tests.support.packages import (
@@ -63,11 +64,15 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def convert(
-    path: Path, out: Path, output: OutputFormat = OutputFormat.RAW, cancel: CancelToken | None = None
+    path: Path,
+    out: Path,
+    output: OutputFormat = OutputFormat.RAW,
+    cancel: CancelToken | None = None,
+    observer: Callable[[ExportProgress], None] = lambda _: None,
 ) -> ExportResult:
     spec = ExportSpec(machine="", output_dir=out, format=output)
     settings = RunSettings(state=out.with_name(f"{out.name}-state"))
-    return convert_file(path, spec, cancel=cancel or CancelToken(), observer=lambda _: None, settings=settings)
+    return convert_file(path, spec, cancel=cancel or CancelToken(), observer=observer, settings=settings)
 
 
 def converted(path: Path, out: Path) -> tuple[list[bytes], ExportResult]:
@@ -118,6 +123,28 @@ def test_the_proof_says_what_was_compared(
     assert not result.warnings
     written = read_manifest((tmp_path / "out" / "artifact-manifest.json").read_bytes())
     assert {disk.hypersdk.verdict for disk in written.disks if disk.hypersdk} == {result.proof}
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"QFI\xfb" + data, lambda data: data[:3000]], ids=["qcow2", "cut"])
+def test_a_disk_that_is_no_vmdk_is_named(
+    tmp_path: Path, streams: tuple[bytes, bytes], damage: Callable[[bytes], bytes]
+) -> None:
+    """Of several disks the user has to know which one."""
+    files = two_disks(streams)
+    error = refused(write_folder(tmp_path / "in", {**files, "b.vmdk": damage(files["b.vmdk"])}), tmp_path / "out")
+    assert isinstance(error, IntegrityError)
+    assert error.message.startswith("'b.vmdk': ")
+
+
+def test_a_refused_package_ends_as_failed(tmp_path: Path, streams: tuple[bytes, bytes]) -> None:
+    """The last thing that a display hears; it said "verifying, 99 %" for ever."""
+    files = two_disks(streams)
+    mf = manifest(files)
+    path = write_folder(tmp_path / "in", {**files, "b.vmdk": files["a.vmdk"], "m.mf": mf})
+    seen: list[ExportProgress] = []
+    with pytest.raises(HyperSDKError) as caught:
+        convert(path, tmp_path / "out", observer=seen.append)
+    assert (seen[-1].phase, seen[-1].note) == (Phase.FAILED, caught.value.message)
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha512"])

@@ -154,6 +154,8 @@ def test_cdroms(server: Simulator) -> None:
 
 def test_datastores(server: Simulator, tmp_path: Path) -> None:
     assert run(server, "datastore.ls", "-ds", "iso-library").split() == ["linux", "tools", "windows"]
+    assert run(server, "datastore.ls", "-ds", "iso-library", "too*").split() == ["tools"]
+    assert "nosuch was not found" in refused(server, "datastore.ls", "-ds", "iso-library", "nosuch")
     deep = run(server, "datastore.ls", "-R", "-ds", "iso-library")
     assert "[iso-library] tools" in deep
     assert "virtio-win.iso" in deep

@@ -154,6 +154,23 @@ def test_power_and_snapshots(libvirt: Libvirt) -> None:
     assert libvirt.server.state() == before
 
 
+def test_what_is_told_of_a_machine(libvirt: Libvirt) -> None:
+    """``dominfo`` asks the host which machines start with it; libvirt crashes where the host has nobody to answer that."""
+
+    def told() -> dict[str, str]:
+        return {
+            key: value.strip()
+            for key, value in (line.split(":", 1) for line in libvirt.virsh("dominfo", "be ta").splitlines())
+        }
+
+    assert (told()["State"], told()["CPU(s)"], told()["Autostart"]) == ("running", "2", "disable")
+    libvirt.virsh("autostart", "be ta")
+    assert told()["Autostart"] == "enable"
+    libvirt.virsh("autostart", "--disable", "be ta")
+    assert told()["Autostart"] == "disable"
+    assert int(libvirt.virsh("vcpucount", "--maximum", "--live", "be ta")) >= 2
+
+
 def test_storage(libvirt: Libvirt) -> None:
     pools = {line.split()[0] for line in libvirt.virsh("pool-list", "--all").splitlines()}
     assert {"iso-library", "nvme-prod-01", "nvme-prod-02"} <= pools

@@ -140,6 +140,33 @@ def test_a_path_that_the_api_does_not_know_is_refused(server: Simulator, path: s
     assert fetched.status == 500
 
 
+def test_an_item_of_a_list_by_its_key(server: Simulator, instance: Any) -> None:
+    machine = find(instance, server, "on")
+    device, backing, none = (f"config.hardware.device[{end}" for end in ("2000]", "2000].backing.fileName", "4711]"))
+    option = 'config.extraConfig["svga.present"]'
+    got = read(instance, machine, ["name", device, backing, none, option])
+    (disk,) = [one for one in machine.config.hardware.device if one.key == 2000]
+    assert isinstance(got[device], vim.vm.device.VirtualDisk)
+    assert (got[device].backing.uuid, got[backing]) == (disk.backing.uuid, disk.backing.fileName)
+    assert got[option].value == "TRUE"
+    assert none not in got
+    (store,) = machine.datastore
+    moref = store.host[0].key._moId
+    assert read(instance, store, [f"host[{moref}].mountInfo.accessible"]) == {
+        f"host[{moref}].mountInfo.accessible": True
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["config[1]", "name[1]", "config.hardware.device[2000].bogus", "config.hardware.device[2000", "config.hardware.device[]", "bogus[1]",
+     "config.hardware.device[2000]x", "config.hardware.device[2000]..key", "[2000]", "config.extraConfig[\"a&b\"]", "datastore[1]"],
+)  # fmt: skip
+def test_a_key_where_there_is_none_is_refused(server: Simulator, instance: Any, path: str) -> None:
+    with pytest.raises(vmodl.query.InvalidProperty):
+        read(instance, find(instance, server, "on"), [path])
+
+
 def test_a_path_that_goes_round_and_round_is_refused() -> None:
     task = managed_types()["Task"]
     assert in_wsdl(task, "info.error.fault.faultCause.fault.faultCause.localizedMessage")

@@ -298,7 +298,7 @@ def _remark(machine: ExportProgress) -> str:
     if bases := _unique(_basis_text(disk.basis) for disk in moving):
         remarks.append("% " + ", ".join(bases))
     if again := sum(disk.again_bytes for disk in moving if disk.phase is not Phase.VERIFYING):
-        remarks.append(f"{format_size(again)} received again")
+        remarks.append(f"{format_size(again)} of it comes again")
     remarks += _unique(BOTTLENECK_TEXT[disk.bottleneck] for disk in moving if disk.bottleneck)
     if retried := max((disk.attempt for disk in moving), default=1) - 1:
         remarks.append(f"retry {retried}")
@@ -341,7 +341,9 @@ class Figures:
 
 MAX_LABEL: Final = 40
 MIN_LABEL: Final = 12
+GOOD_LABEL: Final = len("  Hard disk 10  verifying")
 MIN_BAR: Final = 8
+GOOD_BAR: Final = 20
 MAX_BAR: Final = 80
 
 
@@ -351,7 +353,7 @@ def _bar_line(label: str, figures: Figures, width: int, style: str) -> Text:
 
     facts = figures.text(width)
     room = width - len(facts) - 2
-    label_width = min(max(room * 2 // 5, MIN_LABEL), MAX_LABEL)
+    label_width = min(max(room * 2 // 5, min(GOOD_LABEL, room - GOOD_BAR), MIN_LABEL), MAX_LABEL)
     bar_width = min(room - label_width, MAX_BAR)
     line = Text(label, style=style, no_wrap=True)
     line.truncate(label_width, overflow="ellipsis", pad=True)

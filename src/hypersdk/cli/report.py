@@ -76,9 +76,9 @@ def _facts(error: HyperSDKError) -> Iterator[tuple[str, str]]:
         return
     if not isinstance(error, Cancelled) and error.cause.rstrip(".").lower() != error.message.rstrip(".").lower():
         yield "cause", error.cause
-    for entry in _listed(error):
-        if entry not in error.message:
-            yield "-", entry
+    entries = [entry for entry in _listed(error) if entry not in error.message]
+    if entries != [f"{error.message} ({error.code})"]:  # one alone is the message once more
+        yield from (("-", entry) for entry in entries)
     yield "next", error.next_step
     yield "code", f"{error.code} (exit status {exit_status(error)})"
 

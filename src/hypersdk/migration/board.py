@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
+from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.model import DiskProgress, ExportProgress, Phase
 from hypersdk.transfer.progress import NEARLY, Meter
 
@@ -65,6 +67,15 @@ class Board:
         """Moves the machine to ``phase``."""
         with self._lock:
             self._phase, self._note = phase, note
+
+    @contextmanager
+    def ended_by_errors(self) -> Iterator[None]:
+        """An expected error inside is the end of the machine here too, and goes on to the caller."""
+        try:
+            yield
+        except HyperSDKError as error:
+            self.phase(Phase.CANCELLED if isinstance(error, Cancelled) else Phase.FAILED, error.message)
+            raise
 
     def note(self, text: str) -> None:
         """One line for people: what is being done or waited for."""

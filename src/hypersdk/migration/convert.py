@@ -120,6 +120,7 @@ def _convert(
         closing(outputs),
         _removed_on_failure(run, outputs),
         ticking([board.snapshot], lambda rows: observer(rows[0]), settings.progress_interval_s),
+        board.ended_by_errors(),
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier,
     ):
         warnings: list[str] = []

@@ -117,12 +117,9 @@ class MachineExport:
     def outcome(self) -> Outcome:
         """Runs it; every expected error becomes part of the outcome."""
         try:
-            result, problem = self.run()
-        except Cancelled as error:
-            self._board.phase(Phase.CANCELLED, error.message)
-            return Outcome(self._plan, None, error)
+            with self._board.ended_by_errors():
+                result, problem = self.run()
         except HyperSDKError as error:
-            self._board.phase(Phase.FAILED, error.message)
             return Outcome(self._plan, None, error)
         self._board.phase(Phase.DONE)
         return Outcome(self._plan, result, problem)

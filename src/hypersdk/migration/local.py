@@ -36,6 +36,7 @@ from hypersdk.migration.stored import (
 )
 from hypersdk.model import Backing, Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Nic, Power
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.disk import named
 from hypersdk.transfer.source import ByteStream, DiskSource
 from hypersdk.units import SECTOR, KiB, align_up, format_size
 
@@ -146,7 +147,9 @@ def _described(name: str, text: bytes, package: Package) -> LocalMachine:
             )
             disks.append(LocalDisk(key, disk.label, EmptySource(disk.label, capacity), disk))
             continue
-        source = _vmdk_source(_image(package, disk.file), disk.label, package)
+        image = _image(package, disk.file)
+        with named(f"'{disk.file.names[0]}'"):
+            source = _vmdk_source(image, disk.label, package)
         if disk.capacity_bytes not in (None, source.capacity_bytes):
             told, found = format_size(disk.capacity_bytes or 0), format_size(source.capacity_bytes)
             warnings.append(

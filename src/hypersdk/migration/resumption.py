@@ -90,11 +90,11 @@ class Resumption:
                 if self.ranges
                 else "the rest"
             )
-            return f"about {receive} to receive, {way}; {recorded} is on record and stays"
+            return f"about {receive} to receive, {way}; about {recorded} is on record and stays"
         why = ", and without change tracking (CBT) datastore ranges would read more" if self.untracked else ""
         return (
-            f"about {receive} to receive; {format_size(self.again_bytes)} of it is on record already and only compared: a stream begins at its first "
-            f"byte{why}"
+            f"about {receive} to receive; of it about {format_size(self.again_bytes)} is on record already and only compared: a stream begins at "
+            f"its first byte{why}"
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -25,9 +25,12 @@ def boot_sequence(machine: Machine) -> tuple[int, ...]:
     several.
     """
     named = named_boot_disks(machine)
-    if not named and len({disk.bus for disk in machine.disks}) > 1:
+    one_kind = len({disk.bus for disk in machine.disks}) <= 1
+    if not named and not one_kind:
         return ()
-    in_order = sorted(machine.disks, key=lambda disk: (disk.bus_number, disk.unit_number, disk.key))
+    in_order = unit_order(machine.disks)  # numbers of controllers compare within a kind only
+    if one_kind:
+        in_order.sort(key=lambda disk: (disk.bus_number, disk.unit_number, disk.key))
     return tuple(dict.fromkeys((*named, *(disk.key for disk in in_order))))
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 PRIVILEGES: Final = (
     "System.Anonymous", "System.Read", "System.View", "Global.CancelTask", "Global.Licenses", "Sessions.TerminateSession",
     "Sessions.ValidateSession", "Datastore.Browse", "Datastore.FileManagement", "Datastore.DeleteFile", "Datastore.AllocateSpace",
-    "Datastore.UpdateVirtualMachineFiles", "VApp.Export", "VApp.Import", "VApp.ApplicationConfig", "Resource.AssignVMToPool",
+    "Datastore.UpdateVirtualMachineFiles", "Host.Config.AutoStart", "VApp.Export", "VApp.Import", "VApp.ApplicationConfig",
+    "Resource.AssignVMToPool",
     "VirtualMachine.Interact.PowerOn", "VirtualMachine.Interact.PowerOff", "VirtualMachine.Interact.Suspend",
     "VirtualMachine.Interact.Reset", "VirtualMachine.Interact.SetCDMedia", "VirtualMachine.Interact.DeviceConnection",
     "VirtualMachine.Config.EditDevice", "VirtualMachine.Config.AddRemoveDevice", "VirtualMachine.Config.Rename",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from hypersdk.simulator.autostart import AutoStartManager
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.schema import data_types
 from hypersdk.simulator.values import Data, Ref
 from hypersdk.simulator.world import World, now
 from hypersdk.units import GiB, MiB
@@ -333,6 +335,8 @@ class Host(Entity):
         self.networks: list[Network] = []
         self.uuid = platform.uuid("host", name)
         super().__init__(world, moref, platform, name, parent)
+        manager = "ha-autostart-mgr" if platform.esxi else f"autoStartManager-{moref.rpartition('-')[2]}"
+        self.autostart = AutoStartManager(world, manager, self)
         parent.hosts.append(self)
 
     @property
@@ -369,7 +373,16 @@ class Host(Entity):
 
     @prop("configManager")
     def _config_manager(self) -> Data:
-        return Data("HostConfigManager")
+        return Data("HostConfigManager", autoStartManager=self.autostart.ref)
+
+    @prop("capability")
+    def _capability(self) -> Data:
+        """All that must be there is no; clients ask for single ones of these."""
+        must = {field.name: False for field in data_types()["HostCapability"].fields if field.required}
+        able = dict.fromkeys(
+            ("rebootSupported", "shutdownSupported", "nfsSupported", "backgroundSnapshotsSupported"), True
+        )
+        return Data("HostCapability", **{**must, **able, "maxSupportedVcpus": 768})
 
     @prop("hardware")
     def _hardware(self) -> Data:

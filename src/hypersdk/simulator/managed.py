@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from hypersdk.simulator.encode import property_value
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from hypersdk.simulator.world import World
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_STEP: Final = re.compile(r'(\w+)(?:\[(\w[\w-]*|"[^"<>&]*")\])?')
+_KEYED_PATH: Final = re.compile(rf"{_STEP.pattern}(?:\.{_STEP.pattern})*")
 
 EMPTY_LISTS: Final = frozenset(
     {"customValue", "value", "availableField", "tag", "declaredAlarmState", "triggeredAlarmState"}
@@ -121,7 +125,7 @@ class Managed:
 
         Raises MethodFault (InvalidProperty) for a path that does not exist.
         """
-        if not self.cached or self.volatile():
+        if not self.cached or self.volatile() or "[" in path:  # keys are without number, so nothing is kept for them
             return self._property_xml(path, read)
         text = self._xml.get(path)
         if text is None:
@@ -133,18 +137,18 @@ class Managed:
         return "" if value is None or field is None else property_value("val", value, field)
 
     def resolve(self, path: str, read: dict[str, Any] | None = None) -> tuple[Any, Field | None]:
-        """Value and field of a property path such as ``config.hardware.device``; through a list only its end may be asked for. A path
-        that the API knows and the simulator does not model is unset: no value, no field.
+        """Value and field of a property path such as ``config.hardware.device``, or ``config.hardware.device[2000]`` for the item of that
+        key; through a list as a whole only its end may be asked for. A path that the API knows and the simulator does not model is unset: no value, no field.
         """
         known = {} if read is None else read
-        first, *rest = path.split(".")
+        (first, key), *rest = _steps(path)
         field = self.schema.properties.get(first)
         if field is not None and first not in known:
             known[first] = self.get(first)
-        value = known[first] if field is not None else None
-        for name in rest:
+        value, field = _item(known[first] if field is not None else None, field, key)
+        for name, key in rest:
             field = _member(value, field, name)
-            value = value.fields.get(name) if isinstance(value, Data) else None
+            value, field = _item(value.fields.get(name) if isinstance(value, Data) else None, field, key)
         if field is None and not in_wsdl(self.schema, path):
             raise invalid_property(self.wsdl, path)
         return value, field
@@ -152,6 +156,26 @@ class Managed:
     def property_names(self) -> Iterator[str]:
         """All properties that have a value, for ``all=true``."""
         return (name for name in self.schema.properties if self.get(name) is not None)
+
+
+def _steps(path: str) -> list[tuple[str, str]]:
+    """The names of a path, each with the key in brackets behind it or ""; a text that is no path is one unknown name."""
+    if "[" not in path:
+        return [(name, "") for name in path.split(".")]
+    if not _KEYED_PATH.fullmatch(path):
+        return [(path, "")]
+    return [(step[1], step[2] or "") for step in _STEP.finditer(path)]
+
+
+def _item(value: Any, field: Field | None, key: str) -> tuple[Any, Field | None]:
+    """The item of a list that has ``key``, unset where none has it; with an empty key what was given."""
+    if not key or field is None:
+        return value, field
+    if not field.many or field.kind is not Kind.DATA or "key" not in data_types()[field.type].by_name:
+        return None, None
+    wanted = key.strip('"')
+    found = (item for item in value or [] if (item.key.moref if isinstance(item.key, Ref) else str(item.key)) == wanted)
+    return next(found, None), replace(field, many=False)
 
 
 def _member(value: Any, field: Field | None, name: str) -> Field | None:

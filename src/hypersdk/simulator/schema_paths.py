@@ -202,6 +202,7 @@ HistoryCollector: filter
 HostAccountSpec: description id password posixId shellAccess
 HostAssignableHardwareConfig: attributeOverride
 HostAuthenticationManagerInfo: authConfig
+HostAutoStartManager: config=HostAutoStartManagerConfig
 HostAutoStartManagerConfig: defaults=AutoStartDefaults powerInfo
 HostBIOSInfo: biosVersion firmwareMajorRelease firmwareMinorRelease firmwareType majorRelease minorRelease releaseDate vendor
 HostCapability: accel3dSupported ahDeviceHintsSupported assignHwPciConfigSupported assignableHardwareSupported backgroundSnapshotsSupported

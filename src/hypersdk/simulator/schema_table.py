@@ -17,6 +17,9 @@ AlarmState: key=string entity=&ManagedEntity alarm=&Alarm overallStatus=%Managed
     acknowledgedByUser=string? acknowledgedTime=dateTime? eventKey=int? disabled=boolean?
 AuthorizationPrivilege: privId=string onParent=boolean name=string privGroupName=string
 AuthorizationRole: roleId=int system=boolean name=string info=Description privilege=string*
+AutoStartDefaults: enabled=boolean? startDelay=int? stopDelay=int? waitForHeartbeat=boolean? stopAction=string?
+AutoStartPowerInfo: key=&VirtualMachine startOrder=int startDelay=int waitForHeartbeat=%AutoStartWaitHeartbeatSetting startAction=string
+    stopDelay=int stopAction=string
 CannotAccessFile(FileFault):
 Capability: provisioningSupported=boolean multiHostSupported=boolean userShellAccessSupported=boolean networkBackupAndRestoreSupported=boolean?
     ftDrsWithoutEvcSupported=boolean? hciWorkflowSupported=boolean? computePolicyVersion=int? clusterPlacementSupported=boolean?
@@ -115,6 +118,7 @@ GuestNicInfo: network=string? ipAddress=string* macAddress=string? connected=boo
 GuestStackInfo: ipStackConfig=KeyValue*
 HostBIOSInfo: biosVersion=string? releaseDate=dateTime? vendor=string? majorRelease=int? minorRelease=int? firmwareMajorRelease=int?
     firmwareMinorRelease=int? firmwareType=string?
+HostAutoStartManagerConfig: defaults=AutoStartDefaults? powerInfo=AutoStartPowerInfo*
 HostCapability: recursiveResourcePoolsSupported=boolean cpuMemoryResourceConfigurationSupported=boolean rebootSupported=boolean
     shutdownSupported=boolean vmotionSupported=boolean standbySupported=boolean ipmiSupported=boolean? maxSupportedVMs=int? maxRunningVMs=int?
     maxSupportedVcpus=int? maxRegisteredVMs=int? datastorePrincipalSupported=boolean sanSupported=boolean nfsSupported=boolean iscsiSupported=boolean
@@ -628,6 +632,8 @@ ClusterComputeResource(ComputeResource): summaryEx=ClusterComputeResourceSummary
 HostSystem(ManagedEntity): runtime=HostRuntimeInfo summary=HostListSummary hardware=HostHardwareInfo? capability=HostCapability?
     configManager=HostConfigManager config=HostConfigInfo? vm=&VirtualMachine* datastore=&Datastore* network=&Network*
     datastoreBrowser=&HostDatastoreBrowser
+HostAutoStartManager: config=HostAutoStartManagerConfig
+  .ReconfigureAutostart(spec=HostAutoStartManagerConfig)
 ResourcePool(ManagedEntity): summary=ResourcePoolSummary runtime=ResourcePoolRuntimeInfo owner=&ComputeResource resourcePool=&ResourcePool*
     vm=&VirtualMachine* config=ResourceConfigSpec namespace=string? childConfiguration=ResourceConfigSpec*
 Network(ManagedEntity): summary=NetworkSummary host=&HostSystem* vm=&VirtualMachine*

@@ -70,7 +70,7 @@ def split_path(text: str, known: Iterable[str]) -> tuple[str, str]:
         raise MethodFault.of(
             "InvalidDatastorePath", f"Invalid datastore path '{text[:200]}'.", datastorePath=text[:200]
         )
-    return parts[0], parts[1].strip("/")
+    return parts[0], "/".join(name for name in parts[1].split("/") if name not in ("", "."))
 
 
 class Datastore(Entity):

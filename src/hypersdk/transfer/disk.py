@@ -97,7 +97,7 @@ def transfer_disk(
 
 
 @contextmanager
-def _named(label: str) -> Iterator[None]:
+def named(label: str) -> Iterator[None]:
     """What the decoder finds wrong it knows by its offset; the user must know the disk."""
     try:
         yield
@@ -150,7 +150,7 @@ class _Copy:
 
     def _stream_once(self, source: StreamSource, options: PassOptions) -> StreamDigests:
         slot = self.budget.stream(source.host, self.cancel, self.meter.waiting) if self.budget else nullcontext()
-        with _named(source.label), slot, Crew(self.cancel, source.label) as crew, source.open(crew.token) as stream:
+        with named(source.label), slot, Crew(self.cancel, source.label) as crew, source.open(crew.token) as stream:
             self.route = stream.route
             self.meter.begin_stream(stream.length_bytes, source.allocated_bytes)
             sink = self._sink(crew)

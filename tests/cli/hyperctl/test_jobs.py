@@ -343,6 +343,22 @@ def test_submit_and_watch_in_one(api: Api, ctl: Hyperctl) -> None:
     assert out.splitlines()[-1].endswith(f"completed: {api.folder}/exports/a")
 
 
+def test_an_interrupted_submit_is_not_told_to_submit_again(
+    api: Api, ctl: Hyperctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job is there; the same command would be a second one."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hypersdk.cli.hyperctl.watch.follow", interrupted)
+    done = ctl("submit", "-f", "-", "--watch", stdin=job_file(api, "a"))
+    (job,) = api.services.jobs.ids(_all())
+    assert done.status == 130
+    assert "same command" not in done.err
+    assert f"`hyperctl watch {job}`" in done.err
+
+
 def _all() -> object:
     from hypersdk.jobs.store import Filter
 

@@ -110,7 +110,7 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool,
         return all(problem.given_up for problem in done.problems)
     undone = f"put back {', '.join(done.undone)}" if done.undone else "nothing to put back"
     kept = f"; {', '.join(done.kept)} kept for --resume (or --drop-snapshots)" if done.kept else ""
-    cli.output.line(f"{name}: {undone}{kept}")
+    cli.output.line(f"{name} in {run.folder}: {undone}{kept}")
     for problem in done.problems:
         cli.output.warn(f"{name}: could not {problem.change}: {problem.error.message}")
         if problem.given_up:

@@ -10,13 +10,14 @@ import click
 from hypersdk.cli.hyperctl.app import daemon_flags, json_flag
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl, raise_failures
 from hypersdk.cli.programs.groups import Command, flag
-from hypersdk.errors import UsageError
+from hypersdk.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
     from hypersdk.client import Submission
 
 FORMATS = ("ovf", "ova", "qcow2", "raw", "vmdk")
 MAX_STDIN_BYTES = 4 * 1024 * 1024
+MAX_NAMED = 10
 
 
 @click.command("submit", cls=Command)
@@ -59,7 +60,13 @@ def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int,
     if watch and done.accepted:
         from hypersdk.cli.hyperctl.watch import follow
 
-        follow(ctl, [job.id for job in done.accepted])
+        ids = [job.id for job in done.accepted]
+        try:
+            follow(ctl, ids)
+        except KeyboardInterrupt as error:
+            names = f" {' '.join(ids)}" if len(ids) <= MAX_NAMED else ""
+            again = f"Nothing is lost: jobs run in the daemon, not here. `hyperctl watch{names}` shows them again."
+            raise Cancelled("stopped: interrupted", signal="SIGINT", next_step=again) from error
     _raise_rejections(done)
 
 

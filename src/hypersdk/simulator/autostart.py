@@ -1,0 +1,48 @@
+"""HostAutoStartManager: which machines start with their host. Kept and told, without effect: a simulated host does not restart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.values import Data
+from hypersdk.simulator.world import World
+
+if TYPE_CHECKING:
+    from hypersdk.simulator.entities import Host
+
+
+class AutoStartManager(Managed):
+    """Of one host. libvirt asks for it without looking whether the host names one, and crashes on a host that does not."""
+
+    wsdl = "HostAutoStartManager"
+
+    def __init__(self, world: World, moref: str, host: Host) -> None:
+        self.host = host
+        self._defaults = Data(
+            "AutoStartDefaults", enabled=False, startDelay=120, stopDelay=120, waitForHeartbeat=False, stopAction="powerOff"
+        )  # fmt: skip
+        self._machines: dict[str, Data] = {}  # by moref
+        super().__init__(world, moref)
+
+    @prop("config")
+    def _config(self) -> Data:
+        here = {machine.ref.moref for machine in self.host.machines}
+        infos = [info for moref, info in self._machines.items() if moref in here]
+        return Data("HostAutoStartManagerConfig", defaults=self._defaults, powerInfo=infos)
+
+    @operation("ReconfigureAutostart", privilege="Host.Config.AutoStart")
+    def _reconfigure(self, call: Call) -> None:
+        spec = call.args.spec
+        here = {machine.ref for machine in self.host.machines}
+        infos = spec.powerInfo or []
+        if any(info.key not in here for info in infos):
+            raise MethodFault.of(
+                "InvalidArgument", "The machine is not on this host.", invalidProperty="spec.powerInfo.key"
+            )
+        if spec.defaults is not None:
+            given = {name: value for name, value in spec.defaults.fields.items() if value is not None}
+            self._defaults = self._defaults.replace(**given)
+        self._machines.update({info.key.moref: info for info in infos})
+        self.touch()
