@@ -122,6 +122,27 @@ def test_a_daemon_whose_state_is_damaged_while_it_runs_ends_with_the_status_of_t
 
 
 @pytest.mark.slow
+def test_a_worker_that_begins_while_the_state_is_away_waits_for_it(tmp_path: Path) -> None:
+    """It would make an empty one: without the jobs and the users, behind a daemon that says that all is well."""
+    state, aside = tmp_path / "state", tmp_path / "aside"
+    with daemon(tmp_path, *FLAGS, tmp_path / "exports") as (url, process):
+        worker = children_of(process.pid)["worker:0"]
+        before = (state / "state.sqlite3").stat().st_ino
+        state.rename(aside)
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: "worker:0" in children_of(process.pid) and children_of(process.pid)["worker:0"] != worker)
+        until(lambda: httpx.get(f"{url}/ready").status_code == 503)
+        until(lambda: (tmp_path / "log").read_text().count("database_gone") >= 2)  # the API's line, and the worker's
+        second = children_of(process.pid)["worker:0"]
+        time.sleep(5)
+        assert children_of(process.pid)["worker:0"] == second, "it waits, and is not started again and again"
+        assert not state.exists()
+        aside.rename(state)
+        until(lambda: httpx.get(f"{url}/ready").status_code == 200)
+    assert (state / "state.sqlite3").stat().st_ino == before
+
+
+@pytest.mark.slow
 def test_an_engines_file_that_is_removed_is_begun_anew_and_jobs_go_on(
     simulator: SimulatorFactory, tmp_path: Path
 ) -> None:

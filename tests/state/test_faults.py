@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -286,3 +287,50 @@ def test_a_postgresql_that_may_not_be_written(postgres_url: str, caplog: pytest.
         assert code_of(made, writing=False) == ""
     finally:
         made.close()
+
+
+def wait_in_thread(database: Database, turns: list[float]) -> Future[None]:
+    pool = ThreadPoolExecutor(1)
+    waiting = pool.submit(database.wait_until_usable, lambda: turns.append(time.monotonic()))
+    pool.shutdown(wait=False)
+    return waiting
+
+
+def test_who_begins_in_an_outage_waits_and_says_so_once(
+    found: Database, sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And makes no empty file in place of one that was moved away."""
+    assert found.path is not None
+    found.close()
+    folder, aside = found.path.parent, found.path.parent.with_name("aside")
+    folder.rename(aside)
+    again = Database.open(sqlite_url)
+    again.outage.tell = True
+    turns: list[float] = []
+    waiting = wait_in_thread(again, turns)
+    try:
+        until = time.monotonic() + 30
+        while len(turns) < 4:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert not waiting.done()
+        assert not folder.exists()
+        aside.rename(folder)
+        waiting.result(30)
+    finally:
+        again.close()
+    told = [record.getMessage().split(":")[0].split(" after")[0] for record in caplog.records]
+    assert told == ["the database cannot be used", "the database can be used again"]
+
+
+def test_what_no_waiting_helps_is_not_waited_for(found: Database, sqlite_url: str) -> None:
+    assert found.path is not None
+    found.close()
+    spoil(found.path, "header")
+    again = Database.open(sqlite_url)
+    try:
+        with pytest.raises(DatabaseError) as caught:
+            again.wait_until_usable(lambda: None)
+        assert caught.value.code == "database_damaged"
+    finally:
+        again.close()

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from hypersdk.errors import UsageError, register
-from hypersdk.state.faults import DATABASE_DAMAGED, Outage, fault_of, fault_of_file, is_conflict
+from hypersdk.state.faults import DATABASE_DAMAGED, DATABASE_GONE, Outage, fault_of, fault_of_file, is_conflict
 from hypersdk.state.faults import DatabaseError as DatabaseError
 from hypersdk.state.tables import counters, meta
 from hypersdk.transfer.files import owned_like_folder
@@ -195,14 +195,15 @@ class Database:
         if not self.is_sqlite:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
 
-    def upgrade(self) -> str | None:
+    def upgrade(self, *, make: bool = True) -> str | None:
         """Brings the schema up to date and returns the revision that it came from (None: it was empty or up to date).
 
-        An SQLite file is copied beside itself before. Raises DatabaseError ``database_newer`` for a schema that this version does not know.
+        An SQLite file is copied beside itself before. Raises DatabaseError: ``database_newer`` for a schema that this version does not know,
+        without ``make`` ``database_gone`` for a file that is not there.
         """
         known = _revisions()
         head = known[-1]
-        with self._migrating() as connection:
+        with self._migrating(make) as connection:
             current = _revision_of(connection)
             if current == head:
                 return None
@@ -232,8 +233,28 @@ class Database:
         with self.read() as connection:
             return _revision_of(connection) == _revisions()[-1]
 
+    def wait_until_usable(self, alive: Callable[[], None]) -> None:
+        """For a process of a daemon that is running: returns once the database has this version's schema and can be written. Its file is not made
+        anew: where it is missing, somebody moved it, and would find another one in its place. ``alive`` is called in each turn.
+
+        Raises DatabaseError where no waiting helps.
+        """
+        while True:
+            alive()
+            try:
+                self.upgrade(make=False)
+                fault = self.writable()
+            except DatabaseError as error:
+                self.outage.failed(error, writing=True)
+                fault = error
+            if fault is None:
+                return
+            if fault.code in (DATABASE_DAMAGED, DATABASE_NEWER):
+                raise fault
+            time.sleep(PROBE_FAILED_S)
+
     @contextmanager
-    def _migrating(self) -> Iterator[sa.Connection]:
+    def _migrating(self, make: bool) -> Iterator[sa.Connection]:
         """One process at a time. The SQLite file becomes readable by its owner only."""
         if self.path is None:
             with self._translated(writing=True), self.engine.connect() as connection:
@@ -244,6 +265,8 @@ class Database:
                     connection.rollback()
                     connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK_KEY)))
             return
+        if not make and not self.path.exists():
+            raise DatabaseError(f"{self.path} is not there", code=DATABASE_GONE)
         with _opened(self.path, self.path.with_suffix(".lock")) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with _opened(self.path, self.path):
