@@ -109,7 +109,7 @@ def test_a_state_whose_file_is_gone(shell: ServeShell) -> None:
         assert answer.json()["next_step"]
 
 
-@pytest.mark.parametrize(("how", "code"), [("locked", "database_locked"), ("garbage", "database_damaged")])
+@pytest.mark.parametrize(("how", "code"), [("locked", "database_locked"), ("garbage", "engine_damaged")])
 def test_the_file_of_the_engine_is_looked_at_too(shell: ServeShell, how: str, code: str) -> None:
     found = shell()
     path = found.services.settings.state_dir / "engine.sqlite3"

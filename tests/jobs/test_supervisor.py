@@ -66,6 +66,7 @@ def test_what_dies_at_once_is_started_again_after_a_growing_pause() -> None:
         ("failed database_newer", 12, "database_newer", True),
         ("failed database_full", 12, "database_full", False),
         ("failed usage", 2, "usage", True),
+        ("failed worker_id_held", 2, "worker_id_held", False),  # by the worker of a parent that was killed
         ("", 1, "process_dies", False),
     ],
 )

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hypersdk.jobs.enginecopy import engine_file
+from hypersdk.jobs.enginecopy import engine_fault_of, engine_file
 from hypersdk.jobs.figures import workers_alive
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import NO_WORKER
 from hypersdk.jobs.troubles import Troubles
 from hypersdk.state.database import DATABASE_NEWER, PROBE_WAIT_S, Database, DatabaseError, connect_sqlite
-from hypersdk.state.faults import DATABASE_DOWN, fault_of
+from hypersdk.state.faults import DATABASE_DOWN
 
 KEPT_S: Final = 1.0
 WAIT_S: Final = 8.0
@@ -100,6 +100,6 @@ def _look_at_engine(path: Path) -> Check:
         with closing(connect_sqlite(path, PROBE_WAIT_S)) as engine:
             engine.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
-        fault = fault_of(error, path)
+        fault = engine_fault_of(error, path)
         return Check("cannot be written", None if fault is None else fault.code)
     return Check()

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
-from hypersdk.errors import HyperSDKError, UsageError, register
+from hypersdk.errors import HyperSDKError, UsageError
 from hypersdk.jobs.attempt import JobAttempt, Workshop
 from hypersdk.jobs.budget import Renewal, SharedBudget
 from hypersdk.jobs.claims import Claims, StaleAttempt
@@ -38,6 +38,7 @@ from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobStateError
 from hypersdk.jobs.store import JobStore
+from hypersdk.jobs.troubles import WORKER_ID_HELD
 from hypersdk.jobs.undoing import Undoing
 from hypersdk.migration.plan import Floor
 from hypersdk.migration.runfile import state_dir
@@ -55,11 +56,6 @@ OWN_AFTER_S: Final = 10.0
 """What this worker had when it died is the engine's to begin again, so long after the start."""
 UNDO_S: Final = 10.0
 """How long an undo may still take when all else has ended."""
-WORKER_ID_HELD: Final = register(
-    "worker_id_held",
-    "All worker identities of this state directory are in use by running processes.",
-    "Stop the other daemon, or give this one a state directory of its own with --state-dir.",
-)
 
 
 class Worker:
