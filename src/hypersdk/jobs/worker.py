@@ -222,7 +222,7 @@ class Worker:
     def _work(
         self, engine: Engine, claims: Claims, heartbeat: Heartbeat, undoing: Undoing, alive: Callable[[], None]
     ) -> None:
-        reconciler = Reconciler(self._database, engine, self._settings)
+        reconciler = Reconciler(self._database, engine, self._settings, self._run_settings.register)
         watch_every_s = self._settings.take_over_s / WATCH_PER_TAKE_OVER
         own = Own(claims, engine, self._working)
         next_report = next_watch = 0.0
