@@ -28,7 +28,7 @@ from sqlalchemy.engine import URL, make_url
 from hypersdk.errors import UsageError, register
 from hypersdk.state.faults import DATABASE_DAMAGED, DATABASE_GONE, Outage, fault_of, fault_of_file, is_conflict
 from hypersdk.state.faults import DatabaseError as DatabaseError
-from hypersdk.state.tables import counters, meta
+from hypersdk.state.tables import counters
 from hypersdk.transfer.files import owned_like_folder
 from hypersdk.units import MiB
 
@@ -149,8 +149,13 @@ class Database:
             if self.path is None:
                 with self.engine.begin() as connection:
                     connection.execute(sa.text(f"SET LOCAL statement_timeout = '{PROBE_WAIT_S}s'"))
-                    connection.execute(sa.delete(meta).where(meta.c.name == _PROBE))
-                    connection.execute(sa.insert(meta).values(name=_PROBE, value=str(time.time())))
+                    # As one statement: other processes try at the same time.
+                    connection.execute(
+                        sa.text(
+                            "INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+                        ),
+                        {"name": _PROBE, "value": str(time.time())},
+                    )
                 return
             with closing(connect_sqlite(self.path, PROBE_WAIT_S)) as file, file:
                 file.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (_PROBE, str(time.time())))
