@@ -7,8 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +59,11 @@ class Readiness:
             if self._clock() - self._looked >= KEPT_S:
                 if self._looking is None:
                     self._looking = self._pool.submit(self._look)
-                try:
-                    self._checks = self._looking.result(WAIT_S)
-                    self._looking = None
-                except NotYet:
+                looking = self._looking
+                if wait([looking], WAIT_S).done:
+                    self._looking = None  # also where it ended by a bug: the next one looks anew
+                    self._checks = looking.result()
+                else:
                     self._checks = {"database": Check("does not answer", DATABASE_DOWN)}
                 self._looked = self._clock()
             return self._checks
