@@ -171,7 +171,8 @@ class Worker:
             return {"outcome": "failed"}
         finally:
             with self._lock:
-                self._active.pop(job_id, None)
+                if self._active.get(job_id) is attempt:  # not a later one's
+                    del self._active[job_id]
             self._room = True
 
     def _tidy(self, workshop: Workshop, job_id: str, published: bool) -> None:
@@ -318,8 +319,13 @@ class Own:
         lost = {(job_id, epoch) for job_id, epoch in held.items() if epochs.get(job_id, -1) not in (None, epoch)}
         self._rows = Counter({one: self._rows[one] + 1 for one in lost})
         for job_id, epoch in [one for one, looks in self._rows.items() if looks >= LOOKS]:
-            state = self._claims.put_back(job_id, epoch)
-            LOG.warning("job %s was said to run here, and does not (epoch %d): it is %s now", job_id, epoch, state)
+            if (state := self._claims.put_back(job_id, epoch)) is not None:
+                LOG.warning(
+                    "job %s is recorded as held by this worker (epoch %d), which does not run it: it is %s now",
+                    job_id,
+                    epoch,
+                    state,
+                )
         begun = self._engine.begun()
         working = self._working().attempts
         self._attempts = Counter({one: self._attempts[one] + 1 for one in begun if one not in working})
