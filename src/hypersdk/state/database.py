@@ -215,7 +215,10 @@ class Database:
             if current is not None and current not in known:
                 raise DatabaseError(f"the database has schema {current}, which is not known here", code=DATABASE_NEWER)
             if current is not None and self.path is not None:
-                copy_sqlite(self.path, self.path.with_name(f"{self.path.name}.before-{head}-{int(time.time())}"))
+                try:
+                    copy_sqlite(self.path, self.path.with_name(f"{self.path.name}.before-{head}-{int(time.time())}"))
+                except OSError as error:
+                    raise fault_of_file(error, self.path, "copied") from error
             _migrate(connection)
             if current is None:  # counters that came later are the work of their revisions
                 connection.execute(
