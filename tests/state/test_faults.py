@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 import time
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 
 from hypersdk.errors import HyperSDKError
 from hypersdk.state import database as module
-from hypersdk.state.database import Database, DatabaseError, sqlite_engine
+from hypersdk.state.database import Database, DatabaseError, copy_sqlite, sqlite_engine
 from hypersdk.state.faults import DATABASE_DAMAGED, OVER_S, Outage, fault_of
 from hypersdk.state.tables import meta
 from tests.support.outages import SmallDisk, locked, spoil
@@ -189,6 +190,15 @@ def test_a_full_disk(small_disk: SmallDisk) -> None:
         assert code_of(made, size=2_000) == ""
     finally:
         made.close()
+
+
+def test_a_full_disk_that_a_copy_goes_to_is_not_the_databases(found: Database, small_disk: SmallDisk) -> None:
+    """`hypervisord backup` would say that the daemon's own is full."""
+    assert found.path is not None
+    with small_disk.full(), pytest.raises(OSError) as caught:
+        copy_sqlite(found.path, small_disk.folder / "copy")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(small_disk.folder.iterdir()) == []
 
 
 def test_a_read_only_disk(small_disk: SmallDisk) -> None:

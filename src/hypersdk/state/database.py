@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import os
@@ -411,6 +412,12 @@ def copy_sqlite(source: Path, target: Path) -> None:
         here, there = sqlite3.connect(source), sqlite3.connect(partial)
         try:
             here.backup(there)
+        except sqlite3.OperationalError as error:
+            if (
+                int(getattr(error, "sqlite_errorcode", 0)) & 0xFF == sqlite3.SQLITE_FULL
+            ):  # of the copy: what is copied is only read
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+            raise
         finally:
             there.close()
             here.close()
