@@ -81,8 +81,8 @@ import ipaddress, json, socket, sys
 from hypersdk.access.endpointpolicy import refusal
 print(json.dumps({text: refusal(ipaddress.ip_address(text)) for text in json.load(sys.stdin)}))
 """
-HERE = ["10.9.8.1", "192.0.2.77", "203.0.113.5", "2001:db8::77", "fd12:3456::1"]
-ROUTED_HERE = ["198.51.100.1", "198.51.100.254"]
+HERE = ["10.9.8.1", "10.9.8.3", "192.0.2.77", "203.0.113.5", "2001:db8::77", "fd12:3456::1"]
+ROUTED_HERE = ["198.51.100.1", "198.51.100.254", "198.18.0.9", "2001:db8:1::9"]
 ELSEWHERE = ["10.9.8.2", "192.0.2.78", "198.51.101.1", "2001:db8::78", "fd12:3456::2"]
 
 
@@ -96,17 +96,23 @@ def refusals(addresses: list[str], *commands: str) -> dict[str, str | None]:
     return found
 
 
-def test_no_address_of_the_hosts_interfaces_is_an_endpoint() -> None:
-    """Two interfaces with addresses of both kinds, and a block that the kernel takes for its own without an interface that has them."""
+@pytest.mark.parametrize("nonlocal_bind", [0, 1])
+def test_no_address_of_the_hosts_interfaces_is_an_endpoint(nonlocal_bind: int) -> None:
+    """Two interfaces with addresses of both kinds, one with two of one network, and blocks that the kernel takes for its own without an interface that
+    has them. Also where sockets may be bound to any address, as on a host with keepalived. A transparent proxy's table is none of that."""
     mapped = [f"::ffff:{text}" for text in HERE if ":" not in text]
     found = refusals(
         HERE + ROUTED_HERE + mapped + ELSEWHERE,
         "ip link set lo up",
         "ip link add side0 type veth peer name side1",
-        "ip address add 10.9.8.1/24 dev side0", "ip address add 192.0.2.77/24 dev side1", "ip address add 203.0.113.5/32 dev lo",
+        f"echo {nonlocal_bind} > /proc/sys/net/ipv4/ip_nonlocal_bind",
+        "ip address add 10.9.8.1/24 dev side0", "ip address add 10.9.8.3/24 dev side0",
+        "ip address add 192.0.2.77/24 dev side1", "ip address add 203.0.113.5/32 dev lo",
         "ip address add 2001:db8::77/64 dev side0 nodad", "ip address add fd12:3456::1/64 dev side1 nodad",
         "ip link set side0 up", "ip link set side1 up",
-        "ip route add local 198.51.100.0/24 dev lo", "ip route add 198.51.101.0/24 dev side0",
+        "ip route add local 198.51.100.0/24 dev lo", "ip route add local 198.18.0.0/15 dev lo src 10.9.8.1", "ip -6 route add local 2001:db8:1::/64 dev lo",
+        "ip route add 198.51.101.0/24 dev side0",
+        "ip route add local default dev lo table 100", "ip -6 route add local default dev lo table 100",  # as for a transparent proxy
     )  # fmt: skip
     assert {text: why for text, why in found.items() if why is None} == dict.fromkeys(ELSEWHERE)
 

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from hypersdk.access.roles import Role
+from hypersdk.api.readiness import Readiness
 from hypersdk.jobs.records import NewJob
 from hypersdk.jobs.troubles import VARIABLE, Troubles
 from hypersdk.state.database import DatabaseError
@@ -109,7 +110,7 @@ def test_a_state_whose_file_is_gone(shell: ServeShell) -> None:
         assert answer.json()["next_step"]
 
 
-@pytest.mark.parametrize(("how", "code"), [("locked", "database_locked"), ("garbage", "database_damaged")])
+@pytest.mark.parametrize(("how", "code"), [("locked", "database_locked"), ("garbage", "engine_damaged")])
 def test_the_file_of_the_engine_is_looked_at_too(shell: ServeShell, how: str, code: str) -> None:
     found = shell()
     path = found.services.settings.state_dir / "engine.sqlite3"
@@ -138,6 +139,16 @@ def test_a_worker_that_does_not_stay_alive(shell: ServeShell, monkeypatch: pytes
             assert (status, checks["workers"], codes) == (503, "one ends each time that it starts", {"workers": code})
         troubles.write(None)
         assert ready(found)[0] == 200
+
+
+def test_a_look_that_ends_by_a_bug_is_not_the_last_one(shell: ServeShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shell(roles=frozenset({"api"}))
+    readiness = Readiness(found.services.database, found.services.settings, Troubles(None))
+    with monkeypatch.context() as patched:
+        patched.setattr(found.services.database, "writable", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            readiness.checks()
+    assert readiness.checks()["database"].code is None
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "999", "²"])

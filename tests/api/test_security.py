@@ -622,6 +622,14 @@ def test_lockout_over_the_api(running: Shell) -> None:
         assert 1 <= int(answer.headers["retry-after"]) <= 3
 
 
+@pytest.mark.parametrize("give_up", [False, True])
+def test_the_audit_trail_says_what_was_given_up(running: Shell, give_up: bool) -> None:
+    with running.client(running.token(Role.OPERATOR)) as client, running.client(running.token(Role.ADMIN)) as boss:
+        client.delete("/api/v1/jobs/absent", params={"give_up": give_up})
+        (line,) = boss.get("/api/v1/auth/audit", params={"limit": 1}).json()["entries"]
+    assert (line["action"], line["detail"]) == ("DELETE /api/v1/jobs/{id}", {"give_up": True} if give_up else {})
+
+
 def test_every_write_is_in_the_audit_trail(running: Shell) -> None:
     with running.client(running.token(Role.OPERATOR)) as client, running.client(running.token(Role.ADMIN)) as boss:
         client.post("/api/v1/jobs/absent/cancel")

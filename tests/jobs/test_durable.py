@@ -316,7 +316,10 @@ def test_two_jobs_into_one_folder_never_touch_each_other(site: SiteFactory) -> N
     assert_exported(made, one, expected)
     second = made.store.get(two.id)
     assert (second.state, (second.error or {})["code"]) == (JobState.FAILED, "foreign_output")
-    assert made.store.get(one.id).completed_at or second.started_at >= 0 or 0
+    first = made.store.get(one.id)
+    assert first.completed_at is not None
+    assert second.started_at is not None
+    assert second.started_at >= first.completed_at
 
 
 def test_a_folder_that_another_program_works_in_is_refused_at_the_first_attempt(site: SiteFactory) -> None:

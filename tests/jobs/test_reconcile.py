@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -13,6 +14,7 @@ from hypersdk.jobs.reconcile import PART, Reconciler
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobState
 from hypersdk.jobs.store import Filter, JobStore
+from hypersdk.migration.register import Register, entry_of
 from hypersdk.state.database import Database
 from hypersdk.state.pages import Slice
 from hypersdk.state.tables import jobs
@@ -133,3 +135,33 @@ def test_a_queued_job_that_was_begun_once_is_undone_outside_of_the_queue(store: 
         connection.execute(sa.update(jobs).values(enqueued=jobs.c.attempt))
     store.cancel(job.id)
     assert claims.undo_due(["root"], 4) == [(job.id, 3)]
+
+
+def test_what_the_register_shows_of_jobs_that_left_nothing_is_forgotten(store: JobStore, tmp_path: Path) -> None:
+    """Given up, or put back by a worker of another host: else users of this one read for ever of a snapshot that may be left."""
+    claims = Claims(store.database, "w1")
+    running, failed, undone, given_up = (
+        store.submit(new_job(name=name, output_path=f"/tmp/{name}"))[0] for name in "abcd"
+    )
+    for job, changes in ((running, 0), (failed, 1), (undone, 0), (given_up, 1)):
+        claim = claims.claim(job.id, 1)
+        assert claim is not None
+        claims.write_run(claim, "{}", changes)
+        if job is not running:
+            claims.end(claim, JobEvent.FAIL)
+    store.delete(given_up.id, give_up=True)
+    register = Register((tmp_path / "own", tmp_path / "users"))
+    facts = dict.fromkeys(("started_at", "folder", "machine", "moref", "endpoint", "snapshot"), "")
+    entries = [entry_of(f"r-{job.name}", program="hypervisord", job=job.id, **facts) for job in (running, failed, undone, given_up)]  # fmt: skip
+    at_work = entry_of("r-e", program="hypervisord", job="gone", **facts)
+    users = entry_of("r-f", program="hyper2kvm", job="", **facts)
+    elsewhere = entry_of("r-g", program="hypervisord", job="of-another-daemon", **facts)
+    for entry in (*entries, users):
+        with register.holding(entry):
+            pass
+    with Register(register.places[1:]).holding(elsewhere):
+        pass
+    with register.holding(at_work):
+        Reconciler(store.database, Forgetful(), DaemonSettings(), register).run()  # type: ignore[arg-type]
+    assert sorted(known.entry.run_id for known in register.entries()) == ["r-a", "r-b", "r-e", "r-f", "r-g"]
+    assert {path.stem for path in (tmp_path / "users").iterdir()} == {"r-a", "r-b", "r-e", "r-f", "r-g"}

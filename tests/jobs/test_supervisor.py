@@ -66,6 +66,7 @@ def test_what_dies_at_once_is_started_again_after_a_growing_pause() -> None:
         ("failed database_newer", 12, "database_newer", True),
         ("failed database_full", 12, "database_full", False),
         ("failed usage", 2, "usage", True),
+        ("failed worker_id_held", 2, "worker_id_held", False),  # by the worker of a parent that was killed
         ("", 1, "process_dies", False),
     ],
 )
@@ -119,6 +120,27 @@ def test_a_daemon_whose_state_is_damaged_while_it_runs_ends_with_the_status_of_t
         until(lambda: httpx.get(f"{url}/ready").status_code == 503)
         assert process.wait(START_S) == 12
     assert "cannot be started (database_damaged): the daemon ends" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+def test_a_worker_that_begins_while_the_state_is_away_waits_for_it(tmp_path: Path) -> None:
+    """It would make an empty one: without the jobs and the users, behind a daemon that says that all is well."""
+    state, aside = tmp_path / "state", tmp_path / "aside"
+    with daemon(tmp_path, *FLAGS, tmp_path / "exports") as (url, process):
+        worker = children_of(process.pid)["worker:0"]
+        before = (state / "state.sqlite3").stat().st_ino
+        state.rename(aside)
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: "worker:0" in children_of(process.pid) and children_of(process.pid)["worker:0"] != worker)
+        until(lambda: httpx.get(f"{url}/ready").status_code == 503)
+        until(lambda: (tmp_path / "log").read_text().count("database_gone") >= 2)  # the API's line, and the worker's
+        second = children_of(process.pid)["worker:0"]
+        time.sleep(5)
+        assert children_of(process.pid)["worker:0"] == second, "it waits, and is not started again and again"
+        assert not state.exists()
+        aside.rename(state)
+        until(lambda: httpx.get(f"{url}/ready").status_code == 200)
+    assert (state / "state.sqlite3").stat().st_ino == before
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -24,7 +25,7 @@ from hypersdk.migration.runfile import (
     locked_folder,
     state_dir,
 )
-from hypersdk.migration.runs import unfinished_runs
+from hypersdk.migration.runs import other_runs, unfinished_runs
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
@@ -85,6 +86,31 @@ def test_pointers_to_runs_that_are_gone_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "out" / RUN_FILE).unlink()
     assert unfinished_runs(tmp_path / "state") == []
     assert list((tmp_path / "state" / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["state", "state/runs"])
+def test_a_state_that_cannot_be_read_is_not_one_without_runs(where: str, tmp_path: Path) -> None:
+    """Else `cleanup --stray` would take the snapshots of all unfinished runs for stray ones."""
+    path = tmp_path / where
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    for look in (unfinished_runs, other_runs):
+        with pytest.raises(TargetError, match="reading ") as caught:
+            look(tmp_path / "state")
+        assert f"Make {tmp_path / 'state'} a folder" in str(caught.value.next_step)
+
+
+def test_a_state_that_cannot_be_written_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, there = (new_run(tmp_path / name, tmp_path / "state") for name in ("gone", "there"))
+    gone.record.folder.joinpath(RUN_FILE).unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        (found,) = unfinished_runs(tmp_path / "state")
+    assert found.run_id == there.record.run_id
+
+
+def refuse(path: object, *_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:

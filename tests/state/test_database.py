@@ -142,6 +142,23 @@ def test_an_sqlite_file_is_copied_before_its_schema_changes(
         connection.close()
 
 
+def test_a_file_that_cannot_be_copied_keeps_its_schema(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database.open(sqlite_url)
+    database.upgrade()
+    assert database.path is not None
+    _later_release(tmp_path, monkeypatch, "op.add_column('meta', sa.Column('more', sa.Text))")
+    taken = 1_800_000_000
+    monkeypatch.setattr("hypersdk.state.database.time.time", lambda: taken)
+    database.path.with_name(f"{database.path.name}.before-9998-{taken}.partial").mkdir()
+    with pytest.raises(DatabaseError, match="cannot be copied") as caught:
+        database.upgrade()
+    assert caught.value.code == "database_io"
+    assert [column["name"] for column in sa.inspect(database.engine).get_columns("meta")] == ["name", "value"]
+    database.close()
+
+
 def _later_release(folder: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     """Migrations with one more."""
     place = folder / "later"

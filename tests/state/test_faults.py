@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import sqlalchemy as sa
 
 from hypersdk.errors import HyperSDKError
 from hypersdk.state import database as module
-from hypersdk.state.database import Database, DatabaseError, sqlite_engine
+from hypersdk.state.database import Database, DatabaseError, copy_sqlite, sqlite_engine
 from hypersdk.state.faults import DATABASE_DAMAGED, OVER_S, Outage, fault_of
 from hypersdk.state.tables import meta
 from tests.support.outages import SmallDisk, locked, spoil
@@ -190,6 +192,15 @@ def test_a_full_disk(small_disk: SmallDisk) -> None:
         made.close()
 
 
+def test_a_full_disk_that_a_copy_goes_to_is_not_the_databases(found: Database, small_disk: SmallDisk) -> None:
+    """`hypervisord backup` would say that the daemon's own is full."""
+    assert found.path is not None
+    with small_disk.full(), pytest.raises(OSError) as caught:
+        copy_sqlite(found.path, small_disk.folder / "copy")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(small_disk.folder.iterdir()) == []
+
+
 def test_a_read_only_disk(small_disk: SmallDisk) -> None:
     url = f"sqlite:///{small_disk.folder / 'state.sqlite3'}"
     made = Database.open(url)
@@ -286,3 +297,67 @@ def test_a_postgresql_that_may_not_be_written(postgres_url: str, caplog: pytest.
         assert code_of(made, writing=False) == ""
     finally:
         made.close()
+
+
+def wait_in_thread(database: Database, turns: list[float]) -> Future[None]:
+    pool = ThreadPoolExecutor(1)
+    waiting = pool.submit(database.wait_until_usable, lambda: turns.append(time.monotonic()))
+    pool.shutdown(wait=False)
+    return waiting
+
+
+def test_who_begins_in_an_outage_waits_and_says_so_once(
+    found: Database, sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And makes no empty file in place of one that was moved away."""
+    assert found.path is not None
+    found.close()
+    folder, aside = found.path.parent, found.path.parent.with_name("aside")
+    folder.rename(aside)
+    again = Database.open(sqlite_url)
+    again.outage.tell = True
+    turns: list[float] = []
+    waiting = wait_in_thread(again, turns)
+    try:
+        until = time.monotonic() + 30
+        while len(turns) < 4:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert not waiting.done()
+        assert not folder.exists()
+        aside.rename(folder)
+        waiting.result(30)
+    finally:
+        again.close()
+    told = [record.getMessage().split(":")[0].split(" after")[0] for record in caplog.records]
+    assert told == ["the database cannot be used", "the database can be used again"]
+
+
+def test_what_no_waiting_helps_is_not_waited_for(found: Database, sqlite_url: str) -> None:
+    assert found.path is not None
+    found.close()
+    spoil(found.path, "header")
+    again = Database.open(sqlite_url)
+    try:
+        with pytest.raises(DatabaseError) as caught:
+            again.wait_until_usable(lambda: None)
+        assert caught.value.code == "database_damaged"
+    finally:
+        again.close()
+
+
+def test_processes_that_try_the_database_at_once_are_not_in_each_others_way(database: Database) -> None:
+    """On PostgreSQL two that write the same row one after the other met a violation of its key, which is no fault of the database."""
+    url = database.engine.url.render_as_string(hide_password=False)
+    others = [Database.open(url) for _ in range(4)]
+
+    def tries(other: Database) -> None:
+        for _ in range(25):
+            other._probe()
+
+    try:
+        with ThreadPoolExecutor(len(others)) as pool:
+            list(pool.map(tries, others))
+    finally:
+        for other in others:
+            other.close()

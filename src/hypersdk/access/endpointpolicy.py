@@ -10,11 +10,13 @@ Endpoints from the environment (``GOVC_*``), from the configuration, or made by 
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from hypersdk.errors import ConnectError, UsageError, register
@@ -83,8 +85,14 @@ def refusal(address: Address) -> str | None:
 
 
 def _is_local(address: Address) -> bool:
-    """Whether the kernel would deliver to this host itself: the source address of a way to a local address is that address (ip-route(8), table
-    ``local``; RFC 6724, rule 1). Nothing is sent."""
+    """Whether the kernel would deliver to this host itself."""
+    return _is_its_own_source(address) or (
+        _is_in_table(address) if isinstance(address, ipaddress.IPv6Address) else _is_bindable(address)
+    )
+
+
+def _is_its_own_source(address: Address) -> bool:
+    """The source address of a way to a local address is that address (ip-route(8), table ``local``; RFC 6724, rule 1). Nothing is sent."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -94,6 +102,49 @@ def _is_local(address: Address) -> bool:
         return False  # no way there, or no such protocol here: nor can there be a connection
 
 
+def _is_bindable(address: ipaddress.IPv4Address) -> bool:
+    """With IPv4 the source of the second address of a network is the first one. A socket can be bound to either, and to nothing that is not local; but
+    to everything where the host has ``ip_nonlocal_bind`` set, as for keepalived: then the kernel's table decides."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            return False
+    leaf = ""
+    try:
+        with _IPV4_TABLE.open() as lines:
+            for line in lines:
+                match line.split():
+                    case ["|--", leaf]:
+                        pass
+                    case [prefix, _, "LOCAL", *_] if prefix != _ALL and address in ipaddress.ip_network(leaf + prefix):
+                        return True
+    except OSError:
+        return True  # it cannot be told: rather an administrator makes the endpoint
+    return False
+
+
+def _is_in_table(address: ipaddress.IPv6Address) -> bool:
+    """Whether it lies in a block that is routed to this host, without an interface that has the address: no socket can be bound to it then."""
+    try:
+        with _IPV6_TABLE.open() as lines:
+            for line in lines:
+                block, prefix, *_, flags, _device = line.split()
+                if not int(flags, 16) & _RTF_LOCAL or prefix == _ALL_IPV6:
+                    continue
+                if (int(address) ^ int(block, 16)) >> (128 - int(prefix, 16)) == 0:
+                    return True
+    except OSError:
+        pass  # no such protocol here
+    return False
+
+
+_IPV4_TABLE: Final = Path("/proc/net/fib_trie")
+_IPV6_TABLE: Final = Path("/proc/net/ipv6_route")
+_RTF_LOCAL: Final = 0x80000000
+_ALL, _ALL_IPV6 = "/0", "00"
+"""What a transparent proxy has in a table of its own, for marked packets."""
 _ANY_PORT: Final = 443
 _THIS_NETWORK: Final = ipaddress.ip_network("0.0.0.0/8")
 

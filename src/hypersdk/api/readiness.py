@@ -7,20 +7,19 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hypersdk.jobs.enginecopy import engine_file
+from hypersdk.jobs.enginecopy import engine_fault_of, engine_file
 from hypersdk.jobs.figures import workers_alive
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import NO_WORKER
 from hypersdk.jobs.troubles import Troubles
 from hypersdk.state.database import DATABASE_NEWER, PROBE_WAIT_S, Database, DatabaseError, connect_sqlite
-from hypersdk.state.faults import DATABASE_DOWN, fault_of
+from hypersdk.state.faults import DATABASE_DOWN
 
 KEPT_S: Final = 1.0
 WAIT_S: Final = 8.0
@@ -60,10 +59,11 @@ class Readiness:
             if self._clock() - self._looked >= KEPT_S:
                 if self._looking is None:
                     self._looking = self._pool.submit(self._look)
-                try:
-                    self._checks = self._looking.result(WAIT_S)
-                    self._looking = None
-                except NotYet:
+                looking = self._looking
+                if wait([looking], WAIT_S).done:
+                    self._looking = None  # also where it ended by a bug: the next one looks anew
+                    self._checks = looking.result()
+                else:
                     self._checks = {"database": Check("does not answer", DATABASE_DOWN)}
                 self._looked = self._clock()
             return self._checks
@@ -100,6 +100,6 @@ def _look_at_engine(path: Path) -> Check:
         with closing(connect_sqlite(path, PROBE_WAIT_S)) as engine:
             engine.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
-        fault = fault_of(error, path)
+        fault = engine_fault_of(error, path)
         return Check("cannot be written", None if fault is None else fault.code)
     return Check()

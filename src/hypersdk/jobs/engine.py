@@ -18,11 +18,11 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
 
 from hypersdk.jobs.admission import Admission
-from hypersdk.jobs.enginecopy import ENGINE_DAMAGED, ENGINE_GONE, engine_file
+from hypersdk.jobs.enginecopy import engine_fault_of, engine_file
 from hypersdk.jobs.records import MAX_PRIORITY
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.state.database import Database, DatabaseError, connect_args, parse_url, sqlite_engine
-from hypersdk.state.faults import DATABASE_DAMAGED, DATABASE_GONE, Outage, fault_of, fault_of_file, is_conflict
+from hypersdk.state.database import Database, connect_args, parse_url, sqlite_engine
+from hypersdk.state.faults import Outage, fault_of_file, is_conflict
 from hypersdk.state.tables import jobs
 
 LOG: Final = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ NUMBERS: Final = 1_000_000
 BUSY_S: Final = 10
 """How long the engine waits for another writer of its file: attempts are handed over within a transaction of ours, in which others wait."""
 POOL_SIZE: Final = 20
-_OWN_CODES: Final = {DATABASE_DAMAGED: ENGINE_DAMAGED, DATABASE_GONE: ENGINE_GONE}
 Execute = Callable[[str, int], dict[str, Any]]
 
 _execute: Execute | None = None
@@ -211,15 +210,9 @@ class Tables:
         if context.is_pre_ping:  # a connection of before the server's restart, which the pool replaces by itself
             return
         error = context.sqlalchemy_exception or context.original_exception
-        if not is_conflict(error) and (fault := self._fault_of(error)) is not None:
+        if not is_conflict(error) and (fault := engine_fault_of(error, self.path)) is not None:
             self.outage.failed(fault, writing=True)
             raise fault from context.original_exception
-
-    def _fault_of(self, error: BaseException) -> DatabaseError | None:
-        fault = fault_of(error, self.path, "the job engine's database")
-        if fault is None or fault.code not in _OWN_CODES:
-            return fault
-        return DatabaseError(fault.message, code=_OWN_CODES[fault.code])
 
     def _committed(self, connection: sa.Connection) -> None:
         self.outage.succeeded(writing=bool(connection.info.pop("wrote", False)))
@@ -230,7 +223,7 @@ class Tables:
         try:
             yield
         except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
-            if (fault := self._fault_of(error)) is None:
+            if (fault := engine_fault_of(error, self.path)) is None:
                 raise
             self.outage.failed(fault, writing=True)
             raise fault from error

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from hypersdk.errors import register
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.state.database import Database, DatabaseError, connect_sqlite, copy_sqlite, parse_url
-from hypersdk.state.faults import DATABASE_DAMAGED, fault_of
+from hypersdk.state.faults import DATABASE_DAMAGED, DATABASE_GONE, fault_of
 from hypersdk.state.tables import meta
 
 LOG: Final = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ ENGINE_GONE: Final = register(
     "engine.sqlite3, the file of the job engine, was removed or replaced while the daemon ran.",
     "Nothing: the worker starts again with the file that is there, or a new one, and jobs go on from their checkpoints.",
 )
+_OWN_CODES: Final = {DATABASE_DAMAGED: ENGINE_DAMAGED, DATABASE_GONE: ENGINE_GONE}
 LOOK_S: Final = 10
 ENGINE_COPY: Final = register(
     "engine_copy",
@@ -47,6 +48,14 @@ def engine_file(settings: DaemonSettings) -> Path | None:
     """The engine's SQLite file, beside ours; None on PostgreSQL."""
     url = parse_url(settings.url)
     return Path(str(url.database)).with_name("engine.sqlite3") if url.get_backend_name() == "sqlite" else None
+
+
+def engine_fault_of(error: BaseException, path: Path | None) -> DatabaseError | None:
+    """``fault_of`` for the engine's database: where its file is damaged or gone no backup is put back, as it is with ours."""
+    fault = fault_of(error, path, "the job engine's database")
+    if fault is None or fault.code not in _OWN_CODES:
+        return fault
+    return DatabaseError(fault.message, code=_OWN_CODES[fault.code])
 
 
 def replace_damaged(settings: DaemonSettings) -> Path | None:

@@ -28,7 +28,7 @@ def work(
     database = Database.open(settings.url)
     database.outage.tell = True
     try:
-        database.upgrade()
+        database.upgrade(make=False)
         replace_damaged(settings)
         copy_before_upgrade(settings, database)
         worker = Worker(settings, database, environ)

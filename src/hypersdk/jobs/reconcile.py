@@ -11,9 +11,11 @@ import sqlalchemy as sa
 
 from hypersdk.jobs.claims import exhaust, is_old, requeue
 from hypersdk.jobs.engine import EXHAUSTED, Engine
+from hypersdk.jobs.runstore import DatabaseRuns
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ENDED, HELD, NO_WORKER_FOR_ROOT, JobState
 from hypersdk.jobs.store import FOLLOWED, JobStore
+from hypersdk.migration.register import Register
 from hypersdk.state.database import Database
 from hypersdk.state.tables import idempotency, jobs, logins, removed, runs, workers
 
@@ -29,10 +31,13 @@ DAY_S: Final = 86_400.0
 class Reconciler:
     """Run every few seconds by each worker; what it does is the same whoever does it, and how often."""
 
-    def __init__(self, database: Database, engine: Engine, settings: DaemonSettings) -> None:
+    def __init__(
+        self, database: Database, engine: Engine, settings: DaemonSettings, register: Register | None = None
+    ) -> None:
         self._database = database
         self._engine = engine
         self._settings = settings
+        self._register = register or Register()
         self._next_prune = time.monotonic()
         self._looked_up_to = 0
 
@@ -44,6 +49,7 @@ class Reconciler:
         if time.monotonic() >= self._next_prune:
             self._next_prune = time.monotonic() + PRUNE_EVERY_S
             self.prune()
+            self._unregister()
 
     def _lost_attempts(self) -> None:
         """Jobs that wait for an attempt which the engine does not have any more get another; one that kills its worker every time fails."""
@@ -148,3 +154,18 @@ class Reconciler:
             connection.execute(sa.delete(logins).where(logins.c.expires_at < now))
             connection.execute(sa.delete(workers).where(workers.c.state == "dead", workers.c.beat < now - 7 * DAY_S))
         self._engine.prune(list(gone), old)
+
+    def _unregister(self) -> None:
+        """Forgets runs in this host's register of jobs that left nothing at their source: given up, or put back by a worker of another host."""
+        own = Register(self._register.places[:1])  # those of other daemons are in their own
+        found = {
+            known.entry.run_id: known.entry.job
+            for known in own.entries()
+            if known.entry.program == DatabaseRuns.program and not known.held
+        }
+        with self._database.read() as connection:
+            going = sa.or_(jobs.c.source_changes > 0, jobs.c.state.not_in([state.value for state in ENDED]))
+            kept = set(connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(found.values()), going)).scalars())
+        for run_id, job_id in found.items():
+            if job_id not in kept:
+                self._register.forget(run_id)

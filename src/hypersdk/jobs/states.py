@@ -58,7 +58,7 @@ ATTEMPTS_EXHAUSTED: Final = register(
 ATTEMPT_LOST: Final = register(
     "attempt_lost",
     "The worker that had the job could not write down how the attempt ended: the database could not be written then.",
-    "Nothing: another attempt goes on from the last checkpoint. `hyperctl status` says whether the database can be written now.",
+    "Nothing: another attempt goes on from the last checkpoint. `hyperctl explain ID` says whether the database can be written now.",
 )
 
 

@@ -29,7 +29,7 @@ from hypersdk.errors import CODES, HyperSDKError, UsageError, register
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.signs import FAILED, READY
 from hypersdk.jobs.systemd import watchdog_s
-from hypersdk.jobs.troubles import PROCESS_DIES, VARIABLE, Troubles
+from hypersdk.jobs.troubles import PROCESS_DIES, VARIABLE, WORKER_ID_HELD, Troubles
 from hypersdk.state.database import DATABASE_NEWER
 from hypersdk.state.faults import DATABASE_DAMAGED
 from hypersdk.transfer.cancel import SignalFlag
@@ -150,10 +150,12 @@ class Child:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no further start will do better: what is wrong has to be put right by hand."""
-        return self.deaths >= LAST_DEATHS and (
-            (self.said or self.failure) in HOPELESS or self.status == UsageError.exit_status
-        )
+        """Whether no further start will do better: what is wrong has to be put right by hand. The worker of a parent that was killed may have its
+        place for as long as it takes to bring its jobs to a checkpoint."""
+        failure = self.said or self.failure
+        if self.deaths < LAST_DEATHS or failure == WORKER_ID_HELD:
+            return False
+        return failure in HOPELESS or self.status == UsageError.exit_status
 
     def look(self) -> None:
         """Starts it again when it has died and its pause is over; kills it when it is hung."""

@@ -15,6 +15,11 @@ PROCESS_DIES: Final = register(
     "A process of the daemon ends again and again, each time soon after its start.",
     "See in the daemon's log why; the code is that of the error which ends it, where it says one.",
 )
+WORKER_ID_HELD: Final = register(
+    "worker_id_held",
+    "All worker identities of this state directory are in use by running processes.",
+    "Stop the other daemon, or give this one a state directory of its own with --state-dir.",
+)
 VARIABLE: Final = "HYPERSDK_TROUBLES"
 _CODE: Final = re.compile(rb"[a-z0-9_]{1,64}")
 _SIZE: Final = 64

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
-from hypersdk.errors import HyperSDKError, UsageError, register
+from hypersdk.errors import HyperSDKError, UsageError
 from hypersdk.jobs.attempt import JobAttempt, Workshop
 from hypersdk.jobs.budget import Renewal, SharedBudget
 from hypersdk.jobs.claims import Claims, StaleAttempt
@@ -38,6 +38,7 @@ from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobStateError
 from hypersdk.jobs.store import JobStore
+from hypersdk.jobs.troubles import WORKER_ID_HELD
 from hypersdk.jobs.undoing import Undoing
 from hypersdk.migration.plan import Floor
 from hypersdk.migration.runfile import state_dir
@@ -55,11 +56,6 @@ OWN_AFTER_S: Final = 10.0
 """What this worker had when it died is the engine's to begin again, so long after the start."""
 UNDO_S: Final = 10.0
 """How long an undo may still take when all else has ended."""
-WORKER_ID_HELD: Final = register(
-    "worker_id_held",
-    "All worker identities of this state directory are in use by running processes.",
-    "Stop the other daemon, or give this one a state directory of its own with --state-dir.",
-)
 
 
 class Worker:
@@ -175,7 +171,8 @@ class Worker:
             return {"outcome": "failed"}
         finally:
             with self._lock:
-                self._active.pop(job_id, None)
+                if self._active.get(job_id) is attempt:  # not a later one's
+                    del self._active[job_id]
             self._room = True
 
     def _tidy(self, workshop: Workshop, job_id: str, published: bool) -> None:
@@ -226,7 +223,7 @@ class Worker:
     def _work(
         self, engine: Engine, claims: Claims, heartbeat: Heartbeat, undoing: Undoing, alive: Callable[[], None]
     ) -> None:
-        reconciler = Reconciler(self._database, engine, self._settings)
+        reconciler = Reconciler(self._database, engine, self._settings, self._run_settings.register)
         watch_every_s = self._settings.take_over_s / WATCH_PER_TAKE_OVER
         own = Own(claims, engine, self._working)
         next_report = next_watch = 0.0
@@ -322,8 +319,13 @@ class Own:
         lost = {(job_id, epoch) for job_id, epoch in held.items() if epochs.get(job_id, -1) not in (None, epoch)}
         self._rows = Counter({one: self._rows[one] + 1 for one in lost})
         for job_id, epoch in [one for one, looks in self._rows.items() if looks >= LOOKS]:
-            state = self._claims.put_back(job_id, epoch)
-            LOG.warning("job %s was said to run here, and does not (epoch %d): it is %s now", job_id, epoch, state)
+            if (state := self._claims.put_back(job_id, epoch)) is not None:
+                LOG.warning(
+                    "job %s is recorded as held by this worker (epoch %d), which does not run it: it is %s now",
+                    job_id,
+                    epoch,
+                    state,
+                )
         begun = self._engine.begun()
         working = self._working().attempts
         self._attempts = Counter({one: self._attempts[one] + 1 for one in begun if one not in working})

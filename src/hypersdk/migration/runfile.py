@@ -264,6 +264,13 @@ class FolderRuns:
                 (folder / RUN_FILE).unlink(missing_ok=True)
         self.remove_pointer(run_id)
 
+    def pointers(self) -> list[Path]:
+        """Those of all runs, by name. Raises TargetError where the folder of them is there and cannot be read."""
+        folder = self.state / "runs"
+        with self._state_errors(f"reading {folder}"), suppress(FileNotFoundError):
+            return sorted(path for path in folder.iterdir() if path.suffix == ".json")
+        return []
+
     def remove_pointer(self, run_id: str) -> None:
         """The run is not found any more by those who do not know its folder."""
         pointer = self._pointer(run_id)

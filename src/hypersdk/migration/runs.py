@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -94,9 +94,9 @@ class CleanUp:
 
 def unfinished_runs(state: Path) -> list[UnfinishedRun]:
     """All runs that left a record, oldest first. Pointers to folders that are gone are removed on the way, but for runs that left something at
-    their source."""
-    pointers = sorted((state / "runs").glob("*.json"))
-    runs = [run for pointer in pointers if (run := _read(pointer, FolderRuns(state))) is not None]
+    their source. Raises TargetError where the state directory cannot be read: nothing is known then, which is not that there are none."""
+    store = FolderRuns(state)
+    runs = [run for pointer in store.pointers() if (run := _read(pointer, store)) is not None]
     return sorted(runs, key=lambda run: run.record.started_at if run.record else "")
 
 
@@ -114,14 +114,15 @@ def _read(pointer: Path, store: FolderRuns) -> UnfinishedRun | None:
     if run is not None and run.record.run_id == run_id:
         return UnfinishedRun(folder, run.record, held or is_locked(folder), "", run_id, entry)
     if entry is None:
-        pointer.unlink(missing_ok=True)
+        with suppress(OSError):  # a state that is only read shows what it has all the same
+            pointer.unlink()
         return None
     return UnfinishedRun(folder, None, held, "its record is gone, with the folder or out of it", run_id, entry)
 
 
 def other_runs(state: Path) -> list[Registered]:
     """What the register shows beside ``unfinished_runs``: runs of other users and jobs of daemons on this host."""
-    own = {pointer.stem for pointer in (state / "runs").glob("*.json")}
+    own = {pointer.stem for pointer in FolderRuns(state).pointers()}
     return [known for known in Register.of(state).entries() if known.entry.run_id not in own]
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import os
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -26,9 +27,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from hypersdk.errors import UsageError, register
-from hypersdk.state.faults import DATABASE_DAMAGED, Outage, fault_of, fault_of_file, is_conflict
+from hypersdk.state.faults import DATABASE_DAMAGED, DATABASE_GONE, Outage, fault_of, fault_of_file, is_conflict
 from hypersdk.state.faults import DatabaseError as DatabaseError
-from hypersdk.state.tables import counters, meta
+from hypersdk.state.tables import counters
 from hypersdk.transfer.files import owned_like_folder
 from hypersdk.units import MiB
 
@@ -149,8 +150,13 @@ class Database:
             if self.path is None:
                 with self.engine.begin() as connection:
                     connection.execute(sa.text(f"SET LOCAL statement_timeout = '{PROBE_WAIT_S}s'"))
-                    connection.execute(sa.delete(meta).where(meta.c.name == _PROBE))
-                    connection.execute(sa.insert(meta).values(name=_PROBE, value=str(time.time())))
+                    # As one statement: other processes try at the same time.
+                    connection.execute(
+                        sa.text(
+                            "INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+                        ),
+                        {"name": _PROBE, "value": str(time.time())},
+                    )
                 return
             with closing(connect_sqlite(self.path, PROBE_WAIT_S)) as file, file:
                 file.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (_PROBE, str(time.time())))
@@ -195,21 +201,25 @@ class Database:
         if not self.is_sqlite:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
 
-    def upgrade(self) -> str | None:
+    def upgrade(self, *, make: bool = True) -> str | None:
         """Brings the schema up to date and returns the revision that it came from (None: it was empty or up to date).
 
-        An SQLite file is copied beside itself before. Raises DatabaseError ``database_newer`` for a schema that this version does not know.
+        An SQLite file is copied beside itself before. Raises DatabaseError: ``database_newer`` for a schema that this version does not know,
+        without ``make`` ``database_gone`` for a file that is not there.
         """
         known = _revisions()
         head = known[-1]
-        with self._migrating() as connection:
+        with self._migrating(make) as connection:
             current = _revision_of(connection)
             if current == head:
                 return None
             if current is not None and current not in known:
                 raise DatabaseError(f"the database has schema {current}, which is not known here", code=DATABASE_NEWER)
             if current is not None and self.path is not None:
-                copy_sqlite(self.path, self.path.with_name(f"{self.path.name}.before-{head}-{int(time.time())}"))
+                try:
+                    copy_sqlite(self.path, self.path.with_name(f"{self.path.name}.before-{head}-{int(time.time())}"))
+                except OSError as error:
+                    raise fault_of_file(error, self.path, "copied") from error
             _migrate(connection)
             if current is None:  # counters that came later are the work of their revisions
                 connection.execute(
@@ -232,8 +242,28 @@ class Database:
         with self.read() as connection:
             return _revision_of(connection) == _revisions()[-1]
 
+    def wait_until_usable(self, alive: Callable[[], None]) -> None:
+        """For a process of a daemon that is running: returns once the database has this version's schema and can be written. Its file is not made
+        anew: where it is missing, somebody moved it, and would find another one in its place. ``alive`` is called in each turn.
+
+        Raises DatabaseError where no waiting helps.
+        """
+        while True:
+            alive()
+            try:
+                self.upgrade(make=False)
+                fault = self.writable()
+            except DatabaseError as error:
+                self.outage.failed(error, writing=True)
+                fault = error
+            if fault is None:
+                return
+            if fault.code in (DATABASE_DAMAGED, DATABASE_NEWER):
+                raise fault
+            time.sleep(PROBE_FAILED_S)
+
     @contextmanager
-    def _migrating(self) -> Iterator[sa.Connection]:
+    def _migrating(self, make: bool) -> Iterator[sa.Connection]:
         """One process at a time. The SQLite file becomes readable by its owner only."""
         if self.path is None:
             with self._translated(writing=True), self.engine.connect() as connection:
@@ -244,6 +274,8 @@ class Database:
                     connection.rollback()
                     connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK_KEY)))
             return
+        if not make and not self.path.exists():
+            raise DatabaseError(f"{self.path} is not there", code=DATABASE_GONE)
         with _opened(self.path, self.path.with_suffix(".lock")) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with _opened(self.path, self.path):
@@ -380,6 +412,12 @@ def copy_sqlite(source: Path, target: Path) -> None:
         here, there = sqlite3.connect(source), sqlite3.connect(partial)
         try:
             here.backup(there)
+        except sqlite3.OperationalError as error:
+            if (
+                int(getattr(error, "sqlite_errorcode", 0)) & 0xFF == sqlite3.SQLITE_FULL
+            ):  # of the copy: what is copied is only read
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+            raise
         finally:
             there.close()
             here.close()

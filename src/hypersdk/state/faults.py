@@ -99,10 +99,10 @@ def is_conflict(error: BaseException) -> bool:
     return _sqlstate(getattr(error, "orig", None) or error) in _CONFLICTS
 
 
-def fault_of_file(error: OSError, path: Path) -> DatabaseError:
-    """The same for what the file system says of the database's file."""
+def fault_of_file(error: OSError, path: Path, done: str = "opened") -> DatabaseError:
+    """The same for what the file system says of the database's file, that could not be ``done``."""
     code = DATABASE_FULL if _is_full(path) else DATABASE_IO if os.access(path.parent, os.W_OK) else DATABASE_READ_ONLY
-    return DatabaseError(f"{path} cannot be opened: {error.strerror or error}", code=code)
+    return DatabaseError(f"{path} cannot be {done}: {error.strerror or error}", code=code)
 
 
 def _code_of_sqlite(error: sqlite3.Error, said: str, path: Path | None) -> str:

@@ -84,6 +84,8 @@ class Answer(http.client.HTTPResponse):
         self._elements_left -= data.count(b"<") - data.count(b"</")
         if self._elements_left < 0:
             raise http.client.HTTPException("the answer has too many elements")
+        if b"\0" in data:  # UTF-16 and the like, in which neither elements nor a document type are found here
+            raise http.client.HTTPException("the answer is not UTF-8")
         seen = self._tail + data
         if _DOCTYPE in seen:  # SOAP 1.1, section 3: no DTD; entities are what XML bombs are made of
             raise http.client.HTTPException("the answer has a document type")

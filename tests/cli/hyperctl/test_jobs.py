@@ -381,3 +381,22 @@ def test_names_from_elsewhere_cannot_drive_the_terminal(api: Api, ctl: Hyperctl)
         out = ctl.ok(*command)
         assert "\x1b" not in out
         assert "\nFound 9 job(s)" not in out
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_job_that_is_given_up_names_what_stays_behind(api: Api, ctl: Hyperctl, others: int) -> None:
+    """Which the error that it failed with, a full disk, does not."""
+    job_id = ctl.ok("submit", "--vm", "/data/vm/a", "--output", f"{api.folder}/exports/a").split()[-1]
+    claims = api.claims()
+    claim = claims.claim(job_id, 1)
+    assert claim is not None
+    kinds = ["snapshot", *["power"] * others]
+    changes = [{"kind": kind, "data": {"name": "hypersdk-1"}, "undone": False} for kind in kinds]
+    claims.write_run(claim, json.dumps({"machine": "a", "changes": changes}), len(changes))
+    claims.end(claim, JobEvent.FAIL, error={"code": "no_space", "message": "the file system is full"})
+    assert "not undone" in ctl("delete", job_id).err
+    done = ctl("delete", "--give-up", job_id)
+    assert done.status == 0, done.err
+    assert "stays behind: snapshot hypersdk-1; `hyper2kvm cleanup --snapshot hypersdk-1` removes it" in done.err
+    assert ("1 other change(s) of '/data/vm/a'" in done.err) == bool(others)
+    assert "full" not in done.err

@@ -240,6 +240,7 @@ def get(id: Id, use: Use, caller: Viewer) -> JobDetail:  # noqa: A002 - the para
 )
 def delete(
     id: Id,  # noqa: A002
+    request: Request,
     use: Use,
     _: Operator,
     give_up: Annotated[
@@ -247,6 +248,8 @@ def delete(
     ] = False,
 ) -> None:
     """Its row and its log; the files that it wrote stay."""
+    if give_up:
+        tell(request.scope, {"give_up": True})
     use.service.delete(id, give_up=give_up)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from hypersdk.cli.hyperctl.asking import ask, ids_given
@@ -23,7 +25,24 @@ def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...], give_up: boo
 
 
 def _delete(ctl: Ctl, job_id: str, give_up: bool) -> None:
-    job = ctl.client.get(job_id) if give_up else None
+    left = list(_left_behind(ctl, job_id)) if give_up else []
     ctl.client.delete(job_id, give_up=give_up)
-    if job is not None and job.raw.get("source_changes"):
-        ctl.output.warn(f"{job_id}: given up, stays behind: {(job.error or {}).get('message') or 'see the daemon log'}")
+    for text in left:
+        ctl.output.warn(f"{job_id}: given up, stays behind: {text}")
+
+
+def _left_behind(ctl: Ctl, job_id: str) -> Iterator[str]:
+    """What nobody looks after any more. The job may have failed for another reason, which says nothing about that."""
+    job = ctl.client.get(job_id)
+    if not (changes := job.raw.get("source_changes")):
+        return
+    snapshots = [held.snapshot for held in ctl.client.snapshots() if held.job_id == job_id]
+    for name in snapshots:
+        yield f"snapshot {name}; `hyper2kvm cleanup --snapshot {name}` removes it"
+    if len(snapshots) < changes:
+        error = job.error or {}
+        told = error.get("message") if error.get("code") == "not_restored" else None
+        yield (
+            told
+            or f"{changes - len(snapshots)} other change(s) of '{job.vm_path}'; the job's log, gone with it, said which"
+        )

@@ -62,13 +62,27 @@ def serve_part(daemon: Daemon, name: str) -> int:
     kind, _, number = name.partition(":")
     try:
         if kind == "api" and not number:
+            _wait_for_database(daemon.settings, signs)
             return _serve_api(daemon, signs)
         if kind == "worker" and number.isdecimal():
+            _wait_for_database(daemon.settings, signs)
             return _serve_worker(daemon, int(number), signs)
     except HyperSDKError as error:
         signs.failed(error.code)
         raise
     raise UsageError(f"there is no process '{name[:40]}'")
+
+
+def _wait_for_database(settings: DaemonSettings, signs: Signs) -> None:
+    """A process that is started again in an outage says so once and waits, instead of ending and saying it at each start."""
+    from hypersdk.state.database import Database
+
+    database = Database.open(settings.url)
+    database.outage.tell = True
+    try:
+        database.wait_until_usable(signs.alive)
+    finally:
+        database.close()
 
 
 def _serve_api(daemon: Daemon, signs: Signs) -> int:
