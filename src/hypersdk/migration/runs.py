@@ -13,6 +13,7 @@ their name alone, for the day when the output folder is gone. Such a one may be 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,10 @@ class UnfinishedRun:
         """Whether its record is gone, so that nothing but its snapshot's name is known any more."""
         return self.record is None and self.entry is not None
 
+    def lies_in(self, folder: Path) -> bool:
+        """Whether it is the run of ``folder``, by whatever path: the folder of a run is known by its real one, and users may come through links."""
+        return os.path.realpath(self.folder) == os.path.realpath(folder)
+
     @property
     def age(self) -> timedelta:
         """Since it began."""
@@ -130,8 +135,7 @@ def forget_run(state: Path, which: str) -> UnfinishedRun:
 
     Raises LookupFailed ``run_unknown``, and TargetError ``run_active`` while a process works on it.
     """
-    folder = Path(which).absolute()
-    found = [run for run in unfinished_runs(state) if which == run.run_id or folder == run.folder] or [
+    found = [run for run in unfinished_runs(state) if which == run.run_id or run.lies_in(Path(which))] or [
         UnfinishedRun(Path(other.entry.folder), None, other.held, "", which, other.entry)
         for other in other_runs(state)
         if other.ours and other.entry.run_id == which
