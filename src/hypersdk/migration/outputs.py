@@ -242,7 +242,7 @@ class DiskFiles:
 
     def recorded_bytes(self, record: DiskRecord) -> int:
         """See Outputs."""
-        return _recorded_bytes(self._folder, record) if self.begun(record) else 0
+        return _recorded_bytes(self._folder, record, self._lane) if self.begun(record) else 0
 
     @contextmanager
     def finished(self, record: DiskRecord) -> Iterator[FinishedFile]:
@@ -339,7 +339,7 @@ class OvaFile:
 
     def recorded_bytes(self, record: DiskRecord) -> int:
         """See Outputs."""
-        return _recorded_bytes(self._folder, record) if self.begun(record) else 0
+        return _recorded_bytes(self._folder, record, self._lane) if self.begun(record) else 0
 
     @contextmanager
     def finished(self, record: DiskRecord) -> Iterator[FinishedFile]:
@@ -440,9 +440,9 @@ def _size(partial: Path, final: Path) -> int:
     return -1
 
 
-def _recorded_bytes(folder: Path, record: DiskRecord) -> int:
+def _recorded_bytes(folder: Path, record: DiskRecord, lane: str) -> int:
     with target_errors(f"looking at {record.file_name}"):
-        return min(record.capacity_bytes, BlockLedger.recorded_about(blocks_path(folder / record.file_name)))
+        return min(record.capacity_bytes, BlockLedger.recorded_about(blocks_path(folder / record.file_name, lane)))
 
 
 @dataclass(frozen=True, slots=True)
