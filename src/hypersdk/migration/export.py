@@ -322,7 +322,8 @@ class MachineExport:
             elapsed_s=time.monotonic() - self._started,
         )
         record = work.run.record
-        return Publishing(plan.spec, plan.machine, plan.stem, record, work.outputs, self._held, finished, self._cancel)
+        stem = stem_of_run(record)  # as in _work: its disks have it, whatever the machine is called by now
+        return Publishing(plan.spec, plan.machine, stem, record, work.outputs, self._held, finished, self._cancel)
 
     def _ended(self, work: SourceWork, problems: list[Problem]) -> NotRestored | None:
         """The run is forgotten, unless something is still to be undone at the source: that is the error then."""
