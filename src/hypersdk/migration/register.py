@@ -34,7 +34,8 @@ LOG: Final = logging.getLogger(__name__)
 HOST_PLACE: Final = Path("/run/hypersdk")
 MAX_ENTRY_BYTES: Final = 16 * KiB
 MAX_ENTRIES: Final = 10_000
-_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+RUN_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+"""Ids become names of files, and come from names of snapshots and from records in folders that others write to."""
 _TRIES: Final = 5
 """How often an entry that is replaced while it is looked at is looked at again."""
 _OWNER: Final = re.compile(r"Owner: ([^\n]{1,300})")
@@ -135,7 +136,7 @@ class Register:
         return [known for run_id in dict.fromkeys(names) if (known := self.find(run_id)) is not None]
 
     def _paths(self, run_id: str) -> Iterator[Path]:
-        if _ID.fullmatch(run_id):  # it may come from the name of somebody's snapshot
+        if RUN_ID.fullmatch(run_id):
             yield from (place / f"{run_id}.json" for place in self.places)
 
 

@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
+from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.point import PointInTime
-from hypersdk.migration.register import Register, RunEntry, entry_of
+from hypersdk.migration.register import RUN_ID, Register, RunEntry, entry_of
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.files import (
     has_name,
@@ -259,8 +260,8 @@ class FolderRuns:
 
     def remove(self, folder: Path, run_id: str) -> None:
         """See RunStore. The record of another run, that took the folder from this one, stays."""
-        with target_errors(f"removing {shown_path(folder) / RUN_FILE}"), suppress(ValueError, TypeError, KeyError):
-            if json.loads(self.read(folder) or b"{}").get("run_id") == run_id:
+        with target_errors(f"removing {shown_path(folder) / RUN_FILE}"):
+            if _id_in(self.read(folder)) == run_id:
                 (folder / RUN_FILE).unlink(missing_ok=True)
         self.remove_pointer(run_id)
 
@@ -326,7 +327,7 @@ class RunFile:
             return None
         try:
             record = _decode(json.loads(text[:MAX_RECORD_BYTES]), folder)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError(
                 f"the record of the run in {shown_path(folder)} is damaged: {error}", code=RUN_UNREADABLE
             ) from error
@@ -485,10 +486,24 @@ def _encode(record: RunRecord) -> dict[str, Any]:
     return data
 
 
+def _id_in(record: bytes | None) -> Any:
+    """Which run a record is of; None for none, and for one that is damaged."""
+    try:
+        data = json.loads(record or b"{}")
+    except (ValueError, RecursionError):
+        return None
+    return data.get("run_id") if isinstance(data, dict) else None
+
+
 def _decode(data: Mapping[str, Any], folder: Path) -> RunRecord:
+    """Others may write in the output folder, so what becomes part of a path, or is counted with, is looked at."""
     fields = dict(data)
     if fields.pop("version") != _VERSION:
         raise ValueError("made by another version")
+    if not RUN_ID.fullmatch(fields["run_id"]):
+        raise ValueError("an id that is not one of a run")
+    if datetime.fromisoformat(fields["started_at"]).tzinfo is None:
+        raise ValueError("a time without a zone")
     for known, name in ((OutputFormat, "format"), (Compression, "compress")):
         known(fields[name])  # a ValueError where there is none of that name
     fields["point"] = PointInTime.from_dict(fields["point"]) if fields["point"] else None
@@ -502,6 +517,6 @@ def _decode_disk(data: Mapping[str, Any]) -> DiskRecord:
     if receipt := fields["receipt"]:
         stream = StreamDigests(**receipt["stream"]) if receipt["stream"] else None
         fields["receipt"] = Receipt(**{**receipt, "stream": stream})
-    if "/" in fields["file_name"]:
-        raise ValueError("a file name with a slash")
+    if not is_bare_name(fields["file_name"]):
+        raise ValueError("a file name that leads elsewhere")
     return DiskRecord(**fields)
