@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
+from hypersdk.transfer.files import open_regular
 from hypersdk.units import KiB
 
 LOG: Final = logging.getLogger(__name__)
@@ -189,15 +190,13 @@ def _read(path: Path) -> Registered | None:
     """None where there is none. One that cannot be read belongs to somebody: it is held."""
     for _ in range(_TRIES):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            descriptor = open_regular(path)
         except FileNotFoundError:
             return None
         except OSError:
             return Registered(_unreadable(path.stem), held=True, uid=-1)
         try:
             found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                return Registered(_unreadable(path.stem), held=True, uid=found.st_uid)
             held = _is_held(descriptor)
             with suppress(FileNotFoundError):
                 if os.path.samestat(found, path.lstat()):

@@ -13,12 +13,10 @@ Every change is a whole new file: written beside, synced, renamed. It is small (
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import secrets
-import stat
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,6 +32,7 @@ from hypersdk.migration.point import PointInTime
 from hypersdk.migration.register import RUN_ID, Register, RunEntry, entry_of
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.files import (
+    NotRegularError,
     has_name,
     open_regular,
     remove_own,
@@ -432,17 +431,13 @@ def _lock_file(path: Path, flags: int) -> int:
     """A descriptor of the lock's file, which is a regular one: whoever may write in the folder can put a link in its place, that would have
     us make a file elsewhere, or a FIFO, that would have us wait. Raises TargetError, and FileNotFoundError without ``O_CREAT``."""
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
+        return open_regular(path, flags, mode=0o600)
     except FileNotFoundError:
         raise
+    except NotRegularError as error:
+        raise _no_lock_file(path) from error
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a socket, a folder
-            raise _no_lock_file(path) from error
         raise target_error(error, f"opening {shown_path(path)}") from error
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise _no_lock_file(path)
 
 
 def _no_lock_file(path: Path) -> TargetError:
