@@ -100,27 +100,19 @@ def _convert(
     started = time.monotonic()
     copied, empty = _split(machine.disks, spec.format)
     stem = stem_of(machine.machine.name)
-    plans = [
-        _LocalDiskPlan(
-            disk.key,
-            disk.label,
-            disk_file_name(stem, number, spec.format),
-            disk.source.capacity_bytes,
-            disk.source.size_bytes if isinstance(disk.source, FileStreamSource) else disk.source.capacity_bytes,
-            disk.envelope.id if disk.envelope else None,
-        )
-        for number, disk in enumerate(copied, start=1)
-    ]
+    plans = [_planned(disk, disk_file_name(stem, number, spec.format)) for number, disk in enumerate(copied, start=1)]
     board = Board(machine.machine.name, plans)
     run = _begin(machine, spec, held.path, settings.run_store, plans)
     run.held_in(held)
     outputs = outputs_for(spec, held.path, stem, run.record)
     shared = Shared(settings)
+    cancel = cancel.child()
     with (
         closing(outputs),
         _removed_on_failure(run, outputs),
         ticking([board.snapshot], lambda rows: observer(rows[0]), settings.progress_interval_s),
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier,
+        _cancelled_on_failure(cancel),
     ):
         warnings: list[str] = []
         disks = DiskSet(spec, run, outputs, held, board, shared, verifier, warnings.append)
@@ -135,23 +127,20 @@ def _convert(
         told = (*machine.warnings, *warnings, *verdict.warnings)
         finished = Finished(disks.hashes(), told, restored=True, elapsed_s=time.monotonic() - started)
         board.phase(Phase.PUBLISHING)
-        described = machine.descriptor is not None
         result = Publishing(
-            spec,
-            machine.machine,
-            stem,
-            run.record,
-            outputs,
-            held,
-            finished,
-            cancel,
-            described=described,
-            provider="file",
-            empty_disks=empty,
-        ).publish()
+            spec, machine.machine, stem, run.record, outputs, held, finished, cancel,
+            described=machine.descriptor is not None, provider="file", empty_disks=empty,
+        ).publish()  # fmt: skip
         run.remove()
         board.phase(Phase.DONE)
     return result
+
+
+def _planned(disk: LocalDisk, file_name: str) -> _LocalDiskPlan:
+    source = disk.source
+    to_read = source.size_bytes if isinstance(source, FileStreamSource) else source.capacity_bytes
+    disk_id = disk.envelope.id if disk.envelope else None
+    return _LocalDiskPlan(disk.key, disk.label, file_name, source.capacity_bytes, to_read, disk_id)
 
 
 def _verdict(
@@ -183,6 +172,16 @@ def _split(disks: Sequence[LocalDisk], output: OutputFormat) -> tuple[list[Local
         if disk.envelope is not None and disk.empty
     ]
     return [disk for disk in disks if not disk.empty], empty
+
+
+@contextmanager
+def _cancelled_on_failure(cancel: CancelToken) -> Iterator[None]:
+    """Whoever ends does not wait for checksums that nobody needs any more."""
+    try:
+        yield
+    except BaseException:
+        cancel.cancel("the conversion ended")
+        raise
 
 
 @contextmanager
