@@ -109,7 +109,7 @@ def _convert(
     cancel = cancel.child()
     with (
         closing(outputs),
-        _removed_on_failure(run, outputs),
+        _removed_on_failure(run, outputs, held),
         ticking([board.snapshot], lambda rows: observer(rows[0]), settings.progress_interval_s),
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier,
         _cancelled_on_failure(cancel),
@@ -185,12 +185,14 @@ def _cancelled_on_failure(cancel: CancelToken) -> Iterator[None]:
 
 
 @contextmanager
-def _removed_on_failure(run: RunFile, outputs: Outputs) -> Iterator[None]:
+def _removed_on_failure(run: RunFile, outputs: Outputs, held: OutputFolder) -> Iterator[None]:
+    """Without the lock, files that have the names of this run's may be those of the next one, and stay."""
     try:
         yield
     except BaseException:
-        for record in reversed(run.record.disks):
-            outputs.forget(record)
+        if held.has_lock:
+            for record in reversed(run.record.disks):
+                outputs.forget(record)
         run.remove()
         raise
 
