@@ -104,7 +104,7 @@ def _convert(
     board = Board(machine.machine.name, plans)
     run = _begin(machine, spec, held.path, settings.run_store, plans)
     run.held_in(held)
-    outputs = outputs_for(spec, held.path, stem, run.record)
+    outputs = outputs_for(spec, held.path, stem, run.record, held.check_lock)
     shared = Shared(settings)
     cancel = cancel.child()
     with (

@@ -252,7 +252,8 @@ class MachineExport:
             run.held_in(self._held)
         journal, record = SourceJournal(self._session, run, note=self._board.note), run.record
         # The run's own files, also where it is given up for another format, or the machine has another name by now.
-        outputs = outputs_for(record.begun_as(self._plan.spec), self._folder, stem_of_run(record), record)
+        spec = record.begun_as(self._plan.spec)
+        outputs = outputs_for(spec, self._folder, stem_of_run(record), record, self._held.check_lock)
         stack.callback(outputs.close)
         return SourceWork(self._session, self._plan, run, journal, outputs, self._warnings.append)
 
