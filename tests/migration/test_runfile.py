@@ -269,3 +269,24 @@ def test_nothing_is_written_into_a_folder_that_another_run_has(tmp_path: Path) -
             assert caught.value.code == "folder_taken"
             (folder / RUN_FILE).unlink()
             run.check()  # another run of its own
+
+
+def test_a_lock_that_goes_while_the_record_is_written_is_seen_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    run = new_run(folder, tmp_path / "state")
+    with OutputFolder.opened(folder, folder) as held, locked_folder(held.path) as lock, held.locked_by(*lock):
+        run.held_in(held)
+        sync = os.fsync
+
+        def emptied(handle: int) -> None:
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+            (folder / RUN_FILE).unlink(missing_ok=True)
+            sync(handle)
+
+        monkeypatch.setattr(os, "fsync", emptied)
+        with pytest.raises(TargetError) as caught:
+            run.save()
+    assert caught.value.code == "folder_taken"
+    assert list(folder.iterdir()) == []

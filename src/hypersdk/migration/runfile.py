@@ -18,7 +18,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -40,6 +40,7 @@ from hypersdk.transfer.files import (
     target_error,
     target_errors,
     write_atomic,
+    write_held,
 )
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.receipt import Receipt
@@ -199,8 +200,9 @@ class RunStore(Protocol):
         """Its record; None where there is none. At most ``MAX_RECORD_BYTES`` and one more byte."""
         ...
 
-    def write(self, folder: Path, record: bytes, open_changes: int) -> None:
-        """Replaces the record as a whole, of which so many changes at the source are not undone; durable when this returns."""
+    def write(self, folder: Path, record: bytes, open_changes: int, check: Callable[[], None] | None = None) -> None:
+        """Replaces the record as a whole, of which so many changes at the source are not undone; durable when this returns. ``check`` raises where
+        nothing may be written in ``folder`` after all."""
         ...
 
     def make_known(self, folder: Path, run_id: str) -> None:
@@ -246,9 +248,15 @@ class FolderRuns:
             with open(descriptor, "rb") as file:
                 return file.read(MAX_RECORD_BYTES + 1)
 
-    def write(self, folder: Path, record: bytes, open_changes: int) -> None:  # noqa: ARG002 - the record says it
+    def write(
+        self,
+        folder: Path,
+        record: bytes,
+        open_changes: int,  # noqa: ARG002 - the record says it
+        check: Callable[[], None] | None = None,
+    ) -> None:
         """See RunStore."""
-        write_atomic(folder / RUN_FILE, record, mode=0o600)
+        os.close(write_held(folder / RUN_FILE, record, 0o600, check))
 
     def make_known(self, folder: Path, run_id: str) -> None:
         """See RunStore: a pointer for `status` and `cleanup`."""
@@ -339,10 +347,11 @@ class RunFile:
     def save(self) -> None:
         """Writes the record; it is durable when this returns."""
         with self._lock:
-            if self._folder is not None:
-                self._folder.check_lock()
+            check = self._folder.check_lock if self._folder is not None else None
+            if check is not None:
+                check()  # and once more just before the name is given: the data take a while to be durable
             text = json.dumps(_encode(self.record), indent=1)
-            self._store.write(self.record.folder, text.encode(), len(self.record.open_changes))
+            self._store.write(self.record.folder, text.encode(), len(self.record.open_changes), check)
 
     @contextmanager
     def changing(self) -> Iterator[RunRecord]:
