@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-from hypersdk.errors import ConnectError, HyperSDKError
+from hypersdk.errors import ConnectError, HyperSDKError, TargetError
 from hypersdk.migration import prepare
-from hypersdk.migration.runfile import FolderRuns
+from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.migration.runs import clean_up, unfinished_runs
 from hypersdk.migration.spec import Method, OutputFormat, Resume
 from hypersdk.simulator import Simulator
@@ -186,6 +186,40 @@ def test_a_snapshot_that_cannot_be_removed_is_told(engine: EngineFactory, tmp_pa
     assert ran.simulator.state() == before
     assert unfinished_runs(ran.state) == []
     assert_finished(folder)
+
+
+@pytest.mark.parametrize("folder_stays", [False, True])
+def test_a_clean_up_writes_nothing_into_a_folder_that_another_run_has_by_then(
+    folder_stays: bool, engine: EngineFactory, tmp_path: Path
+) -> None:
+    """vSphere takes minutes to remove a snapshot, and somebody begins anew in the folder meanwhile."""
+    ran, folder = engine(machines=(RUNNING,)), tmp_path / "out"
+    before = ran.simulator.state()
+    ran.simulator.set_faults(Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None))
+    assert ran.export("web-01", folder).error is not None
+    ran.simulator.set_faults()
+    theirs: list[RunFile] = []
+
+    def meanwhile(note: str) -> None:
+        if "removing snapshot" in note:
+            for path in list(folder.iterdir()):
+                path.unlink()
+            if not folder_stays:
+                folder.rmdir()
+                folder.mkdir()
+            theirs.append(
+                RunFile.create(
+                    folder, FolderRuns(tmp_path / "theirs"), endpoint="e", moref="vm-7", machine="other", format="raw", compress="none",
+                )
+            )  # fmt: skip
+
+    with ran.log_in() as session, suppress(TargetError):
+        clean_up(session, folder, FolderRuns(ran.state), drop_snapshot=True, cancel=CancelToken(), note=meanwhile)
+    assert ran.simulator.state() == before, "the source is put back all the same"
+    (run,) = theirs
+    kept = RunFile.load(folder, FolderRuns(tmp_path / "theirs"))
+    assert kept is not None
+    assert kept.record.run_id == run.record.run_id
 
 
 def test_a_failed_export_tells_what_it_could_not_undo(program: ProgramFactory, tmp_path: Path) -> None:

@@ -9,12 +9,17 @@ import pytest
 
 from hypersdk.errors import Cancelled
 from hypersdk.migration.plan import Plan, make_plan
-from hypersdk.migration.runfile import FolderRuns
-from hypersdk.migration.spec import ExportSpec, Method, Resume
+from hypersdk.migration.point import point_of
+from hypersdk.migration.resumption import resumption_of
+from hypersdk.migration.runfile import DiskRecord, FolderRuns, RunRecord
+from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, Resume
+from hypersdk.migration.verify import verify_directory
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.units import KiB, MiB
+from hypersdk.transfer.receipt import Receipt
+from hypersdk.units import GiB, KiB, MiB
 from tests.e2e.engine import Engine, EngineFactory, succeeded
+from tests.support.machines import make_disk, make_machine
 
 THIN = MachineSpec("web-01", disks=(DiskSpec(64 * MiB, allocated_bytes=16 * MiB),))
 
@@ -85,6 +90,36 @@ def test_a_machine_that_moved_on_is_received_from_the_beginning(engine: EngineFa
     assert (told.anew, told.recorded_bytes) == (True, 0)
     assert told.receive_bytes == pytest.approx(16 * MiB, abs=64 * KiB)
     assert "everything again" in told.text
+
+
+def test_a_machine_that_got_another_name_keeps_that_of_its_files(engine: EngineFactory, tmp_path: Path) -> None:
+    ran = engine(machines=(replace(THIN, power="poweredOn"),), rate_bytes_s=8 * MiB)
+    interrupted(ran, tmp_path / "out", 4 * MiB, format=OutputFormat.OVF)
+    machine = ran.simulator.vm("web-01")
+    with ran.simulator.platform.world.lock:
+        machine.rename("web-02")
+    result = succeeded(ran.export("web-02", tmp_path / "out", format=OutputFormat.OVF, resume=Resume.RESUME))
+    assert result.blocks_skipped > 0
+    assert {file.name for file in result.files} == {"web-01.ovf", "web-01.mf", "web-01-disk1.vmdk"}
+    assert verify_directory(tmp_path / "out", cancel=CancelToken()).findings == ()
+
+
+def test_finished_disks_of_an_archive_that_another_release_named_are_not_received_again(tmp_path: Path) -> None:
+    """That release kept characters in names which this one replaces."""
+    machine = make_machine("web\u2028one", disks=(make_disk(1), make_disk(2)))
+    disks = [
+        DiskRecord(disk.key, disk.label, f"web\u2028one-disk{number}.vmdk", disk.capacity_bytes)
+        for number, disk in enumerate(machine.disks, start=1)
+    ]
+    disks[0].receipt = Receipt("Hard disk 1", 8 * GiB, "ab" * 32, None, 0, 0, 0, 0, 0, 0, 1, 1.0, "memory")
+    disks[0].start, disks[0].size_bytes = 1024, 4096
+    (tmp_path / "web\u2028one.ova.partial").write_bytes(bytes(8192))
+    run = RunRecord(
+        run_id="r", endpoint="e", moref="vm-42", machine=machine.name, folder=tmp_path, format="ova", compress="none",
+        started_at="2026-01-01T00:00:00+00:00", disks=disks, point=point_of(machine, None),
+    )  # fmt: skip
+    spec = ExportSpec(machine=machine.name, output_dir=tmp_path, format=OutputFormat.OVA, method=Method.LEASE)
+    assert resumption_of(machine, spec, run, tmp_path).receive_bytes == machine.disks[1].used_bytes
 
 
 def test_without_anything_to_resume_nothing_is_told(engine: EngineFactory, tmp_path: Path) -> None:

@@ -150,3 +150,19 @@ def test_a_run_can_be_forgotten_and_what_stays_is_named(
     assert snapshots(simulator) == [name]
     assert mine.run("cleanup", "--snapshot", name, "--json").status == 0
     assert snapshots(simulator) == []
+
+
+def test_a_run_is_found_by_the_path_that_it_was_begun_with(
+    program: ProgramFactory, copying: Copying, tmp_path: Path
+) -> None:
+    """The folder was named through a link, as `/srv/images` may be one; what was told to type then must find it."""
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "images").symlink_to("volume")
+    simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
+    kill(copying(mine, simulator, tmp_path / "images" / "out"))
+    ended = mine.run("cleanup", "--drop-snapshots", tmp_path / "images" / "out", "--json")
+    assert ended.status == 0, ended.explain()
+    assert ended.event("cleanup")["undone"] == ["snapshot"]
+    assert snapshots(simulator) == []
+    ended = mine.run("status", "--forget", tmp_path / "images" / "out", "--json")
+    assert ended.status == 0, ended.explain()

@@ -103,3 +103,24 @@ def test_what_is_no_file_in_the_place_of_a_finished_disk_is_refused(kind: str, t
             act()
     assert not (tmp_path / "disk1.qcow2").exists()
     assert victim.read_bytes() == bytes(SIZE)
+
+
+@pytest.mark.parametrize("output", [OutputFormat.QCOW2, OutputFormat.OVA])
+def test_nothing_is_removed_by_its_name_where_the_lock_is_gone(output: OutputFormat, tmp_path: Path) -> None:
+    """Files of these names may be another run's by then."""
+
+    def gone() -> None:
+        raise TargetError("the lock was removed", code="folder_taken")
+
+    disk = finished(1)
+    disk.receipt = None
+    names = {f"disk1.qcow2.partial{end}" for end in ("", ".blocks")} | {"m.ova.partial"}
+    for name in names:
+        (tmp_path / name).touch()
+    outputs = outputs_for(spec_of(tmp_path, output), tmp_path, "m", run_of(tmp_path, disk), gone)
+    for act in (outputs.forget, outputs.close_disk):
+        with pytest.raises(TargetError, match="lock"):
+            act(disk)
+    assert {path.name for path in tmp_path.iterdir()} == names
+    outputs_for(spec_of(tmp_path, output), tmp_path, "m", run_of(tmp_path, disk)).forget(disk)
+    assert "disk1.qcow2.partial.blocks" not in {path.name for path in tmp_path.iterdir()}

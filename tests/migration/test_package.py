@@ -24,8 +24,10 @@ from hypersdk.formats.ovf import adapt, build
 from hypersdk.migration import stored
 from hypersdk.migration.convert import convert_file
 from hypersdk.migration.manifest import read_manifest
+from hypersdk.migration.outputs import DiskFiles
 from hypersdk.migration.package import UNPROVED_LOCAL
 from hypersdk.migration.publish import ExportResult
+from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.migration.verify import verify_directory
@@ -656,3 +658,28 @@ def test_damage_to_a_proved_package_never_becomes_a_proof(
         assert proof.startswith(("proved: ", "unproved: "))
     else:
         assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.timeout(60)
+def test_a_conversion_that_failed_does_not_wait_for_checksums(streams: tuple[bytes, bytes], tmp_path: Path) -> None:
+    """Of a disk of terabytes that takes an hour, while the user could be told at once that it is not what the .mf says."""
+    texts = {"m.ovf": descriptor({"d1.vmdk": len(streams[0])}), "d1.vmdk": streams[0]}
+    texts["m.mf"] = manifest({**texts, "d1.vmdk": streams[1]})
+    given_up: list[bool] = []
+
+    def endless(self: DiskFiles, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
+        try:
+            cancel.sleep(30)
+        except Cancelled:
+            given_up.append(True)
+            raise
+        return "0" * 64
+
+    spec = ExportSpec(machine="", output_dir=tmp_path / "out", format=OutputFormat.RAW)
+    with patch.object(DiskFiles, "sha256", endless), pytest.raises(IntegrityError, match=r"d1\.vmdk"):
+        convert_file(
+            write_folder(tmp_path / "in", texts), spec, cancel=CancelToken(), observer=lambda _: None,
+            settings=RunSettings(state=tmp_path / "state"),
+        )  # fmt: skip
+    assert given_up == [True]
+    assert list((tmp_path / "out").iterdir()) == []

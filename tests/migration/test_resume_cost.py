@@ -51,14 +51,15 @@ def test_disks_are_judged_together() -> None:
     assert "of 16.2 GiB" in whole.choice
 
 
-def test_what_was_recorded_is_told_without_reading_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lane", ["", ".7"])
+def test_what_was_recorded_is_told_without_reading_it(lane: str, tmp_path: Path) -> None:
     record = DiskRecord(2000, "Hard disk 1", "disk.qcow2", CAPACITY)
-    outputs = DiskFiles(ExportSpec(machine="web-01", output_dir=tmp_path), tmp_path)
+    outputs = DiskFiles(ExportSpec(machine="web-01", output_dir=tmp_path), tmp_path, lane)
     assert outputs.recorded_bytes(record) == 0
-    partial_path(tmp_path / record.file_name).touch()
+    partial_path(tmp_path / record.file_name, lane).touch()
     assert outputs.recorded_bytes(record) == 0
     blocks = 1 * GiB // BLOCK
-    with BlockLedger.create(blocks_path(tmp_path / record.file_name), CAPACITY, "point") as ledger:
+    with BlockLedger.create(blocks_path(tmp_path / record.file_name, lane), CAPACITY, "point") as ledger:
         assert outputs.recorded_bytes(record) < 8 * MiB
         ledger.record(1000, [bytes(range(32))] * blocks)
     assert abs(outputs.recorded_bytes(record) - 1 * GiB) < 16 * MiB

@@ -128,9 +128,9 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     assert third.stdout == "has it\n"
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"version": 1}', '{"version": 9, "disks": []}'])
+@pytest.mark.parametrize("damage", ["{", "[]", '{"version": 1}', '{"version": 9, "disks": []}', "[" * 100_000])
 def test_a_damaged_record_is_told_and_never_guessed_at(tmp_path: Path, damage: str) -> None:
-    new_run(tmp_path / "out", tmp_path / "state")
+    run = new_run(tmp_path / "out", tmp_path / "state")
     (tmp_path / "out" / RUN_FILE).write_text(damage)
     with pytest.raises(IntegrityError) as caught:
         RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
@@ -138,23 +138,33 @@ def test_a_damaged_record_is_told_and_never_guessed_at(tmp_path: Path, damage: s
     (found,) = unfinished_runs(tmp_path / "state")
     assert found.record is None
     assert found.error
+    run.remove()
+    assert (tmp_path / "out" / RUN_FILE).read_text() == damage, "not known to be this run's"
+    assert unfinished_runs(tmp_path / "state") == []
 
 
-@pytest.mark.parametrize("name", ["format", "compress"])
-def test_a_format_that_nobody_knows_is_told(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("format", "vhdx"), ("compress", "vhdx"), ("run_id", "../../elsewhere"), ("run_id", ""), ("run_id", 7),
+        ("started_at", "yesterday"), ("started_at", "2026-01-01T00:00:00"), ("started_at", None),
+    ],
+)  # fmt: skip
+def test_what_no_run_has_is_told(name: str, value: object, tmp_path: Path) -> None:
     new_run(tmp_path / "out", tmp_path / "state")
     path = tmp_path / "out" / RUN_FILE
-    path.write_text(json.dumps({**json.loads(path.read_text()), name: "vhdx"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     with pytest.raises(IntegrityError) as caught:
         RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
     assert caught.value.code == "run_unreadable"
 
 
-def test_a_file_name_with_a_path_in_it_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file_name", ["../../etc/passwd", "..", "", "disk\0.qcow2", 7])
+def test_a_file_name_with_a_path_in_it_is_refused(file_name: object, tmp_path: Path) -> None:
     new_run(tmp_path / "out", tmp_path / "state")
     path = tmp_path / "out" / RUN_FILE
     data = json.loads(path.read_text())
-    data["disks"][0]["file_name"] = "../../etc/passwd"
+    data["disks"][0]["file_name"] = file_name
     path.write_text(json.dumps(data))
     with pytest.raises(IntegrityError):
         RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
@@ -285,3 +295,24 @@ def test_nothing_is_written_into_a_folder_that_another_run_has(tmp_path: Path) -
             assert caught.value.code == "folder_taken"
             (folder / RUN_FILE).unlink()
             run.check()  # another run of its own
+
+
+def test_a_lock_that_goes_while_the_record_is_written_is_seen_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    run = new_run(folder, tmp_path / "state")
+    with OutputFolder.opened(folder, folder) as held, locked_folder(held.path) as lock, held.locked_by(*lock):
+        run.held_in(held)
+        sync = os.fsync
+
+        def emptied(handle: int) -> None:
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+            (folder / RUN_FILE).unlink(missing_ok=True)
+            sync(handle)
+
+        monkeypatch.setattr(os, "fsync", emptied)
+        with pytest.raises(TargetError) as caught:
+            run.save()
+    assert caught.value.code == "folder_taken"
+    assert list(folder.iterdir()) == []

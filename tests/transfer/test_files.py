@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import random
+import socket
 import stat
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from hypersdk.errors import Cancelled, TargetError
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import (
+    NotRegularError,
     open_output,
+    open_regular,
     publish,
     sha256_of,
     shown_path,
@@ -102,6 +105,78 @@ def test_a_fifo_in_the_place_of_the_output_is_not_waited_for(tmp_path: Path, fre
         return
     with pytest.raises(TargetError, match="not a regular file"):
         open_output(path, fresh=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("folder", "a folder"), ("fifo", "a pipe"), ("socket", "a socket"), ("device", "a device"), ("link", "a symbolic link")],
+)  # fmt: skip
+@pytest.mark.timeout(20)
+def test_what_is_no_regular_file_is_named_and_never_opened(
+    kind: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "there"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as listening:
+                monkeypatch.chdir(tmp_path)  # a socket's address is short
+                listening.bind("there")
+        case "device":
+            path = Path("/dev/null")
+        case _:
+            (tmp_path / "file").touch()
+            path.symlink_to("file")
+    opened: list[object] = []
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda *args, **more: (opened.append(args), real(*args, **more))[1])
+    folder = real(tmp_path, os.O_PATH)
+    try:
+        for act in (
+            lambda: open_regular(path), lambda: open_regular(path.name if kind != "device" else path, folder=folder),
+            lambda: open_regular(path, os.O_RDWR | os.O_CREAT),
+        ):  # fmt: skip
+            with pytest.raises(NotRegularError) as caught:
+                act()
+            assert caught.value.kind == told
+    finally:
+        os.close(folder)
+    assert opened == []
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+@pytest.mark.timeout(20)
+def test_what_takes_the_place_of_a_file_as_it_is_opened_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "there", tmp_path / "other"
+    path.touch()
+    other.touch()
+    real = os.open
+
+    def late(*args: object, **more: object) -> int:
+        path.unlink()
+        path.symlink_to(other) if kind == "link" else os.mkfifo(path)
+        return real(*args, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", late)
+        before = set(Path("/proc/self/fd").iterdir())
+        with pytest.raises(OSError):
+            open_regular(path)
+        assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_lock_that_is_not_there_is_made_and_a_link_is_followed_where_the_user_named_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "lock")
+    os.close(open_regular(tmp_path / "lock", os.O_RDWR | os.O_CREAT, mode=0o600))
+    assert mode_of(tmp_path / "lock") == 0o600
+    (tmp_path / "link").symlink_to("lock")
+    os.close(open_regular(tmp_path / "link", follow=True))
 
 
 def test_another_file_of_the_same_name_is_not_published(tmp_path: Path) -> None:

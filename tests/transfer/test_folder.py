@@ -135,7 +135,9 @@ def test_an_error_becomes_what_was_done_to_the_folder(held: OutputFolder, named:
     assert caught.value.code == "target_failed", "nothing was done to it"
     named.rmdir()
     with pytest.raises(TargetError) as caught, held.explaining():
-        raise TargetError("writing disk failed", not_undone=["snapshot"])
+        raise TargetError("writing disk failed", not_undone=["cdrom"], kept_snapshot="hypersdk-1", errno="ENOENT")
     assert caught.value.code == "folder_removed"
-    assert caught.value.fields["not_undone"] == ["snapshot"]
+    assert caught.value.fields["not_undone"] == ["cdrom"]
+    assert caught.value.fields["kept_snapshot"] == "hypersdk-1"
+    assert "errno" not in caught.value.fields
     assert caught.value.__cause__ is not None

@@ -90,13 +90,13 @@ def _is_done(spec: ExportSpec, machines: Sequence[MachineSummary]) -> bool:
     """Whether the folder holds a finished export of this very machine."""
     from hypersdk.migration.manifest import MAX_MANIFEST_BYTES, read_manifest
     from hypersdk.migration.naming import MANIFEST_NAME
-    from hypersdk.migration.readback import NotRegularError, read_small
+    from hypersdk.migration.readback import read_small
     from hypersdk.vsphere.inventory import find_machine
 
     try:
         manifest = read_manifest(read_small(spec.output_dir / MANIFEST_NAME, MAX_MANIFEST_BYTES))
         return manifest.source.vm_id == find_machine(machines, spec.machine).moref
-    except (OSError, NotRegularError, HyperSDKError):
+    except (OSError, HyperSDKError):
         return False
 
 

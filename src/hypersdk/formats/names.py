@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import unquote
 
-MAX_NAME_BYTES: Final = 255
-"""NAME_MAX of the Linux file systems, in bytes of UTF-8."""
+from hypersdk.text import MAX_NAME_BYTES
+
 MAX_FOLDERS: Final = 8
 """Folders that a name may lead through inside a package. Real ones have one or two."""
 

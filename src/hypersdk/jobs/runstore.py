@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -35,8 +36,14 @@ class DatabaseRuns:
         text = self.claims.read_run(self.claim)
         return None if text is None else text.encode()
 
-    def write(self, folder: Path, record: bytes, open_changes: int) -> None:  # noqa: ARG002
-        """See RunStore."""
+    def write(
+        self,
+        folder: Path,  # noqa: ARG002
+        record: bytes,
+        open_changes: int,
+        check: Callable[[], None] | None = None,  # noqa: ARG002
+    ) -> None:
+        """See RunStore. Nothing of it lies in the folder."""
         self.claims.write_run(self.claim, record.decode(), open_changes)
 
     def make_known(self, folder: Path, run_id: str) -> None:

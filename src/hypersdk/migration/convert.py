@@ -100,28 +100,20 @@ def _convert(
     started = time.monotonic()
     copied, empty = _split(machine.disks, spec.format)
     stem = stem_of(machine.machine.name)
-    plans = [
-        _LocalDiskPlan(
-            disk.key,
-            disk.label,
-            disk_file_name(stem, number, spec.format),
-            disk.source.capacity_bytes,
-            disk.source.size_bytes if isinstance(disk.source, FileStreamSource) else disk.source.capacity_bytes,
-            disk.envelope.id if disk.envelope else None,
-        )
-        for number, disk in enumerate(copied, start=1)
-    ]
+    plans = [_planned(disk, disk_file_name(stem, number, spec.format)) for number, disk in enumerate(copied, start=1)]
     board = Board(machine.machine.name, plans)
     run = _begin(machine, spec, held.path, settings.run_store, plans)
     run.held_in(held)
-    outputs = outputs_for(spec, held.path, stem, run.record)
+    outputs = outputs_for(spec, held.path, stem, run.record, held.check_lock)
     shared = Shared(settings)
+    cancel = cancel.child()
     with (
         closing(outputs),
-        _removed_on_failure(run, outputs),
+        _removed_on_failure(run, outputs, held),
         ticking([board.snapshot], lambda rows: observer(rows[0]), settings.progress_interval_s),
         board.ended_by_errors(),
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier,
+        _cancelled_on_failure(cancel),
     ):
         warnings: list[str] = []
         disks = DiskSet(spec, run, outputs, held, board, shared, verifier, warnings.append)
@@ -136,23 +128,20 @@ def _convert(
         told = (*machine.warnings, *warnings, *verdict.warnings)
         finished = Finished(disks.hashes(), told, restored=True, elapsed_s=time.monotonic() - started)
         board.phase(Phase.PUBLISHING)
-        described = machine.descriptor is not None
         result = Publishing(
-            spec,
-            machine.machine,
-            stem,
-            run.record,
-            outputs,
-            held,
-            finished,
-            cancel,
-            described=described,
-            provider="file",
-            empty_disks=empty,
-        ).publish()
+            spec, machine.machine, stem, run.record, outputs, held, finished, cancel,
+            described=machine.descriptor is not None, provider="file", empty_disks=empty,
+        ).publish()  # fmt: skip
         run.remove()
         board.phase(Phase.DONE)
     return result
+
+
+def _planned(disk: LocalDisk, file_name: str) -> _LocalDiskPlan:
+    source = disk.source
+    to_read = source.size_bytes if isinstance(source, FileStreamSource) else source.capacity_bytes
+    disk_id = disk.envelope.id if disk.envelope else None
+    return _LocalDiskPlan(disk.key, disk.label, file_name, source.capacity_bytes, to_read, disk_id)
 
 
 def _verdict(
@@ -187,12 +176,24 @@ def _split(disks: Sequence[LocalDisk], output: OutputFormat) -> tuple[list[Local
 
 
 @contextmanager
-def _removed_on_failure(run: RunFile, outputs: Outputs) -> Iterator[None]:
+def _cancelled_on_failure(cancel: CancelToken) -> Iterator[None]:
+    """Whoever ends does not wait for checksums that nobody needs any more."""
     try:
         yield
     except BaseException:
-        for record in reversed(run.record.disks):
-            outputs.forget(record)
+        cancel.cancel("the conversion ended")
+        raise
+
+
+@contextmanager
+def _removed_on_failure(run: RunFile, outputs: Outputs, held: OutputFolder) -> Iterator[None]:
+    """Without the lock, files that have the names of this run's may be those of the next one, and stay."""
+    try:
+        yield
+    except BaseException:
+        if held.has_lock:
+            for record in reversed(run.record.disks):
+                outputs.forget(record)
         run.remove()
         raise
 

@@ -249,7 +249,8 @@ class MachineExport:
             run.held_in(self._held)
         journal, record = SourceJournal(self._session, run, note=self._board.note), run.record
         # The run's own files, also where it is given up for another format, or the machine has another name by now.
-        outputs = outputs_for(record.begun_as(self._plan.spec), self._folder, stem_of_run(record), record)
+        spec = record.begun_as(self._plan.spec)
+        outputs = outputs_for(spec, self._folder, stem_of_run(record), record, self._held.check_lock)
         stack.callback(outputs.close)
         return SourceWork(self._session, self._plan, run, journal, outputs, self._warnings.append)
 
@@ -319,7 +320,8 @@ class MachineExport:
             elapsed_s=time.monotonic() - self._started,
         )
         record = work.run.record
-        return Publishing(plan.spec, plan.machine, plan.stem, record, work.outputs, self._held, finished, self._cancel)
+        stem = stem_of_run(record)  # as in _work: its disks have it, whatever the machine is called by now
+        return Publishing(plan.spec, plan.machine, stem, record, work.outputs, self._held, finished, self._cancel)
 
     def _ended(self, work: SourceWork, problems: list[Problem]) -> NotRestored | None:
         """The run is forgotten, unless something is still to be undone at the source: that is the error then."""

@@ -32,7 +32,7 @@ from hypersdk.migration.stored import (
     OpenFile,
     Stored,
     input_errors,
-    open_regular,
+    open_input,
 )
 from hypersdk.model import Backing, Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Nic, Power
 from hypersdk.transfer.cancel import CancelToken
@@ -98,7 +98,7 @@ def open_local(path: Path, cancel: CancelToken) -> Iterator[LocalMachine]:
         raise UsageError(f"'{path.name}' is not a .vmdk, .ovf or .ova file", code=UNKNOWN_INPUT)
     with ExitStack() as stack:
         try:
-            file = OpenFile(stack, open_regular(path, path.name), path.name)
+            file = OpenFile(stack, open_input(path, path.name), path.name)
         except FileNotFoundError as error:
             raise TargetError(f"{path} cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
         with input_errors():

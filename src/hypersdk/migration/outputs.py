@@ -101,7 +101,7 @@ class Outputs(Protocol):
         ...
 
     def forget(self, record: DiskRecord) -> None:
-        """Removes what was written of the disk."""
+        """Removes what was written of the disk. Raises TargetError."""
         ...
 
     def check(self) -> None:
@@ -113,14 +113,20 @@ class Outputs(Protocol):
         ...
 
 
-def outputs_for(spec: ExportSpec, folder: Path, stem: str, run: RunRecord) -> Outputs:
-    """Where the disks of ``run`` go. Those that were finished and whose files are gone, or have another size by now, begin again."""
+def outputs_for(
+    spec: ExportSpec, folder: Path, stem: str, run: RunRecord, check: Callable[[], None] = lambda: None
+) -> Outputs:
+    """Where the disks of ``run`` go. Those that were finished and whose files are gone, or have another size by now, begin again.
+
+    ``check`` is called before something is removed by its name, and raises where the files of these names may be another run's.
+    """
     with target_errors(f"looking into {shown_path(folder)}"):
         if spec.format is not OutputFormat.OVA:
             _begin_lost_files_again(folder, run)
-            return DiskFiles(spec, folder, run.lane)
+            return DiskFiles(spec, folder, run.lane, check)
         _begin_lost_members_again(folder / f"{stem}.ova", run)
-    return OvaFile(spec, folder, stem, run.disks, run.lane, int(datetime.fromisoformat(run.started_at).timestamp()))
+    mtime_s = int(datetime.fromisoformat(run.started_at).timestamp())
+    return OvaFile(spec, folder, stem, run.disks, run.lane, mtime_s, check)
 
 
 def most_bytes(spec: ExportSpec, capacity: int, allocated: int | None) -> int:
@@ -204,11 +210,14 @@ class DiskFiles:
 
     parallel = True
 
-    def __init__(self, spec: ExportSpec, folder: Path, lane: str = "") -> None:
-        """``lane`` ends the names of partial files (see ``RunRecord``)."""
+    def __init__(
+        self, spec: ExportSpec, folder: Path, lane: str = "", check: Callable[[], None] = lambda: None
+    ) -> None:
+        """``lane`` ends the names of partial files (see ``RunRecord``). ``check``: see ``outputs_for``."""
         self._spec = spec
         self._folder = folder
         self._lane = lane
+        self._check = check
         self._files: dict[str, _OwnFile] = {}
 
     def _file(self, record: DiskRecord) -> _OwnFile:
@@ -233,6 +242,7 @@ class DiskFiles:
 
     def close_disk(self, record: DiskRecord) -> None:
         """The ledger has served: a finished disk is never opened again."""
+        self._check()
         with target_errors(f"finishing {record.file_name}"):
             blocks_path(self._folder / record.file_name, self._lane).unlink(missing_ok=True)
 
@@ -242,7 +252,7 @@ class DiskFiles:
 
     def recorded_bytes(self, record: DiskRecord) -> int:
         """See Outputs."""
-        return _recorded_bytes(self._folder, record) if self.begun(record) else 0
+        return _recorded_bytes(self._folder, record, self._lane) if self.begun(record) else 0
 
     @contextmanager
     def finished(self, record: DiskRecord) -> Iterator[FinishedFile]:
@@ -257,6 +267,7 @@ class DiskFiles:
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs."""
+        self._check()
         with target_errors(f"removing {record.file_name}"):
             self._file(record).remove()
             blocks_path(self._folder / record.file_name, self._lane).unlink(missing_ok=True)
@@ -284,10 +295,19 @@ class OvaFile:
     parallel = False
 
     def __init__(
-        self, spec: ExportSpec, folder: Path, stem: str, records: list[DiskRecord], lane: str, mtime_s: int
+        self,
+        spec: ExportSpec,
+        folder: Path,
+        stem: str,
+        records: list[DiskRecord],
+        lane: str,
+        mtime_s: int,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """``records`` are all disks in unit order; ``mtime_s`` (Unix time) is the same in every run that resumes this one."""
+        """``records`` are all disks in unit order; ``mtime_s`` (Unix time) is the same in every run that resumes this one. ``check``: see
+        ``outputs_for``."""
         self._lane = lane
+        self._check = check
         self._spec = spec
         self._folder = folder
         self._stem = stem
@@ -330,6 +350,7 @@ class OvaFile:
 
     def close_disk(self, record: DiskRecord) -> None:
         """See Outputs."""
+        self._check()
         with target_errors(f"finishing {record.file_name}"):
             blocks_path(self._folder / record.file_name, self._lane).unlink(missing_ok=True)
 
@@ -339,7 +360,7 @@ class OvaFile:
 
     def recorded_bytes(self, record: DiskRecord) -> int:
         """See Outputs."""
-        return _recorded_bytes(self._folder, record) if self.begun(record) else 0
+        return _recorded_bytes(self._folder, record, self._lane) if self.begun(record) else 0
 
     @contextmanager
     def finished(self, record: DiskRecord) -> Iterator[FinishedFile]:
@@ -357,6 +378,7 @@ class OvaFile:
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs. Disks behind it move, so they go with it: the caller forgets all or the last ones."""
+        self._check()
         with target_errors(f"removing {self.path.name}"):
             blocks_path(self._folder / record.file_name, self._lane).unlink(missing_ok=True)
             if record is self._records[0]:
@@ -440,9 +462,9 @@ def _size(partial: Path, final: Path) -> int:
     return -1
 
 
-def _recorded_bytes(folder: Path, record: DiskRecord) -> int:
+def _recorded_bytes(folder: Path, record: DiskRecord, lane: str) -> int:
     with target_errors(f"looking at {record.file_name}"):
-        return min(record.capacity_bytes, BlockLedger.recorded_about(blocks_path(folder / record.file_name)))
+        return min(record.capacity_bytes, BlockLedger.recorded_about(blocks_path(folder / record.file_name, lane)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,11 +81,6 @@ class Plan:
     route: str
     resumption: Resumption | None = None
 
-    @property
-    def stem(self) -> str:
-        """Stem of all file names."""
-        return stem_of(self.machine.name)
-
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return {

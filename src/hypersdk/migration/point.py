@@ -74,6 +74,13 @@ class PointInTime:
             return "its disks are not the same files any more"
         return None
 
+    def holds_of(self, machine: Machine) -> bool:
+        """Whether ``machine`` is provably still at this point."""
+        try:
+            return self.difference(point_of(machine, self.snapshot)) is None
+        except SourceError:
+            return False
+
     def describe(self) -> str:
         """For people."""
         return "the powered-off machine" if self.kind is PointKind.OFF else f"snapshot {self.snapshot}"

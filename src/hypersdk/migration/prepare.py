@@ -194,10 +194,9 @@ def _is_still(work: SourceWork, cancel: CancelToken) -> bool:
     point = work.run.record.point
     assert point is not None
     try:
-        now = point_of(read_machine(work.session, work.run.record.moref), point.snapshot)
-    except SourceError:
+        return point.holds_of(read_machine(work.session, work.run.record.moref))
+    except SourceError:  # the machine itself may be gone
         return False
-    return point.difference(now) is None
 
 
 def _follow_own_changes(work: SourceWork) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,16 +13,13 @@ from typing import Final
 
 from hypersdk.model import Basis, DiskProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import open_regular
 from hypersdk.transfer.holes import pieces
 
 REPORT_INTERVAL_S: Final = 0.1
 
 Observer = Callable[[DiskProgress], None]
 Clock = Callable[[], float]
-
-
-class NotRegularError(Exception):
-    """A name that must be a file is a link, a folder, a device or a pipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +33,9 @@ class Reading:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A descriptor of ``path``, which must be a regular file: links are not followed, pipes not waited for.
-
-    Raises NotRegularError, or OSError as it comes.
-    """
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise NotRegularError(path.name)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    """A descriptor of ``path``, for the block: see ``open_regular``."""
+    descriptor = open_regular(path)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NotRegularError(path.name)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
+from hypersdk.transfer.files import open_regular
 from hypersdk.units import KiB
 
 LOG: Final = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ LOG: Final = logging.getLogger(__name__)
 HOST_PLACE: Final = Path("/run/hypersdk")
 MAX_ENTRY_BYTES: Final = 16 * KiB
 MAX_ENTRIES: Final = 10_000
-_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+RUN_ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+"""Ids become names of files, and come from names of snapshots and from records in folders that others write to."""
 _TRIES: Final = 5
 """How often an entry that is replaced while it is looked at is looked at again."""
 _OWNER: Final = re.compile(r"Owner: ([^\n]{1,300})")
@@ -135,7 +137,7 @@ class Register:
         return [known for run_id in dict.fromkeys(names) if (known := self.find(run_id)) is not None]
 
     def _paths(self, run_id: str) -> Iterator[Path]:
-        if _ID.fullmatch(run_id):  # it may come from the name of somebody's snapshot
+        if RUN_ID.fullmatch(run_id):
             yield from (place / f"{run_id}.json" for place in self.places)
 
 
@@ -188,15 +190,13 @@ def _read(path: Path) -> Registered | None:
     """None where there is none. One that cannot be read belongs to somebody: it is held."""
     for _ in range(_TRIES):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            descriptor = open_regular(path)
         except FileNotFoundError:
             return None
         except OSError:
             return Registered(_unreadable(path.stem), held=True, uid=-1)
         try:
             found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                return Registered(_unreadable(path.stem), held=True, uid=found.st_uid)
             held = _is_held(descriptor)
             with suppress(FileNotFoundError):
                 if os.path.samestat(found, path.lstat()):

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from hypersdk.errors import SourceError
-from hypersdk.migration.naming import stem_of
+from hypersdk.migration.naming import stem_of_run
 from hypersdk.migration.outputs import outputs_for
-from hypersdk.migration.point import point_of
 from hypersdk.migration.runfile import RunRecord
 from hypersdk.migration.spec import ExportSpec, Method
 from hypersdk.model import Machine
@@ -108,13 +106,13 @@ class Resumption:
 def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord, folder: Path) -> Resumption:
     """What a resume of ``run`` is expected to receive from ``machine`` as it is now. Raises TargetError."""
     disks = {disk.key: disk for disk in machine.disks}
-    if not _is_still(machine, run):
+    if not (run.point and run.point.holds_of(machine)):
         whole = sum(
             _data_bytes(disks[disk.key].used_bytes if disk.key in disks else None, disk.capacity_bytes)
             for disk in run.disks
         )
         return Resumption(whole, 0, 0, anew=True, ranges=False, untracked=False)
-    outputs = outputs_for(run.begun_as(spec), folder, stem_of(run.machine), run)
+    outputs = outputs_for(run.begun_as(spec), folder, stem_of_run(run), run)
     pending = [disk for disk in run.disks if not disk.done and disk.key in disks]
     recorded = sum(outputs.recorded_bytes(disk) for disk in pending)
     untracked = spec.method is Method.AUTO and any(disks[disk.key].change_id is None for disk in pending)
@@ -138,12 +136,3 @@ def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord, folder: Pa
 
 def _data_bytes(used: int | None, capacity: int) -> int:
     return capacity if used is None else min(used, capacity)
-
-
-def _is_still(machine: Machine, run: RunRecord) -> bool:
-    if run.point is None:
-        return False
-    try:
-        return run.point.difference(point_of(machine, run.point.snapshot)) is None
-    except SourceError:
-        return False

@@ -13,14 +13,12 @@ Every change is a whole new file: written beside, synced, renamed. It is small (
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import secrets
-import stat
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,10 +27,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 from hypersdk.errors import IntegrityError, TargetError, register
+from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.point import PointInTime
-from hypersdk.migration.register import Register, RunEntry, entry_of
+from hypersdk.migration.register import RUN_ID, Register, RunEntry, entry_of
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.files import (
+    NotRegularError,
     has_name,
     open_regular,
     remove_own,
@@ -40,6 +40,7 @@ from hypersdk.transfer.files import (
     target_error,
     target_errors,
     write_atomic,
+    write_held,
 )
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.receipt import Receipt
@@ -199,8 +200,9 @@ class RunStore(Protocol):
         """Its record; None where there is none. At most ``MAX_RECORD_BYTES`` and one more byte."""
         ...
 
-    def write(self, folder: Path, record: bytes, open_changes: int) -> None:
-        """Replaces the record as a whole, of which so many changes at the source are not undone; durable when this returns."""
+    def write(self, folder: Path, record: bytes, open_changes: int, check: Callable[[], None] | None = None) -> None:
+        """Replaces the record as a whole, of which so many changes at the source are not undone; durable when this returns. ``check`` raises where
+        nothing may be written in ``folder`` after all."""
         ...
 
     def make_known(self, folder: Path, run_id: str) -> None:
@@ -246,9 +248,15 @@ class FolderRuns:
             with open(descriptor, "rb") as file:
                 return file.read(MAX_RECORD_BYTES + 1)
 
-    def write(self, folder: Path, record: bytes, open_changes: int) -> None:  # noqa: ARG002 - the record says it
+    def write(
+        self,
+        folder: Path,
+        record: bytes,
+        open_changes: int,  # noqa: ARG002 - the record says it
+        check: Callable[[], None] | None = None,
+    ) -> None:
         """See RunStore."""
-        write_atomic(folder / RUN_FILE, record, mode=0o600)
+        os.close(write_held(folder / RUN_FILE, record, 0o600, check))
 
     def make_known(self, folder: Path, run_id: str) -> None:
         """See RunStore: a pointer for `status` and `cleanup`."""
@@ -259,8 +267,8 @@ class FolderRuns:
 
     def remove(self, folder: Path, run_id: str) -> None:
         """See RunStore. The record of another run, that took the folder from this one, stays."""
-        with target_errors(f"removing {shown_path(folder) / RUN_FILE}"), suppress(ValueError, TypeError, KeyError):
-            if json.loads(self.read(folder) or b"{}").get("run_id") == run_id:
+        with target_errors(f"removing {shown_path(folder) / RUN_FILE}"):
+            if _id_in(self.read(folder)) == run_id:
                 (folder / RUN_FILE).unlink(missing_ok=True)
         self.remove_pointer(run_id)
 
@@ -333,7 +341,7 @@ class RunFile:
             return None
         try:
             record = _decode(json.loads(text[:MAX_RECORD_BYTES]), folder)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IntegrityError(
                 f"the record of the run in {shown_path(folder)} is damaged: {error}", code=RUN_UNREADABLE
             ) from error
@@ -346,10 +354,11 @@ class RunFile:
     def save(self) -> None:
         """Writes the record; it is durable when this returns."""
         with self._lock:
-            if self._folder is not None:
-                self._folder.check_lock()
+            check = self._folder.check_lock if self._folder is not None else None
+            if check is not None:
+                check()  # and once more just before the name is given: the data take a while to be durable
             text = json.dumps(_encode(self.record), indent=1)
-            self._store.write(self.record.folder, text.encode(), len(self.record.open_changes))
+            self._store.write(self.record.folder, text.encode(), len(self.record.open_changes), check)
 
     @contextmanager
     def changing(self) -> Iterator[RunRecord]:
@@ -438,17 +447,13 @@ def _lock_file(path: Path, flags: int) -> int:
     """A descriptor of the lock's file, which is a regular one: whoever may write in the folder can put a link in its place, that would have
     us make a file elsewhere, or a FIFO, that would have us wait. Raises TargetError, and FileNotFoundError without ``O_CREAT``."""
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o600)
+        return open_regular(path, flags, mode=0o600)
     except FileNotFoundError:
         raise
+    except NotRegularError as error:
+        raise _no_lock_file(path) from error
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a socket, a folder
-            raise _no_lock_file(path) from error
         raise target_error(error, f"opening {shown_path(path)}") from error
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise _no_lock_file(path)
 
 
 def _no_lock_file(path: Path) -> TargetError:
@@ -492,10 +497,24 @@ def _encode(record: RunRecord) -> dict[str, Any]:
     return data
 
 
+def _id_in(record: bytes | None) -> Any:
+    """Which run a record is of; None for none, and for one that is damaged."""
+    try:
+        data = json.loads(record or b"{}")
+    except (ValueError, RecursionError):
+        return None
+    return data.get("run_id") if isinstance(data, dict) else None
+
+
 def _decode(data: Mapping[str, Any], folder: Path) -> RunRecord:
+    """Others may write in the output folder, so what becomes part of a path, or is counted with, is looked at."""
     fields = dict(data)
     if fields.pop("version") != _VERSION:
         raise ValueError("made by another version")
+    if not RUN_ID.fullmatch(fields["run_id"]):
+        raise ValueError("an id that is not one of a run")
+    if datetime.fromisoformat(fields["started_at"]).tzinfo is None:
+        raise ValueError("a time without a zone")
     for known, name in ((OutputFormat, "format"), (Compression, "compress")):
         known(fields[name])  # a ValueError where there is none of that name
     fields["point"] = PointInTime.from_dict(fields["point"]) if fields["point"] else None
@@ -509,6 +528,6 @@ def _decode_disk(data: Mapping[str, Any]) -> DiskRecord:
     if receipt := fields["receipt"]:
         stream = StreamDigests(**receipt["stream"]) if receipt["stream"] else None
         fields["receipt"] = Receipt(**{**receipt, "stream": stream})
-    if "/" in fields["file_name"]:
-        raise ValueError("a file name with a slash")
+    if not is_bare_name(fields["file_name"]):
+        raise ValueError("a file name that leads elsewhere")
     return DiskRecord(**fields)

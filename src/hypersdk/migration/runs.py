@@ -13,6 +13,7 @@ their name alone, for the day when the output folder is gone. Such a one may be 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from hypersdk.migration.runfile import (
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path
+from hypersdk.transfer.folder import OutputFolder
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import UNKNOWN_TIME, FoundSnapshot, find_snapshots, remove_snapshot
 
@@ -74,6 +76,10 @@ class UnfinishedRun:
     def lost(self) -> bool:
         """Whether its record is gone, so that nothing but its snapshot's name is known any more."""
         return self.record is None and self.entry is not None
+
+    def lies_in(self, folder: Path) -> bool:
+        """Whether it is the run of ``folder``, by whatever path: the folder of a run is known by its real one, and users may come through links."""
+        return os.path.realpath(self.folder) == os.path.realpath(folder)
 
     @property
     def age(self) -> timedelta:
@@ -131,8 +137,7 @@ def forget_run(state: Path, which: str) -> UnfinishedRun:
 
     Raises LookupFailed ``run_unknown``, and TargetError ``run_active`` while a process works on it.
     """
-    folder = Path(which).absolute()
-    found = [run for run in unfinished_runs(state) if which == run.run_id or folder == run.folder] or [
+    found = [run for run in unfinished_runs(state) if which == run.run_id or run.lies_in(Path(which))] or [
         UnfinishedRun(Path(other.entry.folder), None, other.held, "", which, other.entry)
         for other in other_runs(state)
         if other.ours and other.entry.run_id == which
@@ -170,9 +175,10 @@ def clean_up(
     what was copied of it is then copied again by a resume. With ``give_up`` all is tried once more, and what the server
     refuses is not tried again. Raises TargetError ``run_active`` while a process works on the run, with ``lane`` as ``give_up``.
     """
-    with _held(folder, store, lane) as run:
-        if run is None:
+    with _held(folder, store, lane) as found:
+        if found is None:
             return CleanUp((), (), ())
+        run, _ = found
         age = datetime.now(UTC) - datetime.fromisoformat(run.record.started_at)
         drop = drop_snapshot or give_up or run.record.published or age > SNAPSHOT_MAX_AGE
         before = run.record.open_changes
@@ -204,9 +210,10 @@ def give_up(
     Raises TargetError ``run_active`` while a process works on it, and NotRestored when something could not be undone: the run is kept then.
     With a ``lane`` (see ``RunSettings``) whoever holds the folder was declared dead, and is no obstacle.
     """
-    with _held(spec.output_dir, store, lane) as run:
-        if run is None:
+    with _held(spec.output_dir, store, lane) as found:
+        if found is None:
             return False
+        run, held = found
         problems = SourceJournal(session, run, note=note).undo(keep=(), cancel=cancel)
         if problems:
             raise not_restored(run.record.machine, problems)
@@ -215,7 +222,7 @@ def give_up(
             return True
         if keep_partial:
             return False
-        outputs = outputs_for(spec, spec.output_dir, stem_of_run(run.record), run.record)
+        outputs = outputs_for(spec, held.path, stem_of_run(run.record), run.record, held.check_lock)
         for record in reversed(run.record.disks):
             outputs.forget(record)
         run.remove()
@@ -223,23 +230,30 @@ def give_up(
 
 
 @contextmanager
-def _held(folder: Path, store: RunStore, lane: str | None) -> Iterator[RunFile | None]:
-    """The run of ``folder``, which nobody else works on; None where there is none."""
+def _held(folder: Path, store: RunStore, lane: str | None) -> Iterator[tuple[RunFile, OutputFolder] | None]:
+    """The run of ``folder``, which nobody else works on, and the folder, by its descriptor: what is done at the source takes minutes, and another run
+    may have the folder's name by then. None where there is no run."""
     found = RunFile.load(folder, store)
     if found is None:
         yield None
         return
     with ExitStack() as stack:
+        held = stack.enter_context(OutputFolder.opened(folder, shown_path(folder)))
         try:
-            stack.enter_context(locked_folder(folder, found.record.lane))
+            lock = stack.enter_context(locked_folder(held.path, found.record.lane))
         except TargetError as error:
             if error.code != RUN_ACTIVE or lane is None:
                 raise
-            stack.enter_context(locked_folder(folder, lane))
-        run = RunFile.load(folder, store)  # as it is now that it is held
-        if run is not None:
-            stack.enter_context(run.registered())
-        yield run
+            lock = stack.enter_context(locked_folder(held.path, lane))
+        stack.enter_context(held.locked_by(*lock))
+        run = RunFile.load(held.path, store)  # as it is now that it is held
+        if run is None:
+            yield None
+            return
+        if isinstance(store, FolderRuns):
+            run.held_in(held)
+        stack.enter_context(run.registered())
+        yield run, held
 
 
 class Claim(StrEnum):

@@ -30,6 +30,7 @@ from hypersdk.formats.image import ReadableFile
 from hypersdk.formats.names import is_inner_path
 from hypersdk.formats.ova import OvaMember
 from hypersdk.transfer.blockfile import FdFile
+from hypersdk.transfer.files import SYMBOLIC_LINK, NotRegularError, open_regular
 from hypersdk.transfer.holes import pieces
 from hypersdk.units import MiB
 
@@ -50,10 +51,6 @@ INPUT_CHANGED: Final = register(
 MAX_OPEN: Final = 128
 _READ_STEP: Final = 4 * MiB
 _ESCAPED: Final = re.compile("[\udc80-\udcff]")
-_KINDS: Final = (
-    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"),
-    (stat.S_ISCHR, "a device"), (stat.S_ISLNK, "a symbolic link"),
-)  # fmt: skip
 
 
 @contextmanager
@@ -191,33 +188,25 @@ def shown_name(path: str) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def open_regular(path: str | Path, name: str, *, folder: int | None = None) -> int:
+def open_input(path: str | Path, name: str, *, folder: int | None = None) -> int:
     """A descriptor of ``path`` (below the open ``folder``, if given: then it must not be a symbolic link) if it is a regular file.
 
-    What it is is asked before it is opened, because opening a device may do something, and again afterwards. A pipe is not waited for.
-    Raises FileNotFoundError, TargetError ``input_not_a_file`` or ``unreadable_input``.
+    Raises FileNotFoundError, TargetError ``input_not_a_file`` or ``unreadable_input``, IntegrityError for a link.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (os.O_NOFOLLOW if folder is not None else 0)
-    with ExitStack() as on_failure:
-        try:
-            _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=folder is None).st_mode, name)
-            fd = os.open(path, flags, dir_fd=folder)
-            on_failure.callback(os.close, fd)
-            _require_regular(os.fstat(fd).st_mode, name)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise TargetError(f"'{name}' cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
-        on_failure.pop_all()
-    return fd
+    try:
+        return open_regular(path, folder=folder, follow=folder is None)
+    except FileNotFoundError:
+        raise
+    except NotRegularError as error:
+        if error.kind == SYMBOLIC_LINK:
+            raise _link(name) from error
+        raise TargetError(f"'{name}' is {error.kind}, not a regular file", code=INPUT_NOT_A_FILE, file=name) from error
+    except OSError as error:
+        raise TargetError(f"'{name}' cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
 
 
-def _require_regular(mode: int, name: str) -> None:
-    if stat.S_ISLNK(mode):
-        raise IntegrityError(f"'{name}' is a symbolic link", code=BAD_FORMAT)
-    if not stat.S_ISREG(mode):
-        kind = next((words for test, words in _KINDS if test(mode)), "not a file")
-        raise TargetError(f"'{name}' is {kind}, not a regular file", code=INPUT_NOT_A_FILE, file=name)
+def _link(name: str) -> IntegrityError:
+    return IntegrityError(f"'{name}' is a symbolic link", code=BAD_FORMAT)
 
 
 class Stored:
@@ -325,14 +314,14 @@ class FolderStore:
     def _open(self, path: str, shown: str) -> int:
         *folders, name = path.split("/")
         with ExitStack() as on_the_way:
-            return open_regular(name, shown, folder=self._enter(on_the_way, folders))
+            return open_input(name, shown, folder=self._enter(on_the_way, folders))
 
     def _enter(self, stack: ExitStack, folders: Sequence[str]) -> int:
         here = self._folder
         for name in folders:
             mode = os.stat(name, dir_fd=here, follow_symlinks=False).st_mode
             if stat.S_ISLNK(mode):
-                raise IntegrityError(f"'{name}' is a symbolic link", code=BAD_FORMAT)
+                raise _link(name)
             if not stat.S_ISDIR(mode):
                 raise FileNotFoundError(name)
             with input_errors():

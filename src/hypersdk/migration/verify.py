@@ -46,10 +46,11 @@ from hypersdk.migration.manifest import (
     read_manifest,
 )
 from hypersdk.migration.naming import MANIFEST_NAME
-from hypersdk.migration.readback import Clock, NotRegularError, Observer, Reading, digests_of, opened, read_small
+from hypersdk.migration.readback import Clock, Observer, Reading, digests_of, opened, read_small
 from hypersdk.migration.runfile import LOCK_FILE, RUN_FILE
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import NotRegularError
 
 T = TypeVar("T")
 
@@ -184,7 +185,7 @@ class _Verification:
             return None
         try:
             data = read_small(self._folder / name, MAX_MF_BYTES)
-        except (NotRegularError, OSError):
+        except OSError:
             return None
         return self._parse_mf(data, name)
 

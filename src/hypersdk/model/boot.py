@@ -21,7 +21,7 @@ def boot_sequence(machine: Machine) -> tuple[int, ...]:
     ``bootOptions.bootOrder`` is tried first and in its order; "after list is exhausted, default BIOS boot device algorithm is used"
     (*VirtualMachineBootOptions* in the vSphere Web Services API reference). That algorithm is not documented across kinds of controllers, and
     vSphere shows neither the BIOS settings nor the EFI variables where the guest keeps its own order (Broadcom KB 326326). So the boot disk
-    is known where there is one disk, taken to be the lowest unit of the lowest controller where all hang on one kind, and not known across
+    is taken to be the lowest unit of the lowest controller where all are attached to one kind of controller, and is not known where they are attached to
     several.
     """
     named = named_boot_disks(machine)

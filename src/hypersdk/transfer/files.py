@@ -14,7 +14,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,11 @@ OUTPUT_REPLACED: Final = register(
     "Another process replaced, moved or removed a file of this run. Nothing that is not this run's own was published.",
     "Find out who writes to the output folder, then run it again with --resume.",
 )
+SYMBOLIC_LINK: Final = "a symbolic link"
+_KINDS: Final = (
+    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a device"),
+    (stat.S_ISCHR, "a device"), (stat.S_ISLNK, SYMBOLIC_LINK),
+)  # fmt: skip
 _BY_DESCRIPTOR: Final = ("/", "proc", "self", "fd")
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -78,22 +83,50 @@ def open_output(path: Path, *, fresh: bool) -> int:
     A symbolic link in the place of the file is refused, and so is whatever is no regular file: the output goes where the user said.
     Raises TargetError.
     """
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     with target_errors(f"opening {path.name}"):
         if not fresh:
-            return open_regular(path, flags)
+            return open_regular(path, os.O_RDWR)
         with suppress(FileNotFoundError):
             path.unlink()
-        return os.open(path, flags | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL, FILE_MODE)
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a file that exists: no link is followed, and a FIFO that somebody put there not waited for. Raises OSError."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError("it is not a regular file")
+class NotRegularError(OSError):
+    """Something else than a regular file; ``kind`` is what, for people: ``a pipe``."""
+
+    def __init__(self, mode: int) -> None:
+        self.kind: Final = next((words for test, words in _KINDS if test(mode)), "something else")
+        super().__init__(f"it is {self.kind}, not a regular file")
+
+
+def open_regular(
+    path: str | Path,
+    flags: int = os.O_RDONLY,
+    *,
+    folder: int | None = None,
+    follow: bool = False,
+    mode: int = FILE_MODE,
+) -> int:
+    """A descriptor of the regular file ``path``, below the open ``folder`` where one is given; no link in its place is followed, but with ``follow``.
+
+    What it is is asked before it is opened, because opening a device may do something, and again afterwards. A FIFO is not waited for. ``mode``
+    is that of a file that ``flags`` have made. Raises NotRegularError, and any other OSError.
+    """
+    with nullcontext() if not flags & os.O_CREAT else suppress(FileNotFoundError):
+        _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=follow))
+    flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, mode, dir_fd=folder)
+    try:
+        _require_regular(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise NotRegularError(found.st_mode)
 
 
 def has_name(descriptor: int, path: Path) -> bool:

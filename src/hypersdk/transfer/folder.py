@@ -40,6 +40,8 @@ CHECK_INTERVAL_S: Final = 5.0
 """How late a copy notices that its folder is gone: a look costs three system calls, a copy in vain costs hours."""
 
 _OPEN_FILES: Final = Path("/proc/self/fd")
+_ABOUT_SOURCE: Final = ("not_undone", "kept_snapshot")
+"""Fields of an error that say what stays at the source, whatever is said to be the reason."""
 
 Locate: TypeAlias = Callable[[Path], os.stat_result | None]
 """What a folder's name leads to now; None where it leads to no folder. Raises TargetError where that cannot be found out."""
@@ -138,7 +140,7 @@ class OutputFolder:
             except TargetError as reason:
                 if reason.code == error.code:
                     raise error from error.__cause__
-                reason.fields |= {key: value for key, value in error.fields.items() if key == "not_undone"}
+                reason.fields |= {key: value for key, value in error.fields.items() if key in _ABOUT_SOURCE}
                 raise reason from error
             raise
 

@@ -73,17 +73,18 @@ def command(
         raise UsageError("--give-up needs the folders of the exports that are given up", next_step=GIVE_UP_STEP)
     with connected(cli) as session:
         here = endpoint_name(session)
-        wanted = {folder.absolute() for folder in folders}
-        every = not wanted and not snapshots
-        runs = [run for run in unfinished_runs(cli.state_dir) if not run.active and (every or run.folder in wanted)]
+        every = not folders and not snapshots
+        idle = [run for run in unfinished_runs(cli.state_dir) if not run.active]
+        runs = [run for run in idle if every or any(run.lies_in(folder) for folder in folders)]
         mine = [run for run in runs if run.record is not None and run.record.endpoint == here]
         failed = [run for run in mine if not _clean(cli, session, run, drop_snapshots, give_up)]
         removed, failed_strays = _strays(cli, session, ask=stray, named=snapshots)
     for run in runs:
         if run not in mine and run.record is not None:
             cli.output.note(f"{run.folder}: belongs to {run.record.endpoint}, not to {here}; left alone", style="dim")
-    for folder in sorted(wanted - {run.folder for run in runs}):
-        cli.output.warn(f"{folder}: no unfinished export of this user lies there, or one is running")
+    for folder in sorted({folder.absolute() for folder in folders}):
+        if not any(run.lies_in(folder) for run in runs):
+            cli.output.warn(f"{folder}: no unfinished export of this user lies there, or one is running")
     if not mine and not removed and not failed_strays:
         cli.output.note("Nothing to put back here.")
     if failed or failed_strays:
