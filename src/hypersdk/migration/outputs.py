@@ -14,6 +14,7 @@ same name that somebody else put there is never taken for it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -412,6 +413,15 @@ def remove_other_lanes(folder: Path, names: Sequence[str], lane: str) -> None:
             of_ours = any(path.name.startswith(name + PARTIAL) for name in names)
             lock = path.name.startswith(LOCK_FILE) and path.name != LOCK_FILE + lane
             if of_ours or lock:
+                path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, stem: str) -> None:
+    """Removes what grew in ``folder`` for a machine whose run nobody can read any more."""
+    ours = re.compile(rf"{re.escape(stem)}(-disk\d+)?\.[a-z0-9]+{re.escape(PARTIAL)}")
+    with target_errors(f"removing what an unfinished run left in {shown_path(folder)}"):
+        for path in folder.iterdir():
+            if ours.match(path.name):
                 path.unlink(missing_ok=True)
 
 
