@@ -393,3 +393,20 @@ def test_a_run_whose_record_cannot_be_read_can_be_given_up(kind: str, engine: En
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
     assert_holds(folder, expected, result.content, tmp_path / "judged")
     assert_finished(folder)
+
+
+def test_given_up_while_its_files_get_their_names_it_leaves_none(
+    engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another format has other names: nothing would ever replace those."""
+    ran, folder = engine(machines=(MACHINE,)), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Publishing, "_check_own", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ran.export("web-01", folder, format=OutputFormat.OVF)
+    assert (folder / "web-01-disk2.vmdk").exists()
+    assert (folder / "web-01.mf").exists()
+    result = succeeded(ran.export("web-01", folder, resume=Resume.DISCARD, format=OutputFormat.RAW))
+    names = {file.name for file in result.files}
+    assert names == {"web-01.ovf", "web-01-disk1.raw", "web-01-disk2.raw"}
+    assert {path.name for path in folder.iterdir()} == {*names, MANIFEST}

@@ -20,7 +20,7 @@ from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.local import FileStreamSource, LocalDisk, LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of, stem_of_run
-from hypersdk.migration.outputs import Outputs, outputs_for, remove_unfinished
+from hypersdk.migration.outputs import Outputs, outputs_for, remove_half_published, remove_unfinished
 from hypersdk.migration.package import UNPROVED_LOCAL, PackageVerdict
 from hypersdk.migration.preflight import COMPRESS_UNFIT, NO_DISKS
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
@@ -207,6 +207,7 @@ def _begin(
         outputs = outputs_for(old.record.begun_as(spec), folder, stem_of_run(old.record), old.record)
         for record in reversed(old.record.disks):
             outputs.forget(record)
+        remove_half_published(folder, old.record, stem_of_run(old.record))
         old.remove()
     if not spec.force:
         refuse_foreign(folder, foreign_files(folder))

@@ -28,7 +28,7 @@ from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.journal import Problem, SourceJournal, not_restored
 from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of_run
-from hypersdk.migration.outputs import outputs_for, remove_other_lanes, remove_unfinished
+from hypersdk.migration.outputs import outputs_for, remove_half_published, remove_other_lanes, remove_unfinished
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import snapshot_gone
 from hypersdk.migration.prepare import (
@@ -230,6 +230,7 @@ class MachineExport:
                 return work
             for record in reversed(run.record.disks):
                 work.outputs.forget(record)
+            remove_half_published(self._folder, run.record, stem_of_run(run.record))
             run.remove()
         if self._unreadable:
             self._give_up_unread()

@@ -30,7 +30,7 @@ from hypersdk.formats.qcow2.writer import most_bytes as qcow2_most_bytes
 from hypersdk.formats.raw import RawWriter
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
 from hypersdk.formats.vmdk.writer import most_bytes as vmdk_most_bytes
-from hypersdk.migration.naming import BLOCKS, PARTIAL
+from hypersdk.migration.naming import BLOCKS, MANIFEST_NAME, PARTIAL
 from hypersdk.migration.runfile import LOCK_FILE, DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.blockfile import FdFile, RegionFile
@@ -423,6 +423,16 @@ def remove_unfinished(folder: Path, stem: str) -> None:
         for path in folder.iterdir():
             if ours.match(path.name):
                 path.unlink(missing_ok=True)
+
+
+def remove_half_published(folder: Path, run: RunRecord, stem: str) -> None:
+    """Removes what ``run``, which is given up, had named already when it ended in the middle of publishing. Where a manifest is, it had not begun to,
+    and the names are those of the export that it was to replace."""
+    names = [record.file_name for record in run.disks] + [f"{stem}{suffix}" for suffix in (".ova", ".ovf", ".mf")]
+    with target_errors(f"removing what an earlier run left in {shown_path(folder)}"):
+        if run.copied and not os.path.lexists(folder / MANIFEST_NAME):
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
 
 
 def _begin_lost_files_again(folder: Path, run: RunRecord) -> None:

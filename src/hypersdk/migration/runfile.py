@@ -35,6 +35,7 @@ from hypersdk.migration.register import Register, RunEntry, entry_of
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.files import (
     has_name,
+    new_path,
     open_regular,
     remove_own,
     shown_path,
@@ -272,6 +273,7 @@ class FolderRuns:
         pointer = self._pointer(run_id)
         with self._state_errors(f"removing {pointer}"):
             pointer.unlink(missing_ok=True)
+            new_path(pointer).unlink(missing_ok=True)  # of a run that was killed while it was made known
 
     def check(self) -> None:
         """The folder's lock is held: nobody else acts for the run."""
