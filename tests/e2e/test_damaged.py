@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import pytest
 
+from hypersdk.errors import IntegrityError
 from hypersdk.formats.image import BLOCK
 from hypersdk.migration.export import Outcome
 from hypersdk.migration.publish import ExportResult, Publishing
@@ -99,6 +100,7 @@ class Broken:
         with place.path.open("rb") as file:
             file.seek(place.start)
             data = file.read(place.end - place.start)
+        run.pop("checksum", None)  # as an earlier release wrote it
         run["disks"][0]["sha256"] = hashlib.sha256(data).hexdigest() if known else None
         (self.folder / RUN_FILE).write_text(json.dumps(run))
 
@@ -371,3 +373,40 @@ def test_a_running_machine_is_copied_again_from_a_new_snapshot(
     assert any("every disk was copied again" in warning for warning in result.warnings)
     assert_holds(folder, expected, result.content, tmp_path / "judged", convert=False)
     assert_finished(folder)
+
+
+@pytest.mark.parametrize("kind", ["raw", "ova"])
+def test_a_run_whose_record_cannot_be_read_can_be_given_up(kind: str, engine: EngineFactory, tmp_path: Path) -> None:
+    """Otherwise the machine could never be exported there again, and nothing of the damage would be told."""
+    ran, folder = engine(machines=(MACHINE,)), tmp_path / "out"
+    ran.simulator.set_faults(BREAK)
+    assert ran.export("web-01", folder, parallel=1, retries=0, **KINDS[kind]).error is not None
+    ran.simulator.set_faults()
+    record = folder / RUN_FILE
+    record.write_text(record.read_text().replace("web-01-disk1", "web-01-disk2"))  # two bits
+    with pytest.raises(IntegrityError) as refused:
+        ran.export("web-01", folder, resume=Resume.RESUME, **KINDS[kind])
+    assert refused.value.code == "run_unreadable"
+    assert "--discard" in refused.value.next_step
+    result = succeeded(ran.export("web-01", folder, resume=Resume.DISCARD, **KINDS[kind]))
+    assert any("snapshots named hypersdk-*" in warning for warning in result.warnings)
+    expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")
+    assert_holds(folder, expected, result.content, tmp_path / "judged")
+    assert_finished(folder)
+
+
+def test_given_up_while_its_files_get_their_names_it_leaves_none(
+    engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another format has other names: nothing would ever replace those."""
+    ran, folder = engine(machines=(MACHINE,)), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Publishing, "_check_own", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ran.export("web-01", folder, format=OutputFormat.OVF)
+    assert (folder / "web-01-disk2.vmdk").exists()
+    assert (folder / "web-01.mf").exists()
+    result = succeeded(ran.export("web-01", folder, resume=Resume.DISCARD, format=OutputFormat.RAW))
+    names = {file.name for file in result.files}
+    assert names == {"web-01.ovf", "web-01-disk1.raw", "web-01-disk2.raw"}
+    assert {path.name for path in folder.iterdir()} == {*names, MANIFEST}

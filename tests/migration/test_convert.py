@@ -6,20 +6,23 @@ import hashlib
 import random
 import subprocess
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from hypersdk.errors import HyperSDKError
+from hypersdk.migration import convert as convert_module
 from hypersdk.migration.convert import LOCAL_ENDPOINT, convert_file
 from hypersdk.migration.manifest import read_manifest
-from hypersdk.migration.publish import ExportResult
+from hypersdk.migration.publish import ExportResult, Publishing
 from hypersdk.migration.runfile import DiskRecord, FolderRuns, RunFile
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.migration.verify import verify_directory
 from hypersdk.model import ExportProgress
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import new_path
 from hypersdk.units import KiB, MiB
 from tests.support.tools import requires
 
@@ -137,6 +140,34 @@ def test_what_an_interrupted_conversion_left_goes_whatever_its_format_was(raw: P
         (folder / name).touch()
     convert(vmdk_of(raw, tmp_path, "streamOptimized"), folder, OutputFormat.QCOW2, state)
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".qcow2"]
+
+
+class Killed(BaseException):
+    """The process dies: nothing of its cleaning up happens."""
+
+
+@pytest.mark.parametrize("first", [OutputFormat.RAW, OutputFormat.QCOW2])
+def test_killed_while_files_get_their_names_it_begins_anew(
+    first: OutputFormat, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that had theirs are its own, and not another export's that it would have to be forced over."""
+    source, folder, state = vmdk_of(raw, tmp_path, "streamOptimized"), tmp_path / "out", tmp_path / "state"
+
+    def dies(publishing: Publishing) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publishing, "_check_own", dies)
+        patch.setattr(convert_module, "_removed_on_failure", lambda *_: nullcontext())
+        with pytest.raises(Killed):
+            convert(source, folder, first, state)
+    (pointer,) = (state / "runs").iterdir()
+    new_path(pointer).touch()  # as a kill leaves it while the run is made known
+    assert (folder / f"machine-disk1.{first.disk_suffix}").exists()
+    convert(source, folder, OutputFormat.QCOW2, state)
+    assert sorted(path.name for path in folder.iterdir()) == ["artifact-manifest.json", "machine-disk1.qcow2"]
+    assert_same(folder / "machine-disk1.qcow2", "qcow2", raw)
+    assert list((state / "runs").iterdir()) == []
 
 
 @pytest.mark.parametrize("where", [0.3, 0.6, 0.9])

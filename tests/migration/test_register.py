@@ -54,6 +54,7 @@ def test_a_killed_process_holds_nothing_and_its_entry_stays(tmp_path: Path) -> N
         again = register.find("r-1")
         assert again is not None
         assert (again.held, again.entry.pid) == (True, os.getpid())
+    (tmp_path / "register" / ".r-1.0a1b2c3d").touch()  # a kill came before it had its name
     register.forget("r-1")
     assert register.find("r-1") is None
     assert list((tmp_path / "register").iterdir()) == []

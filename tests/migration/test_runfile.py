@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_a_record_of_an_earlier_release_is_read(tmp_path: Path) -> None:
     run = new_run(tmp_path / "out", tmp_path / "state")
     path = tmp_path / "out" / RUN_FILE
     fields = json.loads(path.read_text())
-    del fields["source"], fields["exclude_disks"]
+    del fields["source"], fields["exclude_disks"], fields["checksum"]
     path.write_text(json.dumps(fields))
     again = RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
     assert again is not None
@@ -143,6 +144,37 @@ def test_a_damaged_record_is_told_and_never_guessed_at(tmp_path: Path, damage: s
     assert unfinished_runs(tmp_path / "state") == []
 
 
+def test_no_bit_of_a_record_can_turn_unseen(tmp_path: Path) -> None:
+    """A name of a disk's file, or a snapshot's id, is another after one bit, and all of it still JSON."""
+    run = new_run(tmp_path / "out", tmp_path / "state")
+    run.record.changes.append(Change(ChangeKind.CDROM, {"connected": {12000: True, 4000: False}}))
+    run.save()
+    path = tmp_path / "out" / RUN_FILE
+    whole = path.read_bytes()
+    [as_it_was] = [found.record for found in unfinished_runs(tmp_path / "state")]
+    assert as_it_was is not None
+    for position in range(0, 8 * len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[position // 8] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with suppress(IntegrityError):
+            found = RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
+            assert found is not None
+            assert found.record == as_it_was  # a blank between two fields
+
+
+def test_two_disks_never_have_one_file(tmp_path: Path) -> None:
+    """Also in a record of an earlier release, which has no checksum."""
+    new_run(tmp_path / "out", tmp_path / "state")
+    path = tmp_path / "out" / RUN_FILE
+    fields = json.loads(path.read_text())
+    del fields["checksum"]
+    fields["disks"] *= 2
+    path.write_text(json.dumps(fields))
+    with pytest.raises(IntegrityError, match="two disks"):
+        RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -153,7 +185,9 @@ def test_a_damaged_record_is_told_and_never_guessed_at(tmp_path: Path, damage: s
 def test_what_no_run_has_is_told(name: str, value: object, tmp_path: Path) -> None:
     new_run(tmp_path / "out", tmp_path / "state")
     path = tmp_path / "out" / RUN_FILE
-    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    fields = json.loads(path.read_text()) | {name: value}
+    del fields["checksum"]  # which would tell before anything is looked at
+    path.write_text(json.dumps(fields))
     with pytest.raises(IntegrityError) as caught:
         RunFile.load(tmp_path / "out", FolderRuns(tmp_path / "state"))
     assert caught.value.code == "run_unreadable"

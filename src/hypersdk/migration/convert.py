@@ -20,7 +20,7 @@ from hypersdk.migration.board import Board
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.local import FileStreamSource, LocalDisk, LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of, stem_of_run
-from hypersdk.migration.outputs import Outputs, outputs_for
+from hypersdk.migration.outputs import Outputs, outputs_for, remove_half_published, remove_unfinished
 from hypersdk.migration.package import UNPROVED_LOCAL, PackageVerdict
 from hypersdk.migration.preflight import COMPRESS_UNFIT, NO_DISKS
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
@@ -202,11 +202,14 @@ def _begin(
     machine: LocalMachine, spec: ExportSpec, folder: Path, store: RunStore, plans: list[_LocalDiskPlan]
 ) -> RunFile:
     """A new run; what an interrupted conversion left is removed, what an export left is not."""
-    old = RunFile.load(folder, store)
+    old, unreadable = RunFile.load_to_discard(folder, store) if spec.force else (RunFile.load(folder, store), "")
+    if unreadable:
+        remove_unfinished(folder, stem_of(machine.machine.name))
     if old is not None and old.record.endpoint == LOCAL_ENDPOINT:
         outputs = outputs_for(old.record.begun_as(spec), folder, stem_of_run(old.record), old.record)
         for record in reversed(old.record.disks):
             outputs.forget(record)
+        remove_half_published(folder, old.record, stem_of_run(old.record))
         old.remove()
     if not spec.force:
         refuse_foreign(folder, foreign_files(folder))

@@ -27,8 +27,8 @@ from hypersdk.migration.board import Board
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.journal import Problem, SourceJournal, not_restored
-from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of_run
-from hypersdk.migration.outputs import outputs_for, remove_other_lanes
+from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of, stem_of_run
+from hypersdk.migration.outputs import outputs_for, remove_half_published, remove_other_lanes, remove_unfinished
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import snapshot_gone
 from hypersdk.migration.prepare import (
@@ -43,7 +43,7 @@ from hypersdk.migration.prepare import (
     undo_after,
 )
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
-from hypersdk.migration.runfile import RUN_ACTIVE, RunFile, lock_owner, locked_folder
+from hypersdk.migration.runfile import RUN_ACTIVE, RUN_FILE, SNAPSHOT_PREFIX, RunFile, lock_owner, locked_folder
 from hypersdk.migration.settings import RunSettings, Shared
 from hypersdk.migration.spec import Resume
 from hypersdk.migration.ticking import ticking
@@ -106,6 +106,7 @@ class MachineExport:
         self._started = time.monotonic()
         self._reservation: Reservation | None = None
         self._not_undone: list[Problem] = []
+        self._unreadable = ""
 
     def progress(self) -> ExportProgress:
         """How it stands; what was written since the last call is no longer promised room."""
@@ -169,7 +170,7 @@ class MachineExport:
     def _locked(self, stack: ExitStack) -> RunFile | None:
         """Holds the folder and returns its unfinished run. Raises TargetError ``run_active`` where another process has it."""
         settings = self._shared.settings
-        run = RunFile.load(self._folder, settings.run_store)
+        run = self._load()
         lane = run.record.lane if run else ""
         with target_errors(f"locking {shown_path(self._folder)}"):
             try:
@@ -185,7 +186,14 @@ class MachineExport:
                 )
                 self._lock(stack, settings.lane)
                 return self._change_lane(run, settings.lane)
-        return RunFile.load(self._folder, settings.run_store)
+        return self._load()
+
+    def _load(self) -> RunFile | None:
+        store = self._shared.settings.run_store
+        if self._plan.spec.resume is not Resume.DISCARD:
+            return RunFile.load(self._folder, store)
+        run, self._unreadable = RunFile.load_to_discard(self._folder, store)
+        return run
 
     def _lock(self, stack: ExitStack, lane: str) -> None:
         stack.enter_context(self._held.locked_by(*stack.enter_context(locked_folder(self._folder, lane, self._owner))))
@@ -219,10 +227,23 @@ class MachineExport:
                 return work
             for record in reversed(run.record.disks):
                 work.outputs.forget(record)
+            remove_half_published(self._folder, run.record, stem_of_run(run.record))
             run.remove()
-        elif not self._plan.spec.force:
+        if self._unreadable:
+            self._give_up_unread()
+        elif run is None and not self._plan.spec.force:
             refuse_foreign(self._folder, foreign_files(self._folder))  # once more, now that nobody else can begin here
         return self._work(self._new_run(), stack)
+
+    def _give_up_unread(self) -> None:
+        """What the run left at the source is in its record, so it is not known, and the user is told."""
+        remove_unfinished(self._folder, stem_of(self._plan.machine.name))
+        if not self._plan.spec.force:
+            refuse_foreign(self._folder, [name for name in foreign_files(self._folder) if name != RUN_FILE])
+        self._warnings.append(
+            f"{self._unreadable}; it was given up. What that run left at the source is not known: look there for snapshots named "
+            f"{SNAPSHOT_PREFIX}*, ISO images that were ejected, a machine that is off"
+        )
 
     def _new_run(self) -> RunFile:
         spec, machine = self._plan.spec, self._plan.machine

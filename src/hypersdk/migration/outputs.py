@@ -14,6 +14,7 @@ same name that somebody else put there is never taken for it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from hypersdk.formats.qcow2.writer import most_bytes as qcow2_most_bytes
 from hypersdk.formats.raw import RawWriter
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
 from hypersdk.formats.vmdk.writer import most_bytes as vmdk_most_bytes
-from hypersdk.migration.naming import BLOCKS, PARTIAL
+from hypersdk.migration.naming import BLOCKS, MANIFEST_NAME, PARTIAL
 from hypersdk.migration.runfile import LOCK_FILE, DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.blockfile import FdFile, RegionFile
@@ -435,6 +436,25 @@ def remove_other_lanes(folder: Path, names: Sequence[str], lane: str) -> None:
             lock = path.name.startswith(LOCK_FILE) and path.name != LOCK_FILE + lane
             if of_ours or lock:
                 path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, stem: str) -> None:
+    """Removes what grew in ``folder`` for a machine whose run nobody can read any more."""
+    ours = re.compile(rf"{re.escape(stem)}(-disk\d+)?\.[a-z0-9]+{re.escape(PARTIAL)}")
+    with target_errors(f"removing what an unfinished run left in {shown_path(folder)}"):
+        for path in folder.iterdir():
+            if ours.match(path.name):
+                path.unlink(missing_ok=True)
+
+
+def remove_half_published(folder: Path, run: RunRecord, stem: str) -> None:
+    """Removes what ``run``, which is given up, had named already when it ended in the middle of publishing. Where a manifest is, it had not begun to,
+    and the names are those of the export that it was to replace."""
+    names = [record.file_name for record in run.disks] + [f"{stem}{suffix}" for suffix in (".ova", ".ovf", ".mf")]
+    with target_errors(f"removing what an earlier run left in {shown_path(folder)}"):
+        if run.copied and not os.path.lexists(folder / MANIFEST_NAME):
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
 
 
 def _begin_lost_files_again(folder: Path, run: RunRecord) -> None:

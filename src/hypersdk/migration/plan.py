@@ -201,7 +201,8 @@ def _nothing_begun(spec: ExportSpec, runs: RunStore) -> bool:
 
 def _run_of(spec: ExportSpec, machine: Machine, runs: RunStore) -> RunRecord | None:
     """The unfinished run of this machine that is taken up or given up."""
-    run = RunFile.load(spec.output_dir.absolute(), runs)
+    folder = spec.output_dir.absolute()
+    run = RunFile.load_to_discard(folder, runs)[0] if spec.resume is Resume.DISCARD else RunFile.load(folder, runs)
     return run.record if run is not None and run.record.moref == machine.moref else None
 
 

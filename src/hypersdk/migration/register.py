@@ -123,6 +123,8 @@ class Register:
         for path in self._paths(run_id):
             try:
                 path.unlink(missing_ok=True)
+                for broken_off in path.parent.glob(f".{path.stem}.*"):
+                    broken_off.unlink(missing_ok=True)  # a kill came before it had its name
             except OSError as error:
                 LOG.info("%s stays: %s", path, error.strerror)
 

@@ -14,6 +14,7 @@ Every change is a whole new file: written beside, synced, renamed. It is small (
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -34,6 +35,7 @@ from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.files import (
     NotRegularError,
     has_name,
+    new_path,
     open_regular,
     remove_own,
     shown_path,
@@ -50,6 +52,7 @@ from hypersdk.units import MiB
 RUN_FILE: Final = ".hypersdk-run.json"
 LOCK_FILE: Final = ".hypersdk-run.lock"
 _VERSION: Final = 1
+_CHECKSUM: Final = "checksum"
 MAX_RECORD_BYTES: Final = 16 * MiB
 _MAX_OWNER_BYTES: Final = 1024
 
@@ -61,7 +64,8 @@ RUN_ACTIVE: Final = register(
 RUN_UNREADABLE: Final = register(
     "run_unreadable",
     "The record of an unfinished export cannot be read.",
-    "Remove the folder if nothing in it is needed; then look for snapshots named hypersdk-* in vCenter.",
+    "Begin anew with --discard (`convert`: --force); then look for what that run left at the source: snapshots named hypersdk-*, ISO images that "
+    "were ejected, a machine that is off.",
 )
 
 
@@ -267,10 +271,10 @@ class FolderRuns:
 
     def remove(self, folder: Path, run_id: str) -> None:
         """See RunStore. The record of another run, that took the folder from this one, stays."""
+        self.remove_pointer(run_id)
         with target_errors(f"removing {shown_path(folder) / RUN_FILE}"):
             if _id_in(self.read(folder)) == run_id:
                 (folder / RUN_FILE).unlink(missing_ok=True)
-        self.remove_pointer(run_id)
 
     def pointers(self) -> list[Path]:
         """Those of all runs, by name. Raises TargetError where the folder of them is there and cannot be read."""
@@ -284,6 +288,7 @@ class FolderRuns:
         pointer = self._pointer(run_id)
         with self._state_errors(f"removing {pointer}"):
             pointer.unlink(missing_ok=True)
+            new_path(pointer).unlink(missing_ok=True)  # of a run that was killed while it was made known
 
     def check(self) -> None:
         """The folder's lock is held: nobody else acts for the run."""
@@ -347,6 +352,16 @@ class RunFile:
             ) from error
         return cls(record, store)
 
+    @classmethod
+    def load_to_discard(cls, folder: Path, store: RunStore) -> tuple[RunFile | None, str]:
+        """``load`` for who gives the run up: where its record cannot be read there is no run, and why is the second part."""
+        try:
+            return cls.load(folder, store), ""
+        except IntegrityError as error:
+            if error.code != RUN_UNREADABLE:
+                raise
+            return None, error.message
+
     def make_known(self) -> None:
         """Has the run found again by those who do not know its folder. A kill may have come before it, and a folder may be moved."""
         self._store.make_known(self.record.folder, self.record.run_id)
@@ -370,8 +385,10 @@ class RunFile:
     def remove(self) -> None:
         """Forgets the run: it was finished or given up."""
         with self._lock:
-            self._store.remove(self.record.folder, self.record.run_id)
             self._store.register.forget(self.record.run_id)
+            self._store.remove(
+                self.record.folder, self.record.run_id
+            )  # last: as long as it is there, a resume ends what a kill broke off
 
     @property
     def entry(self) -> RunEntry:
@@ -491,9 +508,12 @@ def is_locked(folder: Path) -> bool:
 
 
 def _encode(record: RunRecord) -> dict[str, Any]:
-    data = asdict(record)
+    data: dict[str, Any] = json.loads(
+        json.dumps(asdict(record), default=str)
+    )  # as it will be read: keys of tables become texts
     data["version"] = _VERSION
     del data["folder"]  # a folder may be moved
+    data[_CHECKSUM] = _checksum_of(data)
     return data
 
 
@@ -506,9 +526,18 @@ def _id_in(record: bytes | None) -> Any:
     return data.get("run_id") if isinstance(data, dict) else None
 
 
+def _checksum_of(data: Mapping[str, Any]) -> str:
+    """Over the meaning and not the text, so that a record may be laid out anew."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
 def _decode(data: Mapping[str, Any], folder: Path) -> RunRecord:
     """Others may write in the output folder, so what becomes part of a path, or is counted with, is looked at."""
     fields = dict(data)
+    # One bit in a name makes two disks share a file, and one in a snapshot's id removes somebody else's. Earlier releases wrote no checksum.
+    checksum = fields.pop(_CHECKSUM, None)
+    if checksum is not None and checksum != _checksum_of(fields):
+        raise ValueError("its checksum is another")
     if fields.pop("version") != _VERSION:
         raise ValueError("made by another version")
     if not RUN_ID.fullmatch(fields["run_id"]):
@@ -519,6 +548,8 @@ def _decode(data: Mapping[str, Any], folder: Path) -> RunRecord:
         known(fields[name])  # a ValueError where there is none of that name
     fields["point"] = PointInTime.from_dict(fields["point"]) if fields["point"] else None
     fields["disks"] = [_decode_disk(disk) for disk in fields["disks"]]
+    if len({disk.file_name for disk in fields["disks"]}) < len(fields["disks"]):
+        raise ValueError("two disks in one file")
     fields["changes"] = [Change(**{**change, "kind": ChangeKind(change["kind"])}) for change in fields["changes"]]
     return RunRecord(folder=folder, **fields)
 

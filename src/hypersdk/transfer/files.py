@@ -201,6 +201,11 @@ def _rename_own(descriptor: int, old: Path, new: Path) -> None:
     check_name(descriptor, new)
 
 
+def new_path(path: Path) -> Path:
+    """Where ``write_atomic`` writes before ``path`` is replaced."""
+    return path.with_name(f".{path.name.lstrip('.')[:100]}.new")
+
+
 def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
     """Writes a small file in one step: a reader sees the old content or the new one, also after a power cut. Raises TargetError.
 
@@ -211,7 +216,7 @@ def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
 
 def write_held(path: Path, data: bytes, mode: int = FILE_MODE, check: Callable[[], None] | None = None) -> int:
     """``write_atomic``, and the descriptor of the file, which the caller closes. ``check`` raises where the name is not to be given after all."""
-    new = path.with_name(f".{path.name.lstrip('.')[:100]}.new")
+    new = new_path(path)
     handle = open_output(new, fresh=True)
     try:
         with target_errors(f"writing {path.name}"):
