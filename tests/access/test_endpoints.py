@@ -82,8 +82,8 @@ from hypersdk.access.endpointpolicy import refusal
 print(json.dumps({text: refusal(ipaddress.ip_address(text)) for text in json.load(sys.stdin)}))
 """
 HERE = ["10.9.8.1", "192.0.2.77", "203.0.113.5", "2001:db8::77", "fd12:3456::1"]
-ROUTED_HERE = ["198.51.100.1", "198.51.100.254"]
-ELSEWHERE = ["10.9.8.2", "192.0.2.78", "198.51.101.1", "2001:db8::78", "fd12:3456::2"]
+ROUTED_HERE = ["198.51.100.1", "198.51.100.254", "2001:db8:7::5"]
+ELSEWHERE = ["10.9.8.2", "192.0.2.78", "198.51.101.1", "2001:db8::78", "fd12:3456::2", "2001:db8:8::5"]
 
 
 def refusals(addresses: list[str], *commands: str) -> dict[str, str | None]:
@@ -106,6 +106,7 @@ def test_no_address_of_the_hosts_interfaces_is_an_endpoint() -> None:
         "ip address add 10.9.8.1/24 dev side0", "ip address add 192.0.2.77/24 dev side1", "ip address add 203.0.113.5/32 dev lo",
         "ip address add 2001:db8::77/64 dev side0 nodad", "ip address add fd12:3456::1/64 dev side1 nodad",
         "ip link set side0 up", "ip link set side1 up",
+        "ip -6 route add local 2001:db8:7::/48 dev lo",
         "ip route add local 198.51.100.0/24 dev lo", "ip route add 198.51.101.0/24 dev side0",
     )  # fmt: skip
     assert {text: why for text, why in found.items() if why is None} == dict.fromkeys(ELSEWHERE)

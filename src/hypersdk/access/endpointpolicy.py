@@ -11,6 +11,7 @@ Endpoints from the environment (``GOVC_*``), from the configuration, or made by 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from typing import Final, TypeAlias
 
 from hypersdk.errors import ConnectError, UsageError, register
 
+LOG: Final = logging.getLogger(__name__)
 ENDPOINT_REFUSED: Final = register(
     "endpoint_refused",
     "A job may not name an endpoint on the daemon's own host (by any of its addresses), on a link-local or on a cloud's metadata address.",
@@ -89,10 +91,31 @@ def _is_local(address: Address) -> bool:
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((str(address), _ANY_PORT))
-            return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address
+            if ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address:
+                return True
     except OSError:
         return False  # no way there, or no such protocol here: nor can there be a connection
+    return isinstance(address, ipaddress.IPv6Address) and _is_routed_here(address)
 
+
+def _is_routed_here(address: ipaddress.IPv6Address) -> bool:
+    """Whether a route of the type ``local`` or ``anycast`` covers it. Of IPv6, such a block need not hold its own source addresses: a whole network
+    that a proxy serves (``ip -6 route add local``), the routers' anycast address (RFC 4291, 2.6.1)."""
+    try:
+        with open("/proc/net/ipv6_route", encoding="ascii") as routes:
+            for line in routes:
+                network, length, *_, flags, _device = line.split()
+                if int(flags, 16) & _DELIVERED_HERE:
+                    shift = 128 - int(length, 16)
+                    if int(network, 16) >> shift == int(address) >> shift:
+                        return True
+    except (OSError, ValueError):  # no IPv6, or no /proc
+        LOG.debug("the routes of IPv6 cannot be read")
+    return False
+
+
+_DELIVERED_HERE: Final = 0x8000_0000 | 0x0010_0000
+"""RTF_LOCAL and RTF_ANYCAST of the kernel's ipv6_route.h."""
 
 _ANY_PORT: Final = 443
 _THIS_NETWORK: Final = ipaddress.ip_network("0.0.0.0/8")
