@@ -106,6 +106,30 @@ def test_a_part_that_stays_alive_is_no_trouble_any_more() -> None:
         assert child.wait(now[0] + 30)
 
 
+@pytest.mark.parametrize("fell", [False, True])
+def test_a_part_that_could_not_start_is_no_trouble_any_more_once_it_does_its_work(fell: bool) -> None:
+    """As a worker whose database was stopped for a minute; one that died after it was ready may do so again."""
+    now = [0.0]
+    dies = f"print({'ready' if fell else 'hello'!r}, flush=True); raise SystemExit(1)"
+    child = Child("worker-0", [sys.executable, "-c", dies], 0, clock=lambda: now[0])
+    for _ in range(supervisor.QUICK_DEATHS):
+        now[0] += PAUSE_MAX_S
+        child.look()
+        until(child.heard.is_set)
+        child.heard.clear()
+        _died(child)
+    assert child.trouble == "process_dies"
+    child.command = [sys.executable, "-c", SPEAKS, "ready"]
+    now[0] += PAUSE_MAX_S
+    child.look()
+    try:
+        until(child.ready.is_set)
+        assert child.trouble == ("process_dies" if fell else None)
+    finally:
+        child.signal(signal.SIGKILL)
+        assert child.wait(now[0] + 30)
+
+
 def test_what_keeps_a_part_that_lives_from_its_work_is_known_until_it_can_work_again() -> None:
     reading, writing = os.pipe()
     signs = Signs(writing)

@@ -74,8 +74,8 @@ class Child:
     """One process to keep running. ``name`` is ``api`` or ``worker-N``; ``silent_s`` is how long it may give no sign.
 
     ``deaths`` counts those soon after a start, one after another; ``said`` is the code of the error that it ends by,
-    where it says one, and ``failure`` that of the one before; ``kept`` is the code of what keeps it from its work while it lives. ``troubles`` are
-    for it to read.
+    where it says one, and ``failure`` that of the one before; ``kept`` is the code of what keeps it from its work while it lives. ``fell``: it
+    was ready before it died. ``troubles`` are for it to read.
     """
 
     name: str
@@ -94,6 +94,7 @@ class Child:
     said: str = ""
     failure: str = ""
     kept: str = ""
+    fell: bool = False
     troubles: Troubles | None = None
     _spoke: subprocess.Popen[bytes] | None = None
     heard: threading.Event = field(default_factory=threading.Event)
@@ -149,7 +150,11 @@ class Child:
     @property
     def trouble(self) -> str | None:
         """The code of why it does not stay alive; None where it does."""
-        return (self.said or self.failure or PROCESS_DIES) if self.deaths >= QUICK_DEATHS else None
+        if self.deaths < QUICK_DEATHS or (
+            self.ready.is_set() and not self.fell
+        ):  # it came no further than its start before
+            return None
+        return self.said or self.failure or PROCESS_DIES
 
     @property
     def is_hopeless(self) -> bool:
@@ -170,6 +175,7 @@ class Child:
             self.status = status
             self.process = None
             self.kept = ""
+            self.fell = self.ready.is_set()
             self.ready.clear()
             steady = self._is_steady
             self.deaths = 0 if steady else self.deaths + 1
