@@ -151,6 +151,30 @@ def test_a_look_that_ends_by_a_bug_is_not_the_last_one(shell: ServeShell, monkey
     assert readiness.checks()["database"].code is None
 
 
+def test_a_worker_that_lives_and_cannot_work_is_told_to_all_who_ask(
+    shell: ServeShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It met what no small write of this process meets: a larger one did not fit, or its engine's file is locked."""
+    troubles = Troubles.make()
+    monkeypatch.setenv(VARIABLE, str(troubles.descriptor))
+    found = shell()
+    token, job = found.token(Role.VIEWER), a_job(found)
+    with beating(found.services), found.client(token) as client:
+        assert client.get(f"/api/v1/jobs/{job}/explain").json()["code"] == "queued"
+        troubles.write("database_full", ends=False)
+        assert ready(found)[1:] == (
+            {"database": "ok", "schema": "ok", "workers": "one cannot do its work"}, {"workers": "database_full"},
+        )  # fmt: skip
+        told = client.get(f"/api/v1/jobs/{job}/explain").json()
+        assert (told["code"], "cannot do its work" in told["message"]) == ("database_full", True)
+        assert "Free space" in told["next_step"]
+        troubles.write("a_code_of_some_later_version")
+        told = client.get(f"/api/v1/jobs/{job}/explain").json()
+        assert (told["code"], "ends each time" in told["message"]) == ("a_code_of_some_later_version", True)
+        troubles.write(None)
+        assert client.get(f"/api/v1/jobs/{job}/explain").json()["code"] == "queued"
+
+
 @pytest.mark.parametrize("text", ["", "x", "-1", "999", "²"])
 def test_nobody_tells_of_troubles_where_the_variable_is_not_ours(text: str) -> None:
     assert Troubles.inherited({VARIABLE: text}).read() is None

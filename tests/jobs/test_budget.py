@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from hypersdk.errors import Cancelled
-from hypersdk.jobs.budget import EXPIRES_S, SharedBudget
+from hypersdk.jobs.budget import EXPIRES_S, Renewal, SharedBudget
 from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
-from hypersdk.state.database import Database
+from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.tables import nfc_hosts, nfc_streams
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.progress import Waiting, unseen
@@ -135,6 +137,41 @@ def test_nobody_waits_for_the_streams_of_a_dead_worker(database: Database, how: 
         other = budget(database, "w2", per_host=2)
         assert other.use(HOST).running == 0
         assert not full(other)
+
+
+def test_a_stream_that_ends_in_an_outage_of_the_database_is_free_as_soon_as_that_is_over(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the attempt that goes on waits for the stream of the one that was cut short, a minute and a half long."""
+    one, other, renewal = budget(database, "w1", per_host=1), budget(database, "w2", per_host=1), Renewal()
+    renewal.add(one)
+    renewal.tick()
+    stream = ExitStack()
+    hold(stream, one, 1)
+    with _away(monkeypatch, database):
+        stream.close()
+    assert full(one), "the database still has it"
+    with _away(monkeypatch, database), pytest.raises(DatabaseError):
+        renewal.tick()
+    assert full(other)
+    renewal.tick()
+    assert not full(one)
+    assert not full(other)
+
+
+@contextmanager
+def _away(monkeypatch: pytest.MonkeyPatch, database: Database) -> Iterator[None]:
+    """Nothing can be written within the block."""
+
+    def full_disk() -> Any:
+        raise DatabaseError("full", code="database_full")
+
+    write = database.write
+    monkeypatch.setattr(database, "write", full_disk)
+    try:
+        yield
+    finally:
+        monkeypatch.setattr(database, "write", write)
 
 
 def test_a_cancel_ends_the_waiting(database: Database) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 
 from hypersdk.jobs import supervisor
 from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.signs import Signs
 from hypersdk.jobs.supervisor import PAUSE_FIRST_S, PAUSE_MAX_S, STEADY_S, Child
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec
@@ -29,6 +31,7 @@ from hypersdk.units import MiB
 from tests.cli.hypervisord.running import START_S, children_of, daemon, environ_of
 from tests.e2e.judge import assert_finished, assert_holds, content_in_manifest, expected_raw
 from tests.jobs.test_durable import SEED, SMALL, fetches, machines
+from tests.support.outages import locked
 from tests.support.simulator import SimulatorFactory
 
 FLAGS = ("--no-auth", "--export-root")
@@ -102,6 +105,69 @@ def test_a_part_that_stays_alive_is_no_trouble_any_more() -> None:
     finally:
         child.signal(signal.SIGKILL)
         assert child.wait(now[0] + 30)
+
+
+@pytest.mark.parametrize("fell", [False, True])
+def test_a_part_that_could_not_start_is_no_trouble_any_more_once_it_does_its_work(fell: bool) -> None:
+    """As a worker whose database was stopped for a minute; one that died after it was ready may do so again."""
+    now = [0.0]
+    dies = f"print({'ready' if fell else 'hello'!r}, flush=True); raise SystemExit(1)"
+    child = Child("worker-0", [sys.executable, "-c", dies], 0, clock=lambda: now[0])
+    for _ in range(supervisor.QUICK_DEATHS):
+        now[0] += PAUSE_MAX_S
+        child.look()
+        until(child.heard.is_set)
+        child.heard.clear()
+        _died(child)
+    assert child.trouble == "process_dies"
+    child.command = [sys.executable, "-c", SPEAKS, "ready"]
+    now[0] += PAUSE_MAX_S
+    child.look()
+    try:
+        until(child.ready.is_set)
+        assert child.trouble == ("process_dies" if fell else None)
+    finally:
+        child.signal(signal.SIGKILL)
+        assert child.wait(now[0] + 30)
+
+
+def test_what_keeps_a_part_that_lives_from_its_work_is_known_until_it_can_work_again() -> None:
+    reading, writing = os.pipe()
+    signs = Signs(writing)
+    with os.fdopen(reading, "rb") as said, os.fdopen(writing, "wb"):
+        told = []
+        for kept in ("", "database_full", "", ""):
+            signs.alive(kept)
+            told.append(os.read(said.fileno(), 100) if select.select([said], [], [], 0.2)[0] else b"")
+    assert told == [b"alive\n", b"kept database_full\n", b"alive\n", b""], "a change is told at once"
+    for lines, kept in ((told[:2], "database_full"), (told, "")):
+        child = Child("worker-0", [sys.executable, "-c", SPEAKS, *(line.decode().strip() for line in lines if line)], 0)
+        child.look()
+        try:
+            until(partial(_says, child, kept))
+            assert child.trouble is None
+        finally:
+            child.signal(signal.SIGKILL)
+            assert child.wait(time.monotonic() + 30)
+        child.look()
+        assert child.kept == "", "one that is dead is kept from nothing"
+
+
+def _says(child: Child, kept: str) -> bool:
+    return child.heard.is_set() and child.kept == kept
+
+
+@pytest.mark.slow
+def test_a_worker_whose_engine_cannot_be_written_says_so_to_whoever_asks(tmp_path: Path) -> None:
+    job = {"vm_path": "a", "output_path": f"{tmp_path}/exports/a", "vcenter_url": "https://u:p@192.0.2.1"}
+    with daemon(tmp_path, *FLAGS, tmp_path / "exports") as (url, _):
+        with locked(tmp_path / "state" / "engine.sqlite3"):
+            accepted = httpx.post(f"{url}/api/v1/jobs", json=job).json()["accepted"]
+            explain = f"{url}/api/v1/jobs/{accepted[0]['id']}/explain"
+            until(lambda: httpx.get(explain).json()["code"] == "database_locked")
+            assert httpx.get(f"{url}/ready").json()["checks"]["workers"] == "one cannot do its work"
+        until(lambda: httpx.get(explain).json()["code"] != "database_locked")
+        until(lambda: httpx.get(f"{url}/ready").status_code == 200)
 
 
 @pytest.mark.slow

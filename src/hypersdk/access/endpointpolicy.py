@@ -131,7 +131,7 @@ def _is_in_table(address: ipaddress.IPv6Address) -> bool:
         with _IPV6_TABLE.open() as lines:
             for line in lines:
                 block, prefix, *_, flags, _device = line.split()
-                if not int(flags, 16) & _RTF_LOCAL or prefix == _ALL_IPV6:
+                if not int(flags, 16) & _DELIVERED_HERE or prefix == _ALL_IPV6:
                     continue
                 if (int(address) ^ int(block, 16)) >> (128 - int(prefix, 16)) == 0:
                     return True
@@ -142,7 +142,8 @@ def _is_in_table(address: ipaddress.IPv6Address) -> bool:
 
 _IPV4_TABLE: Final = Path("/proc/net/fib_trie")
 _IPV6_TABLE: Final = Path("/proc/net/ipv6_route")
-_RTF_LOCAL: Final = 0x80000000
+_DELIVERED_HERE: Final = 0x8000_0000 | 0x0010_0000
+"""RTF_LOCAL and RTF_ANYCAST (the routers' address of each network, RFC 4291, 2.6.1) of the kernel's ``ipv6_route.h``."""
 _ALL, _ALL_IPV6 = "/0", "00"
 """What a transparent proxy has in a table of its own, for marked packets."""
 _ANY_PORT: Final = 443

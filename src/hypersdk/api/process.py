@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -20,6 +21,7 @@ from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.service import JobService
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
+from hypersdk.jobs.troubles import Troubles
 from hypersdk.state.database import Database
 
 LOG: Final = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
         if (path := access.first_start(settings.state_dir)) is not None:
             LOG.info("first start: the administrator's token is in %s", path)
         endpoints, store = Endpoints(database, vault), JobStore(database)
-        service = JobService(store, vault, endpoints, settings, ExportRoots(settings.roots), environ)
+        roots, troubles = ExportRoots(settings.roots), Troubles.inherited(os.environ)
+        service = JobService(store, vault, endpoints, settings, roots, environ, troubles=troubles)
         feed = Feed(store)
         metrics = Metrics(database, feed, take_over_s=settings.take_over_s)
         yield Services(

@@ -36,7 +36,8 @@ class Check:
 
 
 class Readiness:
-    """Thread-safe. ``troubles`` is what the parent of this process says of the workers that do not stay alive."""
+    """Thread-safe. ``troubles`` is what the parent of this process says of workers that do not stay alive or cannot
+    work."""
 
     def __init__(
         self, database: Database, settings: DaemonSettings, troubles: Troubles, *, clock: Callable[[], float] = time.monotonic
@@ -86,7 +87,8 @@ class Readiness:
             "workers": Check() if alive else Check("none is alive", NO_WORKER),
         }
         if trouble := self._troubles.read():
-            checks["workers"] = Check("one ends each time that it starts", trouble)
+            word = "one ends each time that it starts" if trouble.ends else "one cannot do its work"
+            checks["workers"] = Check(word, trouble.code)
         if self._engine is not None and (found := _look_at_engine(self._engine)).code is not None:
             checks["engine"] = found
         return checks

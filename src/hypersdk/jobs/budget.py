@@ -38,6 +38,8 @@ class SharedBudget(StreamBudget):
         self._most_per_host = per_host
         self._most = per_vcenter
         self._held: dict[str, str] = {}
+        self._owed: set[str] = set()
+        """Tokens that could not be given back: until they are, or expire, so many streams less may be read."""
         self._peaks: dict[str, int] = {}
         self._guard = threading.Lock()
 
@@ -73,13 +75,21 @@ class SharedBudget(StreamBudget):
         return HostUse(running, self._peaks.get(host, running), allowed)
 
     def renew(self) -> None:
-        """Keeps the streams that this worker has from expiring."""
+        """Keeps the streams that this worker has from expiring, and gives back what could not be given back before. Raises DatabaseError."""
         with self._guard:
-            held = list(self._held)
-        if held:
+            held, owed = list(self._held), list(self._owed)
+        if held or owed:
             with self._database.write() as connection:
+                connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.id.in_(owed)))
                 until = self._database.now(connection) + EXPIRES_S
                 connection.execute(sa.update(nfc_streams).where(nfc_streams.c.id.in_(held)).values(expires=until))
+            with self._guard:
+                self._owed.difference_update(owed)
+
+    @property
+    def owes(self) -> bool:
+        """Whether something is still to be given back."""
+        return bool(self._owed)
 
     def _take(self, host: str) -> str | None:
         """A token, or None while all are in use."""
@@ -106,8 +116,10 @@ class SharedBudget(StreamBudget):
         try:
             with self._database.write() as connection:
                 connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.id == token))
-        except DatabaseError as error:  # the stream was read all the same; its token expires
-            LOG.debug("a stream could not be given back: %s", error.message)
+        except DatabaseError as error:  # the stream was read all the same
+            LOG.debug("a stream could not be given back yet: %s", error.message)
+            with self._guard:
+                self._owed.add(token)
 
     def _look(self, connection: sa.Connection, host: str, now: float) -> tuple[int, int]:
         """How many streams of the host are allowed now, and how many run. Until the transaction ends nobody else takes one of the site."""
@@ -147,9 +159,10 @@ class Renewal:
         self._budgets.append(budget)
 
     def tick(self) -> None:
-        """To be called often; acts every ``RENEW_S``."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + RENEW_S
+        """To be called often; acts every ``RENEW_S``, and at once where something is to be given back. Raises DatabaseError."""
+        due = time.monotonic() >= self._next
+        if due:
+            self._next = time.monotonic() + RENEW_S
         for budget in list(self._budgets):
-            budget.renew()
+            if due or budget.owes:
+                budget.renew()

@@ -142,6 +142,11 @@ class Engine:
                 DBOS.resume_workflow(workflow.workflow_id, queue_name=workflow.queue_name)
         return [workflow.workflow_id for workflow in pending]
 
+    @property
+    def fault(self) -> DatabaseError | None:
+        """What is wrong just now with the engine's own tables."""
+        return self._tables.outage.fault
+
     def begun(self) -> list[str]:
         """Attempts that this worker runs, as the engine has it."""
         if self._tables.outage.fault is not None:

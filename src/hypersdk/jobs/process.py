@@ -18,10 +18,10 @@ def work(
     environ: Mapping[str, str],
     *,
     ready: Callable[[], None],
-    alive: Callable[[], None] = lambda: None,
+    alive: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Runs worker ``index`` until SIGTERM or SIGINT; calls ``ready`` once it takes jobs, and ``alive`` often while its main loop turns. Returns
-    the exit status.
+    """Runs worker ``index`` until SIGTERM or SIGINT; calls ``ready`` once it takes jobs, and ``alive`` often while its main loop turns, with
+    the code of what keeps it from its work. Returns the exit status.
 
     Raises HyperSDKError where it cannot start.
     """

@@ -16,8 +16,9 @@ from hypersdk.jobs.figures import workers_alive
 from hypersdk.jobs.records import MAX_PRIORITY, Attempt, Job, NewJob
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import ENDED, NO_WORKER, SOURCE_CHANGED_STILL, UNDOING, JobState, JobStateError
+from hypersdk.jobs.states import ENDED, HELD, NO_WORKER, SOURCE_CHANGED_STILL, UNDOING, JobState, JobStateError
 from hypersdk.jobs.store import JobStore
+from hypersdk.jobs.troubles import NO_TROUBLES, PROCESS_DIES, Troubles
 from hypersdk.migration.jobfile import JobDefinition, load_jobs
 from hypersdk.vsphere.endpoint import resolve_endpoint
 
@@ -71,6 +72,8 @@ class JobService:
         settings: DaemonSettings,
         roots: ExportRoots,
         environ: Mapping[str, str],
+        *,
+        troubles: Troubles = NO_TROUBLES,
     ) -> None:
         self.store: Final = store
         self._vault = vault
@@ -78,6 +81,7 @@ class JobService:
         self._settings = settings
         self.roots: Final = roots
         self._environ = environ
+        self._troubles = troubles
 
     def submit(
         self,
@@ -166,6 +170,15 @@ class JobService:
         if job.state not in ENDED and (fault := self.store.database.writable()) is not None:
             message = f"'{job.name}' is {job.state}, as far as it could be written down: {fault.message}"
             return Explanation(fault.code, message, fault.cause, fault.next_step, history)
+        if (
+            job.state in (JobState.QUEUED, *HELD)
+            and self.store.database.is_sqlite
+            and (trouble := self._troubles.read())
+        ):
+            # There is one host, so it concerns every job. A code of the worker's may be one that this process does not know.
+            met = CODES.get(trouble.code, CODES[PROCESS_DIES])
+            message = f"'{job.name}' is {job.state}; a worker {'ends each time that it starts' if trouble.ends else 'cannot do its work'}"
+            return Explanation(trouble.code, message, met.cause, met.next_step, history)
         error = job.error or (history[-1].error if history and job.state not in (JobState.COMPLETED,) else None)
         if error and job.state in (JobState.FAILED, JobState.CANCELLED, JobState.QUEUED):
             message, step = str(error["message"]), str(error["next_step"])

@@ -1,5 +1,5 @@
-"""What a process of the daemon tells its parent over standard output: ``ready`` once, a line now and then while its main loop turns, and the code of
-the error that ends it.
+"""What a process of the daemon tells its parent over standard output: ``ready`` once, a line now and then while its main loop turns, with the code of
+what keeps it from its work, if anything does, and the code of the error that ends it.
 
 The parent ends a process that was silent for too long (``supervisor.Child``): it may be stopped, or stuck in a call that never returns.
 """
@@ -18,6 +18,7 @@ SIGN_S: Final = 2.0
 READY: Final = b"ready\n"
 FAILED: Final = b"failed "
 ALIVE: Final = b"alive\n"
+KEPT: Final = b"kept "
 
 
 class Signs:
@@ -27,6 +28,7 @@ class Signs:
         self._descriptor = descriptor
         self._clock = clock
         self._next = 0.0
+        self._kept = ""
         self._room = select.poll()
         self._room.register(descriptor, select.POLLOUT)
 
@@ -39,14 +41,15 @@ class Signs:
         with suppress(BrokenPipeError):  # its parent has ended first
             os.write(self._descriptor, FAILED + code.encode() + b"\n")
 
-    def alive(self) -> None:
-        """To be called often; says so at most every ``SIGN_S``. Never waits: where the parent does not read, there is nobody to tell."""
+    def alive(self, kept: str = "") -> None:
+        """To be called often; says so at most every ``SIGN_S``, and when ``kept`` changes: the code of what keeps the process from its work, empty where
+        nothing does. Never waits: where the parent does not read, there is nobody to tell."""
         now = self._clock()
-        if now < self._next:
+        if now < self._next and kept == self._kept:
             return
-        self._next = now + SIGN_S
+        self._next, self._kept = now + SIGN_S, kept
         if any(event == select.POLLOUT for _, event in self._room.poll(0)):
-            os.write(self._descriptor, ALIVE)
+            os.write(self._descriptor, KEPT + kept.encode() + b"\n" if kept else ALIVE)
 
     def alive_in_loop(self) -> None:
         """The same for the event loop that runs: it says so as long as it turns."""

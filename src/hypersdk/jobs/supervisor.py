@@ -27,7 +27,7 @@ from typing import Final
 
 from hypersdk.errors import CODES, HyperSDKError, UsageError, register
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.signs import FAILED, READY
+from hypersdk.jobs.signs import FAILED, KEPT, READY
 from hypersdk.jobs.systemd import watchdog_s
 from hypersdk.jobs.troubles import PROCESS_DIES, VARIABLE, WORKER_ID_HELD, Troubles
 from hypersdk.state.database import DATABASE_NEWER
@@ -74,7 +74,8 @@ class Child:
     """One process to keep running. ``name`` is ``api`` or ``worker-N``; ``silent_s`` is how long it may give no sign.
 
     ``deaths`` counts those soon after a start, one after another; ``said`` is the code of the error that it ends by,
-    where it says one, and ``failure`` that of the one before. ``troubles`` are for it to read.
+    where it says one, and ``failure`` that of the one before; ``kept`` is the code of what keeps it from its work while it lives. ``fell``: it
+    was ready before it died. ``troubles`` are for it to read.
     """
 
     name: str
@@ -92,6 +93,8 @@ class Child:
     deaths: int = 0
     said: str = ""
     failure: str = ""
+    kept: str = ""
+    fell: bool = False
     troubles: Troubles | None = None
     _spoke: subprocess.Popen[bytes] | None = None
     heard: threading.Event = field(default_factory=threading.Event)
@@ -132,6 +135,7 @@ class Child:
                     return
                 if line == READY:
                     self.ready.set()
+                self.kept = line[len(KEPT) :].decode("ascii", "replace").strip() if line.startswith(KEPT) else ""
                 self.heard.set()
 
     @property
@@ -146,7 +150,11 @@ class Child:
     @property
     def trouble(self) -> str | None:
         """The code of why it does not stay alive; None where it does."""
-        return (self.said or self.failure or PROCESS_DIES) if self.deaths >= QUICK_DEATHS else None
+        if self.deaths < QUICK_DEATHS or (
+            self.ready.is_set() and not self.fell
+        ):  # it came no further than its start before
+            return None
+        return self.said or self.failure or PROCESS_DIES
 
     @property
     def is_hopeless(self) -> bool:
@@ -168,6 +176,8 @@ class Child:
                 return
             self.status = status
             self.process = None
+            self.kept = ""
+            self.fell = self.ready.is_set()
             self.ready.clear()
             steady = self._is_steady
             self.deaths = 0 if steady else self.deaths + 1
@@ -237,7 +247,7 @@ def supervise(
         while not stop.is_set():
             for child in children:
                 child.look()
-            troubles.write(next((code for child in children if child.name != "api" and (code := child.trouble)), None))
+            _tell(troubles, [child for child in children if child.name != "api"])
             if hopeless := next((child for child in children if child.is_hopeless), None):
                 failure = hopeless.trouble or PROCESS_DIES
                 LOG.critical(
@@ -259,6 +269,11 @@ def supervise(
                 watchdog()
             stop.wait(LOOK_S)
         return _end(children, settings.drain_s)
+
+
+def _tell(troubles: Troubles, workers: Sequence[Child]) -> None:
+    ends = next((code for child in workers if (code := child.trouble)), None)
+    troubles.write(ends or next((child.kept for child in workers if child.kept), None), ends=ends is not None)
 
 
 def silence_limit(settings: DaemonSettings) -> float:

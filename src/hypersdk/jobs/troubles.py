@@ -1,12 +1,12 @@
-"""What the parent of a daemon tells its API process of workers that do not stay alive: a piece of memory that both have, for there may be no disk
-to write it to, and no database."""
+"""What the parent of a daemon tells its API process of workers that do not stay alive or cannot work: a piece of memory that both have, for there may be no
+disk to write it to, and no database."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from hypersdk.errors import register
 
@@ -21,12 +21,19 @@ WORKER_ID_HELD: Final = register(
     "Stop the other daemon, or give this one a state directory of its own with --state-dir.",
 )
 VARIABLE: Final = "HYPERSDK_TROUBLES"
-_CODE: Final = re.compile(rb"[a-z0-9_]{1,64}")
-_SIZE: Final = 64
+_SAID: Final = re.compile(rb"(ends|kept) ([a-z0-9_]{1,64})")
+_SIZE: Final = 80
+
+
+class Trouble(NamedTuple):
+    """The code of what is wrong with a worker. ``ends``: it ends each time soon after its start; else it lives, and cannot do its work."""
+
+    code: str
+    ends: bool
 
 
 class Troubles:
-    """One code, or none. ``descriptor`` None: nobody tells."""
+    """One trouble, or none. ``descriptor`` None: nobody tells."""
 
     def __init__(self, descriptor: int | None) -> None:
         self.descriptor: Final = descriptor
@@ -44,12 +51,13 @@ class Troubles:
         text = environ.get(VARIABLE, "")
         return cls(int(text) if text.isascii() and text.isdigit() else None)
 
-    def write(self, code: str | None) -> None:
+    def write(self, code: str | None, *, ends: bool = True) -> None:
         """What is so from now on."""
         if self.descriptor is not None:
-            os.pwrite(self.descriptor, (code or "").encode().ljust(_SIZE, b"\0"), 0)
+            said = f"{'ends' if ends else 'kept'} {code}" if code else ""
+            os.pwrite(self.descriptor, said.encode().ljust(_SIZE, b"\0")[:_SIZE], 0)
 
-    def read(self) -> str | None:
+    def read(self) -> Trouble | None:
         """What is so now."""
         if self.descriptor is None:
             return None
@@ -57,4 +65,8 @@ class Troubles:
             found = os.pread(self.descriptor, _SIZE, 0).rstrip(b"\0")
         except OSError:  # the variable came from elsewhere
             return None
-        return found.decode() if _CODE.fullmatch(found) else None
+        said = _SAID.fullmatch(found)
+        return None if said is None else Trouble(said[2].decode(), said[1] == b"ends")
+
+
+NO_TROUBLES: Final = Troubles(None)

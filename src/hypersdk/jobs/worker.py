@@ -83,10 +83,10 @@ class Worker:
         self._stopping.set()
 
     def run(
-        self, index: int, *, ready: Callable[[], None] = lambda: None, alive: Callable[[], None] = lambda: None
+        self, index: int, *, ready: Callable[[], None] = lambda: None, alive: Callable[[str], None] = lambda _: None
     ) -> None:
         """The whole life of the worker. ``index`` counts the workers of this state directory; ``ready`` is called once it takes jobs, ``alive`` in
-        each turn of its main loop. Raises HyperSDKError where it cannot start."""
+        each turn of its main loop, with the code of what keeps it from its work. Raises HyperSDKError where it cannot start."""
         settings = self._settings
         roots = ExportRoots(settings.roots)
         with worker_id(settings.state_dir, index) as identity, self._beating(identity, roots) as heartbeat:
@@ -114,7 +114,7 @@ class Worker:
             try:
                 ready()
                 LOG.info("worker %s takes jobs", identity)
-                self._work(engine, claims, heartbeat, undoing, alive)
+                self._work(engine, claims, heartbeat, undoing, lambda: alive(self._kept_by(engine)))
             finally:
                 self._stopping.set()  # also where it ends by itself: whoever waits for the database waits no longer
                 heartbeat.draining()
@@ -254,6 +254,10 @@ class Worker:
                     # file is another one after a new start.
                     if error.code in (ENGINE_DAMAGED, ENGINE_GONE):
                         raise
+
+    def _kept_by(self, engine: Engine) -> str:
+        fault = self._database.outage.fault or engine.fault
+        return "" if fault is None else fault.code
 
     def _judge(self, heartbeat: Heartbeat, claims: Claims, engine: Engine) -> None:
         if heartbeat.may_judge:
