@@ -21,7 +21,7 @@ from hypersdk.jobs.admission import Admission
 from hypersdk.jobs.enginecopy import engine_fault_of, engine_file
 from hypersdk.jobs.records import MAX_PRIORITY
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.state.database import Database, connect_args, parse_url, sqlite_engine
+from hypersdk.state.database import Database, DatabaseError, connect_args, parse_url, sqlite_engine
 from hypersdk.state.faults import Outage, fault_of_file, is_conflict
 from hypersdk.state.tables import jobs
 
