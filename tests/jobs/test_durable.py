@@ -78,7 +78,7 @@ def test_a_cancel_stops_the_bytes_frees_the_lease_and_takes_the_files_away(site:
 
 def test_a_pause_keeps_its_place_and_resume_fetches_no_finished_disk_again(site: SiteFactory) -> None:
     """One disk after another: the first is whole when the pause comes, the second begun."""
-    made = site(machines=machines(1), rate_bytes_s=SLOW)
+    made = site(machines=machines(1), rate_bytes_s=SLOW // 3)  # seconds are left of the second when the pause comes
     before = source(made)
     expected = expected_raw(made.simulator, "web-0", made.folder / "expected")
     made.worker()
