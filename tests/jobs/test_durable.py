@@ -84,6 +84,9 @@ def test_a_pause_keeps_its_place_and_resume_fetches_no_finished_disk_again(site:
     made.worker()
     job = made.submit({"vm_path": "web-0", "options": {"parallel_downloads": 1}})[0]
     made.copied(job, MiB, disk=1)
+    made.until(
+        lambda: made.store.get(job.id).progress["disks"][1]["bytes_written"] > 0
+    )  # what is on its way only is dropped by a pause
     made.service.pause(job.id)
     made.until_state(job, JobState.PAUSED)
     told = made.store.get(job.id).progress
