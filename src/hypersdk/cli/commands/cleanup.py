@@ -47,7 +47,8 @@ ASK_DAEMON_S: Final = 5.0
     "snapshots",
     multiple=True,
     metavar="NAME",
-    help="Remove exactly this snapshot of ours (hypersdk-...), whoever made it, without a question. Never one that is in use. Repeatable.",
+    help="Remove exactly this snapshot of ours (hypersdk-...), whoever made it, without a question; not one that the register of this host or the "
+    "daemon says is in use. Repeatable.",
 )
 @click.option(
     "--give-up",
