@@ -53,6 +53,8 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "output_replaced": f"Find out who writes to the output folder; {_ON}.",
     "ledger_busy": "Wait for it to end, or stop it; then `hyperctl retry ID`.",
     "ledger_unusable": f"{_ANEW}.",
+    "run_unreadable": f"{_ANEW}; then look for what that run left at the source: snapshots named hypersdk-*, ISO images that were ejected, a machine "
+    "that is off.",
     "finished_disk_damaged": f"Check the drive that the folder is on; {_ON}: that disk is copied again.",
     "partial_damaged": f"{_ANEW}: the disk starts from its beginning.",
     "resumable_state": f"{_ON}, {_ANEW}.",
