@@ -32,7 +32,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hypersdk-bench-", dir=chosen.folder) as name:
         bench = Bench(Path(name), chosen.disk, chosen.rounds)
         print(
-            f"{_machine()}\ndisk of {format_size(chosen.disk)}, medians of {chosen.rounds}, both sides synced to disk\n",
+            f"{_machine()}\ndisk of {format_size(chosen.disk)}, medians of {chosen.rounds}, both sides synced to"
+            " disk\n",
             flush=True,
         )
         rows = [row for case in chosen.cases or CASES for row in CASES[case](bench)]

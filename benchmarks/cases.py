@@ -47,9 +47,12 @@ def login(server: Vcsim | Simulator) -> dict[str, str]:
     """Variables that both programs read. The certificates are self-made."""
     url = server.login_url if isinstance(server, Vcsim) else server.url
     return {
-        "GOVC_URL": url, "GOVC_USERNAME": server.username, "GOVC_PASSWORD": server.password,
-        "GOVC_INSECURE": "1", "GOVC_PERSIST_SESSION": "false",
-    }  # fmt: skip
+        "GOVC_URL": url,
+        "GOVC_USERNAME": server.username,
+        "GOVC_PASSWORD": server.password,
+        "GOVC_INSECURE": "1",
+        "GOVC_PERSIST_SESSION": "false",
+    }
 
 
 def export(bench: Bench, server: Vcsim | Simulator, machine: str, *options: str) -> Took:
@@ -111,7 +114,8 @@ def convert_download(bench: Bench, *options: str) -> float:
 
 
 def inventory(bench: Bench) -> list[Row]:
-    """5,000 machines, with a dozen properties and with all their disks, against `govc vm.info '*'`; and the calls that it takes."""
+    """5,000 machines, with a dozen properties and with all their disks, against `govc vm.info '*'`; and the calls that
+    it takes."""
     with running_vcsim(vm=INVENTORY_PER_POOL, cluster=1, standalone_host=1) as server:
         ours, listed, theirs = rounds(
             bench.count,
@@ -129,7 +133,8 @@ def inventory(bench: Bench) -> list[Row]:
 
 
 def _inventory_calls() -> tuple[int, int]:
-    """Calls of `list` that are neither login nor logout, and pages among them; counted by our simulator, since vcsim does not count."""
+    """Calls of `list` that are neither login nor logout, and pages among them; counted by our simulator, since vcsim
+    does not count."""
     with Simulator(SimulatorConfig(vms=2 * INVENTORY_PER_POOL)) as server:
         run([program(), "list", "--json"], env=login(server))
         calls = server.counters.calls
@@ -175,5 +180,10 @@ def picker(bench: Bench) -> list[Row]:
 
 
 CASES = {
-    "start": start_up, "picker": picker, "memory": memory, "downloads": downloads, "inventory": inventory, "daemon": daemon,
-}  # fmt: skip
+    "start": start_up,
+    "picker": picker,
+    "memory": memory,
+    "downloads": downloads,
+    "inventory": inventory,
+    "daemon": daemon,
+}

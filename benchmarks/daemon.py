@@ -1,4 +1,5 @@
-"""The daemon: jobs submitted a second against what the bare engine enqueues, answers beside copies, what it costs to be there."""
+"""The daemon: jobs submitted a second against what the bare engine enqueues, answers beside copies, what it costs to be
+there."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Kind:
 
 
 def daemons(folder: Path) -> list[Row]:
-    """All of it, on SQLite and on PostgreSQL side by side. The PostgreSQL server is durable, unlike that of the tests."""
+    """All of it, on SQLite and on PostgreSQL side by side. The PostgreSQL server is durable, unlike that of the
+    tests."""
     rows: list[Row] = []
     with running_postgres(durable=True) as server, fresh_database(server) as url, fresh_database(server) as bare:
         rows += _of(folder, Kind("SQLite", None), f"sqlite:///{folder / 'bare.sqlite3'}")
@@ -72,8 +74,8 @@ def _of(folder: Path, kind: Kind, bare_url: str) -> list[Row]:
 
 @contextmanager
 def _simulator() -> Iterator[tuple[dict[str, str], Callable[[], int]]]:
-    """In a process of its own that gives way to others, as a vCenter elsewhere would; the variables that name it, and how many bytes of
-    disks it has sent."""
+    """In a process of its own that gives way to others, as a vCenter elsewhere would; the variables that name it, and
+    how many bytes of disks it has sent."""
     here, there = multiprocessing.Pipe()
 
     def sent() -> int:
@@ -230,7 +232,8 @@ def _beside_copies(
 
 @contextmanager
 def _last_change(number: Callable[[], int]) -> Iterator[list[float]]:
-    """Looks at a number until the end of the block; the moments at which it was seen to have changed, on the monotonic clock."""
+    """Looks at a number until the end of the block; the moments at which it was seen to have changed, on the monotonic
+    clock."""
     changes = [time.monotonic()]
     ended = threading.Event()
 

@@ -1,4 +1,5 @@
-"""The disk that is copied: the same bytes for the same seed, a fifth of its data incompressible, a third of it holes."""
+"""The disk that is copied: the same bytes for the same seed, a fifth of its data incompressible, a third of it
+holes."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ SEED = 7
 
 
 def make_disk(folder: Path, capacity: int) -> Path:
-    """A streamOptimized VMDK of ``capacity`` bytes in ``folder``, made by qemu-img, so that no part of ours made what ours reads."""
+    """A streamOptimized VMDK of ``capacity`` bytes in ``folder``, made by qemu-img, so that no part of ours made what
+    ours reads."""
     raw, vmdk = folder / "source.raw", folder / "source.vmdk"
     rng = random.Random(SEED)
     words = [rng.randbytes(rng.randint(3, 10)) for _ in range(WORDS)]

@@ -29,7 +29,8 @@ def run(
     sync: Path | None = None,
     cwd: Path | None = None,
 ) -> Took:
-    """Runs ``command`` to its end; ``sync`` is a folder whose file system is synced within the time. Stops the benchmark when it fails."""
+    """Runs ``command`` to its end; ``sync`` is a folder whose file system is synced within the time. Stops the
+    benchmark when it fails."""
     started = time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **(env or {})}, cwd=cwd
@@ -48,7 +49,8 @@ def run(
 
 
 def rounds(count: int, *sides: Callable[[], float]) -> list[float]:
-    """Runs all sides ``count`` times, in turn, so that whatever else the machine does strikes all; the median of each."""
+    """Runs all sides ``count`` times, in turn, so that whatever else the machine does strikes all; the median of
+    each."""
     taken: list[list[float]] = [[] for _ in sides]
     for _ in range(count):
         for times, side in zip(taken, sides, strict=True):

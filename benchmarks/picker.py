@@ -1,4 +1,5 @@
-"""The picker over 10,000 machines: what the first list and each key cost, by the processor's clock, and what a person waits at a terminal."""
+"""The picker over 10,000 machines: what the first list and each key cost, by the processor's clock, and what a person
+waits at a terminal."""
 
 from __future__ import annotations
 

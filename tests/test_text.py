@@ -1,4 +1,5 @@
-"""Text from outside, over all code points: one line, nothing hidden, nothing moved; names that every file system of Linux takes."""
+"""Text from outside, over all code points: one line, nothing hidden, nothing moved; names that every file system of
+Linux takes."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@
     └── Cancelled                 Ctrl-C, SIGTERM, cancel; the state is resumable       exit 130
 
 A class is a family and carries the exit status; the ``code`` of an instance names the case. Every code is registered in
-``CODES`` with its default cause and next step; ``docs/errors.md`` is made from it. Adapters translate foreign exceptions
-at their border, once, with ``raise ... from``.
+``CODES`` with its default cause and next step; ``docs/errors.md`` is made from it. Adapters translate foreign
+exceptions at their border, once, with ``raise ... from``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ EXIT_INTERNAL: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class CodeInfo:
-    """What a code means, in general: shown by ``docs/errors.md`` and used where an instance has nothing better to say."""
+    """What a code means, in general: shown by ``docs/errors.md`` and used where an instance has nothing better to
+    say."""
 
     cause: str
     next_step: str
@@ -79,9 +80,13 @@ class HyperSDKError(Exception):
     def as_dict(self) -> dict[str, object]:
         """For JSON output: ``code``, ``message``, ``cause``, ``next_step``, ``exit_status`` and the fields."""
         return {
-            "code": self.code, "message": self.message, "cause": self.cause, "next_step": self.next_step,
-            "exit_status": self.exit_status, **self.fields,
-        }  # fmt: skip
+            "code": self.code,
+            "message": self.message,
+            "cause": self.cause,
+            "next_step": self.next_step,
+            "exit_status": self.exit_status,
+            **self.fields,
+        }
 
 
 class UsageError(HyperSDKError):
@@ -155,7 +160,8 @@ class IntegrityError(HyperSDKError):
     default_code = register(
         "corrupt_data",
         "The data received is not valid.",
-        "Run an export again with --resume; if it repeats, check the source datastore. Of a converted file, get another copy.",
+        "Run an export again with --resume; if it repeats, check the source datastore. Of a converted file, get another"
+        " copy.",
     )
 
 
@@ -212,7 +218,8 @@ TRUNCATED_STREAM = register(
 CORRUPT_GRAIN = register(
     "corrupt_grain",
     "A compressed block fails its own checksum.",
-    "Run an export again with --resume; if it repeats at the same offset, the source disk is damaged. Of a converted file, get another copy.",
+    "Run an export again with --resume; if it repeats at the same offset, the source disk is damaged. Of a converted"
+    " file, get another copy.",
 )
 BAD_FORMAT = register(
     "bad_format",
@@ -222,8 +229,8 @@ BAD_FORMAT = register(
 MANIFEST_MISMATCH = register(
     "manifest_mismatch",
     "The bytes differ from the server's own manifest or, of a converted package, from its .mf.",
-    "Nothing was published. Run an export again with --resume; check the path to the ESXi host for a device that alters traffic. "
-    "Of a converted package, get another copy.",
+    "Nothing was published. Run an export again with --resume; check the path to the ESXi host for a device that alters"
+    " traffic. Of a converted package, get another copy.",
 )
 
 # Target

@@ -1,4 +1,5 @@
-"""Text from outside on its way to a terminal, a log, a file name or a shell: names of machines, folders and jobs may hold anything.
+"""Text from outside on its way to a terminal, a log, a file name or a shell: names of machines, folders and jobs may
+hold anything.
 
 What is unsafe is decided by Unicode category, so that no list has to be kept up to date::
 
@@ -7,8 +8,9 @@ What is unsafe is decided by Unicode category, so that no list has to be kept up
     Cs Co Cn      surrogates, private use, not assigned: nobody knows what a terminal makes of them; many are invisible
     _BLANK        letters and marks that Unicode says to draw as nothing
 
-All other spaces (Zs) stay as they are: they take their place, hide nothing and reorder nothing. An emoji that is joined of several by U+200D falls
-apart into them, with the joiner written out: readable, and two names never look alike for it.
+All other spaces (Zs) stay as they are: they take their place, hide nothing and reorder nothing. An emoji that is joined
+of several by U+200D falls apart into them, with the joiner written out: readable, and two names never look alike for
+it.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ def _all_plain(text: str) -> bool:
 
 
 def clean(text: str, limit: int = 4096) -> str:
-    """``text`` in one line, with what is not plain written out: ``\\x1b``, ``\\u2028``, ``\\U000e0041``. ``limit`` bounds the characters of the
-    answer, and so what a hostile server can make us print. Clean text stays as it is."""
+    """``text`` in one line, with what is not plain written out: ``\\x1b``, ``\\u2028``, ``\\U000e0041``. ``limit``
+    bounds the characters of the answer, and so what a hostile server can make us print. Clean text stays as it is."""
     shown = text[: limit + 1]
     if not _all_plain(shown):
         shown = "".join(char if is_plain(char) else _written_out(char) for char in shown)
@@ -50,7 +52,8 @@ def clean(text: str, limit: int = 4096) -> str:
 
 
 def clean_lines(text: str) -> str:
-    """A text of several lines of ours (a traceback, what was laid out for a screen): line feeds stay, all else is as ``clean`` shows it."""
+    """A text of several lines of ours (a traceback, what was laid out for a screen): line feeds stay, all else is as
+    ``clean`` shows it."""
     lines = text.split("\n")
     return "\n".join(clean(line, 10 * len(line)) for line in lines)
 
@@ -63,8 +66,9 @@ def _written_out(char: str) -> str:
 
 
 def file_name(text: str, limit_bytes: int = MAX_NAME_BYTES, *, default: str = "unnamed") -> str:
-    """``text`` as the name of one file: ``_`` for what is not plain and for the separators of any system, no blank at its ends, no ``-`` or ``.``
-    at its begin, cut at so many bytes of UTF-8. ``default`` where nothing is left. Letters stay composed or decomposed, as they came.
+    """``text`` as the name of one file: ``_`` for what is not plain and for the separators of any system, no blank at
+    its ends, no ``-`` or ``.`` at its begin, cut at so many bytes of UTF-8. ``default`` where nothing is left. Letters
+    stay composed or decomposed, as they came.
     """
     name = "".join(char if is_plain(char) and char not in "/\\" else "_" for char in text[: 4 * limit_bytes])
     name = name.lstrip(".-" + _SPACES)
@@ -75,7 +79,8 @@ _SPACES: Final = "".join(char for char in map(chr, range(0x3001)) if unicodedata
 
 
 def shell_word(word: str) -> str:
-    """``word`` quoted for a shell, to be shown and copied; where it is not plain, in bash's ``$'...'``, which holds no character of that kind."""
+    """``word`` quoted for a shell, to be shown and copied; where it is not plain, in bash's ``$'...'``, which holds no
+    character of that kind."""
     if all(map(is_plain, word)):
         return shlex.quote(word)
     pieces = ("\\" + char if char in "\\'" else char if is_plain(char) else _as_bytes(char) for char in word)
@@ -88,6 +93,7 @@ def shell_line(words: Iterable[str]) -> str:
 
 
 def _as_bytes(char: str) -> str:
-    """Three octal digits a byte: unlike ``\\x``, they end by themselves. A byte that is no UTF-8 comes as one of these surrogates (PEP 383)."""
+    """Three octal digits a byte: unlike ``\\x``, they end by themselves. A byte that is no UTF-8 comes as one of these
+    surrogates (PEP 383)."""
     foreign = "\udc80" <= char <= "\udcff"
     return "".join(f"\\{byte:03o}" for byte in char.encode(errors="surrogateescape" if foreign else "surrogatepass"))

@@ -1,4 +1,5 @@
-"""Sizes and how they are shown. A number in this code base carries its unit: ``4 * MiB``, ``timeout_s``, ``length_bytes``."""
+"""Sizes and how they are shown. A number in this code base carries its unit: ``4 * MiB``, ``timeout_s``,
+``length_bytes``."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ _SIZE: Final = re.compile(r"^\s*(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]{0,3})(?:/s)
 
 
 def parse_size(text: str) -> int:
-    """Bytes named by ``text``: ``20M`` and ``20MiB`` are 20 * 2**20, ``20MB`` is 20 * 10**6; a trailing ``/s`` is allowed.
+    """Bytes named by ``text``: ``20M`` and ``20MiB`` are 20 * 2**20, ``20MB`` is 20 * 10**6; a trailing ``/s`` is
+    allowed.
 
     Raises UsageError when the text is no size.
     """

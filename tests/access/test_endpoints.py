@@ -29,10 +29,28 @@ from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
 from tests.support.simulator import SimulatorFactory
 
 REFUSED = [
-    "127.0.0.1", "127.8.9.1", "0.0.0.0", "0.1.2.3", "::1", "::", "169.254.169.254", "169.254.1.1", "fe80::1", "fe80::1%lo", "fd00:ec2::254",
-    "100.100.100.200", "168.63.129.16", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
-    "2002:7f00:1::", "::127.0.0.1", "224.0.0.1", "ff02::1",
-]  # fmt: skip
+    "127.0.0.1",
+    "127.8.9.1",
+    "0.0.0.0",
+    "0.1.2.3",
+    "::1",
+    "::",
+    "169.254.169.254",
+    "169.254.1.1",
+    "fe80::1",
+    "fe80::1%lo",
+    "fd00:ec2::254",
+    "100.100.100.200",
+    "168.63.129.16",
+    "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+    "64:ff9b::7f00:1",
+    "64:ff9b::a9fe:a9fe",
+    "2002:7f00:1::",
+    "::127.0.0.1",
+    "224.0.0.1",
+    "ff02::1",
+]
 ALLOWED = ["192.0.2.10", "10.0.0.5", "192.168.1.1", "172.16.0.1", "2001:db8::1", "fd12:3456::1", "64:ff9b::c000:20a"]
 
 
@@ -65,9 +83,16 @@ def test_every_spelling_of_loopback_is_refused(host: str) -> None:
 
 @pytest.mark.parametrize(
     ("allowed", "host", "port", "fine"),
-    [("localhost", "localhost", 443, True), ("localhost:8989", "localhost", 8989, True), ("localhost:8989", "localhost", 8990, False),
-     ("LOCALHOST", "localhost", 1, True), ("127.0.0.1", "localhost", 443, False), ("[::1]:443", "::1", 443, True), ("::1", "[::1]", 443, True)],
-)  # fmt: skip
+    [
+        ("localhost", "localhost", 443, True),
+        ("localhost:8989", "localhost", 8989, True),
+        ("localhost:8989", "localhost", 8990, False),
+        ("LOCALHOST", "localhost", 1, True),
+        ("127.0.0.1", "localhost", 443, False),
+        ("[::1]:443", "::1", 443, True),
+        ("::1", "[::1]", 443, True),
+    ],
+)
 def test_what_is_listed_is_allowed(allowed: str, host: str, port: int, fine: bool) -> None:
     if fine:
         assert check_submitted(host, port, (allowed,))
@@ -98,22 +123,30 @@ def refusals(addresses: list[str], *commands: str) -> dict[str, str | None]:
 
 @pytest.mark.parametrize("nonlocal_bind", [0, 1])
 def test_no_address_of_the_hosts_interfaces_is_an_endpoint(nonlocal_bind: int) -> None:
-    """Two interfaces with addresses of both kinds, one with two of one network, and blocks that the kernel takes for its own without an interface that
-    has them. Also where sockets may be bound to any address, as on a host with keepalived. A transparent proxy's table is none of that."""
+    """Two interfaces with addresses of both kinds, one with two of one network, and blocks that the kernel takes for
+    its own without an interface that has them. Also where sockets may be bound to any address, as on a host with
+    keepalived. A transparent proxy's table is none of that."""
     mapped = [f"::ffff:{text}" for text in HERE if ":" not in text]
     found = refusals(
         HERE + ROUTED_HERE + mapped + ELSEWHERE,
         "ip link set lo up",
         "ip link add side0 type veth peer name side1",
         f"echo {nonlocal_bind} > /proc/sys/net/ipv4/ip_nonlocal_bind",
-        "ip address add 10.9.8.1/24 dev side0", "ip address add 10.9.8.3/24 dev side0",
-        "ip address add 192.0.2.77/24 dev side1", "ip address add 203.0.113.5/32 dev lo",
-        "ip address add 2001:db8::77/64 dev side0 nodad", "ip address add fd12:3456::1/64 dev side1 nodad",
-        "ip link set side0 up", "ip link set side1 up",
-        "ip route add local 198.51.100.0/24 dev lo", "ip route add local 198.18.0.0/15 dev lo src 10.9.8.1", "ip -6 route add local 2001:db8:1::/64 dev lo",
+        "ip address add 10.9.8.1/24 dev side0",
+        "ip address add 10.9.8.3/24 dev side0",
+        "ip address add 192.0.2.77/24 dev side1",
+        "ip address add 203.0.113.5/32 dev lo",
+        "ip address add 2001:db8::77/64 dev side0 nodad",
+        "ip address add fd12:3456::1/64 dev side1 nodad",
+        "ip link set side0 up",
+        "ip link set side1 up",
+        "ip route add local 198.51.100.0/24 dev lo",
+        "ip route add local 198.18.0.0/15 dev lo src 10.9.8.1",
+        "ip -6 route add local 2001:db8:1::/64 dev lo",
         "ip route add 198.51.101.0/24 dev side0",
-        "ip route add local default dev lo table 100", "ip -6 route add local default dev lo table 100",  # as for a transparent proxy
-    )  # fmt: skip
+        "ip route add local default dev lo table 100",
+        "ip -6 route add local default dev lo table 100",  # as for a transparent proxy
+    )
     assert {text: why for text, why in found.items() if why is None} == dict.fromkeys(ELSEWHERE)
 
 
@@ -169,9 +202,19 @@ def test_a_name_without_an_address() -> None:
 
 @pytest.mark.parametrize(
     ("name", "fine"),
-    [("localhost", True), ("a.localhost", True), ("127.0.0.1", True), ("127.5.5.5", True), ("[::1]", True), ("localhost.", True),
-     ("localhost.example.com", False), ("192.0.2.1", False), ("", False), ("127.0.0.1.example.com", False)],
-)  # fmt: skip
+    [
+        ("localhost", True),
+        ("a.localhost", True),
+        ("127.0.0.1", True),
+        ("127.5.5.5", True),
+        ("[::1]", True),
+        ("localhost.", True),
+        ("localhost.example.com", False),
+        ("192.0.2.1", False),
+        ("", False),
+        ("127.0.0.1.example.com", False),
+    ],
+)
 def test_loopback_names(name: str, fine: bool) -> None:
     assert is_loopback_name(name) is fine
 
@@ -316,9 +359,20 @@ def test_there_is_one_default_whoever_asks_at_the_same_time(
 
 @pytest.mark.parametrize(
     "more",
-    [{"name": ""}, {"name": "a b"}, {"name": "../x"}, {"name": "endpoint-0123456789ab"}, {"name": "user-0123456789ab"}, {"kind": "other"},
-     {"url": "http://192.0.2.1"}, {"url": "x" * 2000}, {"secret_ref": "env:HYPERSDK_X"}, {"thumbprint": "zz"}, {"insecure": True, "thumbprint": "AA" * 32}],
-)  # fmt: skip
+    [
+        {"name": ""},
+        {"name": "a b"},
+        {"name": "../x"},
+        {"name": "endpoint-0123456789ab"},
+        {"name": "user-0123456789ab"},
+        {"kind": "other"},
+        {"url": "http://192.0.2.1"},
+        {"url": "x" * 2000},
+        {"secret_ref": "env:HYPERSDK_X"},
+        {"thumbprint": "zz"},
+        {"insecure": True, "thumbprint": "AA" * 32},
+    ],
+)
 def test_what_cannot_be_an_endpoint(endpoints: Endpoints, vcenter: Simulator, more: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         endpoints.create(new(vcenter, **more))

@@ -218,10 +218,28 @@ def test_a_private_file_is_never_readable_by_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "ref",
-    ["", "env", "env:", "env:a-b", "env:A B", "env:VAULT_TOKEN", "env:HYPERSDK_KEYRING", "env:CREDENTIALS_DIRECTORY", "file:relative",
-     "file:/a\0b", "vault:x", "vault:mount/path", "vault:mount/../sys/raw#x", "vault:../x#y", "vault:m/a//b#c", "vault:m/a?b#c",
-     "http://192.0.2.1/", "ENV:X", "env:" + "A" * 2000],
-)  # fmt: skip
+    [
+        "",
+        "env",
+        "env:",
+        "env:a-b",
+        "env:A B",
+        "env:VAULT_TOKEN",
+        "env:HYPERSDK_KEYRING",
+        "env:CREDENTIALS_DIRECTORY",
+        "file:relative",
+        "file:/a\0b",
+        "vault:x",
+        "vault:mount/path",
+        "vault:mount/../sys/raw#x",
+        "vault:../x#y",
+        "vault:m/a//b#c",
+        "vault:m/a?b#c",
+        "http://192.0.2.1/",
+        "ENV:X",
+        "env:" + "A" * 2000,
+    ],
+)
 def test_what_is_no_reference_is_refused(ref: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_reference(ref)
@@ -271,7 +289,8 @@ def test_a_file_is_read_with_suspicion(tmp_path: Path) -> None:
 def test_a_credential_of_systemd_is_taken_as_it_is_handed_over(
     tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file of root's, mode 0400, or 0440 where an access list lets the service's user in; the daemon runs as another."""
+    """A file of root's, mode 0400, or 0440 where an access list lets the service's user in; the daemon runs as
+    another."""
     path = tmp_path / "vc1"
     path.write_text("s3cret\n")
     path.chmod(mode)
@@ -367,10 +386,15 @@ def test_hashicorp_vault() -> None:
 
 @pytest.mark.parametrize(
     "environ",
-    [{}, {"VAULT_ADDR": "https://vault.example.com"}, {"VAULT_ADDR": "http://vault.example.com", "VAULT_TOKEN": "x"},
-     {"VAULT_ADDR": "http://127.0.0.1:1", "VAULT_TOKEN": "x"}, {"VAULT_ADDR": "nonsense", "VAULT_TOKEN": "x"},
-     {"VAULT_ADDR": "https://127.0.0.1:1", "VAULT_TOKEN": "x", "VAULT_CACERT": "/absent"}],
-)  # fmt: skip
+    [
+        {},
+        {"VAULT_ADDR": "https://vault.example.com"},
+        {"VAULT_ADDR": "http://vault.example.com", "VAULT_TOKEN": "x"},
+        {"VAULT_ADDR": "http://127.0.0.1:1", "VAULT_TOKEN": "x"},
+        {"VAULT_ADDR": "nonsense", "VAULT_TOKEN": "x"},
+        {"VAULT_ADDR": "https://127.0.0.1:1", "VAULT_TOKEN": "x", "VAULT_CACERT": "/absent"},
+    ],
+)
 def test_vault_that_cannot_be_asked(environ: dict[str, str]) -> None:
     with pytest.raises(HyperSDKError) as caught:
         Vault(KEY, environ=environ).resolve("vault:kv/a#b")

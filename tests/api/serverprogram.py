@@ -1,4 +1,5 @@
-"""An API in a process of its own, for tests that measure it: ``python -m tests.api.serverprogram FOLDER [DATABASE_URL]``.
+"""An API in a process of its own, for tests that measure it: ``python -m tests.api.serverprogram FOLDER
+[DATABASE_URL]``.
 
 Prints one line of JSON when it serves: ``url``, ``tokens`` by role, ``pid``. Ends on SIGTERM.
 """
@@ -19,7 +20,8 @@ from tests.support.apiserver import beating, build_services, make_tokens
 
 
 def stay_on_loopback() -> None:
-    """Names and addresses of others, which a fuzzer makes up, are never looked up: a test talks to this machine only."""
+    """Names and addresses of others, which a fuzzer makes up, are never looked up: a test talks to this machine
+    only."""
     look_up = socket.getaddrinfo
 
     def only_here(host: Any, *more: Any, **named: Any) -> Any:

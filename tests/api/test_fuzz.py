@@ -1,4 +1,5 @@
-"""Schemathesis over the whole OpenAPI document, against a real server in a process of its own: no answer is a 5xx, every answer is as described.
+"""Schemathesis over the whole OpenAPI document, against a real server in a process of its own: no answer is a 5xx,
+every answer is as described.
 
 In the suite for a minute; ``scripts/fuzz-api`` runs it for longer, with another seed each time.
 """
@@ -28,11 +29,27 @@ DIALS = r"^/api/v1/endpoints(/\{id\}/test)?$"
 def _schemathesis(program: Program, folder: Path, *more: str, seconds: int) -> None:
     # One worker: in CPython 3.11, two threads that parse Python at a time, as hypothesis does, can end in a SystemError (python/cpython#106905).
     command = [
-        str(Path(sys.executable).with_name("schemathesis")), "--no-color", "run", f"{program.url}/openapi.json",
-        "--header", f"Authorization: Bearer {program.tokens['admin']}", "--max-time", str(seconds), "--seed", SEED,
-        "--request-timeout", "60", "--generation-database", "none", "--warnings", "off", "--continue-on-failure",
-        "--suppress-health-check", "all", *more,
-    ]  # fmt: skip
+        str(Path(sys.executable).with_name("schemathesis")),
+        "--no-color",
+        "run",
+        f"{program.url}/openapi.json",
+        "--header",
+        f"Authorization: Bearer {program.tokens['admin']}",
+        "--max-time",
+        str(seconds),
+        "--seed",
+        SEED,
+        "--request-timeout",
+        "60",
+        "--generation-database",
+        "none",
+        "--warnings",
+        "off",
+        "--continue-on-failure",
+        "--suppress-health-check",
+        "all",
+        *more,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds * 3 + 240, check=False, cwd=folder)
     (folder / "schemathesis.log").write_text(done.stdout + done.stderr)
     if done.returncode != 0:

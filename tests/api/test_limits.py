@@ -197,8 +197,8 @@ def _dripping(found: Shell, path: str, *headers: str, pause_s: float = 0.1) -> t
 
 
 def test_a_slow_body_is_told_from_a_slow_answer_on_every_route(shell: ServeShell) -> None:
-    """The time of the body and that of the answer are over at the same moment: which one it was must not be chance. A byte now and then does not
-    keep a request alive."""
+    """The time of the body and that of the answer are over at the same moment: which one it was must not be chance. A
+    byte now and then does not keep a request alive."""
     found = shell(request_timeout_s=1.0)
     wanted = [(path, *more) for path in BODIES for more in ((), ("Idempotency-Key: k-" + path.replace("/", "-"),))]
     with ThreadPoolExecutor(len(wanted)) as pool:

@@ -20,7 +20,10 @@ MiB = 1024 * 1024
 async def _open(program: Program) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     address = urlsplit(program.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    head = f"GET /api/v1/events HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer {program.tokens['viewer']}\r\n\r\n"
+    head = (
+        f"GET /api/v1/events HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Bearer"
+        f" {program.tokens['viewer']}\r\n\r\n"
+    )
     writer.write(head.encode())
     status = await asyncio.wait_for(reader.readline(), 60)
     assert status.startswith(b"HTTP/1.1 200"), status
@@ -86,7 +89,8 @@ def test_a_thousand_clients_are_one_poll_and_little_memory(
         spent = time.monotonic() - began
         polls = _metric(program, "hypersdk_event_polls_total")
     print(
-        f"RSS {before / MiB:.0f} MiB before, {most / MiB:.0f} MiB with {CLIENTS} clients; {polls:.0f} polls in {spent:.0f} s"
+        f"RSS {before / MiB:.0f} MiB before, {most / MiB:.0f} MiB with {CLIENTS} clients; {polls:.0f} polls in"
+        f" {spent:.0f} s"
     )
     assert most <= 300 * MiB
     assert polls <= spent / 0.5 + 2

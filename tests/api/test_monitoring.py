@@ -67,15 +67,25 @@ def test_the_exposition_is_what_promtool_accepts_and_true(api: Api) -> None:
     assert run_tool("promtool", "check", "metrics", stdin=text) == ""
     values = _values(text)
     for name, value in {
-        'hypersdk_jobs{state="completed"}': 1, 'hypersdk_jobs{state="failed"}': 1, 'hypersdk_jobs{state="running"}': 1,
-        'hypersdk_jobs{state="queued"}': 1, 'hypersdk_queue_depth{waiting="none"}': 1, "hypersdk_jobs_submitted_total": 4,
+        'hypersdk_jobs{state="completed"}': 1,
+        'hypersdk_jobs{state="failed"}': 1,
+        'hypersdk_jobs{state="running"}': 1,
+        'hypersdk_jobs{state="queued"}': 1,
+        'hypersdk_queue_depth{waiting="none"}': 1,
+        "hypersdk_jobs_submitted_total": 4,
         "hypersdk_bytes_downloaded_total": 7 * 2**40,
-        "hypersdk_transferred_bytes": 7 * 2**40, "hypersdk_expected_bytes": 2**43, "hypersdk_rate_bytes_per_second": 1.5e8,
-        "hypersdk_lease_age_seconds": 61.5, "hypersdk_jobs_not_restored": 1, "hypersdk_workers_alive": 1, "hypersdk_database_up": 1,
-        'hypersdk_steps_ended{outcome="finish",step="export"}': 1, 'hypersdk_steps_ended{outcome="start",step="queue"}': 3,
+        "hypersdk_transferred_bytes": 7 * 2**40,
+        "hypersdk_expected_bytes": 2**43,
+        "hypersdk_rate_bytes_per_second": 1.5e8,
+        "hypersdk_lease_age_seconds": 61.5,
+        "hypersdk_jobs_not_restored": 1,
+        "hypersdk_workers_alive": 1,
+        "hypersdk_database_up": 1,
+        'hypersdk_steps_ended{outcome="finish",step="export"}': 1,
+        'hypersdk_steps_ended{outcome="start",step="queue"}': 3,
         'hypersdk_api_request_duration_seconds_count{method="GET",route="/api/v1/jobs/{id}",status="4xx"}': 1,
         'hypersdk_api_request_duration_seconds_count{method="GET",route="unmatched",status="4xx"}': 1,
-    }.items():  # fmt: skip
+    }.items():
         assert values[name] == value, name
 
 
@@ -130,15 +140,19 @@ def test_every_name_that_is_shipped_is_there(api: Api) -> None:
 
 
 def test_the_alert_of_a_slow_api_leaves_out_routes_that_there_are(api: Api) -> None:
-    """Those that wait, send whole disks or talk to a vCenter; each by the template that its latency is recorded under."""
+    """Those that wait, send whole disks or talk to a vCenter; each by the template that its latency is recorded
+    under."""
     rules = yaml.safe_load((SHIPPED / "rules" / "hypersdk.yml").read_text())["groups"][0]["rules"]
     (alert,) = [rule["expr"] for rule in rules if rule.get("alert") == "HyperSDKApiSlow"]
     (left_out,) = re.findall(r'route!~"(.*?)"', alert)
     ((method, route),) = re.findall(r'method="(\w+)", route="(.*?)"', alert)
     asked = {path: set(one) for path, one in api.client().get("/openapi.json").json()["paths"].items()}
     assert {path for path in asked if re.fullmatch(left_out, path)} == {
-        "/api/v1/jobs/{id}/logs", "/api/v1/jobs/{id}/artifacts/{name}", "/api/v1/events", "/api/v1/endpoints/{id}/test",
-    }  # fmt: skip
+        "/api/v1/jobs/{id}/logs",
+        "/api/v1/jobs/{id}/artifacts/{name}",
+        "/api/v1/events",
+        "/api/v1/endpoints/{id}/test",
+    }
     assert method.lower() in asked[route]
 
 
@@ -173,9 +187,12 @@ def _prometheus(api: Api, folder: Path) -> Iterator[httpx.Client]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        requires("prometheus"), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
-    ]  # fmt: skip
+        requires("prometheus"),
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
     log = folder / "prometheus.log"
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as server:
         try:

@@ -1,4 +1,5 @@
-"""The API while its state cannot be written: it says so, by code, to load balancers and to people, and its log says it once."""
+"""The API while its state cannot be written: it says so, by code, to load balancers and to people, and its log says it
+once."""
 
 from __future__ import annotations
 
@@ -70,8 +71,9 @@ def test_a_state_that_cannot_be_written_is_told_once_in_the_log_and_to_all_who_a
         assert client.get(f"/api/v1/jobs/{job}/explain").json()["code"] == "queued"
     told_of = [record.getMessage() for record in caplog.records if "the database" in record.getMessage()]
     assert [text.split(":")[0].split(" after")[0] for text in told_of] == [
-        "the database cannot be used", "the database can be used again",
-    ]  # fmt: skip
+        "the database cannot be used",
+        "the database can be used again",
+    ]
 
 
 def test_a_write_is_refused_by_code_and_never_told_as_done_without_its_line_in_the_trail(
@@ -163,8 +165,9 @@ def test_a_worker_that_lives_and_cannot_work_is_told_to_all_who_ask(
         assert client.get(f"/api/v1/jobs/{job}/explain").json()["code"] == "queued"
         troubles.write("database_full", ends=False)
         assert ready(found)[1:] == (
-            {"database": "ok", "schema": "ok", "workers": "one cannot do its work"}, {"workers": "database_full"},
-        )  # fmt: skip
+            {"database": "ok", "schema": "ok", "workers": "one cannot do its work"},
+            {"workers": "database_full"},
+        )
         told = client.get(f"/api/v1/jobs/{job}/explain").json()
         assert (told["code"], "cannot do its work" in told["message"]) == ("database_full", True)
         assert "Free space" in told["next_step"]

@@ -1,4 +1,5 @@
-"""The API on a real PostgreSQL: what differs from SQLite are times, JSON, texts that it does not take, and several API processes."""
+"""The API on a real PostgreSQL: what differs from SQLite are times, JSON, texts that it does not take, and several API
+processes."""
 
 from __future__ import annotations
 
@@ -53,8 +54,13 @@ def test_every_column_sorts_and_filters(pg: Api) -> None:
     owners = [job["owner"] for job in client.get(JOBS, params={"sort": "owner"}).json()["jobs"]]
     assert owners == ["u1", "u2", None], "nothing comes last, on both databases"
     query: dict[str, Any] = {
-        "state": "queued", "name": "B", "percent_max": 10, "priority_min": 0, "created_after": "2020-01-01T00:00:00Z", "text": "b",
-    }  # fmt: skip
+        "state": "queued",
+        "name": "B",
+        "percent_max": 10,
+        "priority_min": 0,
+        "created_after": "2020-01-01T00:00:00Z",
+        "text": "b",
+    }
     assert [job["id"] for job in client.get(JOBS, params=query).json()["jobs"]] == [jobs[0].id]
     revision = client.get(JOBS).json()["revision"]
     pg.add_job()

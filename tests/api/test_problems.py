@@ -44,15 +44,30 @@ def test_fields_do_not_hide_what_a_problem_must_say() -> None:
     error = ConnectError("no answer", status=1, title="x", detail="y", host="vcenter.example.com", empty=None)
     found = problem(error, 502)
     assert found == {
-        "type": "about:blank", "title": "Bad Gateway", "status": 502, "detail": "no answer", "code": "connect_failed", "cause": error.cause,
-        "next_step": error.next_step, "exit_status": 3, "host": "vcenter.example.com",
-    }  # fmt: skip
+        "type": "about:blank",
+        "title": "Bad Gateway",
+        "status": 502,
+        "detail": "no answer",
+        "code": "connect_failed",
+        "cause": error.cause,
+        "next_step": error.next_step,
+        "exit_status": 3,
+        "host": "vcenter.example.com",
+    }
 
 
 @pytest.mark.parametrize(
     ("path", "kept"),
-    [("/health", True), ("/jobs/x", True), ("/jobs/submit", True), ("/api/v1/jobs/x", False), ("/", False), ("/jobsx", False), ("/jobs", False)],
-)  # fmt: skip
+    [
+        ("/health", True),
+        ("/jobs/x", True),
+        ("/jobs/submit", True),
+        ("/api/v1/jobs/x", False),
+        ("/", False),
+        ("/jobsx", False),
+        ("/jobs", False),
+    ],
+)
 def test_which_paths_are_kept(path: str, kept: bool) -> None:
     assert is_kept(path) is kept
 
@@ -60,9 +75,14 @@ def test_which_paths_are_kept(path: str, kept: bool) -> None:
 def test_a_body_that_does_not_say_that_it_is_json(shell: ServeShell) -> None:
     found = shell()
     routes = [
-        ("POST", "/api/v1/auth/login"), ("POST", "/api/v1/auth/password"), ("POST", "/api/v1/auth/users"), ("POST", "/api/v1/auth/tokens"),
-        ("PATCH", "/api/v1/auth/users/admin"), ("POST", "/api/v1/endpoints"), ("POST", "/api/v1/jobs/bulk"),
-    ]  # fmt: skip
+        ("POST", "/api/v1/auth/login"),
+        ("POST", "/api/v1/auth/password"),
+        ("POST", "/api/v1/auth/users"),
+        ("POST", "/api/v1/auth/tokens"),
+        ("PATCH", "/api/v1/auth/users/admin"),
+        ("POST", "/api/v1/endpoints"),
+        ("POST", "/api/v1/jobs/bulk"),
+    ]
     taking = {
         (method, context.path)
         for context in iter_route_contexts(found.app.routes)
@@ -116,9 +136,12 @@ def test_both_forms(shell: ServeShell) -> None:
         assert (known.status_code, known.headers["content-type"]) == (502, "application/problem+json")
         assert known.json()["next_step"]
         for path, method, status, code in (
-            ("/api/v1/nothing", "GET", 404, "route_unknown"), ("/api/v1/auth/me", "DELETE", 405, "method_refused"),
-            ("/jobs/absent", "GET", 404, "job_unknown"), ("/jobs/submit", "GET", None, None), ("/jobs/cancel", "PUT", 405, "method_refused"),
-        ):  # fmt: skip
+            ("/api/v1/nothing", "GET", 404, "route_unknown"),
+            ("/api/v1/auth/me", "DELETE", 405, "method_refused"),
+            ("/jobs/absent", "GET", 404, "job_unknown"),
+            ("/jobs/submit", "GET", None, None),
+            ("/jobs/cancel", "PUT", 405, "method_refused"),
+        ):
             answer = client.request(method, path)
             if status is not None:
                 assert (answer.status_code, answer.json()["code"]) == (status, code), path

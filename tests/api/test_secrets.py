@@ -75,9 +75,12 @@ def cells(shell: Shell) -> Iterator[tuple[str, bytes]]:
 def test_the_search_finds_what_is_hidden() -> None:
     text = PLANTED["job"].encode()
     hidden = [
-        text, base64.b64encode(text), text.hex().encode(), zlib.compress(base64.b64encode(b"x" + text)),
+        text,
+        base64.b64encode(text),
+        text.hex().encode(),
+        zlib.compress(base64.b64encode(b"x" + text)),
         base64.b64encode(pickle.dumps({"a": text.decode()})),
-    ]  # fmt: skip
+    ]
     for one in hidden:
         assert any(text in form for form in decoded(b'{"a": "' + one + b'"}' if one[:1] != b"x" else one)), one
 
@@ -145,13 +148,15 @@ def test_planted_secrets_are_nowhere(
         for name in ("vc1", "vc2", "vc3", "vc4"):
             post(f"/api/v1/endpoints/{name}/test", None)
         job = {"name": "a", "vm_path": "/dc/vm/a", "output_path": str(tmp_path / "exports" / "a")}
-        for number, more in enumerate((
-            {"vcenter": {"server": "192.0.2.1", "username": "u", "password": PLANTED["job"]}},
-            {"vcenter_url": f"https://u:{PLANTED['url']}@192.0.2.1/sdk"},
-            {"vcenter": {"server": "127.0.0.1", "username": "u", "password": PLANTED["job"]}},
-            {"vcenter": {"server": "192.0.2.1", "pasword": PLANTED["job"]}},
-            {"vcenter": PLANTED["job"]},
-        )):  # fmt: skip
+        for number, more in enumerate(
+            (
+                {"vcenter": {"server": "192.0.2.1", "username": "u", "password": PLANTED["job"]}},
+                {"vcenter_url": f"https://u:{PLANTED['url']}@192.0.2.1/sdk"},
+                {"vcenter": {"server": "127.0.0.1", "username": "u", "password": PLANTED["job"]}},
+                {"vcenter": {"server": "192.0.2.1", "pasword": PLANTED["job"]}},
+                {"vcenter": PLANTED["job"]},
+            )
+        ):
             for path in ("/jobs/submit", "/api/v1/jobs"):
                 post(
                     path,

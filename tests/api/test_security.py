@@ -111,8 +111,14 @@ def test_a_lower_role_is_403_everywhere_it_is_not_enough(running: Shell, role: R
 
 
 def test_every_write_needs_more_than_a_viewer(running: Shell) -> None:
-    own = {"/api/v1/auth/login", "/api/v1/auth/logout", "/api/v1/auth/password", "/api/v1/auth/tokens", "/api/v1/auth/tokens/{token_id}",
-           "/jobs/query"}  # fmt: skip
+    own = {
+        "/api/v1/auth/login",
+        "/api/v1/auth/logout",
+        "/api/v1/auth/password",
+        "/api/v1/auth/tokens",
+        "/api/v1/auth/tokens/{token_id}",
+        "/jobs/query",
+    }
     """What a viewer may write: its own session, password and tokens; and a query that is sent as POST."""
     writes = {
         route.path for method, route in every(running) if method not in READS and route.role in (None, Role.VIEWER)
@@ -128,9 +134,19 @@ def test_a_viewer_sees_names_of_files_and_not_what_is_in_them(running: Shell) ->
 
 @pytest.mark.parametrize(
     "path",
-    ["/jobs", "/endpoints", "/workers", "/auth/users", "/auth/tokens", "/auth/audit", "/auth/permissions", "/statistics/history",
-     "/jobs/x/attempts", "/jobs/x/artifacts"],
-)  # fmt: skip
+    [
+        "/jobs",
+        "/endpoints",
+        "/workers",
+        "/auth/users",
+        "/auth/tokens",
+        "/auth/audit",
+        "/auth/permissions",
+        "/statistics/history",
+        "/jobs/x/attempts",
+        "/jobs/x/artifacts",
+    ],
+)
 def test_a_list_refuses_what_it_does_not_know(running: Shell, path: str) -> None:
     with running.client(running.admin) as client:
         answer = client.get(f"/api/v1{path}", params={"order": "name", "colour": "red"})
@@ -156,8 +172,11 @@ def test_a_write_refuses_what_it_does_not_know(running: Shell) -> None:
 
 
 def test_a_list_takes_what_it_knows(running: Shell) -> None:
-    known = {"auth/tokens": "all=true", "auth/audit": "actor=a&action=b&outcome=ok&before=9&limit=1",
-             "statistics/history": "since=2026-01-01T00:00:00Z&until=2026-01-02T00:00:00Z&points=5"}  # fmt: skip
+    known = {
+        "auth/tokens": "all=true",
+        "auth/audit": "actor=a&action=b&outcome=ok&before=9&limit=1",
+        "statistics/history": "since=2026-01-01T00:00:00Z&until=2026-01-02T00:00:00Z&points=5",
+    }
     with running.client(running.admin) as client:
         for path, query in known.items():
             assert client.get(f"/api/v1/{path}?{query}").status_code == 200, path
@@ -226,12 +245,18 @@ def test_head_is_get_without_a_body(running: Shell) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("PUT", "/jobs/query", "GET, POST"), ("PUT", "/jobs/x", "GET"), ("HEAD", "/status", "GET"), ("POST", "/health", "GET, HEAD"),
-        ("PUT", "/api/v1/jobs", "GET, HEAD, POST"), ("PUT", "/api/v1/jobs/x", "DELETE, GET, HEAD"), ("GET", "/api/v1/jobs/x/cancel", "POST"),
-        ("PUT", "/api/v1/auth/users/x", "DELETE, GET, HEAD, PATCH"), ("TRACE", "/api/v1/auth/tokens", "GET, HEAD, POST"),
+        ("PUT", "/jobs/query", "GET, POST"),
+        ("PUT", "/jobs/x", "GET"),
+        ("HEAD", "/status", "GET"),
+        ("POST", "/health", "GET, HEAD"),
+        ("PUT", "/api/v1/jobs", "GET, HEAD, POST"),
+        ("PUT", "/api/v1/jobs/x", "DELETE, GET, HEAD"),
+        ("GET", "/api/v1/jobs/x/cancel", "POST"),
+        ("PUT", "/api/v1/auth/users/x", "DELETE, GET, HEAD, PATCH"),
+        ("TRACE", "/api/v1/auth/tokens", "GET, HEAD, POST"),
         ("OPTIONS", "/metrics", "GET, HEAD"),
     ],
-)  # fmt: skip
+)
 def test_allow_names_the_methods_of_every_route_at_the_address(
     running: Shell, method: str, path: str, allow: str
 ) -> None:
@@ -324,9 +349,14 @@ def test_a_write_by_cookie_needs_the_csrf_token(running: Shell) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Origin": "https://evil.example.com"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
-     {"Origin": "http://127.0.0.1:1"}],
-)  # fmt: skip
+    [
+        {"Origin": "https://evil.example.com"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+)
 def test_another_sites_page_writes_nothing(running: Shell, headers: dict[str, str]) -> None:
     with running.client() as client:
         csrf = logged_in(running, client, name=f"origin-{abs(hash(tuple(headers.items())))}")
@@ -357,10 +387,22 @@ def test_a_bad_token_beside_a_good_cookie_is_refused(running: Shell) -> None:
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("localhost", 200), ("LOCALHOST:1234", 200), ("127.0.0.1:80", 200), ("127.9.9.9", 200), ("[::1]:8080", 200), ("x.localhost", 200),
-     ("evil.example.com", 403), ("evil.example.com:8080", 403), ("127.0.0.1.evil.example.com", 403), ("192.0.2.1", 403), ("", 403),
-     ("localhost.evil.example.com", 403), ("localhost@evil.example.com", 403)],
-)  # fmt: skip
+    [
+        ("localhost", 200),
+        ("LOCALHOST:1234", 200),
+        ("127.0.0.1:80", 200),
+        ("127.9.9.9", 200),
+        ("[::1]:8080", 200),
+        ("x.localhost", 200),
+        ("evil.example.com", 403),
+        ("evil.example.com:8080", 403),
+        ("127.0.0.1.evil.example.com", 403),
+        ("192.0.2.1", 403),
+        ("", 403),
+        ("localhost.evil.example.com", 403),
+        ("localhost@evil.example.com", 403),
+    ],
+)
 def test_the_host_must_be_ours(running: Shell, host: str, status: int) -> None:
     with running.client() as client:
         answer = client.get("/health", headers={"Host": host})
@@ -390,9 +432,18 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [(PUBLIC, 200), (PUBLIC.upper(), 200), (f"{PUBLIC}:8443", 200), (f"{PUBLIC}.", 200), ("localhost", 200),
-     ("evil.example.com", 403), (f"x.{PUBLIC}", 403), (f"{PUBLIC}.evil.example.com", 403), (f"{PUBLIC}@evil.example.com", 403)],
-)  # fmt: skip
+    [
+        (PUBLIC, 200),
+        (PUBLIC.upper(), 200),
+        (f"{PUBLIC}:8443", 200),
+        (f"{PUBLIC}.", 200),
+        ("localhost", 200),
+        ("evil.example.com", 403),
+        (f"x.{PUBLIC}", 403),
+        (f"{PUBLIC}.evil.example.com", 403),
+        (f"{PUBLIC}@evil.example.com", 403),
+    ],
+)
 def test_a_proxys_name_is_a_host_of_ours_and_no_other_is(proxied: Shell, host: str, status: int) -> None:
     with proxied.client() as client:
         assert client.get("/health", headers={"Host": host}).status_code == status
@@ -401,12 +452,19 @@ def test_a_proxys_name_is_a_host_of_ours_and_no_other_is(proxied: Shell, host: s
 @pytest.mark.parametrize(
     ("host", "origin", "status"),
     [
-        (PUBLIC, f"https://{PUBLIC}", 201), (f"{PUBLIC}:443", f"https://{PUBLIC}", 201), (PUBLIC, f"http://{PUBLIC}", 201),
-        (f"{PUBLIC}:8443", f"https://{PUBLIC}:8443", 201), (PUBLIC, "https://evil.example.com", 403), (PUBLIC, "null", 403),
-        (PUBLIC, f"https://x.{PUBLIC}", 403), (PUBLIC, f"https://{PUBLIC}:8443", 403), (PUBLIC, f"ftp://{PUBLIC}", 403),
-        ("localhost", "https://localhost", 403), ("localhost", f"https://{PUBLIC}", 403),
+        (PUBLIC, f"https://{PUBLIC}", 201),
+        (f"{PUBLIC}:443", f"https://{PUBLIC}", 201),
+        (PUBLIC, f"http://{PUBLIC}", 201),
+        (f"{PUBLIC}:8443", f"https://{PUBLIC}:8443", 201),
+        (PUBLIC, "https://evil.example.com", 403),
+        (PUBLIC, "null", 403),
+        (PUBLIC, f"https://x.{PUBLIC}", 403),
+        (PUBLIC, f"https://{PUBLIC}:8443", 403),
+        (PUBLIC, f"ftp://{PUBLIC}", 403),
+        ("localhost", "https://localhost", 403),
+        ("localhost", f"https://{PUBLIC}", 403),
     ],
-)  # fmt: skip
+)
 def test_pages_that_a_proxy_serves_by_tls_write(proxied: Shell, host: str, origin: str, status: int) -> None:
     with proxied.client() as client:
         name = proxied.user(Role.VIEWER, f"proxied-{abs(hash((host, origin)))}")
@@ -447,8 +505,15 @@ def test_a_public_name_without_authentication_does_not_start(tmp_path: Path) -> 
 
 def test_headers_are_on_every_answer(running: Shell) -> None:
     with running.client(running.admin) as client, running.client() as stranger:
-        for answer in (client.get("/health"), client.get("/docs"), client.get("/status"), client.get("/nothing"), stranger.get("/status"),
-                       client.post("/jobs/submit", content=b"\xff"), client.get("/health", headers={"Host": "evil.example.com"})):  # fmt: skip
+        for answer in (
+            client.get("/health"),
+            client.get("/docs"),
+            client.get("/status"),
+            client.get("/nothing"),
+            stranger.get("/status"),
+            client.post("/jobs/submit", content=b"\xff"),
+            client.get("/health", headers={"Host": "evil.example.com"}),
+        ):
             assert answer.headers["content-security-policy"] == CSP
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["x-frame-options"] == "DENY"
@@ -525,10 +590,19 @@ def test_strange_names_are_unknown(running: Shell, key: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"username":"a\\u0000b","password":"x"}', '{"username":"\\ud800","password":"x"}', '{"username":"a","password":"\\ud800"}', "[]", "",
-     "\xff", '{"username":"a"}', "9" * 5000, "[" * 100_000],
+    [
+        '{"username":"a\\u0000b","password":"x"}',
+        '{"username":"\\ud800","password":"x"}',
+        '{"username":"a","password":"\\ud800"}',
+        "[]",
+        "",
+        "\xff",
+        '{"username":"a"}',
+        "9" * 5000,
+        "[" * 100_000,
+    ],
     ids=["nul", "half name", "half password", "list", "empty", "not utf-8", "no password", "digits", "deep"],
-)  # fmt: skip
+)
 def test_a_login_that_is_none(running: Shell, text: str) -> None:
     with running.client() as client:
         answer = client.post(

@@ -162,9 +162,12 @@ def test_the_gate_counts_by_address() -> None:
     assert [gate.enter("192.0.2.1") for _ in range(3)] == [True, True, False]
     gate.leave("192.0.2.1")
     assert gate.enter("192.0.2.1")
-    assert [gate.enter("127.0.0.1") for _ in range(4)] == [True, True, True, False], (
-        "loopback has only the limit of all"
-    )
+    assert [gate.enter("127.0.0.1") for _ in range(4)] == [
+        True,
+        True,
+        True,
+        False,
+    ], "loopback has only the limit of all"
     assert gate.refused == 2
 
 
@@ -240,10 +243,14 @@ def test_a_reload_to_another_kind_of_key(shell: ServeShell, tmp_path: Path) -> N
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-        .not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
         .sign(key, hashes.SHA256())
-    )  # fmt: skip
+    )
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     live.write_bytes(private + certificate.public_bytes(pem))

@@ -10,10 +10,19 @@ from hypersdk.api.times import go_duration, nanoseconds, rfc3339
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0s"), (0.0004, "0s"), (0.25, "250ms"), (0.9996, "1s"), (1, "1s"), (9.5, "9.5s"), (59.9999, "1m0s"), (129.167, "2m9.167s"),
-        (3600, "1h0m0s"), (90061.5, "25h1m1.5s"), (-3, "0s"),
+        (0, "0s"),
+        (0.0004, "0s"),
+        (0.25, "250ms"),
+        (0.9996, "1s"),
+        (1, "1s"),
+        (9.5, "9.5s"),
+        (59.9999, "1m0s"),
+        (129.167, "2m9.167s"),
+        (3600, "1h0m0s"),
+        (90061.5, "25h1m1.5s"),
+        (-3, "0s"),
     ],
-)  # fmt: skip
+)
 def test_durations_as_go_prints_them(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
 

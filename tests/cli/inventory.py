@@ -46,7 +46,9 @@ def inventory(count: int) -> list[MachineSummary]:
     return [
         machine(
             number,
-            name=f"{dice.choice(('prod', 'dev'))}-{dice.choice(('eu', 'us'))}-{dice.choice(('web', 'db', 'app'))}-{number:05d}",
+            name=(
+                f"{dice.choice(('prod', 'dev'))}-{dice.choice(('eu', 'us'))}-{dice.choice(('web', 'db', 'app'))}-{number:05d}"
+            ),
             guest=dice.choice(GUESTS),
             host=f"esx{number % 40:02d}.example.com",
             power=dice.choice((Power.ON, Power.OFF)),

@@ -22,9 +22,13 @@ def small(name: str, **settings: Any) -> MachineSpec:
 def login(server: Simulator, home: Path, **more: str) -> dict[str, str]:
     """An environment with a home of its own that leads to ``server``."""
     return {
-        "HOME": str(home), "GOVC_URL": server.url, "GOVC_USERNAME": server.username, "GOVC_PASSWORD": server.password,
-        "GOVC_INSECURE": "1", **more,
-    }  # fmt: skip
+        "HOME": str(home),
+        "GOVC_URL": server.url,
+        "GOVC_USERNAME": server.username,
+        "GOVC_PASSWORD": server.password,
+        "GOVC_INSECURE": "1",
+        **more,
+    }
 
 
 class Shell:

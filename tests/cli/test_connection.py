@@ -64,7 +64,8 @@ def test_the_configuration_file_counts_below_environment_and_flags(server: Simul
     config = tmp_path / ".config" / "hypersdk" / "config.toml"
     config.parent.mkdir(parents=True)
     config.write_text(
-        f'[connection]\nurl = "{server.url}"\nusername = "{server.username}"\npassword_file = "{secret}"\ninsecure = true\n'
+        f'[connection]\nurl = "{server.url}"\nusername = "{server.username}"\npassword_file = "{secret}"\ninsecure ='
+        " true\n"
     )
     home = {"HOME": str(tmp_path)}
     assert listed(home) == 0

@@ -104,17 +104,26 @@ def test_a_bug_is_told_in_general_and_kept_in_a_crash_file(tmp_path: Path, monke
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", '"$@" --help | true; echo "${PIPESTATUS[0]}"', "-", *program()],
-        capture_output=True, text=True, env=environment(tmp_path, PYTHONUNBUFFERED="1"), check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path, PYTHONUNBUFFERED="1"),
+        check=True,
+    )
     assert done.stdout.strip() in ("0", "141")  # 0 where all fitted into the pipe before it was closed
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
     "url",
-    ["https://user:hunter2@vcenter.example.com/sdk", "user:hunter2@vcenter.example.com", "https://a@b:hunter2@vcenter.example.com",
-     "https://user:hunter2#x@vcenter.example.com", "https://user:hunter2@[::1", "https://user:hunter2＠@x"],
-)  # fmt: skip
+    [
+        "https://user:hunter2@vcenter.example.com/sdk",
+        "user:hunter2@vcenter.example.com",
+        "https://a@b:hunter2@vcenter.example.com",
+        "https://user:hunter2#x@vcenter.example.com",
+        "https://user:hunter2@[::1",
+        "https://user:hunter2＠@x",
+    ],
+)
 def test_the_password_in_a_url_flag_is_refused_and_not_shown(url: str) -> None:
     result = run("list", "--url", url, "--json")
     assert result.error["code"] == "password_in_argv"

@@ -229,9 +229,15 @@ def test_the_command_says_also_what_a_configuration_file_says_otherwise(shell: S
 def test_an_interrupted_conversion_is_shown_and_no_export(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     RunFile.create(
-        tmp_path / "x", FolderRuns(tmp_path / "state" / "hypersdk"), endpoint="local", moref="", machine="web01", format="qcow2",
-        compress="none", disks=[],
-    )  # fmt: skip
+        tmp_path / "x",
+        FolderRuns(tmp_path / "state" / "hypersdk"),
+        endpoint="local",
+        moref="",
+        machine="web01",
+        format="qcow2",
+        compress="none",
+        disks=[],
+    )
     told = shell.good("status", XDG_STATE_HOME=str(tmp_path / "state"))
     assert f"web01 -> {tmp_path / 'x'}" in told.out
     assert "hyper2kvm export" not in told.err

@@ -1,4 +1,5 @@
-"""Names that forge lines, reorder what is shown or hide a part: through every table, plan, log, file name and JSON of `hyper2kvm`."""
+"""Names that forge lines, reorder what is shown or hide a part: through every table, plan, log, file name and JSON of
+`hyper2kvm`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What can never be undone at the source: `cleanup` says so each time, and `--give-up` ends it, with what stays behind named."""
+"""What can never be undone at the source: `cleanup` says so each time, and `--give-up` ends it, with what stays behind
+named."""
 
 from __future__ import annotations
 
@@ -15,9 +16,16 @@ from tests.cli.servers import Shell, small
 from tests.support.simulator import SimulatorFactory
 
 GONE = CdromChange(
-    key=3000, label="CD/DVD drive 1", iso="[gone] tools.iso", datastore="datastore-999", backing_object=None, connected=False,
-    start_connected=True, allow_guest_control=True, migrate_connect=None,
-)  # fmt: skip
+    key=3000,
+    label="CD/DVD drive 1",
+    iso="[gone] tools.iso",
+    datastore="datastore-999",
+    backing_object=None,
+    connected=False,
+    start_connected=True,
+    allow_guest_control=True,
+    migrate_connect=None,
+)
 
 
 @pytest.fixture
@@ -34,9 +42,15 @@ def interrupted(shell: Shell, folder: Path, *changes: Change, moref: str | None 
     """A run of 'web' that ended with these changes open."""
     folder.mkdir()
     run = RunFile.create(
-        folder, FolderRuns(shell.home / ".local" / "state" / "hypersdk"), endpoint=f"{shell.server.username}@{shell.server.host}:{shell.server.port}",
-        moref=moref or shell.server.vm("web").ref.moref, machine="web", format="qcow2", compress="none", disks=[],
-    )  # fmt: skip
+        folder,
+        FolderRuns(shell.home / ".local" / "state" / "hypersdk"),
+        endpoint=f"{shell.server.username}@{shell.server.host}:{shell.server.port}",
+        moref=moref or shell.server.vm("web").ref.moref,
+        machine="web",
+        format="qcow2",
+        compress="none",
+        disks=[],
+    )
     with run.changing() as record:
         record.changes.extend(changes)
     run.make_known()

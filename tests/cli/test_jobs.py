@@ -106,9 +106,11 @@ def test_what_is_wrong_in_a_job_file_is_named(shell: Shell, text: str, code: str
 
 def test_switched_off_options_and_older_methods_are_accepted(shell: Shell, tmp_path: Path) -> None:
     job = {
-        "vm_path": "two", "output_dir": str(tmp_path / "x"), "export_method": "govc",
+        "vm_path": "two",
+        "output_dir": str(tmp_path / "x"),
+        "export_method": "govc",
         "options": {"enable_pipeline": False, "libvirt_integration": False, "compress_level": 6},
-    }  # fmt: skip
+    }
     done = shell.good("export", "-f", "-", "--dry-run", "--json", stdin=json.dumps(job))
     (warning,) = [event for event in done.events if event["type"] == "warning"]
     assert "govc" in warning["message"]

@@ -1,4 +1,5 @@
-"""What an export says about starting the machine elsewhere: which disk boots, and a command that means what it says for any name."""
+"""What an export says about starting the machine elsewhere: which disk boots, and a command that means what it says for
+any name."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from tests.support.simulator import SimulatorFactory
 SCSI = DiskSpec(2 * MiB, controller="pvscsi")
 IDE = DiskSpec(3 * MiB, controller="ide")
 AHCI = DiskSpec(4 * MiB, controller="ahci")
-# machine -> (file number of the disk, disk_type, boot_order_hint); files are numbered by controller key: IDE, SCSI, SATA
+# machine -> (file number of the disk, disk_type, boot_order_hint); files are numbered by controller key: IDE, SCSI,
+# SATA
 KNOWN = {
     "scsi-before-ide": [(1, "data", 1), (2, "boot", 0)],
     "second-unit": [(1, "data", 1), (2, "boot", 0)],

@@ -170,8 +170,11 @@ def test_a_reader_that_stops_early_is_quiet(simulator: SimulatorFactory, tmp_pat
     pairs = {key: value for key, value in login(server, tmp_path).items() if key != "HOME"}
     done = subprocess.run(
         ["bash", "-c", '"$@" | head -1; echo "${PIPESTATUS[0]}"', "-", *program("list", *flags)],
-        capture_output=True, text=True, env=environment(tmp_path, **pairs), check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path, **pairs),
+        check=True,
+    )
     assert done.stdout.splitlines()[1:] == ["141"]
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr

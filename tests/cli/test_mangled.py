@@ -1,4 +1,5 @@
-"""A server whose answers are nearly right: one of them is changed on its way, at a call and in a manner drawn from a seed (HYPERSDK_MANGLE_SEED).
+"""A server whose answers are nearly right: one of them is changed on its way, at a call and in a manner drawn from a
+seed (HYPERSDK_MANGLE_SEED).
 
 Whatever is read from it, no command ends with an internal error, and none waits for ever.
 """
@@ -50,9 +51,11 @@ TYPES = [
 ]
 XSI_TYPE = "{http://www.w3.org/2001/XMLSchema-instance}type"
 COMMANDS = {
-    "list": (["list", "--json"], 8), "inspect": (["inspect", "web", "--json"], 12), "doctor": (["doctor", "--json"], 25),
+    "list": (["list", "--json"], 8),
+    "inspect": (["inspect", "web", "--json"], 12),
+    "doctor": (["doctor", "--json"], 25),
     "plan": (["export", "web", "--dry-run", "--json", "-o"], 16),
-}  # fmt: skip
+}
 """Each with about the number of calls that it makes."""
 
 
@@ -171,6 +174,10 @@ def test_no_answer_ends_a_command_with_an_internal_error(
 
 def environ(behind: Simulator, server: TlsServer, home: Path) -> dict[str, str]:
     return {
-        "GOVC_URL": f"https://127.0.0.1:{server.port}", "GOVC_USERNAME": behind.username, "GOVC_PASSWORD": str(behind.password),
-        "GOVC_INSECURE": "1", "HOME": str(home), "XDG_STATE_HOME": str(home / "state"),
-    }  # fmt: skip
+        "GOVC_URL": f"https://127.0.0.1:{server.port}",
+        "GOVC_USERNAME": behind.username,
+        "GOVC_PASSWORD": str(behind.password),
+        "GOVC_INSECURE": "1",
+        "HOME": str(home),
+        "XDG_STATE_HOME": str(home / "state"),
+    }

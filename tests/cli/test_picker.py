@@ -207,9 +207,13 @@ def test_the_form_hands_over_what_was_chosen() -> None:
     picked = drive(FOUR, driver)
     assert picked is not None
     assert picked.choices == Choices(
-        output_dir=Path("/srv/images/x"), format=OutputFormat.QCOW2, compress=Compression.CHECKED,
-        state=SourceState.SHUTDOWN, remove_cdrom=True, bandwidth_bytes_s=20 * MiB,
-    )  # fmt: skip
+        output_dir=Path("/srv/images/x"),
+        format=OutputFormat.QCOW2,
+        compress=Compression.CHECKED,
+        state=SourceState.SHUTDOWN,
+        remove_cdrom=True,
+        bandwidth_bytes_s=20 * MiB,
+    )
 
 
 def test_the_form_refuses_what_does_not_go_together() -> None:
@@ -294,7 +298,8 @@ KEYS = (
 
 
 class Work:
-    """What the picker did since ``start``: rows drawn, and names looked at by the search. The same at any speed of the machine."""
+    """What the picker did since ``start``: rows drawn, and names looked at by the search. The same at any speed of the
+    machine."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.start()
@@ -321,8 +326,8 @@ class Work:
 def test_what_a_key_costs_does_not_grow_with_the_inventory(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only rows on the screen are drawn, and a longer query looks only at what the shorter one found. How long that takes is a
-    benchmark (``scripts/bench picker``)."""
+    """Only rows on the screen are drawn, and a longer query looks only at what the shorter one found. How long that
+    takes is a benchmark (``scripts/bench picker``)."""
     work = Work(monkeypatch)
     found = [10_000]
 

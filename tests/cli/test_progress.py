@@ -16,24 +16,58 @@ from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phas
 from hypersdk.units import GiB, MiB
 
 DISK = DiskProgress(
-    label="Hard disk 1", file_name="web-disk1.qcow2", phase=Phase.TRANSFERRING, capacity_bytes=40 * GiB, wire_bytes=3 * GiB,
-    guest_bytes=5 * GiB, written_bytes=5 * GiB, skipped_bytes=0, fraction=0.43, basis=Basis.ALLOCATED, rate_bytes_s=180.0 * MiB,
-    eta_s=33.0, bottleneck=Bottleneck.SOURCE, attempt=1, note="",
-)  # fmt: skip
+    label="Hard disk 1",
+    file_name="web-disk1.qcow2",
+    phase=Phase.TRANSFERRING,
+    capacity_bytes=40 * GiB,
+    wire_bytes=3 * GiB,
+    guest_bytes=5 * GiB,
+    written_bytes=5 * GiB,
+    skipped_bytes=0,
+    fraction=0.43,
+    basis=Basis.ALLOCATED,
+    rate_bytes_s=180.0 * MiB,
+    eta_s=33.0,
+    bottleneck=Bottleneck.SOURCE,
+    attempt=1,
+    note="",
+)
 MACHINE = ExportProgress(
-    machine="web01", phase=Phase.TRANSFERRING, disks=(DISK,), wire_bytes=3 * GiB, fraction=0.43, rate_bytes_s=180.0 * MiB, eta_s=33.0,
-    elapsed_s=12.0, lease_age_s=70.0, note="from esx1.example.com",
-)  # fmt: skip
+    machine="web01",
+    phase=Phase.TRANSFERRING,
+    disks=(DISK,),
+    wire_bytes=3 * GiB,
+    fraction=0.43,
+    rate_bytes_s=180.0 * MiB,
+    eta_s=33.0,
+    elapsed_s=12.0,
+    lease_age_s=70.0,
+    note="from esx1.example.com",
+)
 
 maybe_number = st.none() | st.floats(0, 1e15, allow_nan=False)
 disks = st.builds(
-    replace, st.just(DISK), label=st.text(max_size=50), phase=st.sampled_from(Phase), fraction=st.floats(0, 1),
-    rate_bytes_s=maybe_number, eta_s=maybe_number, note=st.text(max_size=100), attempt=st.integers(1, 4),
-)  # fmt: skip
+    replace,
+    st.just(DISK),
+    label=st.text(max_size=50),
+    phase=st.sampled_from(Phase),
+    fraction=st.floats(0, 1),
+    rate_bytes_s=maybe_number,
+    eta_s=maybe_number,
+    note=st.text(max_size=100),
+    attempt=st.integers(1, 4),
+)
 machines = st.builds(
-    replace, st.just(MACHINE), machine=st.text(max_size=100), phase=st.sampled_from(Phase), fraction=st.floats(0, 1),
-    disks=st.lists(disks, max_size=6).map(tuple), rate_bytes_s=maybe_number, eta_s=maybe_number, note=st.text(max_size=100),
-)  # fmt: skip
+    replace,
+    st.just(MACHINE),
+    machine=st.text(max_size=100),
+    phase=st.sampled_from(Phase),
+    fraction=st.floats(0, 1),
+    disks=st.lists(disks, max_size=6).map(tuple),
+    rate_bytes_s=maybe_number,
+    eta_s=maybe_number,
+    note=st.text(max_size=100),
+)
 
 
 @given(st.lists(machines, max_size=8), st.integers(20, 220), st.integers(5, 60))
@@ -137,9 +171,12 @@ def test_a_log_gets_a_line_per_phase_and_one_now_and_then() -> None:
         observe([MACHINE if step < 300 else replace(MACHINE, phase=Phase.VERIFYING)])
         clock.now += 0.1
     lines = err.getvalue().splitlines()
-    assert [line.split(", ")[0] for line in lines] == [  # at once, then after 2, 4, 8 and 15 s, and when the phase changes
-        *["web01: transferring 43%"] * 5, "web01: verifying 43%",
-    ]  # fmt: skip
+    assert [
+        line.split(", ")[0] for line in lines
+    ] == [  # at once, then after 2, 4, 8 and 15 s, and when the phase changes
+        *["web01: transferring 43%"] * 5,
+        "web01: verifying 43%",
+    ]
     assert out.getvalue() == ""
 
 

@@ -42,9 +42,13 @@ sys.exit(entry.main(["list", *sys.argv[2:]], sys.stdout, sys.stderr, sys.stdin, 
 
 def start(*arguments: str, begun: bool = True) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "PYTHONUNBUFFERED": "1", **({"BEGUN": "1"} if begun else {})},
-    )  # fmt: skip
+        [sys.executable, "-c", WORKER, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **({"BEGUN": "1"} if begun else {})},
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     return process

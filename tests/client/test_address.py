@@ -201,9 +201,16 @@ def test_contexts_survive_writing_and_only_their_owner_reads_them(environ: dict[
 
 @pytest.mark.parametrize(
     "text",
-    ["[contexts.a]\n", "[contexts.a]\nurl='http://x'\nurll='y'\n", "current='b'\n", "x=1\n", "[contexts.a]\nurl=1\n", "token = hst_leak\n",
-     "[contexts.a]\nurl='http://x'\ninsecure='yes'\n"],
-)  # fmt: skip
+    [
+        "[contexts.a]\n",
+        "[contexts.a]\nurl='http://x'\nurll='y'\n",
+        "current='b'\n",
+        "x=1\n",
+        "[contexts.a]\nurl=1\n",
+        "token = hst_leak\n",
+        "[contexts.a]\nurl='http://x'\ninsecure='yes'\n",
+    ],
+)
 def test_a_bad_file_of_contexts_is_told_without_what_it_holds(environ: dict[str, str], text: str) -> None:
     path = contexts_path(environ)
     path.parent.mkdir(parents=True)

@@ -47,9 +47,15 @@ def test_an_example_runs(page: str, number: int, api: Api, monkeypatch: pytest.M
     monkeypatch.setenv("HYPERVISORD_TOKEN", api.tokens["admin"])
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     text = examples(page)[number]
-    for shown, real in (("/var/lib/hypersdk/exports", f"{api.folder}/exports"), ("/var/lib/hypersdk/admin.token", str(token)),
-                        ("http://localhost:8080", api.url), ("import requests", "import httpx as requests"), ("sleep(5)", "sleep(0.1)"),
-                        ("open(", "__import__('pathlib').Path("), (").read()", ").read_text()")):  # fmt: skip
+    for shown, real in (
+        ("/var/lib/hypersdk/exports", f"{api.folder}/exports"),
+        ("/var/lib/hypersdk/admin.token", str(token)),
+        ("http://localhost:8080", api.url),
+        ("import requests", "import httpx as requests"),
+        ("sleep(5)", "sleep(0.1)"),
+        ("open(", "__import__('pathlib').Path("),
+        (").read()", ").read_text()"),
+    ):
         text = text.replace(shown, real)
     stop = threading.Event()
     worker = threading.Thread(target=work, args=(api, stop))
@@ -98,8 +104,12 @@ def test_the_calls_by_curl_are_answered(page: str, home: str, api: Api, tmp_path
     blocks = [one for one in examples(page, "sh") if "curl " in one and "curl -N" not in one]
     text = "".join(blocks).replace("http://localhost:8080", api.url).replace("/var/lib/", f"{tmp_path}/var/lib/")
     done = subprocess.run(
-        ["bash", "-euc", text], capture_output=True, text=True, timeout=60, env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    )  # fmt: skip
+        ["bash", "-euc", text],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("{") >= text.count("curl ")
     assert (tmp_path / ".hypersdk-auth").stat().st_mode & 0o777 == 0o600

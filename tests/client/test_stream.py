@@ -12,8 +12,8 @@ from hypersdk.client import DaemonError
 from hypersdk.client.stream import MAX_EVENT_CHARS, Event, EventDecoder
 
 STREAM = (
-    b': a comment\n\nevent: hello\nid: 7\ndata: {"revision":7}\n\ndata: one\ndata: two \xc3\xa4\nid: 8\r\n\nretry: 2500\n\n'
-    b"event: empty\n\nid: bad\0id\ndata:no blank\n\nfield: ignored\ndata\n\n"
+    b': a comment\n\nevent: hello\nid: 7\ndata: {"revision":7}\n\ndata: one\ndata: two \xc3\xa4\nid: 8\r\n\nretry:'
+    b" 2500\n\nevent: empty\n\nid: bad\0id\ndata:no blank\n\nfield: ignored\ndata\n\n"
 )
 EVENTS = [
     Event("hello", "7", '{"revision":7}'),

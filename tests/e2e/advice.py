@@ -65,7 +65,8 @@ class Advice:
         return [flag, prints[-1]]
 
     def command(self, beginning: str, **values: str) -> list[str]:
-        """The arguments of the one command between backticks that begins so, each placeholder (ID, VM, FILE) filled in; without the program."""
+        """The arguments of the one command between backticks that begins so, each placeholder (ID, VM, FILE) filled in;
+        without the program."""
         found = list(
             dict.fromkeys(
                 one for one in re.findall(r"`([^`]+)`", self.next_step) if f"{one} ".startswith(f"{beginning} ")

@@ -1,10 +1,11 @@
 """Exports that kill themselves at a file system call: ``python -m tests.e2e.dying``.
 
-Each line of JSON on its input is one export: its ``arguments``, its output ``folder``, the ``log`` to write the calls to, and the number of the call
-``at`` which it dies (none: it lives). It runs in a fork, because to import the program takes longer than to run it; its exit status is printed.
+Each line of JSON on its input is one export: its ``arguments``, its output ``folder``, the ``log`` to write the calls
+to, and the number of the call ``at`` which it dies (none: it lives). It runs in a fork, because to import the program
+takes longer than to run it; its exit status is printed.
 
-A call counts where it changes a file of the output folder. The process dies in its place, so all before it happened and nothing after it; with
-``torn``, half of what a write has to write is still written.
+A call counts where it changes a file of the output folder. The process dies in its place, so all before it happened and
+nothing after it; with ``torn``, half of what a write has to write is still written.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from hypersdk.vsphere.session import Session
 
 @dataclass(slots=True)
 class Engine:
-    """Plans and exports on one simulator, each export in a login of its own. ``seen`` collects what observers are told."""
+    """Plans and exports on one simulator, each export in a login of its own. ``seen`` collects what observers are
+    told."""
 
     simulator: Simulator
     state: Path

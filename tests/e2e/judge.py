@@ -27,7 +27,8 @@ IMAGE_FORMATS: Final = {".qcow2": "qcow2", ".raw": "raw", ".vmdk": "vmdk"}
 
 
 def recomputed_digest(raw: Path) -> str:
-    """The guest-content digest as its definition says (docs: a tree of BLAKE3 over blocks and groups), of a raw file; holes are zeros."""
+    """The guest-content digest as its definition says (docs: a tree of BLAKE3 over blocks and groups), of a raw file;
+    holes are zeros."""
     capacity = raw.stat().st_size
     groups: dict[int, dict[int, bytes]] = {}
     for index, digest in _block_hashes(raw).items():
@@ -106,7 +107,8 @@ def as_raw(image: Path, raw: Path) -> Path:
 def assert_holds(
     folder: Path, expected: list[Path], told: Mapping[str, str | None], scratch: Path, *, convert: bool = True
 ) -> None:
-    """The images in ``folder`` are, bit by bit, ``expected``; the digests ``told`` of them are those of what qemu-img reads out of them.
+    """The images in ``folder`` are, bit by bit, ``expected``; the digests ``told`` of them are those of what qemu-img
+    reads out of them.
 
     Without ``convert`` qemu-img compares them where they lie, which says the same in less time.
     """
@@ -157,8 +159,11 @@ def assert_finished(folder: Path) -> None:
 
 
 def assert_no_final_names(folder: Path) -> None:
-    """An export that failed left nothing that looks like a result: only partial files, their ledgers and the run file."""
-    finished = [
-        path.name for path in folder.iterdir() if PARTIAL not in path.name and path.name != RUN_FILE
-    ] if folder.exists() else []  # fmt: skip
+    """An export that failed left nothing that looks like a result: only partial files, their ledgers and the run
+    file."""
+    finished = (
+        [path.name for path in folder.iterdir() if PARTIAL not in path.name and path.name != RUN_FILE]
+        if folder.exists()
+        else []
+    )
     assert finished == []

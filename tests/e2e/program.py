@@ -132,10 +132,17 @@ class Program:
         """Starts one command."""
         self.home.mkdir(parents=True, exist_ok=True)
         env = {
-            "PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8", "GOVC_URL": self.server.url,
-            "GOVC_USERNAME": self.server.username, "GOVC_PASSWORD": self.server.password, "GOVC_INSECURE": "1",
-            "PYTHONFAULTHANDLER": "1", **_where_the_product_is(), **self.more_env,
-        }  # fmt: skip
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "GOVC_URL": self.server.url,
+            "GOVC_USERNAME": self.server.username,
+            "GOVC_PASSWORD": self.server.password,
+            "GOVC_INSECURE": "1",
+            "PYTHONFAULTHANDLER": "1",
+            **_where_the_product_is(),
+            **self.more_env,
+        }
         command = [*self.prefix, str(HYPER2KVM), *map(str, arguments)]
         return Running(
             subprocess.Popen(
@@ -161,7 +168,8 @@ class Program:
 
 @contextmanager
 def children_peak() -> Iterator[Callable[[], int]]:
-    """Gives the peak memory in bytes of the largest child that ended so far in this process. To be used where nothing larger ran before."""
+    """Gives the peak memory in bytes of the largest child that ended so far in this process. To be used where nothing
+    larger ran before."""
     yield lambda: resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 

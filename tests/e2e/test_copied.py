@@ -1,4 +1,5 @@
-"""Ended when all was copied: a resume reads nothing of the machine again, changes nothing at it again, and publishes the same content."""
+"""Ended when all was copied: a resume reads nothing of the machine again, changes nothing at it again, and publishes
+the same content."""
 
 from __future__ import annotations
 
@@ -90,9 +91,13 @@ def assert_goes_on(ran: Engine, folder: Path, expected: list[Path], spec: dict[s
 @CASES
 @pytest.mark.parametrize("how", ["cancelled", "killed"])
 def test_ended_between_the_undo_and_the_names(
-    how: str, machine: MachineSpec, spec: dict[str, Any], engine: EngineFactory, tmp_path: Path,
+    how: str,
+    machine: MachineSpec,
+    spec: dict[str, Any],
+    engine: EngineFactory,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     ran, folder, token = engine(machines=(machine,)), tmp_path / "out", CancelToken()
     before, expected = ran.simulator.state(), expected_raw(ran.simulator, "web-01", tmp_path / "expected")
 
@@ -160,9 +165,14 @@ def test_a_published_export_only_puts_its_source_back(again: bool, engine: Engin
     ids=["before the manifest", "before the proof", "ranges"],
 )
 def test_ended_between_the_last_disk_and_its_proof(
-    method: Method, last: str, used: str, proof: str, engine: EngineFactory, tmp_path: Path,
+    method: Method,
+    last: str,
+    used: str,
+    proof: str,
+    engine: EngineFactory,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """What nobody compared is not called proved, and not left unsaid either."""
     ran, folder = engine(machines=(OFF,)), tmp_path / "out"
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")

@@ -46,9 +46,12 @@ class Exports:
         """Exit status, or the signal as a negative number, and the calls that were made."""
         log = folder.with_name(f"{folder.name}.log")
         order = {
-            "folder": str(folder), "log": str(log), "at": at, "torn": torn,
+            "folder": str(folder),
+            "log": str(log),
+            "at": at,
+            "torn": torn,
             "arguments": ["web-01", "-o", str(folder), "--parallel", "1", "--source", "lease", "--json", *arguments],
-        }  # fmt: skip
+        }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -60,9 +63,13 @@ class Exports:
 def forking(engine: Engine) -> Iterator[Exports]:
     simulator = engine.simulator
     env = {
-        **os.environ, "GOVC_URL": simulator.url, "GOVC_USERNAME": simulator.username, "GOVC_PASSWORD": simulator.password,
-        "GOVC_INSECURE": "1", "STATE_DIRECTORY": str(engine.state),
-    }  # fmt: skip
+        **os.environ,
+        "GOVC_URL": simulator.url,
+        "GOVC_USERNAME": simulator.username,
+        "GOVC_PASSWORD": simulator.password,
+        "GOVC_INSECURE": "1",
+        "STATE_DIRECTORY": str(engine.state),
+    }
     command = [sys.executable, "-m", "tests.e2e.dying"]
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -73,7 +80,8 @@ def forking(engine: Engine) -> Iterator[Exports]:
 
 
 def moments(calls: list[str], *, images_only: bool) -> list[int]:
-    """The first call of each operation on each file, up to the end of the first checkpoint; ``images_only``: on images and ledgers."""
+    """The first call of each operation on each file, up to the end of the first checkpoint; ``images_only``: on images
+    and ledgers."""
     if EACH:
         return list(range(len(calls)))
     # A small disk may be whole before its first checkpoint; then its ledger is removed.

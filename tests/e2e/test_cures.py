@@ -1,7 +1,7 @@
 """Errors are provoked for real and cured by what the printed next step says, and by nothing else.
 
-Each function of the table provokes one code, takes commands and flags out of the next step (``Advice`` fails where they are not named there),
-and has the original wish succeed.
+Each function of the table provokes one code, takes commands and flags out of the next step (``Advice`` fails where they
+are not named there), and has the original wish succeed.
 """
 
 from __future__ import annotations
@@ -472,8 +472,12 @@ class Service:
     def hyperctl(self, *arguments: str | Path, **env: str) -> tuple[int, list[dict[str, Any]]]:
         """Exit status and JSON lines of one command of the administrator."""
         environ = {
-            "PATH": os.environ["PATH"], "HOME": str(self.folder), "HYPERVISORD_URL": self.url, "STATE_DIRECTORY": str(self.state), **env,
-        }  # fmt: skip
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "HYPERVISORD_URL": self.url,
+            "STATE_DIRECTORY": str(self.state),
+            **env,
+        }
         command = [PROGRAMS / "hyperctl", *arguments, "--json"]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
         assert done.returncode != 1, done.stderr

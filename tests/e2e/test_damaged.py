@@ -1,7 +1,9 @@
-"""Damage to what an earlier run left: the resumed export holds the source's bytes, whatever was damaged, or ends in a clear error.
+"""Damage to what an earlier run left: the resumed export holds the source's bytes, whatever was damaged, or ends in a
+clear error.
 
-A run is broken off in its second disk; then one thing is damaged in the first one (finished) or the second one (growing), and it is resumed. What is
-damaged where is drawn from a seed that changes every day and stands in the names of the tests; HYPERSDK_DAMAGE_SEED repeats one.
+A run is broken off in its second disk; then one thing is damaged in the first one (finished) or the second one
+(growing), and it is resumed. What is damaged where is drawn from a seed that changes every day and stands in the names
+of the tests; HYPERSDK_DAMAGE_SEED repeats one.
 """
 
 from __future__ import annotations
@@ -138,7 +140,8 @@ def bit_in_the_header(broken: Broken, index: int, draw: random.Random) -> None:
 
 
 def bit_in_the_tables(broken: Broken, index: int, draw: random.Random) -> None:
-    """Refcounts and the tables behind the header of a qcow2, in the bytes that are used; markers and first grain of a VMDK."""
+    """Refcounts and the tables behind the header of a qcow2, in the bytes that are used; markers and first grain of a
+    VMDK."""
     place = broken.place(index)
     flip(place.path, min(place.end - 1, place.start + draw.randrange(1, 6) * BLOCK + draw.randrange(64)), draw)
 
@@ -300,7 +303,10 @@ def test_a_damaged_block_is_fetched_again_and_told(site: Site, monkeypatch: pyte
     result = succeeded(outcome)
     assert result.blocks_skipped == undamaged.blocks_skipped - 1
     assert result.warnings == (
-        "Hard disk 2: 64.0 KiB of what the earlier run had copied was damaged in the unfinished image and was copied again; check the drive it lies on",
+        (
+            "Hard disk 2: 64.0 KiB of what the earlier run had copied was damaged in the unfinished image and was"
+            " copied again; check the drive it lies on"
+        ),
     )
     assert _is_told(site)
     site.assert_right(broken, outcome)
@@ -333,7 +339,8 @@ class Killed(BaseException):
 def test_damage_after_all_was_copied_ends_the_run_and_the_next_one_copies(
     kind: str, last: str, index: int, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run was planned to leave the machine alone, so it must not begin to copy. Before ``_manifest`` the files have their names already."""
+    """The run was planned to leave the machine alone, so it must not begin to copy. Before ``_manifest`` the files have
+    their names already."""
 
     def dies(*_: object) -> ExportResult:
         raise Killed

@@ -1,4 +1,5 @@
-"""Faults that end an export: in their code and exit status, without a final name on disk, the lease free, the source as before."""
+"""Faults that end an export: in their code and exit status, without a final name on disk, the lease free, the source as
+before."""
 
 from __future__ import annotations
 
@@ -209,9 +210,15 @@ def test_a_clean_up_writes_nothing_into_a_folder_that_another_run_has_by_then(
                 folder.mkdir()
             theirs.append(
                 RunFile.create(
-                    folder, FolderRuns(tmp_path / "theirs"), endpoint="e", moref="vm-7", machine="other", format="raw", compress="none",
+                    folder,
+                    FolderRuns(tmp_path / "theirs"),
+                    endpoint="e",
+                    moref="vm-7",
+                    machine="other",
+                    format="raw",
+                    compress="none",
                 )
-            )  # fmt: skip
+            )
 
     with ran.log_in() as session, suppress(TargetError):
         clean_up(session, folder, FolderRuns(ran.state), drop_snapshot=True, cancel=CancelToken(), note=meanwhile)
@@ -386,7 +393,8 @@ def test_too_little_room_is_refused_before_anything_is_done(program: ProgramFact
 
 
 def unprivileged() -> list[str]:
-    """A prefix that runs a command without root's right to write anywhere; nothing where the tester has no such right."""
+    """A prefix that runs a command without root's right to write anywhere; nothing where the tester has no such
+    right."""
     return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
 
 

@@ -1,6 +1,8 @@
-"""kill -9 of the real program at any moment, then --resume: the same content, little or nothing done twice, the source as before.
+"""kill -9 of the real program at any moment, then --resume: the same content, little or nothing done twice, the source
+as before.
 
-The moments are drawn from a seed (HYPERSDK_KILL_SEED repeats or varies them): before the first byte, anywhere in the data, after the last.
+The moments are drawn from a seed (HYPERSDK_KILL_SEED repeats or varies them): before the first byte, anywhere in the
+data, after the last.
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ BLOCK: Final = 64 * KiB
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: ``share`` of the data moved, or, outside of 0..1, ``delay_s`` after the start or after the last byte."""
+    """When to kill: ``share`` of the data moved, or, outside of 0..1, ``delay_s`` after the start or after the last
+    byte."""
 
     share: float
     delay_s: float
@@ -109,7 +112,8 @@ def is_at(moment: Moment, simulator: Simulator, total: int) -> Callable[[], bool
 
 @dataclass(frozen=True)
 class Killed:
-    """What lay there after the kill: of each disk that was begun, the blocks on record, those of them that hold data; and the finished disks."""
+    """What lay there after the kill: of each disk that was begun, the blocks on record, those of them that hold data;
+    and the finished disks."""
 
     recorded: dict[str, int]
     with_data: dict[str, int]
@@ -133,7 +137,8 @@ def look(folder: Path) -> Killed:
 
 
 def records_of(ledger: Path) -> list[bytes]:
-    """The digests of all whole records: 40 bytes each from byte 4096 on, their CRC salted with the header's number and their index."""
+    """The digests of all whole records: 40 bytes each from byte 4096 on, their CRC salted with the header's number and
+    their index."""
     if not ledger.exists():
         return []
     data = ledger.read_bytes()
@@ -161,7 +166,8 @@ class Case:
         self.expected = expected_raw(self.simulator, "web-01", self.tmp_path / "expected")
 
     def kill(self, is_time: Callable[[], bool]) -> bool:
-        """Starts the export and kills it; False where it had ended before, or all but: what lies there is then judged."""
+        """Starts the export and kills it; False where it had ended before, or all but: what lies there is then
+        judged."""
         running = self.program.start("export", "--json", "web-01", "-o", self.folder, *self.flags)
         killed = running.kill_when(is_time)
         deadline = time.monotonic() + 30
@@ -192,7 +198,8 @@ class Case:
 
 
 def assert_nothing_written_twice(case: Case, killed: Killed, ended: Ended) -> None:
-    """What was on record was skipped, and all else written once: over both runs each block with data was written exactly once."""
+    """What was on record was skipped, and all else written once: over both runs each block with data was written
+    exactly once."""
     with_data = case.kinds(BlockKind.COMPRESSIBLE, BlockKind.RANDOM)
     assert ended.result["blocks_skipped"] == sum(killed.recorded.values())
     assert ended.result["blocks_written"] == with_data - sum(killed.with_data.values())
@@ -361,7 +368,8 @@ def snapshots(simulator: Simulator) -> list[str]:
 
 @pytest.fixture
 def held(program: ProgramFactory, tmp_path: Path) -> Case:
-    """The export of a running machine with an inserted ISO, killed while its temporary snapshot is held and one disk is done."""
+    """The export of a running machine with an inserted ISO, killed while its temporary snapshot is held and one disk is
+    done."""
     machine = replace(RUNNING, iso="[iso-library] tools/virtio-win.iso")
     flags = ("--parallel", "1", "--source", "lease", "--remove-cdrom")
     case = Case(*program(machines=(machine,), rate_bytes_s=RATE), tmp_path, flags)

@@ -1,4 +1,5 @@
-"""Every output, read back by qemu-img and by ``hyper2kvm verify``; and what ``verify`` says of one that was tampered with."""
+"""Every output, read back by qemu-img and by ``hyper2kvm verify``; and what ``verify`` says of one that was tampered
+with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A job that names its vCenter in the job file: refused or run by the policy, its password never seen, its name judged again by the worker."""
+"""A job that names its vCenter in the job file: refused or run by the policy, its password never seen, its name judged
+again by the worker."""
 
 from __future__ import annotations
 
@@ -125,7 +126,8 @@ def test_on_loopback_it_is_refused_unless_it_is_allowed(simulator: SimulatorFact
 def test_where_it_is_allowed_it_runs_and_its_password_is_seen_nowhere(
     simulator: SimulatorFactory, tmp_path: Path
 ) -> None:
-    """The hosts of that vCenter are as little trusted as it: they lie on loopback and are not listed, so the data comes through vCenter."""
+    """The hosts of that vCenter are as little trusted as it: they lie on loopback and are not listed, so the data comes
+    through vCenter."""
     server = simulator(machines=(MACHINE,), password=Secret(PLANTED), rate_bytes_s=512 * KiB)
     expected = expected_raw(server, "web-01", tmp_path / "expected")
     before = server.state()
@@ -195,7 +197,8 @@ def assert_sealed(state: Path, job_id: str) -> None:
 
 @pytest.fixture
 def resolver(tmp_path: Path) -> Path:
-    """A folder: its files ``api`` and ``worker`` say what ``NAME`` means to these parts, ``.asked`` has a letter for each look-up."""
+    """A folder: its files ``api`` and ``worker`` say what ``NAME`` means to these parts, ``.asked`` has a letter for
+    each look-up."""
     folder = tmp_path / "resolver"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(RESOLVER.format(name=NAME))

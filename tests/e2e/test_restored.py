@@ -1,4 +1,5 @@
-"""The source is put back as it was found: on its own server, and also where a change lands after nobody waited for it any more."""
+"""The source is put back as it was found: on its own server, and also where a change lands after nobody waited for it
+any more."""
 
 from __future__ import annotations
 
@@ -176,9 +177,14 @@ def test_after_a_crash_an_eject_that_is_under_way_is_waited_for(
     with ran.log_in() as session:
         machine = read_machine(session, ran.simulator.vm("web-01").ref.moref)
         run = RunFile.create(
-            folder, FolderRuns(ran.state), endpoint=endpoint_name(session), moref=machine.moref, machine="web-01",
-            format="qcow2", compress="none",
-        )  # fmt: skip
+            folder,
+            FolderRuns(ran.state),
+            endpoint=endpoint_name(session),
+            moref=machine.moref,
+            machine="web-01",
+            format="qcow2",
+            compress="none",
+        )
         with monkeypatch.context() as died:
             died.setattr(tasks, "wait_for_task", Mock(side_effect=KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):

@@ -115,9 +115,17 @@ def test_finished_disks_of_an_archive_that_another_release_named_are_not_receive
     disks[0].start, disks[0].size_bytes = 1024, 4096
     (tmp_path / "web\u2028one.ova.partial").write_bytes(bytes(8192))
     run = RunRecord(
-        run_id="r", endpoint="e", moref="vm-42", machine=machine.name, folder=tmp_path, format="ova", compress="none",
-        started_at="2026-01-01T00:00:00+00:00", disks=disks, point=point_of(machine, None),
-    )  # fmt: skip
+        run_id="r",
+        endpoint="e",
+        moref="vm-42",
+        machine=machine.name,
+        folder=tmp_path,
+        format="ova",
+        compress="none",
+        started_at="2026-01-01T00:00:00+00:00",
+        disks=disks,
+        point=point_of(machine, None),
+    )
     spec = ExportSpec(machine=machine.name, output_dir=tmp_path, format=OutputFormat.OVA, method=Method.LEASE)
     assert resumption_of(machine, spec, run, tmp_path).receive_bytes == machine.disks[1].used_bytes
 

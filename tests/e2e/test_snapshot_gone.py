@@ -1,4 +1,5 @@
-"""A snapshot that somebody removes while it is exported: the export fails with its code, publishes nothing, and can be begun anew."""
+"""A snapshot that somebody removes while it is exported: the export fails with its code, publishes nothing, and can be
+begun anew."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ def test_it_is_removed_while_it_is_copied(named: bool, method: Method, engine: E
 def test_it_is_gone_when_it_is_to_be_removed(
     engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its removal may have begun while the last of it was read: the proof that was written down does not count, in the next run neither."""
+    """Its removal may have begun while the last of it was read: the proof that was written down does not count, in the
+    next run neither."""
     ran = engine(machines=(RUNNING,))
     copy = MachineCopy.run
 

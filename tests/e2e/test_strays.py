@@ -1,4 +1,5 @@
-"""``cleanup`` beside other runs of the program: at work, killed, of another user; and what it says of each before it removes anything."""
+"""``cleanup`` beside other runs of the program: at work, killed, of another user; and what it says of each before it
+removes anything."""
 
 from __future__ import annotations
 
@@ -90,7 +91,8 @@ def test_another_users_run_needs_the_exact_name(program: ProgramFactory, copying
 
 
 def test_a_killed_run_of_mine_without_its_folder(program: ProgramFactory, copying: Copying, tmp_path: Path) -> None:
-    """Removed after the question; without a terminal by --stray alone, for its process is dead and its record is gone."""
+    """Removed after the question; without a terminal by --stray alone, for its process is dead and its record is
+    gone."""
     simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
     running = copying(mine, simulator, tmp_path / "out")
     (name,) = snapshots(simulator)
@@ -104,8 +106,14 @@ def test_a_killed_run_of_mine_without_its_folder(program: ProgramFactory, copyin
     told = mine.run("cleanup")
     assert "--stray asks" in told.err
     assert snapshots(simulator) == [name]
-    env = environment(mine.home, GOVC_URL=simulator.url, GOVC_USERNAME=simulator.username, GOVC_PASSWORD=simulator.password,
-                      GOVC_INSECURE="1", **NO_DAEMON)  # fmt: skip
+    env = environment(
+        mine.home,
+        GOVC_URL=simulator.url,
+        GOVC_USERNAME=simulator.username,
+        GOVC_PASSWORD=simulator.password,
+        GOVC_INSECURE="1",
+        **NO_DAEMON,
+    )
     for answer, left in (("\n", [name]), ("y\n", [])):
         with terminal([str(HYPER2KVM), "cleanup", "--stray"], env, (120, 30)) as shown_at:
             shown_at.wait_for("[y/N]")

@@ -211,7 +211,8 @@ def test_a_host_with_little_room_gets_fewer_streams(engine: EngineFactory, tmp_p
 
 
 def stalled_lease(engine: EngineFactory, tmp_path: Path, *, lease_s: float, disk_s: float, stall_s: float) -> None:
-    """A disk that takes ``disk_s`` at its rate, whose data stop for ``stall_s`` in the middle, under a lease of ``lease_s``."""
+    """A disk that takes ``disk_s`` at its rate, whose data stop for ``stall_s`` in the middle, under a lease of
+    ``lease_s``."""
     size = 24 * MiB
     ran = engine(
         machines=(MachineSpec("web-01", disks=(DiskSpec(size, allocated_bytes=size),)),), lease_timeout_s=lease_s

@@ -1,5 +1,5 @@
-"""The output folder is removed, moved, replaced or taken while an export writes into it: never a result that is not there, never another's
-bytes, and the source is put back all the same."""
+"""The output folder is removed, moved, replaced or taken while an export writes into it: never a result that is not
+there, never another's bytes, and the source is put back all the same."""
 
 from __future__ import annotations
 
@@ -108,9 +108,12 @@ def package(folder: Path) -> Path:
 def converted(image: Path, folder: Path, state: Path) -> ExportResult:
     """Another program's run into the same folder."""
     return convert_file(
-        image, ExportSpec(machine="web-01", output_dir=folder), cancel=CancelToken(), observer=lambda _: None,
+        image,
+        ExportSpec(machine="web-01", output_dir=folder),
+        cancel=CancelToken(),
+        observer=lambda _: None,
         settings=RunSettings(state=state),
-    )  # fmt: skip
+    )
 
 
 def emptied(folder: Path) -> None:
@@ -126,7 +129,8 @@ def emptied(folder: Path) -> None:
 def test_a_second_run_in_the_same_folder_publishes_its_own_bytes_and_the_first_none(
     moment: str, act: Act, ends: str, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody clears the folder away and begins another run there, which ends while the first still runs, or after it."""
+    """Somebody clears the folder away and begins another run there, which ends while the first still runs, or after
+    it."""
     ran, folder, image = engine(machines=(RUNNING,)), tmp_path / "out", package(tmp_path / "package")
     before = ran.simulator.state()
     first_ended, second_waits = threading.Event(), threading.Event()

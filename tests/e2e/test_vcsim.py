@@ -31,7 +31,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def site(vcsim: Callable[..., Vcsim], raw: Path, tmp_path: Path) -> Callable[..., tuple[Vcsim, Program]]:
-    """A vcsim with one machine whose disk lies in its datastore, as a stream (for leases) and flat (for ranges); and the program."""
+    """A vcsim with one machine whose disk lies in its datastore, as a stream (for leases) and flat (for ranges); and
+    the program."""
     folder = tmp_path / "disks" / VM
     folder.mkdir(parents=True)
     run_tool(
@@ -115,7 +116,8 @@ def test_a_named_snapshot(site: Callable[..., tuple[Vcsim, Program]], raw: Path,
 def test_a_named_snapshot_has_the_machine_as_it_was_then(
     site: Callable[..., tuple[Vcsim, Program]], raw: Path, tmp_path: Path
 ) -> None:
-    """Since then its disk was taken away, another was put in, and it got processors: by today's list its data would be left out."""
+    """Since then its disk was taken away, another was put in, and it got processors: by today's list its data would be
+    left out."""
     server, hyper2kvm = site(autostart=False)
     cpus = hyper2kvm.run("inspect", VM, "--json").seen[-1]["cpus"]
     server.govc("snapshot.create", "-vm", VM, "monday")

@@ -1,4 +1,5 @@
-"""A second reading of the qcow2 specification, as strict as the narrowest readers: compressed clusters inflate with a 4 KiB window, piece by piece."""
+"""A second reading of the qcow2 specification, as strict as the narrowest readers: compressed clusters inflate with a 4
+KiB window, piece by piece."""
 
 from __future__ import annotations
 

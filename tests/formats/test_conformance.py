@@ -1,4 +1,5 @@
-"""What every ImageWriter promises, on all of them: any content, any order, several threads, death and a full disk at any point."""
+"""What every ImageWriter promises, on all of them: any content, any order, several threads, death and a full disk at
+any point."""
 
 from __future__ import annotations
 
@@ -119,7 +120,8 @@ def test_content_at_length(kind: WriterKind, made: tuple[Guest, list[Step]], thr
 def live(
     kind: WriterKind, begin: Callable[[BlockFile], ImageWriter], guest: Guest, steps: list[Step], written: set[int]
 ) -> Callable[[BlockFile], None]:
-    """One life of a transfer: begins, writes what is not in ``written``, notes each block there as soon as its call returned, finishes."""
+    """One life of a transfer: begins, writes what is not in ``written``, notes each block there as soon as its call
+    returned, finishes."""
 
     def run(file: BlockFile) -> None:
         writer = begin(file)
@@ -135,7 +137,8 @@ def live(
 def check_lives(
     kind: WriterKind, guest: Guest, steps: list[Step], deaths: list[tuple[int, int]], forgotten: set[int]
 ) -> None:
-    """Dies after each of ``deaths`` (changes to the file, torn bytes of the last one), ``forgotten`` blocks being lost by the ledger each time."""
+    """Dies after each of ``deaths`` (changes to the file, torn bytes of the last one), ``forgotten`` blocks being lost
+    by the ledger each time."""
     with tempfile.TemporaryDirectory() as folder, block_file(image := Path(folder) / "image") as file:
         written: set[int] = set()
         begun = False
@@ -187,7 +190,8 @@ def check_loss(kind: WriterKind, guest: Guest, steps: list[Step], damage: Damage
 
 @dataclass(frozen=True)
 class Damage:
-    """What becomes of a file behind its first 64 KiB (parts of a million): cut at ``start``, perhaps made as long as it was, or a hole in it."""
+    """What becomes of a file behind its first 64 KiB (parts of a million): cut at ``start``, perhaps made as long as it
+    was, or a hole in it."""
 
     start: int
     end: int | None
@@ -235,7 +239,8 @@ def test_what_the_file_lost_is_written_again_at_length(
 
 
 def check_tampering(kind: WriterKind, guest: Guest, steps: list[Step], tampered: list[Tampering]) -> None:
-    """Writes all, with a ledger; something changes bytes of the file; it is taken over, or begun again, as the transfer does."""
+    """Writes all, with a ledger; something changes bytes of the file; it is taken over, or begun again, as the transfer
+    does."""
     with (
         tempfile.TemporaryDirectory() as folder,
         block_file(image := Path(folder) / "image") as file,
@@ -264,8 +269,8 @@ def check_tampering(kind: WriterKind, guest: Guest, steps: list[Step], tampered:
 
 @dataclass(frozen=True)
 class Tampering:
-    """``length`` bytes at ``target`` become those at ``source``, or one of their bits is flipped. Places are parts of a million of the file, or of its
-    first clusters, where the tables are; entries of tables are multiples of 8 bytes."""
+    """``length`` bytes at ``target`` become those at ``source``, or one of their bits is flipped. Places are parts of a
+    million of the file, or of its first clusters, where the tables are; entries of tables are multiples of 8 bytes."""
 
     target: int
     source: int | None
@@ -285,11 +290,15 @@ class Tampering:
 
 tamperings = st.lists(
     st.builds(
-        Tampering, st.integers(0, MILLION - 1), st.none() | st.integers(0, MILLION - 1), st.sampled_from([8, 512, BLOCK]),
+        Tampering,
+        st.integers(0, MILLION - 1),
+        st.none() | st.integers(0, MILLION - 1),
+        st.sampled_from([8, 512, BLOCK]),
         st.booleans(),
     ),
-    min_size=1, max_size=4,
-)  # fmt: skip
+    min_size=1,
+    max_size=4,
+)
 
 
 @every_kind

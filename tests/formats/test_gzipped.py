@@ -1,4 +1,5 @@
-"""Reading anywhere inside a gzip file: the same bytes as Python's gzip has, or a refusal; and memory that stays small."""
+"""Reading anywhere inside a gzip file: the same bytes as Python's gzip has, or a refusal; and memory that stays
+small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The .mf: the exact form on writing, nothing but that form (and its two known variants) on reading ours; every dialect of others."""
+"""The .mf: the exact form on writing, nothing but that form (and its two known variants) on reading ours; every dialect
+of others."""
 
 from __future__ import annotations
 
@@ -109,11 +110,23 @@ def hexdigest(algorithm: str) -> str:
 @pytest.mark.parametrize(
     "form",
     [
-        "{A}({n})= {h}\n", "{A} ({n}) = {h}\r\n", "{A}({n})={H}", "{a}( {n} )  =  {h}\n\n", "\ufeff{A}({n})= {h}\n", "  {A}({n})= {h}\t\n",
-        "# made by hand\n\n{A}({n})= {h}\n", "{h}  {n}\n", "{h} *{n}\n", "{H}\t{n}\r\n", "{A}(./{n})= {h}\n", "{h}  ./{n}\n", "{A}({n})= {h}\r",
-        "{A}({n})= {h} checked\n", "{A}({n})= {h}\n\0\0",
+        "{A}({n})= {h}\n",
+        "{A} ({n}) = {h}\r\n",
+        "{A}({n})={H}",
+        "{a}( {n} )  =  {h}\n\n",
+        "\ufeff{A}({n})= {h}\n",
+        "  {A}({n})= {h}\t\n",
+        "# made by hand\n\n{A}({n})= {h}\n",
+        "{h}  {n}\n",
+        "{h} *{n}\n",
+        "{H}\t{n}\r\n",
+        "{A}(./{n})= {h}\n",
+        "{h}  ./{n}\n",
+        "{A}({n})= {h}\r",
+        "{A}({n})= {h} checked\n",
+        "{A}({n})= {h}\n\0\0",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", ["a.vmdk", "web 01 (copy).vmdk", "disks/a.vmdk", "a)= b.vmdk", "wéb.vmdk"])
 def test_every_dialect_of_line(algorithm: str, form: str, name: str) -> None:
     digest = hexdigest(algorithm)
@@ -136,9 +149,19 @@ def test_names_of_one_algorithm(word: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [f"SHA256(a)= {SHA[:-1]}", f"SHA1(a)= {SHA}", f"SHA256(a)= {SHA}x", "SHA256(a)=", f"SHA256()= {SHA}", f"CRC32(a)= {SHA}", "rubbish", SHA, "\x80",
-     f"SHA256({'n' * 5000})= {SHA}"],
-)  # fmt: skip
+    [
+        f"SHA256(a)= {SHA[:-1]}",
+        f"SHA1(a)= {SHA}",
+        f"SHA256(a)= {SHA}x",
+        "SHA256(a)=",
+        f"SHA256()= {SHA}",
+        f"CRC32(a)= {SHA}",
+        "rubbish",
+        SHA,
+        "\x80",
+        f"SHA256({'n' * 5000})= {SHA}",
+    ],
+)
 def test_a_line_that_says_nothing_is_told_by_its_number_and_the_others_count(line: str) -> None:
     found = read_mf(f"SHA256(a)= {SHA}\n{line}\nSHA256(b)= {SHA}".encode("latin-1"))
     assert [entry.name for entry in found.lines] == ["a", "b"]
@@ -180,7 +203,8 @@ def test_any_bytes_end_in_good_lines_or_are_told(data: bytes) -> None:
 def test_a_damaged_line_never_vouches_for_another_digest_of_its_file(
     position: int, inserted: bytes, removed: int
 ) -> None:
-    """Whatever is done to one place of a line: its digest is what it was, or another that contradicts the file, or none."""
+    """Whatever is done to one place of a line: its digest is what it was, or another that contradicts the file, or
+    none."""
     text = f"SHA256(a.vmdk)= {SHA}\nSHA1(b.vmdk)= {SHA[:40]}\n".encode()
     found = read_mf(text[:position] + inserted + text[position + removed :])
     assert len(found.lines) <= 2 + inserted.count(b"\n") + inserted.count(b"\r")

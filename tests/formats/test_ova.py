@@ -1,4 +1,5 @@
-"""OVA: what we write is read by GNU tar, Python's tarfile and qemu-img in place; what others write is read by us, or refused."""
+"""OVA: what we write is read by GNU tar, Python's tarfile and qemu-img in place; what others write is read by us, or
+refused."""
 
 from __future__ import annotations
 
@@ -206,8 +207,15 @@ def test_members_are_written_one_at_a_time(ova: tuple[Path, FdFile]) -> None:
         writer.begin_member("b")
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=90).filter(lambda n: n.isprintable() and "/" not in n and "\\" not in n and n.strip(".") == n),
-                       st.binary(max_size=1500), max_size=5))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=90).filter(
+            lambda n: n.isprintable() and "/" not in n and "\\" not in n and n.strip(".") == n
+        ),
+        st.binary(max_size=1500),
+        max_size=5,
+    )
+)
 def test_any_names_and_sizes_come_back(disks: dict[str, bytes]) -> None:
     disks = {
         name: data for name, data in disks.items() if len(name.encode()) <= 200 and not name.endswith((".mf", ".ovf"))
@@ -413,20 +421,36 @@ DIALECTS = {
     "gnu": (raw_tar([member(name, data, magic=b"ustar  \0") for name, data in FILES.items()]), FILES),
     "version 7 with folders": (raw_tar([raw_header(b"m/", 0, kind=b"\0", magic=b""), *PLAIN]), FILES),
     "last is first": (raw_tar(PLAIN[::-1]), FILES),
-    "one leading folder": (raw_tar([raw_header(b"m/", 0, kind=b"5"), *(member(f"m/{name}", data) for name, data in FILES.items())]),
-                           {f"m/{name}": data for name, data in FILES.items()}),
+    "one leading folder": (
+        raw_tar([raw_header(b"m/", 0, kind=b"5"), *(member(f"m/{name}", data) for name, data in FILES.items())]),
+        {f"m/{name}": data for name, data in FILES.items()},
+    ),
     "dots in front": (raw_tar([member(f"././{name}", data) for name, data in FILES.items()]), FILES),
-    "pax global": (raw_tar([member("pax_global_header", record(b"comment", b"built by a machine"), kind=b"g"), *PLAIN]), FILES),
+    "pax global": (
+        raw_tar([member("pax_global_header", record(b"comment", b"built by a machine"), kind=b"g"), *PLAIN]),
+        FILES,
+    ),
     "pax with binary attributes": (raw_tar([member("PaxHeader/m", XATTR, kind=b"x"), *PLAIN]), FILES),
     "pax filled up with zeros": (raw_tar([member("PaxHeader/m", XATTR + bytes(20), kind=b"x"), *PLAIN]), FILES),
-    "Sun's pax": (raw_tar([member("m", record(b"path", b"long.vmdk"), kind=b"X"), PLAIN[1]]), {"long.vmdk": FILES["m-disk1.vmdk"]}),
-    "a long name": (raw_tar([member("././@LongLink", b"n" * 150 + b"\0", kind=b"L"), PLAIN[1]]), {"n" * 150: FILES["m-disk1.vmdk"]}),
-    "a name for a link": (raw_tar([member("././@LongLink", b"n" * 150 + b"\0", kind=b"K"), PLAIN[1]]), {"m-disk1.vmdk": FILES["m-disk1.vmdk"]}),
+    "Sun's pax": (
+        raw_tar([member("m", record(b"path", b"long.vmdk"), kind=b"X"), PLAIN[1]]),
+        {"long.vmdk": FILES["m-disk1.vmdk"]},
+    ),
+    "a long name": (
+        raw_tar([member("././@LongLink", b"n" * 150 + b"\0", kind=b"L"), PLAIN[1]]),
+        {"n" * 150: FILES["m-disk1.vmdk"]},
+    ),
+    "a name for a link": (
+        raw_tar([member("././@LongLink", b"n" * 150 + b"\0", kind=b"K"), PLAIN[1]]),
+        {"m-disk1.vmdk": FILES["m-disk1.vmdk"]},
+    ),
     "a name that is no text": (raw_tar([raw_header(b"r\x82adme", 0), *PLAIN]), FILES),
     "a sum over signed bytes": (raw_tar([raw_header("é.vmdk".encode(), 0, signed=True)]), {"é.vmdk": b""}),
-    "AppleDouble": (raw_tar([member("._m.ovf", APPLE), PLAIN[0], member("._m-disk1.vmdk", APPLE), *PLAIN[1:]]),
-                    {"._m.ovf": APPLE, "._m-disk1.vmdk": APPLE, **FILES}),
-}  # fmt: skip
+    "AppleDouble": (
+        raw_tar([member("._m.ovf", APPLE), PLAIN[0], member("._m-disk1.vmdk", APPLE), *PLAIN[1:]]),
+        {"._m.ovf": APPLE, "._m-disk1.vmdk": APPLE, **FILES},
+    ),
+}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -481,7 +505,8 @@ def test_what_thousands_of_pax_headers_say_is_not_kept_in_memory() -> None:
 def test_damage_to_any_dialect_is_refused_or_leaves_members_inside(
     dialect: str, position: int, kind: str, value: int
 ) -> None:
-    """Never an internal error, and never a member that is not what it was under a name that it had with its old size, but for its own bytes."""
+    """Never an internal error, and never a member that is not what it was under a name that it had with its old size,
+    but for its own bytes."""
     data, files = DIALECTS[dialect]
     position %= len(data)
     damaged = {

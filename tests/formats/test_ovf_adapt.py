@@ -32,11 +32,12 @@ def item(instance: int, kind: int, **values: object) -> str:
 
 
 def descriptor(names: Sequence[str], capacities_gib: Sequence[int], places: Sequence[tuple[int, int]]) -> bytes:
-    """As vSphere writes it: disks as ``file1`` ..., then an ISO and the NVRAM; capacity in GiB; vApp properties of its own."""
+    """As vSphere writes it: disks as ``file1`` ..., then an ISO and the NVRAM; capacity in GiB; vApp properties of its
+    own."""
     files = "".join(f'<File ovf:href="{name}" ovf:id="file{n}" ovf:size="1"/>' for n, name in enumerate(names, 1))
     disks = "".join(
-        f'<Disk ovf:capacity="{gib}" ovf:capacityAllocationUnits="byte * 2^30" ovf:diskId="vmdisk{n}" ovf:fileRef="file{n}"'
-        f' ovf:format="{FORMAT_URIS["vmdk-stream"]}" ovf:populatedSize="5"/>'
+        f'<Disk ovf:capacity="{gib}" ovf:capacityAllocationUnits="byte * 2^30" ovf:diskId="vmdisk{n}"'
+        f' ovf:fileRef="file{n}" ovf:format="{FORMAT_URIS["vmdk-stream"]}" ovf:populatedSize="5"/>'
         for n, gib in enumerate(capacities_gib, 1)
     )
     controllers = item(SCSI, 6, Address=0, ResourceSubType="VirtualSCSI") + item(
@@ -74,9 +75,15 @@ def descriptor(names: Sequence[str], capacities_gib: Sequence[int], places: Sequ
 
 def ours(number: int, gib: int, lease_key: str | None = None, **changes: object) -> OvfDisk:
     fields = {
-        "device_key": 1999 + number, "file_name": f"web-disk{number}.vmdk", "size_bytes": 1000 + number,
-        "capacity_bytes": gib * GiB, "populated_bytes": 77, "format": "vmdk-stream", "lease_key": lease_key, **changes,
-    }  # fmt: skip
+        "device_key": 1999 + number,
+        "file_name": f"web-disk{number}.vmdk",
+        "size_bytes": 1000 + number,
+        "capacity_bytes": gib * GiB,
+        "populated_bytes": 77,
+        "format": "vmdk-stream",
+        "lease_key": lease_key,
+        **changes,
+    }
     return OvfDisk(**fields)  # type: ignore[arg-type]
 
 
@@ -218,8 +225,10 @@ def test_a_disk_that_starts_empty_stays_and_may_get_an_image() -> None:
 
 def test_copies_of_one_disk_get_a_disk_and_a_file_each() -> None:
     server = descriptor(["a.vmdk"], [8], TWO[:1]).replace(
-        b"</VirtualHardwareSection>", item(12, 17, AddressOnParent=1, Parent=SCSI, HostResource="ovf:/disk/vmdisk1").encode() + b"</VirtualHardwareSection>"
-    )  # fmt: skip
+        b"</VirtualHardwareSection>",
+        item(12, 17, AddressOnParent=1, Parent=SCSI, HostResource="ovf:/disk/vmdisk1").encode()
+        + b"</VirtualHardwareSection>",
+    )
     adapted = adapt_ovf(server, [by_id(number, disk.id) for number, disk in enumerate(parse_ovf(server).disks, 1)])
     found = parse_ovf(adapted)
     assert [(disk.file and disk.file.href, disk.unit_number) for disk in found.disks] == [
@@ -237,7 +246,10 @@ def test_items_point_to_disks_as_the_specification_has_it() -> None:
 
 
 def test_one_configuration_stays() -> None:
-    options = b'<DeploymentOptionSection><Info/><Configuration ovf:id="a"/><Configuration ovf:id="b" ovf:default="true"/></DeploymentOptionSection>'
+    options = (
+        b'<DeploymentOptionSection><Info/><Configuration ovf:id="a"/><Configuration ovf:id="b"'
+        b' ovf:default="true"/></DeploymentOptionSection>'
+    )
     places = [(SCSI, 0), (SCSI, 1), (SCSI, 2)]
     server = descriptor(["a.vmdk", "b.vmdk", "c.vmdk"], [8, 8, 8], places).replace(
         b"<NetworkSection>", options + b"<NetworkSection>"

@@ -103,9 +103,12 @@ def test_controllers_and_units_come_back_in_the_order_of_buses() -> None:
     disks = parse_ovf(build_ovf(machine, files)).disks
     places = [(disk.file and disk.file.href, disk.bus, disk.bus_number, disk.unit_number) for disk in disks]
     assert places == [
-        ("web-01-disk4.vmdk", "ide", 1, 1), ("web-01-disk1.vmdk", "scsi", 0, 0), ("web-01-disk5.vmdk", "scsi", 1, 15),
-        ("web-01-disk2.vmdk", "sata", 0, 3), ("web-01-disk3.vmdk", "nvme", 0, 0),
-    ]  # fmt: skip
+        ("web-01-disk4.vmdk", "ide", 1, 1),
+        ("web-01-disk1.vmdk", "scsi", 0, 0),
+        ("web-01-disk5.vmdk", "scsi", 1, 15),
+        ("web-01-disk2.vmdk", "sata", 0, 3),
+        ("web-01-disk3.vmdk", "nvme", 0, 0),
+    ]
     kinds = texts(built(machine), "//ovf:Item[rasd:Address and not(rasd:Connection)]/rasd:ResourceSubType/text()")
     assert kinds == ["lsilogicsas", "vmware.sata.ahci", "vmware.nvme.controller", "lsilogic"]
 
@@ -170,11 +173,20 @@ def test_a_disk_that_is_not_the_machines_is_a_bug() -> None:
 @pytest.mark.parametrize(
     ("guest_id", "expected"),
     [
-        ("rhel9_64Guest", 80), ("rhel6Guest", 79), ("debian12_64Guest", 96), ("ubuntu64Guest", 94), ("sles15_64Guest", 85),
-        ("windows7Server64Guest", 103), ("windows2019srv_64Guest", 102), ("otherLinux64Guest", 101), ("rockylinux_64Guest", 101),
-        ("otherGuest", 1), (None, 1), ("", 1),
+        ("rhel9_64Guest", 80),
+        ("rhel6Guest", 79),
+        ("debian12_64Guest", 96),
+        ("ubuntu64Guest", 94),
+        ("sles15_64Guest", 85),
+        ("windows7Server64Guest", 103),
+        ("windows2019srv_64Guest", 102),
+        ("otherLinux64Guest", 101),
+        ("rockylinux_64Guest", 101),
+        ("otherGuest", 1),
+        (None, 1),
+        ("", 1),
     ],
-)  # fmt: skip
+)
 def test_guest_ids_have_the_numbers_of_cim(guest_id: str | None, expected: int) -> None:
     assert cim_os_type(guest_id) == expected
 

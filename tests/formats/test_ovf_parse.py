@@ -51,7 +51,8 @@ def envelope(
         f'<VirtualSystem ovf:id="vm"><Info/><VirtualHardwareSection>{items}</VirtualHardwareSection></VirtualSystem>'
     )
     return (
-        f"{before}<Envelope {NAMESPACES}><References>{files}</References><DiskSection><Info/>{disks}</DiskSection>{more}"
+        f"{before}<Envelope"
+        f" {NAMESPACES}><References>{files}</References><DiskSection><Info/>{disks}</DiskSection>{more}"
         f"{system if systems is None else systems}</Envelope>"
     ).encode()
 
@@ -83,10 +84,17 @@ def test_the_small_descriptor_is_read() -> None:
 @pytest.mark.parametrize(
     ("unit", "factor"),
     [
-        ("byte", 1), ("bytes", 1), ("byte * 2^20", MiB), ("byte*2^20", MiB), ("byte * 2 ^ 30", GiB), ("byte * 10^9", 10**9),
-        ("byte * 1024", KiB), ("MegaBytes", MiB), ("gigabytes", GiB),
+        ("byte", 1),
+        ("bytes", 1),
+        ("byte * 2^20", MiB),
+        ("byte*2^20", MiB),
+        ("byte * 2 ^ 30", GiB),
+        ("byte * 10^9", 10**9),
+        ("byte * 1024", KiB),
+        ("MegaBytes", MiB),
+        ("gigabytes", GiB),
     ],
-)  # fmt: skip
+)
 def test_capacity_units(unit: str, factor: int) -> None:
     disks = DISK.replace("byte * 2^30", unit)
     assert parse_ovf(envelope(disks=disks)).disks[0].capacity_bytes == 8 * factor
@@ -118,7 +126,10 @@ def test_a_disk_without_a_file_starts_empty() -> None:
 
 
 def test_only_the_default_configuration_counts() -> None:
-    options = '<DeploymentOptionSection><Configuration ovf:id="small"/><Configuration ovf:id="large" ovf:default="true"/></DeploymentOptionSection>'
+    options = (
+        '<DeploymentOptionSection><Configuration ovf:id="small"/><Configuration ovf:id="large"'
+        ' ovf:default="true"/></DeploymentOptionSection>'
+    )
     memory = "<Item{}><rasd:InstanceID>2</rasd:InstanceID><rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>{}</rasd:VirtualQuantity></Item>"
     items = (
         memory.format(' ovf:configuration="small"', 1024)
@@ -156,7 +167,8 @@ def test_a_name_that_was_written_as_a_uri_has_both_spellings() -> None:
     assert found.files[0].names == ("my%20vm.vmdk", "my vm.vmdk")
 
 
-# --- what does not touch a disk's bytes is unknown, and a warning -----------------------------------------------------------
+# --- what does not touch a disk's bytes is unknown, and a warning
+# -----------------------------------------------------------
 
 
 def warned(data: bytes, *words: str) -> OvfEnvelope:
@@ -179,10 +191,19 @@ def quantity(kind: int, amount: str, unit: str = "") -> str:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"8"', '"${size}"'), ('"8"', '"-8"'), ('"8"', '"8.5"'), ('"8"', '"' + "9" * 30 + '"'), ('"8"', '"9999999999999"'), ('"8"', '""'),
-        ("2^30", "2^99"), ("2^30", "3^30"), ("2^30", "2^"), ("byte * 2^30", "furlong"), ("byte * 2^30", "byte" + "*2" * 99),
+        ('"8"', '"${size}"'),
+        ('"8"', '"-8"'),
+        ('"8"', '"8.5"'),
+        ('"8"', '"' + "9" * 30 + '"'),
+        ('"8"', '"9999999999999"'),
+        ('"8"', '""'),
+        ("2^30", "2^99"),
+        ("2^30", "3^30"),
+        ("2^30", "2^"),
+        ("byte * 2^30", "furlong"),
+        ("byte * 2^30", "byte" + "*2" * 99),
     ],
-)  # fmt: skip
+)
 def test_a_capacity_that_is_not_understood(old: str, new: str) -> None:
     assert warned(envelope(disks=DISK.replace(old, new)), "capacity").disks[0].capacity_bytes is None
 
@@ -190,10 +211,15 @@ def test_a_capacity_that_is_not_understood(old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("amount", "unit", "expected"),
     [
-        ("1024", "", GiB), ("1024", "MB", GiB), ("1024", "megabytes", GiB), ("1024", "byte * 1024 * 1024", GiB), ("1024", "byte*2^10*2^10", GiB),
-        ("1", "GiB", GiB), ("1073741824", "Byte", GiB),
+        ("1024", "", GiB),
+        ("1024", "MB", GiB),
+        ("1024", "megabytes", GiB),
+        ("1024", "byte * 1024 * 1024", GiB),
+        ("1024", "byte*2^10*2^10", GiB),
+        ("1", "GiB", GiB),
+        ("1073741824", "Byte", GiB),
     ],
-)  # fmt: skip
+)
 def test_memory_in_every_unit(amount: str, unit: str, expected: int) -> None:
     found = parse_ovf(envelope(items=quantity(4, amount, unit) + CONTROLLER + disk_item()))
     assert (found.system.memory_bytes, found.warnings) == (expected, ())
@@ -248,17 +274,31 @@ def test_warnings_are_bounded() -> None:
     assert "more warnings" in warnings[-1]
 
 
-# --- dialects ------------------------------------------------------------------------------------------------------------
+# --- dialects
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "pointer",
     [
-        "ovf:/disk/d1", "ovf:disk/d1", "ovf://disk/d1", "//disk/d1", "/disk/d1", "disk/d1", "OVF:/DISK/d1", "d1", "images/d1", " ovf:/disk/d1\n",
-        "ovf:/disk/d%31", "ovf:/file/f1", "ovf:file/f1", "/file/f1", "",
+        "ovf:/disk/d1",
+        "ovf:disk/d1",
+        "ovf://disk/d1",
+        "//disk/d1",
+        "/disk/d1",
+        "disk/d1",
+        "OVF:/DISK/d1",
+        "d1",
+        "images/d1",
+        " ovf:/disk/d1\n",
+        "ovf:/disk/d%31",
+        "ovf:/file/f1",
+        "ovf:file/f1",
+        "/file/f1",
+        "",
         "other:thing</rasd:HostResource><rasd:HostResource>ovf:/disk/d1",
     ],
-)  # fmt: skip
+)
 def test_how_items_point_to_their_disk(pointer: str) -> None:
     disk = parse_ovf(envelope(items=CONTROLLER + disk_item().replace("ovf:/disk/d1", pointer))).disks[0]
     assert (disk.id, disk.file and disk.file.href, disk.bus, disk.unit_number) == ("d1", "a.vmdk", "scsi", 0)
@@ -323,7 +363,8 @@ def test_a_disk_that_nothing_is_said_of_but_its_size_is_left_out() -> None:
 def test_a_capacity_may_be_a_property_of_the_product() -> None:
     disks = '<Disk ovf:capacity="${org.size}" ovf:capacityAllocationUnits="byte * 2^30" ovf:diskId="d1"/>'
     system = (
-        f'<VirtualSystem ovf:id="vm"><ProductSection ovf:class="org"><Property ovf:key="size" ovf:value="7"/></ProductSection>'
+        '<VirtualSystem ovf:id="vm"><ProductSection ovf:class="org"><Property ovf:key="size"'
+        ' ovf:value="7"/></ProductSection>'
         f"<VirtualHardwareSection>{CONTROLLER + disk_item()}</VirtualHardwareSection></VirtualSystem>"
     )
     assert parse_ovf(envelope(files="", disks=disks, systems=system)).disks[0].capacity_bytes == 7 * GiB
@@ -331,7 +372,10 @@ def test_a_capacity_may_be_a_property_of_the_product() -> None:
 
 def test_an_item_of_a_configuration_says_only_what_differs() -> None:
     """DSP0243 9.8: items of one instance number are one item."""
-    options = '<DeploymentOptionSection><Configuration ovf:id="a"/><Configuration ovf:id="b" ovf:default="true"/></DeploymentOptionSection>'
+    options = (
+        '<DeploymentOptionSection><Configuration ovf:id="a"/><Configuration ovf:id="b"'
+        ' ovf:default="true"/></DeploymentOptionSection>'
+    )
     large = quantity(4, "3").replace("<Item>", '<Item ovf:configuration="b">')
     found = parse_ovf(envelope(items=quantity(4, "1", "byte * 2^30") + large + CONTROLLER + disk_item(), more=options))
     assert found.system.memory_bytes == 3 * GiB
@@ -418,7 +462,10 @@ def test_controllers_without_numbers_get_the_next_free_ones() -> None:
     ("kind", "firmware"), [("EFI", Firmware.EFI), ("EFI64", Firmware.EFI), ("BIOS", Firmware.BIOS)]
 )
 def test_the_firmware_that_virtualbox_says(kind: str, firmware: Firmware) -> None:
-    own = f'<v:Machine xmlns:v="http://www.virtualbox.org/ovf/machine" ovf:required="false"><v:Hardware><v:Firmware type="{kind}"/></v:Hardware></v:Machine>'
+    own = (
+        '<v:Machine xmlns:v="http://www.virtualbox.org/ovf/machine" ovf:required="false"><v:Hardware><v:Firmware'
+        f' type="{kind}"/></v:Hardware></v:Machine>'
+    )
     data = envelope().replace(b"</VirtualSystem>", f"{own}</VirtualSystem>".encode())
     assert parse_ovf(data).system.firmware is firmware
 
@@ -495,10 +542,23 @@ def test_entities_that_nobody_declared_are_refused(entity: str) -> None:
 @pytest.mark.parametrize(
     "href",
     [
-        "../../etc/passwd", "/etc/passwd", "..", "a/../b.vmdk", "a//b.vmdk", "a/", "./", "a/b/c/d/e/f/g/h/i/b.vmdk", "..\\b.vmdk", "C:\\b.vmdk",
-        "http://192.0.2.1/a.vmdk", "file:///etc/passwd", "a&#10;b", "n" * 300, "n" * 300 + "/b.vmdk",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "..",
+        "a/../b.vmdk",
+        "a//b.vmdk",
+        "a/",
+        "./",
+        "a/b/c/d/e/f/g/h/i/b.vmdk",
+        "..\\b.vmdk",
+        "C:\\b.vmdk",
+        "http://192.0.2.1/a.vmdk",
+        "file:///etc/passwd",
+        "a&#10;b",
+        "n" * 300,
+        "n" * 300 + "/b.vmdk",
     ],
-)  # fmt: skip
+)
 def test_a_path_in_href_is_refused(href: str) -> None:
     assert refused(envelope(files=FILE.replace("a.vmdk", href))).code == "ovf_unsafe"
 
@@ -582,7 +642,7 @@ def test_a_declared_encoding_that_is_none_of_text_is_refused(declared: str) -> N
         (envelope(items=CONTROLLER + disk_item("d9")), "not listed"),
         (envelope(items=CONTROLLER + disk_item().replace("ovf:/disk/d1", "ovf:/file/f9")), "not listed"),
     ],
-)  # fmt: skip
+)
 def test_what_makes_no_sense_is_refused_by_name(data: bytes, says: str) -> None:
     error = refused(data)
     assert says in error.message

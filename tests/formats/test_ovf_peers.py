@@ -189,11 +189,15 @@ def test_disks_of_a_large_machine(tmp_path: Path) -> None:
     assert [disk["capacityInBytes"] for disk in found] == [disk.capacity_bytes for disk in disks]
 
 
-# --- what we make of the packages of others -------------------------------------------------------------------------------
+# --- what we make of the packages of others
+# -------------------------------------------------------------------------------
 
 BUS_OF = {
-    "VirtualIDEController": "ide", "VirtualLsiLogicController": "scsi", "VirtualAHCIController": "sata", "VirtualNVMEController": "nvme",
-}  # fmt: skip
+    "VirtualIDEController": "ide",
+    "VirtualLsiLogicController": "scsi",
+    "VirtualAHCIController": "sata",
+    "VirtualNVMEController": "nvme",
+}
 
 
 @given(packages(5, MiB))

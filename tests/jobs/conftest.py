@@ -15,7 +15,8 @@ from tests.support.site import Site
 
 @pytest.fixture
 def site(simulator: SimulatorFactory, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Site]]:
-    """``site(machines=..., options={...}, postgres=True)``, or with a database's ``url``: a simulator and a database; workers end with the test."""
+    """``site(machines=..., options={...}, postgres=True)``, or with a database's ``url``: a simulator and a database;
+    workers end with the test."""
     with ExitStack() as stack:
 
         def start(

@@ -1,4 +1,5 @@
-"""Jobs survive: kill -9 of their worker at any moment, drains, pauses, cancels; the source is as it was found afterwards.
+"""Jobs survive: kill -9 of their worker at any moment, drains, pauses, cancels; the source is as it was found
+afterwards.
 
 Real processes, real sockets. The moments are drawn from a seed (HYPERSDK_KILL_SEED).
 """
@@ -138,7 +139,8 @@ def test_a_job_that_nobody_works_on_is_cancelled_with_all_that_it_left(site: Sit
 
 @pytest.mark.slow
 def test_a_cancel_at_any_moment_leaves_nothing_behind(site: SiteFactory) -> None:
-    """While it logs in, plans, makes the snapshot, copies, publishes, pauses: 16 jobs, each asked at a moment of its own."""
+    """While it logs in, plans, makes the snapshot, copies, publishes, pauses: 16 jobs, each asked at a moment of its
+    own."""
     count = 16
     made = site(
         machines=machines(count, (SMALL, SMALL)),
@@ -201,16 +203,18 @@ def test_a_failed_job_says_why_and_a_retry_goes_on(site: SiteFactory) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kill_9_at_random_moments_and_every_job_completes(site: SiteFactory) -> None:
-    """8 kills of the worker alone while 8 jobs run; test_supervisor kills all parts. No disk that was finished is fetched again, no lease or snapshot is left.
+    """8 kills of the worker alone while 8 jobs run; test_supervisor kills all parts. No disk that was finished is
+    fetched again, no lease or snapshot is left.
 
-    Every other kill comes while the worker starts, the others once it has taken jobs up. Small disks are whole early and see many kills; the
-    large one keeps the job at work.
+    Every other kill comes while the worker starts, the others once it has taken jobs up. Small disks are whole early
+    and see many kills; the large one keeps the job at work.
     """
     count, kills = 8, 8
     made = site(
-        machines=machines(count, (SMALL, SMALL, LARGE)), rate_bytes_s=2 * MiB,
+        machines=machines(count, (SMALL, SMALL, LARGE)),
+        rate_bytes_s=2 * MiB,
         options={"jobs_per_worker": count, "take_over_s": 4.0, "streams_per_host": 16},
-    )  # fmt: skip
+    )
     before = source(made)
     expected = {
         f"web-{n}": expected_raw(made.simulator, f"web-{n}", made.folder / f"expected-{n}") for n in range(count)
@@ -239,7 +243,8 @@ def test_kill_9_at_random_moments_and_every_job_completes(site: SiteFactory) -> 
 
 
 def _finished(site: Site, jobs: list[Job]) -> dict[tuple[str, int], int]:
-    """How often each disk that is finished, by the run's record, was asked for so far. To be called while no worker lives."""
+    """How often each disk that is finished, by the run's record, was asked for so far. To be called while no worker
+    lives."""
     return {
         (job.vm_path, index): fetches(site.simulator, job.vm_path, index)
         for job in jobs

@@ -71,8 +71,10 @@ def test_jobs_of_an_earlier_release_are_completed(
     jobs = {name: site.store.get(job_id) for name, job_id in ids(tmp_path).items()}
     tries = {name: len(site.store.attempts(job.id)) for name, job in jobs.items()}
     assert {name: (job.state, tries[name]) for name, job in jobs.items()} == {
-        "web-0": (JobState.RUNNING, 1), "web-1": (JobState.RUNNING, 1), "web-2": (JobState.QUEUED, 0),
-    }  # fmt: skip
+        "web-0": (JobState.RUNNING, 1),
+        "web-1": (JobState.RUNNING, 1),
+        "web-2": (JobState.QUEUED, 0),
+    }
     assert [jobs[name].source_changes > 0 for name in ("web-0", "web-1", "web-2")] == [True, True, False]
 
     site.worker()

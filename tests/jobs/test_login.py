@@ -1,4 +1,5 @@
-"""Where a job logs in, and with what: never elsewhere than it was submitted for, never with less care than the daemon's own."""
+"""Where a job logs in, and with what: never elsewhere than it was submitted for, never with less care than the daemon's
+own."""
 
 from __future__ import annotations
 
@@ -20,8 +21,10 @@ from hypersdk.migration.jobfile import JobDefinition
 from hypersdk.state.database import Database
 
 ENVIRON = {
-    "GOVC_URL": "https://vc-a.example.com", "GOVC_USERNAME": "export", "GOVC_PASSWORD": "s3cret-of-the-daemon",
-}  # fmt: skip
+    "GOVC_URL": "https://vc-a.example.com",
+    "GOVC_USERNAME": "export",
+    "GOVC_PASSWORD": "s3cret-of-the-daemon",
+}
 
 
 class Made:

@@ -20,16 +20,37 @@ from hypersdk.units import MiB
 from tests.jobs.test_durable import SiteFactory
 from tests.support.site import Site
 
-OTHERS: Final = frozenset({
-    "usage", "partly_failed", "verify_no_manifest", "config_invalid",  # of hyper2kvm itself
-    "password_in_argv", "password_source", "run_unknown", "snapshot_unclaimed",
-    "no_worker",  # what a job waits for
-    "no_description",
-    "unauthenticated", "token_outlives", "daemon_unreachable", "foreign_listener",  # of hyperctl
-    "daemon_config", "daemon_runs", "address_taken", "address_absent",
-    "worker_id_held", "no_auth_public", "tls_required", "key_elsewhere", "backup_other_database", "state_exists",
-    "no_state", "which_state", "user_unknown",
-})  # fmt: skip
+OTHERS: Final = frozenset(
+    {
+        "usage",
+        "partly_failed",
+        "verify_no_manifest",
+        "config_invalid",  # of hyper2kvm itself
+        "password_in_argv",
+        "password_source",
+        "run_unknown",
+        "snapshot_unclaimed",
+        "no_worker",  # what a job waits for
+        "no_description",
+        "unauthenticated",
+        "token_outlives",
+        "daemon_unreachable",
+        "foreign_listener",  # of hyperctl
+        "daemon_config",
+        "daemon_runs",
+        "address_taken",
+        "address_absent",
+        "worker_id_held",
+        "no_auth_public",
+        "tls_required",
+        "key_elsewhere",
+        "backup_other_database",
+        "state_exists",
+        "no_state",
+        "which_state",
+        "user_unknown",
+    }
+)
 """Codes that no attempt of a job ends with."""
 FLAG: Final = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-o\b)")
 OF_HYPERCTL: Final = re.compile(r"`hyperctl [^`]*`|the new --pin")

@@ -1,6 +1,8 @@
-"""A state that cannot be written for a while: every job ends or goes on soon after it can, and none says "running" that nobody runs.
+"""A state that cannot be written for a while: every job ends or goes on soon after it can, and none says "running" that
+nobody runs.
 
-Real workers on a real full file system, a real lock, a real PostgreSQL that is stopped. The moments are drawn from a seed (HYPERSDK_KILL_SEED).
+Real workers on a real full file system, a real lock, a real PostgreSQL that is stopped. The moments are drawn from a
+seed (HYPERSDK_KILL_SEED).
 """
 
 from __future__ import annotations
@@ -130,10 +132,21 @@ def test_a_job_that_is_lost_every_time_fails(database: Database) -> None:
     store, claims = JobStore(database), Claims(database, "w1")
     job, _ = store.submit(new_job())
     with database.write() as connection:
-        connection.execute(sa.insert(attempts), [
-            {"job_id": job.id, "epoch": -number, "attempt": 1, "worker_id": "w1", "started_at": 1.0, "ended_at": 2.0, "outcome": "lost"}
-            for number in range(1, MOST_LOST)
-        ])  # fmt: skip
+        connection.execute(
+            sa.insert(attempts),
+            [
+                {
+                    "job_id": job.id,
+                    "epoch": -number,
+                    "attempt": 1,
+                    "worker_id": "w1",
+                    "started_at": 1.0,
+                    "ended_at": 2.0,
+                    "outcome": "lost",
+                }
+                for number in range(1, MOST_LOST)
+            ],
+        )
     claim = claims.claim(job.id, 1)
     assert claim is not None
     assert claims.put_back(job.id, claim.epoch) is JobState.FAILED
@@ -195,7 +208,8 @@ def goes_on(made: Site, job: Job, since: float) -> bool:
 
 
 def through(made: Site, outage: AbstractContextManager[None], lasts_s: float, *told: str) -> None:
-    """Three jobs, of which one would end and one copies through the outage, and one that is asked to be cancelled in the middle of it."""
+    """Three jobs, of which one would end and one copies through the outage, and one that is asked to be cancelled in
+    the middle of it."""
     draw = random.Random(SEED)
     print(f"HYPERSDK_KILL_SEED={SEED}")
     before = source(made)
@@ -303,7 +317,8 @@ def test_what_needs_one_database_is_done_while_the_other_cannot_be_used(
 
 
 def test_a_connection_of_before_a_restart_is_no_outage(tmp_path: Path, postgres_url: str) -> None:
-    """The pool replaces it; and whoever is stopped in a transaction of the engine holds its locks no longer than a minute."""
+    """The pool replaces it; and whoever is stopped in a transaction of the engine holds its locks no longer than a
+    minute."""
     tables = Tables(DaemonSettings(state_dir=tmp_path, database_url=postgres_url))
     try:
         with tables.engine.connect() as connection:

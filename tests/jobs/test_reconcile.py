@@ -138,7 +138,8 @@ def test_a_queued_job_that_was_begun_once_is_undone_outside_of_the_queue(store: 
 
 
 def test_what_the_register_shows_of_jobs_that_left_nothing_is_forgotten(store: JobStore, tmp_path: Path) -> None:
-    """Given up, or put back by a worker of another host: else users of this one read for ever of a snapshot that may be left."""
+    """Given up, or put back by a worker of another host: else users of this one read for ever of a snapshot that may be
+    left."""
     claims = Claims(store.database, "w1")
     running, failed, undone, given_up = (
         store.submit(new_job(name=name, output_path=f"/tmp/{name}"))[0] for name in "abcd"
@@ -152,7 +153,10 @@ def test_what_the_register_shows_of_jobs_that_left_nothing_is_forgotten(store: J
     store.delete(given_up.id, give_up=True)
     register = Register((tmp_path / "own", tmp_path / "users"))
     facts = dict.fromkeys(("started_at", "folder", "machine", "moref", "endpoint", "snapshot"), "")
-    entries = [entry_of(f"r-{job.name}", program="hypervisord", job=job.id, **facts) for job in (running, failed, undone, given_up)]  # fmt: skip
+    entries = [
+        entry_of(f"r-{job.name}", program="hypervisord", job=job.id, **facts)
+        for job in (running, failed, undone, given_up)
+    ]
     at_work = entry_of("r-e", program="hypervisord", job="gone", **facts)
     users = entry_of("r-f", program="hyper2kvm", job="", **facts)
     elsewhere = entry_of("r-g", program="hypervisord", job="of-another-daemon", **facts)

@@ -183,7 +183,10 @@ def test_hosts_agree_on_the_id_although_their_uids_differ(
 
 
 def test_the_id_can_be_read_under_another_uid_whatever_the_umask(tmp_path: Path) -> None:
-    code = "import os, sys; from pathlib import Path; from hypersdk.jobs.roots import ExportRoots; os.umask(0o077); ExportRoots([Path(sys.argv[1])])"
+    code = (
+        "import os, sys; from pathlib import Path; from hypersdk.jobs.roots import ExportRoots; os.umask(0o077);"
+        " ExportRoots([Path(sys.argv[1])])"
+    )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=True, timeout=60)
     assert (tmp_path / ROOT_ID_FILE).stat().st_mode & 0o777 == 0o644
 

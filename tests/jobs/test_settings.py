@@ -38,15 +38,26 @@ def test_flags_stand_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("wrokers = 1", "wrokers"), ("workers = 0", "workers"), ('workers = "1"', "workers"), ("workers = true", "workers"),
-        ('roles = ["king"]', "roles"), ('log_format = "xml"', "log_format"), ("auth = 1", "auth"), ("= 1", "TOML"),
-        ('tls_cert = "/x"', "tls_key"), ('bandwidth_limit = "fast"', "bandwidth_limit"), ("addr = 8080", "addr"),
-        ('allowed_hosts = ["x.example.com:443"]', "allowed_hosts"), ('allowed_hosts = ["https://x.example.com"]', "allowed_hosts"),
-        ('trusted_proxies = ["*"]', "trusted_proxies"), ('trusted_proxies = ["0.0.0.0/0"]', "trusted_proxies"),
+        ("wrokers = 1", "wrokers"),
+        ("workers = 0", "workers"),
+        ('workers = "1"', "workers"),
+        ("workers = true", "workers"),
+        ('roles = ["king"]', "roles"),
+        ('log_format = "xml"', "log_format"),
+        ("auth = 1", "auth"),
+        ("= 1", "TOML"),
+        ('tls_cert = "/x"', "tls_key"),
+        ('bandwidth_limit = "fast"', "bandwidth_limit"),
+        ("addr = 8080", "addr"),
+        ('allowed_hosts = ["x.example.com:443"]', "allowed_hosts"),
+        ('allowed_hosts = ["https://x.example.com"]', "allowed_hosts"),
+        ('trusted_proxies = ["*"]', "trusted_proxies"),
+        ('trusted_proxies = ["0.0.0.0/0"]', "trusted_proxies"),
         ('trusted_proxies = ["192.0.2.1/24"]', "trusted_proxies"),
-        ('allowed_hosts = ["*"]', "allowed_hosts"), ('allowed_hosts = "x.example.com"', "allowed_hosts"),
+        ('allowed_hosts = ["*"]', "allowed_hosts"),
+        ('allowed_hosts = "x.example.com"', "allowed_hosts"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_named(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "c.toml"
     path.write_text(text)

@@ -1,4 +1,5 @@
-"""What a job changed at its source is undone, or known and asked for: no job is forgotten while only its record knows."""
+"""What a job changed at its source is undone, or known and asked for: no job is forgotten while only its record
+knows."""
 
 from __future__ import annotations
 

@@ -18,10 +18,18 @@ from hypersdk.state.database import Database
 
 def new_job(**changes: object) -> NewJob:
     facts: dict[str, object] = {
-        "id": None, "name": "web", "vm_path": "/DC0/vm/web", "output_path": "/tmp/web", "format": "qcow2",
-        "definition": {"vm_path": "/DC0/vm/web"}, "digest": "d", "endpoint_id": None, "secret": None,
-        "site": "vcenter.example.com:443", "root_id": "root",
-    }  # fmt: skip
+        "id": None,
+        "name": "web",
+        "vm_path": "/DC0/vm/web",
+        "output_path": "/tmp/web",
+        "format": "qcow2",
+        "definition": {"vm_path": "/DC0/vm/web"},
+        "digest": "d",
+        "endpoint_id": None,
+        "secret": None,
+        "site": "vcenter.example.com:443",
+        "root_id": "root",
+    }
     return NewJob(**{**facts, **changes})  # type: ignore[arg-type]
 
 
@@ -76,8 +84,8 @@ def store(database: Database) -> JobStore:
 @given(actions=st.lists(st.sampled_from(ACTIONS), max_size=12))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_users_and_workers_do_the_row_follows_the_table(store: JobStore, actions: list[str]) -> None:
-    """Every step either leads where the table says or is refused and changes nothing; a job always has an attempt due or at work
-    while it is neither ended nor paused."""
+    """Every step either leads where the table says or is refused and changes nothing; a job always has an attempt due
+    or at work while it is neither ended nor paused."""
     claims = Claims(store.database, "w1")
     job, _ = store.submit(new_job())
     held: list[Claim] = []
@@ -107,9 +115,12 @@ def _act(store: JobStore, claims: Claims, held: list[Claim], job_id: str, action
 
 def _try(store: JobStore, claims: Claims, held: list[Claim], job_id: str, action: str) -> None:
     events = {
-        "finish": JobEvent.FINISH, "fail": JobEvent.FAIL, "paused": JobEvent.PAUSED, "cancelled": JobEvent.CANCELLED,
+        "finish": JobEvent.FINISH,
+        "fail": JobEvent.FAIL,
+        "paused": JobEvent.PAUSED,
+        "cancelled": JobEvent.CANCELLED,
         "requeue": JobEvent.REQUEUE,
-    }  # fmt: skip
+    }
     if action in ("cancel", "pause", "resume", "retry", "expire"):
         getattr(store, action)(job_id)
     elif action == "claim":

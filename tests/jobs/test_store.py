@@ -33,9 +33,14 @@ def test_the_same_id_is_the_same_job_or_an_error(store: JobStore) -> None:
 def test_many_at_once_are_each_taken_or_refused(store: JobStore) -> None:
     store.submit(new_job(id="there"))
     wanted = [
-        new_job(), new_job(id="twice"), new_job(id="there", digest="other"), new_job(id="twice"), new_job(id="twice", digest="other"),
-        new_job(id="there"), *(new_job(name=f"vm {number}") for number in range(1200)),
-    ]  # fmt: skip
+        new_job(),
+        new_job(id="twice"),
+        new_job(id="there", digest="other"),
+        new_job(id="twice"),
+        new_job(id="twice", digest="other"),
+        new_job(id="there"),
+        *(new_job(name=f"vm {number}") for number in range(1200)),
+    ]
     before = store.revision()
     found = store.submit_all(wanted)
     refused = [place for place, one in enumerate(found) if isinstance(one, UsageError)]

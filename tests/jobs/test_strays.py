@@ -1,4 +1,5 @@
-"""``hyper2kvm cleanup`` beside jobs of a daemon: what a job needs is never taken away, and a job that lost its snapshot never says that it is proved."""
+"""``hyper2kvm cleanup`` beside jobs of a daemon: what a job needs is never taken away, and a job that lost its snapshot
+never says that it is proved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The parent of a daemon: what dies comes back, what ends does so in order, and the API answers while disks are copied."""
+"""The parent of a daemon: what dies comes back, what ends does so in order, and the API answers while disks are
+copied."""
 
 from __future__ import annotations
 
@@ -401,8 +402,8 @@ def test_a_killed_part_comes_back_and_the_end_is_in_order(simulator: SimulatorFa
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kill_9_of_supervisor_api_and_worker_while_8_jobs_run(simulator: SimulatorFactory, tmp_path: Path) -> None:
-    """20 kills in an order that is drawn; what is killed with the parent ends by itself. No disk that was finished is fetched again, no lease
-    or snapshot is left."""
+    """20 kills in an order that is drawn; what is killed with the parent ends by itself. No disk that was finished is
+    fetched again, no lease or snapshot is left."""
     count, kills = 8, 20
     large = DiskSpec(96 * MiB, allocated_bytes=64 * MiB)
     server = simulator(machines=machines(count, (SMALL, SMALL, large)), rate_bytes_s=2 * MiB)
@@ -501,7 +502,8 @@ print(len(taken), *sorted(taken))
 
 @pytest.mark.slow
 def test_the_api_answers_while_four_jobs_are_copied(simulator: SimulatorFactory, tmp_path: Path) -> None:
-    """Each answer within the five seconds that httpx waits. The goal, a p99 of 50 ms on a machine of its own, is a benchmark."""
+    """Each answer within the five seconds that httpx waits. The goal, a p99 of 50 ms on a machine of its own, is a
+    benchmark."""
     disks = (DiskSpec(1024 * MiB, allocated_bytes=512 * MiB),)
     server = simulator(machines=machines(4, disks))
     with daemon(tmp_path, *FLAGS, tmp_path / "exports", env=environ_of(server)) as (url, _process):

@@ -25,14 +25,18 @@ from tests.support.site import Site
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_by_the_other_and_limits_hold(site: SiteFactory) -> None:
-    """Two hosts on one PostgreSQL: the other takes over after the take-over time; never more streams of a host than allowed.
+    """Two hosts on one PostgreSQL: the other takes over after the take-over time; never more streams of a host than
+    allowed.
 
-    That time is longer here than the simulator needs to see that a stream's reader was killed, which it counts until then.
+    That time is longer here than the simulator needs to see that a stream's reader was killed, which it counts until
+    then.
     """
     made = site(
-        machines=machines(6), rate_bytes_s=SLOW, postgres=True,
+        machines=machines(6),
+        rate_bytes_s=SLOW,
+        postgres=True,
         options={"take_over_s": 8.0, "jobs_per_worker": 3, "streams_per_host": 3},
-    )  # fmt: skip
+    )
     before = source(made)
     expected = {f"web-{n}": expected_raw(made.simulator, f"web-{n}", made.folder / f"expected-{n}") for n in range(6)}
     first = made.worker("one")
@@ -119,7 +123,8 @@ def test_a_job_whose_worker_sleeps_is_cancelled_by_another(site: SiteFactory) ->
 
 @contextmanager
 def written_by(folder: Path) -> Iterator[object]:
-    """What the sleeper had open, also once it has no name any more: a function that tells size and time of the last write of each."""
+    """What the sleeper had open, also once it has no name any more: a function that tells size and time of the last
+    write of each."""
     handles = {
         path.name: os.open(path, os.O_RDONLY)
         for path in folder.glob("*.partial*")
@@ -206,8 +211,10 @@ def test_a_database_that_goes_away_costs_no_job(site: SiteFactory) -> None:
 def _cut_off(url: str, seconds: float) -> None:
     server, _, name = url.rpartition("/")
     admin = sa.create_engine(
-        server.replace("postgresql:", "postgresql+psycopg:") + "/postgres", isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
-    )  # fmt: skip
+        server.replace("postgresql:", "postgresql+psycopg:") + "/postgres",
+        isolation_level="AUTOCOMMIT",
+        poolclass=sa.NullPool,
+    )
     with admin.connect() as connection:
         connection.execute(sa.text(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'))
         end = time.monotonic() + seconds

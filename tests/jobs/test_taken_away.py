@@ -1,5 +1,5 @@
-"""A job's folder is removed, moved, replaced or taken: the job fails with its code, its source is as it was found, and it is never ``completed``
-with a path that is not there."""
+"""A job's folder is removed, moved, replaced or taken: the job fails with its code, its source is as it was found, and
+it is never ``completed`` with a path that is not there."""
 
 from __future__ import annotations
 

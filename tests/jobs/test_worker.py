@@ -160,7 +160,8 @@ def test_progress_is_written_at_a_bounded_rate(site: SiteFactory) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("postgres", [False, True], ids=["sqlite", "postgresql"])
 def test_an_idle_worker_costs_next_to_nothing(site: SiteFactory, postgres: bool) -> None:
-    """It looks at the database now and then, and does nothing between. What that costs of a core is a benchmark (``scripts/bench daemon``)."""
+    """It looks at the database now and then, and does nothing between. What that costs of a core is a benchmark
+    (``scripts/bench daemon``)."""
     made = site(machines=(MachineSpec("web-0"),), postgres=postgres)
     worker = made.worker()
     time.sleep(3)

@@ -94,10 +94,13 @@ def test_content_digests_are_equal_in_all_formats(raw: Path, tmp_path: Path) -> 
     digests = set()
     for number, (output, compress) in enumerate(
         [
-            (OutputFormat.QCOW2, Compression.NONE), (OutputFormat.QCOW2, Compression.CHECKED),
-            (OutputFormat.QCOW2, Compression.REPACK), (OutputFormat.RAW, Compression.NONE), (OutputFormat.VMDK, Compression.CHECKED),
+            (OutputFormat.QCOW2, Compression.NONE),
+            (OutputFormat.QCOW2, Compression.CHECKED),
+            (OutputFormat.QCOW2, Compression.REPACK),
+            (OutputFormat.RAW, Compression.NONE),
+            (OutputFormat.VMDK, Compression.CHECKED),
         ]
-    ):  # fmt: skip
+    ):
         result = convert(source, tmp_path / str(number), output, tmp_path / "state", compress=compress)
         digests |= set(result.content.values())
     assert len(digests) == 1
@@ -120,8 +123,11 @@ def test_an_ovf_goes_through_ova_and_back(raw: Path, tmp_path: Path) -> None:
             assert sums[f"SHA256({name})"] == hashlib.sha256(archive.extractfile(name).read()).hexdigest()  # type: ignore[union-attr]
     convert(ova, tmp_path / "ovf", OutputFormat.OVF, state)
     assert sorted(path.name for path in (tmp_path / "ovf").iterdir()) == [
-        "artifact-manifest.json", "web-01-disk1.vmdk", "web-01.mf", "web-01.ovf",
-    ]  # fmt: skip
+        "artifact-manifest.json",
+        "web-01-disk1.vmdk",
+        "web-01.mf",
+        "web-01.ovf",
+    ]
     convert(tmp_path / "ovf" / "web-01.ovf", tmp_path / "qcow2", OutputFormat.QCOW2, state)
     assert_same(tmp_path / "qcow2" / "web-01-disk1.qcow2", "qcow2", raw)
     for stop in ("ova", "ovf", "qcow2"):
@@ -134,8 +140,15 @@ def test_what_an_interrupted_conversion_left_goes_whatever_its_format_was(raw: P
     folder.mkdir()
     record = DiskRecord(2000, "Hard disk 1", "web-01-disk1.vmdk", CAPACITY, start=1536)
     RunFile.create(
-        folder, FolderRuns(state), endpoint=LOCAL_ENDPOINT, moref="", machine="web-01", format="ova", compress="none", disks=[record]
-    )  # fmt: skip
+        folder,
+        FolderRuns(state),
+        endpoint=LOCAL_ENDPOINT,
+        moref="",
+        machine="web-01",
+        format="ova",
+        compress="none",
+        disks=[record],
+    )
     for name in ("web-01.ova.partial", "web-01-disk1.vmdk.partial.blocks"):
         (folder / name).touch()
     convert(vmdk_of(raw, tmp_path, "streamOptimized"), folder, OutputFormat.QCOW2, state)

@@ -119,8 +119,13 @@ def test_every_disk_of_a_package_stays_where_it_is_attached(
 
 LONE = Package(
     disks=(PackedDisk("d0", ("sata", 0, 2), None, CAPACITY, None, "ovf:/disk/{}", (1, None)),),
-    listing=(0,), old=False, configurations=(), default=None, memory=("1", "GiB"), instances={("sata", 0): 7},
-)  # fmt: skip
+    listing=(0,),
+    old=False,
+    configurations=(),
+    default=None,
+    memory=("1", "GiB"),
+    instances={("sata", 0): 7},
+)
 
 
 @pytest.mark.parametrize("output", list(OutputFormat))

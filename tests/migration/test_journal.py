@@ -16,8 +16,12 @@ from hypersdk.transfer.cancel import CancelToken
 def journal_of(folder: Path, *kinds: ChangeKind) -> tuple[RunFile, SourceJournal]:
     """A run with changes that were made and not undone."""
     facts: dict[str, Any] = {
-        "endpoint": "u@vcenter.example.com:443", "moref": "vm-1", "machine": "web", "format": "qcow2", "compress": "none",
-    }  # fmt: skip
+        "endpoint": "u@vcenter.example.com:443",
+        "moref": "vm-1",
+        "machine": "web",
+        "format": "qcow2",
+        "compress": "none",
+    }
     run = RunFile.create(folder, FolderRuns(folder / "state"), **facts)
     with run.changing() as record:
         record.changes += [Change(kind, {}, made=True) for kind in kinds]

@@ -21,17 +21,35 @@ SIZE = 1000
 
 def finished(number: int, start: int | None = None) -> DiskRecord:
     receipt = Receipt(
-        label=f"Hard disk {number}", capacity_bytes=MiB, content="c", stream=None, wire_bytes=0, written_bytes=0, data_bytes=0,
-        blocks_written=0, blocks_skipped=0, blocks_zero=0, attempts=1, elapsed_s=1.0, route="memory",
-    )  # fmt: skip
+        label=f"Hard disk {number}",
+        capacity_bytes=MiB,
+        content="c",
+        stream=None,
+        wire_bytes=0,
+        written_bytes=0,
+        data_bytes=0,
+        blocks_written=0,
+        blocks_skipped=0,
+        blocks_zero=0,
+        attempts=1,
+        elapsed_s=1.0,
+        route="memory",
+    )
     return DiskRecord(number, f"Hard disk {number}", f"disk{number}.qcow2", MiB, receipt, "sha", SIZE, start)
 
 
 def run_of(folder: Path, *disks: DiskRecord) -> RunRecord:
     return RunRecord(
-        run_id="r", endpoint="e", moref="vm-1", machine="m", folder=folder, format="qcow2", compress="none",
-        started_at="2026-01-01T00:00:00+00:00", disks=list(disks),
-    )  # fmt: skip
+        run_id="r",
+        endpoint="e",
+        moref="vm-1",
+        machine="m",
+        folder=folder,
+        format="qcow2",
+        compress="none",
+        started_at="2026-01-01T00:00:00+00:00",
+        disks=list(disks),
+    )
 
 
 def spec_of(folder: Path, output: OutputFormat) -> ExportSpec:
@@ -97,8 +115,9 @@ def test_what_is_no_file_in_the_place_of_a_finished_disk_is_refused(kind: str, t
         case _:
             place.mkdir()
     for act in (
-        lambda: outputs.sha256(disk, CancelToken(), lambda _: None), lambda: outputs.publish(disk),  # type: ignore[attr-defined]
-    ):  # fmt: skip
+        lambda: outputs.sha256(disk, CancelToken(), lambda _: None),
+        lambda: outputs.publish(disk),  # type: ignore[attr-defined]
+    ):
         with pytest.raises(TargetError, match=r"disk1\.qcow2"):
             act()
     assert not (tmp_path / "disk1.qcow2").exists()

@@ -1,4 +1,5 @@
-"""Packages as others make them, converted: the guest's bytes, or a refusal that names the file; and what the proof says."""
+"""Packages as others make them, converted: the guest's bytes, or a refusal that names the file; and what the proof
+says."""
 
 from __future__ import annotations
 
@@ -433,7 +434,10 @@ def test_no_symbolic_link_is_followed(tmp_path: Path, streams: tuple[bytes, byte
 
 
 def test_extents_lie_beside_the_descriptor_that_names_them(tmp_path: Path) -> None:
-    text = f'# Disk DescriptorFile\nversion=1\nencoding="GBK"\nCID=1\nparentCID=ffffffff\nRW {CAPACITY // 512} FLAT "虚拟-flat.vmdk" 0\n'
+    text = (
+        f'# Disk DescriptorFile\nversion=1\nencoding="GBK"\nCID=1\nparentCID=ffffffff\nRW {CAPACITY // 512} FLAT'
+        ' "虚拟-flat.vmdk" 0\n'
+    )
     for folder, name in (("utf8", "虚拟-flat.vmdk".encode()), ("bytes", "虚拟-flat.vmdk".encode("gbk"))):
         path = write_folder(tmp_path / folder, one_disk(text.encode("gbk"), "disks/d.vmdk"))
         (path.parent / "disks" / os.fsdecode(name)).write_bytes(GUESTS[0])
@@ -662,7 +666,8 @@ def test_damage_to_a_proved_package_never_becomes_a_proof(
 
 @pytest.mark.timeout(60)
 def test_a_conversion_that_failed_does_not_wait_for_checksums(streams: tuple[bytes, bytes], tmp_path: Path) -> None:
-    """Of a disk of terabytes that takes an hour, while the user could be told at once that it is not what the .mf says."""
+    """Of a disk of terabytes that takes an hour, while the user could be told at once that it is not what the .mf
+    says."""
     texts = {"m.ovf": descriptor({"d1.vmdk": len(streams[0])}), "d1.vmdk": streams[0]}
     texts["m.mf"] = manifest({**texts, "d1.vmdk": streams[1]})
     given_up: list[bool] = []
@@ -678,8 +683,11 @@ def test_a_conversion_that_failed_does_not_wait_for_checksums(streams: tuple[byt
     spec = ExportSpec(machine="", output_dir=tmp_path / "out", format=OutputFormat.RAW)
     with patch.object(DiskFiles, "sha256", endless), pytest.raises(IntegrityError, match=r"d1\.vmdk"):
         convert_file(
-            write_folder(tmp_path / "in", texts), spec, cancel=CancelToken(), observer=lambda _: None,
+            write_folder(tmp_path / "in", texts),
+            spec,
+            cancel=CancelToken(),
+            observer=lambda _: None,
             settings=RunSettings(state=tmp_path / "state"),
-        )  # fmt: skip
+        )
     assert given_up == [True]
     assert list((tmp_path / "out").iterdir()) == []

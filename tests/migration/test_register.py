@@ -1,4 +1,5 @@
-"""The register of runs: a run at work is told from a dead one, whatever others write into the folder, and a hostile entry removes nothing."""
+"""The register of runs: a run at work is told from a dead one, whatever others write into the folder, and a hostile
+entry removes nothing."""
 
 from __future__ import annotations
 
@@ -23,9 +24,15 @@ from hypersdk.migration.runs import Claim, _judged, forget_run, other_runs, unfi
 from hypersdk.vsphere.snapshot import FoundSnapshot
 
 FACTS = {
-    "program": "hyper2kvm", "job": "", "started_at": "2026-01-01T00:00:00+00:00", "folder": "/srv/web-01", "machine": "web-01", "moref": "vm-1",
-    "endpoint": "admin@vcenter.example.com:443", "snapshot": "hypersdk-1",
-}  # fmt: skip
+    "program": "hyper2kvm",
+    "job": "",
+    "started_at": "2026-01-01T00:00:00+00:00",
+    "folder": "/srv/web-01",
+    "machine": "web-01",
+    "moref": "vm-1",
+    "endpoint": "admin@vcenter.example.com:443",
+    "snapshot": "hypersdk-1",
+}
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -61,9 +68,18 @@ def test_a_killed_process_holds_nothing_and_its_entry_stays(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'"x"', b"[" * 20_000, b"x" * (2 * MAX_ENTRY_BYTES), json.dumps({**FACTS, "run_id": "r-1", "pid": "1"}).encode(),
-                json.dumps({**FACTS, "run_id": "another", "pid": 1}).encode()],
-)  # fmt: skip
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"x"',
+        b"[" * 20_000,
+        b"x" * (2 * MAX_ENTRY_BYTES),
+        json.dumps({**FACTS, "run_id": "r-1", "pid": "1"}).encode(),
+        json.dumps({**FACTS, "run_id": "another", "pid": 1}).encode(),
+    ],
+)
 def test_an_entry_that_says_nothing_is_nobodys_proof(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "register").mkdir()
     (tmp_path / "register" / "r-1.json").write_bytes(content)

@@ -36,9 +36,15 @@ from tests.support.machines import make_machine
 def new_run(folder: Path, state: Path) -> RunFile:
     folder.mkdir(exist_ok=True)
     return RunFile.create(
-        folder, FolderRuns(state), endpoint="root@vc.example.com:443", moref="vm-42", machine="web-01", format="qcow2", compress="none",
+        folder,
+        FolderRuns(state),
+        endpoint="root@vc.example.com:443",
+        moref="vm-42",
+        machine="web-01",
+        format="qcow2",
+        compress="none",
         disks=[DiskRecord(2000, "Hard disk 1", "web-01-disk1.qcow2", 1 << 30)],
-    )  # fmt: skip
+    )
 
 
 def test_everything_is_there_again_after_a_kill(tmp_path: Path) -> None:
@@ -178,10 +184,16 @@ def test_two_disks_never_have_one_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("format", "vhdx"), ("compress", "vhdx"), ("run_id", "../../elsewhere"), ("run_id", ""), ("run_id", 7),
-        ("started_at", "yesterday"), ("started_at", "2026-01-01T00:00:00"), ("started_at", None),
+        ("format", "vhdx"),
+        ("compress", "vhdx"),
+        ("run_id", "../../elsewhere"),
+        ("run_id", ""),
+        ("run_id", 7),
+        ("started_at", "yesterday"),
+        ("started_at", "2026-01-01T00:00:00"),
+        ("started_at", None),
     ],
-)  # fmt: skip
+)
 def test_what_no_run_has_is_told(name: str, value: object, tmp_path: Path) -> None:
     new_run(tmp_path / "out", tmp_path / "state")
     path = tmp_path / "out" / RUN_FILE
@@ -238,7 +250,8 @@ def test_a_lock_whose_file_is_gone_keeps_nobody_out_and_is_not_taken_for_one(
 @pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "folder", "socket"])
 @pytest.mark.timeout(20)
 def test_only_a_regular_file_is_a_lock(tmp_path: Path, kind: str) -> None:
-    """A folder may be writable by others: the daemon neither makes a file where their link leads nor waits for their FIFO."""
+    """A folder may be writable by others: the daemon neither makes a file where their link leads nor waits for their
+    FIFO."""
     folder, victim = tmp_path / "out", tmp_path / "victim"
     folder.mkdir()
     lock = folder / LOCK_FILE

@@ -60,10 +60,16 @@ def no_folder(held: Path) -> None:
 @pytest.mark.parametrize(
     "fail",
     [
-        locked, link, damaged, too_small, full, no_folder, lambda held: refuse_foreign(held, ["disk.qcow2"]),
+        locked,
+        link,
+        damaged,
+        too_small,
+        full,
+        no_folder,
+        lambda held: refuse_foreign(held, ["disk.qcow2"]),
         lambda held: remove_other_lanes(held / "file", [], ""),
     ],
-)  # fmt: skip
+)
 def test_errors_show_the_folder_by_its_name(held: Path, tmp_path: Path, fail: Callable[[Path], Any]) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HyperSDKError) as caught:

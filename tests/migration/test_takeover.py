@@ -60,9 +60,16 @@ class Finished:
         self.record = DiskRecord(2000, "Hard disk 1", f"m-disk1.{output.value}", GUEST.capacity)
         self.raw = GUEST.write_raw(folder / "expected")
         run = RunRecord(
-            run_id="r", endpoint="e", moref="vm-1", machine="m", folder=folder, format=output.value, compress=compress.value,
-            started_at="2026-01-01T00:00:00+00:00", disks=[self.record],
-        )  # fmt: skip
+            run_id="r",
+            endpoint="e",
+            moref="vm-1",
+            machine="m",
+            folder=folder,
+            format=output.value,
+            compress=compress.value,
+            started_at="2026-01-01T00:00:00+00:00",
+            disks=[self.record],
+        )
         self.outputs = outputs_for(self.spec, folder, "m", run)
         with self.outputs.open(self.record, "point", lambda file: file) as disk:
             for index in GUEST.blocks:
@@ -70,10 +77,20 @@ class Finished:
             disk.writer.finish()
             self.record.size_bytes = disk.file.size()
         self.record.receipt = Receipt(
-            label="Hard disk 1", capacity_bytes=GUEST.capacity, content=content_digest_of(Bytes(self.raw), GUEST.capacity),
-            stream=None, wire_bytes=0, written_bytes=0, data_bytes=0, blocks_written=0, blocks_skipped=0, blocks_zero=0,
-            attempts=1, elapsed_s=1.0, route="memory",
-        )  # fmt: skip
+            label="Hard disk 1",
+            capacity_bytes=GUEST.capacity,
+            content=content_digest_of(Bytes(self.raw), GUEST.capacity),
+            stream=None,
+            wire_bytes=0,
+            written_bytes=0,
+            data_bytes=0,
+            blocks_written=0,
+            blocks_skipped=0,
+            blocks_zero=0,
+            attempts=1,
+            elapsed_s=1.0,
+            route="memory",
+        )
         self.outputs.close_disk(self.record)
         name = "m.ova" if output is OutputFormat.OVA else self.record.file_name
         self.path = folder / f"{name}.partial"

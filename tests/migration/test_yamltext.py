@@ -141,7 +141,10 @@ def test_names_for_tags_are_not_compared_with_each_other() -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.skipif(not hasattr(yaml, "CSafeLoader"), reason="PyYAML without libyaml")
 def test_the_largest_job_file_is_read() -> None:
-    job = "- vm_path: /DC0/vm/Folder/web-{0}\n  output_path: /exports/web-{0}\n  format: qcow2\n  compress: true\n  options:\n    remove_cdrom: true\n"
+    job = (
+        "- vm_path: /DC0/vm/Folder/web-{0}\n  output_path: /exports/web-{0}\n  format: qcow2\n  compress: true\n "
+        " options:\n    remove_cdrom: true\n"
+    )
     entries = load_jobs("jobs:\n" + "".join(job.format(n) for n in range(10_000)), content_type="text/yaml", environ={})
     assert len(entries) == 10_000
     assert all(entry.error is None for entry in entries)

@@ -48,7 +48,8 @@ def test_it_is_as_tight_as_the_docs_say(unit: Path) -> None:
 
 
 def test_the_service_sees_which_boot_it_is() -> None:
-    """The ledger of blocks trusts every record of this boot; without the boot's id, those up to the last durable mark."""
+    """The ledger of blocks trusts every record of this boot; without the boot's id, those up to the last durable
+    mark."""
     assert not {"ProcSubset", "InaccessiblePaths", "TemporaryFileSystem"} & _settings().keys()
 
 
@@ -65,7 +66,8 @@ def test_settings_that_cannot_be_used_are_not_tried_for_ever(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("page", ["docs/daemon.md", "packaging/hypervisord.toml"])
 def test_another_export_folder_is_opened_by_a_group(unit: Path, page: str) -> None:
-    """The recipe opens the folder to a group and puts the service into it: its user owns nothing that an administrator made."""
+    """The recipe opens the folder to a group and puts the service into it: its user owns nothing that an administrator
+    made."""
     text = (ROOT / page).read_text()
     (drop_in,) = re.findall(r"\[Service\]\n((?:# +\w+=.*\n)*# +ReadWritePaths=.*\n)", text)
     lines = re.sub(r"^# +", "", drop_in, flags=re.MULTILINE)

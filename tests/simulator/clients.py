@@ -113,7 +113,8 @@ def absolute(simulator: Simulator, url: str) -> str:
 def request(
     simulator: Simulator, method: str, url: str, headers: dict[str, str] | None = None, body: bytes | None = None
 ) -> Response:
-    """One HTTPS request on a connection of its own. ``url`` may be a path. Raises http.client's exceptions and OSError."""
+    """One HTTPS request on a connection of its own. ``url`` may be a path. Raises http.client's exceptions and
+    OSError."""
     parts = urlsplit(absolute(simulator, url))
     connection = http.client.HTTPSConnection(
         parts.hostname or simulator.host, parts.port or simulator.port, context=trust(simulator), timeout=TIMEOUT_S

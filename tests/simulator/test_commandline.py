@@ -141,15 +141,24 @@ def test_a_port_in_use() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--listen", "foo"], "127.0.0.1:8989"), (["--listen", "0.0.0.0:0"], "all addresses"), (["--listen", "127.0.0.1:70000"], "70000"),
-        (["--vms", "-1"], "--vms"), (["--fault", "bogus"], "reset"), (["--fault", "call"], "method"), (["--nope"], "--nope"),
-        (["--listen", "127.0.0.1:0", "--fault", "reset,disk=web-1"], "web-01"), (["--listen", "127.0.0.1:0", "--deny", "Nope"], "Datastore.Browse"),
-        (["--listen", "127.0.0.1:0", "--fault", "reset,host=nope"], "esx01.example.com"), (["--password-file", "/nope"], "/nope"),
-        (["--listen", "127.0.0.1:0", "--fault", "datastore_full,disk=web-01"], "nvme-prod-01"), (["--rate", "0"], "20MiB"),
-        (["--lease-timeout", "nan"], "--lease-timeout"), (["--hosts", "200", "--datacenters", "50"], "--hosts"),
+        (["--listen", "foo"], "127.0.0.1:8989"),
+        (["--listen", "0.0.0.0:0"], "all addresses"),
+        (["--listen", "127.0.0.1:70000"], "70000"),
+        (["--vms", "-1"], "--vms"),
+        (["--fault", "bogus"], "reset"),
+        (["--fault", "call"], "method"),
+        (["--nope"], "--nope"),
+        (["--listen", "127.0.0.1:0", "--fault", "reset,disk=web-1"], "web-01"),
+        (["--listen", "127.0.0.1:0", "--deny", "Nope"], "Datastore.Browse"),
+        (["--listen", "127.0.0.1:0", "--fault", "reset,host=nope"], "esx01.example.com"),
+        (["--password-file", "/nope"], "/nope"),
+        (["--listen", "127.0.0.1:0", "--fault", "datastore_full,disk=web-01"], "nvme-prod-01"),
+        (["--rate", "0"], "20MiB"),
+        (["--lease-timeout", "nan"], "--lease-timeout"),
+        (["--hosts", "200", "--datacenters", "50"], "--hosts"),
         (["--listen", "127.0.0.1:0", "--ca-file", "/nope/ca.pem"], "/nope/ca.pem"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)  # fmt: skip
+)
 def test_what_cannot_be_done_is_told_with_cause_and_next_step(flags: list[str], words: str) -> None:
     assert words in refused(*flags)

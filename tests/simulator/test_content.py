@@ -38,12 +38,20 @@ def decoded(image: DiskImage, folder: Path) -> bytes:
 @pytest.mark.parametrize(
     "spec",
     [
-        DiskSpec(SECTOR), DiskSpec(BLOCK), DiskSpec(BLOCK - SECTOR), DiskSpec(BLOCK + SECTOR), DiskSpec(MiB, allocated_bytes=0),
-        DiskSpec(5 * MiB + 3 * SECTOR, allocated_bytes=5 * MiB + 3 * SECTOR), DiskSpec(32 * MiB), DiskSpec(32 * MiB + SECTOR),
-        DiskSpec(97 * MiB + 7 * SECTOR, allocated_bytes=9 * MiB), DiskSpec(80 * MiB, stride_bytes=20 * MiB), DiskSpec(8 * MiB, boot=True),
+        DiskSpec(SECTOR),
+        DiskSpec(BLOCK),
+        DiskSpec(BLOCK - SECTOR),
+        DiskSpec(BLOCK + SECTOR),
+        DiskSpec(MiB, allocated_bytes=0),
+        DiskSpec(5 * MiB + 3 * SECTOR, allocated_bytes=5 * MiB + 3 * SECTOR),
+        DiskSpec(32 * MiB),
+        DiskSpec(32 * MiB + SECTOR),
+        DiskSpec(97 * MiB + 7 * SECTOR, allocated_bytes=9 * MiB),
+        DiskSpec(80 * MiB, stride_bytes=20 * MiB),
+        DiskSpec(8 * MiB, boot=True),
     ],
     ids=lambda spec: f"{spec.capacity_bytes}",
-)  # fmt: skip
+)
 def test_qemu_reads_what_is_meant(spec: DiskSpec, tmp_path: Path) -> None:
     image = image_of(spec)
     for point in (image, image.changed([0, (image.content.blocks - 1) // 2, image.content.blocks - 1])):

@@ -308,21 +308,37 @@ def test_a_lease_that_nobody_renews() -> None:
 @pytest.mark.parametrize(
     ("text", "want"),
     [
-        ("reset,after=10MiB,times=2,disk=web-01:0", Fault(FaultKind.RESET, times=2, after_bytes=10 * MiB, disk="web-01:0")),
+        (
+            "reset,after=10MiB,times=2,disk=web-01:0",
+            Fault(FaultKind.RESET, times=2, after_bytes=10 * MiB, disk="web-01:0"),
+        ),
         ("stall,seconds=0.5,times=always,host=h", Fault(FaultKind.STALL, times=None, seconds=0.5, host="h")),
         ("status,status=503,retry-after=2", Fault(FaultKind.STATUS, status=503, retry_after_s=2)),
         ("call,method=ExportVm,fault=TaskInProgress", Fault(FaultKind.CALL, method="ExportVm", fault="TaskInProgress")),
     ],
-)  # fmt: skip
+)
 def test_faults_as_text(text: str, want: Fault) -> None:
     assert Fault.parse(text) == want
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "bogus", "reset,after", "reset,when=now", "reset,after=x", "reset,times=-1", "call", "call,method=X,fault=AboutInfo",
-     "call,method=X,fault=Nope", "status,status=200", "stall,seconds=nan", "stall,seconds=-1", "slow,rate=0"],
-)  # fmt: skip
+    [
+        "",
+        "bogus",
+        "reset,after",
+        "reset,when=now",
+        "reset,after=x",
+        "reset,times=-1",
+        "call",
+        "call,method=X,fault=AboutInfo",
+        "call,method=X,fault=Nope",
+        "status,status=200",
+        "stall,seconds=nan",
+        "stall,seconds=-1",
+        "slow,rate=0",
+    ],
+)
 def test_faults_that_could_never_strike_are_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Fault.parse(text)

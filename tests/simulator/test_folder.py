@@ -56,9 +56,13 @@ def test_who_gets_in(server: Simulator, cookie: dict[str, str]) -> None:
     wrong = base64.b64encode(b"x:y").decode()
     value = cookie["Cookie"].partition("=")[2]
     for headers, status in (
-        ({}, 401), ({"Authorization": f"Basic {wrong}"}, 401), ({"Cookie": "vmware_soap_session=nope"}, 401),
-        (cookie, 200), ({"Cookie": f'vmware_soap_session="{value}"; Path=/; HttpOnly'}, 200), ({"Authorization": f"Basic {basic}"}, 200),
-    ):  # fmt: skip
+        ({}, 401),
+        ({"Authorization": f"Basic {wrong}"}, 401),
+        ({"Cookie": "vmware_soap_session=nope"}, 401),
+        (cookie, 200),
+        ({"Cookie": f'vmware_soap_session="{value}"; Path=/; HttpOnly'}, 200),
+        ({"Authorization": f"Basic {basic}"}, 200),
+    ):
         assert get(server, flat("vm"), headers).status == status, headers
     got = request(server, "HEAD", flat("vm"), {"Authorization": f"Basic {basic}"})
     session = got.headers["set-cookie"].partition(";")[0]
@@ -81,9 +85,16 @@ def test_ranges(server: Simulator, cookie: dict[str, str], content: bytes, first
 
 @pytest.mark.parametrize(
     ("asked", "status", "part"),
-    [("bytes=-1", 206, slice(-1, None)), (f"bytes=-{SIZE * 2}", 206, slice(None)), ("bytes=-0", 416, None),
-     ("bytes=0-0,5-6", 200, slice(None)), ("lines=1-2", 200, slice(None)), ("bytes=-", 200, slice(None)), ("bytes=5-4", 416, None)],
-)  # fmt: skip
+    [
+        ("bytes=-1", 206, slice(-1, None)),
+        (f"bytes=-{SIZE * 2}", 206, slice(None)),
+        ("bytes=-0", 416, None),
+        ("bytes=0-0,5-6", 200, slice(None)),
+        ("lines=1-2", 200, slice(None)),
+        ("bytes=-", 200, slice(None)),
+        ("bytes=5-4", 416, None),
+    ],
+)
 def test_odd_ranges(
     server: Simulator, cookie: dict[str, str], content: bytes, asked: str, status: int, part: slice | None
 ) -> None:
@@ -119,10 +130,16 @@ def test_a_running_machine_locks_its_disk_until_a_snapshot_frees_it(server: Simu
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/folder/vm/none.vmdk?dcPath=Amsterdam&dsName=nvme-prod-01", 404), ("/folder/vm/vm-flat.vmdk?dcPath=Berlin&dsName=nvme-prod-01", 404),
-     ("/folder/vm/vm-flat.vmdk?dcPath=Amsterdam&dsName=x", 404), ("/folder/vm/vm-flat.vmdk", 400), ("/folder/?dsName=iso-library", 400),
-     ("/folder/../etc/passwd?dsName=iso-library", 400), ("/folder/vm/vm%2dflat.vmdk?dcPath=/Amsterdam&dsName=nvme-prod-01", 200)],
-)  # fmt: skip
+    [
+        ("/folder/vm/none.vmdk?dcPath=Amsterdam&dsName=nvme-prod-01", 404),
+        ("/folder/vm/vm-flat.vmdk?dcPath=Berlin&dsName=nvme-prod-01", 404),
+        ("/folder/vm/vm-flat.vmdk?dcPath=Amsterdam&dsName=x", 404),
+        ("/folder/vm/vm-flat.vmdk", 400),
+        ("/folder/?dsName=iso-library", 400),
+        ("/folder/../etc/passwd?dsName=iso-library", 400),
+        ("/folder/vm/vm%2dflat.vmdk?dcPath=/Amsterdam&dsName=nvme-prod-01", 200),
+    ],
+)
 def test_places(server: Simulator, cookie: dict[str, str], path: str, status: int) -> None:
     assert get(server, path, cookie).status == status
 

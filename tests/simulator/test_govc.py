@@ -70,8 +70,13 @@ def test_ls_and_find(server: Simulator) -> None:
     assert run(server, "ls").split() == folders
     beta = f"{base}/vm/beta" if server.config.esxi else f"{base}/vm/Team/Sub/beta"
     found = run(server, "find", "/", "-type", "m").splitlines()
-    assert sorted(found) == sorted([beta, *(f"{base}/vm/{m.name}" for m in MACHINES if m.name not in ("beta", "slash/per%cent")),
-                                    f"{base}/vm/slash%2fper%25cent"])  # fmt: skip
+    assert sorted(found) == sorted(
+        [
+            beta,
+            *(f"{base}/vm/{m.name}" for m in MACHINES if m.name not in ("beta", "slash/per%cent")),
+            f"{base}/vm/slash%2fper%25cent",
+        ]
+    )
     assert f"{base}/vm/alpha" in run(server, "ls", f"{base}/vm").splitlines()
     hosts = run(server, "find", "/", "-type", "h").splitlines()
     assert len(hosts) == (1 if server.config.esxi else server.config.hosts)
@@ -100,8 +105,13 @@ def test_vm_by_inventory_path(server: Simulator) -> None:
 
 
 def test_power(server: Simulator) -> None:
-    for flag, state in (("-on", "poweredOn"), ("-suspend", "suspended"), ("-on", "poweredOn"), ("-reset", "poweredOn"),
-                        ("-off", "poweredOff")):  # fmt: skip
+    for flag, state in (
+        ("-on", "poweredOn"),
+        ("-suspend", "suspended"),
+        ("-on", "poweredOn"),
+        ("-reset", "poweredOn"),
+        ("-off", "poweredOff"),
+    ):
         run(server, "vm.power", flag, "power")
         assert power(server, "power") == state
     assert "current state (Powered off)" in refused(server, "vm.power", "-off", "power")
@@ -246,14 +256,38 @@ def test_pools_and_sessions(server: Simulator) -> None:
 
 
 LOOKS = (
-    "about.cert", "tree", "ls -l {root}/vm", "ls {root}/host", "find / -type p", "find / -type m -runtime.powerState poweredOn",
-    "vm.info -json *", "vm.ip -a -wait 20s beta", "device.ls -vm alpha -boot", "device.info -vm alpha -json", "datastore.ls -l -ds nvme-prod-01",
-    "datastore.ls -l -R -ds iso-library", "datastore.ls -R -a -ds nvme-prod-01", "datastore.info", "datastore.tail -ds nvme-prod-01 alpha/vmware.log",
-    "snapshot.tree -D -i -f -s -vm points", "events -l", "tasks -l", "object.collect {root}/vm/alpha", "object.collect -json {root}/vm/alpha",
-    "object.collect {root}/datastore/nvme-prod-01", "object.collect -s {root}/vm/alpha name customValue tag value triggeredAlarmState",
-    "object.collect -type HostSystem / hardware.cpuFeature", "object.collect -type ComputeResource / configurationEx", "pool.info -json *",
-    "host.info -json *", "datacenter.info", "session.ls", "vm.info -g -e -r -t *", "role.ls", "version -l",
-)  # fmt: skip
+    "about.cert",
+    "tree",
+    "ls -l {root}/vm",
+    "ls {root}/host",
+    "find / -type p",
+    "find / -type m -runtime.powerState poweredOn",
+    "vm.info -json *",
+    "vm.ip -a -wait 20s beta",
+    "device.ls -vm alpha -boot",
+    "device.info -vm alpha -json",
+    "datastore.ls -l -ds nvme-prod-01",
+    "datastore.ls -l -R -ds iso-library",
+    "datastore.ls -R -a -ds nvme-prod-01",
+    "datastore.info",
+    "datastore.tail -ds nvme-prod-01 alpha/vmware.log",
+    "snapshot.tree -D -i -f -s -vm points",
+    "events -l",
+    "tasks -l",
+    "object.collect {root}/vm/alpha",
+    "object.collect -json {root}/vm/alpha",
+    "object.collect {root}/datastore/nvme-prod-01",
+    "object.collect -s {root}/vm/alpha name customValue tag value triggeredAlarmState",
+    "object.collect -type HostSystem / hardware.cpuFeature",
+    "object.collect -type ComputeResource / configurationEx",
+    "pool.info -json *",
+    "host.info -json *",
+    "datacenter.info",
+    "session.ls",
+    "vm.info -g -e -r -t *",
+    "role.ls",
+    "version -l",
+)
 
 
 @pytest.mark.parametrize("command", LOOKS)

@@ -68,7 +68,7 @@ def answer(server: Simulator, sent: bytes) -> bytes:
         (b"GET /folder/x HTTP/1.1\r\nAuthorization: Basic ////\r\n\r\n", b"401"),
         (b"GET /nfc/x/y HTTP/1.1\r\n\r\n", b"404"),
     ],
-)  # fmt: skip
+)
 def test_bad_requests_are_refused(server: Simulator, sent: bytes, status: bytes) -> None:
     assert answer(server, sent).split(b" ")[1:2] == [status]
 
@@ -86,8 +86,11 @@ def test_a_refusal_can_be_read_though_the_body_was_not(server: Simulator) -> Non
 
 
 def test_chunked_bodies_are_read(server: Simulator) -> None:
-    body = b'<e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body>' + call(
-        "ServiceInstance", "ServiceInstance", "RetrieveServiceContent").encode() + b"</e:Body></e:Envelope>"  # fmt: skip
+    body = (
+        b'<e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body>'
+        + call("ServiceInstance", "ServiceInstance", "RetrieveServiceContent").encode()
+        + b"</e:Body></e:Envelope>"
+    )
     chunks = b"".join(b"%x;ext=1\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:]))
     with raw(server) as connection:
         connection.sendall(
@@ -99,22 +102,33 @@ def test_chunked_bodies_are_read(server: Simulator) -> None:
 
 
 BOMB = (
-    '<!DOCTYPE x [<!ENTITY a "' + "a" * 1000 + '">'
+    '<!DOCTYPE x [<!ENTITY a "'
+    + "a" * 1000
+    + '">'
     + "".join(f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(9))
-    + ']><e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body><x a="{attribute}">{text}</x></e:Body></e:Envelope>'
-)  # fmt: skip
+    + ']><e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body><x'
+    ' a="{attribute}">{text}</x></e:Body></e:Envelope>'
+)
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"<", b"not xml", b"<a/>", b"\xff\xfe\0", b"<a>" * 100_000,
+        b"",
+        b"<",
+        b"not xml",
+        b"<a/>",
+        b"\xff\xfe\0",
+        b"<a>" * 100_000,
         BOMB.replace("{attribute}", "").replace("{text}", "&j;").encode(),
         BOMB.replace("{attribute}", "&j;").replace("{text}", "").encode(),
-        b'<!DOCTYPE x SYSTEM "file:///etc/passwd"><e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body><x/></e:Body></e:Envelope>',
+        (
+            b'<!DOCTYPE x SYSTEM "file:///etc/passwd"><e:Envelope'
+            b' xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body><x/></e:Body></e:Envelope>'
+        ),
         b'<e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body/></e:Envelope>',
     ],
-)  # fmt: skip
+)
 def test_bad_xml_is_a_fault_at_once(server: Simulator, body: bytes) -> None:
     began = time.monotonic()
     got = request(server, "POST", "/sdk", body=body)
@@ -139,11 +153,26 @@ def test_a_body_at_the_limit_is_read_and_behind_it_is_not(server: Simulator) -> 
         call("PropertyCollector", "propertyCollector", "RetrievePropertiesEx"),
         call("PropertyCollector", "propertyCollector", "ContinueRetrievePropertiesEx", "<token>x</token>"),
         call("PropertyCollector", "propertyCollector", "WaitForUpdatesEx", "<version>77</version>"),
-        call("PropertyCollector", "propertyCollector", "CreateFilter", '<spec xsi:type="Bogus"/><partialUpdates>x</partialUpdates>'),
-        call("ViewManager", "ViewManager", "CreateContainerView", '<container type="Folder">nope</container><recursive>true</recursive>'),
-        call("SearchIndex", "SearchIndex", "FindByDatastorePath", '<datacenter type="Datacenter">x</datacenter><path>no</path>'),
+        call(
+            "PropertyCollector",
+            "propertyCollector",
+            "CreateFilter",
+            '<spec xsi:type="Bogus"/><partialUpdates>x</partialUpdates>',
+        ),
+        call(
+            "ViewManager",
+            "ViewManager",
+            "CreateContainerView",
+            '<container type="Folder">nope</container><recursive>true</recursive>',
+        ),
+        call(
+            "SearchIndex",
+            "SearchIndex",
+            "FindByDatastorePath",
+            '<datacenter type="Datacenter">x</datacenter><path>no</path>',
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_calls_are_faults(server: Simulator, inner: str) -> None:
     got = soap(server, inner, soap_login(server))
     assert got.status == 500
@@ -158,7 +187,8 @@ def test_long_lists_and_many_selections_take_no_time(server: Simulator) -> None:
     assert soap(server, call("ViewManager", "ViewManager", "CreateListView", many), cookie).status == 200
     steps = '<selectSet xsi:type="SelectionSpec"><name>s</name></selectSet>' * 2000
     spec = (
-        '<specSet><propSet><type>Folder</type></propSet><objectSet><obj type="Folder">group-d1</obj><selectSet xsi:type="TraversalSpec">'
+        '<specSet><propSet><type>Folder</type></propSet><objectSet><obj type="Folder">group-d1</obj><selectSet'
+        ' xsi:type="TraversalSpec">'
         f"<name>s</name><type>Folder</type><path>childEntity</path>{steps}</selectSet></objectSet></specSet><options/>"
     )
     got = soap(server, call("PropertyCollector", "propertyCollector", "RetrievePropertiesEx", spec), cookie)

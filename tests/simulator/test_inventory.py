@@ -16,9 +16,16 @@ from hypersdk.units import GiB, MiB
 from tests.simulator.clients import call, done, eventually, find, login, simulated, soap, soap_login
 
 NINE = (
-    "name", "runtime.powerState", "config.hardware.numCPU", "config.hardware.memoryMB", "config.guestFullName", "guest.ipAddress",
-    "runtime.host", "summary.storage.committed", "config.instanceUuid",
-)  # fmt: skip
+    "name",
+    "runtime.powerState",
+    "config.hardware.numCPU",
+    "config.hardware.memoryMB",
+    "config.guestFullName",
+    "guest.ipAddress",
+    "runtime.host",
+    "summary.storage.committed",
+    "config.instanceUuid",
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +36,23 @@ def server() -> Iterator[Simulator]:
 
 def retrieve(server: Simulator, cookie: str, paths: tuple[str, ...], options: str = "") -> Iterator[str]:
     """Pages of all machines by a container view."""
-    view = soap(server, call("ViewManager", "ViewManager", "CreateContainerView",
-                             '<container type="Folder">group-d1</container><type>VirtualMachine</type><recursive>true</recursive>'), cookie)  # fmt: skip
+    view = soap(
+        server,
+        call(
+            "ViewManager",
+            "ViewManager",
+            "CreateContainerView",
+            '<container type="Folder">group-d1</container><type>VirtualMachine</type><recursive>true</recursive>',
+        ),
+        cookie,
+    )
     (moref,) = re.findall(r">(session\[[^<]*view-[^<]*)<", view.body.decode())
     sets = "".join(f"<pathSet>{path}</pathSet>" for path in paths)
     spec = (
-        f"<specSet><propSet><type>VirtualMachine</type>{sets}</propSet><objectSet><obj type='ContainerView'>{moref}</obj><skip>true</skip>"
-        "<selectSet xsi:type='TraversalSpec'><type>ContainerView</type><path>view</path><skip>false</skip></selectSet></objectSet></specSet>"
+        f"<specSet><propSet><type>VirtualMachine</type>{sets}</propSet><objectSet><obj"
+        f" type='ContainerView'>{moref}</obj><skip>true</skip>"
+        "<selectSet"
+        " xsi:type='TraversalSpec'><type>ContainerView</type><path>view</path><skip>false</skip></selectSet></objectSet></specSet>"
         f"<options>{options}</options>"
     )
     got = soap(server, call("PropertyCollector", "propertyCollector", "RetrievePropertiesEx", spec), cookie)
@@ -55,8 +72,10 @@ def retrieve(server: Simulator, cookie: str, paths: tuple[str, ...], options: st
         )
 
 
-@pytest.mark.parametrize(("options", "sizes"), [("", [20, 20, 5]), ("<maxObjects>15</maxObjects>", [15, 15, 15]),
-                                                ("<maxObjects>999</maxObjects>", [20, 20, 5])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [("", [20, 20, 5]), ("<maxObjects>15</maxObjects>", [15, 15, 15]), ("<maxObjects>999</maxObjects>", [20, 20, 5])],
+)
 def test_pages(server: Simulator, options: str, sizes: list[int]) -> None:
     server.reset_counters()
     pages = list(retrieve(server, soap_login(server), ("name",), options))

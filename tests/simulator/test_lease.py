@@ -35,8 +35,12 @@ def test_it_holds_the_machine(server: Simulator, instance: Any) -> None:
     machine = find(instance, server, "vm")
     with export(instance, server, "vm") as lease:
         assert server.state()["machines"]["/Amsterdam/vm/vm"]["lease_open"]
-        for refused in (machine.ExportVm, machine.PowerOn, machine.Destroy,
-                        lambda: machine.CreateSnapshot(name="s", memory=False, quiesce=False)):  # fmt: skip
+        for refused in (
+            machine.ExportVm,
+            machine.PowerOn,
+            machine.Destroy,
+            lambda: machine.CreateSnapshot(name="s", memory=False, quiesce=False),
+        ):
             with pytest.raises(vim.fault.TaskInProgress):
                 refused()
         datacenter = instance.RetrieveContent().rootFolder.childEntity[0]
@@ -158,5 +162,9 @@ def test_a_snapshot_lease_serves_its_point_in_time() -> None:
         lease.HttpNfcLeaseComplete()
         layout = find(instance, server, "run").layoutEx
         size = max(f.size for f in layout.file if f.name.endswith("-sesparse.vmdk"))
-        eventually(lambda: max(f.size for f in find(instance, server, "run").layoutEx.file
-                               if f.name.endswith("-sesparse.vmdk")) > size)  # fmt: skip
+        eventually(
+            lambda: (
+                max(f.size for f in find(instance, server, "run").layoutEx.file if f.name.endswith("-sesparse.vmdk"))
+                > size
+            )
+        )

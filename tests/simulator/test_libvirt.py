@@ -1,4 +1,5 @@
-"""libvirt's ``vpx`` and ``esx`` drivers, and virt-v2v with the tools that it reads disks by, on a simulator. All unmodified."""
+"""libvirt's ``vpx`` and ``esx`` drivers, and virt-v2v with the tools that it reads disks by, on a simulator. All
+unmodified."""
 
 from __future__ import annotations
 
@@ -20,11 +21,17 @@ from tests.support.tools import requires
 ISO: Final = "[iso-library] tools/virtio-win.iso"
 ODD: Final = 5 * MiB + 512
 MACHINES: Final = (
-    MachineSpec("alpha", (DiskSpec(4 * MiB), DiskSpec(ODD, datastore="nvme-prod-02")), iso=ISO, annotation='say "no" | yes\nnow'),
-    MachineSpec("be ta", (DiskSpec(MiB, controller="lsilogic"),), firmware="efi", power="poweredOn", snapshots=("one",), nics=2),
-    MachineSpec("buses", (DiskSpec(MiB, controller="ide"), DiskSpec(2 * MiB, controller="ahci")), cpus=4, memory_mb=1024),
+    MachineSpec(
+        "alpha", (DiskSpec(4 * MiB), DiskSpec(ODD, datastore="nvme-prod-02")), iso=ISO, annotation='say "no" | yes\nnow'
+    ),
+    MachineSpec(
+        "be ta", (DiskSpec(MiB, controller="lsilogic"),), firmware="efi", power="poweredOn", snapshots=("one",), nics=2
+    ),
+    MachineSpec(
+        "buses", (DiskSpec(MiB, controller="ide"), DiskSpec(2 * MiB, controller="ahci")), cpus=4, memory_mb=1024
+    ),
     MachineSpec("sl/ash%", (DiskSpec(MiB, controller="lsilogic-sas"),)),
-)  # fmt: skip
+)
 
 
 class Libvirt:
@@ -67,8 +74,10 @@ def libvirt(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_list(libvirt: Libvirt) -> None:
-    listed = {line.split(maxsplit=1)[1].rsplit("  ", 1)[0].strip(): line.rsplit("  ", 1)[1].strip() for line in
-              libvirt.virsh("list", "--all").splitlines()}  # fmt: skip
+    listed = {
+        line.split(maxsplit=1)[1].rsplit("  ", 1)[0].strip(): line.rsplit("  ", 1)[1].strip()
+        for line in libvirt.virsh("list", "--all").splitlines()
+    }
     assert listed == {"alpha": "shut off", "be ta": "running", "buses": "shut off", "sl/ash%": "shut off"}
 
 
@@ -95,9 +104,10 @@ def test_a_machine_is_described_whole(libvirt: Libvirt) -> None:
         for disk in xml.findall("devices/disk")
     ]
     assert disks == [
-        ("disk", "[nvme-prod-01] alpha/alpha.vmdk", "scsi"), ("disk", "[nvme-prod-02] alpha/alpha_1.vmdk", "scsi"),
+        ("disk", "[nvme-prod-01] alpha/alpha.vmdk", "scsi"),
+        ("disk", "[nvme-prod-02] alpha/alpha_1.vmdk", "scsi"),
         ("cdrom", ISO, "ide"),
-    ]  # fmt: skip
+    ]
     assert xml.xpath("devices/controller[@type='scsi']/@model") == ["vmpvscsi"]
     (nic,) = xml.findall("devices/interface")
     assert (nic.find("source").get("bridge"), nic.find("model").get("type")) == ("VM Network", "vmxnet3")
@@ -155,7 +165,8 @@ def test_power_and_snapshots(libvirt: Libvirt) -> None:
 
 
 def test_what_is_told_of_a_machine(libvirt: Libvirt) -> None:
-    """``dominfo`` asks the host which machines start with it; libvirt crashes where the host has nobody to answer that."""
+    """``dominfo`` asks the host which machines start with it; libvirt crashes where the host has nobody to answer
+    that."""
 
     def told() -> dict[str, str]:
         return {
@@ -200,8 +211,8 @@ def folder_url(server: Simulator, path: str, store: str) -> str:
 
 @pytest.fixture
 def copied(libvirt: Libvirt, tmp_path: Path) -> Callable[[str, str], bytes]:
-    """Reads a datastore's file the way virt-v2v 2.2 does: nbdkit's curl plugin behind the filters that it puts before it, with a cookie from a
-    HEAD with Basic authorization."""
+    """Reads a datastore's file the way virt-v2v 2.2 does: nbdkit's curl plugin behind the filters that it puts before
+    it, with a cookie from a HEAD with Basic authorization."""
 
     requires("nbdcopy")
     requires("curl")
@@ -211,15 +222,29 @@ def copied(libvirt: Libvirt, tmp_path: Path) -> Callable[[str, str], bytes]:
         script = tmp_path / "cookie.sh"
         script.touch(0o700)
         script.write_text(
-            f"#!/bin/sh\ncurl -q --head --silent --insecure --url '{url}' --user '{server.username}:{server.password}' | "
-            "sed -ne '{ s/^[Ss]et-[Cc]ookie: \\([^;]*\\);.*/\\1/ p }'\n"
+            f"#!/bin/sh\ncurl -q --head --silent --insecure --url '{url}' --user '{server.username}:{server.password}'"
+            " | sed -ne '{ s/^[Ss]et-[Cc]ookie: \\([^;]*\\);.*/\\1/ p }'\n"
         )
         target = tmp_path / "disk.raw"
         libvirt.run(
-            "nbdkit", "-U", "-", "--filter", "cow", "--filter", "cacheextents", "--filter", "retry", "curl", f"url={url}",
-            "timeout=60", f"cookie-script={script}", "cookie-script-renew=1500", "sslverify=false",
-            "--run", f'nbdcopy "$uri" "{target}"',
-        )  # fmt: skip
+            "nbdkit",
+            "-U",
+            "-",
+            "--filter",
+            "cow",
+            "--filter",
+            "cacheextents",
+            "--filter",
+            "retry",
+            "curl",
+            f"url={url}",
+            "timeout=60",
+            f"cookie-script={script}",
+            "cookie-script-renew=1500",
+            "sslverify=false",
+            "--run",
+            f'nbdcopy "$uri" "{target}"',
+        )
         return target.read_bytes()
 
     return copy

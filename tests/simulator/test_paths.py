@@ -1,4 +1,5 @@
-"""Property paths: what the API knows and the simulator does not model is unset; only a name that the API does not know is a fault."""
+"""Property paths: what the API knows and the simulator does not model is unset; only a name that the API does not know
+is a fault."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def entities(server: Simulator, instance: Any) -> list[Any]:
 
 
 def paths_below(entity: Any) -> Iterator[str]:
-    """All paths of one and two names that pyVmomi has for an object, by its own description of the types, up to 8.0.3."""
+    """All paths of one and two names that pyVmomi has for an object, by its own description of the types, up to
+    8.0.3."""
     for info in entity._GetPropertyList():
         if not VmomiSupport.IsChildVersion(schemapaths.NEWEST, info.version):
             continue
@@ -106,7 +108,8 @@ def test_what_is_not_modelled_has_no_value(server: Simulator, instance: Any) -> 
 
 
 def test_a_member_of_an_heir_may_be_asked_for(server: Simulator, instance: Any) -> None:
-    """What lies behind a declared type may be one of its heirs: ``info`` of some other datastore would be a NasDatastoreInfo."""
+    """What lies behind a declared type may be one of its heirs: ``info`` of some other datastore would be a
+    NasDatastoreInfo."""
     (store,) = [one for one in find(instance, server, "vm").datastore if one.name == "nvme-prod-01"]
     assert set(read(instance, store, ["info.name", "info.vmfs.uuid", "info.nas.remoteHost"])) == {
         "info.name",
@@ -123,8 +126,18 @@ def test_lists_that_a_vcenter_always_sends_are_empty(server: Simulator, instance
 
 @pytest.mark.parametrize(
     "path",
-    ["bogus", "name.x", "config.bogus", "config.hardware.device.key", "runtime.question.bogus", "layout.bogus.disk", "config.hardware..x", "", "."],
-)  # fmt: skip
+    [
+        "bogus",
+        "name.x",
+        "config.bogus",
+        "config.hardware.device.key",
+        "runtime.question.bogus",
+        "layout.bogus.disk",
+        "config.hardware..x",
+        "",
+        ".",
+    ],
+)
 def test_a_path_that_the_api_does_not_know_is_refused(server: Simulator, path: str) -> None:
     moref = server.vm("vm").ref.moref
     spec = (
@@ -159,9 +172,20 @@ def test_an_item_of_a_list_by_its_key(server: Simulator, instance: Any) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["config[1]", "name[1]", "config.hardware.device[2000].bogus", "config.hardware.device[2000", "config.hardware.device[]", "bogus[1]",
-     "config.hardware.device[2000]x", "config.hardware.device[2000]..key", "[2000]", "config.extraConfig[\"a&b\"]", "datastore[1]"],
-)  # fmt: skip
+    [
+        "config[1]",
+        "name[1]",
+        "config.hardware.device[2000].bogus",
+        "config.hardware.device[2000",
+        "config.hardware.device[]",
+        "bogus[1]",
+        "config.hardware.device[2000]x",
+        "config.hardware.device[2000]..key",
+        "[2000]",
+        'config.extraConfig["a&b"]',
+        "datastore[1]",
+    ],
+)
 def test_a_key_where_there_is_none_is_refused(server: Simulator, instance: Any, path: str) -> None:
     with pytest.raises(vmodl.query.InvalidProperty):
         read(instance, find(instance, server, "on"), [path])

@@ -117,10 +117,12 @@ def test_waiting_tells_changes_and_only_them(server: Simulator, instance: Any) -
     machine = find(instance, server, "iso")
     spec = vmodl.query.PropertyCollector
     watch = collector.CreateFilter(
-        spec.FilterSpec(objectSet=[spec.ObjectSpec(obj=machine)],
-                        propSet=[spec.PropertySpec(type=vim.VirtualMachine, pathSet=["runtime.powerState", "name"])]),
+        spec.FilterSpec(
+            objectSet=[spec.ObjectSpec(obj=machine)],
+            propSet=[spec.PropertySpec(type=vim.VirtualMachine, pathSet=["runtime.powerState", "name"])],
+        ),
         True,
-    )  # fmt: skip
+    )
     first = collector.WaitForUpdatesEx("", None)
     assert {c.name: c.val for c in first.filterSet[0].objectSet[0].changeSet} == {
         "runtime.powerState": "poweredOff",
@@ -174,8 +176,9 @@ def test_descriptor(server: Simulator, instance: Any) -> None:
     with export(instance, server, "off") as lease:
         files = [
             vim.OvfManager.OvfFile(deviceId=url.key, path=f"d{n}.vmdk", size=n + 1)
-            for n, url in enumerate(lease.info.deviceUrl) if url.disk
-        ]  # fmt: skip
+            for n, url in enumerate(lease.info.deviceUrl)
+            if url.disk
+        ]
     params = vim.OvfManager.CreateDescriptorParams(ovfFiles=files, name="named <&>")
     text = content.ovfManager.CreateDescriptor(machine, params).ovfDescriptor
     assert 'ovf:href="d1.vmdk"' in text

@@ -54,7 +54,10 @@ def test_the_revisions_are_those_that_alembic_finds() -> None:
 
 
 def test_a_process_that_serves_or_copies_does_not_load_what_it_does_not_need() -> None:
-    code = "import sys, hypersdk.api.process, hypersdk.jobs.process; print({'alembic', 'httpx', 'pygments'} & sys.modules.keys())"
+    code = (
+        "import sys, hypersdk.api.process, hypersdk.jobs.process; print({'alembic', 'httpx', 'pygments'} &"
+        " sys.modules.keys())"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
@@ -115,7 +118,8 @@ def test_a_schema_from_the_future_is_refused(database: Database) -> None:
 def test_an_sqlite_file_is_copied_before_its_schema_changes(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later release, whose change of the schema fails: nothing has changed, and the copy is there. The one after it is better."""
+    """A later release, whose change of the schema fails: nothing has changed, and the copy is there. The one after it
+    is better."""
     database = Database.open(sqlite_url)
     database.upgrade()
     assert database.path is not None

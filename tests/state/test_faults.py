@@ -347,7 +347,8 @@ def test_what_no_waiting_helps_is_not_waited_for(found: Database, sqlite_url: st
 
 
 def test_processes_that_try_the_database_at_once_are_not_in_each_others_way(database: Database) -> None:
-    """On PostgreSQL two that write the same row one after the other met a violation of its key, which is no fault of the database."""
+    """On PostgreSQL two that write the same row one after the other met a violation of its key, which is no fault of
+    the database."""
     url = database.engine.url.render_as_string(hide_password=False)
     others = [Database.open(url) for _ in range(4)]
 

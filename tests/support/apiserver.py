@@ -1,4 +1,5 @@
-"""A real API over real sockets in this process: the daemon's server on a free port of 127.0.0.1, in a thread of its own.
+"""A real API over real sockets in this process: the daemon's server on a free port of 127.0.0.1, in a thread of its
+own.
 
 Fixture: ``api`` (SQLite, with tokens for each role and a folder to export to).
 """
@@ -53,9 +54,14 @@ def build_services(
 ) -> Services:
     """Services as the daemon makes them, on a database of its own."""
     settings = DaemonSettings(
-        addr="127.0.0.1:0", state_dir=folder / "state", export_roots=tuple(roots) or (folder / "exports",), database_url=url, rate_per_minute=1_000_000,
-        rate_per_address_per_minute=1_000_000, **more,
-    )  # fmt: skip
+        addr="127.0.0.1:0",
+        state_dir=folder / "state",
+        export_roots=tuple(roots) or (folder / "exports",),
+        database_url=url,
+        rate_per_minute=1_000_000,
+        rate_per_address_per_minute=1_000_000,
+        **more,
+    )
     database = Database.open(settings.url)
     database.upgrade()
     store = JobStore(database)
@@ -64,9 +70,16 @@ def build_services(
     service = JobService(store, vault, endpoints, settings, ExportRoots(settings.roots), environ)
     feed = Feed(store)
     return Services(
-        settings=settings, database=database, jobs=store, service=service, access=Access(database), vault=vault,
-        endpoints=endpoints, feed=feed, metrics=Metrics(database, feed),
-    )  # fmt: skip
+        settings=settings,
+        database=database,
+        jobs=store,
+        service=service,
+        access=Access(database),
+        vault=vault,
+        endpoints=endpoints,
+        feed=feed,
+        metrics=Metrics(database, feed),
+    )
 
 
 @contextmanager
@@ -109,10 +122,18 @@ class Api:
         roots = self.services.service.roots
         folder = more.pop("output_path", str(roots.roots[0].path / f"job{number}"))
         given: dict[str, Any] = {
-            "id": None, "name": f"job {number}", "vm_path": f"/data/vm/web{number}", "output_path": folder, "format": "qcow2",
-            "definition": {"vm_path": f"/data/vm/web{number}", "output_path": folder}, "digest": "0" * 64, "endpoint_id": None,
-            "secret": None, "site": "vcenter.example.com:443", "root_id": roots.roots[0].id,
-        }  # fmt: skip
+            "id": None,
+            "name": f"job {number}",
+            "vm_path": f"/data/vm/web{number}",
+            "output_path": folder,
+            "format": "qcow2",
+            "definition": {"vm_path": f"/data/vm/web{number}", "output_path": folder},
+            "digest": "0" * 64,
+            "endpoint_id": None,
+            "secret": None,
+            "site": "vcenter.example.com:443",
+            "root_id": roots.roots[0].id,
+        }
         return self.services.jobs.submit(NewJob(**{**given, **more}))[0]
 
     def claims(self) -> Claims:
@@ -201,10 +222,18 @@ def fill(database: Database, count: int, prefix: str) -> None:
     JobStore(database).submit_all(
         [
             NewJob(
-                id=f"{prefix}-{number}", name=prefix, vm_path=f"/data/vm/{prefix}{number}", output_path=f"/srv/{prefix}{number}",
-                format="qcow2", definition={"vm_path": f"/data/vm/{prefix}{number}"}, digest="0" * 64, endpoint_id=None, secret=None,
-                site="vcenter.example.com:443", root_id="0" * 32,
+                id=f"{prefix}-{number}",
+                name=prefix,
+                vm_path=f"/data/vm/{prefix}{number}",
+                output_path=f"/srv/{prefix}{number}",
+                format="qcow2",
+                definition={"vm_path": f"/data/vm/{prefix}{number}"},
+                digest="0" * 64,
+                endpoint_id=None,
+                secret=None,
+                site="vcenter.example.com:443",
+                root_id="0" * 32,
             )
             for number in range(count)
         ]
-    )  # fmt: skip
+    )

@@ -103,9 +103,14 @@ def postgres_of_its_own(*, durable: bool = False) -> Iterator[PostgresServer]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     subprocess.run(
-        _as_server_user([programs / "initdb", "-D", folder / "data", "-U", user, "-A", "trust", "-E", "UTF8", "--no-sync"]),
-        check=True, capture_output=True, timeout=START_TIMEOUT_S, cwd=folder,
-    )  # fmt: skip
+        _as_server_user(
+            [programs / "initdb", "-D", folder / "data", "-U", user, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        ),
+        check=True,
+        capture_output=True,
+        timeout=START_TIMEOUT_S,
+        cwd=folder,
+    )
     fsync = "on" if durable else "off"
     options = ["-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", f"fsync={fsync}", "-c", "max_connections=200"]
     server = PostgresServer(folder, user, port, options)
@@ -150,8 +155,9 @@ def fresh_database(server: str) -> Iterator[str]:
     name = f"t{secrets.token_hex(6)}"
     admin = sa.create_engine(
         server.replace("postgresql:", "postgresql+psycopg:") + "/postgres",
-        isolation_level="AUTOCOMMIT", poolclass=sa.NullPool,
-    )  # fmt: skip
+        isolation_level="AUTOCOMMIT",
+        poolclass=sa.NullPool,
+    )
     with admin.connect() as connection:
         connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
     try:

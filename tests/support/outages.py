@@ -1,6 +1,8 @@
-"""What can happen to a database while a daemon uses it: a full disk, a read-only one, a lock, a file that goes, a server that stops.
+"""What can happen to a database while a daemon uses it: a full disk, a read-only one, a lock, a file that goes, a
+server that stops.
 
-Fixture: ``small_disk``, a folder on a file system of its own. Only root may mount one; elsewhere the test is skipped and says so.
+Fixture: ``small_disk``, a folder on a file system of its own. Only root may mount one; elsewhere the test is skipped
+and says so.
 """
 
 from __future__ import annotations
@@ -48,8 +50,12 @@ def mounted(folder: Path, size: int = SIZE) -> Iterator[SmallDisk]:
     """A tmpfs at ``folder``, unmounted after the block."""
     folder.mkdir(parents=True, exist_ok=True)
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", folder], capture_output=True, text=True, timeout=30, check=False
-    )  # fmt: skip
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", folder],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     if made.returncode:
         pytest.skip(f"a small file system needs root: {made.stderr.strip()}")
     try:
@@ -78,7 +84,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def spoil(path: Path, how: str) -> None:
-    """Damages a database that nobody has open: ``header``, ``truncated``, or ``page`` (all pages but the first are garbage)."""
+    """Damages a database that nobody has open: ``header``, ``truncated``, or ``page`` (all pages but the first are
+    garbage)."""
     with suppress(FileNotFoundError):
         with sqlite3.connect(path) as file:
             file.execute("PRAGMA wal_checkpoint(TRUNCATE)")

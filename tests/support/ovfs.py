@@ -1,4 +1,5 @@
-"""OVF packages made from nothing, in the dialects of the writers that are about: for tests that ask where every disk ends up."""
+"""OVF packages made from nothing, in the dialects of the writers that are about: for tests that ask where every disk
+ends up."""
 
 from __future__ import annotations
 
@@ -23,17 +24,33 @@ _TYPES: Final = {
     "nvme": (20, "vmware.nvme.controller"),
 }
 _POINTERS: Final = (
-    "ovf:/disk/{}", "ovf:disk/{}", "ovf://disk/{}", "//disk/{}", "/disk/{}", "disk/{}", "OVF:/Disk/{}", "{}", "\n ovf:/disk/{} \n",
-)  # fmt: skip
+    "ovf:/disk/{}",
+    "ovf:disk/{}",
+    "ovf://disk/{}",
+    "//disk/{}",
+    "/disk/{}",
+    "disk/{}",
+    "OVF:/Disk/{}",
+    "{}",
+    "\n ovf:/disk/{} \n",
+)
 _SIZES: Final = (
-    (1, None), (1, "byte"), (KiB, "byte * 2^10"), (KiB, "byte*2^10"), (KiB, "KB"), (KiB, "KiloBytes"), (MiB, "byte * 1024 * 1024"), (MiB, "MegaBytes"),
-)  # fmt: skip
+    (1, None),
+    (1, "byte"),
+    (KiB, "byte * 2^10"),
+    (KiB, "byte*2^10"),
+    (KiB, "KB"),
+    (KiB, "KiloBytes"),
+    (MiB, "byte * 1024 * 1024"),
+    (MiB, "MegaBytes"),
+)
 
 
 @dataclass(frozen=True)
 class PackedDisk:
-    """One disk of a package. ``content`` is the number of its file, None for a disk that starts empty. ``configuration`` is the one that its
-    item belongs to, None for all; ``place`` is bus, number of the controller, unit."""
+    """One disk of a package. ``content`` is the number of its file, None for a disk that starts empty.
+    ``configuration`` is the one that its item belongs to, None for all; ``place`` is bus, number of the controller,
+    unit."""
 
     id: str
     place: tuple[str, int, int]
@@ -52,7 +69,8 @@ class PackedDisk:
 
 @dataclass(frozen=True)
 class Package:
-    """A machine. ``listing`` shuffles what the descriptor lists; ``default`` is the configuration that holds, where there are several."""
+    """A machine. ``listing`` shuffles what the descriptor lists; ``default`` is the configuration that holds, where
+    there are several."""
 
     disks: tuple[PackedDisk, ...]
     listing: tuple[int, ...]
@@ -80,7 +98,8 @@ class Package:
         return "\n".join(part for _, _, part in sorted(keyed))
 
     def descriptor(self, file_of: Mapping[int, str], *, parents_first: bool = False) -> bytes:
-        """The descriptor; ``file_of`` has the file names of the contents. Some readers want the controllers before their disks."""
+        """The descriptor; ``file_of`` has the file names of the contents. Some readers want the controllers before
+        their disks."""
         files = [f'<File ovf:id="f{n}" ovf:href="{name}"/>' for n, name in file_of.items()]
         text = f"""<?xml version="1.0" encoding="{self.encoding}"?>
 <Envelope xmlns="{OVF_09 if self.old else OVF_1}" xmlns:ovf="{OVF_09 if self.old else OVF_1}" xmlns:rasd="{RASD}"
@@ -116,9 +135,10 @@ class Package:
     def _system(self, parents_first: bool) -> str:
         quantity, unit = self.memory
         items = [
-            self._item(1, "cpu", 3, VirtualQuantity="2"), self._item(2, "memory", 4, VirtualQuantity=quantity, AllocationUnits=unit),
+            self._item(1, "cpu", 3, VirtualQuantity="2"),
+            self._item(2, "memory", 4, VirtualQuantity=quantity, AllocationUnits=unit),
             *(self._controller(*key) for key in self.instances),
-        ]  # fmt: skip
+        ]
         disks = [self._disk_item(number, disk) for number, disk in enumerate(self.disks)]
         listed = self._shuffled(items) + self._shuffled(disks) if parents_first else self._shuffled([*items, *disks])
         product = self._section("ProductSection", '<Info/><Property ovf:key="hostname" ovf:type="string"/>')
@@ -135,9 +155,14 @@ class Package:
         attribute = f' ovf:configuration="{disk.configuration}"' if disk.configuration else ""
         bus, controller, unit = disk.place
         return self._item(
-            900 + number, f"disk {disk.id}", 17, attribute, Parent=str(self.instances[bus, controller]), AddressOnParent=str(unit),
+            900 + number,
+            f"disk {disk.id}",
+            17,
+            attribute,
+            Parent=str(self.instances[bus, controller]),
+            AddressOnParent=str(unit),
             HostResource=disk.pointer.format(disk.id),
-        )  # fmt: skip
+        )
 
     def _item(self, instance: int, label: str, kind: int, attribute: str = "", **values: str | None) -> str:
         names = ("Caption", "InstanceId") if self.old else ("ElementName", "InstanceID")
@@ -168,11 +193,15 @@ def packages(draw: st.DrawFn, contents: int, capacity_bytes: int) -> Package:
         empty = draw(st.booleans()) and number > 0
         disks.append(
             PackedDisk(
-                id=f"d{number}", place=place, content=None if empty else next(numbers), capacity_bytes=capacity_bytes,
+                id=f"d{number}",
+                place=place,
+                content=None if empty else next(numbers),
+                capacity_bytes=capacity_bytes,
                 configuration=draw(st.sampled_from([None, *configurations])) if configurations and number > 0 else None,
-                pointer=draw(st.sampled_from(_POINTERS)), unit=draw(st.sampled_from(_SIZES)),
+                pointer=draw(st.sampled_from(_POINTERS)),
+                unit=draw(st.sampled_from(_SIZES)),
             )
-        )  # fmt: skip
+        )
     controllers = draw(st.permutations(sorted({place[:2] for place in places})))
     keys = draw(st.lists(st.integers(3, 899), min_size=len(controllers), max_size=len(controllers), unique=True))
     return Package(
@@ -181,13 +210,24 @@ def packages(draw: st.DrawFn, contents: int, capacity_bytes: int) -> Package:
         old=draw(st.booleans()),
         configurations=configurations,
         default=default,
-        memory=draw(st.sampled_from([("256", "MegaBytes"), ("256", "byte * 2^20"), ("262144", "KB"), ("256", "byte * 1024 * 1024"), ("1", "of plenty")])),
+        memory=draw(
+            st.sampled_from(
+                [
+                    ("256", "MegaBytes"),
+                    ("256", "byte * 2^20"),
+                    ("262144", "KB"),
+                    ("256", "byte * 1024 * 1024"),
+                    ("1", "of plenty"),
+                ]
+            )
+        ),
         encoding=draw(st.sampled_from(["utf-8", "utf-16", "iso-8859-1", "utf-8-sig"])),
         instances=dict(zip(controllers, keys, strict=True)),
-    )  # fmt: skip
+    )
 
 
-# --- reading what was made of one -----------------------------------------------------------------------------------------
+# --- reading what was made of one
+# -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

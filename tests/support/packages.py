@@ -1,4 +1,5 @@
-"""Packages made to measure, without the package's own writers: guests, VMDKs by qemu-img, descriptors, manifests, archives in dialects."""
+"""Packages made to measure, without the package's own writers: guests, VMDKs by qemu-img, descriptors, manifests,
+archives in dialects."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def vmdk(disk: bytes, folder: Path, subformat: str = "streamOptimized") -> bytes
 
 
 def rounded_vmdk(disk: bytes, folder: Path, subformat: str = "monolithicSparse") -> bytes:
-    """``disk`` as VirtualBox writes it: whole grains in the header, the exact number of sectors only in the descriptor."""
+    """``disk`` as VirtualBox writes it: whole grains in the header, the exact number of sectors only in the
+    descriptor."""
     whole = disk.ljust(-(-len(disk) // (64 * KiB)) * 64 * KiB, b"\0")
     made = bytearray(vmdk(whole, folder, subformat))
     told = re.search(rb"RW (\d+) SPARSE", made)
@@ -75,7 +77,8 @@ def descriptor(files: Mapping[str, int], *, name: str = "m", attributes: str = "
         references += f'<File ovf:id="f{number}" ovf:href={quoteattr(href)} ovf:size="{size}" {attributes}/>'
         disks += f'<Disk ovf:diskId="d{number}" ovf:fileRef="f{number}" ovf:capacity="{capacity}" ovf:format="x"/>'
         items += (
-            f"<Item><rasd:AddressOnParent>{number}</rasd:AddressOnParent><rasd:ElementName>Hard disk {number + 1}</rasd:ElementName>"
+            f"<Item><rasd:AddressOnParent>{number}</rasd:AddressOnParent><rasd:ElementName>Hard disk"
+            f" {number + 1}</rasd:ElementName>"
             f"<rasd:HostResource>ovf:/disk/d{number}</rasd:HostResource><rasd:InstanceID>{10 + number}</rasd:InstanceID>"
             "<rasd:Parent>3</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>"
         )

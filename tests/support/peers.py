@@ -140,7 +140,8 @@ class Vcsim:
 
 
 def run_govc(url: str, *args: str | Path, env: Mapping[str, str] | None = None, timeout_s: float = 120) -> str:
-    """Standard output of ``govc`` on ``url`` (credentials inside); fails the test when govc fails. No session is kept on disk."""
+    """Standard output of ``govc`` on ``url`` (credentials inside); fails the test when govc fails. No session is kept
+    on disk."""
     done = govc(url, *args, env=env, timeout_s=timeout_s)
     if done.returncode != 0:
         words = " ".join(str(arg) for arg in args)
@@ -156,8 +157,12 @@ def govc(
     settings = {"GOVC_URL": url, "GOVC_INSECURE": "true", "GOVC_PERSIST_SESSION": "false"}
     return subprocess.run(
         [go_peer("govc"), *args],
-        capture_output=True, text=True, env={**clean, **settings, **(env or {})}, timeout=timeout_s, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**clean, **settings, **(env or {})},
+        timeout=timeout_s,
+        check=False,
+    )
 
 
 @contextmanager
@@ -166,8 +171,8 @@ def running_vcsim(
 ) -> Iterator[Vcsim]:
     """A vcsim on a free port of 127.0.0.1; ends with the block, by its pid (and by itself should this process die).
 
-    ``flags`` are those of ``tests/peers/vcsim`` (``vm=4, esx=True, standalone_host=0``); ``disks`` holds ``VM/FILE`` to lay over
-    the VMs' files, ``VM/disk1.vmdk`` being the disk of a VM that vcsim made.
+    ``flags`` are those of ``tests/peers/vcsim`` (``vm=4, esx=True, standalone_host=0``); ``disks`` holds ``VM/FILE`` to
+    lay over the VMs' files, ``VM/disk1.vmdk`` being the disk of a VM that vcsim made.
     """
     words = [
         f"-{key.replace('_', '-')}={str(value).lower() if isinstance(value, bool) else value}"

@@ -1,4 +1,5 @@
-"""The table of all property names that the API knows, made from pyVmomi's description of its types: the simulator itself must not import that.
+"""The table of all property names that the API knows, made from pyVmomi's description of its types: the simulator
+itself must not import that.
 
 ``python -m tests.support.schemapaths > src/hypersdk/simulator/schema_paths.py``; a test compares the two.
 """

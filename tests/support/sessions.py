@@ -1,6 +1,7 @@
 """Logged-in sessions on test servers.
 
-Fixtures: ``log_in`` (any server with ``url``, ``username``, ``password``), ``vcsim_session`` (a vcsim with a few machines).
+Fixtures: ``log_in`` (any server with ``url``, ``username``, ``password``), ``vcsim_session`` (a vcsim with a few
+machines).
 """
 
 from __future__ import annotations

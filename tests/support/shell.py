@@ -1,6 +1,8 @@
-"""The API as the daemon serves it: ``HTTPServer`` with its own protocol, TLS and limits, in a thread, on a free port of loopback.
+"""The API as the daemon serves it: ``HTTPServer`` with its own protocol, TLS and limits, in a thread, on a free port of
+loopback.
 
-Fixture: ``shell``, a factory: ``shell(login_rate_per_minute=3)`` serves with these settings. Beside it, ``apiserver.api`` is for tests of routes.
+Fixture: ``shell``, a factory: ``shell(login_rate_per_minute=3)`` serves with these settings. Beside it,
+``apiserver.api`` is for tests of routes.
 """
 
 from __future__ import annotations
@@ -72,9 +74,14 @@ def served(
     """Serves until the end of the block. ``change`` may add routes. Without settings, no rate is reached."""
     (folder / "exports").mkdir(exist_ok=True)
     values: dict[str, Any] = {
-        "addr": "127.0.0.1:0", "state_dir": folder / "state", "export_roots": (folder / "exports",), "drain_s": 5.0,
-        "rate_per_minute": 1_000_000, "rate_per_address_per_minute": 1_000_000, "login_rate_per_minute": 10_000,
-    }  # fmt: skip
+        "addr": "127.0.0.1:0",
+        "state_dir": folder / "state",
+        "export_roots": (folder / "exports",),
+        "drain_s": 5.0,
+        "rate_per_minute": 1_000_000,
+        "rate_per_address_per_minute": 1_000_000,
+        "login_rate_per_minute": 10_000,
+    }
     with open_services(
         DaemonSettings(**(values | settings)), environ or {"GOVC_URL": "https://vcenter.example.com"}
     ) as services:

@@ -15,7 +15,8 @@ SimulatorFactory = Callable[..., Simulator]
 
 @pytest.fixture
 def simulator() -> Iterator[SimulatorFactory]:
-    """A factory: ``simulator(vms=3, machines=(MachineSpec("a"),))`` starts one; all are stopped at the end of the test."""
+    """A factory: ``simulator(vms=3, machines=(MachineSpec("a"),))`` starts one; all are stopped at the end of the
+    test."""
     with ExitStack() as running:
 
         def start(**settings: Any) -> Simulator:

@@ -1,4 +1,5 @@
-"""A site for the proofs of the daemon: a simulator in this process, a database, and workers as processes of their own."""
+"""A site for the proofs of the daemon: a simulator in this process, a database, and workers as processes of their
+own."""
 
 from __future__ import annotations
 
@@ -65,10 +66,17 @@ class Site:
     def __post_init__(self) -> None:
         self.environ = {
             # Workers that may not keep compiled modules would compile all of them at each start, which takes longer than the tests.
-            **{key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE" and key[:5] != "GOVC_"},
-            "GOVC_URL": self.simulator.url, "GOVC_USERNAME": self.simulator.username, "GOVC_PASSWORD": self.simulator.password,
-            "GOVC_INSECURE": "1", "HOME": str(self.folder),
-        }  # fmt: skip
+            **{
+                key: value
+                for key, value in os.environ.items()
+                if key != "PYTHONDONTWRITEBYTECODE" and key[:5] != "GOVC_"
+            },
+            "GOVC_URL": self.simulator.url,
+            "GOVC_USERNAME": self.simulator.username,
+            "GOVC_PASSWORD": self.simulator.password,
+            "GOVC_INSECURE": "1",
+            "HOME": str(self.folder),
+        }
         self.root = self.folder / "exports"
         self.settings = self.settings_for("one")
         self.database = Database.open(self.settings.url)
@@ -85,11 +93,15 @@ class Site:
         )
 
     def settings_for(self, host: str, root: Path | None = None) -> DaemonSettings:
-        """The configuration of one host: a state directory of its own, the same database, and the site's root if no other is given."""
+        """The configuration of one host: a state directory of its own, the same database, and the site's root if no
+        other is given."""
         overrides = {
-            "state_dir": str(self.folder / host), "database_url": self.database_url, "export_roots": [str(root or self.root)],
-            "key_file": str(self.folder / "key"), **self.options,
-        }  # fmt: skip
+            "state_dir": str(self.folder / host),
+            "database_url": self.database_url,
+            "export_roots": [str(root or self.root)],
+            "key_file": str(self.folder / "key"),
+            **self.options,
+        }
         settings = load_settings(self.environ, None, overrides)
         path = self.folder / f"{host}.toml"
         text = settings.as_toml()
@@ -115,8 +127,11 @@ class Site:
         with log.open("w") as words:
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.jobs.workerprogram", self.folder / f"{host}.toml", str(index), *flags],
-                env=environ, stdout=subprocess.PIPE, stderr=words, text=True,
-            )  # fmt: skip
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                text=True,
+            )
         started = WorkerProcess(process, log)
         self.started.append(started)
         return started
@@ -173,7 +188,8 @@ class Site:
     def told(self) -> str:
         """What rows and workers say, for a failure."""
         rows = [
-            f"{job.id} {job.name} {job.state} attempt {job.attempt}/{job.enqueued} epoch {job.epoch} {job.error} {job.progress['note']}"
+            f"{job.id} {job.name} {job.state} attempt {job.attempt}/{job.enqueued} epoch {job.epoch} {job.error}"
+            f" {job.progress['note']}"
             for job in self.store.page(Filter()).rows
         ]
         logs = [f"--- {one.log.name}\n{one.log.read_text()[-4000:]}" for one in self.started]

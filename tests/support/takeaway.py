@@ -18,9 +18,14 @@ from hypersdk.migration.runfile import LOCK_FILE
 
 OTHERS: Final = b"written by somebody else"
 MOMENTS: Final = (
-    "before the copy", "during the copy", "before the checksum", "before publishing", "between the names", "before the manifest",
+    "before the copy",
+    "during the copy",
+    "before the checksum",
+    "before publishing",
+    "between the names",
+    "before the manifest",
     "after the manifest",
-)  # fmt: skip
+)
 
 Act = Callable[[Path], None]
 

@@ -1,4 +1,5 @@
-"""Certificates made on the spot, a TLS server that serves what a test scripts, and a proxy that tunnels: all real sockets on 127.0.0.1."""
+"""Certificates made on the spot, a TLS server that serves what a test scripts, and a proxy that tunnels: all real
+sockets on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -76,10 +77,14 @@ def _certificate(
     now = datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateBuilder()
-        .subject_name(subject).issuer_name(issuer).public_key(public_key).serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=365))
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=365))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    )  # fmt: skip
+    )
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), False)
     return builder.sign(key, hashes.SHA256())
@@ -143,8 +148,9 @@ class _Server:
 
 
 class TlsServer(_Server):
-    """Answers each request with ``answer(request bytes)`` (raw HTTP) and hangs up after an answer that says ``Connection: close``,
-    or (without announcing it in HTTP's words) ``X-Hang-Up: 1``. An answer in pieces is sent until it or the client ends.
+    """Answers each request with ``answer(request bytes)`` (raw HTTP) and hangs up after an answer that says
+    ``Connection: close``, or (without announcing it in HTTP's words) ``X-Hang-Up: 1``. An answer in pieces is sent
+    until it or the client ends.
 
     ``received`` collects the decrypted bytes of all connections.
     """
@@ -211,7 +217,8 @@ class PlainServer(_Server):
 
 
 class ConnectProxy(_Server):
-    """A proxy that tunnels with CONNECT; ``requests`` are the heads it was sent. ``authorization`` is demanded where given.
+    """A proxy that tunnels with CONNECT; ``requests`` are the heads it was sent. ``authorization`` is demanded where
+    given.
 
     With ``target`` all tunnels lead there, whatever host was asked for.
     """

@@ -1,6 +1,8 @@
-"""A TLS server on 127.0.0.1 whose answers are scripts: exact bytes, pauses and resets, as no well-behaved server sends them.
+"""A TLS server on 127.0.0.1 whose answers are scripts: exact bytes, pauses and resets, as no well-behaved server sends
+them.
 
-Fixture: ``tls_server`` starts servers and ends them after the test. A script gets the ``Exchange`` and may do anything to it.
+Fixture: ``tls_server`` starts servers and ends them after the test. A script gets the ``Exchange`` and may do anything
+to it.
 """
 
 from __future__ import annotations

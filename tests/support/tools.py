@@ -1,4 +1,5 @@
-"""Programs that the tests run as independent peers. A missing one fails the test: a skip would hide what was never proved."""
+"""Programs that the tests run as independent peers. A missing one fails the test: a skip would hide what was never
+proved."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def requires(tool: str) -> Path:
 
 
 def run_tool(tool: str, *args: str | Path, stdin: str | None = None, timeout_s: float = 120) -> str:
-    """Standard output of ``tool``, with ``stdin`` as its input; fails the test with all it printed when its exit status is not 0."""
+    """Standard output of ``tool``, with ``stdin`` as its input; fails the test with all it printed when its exit status
+    is not 0."""
     done = subprocess.run(
         [requires(tool), *args],
         capture_output=True,

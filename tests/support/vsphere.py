@@ -9,7 +9,8 @@ from tests.support.peers import Vcsim
 
 
 def endpoint_of(server: Vcsim, **changes: str) -> Endpoint:
-    """The endpoint of a vcsim, by its login URL, its certificate not checked; ``changes`` are variables of the environment."""
+    """The endpoint of a vcsim, by its login URL, its certificate not checked; ``changes`` are variables of the
+    environment."""
     environ = {"GOVC_URL": server.login_url, "GOVC_INSECURE": "1", "HOME": "/nonexistent", **changes}
     return resolve_endpoint(environ, None)
 

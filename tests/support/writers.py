@@ -1,4 +1,5 @@
-"""Image writers under test: which there are, files that fail or die under them, guests to write, and readers to compare with."""
+"""Image writers under test: which there are, files that fail or die under them, guests to write, and readers to compare
+with."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ class Killed(BaseException):
 
 
 class MortalFile:
-    """A BlockFile that dies after ``lives`` changes: of the last one only a part is done, and whoever calls it later dies too.
+    """A BlockFile that dies after ``lives`` changes: of the last one only a part is done, and whoever calls it later
+    dies too.
 
     Linux ends a killed write between two pages, never within one.
     """
@@ -120,7 +122,8 @@ class MortalFile:
 
 
 class FullFile:
-    """A BlockFile on a file system that is full at some of its writes: those fail with ENOSPC, half done, and succeed when repeated."""
+    """A BlockFile on a file system that is full at some of its writes: those fail with ENOSPC, half done, and succeed
+    when repeated."""
 
     def __init__(self, file: BlockFile, failing: Iterable[int]) -> None:
         self._file = file
@@ -197,7 +200,8 @@ BLOCK_KINDS: Final = ("random", "text", "half", "thin", "full")
 
 
 def block_bytes(kind: str, seed: int, length: int) -> bytes:
-    """``length`` bytes that are not all zero: incompressible; repeats beyond a 4 KiB window; half of each; nearly nothing; one byte only."""
+    """``length`` bytes that are not all zero: incompressible; repeats beyond a 4 KiB window; half of each; nearly
+    nothing; one byte only."""
     source = random.Random(f"{kind}{seed}")
     match kind:
         case "random":
@@ -229,7 +233,8 @@ class Step:
 
 
 def perform(writer: ImageWriter, guest: Guest, step: Step) -> None:
-    """Does what the transfer engine does with a batch of grains: what ``write_deflated`` returns is inflated and written plain."""
+    """Does what the transfer engine does with a batch of grains: what ``write_deflated`` returns is inflated and
+    written plain."""
     if not step.deflated:
         writer.write(step.first * BLOCK, b"".join(guest.blocks[index] for index in step.indexes()))
         return
@@ -298,7 +303,8 @@ def is_accepted(image: Path, image_format: str) -> bool:
 
 
 def assert_blocks(image: Path, image_format: str, pattern: int, starts: Iterable[int]) -> None:
-    """``qemu-io`` reads a block full of ``pattern`` at each of ``starts`` and a block of zeros behind it: a spot check, where comparing takes minutes."""
+    """``qemu-io`` reads a block full of ``pattern`` at each of ``starts`` and a block of zeros behind it: a spot check,
+    where comparing takes minutes."""
     reads = [f"read -P {pattern} {start} {BLOCK}\nread -P 0 {start + BLOCK} {BLOCK}" for start in starts]
     printed = run_tool("qemu-io", "-r", "-f", image_format, image, stdin="\n".join([*reads, "quit\n"]))
     assert "Pattern verification failed" not in printed
@@ -306,7 +312,8 @@ def assert_blocks(image: Path, image_format: str, pattern: int, starts: Iterable
 
 
 def write_wide_image(kind: WriterKind, path: Path, capacity: int, stride: int) -> int:
-    """Writes one block in each ``stride`` bytes, from a killed run and one that resumes it; returns by how many bytes memory grew at most.
+    """Writes one block in each ``stride`` bytes, from a killed run and one that resumes it; returns by how many bytes
+    memory grew at most.
 
     To be run in a process of its own: the peak is the process's.
     """

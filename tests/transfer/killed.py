@@ -1,6 +1,7 @@
 """A copy in a process of its own, to be killed: ``python -m tests.transfer.killed FOLDER SOURCE FORMAT RATE``.
 
-Resumes what lies in FOLDER, prints ``begun`` when data flows and the content digest at the end, and notes each range it reads in ``reads``.
+Resumes what lies in FOLDER, prints ``begun`` when data flows and the content digest at the end, and notes each range it
+reads in ``reads``.
 """
 
 from __future__ import annotations
@@ -72,9 +73,14 @@ def run(folder: Path, source: DiskSource, kind: str, rate: int | None) -> Receip
     """Copies or goes on copying."""
     with opened(folder, kind, source.capacity_bytes) as (writer, ledger):
         return transfer_disk(
-            source, writer, ledger, cancel=CancelToken(), meter=Meter("d", "image", source.capacity_bytes),
-            limit=BandwidthLimit(rate) if rate else None, checkpoint_bytes=2 * MiB,
-        )  # fmt: skip
+            source,
+            writer,
+            ledger,
+            cancel=CancelToken(),
+            meter=Meter("d", "image", source.capacity_bytes),
+            limit=BandwidthLimit(rate) if rate else None,
+            checkpoint_bytes=2 * MiB,
+        )
 
 
 class NotedRanges(MemoryRanges):

@@ -27,7 +27,8 @@ while time.monotonic() < until:
 signal.setitimer(signal.ITIMER_REAL, 0)
 print(seen)
 """
-"""Signals come in the middle of everything that the waiting thread does; the lock of threading.Event ends that within a second."""
+"""Signals come in the middle of everything that the waiting thread does; the lock of threading.Event ends that within a
+second."""
 
 
 def test_a_handler_never_waits_for_the_thread_that_it_interrupts() -> None:

@@ -155,18 +155,24 @@ def test_zeros_become_holes(tmp_path: Path) -> None:
 def test_an_image_of_another_size_is_a_mistake(disk: Disk, tmp_path: Path) -> None:
     with output(tmp_path / "out.raw") as file, pytest.raises(ValueError, match="into an image of"):
         transfer_disk(
-            MemorySource(disk.stream, disk.capacity), RawWriter.create(file, disk.capacity + 512), None,
-            cancel=CancelToken(), meter=Meter("disk", "out.raw", disk.capacity),
-        )  # fmt: skip
+            MemorySource(disk.stream, disk.capacity),
+            RawWriter.create(file, disk.capacity + 512),
+            None,
+            cancel=CancelToken(),
+            meter=Meter("disk", "out.raw", disk.capacity),
+        )
 
 
 def test_the_meter_tells_the_end(disk: Disk, tmp_path: Path) -> None:
     meter = Meter("Hard disk 1", "out.raw", disk.capacity)
     with output(tmp_path / "out.raw") as file:
         transfer_disk(
-            MemorySource(disk.stream, disk.capacity), RawWriter.create(file, disk.capacity), None,
-            cancel=CancelToken(), meter=meter,
-        )  # fmt: skip
+            MemorySource(disk.stream, disk.capacity),
+            RawWriter.create(file, disk.capacity),
+            None,
+            cancel=CancelToken(),
+            meter=meter,
+        )
     progress = meter.snapshot(1.0)
     assert progress.basis is Basis.LENGTH
     assert progress.wire_bytes == len(disk.stream)
@@ -184,9 +190,12 @@ def test_a_finished_ledger_of_ranges_fetches_nothing(disk: Disk, tmp_path: Path)
         for source, opened in ((first, BlockLedger.create), (second, BlockLedger.open)):
             with opened(blocks, disk.capacity, "point") as ledger:
                 receipt = transfer_disk(
-                    source, RawWriter.resume(file, disk.capacity), ledger,
-                    cancel=CancelToken(), meter=Meter("disk", "out.raw", disk.capacity),
-                )  # fmt: skip
+                    source,
+                    RawWriter.resume(file, disk.capacity),
+                    ledger,
+                    cancel=CancelToken(),
+                    meter=Meter("disk", "out.raw", disk.capacity),
+                )
                 assert receipt.content == disk.content
     assert second.read_bytes == 0
     assert receipt.blocks_written == 0

@@ -109,8 +109,14 @@ def test_a_fifo_in_the_place_of_the_output_is_not_waited_for(tmp_path: Path, fre
 
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [("folder", "a folder"), ("fifo", "a pipe"), ("socket", "a socket"), ("device", "a device"), ("link", "a symbolic link")],
-)  # fmt: skip
+    [
+        ("folder", "a folder"),
+        ("fifo", "a pipe"),
+        ("socket", "a socket"),
+        ("device", "a device"),
+        ("link", "a symbolic link"),
+    ],
+)
 @pytest.mark.timeout(20)
 def test_what_is_no_regular_file_is_named_and_never_opened(
     kind: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -136,9 +142,10 @@ def test_what_is_no_regular_file_is_named_and_never_opened(
     folder = real(tmp_path, os.O_PATH)
     try:
         for act in (
-            lambda: open_regular(path), lambda: open_regular(path.name if kind != "device" else path, folder=folder),
+            lambda: open_regular(path),
+            lambda: open_regular(path.name if kind != "device" else path, folder=folder),
             lambda: open_regular(path, os.O_RDWR | os.O_CREAT),
-        ):  # fmt: skip
+        ):
             with pytest.raises(NotRegularError) as caught:
                 act()
             assert caught.value.kind == told
@@ -259,10 +266,13 @@ def test_publish_of_nothing_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code"),
     [
-        (errno.ENOSPC, "no_space"), (errno.EDQUOT, "no_space"), (errno.EACCES, "target_denied"),
-        (errno.EROFS, "target_denied"), (errno.EIO, "target_failed"),
+        (errno.ENOSPC, "no_space"),
+        (errno.EDQUOT, "no_space"),
+        (errno.EACCES, "target_denied"),
+        (errno.EROFS, "target_denied"),
+        (errno.EIO, "target_failed"),
     ],
-)  # fmt: skip
+)
 def test_errors_are_named(number: int, code: str) -> None:
     error = target_error(OSError(number, "x"), "writing disk.qcow2")
     assert error.code == code

@@ -64,8 +64,10 @@ def test_an_unknown_certificate_is_refused_before_a_byte_is_sent(server: TlsServ
     assert caught.value.fields["sha256"] == show_print(identity.sha256)
     assert caught.value.fields["sha1"] == show_print(identity.sha1)
     for way in (
-        f"--thumbprint {show_print(identity.sha256)}", f"hyperctl endpoints add NAME URL --pin {show_print(identity.sha256)}", "GOVC_TLS_KNOWN_HOSTS",
-    ):  # fmt: skip
+        f"--thumbprint {show_print(identity.sha256)}",
+        f"hyperctl endpoints add NAME URL --pin {show_print(identity.sha256)}",
+        "GOVC_TLS_KNOWN_HOSTS",
+    ):
         assert way in caught.value.next_step
         assert way.partition(show_print(identity.sha256))[0].strip() in CODES["certificate_unknown"].next_step
     assert caught.value.fields["subject"] == "CN=localhost"
@@ -198,9 +200,14 @@ def test_facts_are_those_that_another_library_reads(common: str, organisation: s
     )
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(name).issuer_name(x509.Name([])).public_key(key.public_key()).serial_number(2**159 - 1)
-        .not_valid_before(start).not_valid_after(start + datetime.timedelta(days=7300)).sign(key, hashes.SHA256())
-    )  # fmt: skip
+        .subject_name(name)
+        .issuer_name(x509.Name([]))
+        .public_key(key.public_key())
+        .serial_number(2**159 - 1)
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=7300))
+        .sign(key, hashes.SHA256())
+    )
     facts = decode_certificate(certificate.public_bytes(serialization.Encoding.DER))
     assert facts.not_before == certificate.not_valid_before_utc
     assert facts.not_after == certificate.not_valid_after_utc

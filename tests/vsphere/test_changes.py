@@ -1,4 +1,5 @@
-"""Changes at the source, on vcsim: power, snapshots, CD-ROMs, and what tells of them. govc is the independent witness."""
+"""Changes at the source, on vcsim: power, snapshots, CD-ROMs, and what tells of them. govc is the independent
+witness."""
 
 from __future__ import annotations
 
@@ -217,8 +218,7 @@ def test_the_delta_of_a_machine_without_snapshots_is_nothing(vcsim_session: Pair
 
 
 def test_only_the_last_unit_of_a_chain_is_the_delta() -> None:
-    layout = etree.fromstring(
-        """<val xmlns="urn:vim25">
+    layout = etree.fromstring("""<val xmlns="urn:vim25">
              <file><key>1</key><name>[ds] a/a.vmdk</name><type>diskDescriptor</type><size>500</size></file>
              <file><key>2</key><name>[ds] a/a-flat.vmdk</name><type>diskExtent</type><size>1073741824</size></file>
              <file><key>3</key><name>[ds] a/a-000001.vmdk</name><type>diskDescriptor</type><size>300</size></file>
@@ -227,8 +227,7 @@ def test_only_the_last_unit_of_a_chain_is_the_delta() -> None:
              <disk><key>2000</key><chain><fileKey>1</fileKey><fileKey>2</fileKey></chain>
                                   <chain><fileKey>3</fileKey><fileKey>4</fileKey></chain></disk>
              <disk><key>2001</key><chain><fileKey>5</fileKey></chain></disk>
-           </val>"""
-    )
+           </val>""")
     assert written_bytes(layout) == 300 + 16777216
 
 

@@ -58,9 +58,19 @@ def test_every_form_of_govc_url(
 
 
 @pytest.mark.parametrize(
-    "url", ["http://vc.example.com", "ftp://vc.example.com", "https://", "https:///sdk", "vc example.com", "vc.example.com:port",
-            "https://vc.example.com:99999", "vc.example.com\r\nX: y", "-\x00"],
-)  # fmt: skip
+    "url",
+    [
+        "http://vc.example.com",
+        "ftp://vc.example.com",
+        "https://",
+        "https:///sdk",
+        "vc example.com",
+        "vc.example.com:port",
+        "https://vc.example.com:99999",
+        "vc.example.com\r\nX: y",
+        "-\x00",
+    ],
+)
 def test_an_address_that_cannot_be_used_is_refused(url: str, home: dict[str, str]) -> None:
     with pytest.raises(UsageError):
         resolve_endpoint({**home, "GOVC_URL": url}, None)
@@ -75,8 +85,12 @@ def test_no_address_has_its_own_code(home: dict[str, str]) -> None:
 def test_flags_go_before_environment_before_configuration(home: dict[str, str]) -> None:
     config = {"url": "c.example.com", "username": "cu", "password": "cp", "datacenter": "CDC", "ca_bundle": "/c.pem"}
     environ = {
-        **home, "GOVC_URL": "eu:ep@e.example.com", "GOVC_DATACENTER": "EDC", "GOVC_INSECURE": "true", "GOVC_TLS_CA_CERTS": "/e.pem",
-    }  # fmt: skip
+        **home,
+        "GOVC_URL": "eu:ep@e.example.com",
+        "GOVC_DATACENTER": "EDC",
+        "GOVC_INSECURE": "true",
+        "GOVC_TLS_CA_CERTS": "/e.pem",
+    }
     from_config = resolve_endpoint(home, config)
     assert (from_config.host, from_config.username, from_config.password) == ("c.example.com", "cu", Secret("cp"))
     assert (from_config.datacenter, from_config.tls.ca_bundle) == ("CDC", Path("/c.pem"))
@@ -84,9 +98,16 @@ def test_flags_go_before_environment_before_configuration(home: dict[str, str]) 
     assert (from_env.host, from_env.username, from_env.password) == ("e.example.com", "eu", Secret("ep"))
     assert (from_env.datacenter, from_env.tls) == ("EDC", TlsPolicy(insecure=True, ca_bundle=Path("/e.pem")))
     flags = resolve_endpoint(
-        environ, config, url="f.example.com", username="fu", password=Secret("fp"), insecure=False, thumbprint=PRINT.upper(),
-        ca_bundle=Path("/f.pem"), datacenter="FDC",
-    )  # fmt: skip
+        environ,
+        config,
+        url="f.example.com",
+        username="fu",
+        password=Secret("fp"),
+        insecure=False,
+        thumbprint=PRINT.upper(),
+        ca_bundle=Path("/f.pem"),
+        datacenter="FDC",
+    )
     assert (flags.host, flags.username, flags.password, flags.datacenter) == (
         "f.example.com",
         "fu",
@@ -229,11 +250,33 @@ def test_any_text_as_address_gives_an_endpoint_or_a_usage_error(text: str) -> No
 
 @pytest.mark.parametrize(
     "url",
-    ["https://u:p#w@vc.example.com/sdk", "https://u:p/w@vc.example.com", "https://u:p?w@vc.example.com", "https://vc.example.com/sdk#x@y",
-     "https://vc.example.com#@192.0.2.9", "https://[::1", "https://u@[::1", "https://[192.0.2.1]", "https://vc.example.com:0", "https://vc.example.com:-1",
-     "https://vc.example.com:１", "https://a..b", "https://.", "https://" + "a" * 64 + ".example.com", "https://a b", "https://a\nb", "https://u\ud800@h",
-     "https://u:p＠vc.example.com", "https://vc.example.com＃x", "#", "@", "https://#@", "https://u:p@#@h", "https://\u202evc.example.com"],
-)  # fmt: skip
+    [
+        "https://u:p#w@vc.example.com/sdk",
+        "https://u:p/w@vc.example.com",
+        "https://u:p?w@vc.example.com",
+        "https://vc.example.com/sdk#x@y",
+        "https://vc.example.com#@192.0.2.9",
+        "https://[::1",
+        "https://u@[::1",
+        "https://[192.0.2.1]",
+        "https://vc.example.com:0",
+        "https://vc.example.com:-1",
+        "https://vc.example.com:１",
+        "https://a..b",
+        "https://.",
+        "https://" + "a" * 64 + ".example.com",
+        "https://a b",
+        "https://a\nb",
+        "https://u\ud800@h",
+        "https://u:p＠vc.example.com",
+        "https://vc.example.com＃x",
+        "#",
+        "@",
+        "https://#@",
+        "https://u:p@#@h",
+        "https://\u202evc.example.com",
+    ],
+)
 def test_an_address_that_programs_read_in_different_ways_is_none(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve_endpoint({}, None, url=url)
@@ -243,9 +286,13 @@ def test_an_address_that_programs_read_in_different_ways_is_none(url: str) -> No
 
 @pytest.mark.parametrize(
     ("url", "host", "username"),
-    [("https://administrator@vsphere.local@vc.example.com/sdk", "vc.example.com", "administrator@vsphere.local"),
-     ("a@b:c@vc.example.com", "vc.example.com", "a@b"), ("https://@vc.example.com", "vc.example.com", ""), ("vc.example.com#sdk", "vc.example.com", "")],
-)  # fmt: skip
+    [
+        ("https://administrator@vsphere.local@vc.example.com/sdk", "vc.example.com", "administrator@vsphere.local"),
+        ("a@b:c@vc.example.com", "vc.example.com", "a@b"),
+        ("https://@vc.example.com", "vc.example.com", ""),
+        ("vc.example.com#sdk", "vc.example.com", ""),
+    ],
+)
 def test_a_user_name_may_hold_an_at_sign(url: str, host: str, username: str) -> None:
     found = resolve_endpoint({}, None, url=url)
     assert (found.host, found.username) == (host, username)

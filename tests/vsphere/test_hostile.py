@@ -1,6 +1,8 @@
-"""A server that means harm, at every call of a login and of a list: bombs, answers without an end, faults under another status.
+"""A server that means harm, at every call of a login and of a list: bombs, answers without an end, faults under another
+status.
 
-Each attack is met by a process of its own with 1 GB of address space. It has to end by itself, in bounded time, with an error that has a code.
+Each attack is met by a process of its own with 1 GB of address space. It has to end by itself, in bounded time, with an
+error that has a code.
 """
 
 from __future__ import annotations
@@ -129,9 +131,12 @@ FAST: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
 
 def stage_of(request: bytes) -> str | None:
     marks = {
-        "versions": b"vimServiceVersions", "content": b"<RetrieveServiceContent", "login": b"<Login ",
-        "view": b"<CreateContainerView", "list": b"RetrievePropertiesEx",
-    }  # fmt: skip
+        "versions": b"vimServiceVersions",
+        "content": b"<RetrieveServiceContent",
+        "login": b"<Login ",
+        "view": b"<CreateContainerView",
+        "list": b"RetrievePropertiesEx",
+    }
     return next((stage for stage, mark in marks.items() if mark in request), None)
 
 
@@ -145,10 +150,15 @@ def server(identity: Identity, attacked: str, attack: Callable[[], Iterator[byte
         if stage == "versions":
             return http_answer(VERSIONS)
         texts = {
-            "content": CONTENT.replace("</returnval>", '<viewManager type="ViewManager">ViewManager</viewManager></returnval>'),
+            "content": CONTENT.replace(
+                "</returnval>", '<viewManager type="ViewManager">ViewManager</viewManager></returnval>'
+            ),
             "login": LOGIN.format(1),
-            "view": '<CreateContainerViewResponse xmlns="urn:vim25"><returnval type="ContainerView">v</returnval></CreateContainerViewResponse>',
-        }  # fmt: skip
+            "view": (
+                '<CreateContainerViewResponse xmlns="urn:vim25"><returnval'
+                ' type="ContainerView">v</returnval></CreateContainerViewResponse>'
+            ),
+        }
         cookie = ['Set-Cookie: vmware_soap_session="c"; Path=/'] if stage == "login" else []
         return http_answer(ENVELOPE.format(texts.get(stage or "", LOGOUT)).encode(), "200 OK", *cookie)
 
@@ -206,6 +216,17 @@ def test_a_byte_now_and_then_keeps_nobody(identity: Identity) -> None:
 
 def test_the_client_meets_an_honest_server(identity: Identity, tmp_path: Path) -> None:
     """The control: without an attack the same client works, so that what the attacks meet is the real thing."""
-    with server(identity, "list", lambda: iter([http_answer(ENVELOPE.format(
-        '<RetrievePropertiesExResponse xmlns="urn:vim25"><returnval/></RetrievePropertiesExResponse>').encode())])) as honest:  # fmt: skip
+    with server(
+        identity,
+        "list",
+        lambda: iter(
+            [
+                http_answer(
+                    ENVELOPE.format(
+                        '<RetrievePropertiesExResponse xmlns="urn:vim25"><returnval/></RetrievePropertiesExResponse>'
+                    ).encode()
+                )
+            ]
+        ),
+    ) as honest:
         assert met_by_a_client([honest.port])[0][0] == "it worked"

@@ -336,7 +336,8 @@ def serve_range(exchange: Exchange, request: Request) -> None:
     first, last = (int(part) for part in request.headers["range"].removeprefix("bytes=").split("-"))
     part = DATA[first : last + 1]
     exchange.send(
-        f"HTTP/1.1 206 Partial Content\nContent-Length: {len(part)}\nContent-Range: bytes {first}-{last}/{len(DATA)}\n\n",
+        f"HTTP/1.1 206 Partial Content\nContent-Length: {len(part)}\nContent-Range: bytes"
+        f" {first}-{last}/{len(DATA)}\n\n",
         part,
     )
 

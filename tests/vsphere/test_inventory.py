@@ -137,10 +137,21 @@ def test_a_lone_esxi_host() -> None:
 
 def _machine(number: int, path: str, name: str | None = None, **changes: object) -> MachineSummary:
     made = MachineSummary(
-        moref=f"vm-{number}", name=name or path.rpartition("/")[2], path=path, uuid=f"42000000-0000-0000-0000-{number:012x}",
-        instance_uuid=f"50000000-0000-0000-0000-{number:012x}", power=Power.OFF, cpus=1, memory_bytes=1 << 30, disks=(),
-        datacenter=path.split("/")[1], host=None, guest_name=None, template=False, used_bytes=None,
-    )  # fmt: skip
+        moref=f"vm-{number}",
+        name=name or path.rpartition("/")[2],
+        path=path,
+        uuid=f"42000000-0000-0000-0000-{number:012x}",
+        instance_uuid=f"50000000-0000-0000-0000-{number:012x}",
+        power=Power.OFF,
+        cpus=1,
+        memory_bytes=1 << 30,
+        disks=(),
+        datacenter=path.split("/")[1],
+        host=None,
+        guest_name=None,
+        template=False,
+        used_bytes=None,
+    )
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

@@ -239,7 +239,8 @@ def test_a_running_machine_through_its_snapshot(simulator: SimulatorFactory, log
 
 
 def test_a_snapshot_has_the_disks_of_its_time(simulator: SimulatorFactory, log_in: LogIn) -> None:
-    """Another disk sits in the place of one that was removed since: by today's list the stream would be taken for that one."""
+    """Another disk sits in the place of one that was removed since: by today's list the stream would be taken for that
+    one."""
     disks = (DiskSpec(1 * MiB), DiskSpec(2 * MiB), DiskSpec(3 * MiB))
     server = simulator(machines=(MachineSpec("web", disks),))
     session, moref = log_in_to(log_in, server), moref_of(server)
@@ -251,8 +252,10 @@ def test_a_snapshot_has_the_disks_of_its_time(simulator: SimulatorFactory, log_i
     assert [disk.capacity_bytes // MiB for disk in read_machine(session, moref).disks] == [1, 3, 2]
     with lease_on(session, moref, Book(), snapshot=snapshot) as lease:
         assert [(source.device_key, source.capacity_bytes // MiB) for source in lease.sources] == [
-            (2000, 1), (2001, 2), (2002, 3)
-        ]  # fmt: skip
+            (2000, 1),
+            (2001, 2),
+            (2002, 3),
+        ]
         assert [stream_capacity(source) // MiB for source in lease.sources] == [1, 2, 3]
 
 
@@ -354,8 +357,9 @@ def test_a_lost_lease_is_opened_again_at_the_same_point(simulator: SimulatorFact
         second = read_all(two)
         assert asked == [False]
         assert lease.verify({one.lease_key: first, two.lease_key: second}) == {
-            one.lease_key: Verdict.LOST, two.lease_key: Verdict.PROVED
-        }  # fmt: skip
+            one.lease_key: Verdict.LOST,
+            two.lease_key: Verdict.PROVED,
+        }
         assert read_all(one) == first
         assert lease.verify({one.lease_key: first})[one.lease_key] is Verdict.PROVED
         lease.complete()
@@ -613,13 +617,21 @@ def matched(disks: list[Any], files: list[nfc.DeviceUrl]) -> list[tuple[int, str
 
 def test_by_controller_and_unit_on_several_controllers() -> None:
     disks = [
-        make_disk(1), make_disk(2, bus_number=1, unit_number=0), make_disk(3, bus="ide", bus_number=1, unit_number=0),
-        make_disk(4, bus="sata", unit_number=0), make_disk(5, bus="nvme", unit_number=0), make_disk(6, unit_number=8),
-    ]  # fmt: skip
+        make_disk(1),
+        make_disk(2, bus_number=1, unit_number=0),
+        make_disk(3, bus="ide", bus_number=1, unit_number=0),
+        make_disk(4, bus="sata", unit_number=0),
+        make_disk(5, bus="nvme", unit_number=0),
+        make_disk(6, unit_number=8),
+    ]
     keys = [
-        "/vm-1/VirtualNVMEController0:0", "/vm-1/VirtualLsiLogicController1:0", "/vm-1/ParaVirtualSCSIController0:8",
-        "/vm-1/VirtualAHCIController0:0", "/vm-1/VirtualIDEController1:0", "/vm-1/VirtualLsiLogicSASController0:0",
-    ]  # fmt: skip
+        "/vm-1/VirtualNVMEController0:0",
+        "/vm-1/VirtualLsiLogicController1:0",
+        "/vm-1/ParaVirtualSCSIController0:8",
+        "/vm-1/VirtualAHCIController0:0",
+        "/vm-1/VirtualIDEController1:0",
+        "/vm-1/VirtualLsiLogicSASController0:0",
+    ]
     found = matched(disks, [url(key, "disk.vmdk") for key in keys])
     assert found == list(zip([2004, 2001, 2005, 2003, 2002, 2000], keys, strict=True))
 

@@ -187,7 +187,8 @@ def _xml(text: str) -> Any:
 
 def _disk_xml(backing: str, *, key: int = 2000, controller: int = 1000, unit: int = 0, more: str = "") -> str:
     return (
-        f'<VirtualDevice xsi:type="VirtualDisk"><key>{key}</key><deviceInfo xsi:type="Description"><label>Hard disk {key}</label>'
+        f'<VirtualDevice xsi:type="VirtualDisk"><key>{key}</key><deviceInfo xsi:type="Description"><label>Hard disk'
+        f" {key}</label>"
         f"<summary>s</summary></deviceInfo>{backing}<controllerKey>{controller}</controllerKey><unitNumber>{unit}</unitNumber>"
         f"<capacityInKB>1024</capacityInKB>{more}</VirtualDevice>"
     )
@@ -212,27 +213,48 @@ RDM = '<backing xsi:type="VirtualDiskRawDiskMappingVer1BackingInfo"><compatibili
 @pytest.mark.parametrize(
     ("backing", "expected"),
     [
-        (FLAT.format(mode="persistent", more=""), {"backing": Backing.FLAT, "independent": False, "shared": False, "encrypted": False, "thin": None}),
+        (
+            FLAT.format(mode="persistent", more=""),
+            {"backing": Backing.FLAT, "independent": False, "shared": False, "encrypted": False, "thin": None},
+        ),
         (FLAT.format(mode="independent_persistent", more=""), {"independent": True}),
         (FLAT.format(mode="independent_nonpersistent", more=""), {"independent": True}),
         (FLAT.format(mode="persistent", more="<sharing>sharingMultiWriter</sharing>"), {"shared": True}),
         (FLAT.format(mode="persistent", more="<sharing>sharingNone</sharing>"), {"shared": False}),
         (FLAT.format(mode="persistent", more="<keyId><keyId>k</keyId></keyId>"), {"encrypted": True}),
         (FLAT.format(mode="persistent", more="<thinProvisioned>true</thinProvisioned>"), {"thin": True}),
-        (FLAT.format(mode="persistent", more="<changeId>52 a/7</changeId><uuid>6000C29</uuid>"), {"change_id": "52 a/7", "uuid": "6000C29"}),
+        (
+            FLAT.format(mode="persistent", more="<changeId>52 a/7</changeId><uuid>6000C29</uuid>"),
+            {"change_id": "52 a/7", "uuid": "6000C29"},
+        ),
         (
             FLAT.format(mode="persistent", more=PARENTS),
-            {"chain": ("[s] vm/vm-000002.vmdk", "[s] vm/vm-000001.vmdk", "[s] vm/vm.vmdk"), "file": "[s] vm/vm-000002.vmdk"},
+            {
+                "chain": ("[s] vm/vm-000002.vmdk", "[s] vm/vm-000001.vmdk", "[s] vm/vm.vmdk"),
+                "file": "[s] vm/vm-000002.vmdk",
+            },
         ),
-        ('<backing xsi:type="VirtualDiskSeSparseBackingInfo"><fileName>[s] a.vmdk</fileName></backing>', {"backing": Backing.SESPARSE}),
-        ('<backing xsi:type="VirtualDiskSparseVer2BackingInfo"><fileName>[s] a.vmdk</fileName></backing>', {"backing": Backing.SPARSE}),
+        (
+            '<backing xsi:type="VirtualDiskSeSparseBackingInfo"><fileName>[s] a.vmdk</fileName></backing>',
+            {"backing": Backing.SESPARSE},
+        ),
+        (
+            '<backing xsi:type="VirtualDiskSparseVer2BackingInfo"><fileName>[s] a.vmdk</fileName></backing>',
+            {"backing": Backing.SPARSE},
+        ),
         (RDM.format("physicalMode"), {"backing": Backing.RDM_PHYSICAL, "file": None}),
         (RDM.format("virtualMode"), {"backing": Backing.RDM_VIRTUAL}),
-        ('<backing xsi:type="VirtualDiskLocalPMemBackingInfo"><fileName>[p] a.vmdk</fileName></backing>', {"backing": Backing.OTHER}),
-        ('<backing xsi:type="vim25:VirtualDiskFlatVer2BackingInfo"/>', {"backing": Backing.FLAT, "file": None, "chain": ()}),
+        (
+            '<backing xsi:type="VirtualDiskLocalPMemBackingInfo"><fileName>[p] a.vmdk</fileName></backing>',
+            {"backing": Backing.OTHER},
+        ),
+        (
+            '<backing xsi:type="vim25:VirtualDiskFlatVer2BackingInfo"/>',
+            {"backing": Backing.FLAT, "file": None, "chain": ()},
+        ),
         ("", {"backing": Backing.OTHER, "file": None, "chain": (), "datastore": None}),
     ],
-)  # fmt: skip
+)
 def test_backings(backing: str, expected: dict[str, object]) -> None:
     (disk,) = _disks(_disk_xml(backing))
     assert {name: getattr(disk, name) for name in expected} == expected
@@ -277,7 +299,8 @@ def test_capacity_in_bytes_goes_before_kilobytes() -> None:
 
 def _nic_xml(kind: str, backing: str) -> str:
     return (
-        f'<VirtualDevice xsi:type="{kind}"><key>4000</key>{backing}<connectable><connected>true</connected></connectable>'
+        "<VirtualDevice"
+        f' xsi:type="{kind}"><key>4000</key>{backing}<connectable><connected>true</connected></connectable>'
         "<macAddress>00:50:56:00:00:01</macAddress></VirtualDevice>"
     )
 
@@ -285,13 +308,33 @@ def _nic_xml(kind: str, backing: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "adapter", "backing", "network"),
     [
-        ("VirtualVmxnet3", "vmxnet3", '<backing xsi:type="VirtualEthernetCardNetworkBackingInfo"><deviceName>VM Network</deviceName></backing>', "VM Network"),
-        ("VirtualE1000e", "e1000e", '<backing><deviceName>old</deviceName><network type="Network">network-7</network></backing>', "new name"),
-        ("VirtualPCNet32", "pcnet32", "<backing><port><switchUuid>u</switchUuid><portgroupKey>dvportgroup-9</portgroupKey></port></backing>", "dv name"),
-        ("VirtualSriovEthernetCard", "sriov", "<backing><opaqueNetworkId>opaque-1</opaqueNetworkId></backing>", "opaque-1"),
+        (
+            "VirtualVmxnet3",
+            "vmxnet3",
+            '<backing xsi:type="VirtualEthernetCardNetworkBackingInfo"><deviceName>VM Network</deviceName></backing>',
+            "VM Network",
+        ),
+        (
+            "VirtualE1000e",
+            "e1000e",
+            '<backing><deviceName>old</deviceName><network type="Network">network-7</network></backing>',
+            "new name",
+        ),
+        (
+            "VirtualPCNet32",
+            "pcnet32",
+            "<backing><port><switchUuid>u</switchUuid><portgroupKey>dvportgroup-9</portgroupKey></port></backing>",
+            "dv name",
+        ),
+        (
+            "VirtualSriovEthernetCard",
+            "sriov",
+            "<backing><opaqueNetworkId>opaque-1</opaqueNetworkId></backing>",
+            "opaque-1",
+        ),
         ("VirtualFutureCard", "futurecard", "", None),
     ],
-)  # fmt: skip
+)
 def test_network_cards(kind: str, adapter: str, backing: str, network: str | None) -> None:
     names = {"network-7": "new name", "dvportgroup-9": "dv name"}
     (nic,) = read_hardware(list(_xml(_nic_xml(kind, backing))), networks=names, datastores={}, used={}).nics
@@ -300,8 +343,9 @@ def test_network_cards(kind: str, adapter: str, backing: str, network: str | Non
 
 def test_a_vtpm_is_seen_and_a_drive_without_image_has_none() -> None:
     text = (
-        '<VirtualDevice xsi:type="VirtualTPM"><key>11000</key></VirtualDevice>'
-        '<VirtualDevice xsi:type="VirtualCdrom"><key>16000</key><backing xsi:type="VirtualCdromRemotePassthroughBackingInfo"/></VirtualDevice>'
+        '<VirtualDevice xsi:type="VirtualTPM"><key>11000</key></VirtualDevice><VirtualDevice'
+        ' xsi:type="VirtualCdrom"><key>16000</key><backing'
+        ' xsi:type="VirtualCdromRemotePassthroughBackingInfo"/></VirtualDevice>'
     )
     hardware = read_hardware(list(_xml(text)), networks={}, datastores={}, used={})
     assert hardware.has_vtpm

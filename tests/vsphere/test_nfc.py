@@ -44,8 +44,12 @@ def test_a_lease_as_a_vcenter_words_it() -> None:
     disk, nvram = info.files
     assert info.timeout_s == 300
     assert (disk.key, disk.pin, disk.is_disk, disk.target_id, disk.size_bytes) == (
-        "/vm-1/VirtualLsiLogicController0:0", "ab" * 20, True, "disk-0.vmdk", None,
-    )  # fmt: skip
+        "/vm-1/VirtualLsiLogicController0:0",
+        "ab" * 20,
+        True,
+        "disk-0.vmdk",
+        None,
+    )
     assert (nvram.pin, nvram.is_disk, nvram.target_id, nvram.size_bytes) == (None, False, "file-1.nvram", 8684)
 
 

@@ -1,4 +1,5 @@
-"""Property replies from a server that lies: each ends in a named error, in bounded time, and leaves no half-read connection."""
+"""Property replies from a server that lies: each ends in a named error, in bounded time, and leaves no half-read
+connection."""
 
 from __future__ import annotations
 
@@ -22,18 +23,21 @@ from hypersdk.vsphere.specs import filter_spec
 from tests.support.tls import Authority, TlsServer, http_answer
 
 ENVELOPE = (
-    '<?xml version="1.0" encoding="UTF-8"?><e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/" '
-    'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xmlns:xsd="http://www.w3.org/2001/XMLSchema"><e:Body>{}</e:Body></e:Envelope>'
+    '<?xml version="1.0" encoding="UTF-8"?><e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"'
+    ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
+    ' xmlns:xsd="http://www.w3.org/2001/XMLSchema"><e:Body>{}</e:Body></e:Envelope>'
 )
 VERSIONS = (
     b'<namespaces version="1.0"><namespace><name>urn:vim25</name><version>8.0.3.0</version></namespace></namespaces>'
 )
 CONTENT = (
-    '<RetrieveServiceContentResponse xmlns="urn:vim25"><returnval><rootFolder type="Folder">group-d1</rootFolder>'
-    '<propertyCollector type="PropertyCollector">propertyCollector</propertyCollector><about><name>n</name><fullName>f</fullName>'
-    "<vendor>v</vendor><version>8.0.3</version><build>1</build><osType>linux</osType><productLineId>vpx</productLineId>"
-    '<apiType>VirtualCenter</apiType><apiVersion>8.0.3.0</apiVersion></about><sessionManager type="SessionManager">SessionManager</sessionManager>'
-    "</returnval></RetrieveServiceContentResponse>"
+    '<RetrieveServiceContentResponse xmlns="urn:vim25"><returnval><rootFolder'
+    ' type="Folder">group-d1</rootFolder><propertyCollector'
+    ' type="PropertyCollector">propertyCollector</propertyCollector><about><name>n</name><fullName>f'
+    "</fullName><vendor>v</vendor><version>8.0.3</version><build>1</build><osType>linux</osType>"
+    "<productLineId>vpx</productLineId><apiType>VirtualCenter</apiType><apiVersion>8.0.3.0</apiVersion>"
+    "</about><sessionManager"
+    ' type="SessionManager">SessionManager</sessionManager></returnval></RetrieveServiceContentResponse>'
 )
 LOGIN = (
     '<LoginResponse xmlns="urn:vim25"><returnval><key>k{}</key><userName>u</userName><fullName>u</fullName>'
@@ -41,7 +45,10 @@ LOGIN = (
     "<messageLocale>en</messageLocale></returnval></LoginResponse>"
 )
 LOGOUT = '<LogoutResponse xmlns="urn:vim25"/>'
-OBJECT = '<objects><obj type="Folder">{}</obj><propSet><name>name</name><val xsi:type="xsd:string">n</val></propSet></objects>'
+OBJECT = (
+    '<objects><obj type="Folder">{}</obj><propSet><name>name</name><val'
+    ' xsi:type="xsd:string">n</val></propSet></objects>'
+)
 
 
 def _reply(inner: str, method: str = "RetrievePropertiesEx") -> bytes:
@@ -129,7 +136,10 @@ def test_one_connection_serves_all(read: Read, server: TlsServer) -> None:
     assert server.connections == before
 
 
-BOMB = '<!DOCTYPE e [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;&b;&b;">]>'
+BOMB = (
+    '<!DOCTYPE e [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;"><!ENTITY c'
+    ' "&b;&b;&b;&b;&b;&b;">]>'
+)
 FILE = '<!DOCTYPE e [<!ENTITY f SYSTEM "file:///etc/passwd">]>'
 
 

@@ -1,4 +1,5 @@
-"""Ranges of flat files: on our simulator and on vcsim where they are good, from a scripted server where they are not."""
+"""Ranges of flat files: on our simulator and on vcsim where they are good, from a scripted server where they are
+not."""
 
 from __future__ import annotations
 
@@ -155,8 +156,10 @@ def served(status: str = "206 Partial Content", **headers: str | None) -> Script
         first, last = (int(number) for number in request.headers["range"].removeprefix("bytes=").split("-"))
         body = CONTENT if status.startswith("200") else CONTENT[first : last + 1]
         right: dict[str, str | None] = {
-            "Content-Length": str(len(body)), "Content-Range": f"bytes {first}-{last}/{SIZE}", "ETag": '"1"',
-        }  # fmt: skip
+            "Content-Length": str(len(body)),
+            "Content-Range": f"bytes {first}-{last}/{SIZE}",
+            "ETag": '"1"',
+        }
         wanted = right | {name.replace("_", "-"): text for name, text in headers.items()}
         lines = [f"{name}: {text}" for name, text in wanted.items() if text is not None]
         exchange.send("\n".join([f"HTTP/1.1 {status}", *lines, "", ""]), body)
@@ -295,7 +298,11 @@ def reason(session: Any, machine: Machine, snapshot: str | None = None, number: 
     [
         (make_machine(power=Power.ON), None, "not powered off"),
         (make_machine(power=Power.SUSPENDED), None, "not powered off"),
-        (make_machine(disks=(make_disk(chain=("[ds1] vm/vm_1-000001.vmdk", "[ds1] vm/vm_1.vmdk")),)), None, "it has snapshots"),
+        (
+            make_machine(disks=(make_disk(chain=("[ds1] vm/vm_1-000001.vmdk", "[ds1] vm/vm_1.vmdk")),)),
+            None,
+            "it has snapshots",
+        ),
         (make_machine(disks=(make_disk(backing=Backing.SESPARSE),)), None, "it has snapshots"),
         (make_machine(disks=(make_disk(backing=Backing.RDM_VIRTUAL),)), None, "not kept in a plain file"),
         (make_machine(disks=(make_disk(encrypted=True),)), None, "encrypted"),
@@ -307,10 +314,11 @@ def reason(session: Any, machine: Machine, snapshot: str | None = None, number: 
                 disks=(make_disk(chain=("[ds1] vm/vm-2.vmdk", "[ds1] vm/vm.vmdk")),),
                 snapshots=(make_snapshot(), make_snapshot("b", moref="snapshot-8", depth=1)),
             ),
-            "snapshot-8", "only the base",
+            "snapshot-8",
+            "only the base",
         ),
     ],
-)  # fmt: skip
+)
 def test_reasons_that_need_no_server(machine: Machine, snapshot: str | None, words: str) -> None:
     assert words in reason(None, machine, snapshot)
 

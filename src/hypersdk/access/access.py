@@ -31,7 +31,8 @@ UNKNOWN_USER: Final = "(unknown user)"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is asking. ``role`` None: a token that may only read metrics. ``csrf`` is what a session's writes must show."""
+    """Who is asking. ``role`` None: a token that may only read metrics. ``csrf`` is what a session's writes must
+    show."""
 
     user_id: str
     name: str
@@ -66,9 +67,9 @@ class Access:
         return None if use is None else Identity(use.user_id, use.name, use.role, use.role.value, csrf=use.csrf)
 
     def login(self, name: str, password: Secret, address: str) -> tuple[User, NewLogin]:
-        """Begins a session. Raises LoginRefused ``login_wrong`` and TooMany ``login_locked``; what it says and how long it takes is the same
-        for a wrong password, an unknown user and a disabled one. The audit trail has a name only where a user has it: people type their password
-        into the wrong field."""
+        """Begins a session. Raises LoginRefused ``login_wrong`` and TooMany ``login_locked``; what it says and how long
+        it takes is the same for a wrong password, an unknown user and a disabled one. The audit trail has a name only
+        where a user has it: people type their password into the wrong field."""
         user = self.users.get(self._check(name, password, address, "login"))
         login = self.logins.begin(user.id)
         self.audit.write(name, address, "login")
@@ -81,7 +82,8 @@ class Access:
         self.audit.write(name, address, "password.change")
 
     def _check(self, name: str, password: Secret, address: str, action: str) -> str:
-        """The id of the very user whose password it is. Whoever goes on with the name may find another: names can look like ids."""
+        """The id of the very user whose password it is. Whoever goes on with the name may find another: names can look
+        like ids."""
         found = self._stored(name)
         told = UNKNOWN_USER if found is None else name
         if (wait := self.lockout.remaining_s(name, address)) > 0:
@@ -98,10 +100,11 @@ class Access:
         return str(found.id)
 
     def first_start(self, state_dir: Path) -> Path | None:
-        """On a database without an administrator: makes one and its token, which goes into a file that only its owner can read.
+        """On a database without an administrator: makes one and its token, which goes into a file that only its owner
+        can read.
 
-        The path of the file, or None where there was one. The file is there before the row is committed, so a crash in between
-        leaves neither a locked door nor a lost token: the next start makes both anew.
+        The path of the file, or None where there was one. The file is there before the row is committed, so a crash in
+        between leaves neither a locked door nor a lost token: the next start makes both anew.
         """
         with self._database.write() as connection:
             known = connection.execute(sa.select(users.c.name, users.c.role, users.c.disabled)).all()

@@ -1,4 +1,5 @@
-"""Who did what, from where, and how it ended. No secret is ever in it: what is written are names, ids and codes, never bodies."""
+"""Who did what, from where, and how it ended. No secret is ever in it: what is written are names, ids and codes, never
+bodies."""
 
 from __future__ import annotations
 
@@ -23,14 +24,15 @@ AUDIT_LIST: Final = Listing(
     "entries",
     {name: audit.c[name] for name in ("number", "at", "actor", "address", "action", "object", "outcome")}
     | {"detail": sa.cast(audit.c.detail, sa.Text)},
-    key="number", facets=("action", "outcome"),
-)  # fmt: skip
+    key="number",
+    facets=("action", "outcome"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the trail. ``at`` in seconds since 1970; ``outcome`` is ``ok``, ``partial`` where some of many failed, or the
-    code or status of the refusal."""
+    """One line of the trail. ``at`` in seconds since 1970; ``outcome`` is ``ok``, ``partial`` where some of many
+    failed, or the code or status of the refusal."""
 
     number: int
     at: float
@@ -51,16 +53,28 @@ class Audit:
         self._written = 0
 
     def write(
-        self, actor: str, address: str, action: str, *, target: str = "", outcome: str = "ok", detail: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        actor: str,
+        address: str,
+        action: str,
+        *,
+        target: str = "",
+        outcome: str = "ok",
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
         """Adds one line; it is durable when this returns."""
         with self._database.write() as connection:
             connection.execute(
                 sa.insert(audit).values(
-                    at=self._database.now(connection), actor=clean(actor, 200), address=clean(address, 64), action=clean(action, 64),
-                    object=clean(target, 500), outcome=clean(outcome, 32), detail=dict(detail or {}),
+                    at=self._database.now(connection),
+                    actor=clean(actor, 200),
+                    address=clean(address, 64),
+                    action=clean(action, 64),
+                    object=clean(target, 500),
+                    outcome=clean(outcome, 32),
+                    detail=dict(detail or {}),
                 )
-            )  # fmt: skip
+            )
         with self._lock:
             self._written += 1
             due = self._written % PRUNE_EVERY == 1

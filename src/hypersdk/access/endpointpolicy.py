@@ -1,11 +1,14 @@
 """Where a submitted job may make the daemon connect to.
 
-Whoever may submit a job may name a vCenter, and the daemon sits where the submitter may not: beside its own host's services and, in a cloud, beside
-the metadata service that hands out credentials. So an endpoint that a job names is resolved, judged by its addresses, and connected to by the very
-address that was judged: a name that resolves to something else a moment later (DNS rebinding) gains nothing. It is judged again at each connection:
-the host may have got other addresses meanwhile. An address that leads back here only through another device (NAT) cannot be told from outside.
+Whoever may submit a job may name a vCenter, and the daemon sits where the submitter may not: beside its own host's
+services and, in a cloud, beside the metadata service that hands out credentials. So an endpoint that a job names is
+resolved, judged by its addresses, and connected to by the very address that was judged: a name that resolves to
+something else a moment later (DNS rebinding) gains nothing. It is judged again at each connection: the host may have
+got other addresses meanwhile. An address that leads back here only through another device (NAT) cannot be told from
+outside.
 
-Endpoints from the environment (``GOVC_*``), from the configuration, or made by an administrator are trusted and not judged.
+Endpoints from the environment (``GOVC_*``), from the configuration, or made by an administrator are trusted and not
+judged.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from hypersdk.errors import ConnectError, UsageError, register
 
 ENDPOINT_REFUSED: Final = register(
     "endpoint_refused",
-    "A job may not name an endpoint on the daemon's own host (by any of its addresses), on a link-local or on a cloud's metadata address.",
+    "A job may not name an endpoint on the daemon's own host (by any of its addresses), on a link-local or on a cloud's"
+    " metadata address.",
     "Have an administrator make the endpoint, or list it as allowed_endpoints in the daemon's configuration.",
 )
 ENDPOINT_UNRESOLVED: Final = register(
@@ -49,8 +53,9 @@ _METADATA: Final = tuple(
 def check_submitted(host: str, port: int, allowed: Iterable[str], *, resolve: Resolve | None = None) -> str:
     """The address to connect to for an endpoint that a job names: numeric, one that was judged.
 
-    ``allowed`` are ``host`` or ``host:port`` (IPv6 in brackets where a port follows) that are not judged. Where any of a name's addresses is refused,
-    the name is. Raises UsageError ``endpoint_refused``, ConnectError ``endpoint_unresolved``.
+    ``allowed`` are ``host`` or ``host:port`` (IPv6 in brackets where a port follows) that are not judged. Where any of
+    a name's addresses is refused, the name is. Raises UsageError ``endpoint_refused``, ConnectError
+    ``endpoint_unresolved``.
     """
     addresses = (resolve or _resolve)(host, port)
     _judge(host, port, addresses, allowed)
@@ -92,7 +97,8 @@ def _is_local(address: Address) -> bool:
 
 
 def _is_its_own_source(address: Address) -> bool:
-    """The source address of a way to a local address is that address (ip-route(8), table ``local``; RFC 6724, rule 1). Nothing is sent."""
+    """The source address of a way to a local address is that address (ip-route(8), table ``local``; RFC 6724, rule 1).
+    Nothing is sent."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -103,8 +109,9 @@ def _is_its_own_source(address: Address) -> bool:
 
 
 def _is_bindable(address: ipaddress.IPv4Address) -> bool:
-    """With IPv4 the source of the second address of a network is the first one. A socket can be bound to either, and to nothing that is not local; but
-    to everything where the host has ``ip_nonlocal_bind`` set, as for keepalived: then the kernel's table decides."""
+    """With IPv4 the source of the second address of a network is the first one. A socket can be bound to either, and to
+    nothing that is not local; but to everything where the host has ``ip_nonlocal_bind`` set, as for keepalived: then
+    the kernel's table decides."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((str(address), 0))
@@ -126,7 +133,8 @@ def _is_bindable(address: ipaddress.IPv4Address) -> bool:
 
 
 def _is_in_table(address: ipaddress.IPv6Address) -> bool:
-    """Whether it lies in a block that is routed to this host, without an interface that has the address: no socket can be bound to it then."""
+    """Whether it lies in a block that is routed to this host, without an interface that has the address: no socket can
+    be bound to it then."""
     try:
         with _IPV6_TABLE.open() as lines:
             for line in lines:
@@ -143,7 +151,8 @@ def _is_in_table(address: ipaddress.IPv6Address) -> bool:
 _IPV4_TABLE: Final = Path("/proc/net/fib_trie")
 _IPV6_TABLE: Final = Path("/proc/net/ipv6_route")
 _DELIVERED_HERE: Final = 0x8000_0000 | 0x0010_0000
-"""RTF_LOCAL and RTF_ANYCAST (the routers' address of each network, RFC 4291, 2.6.1) of the kernel's ``ipv6_route.h``."""
+"""RTF_LOCAL and RTF_ANYCAST (the routers' address of each network, RFC 4291, 2.6.1) of the kernel's
+``ipv6_route.h``."""
 _ALL, _ALL_IPV6 = "/0", "00"
 """What a transparent proxy has in a table of its own, for marked packets."""
 _ANY_PORT: Final = 443
@@ -167,8 +176,9 @@ _COMPATIBLE: Final = ipaddress.ip_network("::/96")
 
 @dataclass(slots=True)
 class EndpointGuard:
-    """``check_submitted`` for all connections of one job: each host is resolved once, and judged at each connection. Also for the ESXi hosts
-    that a vCenter named by a job hands out, which are as little trusted as it is. Thread-safe."""
+    """``check_submitted`` for all connections of one job: each host is resolved once, and judged at each connection.
+    Also for the ESXi hosts that a vCenter named by a job hands out, which are as little trusted as it is.
+    Thread-safe."""
 
     allowed: tuple[str, ...] = ()
     resolve: Resolve | None = None

@@ -1,4 +1,5 @@
-"""vCenters and ESXi hosts that an administrator made known, with their passwords sealed and their certificates pinned."""
+"""vCenters and ESXi hosts that an administrator made known, with their passwords sealed and their certificates
+pinned."""
 
 from __future__ import annotations
 
@@ -34,26 +35,42 @@ ENDPOINT_INVALID: Final = register(
 ENDPOINT_USED: Final = register(
     "endpoint_used",
     "Jobs use the endpoint that have not ended, or that still need it to undo what they changed at their source.",
-    "Wait until they have ended, or `hyperctl cancel ID`, which undoes what a failed one left; for a cancelled one `hyperctl retry ID` does.",
+    "Wait until they have ended, or `hyperctl cancel ID`, which undoes what a failed one left; for a cancelled one"
+    " `hyperctl retry ID` does.",
 )
 VSPHERE: Final = "vsphere"
 MAX_ENDPOINTS: Final = 1000
 ENDPOINT_LIST: Final = Listing(
     "endpoints",
-    {name: endpoints.c[name] for name in (
-        "id", "name", "kind", "url", "username", "secret_ref", "thumbprint", "insecure", "datacenter", "is_default", "created_at",
-        "revision")}
+    {
+        name: endpoints.c[name]
+        for name in (
+            "id",
+            "name",
+            "kind",
+            "url",
+            "username",
+            "secret_ref",
+            "thumbprint",
+            "insecure",
+            "datacenter",
+            "is_default",
+            "created_at",
+            "revision",
+        )
+    }
     | {"has_password": sa.or_(endpoints.c.secret.is_not(None), endpoints.c.secret_ref.is_not(None))},
-    key="id", facets=("kind",),
-)  # fmt: skip
+    key="id",
+    facets=("kind",),
+)
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _ENDED: Final = ("completed", "failed", "cancelled")
 _MAY_UNDO: Final = ("failed", "cancelled")
 
 
 class PinNeeded(ConnectError):  # noqa: N818 - these read as what happened
-    """The certificate is not one that this machine trusts; ``sha256`` among the fields is its print, to be compared and sent back as
-    ``thumbprint``."""
+    """The certificate is not one that this machine trusts; ``sha256`` among the fields is its print, to be compared and
+    sent back as ``thumbprint``."""
 
     default_code = CERTIFICATE_UNKNOWN
 
@@ -66,7 +83,8 @@ class EndpointConflict(UsageError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEndpoint:
-    """What is made known. ``password`` or ``secret_ref``, not both. ``thumbprint`` pins the certificate; ``insecure`` trusts anyone."""
+    """What is made known. ``password`` or ``secret_ref``, not both. ``thumbprint`` pins the certificate; ``insecure``
+    trusts anyone."""
 
     name: str
     url: str
@@ -82,7 +100,8 @@ class NewEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class StoredEndpoint:
-    """An endpoint as everybody may see it: that there is a password, not which. ``created_at`` in seconds since 1970."""
+    """An endpoint as everybody may see it: that there is a password, not which. ``created_at`` in seconds since
+    1970."""
 
     id: str
     name: str
@@ -109,8 +128,8 @@ class Endpoints:
     def create(self, new: NewEndpoint) -> StoredEndpoint:
         """Connects to see the certificate, then writes the endpoint down; the first becomes the default.
 
-        Raises PinNeeded where the certificate must be pinned, ConnectError where it is not the pinned one or nothing answers, UsageError
-        ``endpoint_invalid`` and EndpointConflict ``endpoint_exists``.
+        Raises PinNeeded where the certificate must be pinned, ConnectError where it is not the pinned one or nothing
+        answers, UsageError ``endpoint_invalid`` and EndpointConflict ``endpoint_exists``.
         """
         target, password = _checked(new)
         self._check_free(new.name)
@@ -126,13 +145,21 @@ class Endpoints:
             try:
                 connection.execute(
                     sa.insert(endpoints).values(
-                        id=endpoint_id, name=new.name, kind=new.kind, url=f"https://{target.address}", username=target.username,
+                        id=endpoint_id,
+                        name=new.name,
+                        kind=new.kind,
+                        url=f"https://{target.address}",
+                        username=target.username,
                         secret=None if password is None else self._vault.seal(password, _purpose(endpoint_id)),
-                        secret_ref=new.secret_ref, thumbprint=None if pin is None else show_print(pin), insecure=new.insecure,
-                        datacenter=new.datacenter, is_default=default, created_at=self._database.now(connection),
+                        secret_ref=new.secret_ref,
+                        thumbprint=None if pin is None else show_print(pin),
+                        insecure=new.insecure,
+                        datacenter=new.datacenter,
+                        is_default=default,
+                        created_at=self._database.now(connection),
                         revision=self._database.revision(connection),
                     )
-                )  # fmt: skip
+                )
             except sa.exc.IntegrityError:
                 raise _exists(new.name) from None
             return _stored(_row(connection, endpoint_id))
@@ -169,7 +196,8 @@ class Endpoints:
             return _stored(_row(connection, row["id"]))
 
     def delete(self, endpoint_id: str) -> StoredEndpoint:
-        """Forgets it, with its password. Raises LookupFailed ``endpoint_unknown``, EndpointConflict ``endpoint_used``."""
+        """Forgets it, with its password. Raises LookupFailed ``endpoint_unknown``, EndpointConflict
+        ``endpoint_used``."""
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
             row = _row(connection, endpoint_id)
@@ -184,7 +212,8 @@ class Endpoints:
             return _stored(row)
 
     def endpoint_of(self, endpoint_id: str) -> Endpoint:
-        """What to connect with, password and pin included. Raises LookupFailed, VaultError, and what following a reference raises."""
+        """What to connect with, password and pin included. Raises LookupFailed, VaultError, and what following a
+        reference raises."""
         with self._database.read() as connection:
             row = _row(connection, endpoint_id)
         if row["secret_ref"] is not None:
@@ -194,9 +223,15 @@ class Endpoints:
         else:
             password = None
         return resolve_endpoint(
-            {}, None, url=row["url"], username=row["username"], password=password, insecure=bool(row["insecure"]),
-            thumbprint=row["thumbprint"], datacenter=row["datacenter"],
-        )  # fmt: skip
+            {},
+            None,
+            url=row["url"],
+            username=row["username"],
+            password=password,
+            insecure=bool(row["insecure"]),
+            thumbprint=row["thumbprint"],
+            datacenter=row["datacenter"],
+        )
 
     def test(self, endpoint_id: str) -> About:
         """Logs in and out again; what the server says of itself. Raises ConnectError, AccessError, UsageError."""
@@ -217,7 +252,8 @@ class Endpoints:
         return connection.execute(sa.select(endpoints.c.id).where(endpoints.c.is_default)).scalars().first()
 
     def _unset_default(self, connection: sa.Connection) -> None:
-        """Of all that are: there is one at most. Serialized by the caller, or two of them would each leave the other's."""
+        """Of all that are: there is one at most. Serialized by the caller, or two of them would each leave the
+        other's."""
         if self._default_id(connection) is not None:
             values = {"is_default": False, "revision": self._database.revision(connection)}
             connection.execute(sa.update(endpoints).where(endpoints.c.is_default).values(**values))
@@ -238,9 +274,15 @@ def _checked(new: NewEndpoint) -> tuple[Endpoint, Secret | None]:
     if new.secret_ref is not None:
         check_reference(new.secret_ref)
     target = resolve_endpoint(
-        {}, None, url=new.url, username=new.username or None, password=new.password, insecure=new.insecure,
-        thumbprint=new.thumbprint, datacenter=new.datacenter,
-    )  # fmt: skip
+        {},
+        None,
+        url=new.url,
+        username=new.username or None,
+        password=new.password,
+        insecure=new.insecure,
+        thumbprint=new.thumbprint,
+        datacenter=new.datacenter,
+    )
     if new.secret_ref is not None and target.password:
         raise UsageError("secret_ref: contradicts password", code=ENDPOINT_INVALID)
     return target, target.password
@@ -254,7 +296,10 @@ def _check_certificate(target: Endpoint) -> None:
         if error.code != CERTIFICATE_UNKNOWN:
             raise
         shown = error.fields.get("sha256")
-        step = f'Compare the print with the one shown on the server itself, then repeat the request with "thumbprint": "{shown}".'
+        step = (
+            'Compare the print with the one shown on the server itself, then repeat the request with "thumbprint":'
+            f' "{shown}".'
+        )
         needed = PinNeeded(error.message, next_step=step)
         needed.fields.update(error.fields)
         raise needed from error
@@ -285,7 +330,17 @@ def _row(connection: sa.Connection, key: str) -> Mapping[str, Any]:
 
 def _stored(row: Mapping[Any, Any]) -> StoredEndpoint:
     return StoredEndpoint(
-        row["id"], row["name"], row["kind"], row["url"], row["username"], row["secret"] is not None or row["secret_ref"] is not None,
-        row["secret_ref"], row["thumbprint"], bool(row["insecure"]), row["datacenter"], bool(row["is_default"]),
-        row["created_at"], row["revision"],
-    )  # fmt: skip
+        row["id"],
+        row["name"],
+        row["kind"],
+        row["url"],
+        row["username"],
+        row["secret"] is not None or row["secret_ref"] is not None,
+        row["secret_ref"],
+        row["thumbprint"],
+        bool(row["insecure"]),
+        row["datacenter"],
+        bool(row["is_default"]),
+        row["created_at"],
+        row["revision"],
+    )

@@ -28,7 +28,8 @@ FORBIDDEN: Final = register(
 USER_UNKNOWN: Final = register(
     "user_unknown",
     "There is no such user.",
-    "See `hyperctl users list`; on the daemon's machine, `hypervisord user list`, and `hypervisord user add NAME --role admin` makes an administrator.",
+    "See `hyperctl users list`; on the daemon's machine, `hypervisord user list`, and `hypervisord user add NAME --role"
+    " admin` makes an administrator.",
 )
 USER_EXISTS: Final = register(
     "user_exists", "There is a user of that name.", "Choose another name, or change that user."
@@ -96,10 +97,12 @@ class AccountConflict(UsageError):  # noqa: N818
 
 
 def known_form(key: str) -> bool:
-    """Whether ``key`` could be an id or a name at all. What could not (NUL, lone surrogates) is not shown to the database, which would fail on it."""
+    """Whether ``key`` could be an id or a name at all. What could not (NUL, lone surrogates) is not shown to the
+    database, which would fail on it."""
     return 0 < len(key) <= 200 and key.isascii() and key.isprintable()
 
 
 def looks_like_id(name: str) -> bool:
-    """Whether ``name`` could be taken for an id of ours. Users and endpoints are asked for by either, so none is named like that."""
+    """Whether ``name`` could be taken for an id of ours. Users and endpoints are asked for by either, so none is named
+    like that."""
     return _ID.match(name) is not None

@@ -16,15 +16,15 @@ from hypersdk.units import KiB
 SECRET_FILE: Final = register(
     "secret_file",
     "The file cannot be taken as a secret.",
-    "It must be a regular file (no link) that belongs to the daemon's user or root and that nobody else can read: chmod 600. The packaged "
-    "service cannot read root's files: hand it over with LoadCredential= (docs/daemon.md).",
+    "It must be a regular file (no link) that belongs to the daemon's user or root and that nobody else can read: chmod"
+    " 600. The packaged service cannot read root's files: hand it over with LoadCredential= (docs/daemon.md).",
 )
 MAX_SECRET_BYTES: Final = 64 * KiB
 
 
 def read_private(path: Path, environ: Mapping[str, str]) -> Secret:
-    """The text of a file, without the line end. A systemd credential may have an access list that shows as group bits; any other file must be its
-    owner's alone. Raises UsageError ``secret_file``."""
+    """The text of a file, without the line end. A systemd credential may have an access list that shows as group bits;
+    any other file must be its owner's alone. Raises UsageError ``secret_file``."""
     try:
         # Not blocking: a FIFO in its place must not hang us. It is judged by its descriptor, so nothing can be put there in between.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)

@@ -2,9 +2,11 @@
 
 The first of these that is there:
 
-1. the systemd credential ``hypersdk-key`` (``LoadCredentialEncrypted=hypersdk-key:...``), which never lies on a disk in clear;
+1. the systemd credential ``hypersdk-key`` (``LoadCredentialEncrypted=hypersdk-key:...``), which never lies on a disk in
+clear;
 2. the keyring entry that ``$HYPERSDK_KEYRING`` names as ``SERVICE/USER``;
-3. the key file (``key_file``, else ``vault.key`` in the state directory), made on the first start, readable by its owner only.
+3. the key file (``key_file``, else ``vault.key`` in the state directory), made on the first start, readable by its
+owner only.
 
 Text of a key: 32 bytes as base64 or hex.
 """
@@ -29,9 +31,10 @@ KEY_UNUSABLE: Final = register(
 )
 KEY_LOST: Final = register(
     "vault_key_lost",
-    "The database holds sealed passwords, and the key that opens them is not there. Without it nobody can read them, by design.",
-    "Put the key back from its backup (it is no part of the database's). If it is lost for good: `hypervisord reset-vault` forgets the sealed "
-    "passwords, which must then be given again; jobs and users stay.",
+    "The database holds sealed passwords, and the key that opens them is not there. Without it nobody can read them, by"
+    " design.",
+    "Put the key back from its backup (it is no part of the database's). If it is lost for good: `hypervisord"
+    " reset-vault` forgets the sealed passwords, which must then be given again; jobs and users stay.",
 )
 KEY_BYTES: Final = 32
 KEY_FILE: Final = "vault.key"

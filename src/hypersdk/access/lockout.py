@@ -5,8 +5,8 @@
     failures   1..4   5    6    7    8    9   10   11 ...
     wait         0    2 s  4 s  8 s 16 s 32 s 64 s 128 s, no more than 5 minutes
 
-The longest wait is short on purpose: whoever knows a name could otherwise keep its owner out. Tokens and sessions are not touched. An unknown name is
-locked like a known one, so the lock tells nothing.
+The longest wait is short on purpose: whoever knows a name could otherwise keep its owner out. Tokens and sessions are
+not touched. An unknown name is locked like a known one, so the lock tells nothing.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Lockout:
                 connection.execute(sa.update(users).where(users.c.name == name).values(locked_until=until))
 
     def succeeded(self, name: str, user_id: str) -> None:
-        """The right password: the user's count begins anew. The address's does not, or an account of one's own would open all others."""
+        """The right password: the user's count begins anew. The address's does not, or an account of one's own would
+        open all others."""
         with self._lock:
             self._counts.pop(_name(name), None)
         with self._database.write() as connection:

@@ -62,9 +62,14 @@ class Logins:
             expires = now + self._lifetime_s
             connection.execute(
                 sa.insert(logins).values(
-                    digest=digest_of(cookie), user_id=user_id, csrf=csrf.reveal(), created_at=now, used_at=now, expires_at=expires,
+                    digest=digest_of(cookie),
+                    user_id=user_id,
+                    csrf=csrf.reveal(),
+                    created_at=now,
+                    used_at=now,
+                    expires_at=expires,
                 )
-            )  # fmt: skip
+            )
         return NewLogin(cookie, csrf, expires)
 
     def use(self, cookie: Secret) -> LoginUse | None:

@@ -1,7 +1,7 @@
 """Passwords as argon2id hashes. A check takes the same time whether the user exists or not.
 
-One hash takes 64 MiB (RFC 9106, second recommended option: t=3, p=4), so that no more than two are made at a time: a flood of logins waits, it does
-not eat the memory.
+One hash takes 64 MiB (RFC 9106, second recommended option: t=3, p=4), so that no more than two are made at a time: a
+flood of logins waits, it does not eat the memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def hash_password(password: Secret) -> str:
 
 
 def check_password(stored: str | None, password: Secret) -> bool:
-    """Whether it is that password. ``stored`` None (no such user, or one without a password) costs as much and is always False."""
+    """Whether it is that password. ``stored`` None (no such user, or one without a password) costs as much and is
+    always False."""
     text = password.reveal()[: MAX_LENGTH + 1]
     with _SLOTS:
         nobody = _nobody()  # also where it is not needed: the first check of all would tell otherwise

@@ -1,7 +1,8 @@
-"""Secrets that live elsewhere: ``env:NAME``, ``file:/path``, ``vault:mount/path#field``. Looked up each time that they are used.
+"""Secrets that live elsewhere: ``env:NAME``, ``file:/path``, ``vault:mount/path#field``. Looked up each time that they
+are used.
 
-Only administrators name them, with an endpoint: whoever may name one and an address to send it to could read the daemon's own environment. Its own
-secrets are refused even so.
+Only administrators name them, with an endpoint: whoever may name one and an address to send it to could read the
+daemon's own environment. Its own secrets are refused even so.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def _climbs(*parts: str) -> bool:
 
 
 def follow(ref: str, environ: Mapping[str, str], *, own: Path | None = None) -> Secret:
-    """The secret that ``ref`` names. ``own`` is the state directory, whose files are never handed out, nor is the key among systemd's credentials.
+    """The secret that ``ref`` names. ``own`` is the state directory, whose files are never handed out, nor is the key
+    among systemd's credentials.
 
     Raises UsageError ``secret_reference`` or ``secret_file``, ConnectError ``vault_unreachable``.
     """
@@ -124,8 +126,13 @@ def _client(environ: Mapping[str, str]) -> httpx.Client:
     if namespace := environ.get("VAULT_NAMESPACE"):
         headers["X-Vault-Namespace"] = namespace
     return httpx.Client(
-        base_url=url, headers=headers, timeout=TIMEOUT_S, follow_redirects=False, trust_env=False, verify=_authority(environ),
-    )  # fmt: skip
+        base_url=url,
+        headers=headers,
+        timeout=TIMEOUT_S,
+        follow_redirects=False,
+        trust_env=False,
+        verify=_authority(environ),
+    )
 
 
 def _authority(environ: Mapping[str, str]) -> ssl.SSLContext:

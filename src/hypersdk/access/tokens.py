@@ -1,4 +1,5 @@
-"""API tokens: ``hst_`` and 256 random bits, shown once. The database has their SHA-256, which is enough for a random value of that length."""
+"""API tokens: ``hst_`` and 256 random bits, shown once. The database has their SHA-256, which is enough for a random
+value of that length."""
 
 from __future__ import annotations
 
@@ -40,8 +41,9 @@ TOKEN_LIST: Final = Listing(
     "tokens",
     {name: api_tokens.c[name] for name in ("id", "user_id", "label", "scope", "created_at", "expires_at", "used_at")}
     | {"user": users.c.name},
-    key="id", facets=("scope",),
-)  # fmt: skip
+    key="id",
+    facets=("scope",),
+)
 _RANK: Final = {scope: rank for rank, scope in enumerate((METRICS, *Role))}
 _FORM: Final = re.compile(r"^hst_[A-Za-z0-9_-]{43}\Z")
 
@@ -79,7 +81,12 @@ class Tokens:
         # Every request asks this: the statement is put together once.
         self._by_digest: Final = (
             sa.select(
-                api_tokens.c.id, api_tokens.c.scope, api_tokens.c.used_at, users.c.id.label("user_id"), users.c.name, users.c.role,
+                api_tokens.c.id,
+                api_tokens.c.scope,
+                api_tokens.c.used_at,
+                users.c.id.label("user_id"),
+                users.c.name,
+                users.c.role,
                 database.clock.label("now"),
             )
             .join(users, users.c.id == api_tokens.c.user_id)
@@ -88,13 +95,20 @@ class Tokens:
                 users.c.disabled.is_(False),
                 sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > database.clock),
             )
-        )  # fmt: skip
+        )
 
     def create(
-        self, user_id: str, label: str, scope: str, *, lifetime_s: float | None = None, maker: str | None = None, shorten: bool = False
-    ) -> tuple[Token, Secret]:  # fmt: skip
-        """A new token and its text, which is nowhere else. ``maker`` is the id of the token that asks, if one does: what it makes ends no later
-        than itself, and is shortened to that with ``shorten``.
+        self,
+        user_id: str,
+        label: str,
+        scope: str,
+        *,
+        lifetime_s: float | None = None,
+        maker: str | None = None,
+        shorten: bool = False,
+    ) -> tuple[Token, Secret]:
+        """A new token and its text, which is nowhere else. ``maker`` is the id of the token that asks, if one does:
+        what it makes ends no later than itself, and is shortened to that with ``shorten``.
 
         Raises UsageError ``token_invalid``, AccountUnknown ``user_unknown``, Forbidden ``token_outlives``.
         """
@@ -153,7 +167,8 @@ class Tokens:
 
 
 def note_use(database: Database, change: sa.Update) -> None:
-    """Writes down that something was used, if that can be done just now: who only looks is not kept out by a full disk."""
+    """Writes down that something was used, if that can be done just now: who only looks is not kept out by a full
+    disk."""
     if database.outage.fault is not None:
         return
     with suppress(DatabaseError), database.write() as connection:  # it says so itself
@@ -167,10 +182,16 @@ def insert_token(
     token_id, text = f"token-{secrets.token_hex(6)}", Secret(PREFIX + secrets.token_urlsafe(32))
     connection.execute(
         sa.insert(api_tokens).values(
-            id=token_id, user_id=user_id, label=label, digest=digest_of(text), scope=scope, created_at=now,
-            expires_at=None if lifetime_s is None else now + lifetime_s, used_at=None,
+            id=token_id,
+            user_id=user_id,
+            label=label,
+            digest=digest_of(text),
+            scope=scope,
+            created_at=now,
+            expires_at=None if lifetime_s is None else now + lifetime_s,
+            used_at=None,
         )
-    )  # fmt: skip
+    )
     return token_id, text
 
 
@@ -186,7 +207,8 @@ def check_revocable(token: Token, scope: str, token_id: str) -> None:
 
 
 def _left_s(connection: sa.Connection, now: float, token_id: str) -> float | None:
-    """How long a token still lives; None: for ever. Raises Unauthenticated for one that was revoked or ended meanwhile."""
+    """How long a token still lives; None: for ever. Raises Unauthenticated for one that was revoked or ended
+    meanwhile."""
     row = connection.execute(sa.select(api_tokens.c.expires_at).where(api_tokens.c.id == token_id)).first()
     if row is None or (row.expires_at is not None and row.expires_at <= now):
         raise Unauthenticated("the token is not valid")
@@ -204,9 +226,15 @@ def _check(label: str, scope: str, lifetime_s: float | None) -> None:
 
 def _query() -> sa.Select[Any]:
     return sa.select(
-        api_tokens.c.id, api_tokens.c.user_id, users.c.name.label("user"), api_tokens.c.label, api_tokens.c.scope,
-        api_tokens.c.created_at, api_tokens.c.expires_at, api_tokens.c.used_at,
-    ).join(users, users.c.id == api_tokens.c.user_id)  # fmt: skip
+        api_tokens.c.id,
+        api_tokens.c.user_id,
+        users.c.name.label("user"),
+        api_tokens.c.label,
+        api_tokens.c.scope,
+        api_tokens.c.created_at,
+        api_tokens.c.expires_at,
+        api_tokens.c.used_at,
+    ).join(users, users.c.id == api_tokens.c.user_id)
 
 
 def _token(row: Any) -> Token:

@@ -32,8 +32,9 @@ USER_LIST: Final = Listing(
     "users",
     {name: users.c[name] for name in ("id", "name", "role", "disabled", "locked_until", "created_at")}
     | {"has_password": users.c.password.is_not(None)},
-    key="id", facets=("role", "disabled"),
-)  # fmt: skip
+    key="id",
+    facets=("role", "disabled"),
+)
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}\Z")
 
 
@@ -92,7 +93,8 @@ class Users:
     def change(
         self, user_id: str, *, role: Role | None = None, password: Secret | None = None, disabled: bool | None = None
     ) -> User:
-        """Changes what is given. A new password, role or disabling ends the user's sessions; a new password lifts the lock.
+        """Changes what is given. A new password, role or disabling ends the user's sessions; a new password lifts the
+        lock.
 
         Raises AccountUnknown, AccountConflict ``last_admin``, UsageError ``user_invalid``.
         """
@@ -127,9 +129,16 @@ def insert_user(connection: sa.Connection, now: float, name: str, role: Role, ha
     user_id = f"user-{secrets.token_hex(6)}"
     connection.execute(
         sa.insert(users).values(
-            id=user_id, name=name, role=role.value, password=hashed, disabled=False, failures=0, locked_until=None, created_at=now,
+            id=user_id,
+            name=name,
+            role=role.value,
+            password=hashed,
+            disabled=False,
+            failures=0,
+            locked_until=None,
+            created_at=now,
         )
-    )  # fmt: skip
+    )
     return user_id
 
 
@@ -157,6 +166,11 @@ def _row(connection: sa.Connection, key: str) -> Mapping[str, Any]:
 def _user(row: Any) -> User:
     values = row if isinstance(row, Mapping) else row._mapping
     return User(
-        values["id"], values["name"], Role(values["role"]), values["password"] is not None, bool(values["disabled"]),
-        values["locked_until"], values["created_at"],
-    )  # fmt: skip
+        values["id"],
+        values["name"],
+        Role(values["role"]),
+        values["password"] is not None,
+        bool(values["disabled"]),
+        values["locked_until"],
+        values["created_at"],
+    )

@@ -4,8 +4,9 @@
 
     01 | key id (8) | nonce (12) | ciphertext and tag          associated data: "hypersdk:1:" purpose
 
-The purpose names the row (``endpoint:ID``, ``job:ID``): a sealed value copied into another row does not open there. The key id makes a wrong key
-a clear error instead of damage. Random nonces of 96 bits are safe for 2^32 values of one key (NIST SP 800-38D, 8.3).
+The purpose names the row (``endpoint:ID``, ``job:ID``): a sealed value copied into another row does not open there. The
+key id makes a wrong key a clear error instead of damage. Random nonces of 96 bits are safe for 2^32 values of one key
+(NIST SP 800-38D, 8.3).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from hypersdk.state.tables import endpoints, idempotency, jobs, meta
 WRONG_KEY: Final = register(
     "vault_wrong_key",
     "The secrets in the database were sealed with another key than the one that is here.",
-    "Put the right key back (systemd credential hypersdk-key, keyring or key file). Without it they are lost: `hypervisord reset-vault` forgets "
-    "them, and the passwords of the endpoints must be given again.",
+    "Put the right key back (systemd credential hypersdk-key, keyring or key file). Without it they are lost:"
+    " `hypervisord reset-vault` forgets them, and the passwords of the endpoints must be given again.",
 )
 DAMAGED: Final = register(
     "vault_damaged",
@@ -67,10 +68,11 @@ class Vault:
 
     @classmethod
     def load(cls, settings: VaultSettings, environ: Mapping[str, str], database: Database | None = None) -> Vault:
-        """The vault of that database. Its key is made on the first start and never again: a database that knows a key wants that one.
+        """The vault of that database. Its key is made on the first start and never again: a database that knows a key
+        wants that one.
 
-        Without a database (a worker, which comes after the first start) no key is made. Raises VaultError ``vault_key_lost``,
-        ``vault_wrong_key``, ``vault_key_unusable``.
+        Without a database (a worker, which comes after the first start) no key is made. Raises VaultError
+        ``vault_key_lost``, ``vault_wrong_key``, ``vault_key_unusable``.
         """
         may_make = database is not None and _known_key(database) is None
         key = find_key(settings.state_dir, settings.key_file, environ, may_make=may_make)
@@ -132,12 +134,14 @@ def _bound(purpose: str) -> bytes:
 
 
 def forget_answers(connection: sa.Connection) -> None:
-    """Forgets the answers kept for repeated requests, which are sealed. Their keys stay: a submit that is repeated makes no second jobs."""
+    """Forgets the answers kept for repeated requests, which are sealed. Their keys stay: a submit that is repeated
+    makes no second jobs."""
     connection.execute(sa.update(idempotency).values(status=None, answer=None, taken_at=None))
 
 
 def forget_sealed(database: Database) -> int:
-    """Forgets every sealed secret and the key's id, for a key that is lost; how many endpoints and jobs must be given their password again."""
+    """Forgets every sealed secret and the key's id, for a key that is lost; how many endpoints and jobs must be given
+    their password again."""
     with database.write() as connection:
         connection.execute(sa.delete(meta).where(meta.c.name == _KEY_ROW))
         forget_answers(connection)

@@ -42,7 +42,8 @@ class ListenError(HyperSDKError):
 
 
 def split_address(addr: str) -> tuple[str, int]:
-    """``host:port``, ``[v6]:port`` or ``:port`` (all addresses; host is then empty). Raises UsageError ``listen_address``."""
+    """``host:port``, ``[v6]:port`` or ``:port`` (all addresses; host is then empty). Raises UsageError
+    ``listen_address``."""
     host, colon, port = addr.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
@@ -62,9 +63,11 @@ def check_exposure(settings: DaemonSettings) -> None:
     if loopback:
         if settings.allowed_hosts and not settings.auth:
             raise UsageError(
-                "allowed_hosts names hosts, and there is no authentication", code=NO_AUTH_PUBLIC,
-                cause="Whoever reaches the proxy could export any machine.", next_step="Leave out --no-auth, or allowed_hosts.",
-            )  # fmt: skip
+                "allowed_hosts names hosts, and there is no authentication",
+                code=NO_AUTH_PUBLIC,
+                cause="Whoever reaches the proxy could export any machine.",
+                next_step="Leave out --no-auth, or allowed_hosts.",
+            )
         return
     if not settings.auth:
         raise UsageError(f"{settings.addr} is not a loopback address", code=NO_AUTH_PUBLIC)
@@ -73,7 +76,8 @@ def check_exposure(settings: DaemonSettings) -> None:
 
 
 def addresses_of(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
-    """All addresses that ``host`` stands for: ``localhost`` is 127.0.0.1 and ::1. Raises ListenError ``address_absent``."""
+    """All addresses that ``host`` stands for: ``localhost`` is 127.0.0.1 and ::1. Raises ListenError
+    ``address_absent``."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:

@@ -45,8 +45,8 @@ def job_permissions(job: Job, role: Role | None) -> dict[str, Permission]:
 
 
 def acted_on(which: Filter, action: str) -> list[Filter]:
-    """``which`` without the jobs that would refuse ``action``, in parts that have no job in common. What a job is after the action is in none of
-    them, so whoever acts on some and asks again gets the others."""
+    """``which`` without the jobs that would refuse ``action``, in parts that have no job in common. What a job is after
+    the action is in none of them, so whoever acts on some and asks again gets the others."""
     states = _STATES[action][0] & set(which.states or JobState)
     within = which.where.within
     parts = [(states, within)]

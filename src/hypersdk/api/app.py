@@ -43,14 +43,22 @@ from hypersdk.api.routes import auth, endpoints, events, jobs, kept, meta, snaps
 from hypersdk.api.security import GUARDS, OPEN, Authenticate
 
 ROUTERS: Final = (
-    kept.router, auth.router, endpoints.router, jobs.router, events.router, snapshots.router, workers.router, meta.router,
-)  # fmt: skip
+    kept.router,
+    auth.router,
+    endpoints.router,
+    jobs.router,
+    events.router,
+    snapshots.router,
+    workers.router,
+    meta.router,
+)
 HEADS: Final = heads_of(router for router in ROUTERS if router not in (kept.router, events.router))
 """Not of the older routes, which stay as they are, nor of the stream, which has no end to tell the length of."""
 
 
 def create_app(services: Services) -> FastAPI:
-    """The API over ``services``. Raises RuntimeError for a route without a guard: that is a bug which must not start."""
+    """The API over ``services``. Raises RuntimeError for a route without a guard: that is a bug which must not
+    start."""
     # The framework's own /docs loads scripts from elsewhere, which the Content-Security-Policy forbids, and knows no guard.
     app = FastAPI(
         title="HyperSDK", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=_alive

@@ -1,7 +1,8 @@
 """Files of a finished export, read by those who may: below an export root, following no link, in ranges.
 
-The folder comes from the job's row and the name from its result; neither is trusted. The folder is opened below its root's descriptor component by
-component, and the file below that, so whatever somebody put into the folder meanwhile leads nowhere else.
+The folder comes from the job's row and the name from its result; neither is trusted. The folder is opened below its
+root's descriptor component by component, and the file below that, so whatever somebody put into the folder meanwhile
+leads nowhere else.
 """
 
 from __future__ import annotations
@@ -141,17 +142,20 @@ def part_of(header: str | None, if_range: str | None, file: OpenFile) -> tuple[i
 
 
 class FileResponse(Response):
-    """Sends an open file or a part of it, to HEAD only the headers, and closes it, however it ends. Not compressed: a range counts the file's
-    own bytes."""
+    """Sends an open file or a part of it, to HEAD only the headers, and closes it, however it ends. Not compressed: a
+    range counts the file's own bytes."""
 
     def __init__(self, file: OpenFile, part: tuple[int, int] | None) -> None:
         self._file = file
         self._start, self._end = part or (0, file.size)
         headers = {
-            "content-length": str(self._end - self._start), "accept-ranges": "bytes", "etag": file.tag,
-            "content-disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}", "content-encoding": "identity",
+            "content-length": str(self._end - self._start),
+            "accept-ranges": "bytes",
+            "etag": file.tag,
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}",
+            "content-encoding": "identity",
             "cache-control": "private, no-transform",
-        }  # fmt: skip
+        }
         if part is not None:
             headers["content-range"] = f"bytes {self._start}-{self._end - 1}/{file.size}"
         kind = "application/json" if file.name.endswith(".json") else "application/octet-stream"

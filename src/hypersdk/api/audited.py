@@ -1,6 +1,6 @@
-"""Every write that a known caller makes leaves a line in the audit trail: who, from where, which route, which object, how it ended.
-Where the line cannot be written, the answer says so in place of success.
-So does every download of a file: a disk image holds password hashes and keys. HEAD of one is a line of its own kind, without first and last byte.
+"""Every write that a known caller makes leaves a line in the audit trail: who, from where, which route, which object,
+how it ended. Where the line cannot be written, the answer says so in place of success. So does every download of a
+file: a disk image holds password hashes and keys. HEAD of one is a line of its own kind, without first and last byte.
 
 Routes of ``/api/v1/auth`` write their own, which say more; what they refuse is written here.
 """
@@ -27,7 +27,8 @@ QUERIES: Final = frozenset({"/jobs/query"})
 DOWNLOADS: Final = frozenset({"/api/v1/jobs/{id}/artifacts/{name}"})
 """Routes that only look, and are written down all the same."""
 PARTIAL: Final = "partial"
-"""Outcome of a write that was answered with success, while some or all of its items failed; the detail has the numbers."""
+"""Outcome of a write that was answered with success, while some or all of its items failed; the detail has the
+numbers."""
 MAX_IDS: Final = 100
 """Ids in one line; how many more there were is a number."""
 _TOLD: Final = "audit"
@@ -35,8 +36,8 @@ OWN: Final = "/api/v1/auth/"
 
 
 def tell(scope: Scope, detail: Mapping[str, Any], *, ids: Sequence[str] = (), partial: bool = False) -> None:
-    """What the line of this request says beside route and object: numbers, words and ids, never a secret. What cannot be an id is not shown to
-    the database, only counted."""
+    """What the line of this request says beside route and object: numbers, words and ids, never a secret. What cannot
+    be an id is not shown to the database, only counted."""
     said = dict(detail)
     if ids:
         said["ids"] = [one for one in ids[:MAX_IDS] if possible_id(one)]
@@ -59,7 +60,8 @@ def tell_each(scope: Scope, action: str, outcome: Mapping[str, HyperSDKError | N
 
 
 class Audited:
-    """The layer next to the routes. A repeat that is answered from memory passes none of them and leaves no second line."""
+    """The layer next to the routes. A repeat that is answered from memory passes none of them and leaves no second
+    line."""
 
     def __init__(self, app: ASGIApp, audit: Audit) -> None:
         self._app = app

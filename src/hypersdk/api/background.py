@@ -1,4 +1,5 @@
-"""What runs beside the requests in an API process: the event stream's feed, and a sample of the figures every minute."""
+"""What runs beside the requests in an API process: the event stream's feed, and a sample of the figures every
+minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Bodies that are read by hand: job files, and the JSON of the six older routes, which programs send with all sorts of content types."""
+"""Bodies that are read by hand: job files, and the JSON of the six older routes, which programs send with all sorts of
+content types."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def kind_of(request: Request) -> str:
 
 
 def not_json(request: Request) -> BodyKind:
-    """For a body that the framework left as bytes, since it does not say that it is JSON. ``curl -d`` says that it is a form."""
+    """For a body that the framework left as bytes, since it does not say that it is JSON. ``curl -d`` says that it is a
+    form."""
     kind = kind_of(request)
     shown = f", not {kind[:80]}" if kind else ""
     return BodyKind(f"the route takes a body with Content-Type: application/json{shown}")
@@ -61,7 +63,8 @@ async def job_file(request: Request) -> tuple[str, str | None]:
 
 
 async def json_body(request: Request, model: type[Model]) -> Model:
-    """The body as ``model``; an empty one is ``{}``. Raises BodyKind and UsageError ``body_unreadable``; no value is shown."""
+    """The body as ``model``; an empty one is ``{}``. Raises BodyKind and UsageError ``body_unreadable``; no value is
+    shown."""
     kind = kind_of(request)
     if kind != "application/json" and not kind.endswith("+json") and kind not in _UNTOLD:
         raise BodyKind(f"the route takes application/json, not {kind[:80]}")

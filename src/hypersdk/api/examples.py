@@ -24,12 +24,16 @@ _SCHEMA: Final[dict[str, Any]] = {
     "anyOf": [
         {"$ref": "#/components/schemas/JobDefinition"},
         {
-            "type": "object", "required": ["jobs"], "additionalProperties": False,
-            "properties": {"jobs": {"type": "array", "maxItems": 10000, "items": {"$ref": "#/components/schemas/JobDefinition"}}},
+            "type": "object",
+            "required": ["jobs"],
+            "additionalProperties": False,
+            "properties": {
+                "jobs": {"type": "array", "maxItems": 10000, "items": {"$ref": "#/components/schemas/JobDefinition"}}
+            },
         },
         {"type": "array", "maxItems": 10000, "items": {"$ref": "#/components/schemas/JobDefinition"}},
     ],
-}  # fmt: skip
+}
 JOB_FILE_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -38,7 +42,10 @@ JOB_FILE_BODY: Final[dict[str, Any]] = {
                 "schema": _SCHEMA,
                 "examples": {
                     "one": {"summary": "One job", "value": JOB_FILE},
-                    "batch": {"summary": "Several", "value": {"jobs": [JOB_FILE, {**JOB_FILE, "name": "second", "format": "qcow2"}]}},
+                    "batch": {
+                        "summary": "Several",
+                        "value": {"jobs": [JOB_FILE, {**JOB_FILE, "name": "second", "format": "qcow2"}]},
+                    },
                 },
             },
             "application/yaml": {
@@ -47,11 +54,14 @@ JOB_FILE_BODY: Final[dict[str, Any]] = {
             },
         },
     }
-}  # fmt: skip
+}
 JOB_DEFINITION: Final[dict[str, Any]] = {
     "title": "JobDefinition",
     "type": "object",
-    "description": "One export. `output_dir` and `method` are older names of `output_path` and `export_method`. Unknown fields are errors.",
+    "description": (
+        "One export. `output_dir` and `method` are older names of `output_path` and `export_method`. Unknown fields are"
+        " errors."
+    ),
     "required": ["vm_path"],
     "additionalProperties": False,
     "properties": {

@@ -6,9 +6,10 @@
                                               │ at most MAX_ENTRIES objects, MAX_BYTES                    │
                                               └ floor: the highest revision that was dropped              └ below the floor: resync
 
-A client has no queue: it keeps a place in the one log that all share. Only the last change of an object is kept, so a client that is slow, or was
-away, gets each object once as it is now; a client whose place was dropped meanwhile is told to load everything anew. The text of an event is made
-once. One job shows at most one change per poll: progress at most twice a second.
+A client has no queue: it keeps a place in the one log that all share. Only the last change of an object is kept, so a
+client that is slow, or was away, gets each object once as it is now; a client whose place was dropped meanwhile is told
+to load everything anew. The text of an event is made once. One job shows at most one change per poll: progress at most
+twice a second.
 
 Nobody listens: nothing is polled.
 """
@@ -91,7 +92,8 @@ class Wanted:
 
 
 class ChangeLog:
-    """The last change of each object in the order of revisions, bounded. Not thread-safe: it lives in the event loop."""
+    """The last change of each object in the order of revisions, bounded. Not thread-safe: it lives in the event
+    loop."""
 
     def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
         self._max_entries = max_entries
@@ -244,9 +246,11 @@ class Feed:
             changed[-1].revision if len(changed) == limit else revision, gone[-1][0] if len(gone) == limit else revision
         )
         return _Changes(
-            upto, [job for job in changed if job.revision <= upto],
-            self._read_endpoints(since, upto), [one for one in gone if one[0] <= upto],
-        )  # fmt: skip
+            upto,
+            [job for job in changed if job.revision <= upto],
+            self._read_endpoints(since, upto),
+            [one for one in gone if one[0] <= upto],
+        )
 
     def _read_endpoints(self, since: int, upto: int) -> list[tuple[int, str, Mapping[str, Any]]]:
         query = (
@@ -299,7 +303,8 @@ class Feed:
             raise StreamsFull(f"{self.clients} event streams are open")
 
     async def serve(self, wanted: Wanted, last: int | None, receive: Receive, send: Send) -> None:
-        """The body of an answer: events until the client goes. ``send`` waits for a client that is slow, and only its own place stands."""
+        """The body of an answer: events until the client goes. ``send`` waits for a client that is slow, and only its
+        own place stands."""
         body = asyncio.ensure_future(self._send_all(wanted, last, send))
         try:
             while not body.done():
@@ -320,7 +325,8 @@ class Feed:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def listen(self, wanted: Wanted, last: int | None) -> AsyncIterator[bytes]:
-        """The events of one client: ``hello`` or ``resync``, then changes and pings, until the feed stops or ``MAX_STREAM_S`` are over.
+        """The events of one client: ``hello`` or ``resync``, then changes and pings, until the feed stops or
+        ``MAX_STREAM_S`` are over.
 
         ``last`` is the revision that the client has seen.
         """

@@ -16,8 +16,10 @@ from hypersdk.errors import HyperSDKError, register
 LOG: Final = logging.getLogger(__name__)
 HOST_REFUSED: Final = register(
     "host_refused",
-    "The Host header names a host that is not this one. On loopback that is how a web page reaches local services (DNS rebinding).",
-    "Use http://localhost or the address that the daemon listens on; behind a proxy, list the name that it serves as allowed_hosts.",
+    "The Host header names a host that is not this one. On loopback that is how a web page reaches local services (DNS"
+    " rebinding).",
+    "Use http://localhost or the address that the daemon listens on; behind a proxy, list the name that it serves as"
+    " allowed_hosts.",
 )
 CSP: Final = "default-src 'self'; object-src 'none'; frame-ancestors 'none'"
 SECURITY_HEADERS: Final = {
@@ -35,7 +37,8 @@ HSTS: Final = "max-age=31536000"
 class Funnel:
     """Outermost: headers on every answer; and the one place where the unexpected ends.
 
-    The peer went away: nothing is said. The answer had begun: the connection breaks. A known error: its answer. Else: 500 and a traceback in the log.
+    The peer went away: nothing is said. The answer had begun: the connection breaks. A known error: its answer. Else:
+    500 and a traceback in the log.
     """
 
     def __init__(self, app: ASGIApp) -> None:

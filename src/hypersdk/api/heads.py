@@ -1,4 +1,5 @@
-"""``HEAD`` beside ``GET``: the same route once more, guard and parameters with it. The server leaves the body out (RFC 9110, 9.3.2)."""
+"""``HEAD`` beside ``GET``: the same route once more, guard and parameters with it. The server leaves the body out (RFC
+9110, 9.3.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from fastapi.routing import APIRoute
 
 
 def heads_of(routers: Iterable[APIRouter]) -> APIRouter:
-    """``HEAD`` of every ``GET`` of ``routers`` that has none of its own. Not in the OpenAPI document, which would describe each address twice."""
+    """``HEAD`` of every ``GET`` of ``routers`` that has none of its own. Not in the OpenAPI document, which would
+    describe each address twice."""
     found = APIRouter()
     for router in routers:
         routes = [route for route in router.routes if isinstance(route, APIRoute)]

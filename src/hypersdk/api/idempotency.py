@@ -6,12 +6,14 @@
     same key, other request      422
     the first is still running   409
 
-A process that dies between doing and keeping leaves the key taken; after ``STALE_S`` (on SQLite: at the next start) the request is done again. For
-submits that changes nothing: the ids of the jobs come from the key and the time when it was first seen, and the row keeps that time for as long as the
-request may be asked again. After ``KEEP_S`` a key is new, and so are the jobs.
+A process that dies between doing and keeping leaves the key taken; after ``STALE_S`` (on SQLite: at the next start) the
+request is done again. For submits that changes nothing: the ids of the jobs come from the key and the time when it was
+first seen, and the row keeps that time for as long as the request may be asked again. After ``KEEP_S`` a key is new,
+and so are the jobs.
 
-Keys are per user, and per what the caller may: a token of less scope never sees an answer that one of more got, it asks anew and meets the
-route's guard. Answers are kept sealed: one may hold a token that is shown once. An answer that says "not now" (401, 408, 429, 5xx) is not kept.
+Keys are per user, and per what the caller may: a token of less scope never sees an answer that one of more got, it asks
+anew and meets the route's guard. Answers are kept sealed: one may hold a token that is shown once. An answer that says
+"not now" (401, 408, 429, 5xx) is not kept.
 """
 
 from __future__ import annotations
@@ -52,9 +54,11 @@ KEY_RUNNING: Final = register(
 )
 HEADER: Final = "idempotency-key"
 KEEP_S: Final = 22 * 3600.0
-"""Less than the 23 hours between two nights when the clock is set forward: a script that runs every night with one key does something every night."""
+"""Less than the 23 hours between two nights when the clock is set forward: a script that runs every night with one key
+does something every night."""
 STALE_S: Final = 120.0
-"""A first request without an answer for so long (twice the time that an answer may take) died with its process; a repeat of it is let through."""
+"""A first request without an answer for so long (twice the time that an answer may take) died with its process; a
+repeat of it is let through."""
 KEPT_HEADERS: Final = frozenset({b"content-type", b"location", b"etag"})
 _PASSING: Final = frozenset({408})
 _NOTHING_DONE: Final = frozenset({401, 425, 429})
@@ -87,13 +91,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The request is the caller's to do. ``since`` is the time when its key was first seen, by the process that does it now or by one that died."""
+    """The request is the caller's to do. ``since`` is the time when its key was first seen, by the process that does it
+    now or by one that died."""
 
     since: float
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The key that the request came with, with whose it is and when it was first seen: what is made under it is made once."""
+    """The key that the request came with, with whose it is and when it was first seen: what is made under it is made
+    once."""
     found = request.scope.get("state", {}).get("idempotency_key")
     return None if found is None else str(found)
 
@@ -106,7 +112,8 @@ class Answers:
         self._vault = vault
 
     def forget_unanswered(self) -> None:
-        """On SQLite, where no other process answers: what was being answered when the last one died will not be, and may be asked again."""
+        """On SQLite, where no other process answers: what was being answered when the last one died will not be, and
+        may be asked again."""
         if self._database.is_sqlite:
             with self._database.write() as connection:
                 unanswered = sa.update(idempotency).where(idempotency.c.status.is_(None))
@@ -155,7 +162,8 @@ class Answers:
             connection.execute(same.values(status=answer.status, answer=sealed, taken_at=None))
 
     def free(self, key: str) -> None:
-        """Lets the same request be asked again. Nobody knows how much of it was done, so the row, and with it the time, stays."""
+        """Lets the same request be asked again. Nobody knows how much of it was done, so the row, and with it the time,
+        stays."""
         with self._database.write() as connection:
             connection.execute(sa.update(idempotency).where(idempotency.c.key == key).values(taken_at=None))
 
@@ -164,7 +172,8 @@ class Answers:
 
 
 def _take_up(connection: sa.Connection, key: str, found: Any, now: float) -> bool:
-    """Whether the request of the row ``found``, which has no answer, is to be done once more: by one of all that ask at the same time."""
+    """Whether the request of the row ``found``, which has no answer, is to be done once more: by one of all that ask at
+    the same time."""
     if found.taken_at is not None and found.taken_at > now - STALE_S:
         return False
     unchanged = (
@@ -217,7 +226,8 @@ class Idempotent:
 
 
 class _Caught:
-    """Takes the answer in place of the client. Answers to writes are short: the request's own limit bounds what they list."""
+    """Takes the answer in place of the client. Answers to writes are short: the request's own limit bounds what they
+    list."""
 
     def __init__(self) -> None:
         self._start: Message | None = None
@@ -267,7 +277,8 @@ async def _send(send: Send, answer: Answer) -> None:
 
 
 def _key_of(who: Identity, given: str) -> str:
-    """The answer to an administrator's token may hold what the same user's token for reading must not see: role and scope are part of the key.
+    """The answer to an administrator's token may hold what the same user's token for reading must not see: role and
+    scope are part of the key.
 
     Only the last part may be long, so that it fits: an id has less than 20 characters, a role or scope less than 10.
     """

@@ -23,7 +23,8 @@ from hypersdk.errors import HyperSDKError, UsageError, register
 RATE_LIMITED: Final = register(
     "rate_limited",
     "There were more requests than one caller or address may make.",
-    "Wait as long as Retry-After says. Follow jobs with /api/v1/events in place of polling, submit many jobs in one request.",
+    "Wait as long as Retry-After says. Follow jobs with /api/v1/events in place of polling, submit many jobs in one"
+    " request.",
 )
 BODY_TOO_LARGE: Final = register(
     "body_too_large", "The request's body is larger than the daemon takes.", "Split it; the limit is max_body_bytes."
@@ -37,7 +38,8 @@ REQUEST_SLOW: Final = register(
 REQUEST_TIMEOUT: Final = register(
     "request_timeout",
     "The daemon could not answer in time. What was asked for may still have been done.",
-    "Look whether it was done before repeating it. A submit can be repeated with the same Idempotency-Key: its jobs are there once.",
+    "Look whether it was done before repeating it. A submit can be repeated with the same Idempotency-Key: its jobs are"
+    " there once.",
 )
 LOGIN_PATH: Final = "/api/v1/auth/login"
 MAX_BUCKETS: Final = 10_000
@@ -79,7 +81,8 @@ class _Bucket:
 
 
 class Rate:
-    """Token buckets by key: ``per_minute`` on average, a quarter of a minute's worth at once. For one thread (the event loop)."""
+    """Token buckets by key: ``per_minute`` on average, a quarter of a minute's worth at once. For one thread (the event
+    loop)."""
 
     def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_s = per_minute / 60
@@ -105,7 +108,8 @@ class Rate:
 
 
 def network_of(address: str) -> str:
-    """What one caller can have of its own: an address of IPv4, and of IPv6 the /64 that a host chooses its addresses from (RFC 4291, 2.5.4)."""
+    """What one caller can have of its own: an address of IPv4, and of IPv6 the /64 that a host chooses its addresses
+    from (RFC 4291, 2.5.4)."""
     try:
         return str(ipaddress.IPv6Network((address.partition("%")[0], 64), strict=False))
     except ValueError:
@@ -156,8 +160,9 @@ class _Body:
 class BodyLimit:
     """Bytes and seconds of one request.
 
-    The body must be there ``timeout_s`` after the head, the answer must begin ``timeout_s`` after that, and a client that takes nothing of the answer for
-    ``timeout_s`` is dropped. An answer that has begun may last: event streams, logs.
+    The body must be there ``timeout_s`` after the head, the answer must begin ``timeout_s`` after that, and a client
+    that takes nothing of the answer for ``timeout_s`` is dropped. An answer that has begun may last: event streams,
+    logs.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:

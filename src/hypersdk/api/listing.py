@@ -1,4 +1,5 @@
-"""What all lists have in common. Every column can be filtered and sorted by, and a field says by its name what it does::
+"""What all lists have in common. Every column can be filtered and sorted by, and a field says by its name what it
+does::
 
     state, user_id     one of these values; may be given more than once
     url, label         of a single text: a part of it, in any case
@@ -22,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from hypersdk.state.pages import MAX_PAGE, Slice, Where
 
 MAX_VALUES: Final = 100
-"""Of one parameter: with the length of a value, what an address of 32 KiB holds. More ids go into the body of ``POST /jobs/query``."""
+"""Of one parameter: with the length of a value, what an address of 32 KiB holds. More ids go into the body of ``POST
+/jobs/query``."""
 BIGGEST: Final = 2**31 - 1
 HALF_SHOWN_S: Final = 0.5e-6
 """Times are shown to the microsecond: a row is at the time that it shows."""
@@ -43,7 +45,8 @@ SORT: Final = "A column, with - before it for falling order; rows without a valu
 
 
 class Conditions(BaseModel):
-    """Conditions on the columns of a list, by the names of the fields. All must hold; of several values of one field, any."""
+    """Conditions on the columns of a list, by the names of the fields. All must hold; of several values of one field,
+    any."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

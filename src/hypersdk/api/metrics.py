@@ -1,7 +1,7 @@
 """Numbers for Prometheus: state from the database when it is asked, requests as they are answered.
 
-Every label has a bounded number of values: routes by their template, states and codes from our own lists, workers' states, ESXi hosts up to
-``MAX_HOSTS``. No label holds a job, a machine, a user or a path.
+Every label has a bounded number of values: routes by their template, states and codes from our own lists, workers'
+states, ESXi hosts up to ``MAX_HOSTS``. No label holds a job, a machine, a user or a path.
 """
 
 from __future__ import annotations
@@ -44,16 +44,23 @@ class Metrics:
     """Of one API process. Thread-safe."""
 
     def __init__(
-        self, database: Database, feed: FeedFigures | None = None, *, take_over_s: float = 30.0,
+        self,
+        database: Database,
+        feed: FeedFigures | None = None,
+        *,
+        take_over_s: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._clock = clock
         self._started = clock()
         self._registry = CollectorRegistry(auto_describe=False)
         self._latency = Histogram(
-            "hypersdk_api_request_duration_seconds", "Time to answer, by route; streams are not in it.",
-            ["method", "route", "status"], buckets=BUCKETS, registry=self._registry,
-        )  # fmt: skip
+            "hypersdk_api_request_duration_seconds",
+            "Time to answer, by route; streams are not in it.",
+            ["method", "route", "status"],
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
         self._requests = Counter(
             "hypersdk_api_requests", "Requests answered, by class of status.", ["status"], registry=self._registry
         )
@@ -78,9 +85,13 @@ class _State(Collector):
     """What is true now, by the database."""
 
     def __init__(
-        self, database: Database, feed: FeedFigures | None, take_over_s: float, clock: Callable[[], float],
+        self,
+        database: Database,
+        feed: FeedFigures | None,
+        take_over_s: float,
+        clock: Callable[[], float],
         uptime_s: Callable[[], float],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database = database
         self._feed = feed
         self._take_over_s = take_over_s
@@ -152,9 +163,10 @@ def _of_jobs(figures: Figures) -> Iterator[Metric]:
 def _of_durations(figures: Figures) -> Iterator[Metric]:
     """Gauges, not a histogram: rows go away with the retention, and a counter must never fall."""
     durations = GaugeMetricFamily(
-        "hypersdk_step_duration_seconds", "Of what ended within the last hour; percentile 100 is the longest.",
+        "hypersdk_step_duration_seconds",
+        "Of what ended within the last hour; percentile 100 is the longest.",
         labels=["step", "outcome", "percentile"],
-    )  # fmt: skip
+    )
     counts = GaugeMetricFamily(
         "hypersdk_steps_ended", "Steps that ended within the last hour.", labels=["step", "outcome"]
     )
@@ -188,7 +200,8 @@ def _of_workers(figures: Figures) -> Iterator[Metric]:
 
 
 class Measured:
-    """ASGI middleware: how long each answer took, from the request's head to the last byte, by the template of its route.
+    """ASGI middleware: how long each answer took, from the request's head to the last byte, by the template of its
+    route.
 
     Event streams are counted when they begin: how long they last says nothing.
     """

@@ -54,9 +54,12 @@ def document_json(app: FastAPI) -> bytes:
 
 def _describe(app: FastAPI) -> dict[str, Any]:
     made = get_openapi(
-        title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes,
+        title=app.title,
+        version=app.version,
+        description=DESCRIPTION,
+        routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in TAGS],
-    )  # fmt: skip
+    )
     parts = made.setdefault("components", {})
     parts.setdefault("schemas", {})["JobDefinition"] = JOB_DEFINITION
     parts["securitySchemes"] = {

@@ -1,5 +1,5 @@
-"""The OpenAPI document as a page: plain HTML, made here, with a style sheet and no script, so that the strictest policy holds and a text
-browser shows it."""
+"""The OpenAPI document as a page: plain HTML, made here, with a style sheet and no script, so that the strictest policy
+holds and a text browser shows it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def _page(spec: Spec) -> Iterator[str]:
     info = spec["info"]
     title = f"{escape(info['title'])} {escape(info['version'])}"
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}: API</title>'
-    yield '<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="/docs/style.css"></head><body>'
+    yield (
+        '<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="/docs/style.css"></head><body>'
+    )
     yield f"<h1>{title}</h1>{_text(info.get('description', ''))}"
     yield '<p>For programs: <a href="/openapi.json">openapi.json</a>.</p><nav aria-label="Groups">'
     groups = list(_groups(spec))
@@ -66,7 +68,10 @@ def _groups(spec: Spec) -> Iterator[tuple[str, str, list[tuple[str, str, Spec]]]
 
 def _operation(spec: Spec, path: str, method: str, operation: Spec) -> Iterator[str]:
     opened = "" if operation.get("security") else ' <span class="open">open</span>'
-    yield f'<details id="{escape(operation["operationId"])}"><summary><span class="method">{method}</span> <code>{escape(path)}</code>'
+    yield (
+        f'<details id="{escape(operation["operationId"])}"><summary><span class="method">{method}</span>'
+        f" <code>{escape(path)}</code>"
+    )
     yield f" {escape(operation.get('summary', ''))}{opened}</summary><div>{_text(operation.get('description', ''))}"
     if operation.get("parameters"):
         yield "<h3>Parameters</h3><table><tr><th>Name</th><th>In</th><th>Type</th><th>Meaning</th></tr>"
@@ -114,7 +119,9 @@ def _fields(spec: Spec, schema: Spec) -> Iterator[str]:
     for name, one in found["properties"].items():
         text = one.get("description") or _resolved(spec, one).get("description", "")
         star = " *" if name in required else ""
-        yield f"<tr><td><code>{escape(name)}{star}</code></td><td>{escape(_kind(spec, one))}</td><td>{escape(text)}</td></tr>"
+        yield (
+            f"<tr><td><code>{escape(name)}{star}</code></td><td>{escape(_kind(spec, one))}</td><td>{escape(text)}</td></tr>"
+        )
     yield "</table>"
 
 

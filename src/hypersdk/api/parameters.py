@@ -1,4 +1,5 @@
-"""Query parameters that a route does not know are refused, where the six older routes look away: programs exist that send them some."""
+"""Query parameters that a route does not know are refused, where the six older routes look away: programs exist that
+send them some."""
 
 from __future__ import annotations
 
@@ -20,8 +21,11 @@ def check_parameters(request: HTTPConnection) -> None:
     unknown = [name for name in request.query_params if name not in known]
     if unknown:
         raise RequestValidationError(
-            [{"type": "extra_forbidden", "loc": ("query", name), "msg": "Extra inputs are not permitted"} for name in unknown]
-        )  # fmt: skip
+            [
+                {"type": "extra_forbidden", "loc": ("query", name), "msg": "Extra inputs are not permitted"}
+                for name in unknown
+            ]
+        )
 
 
 def _names(dependant: Any) -> Iterator[str]:

@@ -121,9 +121,15 @@ def problem(error: HyperSDKError, status: int) -> dict[str, Any]:
     """RFC 9457; fields of ours never hide one of its own."""
     document = {key: value for key, value in error.fields.items() if value is not None and key != "close"}
     return document | {
-        "type": "about:blank", "title": _title(status), "status": status, "detail": error.message, "code": error.code,
-        "cause": error.cause, "next_step": error.next_step, "exit_status": error.exit_status,
-    }  # fmt: skip
+        "type": "about:blank",
+        "title": _title(status),
+        "status": status,
+        "detail": error.message,
+        "code": error.code,
+        "cause": error.cause,
+        "next_step": error.next_step,
+        "exit_status": error.exit_status,
+    }
 
 
 def _kept(error: HyperSDKError) -> dict[str, Any]:

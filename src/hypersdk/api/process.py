@@ -29,7 +29,8 @@ LOG: Final = logging.getLogger(__name__)
 
 @contextmanager
 def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Iterator[Services]:
-    """Opens and upgrades the database, makes key and administrator on the first start. Raises what those raise; nothing is left open then."""
+    """Opens and upgrades the database, makes key and administrator on the first start. Raises what those raise; nothing
+    is left open then."""
     database = Database.open(settings.url)
     database.outage.tell = True
     try:
@@ -44,9 +45,16 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
         feed = Feed(store)
         metrics = Metrics(database, feed, take_over_s=settings.take_over_s)
         yield Services(
-            settings=settings, database=database, jobs=store, service=service, access=access, vault=vault, endpoints=endpoints,
-            feed=feed, metrics=metrics,
-        )  # fmt: skip
+            settings=settings,
+            database=database,
+            jobs=store,
+            service=service,
+            access=access,
+            vault=vault,
+            endpoints=endpoints,
+            feed=feed,
+            metrics=metrics,
+        )
     finally:
         database.close()
 

@@ -1,4 +1,5 @@
-"""The parameters of each list, and the conditions on jobs in the body of a bulk call. What the names mean is in ``listing``."""
+"""The parameters of each list, and the conditions on jobs in the body of a bulk call. What the names mean is in
+``listing``."""
 
 from __future__ import annotations
 
@@ -77,8 +78,13 @@ class JobFilter(Conditions):
     def as_filter(self, *, excluded: tuple[str, ...] = (), seen_revision: int | None = None) -> Filter:
         """As the store understands it."""
         return Filter(
-            ids=tuple(self.id), states=tuple(self.state), text=self.text, excluded=excluded, where=self.where(), seen_revision=seen_revision,
-        )  # fmt: skip
+            ids=tuple(self.id),
+            states=tuple(self.state),
+            text=self.text,
+            excluded=excluded,
+            where=self.where(),
+            seen_revision=seen_revision,
+        )
 
 
 class JobQuery(JobFilter, PageQuery):
@@ -214,16 +220,19 @@ class AuditQuery(PageQuery):
 
 
 class Bulk(BaseModel):
-    """One action on many jobs: either `ids`, or `filter` with the `revision` of the list that the caller saw. Jobs that came later are
-    left alone, and so are those in `except`."""
+    """One action on many jobs: either `ids`, or `filter` with the `revision` of the list that the caller saw. Jobs that
+    came later are left alone, and so are those in `except`."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True,
-        json_schema_extra={"examples": [
-            {"action": "cancel", "ids": ["job-3f9a1c20d4e5"]},
-            {"action": "retry", "filter": {"state": ["failed"]}, "except": ["job-3f9a1c20d4e5"], "revision": 4711},
-        ]},
-    )  # fmt: skip
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {"action": "cancel", "ids": ["job-3f9a1c20d4e5"]},
+                {"action": "retry", "filter": {"state": ["failed"]}, "except": ["job-3f9a1c20d4e5"], "revision": 4711},
+            ]
+        },
+    )
 
     action: Literal["cancel", "pause", "resume", "retry", "delete"]
     ids: Ids | None = None

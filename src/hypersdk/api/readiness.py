@@ -1,5 +1,5 @@
-"""Whether the daemon can do its work: for load balancers and service managers. Open to everyone, so it is asked of the database at most
-once a second, and says only which part is missing, with a code."""
+"""Whether the daemon can do its work: for load balancers and service managers. Open to everyone, so it is asked of the
+database at most once a second, and says only which part is missing, with a code."""
 
 from __future__ import annotations
 
@@ -40,8 +40,13 @@ class Readiness:
     work."""
 
     def __init__(
-        self, database: Database, settings: DaemonSettings, troubles: Troubles, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:  # fmt: skip
+        self,
+        database: Database,
+        settings: DaemonSettings,
+        troubles: Troubles,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._needs_worker = "worker" in settings.roles
         self._take_over_s = settings.take_over_s
@@ -95,7 +100,8 @@ class Readiness:
 
 
 def _look_at_engine(path: Path) -> Check:
-    """The workers' own file: this process never opens it otherwise. One that is not there yet is made by the first worker."""
+    """The workers' own file: this process never opens it otherwise. One that is not there yet is made by the first
+    worker."""
     if not path.exists():
         return Check()
     try:

@@ -16,11 +16,16 @@ class Problem(BaseModel):
         extra="allow",
         json_schema_extra={
             "example": {
-                "type": "about:blank", "title": "Not Found", "status": 404, "detail": "there is no job 'job-3f9a1c20d4e5'",
-                "code": "job_unknown", "cause": "There is no job with that id.", "next_step": "See `hyperctl query -all`.",
+                "type": "about:blank",
+                "title": "Not Found",
+                "status": 404,
+                "detail": "there is no job 'job-3f9a1c20d4e5'",
+                "code": "job_unknown",
+                "cause": "There is no job with that id.",
+                "next_step": "See `hyperctl query -all`.",
             }
         },
-    )  # fmt: skip
+    )
 
     type: str = "about:blank"
     title: str

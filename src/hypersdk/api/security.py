@@ -6,8 +6,9 @@
     Cookie: hypersdk_session=...     browsers; writes also show X-CSRF-Token and come from our own origin
     --no-auth                        everybody is the local administrator; on loopback only
 
-``Authenticate`` lets nothing through but the open paths, whether a route exists or not. A route then names the role that it needs with one of
-``viewer``, ``operator``, ``admin``, ``metrics_reader``; one that names none does not start (``app.check_guards``).
+``Authenticate`` lets nothing through but the open paths, whether a route exists or not. A route then names the role
+that it needs with one of ``viewer``, ``operator``, ``admin``, ``metrics_reader``; one that names none does not start
+(``app.check_guards``).
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ class Authenticate:
 
 
 def check_origin(scope: Scope, headers: Headers, proxied: frozenset[str]) -> None:
-    """Refuses a write that another site's page makes in a user's browser. Programs send neither header. Raises Forbidden ``csrf_refused``.
+    """Refuses a write that another site's page makes in a user's browser. Programs send neither header. Raises
+    Forbidden ``csrf_refused``.
 
     For a name in ``proxied`` an origin of https is ours too: the proxy ends TLS, and what comes from it is plain.
     """
@@ -117,7 +119,8 @@ def check_origin(scope: Scope, headers: Headers, proxied: frozenset[str]) -> Non
 
 
 def came_by_tls(scope: Scope) -> bool:
-    """Whether the browser that wrote this speaks TLS, to us or to a proxy. For writes that ``check_origin`` let through."""
+    """Whether the browser that wrote this speaks TLS, to us or to a proxy. For writes that ``check_origin`` let
+    through."""
     return _scheme(scope) == "https" or Headers(scope=scope).get("origin", "").lower().startswith("https://")
 
 
@@ -144,7 +147,8 @@ def identity_of(scope: Scope) -> tuple[Identity, str] | None:
 
 
 def address_of(scope: Scope) -> str:
-    """The client's address, without its port: the peer's, or what a proxy in ``trusted_proxies`` says. ``unknown`` where that is no address."""
+    """The client's address, without its port: the peer's, or what a proxy in ``trusted_proxies`` says. ``unknown``
+    where that is no address."""
     client = scope.get("client")
     if not client:
         return ""
@@ -170,8 +174,15 @@ def _caller(request: HTTPConnection, needed: Role) -> Caller:
         )
     check_parameters(request)  # who may not is told that first
     return Caller(
-        identity.user_id, identity.name, identity.role, identity.scope, via, address_of(request.scope), identity.token_id, identity.csrf,  # type: ignore[arg-type] # one of the three, by Authenticate
-    )  # fmt: skip
+        identity.user_id,
+        identity.name,
+        identity.role,
+        identity.scope,
+        via,  # type: ignore[arg-type] # one of the three, by Authenticate
+        address_of(request.scope),
+        identity.token_id,
+        identity.csrf,
+    )
 
 
 async def viewer(request: HTTPConnection) -> Caller:

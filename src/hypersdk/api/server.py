@@ -5,7 +5,8 @@
     accept ──> TLS handshake ──> head of a request ──> body, answer (limits.BodyLimit) ──> idle ──> next head
                header_timeout_s   header_timeout_s                                        KEEP_ALIVE_S
 
-``HTTPServer.run`` returns after SIGTERM or SIGINT, when what was being answered is answered or ``drain_s`` is over. SIGHUP reloads the certificate.
+``HTTPServer.run`` returns after SIGTERM or SIGINT, when what was being answered is answered or ``drain_s`` is over.
+SIGHUP reloads the certificate.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ KEEP_ALIVE_S: Final = 75
 MAX_HEAD_BYTES: Final = 32 * KiB
 MAX_CONNECTIONS: Final = 8192
 MAX_PER_ADDRESS: Final = 256
-"""Of one address. Loopback is exempt: it is a proxy or a tunnel for many, or somebody who can stop the daemon anyway."""
+"""Of one address. Loopback is exempt: it is a proxy or a tunnel for many, or somebody who can stop the daemon
+anyway."""
 BACKLOG: Final = 1024
 _ABSENT: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _BUSY: Final = (
@@ -117,7 +119,8 @@ class GuardedProtocol(H11Protocol):
         super().data_received(data)
 
     def handle_events(self) -> None:
-        """As uvicorn; the deadline ends when a head is whole. A request that was sent ahead begins its own when its turn comes."""
+        """As uvicorn; the deadline ends when a head is whole. A request that was sent ahead begins its own when its
+        turn comes."""
         super().handle_events()
         if self.conn.their_state is not h11.SEND_BODY:
             self._forget_rest()
@@ -127,7 +130,8 @@ class GuardedProtocol(H11Protocol):
             self._expect_head()
 
     def on_response_complete(self) -> None:
-        """As uvicorn; what is left of a body that nobody read must come in time too: it is thrown away, and its sender may never end it."""
+        """As uvicorn; what is left of a body that nobody read must come in time too: it is thrown away, and its sender
+        may never end it."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
             self._forget_rest()
@@ -178,12 +182,15 @@ class _Uvicorn(uvicorn.Server):
         context = None if self._tls is None else self._tls.context
         self.servers = [
             await loop.create_server(
-                self._protocol, sock=sock, ssl=context, backlog=BACKLOG,
+                self._protocol,
+                sock=sock,
+                ssl=context,
+                backlog=BACKLOG,
                 ssl_handshake_timeout=None if context is None else self._handshake_s,
                 ssl_shutdown_timeout=None if context is None else 5.0,
             )
             for sock in sockets
-        ]  # fmt: skip
+        ]
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -203,7 +210,8 @@ class _Uvicorn(uvicorn.Server):
 
 
 class HTTPServer:
-    """One API process's listening sockets. They are bound when this is made, so that ``url`` is known before it serves."""
+    """One API process's listening sockets. They are bound when this is made, so that ``url`` is known before it
+    serves."""
 
     def __init__(self, app: FastAPI, settings: DaemonSettings, *, gate: Gate | None = None) -> None:
         check_exposure(settings)
@@ -215,7 +223,8 @@ class HTTPServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         if not settings.auth:
             LOG.warning(
-                "NO AUTHENTICATION: everybody on this machine may export, cancel and delete. --no-auth is for trying things out."
+                "NO AUTHENTICATION: everybody on this machine may export, cancel and delete. --no-auth is for trying"
+                " things out."
             )
 
     @property
@@ -227,7 +236,8 @@ class HTTPServer:
         return f"{scheme}://{shown}:{self.sockets[0].getsockname()[1]}"
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Serves until ``stop`` or a signal. ``ready`` is called once connections are taken. In the main thread, signals are handled."""
+        """Serves until ``stop`` or a signal. ``ready`` is called once connections are taken. In the main thread,
+        signals are handled."""
         with asyncio.Runner() as runner:
             runner.run(self._serve(ready))
 
@@ -264,14 +274,24 @@ class HTTPServer:
             header_timeout_s = self._settings.header_timeout_s
 
         return uvicorn.Config(
-            app, http=Protocol, ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False, server_header=False,
-            proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=max(1, round(self._settings.drain_s)),
+            app,
+            http=Protocol,
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(self._settings.drain_s)),
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        )  # fmt: skip
+        )
 
 
 def listen(addr: str) -> list[socket.socket]:
-    """Sockets on every address that ``addr`` stands for, all on one port. Raises UsageError ``listen_address``, and ListenError."""
+    """Sockets on every address that ``addr`` stands for, all on one port. Raises UsageError ``listen_address``, and
+    ListenError."""
     host, port = split_address(addr)
     _allow_many_files()
     sockets: list[socket.socket] = []

@@ -30,7 +30,8 @@ def now_rfc3339() -> str:
 def go_duration(seconds: float) -> str:
     """As Go's ``time.Duration`` prints it, to the millisecond: ``2m9.167s``, ``1h0m0s``, ``250ms``.
 
-    https://pkg.go.dev/time#Duration.String: leading units that are zero are left out, and below a second the unit is a smaller one.
+    https://pkg.go.dev/time#Duration.String: leading units that are zero are left out, and below a second the unit is a
+    smaller one.
     """
     milliseconds = round(max(seconds, 0.0) * 1000)
     if 0 < milliseconds < 1000:

@@ -34,10 +34,11 @@ RENEW_DAYS: Final = 30
 
 
 class ReloadableTls:
-    """A context to listen with, whose certificate can be replaced: handshakes that begin afterwards show the new one, connections go on.
+    """A context to listen with, whose certificate can be replaced: handshakes that begin afterwards show the new one,
+    connections go on.
 
-    The context that listens only sends each handshake on to the current one: loading a second certificate into a context in use would keep the old
-    one beside it where the kinds of their keys differ.
+    The context that listens only sends each handshake on to the current one: loading a second certificate into a
+    context in use would keep the old one beside it where the kinds of their keys differ.
     """
 
     def __init__(self, cert: Path, key: Path) -> None:
@@ -82,13 +83,17 @@ def self_signed(names: list[str], *, now: datetime.datetime | None = None) -> st
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(subject).issuer_name(subject).public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=LIFE_DAYS))
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=LIFE_DAYS))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .sign(key, hashes.SHA256())
-    )  # fmt: skip
+    )
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

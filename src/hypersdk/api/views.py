@@ -1,4 +1,5 @@
-"""What the native face shows: the shapes of its answers, and how they come from rows. No secret has a place in any of them."""
+"""What the native face shows: the shapes of its answers, and how they come from rows. No secret has a place in any of
+them."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class DiskProgressView(Shown):
 
 
 class ProgressView(Shown):
-    """How far a job is. Every field is there from the first answer on; those that are not known yet are 0, empty or null."""
+    """How far a job is. Every field is there from the first answer on; those that are not known yet are 0, empty or
+    null."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -147,13 +149,32 @@ class WorkerView(Shown):
 def job_view(job: Job) -> JobView:
     """A row as it is shown."""
     return JobView(
-        id=job.id, number=job.number, name=job.name, vm_path=job.vm_path, output_path=job.output_path, format=job.format,
-        state=job.state, status=cast(Status, KEPT[job.state]), definition=dict(job.definition), endpoint_id=job.endpoint_id, site=job.site,
-        priority=job.priority, owner=job.owner, attempt=job.attempt, worker_id=job.worker_id, waiting=job.waiting,
-        progress=progress_view(job), result=None if job.result is None else dict(job.result), error=error_view(job.error),
-        source_changes=job.source_changes, created_at=rfc3339(job.created_at), started_at=maybe_rfc3339(job.started_at),
-        completed_at=maybe_rfc3339(job.completed_at), updated_at=rfc3339(job.updated_at), revision=job.revision,
-    )  # fmt: skip
+        id=job.id,
+        number=job.number,
+        name=job.name,
+        vm_path=job.vm_path,
+        output_path=job.output_path,
+        format=job.format,
+        state=job.state,
+        status=cast(Status, KEPT[job.state]),
+        definition=dict(job.definition),
+        endpoint_id=job.endpoint_id,
+        site=job.site,
+        priority=job.priority,
+        owner=job.owner,
+        attempt=job.attempt,
+        worker_id=job.worker_id,
+        waiting=job.waiting,
+        progress=progress_view(job),
+        result=None if job.result is None else dict(job.result),
+        error=error_view(job.error),
+        source_changes=job.source_changes,
+        created_at=rfc3339(job.created_at),
+        started_at=maybe_rfc3339(job.started_at),
+        completed_at=maybe_rfc3339(job.completed_at),
+        updated_at=rfc3339(job.updated_at),
+        revision=job.revision,
+    )
 
 
 def progress_view(job: Job) -> ProgressView:
@@ -175,14 +196,25 @@ def listed(found: Found[Any]) -> dict[str, Any]:
 def attempt_view(attempt: Attempt) -> AttemptView:
     """A row of the attempts."""
     return AttemptView(
-        epoch=attempt.epoch, attempt=attempt.attempt, worker_id=attempt.worker_id, started_at=rfc3339(attempt.started_at),
-        ended_at=maybe_rfc3339(attempt.ended_at), outcome=attempt.outcome, error=error_view(attempt.error),
-    )  # fmt: skip
+        epoch=attempt.epoch,
+        attempt=attempt.attempt,
+        worker_id=attempt.worker_id,
+        started_at=rfc3339(attempt.started_at),
+        ended_at=maybe_rfc3339(attempt.ended_at),
+        outcome=attempt.outcome,
+        error=error_view(attempt.error),
+    )
 
 
 def worker_view(worker: Worker) -> WorkerView:
     """A row of the workers."""
     return WorkerView(
-        id=worker.id, host=worker.host, pid=worker.pid, version=worker.version, roots=list(worker.roots),
-        state=cast(WorkerState, worker.state), started_at=rfc3339(worker.started_at), age_s=round(worker.age_s, 3),
-    )  # fmt: skip
+        id=worker.id,
+        host=worker.host,
+        pid=worker.pid,
+        version=worker.version,
+        roots=list(worker.roots),
+        state=cast(WorkerState, worker.state),
+        started_at=rfc3339(worker.started_at),
+        age_s=round(worker.age_s, 3),
+    )

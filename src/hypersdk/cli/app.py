@@ -1,4 +1,5 @@
-"""The commands of ``hyper2kvm``: names, one-line summaries and where they live. A command's module is imported when it is called."""
+"""The commands of ``hyper2kvm``: names, one-line summaries and where they live. A command's module is imported when it
+is called."""
 
 from __future__ import annotations
 

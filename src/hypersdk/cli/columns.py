@@ -1,4 +1,5 @@
-"""Tables without lines: columns as wide as what they hold, cut or left out where the terminal has no room, never wrapped."""
+"""Tables without lines: columns as wide as what they hold, cut or left out where the terminal has no room, never
+wrapped."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ GAP: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. Where room is short it is cut down to ``least`` cells (0: never cut), then left out if it is ``optional``."""
+    """One column. Where room is short it is cut down to ``least`` cells (0: never cut), then left out if it is
+    ``optional``."""
 
     title: str
     right: bool = False
@@ -28,7 +30,8 @@ Cell = tuple[str, str]
 
 
 def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int | None) -> Text:
-    """The rows below a header, a line each; at most ``width`` cells wide where that can be done (None: as wide as it takes)."""
+    """The rows below a header, a line each; at most ``width`` cells wide where that can be done (None: as wide as it
+    takes)."""
     natural = [
         max([cell_len(column.title), *(cell_len(row[at][0]) for row in rows)]) for at, column in enumerate(columns)
     ]

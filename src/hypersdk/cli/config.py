@@ -1,8 +1,8 @@
 """The configuration file, ``$XDG_CONFIG_HOME/hypersdk/config.toml``.
 
-Two tables. ``[connection]`` says where vSphere is and who asks, ``[export]`` sets defaults of ``hyper2kvm export``. What is not
-known is an error that names it: a misspelt ``insecure`` must not be silently ignored. The order of precedence is flag, environment,
-file, built-in default.
+Two tables. ``[connection]`` says where vSphere is and who asks, ``[export]`` sets defaults of ``hyper2kvm export``.
+What is not known is an error that names it: a misspelt ``insecure`` must not be silently ignored. The order of
+precedence is flag, environment, file, built-in default.
 
 ::
 
@@ -140,7 +140,8 @@ class Config:
 
 
 def load_config(environ: Mapping[str, str], named: Path | None = None) -> Config:
-    """Reads ``named``, which must exist, or else the user's own file, which need not. Raises UsageError for what is wrong in it."""
+    """Reads ``named``, which must exist, or else the user's own file, which need not. Raises UsageError for what is
+    wrong in it."""
     path = named or config_home(environ) / "config.toml"
     try:
         with path.open("rb") as file:
@@ -202,7 +203,8 @@ def _bad(path: Path, what: str) -> UsageError:
 
 
 def config_home(environ: Mapping[str, str]) -> Path:
-    """Folder of the configuration, by the XDG base directory specification (which says that a relative path is to be ignored)."""
+    """Folder of the configuration, by the XDG base directory specification (which says that a relative path is to be
+    ignored)."""
     base = environ.get("XDG_CONFIG_HOME", "")
     root = Path(base) if base.startswith("/") else Path(environ.get("HOME") or Path.home()) / ".config"
     return root / "hypersdk"

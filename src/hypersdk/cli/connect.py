@@ -30,7 +30,10 @@ PASSWORD_SOURCE: Final = register(
 )
 
 UNANSWERED: Final = "Answer it, or give the value as a flag; see `hyper2kvm --help`."
-UNTRUSTED: Final = "Ask whoever runs the server for the SHA-256 print, then pass it with --thumbprint; or name the authority's file with --ca-bundle."
+UNTRUSTED: Final = (
+    "Ask whoever runs the server for the SHA-256 print, then pass it with --thumbprint; or name the authority's file"
+    " with --ca-bundle."
+)
 LOGIN_REFUSED: Final = "login_refused"
 CERTIFICATE_UNKNOWN: Final = "certificate_unknown"
 """Codes of lower packages, by name: their modules take long to import."""
@@ -109,7 +112,8 @@ def connected(cli: Cli, overrides: dict[str, object] | None = None) -> Iterator[
 
 
 def log_in(cli: Cli, endpoint: Endpoint) -> Session:
-    """Logs in. At a terminal a missing or refused password is asked for, and so is whether to trust an unknown certificate.
+    """Logs in. At a terminal a missing or refused password is asked for, and so is whether to trust an unknown
+    certificate.
 
     In that order of need: nobody types a password for a server that does not answer or is not trusted.
     """
@@ -134,7 +138,8 @@ def with_password(cli: Cli, endpoint: Endpoint) -> Endpoint:
 
 
 def _trusted(cli: Cli, endpoint: Endpoint) -> Endpoint:
-    """``endpoint``, reached once where a person watches: an unknown certificate is shown and trusted on their word, which is remembered."""
+    """``endpoint``, reached once where a person watches: an unknown certificate is shown and trusted on their word,
+    which is remembered."""
     if not cli.output.can_ask:
         return endpoint
     try:

@@ -44,7 +44,8 @@ class Failure:
 
 
 def folders_for(base: Path, machines: Sequence[MachineSummary], *, own: bool = False) -> list[Path]:
-    """One output folder each: ``base`` itself for one machine (unless it shall have its ``own``), else one below it named after the machine.
+    """One output folder each: ``base`` itself for one machine (unless it shall have its ``own``), else one below it
+    named after the machine.
 
     Where names meet, the moref is added.
     """
@@ -60,7 +61,8 @@ def folders_for(base: Path, machines: Sequence[MachineSummary], *, own: bool = F
 
 
 def still_to_do(cli: Cli, specs: Sequence[ExportSpec], machines: Sequence[MachineSummary]) -> list[ExportSpec]:
-    """What ``--resume`` means for several machines: go on with those that were begun, begin the others, leave those that are done.
+    """What ``--resume`` means for several machines: go on with those that were begun, begin the others, leave those
+    that are done.
 
     One machine alone is taken at its word: there must be something to resume.
     """
@@ -145,7 +147,8 @@ def _device_of(folder: Path) -> int:
 
 def _too_small_together(plan: Plan, room: int) -> HyperSDKError:
     return Refused(
-        f"'{plan.machine.name}' may need {format_size(plan.needs_bytes)}, the machines before it leave {format_size(room)}",
+        f"'{plan.machine.name}' may need {format_size(plan.needs_bytes)}, the machines before it leave"
+        f" {format_size(room)}",
         code="target_too_small",
     )
 
@@ -207,7 +210,8 @@ def _plan_facts(plan: Plan) -> Iterator[tuple[str, str, str]]:
 
 
 def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
-    """Many plans, a line each; below them what is done at the source, with how many of them do it, and every warning."""
+    """Many plans, a line each; below them what is done at the source, with how many of them do it, and every
+    warning."""
     from hypersdk.cli.columns import Column, lay_out
 
     columns = (
@@ -250,7 +254,8 @@ def carry_out(cli: Cli, session: Session, plans: Sequence[Plan], settings: RunSe
 
 
 def conclude(cli: Cli, outcomes: Sequence[Outcome], failures: Sequence[Failure]) -> None:
-    """Tells how each machine ended, and raises what decides the exit status. ``failures`` of several were told with the plans."""
+    """Tells how each machine ended, and raises what decides the exit status. ``failures`` of several were told with the
+    plans."""
     for outcome in outcomes:
         if outcome.result is not None:
             show_result(cli, outcome.result)
@@ -280,7 +285,8 @@ def _gather(error: Cancelled, errors: Sequence[Cancelled], *names: str) -> None:
 
 
 def _tell_kept_snapshots(cli: Cli, outcomes: Sequence[Outcome]) -> None:
-    """Which temporary snapshots stay at the source, why, until when, and what removes them now; in the error for programs (``kept``)."""
+    """Which temporary snapshots stay at the source, why, until when, and what removes them now; in the error for
+    programs (``kept``)."""
     for outcome in outcomes:
         name = outcome.error.fields.get("kept_snapshot") if outcome.error else None
         if name is None or outcome.error is None:
@@ -291,9 +297,9 @@ def _tell_kept_snapshots(cli: Cli, outcomes: Sequence[Outcome]) -> None:
             outcome.error.fields["kept"] = [{"snapshot": name, "folder": folder, "command": command}]
             continue
         cli.output.note(
-            f"{outcome.plan.machine.name}: snapshot {name} stays on the machine, because --resume goes on from it; the resumed export removes it at "
-            f"its end. It grows as the machine writes, and nothing removes it by itself: any `hyper2kvm cleanup` does once the export is {SNAPSHOT_KEPT} "
-            "old. This removes it now:",
+            f"{outcome.plan.machine.name}: snapshot {name} stays on the machine, because --resume goes on from it; the"
+            " resumed export removes it at its end. It grows as the machine writes, and nothing removes it by itself:"
+            f" any `hyper2kvm cleanup` does once the export is {SNAPSHOT_KEPT} old. This removes it now:",
             style="yellow",
         )
         cli.output.notes.print(f"  {clean(command)}", markup=False, soft_wrap=True)
@@ -303,8 +309,9 @@ def _partly_failed(outcomes: Sequence[Outcome], failed: Sequence[Failure], total
     done = sum(outcome.result is not None for outcome in outcomes)
     return PartlyFailed(
         f"{len(failed)} of {count(total, 'machine')} failed",
-        exported=done, failed=[{"machine": failure.machine, "code": failure.error.code} for failure in failed],
-    )  # fmt: skip
+        exported=done,
+        failed=[{"machine": failure.machine, "code": failure.error.code} for failure in failed],
+    )
 
 
 def tell_failure(cli: Cli, failure: Failure) -> None:
@@ -368,7 +375,8 @@ def _proof_text(proof: str) -> str:
 
 
 def import_command(plan: Plan, result: ExportResult) -> str | None:
-    """The command that starts the machine on KVM, for the formats that KVM runs. The disk that boots comes first: `--import` boots from it."""
+    """The command that starts the machine on KVM, for the formats that KVM runs. The disk that boots comes first:
+    `--import` boots from it."""
     if plan.spec.format not in (OutputFormat.QCOW2, OutputFormat.RAW):
         return None
     machine = plan.machine
@@ -387,21 +395,23 @@ def import_command(plan: Plan, result: ExportResult) -> str | None:
 
 
 def in_boot_order(plan: Plan) -> list[PlannedDisk]:
-    """The disks in the order in which the machine tries to boot from them; as they are numbered where that is not known."""
+    """The disks in the order in which the machine tries to boot from them; as they are numbered where that is not
+    known."""
     places = {key: place for place, key in enumerate(boot_sequence(plan.machine))}
     return sorted(plan.disks, key=lambda disk: places.get(disk.key, len(places)))
 
 
 def domain_name(machine: str) -> str:
-    """A name that virt-install takes: it refuses blanks, libvirt ``/`` and line breaks, and a ``-`` in front reads as a flag."""
+    """A name that virt-install takes: it refuses blanks, libvirt ``/`` and line breaks, and a ``-`` in front reads as a
+    flag."""
     from hypersdk.migration.naming import stem_of
 
     return stem_of("-".join(machine.split()))
 
 
 def _option_value(text: str) -> str:
-    """One value in an option of virt-install, which takes ``key=value,key=value`` apart by commas as a shell does by blanks: with quotes and
-    backslashes (``parse_optstr_tuples`` in virtinst/cli.py)."""
+    """One value in an option of virt-install, which takes ``key=value,key=value`` apart by commas as a shell does by
+    blanks: with quotes and backslashes (``parse_optstr_tuples`` in virtinst/cli.py)."""
     return re.sub(r"""[\\"',]""", r"\\\g<0>", text)
 
 

@@ -145,16 +145,25 @@ def _agree(cli: Cli, session: Session, machines: Sequence[MachineSummary]) -> _P
 
 def _start(spec: ExportSpec) -> Choices:
     return Choices(
-        output_dir=spec.output_dir.absolute(), format=spec.format, compress=spec.compress, state=spec.state,
-        method=spec.method, remove_cdrom=spec.remove_cdrom,
-    )  # fmt: skip
+        output_dir=spec.output_dir.absolute(),
+        format=spec.format,
+        compress=spec.compress,
+        state=spec.state,
+        method=spec.method,
+        remove_cdrom=spec.remove_cdrom,
+    )
 
 
 def _spec(spec: ExportSpec, choices: Choices) -> ExportSpec:
     return replace(
-        spec, output_dir=choices.output_dir, format=choices.format, compress=choices.compress, state=choices.state,
-        method=choices.method, remove_cdrom=choices.remove_cdrom,
-    )  # fmt: skip
+        spec,
+        output_dir=choices.output_dir,
+        format=choices.format,
+        compress=choices.compress,
+        state=choices.state,
+        method=choices.method,
+        remove_cdrom=choices.remove_cdrom,
+    )
 
 
 def _pick(
@@ -162,9 +171,13 @@ def _pick(
 ) -> Picked | None:
     title = f"HyperSDK   {session.endpoint.address}   {session.endpoint.username}"
     app = PickerApp(
-        machines, title=title, start=start, free_bytes=free_bytes, marked=marked,
+        machines,
+        title=title,
+        start=start,
+        free_bytes=free_bytes,
+        marked=marked,
         look_up=lambda moref: read_machine(session, moref, cancel=cli.cancel),
-    )  # fmt: skip
+    )
     with cli.interrupts.diverted(lambda: app.call_from_thread(app.exit)):
         picked = app.run()
     if app.failure is not None:

@@ -42,17 +42,27 @@ def _lies_in(machine: MachineSummary, datacenter: str) -> bool:
 def summary_object(machine: MachineSummary) -> dict[str, Any]:
     """One machine for ``list --json``. ``path`` can be used as ``vm_path`` in a job file."""
     return {
-        "name": machine.name, "moref": machine.moref, "path": machine.path, "uuid": machine.uuid, "power": machine.power.value,
-        "cpus": machine.cpus, "memory_bytes": machine.memory_bytes,
+        "name": machine.name,
+        "moref": machine.moref,
+        "path": machine.path,
+        "uuid": machine.uuid,
+        "power": machine.power.value,
+        "cpus": machine.cpus,
+        "memory_bytes": machine.memory_bytes,
         "disks": [{"label": disk.label, "capacity_bytes": disk.capacity_bytes} for disk in machine.disks],
-        "capacity_bytes": machine.capacity_bytes, "used_bytes": machine.used_bytes, "instance_uuid": machine.instance_uuid,
-        "datacenter": machine.datacenter, "host": machine.host, "guest": machine.guest_name, "template": machine.template,
-    }  # fmt: skip
+        "capacity_bytes": machine.capacity_bytes,
+        "used_bytes": machine.used_bytes,
+        "instance_uuid": machine.instance_uuid,
+        "datacenter": machine.datacenter,
+        "host": machine.host,
+        "guest": machine.guest_name,
+        "template": machine.template,
+    }
 
 
 def machine_object(machine: Machine) -> dict[str, Any]:
-    """One machine for ``inspect --json``: its row, every other field of the record under the record's own names, and the keys of its disks in the
-    order in which it tries to boot from them (empty where that is not known)."""
+    """One machine for ``inspect --json``: its row, every other field of the record under the record's own names, and
+    the keys of its disks in the order in which it tries to boot from them (empty where that is not known)."""
     fields = asdict(machine)
     del fields["summary"]
     return {**summary_object(machine.summary), **fields, "boot_sequence": boot_sequence(machine)}

@@ -61,7 +61,8 @@ def _invoke(cli: Cli, arguments: Sequence[str]) -> int:
 
 
 def _with_signal(cli: Cli, error: Cancelled) -> Cancelled:
-    """The engine only knows that it was cancelled; which signal did it decides the exit status, and what was begun the next step."""
+    """The engine only knows that it was cancelled; which signal did it decides the exit status, and what was begun the
+    next step."""
     told = error
     if cli.interrupts.received is not None and "signal" not in error.fields:
         told = cancelled_by(cli.interrupts.received)

@@ -96,7 +96,8 @@ def connection_options(command: F) -> F:
 
 
 def connection_words(cli: Cli) -> list[str]:
-    """The connection flags of this run, for a command that is to reach the same server. None of them holds a password."""
+    """The connection flags of this run, for a command that is to reach the same server. None of them holds a
+    password."""
     words = [] if cli.config_path is None else ["--config", str(cli.config_path)]
     for name, value in cli.flags.items():
         flag = f"--{name.replace('_', '-')}"
@@ -105,23 +106,33 @@ def connection_words(cli: Cli) -> list[str]:
 
 
 def output_options(command: F) -> F:
-    """Adds ``--json`` and ``--debug`` (read early: what goes wrong while the other flags are read is told that way already)."""
+    """Adds ``--json`` and ``--debug`` (read early: what goes wrong while the other flags are read is told that way
+    already)."""
     as_json = click.option(
-        "--json", is_flag=True, is_eager=True, expose_value=False, callback=_record_json,
+        "--json",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_record_json,
         help="Print one JSON object a line on standard output, for programs.",
-    )  # fmt: skip
+    )
     with_origin = click.option(
-        "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_record_debug,
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_record_debug,
         help="Show log messages and the origin of errors on standard error.",
-    )  # fmt: skip
+    )
     return as_json(with_origin(command))
 
 
 class Command(groups.Command):
-    """A command whose help shows the connection flags apart from its own, and where a bare ``--compress`` takes no value.
+    """A command whose help shows the connection flags apart from its own, and where a bare ``--compress`` takes no
+    value.
 
-    An option with an optional value would swallow the argument after it (``--compress web01``), so its value is only ever
-    written behind an equals sign.
+    An option with an optional value would swallow the argument after it (``--compress web01``), so its value is only
+    ever written behind an equals sign.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -7,8 +7,8 @@
     with --json     stdout, a JSON   nothing                         stdout, one JSON line of type "error"
                     line per event
 
-So a pipe behind stdout always gets results and nothing else. Colours and live displays appear only on a terminal, never with
-``NO_COLOR`` or ``TERM=dumb``.
+So a pipe behind stdout always gets results and nothing else. Colours and live displays appear only on a terminal, never
+with ``NO_COLOR`` or ``TERM=dumb``.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Output:
             self._stdout.flush()
 
     def print(self, *renderables: RenderableType, soft_wrap: bool = False) -> None:
-        """A result for people, on stdout; nothing with --json, where ``event`` carries it. A pipe gets no blanks at the ends of lines."""
+        """A result for people, on stdout; nothing with --json, where ``event`` carries it. A pipe gets no blanks at the
+        ends of lines."""
         if self.json_lines:
             return
         if self._stdout.isatty():
@@ -152,7 +153,8 @@ class Output:
 
     @contextmanager
     def working(self, text: str) -> Iterator[Callable[[str], None]]:
-        """Shows that something goes on (a spinner on a terminal, nothing elsewhere); yields a function that replaces the text."""
+        """Shows that something goes on (a spinner on a terminal, nothing elsewhere); yields a function that replaces
+        the text."""
         if not self.live:
             yield lambda _text: None
             return
@@ -165,8 +167,8 @@ def _make_console(stream: TextIO, environ: Mapping[str, str]) -> Console:
     from rich.segment import Segment
 
     class Quiet(Console):
-        """Leaves a reader that went away to the outermost loop, which knows the exit status for it. The last line of defence for texts from outside
-        is here: what is shown is clean, whoever laid it out."""
+        """Leaves a reader that went away to the outermost loop, which knows the exit status for it. The last line of
+        defence for texts from outside is here: what is shown is clean, whoever laid it out."""
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):

@@ -50,7 +50,8 @@ BOTTLENECK_TEXT: Final = {
 def watching(
     output: Output, clock: Callable[[], float] = time.monotonic, *, brief: bool = False, disks: bool = True
 ) -> Iterator[Observer]:
-    """Yields the observer to hand to an export. With ``brief`` the display is gone at the end, and a log gets lines only if it takes long.
+    """Yields the observer to hand to an export. With ``brief`` the display is gone at the end, and a log gets lines
+    only if it takes long.
 
     Without ``disks`` the display has one line for each machine.
     """
@@ -126,25 +127,44 @@ def log_line(machine: ExportProgress) -> str:
 def progress_object(machine: ExportProgress) -> dict[str, Any]:
     """One machine for an event of type "progress"."""
     return {
-        "machine": machine.machine, "phase": machine.phase, "fraction": round(machine.fraction, 4),
-        "wire_bytes": machine.wire_bytes, "rate_bytes_s": machine.rate_bytes_s, "eta_s": machine.eta_s,
-        "elapsed_s": round(machine.elapsed_s, 1), "lease_age_s": machine.lease_age_s, "note": machine.note,
+        "machine": machine.machine,
+        "phase": machine.phase,
+        "fraction": round(machine.fraction, 4),
+        "wire_bytes": machine.wire_bytes,
+        "rate_bytes_s": machine.rate_bytes_s,
+        "eta_s": machine.eta_s,
+        "elapsed_s": round(machine.elapsed_s, 1),
+        "lease_age_s": machine.lease_age_s,
+        "note": machine.note,
         "disks": [disk_object(disk) for disk in machine.disks],
-    }  # fmt: skip
+    }
 
 
 def disk_object(disk: DiskProgress) -> dict[str, Any]:
     """One disk inside an event."""
     return {
-        "label": disk.label, "file": disk.file_name, "phase": disk.phase, "fraction": round(disk.fraction, 4), "basis": disk.basis,
-        "capacity_bytes": disk.capacity_bytes, "wire_bytes": disk.wire_bytes, "guest_bytes": disk.guest_bytes,
-        "written_bytes": disk.written_bytes, "skipped_bytes": disk.skipped_bytes, "rate_bytes_s": disk.rate_bytes_s,
-        "eta_s": disk.eta_s, "bottleneck": disk.bottleneck, "attempt": disk.attempt, "note": disk.note, "again_bytes": disk.again_bytes,
-    }  # fmt: skip
+        "label": disk.label,
+        "file": disk.file_name,
+        "phase": disk.phase,
+        "fraction": round(disk.fraction, 4),
+        "basis": disk.basis,
+        "capacity_bytes": disk.capacity_bytes,
+        "wire_bytes": disk.wire_bytes,
+        "guest_bytes": disk.guest_bytes,
+        "written_bytes": disk.written_bytes,
+        "skipped_bytes": disk.skipped_bytes,
+        "rate_bytes_s": disk.rate_bytes_s,
+        "eta_s": disk.eta_s,
+        "bottleneck": disk.bottleneck,
+        "attempt": disk.attempt,
+        "note": disk.note,
+        "again_bytes": disk.again_bytes,
+    }
 
 
 class FolderProgress:
-    """Files of one folder that are read one after the other, as one run: takes the progress of each, passes that of the whole on.
+    """Files of one folder that are read one after the other, as one run: takes the progress of each, passes that of the
+    whole on.
 
     ``total_bytes`` is what is going to be read, as far as that is known before.
     """
@@ -171,11 +191,17 @@ class FolderProgress:
         done, elapsed = self._before_bytes + file.wire_bytes, self._clock() - self._began
         rate = done / elapsed if elapsed > 0 and done else None
         return ExportProgress(
-            machine=self._name, phase=Phase.VERIFYING, disks=(file,), wire_bytes=done,
+            machine=self._name,
+            phase=Phase.VERIFYING,
+            disks=(file,),
+            wire_bytes=done,
             fraction=min(done / self._total_bytes, 1.0) if self._total_bytes else 1.0,
-            rate_bytes_s=rate, eta_s=max(self._total_bytes - done, 0) / rate if rate else None,
-            elapsed_s=elapsed, lease_age_s=None, note="",
-        )  # fmt: skip
+            rate_bytes_s=rate,
+            eta_s=max(self._total_bytes - done, 0) / rate if rate else None,
+            elapsed_s=elapsed,
+            lease_age_s=None,
+            note="",
+        )
 
 
 @contextmanager
@@ -210,7 +236,8 @@ class LiveProgress:
 
 
 def draw(machines: Sequence[ExportProgress], width: int, height: int, *, disks: bool = True) -> Iterator[Text]:
-    """The lines of the display, at most ``width`` cells wide and never more than fit on a screen of ``height`` lines."""
+    """The lines of the display, at most ``width`` cells wide and never more than fit on a screen of ``height``
+    lines."""
     room = max(height - 1, 1)  # the last line is the cursor's
     if len(machines) > 1:
         yield _total_line(machines, width)
@@ -292,7 +319,8 @@ def _left(eta_s: float | None) -> str:
 
 
 def _remark(machine: ExportProgress) -> str:
-    """What explains the figures above: basis of the percentage, bottleneck, what is being waited for, age of the lease."""
+    """What explains the figures above: basis of the percentage, bottleneck, what is being waited for, age of the
+    lease."""
     moving = [disk for disk in machine.disks if disk.phase in ACTIVE]
     remarks = ["" if machine.phase is Phase.CANCELLED else machine.note, *_unique(disk.note for disk in moving)]
     if bases := _unique(_basis_text(disk.basis) for disk in moving):
@@ -333,7 +361,8 @@ class Figures:
     when: str
 
     def text(self, width: int) -> str:
-        """In columns of fixed width, so that the bars of all lines end in one place; without the bytes on a narrow terminal."""
+        """In columns of fixed width, so that the bars of all lines end in one place; without the bytes on a narrow
+        terminal."""
         rate = "" if self.rate_bytes_s is None else f"{format_size(self.rate_bytes_s)}/s"
         size = f"{format_size(self.wire_bytes):>11}" if width >= 100 else ""
         return f"{min(self.fraction, 1.0):4.0%}{size}{rate:>13}{self.when:>15}"

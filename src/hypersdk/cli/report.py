@@ -93,11 +93,15 @@ def labelled(label: str, text: str, width: int, style: str = "") -> Text:
 
 
 def wrapped(text: str, width: int, first_indent: int) -> list[str]:
-    """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a print, a path) stays whole, to be copied."""
+    """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a print, a path) stays whole,
+    to be copied."""
     lines = textwrap.wrap(
-        " " * first_indent + clean(text), max(width, 20), break_long_words=False, break_on_hyphens=False,
+        " " * first_indent + clean(text),
+        max(width, 20),
+        break_long_words=False,
+        break_on_hyphens=False,
         drop_whitespace=True,
-    )  # fmt: skip
+    )
     return [lines[0][first_indent:], *lines[1:]] if lines else [""]
 
 
@@ -141,7 +145,8 @@ class InternalError(HyperSDKError):
 
 
 def _write_crash(error: Exception, state_dir: Path) -> Path | None:
-    """The crash file, readable by its owner alone; None where the state folder cannot be written (the terminal gets it then)."""
+    """The crash file, readable by its owner alone; None where the state folder cannot be written (the terminal gets it
+    then)."""
     path = state_dir / f"crash-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.txt"
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop, the second says what an end by force would lose, the third forces it.
+"""Ctrl-C and SIGTERM: the first asks the run to stop, the second says what an end by force would lose, the third forces
+it.
 
-The interpreter runs signal handlers between two bytecodes of the main thread, which may hold any lock at that moment. So the
-handler itself takes none; the number travels through a wake-up pipe to a thread that may. Only while the program waits for a person
-or for the first answer of a server (``breakable``) does the handler raise, because nothing else ends a blocked read; the pipe is taken
-off for that time, so that no signal is acted on twice.
+The interpreter runs signal handlers between two bytecodes of the main thread, which may hold any lock at that moment.
+So the handler itself takes none; the number travels through a wake-up pipe to a thread that may. Only while the program
+waits for a person or for the first answer of a server (``breakable``) does the handler raise, because nothing else ends
+a blocked read; the pipe is taken off for that time, so that no signal is acted on twice.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from hypersdk.transfer.cancel import CancelToken
 
 WATCHED: Final = (signal.SIGINT, signal.SIGTERM)
 
-STOPPING: Final = "Stopping: what is written is kept. What was changed at the source is put back, but for a temporary snapshot that --resume needs. One moment."
+STOPPING: Final = (
+    "Stopping: what is written is kept. What was changed at the source is put back, but for a temporary snapshot that"
+    " --resume needs. One moment."
+)
 WARNING: Final = (
-    "Still stopping. Ended by force, the lease stays open on the server until it times out (usually five minutes, in which the machine "
-    "can be neither started nor moved), and a temporary snapshot or an ejected CD stays as it is until `hyper2kvm cleanup`. "
-    "What is on disk stays usable for --resume. Once more to end by force."
+    "Still stopping. Ended by force, the lease stays open on the server until it times out (usually five minutes, in"
+    " which the machine can be neither started nor moved), and a temporary snapshot or an ejected CD stays as it is"
+    " until `hyper2kvm cleanup`. What is on disk stays usable for --resume. Once more to end by force."
 )
 
 
@@ -62,7 +66,8 @@ class Interrupts:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """While nothing is under way that must be ended in order: a signal raises Cancelled in the main thread, whatever blocks it. Main thread only."""
+        """While nothing is under way that must be ended in order: a signal raises Cancelled in the main thread,
+        whatever blocks it. Main thread only."""
         pipe = signal.set_wakeup_fd(-1)
         self._breakable = True
         try:
@@ -73,7 +78,8 @@ class Interrupts:
 
     @contextmanager
     def diverted(self, stop: Callable[[], None]) -> Iterator[None]:
-        """While a full-screen program owns the terminal: ``stop`` is called (from another thread) in place of a message."""
+        """While a full-screen program owns the terminal: ``stop`` is called (from another thread) in place of a
+        message."""
         self._diverted = stop
         try:
             yield

@@ -28,11 +28,15 @@ class Tokens:
         return tuple(ApiToken.of(one) for one in found)
 
     def create(
-        self, label: str, scope: str = "viewer", *, expires_in_days: float | Literal["default"] | None = "default",
+        self,
+        label: str,
+        scope: str = "viewer",
+        *,
+        expires_in_days: float | Literal["default"] | None = "default",
         user: str | None = None,
-    ) -> NewToken:  # fmt: skip
-        """A new one. ``scope`` is viewer, operator, admin or metrics; None days: it does not expire. ``default``: 90 days, or until the token
-        that asks ends, whichever is sooner. Its text is in the answer and nowhere else."""
+    ) -> NewToken:
+        """A new one. ``scope`` is viewer, operator, admin or metrics; None days: it does not expire. ``default``: 90
+        days, or until the token that asks ends, whichever is sooner. Its text is in the answer and nowhere else."""
         body: dict[str, Any] = {"label": label, "scope": scope}
         if expires_in_days != "default":
             body["expires_in_days"] = expires_in_days

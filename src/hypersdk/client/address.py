@@ -6,8 +6,8 @@
     token      given > token file given > $HYPERVISORD_TOKEN > the context, at its own address only
                > admin.token in $STATE_DIRECTORY, the XDG state folder, /var/lib/hypersdk: for a daemon on this machine only
 
-A token never travels further than it was meant to: not to another address than its context's, not to another machine when it was
-found on this one, not to a port here that another user listens on, not over plain HTTP to another machine.
+A token never travels further than it was meant to: not to another address than its context's, not to another machine
+when it was found on this one, not to a port here that another user listens on, not over plain HTTP to another machine.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ PLAIN_HTTP: Final = register(
     "Give the daemon a certificate and use https://, or reach it through an SSH tunnel on localhost.",
 )
 TOKEN_SOURCE: Final = register(
-    "token_source", "The token could not be read from where it was said to be.", "Name a file with the token on its first line."
-)  # fmt: skip
+    "token_source",
+    "The token could not be read from where it was said to be.",
+    "Name a file with the token on its first line.",
+)
 FOREIGN_LISTENER: Final = register(
     "foreign_listener",
     "What listens on that port is run by another user than the one who owns the token, so it may not be the daemon.",
@@ -76,7 +78,8 @@ class Wanted:
 
 
 def find_target(wanted: Wanted, environ: Mapping[str, str]) -> Target:
-    """Raises UsageError for an address, file or print that cannot be used, AccessError where a token must not be sent."""
+    """Raises UsageError for an address, file or print that cannot be used, AccessError where a token must not be
+    sent."""
     name, context = _context(wanted, environ)
     # A context that was named is meant, whatever stands in the environment.
     variable = None if wanted.context else environ.get(URL_VARIABLE)
@@ -90,7 +93,8 @@ def find_target(wanted: Wanted, environ: Mapping[str, str]) -> Target:
 
 
 def is_at(context: Context, url: str) -> bool:
-    """Whether the context is that of the daemon at ``url``, a ``normal_url``. One whose address cannot be read is of none: whoever uses it is told."""
+    """Whether the context is that of the daemon at ``url``, a ``normal_url``. One whose address cannot be read is of
+    none: whoever uses it is told."""
     try:
         return normal_url(context.url) == url
     except UsageError:
@@ -98,7 +102,8 @@ def is_at(context: Context, url: str) -> bool:
 
 
 def normal_url(text: str) -> str:
-    """``scheme://host:port`` in one form, without a path. Raises UsageError ``daemon_address``; what it says shows no password."""
+    """``scheme://host:port`` in one form, without a path. Raises UsageError ``daemon_address``; what it says shows no
+    password."""
     whole = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(whole.strip())
@@ -108,8 +113,11 @@ def normal_url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not host:
         raise UsageError("the daemon's address begins with neither http:// nor https://", code=DAEMON_ADDRESS)
     if parts.username is not None or parts.password is not None:
-        raise UsageError("the daemon's address holds a user name or password", code=DAEMON_ADDRESS,
-                         next_step="Leave it out; use `hyperctl login`.")  # fmt: skip
+        raise UsageError(
+            "the daemon's address holds a user name or password",
+            code=DAEMON_ADDRESS,
+            next_step="Leave it out; use `hyperctl login`.",
+        )
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise UsageError("the daemon's address has a path", code=DAEMON_ADDRESS)
     shown = f"[{host}]" if ":" in host else host
@@ -169,15 +177,18 @@ def read_token(path: Path) -> Secret:
 
 
 def _checked(text: str, what: str) -> Secret:
-    """``text`` without white space around it. Raises UsageError ``token_source``, without any of the text, for what no header could carry."""
+    """``text`` without white space around it. Raises UsageError ``token_source``, without any of the text, for what no
+    header could carry."""
     token = text.strip()
     if not token:
         raise UsageError(f"{what} is empty", code=TOKEN_SOURCE)
     if len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable() or " " in token:
         raise UsageError(
-            f"{what} is no token", code=TOKEN_SOURCE, cause="A token is one word of ASCII characters.",
+            f"{what} is no token",
+            code=TOKEN_SOURCE,
+            cause="A token is one word of ASCII characters.",
             next_step="Take the token alone, as it was shown when it was made.",
-        )  # fmt: skip
+        )
     return Secret(token)
 
 
@@ -192,7 +203,8 @@ def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _local_token(environ: Mapping[str, str], url: str) -> tuple[Secret | None, str | None]:
-    """The first that may be used. One that may not, left behind by a daemon that is gone perhaps, does not hide the others."""
+    """The first that may be used. One that may not, left behind by a daemon that is gone perhaps, does not hide the
+    others."""
     refused: HyperSDKError | None = None
     for folder in state_folders(environ):
         path = folder / ADMIN_TOKEN
@@ -227,7 +239,8 @@ _LISTEN: Final = "0A"
 
 
 def listeners(port: int, tables: tuple[Path, ...] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))) -> Iterator[int]:
-    """User ids of the sockets that listen on ``port`` here, as the kernel tells (proc(5), ``/proc/net/tcp``); none where it does not."""
+    """User ids of the sockets that listen on ``port`` here, as the kernel tells (proc(5), ``/proc/net/tcp``); none
+    where it does not."""
     for table in tables:
         try:
             lines = table.read_text(encoding="ascii").splitlines()[1:]

@@ -56,21 +56,35 @@ class Client:
             job = client.wait(job.id, on_progress=lambda job: print(f"{job.progress.percent_complete:.0f} %"))
             print(job.raise_for_failure().files)
 
-    What is not given is found as hyperctl finds it: the context, ``$HYPERVISORD_URL``, the current context, ``http://localhost:8080``; the token in
-    ``$HYPERVISORD_TOKEN``, the context, or the daemon's own file on this machine. Every method raises HyperSDKError with the daemon's code:
-    UsageError, AccessError, LookupFailed, Refused, ConnectError, DaemonError ... A write is sent again when the connection broke, with the
-    same Idempotency-Key, so it is done once.
+    What is not given is found as hyperctl finds it: the context, ``$HYPERVISORD_URL``, the current context,
+    ``http://localhost:8080``; the token in ``$HYPERVISORD_TOKEN``, the context, or the daemon's own file on this
+    machine. Every method raises HyperSDKError with the daemon's code: UsageError, AccessError, LookupFailed, Refused,
+    ConnectError, DaemonError ... A write is sent again when the connection broke, with the same Idempotency-Key, so it
+    is done once.
     """
 
     def __init__(
-        self, url: str | None = None, token: Secret | str | None = None, token_file: str | os.PathLike[str] | None = None,
-        ca_bundle: str | os.PathLike[str] | None = None, thumbprint: str | None = None, insecure: bool = False,
-        timeout_s: float = DEFAULT_TIMEOUT_S, *, context: str | None = None, environ: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        url: str | None = None,
+        token: Secret | str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        ca_bundle: str | os.PathLike[str] | None = None,
+        thumbprint: str | None = None,
+        insecure: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        *,
+        context: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         wanted = Wanted(
-            url, Secret(token) if isinstance(token, str) else token, None if token_file is None else Path(token_file),
-            None if ca_bundle is None else Path(ca_bundle), thumbprint, insecure, context,
-        )  # fmt: skip
+            url,
+            Secret(token) if isinstance(token, str) else token,
+            None if token_file is None else Path(token_file),
+            None if ca_bundle is None else Path(ca_bundle),
+            thumbprint,
+            insecure,
+            context,
+        )
         self.target: Final[Target] = find_target(wanted, os.environ if environ is None else environ)
         self._transport: Final = Transport(self.target, timeout_s)
 
@@ -130,10 +144,11 @@ class Client:
         priority: int = 0,
         idempotency_key: str | None = None,
     ) -> Submission:
-        """Submits jobs: one definition or several as mappings, a ``Path`` of a job file, or the text of one (JSON or YAML).
+        """Submits jobs: one definition or several as mappings, a ``Path`` of a job file, or the text of one (JSON or
+        YAML).
 
-        Each definition is accepted or rejected on its own. ``endpoint_id`` is for those that name no endpoint; a higher ``priority`` goes
-        first (-1000 to 1000). Raises UsageError where nothing can be read at all.
+        Each definition is accepted or rejected on its own. ``endpoint_id`` is for those that name no endpoint; a higher
+        ``priority`` goes first (-1000 to 1000). Raises UsageError where nothing can be read at all.
         """
         body, kind = job_file(definition)
         headers = {"Content-Type": kind}
@@ -156,10 +171,18 @@ class Client:
         return Job.of(self._transport.request("GET", job_path(job_id)).object())
 
     def page(
-        self, *, ids: Sequence[str] = (), states: Sequence[str] = (), text: str = "", sort: str = "-number", limit: int = PAGE,
-        offset: int = 0, cursor: str | None = None,
-    ) -> Page:  # fmt: skip
-        """Part of the list of jobs, newest first unless sorted otherwise. ``states`` are the daemon's words or the five older ones."""
+        self,
+        *,
+        ids: Sequence[str] = (),
+        states: Sequence[str] = (),
+        text: str = "",
+        sort: str = "-number",
+        limit: int = PAGE,
+        offset: int = 0,
+        cursor: str | None = None,
+    ) -> Page:
+        """Part of the list of jobs, newest first unless sorted otherwise. ``states`` are the daemon's words or the five
+        older ones."""
         params: dict[str, Any] = {"sort": sort, "limit": limit}
         named = {"id": list(ids), "state": states_of(states), "text": text, "offset": offset, "cursor": cursor}
         params |= {key: value for key, value in named.items() if value}
@@ -178,7 +201,8 @@ class Client:
                 return
 
     def query(self, ids: Sequence[str] = (), status: Sequence[str] = (), text: str = "") -> Sequence[Job]:
-        """The jobs with these ids, in these states, with ``text`` in them; all without any. Ids that do not exist are left out."""
+        """The jobs with these ids, in these states, with ``text`` in them; all without any. Ids that do not exist are
+        left out."""
         if not ids:
             return tuple(self.list(states=status, text=text))
         found: dict[str, Job] = {}
@@ -200,9 +224,11 @@ class Client:
     def wait(
         self, job_id: str, timeout_s: float | None = None, on_progress: Callable[[Job], None] | None = None
     ) -> Job:
-        """The job when it has ended, whichever way: see ``Job.raise_for_failure``. ``on_progress`` is called at most a few times a second.
+        """The job when it has ended, whichever way: see ``Job.raise_for_failure``. ``on_progress`` is called at most a
+        few times a second.
 
-        A daemon that restarts meanwhile is waited for. Raises TransientError ``wait_over`` after ``timeout_s``; the job goes on.
+        A daemon that restarts meanwhile is waited for. Raises TransientError ``wait_over`` after ``timeout_s``; the job
+        goes on.
         """
         last: Job | None = None
         for last in self._watch((job_id,), timeout_s):
@@ -212,8 +238,8 @@ class Client:
         return last
 
     def watch(self, ids: Sequence[str] = (), timeout_s: float | None = None) -> Iterator[Job]:
-        """Each job as it is and again whenever it changes, by the event stream where there is one. Ends when all of ``ids`` have ended;
-        without ids it follows all jobs and does not end."""
+        """Each job as it is and again whenever it changes, by the event stream where there is one. Ends when all of
+        ``ids`` have ended; without ids it follows all jobs and does not end."""
         return self._watch(tuple(dict.fromkeys(ids)), timeout_s)
 
     def _watch(self, ids: tuple[str, ...], timeout_s: float | None) -> Iterator[Job]:
@@ -221,14 +247,16 @@ class Client:
         return Watch(self, self._transport, ids, deadline).updates()
 
     def logs(self, job_id: str, after: int = 0, wait_s: int = 0) -> LogPart:
-        """The job's log from byte ``after`` on; with ``wait_s`` (at most 20) the daemon answers when there is something new."""
+        """The job's log from byte ``after`` on; with ``wait_s`` (at most 20) the daemon answers when there is something
+        new."""
         wait_s = min(wait_s, LOG_WAIT_S)
         params = {"after": after, "wait": wait_s}
         answer = self._transport.request("GET", f"{job_path(job_id)}/logs", params=params, wait_s=wait_s).object()
         return LogPart(take(answer, "text", str), take(answer, "end", int), take(answer, "ended", bool))
 
     def follow_logs(self, job_id: str) -> Iterator[str]:
-        """The job's log in pieces as they come, to its end. A daemon that restarts meanwhile is waited for; nothing is lost or comes twice."""
+        """The job's log in pieces as they come, to its end. A daemon that restarts meanwhile is waited for; nothing is
+        lost or comes twice."""
         part = self.logs(job_id)
         while True:
             if part.text:
@@ -240,7 +268,8 @@ class Client:
     # Ask
 
     def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
-        """Asks for the job's end: it is ``cancelled`` when its source is as it was found. Raises Refused for one that has ended."""
+        """Asks for the job's end: it is ``cancelled`` when its source is as it was found. Raises Refused for one that
+        has ended."""
         return self._ask(job_id, "cancel", {"keep_partial": keep_partial} if keep_partial else None)
 
     def pause(self, job_id: str) -> Job:
@@ -252,12 +281,13 @@ class Client:
         return self._ask(job_id, "resume")
 
     def retry(self, job_id: str, *, discard: bool = False) -> Job:
-        """Puts a failed or cancelled job back into the queue: from its last checkpoint, or from the beginning with ``discard``."""
+        """Puts a failed or cancelled job back into the queue: from its last checkpoint, or from the beginning with
+        ``discard``."""
         return self._ask(job_id, "retry", {"discard": discard} if discard else None)
 
     def delete(self, job_id: str, *, give_up: bool = False) -> None:
-        """Forgets a job that has ended, and its log; the files that it made stay. With ``give_up`` also one whose source could not be put back:
-        what it changed there stays as it is."""
+        """Forgets a job that has ended, and its log; the files that it made stay. With ``give_up`` also one whose
+        source could not be put back: what it changed there stays as it is."""
         self._transport.request("DELETE", job_path(job_id), params={"give_up": give_up} if give_up else None)
 
     def _ask(self, job_id: str, what: str, params: Mapping[str, bool] | None = None) -> Job:
@@ -265,7 +295,8 @@ class Client:
 
 
 def states_of(words: Sequence[str]) -> Sequence[str]:
-    """The daemon's states for its own words and for the five older ones (``pending`` is queued and paused). Raises UsageError."""
+    """The daemon's states for its own words and for the five older ones (``pending`` is queued and paused). Raises
+    UsageError."""
     found: dict[str, None] = {}
     for word in words:
         states = [state for state, kept in KEPT.items() if word.lower() in (state.value, kept)]
@@ -326,8 +357,10 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         reason = error.strerror or "not a file"
         raise UsageError(
-            f"the job file {path} cannot be read: {reason}", cause=f"{reason}.", next_step="Name a file that is there and that you can read.",
-        ) from error  # fmt: skip
+            f"the job file {path} cannot be read: {reason}",
+            cause=f"{reason}.",
+            next_step="Name a file that is there and that you can read.",
+        ) from error
 
 
 def _bounded(data: bytes, what: str) -> bytes:

@@ -30,13 +30,23 @@ class Endpoints:
         return EndpointInfo.of(self._transport.request("GET", _path(endpoint)).object())
 
     def create(
-        self, name: str, url: str, username: str = "", password: Secret | None = None, *, secret_ref: str | None = None,
-        thumbprint: str | None = None, insecure: bool = False, datacenter: str | None = None, default: bool = False,
-    ) -> EndpointInfo:  # fmt: skip
-        """Keeps a connection. ``secret_ref`` says where the daemon finds the password (``vault:``, ``env:``, ``file:``) in place of it.
+        self,
+        name: str,
+        url: str,
+        username: str = "",
+        password: Secret | None = None,
+        *,
+        secret_ref: str | None = None,
+        thumbprint: str | None = None,
+        insecure: bool = False,
+        datacenter: str | None = None,
+        default: bool = False,
+    ) -> EndpointInfo:
+        """Keeps a connection. ``secret_ref`` says where the daemon finds the password (``vault:``, ``env:``, ``file:``)
+        in place of it.
 
-        Raises Refused ``certificate_unknown`` with the certificate's print as ``sha256`` in its fields where nobody vouches for it: compare
-        it with what the server itself shows, then call again with it as ``thumbprint``.
+        Raises Refused ``certificate_unknown`` with the certificate's print as ``sha256`` in its fields where nobody
+        vouches for it: compare it with what the server itself shows, then call again with it as ``thumbprint``.
         """
         more = {
             "secret_ref": secret_ref,

@@ -1,4 +1,5 @@
-"""The file of named daemons, ``$XDG_CONFIG_HOME/hypersdk/contexts.toml``: readable by its owner only, because it holds tokens.
+"""The file of named daemons, ``$XDG_CONFIG_HOME/hypersdk/contexts.toml``: readable by its owner only, because it holds
+tokens.
 
 ::
 
@@ -28,8 +29,10 @@ from hypersdk.secret import Secret
 from hypersdk.units import KiB
 
 CONTEXTS_BAD: Final = register(
-    "contexts_invalid", "The file of daemons holds something that cannot be used.", "Correct it, or remove it and log in again."
-)  # fmt: skip
+    "contexts_invalid",
+    "The file of daemons holds something that cannot be used.",
+    "Correct it, or remove it and log in again.",
+)
 CONTEXTS_EXPOSED: Final = register(
     "contexts_exposed",
     "The file holds tokens and other users of this machine can read it.",
@@ -103,7 +106,8 @@ def contexts_path(environ: Mapping[str, str]) -> Path:
 
 
 def load_contexts(path: Path) -> Contexts:
-    """What the file says; nothing where there is none. Raises UsageError for what is wrong in it, or when others can read it."""
+    """What the file says; nothing where there is none. Raises UsageError for what is wrong in it, or when others can
+    read it."""
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -156,14 +160,21 @@ def save_contexts(path: Path, contexts: Contexts) -> None:
         _write(path, "\n".join(lines).lstrip("\n") + "\n")
     except OSError as error:
         raise TargetError(
-            f"{path} cannot be written: {error.strerror}", code=TARGET_DENIED, cause=f"{error.strerror}.",
+            f"{path} cannot be written: {error.strerror}",
+            code=TARGET_DENIED,
+            cause=f"{error.strerror}.",
             next_step=f"Make {path.parent} a folder that your user can write, or name another one in $XDG_CONFIG_HOME.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _entries(context: Context) -> list[str]:
-    values = {"url": context.url, "token": context.token and context.token.reveal(), "token_id": context.token_id, "ca_bundle": context.ca_bundle,
-              "thumbprint": context.thumbprint}  # fmt: skip
+    values = {
+        "url": context.url,
+        "token": context.token and context.token.reveal(),
+        "token_id": context.token_id,
+        "ca_bundle": context.ca_bundle,
+        "thumbprint": context.thumbprint,
+    }
     lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
     return [*lines, "insecure = true"] if context.insecure else lines
 

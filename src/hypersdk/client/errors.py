@@ -33,19 +33,25 @@ DAEMON_UNREACHABLE: Final = register(
     "Start it with `hypervisord`, or name another one with --url or $HYPERVISORD_URL.",
 )
 DAEMON_TIMEOUT: Final = register(
-    "daemon_timeout", "The daemon took longer to answer than was allowed.", "Try again; `hyperctl status` tells how busy it is."
-)  # fmt: skip
+    "daemon_timeout",
+    "The daemon took longer to answer than was allowed.",
+    "Try again; `hyperctl status` tells how busy it is.",
+)
 ANSWER_UNREADABLE: Final = register(
     "answer_unreadable",
     "What answers at that address is no HyperSDK daemon, or one that is much older or newer.",
     "Check the address; `hyperctl status` shows the daemon's version.",
 )
 TOO_MANY_REQUESTS: Final = register(
-    "too_many_requests", "The daemon limits how many requests a token or an address may make.", "Wait a minute, then go on."
-)  # fmt: skip
+    "too_many_requests",
+    "The daemon limits how many requests a token or an address may make.",
+    "Wait a minute, then go on.",
+)
 WAIT_OVER: Final = register(
-    "wait_over", "The job did not end in the time that was allowed for it.", "It goes on; look at it with `hyperctl get ID`."
-)  # fmt: skip
+    "wait_over",
+    "The job did not end in the time that was allowed for it.",
+    "It goes on; look at it with `hyperctl get ID`.",
+)
 
 
 class DaemonError(HyperSDKError):
@@ -68,9 +74,22 @@ _KNOWN_KEYS: Final = frozenset(
 )
 _BY_EXIT: Final[Mapping[int, type[HyperSDKError]]] = {
     family.exit_status: family
-    for family in (UsageError, ConnectError, AccessError, LookupFailed, Refused, SourceError, IntegrityError, TargetError,
-                   PartlyFailed, NotRestored, DaemonUnavailable, DaemonError, Cancelled)
-}  # fmt: skip
+    for family in (
+        UsageError,
+        ConnectError,
+        AccessError,
+        LookupFailed,
+        Refused,
+        SourceError,
+        IntegrityError,
+        TargetError,
+        PartlyFailed,
+        NotRestored,
+        DaemonUnavailable,
+        DaemonError,
+        Cancelled,
+    )
+}
 _BY_STATUS: Final[Mapping[int, type[HyperSDKError]]] = {
     HTTPStatus.UNAUTHORIZED: AccessError,
     HTTPStatus.FORBIDDEN: AccessError,
@@ -92,7 +111,8 @@ _FALLBACK_CODE: Final[Mapping[int, str]] = {
 
 
 def error_of(status: int, document: object) -> HyperSDKError:
-    """The error for an answer with ``status`` (400 or more): a problem document, the older ``{error, code}``, or anything else."""
+    """The error for an answer with ``status`` (400 or more): a problem document, the older ``{error, code}``, or
+    anything else."""
     facts: Mapping[Any, Any] = document if isinstance(document, Mapping) else {}
     family = _family(status, facts)
     message = _text(facts.get("detail")) or _text(facts.get("error")) or _text(facts.get("title"))

@@ -9,7 +9,8 @@ from hypersdk.client.transport import Params, Transport
 
 
 def every(transport: Transport, path: str, key: str, params: Params | None = None) -> Iterator[Raw]:
-    """All rows of a list, each once, even where rows come or go while its pages are read. Raises as ``Transport.request``."""
+    """All rows of a list, each once, even where rows come or go while its pages are read. Raises as
+    ``Transport.request``."""
     seen: set[str] = set()
     offset = 0
     while True:

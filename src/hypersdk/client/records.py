@@ -42,13 +42,19 @@ class Progress:
     def of(cls, raw: Raw) -> Progress:
         """From its JSON object."""
         return cls(
-            phase=take(raw, "phase", str), percent_complete=number(raw, "percent_complete"),
-            current_file=take(raw, "current_file", str, ""), files_downloaded=take(raw, "files_downloaded", int, 0),
-            total_files=take(raw, "total_files", int, 0), bytes_downloaded=take(raw, "bytes_downloaded", int, 0),
-            bytes_transferred=take(raw, "bytes_transferred", int, 0), total_bytes=take(raw, "total_bytes", int, 0),
-            rate_bytes_s=maybe_number(raw, "rate_bytes_s"), eta_s=maybe_number(raw, "eta_s"),
-            note=take(raw, "note", str, "") or stalled_text(raw.get("stalled")), raw=raw,
-        )  # fmt: skip
+            phase=take(raw, "phase", str),
+            percent_complete=number(raw, "percent_complete"),
+            current_file=take(raw, "current_file", str, ""),
+            files_downloaded=take(raw, "files_downloaded", int, 0),
+            total_files=take(raw, "total_files", int, 0),
+            bytes_downloaded=take(raw, "bytes_downloaded", int, 0),
+            bytes_transferred=take(raw, "bytes_transferred", int, 0),
+            total_bytes=take(raw, "total_bytes", int, 0),
+            rate_bytes_s=maybe_number(raw, "rate_bytes_s"),
+            eta_s=maybe_number(raw, "eta_s"),
+            note=take(raw, "note", str, "") or stalled_text(raw.get("stalled")),
+            raw=raw,
+        )
 
 
 def stalled_text(stalled: object) -> str:
@@ -60,8 +66,8 @@ def stalled_text(stalled: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job. ``state`` is the daemon's word (queued, running, pausing, paused, cancelling, completed, failed, cancelled),
-    ``status`` the same in the five words of the older routes."""
+    """One job. ``state`` is the daemon's word (queued, running, pausing, paused, cancelling, completed, failed,
+    cancelled), ``status`` the same in the five words of the older routes."""
 
     id: str
     name: str
@@ -85,13 +91,24 @@ class Job:
     def of(cls, raw: Raw) -> Job:
         """From its JSON object. Raises DaemonError ``answer_unreadable``."""
         return cls(
-            id=take(raw, "id", str), name=take(raw, "name", str), vm_path=take(raw, "vm_path", str),
-            output_path=take(raw, "output_path", str), format=take(raw, "format", str), state=take(raw, "state", str),
-            status=take(raw, "status", str), progress=Progress.of(take(raw, "progress", dict)),
-            result=maybe(raw, "result", dict), error=maybe(raw, "error", dict), attempt=take(raw, "attempt", int, 1),
-            waiting=maybe(raw, "waiting", str), created_at=moment(raw, "created_at"), started_at=maybe_moment(raw, "started_at"),
-            completed_at=maybe_moment(raw, "completed_at"), updated_at=moment(raw, "updated_at"), raw=raw,
-        )  # fmt: skip
+            id=take(raw, "id", str),
+            name=take(raw, "name", str),
+            vm_path=take(raw, "vm_path", str),
+            output_path=take(raw, "output_path", str),
+            format=take(raw, "format", str),
+            state=take(raw, "state", str),
+            status=take(raw, "status", str),
+            progress=Progress.of(take(raw, "progress", dict)),
+            result=maybe(raw, "result", dict),
+            error=maybe(raw, "error", dict),
+            attempt=take(raw, "attempt", int, 1),
+            waiting=maybe(raw, "waiting", str),
+            created_at=moment(raw, "created_at"),
+            started_at=maybe_moment(raw, "started_at"),
+            completed_at=maybe_moment(raw, "completed_at"),
+            updated_at=moment(raw, "updated_at"),
+            raw=raw,
+        )
 
     @property
     def ended(self) -> bool:
@@ -133,7 +150,8 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What became of a job file: each definition was accepted or rejected on its own. ``warnings`` are about what has no effect."""
+    """What became of a job file: each definition was accepted or rejected on its own. ``warnings`` are about what has
+    no effect."""
 
     accepted: tuple[Job, ...]
     rejected: tuple[Rejection, ...]
@@ -163,9 +181,12 @@ class Page:
     def of(cls, raw: Raw) -> Page:
         """From its JSON object."""
         return cls(
-            tuple(Job.of(one) for one in objects(raw, "jobs")), take(raw, "total", int), take(raw, "revision", int),
-            maybe(raw, "next_cursor", str), take(raw, "facets", dict, {}),
-        )  # fmt: skip
+            tuple(Job.of(one) for one in objects(raw, "jobs")),
+            take(raw, "total", int),
+            take(raw, "revision", int),
+            maybe(raw, "next_cursor", str),
+            take(raw, "facets", dict, {}),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,10 +271,15 @@ class EndpointInfo:
     def of(cls, raw: Raw) -> EndpointInfo:
         """From its JSON object."""
         return cls(
-            id=take(raw, "id", str), name=take(raw, "name", str), kind=take(raw, "kind", str, "vsphere"),
-            url=take(raw, "url", str, ""), username=take(raw, "username", str, ""),
-            is_default=take(raw, "is_default", bool, False), thumbprint=maybe(raw, "thumbprint", str), raw=raw,
-        )  # fmt: skip
+            id=take(raw, "id", str),
+            name=take(raw, "name", str),
+            kind=take(raw, "kind", str, "vsphere"),
+            url=take(raw, "url", str, ""),
+            username=take(raw, "username", str, ""),
+            is_default=take(raw, "is_default", bool, False),
+            thumbprint=maybe(raw, "thumbprint", str),
+            raw=raw,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +299,15 @@ class ApiToken:
     def of(cls, raw: Raw) -> ApiToken:
         """From its JSON object."""
         return cls(
-            id=take(raw, "id", str), label=take(raw, "label", str, ""), scope=take(raw, "scope", str),
-            user=take(raw, "user", str, ""), created_at=moment(raw, "created_at"), expires_at=maybe_moment(raw, "expires_at"),
-            used_at=maybe_moment(raw, "used_at"), raw=raw,
-        )  # fmt: skip
+            id=take(raw, "id", str),
+            label=take(raw, "label", str, ""),
+            scope=take(raw, "scope", str),
+            user=take(raw, "user", str, ""),
+            created_at=moment(raw, "created_at"),
+            expires_at=maybe_moment(raw, "expires_at"),
+            used_at=maybe_moment(raw, "used_at"),
+            raw=raw,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,9 +333,13 @@ class User:
     def of(cls, raw: Raw) -> User:
         """From its JSON object."""
         return cls(
-            id=take(raw, "id", str), name=take(raw, "name", str), role=take(raw, "role", str),
-            disabled=take(raw, "disabled", bool, False), created_at=moment(raw, "created_at"), raw=raw,
-        )  # fmt: skip
+            id=take(raw, "id", str),
+            name=take(raw, "name", str),
+            role=take(raw, "role", str),
+            disabled=take(raw, "disabled", bool, False),
+            created_at=moment(raw, "created_at"),
+            raw=raw,
+        )
 
 
 _REQUIRED: Final[Any] = object()

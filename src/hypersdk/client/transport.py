@@ -1,7 +1,8 @@
 """One request and its answer: TLS, time limits, retries, and an answer that is never larger than agreed.
 
-A write carries an ``Idempotency-Key``, so that it can be sent again when the connection broke and nobody knows whether it arrived: the
-daemon gives the first answer again. A daemon that restarts is waited for after a connection broke, not when it was not there at all.
+A write carries an ``Idempotency-Key``, so that it can be sent again when the connection broke and nobody knows whether
+it arrived: the daemon gives the first answer again. A daemon that restarts is waited for after a connection broke, not
+when it was not there at all.
 """
 
 from __future__ import annotations
@@ -85,11 +86,13 @@ class Transport:
             headers["Authorization"] = f"Bearer {target.token.reveal()}"
         try:
             self._http: Final = httpx.Client(
-                base_url=target.url, headers=headers, verify=_context(target),
+                base_url=target.url,
+                headers=headers,
+                verify=_context(target),
                 timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
                 trust_env=not is_loopback(target.url),  # a proxy is not asked for this machine
                 follow_redirects=False,
-            )  # fmt: skip
+            )
         except httpx.InvalidURL as error:
             raise UsageError("the daemon's address is no valid URL", code=DAEMON_ADDRESS) from error
 
@@ -236,9 +239,10 @@ def path_part(text: str) -> str:
 def _unsendable() -> UsageError:
     """Without the error's own text, which may quote a header, and the token with it."""
     return UsageError(
-        "the request cannot be sent", cause="A value in it has characters that HTTP does not allow, or is too long.",
+        "the request cannot be sent",
+        cause="A value in it has characters that HTTP does not allow, or is too long.",
         next_step="Correct the id, name, key or address that was given.",
-    )  # fmt: skip
+    )
 
 
 class _Busy(Exception):  # noqa: N818 - asks to come again

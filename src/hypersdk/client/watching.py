@@ -69,8 +69,8 @@ class Watch:
     def updates(self) -> Iterator[Job]:
         """Each job as it is, then whenever it changes; ends when all of ``ids`` have ended, never where it is empty.
 
-        Raises LookupFailed for a job that is not there (any more), ConnectError when the daemon was away for too long, TransientError
-        ``wait_over`` at the deadline.
+        Raises LookupFailed for a job that is not there (any more), ConnectError when the daemon was away for too long,
+        TransientError ``wait_over`` at the deadline.
         """
         self._alive = self.clock()
         yield from self._patiently(self._load)
@@ -261,7 +261,8 @@ def _object(event: Event) -> Mapping[str, Any]:
 
 
 def _shown(job: Job) -> Mapping[str, Any]:
-    """What counts as a change: not what the caller may do, which only some answers say, and not how often the row was written."""
+    """What counts as a change: not what the caller may do, which only some answers say, and not how often the row was
+    written."""
     return {key: value for key, value in job.raw.items() if key not in ("permissions", "revision", "updated_at")}
 
 
@@ -274,6 +275,7 @@ def _kept(state: str, otherwise: str) -> str:
 
 def _removed(job_id: str) -> LookupFailed:
     return LookupFailed(
-        f"job '{job_id}' was deleted", cause="Somebody deleted it, or it was older than the daemon keeps jobs.",
+        f"job '{job_id}' was deleted",
+        cause="Somebody deleted it, or it was older than the daemon keeps jobs.",
         next_step="`hyperctl query -all` lists the jobs that are there.",
-    )  # fmt: skip
+    )

@@ -1,4 +1,5 @@
-"""Where a file has data and where holes, to be asked about many ranges: one look at the file answers for all of them."""
+"""Where a file has data and where holes, to be asked about many ranges: one look at the file answers for all of
+them."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@
                      begin     copy 1    copy 2    copy 3         one for each 4 MiB, at most 512: then every second goes
                                            └── read(offset) goes on from a copy of the nearest one before it
 
-Who reads from front to end inflates everything once, and whoever reads in several places inflates a little more. Memory is 40 KiB for each
-copy, whatever is inside. zlib compares length and CRC-32 of each member when it comes to its end.
+Who reads from front to end inflates everything once, and whoever reads in several places inflates a little more. Memory
+is 40 KiB for each copy, whatever is inside. zlib compares length and CRC-32 of each member when it comes to its end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"\x1f\x8b"
 MAX_INFLATED: Final = 64 * TiB
-"""As much as the largest disk that is read. Deflate makes at most 1032 bytes of one, so the work is bounded by the file's own size before that."""
+"""As much as the largest disk that is read. Deflate makes at most 1032 bytes of one, so the work is bounded by the
+file's own size before that."""
 MAX_COPIES: Final = 512
 
 _WITH_GZIP_HEADER: Final = 31
@@ -53,7 +54,8 @@ class _Place:
 class GzipReader:
     """The content of a gzip ``file`` as a ReadableFile. Thread-safe.
 
-    ``check`` is called again and again, and may raise, while it inflates. Raises IntegrityError: ``truncated_stream``, ``bad_format``.
+    ``check`` is called again and again, and may raise, while it inflates. Raises IntegrityError: ``truncated_stream``,
+    ``bad_format``.
     """
 
     def __init__(self, file: ReadableFile, check: Callable[[], None] = lambda: None) -> None:
@@ -89,7 +91,8 @@ class GzipReader:
             return self._size
 
     def _place_before(self, offset: int) -> _Place:
-        """The nearest place to read ``offset`` from. A reader goes on and leaves a copy behind only where it leaves something out."""
+        """The nearest place to read ``offset`` from. A reader goes on and leaves a copy behind only where it leaves
+        something out."""
         copy = max((place for place in self._copies if place.offset <= offset), key=lambda place: place.offset)
         readers = [place for place in self._readers if copy.offset <= place.offset <= offset]
         if not readers:

@@ -47,7 +47,8 @@ class BlockFile(ReadableFile, Protocol):
         ...
 
     def data_runs(self, start: int) -> Iterator[range]:
-        """Runs of bytes from ``start`` on that hold data, rising; between them are holes. All is data where the file system knows no holes."""
+        """Runs of bytes from ``start`` on that hold data, rising; between them are holes. All is data where the file
+        system knows no holes."""
         ...
 
     def sync(self) -> None:
@@ -57,7 +58,8 @@ class BlockFile(ReadableFile, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One deflated block for ``write_deflated``: guest ``offset`` (multiple of BLOCK), inflated ``length`` in bytes, the RFC 1950 stream."""
+    """One deflated block for ``write_deflated``: guest ``offset`` (multiple of BLOCK), inflated ``length`` in bytes,
+    the RFC 1950 stream."""
 
     offset: int
     length: int
@@ -67,10 +69,10 @@ class Piece:
 class ImageWriter(Protocol):
     """Writes one guest disk of ``capacity`` bytes. What is never written reads as zeros.
 
-    Disjoint ranges may be written from several threads, each range once per run. A range may be written again in a later run
-    (after ``reopen``): the last write wins. When ``write*`` returns, data **and the table entries that lead to it** have
-    been handed to the operating system: they survive the death of this process (not a power cut; ``sync`` is for that).
-    OSError passes through unchanged. After ``finish`` the writer is spent.
+    Disjoint ranges may be written from several threads, each range once per run. A range may be written again in a
+    later run (after ``reopen``): the last write wins. When ``write*`` returns, data **and the table entries that lead
+    to it** have been handed to the operating system: they survive the death of this process (not a power cut; ``sync``
+    is for that). OSError passes through unchanged. After ``finish`` the writer is spent.
     """
 
     ordered: ClassVar[bool]
@@ -78,11 +80,13 @@ class ImageWriter(Protocol):
     capacity: int
 
     def write(self, offset: int, data: Buffer) -> None:
-        """``data`` at guest ``offset``. ``offset`` is a multiple of BLOCK; so is the length, except at the end of the disk."""
+        """``data`` at guest ``offset``. ``offset`` is a multiple of BLOCK; so is the length, except at the end of the
+        disk."""
         ...
 
     def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
-        """Stores compressed blocks as they are where the format can; returns those it cannot: inflate them and call ``write``.
+        """Stores compressed blocks as they are where the format can; returns those it cannot: inflate them and call
+        ``write``.
 
         A writer without compression returns all of them. The caller has checked the grains (or was told not to).
         """
@@ -97,7 +101,8 @@ class ImageWriter(Protocol):
         ...
 
     def data_extents(self) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` of guest ranges that hold data so far, rising, disjoint; for tests and for rebuilding state."""
+        """``(offset, length)`` of guest ranges that hold data so far, rising, disjoint; for tests and for rebuilding
+        state."""
         ...
 
     def stored(self) -> Iterator[range]:
@@ -105,26 +110,30 @@ class ImageWriter(Protocol):
         ...
 
     def read(self, offset: int, buffer: memoryview) -> None:
-        """Fills ``buffer`` from guest ``offset``, through the image's own tables, as the file has it by now. Whole blocks, as in ``write``.
+        """Fills ``buffer`` from guest ``offset``, through the image's own tables, as the file has it by now. Whole
+        blocks, as in ``write``.
 
         Thread-safe; not while others write there. Raises IntegrityError where what lies there cannot be decoded.
         """
         ...
 
     def drop(self, blocks: Iterable[int]) -> None:
-        """Lets go of ``blocks``, which rise: they read as zeros afterwards, until they are written again. Not while others write."""
+        """Lets go of ``blocks``, which rise: they read as zeros afterwards, until they are written again. Not while
+        others write."""
         ...
 
     def held(self) -> Iterator[range]:
         """Runs of blocks that the image holds whole, rising, by its tables and its file's holes: no data is read.
 
-        To be asked right after it was reopened: something may have cut the file, or lost parts of it, since the blocks were written.
+        To be asked right after it was reopened: something may have cut the file, or lost parts of it, since the blocks
+        were written.
         """
         ...
 
 
 def check_range(offset: int, length: int, capacity: int) -> None:
-    """Raises ValueError unless ``ImageWriter.write`` may be called so: whole blocks within the disk, the last one perhaps short."""
+    """Raises ValueError unless ``ImageWriter.write`` may be called so: whole blocks within the disk, the last one
+    perhaps short."""
     end = offset + length
     if offset < 0 or offset % BLOCK or length <= 0 or end > capacity or (end % BLOCK and end != capacity):
         raise ValueError(f"a writer takes whole blocks of its disk, not {length} bytes at {offset} of {capacity}")

@@ -4,11 +4,12 @@ The form is that of DSP0243 1.1.1 ("Open Virtualization Format Specification"), 
 
     SHA256(web01.ovf)= 5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef
 
-No space before ``=``, one after it, lower-case hex, the descriptor first. ovftool and virt-v2v take this form and no other
-spelling is common to both, so it is what ``format_mf`` writes. ``parse_mf`` reads what we wrote, also after an editor has put
-spaces around the sign or ended the lines in CR LF; anything else is damage to it.
+No space before ``=``, one after it, lower-case hex, the descriptor first. ovftool and virt-v2v take this form and no
+other spelling is common to both, so it is what ``format_mf`` writes. ``parse_mf`` reads what we wrote, also after an
+editor has put spaces around the sign or ended the lines in CR LF; anything else is damage to it.
 
-The packages of others hold what their tools made of that line. ``read_mf`` takes all of these, and says what it could not read::
+The packages of others hold what their tools made of that line. ``read_mf`` takes all of these, and says what it could
+not read::
 
     SHA256 (disks/a b.vmdk) = 5F70...      BSD's and coreutils' --tag; blanks, capitals, sub-folders
     SHA2-256(a.vmdk)= 5f70...              openssl 3
@@ -63,7 +64,8 @@ class MfLine:
 
 @dataclass(frozen=True, slots=True)
 class ForeignMf:
-    """What a manifest of others says. Names are as they stand there, but for ``./`` in front; ``unread`` tells people what was not understood."""
+    """What a manifest of others says. Names are as they stand there, but for ``./`` in front; ``unread`` tells people
+    what was not understood."""
 
     lines: tuple[MfLine, ...]
     unread: tuple[str, ...] = ()
@@ -115,7 +117,8 @@ def _foreign_line(row: str) -> MfLine | None:
 def format_mf(lines: Iterable[tuple[str, str, str]]) -> bytes:
     """The text of a manifest for ``(algorithm, name, hexdigest)``, in the order given: the descriptor comes first.
 
-    Raises ValueError for what no reader would take; names are checked when they are made, so that is a bug of the caller.
+    Raises ValueError for what no reader would take; names are checked when they are made, so that is a bug of the
+    caller.
     """
     return "".join(_format_line(algorithm, name, digest) for algorithm, name, digest in lines).encode()
 
@@ -129,8 +132,8 @@ def _format_line(algorithm: str, name: str, digest: str) -> str:
 def parse_mf(data: bytes) -> list[MfLine]:
     """The lines of a manifest, in order. Blank lines are skipped.
 
-    Raises IntegrityError ``bad_format`` (field ``line``, from 1) for a line of another form, a digest of the wrong length, a
-    name that is a path and a name that comes twice.
+    Raises IntegrityError ``bad_format`` (field ``line``, from 1) for a line of another form, a digest of the wrong
+    length, a name that is a path and a name that comes twice.
     """
     if len(data) > MAX_MF_BYTES:
         raise IntegrityError(f"the manifest has {len(data)} bytes, more than {MAX_MF_BYTES}", code=BAD_FORMAT)

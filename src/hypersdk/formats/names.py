@@ -1,9 +1,10 @@
 """Names of files inside an export. They come from descriptors, archives and manifests that others wrote.
 
-An ``href`` in a descriptor is a relative reference (DSP0243 1.1.1, section 7.1; RFC 3986, section 4.2), typed ``xs:anyURI``. Such a
-value may hold blanks and letters beyond ASCII as they are, and most tools write and read them so. What it may not hold as it is are the
-characters that mean something else there: ``href_of`` encodes these and no others. Earlier releases, and many tools, encode nothing, so
-``names_in_href`` has the text as it is written first, and what it decodes to second.
+An ``href`` in a descriptor is a relative reference (DSP0243 1.1.1, section 7.1; RFC 3986, section 4.2), typed
+``xs:anyURI``. Such a value may hold blanks and letters beyond ASCII as they are, and most tools write and read them so.
+What it may not hold as it is are the characters that mean something else there: ``href_of`` encodes these and no
+others. Earlier releases, and many tools, encode nothing, so ``names_in_href`` has the text as it is written first, and
+what it decodes to second.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def is_bare_name(name: str) -> bool:
 
 
 def is_inner_path(name: str) -> bool:
-    """Whether ``name`` can only mean a file in the folder it is looked up in, or in folders below it: bare names between slashes."""
+    """Whether ``name`` can only mean a file in the folder it is looked up in, or in folders below it: bare names
+    between slashes."""
     parts = name.split("/")
     return len(parts) <= MAX_FOLDERS + 1 and all(is_bare_name(part) for part in parts)
 
@@ -44,9 +46,11 @@ def href_of(name: str) -> str:
 
 
 def names_in_href(href: str) -> tuple[str, ...]:
-    """Names of files that ``href`` may mean, best first. All are inner paths; empty when the reference leaves the folder.
+    """Names of files that ``href`` may mean, best first. All are inner paths; empty when the reference leaves the
+    folder.
 
-    Decoding never makes a path: what decodes to more folders than are written, or to no name at all, is only meant as it is written.
+    Decoding never makes a path: what decodes to more folders than are written, or to no name at all, is only meant as
+    it is written.
     """
     written = href
     while written.startswith("./"):

@@ -1,4 +1,5 @@
-"""OVA: an OVF package in one tar file (DSP0243 1.1.1, section 5.3), written front to back into a seekable file; and read as others write it.
+"""OVA: an OVF package in one tar file (DSP0243 1.1.1, section 5.3), written front to back into a seekable file; and
+read as others write it.
 
 The descriptor must come first, but the sizes it holds are known last. So its place is kept free and filled at the end::
 
@@ -8,15 +9,16 @@ The descriptor must come first, but the sizes it holds are known last. So its pl
     └──────────┴─────────────────────┴─────────┴────────┴─────┴─────────┴────────┴─────┴───────────┴──────┘
       written last: until then the file starts with zeros, which every tar reader takes for an empty archive
 
-The unused room is white space behind the descriptor's last tag, which XML allows: the member has exactly the size of its
-room and no filler member is needed that a reader could trip over.
+The unused room is white space behind the descriptor's last tag, which XML allows: the member has exactly the size of
+its room and no filler member is needed that a reader could trip over.
 
 Headers are POSIX ustar. Two things go beyond it. Sizes from 8 GiB are base-256 numbers, as GNU tar writes them and all
 readers take them. Names over 100 bytes go into a pax header (POSIX 1003.1-2001), not into GNU's ``L`` member: `tar -R`
-gives the block of the member's own header for the one and of the first header for the other, and virt-v2v takes the place
-of a disk from that listing.
+gives the block of the member's own header for the one and of the first header for the other, and virt-v2v takes the
+place of a disk from that listing.
 
-Read are the dialects of tar that packages come in: v7, ustar, GNU, pax with whatever keys, members in a folder, in any order.
+Read are the dialects of tar that packages come in: v7, ustar, GNU, pax with whatever keys, members in a folder, in any
+order.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ DESCRIPTOR_ROOM: Final = 256 * KiB
 
 MAX_MEMBERS: Final = 4096
 MAX_EXTENSION_BYTES: Final = {b"L": 64 * KiB, b"K": 64 * KiB, b"x": MiB, b"g": MiB, b"X": MiB}
-"""Headers that extend the next member's (``g``: those of all that follow), by type, and most bytes of them that are read. GNU's hold one
-name. A pax header (``X`` is Sun's name for it) may hold extended attributes as well: macOS writes those of a few hundred KiB."""
+"""Headers that extend the next member's (``g``: those of all that follow), by type, and most bytes of them that are
+read. GNU's hold one name. A pax header (``X`` is Sun's name for it) may hold extended attributes as well: macOS writes
+those of a few hundred KiB."""
 
 _MAX_OCTAL_SIZE: Final = 8**11 - 1
 _MAX_PLAIN_NAME: Final = 100
@@ -65,7 +68,8 @@ OVA_ROOM = register(
 
 @dataclass(frozen=True, slots=True)
 class OvaMember:
-    """One file in the archive: its data are the ``size`` bytes from ``offset`` in the OVA. ``name`` may lead through folders of the archive."""
+    """One file in the archive: its data are the ``size`` bytes from ``offset`` in the OVA. ``name`` may lead through
+    folders of the archive."""
 
     name: str
     offset: int
@@ -78,8 +82,9 @@ class OvaMember:
 class OvaWriter:
     """Writes one OVA into ``file``. Disks come one after another, each at a place that only depends on those before it.
 
-    So a resumed export calls ``begin_member`` and ``end_member`` again for the disks it has, with their sizes, and finds the
-    next disk where it was. ``mtime_s`` (Unix time) goes into all headers. Not thread-safe: one disk at a time is the format.
+    So a resumed export calls ``begin_member`` and ``end_member`` again for the disks it has, with their sizes, and
+    finds the next disk where it was. ``mtime_s`` (Unix time) goes into all headers. Not thread-safe: one disk at a time
+    is the format.
     """
 
     def __init__(
@@ -115,10 +120,11 @@ class OvaWriter:
         return member
 
     def finish(self, descriptor: bytes, digests: Mapping[str, str]) -> bytes:
-        """Writes ``.mf``, end and descriptor, the header of the descriptor last and after a sync. Returns the text of the ``.mf``.
+        """Writes ``.mf``, end and descriptor, the header of the descriptor last and after a sync. Returns the text of
+        the ``.mf``.
 
-        ``digests`` has the SHA-256 (hex) of the members; one that was not hashed has no line in the ``.mf``. Raises TargetError
-        ``ova_room`` when the descriptor does not fit.
+        ``digests`` has the SHA-256 (hex) of the members; one that was not hashed has no line in the ``.mf``. Raises
+        TargetError ``ova_room`` when the descriptor does not fit.
         """
         padded = pad_descriptor(descriptor, self._room)
         sums = {self._descriptor_name: hashlib.sha256(padded).hexdigest()}
@@ -169,9 +175,22 @@ def member_header(name: str, size: int, mtime_s: int) -> bytes:
 
 def _ustar_block(name: bytes, size: int, mtime_s: int, kind: bytes) -> bytes:
     fields = [
-        name.ljust(100, b"\0"), b"0000640\0", b"0000000\0", b"0000000\0", _number(size), _number(mtime_s), b" " * 8, kind,
-        bytes(100), b"ustar\00000", b"root".ljust(32, b"\0"), b"root".ljust(32, b"\0"), b"0000000\0", b"0000000\0", bytes(167),
-    ]  # fmt: skip
+        name.ljust(100, b"\0"),
+        b"0000640\0",
+        b"0000000\0",
+        b"0000000\0",
+        _number(size),
+        _number(mtime_s),
+        b" " * 8,
+        kind,
+        bytes(100),
+        b"ustar\00000",
+        b"root".ljust(32, b"\0"),
+        b"root".ljust(32, b"\0"),
+        b"0000000\0",
+        b"0000000\0",
+        bytes(167),
+    ]
     block = b"".join(fields)
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
@@ -208,8 +227,8 @@ class _Header:
 def read_ova(file: ReadableFile) -> list[OvaMember]:
     """The regular files of an OVA, in order. Reads headers only; at most 4096 of them.
 
-    Raises IntegrityError: ``truncated_stream`` when a member goes past the end of the file, ``bad_format`` when it is not a tar
-    archive, holds anything but regular files and folders, or names a file twice.
+    Raises IntegrityError: ``truncated_stream`` when a member goes past the end of the file, ``bad_format`` when it is
+    not a tar archive, holds anything but regular files and folders, or names a file twice.
     """
     members: dict[str, OvaMember] = {}
     for member in _members(file):
@@ -291,7 +310,8 @@ def _extended(
 
 
 def _parse_block(block: bytes, position: int) -> _Header:
-    """Checks sum, kind and numbers of one block. It is the sum that makes it a header: tar of Unix version 7 has no magic."""
+    """Checks sum, kind and numbers of one block. It is the sum that makes it a header: tar of Unix version 7 has no
+    magic."""
     if not _sum_fits(block):
         raise _bad(f"there is no valid tar header at byte {position}")
     kind, size = block[156:157], _parse_number(block[124:136])
@@ -329,7 +349,8 @@ def _parse_number(field: bytes) -> int:
 
 
 def _pax_fields(data: bytes) -> dict[bytes, bytes]:
-    """What matters here of a pax header. Keys and values are bytes: extended attributes (``SCHILY.xattr``) are no text."""
+    """What matters here of a pax header. Keys and values are bytes: extended attributes (``SCHILY.xattr``) are no
+    text."""
     found: dict[bytes, bytes] = {}
     at = 0
     while at < len(data) and data[at]:  # some writers fill up with zeros
@@ -357,7 +378,8 @@ def _pax_size(fields: Mapping[bytes, bytes], plain: int) -> int:
 
 
 def _member_name(header: _Header, fields: Mapping[bytes, bytes]) -> str | None:
-    """The member's name as an inner path. None where it is no text: no descriptor can name it, so nothing is lost with it."""
+    """The member's name as an inner path. None where it is no text: no descriptor can name it, so nothing is lost with
+    it."""
     raw = fields.get(b"path", header.name)
     if _SPARSE in fields:
         raise _sparse(fields.get(_SPARSE_NAME, raw))

@@ -13,7 +13,8 @@ _ZEROS: Final = bytes(_SCAN)
 
 
 class RawWriter:
-    """An ImageWriter for raw images. There is no header: only the file's name can tell an unfinished image from a finished one."""
+    """An ImageWriter for raw images. There is no header: only the file's name can tell an unfinished image from a
+    finished one."""
 
     ordered: ClassVar[bool] = False
 
@@ -30,7 +31,8 @@ class RawWriter:
 
     @classmethod
     def resume(cls, file: BlockFile, capacity: int) -> Self:
-        """Goes on with an image that ``create`` began. Every block that is not known to be good must be written again."""
+        """Goes on with an image that ``create`` began. Every block that is not known to be good must be written
+        again."""
         if file.size() > capacity:
             file.truncate(capacity)  # a shorter one stays short until ``finish``: only its length says what it lost
         return cls(file, capacity)
@@ -55,7 +57,8 @@ class RawWriter:
         self._file.sync()
 
     def data_extents(self) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` of runs of blocks that are not all zero. Reads the whole image: nothing else knows what was written."""
+        """``(offset, length)`` of runs of blocks that are not all zero. Reads the whole image: nothing else knows what
+        was written."""
         start: int | None = None
         for offset, is_data in self._blocks():
             if is_data:

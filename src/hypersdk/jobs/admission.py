@@ -5,8 +5,9 @@
     queued rows that are due ──> my roots ──> room? all, of the site, of me ──> folder free? ──> machine free? ──> engine
                                                  no: later                       no: the row says what it waits for
 
-The engine's queues know limits too, but there is one queue for each export root, and a limit holds over all of them. So a worker hands over no
-more than it has room for itself, in the order of priority and submit; whatever is in the engine counts.
+The engine's queues know limits too, but there is one queue for each export root, and a limit holds over all of them. So
+a worker hands over no more than it has room for itself, in the order of priority and submit; whatever is in the engine
+counts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from hypersdk.state.tables import jobs
 PAGE: Final = 500
 """Queued jobs that are read at a time."""
 PAGES: Final = 8
-"""Pages that are read in one round, for as many jobs as there is room for: a queue may begin with many that wait for one folder."""
+"""Pages that are read in one round, for as many jobs as there is room for: a queue may begin with many that wait for
+one folder."""
 _HELD: Final = [state.value for state in HELD]
 Folder = tuple[str, str]
 """Id of the root, and the folder below it."""
@@ -73,14 +75,15 @@ class Admission:
         self._roots = list(root_ids)
 
     def is_due(self) -> bool:
-        """Whether anything waits, and there is a place for it: most of the time one of the two is not so, and nobody need write."""
+        """Whether anything waits, and there is a place for it: most of the time one of the two is not so, and nobody
+        need write."""
         with self._database.read() as connection:
             due = connection.execute(self._due().limit(1)).first() is not None
             return due and self._room(self._in_engine(connection)) > 0
 
     def take(self, connection: sa.Connection) -> list[Due]:
-        """Attempts that may begin, in their order; of the others, those that wait for a folder or a machine say so. The rows that are returned are
-        locked. To be called in a transaction, of which no other goes on meanwhile."""
+        """Attempts that may begin, in their order; of the others, those that wait for a folder or a machine say so. The
+        rows that are returned are locked. To be called in a transaction, of which no other goes on meanwhile."""
         self._database.serialize(connection, "admission")
         now = self._in_engine(connection)
         room = self._room(now)
@@ -105,8 +108,8 @@ class Admission:
         return taken
 
     def _pages(self, connection: sa.Connection, now: _Engine) -> Iterator[Sequence[Any]]:
-        """Rows that are due, in their order, of sites that are not full. What waits for the folder or the machine of a row that was found to wait
-        is left out of the later ones."""
+        """Rows that are due, in their order, of sites that are not full. What waits for the folder or the machine of a
+        row that was found to wait is left out of the later ones."""
         query = self._due()
         for _ in range(PAGES):
             rows = connection.execute(query.where(jobs.c.site.not_in(self._full(now))).limit(PAGE)).all()
@@ -126,14 +129,21 @@ class Admission:
     def _due(self) -> sa.Select[Any]:
         return (
             sa.select(
-                jobs.c.id, jobs.c.attempt, jobs.c.root_id, jobs.c.site, jobs.c.priority, jobs.c.number, jobs.c.output_path,
-                jobs.c.vm_path, jobs.c.waiting,
+                jobs.c.id,
+                jobs.c.attempt,
+                jobs.c.root_id,
+                jobs.c.site,
+                jobs.c.priority,
+                jobs.c.number,
+                jobs.c.output_path,
+                jobs.c.vm_path,
+                jobs.c.waiting,
             )
             .where(
                 jobs.c.attempt > jobs.c.enqueued, jobs.c.state == JobState.QUEUED.value, jobs.c.root_id.in_(self._roots)
             )
             .order_by(jobs.c.priority.desc(), jobs.c.number)
-        )  # fmt: skip
+        )
 
     def _room(self, now: _Engine) -> int:
         room = self._settings.jobs_per_worker - now.mine - now.waiting

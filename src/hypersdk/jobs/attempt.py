@@ -79,7 +79,8 @@ class JobAttempt:
     def run(self) -> JobState:
         """Runs it to its end and writes that down; a cancel is over once the source is as it was found.
 
-        Raises StaleAttempt, and nothing else that is expected; DatabaseError where the worker ends before the database can be written again.
+        Raises StaleAttempt, and nothing else that is expected; DatabaseError where the worker ends before the database
+        can be written again.
         """
         job = self.claim.job
         self.progress.log(f"attempt {job.attempt} on {self.workshop.claims.worker_id} (epoch {self.claim.epoch})")
@@ -125,9 +126,13 @@ class JobAttempt:
             for warning in plan.warnings:
                 self.progress.log(f"warning: {warning}")
             (outcome,) = export_machines(
-                session, [plan], cancel=self.cancel, observer=self.progress.observe, settings=settings,
+                session,
+                [plan],
+                cancel=self.cancel,
+                observer=self.progress.observe,
+                settings=settings,
                 shared=self.workshop.shared_of(job.site),
-            )  # fmt: skip
+            )
             return outcome
 
     @contextmanager
@@ -195,7 +200,8 @@ class JobAttempt:
                 return self._end(JobEvent.REQUEUE)
 
     def _interrupted(self, error: DatabaseError) -> JobState:
-        """Nothing is wrong with the machine or the disk: another attempt goes on, once this can be written down. It would meet the same damage."""
+        """Nothing is wrong with the machine or the disk: another attempt goes on, once this can be written down. It
+        would meet the same damage."""
         LOG.error("job %s stops where it is: %s (%s)", self.claim.job.id, error.message, error.code)
         if error.code == DATABASE_DAMAGED:
             return self._failed(error)
@@ -208,9 +214,11 @@ class JobAttempt:
         return self._end(JobEvent.FAIL, result=result, error=error)
 
     def _cancelled(self) -> JobState:
-        """Undoes what this attempt or an earlier one left, with a login of its own: the cancel that stopped the export must not stop this.
+        """Undoes what this attempt or an earlier one left, with a login of its own: the cancel that stopped the export
+        must not stop this.
 
-        Raises NotRestored, and whatever keeps it from logging in: then the job is not cancelled, and its record is kept.
+        Raises NotRestored, and whatever keeps it from logging in: then the job is not cancelled, and its record is
+        kept.
         """
         job, runs = self.claim.job, self._runs
         published = False
@@ -218,8 +226,14 @@ class JobAttempt:
             never = CancelToken()
             with self._source(never) as (session, spec):
                 published = give_up(
-                    session, spec, runs, keep_partial=self.keep_partial, lane=self._lane, cancel=never, note=self.progress.log
-                )  # fmt: skip
+                    session,
+                    spec,
+                    runs,
+                    keep_partial=self.keep_partial,
+                    lane=self._lane,
+                    cancel=never,
+                    note=self.progress.log,
+                )
         if published and job.result is not None:
             self.progress.log("the source is as it was found; the files were complete before")
             return self._end(JobEvent.FINISH, result={**job.result, "restored": True})
@@ -236,8 +250,8 @@ class JobAttempt:
         return self._end(JobEvent.PAUSED)
 
     def tidy(self) -> None:
-        """For a job that nobody works on and that stays what it is: what it left at the source is undone as far as the source lets us, its temporary
-        snapshot where it is too old to go on from. Raises StaleAttempt, DatabaseError."""
+        """For a job that nobody works on and that stays what it is: what it left at the source is undone as far as the
+        source lets us, its temporary snapshot where it is too old to go on from. Raises StaleAttempt, DatabaseError."""
         self.progress.log("looking after what is left at the source")
         self._tidy()
         with self.progress.taking_log() as lines:
@@ -251,8 +265,14 @@ class JobAttempt:
         try:
             with self._source(never) as (session, spec):
                 done = clean_up(
-                    session, spec.output_dir, runs, drop_snapshot=False, lane=self._lane, cancel=never, note=self.progress.log
-                )  # fmt: skip
+                    session,
+                    spec.output_dir,
+                    runs,
+                    drop_snapshot=False,
+                    lane=self._lane,
+                    cancel=never,
+                    note=self.progress.log,
+                )
             for problem in done.problems:
                 self.progress.log(f"not undone at the source: {problem.change}: {problem.error.message}")
         except (StaleAttempt, DatabaseError):
@@ -269,8 +289,8 @@ class JobAttempt:
     def written(
         self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
     ) -> JobState:
-        """Writes down how it ended. A database that cannot be written is waited for: meanwhile the outcome is known here only. Raises StaleAttempt;
-        DatabaseError where the worker ends first."""
+        """Writes down how it ended. A database that cannot be written is waited for: meanwhile the outcome is known
+        here only. Raises StaleAttempt; DatabaseError where the worker ends first."""
         claims, job = self.workshop.claims, self.claim.job
         latest = self.progress.latest if self.progress.begun else job.progress
         while True:
@@ -280,7 +300,7 @@ class JobAttempt:
                     claims.log(self.claim, lines)
                 return claims.end(
                     self.claim, event, result=result, error=error, keep_run=self.keep_partial, progress=latest
-                )  # fmt: skip
+                )
             except DatabaseError:
                 if self.workshop.ending(WRITE_AGAIN_S):
                     raise

@@ -1,6 +1,7 @@
 """NFC streams of each real ESXi host, shared by all workers: rows that expire, instead of counters in one process.
 
-A host that says its NFC memory is used up gets half as many streams from all of us, at once, and one more for each quiet minute.
+A host that says its NFC memory is used up gets half as many streams from all of us, at once, and one more for each
+quiet minute.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class SharedBudget(StreamBudget):
         return HostUse(running, self._peaks.get(host, running), allowed)
 
     def renew(self) -> None:
-        """Keeps the streams that this worker has from expiring, and gives back what could not be given back before. Raises DatabaseError."""
+        """Keeps the streams that this worker has from expiring, and gives back what could not be given back before.
+        Raises DatabaseError."""
         with self._guard:
             held, owed = list(self._held), list(self._owed)
         if held or owed:
@@ -122,7 +124,8 @@ class SharedBudget(StreamBudget):
                 self._owed.add(token)
 
     def _look(self, connection: sa.Connection, host: str, now: float) -> tuple[int, int]:
-        """How many streams of the host are allowed now, and how many run. Until the transaction ends nobody else takes one of the site."""
+        """How many streams of the host are allowed now, and how many run. Until the transaction ends nobody else takes
+        one of the site."""
         self._database.serialize(connection, f"streams of {self._site}")
         connection.execute(sa.delete(nfc_streams).where(nfc_streams.c.site == self._site, nfc_streams.c.expires < now))
         running = sa.select(sa.func.count()).where(*self._of(nfc_streams, host))
@@ -159,7 +162,8 @@ class Renewal:
         self._budgets.append(budget)
 
     def tick(self) -> None:
-        """To be called often; acts every ``RENEW_S``, and at once where something is to be given back. Raises DatabaseError."""
+        """To be called often; acts every ``RENEW_S``, and at once where something is to be given back. Raises
+        DatabaseError."""
         due = time.monotonic() >= self._next
         if due:
             self._next = time.monotonic() + RENEW_S

@@ -1,7 +1,7 @@
 """What only the worker that has a job may do, each time guarded by the job's epoch in the same statement.
 
-A worker that was stopped, declared dead and woken again still believes that it has the job. Its epoch is no longer the job's, so every write
-of it changes no row, and it learns that it is stale (``StaleAttempt``) before it acts.
+A worker that was stopped, declared dead and woken again still believes that it has the job. Its epoch is no longer the
+job's, so every write of it changes no row, and it learns that it is stale (``StaleAttempt``) before it acts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hypersdk.jobs.states import (
     JobState,
     after,
     before,
-)  # fmt: skip
+)
 from hypersdk.jobs.store import JobStore, append_log
 from hypersdk.migration.runs import SNAPSHOT_MAX_AGE
 from hypersdk.state.database import Database
@@ -81,19 +81,26 @@ class Claims:
         """Job -> epoch of its attempt here, and the bytes of it that the counter ``bytes`` holds already."""
 
     def claim(self, job_id: str, attempt: int, *, free: bool = False) -> Claim | None:
-        """Takes the job up: its epoch rises, whoever had it before is stale from here on. None where the attempt is not the
-        job's last one, or the job has ended or is paused meanwhile; with ``free`` also where a worker has it.
+        """Takes the job up: its epoch rises, whoever had it before is stale from here on. None where the attempt is not
+        the job's last one, or the job has ended or is paused meanwhile; with ``free`` also where a worker has it.
 
-        None as well where another job works in its folder, or this worker has as many as it may: then another attempt is due."""
+        None as well where another job works in its folder, or this worker has as many as it may: then another attempt
+        is due."""
         with self._claiming, self.database.write() as connection:
             now = self.database.now(connection)
             row = connection.execute(
                 sa.select(
-                    jobs.c.state, jobs.c.epoch, jobs.c.attempt, jobs.c.started_at, jobs.c.worker_id, jobs.c.root_id, jobs.c.output_path
+                    jobs.c.state,
+                    jobs.c.epoch,
+                    jobs.c.attempt,
+                    jobs.c.started_at,
+                    jobs.c.worker_id,
+                    jobs.c.root_id,
+                    jobs.c.output_path,
                 )
                 .where(jobs.c.id == job_id)
                 .with_for_update()
-            ).one_or_none()  # fmt: skip
+            ).one_or_none()
             if row is None or row.attempt != attempt or JobState(row.state) not in before(JobEvent.START):
                 return None
             if free and row.worker_id is not None:
@@ -105,15 +112,27 @@ class Claims:
                 return None
             epoch = row.epoch + 1
             self._change(
-                connection, job_id, now, state=after(JobState(row.state), JobEvent.START).value, epoch=epoch,
-                worker_id=self.worker_id, waiting=None, started_at=row.started_at or now,
-            )  # fmt: skip
+                connection,
+                job_id,
+                now,
+                state=after(JobState(row.state), JobEvent.START).value,
+                epoch=epoch,
+                worker_id=self.worker_id,
+                waiting=None,
+                started_at=row.started_at or now,
+            )
             connection.execute(
                 sa.insert(attempts).values(
-                    job_id=job_id, epoch=epoch, attempt=attempt, worker_id=self.worker_id, started_at=now,
-                    ended_at=None, outcome=None, error=None,
+                    job_id=job_id,
+                    epoch=epoch,
+                    attempt=attempt,
+                    worker_id=self.worker_id,
+                    started_at=now,
+                    ended_at=None,
+                    outcome=None,
+                    error=None,
                 )
-            )  # fmt: skip
+            )
         return Claim(self._store.get(job_id), epoch)
 
     def _others(self, connection: sa.Connection, job_id: str) -> int:
@@ -127,36 +146,42 @@ class Claims:
         query = (
             sa.select(jobs.c.id, jobs.c.attempt)
             .where(
-                jobs.c.state.in_([state.value for state in UNDOING]), jobs.c.worker_id.is_(None),
-                jobs.c.attempt > jobs.c.enqueued, jobs.c.root_id.in_(root_ids),
+                jobs.c.state.in_([state.value for state in UNDOING]),
+                jobs.c.worker_id.is_(None),
+                jobs.c.attempt > jobs.c.enqueued,
+                jobs.c.root_id.in_(root_ids),
             )
             .order_by(jobs.c.number)
             .limit(limit)
-        )  # fmt: skip
+        )
         with self.database.read() as connection:
             return [(job_id, attempt) for job_id, attempt in connection.execute(query)]
 
     def tidy_due(self, root_ids: Sequence[str], limit: int) -> list[tuple[str, bool]]:
-        """Jobs below these roots that nobody works on, whose source is not as it was found, and that were left alone for an hour: failed ones, and
-        those that wait in the queue with a snapshot that is too old to be kept. With each, whether its files are published."""
+        """Jobs below these roots that nobody works on, whose source is not as it was found, and that were left alone
+        for an hour: failed ones, and those that wait in the queue with a snapshot that is too old to be kept. With
+        each, whether its files are published."""
         with self.database.read() as connection:
             now = self.database.now(connection)
             query = (
                 sa.select(jobs.c.id, jobs.c.state, runs.c.record)
                 .join(runs, runs.c.job_id == jobs.c.id)
                 .where(
-                    jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value]), jobs.c.source_changes > 0,
-                    jobs.c.updated_at < now - TIDY_EVERY_S, jobs.c.root_id.in_(root_ids),
+                    jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value]),
+                    jobs.c.source_changes > 0,
+                    jobs.c.updated_at < now - TIDY_EVERY_S,
+                    jobs.c.root_id.in_(root_ids),
                 )
                 .order_by(jobs.c.updated_at)
                 .limit(LOOKED_AT)
-            )  # fmt: skip
+            )
             rows = connection.execute(query).all()
         due = [row for row in rows if row.state == JobState.FAILED.value or is_old(row.record, now)]
         return [(row.id, bool(json.loads(row.record).get("published"))) for row in due[:limit]]
 
     def take_idle(self, job_id: str) -> Claim | None:
-        """The job as it is, with an epoch of its own: whoever takes it up meanwhile makes this one stale. None where it has moved on."""
+        """The job as it is, with an epoch of its own: whoever takes it up meanwhile makes this one stale. None where it
+        has moved on."""
         with self.database.write() as connection:
             now = self.database.now(connection)
             idle = sa.and_(
@@ -181,7 +206,8 @@ class Claims:
                 self._change(connection, job_id, now, worker_id=None, attempt=jobs.c.attempt + 1)
 
     def hand_back(self, job_id: str, attempt: int) -> None:
-        """An attempt that this worker will not begin, because it drains: another one is due. A job that has moved on is left alone."""
+        """An attempt that this worker will not begin, because it drains: another one is due. A job that has moved on is
+        left alone."""
         with self.database.write() as connection:
             requeue(self.database, connection, job_id, attempt)
 
@@ -194,8 +220,8 @@ class Claims:
             return {job_id: int(epoch) for job_id, epoch in connection.execute(query)}
 
     def put_back(self, job_id: str, epoch: int) -> JobState | None:
-        """For a job whose row says that this worker has it, and that it does not have: another attempt is due, as after a death. One that was lost
-        in this way again and again fails. Its new state; None where the row has moved on."""
+        """For a job whose row says that this worker has it, and that it does not have: another attempt is due, as after
+        a death. One that was lost in this way again and again fails. Its new state; None where the row has moved on."""
         with self.database.write() as connection:
             mine = (jobs.c.id == job_id, jobs.c.epoch == epoch, jobs.c.worker_id == self.worker_id)
             held = jobs.c.state.in_([state.value for state in HELD])
@@ -204,9 +230,12 @@ class Claims:
                 return None
             info = CODES[ATTEMPT_LOST]
             error = {
-                "code": ATTEMPT_LOST, "message": "how the attempt ended could not be written down", "exit_status": 12,
-                "cause": info.cause, "next_step": info.next_step,
-            }  # fmt: skip
+                "code": ATTEMPT_LOST,
+                "message": "how the attempt ended could not be written down",
+                "exit_status": 12,
+                "cause": info.cause,
+                "next_step": info.next_step,
+            }
             connection.execute(
                 sa.update(attempts)
                 .where(attempts.c.job_id == job_id, attempts.c.epoch == epoch, attempts.c.ended_at.is_(None))
@@ -218,7 +247,8 @@ class Claims:
             return requeue(self.database, connection, job_id, attempt)
 
     def renew(self, job_id: str, attempt: int) -> None:
-        """An attempt that the engine gave to this worker and that was never begun: another one is due. A job that has moved on is left alone."""
+        """An attempt that the engine gave to this worker and that was never begun: another one is due. A job that has
+        moved on is left alone."""
         with self.database.write() as connection:
             state = sa.select(jobs.c.state).where(jobs.c.id == job_id, jobs.c.attempt == attempt).with_for_update()
             if connection.execute(state).scalar() == JobState.QUEUED.value:
@@ -251,8 +281,8 @@ class Claims:
         keep_run: bool = False,
         progress: Mapping[str, Any] | None = None,
     ) -> JobState:
-        """The attempt is over; ``progress`` is how far it came. With ``REQUEUE``, and where a cancel came too late for this one, another attempt is
-        due; ``keep_run`` keeps the record of a cancelled one, to go on from.
+        """The attempt is over; ``progress`` is how far it came. With ``REQUEUE``, and where a cancel came too late for
+        this one, another attempt is due; ``keep_run`` keeps the record of a cancelled one, to go on from.
 
         Raises StaleAttempt.
         """
@@ -265,16 +295,21 @@ class Claims:
             )
             over = new is JobState.COMPLETED or (new is JobState.CANCELLED and not keep_run)
             self._change(
-                connection, claim.job.id, now, state=new.value, worker_id=None,
+                connection,
+                claim.job.id,
+                now,
+                state=new.value,
+                worker_id=None,
                 request="cancel" if new is JobState.CANCELLING else None,
-                result=None if result is None else dict(result), error=None if error is None else dict(error),
+                result=None if result is None else dict(result),
+                error=None if error is None else dict(error),
                 completed_at=now if new in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED) else None,
                 attempt=jobs.c.attempt + 1 if due else jobs.c.attempt,
                 discard=False,
                 secret=None if new is JobState.COMPLETED else jobs.c.secret,
                 source_changes=0 if over else jobs.c.source_changes,
                 progress=jobs.c.progress if progress is None else at_rest(progress, _DONE.get(new, new.value)),
-            )  # fmt: skip
+            )
             if over:
                 connection.execute(sa.delete(runs).where(runs.c.job_id == claim.job.id))
             connection.execute(
@@ -287,7 +322,8 @@ class Claims:
         return new
 
     def write_progress(self, claims: Mapping[str, int], progress: Mapping[str, Mapping[str, Any]]) -> None:
-        """Progress of several jobs in one transaction; those that are not ours any more are left alone. ``claims`` is id -> epoch.
+        """Progress of several jobs in one transaction; those that are not ours any more are left alone. ``claims`` is
+        id -> epoch.
 
         By what they have downloaded since the last write of the same attempt, the counter ``bytes`` rises.
         """
@@ -378,8 +414,8 @@ def _stale(claim: Claim) -> StaleAttempt:
 
 
 def requeue(database: Database, connection: sa.Connection, job_id: str, attempt: int) -> JobState | None:
-    """That attempt will not be run, whoever was to: another one is due, unless the job was on its way to a pause. Its new state; None for a job
-    that has moved on."""
+    """That attempt will not be run, whoever was to: another one is due, unless the job was on its way to a pause. Its
+    new state; None for a job that has moved on."""
     query = sa.select(jobs.c.state, jobs.c.progress).where(jobs.c.id == job_id, jobs.c.attempt == attempt)
     found = connection.execute(query.with_for_update()).one_or_none()
     if found is None or JobState(found.state) not in before(JobEvent.START):
@@ -408,9 +444,12 @@ def exhaust(database: Database, connection: sa.Connection, job_id: str, attempt:
     now, revision = database.now(connection), database.revision(connection)
     info = CODES[ATTEMPTS_EXHAUSTED]
     error = {
-        "code": ATTEMPTS_EXHAUSTED, "message": f"attempt {attempt} never came to an end", "exit_status": 7,
-        "cause": info.cause, "next_step": info.next_step,
-    }  # fmt: skip
+        "code": ATTEMPTS_EXHAUSTED,
+        "message": f"attempt {attempt} never came to an end",
+        "exit_status": 7,
+        "cause": info.cause,
+        "next_step": info.next_step,
+    }
     waiting = [state.value for state in before(JobEvent.START)]
     mine = (jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state.in_(waiting))
     progress = connection.execute(sa.select(jobs.c.progress).where(*mine)).scalar_one_or_none()
@@ -418,8 +457,14 @@ def exhaust(database: Database, connection: sa.Connection, job_id: str, attempt:
         sa.update(jobs)
         .where(*mine)
         .values(
-            state=JobState.FAILED.value, error=error, progress=at_rest(progress or {}, JobState.FAILED), worker_id=None,
-            request=None, completed_at=now, updated_at=now, revision=revision,
+            state=JobState.FAILED.value,
+            error=error,
+            progress=at_rest(progress or {}, JobState.FAILED),
+            worker_id=None,
+            request=None,
+            completed_at=now,
+            updated_at=now,
+            revision=revision,
         )
-    )  # fmt: skip
+    )
     return JobState.FAILED

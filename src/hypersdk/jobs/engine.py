@@ -1,8 +1,9 @@
 """The durable engine (DBOS): one thin workflow for each attempt of a job, in a queue for each export root.
 
-What was measured of it decides how it is used (docs/decisions): an executor id for each worker process, a protocol version instead
-of a hash of our code, JSON instead of pickle, one step for the whole export of a machine, our own rows for cancel and pause. Only
-workers know of it; the API writes rows, and the dispatcher of any worker hands them over within a second.
+What was measured of it decides how it is used (docs/decisions): an executor id for each worker process, a protocol
+version instead of a hash of our code, JSON instead of pickle, one step for the whole export of a machine, our own rows
+for cancel and pause. Only workers know of it; the API writes rows, and the dispatcher of any worker hands them over
+within a second.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from hypersdk.state.tables import jobs
 
 LOG: Final = logging.getLogger(__name__)
 PROTOCOL: Final = "1"
-"""Of jobs, not of the product: attempts that were queued or running under another release go on. A change in the order of steps
-goes through ``DBOS.patch``."""
+"""Of jobs, not of the product: attempts that were queued or running under another release go on. A change in the order
+of steps goes through ``DBOS.patch``."""
 NAME: Final = "hypersdk"
 POLL_S: Final = 1.0
 MAX_RECOVERIES: Final = 100
@@ -37,7 +38,8 @@ EXHAUSTED: Final = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 """The engine's word for an attempt that it has given up."""
 NUMBERS: Final = 1_000_000
 BUSY_S: Final = 10
-"""How long the engine waits for another writer of its file: attempts are handed over within a transaction of ours, in which others wait."""
+"""How long the engine waits for another writer of its file: attempts are handed over within a transaction of ours, in
+which others wait."""
 POOL_SIZE: Final = 20
 Execute = Callable[[str, int], dict[str, Any]]
 
@@ -58,7 +60,8 @@ def export(job_id: str, number: int) -> dict[str, Any]:
 
 
 class Engine:
-    """The engine of one worker process. ``execute`` runs an attempt and returns a small record of how it ended; it raises nothing."""
+    """The engine of one worker process. ``execute`` runs an attempt and returns a small record of how it ended; it
+    raises nothing."""
 
     def __init__(
         self, settings: DaemonSettings, database: Database, worker_id: str, root_ids: Sequence[str], execute: Execute
@@ -163,7 +166,8 @@ class Engine:
             DBOS.cancel_workflow(workflow_id)
 
     def ended(self, workflow_ids: Sequence[str]) -> dict[str, str]:
-        """Of these attempts, those that the engine will not run any more, with its word for why; ``absent`` where it has none."""
+        """Of these attempts, those that the engine will not run any more, with its word for why; ``absent`` where it
+        has none."""
         with self._tables.translated():
             known = DBOS.list_workflows(workflow_ids=list(workflow_ids), load_input=False, load_output=False)
         states = {workflow.workflow_id: str(workflow.status) for workflow in known}
@@ -183,9 +187,9 @@ class Engine:
 
 
 class Tables:
-    """Where the engine keeps its own tables: a second SQLite file, or a schema of its own in the same PostgreSQL database. Connections are ours, so
-    that what is wrong with them reaches us as it does for our own: the library would wait for up to 90 s between two tries, whoever asked, and log
-    each of them."""
+    """Where the engine keeps its own tables: a second SQLite file, or a schema of its own in the same PostgreSQL
+    database. Connections are ours, so that what is wrong with them reaches us as it does for our own: the library would
+    wait for up to 90 s between two tries, whoever asked, and log each of them."""
 
     def __init__(self, settings: DaemonSettings) -> None:
         self.path: Final = engine_file(settings)
@@ -201,9 +205,12 @@ class Tables:
         else:
             url = parse_url(settings.url)
             self.engine = sa.create_engine(
-                url, pool_size=POOL_SIZE, max_overflow=0, pool_pre_ping=True,
+                url,
+                pool_size=POOL_SIZE,
+                max_overflow=0,
+                pool_pre_ping=True,
                 connect_args={"application_name": "dbos_transact", **connect_args(url)},
-            )  # fmt: skip
+            )
             if "options" not in url.query:
                 sa.event.listen(self.engine, "connect", _limit_idle)
         self.url: Final = self.engine.url.render_as_string(hide_password=False)
@@ -234,8 +241,8 @@ class Tables:
             raise fault from error
 
     def check(self) -> None:
-        """Raises DatabaseError where the file cannot be written now, found out by a write where it could not be written before; PostgreSQL is the
-        database that we have just asked."""
+        """Raises DatabaseError where the file cannot be written now, found out by a write where it could not be written
+        before; PostgreSQL is the database that we have just asked."""
         failed = self.outage.fault is not None
         with self.translated(), self.engine.connect() as connection:
             if self.path is not None:
@@ -248,12 +255,14 @@ class Tables:
             self.outage.succeeded(writing=True)
 
     def is_told(self, _record: logging.LogRecord) -> bool:
-        """Whether a record of the library goes into the log: in an outage it says of each call what is said once already."""
+        """Whether a record of the library goes into the log: in an outage it says of each call what is said once
+        already."""
         return self.outage.fault is None
 
 
 def _limit_idle(connection: Any, _record: object) -> None:
-    """A worker that is stopped in the middle of a transaction holds its locks for a minute, as with the library's own connections."""
+    """A worker that is stopped in the middle of a transaction holds its locks for a minute, as with the library's own
+    connections."""
     with connection.cursor() as cursor:
         cursor.execute("SET idle_in_transaction_session_timeout = 60000")
     connection.commit()
@@ -267,7 +276,8 @@ def _executed(
 
 
 def place_of(priority: int, number: int) -> int:
-    """The engine's priority, of which the lowest goes first: by ours, then in the order of submits. Its own clock counts whole seconds.
+    """The engine's priority, of which the lowest goes first: by ours, then in the order of submits. Its own clock
+    counts whole seconds.
 
     Fits into 31 bits; after a million jobs the numbers begin again, and one in a million may be taken before its turn.
     """

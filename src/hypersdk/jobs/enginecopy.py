@@ -1,4 +1,5 @@
-"""A copy of the engine's file before another version of the engine's library opens it: opening changes its schema, and nothing takes that back."""
+"""A copy of the engine's file before another version of the engine's library opens it: opening changes its schema, and
+nothing takes that back."""
 
 from __future__ import annotations
 
@@ -27,13 +28,14 @@ VERSION_ROW: Final = "engine"
 ENGINE_DAMAGED: Final = register(
     "engine_damaged",
     "engine.sqlite3, the file of the job engine, is damaged.",
-    "Nothing, if the daemon could put it aside: jobs go on from their checkpoints with a new one. Else let the daemon's user write in the folder. "
-    "Look at the disk it lay on.",
+    "Nothing, if the daemon could put it aside: jobs go on from their checkpoints with a new one. Else let the daemon's"
+    " user write in the folder. Look at the disk it lay on.",
 )
 ENGINE_GONE: Final = register(
     "engine_gone",
     "engine.sqlite3, the file of the job engine, was removed or replaced while the daemon ran.",
-    "Nothing: the worker starts again with the file that is there, or a new one, and jobs go on from their checkpoints.",
+    "Nothing: the worker starts again with the file that is there, or a new one, and jobs go on from their"
+    " checkpoints.",
 )
 _OWN_CODES: Final = {DATABASE_DAMAGED: ENGINE_DAMAGED, DATABASE_GONE: ENGINE_GONE}
 LOOK_S: Final = 10
@@ -51,7 +53,8 @@ def engine_file(settings: DaemonSettings) -> Path | None:
 
 
 def engine_fault_of(error: BaseException, path: Path | None) -> DatabaseError | None:
-    """``fault_of`` for the engine's database: where its file is damaged or gone no backup is put back, as it is with ours."""
+    """``fault_of`` for the engine's database: where its file is damaged or gone no backup is put back, as it is with
+    ours."""
     fault = fault_of(error, path, "the job engine's database")
     if fault is None or fault.code not in _OWN_CODES:
         return fault
@@ -59,8 +62,9 @@ def engine_fault_of(error: BaseException, path: Path | None) -> DatabaseError | 
 
 
 def replace_damaged(settings: DaemonSettings) -> Path | None:
-    """Puts a damaged file of the engine aside, and returns where it is now: what it holds is not needed. Jobs are rows of ours, and each that has
-    not ended gets another attempt. For a worker before it opens the file. Raises DatabaseError where it cannot be moved, or not be read at all."""
+    """Puts a damaged file of the engine aside, and returns where it is now: what it holds is not needed. Jobs are rows
+    of ours, and each that has not ended gets another attempt. For a worker before it opens the file. Raises
+    DatabaseError where it cannot be moved, or not be read at all."""
     path = engine_file(settings)
     if path is None:
         return None
@@ -107,10 +111,11 @@ def _look(path: Path) -> DatabaseError | None:
 
 
 def copy_before_upgrade(settings: DaemonSettings, database: Database, version: str | None = None) -> Path | None:
-    """Copies the engine's file beside itself where another version of the library had it; the copy, or None where none was due.
+    """Copies the engine's file beside itself where another version of the library had it; the copy, or None where none
+    was due.
 
-    Of several workers that start at once, one does it and the others wait. ``version`` is that of the library here. PostgreSQL has no file.
-    Raises DatabaseError ``engine_copy``; then the file is as it was.
+    Of several workers that start at once, one does it and the others wait. ``version`` is that of the library here.
+    PostgreSQL has no file. Raises DatabaseError ``engine_copy``; then the file is as it was.
     """
     path = engine_file(settings)
     if path is None:

@@ -1,6 +1,7 @@
 """Numbers about the whole daemon, from one transaction: what ``/metrics`` and the history are made of.
 
-Nothing here grows with the number of users, machines or jobs that were ever submitted: states, codes, workers and ESXi hosts only.
+Nothing here grows with the number of users, machines or jobs that were ever submitted: states, codes, workers and ESXi
+hosts only.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Figures:
     oldest_lease_s: float
     stalled: int
     not_restored: int
-    """Jobs that no worker has, and whose source is not as it was found: failed ones, and paused ones with a snapshot to go on from."""
+    """Jobs that no worker has, and whose source is not as it was found: failed ones, and paused ones with a snapshot to
+    go on from."""
     workers_alive: int
     workers: Mapping[str, int]
     hosts: tuple[HostStreams, ...]
@@ -81,7 +83,8 @@ def read_figures(database: Database, *, take_over_s: float = TAKE_OVER_S) -> Fig
         counted = {row.name: row.value for row in connection.execute(sa.select(counters.c.name, counters.c.value))}
         alive, by_state = _workers(connection, now, take_over_s)
         return Figures(
-            states=_states(connection), waiting=_waiting(connection),
+            states=_states(connection),
+            waiting=_waiting(connection),
             oldest_queued_s=0.0 if oldest is None else max(0.0, now - oldest),
             transferred_bytes=sum(_whole(one.get("bytes_downloaded")) for one in moving),
             total_bytes=sum(_whole(one.get("total_bytes")) for one in moving),
@@ -89,11 +92,16 @@ def read_figures(database: Database, *, take_over_s: float = TAKE_OVER_S) -> Fig
             oldest_lease_s=max((_number(one.get("lease_age_s")) for one in moving), default=0.0),
             stalled=sum(bool(one.get("stalled")) for one in moving),
             not_restored=_not_restored(connection),
-            workers_alive=alive, workers=by_state, hosts=_hosts(connection, now),
-            queue_waits_s=_queue_waits(connection, now), attempts_s=_attempts(connection, now),
-            submitted=int(counted.get("job", 0)), downloaded_bytes=int(counted.get("bytes", 0)),
-            revision=int(counted.get("revision", 0)), now=now,
-        )  # fmt: skip
+            workers_alive=alive,
+            workers=by_state,
+            hosts=_hosts(connection, now),
+            queue_waits_s=_queue_waits(connection, now),
+            attempts_s=_attempts(connection, now),
+            submitted=int(counted.get("job", 0)),
+            downloaded_bytes=int(counted.get("bytes", 0)),
+            revision=int(counted.get("revision", 0)),
+            now=now,
+        )
 
 
 def _states(connection: sa.Connection) -> dict[JobState, int]:
@@ -208,9 +216,16 @@ def workers_listing(database: Database) -> Listing:
 def list_workers(database: Database, where: Where = EVERYTHING, part: Slice = LIVING) -> Found[Worker]:
     """Worker processes. Raises UsageError ``list_query``, DatabaseError."""
     query = sa.select(
-        workers.c.id, workers.c.host, workers.c.pid, workers.c.version, workers.c.roots, workers.c.state, workers.c.epoch,
-        workers.c.started_at, (database.clock - workers.c.beat).label("age_s"),
-    )  # fmt: skip
+        workers.c.id,
+        workers.c.host,
+        workers.c.pid,
+        workers.c.version,
+        workers.c.roots,
+        workers.c.state,
+        workers.c.epoch,
+        workers.c.started_at,
+        (database.clock - workers.c.beat).label("age_s"),
+    )
     listing = workers_listing(database)
     with database.read() as connection:
         return listing.page(connection, query, listing.conditions(where), part, _worker)
@@ -218,8 +233,16 @@ def list_workers(database: Database, where: Where = EVERYTHING, part: Slice = LI
 
 def _worker(row: Any) -> Worker:
     return Worker(
-        row.id, row.host, row.pid, row.version, tuple(row.roots), row.state, row.epoch, row.started_at, max(0.0, float(row.age_s)),
-    )  # fmt: skip
+        row.id,
+        row.host,
+        row.pid,
+        row.version,
+        tuple(row.roots),
+        row.state,
+        row.epoch,
+        row.started_at,
+        max(0.0, float(row.age_s)),
+    )
 
 
 # --- history ---------------------------------------------------------------------------------------------------------
@@ -243,15 +266,22 @@ class Sample:
 
 
 def take_sample(database: Database, figures: Figures) -> bool:
-    """Writes this minute's sample down, unless another process did; forgets those that are too old. Raises DatabaseError."""
+    """Writes this minute's sample down, unless another process did; forgets those that are too old. Raises
+    DatabaseError."""
     minute = int(figures.now // 60)
     row = {
-        "minute": minute, "rate_bytes_s": figures.rate_bytes_s, "submitted": figures.submitted,
-        "queued": figures.states[JobState.QUEUED], "running": sum(figures.states[state] for state in HELD),
-        "paused": figures.states[JobState.PAUSED], "completed": figures.states[JobState.COMPLETED],
-        "failed": figures.states[JobState.FAILED], "cancelled": figures.states[JobState.CANCELLED],
-        "workers": figures.workers_alive, "streams": sum(host.used for host in figures.hosts),
-    }  # fmt: skip
+        "minute": minute,
+        "rate_bytes_s": figures.rate_bytes_s,
+        "submitted": figures.submitted,
+        "queued": figures.states[JobState.QUEUED],
+        "running": sum(figures.states[state] for state in HELD),
+        "paused": figures.states[JobState.PAUSED],
+        "completed": figures.states[JobState.COMPLETED],
+        "failed": figures.states[JobState.FAILED],
+        "cancelled": figures.states[JobState.CANCELLED],
+        "workers": figures.workers_alive,
+        "streams": sum(host.used for host in figures.hosts),
+    }
     there = sa.select(sa.literal(1)).where(samples.c.minute == minute)
     try:
         with database.write() as connection:

@@ -1,4 +1,5 @@
-"""Signs of life: each worker writes them on the database's clock; whoever misses them for too long is declared dead by exactly one other.
+"""Signs of life: each worker writes them on the database's clock; whoever misses them for too long is declared dead by
+exactly one other.
 
 ::
 
@@ -42,9 +43,15 @@ class Heartbeat:
     """The beating of one worker, in a thread of its own. A context manager."""
 
     def __init__(
-        self, database: Database, worker_id: str, roots: Sequence[str], *, beat_s: float = BEAT_S, take_over_s: float = TAKE_OVER_S,
+        self,
+        database: Database,
+        worker_id: str,
+        roots: Sequence[str],
+        *,
+        beat_s: float = BEAT_S,
+        take_over_s: float = TAKE_OVER_S,
         clock: Callable[[], float] = boot_time,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database = database
         self._id = worker_id
         self._roots = list(roots)
@@ -75,13 +82,15 @@ class Heartbeat:
 
     @property
     def may_judge(self) -> bool:
-        """Whether this worker's own beats came through for the whole of the take-over time. If not, the silence of others may be the database's:
-        when it comes back, whoever is first must not declare all the others dead, nor itself."""
+        """Whether this worker's own beats came through for the whole of the take-over time. If not, the silence of
+        others may be the database's: when it comes back, whoever is first must not declare all the others dead, nor
+        itself."""
         now, most_s = self._clock(), self._take_over_s
         return not self._dead and now - self._confirmed <= most_s / 2 and now - self._steady_since > most_s
 
     def guard(self) -> None:
-        """Raises StaleAttempt when the last confirmed beat is too long ago, or this worker was declared dead. Cheap: no call, no lock."""
+        """Raises StaleAttempt when the last confirmed beat is too long ago, or this worker was declared dead. Cheap: no
+        call, no lock."""
         if self._dead or self._clock() - self._confirmed > self._take_over_s / 2:
             raise StaleAttempt(f"worker {self._id} gave no sign of life for too long")
 
@@ -94,9 +103,15 @@ class Heartbeat:
             epoch = self._database.count(connection, "worker")
             now = self._database.now(connection)
             row = {
-                "host": socket.gethostname(), "pid": os.getpid(), "version": __version__, "roots": self._roots, "state": "alive",
-                "epoch": epoch, "started_at": now, "beat": now,
-            }  # fmt: skip
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "version": __version__,
+                "roots": self._roots,
+                "state": "alive",
+                "epoch": epoch,
+                "started_at": now,
+                "beat": now,
+            }
             connection.execute(
                 sa.delete(nfc_streams).where(nfc_streams.c.worker_id == self._id)
             )  # of a killed one before us
@@ -140,11 +155,11 @@ class Heartbeat:
 
 
 def declare_dead(database: Database, *, take_over_s: float = TAKE_OVER_S) -> list[str]:
-    """Declares workers dead that have not beaten for ``take_over_s``; the ids of those that this call declared: its caller alone takes
-    their jobs over. For a worker that ``may_judge``. The streams that they held are free for others.
+    """Declares workers dead that have not beaten for ``take_over_s``; the ids of those that this call declared: its
+    caller alone takes their jobs over. For a worker that ``may_judge``. The streams that they held are free for others.
 
-    One that is dead already and still has jobs is declared again after as long a time: whoever declared it may have died of that, and one that
-    drained may have ended before its jobs did.
+    One that is dead already and still has jobs is declared again after as long a time: whoever declared it may have
+    died of that, and one that drained may have ended before its jobs did.
     """
     has_jobs = sa.select(jobs.c.worker_id).where(
         jobs.c.worker_id == workers.c.id, jobs.c.state.in_([state.value for state in HELD])

@@ -20,7 +20,8 @@ from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
 ENDPOINT_MOVED: Final = register(
     "endpoint_moved",
     "The vCenter or ESXi host that this worker would log in to is not the one that the job was submitted for.",
-    "Give all hosts of the daemon the same GOVC_URL, or store the endpoint with `hyperctl endpoints add`; then submit the job again.",
+    "Give all hosts of the daemon the same GOVC_URL, or store the endpoint with `hyperctl endpoints add`; then submit"
+    " the job again.",
 )
 
 
@@ -55,16 +56,22 @@ class Logins:
         # Nor may it have that login sent to a server that nobody vouches for.
         insecure = own.insecure if own.url is not None else None
         endpoint = resolve_endpoint(
-            environ, None, url=own.url, username=own.username, password=password, insecure=insecure, datacenter=own.datacenter
-        )  # fmt: skip
+            environ,
+            None,
+            url=own.url,
+            username=own.username,
+            password=password,
+            insecure=insecure,
+            datacenter=own.datacenter,
+        )
         if own.url is None:
             return endpoint
         return replace(endpoint, judge=_judge(endpoint, EndpointGuard(self.settings.allowed_endpoints)))
 
 
 def _judge(endpoint: Endpoint, guard: EndpointGuard) -> Callable[[str, int], str]:
-    """Judges every host of the job. An ESXi host that may not be connected to is like one that cannot be reached: the data then comes
-    through the server itself, which has been judged."""
+    """Judges every host of the job. An ESXi host that may not be connected to is like one that cannot be reached: the
+    data then comes through the server itself, which has been judged."""
 
     def address_of(host: str, port: int) -> str:
         if (host, port) == (endpoint.host, endpoint.port):

@@ -1,6 +1,7 @@
 """What to do about an error of a job: with the fields of its job file, `hyperctl` and the daemon's configuration.
 
-The engine's own next steps name the flags of `hyper2kvm`, and a job has none. Where one is for both, it is not listed here.
+The engine's own next steps name the flags of `hyper2kvm`, and a job has none. Where one is for both, it is not listed
+here.
 """
 
 from __future__ import annotations
@@ -23,28 +24,45 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "no_disks": "Check `options.exclude_disks`; a machine without disks has nothing to export.",
     "no_such_disk": f"Correct `options.exclude_disks` {_AGAIN}; `hyper2kvm inspect VM` shows the machine's disks.",
     "disk_not_served": f"Check the disk in vCenter, or {_LEFT_OUT}.",
-    "disk_capacity": f"Look at the disk in vCenter and repair its descriptor, then `hyperctl retry ID`, or {_LEFT_OUT}.",
+    "disk_capacity": (
+        f"Look at the disk in vCenter and repair its descriptor, then `hyperctl retry ID`, or {_LEFT_OUT}."
+    ),
     "rdm_physical": f"Leave it out with `options.exclude_disks` {_AGAIN}; move its LUN apart.",
     "independent_disk": f"Set `options.source: power-off`, or {_LEFT_OUT}.",
     "shared_disk": f"Stop all machines that use it and switch sharing off, or {_LEFT_OUT}.",
-    "datastore_unreachable": "Bring the datastore back, then `hyperctl retry ID`, or leave its disks out with `options.exclude_disks` "
-    f"{_AGAIN}.",
-    "datastore_floor": f"Free space on the datastore, then `hyperctl retry ID`, or set `options.source: power-off` {_AGAIN}; the snapshot has been "
-    "removed.",
-    "datastore_low": "Free space on the datastore, or lower `datastore_floor_percent` and `datastore_floor_bytes` in the daemon's configuration, then "
-    f"`hyperctl retry ID`; or set `options.source: power-off` {_AGAIN}.",
-    "shutdown_timeout": f"Look at the guest's console and shut it down from within, then `hyperctl retry ID`, or set `options.source: power-off` {_AGAIN}.",
+    "datastore_unreachable": (
+        "Bring the datastore back, then `hyperctl retry ID`, or leave its disks out with `options.exclude_disks` "
+        f"{_AGAIN}."
+    ),
+    "datastore_floor": (
+        f"Free space on the datastore, then `hyperctl retry ID`, or set `options.source: power-off` {_AGAIN}; the"
+        " snapshot has been removed."
+    ),
+    "datastore_low": (
+        "Free space on the datastore, or lower `datastore_floor_percent` and `datastore_floor_bytes` in the daemon's"
+        f" configuration, then `hyperctl retry ID`; or set `options.source: power-off` {_AGAIN}."
+    ),
+    "shutdown_timeout": (
+        "Look at the guest's console and shut it down from within, then `hyperctl retry ID`, or set `options.source:"
+        f" power-off` {_AGAIN}."
+    ),
     "tools_unavailable": f"Start VMware Tools, then `hyperctl retry ID`, or set `options.source: power-off` {_AGAIN}.",
     "no_ranges": f"Leave `export_method` out, or {_LEASE}.",
     "range_ignored": f"A proxy in between may not pass ranges on: {_LEASE}.",
     "range_mismatch": f"A proxy in between may alter traffic: {_LEASE}.",
-    "nfc_exhausted": "Fewer streams at once: let other copies from this host finish, or lower `streams_per_host` in the daemon's configuration; then "
-    "`hyperctl retry ID`.",
+    "nfc_exhausted": (
+        "Fewer streams at once: let other copies from this host finish, or lower `streams_per_host` in the daemon's"
+        " configuration; then `hyperctl retry ID`."
+    ),
     "ova_room": f"Set `format: ovf`, which has no such limit, {_AGAIN}.",
     # The folder
     "foreign_output": f"Empty the folder, then `hyperctl retry ID`, or choose another `output_path` {_AGAIN}.",
-    "target_denied": f"Let the daemon's user write there, then `hyperctl retry ID`, or choose another `output_path` {_AGAIN}.",
-    "target_too_small": f"Free space, then `hyperctl retry ID`, or choose another `output_path` or `compress: true` {_AGAIN}.",
+    "target_denied": (
+        f"Let the daemon's user write there, then `hyperctl retry ID`, or choose another `output_path` {_AGAIN}."
+    ),
+    "target_too_small": (
+        f"Free space, then `hyperctl retry ID`, or choose another `output_path` or `compress: true` {_AGAIN}."
+    ),
     "no_space": f"Free space; {_ON}.",
     "run_active": f"Wait for it to end, then `hyperctl retry ID`, or choose another `output_path` {_AGAIN}.",
     "folder_moved": f"Move it back; {_ON}.",
@@ -53,8 +71,10 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "output_replaced": f"Find out who writes to the output folder; {_ON}.",
     "ledger_busy": "Wait for it to end, or stop it; then `hyperctl retry ID`.",
     "ledger_unusable": f"{_ANEW}.",
-    "run_unreadable": f"{_ANEW}; then look for what that run left at the source: snapshots named hypersdk-*, ISO images that were ejected, a machine "
-    "that is off.",
+    "run_unreadable": (
+        f"{_ANEW}; then look for what that run left at the source: snapshots named hypersdk-*, ISO images that were"
+        " ejected, a machine that is off."
+    ),
     "finished_disk_damaged": f"Check the drive that the folder is on; {_ON}: that disk is copied again.",
     "partial_damaged": f"{_ANEW}: the disk starts from its beginning.",
     "resumable_state": f"{_ON}, {_ANEW}.",
@@ -62,13 +82,22 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "resume_mismatch": f"{_ANEW}.",
     "run_elsewhere": "Have the job's endpoint lead to the server that is named again, then `hyperctl cancel ID`.",
     # The server and the login
-    "no_endpoint": f"Name the server in the job's `vcenter` {_AGAIN}, store it with `hyperctl endpoints add NAME URL`, or set GOVC_URL for the daemon.",
-    "no_password": f"Give `username` and `password` in the job's `vcenter` {_AGAIN}, or store the server with them by `hyperctl endpoints add NAME URL`; "
-    "the daemon's own are GOVC_USERNAME and GOVC_PASSWORD in its environment.",
-    "certificate_unknown": "Compare the print with the one shown in vCenter or on the host itself, then use `hyperctl endpoints add NAME URL --pin PRINT`, or "
-    "GOVC_TLS_KNOWN_HOSTS or GOVC_TLS_CA_CERTS in the daemon's environment.",
-    "certificate_changed": "Find out whether it was renewed; only then delete the endpoint with `hyperctl endpoints delete NAME`, and add it again with the "
-    "new --pin.",
+    "no_endpoint": (
+        f"Name the server in the job's `vcenter` {_AGAIN}, store it with `hyperctl endpoints add NAME URL`, or set"
+        " GOVC_URL for the daemon."
+    ),
+    "no_password": (
+        f"Give `username` and `password` in the job's `vcenter` {_AGAIN}, or store the server with them by `hyperctl"
+        " endpoints add NAME URL`; the daemon's own are GOVC_USERNAME and GOVC_PASSWORD in its environment."
+    ),
+    "certificate_unknown": (
+        "Compare the print with the one shown in vCenter or on the host itself, then use `hyperctl endpoints add NAME"
+        " URL --pin PRINT`, or GOVC_TLS_KNOWN_HOSTS or GOVC_TLS_CA_CERTS in the daemon's environment."
+    ),
+    "certificate_changed": (
+        "Find out whether it was renewed; only then delete the endpoint with `hyperctl endpoints delete NAME`, and add"
+        " it again with the new --pin."
+    ),
     # The way, and what came over it
     "source_failed": f"Look at the task in vCenter; {_ON}.",
     "lease_lost": f"Look at the export task in vCenter; {_ON}.",
@@ -81,18 +110,25 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "truncated_stream": f"{_ON}.",
     "corrupt_data": f"{_ON}; if it repeats, check the source datastore.",
     "corrupt_grain": f"{_ON}; if it repeats at the same offset, the source disk is damaged.",
-    "manifest_mismatch": f"Nothing was published. {_ON}; check the path to the ESXi host for a device that alters traffic.",
+    "manifest_mismatch": (
+        f"Nothing was published. {_ON}; check the path to the ESXi host for a device that alters traffic."
+    ),
     "content_differs": f"{_ANEW}; if it repeats, check the source datastore and the path to it.",
     "source_changed": f"{_ANEW}; what was copied belongs to another point in time.",
-    "snapshot_gone": "`hyperctl retry ID` begins it anew with a snapshot of its own; keep other programs from removing snapshots named hypersdk-*.",
+    "snapshot_gone": (
+        "`hyperctl retry ID` begins it anew with a snapshot of its own; keep other programs from removing snapshots"
+        " named hypersdk-*."
+    ),
     "source_file_changed": f"Something writes to the disk: find it, then {_ANEW}; or {_LEASE}.",
     "not_restored": "Once vSphere answers again, run `hyperctl cancel ID`.",
     "cancelled": f"{_ON}, {_ANEW}.",
 }
 """By code. Those of flags that a job cannot have (`--no-file-hash`) are missing."""
 _BY_TEXT: Final = {
-    ISO_STEP: f"Set `options.remove_cdrom`, which ejects the image for the time of the export, {_AGAIN}; or eject it yourself, then "
-    "`hyperctl retry ID`."
+    ISO_STEP: (
+        f"Set `options.remove_cdrom`, which ejects the image for the time of the export, {_AGAIN}; or eject it"
+        " yourself, then `hyperctl retry ID`."
+    )
 }
 """Steps that belong to one case of a code."""
 _WORDS: Final[Mapping[str, str]] = {"--remove-cdrom": "`options.remove_cdrom`"}
@@ -124,8 +160,8 @@ def warning_of_job(text: str) -> str:
 
 
 def _lines(text: str) -> str:
-    """By the text and not by the code: an error is raised again under another code with the step that it had. Of several reasons each has a
-    line, with its code before it."""
+    """By the text and not by the code: an error is raised again under another code with the step that it had. Of
+    several reasons each has a line, with its code before it."""
     by_text = {CODES[code].next_step: step for code, step in NEXT_STEPS.items() if code in CODES} | _BY_TEXT
     found = []
     for line in text.splitlines():

@@ -20,8 +20,8 @@ def work(
     ready: Callable[[], None],
     alive: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Runs worker ``index`` until SIGTERM or SIGINT; calls ``ready`` once it takes jobs, and ``alive`` often while its main loop turns, with
-    the code of what keeps it from its work. Returns the exit status.
+    """Runs worker ``index`` until SIGTERM or SIGINT; calls ``ready`` once it takes jobs, and ``alive`` often while its
+    main loop turns, with the code of what keeps it from its work. Returns the exit status.
 
     Raises HyperSDKError where it cannot start.
     """

@@ -1,4 +1,5 @@
-"""What a crash at the wrong moment leaves between our rows and the engine's, made good; and what is too old, removed."""
+"""What a crash at the wrong moment leaves between our rows and the engine's, made good; and what is too old,
+removed."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class Reconciler:
             self._unregister()
 
     def _lost_attempts(self) -> None:
-        """Jobs that wait for an attempt which the engine does not have any more get another; one that kills its worker every time fails."""
+        """Jobs that wait for an attempt which the engine does not have any more get another; one that kills its worker
+        every time fails."""
         held = jobs.c.state.in_([state.value for state in HELD])
         queued = sa.and_(jobs.c.state == JobState.QUEUED.value, jobs.c.number > self._looked_up_to)
         with self._database.read() as connection:
@@ -109,7 +111,8 @@ class Reconciler:
                 connection.execute(same.values(waiting=code, revision=revision))
 
     def _orphans(self, connection: sa.Connection, seen: Sequence[str]) -> list[tuple[str, int]]:
-        """Running jobs of dead workers that no living one can take over. In the engine they would wait for ever, and be shown as running."""
+        """Running jobs of dead workers that no living one can take over. In the engine they would wait for ever, and be
+        shown as running."""
         known = sa.select(workers.c.id).where(workers.c.state != "dead")
         query = sa.select(jobs.c.id, jobs.c.attempt).where(
             jobs.c.state == JobState.RUNNING.value, jobs.c.worker_id.not_in(known), jobs.c.root_id.not_in(seen)
@@ -117,7 +120,8 @@ class Reconciler:
         return [(job_id, attempt) for job_id, attempt in connection.execute(query.limit(PART))]
 
     def _expire(self) -> None:
-        """Has the snapshots of jobs that are paused for too long removed: they grow on a production datastore. Tried again each hour."""
+        """Has the snapshots of jobs that are paused for too long removed: they grow on a production datastore. Tried
+        again each hour."""
         with self._database.read() as connection:
             now = self._database.now(connection)
             paused = jobs.c.state == JobState.PAUSED.value
@@ -134,7 +138,8 @@ class Reconciler:
                 JobStore(self._database).expire(row.id)
 
     def prune(self) -> None:
-        """Removes what is older than the retention: jobs that ended, with their logs; answers kept for repeated requests; dead workers."""
+        """Removes what is older than the retention: jobs that ended, with their logs; answers kept for repeated
+        requests; dead workers."""
         store = JobStore(self._database)
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -156,7 +161,8 @@ class Reconciler:
         self._engine.prune(list(gone), old)
 
     def _unregister(self) -> None:
-        """Forgets runs in this host's register of jobs that left nothing at their source: given up, or put back by a worker of another host."""
+        """Forgets runs in this host's register of jobs that left nothing at their source: given up, or put back by a
+        worker of another host."""
         own = Register(self._register.places[:1])  # those of other daemons are in their own
         found = {
             known.entry.run_id: known.entry.job

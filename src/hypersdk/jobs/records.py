@@ -19,18 +19,27 @@ EMPTY_PROGRESS: Final[Mapping[str, Any]] = {
 
 
 def at_rest(progress: Mapping[str, Any], phase: str) -> dict[str, Any]:
-    """The progress of a job that nobody works on: how far it is, and nothing that would move. ``phase`` is the job's state, in most cases."""
+    """The progress of a job that nobody works on: how far it is, and nothing that would move. ``phase`` is the job's
+    state, in most cases."""
     still = {
-        "phase": phase, "current_file": "", "current_step": phase, "estimated_remaining": 0, "rate_bytes_s": None, "eta_s": None,
-        "lease_age_s": None, "note": "", "stalled": None,
-    }  # fmt: skip
+        "phase": phase,
+        "current_file": "",
+        "current_step": phase,
+        "estimated_remaining": 0,
+        "rate_bytes_s": None,
+        "eta_s": None,
+        "lease_age_s": None,
+        "note": "",
+        "stalled": None,
+    }
     disks = [{**disk, "rate_bytes_s": None, "eta_s": None, "note": ""} for disk in progress.get("disks", ())]
     return {**EMPTY_PROGRESS, **progress, **still, "disks": disks}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job. Times are seconds since 1970; ``definition`` holds no secret; ``error`` has code, message, cause, next_step.
+    """One job. Times are seconds since 1970; ``definition`` holds no secret; ``error`` has code, message, cause,
+    next_step.
 
     ``waiting`` is the code of what a queued job waits for. ``source_changes`` is how many
     changes at the source are not undone. ``revision`` moves with every change.

@@ -1,8 +1,8 @@
 """Export roots: the only places that jobs may write to.
 
-Each root holds a file with an id of its own, so that workers on several hosts can say which roots they see: the same share may be
-mounted elsewhere under the same path. Folders of jobs are opened below the root's descriptor, component by component, following no
-symbolic link: what a job writes to cannot be turned elsewhere by whoever may write in the root.
+Each root holds a file with an id of its own, so that workers on several hosts can say which roots they see: the same
+share may be mounted elsewhere under the same path. Folders of jobs are opened below the root's descriptor, component by
+component, following no symbolic link: what a job writes to cannot be turned elsewhere by whoever may write in the root.
 
 Whose word counts for the id depends on who may write in the root::
 
@@ -10,9 +10,9 @@ Whose word counts for the id depends on who may write in the root::
     owner, or a group too   .hypersdk-root       one for all hosts; whoever made it, for those who may write here are trusted with the
                                                  images already. Not writable by everybody, nor by a group that the root is not
 
-In the second case the owner is not looked at: the packaged service may run under another uid on each host, and a file server may show
-another owner than the one who wrote. A root whose file is neither is left out: the daemon starts without it, says why, and refuses jobs
-that would write there. The same goes for a root that cannot be made or opened.
+In the second case the owner is not looked at: the packaged service may run under another uid on each host, and a file
+server may show another owner than the one who wrote. A root whose file is neither is left out: the daemon starts
+without it, says why, and refuses jobs that would write there. The same goes for a root that cannot be made or opened.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class ExportRoot:
 
 
 class ExportRoots:
-    """The roots of this host, by configuration; their ids are made where they have none. Raises TargetError where not one can be used.
+    """The roots of this host, by configuration; their ids are made where they have none. Raises TargetError where not
+    one can be used.
 
     ``left_out`` holds those that cannot be used, each with the reason.
     """
@@ -89,7 +90,8 @@ class ExportRoots:
         return sorted({root.id for root in self.roots})
 
     def of(self, folder: str | Path) -> ExportRoot:
-        """The root that ``folder`` lies in, by its text alone. Raises Refused ``outside_export_roots`` or ``export_root_left_out``."""
+        """The root that ``folder`` lies in, by its text alone. Raises Refused ``outside_export_roots`` or
+        ``export_root_left_out``."""
         path = PurePosixPath(folder)
         if not path.is_absolute() or ".." in path.parts or "\0" in str(folder):
             raise _outside(folder, self.roots)
@@ -108,7 +110,8 @@ class ExportRoots:
 
     @contextmanager
     def opened(self, folder: str | Path, *, create: bool) -> Iterator[int]:
-        """A descriptor of ``folder``, opened below its root; made when it is missing and ``create`` is set. Raises Refused and TargetError."""
+        """A descriptor of ``folder``, opened below its root; made when it is missing and ``create`` is set. Raises
+        Refused and TargetError."""
         root = self.of(folder)
         parts = PurePosixPath(folder).relative_to(root.path).parts
         with target_errors(f"opening {folder}"):
@@ -121,7 +124,8 @@ class ExportRoots:
                 os.close(descriptor)
 
     def locate(self, folder: Path) -> os.stat_result | None:
-        """What ``folder`` is now, found as ``opened`` finds it; None where there is no folder, or a link in its place. Raises TargetError."""
+        """What ``folder`` is now, found as ``opened`` finds it; None where there is no folder, or a link in its place.
+        Raises TargetError."""
         try:
             with self.opened(folder, create=False) as descriptor:
                 return os.fstat(descriptor)
@@ -211,8 +215,10 @@ def _distrust(found: os.stat_result, folder: os.stat_result) -> str:
 
 def _not_ours(path: Path, why: str) -> TargetError:
     return TargetError(
-        f"{path}, which names the export root, {why}", code=ROOT_LEFT_OUT, next_step=f"Remove {path} and restart the daemon; it is made anew.",
-    )  # fmt: skip
+        f"{path}, which names the export root, {why}",
+        code=ROOT_LEFT_OUT,
+        next_step=f"Remove {path} and restart the daemon; it is made anew.",
+    )
 
 
 def _step(parent: int, name: str, *, create: bool) -> int:

@@ -1,4 +1,5 @@
-"""Another key for the sealed secrets: everything is opened with the old one and sealed with the new one, in one transaction."""
+"""Another key for the sealed secrets: everything is opened with the old one and sealed with the new one, in one
+transaction."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ KEY_ROW = "vault_key"
 
 
 def reseal(database: Database, old: Vault, new: Vault) -> int:
-    """How many secrets were sealed anew. Remembered answers of writes are forgotten: they are sealed too, and live for a day only.
+    """How many secrets were sealed anew. Remembered answers of writes are forgotten: they are sealed too, and live for
+    a day only.
 
     Raises VaultError, and changes nothing, where one does not open.
     """

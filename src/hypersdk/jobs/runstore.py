@@ -13,7 +13,8 @@ from hypersdk.migration.register import Register
 
 @dataclass(frozen=True, slots=True)
 class DatabaseRuns:
-    """A ``RunStore`` of one claimed job. Every write raises StaleAttempt, and writes nothing, once another worker has the job."""
+    """A ``RunStore`` of one claimed job. Every write raises StaleAttempt, and writes nothing, once another worker has
+    the job."""
 
     claims: Claims
     claim: Claim
@@ -50,8 +51,8 @@ class DatabaseRuns:
         """See RunStore: the job knows it."""
 
     def remove(self, folder: Path, run_id: str) -> None:  # noqa: ARG002
-        """See RunStore. The record goes with the end of the job, in one transaction: a crash between publishing and that end
-        publishes again, which changes nothing."""
+        """See RunStore. The record goes with the end of the job, in one transaction: a crash between publishing and
+        that end publishes again, which changes nothing."""
         self.claims.check(self.claim)
 
     def check(self) -> None:

@@ -93,8 +93,9 @@ class JobService:
         priority: int = 0,
         key: str | None = None,
     ) -> Submission:
-        """Takes the jobs of ``text`` that can be taken. ``endpoint_id`` is for jobs that name no endpoint of their own; a higher ``priority``
-        goes first. With the same ``key``, which is of one request and its repeats, the same text is the same jobs, however often it comes.
+        """Takes the jobs of ``text`` that can be taken. ``endpoint_id`` is for jobs that name no endpoint of their own;
+        a higher ``priority`` goes first. With the same ``key``, which is of one request and its repeats, the same text
+        is the same jobs, however often it comes.
 
         Raises UsageError ``job_unreadable`` when there is nothing in the text that could be a job.
         """
@@ -177,7 +178,10 @@ class JobService:
         ):
             # There is one host, so it concerns every job. A code of the worker's may be one that this process does not know.
             met = CODES.get(trouble.code, CODES[PROCESS_DIES])
-            message = f"'{job.name}' is {job.state}; a worker {'ends each time that it starts' if trouble.ends else 'cannot do its work'}"
+            message = (
+                f"'{job.name}' is {job.state}; a worker"
+                f" {'ends each time that it starts' if trouble.ends else 'cannot do its work'}"
+            )
             return Explanation(trouble.code, message, met.cause, met.next_step, history)
         error = job.error or (history[-1].error if history and job.state not in (JobState.COMPLETED,) else None)
         if error and job.state in (JobState.FAILED, JobState.CANCELLED, JobState.QUEUED):
@@ -229,7 +233,8 @@ class JobService:
         self.store.delete(job_id, give_up=give_up)
 
     def each(self, job_ids: Sequence[str], act: Callable[[JobStore, str], Any]) -> dict[str, HyperSDKError | None]:
-        """``act`` on each job, some hundred in one transaction; its error, or None. Raises DatabaseError, and then the last of them are as they were."""
+        """``act`` on each job, some hundred in one transaction; its error, or None. Raises DatabaseError, and then the
+        last of them are as they were."""
         outcome: dict[str, HyperSDKError | None] = {}
         for at in range(0, len(job_ids), AT_ONCE):
             part = job_ids[at : at + AT_ONCE]
@@ -269,7 +274,10 @@ _SITUATIONS: Final[Mapping[str, tuple[str, str]]] = {
 def _without_effect(definition: JobDefinition) -> Iterator[str]:
     own = definition.endpoint
     if own.insecure and own.url is None:
-        yield f"{definition.title}: insecure has no effect on a job that names no server; how the daemon's own is trusted is the daemon's matter"
+        yield (
+            f"{definition.title}: insecure has no effect on a job that names no server; how the daemon's own is trusted"
+            " is the daemon's matter"
+        )
 
 
 def _id_of(key: str, number: int) -> str:

@@ -40,11 +40,12 @@ LogFormat = Literal["auto", "text", "json"]
 class DaemonSettings:
     """Sizes in bytes, times in seconds. ``database_url`` may hold a password and is shown without it.
 
-    ``allowed_hosts`` are names without a port, in lower case, that a Host header may hold although the daemon listens on loopback: those of a
-    reverse proxy. ``trusted_proxies`` are addresses and networks whose word is taken for who asks (X-Forwarded-For, X-Forwarded-Proto).
-    ``max_jobs`` 0 is no limit over all workers; ``jobs_per_site`` is per vCenter or ESXi host. ``allowed_endpoints`` are ``host`` or ``host:port``
-    that submitted jobs may name although they are loopback or link-local. ``endpoint_config`` is a ``config.toml`` of hyper2kvm whose
-    ``[connection]`` is the default endpoint.
+    ``allowed_hosts`` are names without a port, in lower case, that a Host header may hold although the daemon listens
+    on loopback: those of a reverse proxy. ``trusted_proxies`` are addresses and networks whose word is taken for who
+    asks (X-Forwarded-For, X-Forwarded-Proto). ``max_jobs`` 0 is no limit over all workers; ``jobs_per_site`` is per
+    vCenter or ESXi host. ``allowed_endpoints`` are ``host`` or ``host:port`` that submitted jobs may name although they
+    are loopback or link-local. ``endpoint_config`` is a ``config.toml`` of hyper2kvm whose ``[connection]`` is the
+    default endpoint.
     """
 
     addr: str = "localhost:8080"
@@ -91,8 +92,8 @@ class DaemonSettings:
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """The export roots; without any given: /tmp, the home and ``exports`` in the state directory. In a systemd unit with a state
-        directory of its own only the last: its private /tmp would hide what is written there."""
+        """The export roots; without any given: /tmp, the home and ``exports`` in the state directory. In a systemd unit
+        with a state directory of its own only the last: its private /tmp would hide what is written there."""
         if self.export_roots:
             return self.export_roots
         own = self.state_dir / "exports"

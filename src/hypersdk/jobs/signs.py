@@ -1,7 +1,8 @@
-"""What a process of the daemon tells its parent over standard output: ``ready`` once, a line now and then while its main loop turns, with the code of
-what keeps it from its work, if anything does, and the code of the error that ends it.
+"""What a process of the daemon tells its parent over standard output: ``ready`` once, a line now and then while its
+main loop turns, with the code of what keeps it from its work, if anything does, and the code of the error that ends it.
 
-The parent ends a process that was silent for too long (``supervisor.Child``): it may be stopped, or stuck in a call that never returns.
+The parent ends a process that was silent for too long (``supervisor.Child``): it may be stopped, or stuck in a call
+that never returns.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class Signs:
             os.write(self._descriptor, FAILED + code.encode() + b"\n")
 
     def alive(self, kept: str = "") -> None:
-        """To be called often; says so at most every ``SIGN_S``, and when ``kept`` changes: the code of what keeps the process from its work, empty where
-        nothing does. Never waits: where the parent does not read, there is nobody to tell."""
+        """To be called often; says so at most every ``SIGN_S``, and when ``kept`` changes: the code of what keeps the
+        process from its work, empty where nothing does. Never waits: where the parent does not read, there is nobody to
+        tell."""
         now = self._clock()
         if now < self._next and kept == self._kept:
             return

@@ -32,7 +32,8 @@ NO_WORKER_FOR_ROOT: Final = register(
 FOLDER_BUSY: Final = register(
     "folder_busy",
     "Another job works in the same folder.",
-    "Nothing: it begins when that one has ended. A folder takes one export; cancel this job, and submit it with an `output_path` of its own.",
+    "Nothing: it begins when that one has ended. A folder takes one export; cancel this job, and submit it with an"
+    " `output_path` of its own.",
 )
 MACHINE_BUSY: Final = register(
     "machine_exported",
@@ -47,8 +48,8 @@ NO_WORKER: Final = register(
 SOURCE_CHANGED_STILL: Final = register(
     "source_not_restored",
     "The job changed something at the source that is not undone yet.",
-    "`hyperctl cancel ID` undoes it, `hyperctl retry ID` goes on and undoes it at its end. Of what is gone for good, `hyperctl delete --give-up ID` "
-    "forgets the job and leaves its source as it is.",
+    "`hyperctl cancel ID` undoes it, `hyperctl retry ID` goes on and undoes it at its end. Of what is gone for good,"
+    " `hyperctl delete --give-up ID` forgets the job and leaves its source as it is.",
 )
 ATTEMPTS_EXHAUSTED: Final = register(
     "attempts_exhausted",
@@ -58,7 +59,8 @@ ATTEMPTS_EXHAUSTED: Final = register(
 ATTEMPT_LOST: Final = register(
     "attempt_lost",
     "The worker that had the job could not write down how the attempt ended: the database could not be written then.",
-    "Nothing: another attempt goes on from the last checkpoint. `hyperctl explain ID` says whether the database can be written now.",
+    "Nothing: another attempt goes on from the last checkpoint. `hyperctl explain ID` says whether the database can be"
+    " written now.",
 )
 
 
@@ -136,7 +138,8 @@ ENDED: Final = frozenset({_S.COMPLETED, _S.FAILED, _S.CANCELLED})
 HELD: Final = frozenset({_S.RUNNING, _S.PAUSING, _S.CANCELLING})
 """States in which a worker has the job, or should."""
 UNDOING: Final = frozenset({_S.PAUSING, _S.CANCELLING})
-"""States in which a job without a worker waits for one to undo what it did: outside of the queue, since it must not wait for a free place."""
+"""States in which a job without a worker waits for one to undo what it did: outside of the queue, since it must not
+wait for a free place."""
 KEPT: Final[Mapping[JobState, str]] = {
     _S.QUEUED: "pending", _S.PAUSED: "pending", _S.RUNNING: "running", _S.PAUSING: "running", _S.CANCELLING: "running",
     _S.COMPLETED: "completed", _S.FAILED: "failed", _S.CANCELLED: "cancelled",
@@ -154,8 +157,13 @@ def after(state: JobState, event: JobEvent) -> JobState:
 
 
 _DONE: Final[Mapping[JobEvent, str]] = {
-    _E.START: "started", _E.CANCEL: "cancelled", _E.ABANDON: "cancelled", _E.PAUSE: "paused", _E.RESUME: "resumed", _E.RETRY: "tried again",
-}  # fmt: skip
+    _E.START: "started",
+    _E.CANCEL: "cancelled",
+    _E.ABANDON: "cancelled",
+    _E.PAUSE: "paused",
+    _E.RESUME: "resumed",
+    _E.RETRY: "tried again",
+}
 
 
 def before(event: JobEvent) -> frozenset[JobState]:

@@ -1,4 +1,5 @@
-"""Jobs in the database: submitting, looking, asking for cancel or pause. What only the worker that has a job may do is in ``claims``."""
+"""Jobs in the database: submitting, looking, asking for cancel or pause. What only the worker that has a job may do is
+in ``claims``."""
 
 from __future__ import annotations
 
@@ -24,17 +25,41 @@ JOB_EXISTS: Final = register(
 )
 JOB_LIST: Final = Listing(
     "jobs",
-    {name: jobs.c[name] for name in (
-        "number", "id", "name", "vm_path", "output_path", "format", "state", "site", "priority", "owner", "attempt", "endpoint_id",
-        "worker_id", "waiting", "source_changes", "created_at", "started_at", "completed_at", "updated_at", "revision")}
+    {
+        name: jobs.c[name]
+        for name in (
+            "number",
+            "id",
+            "name",
+            "vm_path",
+            "output_path",
+            "format",
+            "state",
+            "site",
+            "priority",
+            "owner",
+            "attempt",
+            "endpoint_id",
+            "worker_id",
+            "waiting",
+            "source_changes",
+            "created_at",
+            "started_at",
+            "completed_at",
+            "updated_at",
+            "revision",
+        )
+    }
     | {"percent": jobs.c.progress["percent_complete"].as_float()},
-    key="number", facets=("state", "format", "site"),
-)  # fmt: skip
+    key="number",
+    facets=("state", "format", "site"),
+)
 ATTEMPT_LIST: Final = Listing(
     "attempts",
     {name: attempts.c[name] for name in ("epoch", "attempt", "worker_id", "started_at", "ended_at", "outcome")},
-    key="epoch", facets=("worker_id", "outcome"),
-)  # fmt: skip
+    key="epoch",
+    facets=("worker_id", "outcome"),
+)
 FOLLOWED: Final = 1000
 """So many last changes can be followed by clients that were away: what was removed in them is remembered."""
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
@@ -49,7 +74,8 @@ NEWEST: Final = Slice("-number", limit=100)
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which jobs. All conditions must hold; an empty one is no condition. ``text`` is found in name, machine or folder."""
+    """Which jobs. All conditions must hold; an empty one is no condition. ``text`` is found in name, machine or
+    folder."""
 
     ids: tuple[str, ...] = ()
     states: tuple[JobState, ...] = ()
@@ -78,7 +104,8 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class HeldSnapshot:
-    """A temporary snapshot of a job. ``site`` is host:port of its vCenter or ESXi host, ``machine`` the machine's name."""
+    """A temporary snapshot of a job. ``site`` is host:port of its vCenter or ESXi host, ``machine`` the machine's
+    name."""
 
     snapshot: str
     job_id: str
@@ -96,8 +123,8 @@ class JobStore:
 
     @contextmanager
     def together(self, job_ids: Sequence[str]) -> Iterator[JobStore]:
-        """A store whose changes of these jobs are one transaction: each of its own waits for the disk. What one of them refuses changes nothing;
-        any other error takes all of them back."""
+        """A store whose changes of these jobs are one transaction: each of its own waits for the disk. What one of them
+        refuses changes nothing; any other error takes all of them back."""
         with self.database.write() as connection:
             self.database.lock_rows(connection, jobs.c.id, [job_id for job_id in job_ids if possible_id(job_id)])
             yield _Within(self.database, connection)
@@ -165,16 +192,42 @@ class JobStore:
         number = self.database.count(connection, "job", len(fresh)) - len(fresh)
         rows = [
             {
-                "id": job_id, "number": number + place, "name": new.name, "vm_path": new.vm_path, "output_path": new.output_path,
-                "format": new.format, "definition": dict(new.definition), "digest": new.digest, "endpoint_id": new.endpoint_id,
-                "secret": new.secret, "site": new.site, "root_id": new.root_id, "priority": new.priority, "owner": new.owner,
-                "state": JobState.QUEUED.value, "request": None, "keep_partial": False, "discard": False, "attempt": 1, "enqueued": 0,
-                "epoch": 0, "worker_id": None, "waiting": None, "progress": dict(EMPTY_PROGRESS), "result": None, "error": None,
-                "source_changes": 0, "created_at": now, "started_at": None, "completed_at": None, "updated_at": now,
-                "revision": revision + place, "created_revision": revision + place,
+                "id": job_id,
+                "number": number + place,
+                "name": new.name,
+                "vm_path": new.vm_path,
+                "output_path": new.output_path,
+                "format": new.format,
+                "definition": dict(new.definition),
+                "digest": new.digest,
+                "endpoint_id": new.endpoint_id,
+                "secret": new.secret,
+                "site": new.site,
+                "root_id": new.root_id,
+                "priority": new.priority,
+                "owner": new.owner,
+                "state": JobState.QUEUED.value,
+                "request": None,
+                "keep_partial": False,
+                "discard": False,
+                "attempt": 1,
+                "enqueued": 0,
+                "epoch": 0,
+                "worker_id": None,
+                "waiting": None,
+                "progress": dict(EMPTY_PROGRESS),
+                "result": None,
+                "error": None,
+                "source_changes": 0,
+                "created_at": now,
+                "started_at": None,
+                "completed_at": None,
+                "updated_at": now,
+                "revision": revision + place,
+                "created_revision": revision + place,
             }
             for place, (job_id, new) in enumerate(fresh, 1)
-        ]  # fmt: skip
+        ]
         connection.execute(sa.insert(jobs), rows)
 
     # Look
@@ -188,7 +241,8 @@ class JobStore:
         return found
 
     def page(self, which: Filter, part: Slice = NEWEST, *, after: int | None = None) -> Found[Job]:
-        """Part of the list. ``after`` continues a list in order of submit behind that ``number``, whatever came or went meanwhile.
+        """Part of the list. ``after`` continues a list in order of submit behind that ``number``, whatever came or went
+        meanwhile.
 
         Raises UsageError ``list_query``.
         """
@@ -288,10 +342,11 @@ class JobStore:
     # Ask
 
     def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
-        """Asks for the job's end. One that no worker ever had is cancelled at once; any other once its source is as it was found.
-        A failed job can be cancelled where something at its source is not undone.
+        """Asks for the job's end. One that no worker ever had is cancelled at once; any other once its source is as it
+        was found. A failed job can be cancelled where something at its source is not undone.
 
-        Asking again is no error. Raises LookupFailed ``job_unknown``, JobStateError ``job_state`` for a job that has ended.
+        Asking again is no error. Raises LookupFailed ``job_unknown``, JobStateError ``job_state`` for a job that has
+        ended.
         """
 
         def decide(job: Job) -> Mapping[str, Any]:
@@ -307,9 +362,12 @@ class JobStore:
             # Nobody has it, but an earlier attempt may have left something: a worker must look.
             attempt = job.attempt + (job.state in (JobState.QUEUED, JobState.PAUSED, JobState.FAILED))
             return {
-                "state": after(job.state, JobEvent.CANCEL), "request": "cancel", "keep_partial": keep_partial, "attempt": attempt,
+                "state": after(job.state, JobEvent.CANCEL),
+                "request": "cancel",
+                "keep_partial": keep_partial,
+                "attempt": attempt,
                 "completed_at": None,
-            }  # fmt: skip
+            }
 
         return self._ask(job_id, decide)
 
@@ -332,13 +390,17 @@ class JobStore:
         def decide(job: Job) -> Mapping[str, Any]:
             state = after(job.state, JobEvent.RESUME)
             return {
-                "state": state, "request": None, "attempt": job.attempt + 1, "progress": at_rest(job.progress, state),
-            }  # fmt: skip
+                "state": state,
+                "request": None,
+                "attempt": job.attempt + 1,
+                "progress": at_rest(job.progress, state),
+            }
 
         return self._ask(job_id, decide)
 
     def expire(self, job_id: str) -> None:
-        """Has a worker put the source of a paused job back, its temporary snapshot too. A job that is not paused any more is left alone."""
+        """Has a worker put the source of a paused job back, its temporary snapshot too. A job that is not paused any
+        more is left alone."""
 
         def decide(job: Job) -> Mapping[str, Any]:
             if job.state is not JobState.PAUSED:
@@ -348,21 +410,28 @@ class JobStore:
         self._ask(job_id, decide)
 
     def retry(self, job_id: str, *, discard: bool = False) -> Job:
-        """Puts a failed or cancelled job back into the queue: from its last checkpoint, or anew with ``discard``. Raises as ``cancel``."""
+        """Puts a failed or cancelled job back into the queue: from its last checkpoint, or anew with ``discard``.
+        Raises as ``cancel``."""
 
         def decide(job: Job) -> Mapping[str, Any]:
             return {
-                "state": after(job.state, JobEvent.RETRY), "request": None, "attempt": job.attempt + 1, "discard": discard,
-                "error": None, "result": None, "completed_at": None, "progress": dict(EMPTY_PROGRESS),
-            }  # fmt: skip
+                "state": after(job.state, JobEvent.RETRY),
+                "request": None,
+                "attempt": job.attempt + 1,
+                "discard": discard,
+                "error": None,
+                "result": None,
+                "completed_at": None,
+                "progress": dict(EMPTY_PROGRESS),
+            }
 
         return self._ask(job_id, decide)
 
     def delete(self, job_id: str, *, give_up: bool = False) -> None:
         """Forgets a job that has ended, with its log; the files that it wrote stay.
 
-        Raises as ``cancel``, and JobStateError ``source_not_restored`` while only its record knows what to undo at the source: not with ``give_up``,
-        after which nobody undoes it."""
+        Raises as ``cancel``, and JobStateError ``source_not_restored`` while only its record knows what to undo at the
+        source: not with ``give_up``, after which nobody undoes it."""
         with self._writing() as connection:
             job = _locked(connection, job_id)
             if job.state not in ENDED:
@@ -449,7 +518,8 @@ def _job(row: Any) -> Job:
 
 
 def possible_id(text: str) -> bool:
-    """Whether a job can have that id: anything else is not shown to the database, which may not even be able to write it."""
+    """Whether a job can have that id: anything else is not shown to the database, which may not even be able to write
+    it."""
     return 0 < len(text) <= 128 and text.isascii() and text.isprintable()
 
 

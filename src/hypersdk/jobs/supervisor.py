@@ -1,8 +1,10 @@
-"""The parent of a daemon: starts the API and the workers as processes of their own, watches them, and ends them in order.
+"""The parent of a daemon: starts the API and the workers as processes of their own, watches them, and ends them in
+order.
 
-The API never copies data, and workers run with lower CPU and IO priority: so the API answers in milliseconds while disks are copied.
-A process that dies is started again, after a pause that grows when it dies at once. One that gives no sign of life (``signs``) for too long
-is killed first: it is stopped, or stuck. The watchdog of the service manager is told that all is well only while no process is silent so long.
+The API never copies data, and workers run with lower CPU and IO priority: so the API answers in milliseconds while
+disks are copied. A process that dies is started again, after a pause that grows when it dies at once. One that gives no
+sign of life (``signs``) for too long is killed first: it is stopped, or stuck. The watchdog of the service manager is
+told that all is well only while no process is silent so long.
 """
 
 from __future__ import annotations
@@ -74,8 +76,8 @@ class Child:
     """One process to keep running. ``name`` is ``api`` or ``worker-N``; ``silent_s`` is how long it may give no sign.
 
     ``deaths`` counts those soon after a start, one after another; ``said`` is the code of the error that it ends by,
-    where it says one, and ``failure`` that of the one before; ``kept`` is the code of what keeps it from its work while it lives. ``fell``: it
-    was ready before it died. ``troubles`` are for it to read.
+    where it says one, and ``failure`` that of the one before; ``kept`` is the code of what keeps it from its work while
+    it lives. ``fell``: it was ready before it died. ``troubles`` are for it to read.
     """
 
     name: str
@@ -102,14 +104,20 @@ class Child:
     clock: Callable[[], float] = time.monotonic
 
     def start(self) -> None:
-        """Starts it; its ``ready`` is set when it says so on its standard output, and ``heard`` with whatever it says."""
+        """Starts it; its ``ready`` is set when it says so on its standard output, and ``heard`` with whatever it
+        says."""
         told = None if self.troubles is None else self.troubles.descriptor
         environ, kept = (None, ()) if told is None else ({**os.environ, VARIABLE: str(told)}, (told,))
         self.failure, self.said = self.said, ""
         self.process = self._spoke = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=self._prepare,
-            env=environ, pass_fds=kept,
-        )  # fmt: skip
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=self._prepare,
+            env=environ,
+            pass_fds=kept,
+        )
         self.started = self.looked = self.clock()
         self.silence_s, self.killed = 0.0, False
         threading.Thread(target=self._listen, args=(self.process,), name=f"{self.name}-ready", daemon=True).start()
@@ -158,8 +166,8 @@ class Child:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no further start will do better: what is wrong has to be put right by hand. The worker of a parent that was killed may have its
-        place for as long as it takes to bring its jobs to a checkpoint."""
+        """Whether no further start will do better: what is wrong has to be put right by hand. The worker of a parent
+        that was killed may have its place for as long as it takes to bring its jobs to a checkpoint."""
         failure = self.said or self.failure
         if self.deaths < LAST_DEATHS or failure == WORKER_ID_HELD:
             return False
@@ -230,10 +238,12 @@ def supervise(
     watchdog: Callable[[], None] = lambda: None,
     hangup_ends: bool = False,
 ) -> int:
-    """Runs the daemon until SIGTERM or SIGINT, then ends it in order: workers reach checkpoints, the API answers until they have.
+    """Runs the daemon until SIGTERM or SIGINT, then ends it in order: workers reach checkpoints, the API answers until
+    they have.
 
-    ``arguments`` are the flags of this daemon, which its processes are started with. ``ready`` is called once all of them are. SIGHUP makes
-    the API read its certificate again; with ``hangup_ends`` it is the end like SIGTERM: a terminal that was closed sends it. Returns the exit
+    ``arguments`` are the flags of this daemon, which its processes are started with. ``ready`` is called once all of
+    them are. SIGHUP makes the API read its certificate again; with ``hangup_ends`` it is the end like SIGTERM: a
+    terminal that was closed sends it. Returns the exit
     status: that of a part that cannot ever be started, where there is one. Raises DaemonRuns.
     """
     with one_daemon(settings.state_dir):
@@ -277,7 +287,8 @@ def _tell(troubles: Troubles, workers: Sequence[Child]) -> None:
 
 
 def silence_limit(settings: DaemonSettings) -> float:
-    """Seconds without a sign after which a process is hung: two periods of the watchdog at least, and longer than a worker takes to its end."""
+    """Seconds without a sign after which a process is hung: two periods of the watchdog at least, and longer than a
+    worker takes to its end."""
     return max(SILENT_S, 2 * (watchdog_s() or 0.0), settings.drain_s + 10.0)
 
 
@@ -298,7 +309,8 @@ def _children(settings: DaemonSettings, arguments: Sequence[str]) -> list[Child]
 
 
 def _end(children: Sequence[Child], drain_s: float) -> int:
-    """Workers first; the API goes on answering meanwhile. What does not end in time is killed: its jobs are resumed at the next start."""
+    """Workers first; the API goes on answering meanwhile. What does not end in time is killed: its jobs are resumed at
+    the next start."""
     until = time.monotonic() + drain_s + 10.0
     late = False
     for group in ([one for one in children if one.name != "api"], [one for one in children if one.name == "api"]):

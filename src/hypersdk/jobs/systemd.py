@@ -1,4 +1,5 @@
-"""What a daemon tells systemd: that it is ready, what it does, that it lives. A datagram to a socket, as sd_notify(3) says; without systemd: nothing."""
+"""What a daemon tells systemd: that it is ready, what it does, that it lives. A datagram to a socket, as sd_notify(3)
+says; without systemd: nothing."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the parent of a daemon tells its API process of workers that do not stay alive or cannot work: a piece of memory that both have, for there may be no
-disk to write it to, and no database."""
+"""What the parent of a daemon tells its API process of workers that do not stay alive or cannot work: a piece of memory
+that both have, for there may be no disk to write it to, and no database."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _SIZE: Final = 80
 
 
 class Trouble(NamedTuple):
-    """The code of what is wrong with a worker. ``ends``: it ends each time soon after its start; else it lives, and cannot do its work."""
+    """The code of what is wrong with a worker. ``ends``: it ends each time soon after its start; else it lives, and
+    cannot do its work."""
 
     code: str
     ends: bool

@@ -1,6 +1,7 @@
 """Cancels, and pauses that took too long, of jobs that no worker has: done at once, outside of the queue.
 
-Undoing takes seconds and frees a lease or a snapshot at the source. In the queue it would wait for a free place behind exports that take hours.
+Undoing takes seconds and frees a lease or a snapshot at the source. In the queue it would wait for a free place behind
+exports that take hours.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ LOOK_S: Final = 30.0
 
 
 class Undoing:
-    """Of one worker. ``execute`` runs an attempt of a job that is free, ``tidy`` looks after one that stays what it is; they raise nothing."""
+    """Of one worker. ``execute`` runs an attempt of a job that is free, ``tidy`` looks after one that stays what it is;
+    they raise nothing."""
 
     def __init__(
         self,

@@ -1,4 +1,5 @@
-"""A worker process: an identity of its own, a heartbeat, the engine, and a reporter that carries progress out and requests in.
+"""A worker process: an identity of its own, a heartbeat, the engine, and a reporter that carries progress out and
+requests in.
 
 ::
 
@@ -85,8 +86,9 @@ class Worker:
     def run(
         self, index: int, *, ready: Callable[[], None] = lambda: None, alive: Callable[[str], None] = lambda _: None
     ) -> None:
-        """The whole life of the worker. ``index`` counts the workers of this state directory; ``ready`` is called once it takes jobs, ``alive`` in
-        each turn of its main loop, with the code of what keeps it from its work. Raises HyperSDKError where it cannot start."""
+        """The whole life of the worker. ``index`` counts the workers of this state directory; ``ready`` is called once
+        it takes jobs, ``alive`` in each turn of its main loop, with the code of what keeps it from its work. Raises
+        HyperSDKError where it cannot start."""
         settings = self._settings
         roots = ExportRoots(settings.roots)
         with worker_id(settings.state_dir, index) as identity, self._beating(identity, roots) as heartbeat:
@@ -108,8 +110,11 @@ class Worker:
             )
             claims.release_undo(identity)  # of a killed one before us
             undoing = Undoing(
-                claims, roots.ids, lambda job, n: self._attempt(workshop, job, n, free=True), lambda job, published: self._tidy(workshop, job, published)
-            )  # fmt: skip
+                claims,
+                roots.ids,
+                lambda job, n: self._attempt(workshop, job, n, free=True),
+                lambda job, published: self._tidy(workshop, job, published),
+            )
             engine.launch()
             try:
                 ready()
@@ -176,8 +181,8 @@ class Worker:
             self._room = True
 
     def _tidy(self, workshop: Workshop, job_id: str, published: bool) -> None:
-        """Called in a thread of its own, for a job that nobody works on. One whose files are published is completed once its source is as it was
-        found, any other stays what it is. Never raises."""
+        """Called in a thread of its own, for a job that nobody works on. One whose files are published is completed
+        once its source is as it was found, any other stays what it is. Never raises."""
         try:
             if published:
                 JobStore(self._database).cancel(job_id)
@@ -195,10 +200,15 @@ class Worker:
     def _give_up(self, attempt: JobAttempt, error: Exception) -> None:
         """The one funnel for the unexpected: the job fails with a code, the traceback goes to the daemon's log."""
         internal = {
-            "code": "internal", "message": f"internal error: {type(error).__name__}", "exit_status": 1,
+            "code": "internal",
+            "message": f"internal error: {type(error).__name__}",
+            "exit_status": 1,
             "cause": "The program met something that it was not written for.",
-            "next_step": "Report it with the traceback in the daemon's log; `hyperctl retry ID` goes on from the last checkpoint.",
-        }  # fmt: skip
+            "next_step": (
+                "Report it with the traceback in the daemon's log; `hyperctl retry ID` goes on from the last"
+                " checkpoint."
+            ),
+        }
         try:
             attempt.written(JobEvent.FAIL, error=internal)
         except HyperSDKError as failed:
@@ -299,15 +309,17 @@ class Worker:
 
 
 class Working(NamedTuple):
-    """What a process works on: attempts, and jobs with the epoch of each. None: it is just being claimed, or has just ended."""
+    """What a process works on: attempts, and jobs with the epoch of each. None: it is just being claimed, or has just
+    ended."""
 
     attempts: frozenset[str]
     epochs: Mapping[str, int | None]
 
 
 class Own:
-    """What rows and the engine say that this worker has, against what it has. A disk that was full keeps both from being told of an end; nobody
-    else would ever look, since the worker lives. What is missing in several looks one after another is made good. For one thread."""
+    """What rows and the engine say that this worker has, against what it has. A disk that was full keeps both from
+    being told of an end; nobody else would ever look, since the worker lives. What is missing in several looks one
+    after another is made good. For one thread."""
 
     def __init__(self, claims: Claims, engine: Engine, working: Callable[[], Working]) -> None:
         self._claims = claims
@@ -345,17 +357,22 @@ def _job_of(workflow_id: str) -> str:
 def _run_settings(settings: DaemonSettings, environ: Mapping[str, str]) -> RunSettings:
     floor = Floor(settings.datastore_floor_percent / 100, settings.datastore_floor_bytes)
     return RunSettings(
-        streams_per_host=settings.streams_per_host, streams_per_vcenter=settings.streams_per_vcenter,
-        bandwidth_limit=settings.bandwidth_limit, space_wait_s=settings.space_wait_s, floor=floor,
-        progress_interval_s=0.5, state=settings.state_dir,
+        streams_per_host=settings.streams_per_host,
+        streams_per_vcenter=settings.streams_per_vcenter,
+        bandwidth_limit=settings.bandwidth_limit,
+        space_wait_s=settings.space_wait_s,
+        floor=floor,
+        progress_interval_s=0.5,
+        state=settings.state_dir,
         # Where programs of the same user look that know nothing of this daemon's own state directory, too.
         registers=(state_dir(environ),),
-    )  # fmt: skip
+    )
 
 
 @contextmanager
 def worker_id(state_dir: Path, index: int) -> Iterator[str]:
-    """The stable id of worker ``index`` of this state directory, held for this process. Raises UsageError ``worker_id_held``."""
+    """The stable id of worker ``index`` of this state directory, held for this process. Raises UsageError
+    ``worker_id_held``."""
     path = state_dir / "workers" / f"{index}.id"
     with target_errors(f"opening {path}"):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

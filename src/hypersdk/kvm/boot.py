@@ -65,8 +65,8 @@ def prove_boot(
 ) -> BootProof | None:
     """Boots ``image`` (qcow2, else raw by its suffix) until ``marker`` appears on the first serial port.
 
-    Returns None where qemu (or, for EFI, its firmware) is not installed. Raises IntegrityError ``boot_unproved`` when the
-    marker does not come within ``timeout_s``, Cancelled when cancelled. qemu is ended on every way out.
+    Returns None where qemu (or, for EFI, its firmware) is not installed. Raises IntegrityError ``boot_unproved`` when
+    the marker does not come within ``timeout_s``, Cancelled when cancelled. qemu is ended on every way out.
     """
     qemu = find_qemu()
     if qemu is None:

@@ -88,7 +88,8 @@ class Board:
             self._lease = lease
 
     def snapshot(self) -> ExportProgress:
-        """The state now; the fraction is that of the disks, weighted by their expected bytes, and 1 only when all is done."""
+        """The state now; the fraction is that of the disks, weighted by their expected bytes, and 1 only when all is
+        done."""
         now = self._clock()
         disks = tuple(meter.snapshot(now) for meter in self.meters.values())
         with self._lock:

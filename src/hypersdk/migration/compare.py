@@ -20,7 +20,8 @@ from hypersdk.migration.findings import (
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What is recorded of one file: its size and SHA-256 by artifact-manifest.json, its line of the ``.mf``. None where nothing is."""
+    """What is recorded of one file: its size and SHA-256 by artifact-manifest.json, its line of the ``.mf``. None where
+    nothing is."""
 
     size: int | None = None
     sha256: str | None = None
@@ -33,7 +34,8 @@ class Expected:
         return needed | ({"SHA256"} if self.sha256 else set())
 
     def accepts(self, digests: Mapping[str, str]) -> bool:
-        """Whether ``digests`` are those recorded; the manifest counts before the ``.mf``. False where nothing is recorded."""
+        """Whether ``digests`` are those recorded; the manifest counts before the ``.mf``. False where nothing is
+        recorded."""
         if self.sha256 is not None:
             return digests.get("SHA256") == self.sha256
         return self.mf is not None and self.agrees_with_mf(digests)
@@ -45,7 +47,8 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Actual:
-    """What a file is. ``digests`` (hex by algorithm) are empty where it was not read: nothing recorded, or its size says enough."""
+    """What a file is. ``digests`` (hex by algorithm) are empty where it was not read: nothing recorded, or its size
+    says enough."""
 
     size: int
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -55,8 +58,8 @@ class Actual:
 class FileSet:
     """Files that belong together: those of a folder, or the members of an archive (``prefix`` is then ``NAME.ova/``).
 
-    ``present`` are all names that are there, ``actual`` those that could be looked at. ``mf_name`` is the ``.mf`` among them,
-    ``lines`` what it says, or None when it is missing or unreadable.
+    ``present`` are all names that are there, ``actual`` those that could be looked at. ``mf_name`` is the ``.mf`` among
+    them, ``lines`` what it says, or None when it is missing or unreadable.
     """
 
     expected: Mapping[str, Expected]
@@ -68,7 +71,8 @@ class FileSet:
     mf_damaged: bool = False
 
     def findings(self) -> Iterator[Finding]:
-        """Every difference. The ``.mf`` itself is only named as changed when it is not clear yet what is wrong with it."""
+        """Every difference. The ``.mf`` itself is only named as changed when it is not clear yet what is wrong with
+        it."""
         yield from self._missing()
         mf_wrong = self.mf_damaged
         for finding in (*self._coverage(), *self._differences()):

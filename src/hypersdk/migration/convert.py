@@ -63,7 +63,8 @@ def convert_file(
 ) -> ExportResult:
     """Converts ``path`` into ``spec.output_dir``. ``spec.machine`` is not looked at.
 
-    Raises UsageError, Refused, TargetError, or IntegrityError when the input is damaged; then nothing has its final name.
+    Raises UsageError, Refused, TargetError, or IntegrityError when the input is damaged; then nothing has its final
+    name.
     """
     settings = settings or RunSettings()
     folder = spec.output_dir.absolute()
@@ -129,9 +130,18 @@ def _convert(
         finished = Finished(disks.hashes(), told, restored=True, elapsed_s=time.monotonic() - started)
         board.phase(Phase.PUBLISHING)
         result = Publishing(
-            spec, machine.machine, stem, run.record, outputs, held, finished, cancel,
-            described=machine.descriptor is not None, provider="file", empty_disks=empty,
-        ).publish()  # fmt: skip
+            spec,
+            machine.machine,
+            stem,
+            run.record,
+            outputs,
+            held,
+            finished,
+            cancel,
+            described=machine.descriptor is not None,
+            provider="file",
+            empty_disks=empty,
+        ).publish()
         run.remove()
         board.phase(Phase.DONE)
     return result
@@ -147,7 +157,8 @@ def _planned(disk: LocalDisk, file_name: str) -> _LocalDiskPlan:
 def _verdict(
     machine: LocalMachine, copied: Sequence[LocalDisk], run: RunFile, board: Board, cancel: CancelToken
 ) -> PackageVerdict:
-    """Compares what was read with the package's own ``.mf``, and writes the proof down. Nothing has its final name yet."""
+    """Compares what was read with the package's own ``.mf``, and writes the proof down. Nothing has its final name
+    yet."""
     for record, disk in zip(run.record.disks, copied, strict=True):
         stream = record.receipt.stream if record.receipt else None
         if not isinstance(disk.source, FileStreamSource) or disk.source.stored is None or stream is None:
@@ -162,7 +173,8 @@ def _verdict(
 
 
 def _split(disks: Sequence[LocalDisk], output: OutputFormat) -> tuple[list[LocalDisk], list[OvfDisk]]:
-    """The disks that get an image, and those that a package describes as empty, as OVF does without a file. An archive has one image at least."""
+    """The disks that get an image, and those that a package describes as empty, as OVF does without a file. An archive
+    has one image at least."""
     if output not in (OutputFormat.OVF, OutputFormat.OVA) or (
         output is OutputFormat.OVA and all(disk.empty for disk in disks)
     ):
@@ -214,10 +226,18 @@ def _begin(
     if not spec.force:
         refuse_foreign(folder, foreign_files(folder))
     return RunFile.create(
-        folder, store, endpoint=LOCAL_ENDPOINT, moref="", machine=machine.machine.name, format=spec.format.value,
-        compress=spec.compress.value, method="local", proof=UNPROVED_LOCAL,
+        folder,
+        store,
+        endpoint=LOCAL_ENDPOINT,
+        moref="",
+        machine=machine.machine.name,
+        format=spec.format.value,
+        compress=spec.compress.value,
+        method="local",
+        proof=UNPROVED_LOCAL,
         descriptor=machine.descriptor.decode(errors="replace") if machine.descriptor else None,
         disks=[
-            DiskRecord(plan.key, plan.label, plan.file_name, plan.capacity_bytes, ovf_disk_id=plan.ovf_disk_id) for plan in plans
+            DiskRecord(plan.key, plan.label, plan.file_name, plan.capacity_bytes, ovf_disk_id=plan.ovf_disk_id)
+            for plan in plans
         ],
-    )  # fmt: skip
+    )

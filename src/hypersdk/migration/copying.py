@@ -46,11 +46,13 @@ DISK_NOT_SERVED: Final = register(
 )
 FINISHED_DAMAGED: Final = register(
     "finished_disk_damaged",
-    "The file of a disk that an earlier run finished is not what was written: it was damaged or replaced before it was published.",
+    "The file of a disk that an earlier run finished is not what was written: it was damaged or replaced before it was"
+    " published.",
     "Check the drive it lies on; then run the command again with --resume: that disk is copied again.",
 )
 NO_LEASE: Final = frozenset({LICENSE_REFUSES_EXPORT, NOT_SUPPORTED})
-"""What a server answers that does not export by lease. Any other refusal is of this machine at this moment, and is told."""
+"""What a server answers that does not export by lease. Any other refusal is of this machine at this moment, and is
+told."""
 
 PROVED: Final = "proved"
 UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server keeps no manifest"
@@ -66,7 +68,8 @@ UNPROVED_EARLIER: Final = "unproved: some disks were copied in an earlier run, u
 
 @dataclass(frozen=True, slots=True)
 class MachineCopy:
-    """Copies what is not copied yet. Method, proof and the server's descriptor are in the run file when ``run`` returns."""
+    """Copies what is not copied yet. Method, proof and the server's descriptor are in the run file when ``run``
+    returns."""
 
     work: SourceWork
     board: Board
@@ -93,7 +96,8 @@ class MachineCopy:
     def _check_finished(self, cancel: CancelToken) -> None:
         """Disks that an earlier process finished are copied again where their files are not what was written.
 
-        Where all was copied the machine may have moved on, and this run was planned to leave it alone: it ends, and the next one copies.
+        Where all was copied the machine may have moved on, and this run was planned to leave it alone: it ends, and the
+        next one copies.
         """
         finished = [record for record in self.work.records if record.done]
         copied = self.work.run.record.copied
@@ -119,7 +123,8 @@ class MachineCopy:
         return damage
 
     def _blame_snapshot(self, error: HyperSDKError) -> None:
-        """Raises ``snapshot_gone`` in the place of ``error`` where that is why: a stream may break by it, or bring other bytes."""
+        """Raises ``snapshot_gone`` in the place of ``error`` where that is why: a stream may break by it, or bring
+        other bytes."""
         try:
             self.check_snapshot()
         except SourceError as gone:
@@ -134,7 +139,8 @@ class MachineCopy:
             check_snapshot_there(read_machine(self.work.session, self.work.run.record.moref), self._point)
 
     def _note_interrupted(self) -> None:
-        """An earlier process ended between the last disk and its proof. The lease is gone, and the server's manifest with it."""
+        """An earlier process ended between the last disk and its proof. The lease is gone, and the server's manifest
+        with it."""
         receipts = [record.receipt for record in self.work.records if record.receipt]
         streamed = any(receipt.stream for receipt in receipts)
         with self.work.run.changing() as record:
@@ -164,7 +170,8 @@ class MachineCopy:
     def _ranges_instead(
         self, pending: Sequence[DiskRecord], refused: Refused, cancel: CancelToken
     ) -> list[tuple[DiskRecord, DiskSource]]:
-        """Ranges for all of ``pending``. Raises ``refused`` where there are none: it says what the server has against the export."""
+        """Ranges for all of ``pending``. Raises ``refused`` where there are none: it says what the server has against
+        the export."""
         try:
             return self._ranges(pending, cancel)
         except Refused as neither:
@@ -212,7 +219,8 @@ class MachineCopy:
             record.method, record.proof, record.descriptor = Method.LEASE.value, proof, descriptor
 
     def _verify(self, lease: LeasedExport, pending: Sequence[DiskRecord]) -> Mapping[str, Verdict]:
-        """Raises IntegrityError ``manifest_mismatch``; the disks that differ count as never copied then, so that no resume publishes them."""
+        """Raises IntegrityError ``manifest_mismatch``; the disks that differ count as never copied then, so that no
+        resume publishes them."""
         try:
             return lease.verify(_streams(pending))
         except IntegrityError as error:
@@ -240,13 +248,15 @@ class MachineCopy:
         return PROVED if all(verdict is Verdict.PROVED for verdict in verdicts.values()) else UNPROVED_NO_MANIFEST
 
     def _tell_detours(self) -> None:
-        """Data that go through vCenter are slow there and a burden to it, and the cause is a firewall that someone may open."""
+        """Data that go through vCenter are slow there and a burden to it, and the cause is a firewall that someone may
+        open."""
         routes = {record.receipt.route for record in self.work.records if record.receipt}
         for route in sorted(route for route in routes if VIA in route):
             self.work.warn(f"the data came from {route}: the host could not be reached directly")
 
     def _descriptor(self) -> str | None:
-        """The server's own descriptor, asked for while the lease (and the snapshot) is still there; None where it has none."""
+        """The server's own descriptor, asked for while the lease (and the snapshot) is still there; None where it has
+        none."""
         disks = [
             OvfDisk(
                 device_key=record.key,
@@ -265,7 +275,8 @@ class MachineCopy:
     # Ranges
 
     def _ranges(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> list[tuple[DiskRecord, DiskSource]]:
-        """Ranges for all of ``pending``. Raises Refused ``no_ranges`` with the reason of each disk that cannot be read so."""
+        """Ranges for all of ``pending``. Raises Refused ``no_ranges`` with the reason of each disk that cannot be read
+        so."""
         found = list(self._probe(pending, cancel))
         reasons = [f"{record.label}: {source}" for record, source in found if isinstance(source, str)]
         if reasons:
@@ -275,7 +286,8 @@ class MachineCopy:
     def _ranges_for_resume(
         self, pending: Sequence[DiskRecord], cancel: CancelToken
     ) -> list[tuple[DiskRecord, DiskSource]] | None:
-        """Ranges for all of ``pending``, where some of it is on disk already, all of it can be read so, and it is less than a new stream."""
+        """Ranges for all of ``pending``, where some of it is on disk already, all of it can be read so, and it is less
+        than a new stream."""
         if not any(self.work.outputs.begun(record) for record in pending):
             return None
         found = list(self._probe(pending, cancel))
@@ -298,7 +310,8 @@ class MachineCopy:
     def _probe(
         self, pending: Sequence[DiskRecord], cancel: CancelToken
     ) -> Iterator[tuple[DiskRecord, FlatDiskSource | str]]:
-        """Each disk as ranges, or why not. The range that is read to find out takes a stream of the budget, as every other does."""
+        """Each disk as ranges, or why not. The range that is read to find out takes a stream of the budget, as every
+        other does."""
         session, budget = self.work.session, self.disks.shared.budget
         moref, snapshot = self.work.run.record.moref, self._point.snapshot
         machine = read_machine(session, moref)
@@ -315,7 +328,7 @@ class MachineCopy:
             with budget.stream(session.endpoint.host, cancel):
                 found = probe_flat(
                     session, machine, disk, snapshot=snapshot, cancel=cancel, stall_timeout_s=self._stall_timeout_s
-                )  # fmt: skip
+                )
             yield record, found
 
     def _copy_ranges(self, pairs: Sequence[tuple[DiskRecord, DiskSource]], cancel: CancelToken) -> None:
@@ -326,7 +339,8 @@ class MachineCopy:
             record.method, record.proof = Method.DATASTORE.value, UNPROVED_RANGES
 
     def _check_point(self) -> None:
-        """Raises SourceError ``source_changed`` or ``snapshot_gone`` unless the machine is provably still at the run's point in time."""
+        """Raises SourceError ``source_changed`` or ``snapshot_gone`` unless the machine is provably still at the run's
+        point in time."""
         machine = read_machine(self.work.session, self.work.run.record.moref)
         check_snapshot_there(machine, self._point)
         if reason := self._point.difference(point_of(machine, self._point.snapshot)):

@@ -27,15 +27,16 @@ from hypersdk.transfer.space import PatientFile
 from hypersdk.units import format_size
 
 READ_BACK_COST: Final = 1 / 10
-"""What a byte read back and hashed takes, against one that is copied. SHA-256 makes 1.4 GB/s of a core; a lease's stream 100 to 300 MB/s. For
-the progress bar, where a wrong guess shows as another pace and no more."""
+"""What a byte read back and hashed takes, against one that is copied. SHA-256 makes 1.4 GB/s of a core; a lease's
+stream 100 to 300 MB/s. For the progress bar, where a wrong guess shows as another pace and no more."""
 
 
 @dataclass(slots=True)
 class DiskSet:
     """Copies disks into their files; the run file knows each when it is done.
 
-    ``verifier`` computes checksums of finished files beside the copy of the others. ``warn`` adds to the result's warnings.
+    ``verifier`` computes checksums of finished files beside the copy of the others. ``warn`` adds to the result's
+    warnings.
     """
 
     spec: ExportSpec
@@ -158,14 +159,15 @@ class DiskSet:
         return record.sha256
 
     def hashes(self) -> dict[int, str | None]:
-        """SHA-256 (hex) of each file by device key, None where it was not hashed; waits for those that are still computed."""
+        """SHA-256 (hex) of each file by device key, None where it was not hashed; waits for those that are still
+        computed."""
         return {key: future.result() for key, future in self._hashes.items()}
 
 
 def _damaged(label: str, blocks: int) -> str:
     return (
-        f"{label}: {format_size(blocks * BLOCK)} of what the earlier run had copied was damaged in the unfinished image and was copied again; "
-        "check the drive it lies on"
+        f"{label}: {format_size(blocks * BLOCK)} of what the earlier run had copied was damaged in the unfinished image"
+        " and was copied again; check the drive it lies on"
     )
 
 

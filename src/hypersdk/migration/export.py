@@ -6,11 +6,12 @@
        │             │ journal: written before each change        ▲
        └ run file    └────────────── on every way out ────────────┘
 
-Once all is copied nothing of the machine is read any more: a run that ends after that point goes on behind it. A run that has published
-its files only puts the source back.
+Once all is copied nothing of the machine is read any more: a run that ends after that point goes on behind it. A run
+that has published its files only puts the source back.
 
-Success and failure undo everything. A cancelled run (Ctrl-C, SIGTERM) keeps its temporary snapshot, so that --resume goes on
-at the same point in time; `hyper2kvm status` shows it. After a kill, the next command in the folder does what is left.
+Success and failure undo everything. A cancelled run (Ctrl-C, SIGTERM) keeps its temporary snapshot, so that --resume
+goes on at the same point in time; `hyper2kvm status` shows it. After a kill, the next command in the folder does what
+is left.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def export_machines(
 ) -> list[Outcome]:
     """Exports several machines, at most ``settings.max_machines`` at a time; one that fails does not stop the others.
 
-    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end. ``shared`` holds the budgets and limits of a
-    process that makes several such calls at once; without it they are this call's own.
+    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end. ``shared`` holds the
+    budgets and limits of a process that makes several such calls at once; without it they are this call's own.
     """
     shared = Shared(settings) if shared is None else shared.with_settings(settings)
     boards = [Board(plan.machine.name, plan.disks) for plan in plans]
@@ -126,7 +127,8 @@ class MachineExport:
         return Outcome(self._plan, result, problem)
 
     def run(self) -> tuple[ExportResult, NotRestored | None]:
-        """The whole of it. The second part says what could not be undone at the source, though the files are published."""
+        """The whole of it. The second part says what could not be undone at the source, though the files are
+        published."""
         self._cancel.check()
         self._started = time.monotonic()
         self._board.phase(Phase.PREPARING)
@@ -156,7 +158,8 @@ class MachineExport:
 
     @contextmanager
     def _room(self, work: SourceWork) -> Iterator[None]:
-        """Promises this export the room that it may still need. Raises TargetError ``no_space`` when it is not there."""
+        """Promises this export the room that it may still need. Raises TargetError ``no_space`` when it is not
+        there."""
         begun = {record.key for record in work.records if record.done or work.outputs.begun(record)}
         needed = sum(disk.expected_bytes for disk in self._plan.disks if disk.key not in begun)
         space = self._shared.space
@@ -168,7 +171,8 @@ class MachineExport:
             space.release(reservation)
 
     def _locked(self, stack: ExitStack) -> RunFile | None:
-        """Holds the folder and returns its unfinished run. Raises TargetError ``run_active`` where another process has it."""
+        """Holds the folder and returns its unfinished run. Raises TargetError ``run_active`` where another process has
+        it."""
         settings = self._shared.settings
         run = self._load()
         lane = run.record.lane if run else ""
@@ -241,8 +245,8 @@ class MachineExport:
         if not self._plan.spec.force:
             refuse_foreign(self._folder, [name for name in foreign_files(self._folder) if name != RUN_FILE])
         self._warnings.append(
-            f"{self._unreadable}; it was given up. What that run left at the source is not known: look there for snapshots named "
-            f"{SNAPSHOT_PREFIX}*, ISO images that were ejected, a machine that is off"
+            f"{self._unreadable}; it was given up. What that run left at the source is not known: look there for"
+            f" snapshots named {SNAPSHOT_PREFIX}*, ISO images that were ejected, a machine that is off"
         )
 
     def _new_run(self) -> RunFile:
@@ -305,7 +309,8 @@ class MachineExport:
         return result, self._ended(work, problems)
 
     def _disown(self, work: SourceWork) -> None:
-        """The snapshot was gone when it was to be removed, so its removal may have begun while the last of it was read: the proof does not count.
+        """The snapshot was gone when it was to be removed, so its removal may have begun while the last of it was read:
+        the proof does not count.
 
         Raises SourceError ``snapshot_gone``."""
         self._cancel.cancel("the export ended")
@@ -322,7 +327,8 @@ class MachineExport:
         return result, self._ended(work, problems)
 
     def _put_back(self, work: SourceWork) -> list[Problem]:
-        """Undoes all that is open at the source, also where the run is cancelled by now. What fails becomes a warning and is returned."""
+        """Undoes all that is open at the source, also where the run is cancelled by now. What fails becomes a warning
+        and is returned."""
         self._board.phase(Phase.PUBLISHING, "putting the source back as it was found")
         problems = self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
         self._warnings += [
@@ -354,7 +360,8 @@ class MachineExport:
         return not_restored(self._plan.machine.name, problems)
 
     def _copy(self, work: SourceWork, copy: MachineCopy) -> None:
-        """Source prepared, watched while a snapshot of ours is on it, copied. Where all is copied already the machine is left alone."""
+        """Source prepared, watched while a snapshot of ours is on it, copied. Where all is copied already the machine
+        is left alone."""
         if work.run.record.copied:
             copy.run(self._cancel)
             return

@@ -30,12 +30,14 @@ VERIFY_TRUNCATED = register("verify_truncated", "A file is shorter than it was w
 VERIFY_GROWN = register("verify_grown", "A file is longer than it was when it was written.", _AGAIN)
 VERIFY_FLIPPED = register(
     "verify_flipped",
-    "A file has its size but not its content: at least one bit differs. A guest that was started from an image changes it too.",
+    "A file has its size but not its content: at least one bit differs. A guest that was started from an image changes"
+    " it too.",
     _AGAIN,
 )
 VERIFY_SWAPPED_DISK = register(
     "verify_swapped_disk",
-    "A file has exactly the content of another file of the export: names were exchanged, or one was copied over the other.",
+    "A file has exactly the content of another file of the export: names were exchanged, or one was copied over the"
+    " other.",
     "Give the files back their names; the message says which content is whose.",
 )
 VERIFY_EXTRA = register(
@@ -65,7 +67,8 @@ VERIFY_DESCRIPTOR = register(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One difference. ``file`` is a name in the folder, ``NAME.ova/member`` inside an OVA, or None for the folder as a whole."""
+    """One difference. ``file`` is a name in the folder, ``NAME.ova/member`` inside an OVA, or None for the folder as a
+    whole."""
 
     code: str
     message: str
@@ -94,7 +97,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """The outcome for a folder. ``checked`` were compared by digest; ``unchecked`` by size alone, because no digest was recorded.
+    """The outcome for a folder. ``checked`` were compared by digest; ``unchecked`` by size alone, because no digest was
+    recorded.
 
     ``machine`` is the name in the manifest, None without a readable one.
     """

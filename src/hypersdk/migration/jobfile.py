@@ -6,8 +6,8 @@
                 │
                 └ raises UsageError job_unreadable: not a job file at all
 
-Nothing is guessed: an unknown field is an error, and so is an option of a step that does not exist. A password is a Secret
-from the moment it is read, and no error shows a value.
+Nothing is guessed: an unknown field is an error, and so is an option of a step that does not exist. A password is a
+Secret from the moment it is read, and no error shows a value.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class VcenterPart(_Part):
 
 
 class JobOptions(_Part):
-    """Options seen in use. Those that stand in ``NOT_BUILT`` are known, and only accepted with a value that asks for nothing."""
+    """Options seen in use. Those that stand in ``NOT_BUILT`` are known, and only accepted with a value that asks for
+    nothing."""
 
     NOT_BUILT: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "enable_pipeline": (False,),
@@ -200,7 +201,8 @@ class JobDefinition(_Part):
 
     @property
     def title(self) -> str:
-        """``name``, or the machine's: the last part of its path, where it is given by that. A plain name may hold a slash itself."""
+        """``name``, or the machine's: the last part of its path, where it is given by that. A plain name may hold a
+        slash itself."""
         path = self.vm_path.rstrip("/")
         return self.name or (path.rpartition("/")[2] if path.startswith("/") else path)
 
@@ -219,7 +221,8 @@ class JobDefinition(_Part):
 
     @property
     def endpoint(self) -> EndpointOverrides:
-        """Flags for ``resolve_endpoint``. A user or password inside the address is taken out of it; ``vcenter`` wins over the address."""
+        """Flags for ``resolve_endpoint``. A user or password inside the address is taken out of it; ``vcenter`` wins
+        over the address."""
         part = self.vcenter
         text = part.server if part else self.vcenter_url
         address = Address() if text is None else parse_address(text)
@@ -237,7 +240,8 @@ class JobDefinition(_Part):
         return self.export_method if self.export_method != "auto" else self.method
 
     def to_spec(self) -> ExportSpec:
-        """The export that it asks for. Raises UsageError ``job_invalid`` for values that ``load_jobs`` lets no definition have."""
+        """The export that it asks for. Raises UsageError ``job_invalid`` for values that ``load_jobs`` lets no
+        definition have."""
         word = self._method_word
         state, snapshot = _source_state(self.options.source)
         return ExportSpec(
@@ -281,10 +285,11 @@ class JobEntry:
 
 
 def load_jobs(text: str, *, content_type: str | None = None, environ: Mapping[str, str]) -> list[JobEntry]:
-    """The jobs in ``text``, in order. ``content_type`` (a MIME type) settles the syntax; without it JSON, then YAML is tried.
+    """The jobs in ``text``, in order. ``content_type`` (a MIME type) settles the syntax; without it JSON, then YAML is
+    tried.
 
-    ``environ`` gives ``HOME`` for output folders that start with ``~/``. Raises UsageError ``job_unreadable`` when there is nothing
-    in the text that could be a job; what is wrong with a single job is in its entry.
+    ``environ`` gives ``HOME`` for output folders that start with ``~/``. Raises UsageError ``job_unreadable`` when
+    there is nothing in the text that could be a job; what is wrong with a single job is in its entry.
     """
     if len(text) > MAX_TEXT:
         raise _unreadable(f"the job file has {len(text)} characters, more than {MAX_TEXT}")
@@ -339,7 +344,8 @@ def _definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
 
 
 def _translated(error: ValidationError) -> UsageError:
-    """All that pydantic found, in one message without values; the code is that of the first unknown field, if there is one."""
+    """All that pydantic found, in one message without values; the code is that of the first unknown field, if there is
+    one."""
     details = error.errors(include_url=False, include_input=False, include_context=False)
     found = {".".join(_path(detail["loc"])): (detail["type"], detail["msg"]) for detail in reversed(details)}
     unknown = [place for place, (kind, _) in found.items() if kind == "extra_forbidden"]
@@ -443,7 +449,8 @@ def _parser_for(content_type: str | None) -> Callable[[str], object]:
 
 
 def _from_either(text: str) -> object:
-    """JSON, then YAML: JSON is nearly YAML, but its errors are clearer, so they are reported for what begins like JSON."""
+    """JSON, then YAML: JSON is nearly YAML, but its errors are clearer, so they are reported for what begins like
+    JSON."""
     if not text.lstrip().startswith(("{", "[")):
         return _from_yaml(text)
     try:

@@ -8,7 +8,8 @@
     snapshot    its name (carries the run's id)                remove it, found by moref or by name
     lease       session key, lease, export task                cancel the task, else end our old session, else wait it out
 
-Undone from the last to the first. An undo is idempotent: undoing what was never made, or is already undone, does nothing.
+Undone from the last to the first. An undo is idempotent: undoing what was never made, or is already undone, does
+nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ GUEST_GOES_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One change that could not be undone. ``change`` says what was to be done, ``left`` what stays behind, ``given_up`` that it is not tried again."""
+    """One change that could not be undone. ``change`` says what was to be done, ``left`` what stays behind,
+    ``given_up`` that it is not tried again."""
 
     change: str
     error: HyperSDKError
@@ -80,7 +82,8 @@ class SourceJournal:
     # Changes
 
     def shut_down(self, *, guest: bool, timeout_s: float, cancel: CancelToken) -> None:
-        """Powers the machine off, through the guest's own shutdown when ``guest``; it is powered on again at the end."""
+        """Powers the machine off, through the guest's own shutdown when ``guest``; it is powered on again at the
+        end."""
         self._note("shutting the guest down" if guest else "powering the machine off")
         found: dict[str, object] = {"connected": connections(self._session, self._moref, cancel=cancel)}
         earlier = {**self._guest_asked(), **found}
@@ -129,8 +132,10 @@ class SourceJournal:
                 self._session,
                 self._moref,
                 name=name,
-                description="Temporary, made by HyperSDK for an export; removed at its end (hyper2kvm cleanup). "
-                f"Owner: {self._run.entry.owner}",
+                description=(
+                    "Temporary, made by HyperSDK for an export; removed at its end (hyper2kvm cleanup). "
+                    f"Owner: {self._run.entry.owner}"
+                ),
                 quiesce=quiesce,
                 cancel=cancel,
             )
@@ -150,7 +155,8 @@ class SourceJournal:
                 self._note_undone(change)
 
     def _note_undone(self, change: Change) -> None:
-        """That cannot be written down is no reason to leave the next change standing: undoing this one again does nothing."""
+        """That cannot be written down is no reason to leave the next change standing: undoing this one again does
+        nothing."""
         change.undone = True
         try:
             self._run.save()
@@ -175,11 +181,14 @@ class SourceJournal:
     # Undo
 
     def undo(self, *, keep: Collection[ChangeKind], cancel: CancelToken, give_up: bool = False) -> list[Problem]:
-        """Undoes all open changes but those in ``keep``, newest first; goes on after a failure and returns the failures.
+        """Undoes all open changes but those in ``keep``, newest first; goes on after a failure and returns the
+        failures.
 
-        With ``give_up`` what the server refuses is not open any more. A server that does not answer has refused nothing.
+        With ``give_up`` what the server refuses is not open any more. A server that does not answer has refused
+        nothing.
 
-        Raises Cancelled, and what the run's store raises where this process may not act for the run any more; the rest is still open then.
+        Raises Cancelled, and what the run's store raises where this process may not act for the run any more; the rest
+        is still open then.
         """
         problems = []
         for change in reversed(self._run.record.open_changes):
@@ -210,7 +219,10 @@ class SourceJournal:
                 )
                 return f"drives of {machine}, where they have not got their image back: {drives}"
             case ChangeKind.SNAPSHOT:
-                return f"snapshot {change.data.get('name', record.snapshot_name)} of {machine}, whose delta grows until somebody removes it"
+                return (
+                    f"snapshot {change.data.get('name', record.snapshot_name)} of {machine}, whose delta grows until"
+                    " somebody removes it"
+                )
             case ChangeKind.LEASE:
                 return f"an export lease on {machine}, which times out by itself"
 
@@ -241,7 +253,8 @@ class SourceJournal:
         reconnect(self._session, self._moref, change.data.get("connected", {}), cancel=cancel)
 
     def _await_guest(self, change: Change, cancel: CancelToken) -> None:
-        """Until the guest that was asked is down, as long as it may take. Raises SourceError ``shutdown_timeout`` where it may still go down
+        """Until the guest that was asked is down, as long as it may take. Raises SourceError ``shutdown_timeout`` where
+        it may still go down
         later: it cannot be recalled, and would stay off."""
         machine = read_machine(self._session, self._moref)
         booted = machine.boot_time.isoformat() if machine.boot_time else None
@@ -256,10 +269,13 @@ class SourceJournal:
             if error.code != SHUTDOWN_TIMEOUT:
                 raise
             raise SourceError(
-                "the guest was asked to shut down, which cannot be recalled, and still runs: once it is down it stays off until this is undone",
+                "the guest was asked to shut down, which cannot be recalled, and still runs: once it is down it stays"
+                " off until this is undone",
                 code=SHUTDOWN_TIMEOUT,
-                next_step=f"Run `{self._run.undo_command({ChangeKind.POWER})}` once it is off, which powers it on again, or in an hour: "
-                "then it counts as one that stays on.",
+                next_step=(
+                    f"Run `{self._run.undo_command({ChangeKind.POWER})}` once it is off, which powers it on again, or"
+                    " in an hour: then it counts as one that stays on."
+                ),
             ) from error
 
     def _remove_snapshot(self, change: Change, cancel: CancelToken) -> None:
@@ -282,7 +298,8 @@ _DESCRIPTIONS = {
 
 
 class _Making:
-    """Writes the change down before the block and that it was made after it; a failed block leaves it planned, to be undone."""
+    """Writes the change down before the block and that it was made after it; a failed block leaves it planned, to be
+    undone."""
 
     def __init__(self, run: RunFile, change: Change) -> None:
         self._run = run

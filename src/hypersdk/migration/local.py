@@ -6,7 +6,8 @@
     FILE.ovf    descriptor names the disks; files beside it or in folders below, nothing else is opened
     FILE.ova    descriptor and disks are members
 
-An archive or a disk may be packed with gzip as a whole. How files are opened is in ``stored``, how they are found and proved in ``package``.
+An archive or a disk may be packed with gzip as a whole. How files are opened is in ``stored``, how they are found and
+proved in ``package``.
 """
 
 from __future__ import annotations
@@ -69,9 +70,11 @@ class LocalDisk:
 
 @dataclass(frozen=True, slots=True)
 class LocalMachine:
-    """What a file holds: its disks in order and a description of the machine, as far as it is known. ``descriptor`` is the OVF's text.
+    """What a file holds: its disks in order and a description of the machine, as far as it is known. ``descriptor`` is
+    the OVF's text.
 
-    ``package`` has the files, and the verdict on them. ``warnings`` say what of the descriptor was left out or not understood.
+    ``package`` has the files, and the verdict on them. ``warnings`` say what of the descriptor was left out or not
+    understood.
     """
 
     machine: Machine
@@ -83,9 +86,11 @@ class LocalMachine:
 
 @contextmanager
 def open_local(path: Path, cancel: CancelToken) -> Iterator[LocalMachine]:
-    """Opens ``path`` by what its name ends in; files stay open for the block. ``cancel`` ends the reading of a packed archive.
+    """Opens ``path`` by what its name ends in; files stay open for the block. ``cancel`` ends the reading of a packed
+    archive.
 
-    Raises UsageError ``unknown_input``, TargetError ``unreadable_input`` or ``input_not_a_file``, IntegrityError for what is inside.
+    Raises UsageError ``unknown_input``, TargetError ``unreadable_input`` or ``input_not_a_file``, IntegrityError for
+    what is inside.
     """
     openers: dict[str, Callable[[ExitStack, Path, OpenFile, CancelToken], LocalMachine]] = {
         ".vmdk": _open_vmdk_file,
@@ -270,25 +275,48 @@ class EmptySource:
 def _machine(name: str, envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]) -> Machine:
     system = envelope.system if envelope else None
     summary = MachineSummary(
-        moref="", name=name, path=name, uuid=None, instance_uuid=None, power=Power.OFF,
-        cpus=(system and system.cpus) or 0, memory_bytes=(system and system.memory_bytes) or 0,
+        moref="",
+        name=name,
+        path=name,
+        uuid=None,
+        instance_uuid=None,
+        power=Power.OFF,
+        cpus=(system and system.cpus) or 0,
+        memory_bytes=(system and system.memory_bytes) or 0,
         disks=tuple(DiskSummary(disk.label, disk.source.capacity_bytes) for disk in disks),
-        datacenter=None, host=None, guest_name=system.os_name if system else None, template=False, used_bytes=None,
-    )  # fmt: skip
+        datacenter=None,
+        host=None,
+        guest_name=system.os_name if system else None,
+        template=False,
+        used_bytes=None,
+    )
     return Machine(
-        summary=summary, firmware=system.firmware if system else Firmware.BIOS,
+        summary=summary,
+        firmware=system.firmware if system else Firmware.BIOS,
         secure_boot=bool(system and system.secure_boot),
         guest=GuestFacts(system.os_type if system else None, None, None, (), False, None),
-        guest_id=system.os_type if system else None, hardware_version=system.hardware_version if system else None,
-        cores_per_socket=(system and system.cores_per_socket) or 1, disks=_disks(disks),
+        guest_id=system.os_type if system else None,
+        hardware_version=system.hardware_version if system else None,
+        cores_per_socket=(system and system.cores_per_socket) or 1,
+        disks=_disks(disks),
         nics=tuple(
             Nic(4000 + number, nic.label, nic.mac, nic.network, (nic.adapter or "").lower(), True)
             for number, nic in enumerate(envelope.nics if envelope else ())
         ),
-        cdroms=(), snapshots=(), boot_order=_boot_order(envelope, disks), cbt_enabled=False, change_version=None, boot_time=None,
-        consolidation_needed=False, busy_with=None, has_vtpm=False, encrypted=False, unreachable_datastores=(),
-        annotation=system.annotation if system else None, vmx_file=None,
-    )  # fmt: skip
+        cdroms=(),
+        snapshots=(),
+        boot_order=_boot_order(envelope, disks),
+        cbt_enabled=False,
+        change_version=None,
+        boot_time=None,
+        consolidation_needed=False,
+        busy_with=None,
+        has_vtpm=False,
+        encrypted=False,
+        unreachable_datastores=(),
+        annotation=system.annotation if system else None,
+        vmx_file=None,
+    )
 
 
 def _boot_order(envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]) -> tuple[str, ...]:
@@ -298,7 +326,8 @@ def _boot_order(envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]) -> tup
 
 
 def _disks(disks: Sequence[LocalDisk]) -> tuple[Disk, ...]:
-    """A disk of which it is not known what it is attached to is on a SCSI controller that nothing else is attached to."""
+    """A disk of which it is not known what it is attached to is on a SCSI controller that nothing else is attached
+    to."""
     known = [
         disk.envelope.controller_key for disk in disks if disk.envelope and disk.envelope.controller_key is not None
     ]
@@ -311,11 +340,23 @@ def _disk(disk: LocalDisk, spare_key: int, spare_number: int) -> Disk:
     known = disk.envelope
     placed = known is not None and known.bus is not None
     return Disk(
-        key=disk.key, label=disk.label, capacity_bytes=disk.source.capacity_bytes,
-        bus=known.bus if known and known.bus else "scsi", controller=known.controller if known else "",
+        key=disk.key,
+        label=disk.label,
+        capacity_bytes=disk.source.capacity_bytes,
+        bus=known.bus if known and known.bus else "scsi",
+        controller=known.controller if known else "",
         controller_key=known.controller_key if known and known.controller_key is not None else spare_key,
         bus_number=(known.bus_number or 0) if known and placed else spare_number,
         unit_number=known.unit_number if known and placed and known.unit_number is not None else disk.key - _FIRST_KEY,
-        backing=Backing.OTHER, file=None, chain=(), datastore=None, thin=None, independent=False, shared=False,
-        encrypted=False, change_id=None, uuid=None, used_bytes=known.populated_bytes if known else None,
-    )  # fmt: skip
+        backing=Backing.OTHER,
+        file=None,
+        chain=(),
+        datastore=None,
+        thin=None,
+        independent=False,
+        shared=False,
+        encrypted=False,
+        change_id=None,
+        uuid=None,
+        used_bytes=known.populated_bytes if known else None,
+    )

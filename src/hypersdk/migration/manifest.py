@@ -1,15 +1,16 @@
-"""``artifact-manifest.json`` 1.0: what lies in the folder and where it came from. Written last: where it is missing, the export is not done.
+"""``artifact-manifest.json`` 1.0: what lies in the folder and where it came from. Written last: where it is missing,
+the export is not done.
 
-It is the contract with guest-conversion tools, so its fields are fixed. What more we know goes under one key, ``hypersdk``, in
-``disks[]`` and in ``metadata``; readers that do not know it pass it over::
+It is the contract with guest-conversion tools, so its fields are fixed. What more we know goes under one key,
+``hypersdk``, in ``disks[]`` and in ``metadata``; readers that do not know it pass it over::
 
     manifest_version  source  vm  disks[]  nics[]  notes[]  warnings[]  pipeline  output
                                   └ hypersdk: capacity, content digest, stream digests, verdict, place inside an OVA
     metadata
     └ hypersdk: point in time, proof, every file with size and checksum, digest of this manifest itself
 
-``bytes`` and ``checksum`` of a disk are those of the file at ``local_path``: for an OVA, of the whole archive; the disk's own
-are then in ``hypersdk.member``. ``local_path`` is relative to the manifest: a folder may be moved.
+``bytes`` and ``checksum`` of a disk are those of the file at ``local_path``: for an OVA, of the whole archive; the
+disk's own are then in ``hypersdk.member``. ``local_path`` is relative to the manifest: a folder may be moved.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ class DiskFacts(_Part):
 
 
 class DiskPart(_Part):
-    """One disk. ``checksum`` is null when the export ran without file hashes, ``boot_order_hint`` when it is not known which disk boots."""
+    """One disk. ``checksum`` is null when the export ran without file hashes, ``boot_order_hint`` when it is not known
+    which disk boots."""
 
     id: str
     source_format: str
@@ -245,7 +247,8 @@ class FileArtifact:
 
 @dataclass(frozen=True, slots=True)
 class DiskArtifact:
-    """A finished disk. ``file`` is what holds it: its own image, or the OVA, and then ``member`` names its place in there.
+    """A finished disk. ``file`` is what holds it: its own image, or the OVA, and then ``member`` names its place in
+    there.
 
     ``verdict`` is ``proved`` or ``unproved: <why>``.
     """
@@ -260,7 +263,8 @@ class DiskArtifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportFacts:
-    """What the manifest says of the run as a whole. Times are aware datetimes; ``warnings`` are ``(stage, message)``."""
+    """What the manifest says of the run as a whole. Times are aware datetimes; ``warnings`` are ``(stage,
+    message)``."""
 
     format: OutputFormat
     method: str
@@ -281,7 +285,8 @@ class ExportFacts:
 def artifact_manifest(
     machine: Machine, disks: Sequence[DiskArtifact], files: Iterable[FileArtifact], facts: ExportFacts
 ) -> dict[str, Any]:
-    """The manifest as JSON-able values. ``disks`` are in unit order, ``files`` all files but the manifest. ``manifest_text`` seals it."""
+    """The manifest as JSON-able values. ``disks`` are in unit order, ``files`` all files but the manifest.
+    ``manifest_text`` seals it."""
     sequence = boot_sequence(machine)
     document = ArtifactManifest(
         manifest_version=MANIFEST_VERSION,
@@ -415,7 +420,8 @@ def manifest_text(manifest: Mapping[str, Any]) -> bytes:
 
 
 def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """``manifest`` with ``metadata.hypersdk.manifest_digest``: SHA-256 of all the rest, as JSON with sorted keys and no white space.
+    """``manifest`` with ``metadata.hypersdk.manifest_digest``: SHA-256 of all the rest, as JSON with sorted keys and no
+    white space.
 
     So a bit that flips in the manifest is found too, and a tool that only lays the text out anew does no harm.
     """
@@ -430,8 +436,8 @@ def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def read_manifest(data: bytes) -> ArtifactManifest:
     """The manifest in ``data``, which may be anything.
 
-    Raises IntegrityError ``verify_bad_manifest``, or ``verify_manifest_changed`` when it carries a digest of itself that does
-    not match.
+    Raises IntegrityError ``verify_bad_manifest``, or ``verify_manifest_changed`` when it carries a digest of itself
+    that does not match.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise _bad(f"it has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}")

@@ -30,12 +30,14 @@ _DISK_ENDING = re.compile(r"-disk\d+\.[a-z0-9]+\Z")
 
 
 def stem_of(machine_name: str) -> str:
-    """File name stem for a machine: its name, without what a file name must not hold, cut at a length all suffixes fit."""
+    """File name stem for a machine: its name, without what a file name must not hold, cut at a length all suffixes
+    fit."""
     return file_name(machine_name, _MAX_STEM_BYTES, default="machine")
 
 
 def stem_of_run(record: RunRecord) -> str:
-    """The stem that the files of a run have: of one that another release began, not what ``stem_of`` makes of its machine's name by now."""
+    """The stem that the files of a run have: of one that another release began, not what ``stem_of`` makes of its
+    machine's name by now."""
     if not record.disks:
         return stem_of(record.machine)
     return _DISK_ENDING.sub("", record.disks[0].file_name)

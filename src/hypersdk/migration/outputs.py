@@ -7,8 +7,8 @@
 
 Both open a disk fresh or, where its ledger proves that what lies there is of the same point in time, where it ended.
 
-A file that was opened stays open until the outputs are closed: it is hashed, finished and published by that descriptor, and a file of the
-same name that somebody else put there is never taken for it.
+A file that was opened stays open until the outputs are closed: it is hashed, finished and published by that descriptor,
+and a file of the same name that somebody else put there is never taken for it.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ Wrap: TypeAlias = Callable[[BlockFile], BlockFile]
 
 @dataclass(frozen=True, slots=True)
 class OpenDisk:
-    """A disk that can be written. ``ledger`` is None where grains pass unseen: such a disk starts again after a break. ``begun_again`` says why what
-    an earlier process left of it is not gone on with; empty where it is, and where nothing was left.
+    """A disk that can be written. ``ledger`` is None where grains pass unseen: such a disk starts again after a break.
+    ``begun_again`` says why what an earlier process left of it is not gone on with; empty where it is, and where
+    nothing was left.
     """
 
     writer: ImageWriter
@@ -78,7 +79,8 @@ class Outputs(Protocol):
     """Whether several disks may be open at the same time."""
 
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> AbstractContextManager[OpenDisk]:
-        """Opens one disk for writing; ``identity`` names its point in time, ``wrap`` goes around its file. Raises TargetError."""
+        """Opens one disk for writing; ``identity`` names its point in time, ``wrap`` goes around its file. Raises
+        TargetError."""
         ...
 
     def close_disk(self, record: DiskRecord) -> None:
@@ -117,9 +119,11 @@ class Outputs(Protocol):
 def outputs_for(
     spec: ExportSpec, folder: Path, stem: str, run: RunRecord, check: Callable[[], None] = lambda: None
 ) -> Outputs:
-    """Where the disks of ``run`` go. Those that were finished and whose files are gone, or have another size by now, begin again.
+    """Where the disks of ``run`` go. Those that were finished and whose files are gone, or have another size by now,
+    begin again.
 
-    ``check`` is called before something is removed by its name, and raises where the files of these names may be another run's.
+    ``check`` is called before something is removed by its name, and raises where the files of these names may be
+    another run's.
     """
     with target_errors(f"looking into {shown_path(folder)}"):
         if spec.format is not OutputFormat.OVA:
@@ -131,7 +135,8 @@ def outputs_for(
 
 
 def most_bytes(spec: ExportSpec, capacity: int, allocated: int | None) -> int:
-    """What a disk's file takes at most on the file system, written in one run. All of the disk counts where ``allocated`` is not known.
+    """What a disk's file takes at most on the file system, written in one run. All of the disk counts where
+    ``allocated`` is not known.
 
     A raw image is as long as its disk, but what counts is the room of its data and of the file system's map of it.
     """
@@ -150,7 +155,8 @@ def most_bytes_around(spec: ExportSpec, disks: int) -> int:
 
 
 class _OwnFile:
-    """One output of this run, by the descriptor that it was written with, and by that of an earlier process's file where one is gone on with."""
+    """One output of this run, by the descriptor that it was written with, and by that of an earlier process's file
+    where one is gone on with."""
 
     def __init__(self, final: Path, lane: str) -> None:
         self.final: Final = final
@@ -158,7 +164,8 @@ class _OwnFile:
         self._descriptor: int | None = None
 
     def opened(self, *, fresh: bool) -> int:
-        """To be written: a new file, or the one that is there. Raises TargetError, ``output_replaced`` where another took its place."""
+        """To be written: a new file, or the one that is there. Raises TargetError, ``output_replaced`` where another
+        took its place."""
         if self._descriptor is not None:
             check_name(self._descriptor, self.partial)
             if not fresh:
@@ -305,8 +312,8 @@ class OvaFile:
         mtime_s: int,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """``records`` are all disks in unit order; ``mtime_s`` (Unix time) is the same in every run that resumes this one. ``check``: see
-        ``outputs_for``."""
+        """``records`` are all disks in unit order; ``mtime_s`` (Unix time) is the same in every run that resumes this
+        one. ``check``: see ``outputs_for``."""
         self._lane = lane
         self._check = check
         self._spec = spec
@@ -386,7 +393,8 @@ class OvaFile:
                 self._file.remove()
 
     def publish(self, descriptor: bytes, digests: Mapping[str, str]) -> None:
-        """Writes the end, the ``.mf`` and the descriptor and gives the archive its name; again after a crash in between.
+        """Writes the end, the ``.mf`` and the descriptor and gives the archive its name; again after a crash in
+        between.
 
         ``digests`` has the SHA-256 of every disk by file name.
         """
@@ -402,7 +410,8 @@ class OvaFile:
         return os.fstat(self._file.whole).st_size
 
     def archive_sha256(self, cancel: CancelToken) -> str:
-        """Of the whole archive, which is known only now. Where that is cancelled it loses its name again: it is not published yet."""
+        """Of the whole archive, which is known only now. Where that is cancelled it loses its name again: it is not
+        published yet."""
         try:
             return sha256_of(self.path, cancel, written=self._file.whole)
         except Cancelled:
@@ -429,7 +438,8 @@ def blocks_path(path: Path, lane: str = "") -> Path:
 
 
 def remove_other_lanes(folder: Path, names: Sequence[str], lane: str) -> None:
-    """Removes partial files of published ``names`` that other lanes left: a process that still has them open writes into nothing."""
+    """Removes partial files of published ``names`` that other lanes left: a process that still has them open writes
+    into nothing."""
     with target_errors(f"removing what another process left in {shown_path(folder)}"):
         for path in folder.iterdir():
             of_ours = any(path.name.startswith(name + PARTIAL) for name in names)
@@ -448,8 +458,8 @@ def remove_unfinished(folder: Path, stem: str) -> None:
 
 
 def remove_half_published(folder: Path, run: RunRecord, stem: str) -> None:
-    """Removes what ``run``, which is given up, had named already when it ended in the middle of publishing. Where a manifest is, it had not begun to,
-    and the names are those of the export that it was to replace."""
+    """Removes what ``run``, which is given up, had named already when it ended in the middle of publishing. Where a
+    manifest is, it had not begun to, and the names are those of the export that it was to replace."""
     names = [record.file_name for record in run.disks] + [f"{stem}{suffix}" for suffix in (".ova", ".ovf", ".mf")]
     with target_errors(f"removing what an earlier run left in {shown_path(folder)}"):
         if run.copied and not os.path.lexists(folder / MANIFEST_NAME):
@@ -532,7 +542,8 @@ QCOW2_COMPRESSION: dict[Compression, Literal["none", "pass", "repack"]] = {
 
 
 def _open_disk(spec: ExportSpec, file: BlockFile, record: DiskRecord, found: _Found) -> OpenDisk:
-    """The writer of the format: of a new image, or of the one that the ledger knows. One that cannot be gone on with is begun again."""
+    """The writer of the format: of a new image, or of the one that the ledger knows. One that cannot be gone on with is
+    begun again."""
     capacity, ledger, reason = record.capacity_bytes, found.ledger, found.reason
     with target_errors(f"opening {record.file_name}"):
         if ledger is not None and found.trusted:

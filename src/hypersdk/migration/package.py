@@ -1,4 +1,5 @@
-"""A package: a descriptor, the files it names wherever and however they are stored, and what its own ``.mf`` says of them.
+"""A package: a descriptor, the files it names wherever and however they are stored, and what its own ``.mf`` says of
+them.
 
 ::
 
@@ -7,8 +8,8 @@
                                             either, packed   ── GzipReader ──────────┘
     vm.mf ── read_mf ── lines ── compared with the digests of the files as stored ──> PackageVerdict
 
-The bytes of a file decide whether it is packed, and the files that are there whether it is in chunks: attributes get lost, and are left
-behind by whoever unpacks or joins files by hand.
+The bytes of a file decide whether it is packed, and the files that are there whether it is in chunks: attributes get
+lost, and are left behind by whoever unpacks or joins files by hand.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ UNPROVED_LOCAL: Final = "unproved: converted from a local file, which no server 
 class Image:
     """The file of a disk as it is to be read.
 
-    ``stored`` is the one file of which it is all the bytes; None for chunks and what was packed. ``stored_bytes`` is what there is to
-    read, ``length_bytes`` the length of the image where it is known without reading all of it. ``beside`` opens neighbours.
+    ``stored`` is the one file of which it is all the bytes; None for chunks and what was packed. ``stored_bytes`` is
+    what there is to read, ``length_bytes`` the length of the image where it is known without reading all of it.
+    ``beside`` opens neighbours.
     """
 
     file: ReadableFile
@@ -61,14 +63,16 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class PackageVerdict:
-    """What the package's own ``.mf`` says of the files that were used. ``proof`` is ``proved: ...`` or ``unproved: ...``."""
+    """What the package's own ``.mf`` says of the files that were used. ``proof`` is ``proved: ...`` or ``unproved:
+    ...``."""
 
     proof: str
     warnings: tuple[str, ...]
 
 
 class Package:
-    """The files of one input. ``folder`` is that of the descriptor in ``store``; names in descriptors and in the ``.mf`` count from there."""
+    """The files of one input. ``folder`` is that of the descriptor in ``store``; names in descriptors and in the
+    ``.mf`` count from there."""
 
     def __init__(self, store: Store, folder: str, check: Callable[[], None]) -> None:
         self._store = store
@@ -162,7 +166,8 @@ class Package:
         return open_extent
 
     def _chunks(self, file: EnvelopeFile) -> list[Stored]:
-        """``NAME.000000000`` and so on (DSP0243 1.1.1, section 7.1), as many as there are. Raises where one in the middle is missing or short."""
+        """``NAME.000000000`` and so on (DSP0243 1.1.1, section 7.1), as many as there are. Raises where one in the
+        middle is missing or short."""
         for name in file.names:
             chunks: list[Stored] = []
             while chunk := self._find([f"{name}.{len(chunks):09d}"], self._folder):
@@ -207,7 +212,8 @@ class Package:
         return self._store.open((same or found)[0]) if len(same or found) == 1 else None
 
     def _lines_of(self, path: str) -> list[MfLine]:
-        """What the ``.mf`` says of the file: by its name from the descriptor's folder or in the archive, as it is written or decoded."""
+        """What the ``.mf`` says of the file: by its name from the descriptor's folder or in the archive, as it is
+        written or decoded."""
         names = dict.fromkeys(unicodedata.normalize("NFC", name) for name in (self._shown(path), path))
         exact = [line for name in names for line in self._lines.get(name, ())]
         decoded = dict.fromkeys(unquote(name) for name in names)
@@ -240,9 +246,12 @@ class Package:
         )
         hint = f"; it has the content of '{owner}'" if owner else ""
         raise IntegrityError(
-            f"'{name}' is not what the package's {mf} says: its {line.algorithm} is {digest}, not {line.hexdigest}{hint}",
+            f"'{name}' is not what the package's {mf} says: its {line.algorithm} is {digest}, not"
+            f" {line.hexdigest}{hint}",
             code=MANIFEST_MISMATCH,
-            cause="A file of the package differs from the package's own manifest: it was damaged, changed or exchanged.",
+            cause=(
+                "A file of the package differs from the package's own manifest: it was damaged, changed or exchanged."
+            ),
             next_step="Nothing was published. Get the package again from where it came from.",
             file=name,
             algorithm=line.algorithm,

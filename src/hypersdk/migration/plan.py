@@ -63,8 +63,8 @@ class Floor:
 class Plan:
     """What will be done to one machine. ``changes`` lists what is changed at the source and undone at the end.
 
-    ``snapshot`` is the moref of the existing snapshot to export; None with ``temporary_snapshot`` or a machine that is off. ``resumption`` is
-    set where an unfinished run is gone on with and something is still to be copied.
+    ``snapshot`` is the moref of the existing snapshot to export; None with ``temporary_snapshot`` or a machine that is
+    off. ``resumption`` is set where an unfinished run is gone on with and something is still to be copied.
     """
 
     spec: ExportSpec
@@ -84,17 +84,31 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
-            "machine": self.machine.name, "moref": self.machine.moref, "path": self.machine.summary.path,
-            "power": self.machine.power.value, "output_dir": str(self.spec.shown_dir), "format": self.spec.format.value,
-            "compress": self.spec.compress.value, "method": self.method.value, "point": self.point, "route": self.route,
+            "machine": self.machine.name,
+            "moref": self.machine.moref,
+            "path": self.machine.summary.path,
+            "power": self.machine.power.value,
+            "output_dir": str(self.spec.shown_dir),
+            "format": self.spec.format.value,
+            "compress": self.spec.compress.value,
+            "method": self.method.value,
+            "point": self.point,
+            "route": self.route,
             "disks": [
-                {"label": disk.label, "file": disk.file_name, "capacity_bytes": disk.capacity_bytes, "expected_bytes": disk.expected_bytes}
+                {
+                    "label": disk.label,
+                    "file": disk.file_name,
+                    "capacity_bytes": disk.capacity_bytes,
+                    "expected_bytes": disk.expected_bytes,
+                }
                 for disk in self.disks
             ],
-            "changes": list(self.changes), "warnings": list(self.warnings),
-            "needs_bytes": self.needs_bytes, "free_bytes": self.free_bytes,
+            "changes": list(self.changes),
+            "warnings": list(self.warnings),
+            "needs_bytes": self.needs_bytes,
+            "free_bytes": self.free_bytes,
             "resume": None if self.resumption is None else self.resumption.as_dict(),
-        }  # fmt: skip
+        }
 
 
 def make_plan(
@@ -108,9 +122,8 @@ def make_plan(
 ) -> Plan:
     """Looks the machine up, checks all that can be checked without changing anything, and says what will be done.
 
-    ``machines`` spares the inventory call where the caller has it; ``runs`` knows of unfinished runs, by default those that lie in their
-    folders. Raises LookupFailed, Refused (with every reason at once)
-    or TargetError.
+    ``machines`` spares the inventory call where the caller has it; ``runs`` knows of unfinished runs, by default those
+    that lie in their folders. Raises LookupFailed, Refused (with every reason at once) or TargetError.
     """
     rows = machines if machines is not None else list_machines(session, cancel=cancel)
     machine = read_machine(session, find_machine(rows, spec.machine).moref)
@@ -145,12 +158,20 @@ def make_plan(
     held = resumption is not None and not resumption.anew
     changes = _changes_left(run) if run and only_publish else _changes(machine, spec, temporary, held=held)
     return Plan(
-        spec=spec, machine=machine, disks=planned, snapshot=snapshot, temporary_snapshot=temporary,
-        point=_point_text(spec, temporary), method=spec.method, changes=tuple(changes),
-        warnings=tuple(preflight.warnings_for(machine, spec)), needs_bytes=needs, free_bytes=free,
+        spec=spec,
+        machine=machine,
+        disks=planned,
+        snapshot=snapshot,
+        temporary_snapshot=temporary,
+        point=_point_text(spec, temporary),
+        method=spec.method,
+        changes=tuple(changes),
+        warnings=tuple(preflight.warnings_for(machine, spec)),
+        needs_bytes=needs,
+        free_bytes=free,
         route=machine.summary.host or session.endpoint.host,
         resumption=resumption,
-    )  # fmt: skip
+    )
 
 
 def _planned(machine: Machine, spec: ExportSpec, number: int, disk: Disk) -> PlannedDisk:
@@ -185,8 +206,8 @@ def _check_folder(spec: ExportSpec, *, unfinished: bool) -> bool:
 
 
 def _nothing_begun(spec: ExportSpec, runs: RunStore) -> bool:
-    """Whether there is an unfinished run that nobody needs: it ended before its first byte and left nothing at the source. What the user is told
-    to do about it can then be done without a word about that run."""
+    """Whether there is an unfinished run that nobody needs: it ended before its first byte and left nothing at the
+    source. What the user is told to do about it can then be done without a word about that run."""
     folder = spec.output_dir.absolute()
     if not runs.exists(folder):
         return False

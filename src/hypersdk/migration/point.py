@@ -1,8 +1,8 @@
 """The point in time that an export is of. One image never mixes two of them.
 
-A powered-off machine stands still as long as it is not reconfigured and not powered on: ``config.changeVersion`` and the
-last power-on tell. A snapshot stands still as long as it exists. A token of either is stored with the run, and a run
-goes on only where the token is proved equal.
+A powered-off machine stands still as long as it is not reconfigured and not powered on: ``config.changeVersion`` and
+the last power-on tell. A snapshot stands still as long as it exists. A token of either is stored with the run, and a
+run goes on only where the token is proved equal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ SOURCE_CHANGED = register(
 SNAPSHOT_GONE = register(
     "snapshot_gone",
     "Somebody removed the snapshot while it was exported: what was read of it may mix two points in time.",
-    "Run it again with --resume, which begins anew with a snapshot of its own; keep other programs from removing snapshots named hypersdk-*.",
+    "Run it again with --resume, which begins anew with a snapshot of its own; keep other programs from removing"
+    " snapshots named hypersdk-*.",
 )
 
 
@@ -103,7 +104,8 @@ class PointInTime:
 
 
 def point_of(machine: Machine, snapshot: str | None) -> PointInTime:
-    """The point that an export of ``machine`` would be of now. ``snapshot`` is a moref, or None for the powered-off machine.
+    """The point that an export of ``machine`` would be of now. ``snapshot`` is a moref, or None for the powered-off
+    machine.
 
     Raises SourceError ``source_changed`` when the machine runs and no snapshot is given, or the snapshot is gone.
     """

@@ -18,7 +18,8 @@ NO_DISKS = register(
 )
 DISK_CAPACITY = register(
     "disk_capacity",
-    "vSphere reports a size for the disk that no disk can have: nothing, a part of a sector, or more than vSphere itself allows.",
+    "vSphere reports a size for the disk that no disk can have: nothing, a part of a sector, or more than vSphere"
+    " itself allows.",
     "Look at the disk in vCenter and repair its descriptor, or leave it out with --exclude-disk.",
 )
 RDM_PHYSICAL = register(
@@ -136,7 +137,8 @@ def machine_refusals(
 ) -> Iterator[Refusal]:
     """What speaks against exporting these ``disks`` of ``machine`` as asked.
 
-    ``held_by_us``: an interrupted run of ours may still hold it, which the export ends first; so being busy is no reason.
+    ``held_by_us``: an interrupted run of ours may still hold it, which the export ends first; so being busy is no
+    reason.
     """
     name = machine.name
     if not disks:
@@ -202,7 +204,8 @@ def datastore_refusals(
         if store.free_bytes < floor:
             yield Refusal(
                 DATASTORE_LOW,
-                f"datastore '{store.name}' has {format_size(store.free_bytes)} free, the floor for a snapshot is {format_size(floor)}",
+                f"datastore '{store.name}' has {format_size(store.free_bytes)} free, the floor for a snapshot is"
+                f" {format_size(floor)}",
             )
 
 
@@ -216,13 +219,19 @@ def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[str]:
     snapshots = [node for node in machine.snapshots if not node.name.startswith(SNAPSHOT_PREFIX)]
     if snapshots and spec.state is not SourceState.SNAPSHOT:
         depth = max(node.depth for node in snapshots) + 1
-        yield f"the machine has {len(snapshots)} snapshot(s), {depth} deep; the running point is exported, not one of them"
+        yield (
+            f"the machine has {len(snapshots)} snapshot(s), {depth} deep; the running point is exported, not one of"
+            " them"
+        )
     if any(cdrom.iso for cdrom in machine.cdroms) and not spec.remove_cdrom:
         yield "an ISO image is inserted; it is not exported (--remove-cdrom ejects it for the time of the export)"
     if machine.firmware == "efi":
         yield "the machine starts by UEFI; its NVRAM boot entries stay behind"
     if not boot_sequence(machine) and machine.disks:
-        yield "which disk the machine boots from is not known: it has disks on several controllers and no boot order that names one"
+        yield (
+            "which disk the machine boots from is not known: it has disks on several controllers and no boot order that"
+            " names one"
+        )
     for disk in machine.disks:
         if disk.backing is Backing.RDM_VIRTUAL:
             yield f"'{disk.label}' is a raw device mapping; its content is exported as an ordinary disk"

@@ -35,14 +35,17 @@ RESUME_MISMATCH = register(
 )
 RUN_ELSEWHERE = register(
     "run_elsewhere",
-    "The unfinished export in this folder is of another server, and what it changed there is not undone. Machines of two servers may have the same id.",
-    "Log in to the server that is named, as the user that is named, and run `hyper2kvm cleanup --drop-snapshots`; then run this command again.",
+    "The unfinished export in this folder is of another server, and what it changed there is not undone. Machines of"
+    " two servers may have the same id.",
+    "Log in to the server that is named, as the user that is named, and run `hyper2kvm cleanup --drop-snapshots`; then"
+    " run this command again.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SourceWork:
-    """What the steps below work with: one machine's session, plan, run and journal. ``warn`` adds to the result's warnings."""
+    """What the steps below work with: one machine's session, plan, run and journal. ``warn`` adds to the result's
+    warnings."""
 
     session: Session
     plan: Plan
@@ -73,13 +76,14 @@ def _server(name: str) -> str:
 
 
 def check_undone_here(session: Session, run: RunFile) -> None:
-    """Raises Refused ``run_elsewhere`` where ``run`` left something to undo at another server than that of ``session``."""
+    """Raises Refused ``run_elsewhere`` where ``run`` left something to undo at another server than that of
+    ``session``."""
     record = run.record
     if record.open_changes and _server(record.endpoint) != _server(endpoint_name(session)):
         left = sorted({change.kind.value for change in record.open_changes})
         raise Refused(
-            f"the unfinished export of '{record.machine}' left changes at {record.endpoint} ({', '.join(left)}), not at "
-            f"{session.endpoint.address}",
+            f"the unfinished export of '{record.machine}' left changes at {record.endpoint} ({', '.join(left)}), not at"
+            f" {session.endpoint.address}",
             code=RUN_ELSEWHERE,
             endpoint=record.endpoint,
             left=left,
@@ -90,13 +94,19 @@ def check_same_run(session: Session, plan: Plan, run: RunFile) -> None:
     """Raises UsageError ``resume_mismatch`` where ``run`` is not of this machine, format and choice of disks."""
     record = run.record
     theirs = {
-        "server": _server(record.endpoint), "machine": record.moref, "format": record.format, "compression": record.compress,
+        "server": _server(record.endpoint),
+        "machine": record.moref,
+        "format": record.format,
+        "compression": record.compress,
         "disks": [(disk.key, disk.capacity_bytes) for disk in record.disks],
-    }  # fmt: skip
+    }
     ours = {
-        "server": _server(endpoint_name(session)), "machine": plan.machine.moref, "format": plan.spec.format.value,
-        "compression": plan.spec.compress.value, "disks": [(disk.key, disk.capacity_bytes) for disk in plan.disks],
-    }  # fmt: skip
+        "server": _server(endpoint_name(session)),
+        "machine": plan.machine.moref,
+        "format": plan.spec.format.value,
+        "compression": plan.spec.compress.value,
+        "disks": [(disk.key, disk.capacity_bytes) for disk in plan.disks],
+    }
     different = [name for name in theirs if theirs[name] != ours[name]]
     if different:
         raise UsageError(
@@ -105,9 +115,11 @@ def check_same_run(session: Session, plan: Plan, run: RunFile) -> None:
 
 
 def take_over(work: SourceWork, cancel: CancelToken) -> None:
-    """After a crash: whatever the last process left at the source, but for the snapshot that a resume needs, is put back first.
+    """After a crash: whatever the last process left at the source, but for the snapshot that a resume needs, is put
+    back first.
 
-    Where all is copied already, what cannot be put back is no reason not to publish it: the end of the run tries once more, and tells.
+    Where all is copied already, what cannot be put back is no reason not to publish it: the end of the run tries once
+    more, and tells.
     """
     discard = work.plan.spec.resume is Resume.DISCARD
     copied = work.run.record.copied and not discard
@@ -128,7 +140,8 @@ def take_over(work: SourceWork, cancel: CancelToken) -> None:
 def settle(work: SourceWork, *, shutdown_timeout_s: float, cancel: CancelToken) -> None:
     """Brings the source to a standstill, each change journalled, and writes down the point in time that is exported.
 
-    Disks that were begun at another point start again. Raises SourceError ``source_changed`` where the machine has other disks than were planned.
+    Disks that were begun at another point start again. Raises SourceError ``source_changed`` where the machine has
+    other disks than were planned.
     """
     spec = work.plan.spec
     proved = work.run.record.point is not None and _is_still(work, cancel)
@@ -148,7 +161,8 @@ def settle(work: SourceWork, *, shutdown_timeout_s: float, cancel: CancelToken) 
 
 
 def _check_disks(plan: Plan, now: Machine) -> None:
-    """Between the plan and the standstill, as while a question waits for its answer, somebody may have added a disk: it would be left out."""
+    """Between the plan and the standstill, as while a question waits for its answer, somebody may have added a disk: it
+    would be left out."""
     planned = {(disk.key, disk.capacity_bytes) for disk in plan.machine.disks}
     there = {(disk.key, disk.capacity_bytes) for disk in now.disks}
     came = [disk.label for disk in now.disks if (disk.key, disk.capacity_bytes) not in planned]
@@ -157,14 +171,16 @@ def _check_disks(plan: Plan, now: Machine) -> None:
     if different:
         raise SourceError(
             f"'{now.name}' has other disks than were planned: {', '.join(different)}",
-            code=SOURCE_CHANGED, disks=different,
+            code=SOURCE_CHANGED,
+            disks=different,
             cause="A disk was added, taken away or resized after the plan was made.",
             next_step="Run it again.",
-        )  # fmt: skip
+        )
 
 
 def _snapshot(work: SourceWork, machine: Machine, cancel: CancelToken) -> str | None:
-    """Moref of the snapshot to export: the named one, the temporary one of the run being resumed, or a new one; None without."""
+    """Moref of the snapshot to export: the named one, the temporary one of the run being resumed, or a new one; None
+    without."""
     if work.plan.snapshot is not None:
         return work.plan.snapshot
     if not work.plan.temporary_snapshot:
@@ -200,7 +216,8 @@ def _is_still(work: SourceWork, cancel: CancelToken) -> bool:
 
 
 def _follow_own_changes(work: SourceWork) -> None:
-    """Our own undo reconfigured the machine; its bytes did not change. To be called right after, where it stood still before."""
+    """Our own undo reconfigured the machine; its bytes did not change. To be called right after, where it stood still
+    before."""
     point = work.run.record.point
     if point is None or point.kind is not PointKind.OFF:
         return
@@ -210,10 +227,11 @@ def _follow_own_changes(work: SourceWork) -> None:
 
 
 def undo_after(work: SourceWork, error: BaseException, *, copied: bool = True) -> None:
-    """Undoes what was changed after ``error`` ended the run; what fails is added to it (field ``not_undone``) and stays in the run file.
+    """Undoes what was changed after ``error`` ended the run; what fails is added to it (field ``not_undone``) and stays
+    in the run file.
 
-    A cancelled run keeps its snapshot, and so does one that ended before the copy: it is resumable at that point in time; ``error`` names it
-    (field ``kept_snapshot``). A failed one is undone whole.
+    A cancelled run keeps its snapshot, and so does one that ended before the copy: it is resumable at that point in
+    time; ``error`` names it (field ``kept_snapshot``). A failed one is undone whole.
     """
     cancel = CancelToken()  # the run's own has ended
     keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) or not copied else ()
@@ -247,7 +265,8 @@ def add_problems(
 
 
 def _was_still(work: SourceWork, cancel: CancelToken) -> bool:
-    """Whether what was begun can be gone on with after the undo. Where that cannot be found out it cannot; the undo is tried all the same."""
+    """Whether what was begun can be gone on with after the undo. Where that cannot be found out it cannot; the undo is
+    tried all the same."""
     record = work.run.record
     try:
         return record.point is not None and not record.copied and _is_still(work, cancel)

@@ -2,7 +2,8 @@
 
 Every step can be repeated, so a crash in the middle of publishing is finished by the next ``--resume``.
 
-Before the manifest and after it, each name must lead to the file that this run wrote, and the folder's name to the folder that was written
+Before the manifest and after it, each name must lead to the file that this run wrote, and the folder's name to the
+folder that was written
 into: the manifest speaks of those bytes, and the result of that place.
 """
 
@@ -55,7 +56,8 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What lies in ``output_dir`` now. ``proof`` is ``proved`` or ``unproved: <why>``; ``content`` maps disk files to their guest-content digest."""
+    """What lies in ``output_dir`` now. ``proof`` is ``proved`` or ``unproved: <why>``; ``content`` maps disk files to
+    their guest-content digest."""
 
     machine: str
     output_dir: Path
@@ -81,7 +83,8 @@ class ExportResult:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What is known when all is copied: file hashes by device key, and how the run went. ``started_at`` is RFC 3339 text."""
+    """What is known when all is copied: file hashes by device key, and how the run went. ``started_at`` is RFC 3339
+    text."""
 
     hashes: Mapping[int, str | None]
     warnings: tuple[str, ...]
@@ -110,8 +113,8 @@ class Publishing:
     """Descriptors of the files that are written here, by name."""
 
     def publish(self) -> ExportResult:
-        """All of it. Raises Cancelled, and TargetError, also where the folder or a file is not this run's any more; IntegrityError only where
-        a file changed since it was written."""
+        """All of it. Raises Cancelled, and TargetError, also where the folder or a file is not this run's any more;
+        IntegrityError only where a file changed since it was written."""
         folder = self.run.folder
         self.folder.check()
         with target_errors(f"publishing into {shown_path(folder)}"):
@@ -136,8 +139,8 @@ class Publishing:
             check_name(descriptor, self.run.folder / name)
 
     def _check_manifest(self) -> None:
-        """Once more, now that all is there. A manifest beside files that are not this run's goes; in a folder that was moved it is true, and
-        whoever waited for it may have moved the folder."""
+        """Once more, now that all is there. A manifest beside files that are not this run's goes; in a folder that was
+        moved it is true, and whoever waited for it may have moved the folder."""
         try:
             self._check_own()
         except TargetError as error:
@@ -151,7 +154,8 @@ class Publishing:
         self._small.clear()
 
     def published(self) -> ExportResult:
-        """The result of a run that was published before, as its manifest tells it; nothing is written. Raises TargetError and IntegrityError."""
+        """The result of a run that was published before, as its manifest tells it; nothing is written. Raises
+        TargetError and IntegrityError."""
         place = self.run.folder / MANIFEST_NAME
         with target_errors(f"reading {shown_path(place)}"), open(open_regular(place), "rb") as file:
             manifest = read_manifest(file.read(MAX_MANIFEST_BYTES + 1))

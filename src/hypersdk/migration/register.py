@@ -5,9 +5,10 @@
     STATE/register/ID.json          of this user
     /run/hypersdk/ID.json           of all users, where that folder exists (mode 1777; the packages make it)
 
-An entry is written before the source is touched and goes once nothing is left to undo there. Its file is locked (flock) by the process that
-works on the run, and the kernel frees the lock of a killed one: so a run at work is told from one whose process is dead. Whoever cleans up
-after others asks here first. Entries of other users are claims of theirs: they may keep something from being removed, never have it removed.
+An entry is written before the source is touched and goes once nothing is left to undo there. Its file is locked (flock)
+by the process that works on the run, and the kernel frees the lock of a killed one: so a run at work is told from one
+whose process is dead. Whoever cleans up after others asks here first. Entries of other users are claims of theirs: they
+may keep something from being removed, never have it removed.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ _OWNER: Final = re.compile(r"Owner: ([^\n]{1,300})")
 
 @dataclass(frozen=True, slots=True)
 class RunEntry:
-    """One run: which program works on it, on what, since when (RFC 3339). ``job`` is empty for a run without the daemon."""
+    """One run: which program works on it, on what, since when (RFC 3339). ``job`` is empty for a run without the
+    daemon."""
 
     run_id: str
     program: str
@@ -68,7 +70,8 @@ class RunEntry:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """An entry as it was found. ``held``: a process works on the run now. ``uid`` is the owner of the file, whatever it says."""
+    """An entry as it was found. ``held``: a process works on the run now. ``uid`` is the owner of the file, whatever it
+    says."""
 
     entry: RunEntry
     held: bool
@@ -153,7 +156,8 @@ def _is_shared(place: Path) -> bool:
 
 
 def _write(place: Path, entry: RunEntry) -> int | None:
-    """Writes it and returns the descriptor that holds its lock. Renamed into place with the lock taken: nobody sees it free.
+    """Writes it and returns the descriptor that holds its lock. Renamed into place with the lock taken: nobody sees it
+    free.
 
     None where it cannot be written: the run goes on, and is protected by what its snapshot says of its owner.
     """

@@ -1,4 +1,5 @@
-"""What a resume receives again, and which way is expected to read less: told with the plan, decided once the copy begins.
+"""What a resume receives again, and which way is expected to read less: told with the plan, decided once the copy
+begins.
 
 ::
 
@@ -25,7 +26,8 @@ from hypersdk.units import format_size
 
 @dataclass(frozen=True, slots=True)
 class ResumeCost:
-    """What each way of going on is expected to read of the guest's disks. ``holes``: ranges read them too, as nobody knows where they are."""
+    """What each way of going on is expected to read of the guest's disks. ``holes``: ranges read them too, as nobody
+    knows where they are."""
 
     ranges_bytes: int
     stream_bytes: int
@@ -33,7 +35,8 @@ class ResumeCost:
 
     @classmethod
     def of(cls, capacity: int, *, areas_bytes: int, allocated_bytes: int | None, recorded_bytes: int) -> Self:
-        """Of one disk. ``areas_bytes`` is what ranges would read from the beginning, ``recorded_bytes`` what is in the image."""
+        """Of one disk. ``areas_bytes`` is what ranges would read from the beginning, ``recorded_bytes`` what is in the
+        image."""
         whole = areas_bytes >= capacity
         allocated = capacity if allocated_bytes is None else min(allocated_bytes, capacity)
         return cls(max(0, areas_bytes - recorded_bytes), allocated if whole else areas_bytes, whole)
@@ -64,9 +67,9 @@ class ResumeCost:
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """What is expected of a resume. ``again_bytes`` is received although it, or part of it, was received before: ``recorded_bytes`` are on record,
-    and none where the run begins anew. ``receive_bytes`` is all that is going to come. Guest bytes, about. ``untracked``: ranges are no way out, as
-    they would read holes too.
+    """What is expected of a resume. ``again_bytes`` is received although it, or part of it, was received before:
+    ``recorded_bytes`` are on record, and none where the run begins anew. ``receive_bytes`` is all that is going to
+    come. Guest bytes, about. ``untracked``: ranges are no way out, as they would read holes too.
     """
 
     receive_bytes: int
@@ -81,7 +84,10 @@ class Resumption:
         """For people."""
         receive, recorded = format_size(self.receive_bytes), format_size(self.recorded_bytes)
         if self.anew:
-            return f"about {receive} to receive, everything again: the machine is not provably at the point in time of the earlier run"
+            return (
+                f"about {receive} to receive, everything again: the machine is not provably at the point in time of the"
+                " earlier run"
+            )
         if not self.again_bytes:
             way = (
                 "by datastore ranges where they can be read, else all of it again by a stream"
@@ -91,16 +97,19 @@ class Resumption:
             return f"about {receive} to receive, {way}; about {recorded} is on record and stays"
         why = ", and without change tracking (CBT) datastore ranges would read more" if self.untracked else ""
         return (
-            f"about {receive} to receive; of it about {format_size(self.again_bytes)} is on record already and only compared: a stream begins at "
-            f"its first byte{why}"
+            f"about {receive} to receive; of it about {format_size(self.again_bytes)} is on record already and only"
+            f" compared: a stream begins at its first byte{why}"
         )
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
-            "receive_bytes": self.receive_bytes, "again_bytes": self.again_bytes, "recorded_bytes": self.recorded_bytes,
-            "begins_anew": self.anew, "from": "datastore" if self.ranges else "lease",
-        }  # fmt: skip
+            "receive_bytes": self.receive_bytes,
+            "again_bytes": self.again_bytes,
+            "recorded_bytes": self.recorded_bytes,
+            "begins_anew": self.anew,
+            "from": "datastore" if self.ranges else "lease",
+        }
 
 
 def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord, folder: Path) -> Resumption:
@@ -116,16 +125,20 @@ def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord, folder: Pa
     pending = [disk for disk in run.disks if not disk.done and disk.key in disks]
     recorded = sum(outputs.recorded_bytes(disk) for disk in pending)
     untracked = spec.method is Method.AUTO and any(disks[disk.key].change_id is None for disk in pending)
-    cost = ResumeCost.of_all([
-        ResumeCost.of(
-            disk.capacity_bytes,
-            areas_bytes=disk.capacity_bytes if now.change_id is None else _data_bytes(now.used_bytes, disk.capacity_bytes),
-            allocated_bytes=now.used_bytes,
-            recorded_bytes=outputs.recorded_bytes(disk),
-        )
-        for disk in pending
-        for now in [disks[disk.key]]
-    ])  # fmt: skip
+    cost = ResumeCost.of_all(
+        [
+            ResumeCost.of(
+                disk.capacity_bytes,
+                areas_bytes=(
+                    disk.capacity_bytes if now.change_id is None else _data_bytes(now.used_bytes, disk.capacity_bytes)
+                ),
+                allocated_bytes=now.used_bytes,
+                recorded_bytes=outputs.recorded_bytes(disk),
+            )
+            for disk in pending
+            for now in [disks[disk.key]]
+        ]
+    )
     ranges = spec.method is Method.DATASTORE or (spec.method is Method.AUTO and bool(recorded) and cost.takes_ranges)
     if ranges:
         return Resumption(cost.ranges_bytes, 0, recorded, anew=False, ranges=True, untracked=untracked)

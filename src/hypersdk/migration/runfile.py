@@ -64,8 +64,8 @@ RUN_ACTIVE: Final = register(
 RUN_UNREADABLE: Final = register(
     "run_unreadable",
     "The record of an unfinished export cannot be read.",
-    "Begin anew with --discard (`convert`: --force); then look for what that run left at the source: snapshots named hypersdk-*, ISO images that "
-    "were ejected, a machine that is off.",
+    "Begin anew with --discard (`convert`: --force); then look for what that run left at the source: snapshots named"
+    " hypersdk-*, ISO images that were ejected, a machine that is off.",
 )
 
 
@@ -92,8 +92,8 @@ class Change:
 class DiskRecord:
     """One disk of the run. ``receipt`` is set once it is finished, ``sha256`` and ``size_bytes`` are those of its file.
 
-    ``start`` is its offset inside the ``.ova``, where that is the format; ``lease_key`` its key in the export lease, ``ovf_disk_id`` its id in
-    the descriptor that is converted.
+    ``start`` is its offset inside the ``.ova``, where that is the format; ``lease_key`` its key in the export lease,
+    ``ovf_disk_id`` its id in the descriptor that is converted.
     """
 
     key: int
@@ -120,9 +120,10 @@ class DiskRecord:
 @dataclass(slots=True)
 class RunRecord:
     """The whole of it. ``endpoint`` is ``user@host`` for people; no secret is in here. ``method``, ``proof`` and
-    ``descriptor`` are set by the copy; ``published`` says that only the source waits to be put back. ``lane`` ends the names of
-    lock and partial files, where an earlier process that was declared dead still holds those without it. ``source`` and all behind it are
-    what was asked for, to be asked for again by a resume; records of earlier releases do not have them."""
+    ``descriptor`` are set by the copy; ``published`` says that only the source waits to be put back. ``lane`` ends the
+    names of lock and partial files, where an earlier process that was declared dead still holds those without it.
+    ``source`` and all behind it are what was asked for, to be asked for again by a resume; records of earlier releases
+    do not have them."""
 
     run_id: str
     endpoint: str
@@ -150,7 +151,8 @@ class RunRecord:
 
     @property
     def copied(self) -> bool:
-        """Whether all data is on disk and the proof of it written down: nothing of the machine is read any more, whatever becomes of it."""
+        """Whether all data is on disk and the proof of it written down: nothing of the machine is read any more,
+        whatever becomes of it."""
         return self.proof is not None and all(disk.done for disk in self.disks)
 
     @property
@@ -184,7 +186,8 @@ class RunStore(Protocol):
     """Where the record of a run is kept: in the output folder (``FolderRuns``), or in a daemon's database.
 
     ``undo_command`` is what a user types to have the source put back later, but for a snapshot that a resume needs;
-    ``undo_all_command`` takes the snapshot away too. ``program`` and ``job`` (empty without one) say in ``register`` whose the run is.
+    ``undo_all_command`` takes the snapshot away too. ``program`` and ``job`` (empty without one) say in ``register``
+    whose the run is.
     """
 
     undo_command: ClassVar[str]
@@ -205,8 +208,8 @@ class RunStore(Protocol):
         ...
 
     def write(self, folder: Path, record: bytes, open_changes: int, check: Callable[[], None] | None = None) -> None:
-        """Replaces the record as a whole, of which so many changes at the source are not undone; durable when this returns. ``check`` raises where
-        nothing may be written in ``folder`` after all."""
+        """Replaces the record as a whole, of which so many changes at the source are not undone; durable when this
+        returns. ``check`` raises where nothing may be written in ``folder`` after all."""
         ...
 
     def make_known(self, folder: Path, run_id: str) -> None:
@@ -295,7 +298,8 @@ class FolderRuns:
 
     @contextmanager
     def _state_errors(self, doing: str) -> Iterator[None]:
-        """Raises any OSError of the block as TargetError; the output folder, which such an error is about otherwise, has nothing to do with it."""
+        """Raises any OSError of the block as TargetError; the output folder, which such an error is about otherwise,
+        has nothing to do with it."""
         try:
             with target_errors(doing):
                 yield
@@ -310,7 +314,8 @@ class FolderRuns:
 
 
 class RunFile:
-    """The record of one run, kept in a store. Methods are thread-safe; each that changes something has saved it when it returns."""
+    """The record of one run, kept in a store. Methods are thread-safe; each that changes something has saved it when it
+    returns."""
 
     def __init__(self, record: RunRecord, store: RunStore) -> None:
         self.record = record
@@ -319,7 +324,8 @@ class RunFile:
         self._folder: OutputFolder | None = None
 
     def held_in(self, folder: OutputFolder) -> None:
-        """From now on nothing is written where ``folder`` has lost this process's lock: for a record that lies in it."""
+        """From now on nothing is written where ``folder`` has lost this process's lock: for a record that lies in
+        it."""
         self._folder = folder
 
     def undo_command(self, kinds: Collection[ChangeKind]) -> str:
@@ -354,7 +360,8 @@ class RunFile:
 
     @classmethod
     def load_to_discard(cls, folder: Path, store: RunStore) -> tuple[RunFile | None, str]:
-        """``load`` for who gives the run up: where its record cannot be read there is no run, and why is the second part."""
+        """``load`` for who gives the run up: where its record cannot be read there is no run, and why is the second
+        part."""
         try:
             return cls.load(folder, store), ""
         except IntegrityError as error:
@@ -363,7 +370,8 @@ class RunFile:
             return None, error.message
 
     def make_known(self) -> None:
-        """Has the run found again by those who do not know its folder. A kill may have come before it, and a folder may be moved."""
+        """Has the run found again by those who do not know its folder. A kill may have come before it, and a folder may
+        be moved."""
         self._store.make_known(self.record.folder, self.record.run_id)
 
     def save(self) -> None:
@@ -395,14 +403,21 @@ class RunFile:
         """What the host's register says of it."""
         record, store = self.record, self._store
         return entry_of(
-            record.run_id, program=store.program, job=store.job, started_at=record.started_at, folder=str(shown_path(record.folder)),
-            machine=record.machine, moref=record.moref, endpoint=record.endpoint, snapshot=record.snapshot_name,
-        )  # fmt: skip
+            record.run_id,
+            program=store.program,
+            job=store.job,
+            started_at=record.started_at,
+            folder=str(shown_path(record.folder)),
+            machine=record.machine,
+            moref=record.moref,
+            endpoint=record.endpoint,
+            snapshot=record.snapshot_name,
+        )
 
     @contextmanager
     def registered(self) -> Iterator[None]:
-        """In the host's register for the time of the block, as a run that this process works on; afterwards as long as something is left at its
-        source."""
+        """In the host's register for the time of the block, as a run that this process works on; afterwards as long as
+        something is left at its source."""
         try:
             with self._store.register.holding(self.entry):
                 yield
@@ -411,7 +426,8 @@ class RunFile:
                 self._store.register.forget(self.record.run_id)
 
     def check(self) -> None:
-        """Raises where this process may not act for the run any more: another one has the folder and went on with the same run."""
+        """Raises where this process may not act for the run any more: another one has the folder and went on with the
+        same run."""
         self._store.check()
         if self._folder is None or self._folder.has_lock or not is_locked(self.record.folder):
             return
@@ -422,7 +438,8 @@ class RunFile:
 
 @contextmanager
 def locked_folder(folder: Path, lane: str = "", owner: str = "") -> Iterator[tuple[Path, int]]:
-    """Holds ``folder`` for this process, by the lock's file and its descriptor. Raises TargetError ``run_active`` when another one has it.
+    """Holds ``folder`` for this process, by the lock's file and its descriptor. Raises TargetError ``run_active`` when
+    another one has it.
 
     ``owner`` is written into the file, for ``lock_owner``.
     """
@@ -442,7 +459,8 @@ def locked_folder(folder: Path, lane: str = "", owner: str = "") -> Iterator[tup
 
 
 def _locked(path: Path) -> int | None:
-    """A descriptor that holds the lock; None when its file was removed between opening and locking, and would keep nobody out."""
+    """A descriptor that holds the lock; None when its file was removed between opening and locking, and would keep
+    nobody out."""
     descriptor = _lock_file(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -461,8 +479,9 @@ def _locked(path: Path) -> int | None:
 
 
 def _lock_file(path: Path, flags: int) -> int:
-    """A descriptor of the lock's file, which is a regular one: whoever may write in the folder can put a link in its place, that would have
-    us make a file elsewhere, or a FIFO, that would have us wait. Raises TargetError, and FileNotFoundError without ``O_CREAT``."""
+    """A descriptor of the lock's file, which is a regular one: whoever may write in the folder can put a link in its
+    place, that would have us make a file elsewhere, or a FIFO, that would have us wait. Raises TargetError, and
+    FileNotFoundError without ``O_CREAT``."""
     try:
         return open_regular(path, flags, mode=0o600)
     except FileNotFoundError:
@@ -493,7 +512,8 @@ def lock_owner(folder: Path, lane: str = "") -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process works in ``folder`` now. What is no lock file is held by nobody, and stops the next run there."""
+    """Whether a process works in ``folder`` now. What is no lock file is held by nobody, and stops the next run
+    there."""
     try:
         descriptor = _lock_file(folder / LOCK_FILE, os.O_RDONLY)
     except (FileNotFoundError, TargetError):

@@ -1,7 +1,8 @@
 """Unfinished runs: finding them again without being told where, and cleaning up after them.
 
-``hyper2kvm status`` lists them; ``hyper2kvm cleanup`` puts their sources back as they were found. Snapshots of ours are also found by
-their name alone, for the day when the output folder is gone. Such a one may be another run's, of this host or of another::
+``hyper2kvm status`` lists them; ``hyper2kvm cleanup`` puts their sources back as they were found. Snapshots of ours are
+also found by their name alone, for the day when the output folder is gone. Such a one may be another run's, of this
+host or of another::
 
     a process works on its run, says the register         in use       never removed
     a job of its own needs it, says a daemon              in use       never removed
@@ -60,7 +61,8 @@ SNAPSHOT_MAX_AGE: Final = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedRun:
-    """One run that did not end. ``active`` says that a process works on it now; ``error`` that its record cannot be read, or is gone.
+    """One run that did not end. ``active`` says that a process works on it now; ``error`` that its record cannot be
+    read, or is gone.
 
     ``entry`` is what the host's register says of it, where it says something.
     """
@@ -78,7 +80,8 @@ class UnfinishedRun:
         return self.record is None and self.entry is not None
 
     def lies_in(self, folder: Path) -> bool:
-        """Whether it is the run of ``folder``, by whatever path: the folder of a run is known by its real one, and users may come through links."""
+        """Whether it is the run of ``folder``, by whatever path: the folder of a run is known by its real one, and
+        users may come through links."""
         return os.path.realpath(self.folder) == os.path.realpath(folder)
 
     @property
@@ -99,8 +102,9 @@ class CleanUp:
 
 
 def unfinished_runs(state: Path) -> list[UnfinishedRun]:
-    """All runs that left a record, oldest first. Pointers to folders that are gone are removed on the way, but for runs that left something at
-    their source. Raises TargetError where the state directory cannot be read: nothing is known then, which is not that there are none."""
+    """All runs that left a record, oldest first. Pointers to folders that are gone are removed on the way, but for runs
+    that left something at their source. Raises TargetError where the state directory cannot be read: nothing is known
+    then, which is not that there are none."""
     store = FolderRuns(state)
     runs = [run for pointer in store.pointers() if (run := _read(pointer, store)) is not None]
     return sorted(runs, key=lambda run: run.record.started_at if run.record else "")
@@ -133,7 +137,8 @@ def other_runs(state: Path) -> list[Registered]:
 
 
 def forget_run(state: Path, which: str) -> UnfinishedRun:
-    """Forgets the run with that id, or in that folder; what it left on disk and at its source stays. Returns it as it was.
+    """Forgets the run with that id, or in that folder; what it left on disk and at its source stays. Returns it as it
+    was.
 
     Raises LookupFailed ``run_unknown``, and TargetError ``run_active`` while a process works on it.
     """
@@ -168,12 +173,13 @@ def clean_up(
     cancel: CancelToken,
     note: Callable[[str], None],
 ) -> CleanUp:
-    """Puts the source of the run in ``folder`` back as it was found. The copied data stay; the run stays resumable, or ends if
-    its files were published before.
+    """Puts the source of the run in ``folder`` back as it was found. The copied data stay; the run stays resumable, or
+    ends if its files were published before.
 
-    The temporary snapshot goes too with ``drop_snapshot``, when the files are published, or when it is older than ``SNAPSHOT_MAX_AGE``:
-    what was copied of it is then copied again by a resume. With ``give_up`` all is tried once more, and what the server
-    refuses is not tried again. Raises TargetError ``run_active`` while a process works on the run, with ``lane`` as ``give_up``.
+    The temporary snapshot goes too with ``drop_snapshot``, when the files are published, or when it is older than
+    ``SNAPSHOT_MAX_AGE``: what was copied of it is then copied again by a resume. With ``give_up`` all is tried once
+    more, and what the server refuses is not tried again. Raises TargetError ``run_active`` while a process works on the
+    run, with ``lane`` as ``give_up``.
     """
     with _held(folder, store, lane) as found:
         if found is None:
@@ -204,11 +210,13 @@ def give_up(
     cancel: CancelToken,
     note: Callable[[str], None],
 ) -> bool:
-    """Ends an unfinished run for good: the source as it was found, its temporary snapshot too, and without ``keep_partial`` what was copied
-    is removed. Whether its files were published before: they stay. Does nothing where there is no run.
+    """Ends an unfinished run for good: the source as it was found, its temporary snapshot too, and without
+    ``keep_partial`` what was copied is removed. Whether its files were published before: they stay. Does nothing where
+    there is no run.
 
-    Raises TargetError ``run_active`` while a process works on it, and NotRestored when something could not be undone: the run is kept then.
-    With a ``lane`` (see ``RunSettings``) whoever holds the folder was declared dead, and is no obstacle.
+    Raises TargetError ``run_active`` while a process works on it, and NotRestored when something could not be undone:
+    the run is kept then. With a ``lane`` (see ``RunSettings``) whoever holds the folder was declared dead, and is no
+    obstacle.
     """
     with _held(spec.output_dir, store, lane) as found:
         if found is None:
@@ -231,8 +239,8 @@ def give_up(
 
 @contextmanager
 def _held(folder: Path, store: RunStore, lane: str | None) -> Iterator[tuple[RunFile, OutputFolder] | None]:
-    """The run of ``folder``, which nobody else works on, and the folder, by its descriptor: what is done at the source takes minutes, and another run
-    may have the folder's name by then. None where there is no run."""
+    """The run of ``folder``, which nobody else works on, and the folder, by its descriptor: what is done at the source
+    takes minutes, and another run may have the folder's name by then. None where there is no run."""
     found = RunFile.load(folder, store)
     if found is None:
         yield None
@@ -266,7 +274,8 @@ class Claim(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A snapshot of ours by its name, which no unfinished run of this user knows. ``owner`` is text for people, from outside."""
+    """A snapshot of ours by its name, which no unfinished run of this user knows. ``owner`` is text for people, from
+    outside."""
 
     found: FoundSnapshot
     claim: Claim
@@ -284,8 +293,8 @@ def stray_snapshots(
 ) -> list[Stray]:
     """Snapshots of ours in the inventory that no unfinished run of this user knows, oldest first.
 
-    ``jobs_of`` says which snapshots jobs of a daemon hold: name -> which job, for people. It is asked after the inventory was read, as the
-    register is: a run is in both before its snapshot is made.
+    ``jobs_of`` says which snapshots jobs of a daemon hold: name -> which job, for people. It is asked after the
+    inventory was read, as the register is: a run is in both before its snapshot is made.
     """
     found = find_snapshots(session, SNAPSHOT_PREFIX, cancel=cancel)
     known = {f"{SNAPSHOT_PREFIX}{run.run_id}" for run in unfinished_runs(state) if not run.lost}
@@ -309,8 +318,8 @@ def _judged(found: FoundSnapshot, register: Register, jobs: Mapping[str, str]) -
 
 
 def remove_stray(session: Session, state: Path, stray: Stray, *, cancel: CancelToken) -> None:
-    """Removes one of ``stray_snapshots``, which is not in use. Raises Refused ``snapshot_used`` where a process took its run up meanwhile,
-    SourceError or AccessError."""
+    """Removes one of ``stray_snapshots``, which is not in use. Raises Refused ``snapshot_used`` where a process took
+    its run up meanwhile, SourceError or AccessError."""
     name, store = stray.found.name, FolderRuns(state)
     now = _judged(stray.found, store.register, {})
     if Claim.USED in (now.claim, stray.claim):

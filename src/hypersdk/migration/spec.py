@@ -32,8 +32,8 @@ class Compression(StrEnum):
     """What happens to the deflated grains on their way into a compressed output.
 
     ``none``: stored plain (qcow2 only). ``checked``: stored as they came, after each was inflated once to prove it.
-    ``unchecked``: stored as they came, unseen. ``repack``: inflated and deflated again with a 4 KiB window, for narrow readers.
-    streamOptimized outputs are always compressed: ``none`` means ``checked`` there.
+    ``unchecked``: stored as they came, unseen. ``repack``: inflated and deflated again with a 4 KiB window, for narrow
+    readers. streamOptimized outputs are always compressed: ``none`` means ``checked`` there.
     """
 
     NONE = "none"
@@ -43,7 +43,8 @@ class Compression(StrEnum):
 
 
 def compression_misfit(output: OutputFormat, compress: Compression) -> str | None:
-    """Why the two do not go together; None where they do. The rule for flags, job files, picker and conversion alike."""
+    """Why the two do not go together; None where they do. The rule for flags, job files, picker and conversion
+    alike."""
     if output is OutputFormat.RAW and compress is not Compression.NONE:
         return "a raw image is never compressed"
     if output.streamed and compress is Compression.REPACK:
@@ -78,10 +79,11 @@ class Resume(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSpec:
-    """One export, as asked for. ``machine`` is a name, inventory path, moref or UUID. ``snapshot`` goes with ``SourceState.SNAPSHOT``.
+    """One export, as asked for. ``machine`` is a name, inventory path, moref or UUID. ``snapshot`` goes with
+    ``SourceState.SNAPSHOT``.
 
-    ``show_disks`` is for the display: a line for each disk beside the machine's. ``exclude_disks`` holds disk labels (``Hard disk 2``),
-    device keys, or numbers from 1 in unit order.
+    ``show_disks`` is for the display: a line for each disk beside the machine's. ``exclude_disks`` holds disk labels
+    (``Hard disk 2``), device keys, or numbers from 1 in unit order.
     """
 
     machine: str
@@ -107,6 +109,6 @@ class ExportSpec:
 
     @property
     def shown_dir(self) -> Path:
-        """``output_dir`` for people and manifests. The two differ where ``output_dir`` names a folder by an open descriptor of this process
-        (``/proc/self/fd/7``), so that nobody can put another folder in its place."""
+        """``output_dir`` for people and manifests. The two differ where ``output_dir`` names a folder by an open
+        descriptor of this process (``/proc/self/fd/7``), so that nobody can put another folder in its place."""
         return self.display_dir or self.output_dir

@@ -1,4 +1,5 @@
-"""The files of a package as they are stored: in a folder, or in an archive. Opened without surprises, and watched for changes.
+"""The files of a package as they are stored: in a folder, or in an archive. Opened without surprises, and watched for
+changes.
 
 ::
 
@@ -6,8 +7,8 @@
     FolderStore  names below one folder, no symbolic link on the way    Joined    chunks, one after another
     ArchiveStore the members of an OVA, packed with gzip or not
 
-A disk may be in thousands of extents or chunks, and a process may have 1024 files open. So files of a folder are closed when others are read, and
-opened again: what is found then must be the very file that it was.
+A disk may be in thousands of extents or chunks, and a process may have 1024 files open. So files of a folder are closed
+when others are read, and opened again: what is found then must be the very file that it was.
 """
 
 from __future__ import annotations
@@ -148,7 +149,8 @@ class PooledFile:
 
 
 class _Pool:
-    """The descriptors of the files of one folder: at most ``MAX_OPEN``, beside those that are in use at that moment. Thread-safe."""
+    """The descriptors of the files of one folder: at most ``MAX_OPEN``, beside those that are in use at that moment.
+    Thread-safe."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._lock = threading.Lock()
@@ -189,7 +191,8 @@ def shown_name(path: str) -> str:
 
 
 def open_input(path: str | Path, name: str, *, folder: int | None = None) -> int:
-    """A descriptor of ``path`` (below the open ``folder``, if given: then it must not be a symbolic link) if it is a regular file.
+    """A descriptor of ``path`` (below the open ``folder``, if given: then it must not be a symbolic link) if it is a
+    regular file.
 
     Raises FileNotFoundError, TargetError ``input_not_a_file`` or ``unreadable_input``, IntegrityError for a link.
     """
@@ -275,7 +278,8 @@ class Store(Protocol):
         ...
 
     def manifests(self, folder: str) -> list[str]:
-        """Paths of the ``.mf`` files in ``folder`` (empty for the root). Raises TargetError where it cannot be listed."""
+        """Paths of the ``.mf`` files in ``folder`` (empty for the root). Raises TargetError where it cannot be
+        listed."""
         ...
 
     def check_unchanged(self) -> None:
@@ -284,7 +288,8 @@ class Store(Protocol):
 
 
 class FolderStore:
-    """Files in one folder and below. It is opened once, so that what is looked up stays in the same folder whatever happens to its path."""
+    """Files in one folder and below. It is opened once, so that what is looked up stays in the same folder whatever
+    happens to its path."""
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self._pool = _Pool(stack)
@@ -347,7 +352,8 @@ class FolderStore:
 
 
 class ArchiveStore:
-    """The members of an archive. ``content`` is where they lie: the archive itself, or what is inside it when it is packed."""
+    """The members of an archive. ``content`` is where they lie: the archive itself, or what is inside it when it is
+    packed."""
 
     def __init__(self, archive: OpenFile, content: ReadableFile, members: Iterable[OvaMember]) -> None:
         self._archive = archive

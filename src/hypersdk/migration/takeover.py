@@ -9,7 +9,8 @@
                            qcow2: every cluster, through the tables          grains; header and refcounts are made anew
     neither                                                                  nothing proves it: the disk begins again
 
-The SHA-256 is known where it was computed before the process ended, and of streams that one process wrote. Growing disks: ``transfer.takeover``.
+The SHA-256 is known where it was computed before the process ended, and of streams that one process wrote. Growing
+disks: ``transfer.takeover``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ CHANGED = "its file is not what was written"
 
 
 def damage_of(outputs: Outputs, record: DiskRecord, spec: ExportSpec, meter: Meter, cancel: CancelToken) -> str | None:
-    """Why a finished disk cannot be published; None where its file holds what was recorded. ``record`` may get another size.
+    """Why a finished disk cannot be published; None where its file holds what was recorded. ``record`` may get another
+    size.
 
     Raises TargetError and Cancelled.
     """

@@ -7,8 +7,8 @@
     the files, read once ──────────────────────────────────────┘
     STEM.ova ── where it differs as a whole: the same, member by member, with the .mf inside
 
-The manifest is believed first: it carries a digest of itself. Where it is missing or damaged that is a finding, and the ``.mf``
-alone is used for the rest. Memory does not depend on the size of the files.
+The manifest is believed first: it carries a digest of itself. Where it is missing or damaged that is a finding, and the
+``.mf`` alone is used for the rest. Memory does not depend on the size of the files.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def verify_directory(
 ) -> VerifyReport:
     """Verifies the export in ``path``, of any of the five formats. What differs is in the report, not raised.
 
-    ``observer`` hears of each file as it is read. Raises UsageError when ``path`` is not a folder that can be read, Cancelled.
+    ``observer`` hears of each file as it is read. Raises UsageError when ``path`` is not a folder that can be read,
+    Cancelled.
     """
     began = clock()
     work = _Verification(path, Reading(cancel, observer, clock))
@@ -146,7 +147,8 @@ class _Verification:
         )
 
     def _read_files(self, expected: Mapping[str, Expected], present: frozenset[str]) -> dict[str, Actual]:
-        """Every expected file that is there. One with a size that is no file's of the export is not read: that says enough."""
+        """Every expected file that is there. One with a size that is no file's of the export is not read: that says
+        enough."""
         sizes = {entry.size for entry in expected.values()}
         actual: dict[str, Actual] = {}
         for name, entry in expected.items():
@@ -261,7 +263,8 @@ class _Verification:
         )
 
     def _expected_members(self, lines: Mapping[str, MfLine], others: Iterable[str]) -> dict[str, Expected]:
-        """Disks that the manifest places in the archive, what the ``.mf`` lists, and ``others``, of which nothing is known."""
+        """Disks that the manifest places in the archive, what the ``.mf`` lists, and ``others``, of which nothing is
+        known."""
         places = [disk.hypersdk.member for disk in self.manifest.disks if disk.hypersdk] if self.manifest else []
         expected = {
             place.name: Expected(place.bytes, _hex(place.checksum), lines.get(place.name)) for place in places if place

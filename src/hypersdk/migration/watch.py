@@ -1,5 +1,5 @@
-"""Watches a temporary snapshot of ours and the datastore that it grows on: below the floor the export ends and the snapshot goes. It ends as
-well where somebody else removed the snapshot, hours before the end of the copy would tell."""
+"""Watches a temporary snapshot of ours and the datastore that it grows on: below the floor the export ends and the
+snapshot goes. It ends as well where somebody else removed the snapshot, hours before the end of the copy would tell."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ DATASTORE_FLOOR = register(
 
 
 class SnapshotWatch:
-    """A thread that reads delta size and free space every ``interval_s``. Cancels ``cancel`` below the floor; then ``error`` is set.
+    """A thread that reads delta size and free space every ``interval_s``. Cancels ``cancel`` below the floor; then
+    ``error`` is set.
 
     The same where ``check`` raises ``snapshot_gone``.
     """
@@ -88,7 +89,8 @@ class SnapshotWatch:
             if store.free_bytes < floor:
                 self._end(
                     SourceError(
-                        f"datastore '{store.name}' has only {format_size(store.free_bytes)} free, the floor is {format_size(floor)}",
+                        f"datastore '{store.name}' has only {format_size(store.free_bytes)} free, the floor is"
+                        f" {format_size(floor)}",
                         code=DATASTORE_FLOOR,
                     )
                 )

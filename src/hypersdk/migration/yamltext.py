@@ -4,8 +4,8 @@
 
     text ──libyaml──> events ──YamlReader──> the document, or BadYaml at the event that goes too far
 
-Nothing is composed or constructed by PyYAML but single values: what is refused is refused before there is much of it. Aliases count for
-all that they stand for: ten lines of them can stand for billions of values.
+Nothing is composed or constructed by PyYAML but single values: what is refused is refused before there is much of it.
+Aliases count for all that they stand for: ten lines of them can stand for billions of values.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ MAX_NUMBER: Final = 4300
 """Characters of one number or date; as many digits as Python reads by itself."""
 
 _ONE: Final = threading.Lock()
-"""Only one text is read at a time: it takes a second and some hundred megabytes at worst, and threads would gain nothing."""
+"""Only one text is read at a time: it takes a second and some hundred megabytes at worst, and threads would gain
+nothing."""
 _TEXT: Final = "tag:yaml.org,2002:str"
 _MERGE: Final = "<<"
 _TAG_NAMES: Final = re.compile(r"(?:\A|[\n\r\x85\u2028\u2029\ufeff])%TAG")
@@ -50,7 +51,8 @@ _TAKE_OVER: Final = _Mark()
 
 @dataclass(slots=True)
 class _Open:
-    """A list or mapping that is being read. ``before`` values were counted when it began; so many levels of collections lie in it."""
+    """A list or mapping that is being read. ``before`` values were counted when it began; so many levels of collections
+    lie in it."""
 
     anchor: str | None
     before: int

@@ -15,14 +15,14 @@ def unit_order(disks: Iterable[Disk]) -> list[Disk]:
 
 
 def boot_sequence(machine: Machine) -> tuple[int, ...]:
-    """Keys of all its disks: the one that it boots from, those that are tried after it, then the others by controller and unit. Empty when the boot
-    disk is not known.
+    """Keys of all its disks: the one that it boots from, those that are tried after it, then the others by controller
+    and unit. Empty when the boot disk is not known.
 
-    ``bootOptions.bootOrder`` is tried first and in its order; "after list is exhausted, default BIOS boot device algorithm is used"
-    (*VirtualMachineBootOptions* in the vSphere Web Services API reference). That algorithm is not documented across kinds of controllers, and
-    vSphere shows neither the BIOS settings nor the EFI variables where the guest keeps its own order (Broadcom KB 326326). So the boot disk
-    is taken to be the lowest unit of the lowest controller where all are attached to one kind of controller, and is not known where they are attached to
-    several.
+    ``bootOptions.bootOrder`` is tried first and in its order; "after list is exhausted, default BIOS boot device
+    algorithm is used" (*VirtualMachineBootOptions* in the vSphere Web Services API reference). That algorithm is not
+    documented across kinds of controllers, and vSphere shows neither the BIOS settings nor the EFI variables where the
+    guest keeps its own order (Broadcom KB 326326). So the boot disk is taken to be the lowest unit of the lowest
+    controller where all are attached to one kind of controller, and is not known where they are attached to several.
     """
     named = named_boot_disks(machine)
     one_kind = len({disk.bus for disk in machine.disks}) <= 1
@@ -35,7 +35,8 @@ def boot_sequence(machine: Machine) -> tuple[int, ...]:
 
 
 def named_boot_disks(machine: Machine) -> tuple[int, ...]:
-    """Keys of the disks that the machine's boot order names, in that order. What it names and does not have is left out."""
+    """Keys of the disks that the machine's boot order names, in that order. What it names and does not have is left
+    out."""
     numbers = (word.removeprefix(_DISK) for word in machine.boot_order if word.startswith(_DISK))
     known = {str(disk.key): disk.key for disk in machine.disks}
     return tuple(dict.fromkeys(known[number] for number in numbers if number in known))

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 def split_datastore_path(text: str, known: Iterable[str] = ()) -> tuple[str, str] | None:
     """Name of the datastore and path in it; None for a text of another form.
 
-    The name is not escaped and may hold brackets, so it is the longest of the ``known`` names that fits. Where none does, it ends at the
-    bracket that closes the first one, or, where the brackets in the name are no pairs, at the first that a blank follows.
+    The name is not escaped and may hold brackets, so it is the longest of the ``known`` names that fits. Where none
+    does, it ends at the bracket that closes the first one, or, where the brackets in the name are no pairs, at the
+    first that a blank follows.
     """
     if not text.startswith("["):
         return None

@@ -35,8 +35,9 @@ class DiskSummary:
 class MachineSummary:
     """One row of the inventory.
 
-    ``moref`` identifies (``vm-42``); names need not be unique. ``path`` is the inventory path ``/DC0/vm/folder/name`` with
-    ``/``, ``%`` and ``\\`` inside a name written as ``%2f``, ``%25``, ``%5c``. ``uuid`` is the BIOS UUID; ``instance_uuid`` is unique in a vCenter.
+    ``moref`` identifies (``vm-42``); names need not be unique. ``path`` is the inventory path ``/DC0/vm/folder/name``
+    with ``/``, ``%`` and ``\\`` inside a name written as ``%2f``, ``%25``, ``%5c``. ``uuid`` is the BIOS UUID;
+    ``instance_uuid`` is unique in a vCenter.
     """
 
     moref: str
@@ -75,9 +76,10 @@ class Backing(StrEnum):
 class Disk:
     """One virtual disk.
 
-    ``key`` is vSphere's device key. ``file`` is the backing as ``[datastore] folder/name.vmdk`` (the delta of the running
-    point where snapshots exist, ``chain`` the files from there down to the base). ``change_id`` needs CBT.
-    ``bus`` is ``scsi``, ``sata``, ``ide`` or ``nvme``; ``controller`` the type's short name (``pvscsi``, ``lsilogic``, ``ahci`` ...).
+    ``key`` is vSphere's device key. ``file`` is the backing as ``[datastore] folder/name.vmdk`` (the delta of the
+    running point where snapshots exist, ``chain`` the files from there down to the base). ``change_id`` needs CBT.
+    ``bus`` is ``scsi``, ``sata``, ``ide`` or ``nvme``; ``controller`` the type's short name (``pvscsi``, ``lsilogic``,
+    ``ahci`` ...).
     """
 
     key: int
@@ -153,8 +155,8 @@ class GuestFacts:
 class Machine:
     """All that planning needs to know of one VM, read in one go.
 
-    ``change_version`` is ``config.changeVersion``: it moves with every reconfiguration and power-on. ``boot_time`` is the last
-    power-on. ``busy_with`` names a running task, ``has_vtpm`` and ``encrypted`` say that the keys stay behind.
+    ``change_version`` is ``config.changeVersion``: it moves with every reconfiguration and power-on. ``boot_time`` is
+    the last power-on. ``busy_with`` names a running task, ``has_vtpm`` and ``encrypted`` say that the keys stay behind.
     ``unreachable_datastores`` are those of its datastores that vSphere reports as not accessible.
     """
 

@@ -40,8 +40,9 @@ class Bottleneck(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DiskProgress:
-    """One disk. ``fraction`` is 0..1, never falls and never passes 1; ``None`` rates and ETAs are not known yet. ``again_bytes`` are guest bytes
-    that the image holds already and the stream under way brings again, as it begins at its first byte."""
+    """One disk. ``fraction`` is 0..1, never falls and never passes 1; ``None`` rates and ETAs are not known yet.
+    ``again_bytes`` are guest bytes that the image holds already and the stream under way brings again, as it begins at
+    its first byte."""
 
     label: str
     file_name: str

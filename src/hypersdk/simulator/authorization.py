@@ -44,10 +44,15 @@ class AuthorizationManager(Managed):
     @prop("privilegeList")
     def _privileges(self) -> list[Data]:
         return [
-            Data("AuthorizationPrivilege", privId=name, onParent=False, name=name.rpartition(".")[2],
-                 privGroupName=name.rpartition(".")[0])
+            Data(
+                "AuthorizationPrivilege",
+                privId=name,
+                onParent=False,
+                name=name.rpartition(".")[2],
+                privGroupName=name.rpartition(".")[0],
+            )
             for name in PRIVILEGES
-        ]  # fmt: skip
+        ]
 
     @prop("roleList")
     def _roles(self) -> list[Data]:
@@ -59,11 +64,16 @@ class AuthorizationManager(Managed):
         self._check_session(call.args.sessionId)
         held = set(self.held())
         return [
-            Data("EntityPrivilege", entity=ref, privAvailability=[
-                Data("PrivilegeAvailability", privId=name, isGranted=name in held) for name in call.args.privId or []
-            ])
+            Data(
+                "EntityPrivilege",
+                entity=ref,
+                privAvailability=[
+                    Data("PrivilegeAvailability", privId=name, isGranted=name in held)
+                    for name in call.args.privId or []
+                ],
+            )
             for ref in call.args.entity
-        ]  # fmt: skip
+        ]
 
     @operation("HasPrivilegeOnEntity")
     def _has_on_entity(self, call: Call) -> list[bool]:

@@ -1,4 +1,5 @@
-"""HostAutoStartManager: which machines start with their host. Kept and told, without effect: a simulated host does not restart."""
+"""HostAutoStartManager: which machines start with their host. Kept and told, without effect: a simulated host does not
+restart."""
 
 from __future__ import annotations
 
@@ -14,15 +15,21 @@ if TYPE_CHECKING:
 
 
 class AutoStartManager(Managed):
-    """Of one host. libvirt asks for it without looking whether the host names one, and crashes on a host that does not."""
+    """Of one host. libvirt asks for it without looking whether the host names one, and crashes on a host that does
+    not."""
 
     wsdl = "HostAutoStartManager"
 
     def __init__(self, world: World, moref: str, host: Host) -> None:
         self.host = host
         self._defaults = Data(
-            "AutoStartDefaults", enabled=False, startDelay=120, stopDelay=120, waitForHeartbeat=False, stopAction="powerOff"
-        )  # fmt: skip
+            "AutoStartDefaults",
+            enabled=False,
+            startDelay=120,
+            stopDelay=120,
+            waitForHeartbeat=False,
+            stopAction="powerOff",
+        )
         self._machines: dict[str, Data] = {}  # by moref
         super().__init__(world, moref)
 

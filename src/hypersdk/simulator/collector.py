@@ -115,7 +115,8 @@ class Selection:
         return [child for ref in refs if isinstance(ref, Ref) and (child := self._visible(ref)) is not None]
 
     def wanted(self, managed: Managed) -> Wanted | None:
-        """What to read of the object: all propSets that name its type or an ancestor, merged. ``None`` where none does."""
+        """What to read of the object: all propSets that name its type or an ancestor, merged. ``None`` where none
+        does."""
         if managed.wsdl not in self._wanted:
             sets = [one for one in self._spec.propSet if managed.is_a(one["type"])]
             paths = tuple(dict.fromkeys(path for one in sets for path in one.pathSet or []))

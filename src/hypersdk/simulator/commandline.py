@@ -66,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
     made = _Parser(
         prog="python -m hypersdk.simulator",
         usage="%(prog)s [OPTION]...",
-        description="An embedded vCenter (or ESXi host) to try, rehearse and test exports\nagainst. It holds no real machines.",
+        description=(
+            "An embedded vCenter (or ESXi host) to try, rehearse and test exports\nagainst. It holds no real machines."
+        ),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -83,7 +85,10 @@ def _add_inventory(group: argparse._ArgumentGroup) -> None:
         "--listen",
         default="127.0.0.1:8989",
         metavar="ADDRESS:PORT",
-        help="where to listen (default: %(default)s; port 0: any free one). ESXi hosts listen on 127.0.0.2, 127.0.0.3 ...",
+        help=(
+            "where to listen (default: %(default)s; port 0: any free one). ESXi hosts listen on 127.0.0.2,"
+            " 127.0.0.3 ..."
+        ),
     )
     add(
         "--vms",
@@ -102,7 +107,7 @@ def _add_inventory(group: argparse._ArgumentGroup) -> None:
         help="another seed gives another inventory and other disks (default: %(default)s)",
     )
     add("--esxi", action="store_true", help="be a standalone ESXi host: one host, NFC URLs with '*'")
-    add("--datastore-size", type=_read(_some), metavar="SIZE", help="size of a datastore (default: 4TiB)")  # fmt: skip
+    add("--datastore-size", type=_read(_some), metavar="SIZE", help="size of a datastore (default: 4TiB)")
 
 
 def _add_access(group: argparse._ArgumentGroup) -> None:
@@ -127,8 +132,13 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
         help="take a privilege away, such as VApp.Export (may be repeated)",
     )
     add("--free-licence", action="store_true", help="refuse exports as an ESXi host with a free licence does")
-    add("--session-idle", type=_seconds, default=1800, metavar="S",
-        help="seconds until an idle session ends (default: %(default)s)")  # fmt: skip
+    add(
+        "--session-idle",
+        type=_seconds,
+        default=1800,
+        metavar="S",
+        help="seconds until an idle session ends (default: %(default)s)",
+    )
 
 
 def _add_behaviour(group: argparse._ArgumentGroup) -> None:
@@ -181,8 +191,14 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
         metavar="SIZE",
         help="bytes a second by which a running machine's snapshot grows (default: 0)",
     )
-    add("--fault", action="append", default=[], type=_read(Fault.parse), metavar="FAULT",
-        help="make something go wrong, see below (may be repeated)")  # fmt: skip
+    add(
+        "--fault",
+        action="append",
+        default=[],
+        type=_read(Fault.parse),
+        metavar="FAULT",
+        help="make something go wrong, see below (may be repeated)",
+    )
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -224,7 +240,8 @@ def _read(reader: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def config_of(args: argparse.Namespace) -> SimulatorConfig:
-    """The configuration that the flags ask for. Raises UsageError when they do not go together, or the password file cannot be read."""
+    """The configuration that the flags ask for. Raises UsageError when they do not go together, or the password file
+    cannot be read."""
     if not args.esxi and args.hosts * args.datacenters > MAX_HOSTS:
         raise UsageError(
             f"{args.datacenters} datacenters with {args.hosts} hosts each are more than {MAX_HOSTS} hosts",
@@ -233,14 +250,30 @@ def config_of(args: argparse.Namespace) -> SimulatorConfig:
         )
     more = {"datastore_bytes": args.datastore_size} if args.datastore_size else {}
     return SimulatorConfig(
-        listen=args.listen, vms=args.vms, hosts=args.hosts, datacenters=args.datacenters, seed=args.seed, esxi=args.esxi,
-        username=args.username or DEFAULT_USERNAME, password=Secret(_password(args.password_file)),
-        any_login=args.username is None and args.password_file is None, rate_bytes_s=args.rate,
-        lease_timeout_s=args.lease_timeout, lease_ready_s=args.lease_ready, session_idle_s=args.session_idle, task_s=args.task_time,
-        nfc_streams_per_host=args.streams_per_host, delta_bytes_s=args.delta_growth, denied_privileges=frozenset(args.deny),
-        faults=tuple(args.fault), page_objects=args.page_size, file_size=args.file_size, manifest=args.manifest,
-        free_licence=args.free_licence, **more,
-    )  # fmt: skip
+        listen=args.listen,
+        vms=args.vms,
+        hosts=args.hosts,
+        datacenters=args.datacenters,
+        seed=args.seed,
+        esxi=args.esxi,
+        username=args.username or DEFAULT_USERNAME,
+        password=Secret(_password(args.password_file)),
+        any_login=args.username is None and args.password_file is None,
+        rate_bytes_s=args.rate,
+        lease_timeout_s=args.lease_timeout,
+        lease_ready_s=args.lease_ready,
+        session_idle_s=args.session_idle,
+        task_s=args.task_time,
+        nfc_streams_per_host=args.streams_per_host,
+        delta_bytes_s=args.delta_growth,
+        denied_privileges=frozenset(args.deny),
+        faults=tuple(args.fault),
+        page_objects=args.page_size,
+        file_size=args.file_size,
+        manifest=args.manifest,
+        free_licence=args.free_licence,
+        **more,
+    )
 
 
 def _password(file: Path | None) -> str:

@@ -18,9 +18,10 @@ DiskBacking = Literal["flat", "sesparse", "rdm-virtual", "rdm-physical"]
 class DiskSpec:
     """One virtual disk.
 
-    ``allocated_bytes`` is how much of it holds data (a third by default). ``stride_bytes`` instead puts one single block into
-    each such stretch, for sparse disks of terabytes. ``boot`` makes a small disk whose boot sector prints a marker.
-    ``datastore`` is a name, by default the machine's own. ``reported_bytes`` is what the device list says of its size, as of a damaged descriptor.
+    ``allocated_bytes`` is how much of it holds data (a third by default). ``stride_bytes`` instead puts one single
+    block into each such stretch, for sparse disks of terabytes. ``boot`` makes a small disk whose boot sector prints a
+    marker. ``datastore`` is a name, by default the machine's own. ``reported_bytes`` is what the device list says of
+    its size, as of a damaged descriptor.
     """
 
     capacity_bytes: int = 16 * MiB
@@ -45,10 +46,11 @@ class DiskSpec:
 class MachineSpec:
     """One virtual machine, as a test or the demo wants it.
 
-    ``name`` may hold ``/``, ``%`` and anything else; it is escaped as vCenter does. ``folder`` is a path below the datacenter's
-    ``vm`` folder. ``host`` counts through all hosts of the datacenter. ``snapshots`` are taken in this order, each on the one before.
-    ``iso`` is a datastore path such as ``[iso-library] debian-12.iso``; ``iso_connected`` whether it is connected now.
-    ``boot_order`` is ``bootOptions.bootOrder``: ``disk:1`` and ``nic:0`` count from 0 as they stand here, else ``cdrom`` or ``floppy``.
+    ``name`` may hold ``/``, ``%`` and anything else; it is escaped as vCenter does. ``folder`` is a path below the
+    datacenter's ``vm`` folder. ``host`` counts through all hosts of the datacenter. ``snapshots`` are taken in this
+    order, each on the one before. ``iso`` is a datastore path such as ``[iso-library] debian-12.iso``;
+    ``iso_connected`` whether it is connected now. ``boot_order`` is ``bootOptions.bootOrder``: ``disk:1`` and ``nic:0``
+    count from 0 as they stand here, else ``cdrom`` or ``floppy``.
     """
 
     name: str
@@ -81,13 +83,13 @@ class MachineSpec:
 class SimulatorConfig:
     """Settings of a simulator. The defaults make a small vCenter on a free port of 127.0.0.1.
 
-    ``vms`` machines come from the demo inventory (deterministic by ``seed``), ``machines`` are added to them.
-    ``hosts`` is per datacenter, spread over two clusters. In ``esxi`` mode there is one host, one datacenter, and NFC URLs name
-    the host ``*``. ``rate_bytes_s`` limits each data stream, ``nfc_streams_per_host`` lets a host refuse more streams than that.
-    ``page_objects`` is the most objects in one answer of RetrievePropertiesEx. ``task_s`` is how long a task takes,
-    ``lease_ready_s`` how long a lease stays in ``initializing``. ``delta_bytes_s`` is how fast the delta of a running machine grows.
-    ``any_login`` lets any user name and password in that are not empty, besides the account's. ``denied_privileges`` are missing from every
-    account.
+    ``vms`` machines come from the demo inventory (deterministic by ``seed``), ``machines`` are added to them. ``hosts``
+    is per datacenter, spread over two clusters. In ``esxi`` mode there is one host, one datacenter, and NFC URLs name
+    the host ``*``. ``rate_bytes_s`` limits each data stream, ``nfc_streams_per_host`` lets a host refuse more streams
+    than that. ``page_objects`` is the most objects in one answer of RetrievePropertiesEx. ``task_s`` is how long a task
+    takes, ``lease_ready_s`` how long a lease stays in ``initializing``. ``delta_bytes_s`` is how fast the delta of a
+    running machine grows. ``any_login`` lets any user name and password in that are not empty, besides the account's.
+    ``denied_privileges`` are missing from every account.
     """
 
     listen: str = "127.0.0.1:0"

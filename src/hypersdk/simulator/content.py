@@ -1,13 +1,14 @@
 """What lies on a simulated disk: worked out from a seed, block by block, and never stored.
 
-A disk is cut into blocks of 64 KiB and runs of 16 blocks. Some runs are allocated: half of them at the front of the disk, as an
-operating system leaves them, the other half spread evenly over the rest. Inside a run a block is compressible, random or, now and
-then, allocated but full of zeros. Two bytes of a SHAKE-128 stream over (disk, page) decide for each block.
+A disk is cut into blocks of 64 KiB and runs of 16 blocks. Some runs are allocated: half of them at the front of the
+disk, as an operating system leaves them, the other half spread evenly over the rest. Inside a run a block is
+compressible, random or, now and then, allocated but full of zeros. Two bytes of a SHAKE-128 stream over (disk, page)
+decide for each block.
 
-Every block begins with a stamp of 64 readable bytes that names the disk, the block and its generation, so no two blocks are
-equal and a block in a wrong place betrays itself in a hex dump. The rest comes from a small pool of patterns, deflated once: so a
-stream of grains costs a few microseconds per block. Changing a disk gives some of its blocks a new generation; a snapshot
-freezes the table of generations as it is.
+Every block begins with a stamp of 64 readable bytes that names the disk, the block and its generation, so no two blocks
+are equal and a block in a wrong place betrays itself in a hex dump. The rest comes from a small pool of patterns,
+deflated once: so a stream of grains costs a few microseconds per block. Changing a disk gives some of its blocks a new
+generation; a snapshot freezes the table of generations as it is.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ class Allocation(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SpreadAllocation:
-    """``dense`` runs at the front, ``spread`` more among the other ``total - dense``: exactly these many, without a table."""
+    """``dense`` runs at the front, ``spread`` more among the other ``total - dense``: exactly these many, without a
+    table."""
 
     total: int
     dense: int
@@ -203,7 +205,8 @@ def _page_dice(identity: str, page: int) -> bytes:
 
 
 class DiskImage:
-    """A disk at one point in time: its content and the generation of each block that was changed since it was made. Immutable."""
+    """A disk at one point in time: its content and the generation of each block that was changed since it was made.
+    Immutable."""
 
     def __init__(self, content: DiskContent, generations: Mapping[int, int] | None = None) -> None:
         self.content = content

@@ -13,13 +13,14 @@ from typing import Self
 class Counters:
     """Thread-safe counts since the start or the last reset.
 
-    ``calls`` by API method; ``stream_bytes`` body bytes by ``machine:index`` for NFC; ``opened`` how often each NFC file was
-    opened; ``ranges`` the ``(offset, length)`` served of each ``/folder`` file; ``streams_now`` and ``streams_peak`` NFC streams by host
-    name; ``range_streams_now`` and ``range_streams_peak`` the same for ``/folder``; ``via_vcenter`` NFC streams of a host that came through
-    vCenter's address; ``connections`` accepted TCP connections.
+    ``calls`` by API method; ``stream_bytes`` body bytes by ``machine:index`` for NFC; ``opened`` how often each NFC
+    file was opened; ``ranges`` the ``(offset, length)`` served of each ``/folder`` file; ``streams_now`` and
+    ``streams_peak`` NFC streams by host name; ``range_streams_now`` and ``range_streams_peak`` the same for
+    ``/folder``; ``via_vcenter`` NFC streams of a host that came through vCenter's address; ``connections`` accepted TCP
+    connections.
 
-    Bytes are counted as they are handed to the network, and a stream counts as closed before its last byte leaves: whoever has read
-    a whole answer finds it in the counters.
+    Bytes are counted as they are handed to the network, and a stream counts as closed before its last byte leaves:
+    whoever has read a whole answer finds it in the counters.
     """
 
     calls: Counter[str] = field(default_factory=Counter)

@@ -23,9 +23,9 @@ class EndEarly(Exception):  # noqa: N818
 class Delivery:
     """One body on its way. ``frame`` is how a piece looks on the wire (a chunk, or the bytes as they are).
 
-    ``alive`` says whether the lease and the simulator still stand: when not, the connection is broken, as a host does it.
-    ``struck`` is told of faults that concern more than this connection, ``count`` of bytes before they leave. ``length`` is that of the
-    body where it is known: ``ending`` is called before the last of it leaves.
+    ``alive`` says whether the lease and the simulator still stand: when not, the connection is broken, as a host does
+    it. ``struck`` is told of faults that concern more than this connection, ``count`` of bytes before they leave.
+    ``length`` is that of the body where it is known: ``ending`` is called before the last of it leaves.
     """
 
     def __init__(

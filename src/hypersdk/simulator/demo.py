@@ -127,8 +127,19 @@ def _machine(
     store = rng.choice(("nvme-prod-01", "nvme-prod-02") if not retired else ("nfs-archive",)) + suffix
     disks = tuple(_gb(size, max(32, min(768, size * rng.randint(4, 12))), role.controller) for size in role.disks_gb)
     return MachineSpec(
-        f"{role.stem}-{count:02d}", disks, power=power, datacenter=place, host=rng.randrange(max(1, config.hosts)), folder=role.folder,
-        datastore=store, guest_id=role.guest_id, cpus=role.cpus, memory_mb=role.memory_gb * 1024, firmware=role.firmware,
-        secure_boot=role.secure_boot, nics=1 + (rng.random() < 0.2), snapshots=("nightly",) if rng.random() < 0.06 else (),
+        f"{role.stem}-{count:02d}",
+        disks,
+        power=power,
+        datacenter=place,
+        host=rng.randrange(max(1, config.hosts)),
+        folder=role.folder,
+        datastore=store,
+        guest_id=role.guest_id,
+        cpus=role.cpus,
+        memory_mb=role.memory_gb * 1024,
+        firmware=role.firmware,
+        secure_boot=role.secure_boot,
+        nics=1 + (rng.random() < 0.2),
+        snapshots=("nightly",) if rng.random() < 0.06 else (),
         iso=f"[{ISO_STORE}{suffix}] tools/virtio-win.iso" if rng.random() < 0.05 else None,
-    )  # fmt: skip
+    )

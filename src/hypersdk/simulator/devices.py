@@ -39,16 +39,44 @@ def base_devices() -> tuple[Data, ...]:
         described("VirtualIDEController", IDE, "IDE 0", "IDE 0", busNumber=0, device=[]),
         described("VirtualIDEController", IDE + 1, "IDE 1", "IDE 1", busNumber=1, device=[]),
         described("VirtualPS2Controller", 300, "PS2 controller 0", "PS2 controller 0", busNumber=0, device=[600, 700]),
-        described("VirtualPCIController", 100, "PCI controller 0", "PCI controller 0", busNumber=0, device=[500, 12000]),
+        described(
+            "VirtualPCIController", 100, "PCI controller 0", "PCI controller 0", busNumber=0, device=[500, 12000]
+        ),
         described("VirtualSIOController", 400, "SIO controller 0", "SIO controller 0", busNumber=0, device=[]),
         described("VirtualKeyboard", 600, "Keyboard", "Keyboard", controllerKey=300, unitNumber=0),
-        described("VirtualPointingDevice", 700, "Pointing device", "Pointing device; Device", controllerKey=300, unitNumber=1,
-                  backing=Data("VirtualDeviceDeviceBackingInfo", deviceName="autodetect", useAutoDetect=False)),
-        described("VirtualMachineVideoCard", 500, "Video card", "Video card", controllerKey=100, unitNumber=0,
-                  videoRamSizeInKB=8192, numDisplays=1, useAutoDetect=False, enable3DSupport=False, use3dRenderer="automatic"),
-        described("VirtualMachineVMCIDevice", 12000, "VMCI device", "Device on the virtual machine PCI bus", controllerKey=100,
-                  unitNumber=17, allowUnrestrictedCommunication=False, filterEnable=True),
-    )  # fmt: skip
+        described(
+            "VirtualPointingDevice",
+            700,
+            "Pointing device",
+            "Pointing device; Device",
+            controllerKey=300,
+            unitNumber=1,
+            backing=Data("VirtualDeviceDeviceBackingInfo", deviceName="autodetect", useAutoDetect=False),
+        ),
+        described(
+            "VirtualMachineVideoCard",
+            500,
+            "Video card",
+            "Video card",
+            controllerKey=100,
+            unitNumber=0,
+            videoRamSizeInKB=8192,
+            numDisplays=1,
+            useAutoDetect=False,
+            enable3DSupport=False,
+            use3dRenderer="automatic",
+        ),
+        described(
+            "VirtualMachineVMCIDevice",
+            12000,
+            "VMCI device",
+            "Device on the virtual machine PCI bus",
+            controllerKey=100,
+            unitNumber=17,
+            allowUnrestrictedCommunication=False,
+            filterEnable=True,
+        ),
+    )
 
 
 def controller(spec: str, bus_number: int, children: list[int]) -> Data:
@@ -72,21 +100,31 @@ def cdrom(
         backing = Data("VirtualCdromRemotePassthroughBackingInfo", deviceName="", useAutoDetect=False, exclusive=False)
         summary = "Remote device"
     return described(
-        "VirtualCdrom", key, label, summary, backing=backing, controllerKey=controller_key, unitNumber=unit,
+        "VirtualCdrom",
+        key,
+        label,
+        summary,
+        backing=backing,
+        controllerKey=controller_key,
+        unitNumber=unit,
         connectable=connectable(connected=connected and iso is not None, at_start=iso is not None),
-    )  # fmt: skip
+    )
 
 
 def connectable(*, connected: bool, at_start: bool) -> Data:
     """Connection state of a removable device."""
     return Data(
-        "VirtualDeviceConnectInfo", startConnected=at_start, allowGuestControl=True, connected=connected,
+        "VirtualDeviceConnectInfo",
+        startConnected=at_start,
+        allowGuestControl=True,
+        connected=connected,
         status="ok" if connected else "untried",
-    )  # fmt: skip
+    )
 
 
 def with_power(device: Data, *, on: bool) -> Data:
-    """The device after its machine was powered on or off. What is connected was so by ``startConnected``, however it was left before."""
+    """The device after its machine was powered on or off. What is connected was so by ``startConnected``, however it
+    was left before."""
     have = device.connectable
     if have is None:
         return device
@@ -97,8 +135,12 @@ def with_power(device: Data, *, on: bool) -> Data:
 def nic(index: int, mac: str, network: Any, *, connected: bool) -> Data:
     """A vmxnet3 card on a network (the object) or a distributed port group."""
     if network.is_a("DistributedVirtualPortgroup"):
-        port = Data("DistributedVirtualSwitchPortConnection", switchUuid=network.switch.uuid, portgroupKey=network.ref.moref,
-                    portKey=str(index + 8))  # fmt: skip
+        port = Data(
+            "DistributedVirtualSwitchPortConnection",
+            switchUuid=network.switch.uuid,
+            portgroupKey=network.ref.moref,
+            portKey=str(index + 8),
+        )
         backing = Data("VirtualEthernetCardDistributedVirtualPortBackingInfo", port=port)
         summary = f"DVSwitch: {network.switch.uuid}"
     else:
@@ -107,10 +149,18 @@ def nic(index: int, mac: str, network: Any, *, connected: bool) -> Data:
         )
         summary = network.name
     return described(
-        "VirtualVmxnet3", FIRST_NIC + index, f"Network adapter {index + 1}", summary, backing=backing, controllerKey=100,
-        unitNumber=7 + index, addressType="assigned", macAddress=mac, wakeOnLanEnabled=True,
+        "VirtualVmxnet3",
+        FIRST_NIC + index,
+        f"Network adapter {index + 1}",
+        summary,
+        backing=backing,
+        controllerKey=100,
+        unitNumber=7 + index,
+        addressType="assigned",
+        macAddress=mac,
+        wakeOnLanEnabled=True,
         connectable=connectable(connected=connected, at_start=True),
-    )  # fmt: skip
+    )
 
 
 def summary_of_backing(backing: Data | None) -> str:
@@ -125,6 +175,8 @@ def summary_of_backing(backing: Data | None) -> str:
 def bus_of(controller_device: Data) -> str:
     """``scsi``, ``sata``, ``nvme`` or ``ide``."""
     names: dict[str, Callable[[str], bool]] = {
-        "sata": lambda t: "AHCI" in t or "SATA" in t, "nvme": lambda t: "NVME" in t, "ide": lambda t: "IDE" in t,
-    }  # fmt: skip
+        "sata": lambda t: "AHCI" in t or "SATA" in t,
+        "nvme": lambda t: "NVME" in t,
+        "ide": lambda t: "IDE" in t,
+    }
     return next((bus for bus, matches in names.items() if matches(controller_device.type)), "scsi")

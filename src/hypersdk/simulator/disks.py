@@ -43,7 +43,8 @@ def content_of(spec: DiskSpec, identity: str) -> DiskContent:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One file of a disk's chain. ``base_image`` is the content when the layer began; ``began`` and the growth tell a delta's size."""
+    """One file of a disk's chain. ``base_image`` is the content when the layer began; ``began`` and the growth tell a
+    delta's size."""
 
     name: str
     base_image: DiskImage

@@ -21,9 +21,10 @@ from hypersdk.simulator.session import SessionRecord
 from hypersdk.simulator.values import Data, Ref
 
 _HEAD: Final = (
-    '<?xml version="1.0" encoding="UTF-8"?>\n<soapenv:Envelope xmlns:soapenc="http://schemas.xmlsoap.org/soap/encoding/" '
-    'xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" xmlns:xsd="http://www.w3.org/2001/XMLSchema" '
-    'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><soapenv:Body>'
+    '<?xml version="1.0" encoding="UTF-8"?>\n<soapenv:Envelope'
+    ' xmlns:soapenc="http://schemas.xmlsoap.org/soap/encoding/"'
+    ' xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" xmlns:xsd="http://www.w3.org/2001/XMLSchema"'
+    ' xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><soapenv:Body>'
 )
 _TAIL: Final = "</soapenv:Body></soapenv:Envelope>"
 OPEN_METHODS: Final = frozenset({"RetrieveServiceContent", "Login", "CurrentTime"})
@@ -84,7 +85,8 @@ class Dispatcher:
         return Answer(200, _envelope(name, _result(method, result)), cookie)
 
     def _hang(self, name: str, peer_gone: Callable[[], bool]) -> None:
-        """A server that does not answer this call for a while, and others all the same; it notices when the client has given up."""
+        """A server that does not answer this call for a while, and others all the same; it notices when the client has
+        given up."""
         fault = self._platform.faults.take_call(FaultKind.STALL, name)
         end = time.monotonic() + (fault.seconds if fault else 0)
         while (left := end - time.monotonic()) > 0 and not peer_gone():

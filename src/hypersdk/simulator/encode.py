@@ -1,7 +1,7 @@
 """Values to XML, by the schema. The rules here are those that govc, pyVmomi and libvirt all accept:
 
-``val`` and everything else that stands for ``anyType`` carries ``xsi:type``, ``xsd:`` for primitives and the bare name for
-types of the API; each item of an ``ArrayOfX`` is typed; a reference carries ``type``; what is unset is absent.
+``val`` and everything else that stands for ``anyType`` carries ``xsi:type``, ``xsd:`` for primitives and the bare name
+for types of the API; each item of an ``ArrayOfX`` is typed; a reference carries ``type``; what is unset is absent.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def xsd_type(value: Any) -> str:
 
 
 def element(name: str, value: Any, field: Field, *, typed: bool = False) -> str:
-    """``value`` as the element ``name``; a list becomes one element per item. ``typed`` writes ``xsi:type`` even where it is known."""
+    """``value`` as the element ``name``; a list becomes one element per item. ``typed`` writes ``xsi:type`` even where
+    it is known."""
     if value is None:
         return ""
     if field.many:

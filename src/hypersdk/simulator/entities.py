@@ -244,11 +244,16 @@ class ComputeResource(Entity):
     def _summary(self) -> Data:
         count = len(self.hosts)
         fields: dict[str, Any] = {
-            "totalCpu": count * Host.CORES * Host.MHZ, "totalMemory": count * Host.MEMORY_BYTES,
-            "numCpuCores": count * Host.CORES, "numCpuThreads": count * Host.CORES * 2,
-            "effectiveCpu": count * Host.CORES * Host.MHZ, "effectiveMemory": count * Host.MEMORY_BYTES // MiB,
-            "numHosts": count, "numEffectiveHosts": count, "overallStatus": "green",
-        }  # fmt: skip
+            "totalCpu": count * Host.CORES * Host.MHZ,
+            "totalMemory": count * Host.MEMORY_BYTES,
+            "numCpuCores": count * Host.CORES,
+            "numCpuThreads": count * Host.CORES * 2,
+            "effectiveCpu": count * Host.CORES * Host.MHZ,
+            "effectiveMemory": count * Host.MEMORY_BYTES // MiB,
+            "numHosts": count,
+            "numEffectiveHosts": count,
+            "overallStatus": "green",
+        }
         return self._summary_of(fields)
 
     def _summary_of(self, fields: dict[str, Any]) -> Data:
@@ -263,10 +268,16 @@ class Cluster(ComputeResource):
     @prop("configurationEx")
     def _configuration(self) -> Data:
         return Data(
-            "ClusterConfigInfoEx", vmSwapPlacement="vmDirectory", spbmEnabled=True,
-            dasConfig=Data("ClusterDasConfigInfo", enabled=False, admissionControlEnabled=False), dasVmConfig=[],
-            drsConfig=Data("ClusterDrsConfigInfo", enabled=False, defaultVmBehavior="manual"), drsVmConfig=[], rule=[], group=[],
-        )  # fmt: skip
+            "ClusterConfigInfoEx",
+            vmSwapPlacement="vmDirectory",
+            spbmEnabled=True,
+            dasConfig=Data("ClusterDasConfigInfo", enabled=False, admissionControlEnabled=False),
+            dasVmConfig=[],
+            drsConfig=Data("ClusterDrsConfigInfo", enabled=False, defaultVmBehavior="manual"),
+            drsVmConfig=[],
+            rule=[],
+            group=[],
+        )
 
     def _summary_of(self, fields: dict[str, Any]) -> Data:
         return Data("ClusterComputeResourceSummary", **fields, currentFailoverLevel=1, numVmotions=0)
@@ -299,9 +310,11 @@ class ResourcePool(Entity):
     def _runtime(self) -> Data:
         hosts = max(1, len(self.owner_resource.hosts))
         return Data(
-            "ResourcePoolRuntimeInfo", overallStatus="green",
-            memory=_usage(hosts * Host.MEMORY_BYTES), cpu=_usage(hosts * Host.CORES * Host.MHZ),
-        )  # fmt: skip
+            "ResourcePoolRuntimeInfo",
+            overallStatus="green",
+            memory=_usage(hosts * Host.MEMORY_BYTES),
+            cpu=_usage(hosts * Host.CORES * Host.MHZ),
+        )
 
     @prop("summary")
     def _summary(self) -> Data:
@@ -316,9 +329,14 @@ def allocation(limit: int) -> Data:
 
 def _usage(most: int) -> Data:
     return Data(
-        "ResourcePoolResourceUsage", reservationUsed=0, reservationUsedForVm=0, unreservedForPool=most,
-        unreservedForVm=most, overallUsage=most // 5, maxUsage=most,
-    )  # fmt: skip
+        "ResourcePoolResourceUsage",
+        reservationUsed=0,
+        reservationUsedForVm=0,
+        unreservedForPool=most,
+        unreservedForVm=most,
+        overallUsage=most // 5,
+        maxUsage=most,
+    )
 
 
 class Host(Entity):
@@ -367,9 +385,14 @@ class Host(Entity):
     @prop("runtime")
     def _runtime(self) -> Data:
         return Data(
-            "HostRuntimeInfo", connectionState="connected", powerState="poweredOn", inMaintenanceMode=False,
-            inQuarantineMode=False, bootTime=self.platform.started, standbyMode="none",
-        )  # fmt: skip
+            "HostRuntimeInfo",
+            connectionState="connected",
+            powerState="poweredOn",
+            inMaintenanceMode=False,
+            inQuarantineMode=False,
+            bootTime=self.platform.started,
+            standbyMode="none",
+        )
 
     @prop("configManager")
     def _config_manager(self) -> Data:
@@ -391,13 +414,24 @@ class Host(Entity):
             "HostCpuInfo", numCpuPackages=2, numCpuCores=self.CORES, numCpuThreads=self.CORES * 2, hz=self.MHZ * 10**6
         )
         package = Data(
-            "HostCpuPackage", index=0, vendor="intel", hz=self.MHZ * 10**6, busHz=100 * 10**6,
-            description="x86-64 CPU @ 2.90GHz", threadId=list(range(self.CORES)), cpuFeature=_cpu_features(),
-        )  # fmt: skip
+            "HostCpuPackage",
+            index=0,
+            vendor="intel",
+            hz=self.MHZ * 10**6,
+            busHz=100 * 10**6,
+            description="x86-64 CPU @ 2.90GHz",
+            threadId=list(range(self.CORES)),
+            cpuFeature=_cpu_features(),
+        )
         return Data(
-            "HostHardwareInfo", systemInfo=identity, cpuInfo=cpu, cpuPkg=[package],
-            memorySize=self.MEMORY_BYTES, smcPresent=False, cpuFeature=_cpu_features(),
-        )  # fmt: skip
+            "HostHardwareInfo",
+            systemInfo=identity,
+            cpuInfo=cpu,
+            cpuPkg=[package],
+            memorySize=self.MEMORY_BYTES,
+            smcPresent=False,
+            cpuFeature=_cpu_features(),
+        )
 
     @prop("config")
     def _config(self) -> Data:
@@ -418,58 +452,97 @@ class Host(Entity):
             selectedVnic=[nic.key],
         )
         return Data(
-            "HostConfigInfo", host=self.ref, product=self.platform.host_about(),
-            virtualNicManagerInfo=Data("HostVirtualNicManagerInfo", netConfig=[management]), network=self._network_info(nic),
-        )  # fmt: skip
+            "HostConfigInfo",
+            host=self.ref,
+            product=self.platform.host_about(),
+            virtualNicManagerInfo=Data("HostVirtualNicManagerInfo", netConfig=[management]),
+            network=self._network_info(nic),
+        )
 
     def _network_info(self, nic: Data) -> Data:
         """One standard switch with the host's standard networks; its name as the host itself knows it."""
         host, _, domain = self.name.partition(".")
         groups = {
             f"key-vim.host.PortGroup-{network.name}": Data(
-                "HostPortGroupSpec", name=network.name, vlanId=0, vswitchName="vSwitch0", policy=Data("HostNetworkPolicy")
+                "HostPortGroupSpec",
+                name=network.name,
+                vlanId=0,
+                vswitchName="vSwitch0",
+                policy=Data("HostNetworkPolicy"),
             )
-            for network in self.networks if network.wsdl == "Network"
-        }  # fmt: skip
+            for network in self.networks
+            if network.wsdl == "Network"
+        }
         switch = Data(
-            "HostVirtualSwitch", name="vSwitch0", key="key-vim.host.VirtualSwitch-vSwitch0", numPorts=1536, numPortsAvailable=1500,
-            mtu=1500, portgroup=list(groups), pnic=[], spec=Data("HostVirtualSwitchSpec", numPorts=128, mtu=1500),
-        )  # fmt: skip
+            "HostVirtualSwitch",
+            name="vSwitch0",
+            key="key-vim.host.VirtualSwitch-vSwitch0",
+            numPorts=1536,
+            numPortsAvailable=1500,
+            mtu=1500,
+            portgroup=list(groups),
+            pnic=[],
+            spec=Data("HostVirtualSwitchSpec", numPorts=128, mtu=1500),
+        )
         return Data(
-            "HostNetworkInfo", vswitch=[switch], vnic=[nic],
+            "HostNetworkInfo",
+            vswitch=[switch],
+            vnic=[nic],
             portgroup=[
                 Data("HostPortGroup", key=key, vswitch=switch.key, computedPolicy=Data("HostNetworkPolicy"), spec=spec)
                 for key, spec in groups.items()
             ],
             dnsConfig=Data("HostDnsConfig", dhcp=False, hostName=host, domainName=domain, address=[], searchDomain=[]),
-        )  # fmt: skip
+        )
 
     @prop("summary")
     def _summary(self) -> Data:
         hardware = Data(
-            "HostHardwareSummary", vendor="Generic", model="Rack Server", uuid=self.uuid, memorySize=self.MEMORY_BYTES,
-            cpuModel="x86-64 CPU @ 2.90GHz", cpuMhz=self.MHZ, numCpuPkgs=2, numCpuCores=self.CORES,
-            numCpuThreads=self.CORES * 2, numNics=4, numHBAs=2,
-        )  # fmt: skip
+            "HostHardwareSummary",
+            vendor="Generic",
+            model="Rack Server",
+            uuid=self.uuid,
+            memorySize=self.MEMORY_BYTES,
+            cpuModel="x86-64 CPU @ 2.90GHz",
+            cpuMhz=self.MHZ,
+            numCpuPkgs=2,
+            numCpuCores=self.CORES,
+            numCpuThreads=self.CORES * 2,
+            numNics=4,
+            numHBAs=2,
+        )
         config = Data(
-            "HostConfigSummary", name=self.name, port=443, product=self.platform.host_about(),
-            sslThumbprint=self.platform.host_thumbprint(self), vmotionEnabled=True, faultToleranceEnabled=False,
-        )  # fmt: skip
+            "HostConfigSummary",
+            name=self.name,
+            port=443,
+            product=self.platform.host_about(),
+            sslThumbprint=self.platform.host_thumbprint(self),
+            vmotionEnabled=True,
+            faultToleranceEnabled=False,
+        )
         running = [machine for machine in self.machines if machine.power == "poweredOn"]
         usage = Data(
-            "HostListSummaryQuickStats", overallCpuUsage=120 * len(running), overallMemoryUsage=sum(m.memory_mb for m in running) // 2,
+            "HostListSummaryQuickStats",
+            overallCpuUsage=120 * len(running),
+            overallMemoryUsage=sum(m.memory_mb for m in running) // 2,
             uptime=int((now() - self.platform.started).total_seconds()),
-        )  # fmt: skip
+        )
         return Data(
-            "HostListSummary", host=self.ref, hardware=hardware, runtime=self.get("runtime"), config=config,
-            quickStats=usage, overallStatus="green", rebootRequired=False,
+            "HostListSummary",
+            host=self.ref,
+            hardware=hardware,
+            runtime=self.get("runtime"),
+            config=config,
+            quickStats=usage,
+            overallStatus="green",
+            rebootRequired=False,
             managementServerIp=None if self.platform.esxi else self.platform.address,
-        )  # fmt: skip
+        )
 
 
 def _cpu_features() -> list[Data]:
-    """CPUID leaf 0x80000001, edx with the long mode bit (29): libvirt reads the architecture from it, and reads all four registers, each of
-    32 bits from the highest to the lowest in groups of four.
+    """CPUID leaf 0x80000001, edx with the long mode bit (29): libvirt reads the architecture from it, and reads all
+    four registers, each of 32 bits from the highest to the lowest in groups of four.
     """
     nothing = ":".join(["0000"] * 8)
     return [Data("HostCpuIdInfo", level=-2147483647, eax=nothing, ebx=nothing, ecx=nothing, edx="0010" + nothing[4:])]
@@ -515,13 +588,23 @@ class PortGroup(Network):
     @prop("config")
     def _config(self) -> Data:
         policy = Data(
-            "DVPortgroupPolicy", blockOverrideAllowed=True, shapingOverrideAllowed=False, vendorConfigOverrideAllowed=False,
-            livePortMovingAllowed=False, portConfigResetAtDisconnect=True,
-        )  # fmt: skip
+            "DVPortgroupPolicy",
+            blockOverrideAllowed=True,
+            shapingOverrideAllowed=False,
+            vendorConfigOverrideAllowed=False,
+            livePortMovingAllowed=False,
+            portConfigResetAtDisconnect=True,
+        )
         return Data(
-            "DVPortgroupConfigInfo", key=self.ref.moref, name=self.name, numPorts=128, distributedVirtualSwitch=self.switch.ref,
-            type="earlyBinding", policy=policy, uplink=False,
-        )  # fmt: skip
+            "DVPortgroupConfigInfo",
+            key=self.ref.moref,
+            name=self.name,
+            numPorts=128,
+            distributedVirtualSwitch=self.switch.ref,
+            type="earlyBinding",
+            policy=policy,
+            uplink=False,
+        )
 
 
 class Switch(Entity):

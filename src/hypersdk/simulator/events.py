@@ -46,9 +46,13 @@ class EventManager(Managed):
         """One event."""
         session = call.session if call else None
         fields: dict[str, Any] = {
-            "key": self._next, "chainId": self._next, "createdTime": now(), "userName": session.user if session else user,
-            "fullFormattedMessage": text, **more,
-        }  # fmt: skip
+            "key": self._next,
+            "chainId": self._next,
+            "createdTime": now(),
+            "userName": session.user if session else user,
+            "fullFormattedMessage": text,
+            **more,
+        }
         if machine is not None:
             fields |= _places(machine)
         self._next += 1
@@ -63,10 +67,19 @@ class EventManager(Managed):
     @prop("description")
     def _description(self) -> Data:
         details = [
-            Data("EventDescriptionEventDetail", key=key, description=text, category="info", formatOnDatacenter=text,
-                 formatOnComputeResource=text, formatOnHost=text, formatOnVm=text, fullFormat=text)
+            Data(
+                "EventDescriptionEventDetail",
+                key=key,
+                description=text,
+                category="info",
+                formatOnDatacenter=text,
+                formatOnComputeResource=text,
+                formatOnHost=text,
+                formatOnVm=text,
+                fullFormat=text,
+            )
             for key, text in KINDS.items()
-        ]  # fmt: skip
+        ]
         categories = [
             Data("ElementDescription", key=key, label=key, summary=key) for key in ("info", "warning", "error", "user")
         ]
@@ -91,7 +104,7 @@ def _places(machine: Machine) -> dict[str, Any]:
         "host": Data("HostEventArgument", name=host.name, host=host.ref),
         "vm": Data("VmEventArgument", name=machine.name, vm=machine.ref),
         "template": machine.template,
-    }  # fmt: skip
+    }
     if datacenter is not None:
         places["datacenter"] = Data("DatacenterEventArgument", name=datacenter.name, datacenter=datacenter.ref)
     return places

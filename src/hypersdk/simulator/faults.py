@@ -7,7 +7,8 @@
     what the lease says                file_size_present  file_size_wrong  wrong_manifest  no_manifest
     hosts, datastores, calls           unreachable  datastore_full  call
 
-As text, for the command line: ``reset,after=10MiB,times=2,disk=web-01:0`` or ``call,method=ExportVm,fault=TaskInProgress``.
+As text, for the command line: ``reset,after=10MiB,times=2,disk=web-01:0`` or
+``call,method=ExportVm,fault=TaskInProgress``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class FaultKind(StrEnum):
     SHORT = "short"
     """The body ends after ``after_bytes``, well-formed: what HTTP says is complete, the disk is not."""
     STALL = "stall"
-    """No byte flows for ``seconds`` once ``after_bytes`` were sent; then it goes on. With ``method``: that API call is not answered for so long."""
+    """No byte flows for ``seconds`` once ``after_bytes`` were sent; then it goes on. With ``method``: that API call is
+    not answered for so long."""
     SLOW = "slow"
     """The body flows at ``rate`` bytes a second."""
     CORRUPT = "corrupt"
@@ -81,8 +83,8 @@ REFUSALS: Final = (FaultKind.NFC_EXHAUSTED, FaultKind.STATUS)
 class Fault:
     """One fault. ``times`` is how often it strikes, ``None`` for always; ``host`` and ``disk`` narrow it.
 
-    ``host`` is a host's name. ``disk`` is ``machine:index`` or ``machine``; for ``datastore_full`` the datastore's name.
-    A fault of a stream is used up when the stream is opened, also where ``after_bytes`` lies behind its end.
+    ``host`` is a host's name. ``disk`` is ``machine:index`` or ``machine``; for ``datastore_full`` the datastore's
+    name. A fault of a stream is used up when the stream is opened, also where ``after_bytes`` lies behind its end.
     Raises ValueError for values that could never strike.
     """
 
@@ -192,7 +194,8 @@ class FaultBook:
     def take(
         self, kinds: Iterable[FaultKind], *, host: str | None, machine: str | None, index: int | None
     ) -> list[Fault]:
-        """The faults of these kinds that strike a stream or lease here and now; each is counted. At most one of each kind.
+        """The faults of these kinds that strike a stream or lease here and now; each is counted. At most one of each
+        kind.
 
         Those that name an API method are not among them: see ``take_call``.
         """

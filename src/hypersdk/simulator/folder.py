@@ -131,16 +131,25 @@ class FolderServer:
             self._pump(connection, file, offset, short, faults, answer)
 
     def _head(
-        self, connection: Connection, file: StoredFile, asked: tuple[int, int] | None, headers: dict[str, str], short: int | None
-    ) -> None:  # fmt: skip
-        """Status and headers. ``short`` is the length of a body that will be shorter than the range that it claims to be."""
+        self,
+        connection: Connection,
+        file: StoredFile,
+        asked: tuple[int, int] | None,
+        headers: dict[str, str],
+        short: int | None,
+    ) -> None:
+        """Status and headers. ``short`` is the length of a body that will be shorter than the range that it claims to
+        be."""
         offset, length = asked or (0, file.size_bytes)
         connection.send_response(200 if asked is None else 206)
         fields = {
-            "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", "ETag": file.etag,
+            "Content-Type": "application/octet-stream",
+            "Accept-Ranges": "bytes",
+            "ETag": file.etag,
             "Content-Length": str(length if short is None else short),
-            "Last-Modified": format_datetime(file.modified, usegmt=True), **headers,
-        }  # fmt: skip
+            "Last-Modified": format_datetime(file.modified, usegmt=True),
+            **headers,
+        }
         if asked is not None:
             fields["Content-Range"] = f"bytes {offset}-{offset + length - 1}/{file.size_bytes}"
         for name, value in fields.items():
@@ -151,10 +160,16 @@ class FolderServer:
         self, connection: Connection, file: StoredFile, offset: int, length: int, faults: list[Fault], answer: OpenRange
     ) -> None:
         delivery = Delivery(
-            connection, faults, self._platform.config.rate_bytes_s, frame=plain_frame,
-            alive=lambda: not self._platform.world.closing, struck=lambda _fault: self._expire(connection),
-            count=answer.sent, ending=answer.close, length=length,
-        )  # fmt: skip
+            connection,
+            faults,
+            self._platform.config.rate_bytes_s,
+            frame=plain_frame,
+            alive=lambda: not self._platform.world.closing,
+            struck=lambda _fault: self._expire(connection),
+            count=answer.sent,
+            ending=answer.close,
+            length=length,
+        )
         for position in range(offset, offset + length, MiB):
             delivery.send(file.read(position, min(MiB, offset + length - position)))
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 HANDSHAKE_S: Final = 10
 IDLE_S: Final = 120
-"""A connection that does not finish a request (header and body) for so long is closed, however many bytes trickle in."""
+"""A connection that does not finish a request (header and body) for so long is closed, however many bytes trickle
+in."""
 WATCH_S: Final = 1
 """How often such connections are looked for."""
 DRAIN_S: Final = 1
@@ -171,7 +172,8 @@ class Connection(http.server.BaseHTTPRequestHandler):
         return data
 
     def peer_gone(self) -> bool:
-        """Whether the client hung up while its request is being worked on: then, and only then, there is something to read."""
+        """Whether the client hung up while its request is being worked on: then, and only then, there is something to
+        read."""
         poll = select.poll()  # unlike select(), for any number of open files
         poll.register(self.connection, select.POLLIN)
         return bool(poll.poll(0))
@@ -205,7 +207,8 @@ class Connection(http.server.BaseHTTPRequestHandler):
         )
 
     def _drain(self) -> None:
-        """Reads on for a moment: closing with unread bytes would reset the connection before the client reads the answer."""
+        """Reads on for a moment: closing with unread bytes would reset the connection before the client reads the
+        answer."""
         until = time.monotonic() + DRAIN_S
         with contextlib.suppress(OSError):  # the client has had its answer
             self.connection.settimeout(DRAIN_S)
@@ -357,7 +360,8 @@ class Listener:
 
 
 def _hang_up(connection: socket.socket) -> None:
-    """Ends a connection under the thread that serves it: whatever it waits for fails. The TLS state is that thread's own."""
+    """Ends a connection under the thread that serves it: whatever it waits for fails. The TLS state is that thread's
+    own."""
     with contextlib.suppress(OSError):  # gone already
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 

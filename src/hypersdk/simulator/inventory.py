@@ -95,9 +95,15 @@ def _connect_sessions(platform: Platform, collector: PropertyCollector) -> None:
                 managed.end(MethodFault.of("RequestCanceled", "The session that held the lease has ended."))
         text = f"User {session.user}@127.0.0.1 logged out"
         platform.events.post(
-            "UserLogoutSessionEvent", text, user=session.user, ipAddress="127.0.0.1", userAgent="", callCount=session.call_count,
-            sessionId=session.key, loginTime=session.login_time,
-        )  # fmt: skip
+            "UserLogoutSessionEvent",
+            text,
+            user=session.user,
+            ipAddress="127.0.0.1",
+            userAgent="",
+            callCount=session.call_count,
+            sessionId=session.key,
+            loginTime=session.login_time,
+        )
 
     platform.sessions.on_login, platform.sessions.on_end = began, ended
 

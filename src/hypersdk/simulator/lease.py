@@ -1,5 +1,5 @@
-"""HttpNfcLease: an export in progress. It belongs to its session, holds the machine, and ends by Complete, Abort, the cancelling of
-its task, the end of its session, or because nobody renewed it.
+"""HttpNfcLease: an export in progress. It belongs to its session, holds the machine, and ends by Complete, Abort, the
+cancelling of its task, the end of its session, or because nobody renewed it.
 
 ::
 
@@ -121,7 +121,8 @@ class Lease(Managed):
         return next((file for file in self.files if file.name == name), None)
 
     def digests(self) -> tuple[str, ...]:
-        """Names of the digests that the host makes of each stream. SHA-1 always, unless there will be no manifest at all."""
+        """Names of the digests that the host makes of each stream. SHA-1 always, unless there will be no manifest at
+        all."""
         if self.platform.config.manifest == "absent":
             return ()
         return ("sha1", "sha256") if self.checksum == "sha256" else ("sha1",)
@@ -130,18 +131,28 @@ class Lease(Managed):
         urls = [self._device_url(file) for file in self.files]
         total = sum(file.capacity_bytes for file in self.files) // KiB
         return Data(
-            "HttpNfcLeaseInfo", lease=self.ref, entity=self.machine.ref, deviceUrl=urls, totalDiskCapacityInKB=total,
-            leaseTimeout=max(1, int(self.timeout_s)), hostMap=[],
-        )  # fmt: skip
+            "HttpNfcLeaseInfo",
+            lease=self.ref,
+            entity=self.machine.ref,
+            deviceUrl=urls,
+            totalDiskCapacityInKB=total,
+            leaseTimeout=max(1, int(self.timeout_s)),
+            hostMap=[],
+        )
 
     def _device_url(self, file: LeaseFile) -> Data:
         host = self.machine.host
         return Data(
-            "HttpNfcLeaseDeviceUrl", key=file.key, importKey=f"/{self.machine.name}{file.key[file.key.rfind('/') :]}",
+            "HttpNfcLeaseDeviceUrl",
+            key=file.key,
+            importKey=f"/{self.machine.name}{file.key[file.key.rfind('/') :]}",
             url=f"https://{self.platform.nfc_authority(host)}/nfc/{self.ticket}/{file.name}",
-            sslThumbprint=self.platform.host_thumbprint(host), disk=file.index is not None, targetId=file.name,
-            datastoreKey=self.machine.home.url, fileSize=self._file_size(file),
-        )  # fmt: skip
+            sslThumbprint=self.platform.host_thumbprint(host),
+            disk=file.index is not None,
+            targetId=file.name,
+            datastoreKey=self.machine.home.url,
+            fileSize=self._file_size(file),
+        )
 
     def _file_size(self, file: LeaseFile) -> int | None:
         """Real servers know the size of small files and leave that of disks out."""
@@ -213,10 +224,16 @@ class Lease(Managed):
         if self._fault(FaultKind.WRONG_MANIFEST, file) is not None:
             sha1, sha256 = sha1[::-1], sha256[::-1]
         return Data(
-            "HttpNfcLeaseManifestEntry", key=file.key, sha1=sha1, checksum=sha256 or sha1,
-            checksumType="sha256" if sha256 else "sha1", size=file.sent_bytes, disk=file.index is not None, capacity=file.capacity_bytes,
+            "HttpNfcLeaseManifestEntry",
+            key=file.key,
+            sha1=sha1,
+            checksum=sha256 or sha1,
+            checksumType="sha256" if sha256 else "sha1",
+            size=file.sent_bytes,
+            disk=file.index is not None,
+            capacity=file.capacity_bytes,
             populatedSize=file.populated_bytes,
-        )  # fmt: skip
+        )
 
 
 def _files_of(machine: Machine, snapshot: Snapshot | None) -> list[LeaseFile]:

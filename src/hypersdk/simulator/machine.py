@@ -37,9 +37,16 @@ class Machine(Entity):
     cached = True
 
     def __init__(
-        self, world: World, moref: str, platform: Platform, spec: MachineSpec, folder: Folder, host: Host,
-        datastore: Datastore, networks: list[Network],
-    ) -> None:  # fmt: skip
+        self,
+        world: World,
+        moref: str,
+        platform: Platform,
+        spec: MachineSpec,
+        folder: Folder,
+        host: Host,
+        datastore: Datastore,
+        networks: list[Network],
+    ) -> None:
         self.spec = spec
         self.host = host
         self.home = datastore
@@ -204,9 +211,10 @@ class Machine(Entity):
             holder = self.lease.task
         if holder is not None:
             raise MethodFault.of(
-                "TaskInProgress", "The operation is not allowed in the current state: another task is already in progress.",
+                "TaskInProgress",
+                "The operation is not allowed in the current state: another task is already in progress.",
                 task=holder.ref,
-            )  # fmt: skip
+            )
 
     def check_power_on(self) -> None:
         """Raises MethodFault when it cannot be powered on now."""
@@ -226,7 +234,8 @@ class Machine(Entity):
     # Power
 
     def set_power(self, call: Call | None, state: str, event: str, text: str) -> None:
-        """The new power state, and its event. A machine that goes on connects what starts connected; one that goes off connects nothing."""
+        """The new power state, and its event. A machine that goes on connects what starts connected; one that goes off
+        connects nothing."""
         before, self.power = self.power, state
         if state == "poweredOn":
             self.booted = now()

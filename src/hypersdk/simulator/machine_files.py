@@ -56,8 +56,15 @@ def _small(machine: Machine, path: str, kind: str, data: bytes) -> StoredFile:
 
 
 def _file(
-    machine: Machine, path: str, kind: str, size: int, used: int, content: Any, written: datetime | None = None, **more: Any
-) -> StoredFile:  # fmt: skip
+    machine: Machine,
+    path: str,
+    kind: str,
+    size: int,
+    used: int,
+    content: Any,
+    written: datetime | None = None,
+    **more: Any,
+) -> StoredFile:
     modified = max(machine.reconfigured, written) if written else machine.reconfigured
     return StoredFile(path, size, used, modified, kind, content, machine=machine.name, host=machine.host.name, **more)
 
@@ -97,9 +104,13 @@ def disk_files(machine: Machine, disk: DiskState) -> list[StoredFile]:
 
 def _disk_info(disk: DiskState) -> Data:
     return Data(
-        "VmDiskFileInfo", diskType="VirtualDiskFlatVer2BackingInfo", capacityKb=disk.spec.capacity_bytes // KiB, hardwareVersion=19,
-        controllerType=devices.CONTROLLERS[disk.spec.controller][0], thin=disk.spec.thin,
-    )  # fmt: skip
+        "VmDiskFileInfo",
+        diskType="VirtualDiskFlatVer2BackingInfo",
+        capacityKb=disk.spec.capacity_bytes // KiB,
+        hardwareVersion=19,
+        controllerType=devices.CONTROLLERS[disk.spec.controller][0],
+        thin=disk.spec.thin,
+    )
 
 
 def disk_descriptor(disk: DiskState, place: int) -> str:

@@ -1,4 +1,5 @@
-"""How a machine looks through the API: ``config``, ``summary``, ``guest``, ``layoutEx`` and the rest, worked out when asked for."""
+"""How a machine looks through the API: ``config``, ``summary``, ``guest``, ``layoutEx`` and the rest, worked out when
+asked for."""
 
 from __future__ import annotations
 
@@ -95,21 +96,30 @@ def disk_device(machine: Machine, disk: DiskState) -> Data:
     kilobytes = capacity // KiB
     _, controller_key, _, _ = devices.CONTROLLERS[spec.controller]
     return devices.described(
-        "VirtualDisk", disk.key, f"Hard disk {disk.index + 1}", f"{kilobytes:,} KB", backing=_backing(machine, disk, len(disk.layers)),
-        controllerKey=controller_key, unitNumber=unit_number(disk), capacityInKB=kilobytes, capacityInBytes=capacity,
-        shares=Data("SharesInfo", shares=1000, level="normal"), nativeUnmanagedLinkedClone=False,
-    )  # fmt: skip
+        "VirtualDisk",
+        disk.key,
+        f"Hard disk {disk.index + 1}",
+        f"{kilobytes:,} KB",
+        backing=_backing(machine, disk, len(disk.layers)),
+        controllerKey=controller_key,
+        unitNumber=unit_number(disk),
+        capacityInKB=kilobytes,
+        capacityInBytes=capacity,
+        shares=Data("SharesInfo", shares=1000, level="normal"),
+        nativeUnmanagedLinkedClone=False,
+    )
 
 
 def _backing(machine: Machine, disk: DiskState, depth: int) -> Data:
     """The backing of the layer below ``depth``, with its parents."""
     spec, layer = disk.spec, disk.layers[depth - 1]
     common: dict[str, Any] = {
-        "fileName": disk.path(layer), "datastore": disk.datastore.ref,
+        "fileName": disk.path(layer),
+        "datastore": disk.datastore.ref,
         "diskMode": "independent_persistent" if spec.independent else "persistent",
         "uuid": machine.platform.uuid("disk", f"{machine.ref.moref}/{disk.index}"),
         "contentId": content_id(disk.image),
-    }  # fmt: skip
+    }
     if machine.cbt:
         common["changeId"] = change_id(machine, disk, disk.image)
     if depth > 1:
@@ -131,10 +141,11 @@ def _backing_fields(disk: DiskState, delta: bool) -> dict[str, Any]:
     spec = disk.spec
     if spec.backing.startswith("rdm"):
         return {
-            "lunUuid": "0200000000600000000000000000000000000000000000000000", "deviceName": "vml.02000000006000",
+            "lunUuid": "0200000000600000000000000000000000000000000000000000",
+            "deviceName": "vml.02000000006000",
             "compatibilityMode": "physicalMode" if spec.backing == "rdm-physical" else "virtualMode",
             "sharing": _sharing(disk),
-        }  # fmt: skip
+        }
     if spec.backing == "sesparse":
         return {"writeThrough": False}
     flat = {"split": False, "writeThrough": False, "thinProvisioned": spec.thin or delta, "sharing": _sharing(disk)}
@@ -158,27 +169,86 @@ def config_info(machine: Machine, listed: list[Data] | None = None) -> Data:
     spec = machine.spec
     folder = f"[{machine.home.name}] {machine.folder_name}/"
     hardware = Data(
-        "VirtualHardware", numCPU=machine.cpus, numCoresPerSocket=1, memoryMB=machine.memory_mb, virtualICH7MPresent=False,
-        virtualSMCPresent=False, device=machine.device_list if listed is None else listed,
-    )  # fmt: skip
+        "VirtualHardware",
+        numCPU=machine.cpus,
+        numCoresPerSocket=1,
+        memoryMB=machine.memory_mb,
+        virtualICH7MPresent=False,
+        virtualSMCPresent=False,
+        device=machine.device_list if listed is None else listed,
+    )
     return Data(
-        "VirtualMachineConfigInfo", changeVersion=change_version(machine), modified=machine.reconfigured, name=machine.name,
-        guestFullName=guest_name(machine), version=HARDWARE_VERSION, uuid=machine.uuid, createDate=machine.made,
-        instanceUuid=machine.instance_uuid, template=machine.template, guestId=spec.guest_id,
-        alternateGuestName="", annotation=machine.annotation,
-        files=Data("VirtualMachineFileInfo", vmPathName=config_path(machine), snapshotDirectory=folder, suspendDirectory=folder, logDirectory=folder),
-        tools=Data("ToolsConfigInfo", toolsVersion=int(TOOLS_VERSION) if spec.tools else 0, afterPowerOn=True, afterResume=True,
-                   beforeGuestStandby=True, beforeGuestShutdown=True, toolsUpgradePolicy="manual", syncTimeWithHost=False),
-        flags=Data("VirtualMachineFlagInfo", disableAcceleration=False, enableLogging=True, useToe=False, runWithDebugInfo=False,
-                   monitorType="release", htSharing="any", snapshotDisabled=False, snapshotLocked=False, diskUuidEnabled=False),
-        defaultPowerOps=Data("VirtualMachineDefaultPowerOpInfo", powerOffType="soft", suspendType="hard", resetType="soft",
-                             defaultPowerOffType="soft", defaultSuspendType="hard", defaultResetType="soft", standbyAction="checkpoint"),
-        hardware=hardware, cpuAllocation=allocation(-1), memoryAllocation=allocation(-1), memoryHotAddEnabled=False,
-        cpuHotAddEnabled=False, cpuHotRemoveEnabled=False, extraConfig=_extra(machine),
-        datastoreUrl=[Data("VirtualMachineConfigInfoDatastoreUrlPair", name=d.name, url=d.url) for d in machine.datastores()],
-        swapPlacement="inherit", bootOptions=_boot_options(machine), changeTrackingEnabled=machine.cbt, firmware=spec.firmware,
-        nestedHVEnabled=False, messageBusTunnelEnabled=False, keyId=_vm_key(machine), vmxConfigChecksum=None,
-    )  # fmt: skip
+        "VirtualMachineConfigInfo",
+        changeVersion=change_version(machine),
+        modified=machine.reconfigured,
+        name=machine.name,
+        guestFullName=guest_name(machine),
+        version=HARDWARE_VERSION,
+        uuid=machine.uuid,
+        createDate=machine.made,
+        instanceUuid=machine.instance_uuid,
+        template=machine.template,
+        guestId=spec.guest_id,
+        alternateGuestName="",
+        annotation=machine.annotation,
+        files=Data(
+            "VirtualMachineFileInfo",
+            vmPathName=config_path(machine),
+            snapshotDirectory=folder,
+            suspendDirectory=folder,
+            logDirectory=folder,
+        ),
+        tools=Data(
+            "ToolsConfigInfo",
+            toolsVersion=int(TOOLS_VERSION) if spec.tools else 0,
+            afterPowerOn=True,
+            afterResume=True,
+            beforeGuestStandby=True,
+            beforeGuestShutdown=True,
+            toolsUpgradePolicy="manual",
+            syncTimeWithHost=False,
+        ),
+        flags=Data(
+            "VirtualMachineFlagInfo",
+            disableAcceleration=False,
+            enableLogging=True,
+            useToe=False,
+            runWithDebugInfo=False,
+            monitorType="release",
+            htSharing="any",
+            snapshotDisabled=False,
+            snapshotLocked=False,
+            diskUuidEnabled=False,
+        ),
+        defaultPowerOps=Data(
+            "VirtualMachineDefaultPowerOpInfo",
+            powerOffType="soft",
+            suspendType="hard",
+            resetType="soft",
+            defaultPowerOffType="soft",
+            defaultSuspendType="hard",
+            defaultResetType="soft",
+            standbyAction="checkpoint",
+        ),
+        hardware=hardware,
+        cpuAllocation=allocation(-1),
+        memoryAllocation=allocation(-1),
+        memoryHotAddEnabled=False,
+        cpuHotAddEnabled=False,
+        cpuHotRemoveEnabled=False,
+        extraConfig=_extra(machine),
+        datastoreUrl=[
+            Data("VirtualMachineConfigInfoDatastoreUrlPair", name=d.name, url=d.url) for d in machine.datastores()
+        ],
+        swapPlacement="inherit",
+        bootOptions=_boot_options(machine),
+        changeTrackingEnabled=machine.cbt,
+        firmware=spec.firmware,
+        nestedHVEnabled=False,
+        messageBusTunnelEnabled=False,
+        keyId=_vm_key(machine),
+        vmxConfigChecksum=None,
+    )
 
 
 def change_version(machine: Machine) -> str:
@@ -199,9 +269,14 @@ def _extra(machine: Machine) -> list[Data]:
 
 def _boot_options(machine: Machine) -> Data:
     return Data(
-        "VirtualMachineBootOptions", bootDelay=0, enterBIOSSetup=False, efiSecureBootEnabled=machine.spec.secure_boot,
-        bootRetryEnabled=False, bootRetryDelay=10000, bootOrder=list(boot_order(machine)),
-    )  # fmt: skip
+        "VirtualMachineBootOptions",
+        bootDelay=0,
+        enterBIOSSetup=False,
+        efiSecureBootEnabled=machine.spec.secure_boot,
+        bootRetryEnabled=False,
+        bootRetryDelay=10000,
+        bootOrder=list(boot_order(machine)),
+    )
 
 
 def boot_order(machine: Machine) -> Iterator[Data]:
@@ -228,14 +303,35 @@ def resource_config(machine: Machine) -> Data:
 def capability() -> Data:
     """``capability``, as far as clients look at it."""
     names = (
-        "snapshotOperationsSupported", "multipleSnapshotsSupported", "snapshotConfigSupported", "poweredOffSnapshotsSupported",
-        "memorySnapshotsSupported", "revertToSnapshotSupported", "quiescedSnapshotsSupported", "disableSnapshotsSupported",
-        "lockSnapshotsSupported", "consolePreferencesSupported", "cpuFeatureMaskSupported", "s1AcpiManagementSupported",
-        "settingScreenResolutionSupported", "toolsAutoUpdateSupported", "vmNpivWwnSupported", "npivWwnOnNonRdmVmSupported",
-        "vmNpivWwnDisableSupported", "vmNpivWwnUpdateSupported", "swapPlacementSupported", "toolsSyncTimeSupported",
-        "virtualMmuUsageSupported", "diskSharesSupported", "bootOptionsSupported", "bootRetryOptionsSupported",
-        "settingVideoRamSizeSupported", "settingDisplayTopologySupported", "recordReplaySupported", "changeTrackingSupported",
-    )  # fmt: skip
+        "snapshotOperationsSupported",
+        "multipleSnapshotsSupported",
+        "snapshotConfigSupported",
+        "poweredOffSnapshotsSupported",
+        "memorySnapshotsSupported",
+        "revertToSnapshotSupported",
+        "quiescedSnapshotsSupported",
+        "disableSnapshotsSupported",
+        "lockSnapshotsSupported",
+        "consolePreferencesSupported",
+        "cpuFeatureMaskSupported",
+        "s1AcpiManagementSupported",
+        "settingScreenResolutionSupported",
+        "toolsAutoUpdateSupported",
+        "vmNpivWwnSupported",
+        "npivWwnOnNonRdmVmSupported",
+        "vmNpivWwnDisableSupported",
+        "vmNpivWwnUpdateSupported",
+        "swapPlacementSupported",
+        "toolsSyncTimeSupported",
+        "virtualMmuUsageSupported",
+        "diskSharesSupported",
+        "bootOptionsSupported",
+        "bootRetryOptionsSupported",
+        "settingVideoRamSizeSupported",
+        "settingDisplayTopologySupported",
+        "recordReplaySupported",
+        "changeTrackingSupported",
+    )
     return Data("VirtualMachineCapability", **dict.fromkeys(names, True))
 
 
@@ -245,15 +341,26 @@ def capability() -> Data:
 def runtime_info(machine: Machine) -> Data:
     """``runtime``."""
     return Data(
-        "VirtualMachineRuntimeInfo", host=machine.host.ref, connectionState="connected",
-        powerState=machine.power, faultToleranceState="notConfigured", toolsInstallerMounted=False, bootTime=machine.booted,
-        suspendInterval=0, numMksConnections=0, maxCpuUsage=2900 * machine.cpus, maxMemoryUsage=machine.memory_mb,
-        recordReplayState="inactive", onlineStandby=False, consolidationNeeded=machine.consolidation_needed,
-    )  # fmt: skip
+        "VirtualMachineRuntimeInfo",
+        host=machine.host.ref,
+        connectionState="connected",
+        powerState=machine.power,
+        faultToleranceState="notConfigured",
+        toolsInstallerMounted=False,
+        bootTime=machine.booted,
+        suspendInterval=0,
+        numMksConnections=0,
+        maxCpuUsage=2900 * machine.cpus,
+        maxMemoryUsage=machine.memory_mb,
+        recordReplayState="inactive",
+        onlineStandby=False,
+        consolidationNeeded=machine.consolidation_needed,
+    )
 
 
 def address(machine: Machine, card: int) -> str:
-    """An address from 192.0.2.0/24, 198.51.100.0/24 or 203.0.113.0/24 (RFC 5737), fixed for the machine's network card."""
+    """An address from 192.0.2.0/24, 198.51.100.0/24 or 203.0.113.0/24 (RFC 5737), fixed for the machine's network
+    card."""
     number = machine.platform.number("address", machine.ref.moref) + card
     net = ("192.0.2", "198.51.100", "203.0.113")[number % 3]
     return f"{net}.{1 + number // 3 % 254}"
@@ -280,8 +387,9 @@ def guest_info(machine: Machine) -> Data:
         "toolsRunningStatus": "guestToolsRunning" if running else "guestToolsNotRunning",
         "toolsVersion": TOOLS_VERSION if tools else "0",
         "guestState": "running" if running else "notRunning",
-        "guestOperationsReady": running, "guestStateChangeSupported": running,
-    }  # fmt: skip
+        "guestOperationsReady": running,
+        "guestStateChangeSupported": running,
+    }
     if running:
         fields |= _running_guest(machine)
     return Data("GuestInfo", **fields)
@@ -291,47 +399,86 @@ def _running_guest(machine: Machine) -> dict[str, Any]:
     full_name, family = GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])
     nics = [_guest_nic(machine, index, network.name) for index, network in enumerate(machine.networks)]
     return {
-        "guestId": machine.spec.guest_id, "guestFamily": family, "guestFullName": full_name, "hostName": host_name(machine),
-        "ipAddress": address(machine, 0), "net": nics,
-    }  # fmt: skip
+        "guestId": machine.spec.guest_id,
+        "guestFamily": family,
+        "guestFullName": full_name,
+        "hostName": host_name(machine),
+        "ipAddress": address(machine, 0),
+        "net": nics,
+    }
 
 
 def _guest_nic(machine: Machine, index: int, network: str) -> Data:
     ip = address(machine, index)
     config = Data("NetIpConfigInfoIpAddress", ipAddress=ip, prefixLength=24, state="preferred")
     return Data(
-        "GuestNicInfo", network=network, ipAddress=[ip], macAddress=machine.platform.mac(f"{machine.ref.moref}/{index}"), connected=True,
-        deviceConfigId=devices.FIRST_NIC + index, ipConfig=Data("NetIpConfigInfo", ipAddress=[config]),
-    )  # fmt: skip
+        "GuestNicInfo",
+        network=network,
+        ipAddress=[ip],
+        macAddress=machine.platform.mac(f"{machine.ref.moref}/{index}"),
+        connected=True,
+        deviceConfigId=devices.FIRST_NIC + index,
+        ipConfig=Data("NetIpConfigInfo", ipAddress=[config]),
+    )
 
 
 def summary(machine: Machine) -> Data:
     """``summary``."""
     spec = machine.spec
     config = Data(
-        "VirtualMachineConfigSummary", name=machine.name, template=machine.template, vmPathName=config_path(machine),
-        memorySizeMB=machine.memory_mb, cpuReservation=0, memoryReservation=0, numCpu=machine.cpus,
-        numEthernetCards=len(machine.networks), numVirtualDisks=len(machine.disks), uuid=machine.uuid,
-        instanceUuid=machine.instance_uuid, guestId=spec.guest_id, guestFullName=guest_name(machine), annotation=machine.annotation,
-    )  # fmt: skip
+        "VirtualMachineConfigSummary",
+        name=machine.name,
+        template=machine.template,
+        vmPathName=config_path(machine),
+        memorySizeMB=machine.memory_mb,
+        cpuReservation=0,
+        memoryReservation=0,
+        numCpu=machine.cpus,
+        numEthernetCards=len(machine.networks),
+        numVirtualDisks=len(machine.disks),
+        uuid=machine.uuid,
+        instanceUuid=machine.instance_uuid,
+        guestId=spec.guest_id,
+        guestFullName=guest_name(machine),
+        annotation=machine.annotation,
+    )
     info = guest_info(machine)
     guest = Data(
-        "VirtualMachineGuestSummary", guestId=info.guestId, guestFullName=info.guestFullName, toolsStatus=info.toolsStatus,
-        toolsVersionStatus=info.toolsVersionStatus, toolsVersionStatus2=info.toolsVersionStatus2,
-        toolsRunningStatus=info.toolsRunningStatus, hostName=info.hostName, ipAddress=info.ipAddress,
-    )  # fmt: skip
+        "VirtualMachineGuestSummary",
+        guestId=info.guestId,
+        guestFullName=info.guestFullName,
+        toolsStatus=info.toolsStatus,
+        toolsVersionStatus=info.toolsVersionStatus,
+        toolsVersionStatus2=info.toolsVersionStatus2,
+        toolsRunningStatus=info.toolsRunningStatus,
+        hostName=info.hostName,
+        ipAddress=info.ipAddress,
+    )
     on = machine.power == "poweredOn"
     stats = Data(
-        "VirtualMachineQuickStats", overallCpuUsage=60 if on else 0, overallCpuDemand=60 if on else 0,
-        guestMemoryUsage=machine.memory_mb // 4 if on else 0, hostMemoryUsage=machine.memory_mb // 2 if on else 0,
-        guestHeartbeatStatus=machine.get("guestHeartbeatStatus"), privateMemory=0, sharedMemory=0, swappedMemory=0,
-        balloonedMemory=0, consumedOverheadMemory=0,
+        "VirtualMachineQuickStats",
+        overallCpuUsage=60 if on else 0,
+        overallCpuDemand=60 if on else 0,
+        guestMemoryUsage=machine.memory_mb // 4 if on else 0,
+        hostMemoryUsage=machine.memory_mb // 2 if on else 0,
+        guestHeartbeatStatus=machine.get("guestHeartbeatStatus"),
+        privateMemory=0,
+        sharedMemory=0,
+        swappedMemory=0,
+        balloonedMemory=0,
+        consumedOverheadMemory=0,
         uptimeSeconds=int((now() - machine.booted).total_seconds()) if machine.booted else 0,
-    )  # fmt: skip
+    )
     return Data(
-        "VirtualMachineSummary", vm=machine.ref, runtime=runtime_info(machine), guest=guest, config=config,
-        storage=_storage_summary(machine), quickStats=stats, overallStatus="green",
-    )  # fmt: skip
+        "VirtualMachineSummary",
+        vm=machine.ref,
+        runtime=runtime_info(machine),
+        guest=guest,
+        config=config,
+        storage=_storage_summary(machine),
+        quickStats=stats,
+        overallStatus="green",
+    )
 
 
 def config_path(machine: Machine) -> str:
@@ -354,10 +501,15 @@ def _storage_summary(machine: Machine) -> Data:
 def storage_info(machine: Machine) -> Data:
     """``storage``: space by datastore."""
     usage = [
-        Data("VirtualMachineUsageOnDatastore", datastore=datastore.ref, committed=machine.used_on(datastore), uncommitted=0,
-             unshared=machine.used_on(datastore))
+        Data(
+            "VirtualMachineUsageOnDatastore",
+            datastore=datastore.ref,
+            committed=machine.used_on(datastore),
+            uncommitted=0,
+            unshared=machine.used_on(datastore),
+        )
         for datastore in machine.datastores()
-    ]  # fmt: skip
+    ]
     return Data("VirtualMachineStorageInfo", perDatastoreUsage=usage, timestamp=now())
 
 
@@ -369,20 +521,33 @@ def layout_ex(machine: Machine) -> Data:
     def add(name: str, kind: str, size: int) -> int:
         if name not in numbers:
             numbers[name] = len(files)
-            files.append(Data(
-                "VirtualMachineFileLayoutExFileInfo", key=numbers[name], name=name, type=kind, size=size, uniqueSize=size,
-                backingObjectId="", accessible=True,
-            ))  # fmt: skip
+            files.append(
+                Data(
+                    "VirtualMachineFileLayoutExFileInfo",
+                    key=numbers[name],
+                    name=name,
+                    type=kind,
+                    size=size,
+                    uniqueSize=size,
+                    backingObjectId="",
+                    accessible=True,
+                )
+            )
         return numbers[name]
 
     add(config_path(machine), "config", 3000)
     growth = machine.delta_growth()
     current = [_disk_layout(disk, growth, add) for disk in machine.disks]
     snapshots = [
-        Data("VirtualMachineFileLayoutExSnapshotLayout", key=snapshot.ref, dataKey=-1, memoryKey=-1,
-             disk=[_disk_layout(disk, 0, add) for disk in snapshot.disks])
+        Data(
+            "VirtualMachineFileLayoutExSnapshotLayout",
+            key=snapshot.ref,
+            dataKey=-1,
+            memoryKey=-1,
+            disk=[_disk_layout(disk, 0, add) for disk in snapshot.disks],
+        )
         for snapshot in all_snapshots(machine)
-    ]  # fmt: skip
+    ]
     return Data("VirtualMachineFileLayoutEx", file=files, disk=current, snapshot=snapshots, timestamp=now())
 
 
@@ -420,10 +585,18 @@ def snapshot_info(machine: Machine) -> Data | None:
 
 def _tree(machine: Machine, snapshot: Snapshot) -> Data:
     return Data(
-        "VirtualMachineSnapshotTree", snapshot=snapshot.ref, vm=machine.ref, name=snapshot.name, description=snapshot.description,
-        id=snapshot.serial, createTime=snapshot.created, state=snapshot.power, quiesced=snapshot.quiesced,
-        childSnapshotList=[_tree(machine, child) for child in snapshot.children], replaySupported=False,
-    )  # fmt: skip
+        "VirtualMachineSnapshotTree",
+        snapshot=snapshot.ref,
+        vm=machine.ref,
+        name=snapshot.name,
+        description=snapshot.description,
+        id=snapshot.serial,
+        createTime=snapshot.created,
+        state=snapshot.power,
+        quiesced=snapshot.quiesced,
+        childSnapshotList=[_tree(machine, child) for child in snapshot.children],
+        replaySupported=False,
+    )
 
 
 def changed_areas(machine: Machine, args: Data) -> Data:

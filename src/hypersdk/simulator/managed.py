@@ -24,13 +24,14 @@ _KEYED_PATH: Final = re.compile(rf"{_STEP.pattern}(?:\.{_STEP.pattern})*")
 EMPTY_LISTS: Final = frozenset(
     {"customValue", "value", "availableField", "tag", "declaredAlarmState", "triggeredAlarmState"}
 )
-"""What a vCenter sends for every entity, though nothing is in it: inventory tools walk these without asking whether they are set."""
+"""What a vCenter sends for every entity, though nothing is in it: inventory tools walk these without asking whether
+they are set."""
 
 
 @dataclass(slots=True)
 class Call:
-    """One call in progress. For calls that block, ``peer_gone`` says whether the client hung up and ``session_alive`` whether
-    its session still stands."""
+    """One call in progress. For calls that block, ``peer_gone`` says whether the client hung up and ``session_alive``
+    whether its session still stands."""
 
     method: str
     args: Data
@@ -72,7 +73,8 @@ class Managed:
 
     wsdl: ClassVar[str]
     cached: ClassVar[bool] = False
-    """Whether the XML of properties may be kept until ``touch``: only for classes whose every change ends in ``touch``."""
+    """Whether the XML of properties may be kept until ``touch``: only for classes whose every change ends in
+    ``touch``."""
     operations: ClassVar[dict[str, Operation]] = {}
     getters: ClassVar[dict[str, Callable[[Any], Any]]] = {}
 
@@ -121,7 +123,8 @@ class Managed:
         return [] if value is None and name in EMPTY_LISTS else value
 
     def property_xml(self, path: str, read: dict[str, Any]) -> str:
-        """``<val>`` of a property path, empty when unset or not modelled. ``read`` keeps what several paths of one answer have in common.
+        """``<val>`` of a property path, empty when unset or not modelled. ``read`` keeps what several paths of one
+        answer have in common.
 
         Raises MethodFault (InvalidProperty) for a path that does not exist.
         """
@@ -137,8 +140,9 @@ class Managed:
         return "" if value is None or field is None else property_value("val", value, field)
 
     def resolve(self, path: str, read: dict[str, Any] | None = None) -> tuple[Any, Field | None]:
-        """Value and field of a property path such as ``config.hardware.device``, or ``config.hardware.device[2000]`` for the item of that
-        key; through a list as a whole only its end may be asked for. A path that the API knows and the simulator does not model is unset: no value, no field.
+        """Value and field of a property path such as ``config.hardware.device``, or ``config.hardware.device[2000]``
+        for the item of that key; through a list as a whole only its end may be asked for. A path that the API knows and
+        the simulator does not model is unset: no value, no field.
         """
         known = {} if read is None else read
         (first, key), *rest = _steps(path)
@@ -159,7 +163,8 @@ class Managed:
 
 
 def _steps(path: str) -> list[tuple[str, str]]:
-    """The names of a path, each with the key in brackets behind it or ""; a text that is no path is one unknown name."""
+    """The names of a path, each with the key in brackets behind it or ""; a text that is no path is one unknown
+    name."""
     if "[" not in path:
         return [(name, "") for name in path.split(".")]
     if not _KEYED_PATH.fullmatch(path):

@@ -1,4 +1,5 @@
-"""``/nfc/TICKET/FILE``: the files of an open lease. Disks are made while they are sent: chunked, without a length, without ranges."""
+"""``/nfc/TICKET/FILE``: the files of an open lease. Disks are made while they are sent: chunked, without a length,
+without ranges."""
 
 from __future__ import annotations
 
@@ -85,11 +86,16 @@ class NfcServer:
         chunked = self._head(connection, file)
         counters, closing = self._platform.counters, self._platform.world
         delivery = Delivery(
-            connection, faults, self._platform.config.rate_bytes_s, frame=chunk_frame if chunked else plain_frame,
-            alive=lambda: not lease.ended and not closing.closing, struck=lambda fault: self._strike(lease, fault),
-            count=lambda count: counters.sent(label, count), ending=stream.close,
+            connection,
+            faults,
+            self._platform.config.rate_bytes_s,
+            frame=chunk_frame if chunked else plain_frame,
+            alive=lambda: not lease.ended and not closing.closing,
+            struck=lambda fault: self._strike(lease, fault),
+            count=lambda count: counters.sent(label, count),
+            ending=stream.close,
             length=None if is_disk(file) else file.capacity_bytes,
-        )  # fmt: skip
+        )
         try:
             self._pump(delivery, lease, file)
         except EndEarly:

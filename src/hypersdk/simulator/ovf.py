@@ -71,8 +71,8 @@ def descriptor_text(machine: Machine, files: dict[str, Data], name: str) -> str:
             references.append(f'<File ovf:href={quoteattr(file.path)} ovf:id="file{number}" ovf:size="{file.size}"/>')
             populated = f' ovf:populatedSize="{file.populatedSize}"' if file.populatedSize is not None else ""
             sections.append(
-                f'<Disk ovf:capacity="{disk.spec.capacity_bytes}" ovf:capacityAllocationUnits="byte" ovf:diskId="vmdisk{number}" '
-                f'ovf:fileRef="file{number}" ovf:format="{STREAM_FORMAT}"{populated}/>'
+                f'<Disk ovf:capacity="{disk.spec.capacity_bytes}" ovf:capacityAllocationUnits="byte"'
+                f' ovf:diskId="vmdisk{number}" ovf:fileRef="file{number}" ovf:format="{STREAM_FORMAT}"{populated}/>'
             )
     networks = "".join(
         f"<Network ovf:name={quoteattr(name)}><Description>The {scalar(name)} network</Description></Network>"
@@ -91,18 +91,38 @@ def _virtual_system(machine: Machine, name: str, disks: list[DiskState]) -> str:
     spec = machine.spec
     numbers = iter(range(1, 1000))
     items = [
-        _item(AllocationUnits="hertz * 10^6", Description="Number of Virtual CPUs", ElementName=f"{machine.cpus} virtual CPU(s)",
-              InstanceID=next(numbers), ResourceType=3, VirtualQuantity=machine.cpus),
-        _item(AllocationUnits="byte * 2^20", Description="Memory Size", ElementName=f"{machine.memory_mb}MB of memory",
-              InstanceID=next(numbers), ResourceType=4, VirtualQuantity=machine.memory_mb),
-    ]  # fmt: skip
+        _item(
+            AllocationUnits="hertz * 10^6",
+            Description="Number of Virtual CPUs",
+            ElementName=f"{machine.cpus} virtual CPU(s)",
+            InstanceID=next(numbers),
+            ResourceType=3,
+            VirtualQuantity=machine.cpus,
+        ),
+        _item(
+            AllocationUnits="byte * 2^20",
+            Description="Memory Size",
+            ElementName=f"{machine.memory_mb}MB of memory",
+            InstanceID=next(numbers),
+            ResourceType=4,
+            VirtualQuantity=machine.memory_mb,
+        ),
+    ]
     storage, instances = _storage_items(disks, numbers)
     items += storage
     items += [
-        _item(AddressOnParent=7 + index, AutomaticAllocation=True, Connection=network.name, ElementName=f"Network adapter {index + 1}",
-              Address=machine.platform.mac(f"{machine.ref.moref}/{index}"), InstanceID=next(numbers), ResourceSubType="VmxNet3", ResourceType=10)
+        _item(
+            AddressOnParent=7 + index,
+            AutomaticAllocation=True,
+            Connection=network.name,
+            ElementName=f"Network adapter {index + 1}",
+            Address=machine.platform.mac(f"{machine.ref.moref}/{index}"),
+            InstanceID=next(numbers),
+            ResourceSubType="VmxNet3",
+            ResourceType=10,
+        )
         for index, network in enumerate(machine.networks)
-    ]  # fmt: skip
+    ]
     firmware = f'<vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="{spec.firmware}"/>'
     if spec.secure_boot:
         firmware += '<vmw:Config ovf:required="false" vmw:key="bootOptions.efiSecureBootEnabled" vmw:value="true"/>'
@@ -110,7 +130,8 @@ def _virtual_system(machine: Machine, name: str, disks: list[DiskState]) -> str:
         f"<VirtualSystem ovf:id={quoteattr(name)}><Info>A Virtual system</Info><Name>{scalar(name)}</Name>"
         f'<OperatingSystemSection ovf:id="101" vmw:osType="{spec.guest_id}"><Info>The operating system installed</Info>'
         f"<Description>{scalar(machine_view.guest_name(machine))}</Description></OperatingSystemSection>"
-        "<VirtualHardwareSection><Info>Virtual hardware requirements</Info><System><vssd:ElementName>Virtual Hardware Family</vssd:ElementName>"
+        "<VirtualHardwareSection><Info>Virtual hardware requirements</Info><System><vssd:ElementName>Virtual Hardware"
+        " Family</vssd:ElementName>"
         f"<vssd:InstanceID>0</vssd:InstanceID><vssd:VirtualSystemIdentifier>{scalar(name)}</vssd:VirtualSystemIdentifier>"
         f"<vssd:VirtualSystemType>{machine_view.HARDWARE_VERSION}</vssd:VirtualSystemType></System>"
         f"{''.join(items)}{firmware}</VirtualHardwareSection>{_boot_section(machine, instances)}</VirtualSystem>"
@@ -124,8 +145,8 @@ def _boot_section(machine: Machine, instances: dict[int, int]) -> str:
     if instance is None:
         return ""
     return (
-        f'<vmw:BootOrderSection vmw:instanceId="{instance}" vmw:type="disk"><Info>Virtual hardware device boot order</Info>'
-        "</vmw:BootOrderSection>"
+        f'<vmw:BootOrderSection vmw:instanceId="{instance}" vmw:type="disk"><Info>Virtual hardware device boot'
+        " order</Info></vmw:BootOrderSection>"
     )
 
 
@@ -151,7 +172,13 @@ def _storage_items(disks: list[DiskState], numbers: Iterator[int]) -> tuple[list
     for number, disk in enumerate(disks, 1):
         instances[disk.key] = next(numbers)
         items.append(
-            _item(AddressOnParent=unit_number(disk), ElementName=f"Hard disk {disk.index + 1}", HostResource=f"ovf:/disk/vmdisk{number}",
-                  InstanceID=instances[disk.key], Parent=controllers[disk.spec.controller], ResourceType=17)
-        )  # fmt: skip
+            _item(
+                AddressOnParent=unit_number(disk),
+                ElementName=f"Hard disk {disk.index + 1}",
+                HostResource=f"ovf:/disk/vmdisk{number}",
+                InstanceID=instances[disk.key],
+                Parent=controllers[disk.spec.controller],
+                ResourceType=17,
+            )
+        )
     return items, instances

@@ -63,7 +63,8 @@ class Platform:
         self._snapshots = 0
 
     def moref(self, prefix: str, *fixed: str) -> str:
-        """A fresh moref value, or one of the fixed ones: the first on a vCenter without prefix, the last on an ESXi host."""
+        """A fresh moref value, or one of the fixed ones: the first on a vCenter without prefix, the last on an ESXi
+        host."""
         if not prefix:
             return fixed[-1] if self.esxi else fixed[0]
         return fixed[-1] if self.esxi and fixed else self.world.number(prefix)

@@ -1,4 +1,5 @@
-"""ReconfigVM: the changes of a machine's configuration that the simulator knows. All others are refused by name, none is ignored."""
+"""ReconfigVM: the changes of a machine's configuration that the simulator knows. All others are refused by name, none
+is ignored."""
 
 from __future__ import annotations
 

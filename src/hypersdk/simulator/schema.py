@@ -1,4 +1,5 @@
-"""The types of ``schema_table`` as objects: fields in wire order, ancestors, methods. And which property paths the API knows at all."""
+"""The types of ``schema_table`` as objects: fields in wire order, ancestors, methods. And which property paths the API
+knows at all."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """The part of the vSphere API (urn:vim25, up to 8.0.3) that the simulator speaks, as a table. ``schema.py`` reads it.
 
-A data type or managed type is ``Name(Base): field=type ...``; an indented ``.Method(parameter=type ...) -> type`` belongs to the
-managed type above it. ``&X`` is a reference to a managed object, ``%X`` an enum, anything else a data type or a primitive;
-``?`` means optional, ``*`` an optional list, ``+`` a list that is always there. Names and order as in the public API reference
-(https://developer.broadcom.com/xapis/vsphere-web-services-api/latest/); a field whose type is not listed here is left out.
+A data type or managed type is ``Name(Base): field=type ...``; an indented ``.Method(parameter=type ...) -> type``
+belongs to the managed type above it. ``&X`` is a reference to a managed object, ``%X`` an enum, anything else a data
+type or a primitive; ``?`` means optional, ``*`` an optional list, ``+`` a list that is always there. Names and order as
+in the public API reference (https://developer.broadcom.com/xapis/vsphere-web-services-api/latest/); a field whose type
+is not listed here is left out.
 """
 
 from __future__ import annotations

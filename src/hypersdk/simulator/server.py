@@ -241,7 +241,8 @@ class Simulator:
                 self._platform.sessions.end(session)
 
     def state(self) -> dict[str, Any]:
-        """What the account would find: equal before and after when nothing was left behind. No times, tasks, events or sessions."""
+        """What the account would find: equal before and after when nothing was left behind. No times, tasks, events or
+        sessions."""
         with self._platform.world.lock:
             machines = {machine.path(): _machine_state(machine) for machine in self._platform.machines()}
             files = {
@@ -314,7 +315,10 @@ def _split(listen_on: str) -> tuple[str, int]:
     if address.is_unspecified:
         raise UsageError(
             f"'{host}' names all addresses of this machine",
-            cause="The simulator's answers name the address at which its ESXi hosts are reached: it has to be a single one.",
+            cause=(
+                "The simulator's answers name the address at which its ESXi hosts are reached: it has to be a single"
+                " one."
+            ),
             next_step="Give the one address by which clients will reach it, such as 127.0.0.1.",
         )
     return host, int(port)
@@ -333,12 +337,19 @@ def _listen(address: str, port: int) -> socket.socket:
 
 def _machine_state(machine: Machine) -> dict[str, Any]:
     return {
-        "moref": machine.ref.moref, "power": machine.power, "template": machine.template, "cpus": machine.cpus,
-        "memory_mb": machine.memory_mb, "annotation": machine.annotation, "cbt": machine.cbt, "extra": dict(machine.extra),
+        "moref": machine.ref.moref,
+        "power": machine.power,
+        "template": machine.template,
+        "cpus": machine.cpus,
+        "memory_mb": machine.memory_mb,
+        "annotation": machine.annotation,
+        "cbt": machine.cbt,
+        "extra": dict(machine.extra),
         "devices": [device.plain() for device in machine.device_list],
         "snapshots": [(one.ref.moref, one.name, one.description) for one in machine_view.all_snapshots(machine)],
         "current_snapshot": machine.current.ref.moref if machine.current else None,
-        "lease_open": machine.lease is not None, "busy": machine.busy is not None and machine.busy.running,
+        "lease_open": machine.lease is not None,
+        "busy": machine.busy is not None and machine.busy.running,
         "consolidation_needed": machine.consolidation_needed,
         "files": sorted(file.path for store in machine.datastores() for file in machine.files_on(store)),
-    }  # fmt: skip
+    }

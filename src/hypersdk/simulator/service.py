@@ -39,12 +39,22 @@ def about(*, esxi: bool, instance_uuid: str) -> Data:
     """The API's ``AboutInfo``; every member that libvirt asks for is there."""
     product = "VMware ESXi" if esxi else "VMware vCenter Server"
     return Data(
-        "AboutInfo", name=product, fullName=f"{product} {PRODUCT_VERSION} build-{BUILD} (HyperSDK simulator)", vendor="VMware, Inc.",
-        version=PRODUCT_VERSION, build=BUILD, localeVersion="INTL", localeBuild="000",
-        osType="vmnix-x86" if esxi else "linux-x64", productLineId="embeddedEsx" if esxi else "vpx",
-        apiType="HostAgent" if esxi else "VirtualCenter", apiVersion=API_VERSION, instanceUuid=None if esxi else instance_uuid,
-        licenseProductName="VMware ESX Server" if esxi else "VMware VirtualCenter Server", licenseProductVersion="8.0",
-    )  # fmt: skip
+        "AboutInfo",
+        name=product,
+        fullName=f"{product} {PRODUCT_VERSION} build-{BUILD} (HyperSDK simulator)",
+        vendor="VMware, Inc.",
+        version=PRODUCT_VERSION,
+        build=BUILD,
+        localeVersion="INTL",
+        localeBuild="000",
+        osType="vmnix-x86" if esxi else "linux-x64",
+        productLineId="embeddedEsx" if esxi else "vpx",
+        apiType="HostAgent" if esxi else "VirtualCenter",
+        apiVersion=API_VERSION,
+        instanceUuid=None if esxi else instance_uuid,
+        licenseProductName="VMware ESX Server" if esxi else "VMware VirtualCenter Server",
+        licenseProductVersion="8.0",
+    )
 
 
 class ServiceInstance(Managed):

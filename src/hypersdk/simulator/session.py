@@ -40,15 +40,24 @@ class SessionRecord:
     def as_data(self) -> Data:
         """The API's ``UserSession``."""
         return Data(
-            "UserSession", key=self.key, userName=self.user, fullName=self.user, loginTime=self.login_time,
-            lastActiveTime=self.last_active, locale="en", messageLocale="en", extensionSession=False,
-            ipAddress="127.0.0.1", userAgent="", callCount=self.call_count,
-        )  # fmt: skip
+            "UserSession",
+            key=self.key,
+            userName=self.user,
+            fullName=self.user,
+            loginTime=self.login_time,
+            lastActiveTime=self.last_active,
+            locale="en",
+            messageLocale="en",
+            extensionSession=False,
+            ipAddress="127.0.0.1",
+            userAgent="",
+            callCount=self.call_count,
+        )
 
 
 class Sessions:
-    """All sessions of the server. ``on_end`` is told of each session that ends, whichever way. With ``any_login`` any user name and password
-    are right, if neither is empty; else those given."""
+    """All sessions of the server. ``on_end`` is told of each session that ends, whichever way. With ``any_login`` any
+    user name and password are right, if neither is empty; else those given."""
 
     def __init__(
         self, world: World, username: str, password: Secret, idle_s: float, *, any_login: bool = False

@@ -20,8 +20,17 @@ class Snapshot(Managed):
     wsdl = "VirtualMachineSnapshot"
 
     def __init__(
-        self, world: World, moref: str, machine: Machine, name: str, description: str, *, quiesced: bool, power: str, serial: int
-    ) -> None:  # fmt: skip
+        self,
+        world: World,
+        moref: str,
+        machine: Machine,
+        name: str,
+        description: str,
+        *,
+        quiesced: bool,
+        power: str,
+        serial: int,
+    ) -> None:
         self.machine = machine
         self.name, self.description, self.quiesced, self.serial = name, description, quiesced, serial
         self.created = now()

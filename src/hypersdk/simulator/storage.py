@@ -30,7 +30,8 @@ MAX_UPLOADS_BYTES: Final = 512 * MiB
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One file. ``content`` is bytes or a disk; ``None`` marks what can be listed and not read. ``used_bytes`` is what it takes up."""
+    """One file. ``content`` is bytes or a disk; ``None`` marks what can be listed and not read. ``used_bytes`` is what
+    it takes up."""
 
     path: str
     size_bytes: int
@@ -64,7 +65,8 @@ class StoredFile:
 
 
 def split_path(text: str, known: Iterable[str]) -> tuple[str, str]:
-    """``[datastore] folder/file`` as name and path; ``known`` are the names that there are. Raises MethodFault (InvalidDatastorePath)."""
+    """``[datastore] folder/file`` as name and path; ``known`` are the names that there are. Raises MethodFault
+    (InvalidDatastorePath)."""
     parts = split_datastore_path(text, known)
     if parts is None:
         raise MethodFault.of(
@@ -183,41 +185,79 @@ class Datastore(Entity):
     @prop("host")
     def _host(self) -> list[Data]:
         mount = Data(
-            "HostMountInfo", path=self.mount_path, accessMode="readWrite", mounted=True,
+            "HostMountInfo",
+            path=self.mount_path,
+            accessMode="readWrite",
+            mounted=True,
             accessible=self.accessible,
-        )  # fmt: skip
+        )
         return [Data("DatastoreHostMount", key=host.ref, mountInfo=mount) for host in self.hosts]
 
     @prop("summary")
     def _summary(self) -> Data:
         return Data(
-            "DatastoreSummary", datastore=self.ref, name=self.name, url=self.url, capacity=self.capacity_bytes,
-            freeSpace=self.free_bytes() if self.accessible else 0, uncommitted=0, accessible=self.accessible,
-            multipleHostAccess=len(self.hosts) > 1, type=self.kind, maintenanceMode="normal",
-        )  # fmt: skip
+            "DatastoreSummary",
+            datastore=self.ref,
+            name=self.name,
+            url=self.url,
+            capacity=self.capacity_bytes,
+            freeSpace=self.free_bytes() if self.accessible else 0,
+            uncommitted=0,
+            accessible=self.accessible,
+            multipleHostAccess=len(self.hosts) > 1,
+            type=self.kind,
+            maintenanceMode="normal",
+        )
 
     @prop("info")
     def _info(self) -> Data:
         common: dict[str, Any] = {
-            "name": self.name, "url": self.url, "freeSpace": self.free_bytes(), "maxFileSize": 64 * TiB,
-            "maxVirtualDiskCapacity": 62 * TiB, "maxMemoryFileSize": 24 * TiB, "timestamp": now(),
-        }  # fmt: skip
+            "name": self.name,
+            "url": self.url,
+            "freeSpace": self.free_bytes(),
+            "maxFileSize": 64 * TiB,
+            "maxVirtualDiskCapacity": 62 * TiB,
+            "maxMemoryFileSize": 24 * TiB,
+            "timestamp": now(),
+        }
         if self.kind == "NFS":
-            nas = Data("HostNasVolume", type="NFS", name=self.name, capacity=self.capacity_bytes, remoteHost="nas.example.com",
-                       remotePath=f"/export/{self.name}")  # fmt: skip
+            nas = Data(
+                "HostNasVolume",
+                type="NFS",
+                name=self.name,
+                capacity=self.capacity_bytes,
+                remoteHost="nas.example.com",
+                remotePath=f"/export/{self.name}",
+            )
             return Data("NasDatastoreInfo", **common, nas=nas)
         uuid = self.platform.uuid("datastore", self.name)
         extent = Data("HostScsiDiskPartition", diskName=f"naa.{uuid.replace('-', '')}", partition=1)
-        vmfs = Data("HostVmfsVolume", type="VMFS", name=self.name, capacity=self.capacity_bytes, blockSizeMb=1, maxBlocks=63963136,
-                    majorVersion=6, version="6.82", uuid=uuid, extent=[extent], vmfsUpgradable=False, local=False)  # fmt: skip
+        vmfs = Data(
+            "HostVmfsVolume",
+            type="VMFS",
+            name=self.name,
+            capacity=self.capacity_bytes,
+            blockSizeMb=1,
+            maxBlocks=63963136,
+            majorVersion=6,
+            version="6.82",
+            uuid=uuid,
+            extent=[extent],
+            vmfsUpgradable=False,
+            local=False,
+        )
         return Data("VmfsDatastoreInfo", **common, vmfs=vmfs)
 
     @prop("capability")
     def _capability(self) -> Data:
         return Data(
-            "DatastoreCapability", directoryHierarchySupported=True, rawDiskMappingsSupported=self.kind == "VMFS",
-            perFileThinProvisioningSupported=True, storageIORMSupported=True, nativeSnapshotSupported=False,
-        )  # fmt: skip
+            "DatastoreCapability",
+            directoryHierarchySupported=True,
+            rawDiskMappingsSupported=self.kind == "VMFS",
+            perFileThinProvisioningSupported=True,
+            storageIORMSupported=True,
+            nativeSnapshotSupported=False,
+        )
 
 
 _KINDS: Final = {

@@ -1,5 +1,5 @@
-"""A simulated disk as a streamOptimized VMDK, in the shape in which ESXi sends it: no length known beforehand, markers, grains
-in rising order, each grain table after its grains, the directory, a footer and the end-of-stream marker.
+"""A simulated disk as a streamOptimized VMDK, in the shape in which ESXi sends it: no length known beforehand, markers,
+grains in rising order, each grain table after its grains, the directory, a footer and the end-of-stream marker.
 
 ::
 
@@ -34,7 +34,8 @@ MARKER: Final = struct.Struct("<QII496x")
 FLAGS: Final = 0x30001  # newline test valid, compressed grains, markers
 AT_END: Final = 0xFFFFFFFFFFFFFFFF
 CHUNK: Final = MiB
-# zlib header, then a stored block that is not the last, STAMP bytes long: the stamp follows, then the pattern's deflate data
+# zlib header, then a stored block that is not the last, STAMP bytes long: the stamp follows, then the pattern's deflate
+# data
 _STORED_STAMP: Final = b"\x78\x01" + struct.pack("<BHH", 0, STAMP, STAMP ^ 0xFFFF)
 _PADDING: Final = bytes(SECTOR)
 
@@ -44,9 +45,24 @@ STAMP_IN_GRAIN: Final = GRAIN_MARKER.size + len(_STORED_STAMP)
 
 def _header(capacity_bytes: int, directory_sector: int) -> bytes:
     return HEADER.pack(
-        b"KDMV", 3, FLAGS, -(-capacity_bytes // SECTOR), GRAIN_SECTORS, 1, 20, TABLE_ENTRIES, 0, directory_sector,
-        OVERHEAD_SECTORS, 0, b"\n", b" ", b"\r", b"\n", 1,
-    )  # fmt: skip
+        b"KDMV",
+        3,
+        FLAGS,
+        -(-capacity_bytes // SECTOR),
+        GRAIN_SECTORS,
+        1,
+        20,
+        TABLE_ENTRIES,
+        0,
+        directory_sector,
+        OVERHEAD_SECTORS,
+        0,
+        b"\n",
+        b" ",
+        b"\r",
+        b"\n",
+        1,
+    )
 
 
 def descriptor(capacity_bytes: int, extent: str, *, kind: str, content_id: str, adapter: str = "lsilogic") -> str:
@@ -68,7 +84,8 @@ def content_id(image: DiskImage) -> str:
 
 
 class VmdkStream:
-    """Makes the stream. ``chunks`` yields about a MiB at a time; ``grain_starts`` tells where grains began in the last chunk."""
+    """Makes the stream. ``chunks`` yields about a MiB at a time; ``grain_starts`` tells where grains began in the last
+    chunk."""
 
     def __init__(self, image: DiskImage, name: str) -> None:
         self._image = image

@@ -107,11 +107,22 @@ class TaskManager(Managed):
         user = call.session.user if call.session else "system"
         moment = now()
         info = Data(
-            "TaskInfo", key=moref, task=Ref("Task", moref), name=method or call.method,
-            descriptionId=description_id(entity.wsdl, method or call.method), entity=entity.ref, entityName=entity.get("name"),
-            state="running", cancelled=False, cancelable=cancel is not None, reason=Data("TaskReasonUser", userName=user),
-            queueTime=moment, startTime=moment, eventChainId=self._event_chain, progress=0,
-        )  # fmt: skip
+            "TaskInfo",
+            key=moref,
+            task=Ref("Task", moref),
+            name=method or call.method,
+            descriptionId=description_id(entity.wsdl, method or call.method),
+            entity=entity.ref,
+            entityName=entity.get("name"),
+            state="running",
+            cancelled=False,
+            cancelable=cancel is not None,
+            reason=Data("TaskReasonUser", userName=user),
+            queueTime=moment,
+            startTime=moment,
+            eventChainId=self._event_chain,
+            progress=0,
+        )
         task = Task(self.world, moref, info, cancel)
         self._tasks.append(task)
         if len(self._tasks) > KEPT_TASKS:
@@ -141,9 +152,17 @@ class TaskManager(Managed):
 
 def description_id(wsdl: str, method: str) -> str:
     """``VirtualMachine.powerOff`` for ``PowerOffVM_Task``."""
-    known = {"PowerOnVM_Task": "powerOn", "PowerOffVM_Task": "powerOff", "SuspendVM_Task": "suspend", "ResetVM_Task": "reset",
-             "ReconfigVM_Task": "reconfigure", "CloneVM_Task": "clone", "ConsolidateVMDisks_Task": "consolidateDisks",
-             "RevertToSnapshot_Task": "revert", "RemoveSnapshot_Task": "remove"}  # fmt: skip
+    known = {
+        "PowerOnVM_Task": "powerOn",
+        "PowerOffVM_Task": "powerOff",
+        "SuspendVM_Task": "suspend",
+        "ResetVM_Task": "reset",
+        "ReconfigVM_Task": "reconfigure",
+        "CloneVM_Task": "clone",
+        "ConsolidateVMDisks_Task": "consolidateDisks",
+        "RevertToSnapshot_Task": "revert",
+        "RemoveSnapshot_Task": "remove",
+    }
     bare = method.removesuffix("_Task")
     owner = {"VirtualMachineSnapshot": "vm.Snapshot", "HostDatastoreBrowser": "host.DatastoreBrowser"}.get(wsdl, wsdl)
     return f"{owner}.{known.get(method, bare[:1].lower() + bare[1:])}"

@@ -15,7 +15,8 @@ class Ref:
 
 
 class Data:
-    """A data object. Fields are read as attributes; one that is unset reads as ``None``, as it is absent on the wire."""
+    """A data object. Fields are read as attributes; one that is unset reads as ``None``, as it is absent on the
+    wire."""
 
     __slots__ = ("fields", "type")
 

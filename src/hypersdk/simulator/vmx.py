@@ -1,4 +1,5 @@
-"""A machine's configuration file (``.vmx``). libvirt, and virt-v2v with it, make disks, drives and network cards from its text alone.
+"""A machine's configuration file (``.vmx``). libvirt, and virt-v2v with it, make disks, drives and network cards from
+its text alone.
 
 Keys as ESXi writes them. A BIOS machine has no ``firmware`` line: ``efi`` is its only value.
 """
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 Pairs = Iterator[tuple[str, str]]
 
 _SCSI_MODELS: Final = {
-    "ParaVirtualSCSIController": "pvscsi", "VirtualLsiLogicController": "lsilogic", "VirtualLsiLogicSASController": "lsisas1068",
-}  # fmt: skip
+    "ParaVirtualSCSIController": "pvscsi",
+    "VirtualLsiLogicController": "lsilogic",
+    "VirtualLsiLogicSASController": "lsisas1068",
+}
 _DISK_TYPES: Final = {"scsi": "scsi-hardDisk", "ide": "ata-hardDisk"}
 """``deviceType`` of a disk, by bus; SATA and NVMe write none."""
 _GUESTS: Final = {
@@ -45,11 +48,19 @@ def vmx_text(machine: Machine) -> str:
 
 def _machine(machine: Machine) -> Pairs:
     yield from (
-        (".encoding", "UTF-8"), ("config.version", "8"), ("virtualHW.version", "19"), ("displayName", machine.name),
-        ("guestOS", _GUESTS.get(machine.spec.guest_id, "other-64")), ("memSize", str(machine.memory_mb)),
-        ("numvcpus", str(machine.cpus)), ("cpuid.coresPerSocket", "1"), ("uuid.bios", spaced_uuid(machine.uuid)),
-        ("vc.uuid", spaced_uuid(machine.instance_uuid)), ("nvram", f"{machine.folder_name}.nvram"), ("floppy0.present", "FALSE"),
-    )  # fmt: skip
+        (".encoding", "UTF-8"),
+        ("config.version", "8"),
+        ("virtualHW.version", "19"),
+        ("displayName", machine.name),
+        ("guestOS", _GUESTS.get(machine.spec.guest_id, "other-64")),
+        ("memSize", str(machine.memory_mb)),
+        ("numvcpus", str(machine.cpus)),
+        ("cpuid.coresPerSocket", "1"),
+        ("uuid.bios", spaced_uuid(machine.uuid)),
+        ("vc.uuid", spaced_uuid(machine.instance_uuid)),
+        ("nvram", f"{machine.folder_name}.nvram"),
+        ("floppy0.present", "FALSE"),
+    )
     if machine.spec.firmware == "efi":
         yield "firmware", "efi"
         if machine.spec.secure_boot:
@@ -100,7 +111,8 @@ def _cdrom(machine: Machine, device: Data) -> Pairs:
 
 
 def _file(machine: Machine, path: str) -> str:
-    """``[datastore] folder/file`` as the file names it: bare beside it, else with the path where hosts mount the datastore."""
+    """``[datastore] folder/file`` as the file names it: bare beside it, else with the path where hosts mount the
+    datastore."""
     platform = machine.platform
     name, rest = split_path(path, [store.name for store in platform.datastores(machine.datacenter())])
     if name == machine.home.name and rest.rpartition("/")[0] == machine.folder_name:

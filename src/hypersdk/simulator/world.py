@@ -1,7 +1,9 @@
-"""The world that all calls act on: the registry of managed objects, one lock, change notification, and a clock with appointments.
+"""The world that all calls act on: the registry of managed objects, one lock, change notification, and a clock with
+appointments.
 
-Every read and change of an object happens under ``world.lock``. A change ends in ``touch``, which wakes those who wait for
-updates. Work that takes time (a task, a lease becoming ready) is an appointment, run by one scheduler thread under the lock.
+Every read and change of an object happens under ``world.lock``. A change ends in ``touch``, which wakes those who wait
+for updates. Work that takes time (a task, a lease becoming ready) is an appointment, run by one scheduler thread under
+the lock.
 """
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
-"""The daemon's database: what users see and what programs rely on. SQLite on one host, PostgreSQL for several, by one URL."""
+"""The daemon's database: what users see and what programs rely on. SQLite on one host, PostgreSQL for several, by one
+URL."""

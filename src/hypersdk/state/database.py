@@ -1,4 +1,5 @@
-"""Opening the database: one URL, SQLite tuned for a daemon, PostgreSQL as it is; schema upgraded under a lock, by Alembic.
+"""Opening the database: one URL, SQLite tuned for a daemon, PostgreSQL as it is; schema upgraded under a lock, by
+Alembic.
 
 ::
 
@@ -88,7 +89,8 @@ class Database:
 
     @classmethod
     def open(cls, url: str) -> Database:
-        """Connects. Raises UsageError ``database_url`` and ``sqlite_old``; the first use raises DatabaseError where nothing answers."""
+        """Connects. Raises UsageError ``database_url`` and ``sqlite_old``; the first use raises DatabaseError where
+        nothing answers."""
         parsed = parse_url(url)
         if parsed.get_backend_name() == "sqlite":
             return cls(_sqlite(parsed), Path(str(parsed.database)))
@@ -129,7 +131,8 @@ class Database:
         self.outage.succeeded(writing=writing)
 
     def writable(self) -> DatabaseError | None:
-        """What keeps it from being written, found out by a small write, at most every few seconds; None where it can be."""
+        """What keeps it from being written, found out by a small write, at most every few seconds; None where it can
+        be."""
         with self._probing:
             if self._probed is not None:
                 at, found = self._probed
@@ -145,7 +148,8 @@ class Database:
             return fault or self.outage.fault
 
     def _probe(self) -> None:
-        """Waits for nobody: neither for a connection of the pool nor, for long, for another writer. Raises DatabaseError."""
+        """Waits for nobody: neither for a connection of the pool nor, for long, for another writer. Raises
+        DatabaseError."""
         with self._translated(writing=True):
             if self.path is None:
                 with self.engine.begin() as connection:
@@ -153,7 +157,8 @@ class Database:
                     # As one statement: other processes try at the same time.
                     connection.execute(
                         sa.text(
-                            "INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+                            "INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET"
+                            " value = excluded.value"
                         ),
                         {"name": _PROBE, "value": str(time.time())},
                     )
@@ -173,11 +178,11 @@ class Database:
         return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
     def revision(self, connection: sa.Connection, by: int = 1) -> int:
-        """The next revision, or the last of the next ``by``. Holds the counter's row until the transaction ends, so that revisions become
-        visible in order.
+        """The next revision, or the last of the next ``by``. Holds the counter's row until the transaction ends, so
+        that revisions become visible in order.
 
-        Rows that are changed are locked before, several of them in the order of their keys (``lock_rows``): whoever has the counter waits for
-        nobody, or two transactions wait for each other.
+        Rows that are changed are locked before, several of them in the order of their keys (``lock_rows``): whoever has
+        the counter waits for nobody, or two transactions wait for each other.
         """
         return self.count(connection, "revision", by)
 
@@ -192,20 +197,22 @@ class Database:
         return int(connection.execute(bump).scalar_one())
 
     def lock_rows(self, connection: sa.Connection, key: sa.Column[str], values: Collection[str]) -> None:
-        """Rows of a table by their key, which nobody else changes until the transaction ends. SQLite has one writer anyway."""
+        """Rows of a table by their key, which nobody else changes until the transaction ends. SQLite has one writer
+        anyway."""
         if not self.is_sqlite and values:
             connection.execute(sa.select(key).where(key.in_(values)).order_by(key).with_for_update())
 
     def serialize(self, connection: sa.Connection, name: str) -> None:
-        """Of all transactions that ask for ``name``, one goes on at a time, until it ends. SQLite has one writer anyway."""
+        """Of all transactions that ask for ``name``, one goes on at a time, until it ends. SQLite has one writer
+        anyway."""
         if not self.is_sqlite:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
 
     def upgrade(self, *, make: bool = True) -> str | None:
         """Brings the schema up to date and returns the revision that it came from (None: it was empty or up to date).
 
-        An SQLite file is copied beside itself before. Raises DatabaseError: ``database_newer`` for a schema that this version does not know,
-        without ``make`` ``database_gone`` for a file that is not there.
+        An SQLite file is copied beside itself before. Raises DatabaseError: ``database_newer`` for a schema that this
+        version does not know, without ``make`` ``database_gone`` for a file that is not there.
         """
         known = _revisions()
         head = known[-1]
@@ -229,7 +236,8 @@ class Database:
             return current
 
     def check(self) -> None:
-        """Looks through an SQLite file that is not too large to look through at a start. Raises DatabaseError ``database_damaged``."""
+        """Looks through an SQLite file that is not too large to look through at a start. Raises DatabaseError
+        ``database_damaged``."""
         if self.path is None or self.path.stat().st_size > CHECKED_BYTES:
             return
         with self.read() as connection:
@@ -243,8 +251,10 @@ class Database:
             return _revision_of(connection) == _revisions()[-1]
 
     def wait_until_usable(self, alive: Callable[[], None]) -> None:
-        """For a process of a daemon that is running: returns once the database has this version's schema and can be written. Its file is not made
-        anew: where it is missing, somebody moved it, and would find another one in its place. ``alive`` is called in each turn.
+        """For a process of a daemon that is running: returns once the database has this version's schema and can be
+        written. Its file is not made
+        anew: where it is missing, somebody moved it, and would find another one in its place. ``alive`` is called in
+        each turn.
 
         Raises DatabaseError where no waiting helps.
         """
@@ -305,7 +315,8 @@ def parse_url(url: str) -> URL:
 
 
 def connect_args(url: URL) -> dict[str, Any]:
-    """What PostgreSQL's driver is told beside its address: a host that swallows everything must not be waited for, for minutes."""
+    """What PostgreSQL's driver is told beside its address: a host that swallows everything must not be waited for, for
+    minutes."""
     return {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_S}
 
 
@@ -330,15 +341,18 @@ def _sqlite(url: URL) -> sa.Engine:
 def sqlite_engine(
     path: Path, *pragmas: str, isolation_level: Literal["IMMEDIATE"] | None = None, busy_s: int = BUSY_S
 ) -> sa.Engine:
-    """Connections to a file that is there. pysqlite begins no transaction of its own, unless ``isolation_level`` says which.
+    """Connections to a file that is there. pysqlite begins no transaction of its own, unless ``isolation_level`` says
+    which.
 
-    One that is removed while it is open would go on taking writes that nobody finds again; and SQLite would make an empty one under its name.
-    Neither happens: each use compares the file that is open with that of the name.
+    One that is removed while it is open would go on taking writes that nobody finds again; and SQLite would make an
+    empty one under its name. Neither happens: each use compares the file that is open with that of the name.
     """
     engine = sa.create_engine(
-        URL.create("sqlite", database=str(path)), creator=lambda: connect_sqlite(path, busy_s), pool_size=POOL_SIZE,
+        URL.create("sqlite", database=str(path)),
+        creator=lambda: connect_sqlite(path, busy_s),
+        pool_size=POOL_SIZE,
         max_overflow=POOL_SIZE,
-    )  # fmt: skip
+    )
 
     @sa.event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, record: Any) -> None:
@@ -373,7 +387,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _opened(database: Path, path: Path) -> Iterator[int]:
-    """``path``, made where it is missing, readable by its owner only, who is that of the folder. Raises DatabaseError."""
+    """``path``, made where it is missing, readable by its owner only, who is that of the folder. Raises
+    DatabaseError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -404,8 +419,8 @@ def file_system(path: Path) -> str:
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
-    """A consistent copy of a database in use, readable by its owner only; it is whole and durable when it has its name. Raises OSError and
-    sqlite3.Error."""
+    """A consistent copy of a database in use, readable by its owner only; it is whole and durable when it has its name.
+    Raises OSError and sqlite3.Error."""
     partial = target.with_name(target.name + ".partial")
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

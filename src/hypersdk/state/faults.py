@@ -1,4 +1,5 @@
-"""What is wrong with a database, from what its driver says; and one line in the log for each outage, not one for each call.
+"""What is wrong with a database, from what its driver says; and one line in the log for each outage, not one for each
+call.
 
 ::
 
@@ -34,7 +35,8 @@ DATABASE_FULL: Final = register(
 DATABASE_READ_ONLY: Final = register(
     "database_read_only",
     "The daemon's database, or its folder, cannot be written by the daemon's user.",
-    "Mount its file system writable, or give file and folder to the daemon's user. A daemon that runs goes on by itself.",
+    "Mount its file system writable, or give file and folder to the daemon's user. A daemon that runs goes on by"
+    " itself.",
 )
 DATABASE_LOCKED: Final = register(
     "database_locked",
@@ -44,7 +46,8 @@ DATABASE_LOCKED: Final = register(
 DATABASE_DAMAGED: Final = register(
     "database_damaged",
     "The file of the daemon's database is damaged, or is no database.",
-    "Stop the daemon, move the file away, and put a backup back with `hypervisord restore FILE`; look at the disk it lay on.",
+    "Stop the daemon, move the file away, and put a backup back with `hypervisord restore FILE`; look at the disk it"
+    " lay on.",
 )
 DATABASE_GONE: Final = register(
     "database_gone",
@@ -54,18 +57,24 @@ DATABASE_GONE: Final = register(
 DATABASE_IO: Final = register(
     "database_io",
     "The file system of the daemon's database reports an error.",
-    "See the kernel's log (`dmesg`) for what the disk says. The daemon goes on by itself once the file can be read and written.",
+    "See the kernel's log (`dmesg`) for what the disk says. The daemon goes on by itself once the file can be read and"
+    " written.",
 )
 OVER_S: Final = 3.0
-"""An outage is over when something succeeds so long after the last failure: on a full disk, one of two writes may find room."""
+"""An outage is over when something succeeds so long after the last failure: on a full disk, one of two writes may find
+room."""
 _BY_SQLITE: Final = {
     sqlite3.SQLITE_FULL: DATABASE_FULL, sqlite3.SQLITE_READONLY: DATABASE_READ_ONLY, sqlite3.SQLITE_PERM: DATABASE_READ_ONLY,
     sqlite3.SQLITE_BUSY: DATABASE_LOCKED, sqlite3.SQLITE_LOCKED: DATABASE_LOCKED, sqlite3.SQLITE_PROTOCOL: DATABASE_LOCKED,
     sqlite3.SQLITE_CORRUPT: DATABASE_DAMAGED, sqlite3.SQLITE_NOTADB: DATABASE_DAMAGED, sqlite3.SQLITE_IOERR: DATABASE_IO,
 }  # fmt: skip
 _BY_SQLSTATE: Final = {
-    "53100": DATABASE_FULL, "25006": DATABASE_READ_ONLY, "55P03": DATABASE_LOCKED, "XX001": DATABASE_DAMAGED, "XX002": DATABASE_DAMAGED,
-}  # fmt: skip
+    "53100": DATABASE_FULL,
+    "25006": DATABASE_READ_ONLY,
+    "55P03": DATABASE_LOCKED,
+    "XX001": DATABASE_DAMAGED,
+    "XX002": DATABASE_DAMAGED,
+}
 _CONFLICTS: Final = frozenset({"40001", "40P01", "55P03"})
 """Two transactions that are in each other's way: no outage, one of them is done again."""
 
@@ -78,8 +87,9 @@ class DatabaseError(HyperSDKError):
 
 
 def fault_of(error: BaseException, path: Path | None, name: str = "") -> DatabaseError | None:
-    """What an error of SQLAlchemy or of SQLite's driver means, for the SQLite file at ``path`` (None: PostgreSQL). None where it says nothing
-    about the database but something about the statement. The statement and its values are not shown: they may be secret."""
+    """What an error of SQLAlchemy or of SQLite's driver means, for the SQLite file at ``path`` (None: PostgreSQL). None
+    where it says nothing about the database but something about the statement. The statement and its values are not
+    shown: they may be secret."""
     name = name or (f"the database {path}" if path else "the database")
     driver = getattr(error, "orig", None) or error
     said = _first_line(driver)

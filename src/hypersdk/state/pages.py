@@ -35,7 +35,8 @@ EVERYTHING: Final = Where()
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Which part of a list, in which order. ``sort`` is a column, with ``-`` before it for falling order; rows without a value come last."""
+    """Which part of a list, in which order. ``sort`` is a column, with ``-`` before it for falling order; rows without
+    a value come last."""
 
     sort: str
     offset: int = 0
@@ -44,7 +45,8 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[T]):
-    """Part of a list; how many match in all; the revision that the list was read at; how many match by value of a column."""
+    """Part of a list; how many match in all; the revision that the list was read at; how many match by value of a
+    column."""
 
     rows: tuple[T, ...]
     total: int
@@ -53,7 +55,8 @@ class Found(Generic[T]):
 
 
 class Listing:
-    """What a list can be filtered and sorted by. ``key`` is a column without equals: it decides between rows that are equal in the others."""
+    """What a list can be filtered and sorted by. ``key`` is a column without equals: it decides between rows that are
+    equal in the others."""
 
     def __init__(
         self, noun: str, columns: Mapping[str, sa.ColumnElement[Any]], *, key: str, facets: Sequence[str] = ()
@@ -74,10 +77,17 @@ class Listing:
         return found + [self.columns[name].icontains(text, autoescape=True) for name, text in where.containing]
 
     def page(
-        self, connection: sa.Connection, query: sa.Select[Any], conditions: Sequence[sa.ColumnElement[bool]], part: Slice,
-        make: Callable[[Any], T], *, beyond: sa.ColumnElement[bool] | None = None,
-    ) -> Found[T]:  # fmt: skip
-        """``query`` selects what ``make`` takes as a row. ``beyond`` is the condition of a cursor, which no count heeds.
+        self,
+        connection: sa.Connection,
+        query: sa.Select[Any],
+        conditions: Sequence[sa.ColumnElement[bool]],
+        part: Slice,
+        make: Callable[[Any], T],
+        *,
+        beyond: sa.ColumnElement[bool] | None = None,
+    ) -> Found[T]:
+        """``query`` selects what ``make`` takes as a row. ``beyond`` is the condition of a cursor, which no count
+        heeds.
 
         Raises UsageError ``list_query``.
         """
@@ -94,8 +104,10 @@ class Listing:
         name, down = sort.removeprefix("-"), sort.startswith("-")
         if name not in self.columns:
             raise UsageError(
-                f"{self._noun} cannot be sorted by '{name[:60]}'", code=LIST_QUERY, next_step=f"One of {', '.join(self.columns)}."
-            )  # fmt: skip
+                f"{self._noun} cannot be sorted by '{name[:60]}'",
+                code=LIST_QUERY,
+                next_step=f"One of {', '.join(self.columns)}.",
+            )
         column, key = self.columns[name], self.columns[self.key]
         return [(column.desc() if down else column.asc()).nulls_last(), key.desc() if down else key.asc()]
 
@@ -106,7 +118,8 @@ def current_revision(connection: sa.Connection) -> int:
 
 
 def by_id_first(ids: sa.Column[str], key: str) -> sa.ColumnElement[int]:
-    """Order of the rows that ``key`` may mean, by id or by name: the id's own comes first, whatever the other is called."""
+    """Order of the rows that ``key`` may mean, by id or by name: the id's own comes first, whatever the other is
+    called."""
     return sa.case((ids == key, 0), else_=1)
 
 

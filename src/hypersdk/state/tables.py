@@ -12,8 +12,8 @@
     audit, idempotency, counters, removed, meta
     samples                      one row a minute: rate and numbers of jobs, for the history
 
-Times are seconds since 1970 as floats, UTC. ``revision`` of a row is the value of the one counter ``revision`` at its last change, so that
-"what is new since N" is one indexed read. The engine's own tables (DBOS) live apart.
+Times are seconds since 1970 as floats, UTC. ``revision`` of a row is the value of the one counter ``revision`` at its
+last change, so that "what is new since N" is one indexed read. The engine's own tables (DBOS) live apart.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     a reading thread:  reading | paying the limit | backlog: nobody takes what it has | cpu | writing
     a working thread:  idle: nothing to do                                            | cpu | writing
 
-The reading threads set the pace, so their time tells: much ``reading`` means the source is slow, much ``backlog`` that the others are, and
-those say whether they compute or write.
+The reading threads set the pace, so their time tells: much ``reading`` means the source is slow, much ``backlog`` that
+the others are, and those say whether they compute or write.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ _OF_THREAD: Final = threading.local()
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """The calling thread waits for the image's file while the block runs. Not every second inside a writer is one of its target's:
-    some deflate.
+    """The calling thread waits for the image's file while the block runs. Not every second inside a writer is one of
+    its target's: some deflate.
     """
     timeline: Timeline | None = getattr(_OF_THREAD, "timeline", None)
     if timeline is None:

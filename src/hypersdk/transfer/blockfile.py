@@ -20,7 +20,8 @@ _ZEROS: Final = bytes(1 * MiB)
 _FALLOC_FL_KEEP_SIZE: Final = 0x01
 _FALLOC_FL_PUNCH_HOLE: Final = 0x02
 _NO_HOLES: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
-"""What fallocate(2) answers where file system or kernel cannot punch holes; EPERM from sandboxes that do not know the call."""
+"""What fallocate(2) answers where file system or kernel cannot punch holes; EPERM from sandboxes that do not know the
+call."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
@@ -30,7 +31,8 @@ if _fallocate is not None:
 
 
 class FdFile:
-    """An open, seekable file descriptor as a BlockFile. The descriptor stays the caller's, who closes it after the last call."""
+    """An open, seekable file descriptor as a BlockFile. The descriptor stays the caller's, who closes it after the last
+    call."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -116,7 +118,8 @@ def _without(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
 
 
 class RegionFile:
-    """``file`` from byte ``start`` on, as a file of its own. It is the last region of ``file``: its end is the file's end."""
+    """``file`` from byte ``start`` on, as a file of its own. It is the last region of ``file``: its end is the file's
+    end."""
 
     def __init__(self, file: BlockFile, start: int) -> None:
         self._file = file

@@ -53,7 +53,8 @@ class BlockMap:
                     self.add(index)
 
     def runs(self, low: int, high: int, *, present: bool) -> Iterator[range]:
-        """Runs within ``low..high`` of blocks that are in the set, or are not; rising. Whole bytes at a time over long ones."""
+        """Runs within ``low..high`` of blocks that are in the set, or are not; rising. Whole bytes at a time over long
+        ones."""
         position = low
         while position < high:
             start = self._seek(position, high, present=present)

@@ -1,7 +1,8 @@
 """How many streams may run at once: per ESXi host and per vCenter.
 
-An ESXi host keeps the buffers of all its NFC streams in one small pool (48 MB in version 7, 96 MB in 8); backups share it.
-A host that says the pool is empty gets half as many streams from us, at once, and one more for each quiet minute afterwards.
+An ESXi host keeps the buffers of all its NFC streams in one small pool (48 MB in version 7, 96 MB in 8); backups share
+it. A host that says the pool is empty gets half as many streams from us, at once, and one more for each quiet minute
+afterwards.
 """
 
 from __future__ import annotations

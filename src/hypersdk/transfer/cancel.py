@@ -15,8 +15,8 @@ from hypersdk.errors import Cancelled
 class SignalFlag:
     """What a signal handler sets and the main thread waits for.
 
-    The lock of ``threading.Event`` may be held by the very thread that the handler interrupts, which then waits for itself for ever.
-    Here is none.
+    The lock of ``threading.Event`` may be held by the very thread that the handler interrupts, which then waits for
+    itself for ever. Here is none.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,8 @@ def _close_all(*descriptors: int) -> None:
 
 
 class CancelToken:
-    """Set once, by a signal handler or another thread; ``child`` tokens are cancelled with their parent, not the other way round."""
+    """Set once, by a signal handler or another thread; ``child`` tokens are cancelled with their parent, not the other
+    way round."""
 
     def __init__(self, parent: CancelToken | None = None) -> None:
         self._event = threading.Event()
@@ -91,8 +92,8 @@ class CancelToken:
 
     @contextmanager
     def calling(self, call: Callable[[], None]) -> Iterator[None]:
-        """While inside, ``cancel`` also makes this call, from its own thread: for what ends a wait that looks at no token. It must be quick,
-        raise nothing and leave this token alone. After the block it is not made any more."""
+        """While inside, ``cancel`` also makes this call, from its own thread: for what ends a wait that looks at no
+        token. It must be quick, raise nothing and leave this token alone. After the block it is not made any more."""
         with self._lock:
             self._calls.append(call)
             if self._event.is_set():

@@ -7,8 +7,8 @@
         crew.start("read", ...)          the first error of any thread stops them all
         crew.wait()                      raises it, once; or Cancelled within a moment of the cancel
 
-On the way out the source is closed first, which wakes a thread that still waits for it, then every thread is joined: none
-outlives the block.
+On the way out the source is closed first, which wakes a thread that still waits for it, then every thread is joined:
+none outlives the block.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ class Turnstile:
 
 
 class Crew:
-    """Starts threads, stops them together, joins them all. ``token`` is cancelled with the caller's and when the crew stops."""
+    """Starts threads, stops them together, joins them all. ``token`` is cancelled with the caller's and when the crew
+    stops."""
 
     def __init__(self, cancel: CancelToken, name: str) -> None:
         self.token = cancel.child()

@@ -6,12 +6,14 @@
     group   = H("... group 1", block 0, block 1, ... block 8191)                          one per 512 MiB
     block   = BLAKE3(64 KiB of the guest)                                                 one per 64 KiB
 
-``H(context, parts...)`` is BLAKE3 in its key derivation mode with that context string over the parts, one after another; so
-a group's digest can never be mistaken for a block's. Digests are 32 bytes. The last block of a disk is padded with zeros to
-64 KiB, the last group holds only the blocks that the disk has, and the capacity is part of the disk's digest.
+``H(context, parts...)`` is BLAKE3 in its key derivation mode with that context string over the parts, one after
+another; so a group's digest can never be mistaken for a block's. Digests are 32 bytes. The last block of a disk is
+padded with zeros to 64 KiB, the last group holds only the blocks that the disk has, and the capacity is part of the
+disk's digest.
 
-An absent block reads as zeros, so it counts as a block of zeros: its digest is the constant ``ZERO_BLOCK``. That makes the digest of a sparse
-4 TiB disk cheap (``ZERO_GROUP`` stands for 512 MiB), and equal for an image with holes and one with zeros written out.
+An absent block reads as zeros, so it counts as a block of zeros: its digest is the constant ``ZERO_BLOCK``. That makes
+the digest of a sparse 4 TiB disk cheap (``ZERO_GROUP`` stands for 512 MiB), and equal for an image with holes and one
+with zeros written out.
 
 Why a tree: blocks arrive in any order, in several threads, over several runs. Each is hashed once, while it is in the
 processor's cache anyway; the ledger keeps the 32 bytes; what is left at the end is 64 KiB/32 = 1/2048 of the disk.
@@ -131,7 +133,8 @@ class _GroupReader:
         return group_digest(b"".join(hashes.get(index, ZERO_BLOCK) for index in blocks))
 
     def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` to read within ``start..end``: whole blocks that an extent touches, at most a buffer at a time."""
+        """``(offset, length)`` to read within ``start..end``: whole blocks that an extent touches, at most a buffer at
+        a time."""
         position = start
         while position < end and self._next_extent(position):
             position = max(position, self._start // BLOCK * BLOCK)

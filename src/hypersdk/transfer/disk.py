@@ -1,4 +1,5 @@
-"""One disk from its source into its image: tried again when it breaks, remembered block by block, proved by its digests.
+"""One disk from its source into its image: tried again when it breaks, remembered block by block, proved by its
+digests.
 
 ::
 
@@ -58,15 +59,16 @@ def transfer_disk(
 ) -> Receipt:
     """Copies ``source`` into ``writer`` and finishes it: when this returns, the image is whole and durable.
 
-    ``ledger`` says what an earlier run wrote: that is read back first (``transfer.takeover``), and what is still there is not written again
-    (a stream's blocks are compared with it, ranges are not even fetched). Without one the run cannot be resumed. ``check=False`` passes grains on
+    ``ledger`` says what an earlier run wrote: that is read back first (``transfer.takeover``), and what is still there
+    is not written again (a stream's blocks are compared with it, ranges are not even fetched). Without one the run
+    cannot be resumed. ``check=False`` passes grains on
     unseen: then there is no content digest.
     ``workers`` inflate and hash. ``hashes`` are the digests of the stream; SHA-1 is added where the source wants it.
     ``space`` waits for room for the ledger; the image's own file is wrapped in ``PatientFile`` by who opened it.
 
-    Ends with the first error of any of its threads, raised once: TransientError and SourceError of the source when the retries are
-    used up; IntegrityError; TargetError; Cancelled within about a second of the cancel. Whatever it raises, no thread is left, the
-    ledger holds nothing that is not in the image, and a later run may go on.
+    Ends with the first error of any of its threads, raised once: TransientError and SourceError of the source when the
+    retries are used up; IntegrityError; TargetError; Cancelled within about a second of the cancel. Whatever it raises,
+    no thread is left, the ledger holds nothing that is not in the image, and a later run may go on.
     """
     if source.capacity_bytes != writer.capacity:
         raise ValueError(f"a disk of {source.capacity_bytes} bytes into an image of {writer.capacity}")
@@ -82,9 +84,18 @@ def transfer_disk(
             checkpoints = Checkpoints(kept, writer.sync, checkpoint_bytes, meter.file_name)
             until_copied.enter_context(checkpoints)
         copy = _Copy(
-            writer, kept, cancel, meter, retry or RetryPolicy(), limit, budget, space, checkpoints, clock,
+            writer,
+            kept,
+            cancel,
+            meter,
+            retry or RetryPolicy(),
+            limit,
+            budget,
+            space,
+            checkpoints,
+            clock,
             news_bytes=checkpoint_bytes,
-        )  # fmt: skip
+        )
         digests: StreamDigests | None = None
         if isinstance(source, RangeSource):
             copy.ranges(source, range_streams)
@@ -115,7 +126,8 @@ def _hashes(source: StreamSource, hashes: Collection[str]) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class _Copy:
-    """The tries of one disk. ``news_bytes``: a try that stored as much got somewhere, and the count of failures starts again."""
+    """The tries of one disk. ``news_bytes``: a try that stored as much got somewhere, and the count of failures starts
+    again."""
 
     writer: ImageWriter
     ledger: BlockLedger
@@ -174,7 +186,8 @@ class _Copy:
         self.meter.tried()
 
     def _others_run(self, error: HyperSDKError, host: str) -> bool:
-        """A host that has no room for one more stream of ours, while others of ours run there: they end, and then it has.
+        """A host that has no room for one more stream of ours, while others of ours run there: they end, and then it
+        has.
 
         Such a refusal lowers the budget and does not use up a retry.
         """
@@ -188,9 +201,18 @@ class _Copy:
     ) -> Receipt:
         """What was done."""
         return Receipt(
-            label=source.label, capacity_bytes=self.writer.capacity, content=self.ledger.content_digest(),
-            stream=digests, wire_bytes=self.meter.wire_bytes, written_bytes=self.meter.written_bytes,
-            data_bytes=self.ledger.data_bytes, blocks_written=self.tally.written, blocks_skipped=found,
-            blocks_zero=self.tally.zero, attempts=self.tries, elapsed_s=elapsed_s, route=self.route,
+            label=source.label,
+            capacity_bytes=self.writer.capacity,
+            content=self.ledger.content_digest(),
+            stream=digests,
+            wire_bytes=self.meter.wire_bytes,
+            written_bytes=self.meter.written_bytes,
+            data_bytes=self.ledger.data_bytes,
+            blocks_written=self.tally.written,
+            blocks_skipped=found,
+            blocks_zero=self.tally.zero,
+            attempts=self.tries,
+            elapsed_s=elapsed_s,
+            route=self.route,
             blocks_damaged=damaged,
-        )  # fmt: skip
+        )

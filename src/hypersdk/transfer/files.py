@@ -1,10 +1,11 @@
-"""Output files: opened without surprises, replaced in one step, durable before they are named, read back for their checksum.
+"""Output files: opened without surprises, replaced in one step, durable before they are named, read back for their
+checksum.
 
-A file grows as ``NAME.partial``; when it is whole it is synced, renamed and its folder synced. Whoever finds ``NAME`` finds all
-of it, also after a power cut.
+A file grows as ``NAME.partial``; when it is whole it is synced, renamed and its folder synced. Whoever finds ``NAME``
+finds all of it, also after a power cut.
 
-A name may be given to another file at any time, so a file that was written is held by its descriptor until it has its final name. As long
-as it is open, no other file has its inode number, and ``has_name`` can tell the two apart.
+A name may be given to another file at any time, so a file that was written is held by its descriptor until it has its
+final name. As long as it is open, no other file has its inode number, and ``has_name`` can tell the two apart.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def shown_path(path: Path) -> Path:
-    """``path`` as people know it: where it leads through an open descriptor of this process (``/proc/self/fd/7/disk.qcow2``), by the name that
-    the folder behind it has."""
+    """``path`` as people know it: where it leads through an open descriptor of this process
+    (``/proc/self/fd/7/disk.qcow2``), by the name that the folder behind it has."""
     if path.parts[:4] != _BY_DESCRIPTOR or len(path.parts) < 5:
         return path
     try:
@@ -53,7 +54,8 @@ def shown_path(path: Path) -> Path:
 
 
 def owned_like_folder(descriptor: int, folder: Path) -> None:
-    """Gives a file that root has made to the owner of ``folder``: root looks after the state of a service that runs as another user."""
+    """Gives a file that root has made to the owner of ``folder``: root looks after the state of a service that runs as
+    another user."""
     if os.geteuid() == 0:
         owner, now = folder.stat(), os.fstat(descriptor)
         if (now.st_uid, now.st_gid) != (owner.st_uid, owner.st_gid):
@@ -78,10 +80,11 @@ def target_errors(doing: str) -> Iterator[None]:
 
 
 def open_output(path: Path, *, fresh: bool) -> int:
-    """A descriptor to read and write ``path``: a new, empty file (what lay there is gone) or, not ``fresh``, the one that exists.
+    """A descriptor to read and write ``path``: a new, empty file (what lay there is gone) or, not ``fresh``, the one
+    that exists.
 
-    A symbolic link in the place of the file is refused, and so is whatever is no regular file: the output goes where the user said.
-    Raises TargetError.
+    A symbolic link in the place of the file is refused, and so is whatever is no regular file: the output goes where
+    the user said. Raises TargetError.
     """
     with target_errors(f"opening {path.name}"):
         if not fresh:
@@ -107,10 +110,11 @@ def open_regular(
     follow: bool = False,
     mode: int = FILE_MODE,
 ) -> int:
-    """A descriptor of the regular file ``path``, below the open ``folder`` where one is given; no link in its place is followed, but with ``follow``.
+    """A descriptor of the regular file ``path``, below the open ``folder`` where one is given; no link in its place is
+    followed, but with ``follow``.
 
-    What it is is asked before it is opened, because opening a device may do something, and again afterwards. A FIFO is not waited for. ``mode``
-    is that of a file that ``flags`` have made. Raises NotRegularError, and any other OSError.
+    What it is is asked before it is opened, because opening a device may do something, and again afterwards. A FIFO is
+    not waited for. ``mode`` is that of a file that ``flags`` have made. Raises NotRegularError, and any other OSError.
     """
     with nullcontext() if not flags & os.O_CREAT else suppress(FileNotFoundError):
         _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=follow))
@@ -165,8 +169,9 @@ def sync_folder(folder: Path) -> None:
 def publish(partial: Path, final: Path, written: int | None = None, on_lost: Callable[[], None] | None = None) -> None:
     """Gives a whole file its name: content durable first, then the name, then the name durable. Raises TargetError.
 
-    ``written`` is the descriptor that the file was written with: another one that has its name by now is an error (``output_replaced``), and
-    keeps the name that it had. Without it the file is the one that is found. ``on_lost`` is called when the content could not be made
+    ``written`` is the descriptor that the file was written with: another one that has its name by now is an error
+    (``output_replaced``), and keeps the name that it had. Without it the file is the one that is found. ``on_lost`` is
+    called when the content could not be made
     durable: the next sync would succeed all the same.
     """
     with target_errors(f"publishing {final.name}"):
@@ -191,7 +196,8 @@ def _sync_content(descriptor: int, on_lost: Callable[[], None] | None) -> None:
 
 
 def _rename_own(descriptor: int, old: Path, new: Path) -> None:
-    """Renames the open file. A rename goes by names, so what it moved is looked at: another's file gets its name back."""
+    """Renames the open file. A rename goes by names, so what it moved is looked at: another's file gets its name
+    back."""
     old.replace(new)
     if has_name(descriptor, new):
         return
@@ -207,7 +213,8 @@ def new_path(path: Path) -> Path:
 
 
 def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
-    """Writes a small file in one step: a reader sees the old content or the new one, also after a power cut. Raises TargetError.
+    """Writes a small file in one step: a reader sees the old content or the new one, also after a power cut. Raises
+    TargetError.
 
     One writer at a time. What a kill leaves in the middle of it, the next write of that file takes away.
     """
@@ -215,7 +222,8 @@ def write_atomic(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
 
 
 def write_held(path: Path, data: bytes, mode: int = FILE_MODE, check: Callable[[], None] | None = None) -> int:
-    """``write_atomic``, and the descriptor of the file, which the caller closes. ``check`` raises where the name is not to be given after all."""
+    """``write_atomic``, and the descriptor of the file, which the caller closes. ``check`` raises where the name is not
+    to be given after all."""
     new = new_path(path)
     handle = open_output(new, fresh=True)
     try:
@@ -244,10 +252,11 @@ def sha256_of(
     region: range | None = None,
     written: int | None = None,
 ) -> str:
-    """Hex SHA-256 of the file as it lies there, or of the ``region`` of its bytes; ``on_bytes`` hears how many more were read.
+    """Hex SHA-256 of the file as it lies there, or of the ``region`` of its bytes; ``on_bytes`` hears how many more
+    were read.
 
-    Read from the descriptor ``written``, where there is one, and from ``path`` else. Holes are hashed but not read (``transfer.holes``).
-    Raises TargetError, also when the file ends before its region, and Cancelled.
+    Read from the descriptor ``written``, where there is one, and from ``path`` else. Holes are hashed but not read
+    (``transfer.holes``). Raises TargetError, also when the file ends before its region, and Cancelled.
     """
     digest = hashlib.sha256()
     with target_errors(f"reading {path.name} back"):

@@ -5,8 +5,9 @@
     named   /srv/images/web-01         what the user said, and what results and messages show
     path    /proc/self/fd/7            the folder itself: whatever is reached below it lies in that folder, wherever it is by now
 
-A name can be given to another folder at any time. So the folder is opened once, all its files are reached through ``path``, and
-``check`` says whether the name still leads to it: a run ends with success only where its files are found under the name that it reports.
+A name can be given to another folder at any time. So the folder is opened once, all its files are reached through
+``path``, and ``check`` says whether the name still leads to it: a run ends with success only where its files are found
+under the name that it reports.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ _ABOUT_SOURCE: Final = ("not_undone", "kept_snapshot")
 """Fields of an error that say what stays at the source, whatever is said to be the reason."""
 
 Locate: TypeAlias = Callable[[Path], os.stat_result | None]
-"""What a folder's name leads to now; None where it leads to no folder. Raises TargetError where that cannot be found out."""
+"""What a folder's name leads to now; None where it leads to no folder. Raises TargetError where that cannot be found
+out."""
 
 
 def locate(named: Path) -> os.stat_result | None:
@@ -67,7 +69,8 @@ class OutputFolder:
         clock: Callable[[], float] = time.monotonic,
         path: Path | None = None,
     ) -> None:
-        """``descriptor`` stays the caller's to close. ``path`` is where the folder is reached in place of its descriptor."""
+        """``descriptor`` stays the caller's to close. ``path`` is where the folder is reached in place of its
+        descriptor."""
         self.named: Final = named
         self.path: Final = path or _OPEN_FILES / str(descriptor)
         self._descriptor = descriptor
@@ -111,8 +114,8 @@ class OutputFolder:
         raise TargetError(f"another process may have {self.named}: this run's lock was removed", code=FOLDER_TAKEN)
 
     def check(self) -> None:
-        """Raises TargetError ``folder_moved``, ``folder_removed`` or ``folder_taken`` where the run's name for the folder leads elsewhere, or
-        its lock is gone."""
+        """Raises TargetError ``folder_moved``, ``folder_removed`` or ``folder_taken`` where the run's name for the
+        folder leads elsewhere, or its lock is gone."""
         self.check_lock()
         if self._is_ours(self._locate(self.named)):
             return
@@ -131,7 +134,8 @@ class OutputFolder:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """A TargetError of the block becomes what was done to the folder, where something was: a missing file is only how it shows."""
+        """A TargetError of the block becomes what was done to the folder, where something was: a missing file is only
+        how it shows."""
         try:
             yield
         except TargetError as error:

@@ -1,7 +1,7 @@
 """The content of a sparse file, without reading its holes.
 
-Most of a raw image is holes. Reading one means that the kernel clears pages and copies them, only to say what ``lseek`` says at once
-(SEEK_DATA, SEEK_HOLE; POSIX.1-2024). A file system that does not know its holes answers that all is data.
+Most of a raw image is holes. Reading one means that the kernel clears pages and copies them, only to say what ``lseek``
+says at once (SEEK_DATA, SEEK_HOLE; POSIX.1-2024). A file system that does not know its holes answers that all is data.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ _ZEROS: Final = memoryview(bytes(512 * KiB))  # stays in a core's cache while it
 
 
 def pieces(descriptor: int, region: range) -> Iterator[memoryview]:
-    """The bytes of ``region``, in order, at most ``READ_STEP`` at once; fewer in all only where the file ends. Each lasts until the next.
+    """The bytes of ``region``, in order, at most ``READ_STEP`` at once; fewer in all only where the file ends. Each
+    lasts until the next.
 
-    One is read, in a thread, while the last is worked on. What was read is dropped from the page cache: reading 1 TiB must not push everything
-    else out of it.
+    One is read, in a thread, while the last is worked on. What was read is dropped from the page cache: reading 1 TiB
+    must not push everything else out of it.
     """
     step = min(READ_STEP, max(len(region), 1))
     buffers = cycle([memoryview(bytearray(step)), memoryview(bytearray(step))])

@@ -1,4 +1,5 @@
-"""What a disk's transfer remembers: which blocks are in the image, and the hash of each. The file ``NAME.partial.blocks``.
+"""What a disk's transfer remembers: which blocks are in the image, and the hash of each. The file
+``NAME.partial.blocks``.
 
 ::
 
@@ -8,14 +9,16 @@
 
 The file is sparse: blocks never seen take no room. Memory is one bit for each 64 KiB of the disk.
 
-**What a record promises.** It is written after the writer returned, so the block's data and the tables that lead to it were
-in the operating system's hands. Death of the process (kill -9, crash, out of memory) loses nothing of that: in the same boot
-every whole record counts. A power cut may lose any of it, in any order: after a reboot only records up to the
-last *durable* epoch count. ``checkpoint`` moves the epoch on, makes the image durable, then the records, and only then declares the epoch durable
-in the header (one sector, one write). A failed sync leaves the header saying that this boot's records prove nothing.
+**What a record promises.** It is written after the writer returned, so the block's data and the tables that lead to it
+were in the operating system's hands. Death of the process (kill -9, crash, out of memory) loses nothing of that: in the
+same boot every whole record counts. A power cut may lose any of it, in any order: after a reboot only records up to the
+last *durable* epoch count. ``checkpoint`` moves the epoch on, makes the image durable, then the records, and only then
+declares the epoch durable in the header (one sector, one write). A failed sync leaves the header saying that this
+boot's records prove nothing.
 
-The image has the last word: what is recorded as data and is not there (the file was cut, or a file system lost parts of it) is forgotten by
-``keep``, and what is there and is not what was recorded by ``forget`` (``transfer.takeover``). Both are copied again.
+The image has the last word: what is recorded as data and is not there (the file was cut, or a file system lost parts of
+it) is forgotten by ``keep``, and what is there and is not what was recorded by ``forget`` (``transfer.takeover``). Both
+are copied again.
 
 A record torn by a kill in the middle of a write fails its CRC and counts as absent; the CRC is salted with the ledger's
 own random number and the index, so a record of another ledger or place never counts.
@@ -77,7 +80,8 @@ _RECORDS_AT: Final = 4 * KiB
 _RECORD: Final = struct.Struct(f"<{HASH_SIZE}sII")
 _STAMP: Final = struct.Struct("<I")
 FEW_BLOCKS: Final = 64
-"""Up to so many blocks of a group are read one run at a time. 4 TiB with a block in each 512 MiB: 2 s in place of 12 s, on a busy machine."""
+"""Up to so many blocks of a group are read one run at a time. 4 TiB with a block in each 512 MiB: 2 s in place of 12 s,
+on a busy machine."""
 _SCAN_RECORDS: Final = 16 * KiB
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _NO_BOOT: Final = bytes(16)
@@ -112,7 +116,8 @@ class _Header:
 
 
 def boot_id() -> bytes:
-    """16 bytes that change with every boot of this machine; random where the system does not tell, so that nothing is taken on trust."""
+    """16 bytes that change with every boot of this machine; random where the system does not tell, so that nothing is
+    taken on trust."""
     try:
         return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
     except (OSError, ValueError):
@@ -122,8 +127,8 @@ def boot_id() -> bytes:
 class BlockLedger:
     """The blocks of one disk. Thread-safe; held under an exclusive lock on its file for as long as it is open.
 
-    ``identity`` is the text of what the blocks belong to: point in time, disk and format. OSError of ``record`` passes through unchanged
-    (a full disk is waited for by the caller); everything else is raised as TargetError.
+    ``identity`` is the text of what the blocks belong to: point in time, disk and format. OSError of ``record`` passes
+    through unchanged (a full disk is waited for by the caller); everything else is raised as TargetError.
     """
 
     def __init__(self, handle: int, header: _Header) -> None:
@@ -138,7 +143,8 @@ class BlockLedger:
 
     @classmethod
     def create(cls, path: Path, capacity: int, identity: str) -> BlockLedger:
-        """A new, empty ledger; an old one of that name is gone. Raises TargetError ``ledger_busy`` when that one is in use."""
+        """A new, empty ledger; an old one of that name is gone. Raises TargetError ``ledger_busy`` when that one is in
+        use."""
         if path.is_file() and not path.is_symlink():
             with _closing_on_error(open_output(path, fresh=False)) as old:
                 _lock(old, path)
@@ -147,7 +153,8 @@ class BlockLedger:
 
     @classmethod
     def open(cls, path: Path, capacity: int, identity: str) -> BlockLedger:
-        """The ledger of an earlier run. Raises TargetError ``ledger_unusable`` when it does not fit, ``ledger_busy`` when in use."""
+        """The ledger of an earlier run. Raises TargetError ``ledger_unusable`` when it does not fit, ``ledger_busy``
+        when in use."""
         with _closing_on_error(open_output(path, fresh=False)) as handle:
             _lock(handle, path)
             with target_errors(f"reading {path.name}"):
@@ -176,7 +183,8 @@ class BlockLedger:
 
     @staticmethod
     def recorded_about(path: Path) -> int:
-        """Guest bytes that the ledger at ``path`` has about, from the room that it takes: to read it all takes long. 0 where there is none."""
+        """Guest bytes that the ledger at ``path`` has about, from the room that it takes: to read it all takes long. 0
+        where there is none."""
         try:
             room = path.stat().st_blocks * 512
         except FileNotFoundError:
@@ -210,7 +218,8 @@ class BlockLedger:
         return index in self._map
 
     def record(self, first: int, hashes: Sequence[bytes]) -> None:
-        """Notes blocks ``first``, ``first + 1`` ... with their hashes (ZERO_BLOCK, UNHASHED). Call it after the writer returned."""
+        """Notes blocks ``first``, ``first + 1`` ... with their hashes (ZERO_BLOCK, UNHASHED). Call it after the writer
+        returned."""
         if not 0 <= first <= first + len(hashes) <= self.blocks:
             raise ValueError(f"blocks {first}..{first + len(hashes)} of {self.blocks}")
         with self._lock:
@@ -220,7 +229,8 @@ class BlockLedger:
                 self._count(first + at, digest)
 
     def keep(self, held: Iterable[range]) -> int:
-        """Forgets each block of data that is not in ``held``, runs of blocks that rise; returns how many. Blocks of zeros need no place in an image.
+        """Forgets each block of data that is not in ``held``, runs of blocks that rise; returns how many. Blocks of
+        zeros need no place in an image.
 
         To be called before anything is recorded. Raises OSError.
         """
@@ -234,13 +244,15 @@ class BlockLedger:
         return forgotten
 
     def forget(self, blocks: Iterable[range]) -> None:
-        """Takes back that ``blocks`` are in the image: what was read back from there is something else. Not while others record. Raises OSError."""
+        """Takes back that ``blocks`` are in the image: what was read back from there is something else. Not while
+        others record. Raises OSError."""
         for run in blocks:
             self._wipe(run, zeros=True)
         os.fdatasync(self._handle)
 
     def begin_again(self) -> None:
-        """Forgets everything: the image is written anew. Whenever the process dies, no record of before counts. Raises OSError."""
+        """Forgets everything: the image is written anew. Whenever the process dies, no record of before counts. Raises
+        OSError."""
         os.ftruncate(self._handle, 0)
         self._map = BlockMap(self.blocks)
         self._data_bytes = 0
@@ -254,11 +266,13 @@ class BlockLedger:
         return [digest for digest, _, _ in _RECORD.iter_unpack(self._read(first, count))]
 
     def missing(self, low: int, high: int) -> Iterator[range]:
-        """Runs of blocks in ``low..high`` that are not recorded, rising. Blocks recorded meanwhile may still be among them."""
+        """Runs of blocks in ``low..high`` that are not recorded, rising. Blocks recorded meanwhile may still be among
+        them."""
         return self._map.runs(low, high, present=False)
 
     def checkpoint(self, sync: Callable[[], None]) -> None:
-        """Makes all that is recorded up to now survive a power cut. ``sync`` makes the image durable. One caller at a time.
+        """Makes all that is recorded up to now survive a power cut. ``sync`` makes the image durable. One caller at a
+        time.
 
         Raises the OSError of a failed sync; what this boot recorded since the last checkpoint then no longer counts.
         """
@@ -274,8 +288,8 @@ class BlockLedger:
     def syncing(self) -> Iterator[None]:
         """Goes around whatever syncs the image; not while a checkpoint runs.
 
-        After an OSError, what this boot recorded since the last checkpoint no longer counts: a failed sync has lost data, and the next
-        one of the same file succeeds all the same.
+        After an OSError, what this boot recorded since the last checkpoint no longer counts: a failed sync has lost
+        data, and the next one of the same file succeeds all the same.
         """
         try:
             yield
@@ -292,7 +306,8 @@ class BlockLedger:
     # Records
 
     def _read(self, first: int, count: int) -> bytes:
-        """The records of ``count`` blocks from ``first``; zeros behind the end of the file, which may have been cut inside a record."""
+        """The records of ``count`` blocks from ``first``; zeros behind the end of the file, which may have been cut
+        inside a record."""
         size = count * _RECORD.size
         return os.pread(self._handle, size, _position(first)).ljust(size, b"\0")
 
@@ -311,7 +326,8 @@ class BlockLedger:
             self._data_bytes += self._length(index)
 
     def _wipe(self, known: range, *, zeros: bool) -> int:
-        """Wipes the records of ``known``, those of zero blocks only with ``zeros``. Returns how many blocks were recorded and are not any more."""
+        """Wipes the records of ``known``, those of zero blocks only with ``zeros``. Returns how many blocks were
+        recorded and are not any more."""
         forgotten = 0
         for start in range(known.start, known.stop, _SCAN_RECORDS):
             count = min(_SCAN_RECORDS, known.stop - start)
@@ -353,7 +369,8 @@ class BlockLedger:
         return hashes
 
     def _column(self, blocks: range) -> bytearray:
-        """The hash column of the records: five words of 64 bits each, of which the first four are the hash. Words are only moved."""
+        """The hash column of the records: five words of 64 bits each, of which the first four are the hash. Words are
+        only moved."""
         records = array.array("Q", self._read(blocks.start, len(blocks)))
         column = array.array("Q", bytes(len(blocks) * HASH_SIZE))
         for word in range(4):

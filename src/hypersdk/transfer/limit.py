@@ -20,8 +20,8 @@ _STEP_MAX: Final = 4 * MiB
 class BandwidthLimit:
     """At most ``bytes_s`` bytes in a second, over all who ``take``.
 
-    Bytes are paid for after they were read: each ``take`` books the next free stretch of time and sleeps to its end. The
-    sender is slowed down by its own full socket.
+    Bytes are paid for after they were read: each ``take`` books the next free stretch of time and sleeps to its end.
+    The sender is slowed down by its own full socket.
     """
 
     def __init__(self, bytes_s: int, clock: Callable[[], float] = time.monotonic) -> None:

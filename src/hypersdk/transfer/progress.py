@@ -1,13 +1,15 @@
 """Honest progress of one disk: what is known, as a share of what; a number that never falls and never passes 1.
 
-The engine feeds counters from its threads; somebody else takes ``snapshot(now)`` a few times a second, with a clock of his own.
+The engine feeds counters from its threads; somebody else takes ``snapshot(now)`` a few times a second, with a clock of
+his own.
 
 The share of a stream, in the order of preference:
 
 1. its length is known: bytes received / length.
 2. the source says how much is allocated: with *d* bytes of data decoded so far and the highest guest position *p*,
-   d / (d + r), where the rest *r* is what is allocated and not yet seen, but no more than the room behind *p*. So an estimate that is
-   too high does not end in a jump. When *d* passes it, it was too low: the rest is then as dense as what came.
+   d / (d + r), where the rest *r* is what is allocated and not yet seen, but no more than the room behind *p*. So an
+   estimate that is too high does not end in a jump. When *d* passes it, it was too low: the rest is then as dense as
+   what came.
 3. neither: p / capacity.
 
 Grains that come out of order make *p* worthless: then the room behind it is all that has not been decoded.
@@ -142,12 +144,14 @@ class Meter:
                 self._waits.remove(note)
 
     def expect_read_back(self, share: float) -> None:
-        """Reading the image back (phase ``verifying``) will be ``share`` of the work, from 0 to 1. To be said before anything moves."""
+        """Reading the image back (phase ``verifying``) will be ``share`` of the work, from 0 to 1. To be said before
+        anything moves."""
         with self._lock:
             self._read_back_share = share
 
     def check_earlier(self, total_bytes: int) -> None:
-        """What an earlier process copied is being read, ``total_bytes`` of it, counted by ``add_read_back``. The copy is none the further for it."""
+        """What an earlier process copied is being read, ``total_bytes`` of it, counted by ``add_read_back``. The copy
+        is none the further for it."""
         self.enter(Phase.PREPARING, f"checking what an earlier run copied, {format_size(total_bytes)}")
         with self._lock:
             self._read_back, self._read_back_total = 0, total_bytes
@@ -197,7 +201,8 @@ class Meter:
             self._pass.wire += count
 
     def add_decoded(self, data_bytes: int, position: int | None) -> None:
-        """Guest bytes that came out of the source; ``position`` is their highest end, None once they came out of order."""
+        """Guest bytes that came out of the source; ``position`` is their highest end, None once they came out of
+        order."""
         with self._lock:
             self._pass.data += data_bytes
             self._pass.position = position
@@ -246,12 +251,23 @@ class Meter:
             self._fraction = max(self._fraction, self._whole(share))
             self._sample(now, share)
             return DiskProgress(
-                label=self.label, file_name=self.file_name, phase=Phase.WAITING if self._waits else self._phase,
-                capacity_bytes=self._capacity, wire_bytes=self._wire, guest_bytes=self._guest,
-                written_bytes=self._written, skipped_bytes=self._skipped, fraction=self._fraction, basis=self._basis(),
-                rate_bytes_s=self._rate(now), eta_s=self._eta(now), bottleneck=self._bottleneck(now),
-                attempt=self._attempt, note=self._waits[-1] if self._waits else self._note, again_bytes=self._pass.again,
-            )  # fmt: skip
+                label=self.label,
+                file_name=self.file_name,
+                phase=Phase.WAITING if self._waits else self._phase,
+                capacity_bytes=self._capacity,
+                wire_bytes=self._wire,
+                guest_bytes=self._guest,
+                written_bytes=self._written,
+                skipped_bytes=self._skipped,
+                fraction=self._fraction,
+                basis=self._basis(),
+                rate_bytes_s=self._rate(now),
+                eta_s=self._eta(now),
+                bottleneck=self._bottleneck(now),
+                attempt=self._attempt,
+                note=self._waits[-1] if self._waits else self._note,
+                again_bytes=self._pass.again,
+            )
 
     def _share(self) -> float:
         """Of the phase."""

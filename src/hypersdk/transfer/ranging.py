@@ -28,7 +28,8 @@ PIECE: Final = 4 * MiB
 
 @dataclass(frozen=True, slots=True)
 class RangeOptions:
-    """How ranges are fetched: ``streams`` at once, within ``budget`` and ``limit``; ``ordered`` stores them in rising order."""
+    """How ranges are fetched: ``streams`` at once, within ``budget`` and ``limit``; ``ordered`` stores them in rising
+    order."""
 
     streams: int
     ordered: bool

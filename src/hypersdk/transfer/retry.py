@@ -32,8 +32,8 @@ class RetryPolicy:
 class Attempts:
     """Counts the failures of one piece of work in a row. A try that got somewhere starts the count again.
 
-    So a stream of hours survives any number of breaks as long as each try brings news, and one that breaks at the same place every time ends
-    after ``retries``.
+    So a stream of hours survives any number of breaks as long as each try brings news, and one that breaks at the same
+    place every time ends after ``retries``.
     """
 
     def __init__(self, policy: RetryPolicy, draw: Callable[[], float] = random.random) -> None:
@@ -61,5 +61,6 @@ def _asked_wait_s(error: HyperSDKError) -> float:
 
 
 def worth_another_try(error: HyperSDKError) -> bool:
-    """Transient errors, and a stream that ended early: what came of it is proved block by block, only the rest is missing."""
+    """Transient errors, and a stream that ended early: what came of it is proved block by block, only the rest is
+    missing."""
     return isinstance(error, TransientError) or error.code == TRUNCATED_STREAM

@@ -33,13 +33,15 @@ CONTENT_DIFFERS: Final = register(
 )
 
 BEHIND: Final = 4
-"""How many checkpoint intervals may be written and not yet durable. Beyond, the copy waits for the disk: so much a power cut may cost."""
+"""How many checkpoint intervals may be written and not yet durable. Beyond, the copy waits for the disk: so much a
+power cut may cost."""
 _LOOK_S: Final = 0.2
 
 
 @dataclass(slots=True)
 class Block:
-    """One block on its way: its bytes, or the grain that holds them, or both. ``digest`` is UNHASHED where nobody looked inside."""
+    """One block on its way: its bytes, or the grain that holds them, or both. ``digest`` is UNHASHED where nobody
+    looked inside."""
 
     offset: int
     length: int
@@ -123,12 +125,15 @@ class Sink:
             for block, before in zip(run, recorded, strict=True):
                 if before not in (block.digest, UNHASHED):
                     raise IntegrityError(
-                        f"{self._meter.label}: the block at guest offset {block.offset} is not the one that was copied before",
-                        code=CONTENT_DIFFERS, offset=block.offset,
-                    )  # fmt: skip
+                        f"{self._meter.label}: the block at guest offset {block.offset} is not the one that was copied"
+                        " before",
+                        code=CONTENT_DIFFERS,
+                        offset=block.offset,
+                    )
 
     def _write(self, blocks: Sequence[Block]) -> int:
-        """Returns the bytes handed to the file: deflated ones as they are, plain ones with their neighbours in one go."""
+        """Returns the bytes handed to the file: deflated ones as they are, plain ones with their neighbours in one
+        go."""
         pieces = [block.piece for block in blocks if block.piece is not None]
         refused = {piece.offset for piece in self._writer.write_deflated(pieces)} if pieces else set()
         written = sum(len(piece.zlib) for piece in pieces if piece.offset not in refused)
@@ -180,7 +185,8 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._run, name=f"{name}: checkpoints")
 
     def wrote(self, count: int, cancel: CancelToken) -> None:
-        """So many more guest bytes are in the image. Raises the TargetError of a checkpoint that failed, and Cancelled."""
+        """So many more guest bytes are in the image. Raises the TargetError of a checkpoint that failed, and
+        Cancelled."""
         with self._changed:
             self._pending += count
             self._changed.notify_all()

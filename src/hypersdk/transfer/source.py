@@ -24,7 +24,8 @@ class StreamDigests:
 
 
 class ByteStream(Protocol):
-    """An open stream. ``readinto`` blocks; 0 means the end that the protocol itself confirmed (a short body is an error)."""
+    """An open stream. ``readinto`` blocks; 0 means the end that the protocol itself confirmed (a short body is an
+    error)."""
 
     length_bytes: int | None
     """Length announced by the server, when there is one."""
@@ -32,7 +33,8 @@ class ByteStream(Protocol):
     """Where it comes from, for people: ``esx1.example.com via vCenter``."""
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fills up to ``len(buffer)`` bytes; returns how many. Raises TransientError on reset, stall or a short body."""
+        """Fills up to ``len(buffer)`` bytes; returns how many. Raises TransientError on reset, stall or a short
+        body."""
         ...
 
 
@@ -49,10 +51,11 @@ class StreamSource(Protocol):
     """The real host that serves it, for the budget (streams per host)."""
 
     def open(self, cancel: CancelToken) -> AbstractContextManager[ByteStream]:
-        """Opens the stream from its first byte. A lost lease is renewed inside, when the point in time is provably the same.
+        """Opens the stream from its first byte. A lost lease is renewed inside, when the point in time is provably the
+        same.
 
-        After ``cancel`` a ``readinto`` that blocks should raise within half a second. One that does not is woken by leaving the
-        context from another thread, which must then end it: shut the socket down, do not merely close it.
+        After ``cancel`` a ``readinto`` that blocks should raise within half a second. One that does not is woken by
+        leaving the context from another thread, which must then end it: shut the socket down, do not merely close it.
 
         Raises TransientError when another try may help, SourceError otherwise.
         """
@@ -61,14 +64,16 @@ class StreamSource(Protocol):
 
 @runtime_checkable
 class RangeSource(Protocol):
-    """A raw disk that serves ranges, frozen while it is read. Several ranges may be read at once from several threads."""
+    """A raw disk that serves ranges, frozen while it is read. Several ranges may be read at once from several
+    threads."""
 
     label: str
     capacity_bytes: int
     host: str
 
     def extents(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` of areas that may hold data, rising. The whole disk as one area where nothing better is known."""
+        """``(offset, length)`` of areas that may hold data, rising. The whole disk as one area where nothing better is
+        known."""
         ...
 
     def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:

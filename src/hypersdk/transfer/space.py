@@ -1,8 +1,8 @@
 """Room on the output file systems: what was promised to whom, and what happens when it runs out all the same.
 
 Nothing is preallocated: images are sparse, and how much a disk will take is an expectation. ``SpaceLedger`` adds up the
-expectations of all disks of all machines per file system. ``PatientFile`` wraps the file of an image: a full disk pauses its writes until
-there is room again; the writer above never notices.
+expectations of all disks of all machines per file system. ``PatientFile`` wraps the file of an image: a full disk
+pauses its writes until there is room again; the writer above never notices.
 """
 
 from __future__ import annotations
@@ -109,9 +109,12 @@ def _too_small(folder: Path, expected_bytes: int, room: Room) -> TargetError:
     promised = f", of which {format_size(room.promised_bytes)} are promised" if room.promised_bytes else ""
     return TargetError(
         f"{shown} has {format_size(room.free_bytes)} free{promised}; {format_size(expected_bytes)} are needed",
-        code=NO_SPACE, folder=str(shown), needed_bytes=expected_bytes, free_bytes=room.free_bytes,
+        code=NO_SPACE,
+        folder=str(shown),
+        needed_bytes=expected_bytes,
+        free_bytes=room.free_bytes,
         promised_bytes=room.promised_bytes,
-    )  # fmt: skip
+    )
 
 
 class SpaceGate:
@@ -135,11 +138,13 @@ class SpaceGate:
         self._clock = clock
 
     def patiently(self, action: Callable[[], T], cancel: CancelToken, waiting: Waiting = unseen) -> T:
-        """Runs ``action``; when the disk is full (or the quota used up), waits for room and runs it again, so it must be repeatable.
+        """Runs ``action``; when the disk is full (or the quota used up), waits for room and runs it again, so it must
+        be repeatable.
 
         Full says an OSError, or the TargetError ``no_space`` that was made of it.
 
-        Raises TargetError ``no_space`` after ``max_wait_s`` without success, Cancelled, and any other error of ``action`` as it is.
+        Raises TargetError ``no_space`` after ``max_wait_s`` without success, Cancelled, and any other error of
+        ``action`` as it is.
         """
         try:
             return action()
@@ -162,7 +167,8 @@ class SpaceGate:
                     raise self._given_up(error) from error
 
     def _wait(self, deadline: float, cancel: CancelToken) -> None:
-        """At least one poll, then until there is room or the time is up: a quota shows in no free count, so it is tried again then."""
+        """At least one poll, then until there is room or the time is up: a quota shows in no free count, so it is tried
+        again then."""
         while True:
             cancel.sleep(max(0.0, min(self._poll_s, deadline - self._clock())))
             if self._free(self._folder) >= self._go_on_bytes or self._clock() >= deadline:
@@ -173,8 +179,10 @@ class SpaceGate:
         full = error if isinstance(error, TargetError) else target_error(error, f"writing to {shown}")
         return TargetError(
             f"{shown} stayed full for {format_duration(self._max_wait_s)}",
-            code=NO_SPACE, cause=full.cause, folder=str(shown),
-        )  # fmt: skip
+            code=NO_SPACE,
+            cause=full.cause,
+            folder=str(shown),
+        )
 
 
 def _is_full(error: OSError | TargetError) -> bool:
@@ -235,7 +243,8 @@ class PatientFile:
         return self._file.data_runs(start)
 
     def sync(self) -> None:
-        """As the file. A sync that fails for lack of room has lost data: it is not repeated, the error passes through."""
+        """As the file. A sync that fails for lack of room has lost data: it is not repeated, the error passes
+        through."""
         self._file.sync()
 
 

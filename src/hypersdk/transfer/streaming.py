@@ -72,7 +72,8 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class PassOptions:
-    """How a pass is run. ``hashes`` are names of ``hashlib``; ``check`` looks into every grain; ``ordered`` stores them in stream order."""
+    """How a pass is run. ``hashes`` are names of ``hashlib``; ``check`` looks into every grain; ``ordered`` stores them
+    in stream order."""
 
     hashes: Sequence[str]
     check: bool
@@ -108,8 +109,8 @@ class StreamPass:
         self._broken: HyperSDKError | None = None
 
     def run(self) -> StreamDigests:
-        """Reads the stream to its end. Raises the first error of any thread; TransientError, or IntegrityError ``truncated_stream``, only
-        after all that had come was stored.
+        """Reads the stream to its end. Raises the first error of any thread; TransientError, or IntegrityError
+        ``truncated_stream``, only after all that had come was stored.
         """
         self._crew.start("read", self._read)
         if self._hashers:

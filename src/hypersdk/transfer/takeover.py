@@ -6,9 +6,9 @@
                           ├── equal? ── yes ── taken over: neither written nor fetched again
     image: block, read ───┘         └── no ─── forgotten by the ledger, dropped by the image: copied again
 
-Each block that is on record, or that the image has, is read once, through the image's own tables, in the order of the disk, and hashed. So a flipped
-bit, a lost cluster and a table that leads astray are found alike. Blocks that are neither recorded nor stored read as zeros, and are not
-read. What this process writes is not read again.
+Each block that is on record, or that the image has, is read once, through the image's own tables, in the order of the
+disk, and hashed. So a flipped bit, a lost cluster and a table that leads astray are found alike. Blocks that are
+neither recorded nor stored read as zeros, and are not read. What this process writes is not read again.
 
 Memory: two pieces of 4 MiB, and two bits for each 64 KiB of the disk.
 """
@@ -37,7 +37,8 @@ PIECE_BLOCKS: Final = 4 * MiB // BLOCK
 
 
 def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, meter: Meter, workers: int = 2) -> int:
-    """Leaves on record, and in the image, only blocks that are in the image as they were recorded. Returns how many were not.
+    """Leaves on record, and in the image, only blocks that are in the image as they were recorded. Returns how many
+    were not.
 
     To be called after the image was reopened, before anything is written. Raises TargetError and Cancelled.
     """
@@ -60,7 +61,8 @@ def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, 
 
 @dataclass(slots=True)
 class _Check:
-    """Compares the blocks of ``stored`` with the ledger. ``wrong`` are those that must go, ``damaged`` how many of them were on record."""
+    """Compares the blocks of ``stored`` with the ledger. ``wrong`` are those that must go, ``damaged`` how many of them
+    were on record."""
 
     writer: ImageWriter
     ledger: BlockLedger

@@ -4,8 +4,8 @@
 
     socket ── bytes, time ──> http.client ── elements, no DTD, not compressed ──> decoder (pyVmomi, lxml)
 
-A job may name its own server, and whoever answers at a mistyped address is nobody's friend. What a decoder makes of an element is a
-hundred times its bytes, and a server that sends a byte every minute keeps its caller for ever.
+A job may name its own server, and whoever answers at a mistyped address is nobody's friend. What a decoder makes of an
+element is a hundred times its bytes, and a server that sends a byte every minute keeps its caller for ever.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from hypersdk.vsphere.wire import HEAD_BYTES
 class AnswerLimits:
     """What one answer may be.
 
-    ``wire_bytes`` counts the body with its framing; a head has ``HEAD_BYTES``, interim answers included. From its first byte on it may take
-    ``whole_s`` seconds, and one more for each ``SLOWEST_BYTES_PER_S`` received; ``silence_s`` is how long that first byte, or any other, may
-    be awaited.
+    ``wire_bytes`` counts the body with its framing; a head has ``HEAD_BYTES``, interim answers included. From its first
+    byte on it may take ``whole_s`` seconds, and one more for each ``SLOWEST_BYTES_PER_S`` received; ``silence_s`` is
+    how long that first byte, or any other, may be awaited.
     """
 
     wire_bytes: int
@@ -45,11 +45,11 @@ UNKNOWN_SERVER: Final = AnswerLimits(256 * KiB, 10_000, silence_s=45.0, whole_s=
 """Before it has answered like vSphere: a list of versions and the ServiceContent, each of some KiB."""
 LOGIN: Final = AnswerLimits(256 * KiB, 10_000, silence_s=REPLY_TIMEOUT_S, whole_s=30.0)
 CALL: Final = AnswerLimits(4 * MiB, 100_000, silence_s=REPLY_TIMEOUT_S)
-"""What pyVmomi makes objects of: one task, one lease, one descriptor, the changed areas of a piece of disk. Expat before 2.6 reads a token anew
-with each 2 KiB that come of it, so one that never ends costs the square of this."""
+"""What pyVmomi makes objects of: one task, one lease, one descriptor, the changed areas of a piece of disk. Expat
+before 2.6 reads a token anew with each 2 KiB that come of it, so one that never ends costs the square of this."""
 PROPERTIES: Final = AnswerLimits(512 * MiB, 1 << 62, silence_s=REPLY_TIMEOUT_S)
-"""A page of objects, decoded one at a time: what counts there is the size of one object (see ``soap``). 45,000 machines, the most that a
-vCenter manages, with the device lists of all, are 360 MiB."""
+"""A page of objects, decoded one at a time: what counts there is the size of one object (see ``soap``). 45,000
+machines, the most that a vCenter manages, with the device lists of all, are 360 MiB."""
 
 
 class Answer(http.client.HTTPResponse):
@@ -72,7 +72,8 @@ class Answer(http.client.HTTPResponse):
         self._tail = b""
 
     def begin(self) -> None:
-        """Reads the head. A body that comes compressed was not asked for, and what a few bytes may become is known only once it is there."""
+        """Reads the head. A body that comes compressed was not asked for, and what a few bytes may become is known only
+        once it is there."""
         super().begin()
         self._received.head_ended()
         if (self.getheader("Content-Encoding") or "identity").strip().lower() != "identity":

@@ -1,7 +1,7 @@
 """ISO images out of CD-ROM drives, and back exactly as they were.
 
-An image in a drive is exported with the machine, and makes the export fail when the file is gone. While it is out, the drive is a
-client device: it needs nothing of any host.
+An image in a drive is exported with the machine, and makes the export fail when the file is gone. While it is out, the
+drive is a client device: it needs nothing of any host.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ _ISO: Final = "VirtualCdromIsoBackingInfo"
 
 @dataclass(frozen=True, slots=True)
 class CdromChange:
-    """One drive with an image in it, as it was found; JSON-able. ``key`` is the device key, ``iso`` is ``[datastore] path``.
+    """One drive with an image in it, as it was found; JSON-able. ``key`` is the device key, ``iso`` is ``[datastore]
+    path``.
 
-    ``datastore`` is a moref and ``backing_object`` the id of an object-backed file, where the server told them. The rest are the members of
-    *VirtualDeviceConnectInfo* that a client may set.
+    ``datastore`` is a moref and ``backing_object`` the id of an object-backed file, where the server told them. The
+    rest are the members of *VirtualDeviceConnectInfo* that a client may set.
     """
 
     key: int
@@ -57,7 +58,8 @@ class _Drive:
 
 
 def name_inserted_iso(error: HyperSDKError, machine: Machine) -> None:
-    """Says what helps where the file that an export failed on is an image in a drive of ``machine``, which only its eject gets out of the way."""
+    """Says what helps where the file that an export failed on is an image in a drive of ``machine``, which only its
+    eject gets out of the way."""
     if error.code != FILE_FAULT:
         return
     named = str(error.fields.get("file") or error.message)
@@ -73,8 +75,9 @@ def name_inserted_iso(error: HyperSDKError, machine: Machine) -> None:
 def remove_isos(
     session: Session, machine: Machine, *, before: Callable[[list[CdromChange]], None], cancel: CancelToken
 ) -> None:
-    """Takes the images out of all drives of ``machine`` in one step. ``before`` gets what ``restore_isos`` needs, and nothing is changed
-    until it has returned; it is not called when there is nothing to take out. A cancel waits for the end of the task.
+    """Takes the images out of all drives of ``machine`` in one step. ``before`` gets what ``restore_isos`` needs, and
+    nothing is changed until it has returned; it is not called when there is nothing to take out. A cancel waits for the
+    end of the task.
     """
     from pyVmomi import vim
 
@@ -89,7 +92,8 @@ def remove_isos(
 
 
 def restore_isos(session: Session, moref: str, changes: Sequence[CdromChange], *, cancel: CancelToken) -> None:
-    """Puts images back, with their connection flags. What is back already is left alone, and so is a drive that somebody gave another image
+    """Puts images back, with their connection flags. What is back already is left alone, and so is a drive that
+    somebody gave another image
     meanwhile: theirs is the later word.
 
     Raises NotRestored for drives that are gone, and what vSphere has against a drive, after all others are restored.

@@ -4,7 +4,8 @@ The rules, strictest first; nothing is ever trusted silently:
 
 1. a pin (``--thumbprint``, or the one vCenter hands out for an ESXi host): that certificate and no other;
 2. ``--insecure``: anyone;
-3. the CA bundle given, else the system's authorities; where they do not vouch for it, a print remembered in a known-hosts file.
+3. the CA bundle given, else the system's authorities; where they do not vouch for it, a print remembered in a
+known-hosts file.
 
 A pin is checked on the socket right after the handshake, before a password or cookie is sent over it.
 """
@@ -26,15 +27,16 @@ from hypersdk.vsphere.x509 import decode_certificate
 CERTIFICATE_UNKNOWN: Final = register(
     "certificate_unknown",
     "The server's certificate is not signed by an authority that this machine trusts.",
-    "Compare the SHA-256 print with the one shown in vCenter or on the host, then pass it with --thumbprint, "
-    "or name the authority's file with --ca-bundle. For jobs of the daemon: `hyperctl endpoints add NAME URL --pin PRINT`, "
-    "or GOVC_TLS_KNOWN_HOSTS or GOVC_TLS_CA_CERTS in the daemon's environment.",
+    "Compare the SHA-256 print with the one shown in vCenter or on the host, then pass it with --thumbprint, or name"
+    " the authority's file with --ca-bundle. For jobs of the daemon: `hyperctl endpoints add NAME URL --pin PRINT`, or"
+    " GOVC_TLS_KNOWN_HOSTS or GOVC_TLS_CA_CERTS in the daemon's environment.",
 )
 CERTIFICATE_CHANGED: Final = register(
     "certificate_changed",
-    "The server shows another certificate than the one that was pinned: it was renewed, or something stands in between.",
-    "Find out whether it was renewed; only then pass the new print with --thumbprint. For jobs of the daemon: delete the endpoint with "
-    "`hyperctl endpoints delete NAME`, and add it again with the new --pin.",
+    "The server shows another certificate than the one that was pinned: it was renewed, or something stands in"
+    " between.",
+    "Find out whether it was renewed; only then pass the new print with --thumbprint. For jobs of the daemon: delete"
+    " the endpoint with `hyperctl endpoints delete NAME`, and add it again with the new --pin.",
 )
 TLS_FAILED: Final = register(
     "tls_failed",
@@ -49,7 +51,8 @@ _VERIFY_X509_STRICT: Final = ssl.VERIFY_X509_STRICT
 
 @dataclass(frozen=True, slots=True)
 class TlsPolicy:
-    """How one server's certificate is judged. ``thumbprint`` pins; ``known`` is a remembered print, accepted where the CA check fails.
+    """How one server's certificate is judged. ``thumbprint`` pins; ``known`` is a remembered print, accepted where the
+    CA check fails.
 
     Prints are SHA-256 (64 hex digits) or SHA-1 (40), in the form ``normal_print`` gives.
     """
@@ -78,7 +81,8 @@ class PeerCertificate:
 
 
 def normal_print(text: str) -> str:
-    """``AA:BB:..`` or ``aabb..``, with or without ``SHA256:`` in front, as 40 or 64 lower-case hex digits; UsageError when it is neither."""
+    """``AA:BB:..`` or ``aabb..``, with or without ``SHA256:`` in front, as 40 or 64 lower-case hex digits; UsageError
+    when it is neither."""
     bare = re.sub(r"^(?:sha-?(?:1|256))[:=]", "", text.strip().lower())
     digits = bare.replace(":", "").replace(" ", "")
     if not _HEX.match(digits):
@@ -95,7 +99,8 @@ def show_print(digits: str) -> str:
 
 
 def ssl_context(tls: TlsPolicy, *, pinned_sha1: str | None = None) -> ssl.SSLContext:
-    """A client context. With a pin (the policy's or ``pinned_sha1``) the chain is not looked at: ``check_pin`` must follow the handshake.
+    """A client context. With a pin (the policy's or ``pinned_sha1``) the chain is not looked at: ``check_pin`` must
+    follow the handshake.
 
     Raises UsageError when the CA bundle cannot be read.
     """
@@ -136,12 +141,17 @@ def certificate_of(sock: ssl.SSLSocket) -> PeerCertificate:
     return PeerCertificate(
         sha256=hashlib.sha256(der).hexdigest(),
         sha1=hashlib.sha1(der, usedforsecurity=False).hexdigest(),
-        subject=facts.subject, issuer=facts.issuer, not_before=facts.not_before, not_after=facts.not_after, der=der,
-    )  # fmt: skip
+        subject=facts.subject,
+        issuer=facts.issuer,
+        not_before=facts.not_before,
+        not_after=facts.not_after,
+        der=der,
+    )
 
 
 def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> PeerCertificate:
-    """Raises ConnectError ``certificate_changed`` unless the peer of ``sock`` shows the certificate with the print ``pin``.
+    """Raises ConnectError ``certificate_changed`` unless the peer of ``sock`` shows the certificate with the print
+    ``pin``.
 
     Looks at the certificate's bytes only; a pin is trust in that one certificate, whatever it says.
     """
@@ -159,31 +169,44 @@ def changed_error(host: str, expected: str, der: bytes) -> ConnectError:
     sha1 = hashlib.sha1(der, usedforsecurity=False).hexdigest()
     shown = sha256 if len(expected) == 64 else sha1
     return ConnectError(
-        f"{host} shows another certificate than the pinned one: expected {show_print(expected)}, got {show_print(shown)}",
+        f"{host} shows another certificate than the pinned one: expected {show_print(expected)}, got"
+        f" {show_print(shown)}",
         code=CERTIFICATE_CHANGED,
-        host=host, expected=show_print(expected), sha256=show_print(sha256), sha1=show_print(sha1),
-    )  # fmt: skip
+        host=host,
+        expected=show_print(expected),
+        sha256=show_print(sha256),
+        sha1=show_print(sha1),
+    )
 
 
 def unknown_error(
     host: str, reason: str, certificate: PeerCertificate | None, *, of_daemon: bool = False
 ) -> ConnectError:
-    """``certificate_unknown``; where the certificate could be fetched, with its prints and the flags that pin it. ``of_daemon``: it is that of
-    ``hypervisord`` itself, and no vSphere's."""
+    """``certificate_unknown``; where the certificate could be fetched, with its prints and the flags that pin it.
+    ``of_daemon``: it is that of ``hypervisord`` itself, and no vSphere's."""
     if certificate is None:
         return ConnectError(f"the certificate of {host} is not trusted: {reason}", code=CERTIFICATE_UNKNOWN, host=host)
     shown = show_print(certificate.sha256)
-    jobs = "" if of_daemon else (
-        f" or, for jobs of the daemon, use `hyperctl endpoints add NAME URL --pin {shown}`, or GOVC_TLS_KNOWN_HOSTS or "
-        "GOVC_TLS_CA_CERTS in the daemon's environment"
-    )  # fmt: skip
+    jobs = (
+        ""
+        if of_daemon
+        else (
+            f" or, for jobs of the daemon, use `hyperctl endpoints add NAME URL --pin {shown}`, or GOVC_TLS_KNOWN_HOSTS"
+            " or GOVC_TLS_CA_CERTS in the daemon's environment"
+        )
+    )
     return ConnectError(
         f"the certificate of {host} is not trusted: {reason} (SHA-256 {shown})",
         code=CERTIFICATE_UNKNOWN,
         next_step=f"Compare this print with the one shown on the server itself, then pass --thumbprint {shown}{jobs}",
-        host=host, sha256=shown, sha1=show_print(certificate.sha1), subject=certificate.subject, issuer=certificate.issuer,
-        not_before=certificate.not_before.isoformat(), not_after=certificate.not_after.isoformat(),
-    )  # fmt: skip
+        host=host,
+        sha256=shown,
+        sha1=show_print(certificate.sha1),
+        subject=certificate.subject,
+        issuer=certificate.issuer,
+        not_before=certificate.not_before.isoformat(),
+        not_after=certificate.not_after.isoformat(),
+    )
 
 
 def peer_certificate(

@@ -27,8 +27,8 @@ from hypersdk.vsphere.proxy import CONNECT_TIMEOUT_S, Proxy, dial
 class TrustedConnection(http.client.HTTPConnection):
     """An ``http.client`` connection whose ``connect`` judges the certificate before a byte of ours is sent.
 
-    ``connect`` raises ConnectError (``certificate_unknown``, ``certificate_changed``) or OSError. A kept-alive socket that the server has
-    closed meanwhile is replaced before the next request instead of failing it.
+    ``connect`` raises ConnectError (``certificate_unknown``, ``certificate_changed``) or OSError. A kept-alive socket
+    that the server has closed meanwhile is replaced before the next request instead of failing it.
     """
 
     default_port = 443
@@ -44,8 +44,9 @@ class TrustedConnection(http.client.HTTPConnection):
         connect_to: Callable[[], str] | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
-        """``connect_to`` gives, before each dialling, the address to dial in place of looking ``host`` up, and raises where there must be no
-        connection; the certificate is judged by ``host`` all the same. ``limits`` are those of the next answer."""
+        """``connect_to`` gives, before each dialling, the address to dial in place of looking ``host`` up, and raises
+        where there must be no connection; the certificate is judged by ``host`` all the same. ``limits`` are those of
+        the next answer."""
         super().__init__(host, port)
         self.limits = UNKNOWN_SERVER
         self._tls = tls
@@ -68,7 +69,8 @@ class TrustedConnection(http.client.HTTPConnection):
         self._check_aborted()
 
     def abort(self) -> None:
-        """Has whoever waits for this connection, in another thread, meet its end at once. It is of no use afterwards."""
+        """Has whoever waits for this connection, in another thread, meet its end at once. It is of no use
+        afterwards."""
         self._aborted = True
         sock = self.sock or self._shaking
         if sock is not None:
@@ -82,7 +84,8 @@ class TrustedConnection(http.client.HTTPConnection):
         return certificate_of(self.sock)
 
     def request(self, *args: object, **kwargs: object) -> None:
-        """As ``http.client``; a socket that the server has hung up is dropped first (``auto_open`` then makes a new one)."""
+        """As ``http.client``; a socket that the server has hung up is dropped first (``auto_open`` then makes a new
+        one)."""
         if self.sock is not None and _has_ended(self.sock):
             self.close()
         if self.sock is not None:
@@ -148,8 +151,8 @@ def open_connection(
 ) -> TrustedConnection:
     """A connection (not yet open) to the endpoint, or to an ESXi ``host`` behind it.
 
-    The endpoint's own pin and remembered print say nothing about another host: that one is judged by ``pinned_sha1`` from the lease, else
-    by the CA bundle.
+    The endpoint's own pin and remembered print say nothing about another host: that one is judged by ``pinned_sha1``
+    from the lease, else by the CA bundle.
     """
     name, number = host or endpoint.host, port or endpoint.port
     tls = endpoint.tls
@@ -157,7 +160,11 @@ def open_connection(
         tls = TlsPolicy(insecure=tls.insecure, ca_bundle=tls.ca_bundle)
     judge = endpoint.judge
     return TrustedConnection(
-        name, number, tls, pinned_sha1=pinned_sha1, proxy=http_proxy_for(endpoint, name, number),
+        name,
+        number,
+        tls,
+        pinned_sha1=pinned_sha1,
+        proxy=http_proxy_for(endpoint, name, number),
         connect_to=None if judge is None else lambda: judge(name, number),
         connect_timeout_s=connect_timeout_s,
-    )  # fmt: skip
+    )

@@ -1,7 +1,7 @@
 """What of a running machine's removable devices and network cards is connected, and the same again after a power cycle.
 
-A machine that is powered on connects what has ``startConnected``. That need not be what was connected before: a card may have been
-cut off on purpose, a drive connected by hand.
+A machine that is powered on connects what has ``startConnected``. That need not be what was connected before: a card
+may have been cut off on purpose, a drive connected by hand.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ def connections(session: Session, moref: str, *, cancel: CancelToken) -> dict[st
 
 
 def reconnect(session: Session, moref: str, found: Mapping[str, bool], *, cancel: CancelToken) -> None:
-    """Connects and disconnects what is not as ``found``, in one reconfiguration. A device that is gone meanwhile is left out.
+    """Connects and disconnects what is not as ``found``, in one reconfiguration. A device that is gone meanwhile is
+    left out.
 
-    A power cycle needs no right to do so: an account that lacks it is told which devices are left otherwise, and that is all.
+    A power cycle needs no right to do so: an account that lacks it is told which devices are left otherwise, and that
+    is all.
     """
     now = connections(session, moref, cancel=cancel) if found else {}
     due = {key: connected for key, connected in found.items() if now.get(key, connected) != connected}

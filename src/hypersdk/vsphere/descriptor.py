@@ -17,10 +17,11 @@ DESCRIPTOR_MAX_BYTES: Final = 16 * MiB
 
 
 def server_descriptor(session: Session, moref: str, snapshot: str | None, files: Sequence[OvfDisk]) -> bytes | None:
-    """``OvfManager.CreateDescriptor`` for a machine (or one of its ``snapshot``s), naming ``files`` by their lease keys.
+    """``OvfManager.CreateDescriptor`` for a machine (or one of its ``snapshot``s), naming ``files`` by their lease
+    keys.
 
-    To be asked while lease and snapshot are still there. None where the server has no such call or reports an error: the disks are
-    what counts, and a descriptor of our own is as good; the reason goes to the log.
+    To be asked while lease and snapshot are still there. None where the server has no such call or reports an error:
+    the disks are what counts, and a descriptor of our own is as good; the reason goes to the log.
     """
     try:
         result = session.call(lambda: _create(session, moref, snapshot, files))

@@ -1,7 +1,7 @@
 """A machine's virtual hardware, from its device list as XML.
 
-Types and members: *VirtualDevice* and the types derived from it in the vSphere Web Services API reference. Types that are not known
-are taken for what their members say, never for an error.
+Types and members: *VirtualDevice* and the types derived from it in the vSphere Web Services API reference. Types that
+are not known are taken for what their members say, never for an error.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class _Controller:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The devices that matter for a move. Disks in unit order; ``boot_order`` as ``disk:2000``, ``nic:4000``, ``cdrom``, ``floppy``."""
+    """The devices that matter for a move. Disks in unit order; ``boot_order`` as ``disk:2000``, ``nic:4000``,
+    ``cdrom``, ``floppy``."""
 
     disks: tuple[Disk, ...]
     nics: tuple[Nic, ...]
@@ -65,7 +66,8 @@ class Hardware:
 def read_hardware(
     devices: Sequence[Element], *, networks: Mapping[str, str], datastores: Mapping[str, str], used: Mapping[int, int]
 ) -> Hardware:
-    """Decodes ``config.hardware.device``. ``networks`` and ``datastores`` map morefs (and portgroup keys) to names; ``used`` disk keys to bytes."""
+    """Decodes ``config.hardware.device``. ``networks`` and ``datastores`` map morefs (and portgroup keys) to names;
+    ``used`` disk keys to bytes."""
     controllers = {
         key: controller
         for device in devices

@@ -1,4 +1,5 @@
-"""Why does it not work here? One check after the other, from the name server to the free space, each with its next step."""
+"""Why does it not work here? One check after the other, from the name server to the free space, each with its next
+step."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def run_doctor(
 ) -> Iterator[Check]:
     """All checks, as they finish; the rest is left out where one failed that they need.
 
-    ``machine`` (any selector) narrows privileges and datastores down to one machine; ``output_dir`` adds the local free space.
+    ``machine`` (any selector) narrows privileges and datastores down to one machine; ``output_dir`` adds the local free
+    space.
     """
     if output_dir is not None:
         yield _local_space(output_dir)
@@ -155,7 +157,8 @@ def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> Check:
 
 
 def _inside(session: Session, machine: str | None, cancel: CancelToken, now: Callable[[], datetime]) -> Iterator[Check]:
-    """What only a logged-in session can tell. A check that vSphere refuses is a finding of its own and the others go on."""
+    """What only a logged-in session can tell. A check that vSphere refuses is a finding of its own and the others go
+    on."""
     moref = None
     if machine is not None:
         try:
@@ -214,7 +217,8 @@ def _licence(session: Session, cancel: CancelToken) -> Iterator[Check]:
 
 
 def _privileges(session: Session, moref: str | None, cancel: CancelToken) -> Iterator[Check]:
-    """Per operation, each where it counts: on the machine and its datastores, or else on every datacenter; or on the root folder."""
+    """Per operation, each where it counts: on the machine and its datastores, or else on every datacenter; or on the
+    root folder."""
     machines, stores, root = _scopes(session, moref, cancel)
     on_machine = [operation for operation in Operation if operation not in ON_ROOT | ON_DATASTORES]
     lacking = missing_privileges(session, machines, on_machine)
@@ -257,7 +261,8 @@ def _read_view(session: Session, paths: dict[str, tuple[str, ...]], cancel: Canc
 
 
 def _hosts(session: Session, cancel: CancelToken) -> Iterator[Check]:
-    """The route of the disk streams: vCenter names the ESXi host in the lease, and the stream comes from its port 443."""
+    """The route of the disk streams: vCenter names the ESXi host in the lease, and the stream comes from its port
+    443."""
     if not session.about.is_vcenter:
         return
     hosts = _read_view(session, {"HostSystem": ("name", "runtime.connectionState")}, cancel)

@@ -42,8 +42,8 @@ CONFIG_KEYS: Final = frozenset(
 class Endpoint:
     """One vCenter or ESXi host. ``datacenter`` is the default for relative names. Nothing in here prints a password.
 
-    ``judge`` is asked for the address of every host before it is connected to, the ESXi hosts that a lease names among them, and raises
-    where there must be no connection; so a name cannot resolve to something else after it was judged.
+    ``judge`` is asked for the address of every host before it is connected to, the ESXi hosts that a lease names among
+    them, and raises where there must be no connection; so a name cannot resolve to something else after it was judged.
     """
 
     host: str
@@ -88,11 +88,14 @@ def resolve_endpoint(
     ca_bundle: Path | None = None,
     datacenter: str | None = None,
 ) -> Endpoint:
-    """The endpoint that flags (keywords), environment and configuration name together; each value from the first that has it.
+    """The endpoint that flags (keywords), environment and configuration name together; each value from the first that
+    has it.
 
-    A user name or password of the configuration goes only to the host of the configuration. ``GOVC_URL`` takes every form that govc
-    takes: a bare host, ``user:password@``, with or without ``/sdk``; ``GOVC_USERNAME`` and ``GOVC_PASSWORD`` override what the URL holds and may
-    name a file, as they may for govc. Raises UsageError; a missing password is no error here (the caller may ask for it).
+    A user name or password of the configuration goes only to the host of the configuration. ``GOVC_URL`` takes every
+    form that govc
+    takes: a bare host, ``user:password@``, with or without ``/sdk``; ``GOVC_USERNAME`` and ``GOVC_PASSWORD`` override
+    what the URL holds and may name a file, as they may for govc. Raises UsageError; a missing password is no error here
+    (the caller may ask for it).
     """
     settings = _Settings(config or {})
     text = url or environ.get("GOVC_URL") or settings.text("url")
@@ -116,7 +119,8 @@ def resolve_endpoint(
 
 
 def http_proxy_for(endpoint: Endpoint, host: str, port: int = HTTPS_PORT) -> Proxy | None:
-    """The proxy for a connection to ``host`` (the endpoint itself or an ESXi host behind it), or None for a direct one."""
+    """The proxy for a connection to ``host`` (the endpoint itself or an ESXi host behind it), or None for a direct
+    one."""
     proxy = endpoint.proxy
     return None if proxy is None or proxy.bypassed_for(host, port) else proxy
 
@@ -124,8 +128,9 @@ def http_proxy_for(endpoint: Endpoint, host: str, port: int = HTTPS_PORT) -> Pro
 def parse_address(text: str) -> Address:
     """Host, port and credentials of a URL in any of govc's forms. The path is dropped: the API is always at ``/sdk``.
 
-    A user name may hold ``@``, as ``name@vsphere.local@host`` does; nothing else that divides a URL may stand in it unescaped, for
-    then programs differ in which part is the host. Raises UsageError, which shows nothing of the URL: it may hold a password.
+    A user name may hold ``@``, as ``name@vsphere.local@host`` does; nothing else that divides a URL may stand in it
+    unescaped, for then programs differ in which part is the host. Raises UsageError, which shows nothing of the URL: it
+    may hold a password.
     """
     url = _split(text.strip())
     if url.scheme.lower() != "https":
@@ -213,7 +218,8 @@ def _tls(
     thumbprint: str | None,
     ca_bundle: Path | None,
 ) -> TlsPolicy:
-    """The first of flag, environment and configuration for each; a pin in the configuration holds for the configuration's host only."""
+    """The first of flag, environment and configuration for each; a pin in the configuration holds for the
+    configuration's host only."""
     own = settings.for_host(address)
     if insecure is None and "GOVC_INSECURE" in environ:
         insecure = _flag(environ["GOVC_INSECURE"], "GOVC_INSECURE")

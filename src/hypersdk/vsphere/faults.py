@@ -1,7 +1,7 @@
 """What vSphere's faults and broken connections mean, in our words: one table, used at one border.
 
-A fault is known by the name of its type; subtypes of a listed fault mean the same as the fault itself (``lineage`` walks up the
-vendor's own type tree). Names: the *Faults* pages of the vSphere Web Services API reference.
+A fault is known by the name of its type; subtypes of a listed fault mean the same as the fault itself (``lineage``
+walks up the vendor's own type tree). Names: the *Faults* pages of the vSphere Web Services API reference.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from hypersdk.vsphere.certificate import CERTIFICATE_CHANGED, CERTIFICATE_UNKNOW
 LOGIN_REFUSED: Final = register(
     "login_refused",
     "vSphere does not accept this user name and password.",
-    "Check the user name (with its domain, like name@vsphere.local) and the password; several wrong tries lock an account for a while.",
+    "Check the user name (with its domain, like name@vsphere.local) and the password; several wrong tries lock an"
+    " account for a while.",
 )
 NOT_AUTHENTICATED: Final = register(
     "not_authenticated",
@@ -42,7 +43,8 @@ NOT_AUTHENTICATED: Final = register(
 PRIVILEGE_MISSING: Final = register(
     "privilege_missing",
     "The account lacks a privilege on this object.",
-    "Have an administrator add the privilege to the account's role on this object; `hyper2kvm doctor` lists what is missing.",
+    "Have an administrator add the privilege to the account's role on this object; `hyper2kvm doctor` lists what is"
+    " missing.",
 )
 OBJECT_GONE: Final = register(
     "object_gone",
@@ -164,10 +166,11 @@ _RULES: Final[dict[str, Rule]] = {
         (SourceError, TASK_CANCELLED, "RequestCanceled"),
     )
     for name in names.split()
-}  # fmt: skip
+}
 _UNKNOWN: Final = Rule(SourceError, VSPHERE_FAULT)
 
-# ESXi words it "Failed to allocate NFC memory", "NFC_NO_MEMORY", "Unable to allocate nfc buffer" ...: a SystemError without a type of its own.
+# ESXi words it "Failed to allocate NFC memory", "NFC_NO_MEMORY", "Unable to allocate nfc buffer" ...: a SystemError
+# without a type of its own.
 _NFC_EXHAUSTED: Final = re.compile(r"failed to allocate|NFC_NO_MEMORY|unable to allocate.{0,40}nfc", re.IGNORECASE)
 _MAX_TEXT: Final = 500
 
@@ -180,7 +183,8 @@ def rule_for(lineage: Iterable[str], text: str) -> Rule:
 
 
 def fault_error(lineage: list[str], text: str | None, **fields: object) -> HyperSDKError:
-    """Our error for a fault with these type names and the server's ``text``. The login's text is not repeated: it is ours to word."""
+    """Our error for a fault with these type names and the server's ``text``. The login's text is not repeated: it is
+    ours to word."""
     said = clean_text(text or "")
     rule = rule_for(lineage, said)
     name = lineage[0] if lineage else "unknown fault"
@@ -202,12 +206,14 @@ def clean_text(text: str) -> str:
 
 
 def lineage(kind: type) -> list[str]:
-    """Names of a pyVmomi fault class and its ancestors, without their package: ``['NoDiskSpace', 'FileFault', 'VimFault', ...]``."""
+    """Names of a pyVmomi fault class and its ancestors, without their package: ``['NoDiskSpace', 'FileFault',
+    'VimFault', ...]``."""
     return [base.__name__.rpartition(".")[2] for base in kind.__mro__]
 
 
 def translate(exc: BaseException, peer: str = "the server") -> HyperSDKError:
-    """The one border: a pyVmomi fault, a broken connection or an unreadable answer as an error of ours; raise it ``from exc``.
+    """The one border: a pyVmomi fault, a broken connection or an unreadable answer as an error of ours; raise it ``from
+    exc``.
 
     ``peer`` names the other side in the message. Anything else is a bug and is raised again as it is.
     """
@@ -227,7 +233,8 @@ def translate(exc: BaseException, peer: str = "the server") -> HyperSDKError:
 
 @contextmanager
 def retried_when_away() -> Iterator[None]:
-    """A server that cannot be reached inside is a TransientError outside: in the middle of an export that is a matter of retries.
+    """A server that cannot be reached inside is a TransientError outside: in the middle of an export that is a matter
+    of retries.
 
     A certificate that is not to be trusted stays what it is: no further try makes it better.
     """

@@ -5,9 +5,9 @@
     open_get(url) ──> Connection ── connection.py: proxy, TLS, the certificate judged
                           └─ get(path) ──> HttpBody.readinto(buffer) <── wire.py: patience, framing
 
-``http.client`` writes the request and parses the head of the answer. No redirect is followed; the session cookie goes to the
-session's own host and to no other. A reset, a stall, a body shorter than announced and the answers 408, 425, 429, 500, 502,
-503 and 504 raise TransientError; everything read before the body is bounded.
+``http.client`` writes the request and parses the head of the answer. No redirect is followed; the session cookie goes
+to the session's own host and to no other. A reset, a stall, a body shorter than announced and the answers 408, 425,
+429, 500, 502, 503 and 504 raise TransientError; everything read before the body is bounded.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def split_url(url: str) -> tuple[str, int, str]:
 
 
 class HttpBody:
-    """A ``ByteStream``: the body of one answer, while it comes. Close it in any case; half read, it ends its connection."""
+    """A ``ByteStream``: the body of one answer, while it comes. Close it in any case; half read, it ends its
+    connection."""
 
     def __init__(
         self, response: http.client.HTTPResponse, wire: Wire, release: Callable[[bool], None], route: str
@@ -223,9 +224,11 @@ class Connection:
         byte_range: ByteRange | None = None,
         last: bool = False,
     ) -> HttpBody:
-        """Asks for ``target`` (path and query) and returns the open body of a 200 or 206; after the ``last`` one the connection ends.
+        """Asks for ``target`` (path and query) and returns the open body of a 200 or 206; after the ``last`` one the
+        connection ends.
 
-        Raises TransientError (try again), SourceError ``http_refused`` with the field ``status``, ``redirect_refused``, ``bad_reply``.
+        Raises TransientError (try again), SourceError ``http_refused`` with the field ``status``, ``redirect_refused``,
+        ``bad_reply``.
         """
         self._wire.cancel = cancel
         self.alive = False  # until this exchange has come to its end
@@ -277,8 +280,8 @@ def open_get(
 ) -> HttpBody:
     """GET of one ``url`` on a connection of its own, which ends with the body.
 
-    ``endpoint`` says by which proxy and whom to trust; ``pin`` is the print (SHA-1 or SHA-256) that its vCenter gave for another host. Errors
-    as ``Connection`` and its ``get``.
+    ``endpoint`` says by which proxy and whom to trust; ``pin`` is the print (SHA-1 or SHA-256) that its vCenter gave
+    for another host. Errors as ``Connection`` and its ``get``.
     """
     host, port, target = split_url(url)
     trusted = open_connection(endpoint, host=host, port=port, pinned_sha1=pin, connect_timeout_s=connect_timeout_s)
@@ -325,7 +328,8 @@ def _accepted(body: HttpBody) -> HttpBody:
 
 
 def _retry_after(body: HttpBody) -> float | None:
-    """Seconds the server asks to wait (RFC 9110, section 10.2.3: a number or a date), bounded; None when it does not ask."""
+    """Seconds the server asks to wait (RFC 9110, section 10.2.3: a number or a date), bounded; None when it does not
+    ask."""
     text = (body.header("Retry-After") or "").strip()
     if _DIGITS.fullmatch(text):
         return min(float(text), RETRY_AFTER_MAX_S)

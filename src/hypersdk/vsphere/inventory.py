@@ -63,8 +63,8 @@ def list_machines(
 ) -> list[MachineSummary]:
     """All machines and templates, sorted by path. ``on_count`` hears how many have come so far, page by page.
 
-    One container view, one retrieval in pages: pages + 2 calls in all. ``disks=False`` leaves ``MachineSummary.disks`` empty and spares the
-    server and the wire the device lists, which are most of the data.
+    One container view, one retrieval in pages: pages + 2 calls in all. ``disks=False`` leaves ``MachineSummary.disks``
+    empty and spares the server and the wire the device lists, which are most of the data.
     """
     found = session.call(lambda: _collect(session, cancel, on_count, disks=disks, page_size=page_size))
     return sorted((_summary(row, found) for row in found.rows), key=lambda machine: machine.path)
@@ -176,11 +176,11 @@ def summary_of(
 
 
 def find_machine(machines: Sequence[MachineSummary], selector: str, *, datacenter: str | None = None) -> MachineSummary:
-    """The one machine that ``selector`` means: moref, BIOS or instance UUID, inventory path (``/DC/vm/..``, with or without the leading
-    slash, or relative to a datacenter's ``vm`` folder) or name.
+    """The one machine that ``selector`` means: moref, BIOS or instance UUID, inventory path (``/DC/vm/..``, with or
+    without the leading slash, or relative to a datacenter's ``vm`` folder) or name.
 
-    A name in ``datacenter`` goes before the same name elsewhere. Raises LookupFailed: ``ambiguous`` with the candidates,
-    ``not_found`` with similar names.
+    A name in ``datacenter`` goes before the same name elsewhere. Raises LookupFailed: ``ambiguous`` with the
+    candidates, ``not_found`` with similar names.
     """
     wanted = selector.strip()
     found = _meant(machines, selector) or _meant(machines, wanted)
@@ -206,13 +206,15 @@ def _is_meant(machine: MachineSummary, wanted: str) -> bool:
 
 
 def datacenter_path(machine: MachineSummary) -> str | None:
-    """Inventory path of the machine's datacenter (``/DC0``, ``/folder/DC0``): the ``dcPath`` of datastore URLs. None when it is not visible."""
+    """Inventory path of the machine's datacenter (``/DC0``, ``/folder/DC0``): the ``dcPath`` of datastore URLs. None
+    when it is not visible."""
     above, below = _split_at_vm(machine)
     return "/" + "/".join(above) if below else None
 
 
 def _split_at_vm(machine: MachineSummary) -> tuple[list[str], list[str]]:
-    """The path's parts down to the datacenter, and those below its ``vm`` folder (empty when the datacenter is not visible)."""
+    """The path's parts down to the datacenter, and those below its ``vm`` folder (empty when the datacenter is not
+    visible)."""
     parts = machine.path.strip("/").split("/")
     root = [encode_name(machine.datacenter or ""), "vm"]
     start = next((i for i in range(len(parts) - 1) if parts[i : i + 2] == root), len(parts))

@@ -20,7 +20,8 @@ def default_known_hosts(environ: Mapping[str, str]) -> Path:
 
 
 def remembered_print(files: Iterable[Path], host: str, port: int) -> str | None:
-    """The print of the last line for ``host:port`` (without port: 443) in the first file that has one; lines that are none are skipped.
+    """The print of the last line for ``host:port`` (without port: 443) in the first file that has one; lines that are
+    none are skipped.
 
     Raises UsageError when a file exists and cannot be read.
     """
@@ -32,7 +33,8 @@ def remembered_print(files: Iterable[Path], host: str, port: int) -> str | None:
 
 
 def remember_host(path: Path, host: str, port: int, thumbprint: str) -> None:
-    """Writes the print of ``host:port`` down, in place of an older one. The file is replaced as a whole, readable by its owner only."""
+    """Writes the print of ``host:port`` down, in place of an older one. The file is replaced as a whole, readable by
+    its owner only."""
     kept = [f"{name} {show_print(digits)}" for name, digits in _entries(path) if name != _key(host, port)]
     lines = [*kept, f"{_key(host, port)} {show_print(normal_print(thumbprint))}"]
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -8,7 +8,8 @@
                                                    └── lost (timed out, session ended): the next stream asks whether the
                                                        machine is at the same point in time, then opens another lease
 
-A lease belongs to its login session and holds its machine: no power-on, no migration, no second export while it is there.
+A lease belongs to its login session and holds its machine: no power-on, no migration, no second export while it is
+there.
 """
 
 from __future__ import annotations
@@ -112,11 +113,13 @@ class _Delivery:
 
 
 class LeasedExport:
-    """The export of one machine, or of one of its snapshots. A context manager: leaving it aborts what ``complete`` did not end.
+    """The export of one machine, or of one of its snapshots. A context manager: leaving it aborts what ``complete`` did
+    not end.
 
-    ``on_opened`` hears of each lease before the server is asked for it (its ``lease_moref`` is empty then) and again when the server
-    has named it; ``on_closed`` when that record needs no undo any more. ``same_point`` is asked before a lost lease is replaced, and raises
-    where the machine is not provably at the point in time that the first one was of. ``on_wait`` hears what is waited for, for people.
+    ``on_opened`` hears of each lease before the server is asked for it (its ``lease_moref`` is empty then) and again
+    when the server has named it; ``on_closed`` when that record needs no undo any more. ``same_point`` is asked before
+    a lost lease is replaced, and raises where the machine is not provably at the point in time that the first one was
+    of. ``on_wait`` hears what is waited for, for people.
 
     Entering raises what the server refuses the export with; nothing is open then.
     """
@@ -183,7 +186,8 @@ class LeasedExport:
         self._percent = max(0, min(100, int(fraction * 100)))
 
     def verify(self, streams: Mapping[str, StreamDigests]) -> dict[str, Verdict]:
-        """The server's manifest against what was received of each file (by its lease key). To be called before ``complete``.
+        """The server's manifest against what was received of each file (by its lease key). To be called before
+        ``complete``.
 
         Raises IntegrityError ``manifest_mismatch`` that names the disks.
         """
@@ -206,7 +210,8 @@ class LeasedExport:
         return verdicts
 
     def complete(self) -> None:
-        """Ends the export as done. A lease that has ended by itself meanwhile is no error: everything had been received."""
+        """Ends the export as done. A lease that has ended by itself meanwhile is no error: everything had been
+        received."""
         self._stopped.set()
         with self._lock:
             held, self._held = self._held, None
@@ -234,7 +239,8 @@ class LeasedExport:
             self._cancel.sleep(wait_s)
 
     def _open(self, cancel: CancelToken) -> _Held:
-        """A lease that is ready, its digests chosen. Raises what the server answers; what was opened is closed again then."""
+        """A lease that is ready, its digests chosen. Raises what the server answers; what was opened is closed again
+        then."""
         record = self._request(cancel)
         try:
             info = nfc.wait_until_ready(self._session, record.lease_moref, cancel=cancel)
@@ -251,7 +257,8 @@ class LeasedExport:
         return _Held(record, info, {file.key: file for file in info.files}, sha256)
 
     def _request(self, cancel: CancelToken) -> LeaseRecord:
-        """Asks for the export, written down before and after. A machine that is busy is waited for: an earlier lease may just be ending."""
+        """Asks for the export, written down before and after. A machine that is busy is waited for: an earlier lease
+        may just be ending."""
         self._release_unanswered(cancel)
         until = time.monotonic() + BUSY_PATIENCE_S
         while True:
@@ -293,7 +300,8 @@ class LeasedExport:
             self._unanswered = None
 
     def _task(self, earlier: Collection[str]) -> str | None:
-        """The task of the export that was just asked for; None where the server shows none. Not knowing it is no reason to fail."""
+        """The task of the export that was just asked for; None where the server shows none. Not knowing it is no reason
+        to fail."""
         try:
             running = running_tasks(self._session, self._moref, cancel=CancelToken())
         except HyperSDKError as error:
@@ -321,7 +329,8 @@ class LeasedExport:
         ]
 
     def _disks(self) -> Sequence[Disk]:
-        """The disks that the lease is of: a snapshot has those of its time, which need not be the machine's of today."""
+        """The disks that the lease is of: a snapshot has those of its time, which need not be the machine's of
+        today."""
         return read_machine(self._session, self._moref, snapshot=self._snapshot, cancel=self._cancel).disks
 
     # Streams
@@ -356,7 +365,8 @@ class LeasedExport:
             raise TransientError(f"the lease has ended: {error.message}", code=LEASE_LOST) from error
 
     def _give_up(self, held: _Held, cancel: CancelToken) -> None:
-        """A data request is not authorized, whatever the API says of lease and session: the next try has new ones of both."""
+        """A data request is not authorized, whatever the API says of lease and session: the next try has new ones of
+        both."""
         with self._turn(cancel):
             if self._held is not held:
                 return  # another stream was here first
@@ -380,7 +390,8 @@ class LeasedExport:
 
     @contextmanager
     def _turn(self, cancel: CancelToken) -> Iterator[None]:
-        """The lock. A stream that is cancelled does not wait for the one that opens the lease anew, which may take minutes."""
+        """The lock. A stream that is cancelled does not wait for the one that opens the lease anew, which may take
+        minutes."""
         while not self._lock.acquire(timeout=TURN_S):
             cancel.check()
         try:
@@ -389,7 +400,8 @@ class LeasedExport:
             self._lock.release()
 
     def _reopened(self, lost: _Held | None, cancel: CancelToken) -> _Held:
-        """Another lease of the same point. A vCenter that is away for the moment is a matter of retries: the export was well begun."""
+        """Another lease of the same point. A vCenter that is away for the moment is a matter of retries: the export was
+        well begun."""
         with retried_when_away():
             if lost is not None:
                 self._release(lost, cancel)
@@ -411,7 +423,8 @@ class LeasedExport:
     # Staying and ending
 
     def _keep_alive(self) -> None:
-        """Renews the lease, whether bytes flow or not. A failure is left to the streams: they see whether the lease is still there."""
+        """Renews the lease, whether bytes flow or not. A failure is left to the streams: they see whether the lease is
+        still there."""
         pause_s = self._interval_s()
         while not self._stopped.wait(pause_s):
             answered = self._renew()
@@ -471,8 +484,8 @@ class LeasedExport:
 def _compare(entry: nfc.ManifestEntry, stream: StreamDigests, times: int) -> bool | None:
     """Whether the strongest digest that both sides have is the same; None where they share none.
 
-    Of a stream that was opened several ``times`` on one lease it is not known what a server counts: the last one, or all. Where its
-    length shows that it is not what was received, its digest is not of that either.
+    Of a stream that was opened several ``times`` on one lease it is not known what a server counts: the last one, or
+    all. Where its length shows that it is not what was received, its digest is not of that either.
     """
     if times > 1 and entry.size_bytes not in (None, stream.length_bytes):
         return None
@@ -485,9 +498,10 @@ def _compare(entry: nfc.ManifestEntry, stream: StreamDigests, times: int) -> boo
 def match_disks(disks: Sequence[Disk], files: Sequence[nfc.DeviceUrl]) -> list[tuple[Disk, nfc.DeviceUrl]]:
     """Which disk each file of a lease is of.
 
-    By controller and unit, which stand in the key that vSphere gives (``/vm-42/ParaVirtualSCSIController0:1``); else by the name of its
-    backing file; else, where the keys tell no places and what is left is as many on both sides, by the order of the device list, which
-    leases keep. What has no partner is left out. A wrong guess would hardly pass: the stream's capacity is compared with the disk's.
+    By controller and unit, which stand in the key that vSphere gives (``/vm-42/ParaVirtualSCSIController0:1``); else by
+    the name of its backing file; else, where the keys tell no places and what is left is as many on both sides, by the
+    order of the device list, which leases keep. What has no partner is left out. A wrong guess would hardly pass: the
+    stream's capacity is compared with the disk's.
     """
     pairs: list[tuple[Disk, nfc.DeviceUrl]] = []
     left, others = list(disks), []

@@ -92,9 +92,9 @@ def read_machine(
 ) -> Machine:
     """All that is known of one machine, with its host, networks, datastores, folders and running tasks, in one call.
 
-    With a ``snapshot`` (its moref), in one call more, its hardware and settings are those that the snapshot holds: since then a disk may have been
-    added or removed, or another one put in its place. Where the server does not show them, they are today's.
-    Raises LookupFailed ``object_gone``, Refused ``machine_unreadable`` (no configuration).
+    With a ``snapshot`` (its moref), in one call more, its hardware and settings are those that the snapshot holds:
+    since then a disk may have been added or removed, or another one put in its place. Where the server does not show
+    them, they are today's. Raises LookupFailed ``object_gone``, Refused ``machine_unreadable`` (no configuration).
     """
     token = cancel or CancelToken()
     found = session.call(lambda: _read_related(session, moref, token))
@@ -122,7 +122,8 @@ def read_datastores(session: Session, moref: str, *, cancel: CancelToken | None 
 
 
 def read_point(session: Session, moref: str, *, cancel: CancelToken | None = None) -> PointFacts:
-    """The facts that prove two looks at a machine to be of the same point in time. Raises LookupFailed ``object_gone``."""
+    """The facts that prove two looks at a machine to be of the same point in time. Raises LookupFailed
+    ``object_gone``."""
     return _point(read_one(session, "VirtualMachine", moref, _POINT, cancel=cancel or CancelToken()))
 
 
@@ -144,8 +145,13 @@ class _Related:
 
 def _read_related(session: Session, moref: str, cancel: CancelToken) -> _Related:
     paths = {
-        "VirtualMachine": _DETAIL, "HostSystem": ("name",), "Datastore": DATASTORE, "Task": _TASK, **PLACES, **_NETWORKS
-    }  # fmt: skip
+        "VirtualMachine": _DETAIL,
+        "HostSystem": ("name",),
+        "Datastore": DATASTORE,
+        "Task": _TASK,
+        **PLACES,
+        **_NETWORKS,
+    }
     spec = filter_spec(session.ref("VirtualMachine", moref), paths, select=_ways())
     found = _Related(None, {})
     for item in read_objects(session, [spec], cancel=cancel, keep=True):
@@ -216,7 +222,8 @@ def _decode(moref: str, found: _Related) -> Machine:
 
 
 def _as_of(machine: Machine, found: _Related, then: ObjectProperties) -> Machine:
-    """``machine`` with the configuration ``then``. How much is used of a disk is known where it is still the one that it was."""
+    """``machine`` with the configuration ``then``. How much is used of a disk is known where it is still the one that
+    it was."""
     assert found.machine is not None
     values = {path: value for path, value in found.machine.values.items() if path not in _THEN} | dict(then.values)
     as_then = _decode(machine.moref, replace(found, machine=replace(found.machine, values=values)))

@@ -1,7 +1,8 @@
 """HttpNfcLease on the wire: the calls of an export, and what the server says of its files. No policy in here.
 
-Facts: *HttpNfcLease*, *HttpNfcLeaseInfo*, *HttpNfcLeaseDeviceUrl*, *HttpNfcLeaseManifestEntry* in the vSphere Web Services API
-reference. ``fileSize`` is unset for disks, whose stream is made on the fly; ``sslCertificate`` came with 9.0.
+Facts: *HttpNfcLease*, *HttpNfcLeaseInfo*, *HttpNfcLeaseDeviceUrl*, *HttpNfcLeaseManifestEntry* in the vSphere Web
+Services API reference. ``fileSize`` is unset for disks, whose stream is made on the fly; ``sslCertificate`` came with
+9.0.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ HOLDING: Final = frozenset({INITIALIZING, READY})
 
 @dataclass(frozen=True, slots=True)
 class DeviceUrl:
-    """One file of an export. ``pin`` is the print of the serving host's certificate (SHA-256 or SHA-1 hex), where the server told it."""
+    """One file of an export. ``pin`` is the print of the serving host's certificate (SHA-256 or SHA-1 hex), where the
+    server told it."""
 
     key: str
     url: str
@@ -66,7 +68,8 @@ class LeaseInfo:
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """What the server says it sent of one file. Digests are lower-case hex, None where it has none; ``size_bytes`` too."""
+    """What the server says it sent of one file. Digests are lower-case hex, None where it has none; ``size_bytes``
+    too."""
 
     sha1: str | None
     sha256: str | None
@@ -74,7 +77,8 @@ class ManifestEntry:
 
 
 def request_lease(session: Session, moref: str, snapshot: str | None) -> str:
-    """Asks for the export of a powered-off machine, or of a snapshot; returns the lease's moref. It is not ready yet."""
+    """Asks for the export of a powered-off machine, or of a snapshot; returns the lease's moref. It is not ready
+    yet."""
 
     def ask() -> str:
         if snapshot is not None:
@@ -85,7 +89,8 @@ def request_lease(session: Session, moref: str, snapshot: str | None) -> str:
 
 
 def lease_state(session: Session, lease: str, cancel: CancelToken) -> str | None:
-    """``initializing``, ``ready``, ``done`` or ``error``; None when the lease is gone (timed out, ended, or its session ended)."""
+    """``initializing``, ``ready``, ``done`` or ``error``; None when the lease is gone (timed out, ended, or its session
+    ended)."""
     try:
         return read_one(session, "HttpNfcLease", lease, ["state"], cancel=cancel).text("state")
     except LookupFailed:
@@ -93,7 +98,8 @@ def lease_state(session: Session, lease: str, cancel: CancelToken) -> str | None
 
 
 def wait_until_ready(session: Session, lease: str, *, cancel: CancelToken) -> LeaseInfo:
-    """Waits for ``ready`` and returns what can be downloaded. Raises what the lease's error means; TransientError ``lease_not_ready``."""
+    """Waits for ``ready`` and returns what can be downloaded. Raises what the lease's error means; TransientError
+    ``lease_not_ready``."""
     pause_s, started = FIRST_LOOK_S, time.monotonic()
     while True:
         now = read_one(session, "HttpNfcLease", lease, ["state", "info", "error"], cancel=cancel)
@@ -152,7 +158,8 @@ def _pin(element: Element) -> str | None:
 
 
 def ask_for_sha256(session: Session, lease: str, keys: Sequence[str]) -> bool:
-    """Asks for a manifest with SHA-256 (vSphere 6.7 and later); to be called before the first byte. False where it stays SHA-1.
+    """Asks for a manifest with SHA-256 (vSphere 6.7 and later); to be called before the first byte. False where it
+    stays SHA-1.
 
     Whatever the server has against it: the manifest has SHA-1 in any case.
     """

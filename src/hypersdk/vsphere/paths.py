@@ -1,7 +1,8 @@
 """Inventory names and paths.
 
-vSphere writes ``/``, ``\\`` and ``%`` inside a name as ``%2f``, ``%5c``, ``%25`` (the ``name`` property of ManagedEntity); nothing else is
-escaped. Names are shown decoded; a path keeps its names encoded, in lower-case hex, so that it can be taken apart again.
+vSphere writes ``/``, ``\\`` and ``%`` inside a name as ``%2f``, ``%5c``, ``%25`` (the ``name`` property of
+ManagedEntity); nothing else is escaped. Names are shown decoded; a path keeps its names encoded, in lower-case hex, so
+that it can be taken apart again.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Place:
 
 
 def inventory_path(places: Mapping[str, Place], parent: str | None, name: str) -> str:
-    """``/DC0/vm/folder/name`` for a (raw) name below ``parent``. The root folder, and what cannot be seen, has no part in it."""
+    """``/DC0/vm/folder/name`` for a (raw) name below ``parent``. The root folder, and what cannot be seen, has no part
+    in it."""
     above = [place.name for place in ancestors(places, parent) if place.parent is not None]
     return "/" + "/".join(encode_name(decode_name(part)) for part in reversed([name, *above]))
 

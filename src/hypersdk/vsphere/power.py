@@ -25,7 +25,8 @@ LOOK_EVERY_S: Final = 1.0
 
 
 def power_off(session: Session, moref: str, *, cancel: CancelToken) -> bool:
-    """Pulls the plug. False when it was off already. Raises Refused ``power_state`` for a suspended machine: its memory would be lost."""
+    """Pulls the plug. False when it was off already. Raises Refused ``power_state`` for a suspended machine: its memory
+    would be lost."""
     if _power(session, moref, cancel) is Power.SUSPENDED:
         raise Refused(
             f"{moref} is suspended: powering it off would throw its memory away",
@@ -70,8 +71,8 @@ def _power(session: Session, moref: str, cancel: CancelToken) -> Power:
 def _change(
     session: Session, moref: str, wanted: Power, start: Callable[[Any], Any], what: str | None, cancel: CancelToken
 ) -> bool:
-    """Runs the task unless the machine is as ``wanted``; someone else may bring it there at the same moment. One of a kind ``what`` is never
-    left running."""
+    """Runs the task unless the machine is as ``wanted``; someone else may bring it there at the same moment. One of a
+    kind ``what`` is never left running."""
 
     def begin() -> Any:
         return start(session.ref("VirtualMachine", moref))

@@ -1,8 +1,9 @@
 """Which privileges each operation needs, by vSphere's names, and which of them an account lacks.
 
-The names are those that the API reference gives for each method ("Required Privileges"); the two for datastore files are those that the
-reference names for ``/folder`` access. ``VirtualMachine.Config.EditDevice`` is needed with ``SetCDMedia`` because a drive is changed by
-ReconfigVM_Task, and ``DeviceConnection`` because it is disconnected, and connected again if it was.
+The names are those that the API reference gives for each method ("Required Privileges"); the two for datastore files
+are those that the reference names for ``/folder`` access. ``VirtualMachine.Config.EditDevice`` is needed with
+``SetCDMedia`` because a drive is changed by ReconfigVM_Task, and ``DeviceConnection`` because it is disconnected, and
+connected again if it was.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ ON_DATASTORES: Final = frozenset({Operation.DATASTORE})
 def missing_privileges(
     session: Session, entities: Sequence[Any], operations: Iterable[Operation]
 ) -> dict[Operation, tuple[str, ...]]:
-    """For each operation the privileges that the session lacks on at least one of ``entities`` (objects of ``Session.ref``).
+    """For each operation the privileges that the session lacks on at least one of ``entities`` (objects of
+    ``Session.ref``).
 
     An operation that may be done is not in the answer. One call. Raises what the server refuses it with.
     """

@@ -1,4 +1,5 @@
-"""HTTP proxies by the environment's rules (HTTPS_PROXY, NO_PROXY), the same for API and data, and the way through them."""
+"""HTTP proxies by the environment's rules (HTTPS_PROXY, NO_PROXY), the same for API and data, and the way through
+them."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _DEFAULT_PORT: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A plain HTTP proxy that tunnels with CONNECT. ``authorization`` is the ready header value; ``no_proxy`` the rules that bypass it."""
+    """A plain HTTP proxy that tunnels with CONNECT. ``authorization`` is the ready header value; ``no_proxy`` the rules
+    that bypass it."""
 
     host: str
     port: int
@@ -33,7 +35,8 @@ class Proxy:
         return {} if self.authorization is None else {"Proxy-Authorization": self.authorization.reveal()}
 
     def bypassed_for(self, host: str, port: int) -> bool:
-        """Whether ``NO_PROXY`` (or being local) sends a connection past the proxy, by the rules that curl and Go share."""
+        """Whether ``NO_PROXY`` (or being local) sends a connection past the proxy, by the rules that curl and Go
+        share."""
         name = host.strip("[]").rstrip(".").lower()
         address = _address(name)
         if name == "localhost" or (address is not None and address.is_loopback):
@@ -42,7 +45,8 @@ class Proxy:
 
 
 def proxy_from_environ(environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy that ``HTTPS_PROXY`` names (``https_proxy`` first, as curl does). Raises UsageError for a kind that is not supported."""
+    """The proxy that ``HTTPS_PROXY`` names (``https_proxy`` first, as curl does). Raises UsageError for a kind that is
+    not supported."""
     text = environ.get("https_proxy") or environ.get("HTTPS_PROXY") or ""
     if not text.strip():
         return None
@@ -60,9 +64,11 @@ def proxy_from_environ(environ: Mapping[str, str]) -> Proxy | None:
         )
     rules = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     return Proxy(
-        url.hostname, port or _DEFAULT_PORT, _basic(url.username, url.password),
+        url.hostname,
+        port or _DEFAULT_PORT,
+        _basic(url.username, url.password),
         tuple(rule.strip().lower() for rule in rules.split(",") if rule.strip()),
-    )  # fmt: skip
+    )
 
 
 def _basic(username: str | None, password: str | None) -> Secret | None:
@@ -82,7 +88,8 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 def _rule_matches(
     rule: str, name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None, port: int
 ) -> bool:
-    """One entry of NO_PROXY: ``*``, an address, a CIDR block, or a domain (itself and below; with a leading dot only below)."""
+    """One entry of NO_PROXY: ``*``, an address, a CIDR block, or a domain (itself and below; with a leading dot only
+    below)."""
     if rule == "*":
         return True
     if address is not None:
@@ -102,7 +109,8 @@ def _covers(rule: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -
 
 
 def dial(host: str, port: int, *, proxy: Proxy | None, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
-    """A TCP connection to ``host``, through ``proxy`` where given; for protocols in which the client speaks first, as in TLS.
+    """A TCP connection to ``host``, through ``proxy`` where given; for protocols in which the client speaks first, as
+    in TLS.
 
     Raises OSError (a proxy's refusal too).
     """

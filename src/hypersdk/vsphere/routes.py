@@ -1,4 +1,5 @@
-"""Which way the data comes: straight from the ESXi host that the lease names, or through the server we are logged in to.
+"""Which way the data comes: straight from the ESXi host that the lease names, or through the server we are logged in
+to.
 
 ::
 
@@ -72,7 +73,8 @@ class Routes:
             return ways[::-1] if name in self._detour else ways
 
     def open(self, url: str, pin: str | None, *, cookie: SessionCookie, cancel: CancelToken) -> HttpBody:
-        """GET by the first way that works. Raises TransientError ``no_route`` when none does, and what a way that answers says.
+        """GET by the first way that works. Raises TransientError ``no_route`` when none does, and what a way that
+        answers says.
 
         A certificate that is not the pinned one is an error at once: nothing is tried behind its back.
         """
@@ -114,7 +116,8 @@ class Routes:
 
 
 def _leads_nowhere(error: HyperSDKError) -> bool:
-    """Whether another way may do better: nobody there, not to be trusted without a pin, or a server that does not know the path."""
+    """Whether another way may do better: nobody there, not to be trusted without a pin, or a server that does not know
+    the path."""
     if isinstance(error, ConnectError):
         return error.code != CERTIFICATE_CHANGED
     return error.code == HTTP_REFUSED

@@ -62,8 +62,8 @@ class About:
 class Session:
     """A login. Thread-safe; ``close`` (or leaving the ``with`` block) logs out.
 
-    ``key`` changes when the session had to be renewed: what belonged to the old one (leases, views) is gone then. ``user`` is the account
-    as the server writes it, like ``VSPHERE.LOCAL\\Administrator``.
+    ``key`` changes when the session had to be renewed: what belonged to the old one (leases, views) is gone then.
+    ``user`` is the account as the server writes it, like ``VSPHERE.LOCAL\\Administrator``.
     """
 
     def __init__(
@@ -90,9 +90,11 @@ class Session:
         keepalive_s: float = KEEPALIVE_S,
         guard: Callable[[], None] = lambda: None,
     ) -> Session:
-        """Logs in. ``guard`` is called before every call, and raises where this process may not touch the server any more.
+        """Logs in. ``guard`` is called before every call, and raises where this process may not touch the server any
+        more.
 
-        Raises ConnectError (no answer, not trusted, no vSphere), AccessError ``login_refused``, UsageError ``no_password``."""
+        Raises ConnectError (no answer, not trusted, no vSphere), AccessError ``login_refused``, UsageError
+        ``no_password``."""
         if not endpoint.username or endpoint.password is None:
             raise UsageError(f"no user name or password for {endpoint.address}", code=NO_PASSWORD)
         cancel.check()
@@ -115,8 +117,8 @@ class Session:
 
     @contextmanager
     def breakable(self, cancel: CancelToken) -> Iterator[None]:
-        """While there is nothing to put back: a cancel also ends the calls that are being waited for, and the session with them. A vCenter that
-        hangs would keep its caller for three minutes."""
+        """While there is nothing to put back: a cancel also ends the calls that are being waited for, and the session
+        with them. A vCenter that hangs would keep its caller for three minutes."""
         with _broken_off(cancel, self.stub.abort):
             yield
 
@@ -129,9 +131,11 @@ class Session:
         self.close()
 
     def call(self, fn: Callable[[], T]) -> T:
-        """Runs ``fn`` with all faults translated; when the session has ended meanwhile, logs in again and runs it once more.
+        """Runs ``fn`` with all faults translated; when the session has ended meanwhile, logs in again and runs it once
+        more.
 
-        So ``fn`` must look its objects up itself, by ``ref``. It is repeated only after NotAuthenticated, when the server has done nothing.
+        So ``fn`` must look its objects up itself, by ``ref``. It is repeated only after NotAuthenticated, when the
+        server has done nothing.
         """
         self._check_open()
         key = self.key
@@ -144,12 +148,14 @@ class Session:
         return _translated(self.endpoint.address, fn)
 
     def renew(self, instead_of: str) -> None:
-        """Logs in anew although the session seems to live, where the data plane does not take its cookie any more; unless another thread has
-        replaced the session with the key ``instead_of`` already. The old one is left to idle out: leases of others may hang on it."""
+        """Logs in anew although the session seems to live, where the data plane does not take its cookie any more;
+        unless another thread has replaced the session with the key ``instead_of`` already. The old one is left to idle
+        out: leases of others may hang on it."""
         self._log_in(instead_of, forget_cookie=True)
 
     def ref(self, type_name: str, moref: str) -> Any:
-        """The managed object of a moref, like ``ref("VirtualMachine", "vm-42")``; no call is made. Type names are those on the wire."""
+        """The managed object of a moref, like ``ref("VirtualMachine", "vm-42")``; no call is made. Type names are those
+        on the wire."""
         from pyVmomi.VmomiSupport import GetWsdlType
 
         return GetWsdlType("urn:vim25", type_name)(moref, self.stub)
@@ -170,7 +176,8 @@ class Session:
         return now.astimezone(UTC)
 
     def close(self) -> None:
-        """Ends the keep-alive and logs out. A server that is gone is no error here: the session ends there by itself."""
+        """Ends the keep-alive and logs out. A server that is gone is no error here: the session ends there by
+        itself."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -206,7 +213,8 @@ class Session:
             self.key = str(user.key)
 
     def _keep_alive(self) -> None:
-        """Asks for the time now and then. An unreachable server is left to the next real call to report; a refused login is not tried again."""
+        """Asks for the time now and then. An unreachable server is left to the next real call to report; a refused
+        login is not tried again."""
         while not self._closing.wait(self._keepalive_s):
             try:
                 self.server_time()
@@ -246,13 +254,19 @@ def _check_content(content: Any, endpoint: Endpoint) -> None:
 
 def _about(info: Any) -> About:
     return About(
-        name=str(info.name), full_name=str(info.fullName), version=str(info.version), build=str(info.build),
-        api_version=str(info.apiVersion), api_type=str(info.apiType), instance_uuid=info.instanceUuid or None,
-    )  # fmt: skip
+        name=str(info.name),
+        full_name=str(info.fullName),
+        version=str(info.version),
+        build=str(info.build),
+        api_version=str(info.apiVersion),
+        api_type=str(info.apiType),
+        instance_uuid=info.instanceUuid or None,
+    )
 
 
 def _make_stub(endpoint: Endpoint, cancel: CancelToken) -> SessionStub:
-    """A stub that speaks the newest version of the API that both sides know, with the connection that has found it out."""
+    """A stub that speaks the newest version of the API that both sides know, with the connection that has found it
+    out."""
     connection = open_connection(endpoint)
     try:
         with _broken_off(cancel, connection.abort):
@@ -285,7 +299,8 @@ def _service_versions(connection: TrustedConnection) -> bytes:
     body = answer.read()
     if answer.status != 200:
         raise ConnectError(
-            f"{connection.host} does not answer like a vSphere API (status {answer.status} {clean_text(answer.reason)})",
+            f"{connection.host} does not answer like a vSphere API (status {answer.status}"
+            f" {clean_text(answer.reason)})",
             code=BAD_ANSWER,
         )
     return body

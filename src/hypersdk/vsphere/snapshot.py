@@ -33,12 +33,14 @@ LOG: Final = logging.getLogger(__name__)
 
 CONSOLIDATION_LEFT: Final = register(
     "consolidation_left",
-    "The temporary snapshot is gone, but vSphere could not merge its delta into the disk: something holds the files open.",
+    "The temporary snapshot is gone, but vSphere could not merge its delta into the disk: something holds the files"
+    " open.",
     "Look for a backup that holds the disks, then consolidate the machine's disks in vCenter (Snapshots, Consolidate).",
 )
 
 SETTLE_S: Final = 600.0
-"""How long a cancelled run waits for a snapshot task that cannot be cancelled; quiescing a large guest takes minutes."""
+"""How long a cancelled run waits for a snapshot task that cannot be cancelled; quiescing a large guest takes
+minutes."""
 SETTLE_LOOK_S: Final = 1.0
 _MAX_SNAPSHOTS: Final = 1024
 UNKNOWN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,9 +64,9 @@ def create_snapshot(
 ) -> str:
     """Makes a snapshot of a machine's disks (no memory) and returns its moref.
 
-    Raises SourceError ``quiesce_failed`` when the guest could not be brought to rest, and what else the task's fault means. When
-    cancelled, or when the server was lost meanwhile, the task is brought to its end first, as far as it can be reached: it would
-    make the snapshot behind the back of whoever cleans up.
+    Raises SourceError ``quiesce_failed`` when the guest could not be brought to rest, and what else the task's fault
+    means. When cancelled, or when the server was lost meanwhile, the task is brought to its end first, as far as it can
+    be reached: it would make the snapshot behind the back of whoever cleans up.
     """
 
     def start() -> str:
@@ -87,8 +89,9 @@ def create_snapshot(
 
 
 def _settle(session: Session, moref: str, task: str | None) -> None:
-    """Cancels the task, or waits for its end; whether it made a snapshot is then in the inventory. Without a task: where the answer was
-    lost that would have named it, any snapshot task of the machine is waited for, but not cancelled.
+    """Cancels the task, or waits for its end; whether it made a snapshot is then in the inventory. Without a task:
+    where the answer was lost that would have named it, any snapshot task of the machine is waited for, but not
+    cancelled.
     """
     patience = CancelToken()
     timer = threading.Timer(SETTLE_S, patience.cancel, ["the snapshot task did not end"])
@@ -124,8 +127,8 @@ def wait_for_snapshot_tasks(session: Session, moref: str, *, cancel: CancelToken
 def remove_snapshot(session: Session, snapshot: str, *, cancel: CancelToken) -> None:
     """Removes one snapshot (its children stay) and consolidates its disks. One that is gone already is no error.
 
-    Raises NotRestored ``consolidation_left`` when the machine's disks still need consolidation afterwards, and SourceError ``snapshot_failed``
-    when it is still there though the server knows nothing of its removal any more.
+    Raises NotRestored ``consolidation_left`` when the machine's disks still need consolidation afterwards, and
+    SourceError ``snapshot_failed`` when it is still there though the server knows nothing of its removal any more.
     """
 
     def start() -> str:

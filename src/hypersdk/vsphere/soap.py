@@ -1,8 +1,8 @@
 """Reading properties in bulk: PropertyCollector replies decoded straight from their XML.
 
-pyVmomi decodes about 1,500 machines a second and gives up on a type or enum value that it does not know; a reply read as plain XML is
-several times faster and takes what it understands. Requests are still written by pyVmomi; the reply comes over one of its pooled
-connections, so it is the same session.
+pyVmomi decodes about 1,500 machines a second and gives up on a type or enum value that it does not know; a reply read
+as plain XML is several times faster and takes what it understands. Requests are still written by pyVmomi; the reply
+comes over one of its pooled connections, so it is the same session.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Element(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ObjectProperties:
-    """One object of a reply: its type, moref and the values that are set, by property path. Values are XML elements: see ``text`` and friends."""
+    """One object of a reply: its type, moref and the values that are set, by property path. Values are XML elements:
+    see ``text`` and friends."""
 
     kind: str
     moref: str
@@ -132,8 +133,8 @@ def read_objects(
 ) -> Generator[ObjectProperties]:
     """All objects that the filter specs select, page by page, each decoded when it is its turn.
 
-    Values are freed when the next object is asked for, unless ``keep``. To be used up inside ``Session.call``: faults come out
-    untranslated; and a reply that is not read to its end costs its connection.
+    Values are freed when the next object is asked for, unless ``keep``. To be used up inside ``Session.call``: faults
+    come out untranslated; and a reply that is not read to its end costs its connection.
     """
     from pyVmomi import vmodl
 
@@ -207,9 +208,14 @@ class _Reply:
         """A fault is told by what the answer holds, not by its status: servers have sent some with 200."""
         source = _Bounded(answer)
         events = etree.iterparse(
-            source, events=("end",), tag=(VIM + "objects", VIM + "token", self._element, _FAULT),
-            resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
-        )  # fmt: skip
+            source,
+            events=("end",),
+            tag=(VIM + "objects", VIM + "token", self._element, _FAULT),
+            resolve_entities=False,
+            no_network=True,
+            load_dtd=False,
+            huge_tree=False,
+        )
         answered = False
         try:
             for _, element in events:

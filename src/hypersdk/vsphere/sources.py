@@ -5,15 +5,14 @@
     LeaseDiskSource   streamOptimized VMDK, made on the fly, always from its first byte      lease.py opens it
     FlatDiskSource    NAME-flat.vmdk through https://HOST/folder/...: the raw disk, any range, from several threads
 
-A flat file only counts while it stands still: the machine is off and has no snapshots, or the file is the base of its only
-snapshot. What an answer to a range request must be:
+A flat file only counts while it stands still: the machine is off and has no snapshots, or the file is the base of its
+only snapshot. What an answer to a range request must be:
 
-    206, Content-Range exactly as asked, total = capacity, validators as at first     good
-    200            the whole file from its start: never written at an offset          range_ignored
-    206 otherwise  another part, or a file of another size                            range_mismatch
-    fewer bytes than were asked for                                                   tried again, like a broken connection
-    416            the file is shorter than it was                                    range_mismatch
-    other ETag or Last-Modified                                                       source_file_changed
+    206, Content-Range exactly as asked, total = capacity, validators as at first     good 200            the whole file
+    from its start: never written at an offset          range_ignored 206 otherwise  another part, or a file of another
+    size                            range_mismatch fewer bytes than were asked for
+    tried again, like a broken connection 416            the file is shorter than it was
+    range_mismatch other ETag or Last-Modified                                                       source_file_changed
 """
 
 from __future__ import annotations
@@ -68,7 +67,8 @@ SOURCE_FILE_CHANGED: Final = register(
     "Something writes to the disk: find it, then start again with --discard, or use --source lease.",
 )
 CBT_TRUSTED_SINCE: Final = (6, 7)
-"""Before, growing a disk past a 128 GiB boundary could leave areas out of what QueryChangedDiskAreas says (VMware KB 2090639)."""
+"""Before, growing a disk past a 128 GiB boundary could leave areas out of what QueryChangedDiskAreas says (VMware KB
+2090639)."""
 PROBE_RETRIES: Final = 2
 MAX_AREAS: Final = 1 << 22
 _DELTA_AND_BASE: Final = 2
@@ -80,8 +80,8 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re
 class LeaseDiskSource:
     """A ``StreamSource``: one disk of an export lease.
 
-    ``device_key`` is vSphere's key of the disk, ``lease_key`` what the lease calls it (``deviceUrl.key``), ``target_id`` the file name that the
-    server suggests. Both keys stay the same when the lease is renewed.
+    ``device_key`` is vSphere's key of the disk, ``lease_key`` what the lease calls it (``deviceUrl.key``),
+    ``target_id`` the file name that the server suggests. Both keys stay the same when the lease is renewed.
     """
 
     label: str
@@ -145,7 +145,8 @@ class FlatDiskSource:
         yield from [(0, self.capacity_bytes)] if areas is None else areas
 
     def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
-        """Fills ``buffer`` from ``offset``. Raises TransientError (try again) or SourceError as in the table of this module."""
+        """Fills ``buffer`` from ``offset``. Raises TransientError (try again) or SourceError as in the table of this
+        module."""
         part = ByteRange(offset, len(buffer))
         kept, key = self._kept(), self._session.key
         try:
@@ -161,7 +162,8 @@ class FlatDiskSource:
             raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
 
     def _is_stale(self, error: SourceError, kept: Connection | None, key: str) -> bool:
-        """Whether ``error`` only says that a connection, or the session with that ``key``, was idle for too long; then both are fresh afterwards."""
+        """Whether ``error`` only says that a connection, or the session with that ``key``, was idle for too long; then
+        both are fresh afterwards."""
         if kept is not None and error.code == CONNECTION_RESET:
             self.close()  # its sisters are no better
             return True
@@ -171,8 +173,8 @@ class FlatDiskSource:
         return False
 
     def _log_in_again(self, key: str) -> None:
-        """By a call that needs a login (not every server asks for one to tell the time); where that one is content with the session that the
-        data request was refused with, by a new one."""
+        """By a call that needs a login (not every server asks for one to tell the time); where that one is content with
+        the session that the data request was refused with, by a new one."""
         root = self._session.content.rootFolder._moId
         with retried_when_away():
             self._session.call(lambda: self._session.ref("Folder", root).name)
@@ -260,10 +262,11 @@ def probe_flat(
     cancel: CancelToken | None = None,
     stall_timeout_s: float = STALL_TIMEOUT_S,
 ) -> FlatDiskSource | str:
-    """The disk as ranges of its flat file at the point that is exported (``snapshot``, or None for the machine as it lies there); or the
-    reason why not, for people. One range is read to find out.
+    """The disk as ranges of its flat file at the point that is exported (``snapshot``, or None for the machine as it
+    lies there); or the reason why not, for people. One range is read to find out.
 
-    Raises Cancelled, and ConnectError for a certificate that is not trusted; a server that refuses or is away is a reason, no error.
+    Raises Cancelled, and ConnectError for a certificate that is not trusted; a server that refuses or is away is a
+    reason, no error.
     """
     reason = _why_not_frozen(machine, disk, snapshot)
     target = _folder_target(machine, disk)
@@ -341,7 +344,8 @@ def _folder_target(machine: Machine, disk: Disk) -> str | None:
 def allocated_areas(
     session: Session, machine: Machine, disk: Disk, snapshot: str | None, *, cancel: CancelToken
 ) -> list[tuple[int, int]] | None:
-    """``(offset, length)`` of what is allocated on the datastore, rising; None where change tracking cannot be asked or trusted."""
+    """``(offset, length)`` of what is allocated on the datastore, rising; None where change tracking cannot be asked or
+    trusted."""
     version = tuple(int(part) for part in re.findall(r"\d+", session.about.api_version)[:2])
     if not machine.cbt_enabled or version < CBT_TRUSTED_SINCE:
         return None
@@ -357,7 +361,8 @@ def allocated_areas(
 def _changed_areas(
     session: Session, moref: str, disk: Disk, snapshot: str | None, cancel: CancelToken
 ) -> Iterator[tuple[int, int]]:
-    """``QueryChangedDiskAreas`` with the change id ``*``, piece by piece. Raises SourceError for an answer that cannot be."""
+    """``QueryChangedDiskAreas`` with the change id ``*``, piece by piece. Raises SourceError for an answer that cannot
+    be."""
     position, count = 0, 0
     while position < disk.capacity_bytes:
         cancel.check()

@@ -16,7 +16,8 @@ def property_specs(paths: Mapping[str, Iterable[str]]) -> list[Any]:
 
 
 def traversal(kind: str, path: str, *, name: str | None = None, then: Iterable[Any] = ()) -> Any:
-    """From objects of type ``kind`` along the reference property ``path``, and on by ``then`` (specs, or names of specs to repeat)."""
+    """From objects of type ``kind`` along the reference property ``path``, and on by ``then`` (specs, or names of specs
+    to repeat)."""
     from pyVmomi import vmodl
     from pyVmomi.VmomiSupport import GetWsdlType
 

@@ -1,4 +1,5 @@
-"""Leases that a crashed process left behind: they belong to its login session, and hold the machine until someone ends them.
+"""Leases that a crashed process left behind: they belong to its login session, and hold the machine until someone ends
+them.
 
 ::
 
@@ -52,7 +53,8 @@ LATE: Final = timedelta(seconds=REPLY_TIMEOUT_S + GRACE_S)
 class LeaseRecord:
     """An open lease, for the journal; JSON-able. ``opened_at`` is RFC 3339 in UTC, by the server's clock.
 
-    ``lease_moref`` is empty until the server has named it; ``task_moref`` is None until then, and where the server shows no task.
+    ``lease_moref`` is empty until the server has named it; ``task_moref`` is None until then, and where the server
+    shows no task.
     """
 
     session_key: str
@@ -70,7 +72,8 @@ def release_stale(
     on_wait: Callable[[str], None],
     timeout_s: float = DEFAULT_TIMEOUT_S + GRACE_S,
 ) -> None:
-    """Frees the machine of a lease that nobody holds any more, by the gentlest means that works; returns once it is free.
+    """Frees the machine of a lease that nobody holds any more, by the gentlest means that works; returns once it is
+    free.
 
     ``on_wait`` hears what is waited for, counted down. Raises SourceError ``lease_held`` after ``timeout_s``.
     """
@@ -87,7 +90,8 @@ def release_stale(
 
 
 def end_quietly(session: Session, lease: str) -> bool:
-    """Aborts a lease of this session, which may be gone already. False when it may still hold the machine: the server did not answer."""
+    """Aborts a lease of this session, which may be gone already. False when it may still hold the machine: the server
+    did not answer."""
     try:
         abort(session, lease)
     except HyperSDKError as error:
@@ -118,7 +122,8 @@ def _is_held(session: Session, record: LeaseRecord, cancel: CancelToken) -> bool
 
 
 def _likely_tasks(session: Session, record: LeaseRecord, cancel: CancelToken) -> list[RunningTask]:
-    """Running exports of the machine that may be the one of a record that knows no task. One that began at another time is not."""
+    """Running exports of the machine that may be the one of a record that knows no task. One that began at another time
+    is not."""
     asked = parse_time(record.opened_at)
     return [
         task

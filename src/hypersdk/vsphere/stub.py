@@ -17,11 +17,13 @@ from hypersdk.vsphere.connection import TrustedConnection
 from hypersdk.vsphere.faults import BAD_ANSWER
 
 IDLE_CONNECTION_S: Final = 240
-"""A pooled connection that was idle for longer is not used again: proxies and firewalls forget it after some minutes."""
+"""A pooled connection that was idle for longer is not used again: proxies and firewalls forget it after some
+minutes."""
 
 
 class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
-    """Connects through ``make_connection``; an answer that pyVmomi cannot decode is a ConnectError ``bad_answer``, not a KeyError."""
+    """Connects through ``make_connection``; an answer that pyVmomi cannot decode is a ConnectError ``bad_answer``, not
+    a KeyError."""
 
     def __init__(self, address: str, version: str, make_connection: Callable[[], TrustedConnection]) -> None:
         # Not compressed: what a few bytes may become is known only once it is there.

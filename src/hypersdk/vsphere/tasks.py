@@ -20,13 +20,15 @@ from hypersdk.vsphere.specs import filter_spec, traversal
 LOG: Final = logging.getLogger(__name__)
 
 BUSY_PATIENCE_S: Final = 60.0
-"""vCenter calls a machine busy for some seconds after a lease or task of ours has ended on it; backups hold it for longer."""
+"""vCenter calls a machine busy for some seconds after a lease or task of ours has ended on it; backups hold it for
+longer."""
 FIRST_PAUSE_S: Final = 0.25
 LAST_PAUSE_S: Final = 3.0
 FIRST_POLL_S: Final = 0.05
 LAST_POLL_S: Final = 1.0
 SETTLE_S: Final = 120.0
-"""How long the end of a task is waited for that makes a change, when its own run has ended: seconds, but where the server is very busy."""
+"""How long the end of a task is waited for that makes a change, when its own run has ended: seconds, but where the
+server is very busy."""
 POWER_OFF_TASK: Final = "poweroff"
 RECONFIGURE_TASK: Final = "reconfig"
 RUNNING: Final = frozenset({"queued", "running"})
@@ -36,7 +38,8 @@ _INFO: Final = ("info.state", "info.progress", "info.error", "info.result", "inf
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """A task as it is now. ``state`` is ``queued``, ``running``, ``success`` or ``error``; ``result`` a moref or a text; ``progress`` in percent."""
+    """A task as it is now. ``state`` is ``queued``, ``running``, ``success`` or ``error``; ``result`` a moref or a
+    text; ``progress`` in percent."""
 
     state: str
     progress: int | None
@@ -47,7 +50,8 @@ class TaskState:
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
-    """A machine's task that has not ended. ``what`` is its ``descriptionId``; ``user`` and ``queued`` are None where the server does not say."""
+    """A machine's task that has not ended. ``what`` is its ``descriptionId``; ``user`` and ``queued`` are None where
+    the server does not say."""
 
     moref: str
     what: str
@@ -56,7 +60,8 @@ class RunningTask:
 
     @property
     def exports(self) -> bool:
-        """Whether it is an export: vCenter and ESXi word it differently (``VirtualMachine.exportVm``, ``vm.Snapshot.exportSnapshot``)."""
+        """Whether it is an export: vCenter and ESXi word it differently (``VirtualMachine.exportVm``,
+        ``vm.Snapshot.exportSnapshot``)."""
         return "export" in self.what.lower()
 
 
@@ -94,10 +99,11 @@ def run_task(
     busy_patience_s: float = BUSY_PATIENCE_S,
     abandoned: Callable[[str | None], None] | None = None,
 ) -> str | None:
-    """Starts a task by ``start`` (which looks its objects up itself) and waits for its result; waits before that while the machine is busy.
+    """Starts a task by ``start`` (which looks its objects up itself) and waits for its result; waits before that while
+    the machine is busy.
 
-    Raises what the fault means; ``busy`` once the patience is used up. ``abandoned`` is called before Cancelled or ConnectError is raised while
-    the task may go on, with its moref where the server named it.
+    Raises what the fault means; ``busy`` once the patience is used up. ``abandoned`` is called before Cancelled or
+    ConnectError is raised while the task may go on, with its moref where the server named it.
     """
     until = time.monotonic() + busy_patience_s
     pause_s = FIRST_PAUSE_S
@@ -130,16 +136,16 @@ def _run_once(
 
 
 def run_whole_task(session: Session, moref: str, start: Callable[[], Any], *, what: str, cancel: CancelToken) -> None:
-    """As ``run_task``, for a task of the machine that makes a change. When cancelled, or when the server was lost meanwhile, its end is waited
-    for first, as far as it can be reached: the change would be made behind the back of whoever undoes it. ``what`` is part of its
-    ``descriptionId``, in small letters.
+    """As ``run_task``, for a task of the machine that makes a change. When cancelled, or when the server was lost
+    meanwhile, its end is waited for first, as far as it can be reached: the change would be made behind the back of
+    whoever undoes it. ``what`` is part of its ``descriptionId``, in small letters.
     """
     run_task(session, start, cancel=cancel, abandoned=lambda task: _settle(session, moref, task, what))
 
 
 def _settle(session: Session, moref: str, task: str | None, what: str) -> None:
-    """Until the task has ended, ``SETTLE_S`` at most. Without one, where the answer was lost that would have named it: the machine's tasks
-    of that kind."""
+    """Until the task has ended, ``SETTLE_S`` at most. Without one, where the answer was lost that would have named it:
+    the machine's tasks of that kind."""
     patience = CancelToken()
     timer = threading.Timer(SETTLE_S, patience.cancel, ["the task did not end"])
     timer.start()
@@ -156,7 +162,8 @@ def _settle(session: Session, moref: str, task: str | None, what: str) -> None:
 
 
 def wait_for_no_task(session: Session, moref: str, what: str, *, timeout_s: float, cancel: CancelToken) -> None:
-    """Until no task of the machine has ``what`` in its ``descriptionId``. Raises Refused ``busy`` after ``timeout_s``."""
+    """Until no task of the machine has ``what`` in its ``descriptionId``. Raises Refused ``busy`` after
+    ``timeout_s``."""
     until = time.monotonic() + timeout_s
     while running := [task for task in running_tasks(session, moref, cancel=cancel) if what in task.what.lower()]:
         if time.monotonic() >= until:
@@ -182,8 +189,8 @@ def wait_for_task(
 ) -> str | None:
     """Waits for ``task`` (a pyVmomi object or a moref) to succeed and returns its result: a moref, a text or None.
 
-    Raises what the task's fault means; Cancelled at once when ``cancel`` is set, while the task itself goes on (``cancel_task`` ends it).
-    ``on_progress`` hears percentages.
+    Raises what the task's fault means; Cancelled at once when ``cancel`` is set, while the task itself goes on
+    (``cancel_task`` ends it). ``on_progress`` hears percentages.
     """
     moref = task if isinstance(task, str) else str(task._moId)
     pause_s = FIRST_POLL_S

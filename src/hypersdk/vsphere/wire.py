@@ -5,9 +5,9 @@
     TLS ──read──> caller's buffer           a body's data: one call per TLS record (at most 16 KiB), no copy
         └─read──> ahead, 4 KiB ──> lines    heads, chunk sizes, trailers; what data lies behind them is copied once
 
-``http.client``'s own body reader is not used: after a time-out it cannot go on, so it would have to wait out a whole stall to
-notice a cancel. Here the wait is cut into slices. A stall is counted from the last byte, never over a transfer: a slow
-stream is not a broken one.
+``http.client``'s own body reader is not used: after a time-out it cannot go on, so it would have to wait out a whole
+stall to notice a cancel. Here the wait is cut into slices. A stall is counted from the last byte, never over a
+transfer: a slow stream is not a broken one.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Wire:
         return count
 
     def readline(self, limit: int) -> bytes:
-        """Up to and with the next newline, at most ``limit`` bytes; shorter and without one at the end of the connection."""
+        """Up to and with the next newline, at most ``limit`` bytes; shorter and without one at the end of the
+        connection."""
         line = self._line_ahead(limit) if self._at < len(self._ahead) else b""
         while len(line) < limit and not line.endswith(b"\n") and self._read_ahead():
             line += self._line_ahead(limit - len(line))

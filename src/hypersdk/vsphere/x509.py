@@ -1,7 +1,8 @@
 """The few facts of an X.509 certificate that people compare: who, by whom, from when to when.
 
-A reader of just that path through the DER of RFC 5280, section 4.1, so that showing a certificate which is *not* trusted needs no
-cryptography library. It decides nothing: trust is decided by ``ssl`` or by the fingerprint of the whole certificate::
+A reader of just that path through the DER of RFC 5280, section 4.1, so that showing a certificate which is *not*
+trusted needs no cryptography library. It decides nothing: trust is decided by ``ssl`` or by the fingerprint of the
+whole certificate::
 
     Certificate ::= SEQUENCE { TBSCertificate ::= SEQUENCE {
         [0] version, INTEGER serial, SEQUENCE algorithm, SEQUENCE issuer, SEQUENCE { notBefore, notAfter }, SEQUENCE subject, ... } ... }

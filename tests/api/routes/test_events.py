@@ -64,8 +64,10 @@ def test_a_client_that_comes_back_gets_what_it_missed_once(api: Api) -> None:
             assert events.next()[0] == "hello"
             names = [events.next("job", "removed") for _ in range(3)]
             assert [(name, data.get("id"), data.get("state")) for name, _, data in names] == [
-                ("job", job.id, "queued"), ("job", other.id, "queued"), ("removed", gone.id, None),
-            ]  # fmt: skip
+                ("job", job.id, "queued"),
+                ("job", other.id, "queued"),
+                ("removed", gone.id, None),
+            ]
 
 
 def test_an_id_that_is_too_old_or_from_elsewhere_is_a_resync(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

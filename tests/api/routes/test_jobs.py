@@ -73,8 +73,9 @@ def test_create_takes_a_job_file_and_says_what_became_of_each(api: Api) -> None:
     assert body["accepted"][0]["priority"] == 5
     assert body["accepted"][0]["owner"]
     assert [(one["number"], one["error"]["code"]) for one in body["rejected"]] == [
-        (2, "outside_export_roots"), (3, "job_unknown_field"),
-    ]  # fmt: skip
+        (2, "outside_export_roots"),
+        (3, "job_unknown_field"),
+    ]
     assert all(one["error"]["next_step"] for one in body["rejected"])
     assert not any("pass --" in one["error"]["next_step"] for one in body["rejected"]), "a job has no flags"
     assert body["warnings"] == ["thin: false has no effect: holes stay holes in every format"]
@@ -103,16 +104,35 @@ def test_every_column_filters(api: Api) -> None:
     two = api.services.jobs.get(two.id)
     at = "2020-01-01T00:00:00Z"
     for query, found in (
-        ({"id": one.id}, [one.id]), ({"id": [one.id, two.id]}, [two.id, one.id]), ({"state": "queued"}, [one.id]),
-        ({"state": ["running", "paused"]}, [two.id]), ({"format": "raw"}, [one.id]), ({"site": "esx1.example.com:443"}, [one.id]),
-        ({"owner": "u1"}, [one.id]), ({"endpoint_id": "e1"}, [one.id]), ({"worker_id": "worker-1"}, [two.id]),
-        ({"waiting": "no_worker"}, []), ({"name": "ALPHA"}, [one.id]), ({"name": "100%_d"}, [two.id]), ({"name": "0__d"}, []),
-        ({"vm_path": "/DATA/vm/web1"}, [one.id]), ({"output_path": "job2"}, [two.id]), ({"text": "alpha"}, [one.id]),
-        ({"priority_min": 1}, [one.id]), ({"priority_max": 6}, [two.id]), ({"priority_min": 7, "priority_max": 7}, [one.id]),
-        ({"attempt_min": 2}, []), ({"number_max": one.number}, [one.id]), ({"percent_min": 1}, []), ({"percent_max": 0}, [two.id, one.id]),
-        ({"created_after": at}, [two.id, one.id]), ({"created_before": at}, []), ({"started_after": at}, [two.id]),
-        ({"completed_after": at}, []), ({"updated_before": "2020-01-01T01:00:00+01:00"}, []),
-    ):  # fmt: skip
+        ({"id": one.id}, [one.id]),
+        ({"id": [one.id, two.id]}, [two.id, one.id]),
+        ({"state": "queued"}, [one.id]),
+        ({"state": ["running", "paused"]}, [two.id]),
+        ({"format": "raw"}, [one.id]),
+        ({"site": "esx1.example.com:443"}, [one.id]),
+        ({"owner": "u1"}, [one.id]),
+        ({"endpoint_id": "e1"}, [one.id]),
+        ({"worker_id": "worker-1"}, [two.id]),
+        ({"waiting": "no_worker"}, []),
+        ({"name": "ALPHA"}, [one.id]),
+        ({"name": "100%_d"}, [two.id]),
+        ({"name": "0__d"}, []),
+        ({"vm_path": "/DATA/vm/web1"}, [one.id]),
+        ({"output_path": "job2"}, [two.id]),
+        ({"text": "alpha"}, [one.id]),
+        ({"priority_min": 1}, [one.id]),
+        ({"priority_max": 6}, [two.id]),
+        ({"priority_min": 7, "priority_max": 7}, [one.id]),
+        ({"attempt_min": 2}, []),
+        ({"number_max": one.number}, [one.id]),
+        ({"percent_min": 1}, []),
+        ({"percent_max": 0}, [two.id, one.id]),
+        ({"created_after": at}, [two.id, one.id]),
+        ({"created_before": at}, []),
+        ({"started_after": at}, [two.id]),
+        ({"completed_after": at}, []),
+        ({"updated_before": "2020-01-01T01:00:00+01:00"}, []),
+    ):
         assert _ids(client.get(JOBS, params=query)) == found, query
 
 
@@ -174,8 +194,13 @@ def test_cancel_pause_resume_retry_delete(api: Api) -> None:
     client = api.client("operator")
     job = api.add_job()
     for action, state in (
-        ("pause", "paused"), ("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled"), ("retry", "queued"), ("cancel", "cancelled"),
-    ):  # fmt: skip
+        ("pause", "paused"),
+        ("pause", "paused"),
+        ("resume", "queued"),
+        ("cancel", "cancelled"),
+        ("retry", "queued"),
+        ("cancel", "cancelled"),
+    ):
         answer = client.post(f"{JOBS}/{job.id}/{action}")
         assert answer.status_code == 200, answer.text
         assert answer.json()["state"] == state
@@ -235,8 +260,10 @@ def test_bulk_by_ids_answers_for_each(api: Api) -> None:
     found = api.client("operator").post(f"{JOBS}/bulk", json=body).json()
     assert (found["succeeded"], found["failed"], found["remaining"]) == (1, 2, 0)
     assert {one["id"]: one["error"] and one["error"]["code"] for one in found["results"]} == {
-        one.id: None, two.id: "job_state", "none": "job_unknown",
-    }  # fmt: skip
+        one.id: None,
+        two.id: "job_state",
+        "none": "job_unknown",
+    }
 
 
 def test_bulk_by_filter_touches_what_the_caller_saw(api: Api) -> None:
@@ -259,8 +286,10 @@ def test_bulk_by_filter_reaches_all_by_repeating(api: Api) -> None:
     body = {"action": "cancel", "filter": {"text": "many"}, "revision": revision}
     done = [client.post(f"{JOBS}/bulk", json=body).json() for _ in range(3)]
     assert [(one["succeeded"], one["failed"], one["remaining"], one["skipped"]) for one in done] == [
-        (1000, 0, 1500, 0), (1000, 0, 500, 1000), (500, 0, 0, 2000),
-    ]  # fmt: skip
+        (1000, 0, 1500, 0),
+        (1000, 0, 500, 1000),
+        (500, 0, 0, 2000),
+    ]
     assert client.get(JOBS).json()["facets"]["state"] == {"cancelled": 2500}
 
 
@@ -302,11 +331,17 @@ def test_the_audit_trail_says_which_jobs_and_how_many(api: Api) -> None:
         ("POST /jobs/submit", "ok", {"action": "submit", "accepted": 1, "rejected": 0, "ids": [kept]}),
         (f"POST {JOBS}", "partial", {"action": "submit", "accepted": 0, "rejected": 1}),
         (f"POST {JOBS}/bulk", "ok", {"action": "pause", "succeeded": 2, "failed": 0, "ids": [native, kept]}),
-        ("POST /jobs/cancel", "partial",
-         {"action": "cancel", "succeeded": 1, "failed": 2, "ids": [native, "none"], "ids_left_out": 1}),
-        (f"POST {JOBS}/bulk", "partial",
-         {"action": "delete", "succeeded": 0, "failed": 150, "ids": many[:100], "ids_left_out": 50}),
-    ]  # fmt: skip
+        (
+            "POST /jobs/cancel",
+            "partial",
+            {"action": "cancel", "succeeded": 1, "failed": 2, "ids": [native, "none"], "ids_left_out": 1},
+        ),
+        (
+            f"POST {JOBS}/bulk",
+            "partial",
+            {"action": "delete", "succeeded": 0, "failed": 150, "ids": many[:100], "ids_left_out": 50},
+        ),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -377,8 +412,12 @@ def test_files_of_an_export_in_whole_and_in_ranges(api: Api) -> None:
     assert whole.status_code == 200
     assert whole.content == data
     assert whole.headers["accept-ranges"] == "bytes"
-    for header, start, end in (("bytes=0-0", 0, 1), ("bytes=1000-", 1000, len(data)), ("bytes=-5", len(data) - 5, len(data)),
-                               ("bytes=5-99999999999", 5, len(data))):  # fmt: skip
+    for header, start, end in (
+        ("bytes=0-0", 0, 1),
+        ("bytes=1000-", 1000, len(data)),
+        ("bytes=-5", len(data) - 5, len(data)),
+        ("bytes=5-99999999999", 5, len(data)),
+    ):
         part = client.get(path, headers={"range": header})
         assert part.status_code == 206
         assert part.content == data[start:end]
@@ -430,9 +469,11 @@ def test_every_download_is_a_line_in_the_audit_trail(api: Api) -> None:
     found = api.services.access.audit.page().rows
     assert {(one.action, one.object) for one in found} == {(f"GET {JOBS}/{{id}}/artifacts/{{name}}", path)}
     assert [(one.actor, one.outcome, one.detail) for one in found] == [
-        ("test-viewer", "403", {}), ("test-operator", "416", {}),
-        ("test-operator", "ok", {"start": 2, "end": 5, "size_bytes": 10}), ("test-operator", "ok", {"start": 0, "end": 10, "size_bytes": 10}),
-    ]  # fmt: skip
+        ("test-viewer", "403", {}),
+        ("test-operator", "416", {}),
+        ("test-operator", "ok", {"start": 2, "end": 5, "size_bytes": 10}),
+        ("test-operator", "ok", {"start": 0, "end": 10, "size_bytes": 10}),
+    ]
 
 
 def test_head_says_how_long_a_file_is_and_reads_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,9 +492,11 @@ def test_head_says_how_long_a_file_is_and_reads_nothing(api: Api, monkeypatch: p
     assert disk not in opened()
     lines = api.services.access.audit.page().rows
     assert [(one.action.split()[0], one.outcome, one.detail) for one in lines] == [
-        ("HEAD", "403", {}), ("HEAD", "404", {}), *[("HEAD", "ok", {"size_bytes": 10})] * 3,
+        ("HEAD", "403", {}),
+        ("HEAD", "404", {}),
+        *[("HEAD", "ok", {"size_bytes": 10})] * 3,
         ("GET", "ok", {"start": 0, "end": 10, "size_bytes": 10}),
-    ]  # fmt: skip
+    ]
 
 
 def opened() -> list[Path]:

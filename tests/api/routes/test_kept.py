@@ -16,9 +16,18 @@ from hypersdk.jobs.states import JobEvent
 from tests.support.apiserver import Api, fill
 
 PROGRESS = {
-    "phase": "queued", "current_file": "", "current_step": "", "files_downloaded": 0, "total_files": 0, "bytes_downloaded": 0,
-    "bytes_transferred": 0, "total_bytes": 0, "percent_complete": 0.0, "estimated_remaining": 0, "export_method": "",
-}  # fmt: skip
+    "phase": "queued",
+    "current_file": "",
+    "current_step": "",
+    "files_downloaded": 0,
+    "total_files": 0,
+    "bytes_downloaded": 0,
+    "bytes_transferred": 0,
+    "total_bytes": 0,
+    "percent_complete": 0.0,
+    "estimated_remaining": 0,
+    "export_method": "",
+}
 
 
 def _job(api: Api, name: str = "one", **more: Any) -> dict[str, Any]:
@@ -162,9 +171,17 @@ def test_a_result_keeps_its_fields_and_counts_nanoseconds(api: Api) -> None:
     assert found["status"] == "completed"
     assert found["progress"]["percent_complete"] == 100.0
     assert found["result"] == {
-        "vm_name": "web", "output_dir": "/x", "ovf_path": "", "files": ["a"], "output_files": [], "total_size": 0,
-        "duration": 1_500_000_000, "success": True, "export_method": "", "error": "",
-    }  # fmt: skip
+        "vm_name": "web",
+        "output_dir": "/x",
+        "ovf_path": "",
+        "files": ["a"],
+        "output_files": [],
+        "total_size": 0,
+        "duration": 1_500_000_000,
+        "success": True,
+        "export_method": "",
+        "error": "",
+    }
     assert _moment(found["started_at"]) <= _moment(found["completed_at"])
 
 

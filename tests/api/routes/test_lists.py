@@ -1,4 +1,5 @@
-"""Every list filters and sorts by every column that it shows, on both databases: what comes back is compared with the same done in Python."""
+"""Every list filters and sorts by every column that it shows, on both databases: what comes back is compared with the
+same done in Python."""
 
 from __future__ import annotations
 
@@ -20,9 +21,14 @@ from tests.support.databases import fresh_database
 
 Row = Mapping[str, Any]
 LISTS = {
-    "jobs": "/api/v1/jobs", "attempts": "/api/v1/jobs/{job}/attempts", "workers": "/api/v1/workers", "endpoints": "/api/v1/endpoints",
-    "users": "/api/v1/auth/users", "tokens": "/api/v1/auth/tokens?all=true", "entries": "/api/v1/auth/audit",
-}  # fmt: skip
+    "jobs": "/api/v1/jobs",
+    "attempts": "/api/v1/jobs/{job}/attempts",
+    "workers": "/api/v1/workers",
+    "endpoints": "/api/v1/endpoints",
+    "users": "/api/v1/auth/users",
+    "tokens": "/api/v1/auth/tokens?all=true",
+    "entries": "/api/v1/auth/audit",
+}
 KEYS = {"attempts": "epoch", "entries": "number"}
 """Which column names a row; elsewhere it is the id."""
 WHOLE = {
@@ -71,12 +77,23 @@ def fill(api: Api) -> None:
             pass
     with api.services.database.write() as connection:
         for number, name in enumerate(("vc1", "vc2", "esx")):
-            connection.execute(endpoints.insert().values(
-                id=f"endpoint-{number}", name=name, kind=VSPHERE, url=f"https://{name}.example.com", username=f"u{number}", secret=None,
-                secret_ref=None if number else "env:VC", thumbprint=None if number == 1 else f"AA:{number}", insecure=number == 1,
-                datacenter=None if number else "DC0", is_default=number == 2, created_at=1_700_000_000.1234567 + number,
-                revision=api.services.database.revision(connection),
-            ))  # fmt: skip
+            connection.execute(
+                endpoints.insert().values(
+                    id=f"endpoint-{number}",
+                    name=name,
+                    kind=VSPHERE,
+                    url=f"https://{name}.example.com",
+                    username=f"u{number}",
+                    secret=None,
+                    secret_ref=None if number else "env:VC",
+                    thumbprint=None if number == 1 else f"AA:{number}",
+                    insecure=number == 1,
+                    datacenter=None if number else "DC0",
+                    is_default=number == 2,
+                    created_at=1_700_000_000.1234567 + number,
+                    revision=api.services.database.revision(connection),
+                )
+            )
     users = api.services.access.users
     users.change("test-viewer", disabled=True)
     ann = users.create("ann", Role.OPERATOR, None)
@@ -236,8 +253,8 @@ def test_conditions_of_bulk_calls_know_revisions_too(filled: Api) -> None:
 
 
 def test_rows_of_the_database_and_of_the_answer_have_the_same_names() -> None:
-    """The columns of a list are those of its rows: one that is shown and cannot be sorted by would be found by the tests above only if
-    it had a row here."""
+    """The columns of a list are those of its rows: one that is shown and cannot be sorted by would be found by the
+    tests above only if it had a row here."""
     from hypersdk.access.audit import AUDIT_LIST, Entry
     from hypersdk.access.endpoints import ENDPOINT_LIST, StoredEndpoint
     from hypersdk.access.tokens import TOKEN_LIST, Token

@@ -25,8 +25,13 @@ class Hyperctl:
     @property
     def env(self) -> dict[str, str]:
         """The environment of a run."""
-        env = {"HOME": str(self.home), "XDG_CONFIG_HOME": str(self.home / "config"), "XDG_STATE_HOME": str(self.home / "state"),
-               "HYPERVISORD_URL": self.url, "TZ": "UTC"}  # fmt: skip
+        env = {
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home / "config"),
+            "XDG_STATE_HOME": str(self.home / "state"),
+            "HYPERVISORD_URL": self.url,
+            "TZ": "UTC",
+        }
         return env if self.token is None else {**env, "HYPERVISORD_TOKEN": self.token}
 
     def __call__(self, *arguments: str | Path, stdin: str | bytes = "", env: Mapping[str, str] | None = None) -> Run:

@@ -174,8 +174,11 @@ def test_logout_is_of_the_daemon_that_was_named(api: Api, ctl: Hyperctl) -> None
     assert person("contexts", "add", "other", "https://b.example.com", "--token-file", _token_file(ctl)).status == 0
     login = ("login", api.url, "--username", "ops", "--password-stdin", "--name")
     assert person(*login, "here", stdin=PASSWORD + "\n").status == 0
-    for words, env in ((["--url", "https://c.example.com"], {}), (["--url", api.url, "--context", "other"], {}),
-                       ([], {"HYPERVISORD_URL": "https://c.example.com"})):  # fmt: skip
+    for words, env in (
+        (["--url", "https://c.example.com"], {}),
+        (["--url", api.url, "--context", "other"], {}),
+        ([], {"HYPERVISORD_URL": "https://c.example.com"}),
+    ):
         done = person("logout", *words, "--json", env=env)
         assert (done.status, done.error["code"]) == (2, "usage")
     assert person("logout", "--url", "https://b.example.com").out == "Logged out of https://b.example.com\n"
@@ -250,8 +253,9 @@ def test_login_keeps_the_context_of_another_daemon_on_the_same_host(api: Api, ct
     again = person("login", api.url, "--token-file", file, "--json")
     assert again.events[-1]["context"] == f"127.0.0.1-{port}"
     assert [(one["name"], one["current"]) for one in person("contexts", "list", "--json").events] == [
-        ("127.0.0.1", False), (f"127.0.0.1-{port}", True),
-    ]  # fmt: skip
+        ("127.0.0.1", False),
+        (f"127.0.0.1-{port}", True),
+    ]
     assert person("contexts", "remove", f"127.0.0.1-{port}").status == 0
     assert person("contexts", "add", f"127.0.0.1-{port}", "http://127.0.0.1:2").status == 0
     assert f"context 127.0.0.1-{port}-2\n" in person("login", api.url, "--token-file", file).out
@@ -268,8 +272,9 @@ def test_contexts(ctl: Hyperctl) -> None:
     assert person("contexts", "add", "b", "http://localhost:1").status == 0
     assert person("contexts", "use", "b").out == "b is the current context\n"
     assert [(one["name"], one["current"], one["trust"]) for one in person("contexts", "list", "--json").events] == [
-        ("a", False, "pinned"), ("b", True, "no TLS"),
-    ]  # fmt: skip
+        ("a", False, "pinned"),
+        ("b", True, "no TLS"),
+    ]
     assert person("status").status == 3
     assert person("contexts", "remove", "b").status == 0
     for unused in ("--url", "--context", "--timeout"):

@@ -88,11 +88,16 @@ def test_a_job_file_that_is_no_utf8_is_told_from_wherever_it_comes(ctl: Hyperctl
 @pytest.mark.parametrize(
     "words",
     [
-        ["submit", "-file", "/nonexistent"], ["submit", "-file", "x", "--vm", "y"], ["submit"], ["query", "-all", "-id", "x"], ["get", ".."], ["get"],
+        ["submit", "-file", "/nonexistent"],
+        ["submit", "-file", "x", "--vm", "y"],
+        ["submit"],
+        ["query", "-all", "-id", "x"],
+        ["get", ".."],
+        ["get"],
         ["endpoints", "add", "vc1", "https://vc.example.com"],
         ["endpoints", "add", "vc1", "https://vc.example.com", "--username", "u", "--password-file", "/nonexistent"],
     ],
-)  # fmt: skip
+)
 def test_a_wrong_use_has_a_next_step_that_is_hyperctls_own(ctl: Hyperctl, words: list[str]) -> None:
     done = ctl(*words, "--json")
     assert done.status == 2

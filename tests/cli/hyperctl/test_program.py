@@ -115,8 +115,13 @@ def test_the_pages_are_valid_and_complete(manual: Manual, tmp_path: Path) -> Non
     for name, text in pages.items():
         file = tmp_path / name
         file.write_text(text, encoding="utf-8")
-        done = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", file], capture_output=True, text=True, check=True,
-                              env={"PATH": "/usr/bin:/bin", "MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MANPAGER": "cat"})  # fmt: skip
+        done = subprocess.run(
+            ["man", "--warnings", "-E", "UTF-8", "-l", file],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PATH": "/usr/bin:/bin", "MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MANPAGER": "cat"},
+        )
         assert done.stderr == "", name
         assert "EXIT STATUS" in done.stdout
 

@@ -39,8 +39,8 @@ def free_port() -> int:
 def daemon(
     folder: Path, *arguments: str | Path, env: Mapping[str, str] | None = None, before: str = "pass"
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A daemon of its own, ready; its address. It is ended with the block. ``folder/log`` has its words. ``before`` is Python that its parent
-    process runs first."""
+    """A daemon of its own, ready; its address. It is ended with the block. ``folder/log`` has its words. ``before`` is
+    Python that its parent process runs first."""
     port = free_port()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(str(folder / "notify"))
@@ -83,8 +83,11 @@ def _until_ready(listener: socket.socket, process: subprocess.Popen[str], log: P
 def environ_of(simulator: Simulator) -> dict[str, str]:
     """The simulator as the daemon's default endpoint."""
     return {
-        "GOVC_URL": simulator.url, "GOVC_USERNAME": simulator.username, "GOVC_PASSWORD": simulator.password, "GOVC_INSECURE": "1",
-    }  # fmt: skip
+        "GOVC_URL": simulator.url,
+        "GOVC_USERNAME": simulator.username,
+        "GOVC_PASSWORD": simulator.password,
+        "GOVC_INSECURE": "1",
+    }
 
 
 def children_of(pid: int) -> dict[str, int]:

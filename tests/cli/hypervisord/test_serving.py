@@ -85,8 +85,18 @@ def _old_polling(url: str, token: str, folder: Path) -> None:
 @pytest.mark.slow
 def test_at_a_terminal_there_is_a_banner_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "hypersdk.cli.hypervisord", "-addr", f"localhost:{port}", "--role", "api", "--no-auth",
-               "--state-dir", str(tmp_path / "state")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "hypersdk.cli.hypervisord",
+        "-addr",
+        f"localhost:{port}",
+        "--role",
+        "api",
+        "--no-auth",
+        "--state-dir",
+        str(tmp_path / "state"),
+    ]
     with terminal(command, {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "COLUMNS": "120"}) as shown:
         shown.wait_for("ready, serving", START_S)
         assert "NO AUTHENTICATION" in shown.shown
@@ -99,8 +109,16 @@ def test_at_a_terminal_there_is_a_banner_and_ctrl_c_ends_it(tmp_path: Path) -> N
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_closed_terminal_ends_it_unless_it_was_told_to_stay(tmp_path: Path, kept: bool) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "hypersdk.cli.hypervisord", "-addr", f"localhost:{port}", "--no-auth",
-               "--state-dir", str(tmp_path / "state")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "hypersdk.cli.hypervisord",
+        "-addr",
+        f"localhost:{port}",
+        "--no-auth",
+        "--state-dir",
+        str(tmp_path / "state"),
+    ]
     # Whoever runs the tests may have been told to stay, by nohup.
     how = "--ignore-signal=HUP" if kept else "--default-signal=HUP"
     command = ["env", how, *command]

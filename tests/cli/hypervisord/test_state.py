@@ -68,8 +68,11 @@ def test_show_config_prints_what_can_be_read_again(tmp_path: Path) -> None:
     done = hypervisord("--config", file, "--show-config", "-workers", "5", "-role", "api", home=tmp_path)
     settings = tomllib.loads(done.out)
     assert (settings["addr"], settings["workers"], settings["export_roots"], settings["roles"]) == (
-        "localhost:9000", 5, ["/srv/images"], ["api"],
-    )  # fmt: skip
+        "localhost:9000",
+        5,
+        ["/srv/images"],
+        ["api"],
+    )
     file.write_text(done.out)
     assert hypervisord("--config", file, "--show-config", home=tmp_path).out == done.out
 
@@ -474,8 +477,14 @@ def test_all_commands_take_the_same_state_flags() -> None:
 
 def test_no_state_is_made_by_looking_for_one(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
-    for command in (("user", "list"), ("user", "add", "ops", "--no-password"), ("token", "create", "x"), ("rotate-key",), ("reset-vault", "--yes"),
-                    ("backup", tmp_path / "x.tar")):  # fmt: skip
+    for command in (
+        ("user", "list"),
+        ("user", "add", "ops", "--no-password"),
+        ("token", "create", "x"),
+        ("rotate-key",),
+        ("reset-vault", "--yes"),
+        ("backup", tmp_path / "x.tar"),
+    ):
         done = hypervisord(*command, "--state-dir", nowhere, home=tmp_path)
         assert done.status == 2, command
         assert "no state" in done.err, command

@@ -1,4 +1,5 @@
-"""Streams made to measure, byte by byte and without the package's own layout: every dialect, any order, stale tables, odd ends."""
+"""Streams made to measure, byte by byte and without the package's own layout: every dialect, any order, stale tables,
+odd ends."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ DIALECTS: Final = ("esxi", "qemu", "tail")
 
 @dataclass(frozen=True)
 class Block:
-    """One stored block: its data, zlib's level and window for it, and whether it is filled up to 64 KiB where the disk ends earlier."""
+    """One stored block: its data, zlib's level and window for it, and whether it is filled up to 64 KiB where the disk
+    ends earlier."""
 
     data: bytes
     level: int = 1
@@ -38,7 +40,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Stream:
-    """What to make a stream of. ``blocks`` in stream order; ``stale_after`` positions in it after which a table that will not count is put."""
+    """What to make a stream of. ``blocks`` in stream order; ``stale_after`` positions in it after which a table that
+    will not count is put."""
 
     capacity: int
     blocks: Mapping[int, Block]
@@ -75,13 +78,29 @@ def header(
     capacity: int, *, directory: int, overhead: int, redundant: int = 0, flags: int = 0x30001, version: int = 3
 ) -> bytes:
     return struct.pack(
-        "<4sIIQQQQIQQQB4sH433x", b"KDMV", version, flags, capacity // SECTOR, 128, 1, 2, TABLE, redundant,
-        directory, overhead, 0, b"\n \r\n", 1,
-    )  # fmt: skip
+        "<4sIIQQQQIQQQB4sH433x",
+        b"KDMV",
+        version,
+        flags,
+        capacity // SECTOR,
+        128,
+        1,
+        2,
+        TABLE,
+        redundant,
+        directory,
+        overhead,
+        0,
+        b"\n \r\n",
+        1,
+    )
 
 
 def descriptor(capacity: int) -> bytes:
-    text = f'# Disk DescriptorFile\nversion=1\nCID=7f3b2f2d\nparentCID=ffffffff\ncreateType="streamOptimized"\nRW {capacity // SECTOR} SPARSE "x.vmdk"\n'
+    text = (
+        '# Disk DescriptorFile\nversion=1\nCID=7f3b2f2d\nparentCID=ffffffff\ncreateType="streamOptimized"\nRW'
+        f' {capacity // SECTOR} SPARSE "x.vmdk"\n'
+    )
     return text.encode().ljust(2 * SECTOR, b"\0")
 
 
@@ -162,7 +181,8 @@ def _build_tables_first(stream: Stream) -> bytes:
 
 
 def decode(chunks: Iterable[bytes], *, expected_capacity: int | None = None) -> bytearray:
-    """The guest's bytes as the decoder has them. Chunks pass through one buffer that is overwritten after each ``feed``, as the engine does."""
+    """The guest's bytes as the decoder has them. Chunks pass through one buffer that is overwritten after each
+    ``feed``, as the engine does."""
     capacity, grains = decode_grains(chunks, expected_capacity=expected_capacity)
     raw = bytearray(capacity)
     for offset, data in grains.items():
@@ -204,7 +224,8 @@ def cut(data: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
 
 
 def small_stream(dialect: str) -> Stream:
-    """A few kilobytes that hold everything: two tables, an odd capacity, a short last grain, one that does not shrink, any order."""
+    """A few kilobytes that hold everything: two tables, an odd capacity, a short last grain, one that does not shrink,
+    any order."""
     capacity = 40 * 1024 * 1024 + 3 * SECTOR
     last = capacity // GRAIN
     noise = random.Random(1).randbytes(700)

@@ -1,4 +1,5 @@
-"""Descriptors as tools and people leave them: the extents are found, whatever the letters, the blanks and the line ends."""
+"""Descriptors as tools and people leave them: the extents are found, whatever the letters, the blanks and the line
+ends."""
 
 from __future__ import annotations
 
@@ -40,14 +41,26 @@ EXTENTS = [(2048, "FLAT", "m-f001.vmdk", 0), (63, "FLAT", "m f=2.vmdk", 128)]
 @pytest.mark.parametrize(
     "text",
     [
-        TEXT, TEXT.replace("\n", "\r\n"), TEXT.replace("\n", "\r"), TEXT.replace("=", " = ", 4), "\ufeff" + TEXT, TEXT + "\0" * 999,
-        TEXT.replace("RW ", "  RW\t"), TEXT.replace("RW", "rw").replace("FLAT", "flat"), TEXT.replace("RW", "RDONLY"),
-        TEXT.replace("version=1\n", ""), TEXT.replace("CID=7f3b2f2d\nparentCID=ffffffff\n", ""), TEXT.replace("ffffffff", "FFFFFFFF"),
-        TEXT.replace('"twoGbMaxExtentFlat"', "custom"), TEXT.replace('.vmdk" 0\n', '.vmdk"\n'), TEXT.replace(" 128\n", " 128 partitionUUID 77  \n"),
-        TEXT + "RWX\nRW.key = 1\nnonsense\nbar=\n\x01\n", TEXT.replace("parentCID=ffffffff", 'parentCID=ffffffff\nparentCID="12345678"'),
+        TEXT,
+        TEXT.replace("\n", "\r\n"),
+        TEXT.replace("\n", "\r"),
+        TEXT.replace("=", " = ", 4),
+        "\ufeff" + TEXT,
+        TEXT + "\0" * 999,
+        TEXT.replace("RW ", "  RW\t"),
+        TEXT.replace("RW", "rw").replace("FLAT", "flat"),
+        TEXT.replace("RW", "RDONLY"),
+        TEXT.replace("version=1\n", ""),
+        TEXT.replace("CID=7f3b2f2d\nparentCID=ffffffff\n", ""),
+        TEXT.replace("ffffffff", "FFFFFFFF"),
+        TEXT.replace('"twoGbMaxExtentFlat"', "custom"),
+        TEXT.replace('.vmdk" 0\n', '.vmdk"\n'),
+        TEXT.replace(" 128\n", " 128 partitionUUID 77  \n"),
+        TEXT + "RWX\nRW.key = 1\nnonsense\nbar=\n\x01\n",
+        TEXT.replace("parentCID=ffffffff", 'parentCID=ffffffff\nparentCID="12345678"'),
         TEXT.replace("ffffffff", "11111111"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_touch_the_extents_does_not_matter(text: str) -> None:
     assert found(text) == EXTENTS
 
@@ -84,13 +97,25 @@ def test_a_delta_is_refused_where_the_parent_could_be_seen(kind: str) -> None:
 @pytest.mark.parametrize(
     ("encoding", "codec", "name"),
     [
-        ("GBK", "gbk", "虚拟机"), ("GB18030", "gb18030", "虚拟€机"), ("gb2312", "gb2312", "虚拟机"), ("windows-936", "gbk", "虚拟机"),
-            ("Big5", "big5", "虛擬機"),
-        ("Shift_JIS", "cp932", "仮想①表"), ("windows-932", "cp932", "仮想表"), ("EUC-KR", "euc_kr", "가상"), ("windows-949", "cp949", "가상똠"),
-        ("windows-1252", "cp1252", "wéb–1"), ("windows-1251", "cp1251", "виртуал"), ("ISO-8859-1", "latin-1", "wéb"), ("ISO-8859-15", "iso8859-15", "w€b"),
-        ("KOI8-R", "koi8-r", "виртуал"), ("UTF-8", "utf-8", "虚拟机"), ("utf8", "utf-8", "wéb"), ("windows-1254", "cp1254", "ağ"),
+        ("GBK", "gbk", "虚拟机"),
+        ("GB18030", "gb18030", "虚拟€机"),
+        ("gb2312", "gb2312", "虚拟机"),
+        ("windows-936", "gbk", "虚拟机"),
+        ("Big5", "big5", "虛擬機"),
+        ("Shift_JIS", "cp932", "仮想①表"),
+        ("windows-932", "cp932", "仮想表"),
+        ("EUC-KR", "euc_kr", "가상"),
+        ("windows-949", "cp949", "가상똠"),
+        ("windows-1252", "cp1252", "wéb–1"),
+        ("windows-1251", "cp1251", "виртуал"),
+        ("ISO-8859-1", "latin-1", "wéb"),
+        ("ISO-8859-15", "iso8859-15", "w€b"),
+        ("KOI8-R", "koi8-r", "виртуал"),
+        ("UTF-8", "utf-8", "虚拟机"),
+        ("utf8", "utf-8", "wéb"),
+        ("windows-1254", "cp1254", "ağ"),
     ],
-)  # fmt: skip
+)
 def test_a_name_is_read_in_the_encoding_that_the_descriptor_names(encoding: str, codec: str, name: str) -> None:
     raw = TEXT.replace("version=1", f'version=1\nencoding="{encoding}"').replace("m-f001", name).encode(codec)
     first = parse_descriptor(raw).extents[0]

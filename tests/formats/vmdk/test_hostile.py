@@ -1,4 +1,5 @@
-"""The decoder on streams that are wrong: it answers with the same content or an IntegrityError, in bounded time and memory."""
+"""The decoder on streams that are wrong: it answers with the same content or an IntegrityError, in bounded time and
+memory."""
 
 from __future__ import annotations
 
@@ -188,12 +189,33 @@ def test_a_transfer_in_text_mode() -> None:
 @pytest.mark.parametrize(
     ("at", "layout", "value"),
     [
-        (0, "4s", b"COWD"), (4, "<I", 0), (4, "<I", 4), (8, "<I", 1), (8, "<I", 0x20001), (8, "<I", 0x10001),
-        (12, "<Q", 0), (12, "<Q", 2**63), (12, "<Q", 2**64 - 1), (20, "<Q", 0), (20, "<Q", 64), (20, "<Q", 2**40),
-        (36, "<Q", 2**40), (36, "<Q", 100_000), (28, "<Q", 2**60), (44, "<I", 0), (44, "<I", 256), (44, "<I", 2**31),
-        (56, "<Q", 5), (56, "<Q", 2**40), (64, "<Q", 0), (64, "<Q", 1), (64, "<Q", 2**50), (77, "<H", 0), (77, "<H", 2),
+        (0, "4s", b"COWD"),
+        (4, "<I", 0),
+        (4, "<I", 4),
+        (8, "<I", 1),
+        (8, "<I", 0x20001),
+        (8, "<I", 0x10001),
+        (12, "<Q", 0),
+        (12, "<Q", 2**63),
+        (12, "<Q", 2**64 - 1),
+        (20, "<Q", 0),
+        (20, "<Q", 64),
+        (20, "<Q", 2**40),
+        (36, "<Q", 2**40),
+        (36, "<Q", 100_000),
+        (28, "<Q", 2**60),
+        (44, "<I", 0),
+        (44, "<I", 256),
+        (44, "<I", 2**31),
+        (56, "<Q", 5),
+        (56, "<Q", 2**40),
+        (64, "<Q", 0),
+        (64, "<Q", 1),
+        (64, "<Q", 2**50),
+        (77, "<H", 0),
+        (77, "<H", 2),
     ],
-)  # fmt: skip
+)
 def test_a_header_that_lies(at: int, layout: str, value: int | bytes) -> None:
     data = bytearray(build(THREE))
     struct.pack_into(layout, data, at, value)

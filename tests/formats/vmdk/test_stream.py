@@ -40,7 +40,8 @@ def test_grains_come_in_stream_order_as_they_are(stream: Stream) -> None:
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_byte_by_byte(dialect: str) -> None:
-    """Each grain is handed out with the byte that completes it, and the stream is finished with its last necessary byte and not before."""
+    """Each grain is handed out with the byte that completes it, and the stream is finished with its last necessary byte
+    and not before."""
     stream = streams.small_stream(dialect)
     data = build(stream)
     decoder = GrainDecoder(expected_capacity=stream.capacity)

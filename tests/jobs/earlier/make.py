@@ -1,11 +1,14 @@
-"""Makes the state of an earlier release: ``python make.py FOLDER``, in the folder of that release's source, with its ``src`` in PYTHONPATH.
+"""Makes the state of an earlier release: ``python make.py FOLDER``, in the folder of that release's source, with its
+``src`` in PYTHONPATH.
 
-``0.1.0a`` was made so with the source of the commit 3f572f5, whose database has the revision 0001. A worker of that release has two jobs and
-is killed with -9 in the middle of their second disks; a third job waits. ``state.sql`` and ``engine.sql`` are the two databases,
-``files.tar.xz`` has the export root, the key (it seals nothing) and the identity of the worker.
+``0.1.0a`` was made so with the source of the commit 3f572f5, whose database has the revision 0001. A worker of that
+release has two jobs and is killed with -9 in the middle of their second disks; a third job waits. ``state.sql`` and
+``engine.sql`` are the two databases, ``files.tar.xz`` has the export root, the key (it seals nothing) and the identity
+of the worker.
 
-What depends on where and when it is used again stands between @ signs: @FOLDER@, @SERVER@, @CHANGED:machine@ and @BOOTED:machine@ (facts of the
-simulated machine), @boot-of-host-1@ in the ledgers, and times relative to the kill: @T-1.5@ (seconds since 1970), @M-1500@ (milliseconds), @I-1@ (ISO 8601).
+What depends on where and when it is used again stands between @ signs: @FOLDER@, @SERVER@, @CHANGED:machine@ and
+@BOOTED:machine@ (facts of the simulated machine), @boot-of-host-1@ in the ledgers, and times relative to the kill:
+@T-1.5@ (seconds since 1970), @M-1500@ (milliseconds), @I-1@ (ISO 8601).
 """
 
 from __future__ import annotations

@@ -124,8 +124,9 @@ class NewTokenOut(TokenOut):
 
 
 class TokenBody(_Strict):
-    """A new token. Without ``user`` it is the caller's own. ``expires_in_days`` null: it does not expire. A token makes only tokens that end no
-    later than itself; left out, it is 90 days or the end of the token that asks, whichever is sooner."""
+    """A new token. Without ``user`` it is the caller's own. ``expires_in_days`` null: it does not expire. A token makes
+    only tokens that end no later than itself; left out, it is 90 days or the end of the token that asks, whichever is
+    sooner."""
 
     label: Line
     scope: Scope = "viewer"
@@ -174,13 +175,24 @@ async def login(body: LoginBody, request: Request, response: Response, use: Use)
     password = _secret(body.password)
     user, begun = await run_in_threadpool(use.access.login, body.username, password, address_of(request.scope))
     response.set_cookie(
-        COOKIE, begun.cookie.reveal(), max_age=int(use.settings.session_hours * 3600), path="/", httponly=True,
-        samesite="strict", secure=came_by_tls(request.scope),
-    )  # fmt: skip
+        COOKIE,
+        begun.cookie.reveal(),
+        max_age=int(use.settings.session_hours * 3600),
+        path="/",
+        httponly=True,
+        samesite="strict",
+        secure=came_by_tls(request.scope),
+    )
     return LoginOut(
-        user_id=user.id, name=user.name, role=user.role, scope=user.role.value, via="cookie", csrf_token=begun.csrf.reveal(),
-        permissions=_permissions(user.role), expires_at=rfc3339(begun.expires_at),
-    )  # fmt: skip
+        user_id=user.id,
+        name=user.name,
+        role=user.role,
+        scope=user.role.value,
+        via="cookie",
+        csrf_token=begun.csrf.reveal(),
+        permissions=_permissions(user.role),
+        expires_at=rfc3339(begun.expires_at),
+    )
 
 
 @router.post("/logout", status_code=204, responses=problems())
@@ -197,9 +209,14 @@ async def logout(request: Request, response: Response, caller: Viewer, use: Use)
 async def me(caller: Viewer) -> Me:
     """Who the caller is and what it may do."""
     return Me(
-        user_id=caller.user_id, name=caller.name, role=caller.role, scope=caller.scope, via=caller.via,
-        csrf_token=None if caller.csrf is None else caller.csrf.reveal(), permissions=_permissions(caller.role),
-    )  # fmt: skip
+        user_id=caller.user_id,
+        name=caller.name,
+        role=caller.role,
+        scope=caller.scope,
+        via=caller.via,
+        csrf_token=None if caller.csrf is None else caller.csrf.reveal(),
+        permissions=_permissions(caller.role),
+    )
 
 
 @router.get("/permissions", responses=problems())
@@ -274,8 +291,8 @@ async def list_tokens(query: Annotated[TokenQuery, Query()], caller: Viewer, use
 
 @router.post("/tokens", status_code=201, responses=problems(404))
 async def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenOut:
-    """Makes a token. Its text is in this answer and nowhere else. It may no more than its user, and no more than who makes it;
-    made by a token, it ends no later than that one."""
+    """Makes a token. Its text is in this answer and nowhere else. It may no more than its user, and no more than who
+    makes it; made by a token, it ends no later than that one."""
     owner = await run_in_threadpool(_owner, use.access, caller, body)
     lifetime = None if body.expires_in_days is None else body.expires_in_days * DAY_S
     token, text = await run_in_threadpool(
@@ -315,11 +332,17 @@ async def list_audit(query: Annotated[AuditQuery, Query()], _caller: Admin, use:
     found = await run_in_threadpool(lambda: use.access.audit.page(query.where(), query.part(), before=query.before))
     entries = [
         AuditOut(
-            number=one.number, at=rfc3339(one.at), actor=one.actor, address=one.address, action=one.action, object=one.object,
-            outcome=one.outcome, detail=dict(one.detail),
+            number=one.number,
+            at=rfc3339(one.at),
+            actor=one.actor,
+            address=one.address,
+            action=one.action,
+            object=one.object,
+            outcome=one.outcome,
+            detail=dict(one.detail),
         )
         for one in found.rows
-    ]  # fmt: skip
+    ]
     more = len(entries) == query.limit and query.sort == NEWEST.sort
     return AuditPage(entries=entries, next=entries[-1].number if more else None, **listed(found))
 
@@ -364,13 +387,24 @@ def _permission(one: Permission) -> PermissionOut:
 
 def _user(user: User) -> UserOut:
     return UserOut(
-        id=user.id, name=user.name, role=user.role, has_password=user.has_password, disabled=user.disabled,
-        locked_until=maybe_rfc3339(user.locked_until), created_at=rfc3339(user.created_at),
-    )  # fmt: skip
+        id=user.id,
+        name=user.name,
+        role=user.role,
+        has_password=user.has_password,
+        disabled=user.disabled,
+        locked_until=maybe_rfc3339(user.locked_until),
+        created_at=rfc3339(user.created_at),
+    )
 
 
 def _token(token: Token) -> dict[str, Any]:
     return {
-        "id": token.id, "user_id": token.user_id, "user": token.user, "label": token.label, "scope": token.scope,
-        "created_at": rfc3339(token.created_at), "expires_at": maybe_rfc3339(token.expires_at), "used_at": maybe_rfc3339(token.used_at),
-    }  # fmt: skip
+        "id": token.id,
+        "user_id": token.user_id,
+        "user": token.user,
+        "label": token.label,
+        "scope": token.scope,
+        "created_at": rfc3339(token.created_at),
+        "expires_at": maybe_rfc3339(token.expires_at),
+        "used_at": maybe_rfc3339(token.used_at),
+    }

@@ -33,11 +33,20 @@ class EndpointRequest(BaseModel):
     """An endpoint to make known. `password` or `secret_ref`, not both."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True,
-        json_schema_extra={"examples": [
-            {"name": "vc1", "url": "https://vcenter.example.com", "username": "export@vsphere.local", "secret_ref": "env:VC1_PASSWORD"}
-        ]},
-    )  # fmt: skip
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "vc1",
+                    "url": "https://vcenter.example.com",
+                    "username": "export@vsphere.local",
+                    "secret_ref": "env:VC1_PASSWORD",
+                }
+            ]
+        },
+    )
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     url: Annotated[Line, Field(min_length=1)]
@@ -102,13 +111,20 @@ async def _dial(call: Callable[..., T], *arguments: Any) -> T:
     responses=problems(409, 502),
 )
 async def create(body: EndpointRequest, use: Use, _: Admin) -> EndpointView:
-    """Connects to see the certificate. One that is not trusted is answered with 409 `certificate_unknown` and its print in `sha256`: compare it
-    with what the server itself shows, and repeat the request with it as `thumbprint`."""
+    """Connects to see the certificate. One that is not trusted is answered with 409 `certificate_unknown` and its print
+    in `sha256`: compare it with what the server itself shows, and repeat the request with it as `thumbprint`."""
     password = None if body.password is None else Secret(body.password.get_secret_value())
     new = NewEndpoint(
-        name=body.name, url=body.url, username=body.username, password=password, secret_ref=body.secret_ref,
-        thumbprint=body.thumbprint, insecure=body.insecure, datacenter=body.datacenter, default=body.default,
-    )  # fmt: skip
+        name=body.name,
+        url=body.url,
+        username=body.username,
+        password=password,
+        secret_ref=body.secret_ref,
+        thumbprint=body.thumbprint,
+        insecure=body.insecure,
+        datacenter=body.datacenter,
+        default=body.default,
+    )
     return _view(await _dial(use.endpoints.create, new))
 
 
@@ -140,9 +156,14 @@ async def test(id: Id, use: Use, _: Operator) -> ServerView:  # noqa: A002
     """What the server says of itself; 502 says what does not work."""
     about = await _dial(use.endpoints.test, _key(id))
     return ServerView(
-        name=about.name, full_name=about.full_name, version=about.version, build=about.build, api_version=about.api_version,
-        api_type=about.api_type, instance_uuid=about.instance_uuid,
-    )  # fmt: skip
+        name=about.name,
+        full_name=about.full_name,
+        version=about.version,
+        build=about.build,
+        api_version=about.api_version,
+        api_type=about.api_type,
+        instance_uuid=about.instance_uuid,
+    )
 
 
 @router.post("/{id}/default", operation_id="default_endpoint", summary="Make it the default", responses=problems(404))
@@ -160,7 +181,17 @@ def _key(text: str) -> str:
 
 def _view(one: StoredEndpoint) -> EndpointView:
     return EndpointView(
-        id=one.id, name=one.name, kind=one.kind, url=one.url, username=one.username, has_password=one.has_password,
-        secret_ref=one.secret_ref, thumbprint=one.thumbprint, insecure=one.insecure, datacenter=one.datacenter,
-        is_default=one.is_default, created_at=rfc3339(one.created_at), revision=one.revision,
-    )  # fmt: skip
+        id=one.id,
+        name=one.name,
+        kind=one.kind,
+        url=one.url,
+        username=one.username,
+        has_password=one.has_password,
+        secret_ref=one.secret_ref,
+        thumbprint=one.thumbprint,
+        insecure=one.insecure,
+        datacenter=one.datacenter,
+        is_default=one.is_default,
+        created_at=rfc3339(one.created_at),
+        revision=one.revision,
+    )

@@ -19,8 +19,8 @@ MAX_IDS: Final = 200
 Topic = Literal["jobs", "progress", "endpoints"]
 Id = Annotated[str, StringConstraints(max_length=128)]
 _EXAMPLE: Final = (
-    'event: hello\nid: 4711\ndata: {"revision":4711,"timestamp":"2026-01-31T12:00:00.000000Z"}\n\n'
-    'event: progress\nid: 4712\ndata: {"id":"job-3f9a1c20d4e5","state":"running","progress":{"percent_complete":12.5}}\n\n'
+    'event: hello\nid: 4711\ndata: {"revision":4711,"timestamp":"2026-01-31T12:00:00.000000Z"}\n\nevent: progress\nid:'
+    ' 4712\ndata: {"id":"job-3f9a1c20d4e5","state":"running","progress":{"percent_complete":12.5}}\n\n'
 )
 
 
@@ -40,10 +40,18 @@ class EventStream(Response):
 
 
 @router.get(
-    "", operation_id="events", summary="Follow changes (server-sent events)", response_class=Response,
-    responses={200: {"description": "Events", "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}},
-               **problems()},
-)  # fmt: skip
+    "",
+    operation_id="events",
+    summary="Follow changes (server-sent events)",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Events",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+        },
+        **problems(),
+    },
+)
 async def events(
     use: Annotated[Services, Depends(services)],
     _: Annotated[Caller, Depends(viewer)],
@@ -58,10 +66,11 @@ async def events(
         str | None, Header(max_length=40, description="The id of the last event that was seen")
     ] = None,
 ) -> Response:
-    """Events: `hello` (where the stream begins), `job` (a whole job, when more than its progress changed), `progress` (at most twice a second
-    for one job), `endpoint`, `removed` (`{topic, id}`), `ping` (every 15 s), and `resync`: what was missed is not known any more, load
-    everything anew. The id of an event is a revision of the database; a client that comes back with `Last-Event-ID` gets each object that
-    changed meanwhile once, as it is now. A stream ends after 15 minutes at most; browsers come back by themselves."""
+    """Events: `hello` (where the stream begins), `job` (a whole job, when more than its progress changed), `progress`
+    (at most twice a second for one job), `endpoint`, `removed` (`{topic, id}`), `ping` (every 15 s), and `resync`: what
+    was missed is not known any more, load everything anew. The id of an event is a revision of the database; a client
+    that comes back with `Last-Event-ID` gets each object that changed meanwhile once, as it is now. A stream ends after
+    15 minutes at most; browsers come back by themselves."""
     use.feed.check_room()
     seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else after
     wanted = Wanted(frozenset(topics or TOPICS), frozenset(ids or ()))

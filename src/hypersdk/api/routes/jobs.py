@@ -34,7 +34,7 @@ from hypersdk.api.views import (
     job_view,
     listed,
     progress_view,
-)  # fmt: skip
+)
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.jobs.nextsteps import told_of_job
 from hypersdk.jobs.records import Job
@@ -142,9 +142,13 @@ class AttemptsView(Listed):
 
 
 @router.post(
-    "", operation_id="create_jobs", summary="Submit a job file", status_code=201, openapi_extra=JOB_FILE_BODY,
+    "",
+    operation_id="create_jobs",
+    summary="Submit a job file",
+    status_code=201,
+    openapi_extra=JOB_FILE_BODY,
     responses={200: {"description": "No job of the file was taken", "model": SubmissionView}, **problems(404)},
-)  # fmt: skip
+)
 async def create(
     request: Request,
     response: Response,
@@ -155,12 +159,18 @@ async def create(
     ] = None,
     priority: Annotated[int, Query(ge=-1000, le=1000, description="Higher goes first")] = 0,
 ) -> SubmissionView:
-    """One job, `{jobs: [...]}` or a list, as JSON or YAML. Each stands or falls alone; an `id` that exists with the same definition is the
-    job that is there."""
+    """One job, `{jobs: [...]}` or a list, as JSON or YAML. Each stands or falls alone; an `id` that exists with the
+    same definition is the job that is there."""
     text, kind = await job_file(request)
     submit = partial(
-        use.service.submit, text, kind, caller.user_id, endpoint_id=endpoint_id, priority=priority, key=idempotency_key(request)
-    )  # fmt: skip
+        use.service.submit,
+        text,
+        kind,
+        caller.user_id,
+        endpoint_id=endpoint_id,
+        priority=priority,
+        key=idempotency_key(request),
+    )
     done = await run_in_threadpool(submit)
     tell_submission(request.scope, done)
     if not done.accepted:
@@ -186,8 +196,8 @@ def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobPa
 
 @router.post("/bulk", operation_id="bulk_jobs", summary="One action on many jobs", responses=problems())
 def bulk(body: Bulk, request: Request, use: Use, _: Operator) -> BulkResults:
-    """Cancel, pause, resume, retry or delete. The answer says for each job what became of it. By filter, jobs in a state that does not allow the
-    action are only counted: repeat the call until `remaining` is 0."""
+    """Cancel, pause, resume, retry or delete. The answer says for each job what became of it. By filter, jobs in a
+    state that does not allow the action are only counted: repeat the call until `remaining` is 0."""
     ids, remaining, skipped = _chosen(body, use.jobs)
     outcome = use.service.each(ids, _action(body))
     results = [
@@ -202,7 +212,8 @@ def bulk(body: Bulk, request: Request, use: Use, _: Operator) -> BulkResults:
 
 
 def _chosen(body: Bulk, store: JobStore) -> tuple[list[str], int, int]:
-    """Ids to act on, oldest first, how many more there are, and how many do not allow it. Raises UsageError ``bulk_query``."""
+    """Ids to act on, oldest first, how many more there are, and how many do not allow it. Raises UsageError
+    ``bulk_query``."""
     if (body.ids is None) == (body.filter is None):
         raise UsageError("give either ids or filter", code=BULK_QUERY, field="ids")
     if body.ids is not None:
@@ -219,9 +230,12 @@ def _chosen(body: Bulk, store: JobStore) -> tuple[list[str], int, int]:
 
 def _action(body: Bulk) -> Callable[[JobStore, str], Any]:
     actions: dict[str, Callable[[JobStore, str], Any]] = {
-        "cancel": partial(JobStore.cancel, keep_partial=body.keep_partial), "pause": JobStore.pause, "resume": JobStore.resume,
-        "retry": partial(JobStore.retry, discard=body.discard), "delete": JobStore.delete,
-    }  # fmt: skip
+        "cancel": partial(JobStore.cancel, keep_partial=body.keep_partial),
+        "pause": JobStore.pause,
+        "resume": JobStore.resume,
+        "retry": partial(JobStore.retry, discard=body.discard),
+        "delete": JobStore.delete,
+    }
     return actions[body.action]
 
 
@@ -332,9 +346,12 @@ def explain(id: Id, use: Use, _: Viewer) -> ExplanationView:  # noqa: A002
     """Code, cause, next step, and what happened before."""
     found = use.service.explain(use.jobs.get(id))
     return ExplanationView(
-        code=found.code, message=found.message, cause=found.cause, next_step=found.next_step,
+        code=found.code,
+        message=found.message,
+        cause=found.cause,
+        next_step=found.next_step,
         history=[attempt_view(one) for one in found.history],
-    )  # fmt: skip
+    )
 
 
 @router.get(
@@ -384,21 +401,25 @@ def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
     job = use.jobs.get(id)
     below = f"/api/v1/jobs/{job.id}/artifacts"
     files = [
-        ArtifactView(name=one.name, size_bytes=one.size_bytes, sha256=one.sha256, href=f"{below}/{quote(one.name, safe='')}")
+        ArtifactView(
+            name=one.name, size_bytes=one.size_bytes, sha256=one.sha256, href=f"{below}/{quote(one.name, safe='')}"
+        )
         for one in artifacts_of(job)
-    ]  # fmt: skip
+    ]
     return ArtifactsView(folder=job.output_path, files=files)
 
 
 @router.get(
-    "/{id}/artifacts/{name}", operation_id="download_artifact", summary="Download a file of an export",
+    "/{id}/artifacts/{name}",
+    operation_id="download_artifact",
+    summary="Download a file of an export",
     response_class=Response,
     responses={
         200: {"description": "The whole file", "content": {"application/octet-stream": {}, "application/json": {}}},
         206: {"description": "A part of it", "content": {"application/octet-stream": {}, "application/json": {}}},
         **problems(404, 409, 416),
     },
-)  # fmt: skip
+)
 def download(
     id: Id,  # noqa: A002
     name: Annotated[str, Path(max_length=255)],
@@ -408,8 +429,9 @@ def download(
     range: Annotated[str | None, Header(max_length=200)] = None,  # noqa: A002 - the header's name
     if_range: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
-    """For operators: a disk holds the secrets of its guest. Only what lies below an export root; no link is followed. One range of bytes can be
-    asked for. Each answer is a line in the audit trail. `HEAD` says how long the file is, and reads nothing of it."""
+    """For operators: a disk holds the secrets of its guest. Only what lies below an export root; no link is followed.
+    One range of bytes can be asked for. Each answer is a line in the audit trail. `HEAD` says how long the file is, and
+    reads nothing of it."""
     file = open_artifact(use.jobs.get(id), name, use.service.roots)
     if request.method == "HEAD":
         tell(request.scope, {"size_bytes": file.size})

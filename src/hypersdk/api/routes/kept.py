@@ -146,19 +146,28 @@ def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> Status:
     for state, count in use.jobs.counts().items():
         counts[KEPT[state]] += count
     return Status(
-        version=__version__, uptime=go_duration(use.metrics.uptime_s()), total_jobs=sum(counts.values()),
-        running_jobs=counts["running"], completed_jobs=counts["completed"], failed_jobs=counts["failed"],
-        cancelled_jobs=counts["cancelled"], timestamp=now_rfc3339(),
-    )  # fmt: skip
+        version=__version__,
+        uptime=go_duration(use.metrics.uptime_s()),
+        total_jobs=sum(counts.values()),
+        running_jobs=counts["running"],
+        completed_jobs=counts["completed"],
+        failed_jobs=counts["failed"],
+        cancelled_jobs=counts["cancelled"],
+        timestamp=now_rfc3339(),
+    )
 
 
 @router.post(
-    "/jobs/submit", operation_id="submit", summary="Submit a job file", openapi_extra=JOB_FILE_BODY,
-    response_model_exclude_none=True, responses=kept_errors(),
-)  # fmt: skip
+    "/jobs/submit",
+    operation_id="submit",
+    summary="Submit a job file",
+    openapi_extra=JOB_FILE_BODY,
+    response_model_exclude_none=True,
+    responses=kept_errors(),
+)
 async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(operator)]) -> Submitted:
-    """One definition, `{jobs: [...]}` or a bare list, as JSON or YAML. A job that is not valid is rejected with its reason, the others are
-    accepted; 400 only when the text cannot be read at all."""
+    """One definition, `{jobs: [...]}` or a bare list, as JSON or YAML. A job that is not valid is rejected with its
+    reason, the others are accepted; 400 only when the text cannot be read at all."""
     text, kind = await job_file(request)
     submit = partial(use.service.submit, text, kind, caller.user_id, key=idempotency_key(request))
     done: Submission = await run_in_threadpool(submit)
@@ -173,9 +182,13 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
 
 
 @router.post(
-    "/jobs/query", operation_id="query", summary="Find jobs", openapi_extra=_json(Question),
-    response_model_exclude_none=True, responses=kept_errors(),
-)  # fmt: skip
+    "/jobs/query",
+    operation_id="query",
+    summary="Find jobs",
+    openapi_extra=_json(Question),
+    response_model_exclude_none=True,
+    responses=kept_errors(),
+)
 async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)]) -> Found:
     """By id, by status, or all. Ids that do not exist are left out."""
     question = await json_body(request, Question)
@@ -183,9 +196,12 @@ async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)
 
 
 @router.get(
-    "/jobs/query", operation_id="query_all", summary="Find jobs by parameters", response_model_exclude_none=True,
+    "/jobs/query",
+    operation_id="query_all",
+    summary="Find jobs by parameters",
+    response_model_exclude_none=True,
     responses=kept_errors(),
-)  # fmt: skip
+)
 def query_by_parameters(
     use: Use,
     _: Annotated[Caller, Depends(viewer)],
@@ -206,9 +222,13 @@ def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> KeptJob:  #
 
 
 @router.post(
-    "/jobs/cancel", operation_id="cancel", summary="Cancel jobs", openapi_extra=_json(ToCancel),
-    response_model_exclude_none=True, responses=kept_errors(),
-)  # fmt: skip
+    "/jobs/cancel",
+    operation_id="cancel",
+    summary="Cancel jobs",
+    openapi_extra=_json(ToCancel),
+    response_model_exclude_none=True,
+    responses=kept_errors(),
+)
 async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operator)]) -> Cancelled:
     """Each stands alone: those that do not exist or have ended are in `failed`, with the reason in `errors`."""
     wanted = await json_body(request, ToCancel)

@@ -94,11 +94,15 @@ class HistoryView(BaseModel):
 
 @router.head("/ready", include_in_schema=False)
 @router.get(
-    "/ready", operation_id="ready", summary="Whether the daemon can do its work", tags=["meta"],
+    "/ready",
+    operation_id="ready",
+    summary="Whether the daemon can do its work",
+    tags=["meta"],
     responses={503: {"description": "It cannot, and `checks` says why", "model": Ready}},
-)  # fmt: skip
+)
 async def ready(request: Request, response: Response, use: Use) -> Ready:
-    """The database answers and can be written, its schema is this version's, and a worker is alive where this daemon has workers. Open to everyone."""
+    """The database answers and can be written, its schema is this version's, and a worker is alive where this daemon
+    has workers. Open to everyone."""
     readiness = _readiness(request, use)
     checks = dict(await run_in_threadpool(readiness.checks))
     fine = readiness.fine(checks)
@@ -125,10 +129,17 @@ def _readiness(request: Request, use: Services) -> Readiness:
 
 
 @router.get(
-    "/metrics", operation_id="metrics", summary="Numbers for Prometheus", tags=["meta"], response_class=Response,
-    responses={200: {"description": "Text exposition", "content": {"text/plain": {"schema": {"type": "string"}}}}, **problems()},
+    "/metrics",
+    operation_id="metrics",
+    summary="Numbers for Prometheus",
+    tags=["meta"],
+    response_class=Response,
+    responses={
+        200: {"description": "Text exposition", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **problems(),
+    },
     dependencies=[Depends(metrics_reader)],
-)  # fmt: skip
+)
 def metrics(use: Use) -> Response:
     """State comes from the database when it is asked. A token with the scope `metrics` reads this and nothing else."""
     return Response(use.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
@@ -145,17 +156,29 @@ def statistics(use: Use, _: Viewer) -> StatisticsView:
     """Of all jobs together."""
     found = read_figures(use.database, take_over_s=use.settings.take_over_s)
     return StatisticsView(
-        jobs=dict(found.states), waiting=dict(found.waiting), submitted=found.submitted, rate_bytes_s=found.rate_bytes_s,
-        bytes_downloaded=found.transferred_bytes, total_bytes=found.total_bytes, stalled=found.stalled,
-        oldest_queued_s=found.oldest_queued_s, oldest_lease_s=found.oldest_lease_s, workers_alive=found.workers_alive,
-        streams=sum(host.used for host in found.hosts), revision=found.revision, timestamp=rfc3339(found.now),
-    )  # fmt: skip
+        jobs=dict(found.states),
+        waiting=dict(found.waiting),
+        submitted=found.submitted,
+        rate_bytes_s=found.rate_bytes_s,
+        bytes_downloaded=found.transferred_bytes,
+        total_bytes=found.total_bytes,
+        stalled=found.stalled,
+        oldest_queued_s=found.oldest_queued_s,
+        oldest_lease_s=found.oldest_lease_s,
+        workers_alive=found.workers_alive,
+        streams=sum(host.used for host in found.hosts),
+        revision=found.revision,
+        timestamp=rfc3339(found.now),
+    )
 
 
 @router.get(
-    "/api/v1/statistics/history", operation_id="history", summary="Rate and numbers of jobs over time", tags=["statistics"],
+    "/api/v1/statistics/history",
+    operation_id="history",
+    summary="Rate and numbers of jobs over time",
+    tags=["statistics"],
     responses=problems(),
-)  # fmt: skip
+)
 def history(
     use: Use,
     _: Viewer,

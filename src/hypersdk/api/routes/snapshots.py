@@ -35,6 +35,7 @@ class SnapshotsView(BaseModel):
 
 @router.get("", operation_id="list_snapshots", summary="List the temporary snapshots of jobs", responses=problems())
 def get(use: Annotated[Services, Depends(services)], _: Viewer) -> SnapshotsView:
-    """Each is removed by its job: at its end, when it is cancelled (`hyperctl cancel ID`), or when it is too old to go on from."""
+    """Each is removed by its job: at its end, when it is cancelled (`hyperctl cancel ID`), or when it is too old to go
+    on from."""
     held = JobStore(use.database).snapshots()
     return SnapshotsView(snapshots=[SnapshotView(**asdict(one)) for one in held])

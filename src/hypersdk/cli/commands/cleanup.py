@@ -13,8 +13,8 @@ from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored, Refused, UsageError, register
 
 GIVE_UP_STEP: Final = (
-    "Once vSphere can do it again, run the command again. Of what is gone for good, `hyper2kvm cleanup --give-up DIR` says what stays behind, and "
-    "tries it no more."
+    "Once vSphere can do it again, run the command again. Of what is gone for good, `hyper2kvm cleanup --give-up DIR`"
+    " says what stays behind, and tries it no more."
 )
 
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 SNAPSHOT_UNCLAIMED: Final = register(
     "snapshot_unclaimed",
-    "Nothing proves that the run which made the snapshot is over: it may be of another user, of another host, or of a daemon that was not asked.",
-    "Ask the owner that is named. Then answer the question at a terminal, or name exactly that snapshot with --snapshot NAME.",
+    "Nothing proves that the run which made the snapshot is over: it may be of another user, of another host, or of a"
+    " daemon that was not asked.",
+    "Ask the owner that is named. Then answer the question at a terminal, or name exactly that snapshot with --snapshot"
+    " NAME.",
 )
 ASK_DAEMON_S: Final = 5.0
 
@@ -39,16 +41,20 @@ ASK_DAEMON_S: Final = 5.0
 @click.option(
     "--stray",
     is_flag=True,
-    help="Remove snapshots of ours that no run here knows of: shows age and owner of each and asks. Without a terminal, only those that were left over "
-    "by runs of yours on this machine.",
+    help=(
+        "Remove snapshots of ours that no run here knows of: shows age and owner of each and asks. Without a terminal,"
+        " only those that were left over by runs of yours on this machine."
+    ),
 )
 @click.option(
     "--snapshot",
     "snapshots",
     multiple=True,
     metavar="NAME",
-    help="Remove exactly this snapshot of ours (hypersdk-...), whoever made it, without a question; not one that the register of this host or the "
-    "daemon says is in use. Repeatable.",
+    help=(
+        "Remove exactly this snapshot of ours (hypersdk-...), whoever made it, without a question; not one that the"
+        " register of this host or the daemon says is in use. Repeatable."
+    ),
 )
 @click.option(
     "--give-up",
@@ -63,8 +69,9 @@ def command(
 ) -> None:
     """Put back what interrupted exports left on the source: leases, ejected ISO images, power states, snapshots.
 
-    DIR are output folders of unfinished exports; without any, all that `hyper2kvm status` shows for this server (none with --snapshot). What was copied
-    stays, and the exports stay resumable, except that a removed snapshot means to copy its disks again.
+    DIR are output folders of unfinished exports; without any, all that `hyper2kvm status` shows for this server (none
+    with --snapshot). What was copied stays, and the exports stay resumable, except that a removed snapshot means to
+    copy its disks again.
     """
     from hypersdk.cli.connect import connected
     from hypersdk.migration.prepare import endpoint_name
@@ -100,15 +107,26 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool,
     assert run.record is not None
     name = run.record.machine
     done = clean_up(
-        session, run.folder, FolderRuns(cli.state_dir), drop_snapshot=drop_snapshots, give_up=give_up, cancel=cli.cancel,
+        session,
+        run.folder,
+        FolderRuns(cli.state_dir),
+        drop_snapshot=drop_snapshots,
+        give_up=give_up,
+        cancel=cli.cancel,
         note=lambda text: cli.output.note(f"{name}: {text}", style="dim"),
-    )  # fmt: skip
+    )
     if cli.output.json_lines:
-        cli.output.event("cleanup", {
-            "machine": name, "folder": run.folder, "undone": done.undone, "kept": done.kept,
-            "problems": [problem.error.as_dict() for problem in done.problems],
-            "given_up": [problem.left for problem in done.problems if problem.given_up],
-        })  # fmt: skip
+        cli.output.event(
+            "cleanup",
+            {
+                "machine": name,
+                "folder": run.folder,
+                "undone": done.undone,
+                "kept": done.kept,
+                "problems": [problem.error.as_dict() for problem in done.problems],
+                "given_up": [problem.left for problem in done.problems if problem.given_up],
+            },
+        )
         return all(problem.given_up for problem in done.problems)
     undone = f"put back {', '.join(done.undone)}" if done.undone else "nothing to put back"
     kept = f"; {', '.join(done.kept)} kept for --resume (or --drop-snapshots)" if done.kept else ""
@@ -121,8 +139,8 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool,
 
 
 def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tells of snapshots with our name that no run of this user knows, and removes those that are ``named`` or agreed to; the names of those that
-    were removed, and of those that could not be.
+    """Tells of snapshots with our name that no run of this user knows, and removes those that are ``named`` or agreed
+    to; the names of those that were removed, and of those that could not be.
 
     Raises LookupFailed for a name that is not there, and Refused where nobody can be asked, after all others are done.
     """
@@ -165,7 +183,10 @@ def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> t
         raise LookupFailed(
             f"no snapshot of ours that no run of yours needs is called {', '.join(missing)}",
             code="snapshot_not_found",
-            next_step="`hyper2kvm cleanup` shows them. One of an unfinished run of yours goes with `hyper2kvm cleanup --drop-snapshots DIR`.",
+            next_step=(
+                "`hyper2kvm cleanup` shows them. One of an unfinished run of yours goes with `hyper2kvm cleanup"
+                " --drop-snapshots DIR`."
+            ),
         )
     if unclaimed:
         raise Refused(f"whose they are is not certain: {', '.join(unclaimed)}", code=SNAPSHOT_UNCLAIMED)

@@ -53,9 +53,13 @@ def command(
     from hypersdk.migration.settings import RunSettings
 
     spec = ExportSpec(
-        machine=file.stem, output_dir=output, format=OutputFormat(output_format), compress=Compression(compress),
-        force=force, file_hash=not no_file_hash,
-    )  # fmt: skip
+        machine=file.stem,
+        output_dir=output,
+        format=OutputFormat(output_format),
+        compress=Compression(compress),
+        force=force,
+        file_hash=not no_file_hash,
+    )
     settings = RunSettings(state=cli.state_dir)
     with watching(cli.output) as observer:
         result = convert_file(

@@ -1,4 +1,5 @@
-"""`hyper2kvm demo`: a whole migration against a simulator inside this process. Nothing outside this machine is touched."""
+"""`hyper2kvm demo`: a whole migration against a simulator inside this process. Nothing outside this machine is
+touched."""
 
 from __future__ import annotations
 
@@ -91,9 +92,12 @@ def _simulated(cli: Cli, machines: int) -> Iterator[Session]:
     with _simulator(machines) as simulator:
         cli.output.note(f"It listens on {simulator.url}; its certificate is pinned.", style="dim")
         endpoint = Endpoint(
-            host=simulator.host, port=simulator.port, username=simulator.config.username, password=simulator.config.password,
+            host=simulator.host,
+            port=simulator.port,
+            username=simulator.config.username,
+            password=simulator.config.password,
             tls=TlsPolicy(thumbprint=simulator.thumbprint_sha256),
-        )  # fmt: skip
+        )
         with Session.connect(endpoint, cancel=cli.cancel) as session:
             yield session
 

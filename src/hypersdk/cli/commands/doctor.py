@@ -39,7 +39,8 @@ _SIGNS: Final = {"ok": ("✔", "green"), "warn": ("!", "yellow"), "fail": ("✘"
 @connection_options
 @pass_cli
 def command(cli: Cli, machine: str | None, output: Path | None) -> None:
-    """Check the connection: name, port, certificate, login, privileges by operation, route to each ESXi host, space, clock.
+    """Check the connection: name, port, certificate, login, privileges by operation, route to each ESXi host, space,
+    clock.
 
     Nothing is changed. With --json: an event of type check for each. Fails with status 3 if a check fails.
     """

@@ -82,8 +82,9 @@ def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, dry_run: bool, **flags: Any) -> None:
     """Copy machines out of vSphere into verified images, in one pass.
 
-    VM is a name, an inventory path, a moref like vm-42, or a UUID. A machine that is off is exported as it is; a running one
-    through a temporary snapshot. Nothing is powered off unless asked for by name, and the source is left as it was found.
+    VM is a name, an inventory path, a moref like vm-42, or a UUID. A machine that is off is exported as it is; a
+    running one through a temporary snapshot. Nothing is powered off unless asked for by name, and the source is left as
+    it was found.
 
     With --json: events of type plan, progress, warning, result and error, one a line.
     """
@@ -113,7 +114,8 @@ def with_defaults(cli: Cli, given: Flags) -> Flags:
 
 
 def template(flags: Flags) -> ExportSpec:
-    """The export that the flags describe, for a machine still to be named. Raises UsageError for flags that exclude each other."""
+    """The export that the flags describe, for a machine still to be named. Raises UsageError for flags that exclude
+    each other."""
     for pair in (
         ("resume", "discard"),
         ("power_off", "shutdown"),

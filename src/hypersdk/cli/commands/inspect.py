@@ -17,7 +17,8 @@ from hypersdk.model import Machine
 def command(cli: Cli, machine: str) -> None:
     """Show one machine: disks, networks, snapshots, and what stands in the way of an export.
 
-    VM is a name, an inventory path, a moref like vm-42, or a UUID. A name that more than one machine has is refused with the candidates.
+    VM is a name, an inventory path, a moref like vm-42, or a UUID. A name that more than one machine has is refused
+    with the candidates.
     """
     from hypersdk.cli.connect import connected
     from hypersdk.cli.machines import machine_object, read_inventory

@@ -19,7 +19,10 @@ SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "ho
     "query",
     metavar="WORDS",
     default="",
-    help="Only machines whose name, path, guest or host holds all these words; in a name the letters may stand apart (pweb2).",
+    help=(
+        "Only machines whose name, path, guest or host holds all these words; in a name the letters may stand apart"
+        " (pweb2)."
+    ),
 )
 @click.option(
     "--sort",

@@ -24,15 +24,19 @@ if TYPE_CHECKING:
 @click.option(
     "--forget",
     metavar="DIR|ID",
-    help="Forget this unfinished export: it is not shown or resumed any more. Only its record goes; its data and what it left at the source stay, and are "
-    "named.",
+    help=(
+        "Forget this unfinished export: it is not shown or resumed any more. Only its record goes; its data and what it"
+        " left at the source stay, and are named."
+    ),
 )
 @output_options
 @pass_cli
 def command(cli: Cli, forget: str | None) -> None:
-    """Show every unfinished export of this user on this machine, with the command that goes on with it, and what it left on the source.
+    """Show every unfinished export of this user on this machine, with the command that goes on with it, and what it
+    left on the source.
 
-    Runs of other users and jobs of a daemon are shown as far as this machine's register knows of them. No server is asked.
+    Runs of other users and jobs of a daemon are shown as far as this machine's register knows of them. No server is
+    asked.
     """
     from hypersdk.migration.runs import other_runs, unfinished_runs
 
@@ -87,7 +91,10 @@ def _left_behind(run: UnfinishedRun) -> Iterator[str]:
             yield (
                 f"{snapshot} of {run.record.machine} at {run.record.endpoint}; {removed}"
                 if kind == "snapshot"
-                else f"what was changed of {run.record.machine} at {run.record.endpoint}: {kind}; only you can put it back now"
+                else (
+                    f"what was changed of {run.record.machine} at {run.record.endpoint}: {kind}; only you can put it"
+                    " back now"
+                )
             )
     if run.folder.is_dir():
         yield f"the files in {run.folder}"
@@ -99,21 +106,40 @@ def run_object(run: UnfinishedRun) -> dict[str, Any]:
     if record is None:
         return {"id": run.run_id, "folder": str(run.folder), "active": run.active, "error": run.error}
     return {
-        "id": record.run_id, "folder": str(run.folder), "machine": record.machine, "moref": record.moref, "endpoint": record.endpoint,
-        "format": record.format, "compress": record.compress, "source": record.source, "exclude_disks": record.exclude_disks,
-        "started_at": record.started_at, "age_s": round(run.age.total_seconds()), "active": run.active,
+        "id": record.run_id,
+        "folder": str(run.folder),
+        "machine": record.machine,
+        "moref": record.moref,
+        "endpoint": record.endpoint,
+        "format": record.format,
+        "compress": record.compress,
+        "source": record.source,
+        "exclude_disks": record.exclude_disks,
+        "started_at": record.started_at,
+        "age_s": round(run.age.total_seconds()),
+        "active": run.active,
         "disks": [{"label": disk.label, "file": disk.file_name, "done": disk.done} for disk in record.disks],
-        "left_on_source": [change.kind.value for change in record.open_changes], "error": run.error,
+        "left_on_source": [change.kind.value for change in record.open_changes],
+        "error": run.error,
         "resume_command": shell_line(_resume_command(run.folder, record)) if record.moref else None,
-    }  # fmt: skip
+    }
 
 
 def _other_object(other: Registered) -> dict[str, Any]:
     entry = other.entry
     return {
-        "id": entry.run_id, "program": entry.program, "job": entry.job, "user": entry.user, "pid": entry.pid, "machine": entry.machine,
-        "endpoint": entry.endpoint, "snapshot": entry.snapshot, "folder": entry.folder, "started_at": entry.started_at, "active": other.held,
-    }  # fmt: skip
+        "id": entry.run_id,
+        "program": entry.program,
+        "job": entry.job,
+        "user": entry.user,
+        "pid": entry.pid,
+        "machine": entry.machine,
+        "endpoint": entry.endpoint,
+        "snapshot": entry.snapshot,
+        "folder": entry.folder,
+        "started_at": entry.started_at,
+        "active": other.held,
+    }
 
 
 def _show(cli: Cli, run: UnfinishedRun) -> None:
@@ -139,8 +165,8 @@ def _show(cli: Cli, run: UnfinishedRun) -> None:
 
 
 def _resume_command(folder: Path, record: RunRecord) -> Iterator[str]:
-    """What a resume must repeat (``resume_mismatch`` otherwise), and all else that was asked for. Said also where it is the default: a configuration
-    file may say otherwise."""
+    """What a resume must repeat (``resume_mismatch`` otherwise), and all else that was asked for. Said also where it is
+    the default: a configuration file may say otherwise."""
     yield from ("hyper2kvm", "export", record.moref, "-o", str(folder), "--format", record.format)
     yield f"--compress={record.compress}"
     yield from ("--source", record.source)
@@ -149,9 +175,12 @@ def _resume_command(folder: Path, record: RunRecord) -> Iterator[str]:
     if record.from_snapshot is not None:
         yield from ("--from-snapshot", record.from_snapshot)
     asked = {
-        "--power-off": record.state == "power-off", "--shutdown": record.state == "shutdown", "--remove-cdrom": record.remove_cdrom,
-        "--no-quiesce": not record.quiesce, "--no-file-hash": not record.file_hash,
-    }  # fmt: skip
+        "--power-off": record.state == "power-off",
+        "--shutdown": record.state == "shutdown",
+        "--remove-cdrom": record.remove_cdrom,
+        "--no-quiesce": not record.quiesce,
+        "--no-file-hash": not record.file_hash,
+    }
     yield from (flag for flag, is_given in asked.items() if is_given)
     user, _, server = record.endpoint.rpartition("@")
     host, _, port = server.rpartition(":")
@@ -178,8 +207,8 @@ def _hint(cli: Cli, run: UnfinishedRun) -> None:
         cli.output.notes.print(clean(f"Put its source back: hyper2kvm cleanup {folder}"), markup=False, soft_wrap=True)
     if "snapshot" in kinds:
         cli.output.note(
-            f"Its snapshot {record.snapshot_name} is kept for that, and grows. A `hyper2kvm cleanup` removes it once the export is {SNAPSHOT_KEPT} old; "
-            "now:"
+            f"Its snapshot {record.snapshot_name} is kept for that, and grows. A `hyper2kvm cleanup` removes it once"
+            f" the export is {SNAPSHOT_KEPT} old; now:"
         )
         command = f"hyper2kvm cleanup --drop-snapshots {folder}"
         cli.output.notes.print(clean(f"  {command}"), markup=False, soft_wrap=True)

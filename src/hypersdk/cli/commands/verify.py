@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def command(cli: Cli, folder: Path) -> None:
     """Check that an export is complete and unchanged, by its manifests.
 
-    Finds a flipped bit, a swapped disk, a missing, extra or truncated file and a wrong manifest line, each with its own code.
-    Fails with status 8 if there is a finding. With --json: events of type progress, verified and error.
+    Finds a flipped bit, a swapped disk, a missing, extra or truncated file and a wrong manifest line, each with its own
+    code. Fails with status 8 if there is a finding. With --json: events of type progress, verified and error.
     """
     verify_folder(cli, folder).raise_for_findings()
 
@@ -43,7 +43,8 @@ def verify_folder(cli: Cli, folder: Path) -> VerifyReport:
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes of the files in ``folder``, for the percentage; 0 where it cannot be read, of which the verification itself will tell."""
+    """Bytes of the files in ``folder``, for the percentage; 0 where it cannot be read, of which the verification itself
+    will tell."""
     try:
         return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     except OSError:

@@ -78,10 +78,18 @@ def _shared(name: str, *names: str, **settings: Any) -> Callable[[F], F]:
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _WHICH: Final = (
-    _shared("url", "--url", "-u", metavar="URL",
-            help="Address of the daemon (else that of --context, $HYPERVISORD_URL, the current context, http://localhost:8080)."),
+    _shared(
+        "url",
+        "--url",
+        "-u",
+        metavar="URL",
+        help=(
+            "Address of the daemon (else that of --context, $HYPERVISORD_URL, the current context,"
+            " http://localhost:8080)."
+        ),
+    ),
     _shared("context", "--context", metavar="NAME", help="A remembered daemon (see `hyperctl contexts list`)."),
-)  # fmt: skip
+)
 _TRUST: Final = (
     _shared("token_file", "--token-file", type=_FILE, metavar="FILE",
             help="Read the token from this file (else $HYPERVISORD_TOKEN, the context, a local daemon's own file)."),
@@ -92,23 +100,40 @@ _TRUST: Final = (
     _shared("insecure", "--insecure", is_flag=True, help="Trust any certificate. Anyone on the path can then read the token."),
 )  # fmt: skip
 _TIME: Final = (
-    _shared("timeout_s", "--timeout", type=click.FloatRange(0.1, 3600), metavar="SECONDS", help="How long an answer may take (60)."),
-)  # fmt: skip
+    _shared(
+        "timeout_s",
+        "--timeout",
+        type=click.FloatRange(0.1, 3600),
+        metavar="SECONDS",
+        help="How long an answer may take (60).",
+    ),
+)
 
 
 def json_flag(command: F) -> F:
     """``--json``; read early, so that what goes wrong while the other flags are read is told as JSON already."""
     return flag(
-        "--json", is_flag=True, is_eager=True, expose_value=False, callback=_record_json, help="The same as --output json."
-    )(command)  # fmt: skip
+        "--json",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_record_json,
+        help="The same as --output json.",
+    )(command)
 
 
 def format_flag(command: F) -> F:
     """``--output``."""
     return flag(
-        "--output", "-o", "format", type=click.Choice(FORMATS), is_eager=True, expose_value=False, callback=_record_format,
+        "--output",
+        "-o",
+        "format",
+        type=click.Choice(FORMATS),
+        is_eager=True,
+        expose_value=False,
+        callback=_record_format,
         help="How to print results: table for people, json (one object a line) or yaml for programs.",
-    )(command)  # fmt: skip
+    )(command)
 
 
 def daemon_flags(command: F) -> F:
@@ -133,9 +158,13 @@ def trust_flags(command: F) -> F:
 
 def _debug_flag(command: F) -> F:
     return flag(
-        "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_record_debug,
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_record_debug,
         help="Show the origin of errors on standard error.",
-    )(command)  # fmt: skip
+    )(command)
 
 
 def _with(flags: Sequence[Callable[[Any], Any]], command: F) -> F:
@@ -145,9 +174,12 @@ def _with(flags: Sequence[Callable[[Any], Any]], command: F) -> F:
 
 
 @click.group(
-    cls=RootGroup, sections=SECTIONS, titles=TITLES, context_settings=dict(SETTINGS),
+    cls=RootGroup,
+    sections=SECTIONS,
+    titles=TITLES,
+    context_settings=dict(SETTINGS),
     epilog="Long flags are understood with one dash too: `hyperctl query -all`.",
-)  # fmt: skip
+)
 @click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
 @common_flags
 def root() -> None:

@@ -1,4 +1,5 @@
-"""What cancel, pause, resume, retry and delete have in common: ids as arguments or with -id, a line that says how many."""
+"""What cancel, pause, resume, retry and delete have in common: ids as arguments or with -id, a line that says how
+many."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from hypersdk.cli.programs.groups import Command, flag
 def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...], keep_partial: bool, wait: bool) -> None:
     """Cancel jobs.
 
-    Copying stops within two seconds. A job is cancelled when its export lease is closed and its source is as it was found.
+    Copying stops within two seconds. A job is cancelled when its export lease is closed and its source is as it was
+    found.
     """
     jobs = ask(ctl, ids, named, lambda one: ctl.client.cancel(one, keep_partial=keep_partial), "Cancelled")
     going = [job.id for job in jobs if not job.ended]

@@ -20,7 +20,8 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 @click.group("contexts", cls=Group)
 def command() -> None:
-    """Daemons that are remembered, one of them being the current one. They stand in ~/.config/hypersdk/contexts.toml."""
+    """Daemons that are remembered, one of them being the current one. They stand in
+    ~/.config/hypersdk/contexts.toml."""
 
 
 @command.command("list")
@@ -42,11 +43,14 @@ def _print(ctl: Ctl, contexts: Contexts) -> None:
     columns = (Column(""), Column("Name"), Column("URL", least=20), Column("Token"), Column("Trust", optional=True))
     rows = [
         [
-            ("*" if name == contexts.current else "", "green"), (clean(name, 63), "bold"), (clean(one.url, 400), ""),
-            ("yes", "") if one.token else ("no", "dim"), _trust(one),
+            ("*" if name == contexts.current else "", "green"),
+            (clean(name, 63), "bold"),
+            (clean(one.url, 400), ""),
+            ("yes", "") if one.token else ("no", "dim"),
+            _trust(one),
         ]
         for name, one in contexts.known.items()
-    ]  # fmt: skip
+    ]
     ctl.output.print(lay_out(columns, rows, ctl.output.width))
 
 
@@ -86,7 +90,8 @@ def use(ctl: Ctl, name: str) -> None:
 @local_flags
 @pass_ctl
 def add(ctl: Ctl, name: str, address: str) -> None:
-    """Remember a daemon; --token-file, --ca-bundle, --thumbprint and --insecure are remembered with it. Nothing is asked of it now."""
+    """Remember a daemon; --token-file, --ca-bundle, --thumbprint and --insecure are remembered with it. Nothing is
+    asked of it now."""
     from hypersdk.client.address import normal_url, read_token
     from hypersdk.client.contexts import Context
     from hypersdk.vsphere.certificate import normal_print
@@ -95,9 +100,12 @@ def add(ctl: Ctl, name: str, address: str) -> None:
     bundle, pin = given.get("ca_bundle"), given.get("thumbprint")
     token = read_token(given["token_file"]) if "token_file" in given else None
     context = Context(
-        normal_url(address), token, ca_bundle=None if bundle is None else str(Path(bundle).absolute()),
-        thumbprint=normal_print(pin) if pin else None, insecure=bool(given.get("insecure")),
-    )  # fmt: skip
+        normal_url(address),
+        token,
+        ca_bundle=None if bundle is None else str(Path(bundle).absolute()),
+        thumbprint=normal_print(pin) if pin else None,
+        insecure=bool(given.get("insecure")),
+    )
     contexts = _load(ctl).with_context(name, context)
     _save(ctl, contexts)
     ctl.show(_facts(name, context, contexts), lambda: ctl.say(f"Added context {name} for {context.url}", "bold green"))

@@ -95,7 +95,8 @@ pass_ctl = click.make_pass_decorator(Ctl)
 
 
 def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], Any]) -> tuple[list[Any], list[HyperSDKError]]:
-    """``act`` on every id; those that fail are told of and do not keep the others from it. What is no matter of the id is raised."""
+    """``act`` on every id; those that fail are told of and do not keep the others from it. What is no matter of the id
+    is raised."""
     from hypersdk.cli.report import tell
     from hypersdk.errors import AccessError, ConnectError
 

@@ -46,9 +46,18 @@ def command() -> None:
 @common_flags
 @pass_ctl
 def add(
-    ctl: Ctl, name: str, address: str, username: str | None, password_file: Path | None, password_stdin: bool,
-    secret_ref: str | None, pin: str | None, trust_any: bool, datacenter: str | None, default: bool,
-) -> None:  # fmt: skip
+    ctl: Ctl,
+    name: str,
+    address: str,
+    username: str | None,
+    password_file: Path | None,
+    password_stdin: bool,
+    secret_ref: str | None,
+    pin: str | None,
+    trust_any: bool,
+    datacenter: str | None,
+    default: bool,
+) -> None:
     """Keep a connection. A certificate that nobody vouches for is shown, and trusted on your word.
 
     The password comes from a file, standard input or the prompt, never from the command line.
@@ -83,7 +92,8 @@ def add(
 
 
 def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
-    """The print, when a person says that it is the right one; raises ``error``, with the flag to use, where nobody can."""
+    """The print, when a person says that it is the right one; raises ``error``, with the flag to use, where nobody
+    can."""
     shown = str(error.fields.get("sha256") or "")
     if not shown or not ctl.output.can_ask:
         error.next_step = (
@@ -128,16 +138,24 @@ def _print(ctl: Ctl, found: Sequence[EndpointInfo]) -> None:
         ctl.output.line("No endpoint is known. Add one with `hyperctl endpoints add NAME URL`.")
         return
     columns = (
-        Column("Name"), Column("URL", least=20), Column("User", least=10), Column("Default"), Column("Trust", optional=True),
+        Column("Name"),
+        Column("URL", least=20),
+        Column("User", least=10),
+        Column("Default"),
+        Column("Trust", optional=True),
         Column("ID", optional=True),
-    )  # fmt: skip
+    )
     rows = [
         [
-            (clean(one.name, 128), "bold"), (clean(one.url, 400), ""), (clean(one.username, 200), ""),
-            ("yes" if one.is_default else "", "green"), _trust(one), (clean(one.id, 128), "dim"),
+            (clean(one.name, 128), "bold"),
+            (clean(one.url, 400), ""),
+            (clean(one.username, 200), ""),
+            ("yes" if one.is_default else "", "green"),
+            _trust(one),
+            (clean(one.id, 128), "dim"),
         ]
         for one in found
-    ]  # fmt: skip
+    ]
     ctl.output.print(lay_out(columns, rows, ctl.output.width))
 
 

@@ -47,12 +47,19 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 @common_flags
 @pass_ctl
 def command(
-    ctl: Ctl, address: str | None, name: str | None, username: str | None, password_file: Path | None, password_stdin: bool, days: float
-) -> None:  # fmt: skip
+    ctl: Ctl,
+    address: str | None,
+    name: str | None,
+    username: str | None,
+    password_file: Path | None,
+    password_stdin: bool,
+    days: float,
+) -> None:
     """Log in to a daemon and remember it as the current context.
 
-    The password is exchanged for a token, which is kept in a file that only you can read; the password is not kept. With --token-file,
-    that token is checked and kept in place of a login. A certificate that is not trusted is shown, and pinned on your word.
+    The password is exchanged for a token, which is kept in a file that only you can read; the password is not kept.
+    With --token-file, that token is checked and kept in place of a login. A certificate that is not trusted is shown,
+    and pinned on your word.
     """
     if address is not None:
         ctl.given["url"] = address
@@ -166,9 +173,12 @@ def _keep(ctl: Ctl, target: Target, token: tuple[Secret, str | None], name: str 
         ctl.output.warn(f"context {chosen} was that of {contexts.get(chosen).url} until now")
     bundle = target.tls.ca_bundle
     context = Context(
-        target.url, *token, ca_bundle=None if bundle is None else str(bundle.absolute()), thumbprint=target.tls.thumbprint,
+        target.url,
+        *token,
+        ca_bundle=None if bundle is None else str(bundle.absolute()),
+        thumbprint=target.tls.thumbprint,
         insecure=target.tls.insecure,
-    )  # fmt: skip
+    )
     save_contexts(path, contexts.with_context(chosen, context).used(chosen))
     return str(chosen)
 

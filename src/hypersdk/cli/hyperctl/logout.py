@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @common_flags
 @pass_ctl
 def command(ctl: Ctl) -> None:
-    """Forget the token of the current context (or of --context, or of the one for --url), and revoke it where the daemon answers."""
+    """Forget the token of the current context (or of --context, or of the one for --url), and revoke it where the
+    daemon answers."""
     from hypersdk.client.contexts import CONTEXT_UNKNOWN, contexts_path, load_contexts, save_contexts
 
     path = contexts_path(ctl.environ)
@@ -35,7 +36,8 @@ def command(ctl: Ctl) -> None:
 
 
 def _meant(ctl: Ctl, contexts: Contexts) -> str | None:
-    """The name of the context. An address that is not that of one context is an error: its token would be another daemon's."""
+    """The name of the context. An address that is not that of one context is an error: its token would be another
+    daemon's."""
     from hypersdk.client.address import URL_VARIABLE, is_at, normal_url
 
     named = ctl.given.get("context")

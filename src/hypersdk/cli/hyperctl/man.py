@@ -21,10 +21,12 @@ MANUAL: Final = Manual(
     ),
     files=(
         ("~/.config/hypersdk/contexts.toml", "Remembered daemons and their tokens; readable by you only."),
-        ("~/.local/state/hypersdk/admin.token, /var/lib/hypersdk/admin.token",
-         "Token that a daemon on this machine made when it first started."),
+        (
+            "~/.local/state/hypersdk/admin.token, /var/lib/hypersdk/admin.token",
+            "Token that a daemon on this machine made when it first started.",
+        ),
     ),
     exit_status=EXIT_STATUS,
     see_also=("hyper2kvm", "hypervisord"),
-)  # fmt: skip
+)
 command = man_command(MANUAL)

@@ -34,7 +34,10 @@ MAX_SHOWN: Final = 5
     "states",
     multiple=True,
     metavar="STATUS",
-    help="Jobs that are pending, running, completed, failed or cancelled; or in one of the daemon's finer states, like paused.",
+    help=(
+        "Jobs that are pending, running, completed, failed or cancelled; or in one of the daemon's finer states, like"
+        " paused."
+    ),
 )
 @flag("--text", metavar="WORDS", default="", help="Jobs with this in name, machine or folder.")
 @flag("--limit", type=click.IntRange(1, 1_000_000), metavar="N", help="At most so many, the newest.")
@@ -42,7 +45,7 @@ MAX_SHOWN: Final = 5
 @pass_ctl
 def command(
     ctl: Ctl, everything: bool, ids: tuple[str, ...], states: tuple[str, ...], text: str, limit: int | None
-) -> None:  # fmt: skip
+) -> None:
     """List jobs, newest first.
 
     With --json, one job a line, as GET /api/v1/jobs/{id} gives it.
@@ -57,7 +60,8 @@ def command(
 
 
 def _check_there(ctl: Ctl, ids: Sequence[str], found: Sequence[Job], *, filtered: bool) -> None:
-    """Raises LookupFailed ``job_unknown`` where one of ``ids`` is no job; one that is only filtered away is no error."""
+    """Raises LookupFailed ``job_unknown`` where one of ``ids`` is no job; one that is only filtered away is no
+    error."""
     missing = _without(dict.fromkeys(ids), found)
     if missing and filtered:
         missing = _without(missing, ctl.client.query(missing))
@@ -67,8 +71,10 @@ def _check_there(ctl: Ctl, ids: Sequence[str], found: Sequence[Job], *, filtered
     several = f"{len(missing)} of the jobs do not exist: {shown}"
     error = LookupFailed(
         f"there is no job {shown}" if len(missing) == 1 else several,
-        cause="There is no job with that id.", next_step="See `hyperctl query -all`.", ids=missing,
-    )  # fmt: skip
+        cause="There is no job with that id.",
+        next_step="See `hyperctl query -all`.",
+        ids=missing,
+    )
     error.code = "job_unknown"  # the daemon's, which is registered there
     raise error
 

@@ -51,7 +51,8 @@ MAX_NAMED = 10
 def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int, watch: bool, **one: Any) -> None:
     """Submit the jobs of a file, or one machine.
 
-    Each job of a file is accepted or rejected on its own; the reasons are printed. The daemon goes on when hyperctl ends.
+    Each job of a file is accepted or rejected on its own; the reasons are printed. The daemon goes on when hyperctl
+    ends.
     """
     definition = _definition(ctl, file, one)
     endpoint_id = None if endpoint is None else ctl.client.endpoints.get(endpoint).id
@@ -85,9 +86,13 @@ def _definition(ctl: Ctl, file: Path | None, one: dict[str, Any]) -> Any:
 
 def _facts(done: Submission) -> dict[str, Any]:
     return {
-        "type": "submitted", "job_ids": [job.id for job in done.accepted], "accepted": len(done.accepted), "rejected": len(done.rejected),
-        "errors": [{"number": one.number, **one.error.as_dict()} for one in done.rejected], "warnings": list(done.warnings),
-    }  # fmt: skip
+        "type": "submitted",
+        "job_ids": [job.id for job in done.accepted],
+        "accepted": len(done.accepted),
+        "rejected": len(done.rejected),
+        "errors": [{"number": one.number, **one.error.as_dict()} for one in done.rejected],
+        "warnings": list(done.warnings),
+    }
 
 
 def _print(ctl: Ctl, done: Submission) -> None:

@@ -41,7 +41,7 @@ def command() -> None:
 @pass_ctl
 def create(
     ctl: Ctl, label: str, scope: str, days: float, forever: bool, user: str | None, to_file: Path | None
-) -> None:  # fmt: skip
+) -> None:
     """Make a token. It is shown this once and never again. It ends no later than the token that you use now."""
 
     def make() -> NewToken:
@@ -67,7 +67,8 @@ def _tell(ctl: Ctl, secret: Secret) -> None:
 
 
 def _made_into(ctl: Ctl, path: Path, make: Callable[[], NewToken]) -> ApiToken:
-    """The file comes first: a token that nobody can read would stay valid for months. One that cannot be written down is revoked."""
+    """The file comes first: a token that nobody can read would stay valid for months. One that cannot be written down
+    is revoked."""
     import os
 
     made: NewToken | None = None
@@ -97,8 +98,10 @@ def _made_into(ctl: Ctl, path: Path, make: Callable[[], NewToken]) -> ApiToken:
 
 def _unwritten(path: Path, error: OSError) -> TargetError:
     return TargetError(
-        f"{path} cannot be written: {error.strerror}", code=TARGET_DENIED, next_step="Name a file in a folder that you may write to."
-    )  # fmt: skip
+        f"{path} cannot be written: {error.strerror}",
+        code=TARGET_DENIED,
+        next_step="Name a file in a folder that you may write to.",
+    )
 
 
 def _revoke_unseen(ctl: Ctl, token_id: str) -> None:
@@ -122,17 +125,26 @@ def _print(ctl: Ctl, found: Sequence[ApiToken]) -> None:
     from hypersdk.cli.columns import Column, lay_out
 
     columns = (
-        Column("ID"), Column("Label", least=12), Column("User", least=8, optional=True), Column("Scope"), Column("Expires"),
-        Column("Last used", optional=True), Column("Created", optional=True),
-    )  # fmt: skip
+        Column("ID"),
+        Column("Label", least=12),
+        Column("User", least=8, optional=True),
+        Column("Scope"),
+        Column("Expires"),
+        Column("Last used", optional=True),
+        Column("Created", optional=True),
+    )
     rows = [
         [
-            (clean(one.id, 128), "bold"), (clean(one.label, 200), ""), (clean(one.user, 128), ""), (clean(one.scope, 20), ""),
-            ("never" if one.expires_at is None else moment_text(one.expires_at), ""), (moment_text(one.used_at), "dim"),
+            (clean(one.id, 128), "bold"),
+            (clean(one.label, 200), ""),
+            (clean(one.user, 128), ""),
+            (clean(one.scope, 20), ""),
+            ("never" if one.expires_at is None else moment_text(one.expires_at), ""),
+            (moment_text(one.used_at), "dim"),
             (moment_text(one.created_at), "dim"),
         ]
         for one in found
-    ]  # fmt: skip
+    ]
     ctl.output.print(lay_out(columns, rows, ctl.output.width))
 
 

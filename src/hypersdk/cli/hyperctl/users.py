@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @click.group("users", cls=Group)
 def command() -> None:
-    """Users of the daemon, for administrators. A viewer looks, an operator runs jobs, an admin keeps users and endpoints."""
+    """Users of the daemon, for administrators. A viewer looks, an operator runs jobs, an admin keeps users and
+    endpoints."""
 
 
 @command.command("add")
@@ -59,11 +60,14 @@ def _print(ctl: Ctl, found: Sequence[User]) -> None:
     )
     rows = [
         [
-            (clean(one.name, 128), "bold"), (clean(one.role, 20), ""), _login(one), (moment_text(one.created_at), "dim"),
+            (clean(one.name, 128), "bold"),
+            (clean(one.role, 20), ""),
+            _login(one),
+            (moment_text(one.created_at), "dim"),
             (clean(one.id, 128), "dim"),
         ]
         for one in found
-    ]  # fmt: skip
+    ]
     ctl.output.print(lay_out(columns, rows, ctl.output.width))
 
 

@@ -29,8 +29,8 @@ E = TypeVar("E")
 def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
     """Follow jobs to their end; without an id, all that have not ended: at most 500, those first that have begun.
 
-    The exit status is 0 when all were completed. Ctrl-C stops watching and leaves the jobs alone. With --json, a job a line whenever it
-    changes.
+    The exit status is 0 when all were completed. Ctrl-C stops watching and leaves the jobs alone. With --json, a job a
+    line whenever it changes.
     """
     wanted, more = (list(dict.fromkeys(ids)), 0) if ids else _not_ended(ctl.client)
     if ids:
@@ -44,7 +44,8 @@ def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
 
 
 def _not_ended(client: Client) -> tuple[list[str], int]:
-    """Ids of jobs: those that a worker has, those that are paused, then the queue from its head; and how many more there are."""
+    """Ids of jobs: those that a worker has, those that are paused, then the queue from its head; and how many more
+    there are."""
     # The queue is read first: a job that is begun meanwhile is then seen twice, not missed.
     # The last of the words is the wide one: all that a worker has.
     words = ("queued", "paused", "running")
@@ -97,10 +98,11 @@ def _conclude(ctl: Ctl, jobs: Sequence[Job]) -> None:
         jobs[0].raise_for_failure()
     elif failed:
         raise PartlyFailed(
-            f"{len(failed)} of {len(jobs)} jobs were not completed", cause="Jobs failed or were cancelled.",
+            f"{len(failed)} of {len(jobs)} jobs were not completed",
+            cause="Jobs failed or were cancelled.",
             next_step=f"Run `hyperctl explain {failed[0].id}`.",
             jobs=[{"id": job.id, "status": job.status} for job in failed],
-        )  # fmt: skip
+        )
 
 
 # A job as the display of hyper2kvm knows it: the same bars, the same words.
@@ -114,11 +116,17 @@ def machine_of(job: Job) -> ExportProgress:
     disks = tuple(disk_of(one) for one in progress.raw.get("disks") or () if isinstance(one, Mapping))
     done = job.state == "completed"
     return ExportProgress(
-        machine=job.name, phase=_PHASES.get(job.state) or _word(Phase, progress.phase, Phase.PREPARING), disks=disks,
-        wire_bytes=progress.bytes_downloaded, fraction=1.0 if done else progress.percent_complete / 100,
-        rate_bytes_s=progress.rate_bytes_s, eta_s=progress.eta_s, elapsed_s=_elapsed(job),
-        lease_age_s=progress.raw.get("lease_age_s"), note=_note(job),
-    )  # fmt: skip
+        machine=job.name,
+        phase=_PHASES.get(job.state) or _word(Phase, progress.phase, Phase.PREPARING),
+        disks=disks,
+        wire_bytes=progress.bytes_downloaded,
+        fraction=1.0 if done else progress.percent_complete / 100,
+        rate_bytes_s=progress.rate_bytes_s,
+        eta_s=progress.eta_s,
+        elapsed_s=_elapsed(job),
+        lease_age_s=progress.raw.get("lease_age_s"),
+        note=_note(job),
+    )
 
 
 def disk_of(raw: Mapping[str, Any]) -> DiskProgress:
@@ -127,15 +135,23 @@ def disk_of(raw: Mapping[str, Any]) -> DiskProgress:
 
     bottleneck = raw.get("bottleneck")
     return DiskProgress(
-        label=str(raw.get("label", "disk")), file_name=str(raw.get("file", "")), phase=_word(Phase, raw.get("phase"), Phase.QUEUED),
-        capacity_bytes=_whole(raw, "capacity_bytes"), wire_bytes=_whole(raw, "bytes_downloaded"), guest_bytes=0,
-        written_bytes=_whole(raw, "bytes_written"), skipped_bytes=_whole(raw, "bytes_skipped"),
-        fraction=float(raw.get("percent_complete") or 0) / 100, basis=_word(Basis, raw.get("basis"), Basis.ALLOCATED),
-        rate_bytes_s=raw.get("rate_bytes_s"), eta_s=raw.get("eta_s"),
+        label=str(raw.get("label", "disk")),
+        file_name=str(raw.get("file", "")),
+        phase=_word(Phase, raw.get("phase"), Phase.QUEUED),
+        capacity_bytes=_whole(raw, "capacity_bytes"),
+        wire_bytes=_whole(raw, "bytes_downloaded"),
+        guest_bytes=0,
+        written_bytes=_whole(raw, "bytes_written"),
+        skipped_bytes=_whole(raw, "bytes_skipped"),
+        fraction=float(raw.get("percent_complete") or 0) / 100,
+        basis=_word(Basis, raw.get("basis"), Basis.ALLOCATED),
+        rate_bytes_s=raw.get("rate_bytes_s"),
+        eta_s=raw.get("eta_s"),
         bottleneck=None if bottleneck is None else _word(Bottleneck, bottleneck, Bottleneck.SOURCE),
-        attempt=_whole(raw, "attempt") or 1, note=str(raw.get("note") or ""),
+        attempt=_whole(raw, "attempt") or 1,
+        note=str(raw.get("note") or ""),
         again_bytes=_whole(raw, "bytes_again"),
-    )  # fmt: skip
+    )
 
 
 def _phases() -> Mapping[str, Any]:

@@ -110,9 +110,13 @@ def state_flags(command: F) -> F:
 
 
 @click.group(
-    cls=RootGroup, sections=SECTIONS, titles=TITLES, invoke_without_command=True, context_settings=dict(SETTINGS),
+    cls=RootGroup,
+    sections=SECTIONS,
+    titles=TITLES,
+    invoke_without_command=True,
+    context_settings=dict(SETTINGS),
     epilog="Long flags are understood with one dash too: `hypervisord -addr localhost:8080`.",
-)  # fmt: skip
+)
 @click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
 @flag("--show-config", is_flag=True, help="Print all settings as they are now, as TOML, and end.")
 @flag("--process", hidden=True, help="A process of the daemon: `api` or `worker:N`.")
@@ -121,8 +125,8 @@ def state_flags(command: F) -> F:
 def root(ctx: click.Context, show_config: bool, process: str | None) -> int | None:
     """Serve export jobs: a REST API, a durable queue, and workers that copy virtual machines out of vSphere.
 
-    Without a command it serves until SIGTERM or Ctrl-C, then lets running jobs reach a checkpoint; they go on at the next start. SIGHUP
-    reads the certificate again; from a terminal that is closed it ends the daemon like SIGTERM.
+    Without a command it serves until SIGTERM or Ctrl-C, then lets running jobs reach a checkpoint; they go on at the
+    next start. SIGHUP reads the certificate again; from a terminal that is closed it ends the daemon like SIGTERM.
     """
     daemon = ctx.ensure_object(Daemon)
     if ctx.invoked_subcommand is not None:

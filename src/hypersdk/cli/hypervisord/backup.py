@@ -57,8 +57,9 @@ ABOUT: Final = "backup.json"
 def command(daemon: Daemon, file: Path, with_key: bool, force: bool) -> None:
     """Copy the state into FILE, also while the daemon runs: jobs, logs, users, tokens, endpoints, audit trail.
 
-    The stored passwords in it are sealed, and their key is not in it unless --with-key is given: keep a copy of vault.key in another
-    place. Without the key the passwords are lost; everything else can be restored. Images are not part of it.
+    The stored passwords in it are sealed, and their key is not in it unless --with-key is given: keep a copy of
+    vault.key in another place. Without the key the passwords are lost; everything else can be restored. Images are not
+    part of it.
     """
     settings = daemon.state_settings
     source = database_of(settings)
@@ -114,7 +115,8 @@ def _write(file: Path, source: Path | URL, key: Path | None) -> int:
 
 
 def _copies(folder: Path, source: Path | URL, key: Path | None) -> dict[str, Path]:
-    """Consistent copies of the databases. The state first: a job without its attempt is given one again, not the other way round."""
+    """Consistent copies of the databases. The state first: a job without its attempt is given one again, not the other
+    way round."""
     import sqlite3
 
     from hypersdk.cli.hypervisord.dumps import dump
@@ -141,9 +143,11 @@ def _copies(folder: Path, source: Path | URL, key: Path | None) -> dict[str, Pat
 
 def _pack(stream: io.BufferedWriter, members: dict[str, Path]) -> None:
     about = {
-        "format": FORMAT, "hypersdk_version": __version__, "created_at": int(time.time()),
+        "format": FORMAT,
+        "hypersdk_version": __version__,
+        "created_at": int(time.time()),
         "sha256": {name: digest_of(path) for name, path in members.items()},
-    }  # fmt: skip
+    }
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         text = json.dumps(about, indent=2).encode()
         head = tarfile.TarInfo(ABOUT)

@@ -31,12 +31,14 @@ SERVICE_STATE: Final = Path("/var/lib/hypersdk")
 WHICH_STATE: Final = register(
     "which_state",
     "The packaged service has a state of its own, and without a word the command would work on one of root's.",
-    f"Name the service's with `--config /etc/hypersdk/hypervisord.toml --state-dir {SERVICE_STATE}`, or another with --state-dir.",
+    f"Name the service's with `--config /etc/hypersdk/hypervisord.toml --state-dir {SERVICE_STATE}`, or another with"
+    " --state-dir.",
 )
 NO_STATE: Final = register(
     "no_state",
     "A daemon makes its state when it first starts, and none has started with that folder.",
-    "Name the daemon's folder with --state-dir, or its database with --database; `hypervisord migrate-db` makes an empty one.",
+    "Name the daemon's folder with --state-dir, or its database with --database; `hypervisord migrate-db` makes an"
+    " empty one.",
 )
 _ROLES: Final[Mapping[str, tuple[str, ...]]] = {"api": ("api",), "worker": ("worker",), "all": ("api", "worker")}
 
@@ -51,7 +53,8 @@ class Daemon(Run):
 
     @cached_property
     def settings(self) -> DaemonSettings:
-        """Defaults under the configuration file under the environment under flags. Raises UsageError that names the key."""
+        """Defaults under the configuration file under the environment under flags. Raises UsageError that names the
+        key."""
         from hypersdk.jobs.settings import load_settings
 
         overrides = dict(self.given)
@@ -61,8 +64,8 @@ class Daemon(Run):
 
     @property
     def state_settings(self) -> DaemonSettings:
-        """The same, for what is done to a state. Raises UsageError ``which_state`` where root names none and this machine has the service's: what is
-        done to the wrong one looks done."""
+        """The same, for what is done to a state. Raises UsageError ``which_state`` where root names none and this
+        machine has the service's: what is done to the wrong one looks done."""
         named = (
             self.given.keys() & {"state_dir", "database_url"}
             or self.config
@@ -76,8 +79,8 @@ class Daemon(Run):
 
     @contextmanager
     def database(self, *, make: bool = False) -> Iterator[Database]:
-        """The daemon's database, brought up to date; works while the daemon runs too. Raises UsageError ``no_state`` where there is none, unless it is
-        to be made."""
+        """The daemon's database, brought up to date; works while the daemon runs too. Raises UsageError ``no_state``
+        where there is none, unless it is to be made."""
         from hypersdk.state.database import Database
 
         database = Database.open(self.settings.url if make else self.state_settings.url)

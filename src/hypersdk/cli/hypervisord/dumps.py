@@ -1,4 +1,5 @@
-"""A PostgreSQL state in one file, and back, by the server's own ``pg_dump`` and ``pg_restore``: one consistent snapshot while everything runs."""
+"""A PostgreSQL state in one file, and back, by the server's own ``pg_dump`` and ``pg_restore``: one consistent snapshot
+while everything runs."""
 
 from __future__ import annotations
 
@@ -35,16 +36,26 @@ TIMEOUT_S: Final = 6 * 3600
 
 
 def dump(url: URL, file: Path) -> None:
-    """Writes the database to a new ``file`` of mode 0600, in pg_dump's custom format. Raises UsageError, DatabaseError ``dump_failed``."""
+    """Writes the database to a new ``file`` of mode 0600, in pg_dump's custom format. Raises UsageError, DatabaseError
+    ``dump_failed``."""
     os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     _run("pg_dump", url, "--format=custom", "--no-owner", "--no-privileges", f"--file={file}")
 
 
 def restore(url: URL, file: Path) -> None:
-    """Puts a dump back, in place of the tables that are there, whole or not at all. Raises UsageError, DatabaseError ``dump_failed``."""
+    """Puts a dump back, in place of the tables that are there, whole or not at all. Raises UsageError, DatabaseError
+    ``dump_failed``."""
     _run(
-        "pg_restore", url, "--single-transaction", "--exit-on-error", "--clean", "--if-exists", "--no-owner", "--no-privileges", str(file),
-    )  # fmt: skip
+        "pg_restore",
+        url,
+        "--single-transaction",
+        "--exit-on-error",
+        "--clean",
+        "--if-exists",
+        "--no-owner",
+        "--no-privileges",
+        str(file),
+    )
 
 
 def check_unused(database: Database) -> None:

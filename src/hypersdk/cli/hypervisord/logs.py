@@ -87,9 +87,12 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         facts = {
-            "timestamp": _moment(record), "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage(),
+            "timestamp": _moment(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
             "process": record.process,
-        }  # fmt: skip
+        }
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
         return redacted(json.dumps(facts))

@@ -31,7 +31,10 @@ MANUAL: Final = Manual(
         ("2", "A flag or the configuration cannot be used."),
         (
             "12",
-            "Not now: database or key of the stored passwords failed; or address or state directory are another process's.",
+            (
+                "Not now: database or key of the stored passwords failed; or address or state directory are another"
+                " process's."
+            ),
         ),
     ),
     see_also=("hyperctl", "hyper2kvm"),

@@ -15,8 +15,8 @@ from hypersdk.cli.programs.groups import Command
 def command(daemon: Daemon) -> None:
     """Bring the database's schema up to date.
 
-    Starting the daemon does it too; this is for those who want to see it happen first. An SQLite file is copied beside itself before. A
-    database that a newer version has upgraded is refused.
+    Starting the daemon does it too; this is for those who want to see it happen first. An SQLite file is copied beside
+    itself before. A database that a newer version has upgraded is refused.
     """
     from hypersdk.state.database import Database
 

@@ -48,7 +48,8 @@ STATE_EXISTS: Final = register(
 OTHER_DATABASE: Final = register(
     "backup_other_database",
     "A backup of SQLite files goes back into files, one of a PostgreSQL database into PostgreSQL.",
-    "Name the database that it is for with --database or in the configuration; without one it is SQLite in --state-dir.",
+    "Name the database that it is for with --database or in the configuration; without one it is SQLite in"
+    " --state-dir.",
 )
 MAX_ABOUT_BYTES: Final = 64 * KiB
 MAX_MEMBER_BYTES: Final = TiB
@@ -67,8 +68,9 @@ _COMPANIONS: Final = ("", "-wal", "-shm")
 def command(daemon: Daemon, file: Path, force: bool) -> None:
     """Put the backup in FILE back. The daemon must not run.
 
-    Jobs that ran when the backup was taken go on from their last checkpoint. Where the key of the stored passwords is not there any more,
-    the daemon says so when it starts: put vault.key back, or run `hypervisord reset-vault` and give the passwords again.
+    Jobs that ran when the backup was taken go on from their last checkpoint. Where the key of the stored passwords is
+    not there any more, the daemon says so when it starts: put vault.key back, or run `hypervisord reset-vault` and give
+    the passwords again.
     """
     settings = daemon.state_settings
     target, key = database_of(settings), key_path(settings)
@@ -94,7 +96,8 @@ def command(daemon: Daemon, file: Path, force: bool) -> None:
 
 
 def _unpack(file: Path, folder: Path) -> dict[str, Path]:
-    """The members as partial files in ``folder``, each with the digest that the backup says. Raises IntegrityError, UsageError."""
+    """The members as partial files in ``folder``, each with the digest that the backup says. Raises IntegrityError,
+    UsageError."""
     found: dict[str, Path] = {}
     try:
         with _archive(file) as archive:
@@ -170,7 +173,8 @@ def _replace(partials: Mapping[str, Path], targets: Mapping[str, Path], *, force
 
 
 def _replace_database(partials: Mapping[str, Path], url: URL, folder: Path, key: Path, *, force: bool) -> list[Path]:
-    """Dumps what is there and puts the backup in its place. The key only when that is done: the old one stays with the old state."""
+    """Dumps what is there and puts the backup in its place. The key only when that is done: the old one stays with the
+    old state."""
     from hypersdk.cli.hypervisord.dumps import check_unused, dump, holds_state, restore
 
     database = Database.open(url.render_as_string(hide_password=False))
@@ -195,7 +199,8 @@ def _replace_database(partials: Mapping[str, Path], url: URL, folder: Path, key:
 
 
 def _move_on(url: str) -> None:
-    """Revisions go on behind all that were given out since the backup: whoever follows the changes from one of those is told to begin anew."""
+    """Revisions go on behind all that were given out since the backup: whoever follows the changes from one of those is
+    told to begin anew."""
     database = Database.open(url)
     try:
         with database.write() as connection:

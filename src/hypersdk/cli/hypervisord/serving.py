@@ -22,7 +22,8 @@ LOG: Final = logging.getLogger(__name__)
 
 
 def serve(daemon: Daemon) -> int:
-    """The parent. What would keep a part from ever starting is said here, once, with an exit status, and not by restarts for ever."""
+    """The parent. What would keep a part from ever starting is said here, once, with an exit status, and not by
+    restarts for ever."""
     from hypersdk.jobs.supervisor import supervise
     from hypersdk.jobs.systemd import READY, Watchdog, notify
 
@@ -74,7 +75,8 @@ def serve_part(daemon: Daemon, name: str) -> int:
 
 
 def _wait_for_database(settings: DaemonSettings, signs: Signs) -> None:
-    """A process that is started again in an outage says so once and waits, instead of ending and saying it at each start."""
+    """A process that is started again in an outage says so once and waits, instead of ending and saying it at each
+    start."""
     from hypersdk.state.database import Database
 
     database = Database.open(settings.url)
@@ -109,8 +111,8 @@ def _serve_worker(daemon: Daemon, index: int, signs: Signs) -> int:
 
 
 def _settle() -> None:
-    """From here on the garbage collector leaves alone what is loaded. It would look at all of that each time, 70 ms during which nothing is
-    answered and nothing is copied."""
+    """From here on the garbage collector leaves alone what is loaded. It would look at all of that each time, 70 ms
+    during which nothing is answered and nothing is copied."""
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -119,8 +121,8 @@ def _settle() -> None:
 def _prepare(daemon: Daemon) -> None:
     """Schema, key and export roots: what every part needs, and what fails in the same way each time.
 
-    The key is made here on the first start, so that no worker comes before it. A daemon that only works makes none: it belongs to a state
-    that is there already.
+    The key is made here on the first start, so that no worker comes before it. A daemon that only works makes none: it
+    belongs to a state that is there already.
     """
     from hypersdk.access.vault import Vault
     from hypersdk.jobs.roots import ExportRoots

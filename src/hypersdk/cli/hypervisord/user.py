@@ -15,7 +15,8 @@ from hypersdk.cli.text import clean
 
 @click.group("user", cls=Group)
 def command() -> None:
-    """Users of the daemon. Whoever may write its database may do this; `hyperctl users` does the same through the API."""
+    """Users of the daemon. Whoever may write its database may do this; `hyperctl users` does the same through the
+    API."""
 
 
 @command.command("add")
@@ -51,12 +52,13 @@ def list_(daemon: Daemon) -> None:
         return
     rows = [
         [
-            (clean(user.name, 128), "bold"), (user.role.value, ""),
+            (clean(user.name, 128), "bold"),
+            (user.role.value, ""),
             ("disabled", "red") if user.disabled else ("password" if user.has_password else "tokens only", ""),
             (clean(user.id, 64), "dim"),
         ]
         for user in users
-    ]  # fmt: skip
+    ]
     columns = (Column("Name", least=12), Column("Role"), Column("Login"), Column("ID", optional=True))
     daemon.output.print(lay_out(columns, rows, daemon.output.width))
 

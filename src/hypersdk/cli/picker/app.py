@@ -46,8 +46,8 @@ COMMANDS: Final = {
     "ctrl+home": "move(-1000000000)",
     "ctrl+end": "move(1000000000)",
 }
-"""Keys of the list. The search line passes them on in the order they were typed: as bindings of the app they would overtake the
-characters before them, and mark another machine than the one that was searched for."""
+"""Keys of the list. The search line passes them on in the order they were typed: as bindings of the app they would
+overtake the characters before them, and mark another machine than the one that was searched for."""
 
 KEYS: Final = "space mark  ^A all  Enter go on  Tab sort  ⇧Tab reverse  Esc clear/quit"
 

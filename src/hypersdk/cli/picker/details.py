@@ -66,7 +66,8 @@ def disk_text(disk: Disk) -> Text:
     kind = {True: "thin", False: "thick", None: disk.backing.value}[disk.thin]
     where = f"{disk.bus}{disk.bus_number}:{disk.unit_number}"
     return Text(
-        f"{clean(disk.label, 60)}: {format_size(disk.capacity_bytes)}{used}, {kind}, {where} {clean(disk.controller, 40)}"
+        f"{clean(disk.label, 60)}: {format_size(disk.capacity_bytes)}{used}, {kind}, {where}"
+        f" {clean(disk.controller, 40)}"
     )
 
 

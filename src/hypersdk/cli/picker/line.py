@@ -67,7 +67,8 @@ class SearchLine(Widget, can_focus=True):
         self.set(self.value[: self._at] + text + self.value[self._at :], self._at + len(text))
 
     def on_key(self, event: events.Key) -> None:
-        """Edits the text or passes the key on. Nothing is bound: bindings would overtake the characters typed before them."""
+        """Edits the text or passes the key on. Nothing is bound: bindings would overtake the characters typed before
+        them."""
         if action := self._commands.get(event.key):
             self.post_message(self.Command(action))
         elif edit := self._edits.get(event.key):

@@ -1,8 +1,9 @@
 """Fuzzy search over an inventory, fast enough to run at every key press: 10,000 machines within a few milliseconds.
 
-A query is one or more words; each must be found in a machine's name, path, guest system or host as it stands, or in its name letter
-by letter in order (``pweb2`` finds ``prod-eu-web-02``; in longer texts nearly every word could be found that way). All texts are
-lowered once, and a query that continues the one before only looks at what that one found: a longer query never matches more.
+A query is one or more words; each must be found in a machine's name, path, guest system or host as it stands, or in its
+name letter by letter in order (``pweb2`` finds ``prod-eu-web-02``; in longer texts nearly every word could be found
+that way). All texts are lowered once, and a query that continues the one before only looks at what that one found: a
+longer query never matches more.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from hypersdk.cli.text import clean
 from hypersdk.model import MachineSummary
 
 Ranked: TypeAlias = list[int]
-"""``rank << RANK_SHIFT | position`` of machines: plain integers sort fast, and the garbage collector never looks at them."""
+"""``rank << RANK_SHIFT | position`` of machines: plain integers sort fast, and the garbage collector never looks at
+them."""
 RANK_SHIFT: Final = 32
 _POSITION: Final = (1 << RANK_SHIFT) - 1
 
@@ -41,7 +43,8 @@ class Word:
         self._letters = re.compile(re.escape(text[0]) + "".join(steps))
 
     def narrow(self, found: Ranked, names: Sequence[str], elsewhere: Sequence[str]) -> Ranked:
-        """Of ``found`` those that hold this word, their rank made worse by how well it is found. One tight loop: it runs at every key press."""
+        """Of ``found`` those that hold this word, their rank made worse by how well it is found. One tight loop: it
+        runs at every key press."""
         text, letters = self.text, self._letters.search
         kept = []
         for ranked in found:
@@ -62,7 +65,8 @@ class Word:
         return kept
 
     def positions(self, name: str) -> Iterable[int]:
-        """Which characters of the (lowered) name it was found at, for highlighting; none where it was found elsewhere."""
+        """Which characters of the (lowered) name it was found at, for highlighting; none where it was found
+        elsewhere."""
         at = name.find(self.text)
         if at >= 0:
             return range(at, at + len(self.text))
@@ -94,7 +98,8 @@ class Index:
         self._steps: list[tuple[str, Ranked]] = [("", list(range(len(machines))))]
 
     def search(self, query: str) -> list[int]:
-        """Positions of the machines that match ``query``, the best first; those of equal rank in the inventory's order."""
+        """Positions of the machines that match ``query``, the best first; those of equal rank in the inventory's
+        order."""
         query = " ".join(query[:MAX_QUERY].lower().split())
         while not query.startswith(self._steps[-1][0]):
             self._steps.pop()

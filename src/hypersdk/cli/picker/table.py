@@ -27,7 +27,8 @@ from hypersdk.units import format_size
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. ``width`` in cells; 0 takes a share of what is left. It is shown from ``from_width`` cells of the whole list on."""
+    """One column. ``width`` in cells; 0 takes a share of what is left. It is shown from ``from_width`` cells of the
+    whole list on."""
 
     key: str
     title: str
@@ -77,7 +78,8 @@ def widths(total: int) -> list[tuple[Column, int]]:
 
 
 class MachineTable(Widget):
-    """Shows ``rows`` (positions in ``machines``), a cursor and marks. Line 0 is the header, the last column a scroll bar.
+    """Shows ``rows`` (positions in ``machines``), a cursor and marks. Line 0 is the header, the last column a scroll
+    bar.
 
     It scrolls by itself: a change of textual's virtual size would lay the whole screen out anew at every key press.
     """

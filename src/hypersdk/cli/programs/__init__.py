@@ -1,1 +1,2 @@
-"""What ``hyperctl`` and ``hypervisord`` have in common as programs: groups, flags in two spellings, the funnel, pages, completion."""
+"""What ``hyperctl`` and ``hypervisord`` have in common as programs: groups, flags in two spellings, the funnel, pages,
+completion."""

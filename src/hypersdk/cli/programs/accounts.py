@@ -45,8 +45,13 @@ def token_flags(scope_help: str) -> Callable[[F], F]:
     def add(command: F) -> F:
         command = flag("--forever", is_flag=True, help="It does not expire.")(command)
         command = flag(
-            "--days", type=click.FloatRange(0.001, 3660), default=90.0, show_default=True, metavar="N", help="How long it is valid."
-        )(command)  # fmt: skip
+            "--days",
+            type=click.FloatRange(0.001, 3660),
+            default=90.0,
+            show_default=True,
+            metavar="N",
+            help="How long it is valid.",
+        )(command)
         return flag("--scope", type=click.Choice(SCOPES), default="viewer", show_default=True, help=scope_help)(command)
 
     return add

@@ -56,7 +56,8 @@ EXIT_STATUS: Final = (
 
 
 def all_pages(manual: Manual, when: date) -> Mapping[str, str]:
-    """File names and texts of all pages, dated ``when``: one for the program, one a command (groups show theirs in one page)."""
+    """File names and texts of all pages, dated ``when``: one for the program, one a command (groups show theirs in one
+    page)."""
     name, root = manual.name, manual.root
     ctx = click.Context(root, info_name=name)
     pages = {f"{name}.{manual.section}": _page(manual, ctx, when)}
@@ -155,9 +156,14 @@ def man_command(manual: Manual) -> click.Command:
 
     @click.command("man", cls=Command)
     @click.option(
-        "-o", "--output", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+        "-o",
+        "--output",
+        "folder",
+        required=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
         help=f"Folder for the pages, like ~/.local/share/man/man{manual.section}.",
-    )  # fmt: skip
+    )
     @click.pass_obj
     def command(run: Asked, folder: Path) -> None:
         """Write the manual pages into a folder.

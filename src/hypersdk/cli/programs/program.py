@@ -48,7 +48,8 @@ class Run:
     def password(
         self, question: str, path: Path | None = None, *, from_stdin: bool = False, twice: bool = False
     ) -> Secret:
-        """From a file, standard input or the prompt; never from the command line. Raises UsageError where there is none."""
+        """From a file, standard input or the prompt; never from the command line. Raises UsageError where there is
+        none."""
         if path is not None and from_stdin:
             raise UsageError("--password-file and --password-stdin exclude each other")
         if path is not None:
@@ -198,7 +199,8 @@ def wants_json(arguments: Iterable[str], flags: Collection[str], options: Collec
 
 
 def drop(*streams: TextIO) -> None:
-    """Points streams whose reader went away at nothing, so that the interpreter's flush at exit does not fail a second time."""
+    """Points streams whose reader went away at nothing, so that the interpreter's flush at exit does not fail a second
+    time."""
     for stream in streams:
         try:
             stream.flush()

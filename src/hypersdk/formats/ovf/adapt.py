@@ -1,8 +1,9 @@
 """Fits the descriptor that a server wrote to the files that we wrote.
 
-The server knows the machine better than we do (vApp properties, extra configuration), so its text is kept. What changes: file
-names, sizes, capacities, the format, and how items refer to disks; disks and other files that are not part of the export go, with all that
-refers to them. Of several configurations the one that was taken stays: the others may want disks that are not there any more.
+The server knows the machine better than we do (vApp properties, extra configuration), so its text is kept. What
+changes: file names, sizes, capacities, the format, and how items refer to disks; disks and other files that are not
+part of the export go, with all that refers to them. Of several configurations the one that was taken stays: the others
+may want disks that are not there any more.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ _KEY_BUSES: Final = (("ide", "ide"), ("ahci", "sata"), ("sata", "sata"), ("nvme"
 def adapt_ovf(server_descriptor: bytes, disks: Sequence[OvfDisk]) -> bytes:
     """``server_descriptor`` for ``disks``.
 
-    A disk is found by its id in the descriptor where that is known. Else by its file name, else by controller and unit, else by a capacity that
-    no other disk has. Raises IntegrityError ``ovf_disk_unknown`` when that does not settle it, ``ovf_unsafe`` or ``bad_format`` when
-    the text is not an OVF that can be read: the caller then writes its own with ``build_ovf``.
+    A disk is found by its id in the descriptor where that is known. Else by its file name, else by controller and unit,
+    else by a capacity that no other disk has. Raises IntegrityError ``ovf_disk_unknown`` when that does not settle it,
+    ``ovf_unsafe`` or ``bad_format`` when the text is not an OVF that can be read: the caller then writes its own with
+    ``build_ovf``.
     """
     root = parse_document(server_descriptor)
     reading = read_envelope(root, Warnings())
@@ -54,11 +56,13 @@ def adapt_ovf(server_descriptor: bytes, disks: Sequence[OvfDisk]) -> bytes:
     return etree.tostring(root, xml_declaration=True, encoding="UTF-8") + b"\n"
 
 
-# --- which of the server's disks is which of ours -----------------------------------------------------------------------
+# --- which of the server's disks is which of ours
+# -----------------------------------------------------------------------
 
 
 def _match(theirs: Sequence[EnvelopeDisk], ours: Sequence[OvfDisk]) -> dict[str, OvfDisk]:
-    """Disk id -> our disk. Each rule only sees what the ones before it left, and settles nothing where it is ambiguous."""
+    """Disk id -> our disk. Each rule only sees what the ones before it left, and settles nothing where it is
+    ambiguous."""
     known = {disk.id for disk in theirs}
     matched = _unique((disk.disk_id, disk) for disk in ours if disk.disk_id is not None and disk.disk_id in known)
     open_theirs = [disk for disk in theirs if disk.file is not None and disk.id not in matched]
@@ -125,7 +129,8 @@ def place_in_key(lease_key: str | None) -> tuple[str, int, int] | None:
     return bus, int(match[2]), int(match[3])
 
 
-# --- changing the text --------------------------------------------------------------------------------------------------
+# --- changing the text
+# --------------------------------------------------------------------------------------------------
 
 
 def _keep_one_configuration(root: etree._Element, reading: Reading) -> None:
@@ -147,7 +152,8 @@ def _keep_one_configuration(root: etree._Element, reading: Reading) -> None:
 
 
 def _fit_hardware(root: etree._Element, reading: Reading, matched: Collection[str]) -> None:
-    """Items of disks that are not exported go, and the boot orders that name them; those that stay say which disk they mean as DSP0243 has it."""
+    """Items of disks that are not exported go, and the boot orders that name them; those that stay say which disk they
+    mean as DSP0243 has it."""
     gone = set()
     for item in (*reading.hardware.items, *reading.hardware.others):
         if is_disk(item):
@@ -238,7 +244,8 @@ class _Parts:
         return element
 
     def drop_others(self, kept: Collection[str]) -> None:
-        """Takes out the disks that are not ``kept``, files (ISO images, NVRAM) that are no disk's, and every reference to them: a drive stays, empty."""
+        """Takes out the disks that are not ``kept``, files (ISO images, NVRAM) that are no disk's, and every reference
+        to them: a drive stays, empty."""
         for disk_id, element in self._disks.items():
             if disk_id not in kept:
                 _remove(element)

@@ -37,11 +37,12 @@ _NAMESPACES: Final[dict[str | None, str]] = {None: OVF, "ovf": OVF, "rasd": RASD
 
 
 def build_ovf(machine: Machine, disks: Sequence[OvfDisk]) -> bytes:
-    """The descriptor of ``machine`` with ``disks`` in the order given; disks of the machine that are not among them are left out.
+    """The descriptor of ``machine`` with ``disks`` in the order given; disks of the machine that are not among them are
+    left out.
 
-    Instance numbers rise in that order, controllers come in the order of their first disk: a reader that goes through the
-    items finds the disks as they are numbered in the files. CD-ROM drives are left out: no image travels with the export.
-    Raises KeyError when a ``device_key`` is not one of the machine's disks.
+    Instance numbers rise in that order, controllers come in the order of their first disk: a reader that goes through
+    the items finds the disks as they are numbered in the files. CD-ROM drives are left out: no image travels with the
+    export. Raises KeyError when a ``device_key`` is not one of the machine's disks.
     """
     envelope = etree.Element(_ovf("Envelope"), nsmap=cast("dict[str, str]", _NAMESPACES))
     _add_references(envelope, disks)
@@ -73,9 +74,13 @@ def _add_disk_section(envelope: etree._Element, disks: Sequence[OvfDisk]) -> Non
     _sub(section, "Info", "Virtual disk information")
     for number, disk in enumerate(disks, start=1):
         element = _sub(
-            section, "Disk", capacity=str(disk.capacity_bytes), capacityAllocationUnits="byte",
-            diskId=f"vmdisk{number}", format=FORMAT_URIS[disk.format],
-        )  # fmt: skip
+            section,
+            "Disk",
+            capacity=str(disk.capacity_bytes),
+            capacityAllocationUnits="byte",
+            diskId=f"vmdisk{number}",
+            format=FORMAT_URIS[disk.format],
+        )
         if disk.file_name is not None:
             element.set(_ovf("fileRef"), f"file{number}")
         if disk.populated_bytes is not None:
@@ -103,7 +108,8 @@ def _add_operating_system(system: etree._Element, machine: Machine) -> None:
 
 
 def cim_os_type(guest_id: str | None) -> int:
-    """CIM ``OSType`` for a vSphere guest id (``rhel8_64Guest`` -> 80); Linux or other, by word size, where CIM has no number."""
+    """CIM ``OSType`` for a vSphere guest id (``rhel8_64Guest`` -> 80); Linux or other, by word size, where CIM has no
+    number."""
     if not guest_id:
         return OS_OTHER[1]
     found = next((pair for prefix, pair in OS_TYPES if guest_id.startswith(prefix)), None)
@@ -116,7 +122,8 @@ def cim_os_type(guest_id: str | None) -> int:
 
 
 class _Items:
-    """Appends ``Item`` elements with rising instance numbers. Children of an item stand in alphabetical order, as CIM has it."""
+    """Appends ``Item`` elements with rising instance numbers. Children of an item stand in alphabetical order, as CIM
+    has it."""
 
     def __init__(self, section: etree._Element) -> None:
         self._section = section
@@ -150,7 +157,8 @@ def _add_hardware(system: etree._Element, machine: Machine, disks: Sequence[OvfD
 
 
 def _add_boot_order(system: etree._Element, instances: Sequence[int | None]) -> None:
-    """The disk that is tried first, as vCenter writes it; not required, so that a reader that does not know the section goes on without it."""
+    """The disk that is tried first, as vCenter writes it; not required, so that a reader that does not know the section
+    goes on without it."""
     if not instances or instances[0] is None:  # none is named, or it is not exported
         return
     attributes = {f"{{{VMW}}}instanceId": str(instances[0]), f"{{{VMW}}}type": "disk", _ovf("required"): "false"}
@@ -161,9 +169,11 @@ def _add_boot_order(system: etree._Element, instances: Sequence[int | None]) -> 
 def _add_family(section: etree._Element, machine: Machine) -> None:
     family = _sub(section, "System")
     values = {
-        "ElementName": "Virtual Hardware Family", "InstanceID": "0",
-        "VirtualSystemIdentifier": machine.name, "VirtualSystemType": machine.hardware_version,
-    }  # fmt: skip
+        "ElementName": "Virtual Hardware Family",
+        "InstanceID": "0",
+        "VirtualSystemIdentifier": machine.name,
+        "VirtualSystemType": machine.hardware_version,
+    }
     for key, value in values.items():
         if value is not None:
             etree.SubElement(family, f"{{{VSSD}}}{key}").text = _clean(value)
@@ -172,15 +182,21 @@ def _add_family(section: etree._Element, machine: Machine) -> None:
 def _add_cpu_and_memory(items: _Items, machine: Machine) -> None:
     cpus, memory_mib = machine.summary.cpus, align_up(machine.summary.memory_bytes, MiB) // MiB
     cpu, _ = items.add(
-        ResourceType.CPU, f"{cpus} virtual CPU(s)", AllocationUnits="hertz * 10^6", Description="Number of Virtual CPUs",
+        ResourceType.CPU,
+        f"{cpus} virtual CPU(s)",
+        AllocationUnits="hertz * 10^6",
+        Description="Number of Virtual CPUs",
         VirtualQuantity=str(cpus),
-    )  # fmt: skip
+    )
     cores = etree.SubElement(cpu, f"{{{VMW}}}CoresPerSocket", {_ovf("required"): "false"})
     cores.text = str(machine.cores_per_socket)
     items.add(
-        ResourceType.MEMORY, f"{memory_mib}MB of memory", AllocationUnits="byte * 2^20", Description="Memory Size",
+        ResourceType.MEMORY,
+        f"{memory_mib}MB of memory",
+        AllocationUnits="byte * 2^20",
+        Description="Memory Size",
         VirtualQuantity=str(memory_mib),
-    )  # fmt: skip
+    )
 
 
 def _add_disks(items: _Items, disks: Sequence[Disk]) -> dict[int, int]:
@@ -191,9 +207,12 @@ def _add_disks(items: _Items, disks: Sequence[Disk]) -> dict[int, int]:
     instances: dict[int, int] = {}
     for number, disk in enumerate(disks, start=1):
         _, instances[disk.key] = items.add(
-            ResourceType.DISK, disk.label, AddressOnParent=str(disk.unit_number), HostResource=f"ovf:/disk/vmdisk{number}",
+            ResourceType.DISK,
+            disk.label,
+            AddressOnParent=str(disk.unit_number),
+            HostResource=f"ovf:/disk/vmdisk{number}",
             Parent=str(controllers[disk.controller_key]),
-        )  # fmt: skip
+        )
     return instances
 
 
@@ -202,20 +221,27 @@ def _add_controller(items: _Items, disk: Disk) -> int:
     resource, default_subtype = CONTROLLER_TYPES[bus]
     known = CONTROLLER_SUBTYPES.get(re.sub(r"[^a-z0-9]", "", disk.controller.lower()))
     _, instance = items.add(
-        resource, f"{bus.upper()} Controller {disk.bus_number}", Address=str(disk.bus_number), Description=f"{bus.upper()} Controller",
+        resource,
+        f"{bus.upper()} Controller {disk.bus_number}",
+        Address=str(disk.bus_number),
+        Description=f"{bus.upper()} Controller",
         ResourceSubType=None if bus == "ide" else known or default_subtype,
-    )  # fmt: skip
+    )
     return instance
 
 
 def _add_nic(items: _Items, nic: Nic, number: int) -> None:
     network = nic.network or NO_NETWORK
     items.add(
-        ResourceType.ETHERNET, nic.label, Address=nic.mac, AddressOnParent=str(7 + number),
-        AutomaticAllocation="true" if nic.connected else "false", Connection=network,
+        ResourceType.ETHERNET,
+        nic.label,
+        Address=nic.mac,
+        AddressOnParent=str(7 + number),
+        AutomaticAllocation="true" if nic.connected else "false",
+        Connection=network,
         Description=f"{nic.adapter} ethernet adapter on {network}",
         ResourceSubType=NIC_SUBTYPES.get(nic.adapter.lower(), nic.adapter),
-    )  # fmt: skip
+    )
 
 
 def _firmware_settings(machine: Machine) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,8 @@ from hypersdk.formats.ovf.values import Warnings
 
 OVF_UNSAFE = register(
     "ovf_unsafe",
-    "The OVF descriptor holds what only an attack needs: a document type, a path out of its folder, absurd nesting or size.",
+    "The OVF descriptor holds what only an attack needs: a document type, a path out of its folder, absurd nesting or"
+    " size.",
     "Do not use this file. Ask whoever made it for one written by ovftool, vSphere or HyperSDK.",
 )
 
@@ -41,11 +42,13 @@ _PROLOG: Final = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)*", re.DOTALL)
 _READABLE: Final = re.compile(
     r"ascii|utf-8|iso8859-\d+|cp\d{3,4}|gb2312|gbk|gb18030|big5|euc_(?:jp|kr)|shift_jis|koi8-[ru]|mac-roman"
 )
-"""Python's names of the codecs that are used: tables and multibyte sets in which ASCII is ASCII, nothing that runs a machine of its own."""
+"""Python's names of the codecs that are used: tables and multibyte sets in which ASCII is ASCII, nothing that runs a
+machine of its own."""
 
 
 def parse_document(data: bytes, warnings: Warnings | None = None) -> etree._Element:
-    """The root ``Envelope`` of a descriptor, in the terms of OVF 1 or 2. Raises IntegrityError ``ovf_unsafe`` or ``bad_format``."""
+    """The root ``Envelope`` of a descriptor, in the terms of OVF 1 or 2. Raises IntegrityError ``ovf_unsafe`` or
+    ``bad_format``."""
     text = descriptor_text(data, warnings)
     if text.startswith("<!", _prolog_end(text)):
         raise unsafe("the descriptor brings its own document type (DOCTYPE)")
@@ -63,9 +66,9 @@ def parse_document(data: bytes, warnings: Warnings | None = None) -> etree._Elem
 def descriptor_text(data: bytes, warnings: Warnings | None = None) -> str:
     """The descriptor without its XML declaration, decoded as its byte order mark, else its declaration says.
 
-    Only this text is looked at for ``<!DOCTYPE`` and only this text is parsed: an encoding that hides something from one reader and shows it
-    to another is of no use. Bytes that the encoding does not know become U+FFFD: a note in one may be damaged, the disks are not.
-    Raises IntegrityError ``ovf_unsafe`` or ``bad_format``.
+    Only this text is looked at for ``<!DOCTYPE`` and only this text is parsed: an encoding that hides something from
+    one reader and shows it to another is of no use. Bytes that the encoding does not know become U+FFFD: a note in one
+    may be damaged, the disks are not. Raises IntegrityError ``ovf_unsafe`` or ``bad_format``.
     """
     if len(data) > MAX_OVF_BYTES:
         raise unsafe(f"the descriptor has {len(data)} bytes, more than {MAX_OVF_BYTES}")
@@ -80,7 +83,8 @@ def descriptor_text(data: bytes, warnings: Warnings | None = None) -> str:
 
 
 def _declared(data: bytes) -> str:
-    """The codec that the declaration of 8-bit text asks for. One that says UTF-16 there is wrong about itself: it is read as UTF-8."""
+    """The codec that the declaration of 8-bit text asks for. One that says UTF-16 there is wrong about itself: it is
+    read as UTF-8."""
     match = _DECLARED.match(data)
     name = match[1].decode() if match else "utf-8"
     if name.lower().startswith(("utf-16", "utf-32", "ucs-")):
@@ -119,9 +123,16 @@ def _parse(text: str, warnings: Warnings | None) -> etree._Element:
 
 def _parser(*, recover: bool) -> etree.XMLParser:
     return etree.XMLParser(
-        encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, recover=recover,
-        remove_comments=True, remove_pis=True, strip_cdata=True,
-    )  # fmt: skip
+        encoding="utf-8",
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        recover=recover,
+        remove_comments=True,
+        remove_pis=True,
+        strip_cdata=True,
+    )
 
 
 def _check_shape(root: etree._Element) -> None:
@@ -133,7 +144,8 @@ def _check_shape(root: etree._Element) -> None:
             raise unsafe(f"the descriptor nests deeper than {MAX_DEPTH} or holds more than {MAX_ELEMENTS} elements")
 
 
-# --- looking things up by local name: prefixes and versions of the namespaces differ between the tools -------------------
+# --- looking things up by local name: prefixes and versions of the namespaces differ between the tools
+# -------------------
 
 
 def children(element: etree._Element, *names: str) -> Iterator[etree._Element]:

@@ -33,7 +33,8 @@ _SUBTYPE_NAMES: Final = {subtype.lower(): name for name, subtype in CONTROLLER_S
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """One controller. ``key`` is its InstanceID, ``kind`` the short name as in ``model.Disk``, empty where the sub type is not known."""
+    """One controller. ``key`` is its InstanceID, ``kind`` the short name as in ``model.Disk``, empty where the sub type
+    is not known."""
 
     key: int
     bus: str
@@ -49,7 +50,8 @@ class Controller:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a disk hangs: its hardware item, controller and unit; ``None`` where the descriptor does not say, or what it says makes no sense."""
+    """Where a disk hangs: its hardware item, controller and unit; ``None`` where the descriptor does not say, or what
+    it says makes no sense."""
 
     item: etree._Element
     label: str
@@ -59,8 +61,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """``items`` are those that hold in the configuration that is taken, ``others`` all that do not; of these, ``dropped`` belong to another
-    configuration. ``configuration`` is None where there is no choice."""
+    """``items`` are those that hold in the configuration that is taken, ``others`` all that do not; of these,
+    ``dropped`` belong to another configuration. ``configuration`` is None where there is no choice."""
 
     items: tuple[etree._Element, ...]
     others: tuple[etree._Element, ...]
@@ -68,11 +70,13 @@ class Hardware:
     configuration: str | None
 
 
-# --- which items hold ----------------------------------------------------------------------------------------------------
+# --- which items hold
+# ----------------------------------------------------------------------------------------------------
 
 
 def read_hardware(root: etree._Element, system: etree._Element, warnings: Warnings) -> Hardware:
-    """The items of the first hardware section that hold in the default configuration. Raises IntegrityError where there is no section."""
+    """The items of the first hardware section that hold in the default configuration. Raises IntegrityError where there
+    is no section."""
     sections = list(children(system, "VirtualHardwareSection"))
     if not sections:
         raise malformed("the descriptor has no VirtualHardwareSection")
@@ -92,8 +96,9 @@ def read_hardware(root: etree._Element, system: etree._Element, warnings: Warnin
 def _merged(items: Sequence[etree._Element]) -> tuple[list[etree._Element], list[etree._Element]]:
     """The items, and those that became part of a later one.
 
-    Items of one instance number are one item: a child of an earlier one holds where no later one has a child of its name (DSP0243 9.8). Those
-    of which none belongs to a configuration only have a number too few, and stay what they are.
+    Items of one instance number are one item: a child of an earlier one holds where no later one has a child of its
+    name (DSP0243 9.8). Those of which none belongs to a configuration only have a number too few, and stay what they
+    are.
     """
     groups: dict[str, list[etree._Element]] = {}
     for item in items:
@@ -145,7 +150,8 @@ def _holds(item: etree._Element, configuration: str | None) -> bool:
     return not names or configuration in names
 
 
-# --- where disks hang ----------------------------------------------------------------------------------------------------
+# --- where disks hang
+# ----------------------------------------------------------------------------------------------------
 
 
 def resource_type(item: etree._Element) -> int | None:
@@ -176,7 +182,8 @@ class Resources:
         return next((disk for text in texts if (disk := self._disk(text)) is not None), None)
 
     def of(self, item: etree._Element) -> str | None:
-        """As ``find``. Raises IntegrityError for an item that points to a disk or file of the descriptor which is not listed."""
+        """As ``find``. Raises IntegrityError for an item that points to a disk or file of the descriptor which is not
+        listed."""
         found = self.find(item)
         wrong = next((text for text in child_texts(item, "HostResource") if RESOURCE.fullmatch(text)), None)
         if found is None and wrong is not None:
@@ -207,10 +214,10 @@ def is_drive(item: etree._Element) -> bool:
 class Placement:
     """Which disk hangs where.
 
-    ``placed`` is in the order in which firmware numbers disks; an item without a disk of the descriptor behind it has an id of its own there.
-    So has every further item that points to one disk, as each gets a copy: ``original`` has the disk.
-    ``unnamed`` are the disks that no item points to, ``left_out`` those that only items point to which do not hold, ``images`` those in drives.
-    ``disk_of`` has the disk of every hardware item, in whatever configuration.
+    ``placed`` is in the order in which firmware numbers disks; an item without a disk of the descriptor behind it has
+    an id of its own there. So has every further item that points to one disk, as each gets a copy: ``original`` has the
+    disk. ``unnamed`` are the disks that no item points to, ``left_out`` those that only items point to which do not
+    hold, ``images`` those in drives. ``disk_of`` has the disk of every hardware item, in whatever configuration.
     """
 
     placed: Mapping[str, Place]
@@ -222,7 +229,8 @@ class Placement:
 
 
 def place_disks(hardware: Hardware, resources: Resources, warnings: Warnings) -> Placement:
-    """Brings disks and hardware items together. Raises IntegrityError where an item points to a disk that is not listed."""
+    """Brings disks and hardware items together. Raises IntegrityError where an item points to a disk that is not
+    listed."""
     controllers = _controllers(hardware.items, warnings)
     placed: dict[str, Place] = {}
     blank: list[Place] = []
@@ -302,7 +310,8 @@ def _controllers(items: Sequence[etree._Element], warnings: Warnings) -> dict[st
         instance, bus, number = child_text(item, "InstanceID"), _bus(item), small_number(child_text(item, "Address"))
         if instance is None or instance in controllers:
             warnings.add(
-                f"the controller {shown(label_of(item))} has no instance number of its own; what is attached to it is not known"
+                f"the controller {shown(label_of(item))} has no instance number of its own; what is attached to it is"
+                " not known"
             )
             continue
         key = small_number(instance)
@@ -330,6 +339,7 @@ def _bus(controller: etree._Element) -> str:
 
 
 def quantity_bytes(item: etree._Element) -> int | None:
-    """How large an item says that its disk is (``rasd:VirtualQuantity``); ``None`` where it does not, or says it without a unit."""
+    """How large an item says that its disk is (``rasd:VirtualQuantity``); ``None`` where it does not, or says it
+    without a unit."""
     unit = child_text(item, "VirtualQuantityUnits") or child_text(item, "AllocationUnits")
     return amount(child_text(item, "VirtualQuantity"), unit) if unit else None

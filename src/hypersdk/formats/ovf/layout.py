@@ -21,7 +21,8 @@ MAX_DEPTH: Final = 32
 MAX_ELEMENTS: Final = 100_000
 MAX_CAPACITY_BYTES: Final = 2**63 - 1
 MAX_DISKS: Final = 1024
-"""vSphere ends at 636. Each item may be one more copy of a file, so a small descriptor could ask for any number of them."""
+"""vSphere ends at 636. Each item may be one more copy of a file, so a small descriptor could ask for any number of
+them."""
 MAX_EMPTY_DISK_BYTES: Final = 64 * TiB
 """Of a disk that only the descriptor knows. vSphere ends at 62 TiB."""
 
@@ -35,7 +36,8 @@ XSI: Final = "http://www.w3.org/2001/XMLSchema-instance"
 OVF_09: Final = "http://www.vmware.com/schema/ovf/1/envelope"
 
 ENVELOPES: Final = frozenset({OVF, f"{OVF}/", "http://schemas.dmtf.org/ovf/envelope/2", OVF_09})
-"""Namespaces of the root element that are read: OVF 1 (oVirt ends it with a slash), OVF 2, and 0.9 as VMware and VirtualBox wrote it."""
+"""Namespaces of the root element that are read: OVF 1 (oVirt ends it with a slash), OVF 2, and 0.9 as VMware and
+VirtualBox wrote it."""
 
 
 class ResourceType(IntEnum):
@@ -115,9 +117,9 @@ OS_OTHER: Final = (102, 1)
 class OvfDisk:
     """One disk as the descriptor shall name it. ``file_name`` is None for a disk that starts empty.
 
-    ``device_key`` is vSphere's key of the disk in the machine. ``size_bytes`` is the size of the file, ``capacity_bytes`` that
-    of the guest's disk, ``populated_bytes`` what of it holds data. ``lease_key`` is the key of the disk in the export lease
-    (``/vm-42/VirtualLsiLogicController0:0``), by which a server's descriptor may know it;
+    ``device_key`` is vSphere's key of the disk in the machine. ``size_bytes`` is the size of the file,
+    ``capacity_bytes`` that of the guest's disk, ``populated_bytes`` what of it holds data. ``lease_key`` is the key of
+    the disk in the export lease (``/vm-42/VirtualLsiLogicController0:0``), by which a server's descriptor may know it;
     ``disk_id`` its id in the descriptor that it was read from, which leaves nothing to guess.
     """
 

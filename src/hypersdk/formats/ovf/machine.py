@@ -72,7 +72,8 @@ def read_system(
     disks: Mapping[str, etree._Element],
     warnings: Warnings,
 ) -> OvfSystem:
-    """What the descriptor says of the machine itself. ``items`` are those that hold, ``disks`` those of the disks, by their ids."""
+    """What the descriptor says of the machine itself. ``items`` are those that hold, ``disks`` those of the disks, by
+    their ids."""
     os_section, family = child(system, "OperatingSystemSection"), child(system, "VirtualHardwareSection")
     family = child(family, "System") if family is not None else None
     annotation = child(system, "AnnotationSection")
@@ -111,7 +112,8 @@ def _firmware(system: etree._Element, settings: Mapping[str, str]) -> Firmware:
 
 
 def _boot_disks(system: etree._Element, items: Mapping[str, etree._Element]) -> Iterator[str]:
-    """What vCenter's ``BootOrderSection`` names. A boot order that cannot be followed names nothing: it does not touch the disks."""
+    """What vCenter's ``BootOrderSection`` names. A boot order that cannot be followed names nothing: it does not touch
+    the disks."""
     by_instance = {child_text(item, "InstanceID"): disk for disk, item in items.items()}
     for section in children(system, "BootOrderSection"):
         for instance in (attribute(section, "instanceId") or "").split():

@@ -31,8 +31,8 @@ _PROPERTY: Final = re.compile(r"\$\{([^{}]{1,200})\}")
 class EnvelopeFile:
     """One file reference. ``href`` is as the descriptor writes it; ``size_bytes`` as announced there.
 
-    ``compression`` is the name of a method, None where the file is stored as it is. With ``chunk_bytes`` it is stored in parts
-    ``NAME.000000000``, ``NAME.000000001`` and so on, of that size each but the last.
+    ``compression`` is the name of a method, None where the file is stored as it is. With ``chunk_bytes`` it is stored
+    in parts ``NAME.000000000``, ``NAME.000000001`` and so on, of that size each but the last.
     """
 
     id: str
@@ -52,8 +52,9 @@ class EnvelopeFile:
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeDisk:
-    """One disk. ``file`` is ``None`` for a disk that starts empty; it always has a capacity. ``bus`` and ``controller`` are as in
-    ``model.Disk``, ``controller_key`` is the InstanceID of the controller; ``None`` when no item says where the disk hangs."""
+    """One disk. ``file`` is ``None`` for a disk that starts empty; it always has a capacity. ``bus`` and ``controller``
+    are as in ``model.Disk``, ``controller_key`` is the InstanceID of the controller; ``None`` when no item says where
+    the disk hangs."""
 
     id: str
     file: EnvelopeFile | None
@@ -70,8 +71,9 @@ class EnvelopeDisk:
 
 @dataclass(frozen=True, slots=True)
 class OvfEnvelope:
-    """A descriptor. ``disks`` are in the order in which firmware numbers them: bus, number of the controller, unit; those without a hardware item
-    come last. ``configuration`` is the one that was taken, where there is a choice. ``warnings`` say what was left out or not understood.
+    """A descriptor. ``disks`` are in the order in which firmware numbers them: bus, number of the controller, unit;
+    those without a hardware item come last. ``configuration`` is the one that was taken, where there is a choice.
+    ``warnings`` say what was left out or not understood.
     """
 
     files: tuple[EnvelopeFile, ...]
@@ -85,7 +87,8 @@ class OvfEnvelope:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A descriptor with its elements, for who changes them. ``disk_of`` has the disk of every hardware item that is one."""
+    """A descriptor with its elements, for who changes them. ``disk_of`` has the disk of every hardware item that is
+    one."""
 
     envelope: OvfEnvelope
     hardware: Hardware
@@ -102,7 +105,8 @@ def parse_ovf(data: bytes) -> OvfEnvelope:
 def read_envelope(root: etree._Element, warnings: Warnings) -> Reading:
     """What a document of ``parse_document`` describes.
 
-    Raises IntegrityError where it cannot be known which bytes are a disk's; all else that is wrong is unknown, and a warning.
+    Raises IntegrityError where it cannot be known which bytes are a disk's; all else that is wrong is unknown, and a
+    warning.
     """
     files = _read_files(root)
     for element in _within(root, ("References",), "File"):
@@ -165,7 +169,8 @@ def _disk_elements(root: etree._Element) -> dict[str, etree._Element]:
 
 
 class _DiskSource:
-    """Makes the disks that are taken from ``Disk`` elements, from files that an item points to, and from items that say how large they are."""
+    """Makes the disks that are taken from ``Disk`` elements, from files that an item points to, and from items that say
+    how large they are."""
 
     def __init__(
         self,
@@ -232,7 +237,8 @@ class _DiskSource:
         return self._files[file_id] if file_id is not None else None
 
     def _capacity(self, disk_id: str, element: etree._Element | None, place: Place | None) -> int | None:
-        """Bytes of the guest's disk. What a file's image holds is not touched by it: the image has a capacity of its own."""
+        """Bytes of the guest's disk. What a file's image holds is not touched by it: the image has a capacity of its
+        own."""
         if element is None:
             # An item that points to something else, as a device of the host, is none that starts empty.
             return quantity_bytes(place.item) if place and child_text(place.item, "HostResource") is None else None

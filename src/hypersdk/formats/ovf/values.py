@@ -1,4 +1,5 @@
-"""Numbers, units and warnings of descriptors. What cannot be read is ``None``: the caller warns, or refuses where the disk's bytes hang on it."""
+"""Numbers, units and warnings of descriptors. What cannot be read is ``None``: the caller warns, or refuses where the
+disk's bytes hang on it."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ MAX_WARNINGS: Final = 50
 
 
 class Warnings:
-    """What was not understood and is nothing that a disk's bytes hang on. Each once, and so many at most, whatever a descriptor holds."""
+    """What was not understood and is nothing that a disk's bytes hang on. Each once, and so many at most, whatever a
+    descriptor holds."""
 
     def __init__(self) -> None:
         self._texts: dict[str, None] = {}
@@ -46,7 +48,8 @@ def small_number(text: str | None) -> int | None:
 
 
 def amount(text: str | None, unit: str | None) -> int | None:
-    """``text`` times ``unit`` in bytes; ``None`` for a fraction, a ``${property}``, an unknown unit, or 2^63 bytes and more."""
+    """``text`` times ``unit`` in bytes; ``None`` for a fraction, a ``${property}``, an unknown unit, or 2^63 bytes and
+    more."""
     if not (text and text.isascii() and text.isdigit() and len(text) < 20):
         return None
     factor = unit_bytes(unit or "byte")
@@ -55,7 +58,8 @@ def amount(text: str | None, unit: str | None) -> int | None:
 
 
 def unit_bytes(unit: str) -> int | None:
-    """Bytes of a unit: ``byte * 2^20`` (DSP0004), ``byte * 1024 * 1024``, ``MegaBytes``, ``MB``; ``None`` for another."""
+    """Bytes of a unit: ``byte * 2^20`` (DSP0004), ``byte * 1024 * 1024``, ``MegaBytes``, ``MB``; ``None`` for
+    another."""
     word, *factors = (part.strip() for part in unit.split("*", _MAX_FACTORS))
     value = _UNIT_WORDS.get(word.lower())
     for factor in factors:

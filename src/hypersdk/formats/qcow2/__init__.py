@@ -1,1 +1,2 @@
-"""QEMU's disk format: ``layout`` has the facts, ``clusters`` and ``mapping`` keep the tables, ``writer`` makes images."""
+"""QEMU's disk format: ``layout`` has the facts, ``clusters`` and ``mapping`` keep the tables, ``writer`` makes
+images."""

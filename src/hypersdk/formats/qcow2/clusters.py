@@ -14,17 +14,19 @@ from hypersdk.formats.qcow2.pages import PageCache
 from hypersdk.units import align_up
 
 REGION: Final = 64
-"""Clusters that compressed data takes at a time, to be packed without gaps while plain clusters and tables go elsewhere. What does not fit at a region's
-end is lost: half a cluster of 4 MiB on average."""
+"""Clusters that compressed data takes at a time, to be packed without gaps while plain clusters and tables go
+elsewhere. What does not fit at a region's end is lost: half a cluster of 4 MiB on average."""
 _COUNT_PAGES: Final = 16  # 1 MiB of refcounts: 32 GiB of image
 _RUNS_OF_ZERO: Final = re.compile(rb"(?P<free>(?:\0\0)++)|(?:(?!\0\0)..)++", re.DOTALL)
 """Splits 16-bit counts into zero and other runs; both take whole counts, so that it never loses the alignment."""
 
 
 class HostClusters:
-    """Gives out clusters, always behind those that it gave before, and counts references in pages that are written late.
+    """Gives out clusters, always behind those that it gave before, and counts references in pages that are written
+    late.
 
-    Counts on disk are right only after ``close``: an image that is not finished has them made anew from its L2 tables. Not thread-safe.
+    Counts on disk are right only after ``close``: an image that is not finished has them made anew from its L2 tables.
+    Not thread-safe.
     """
 
     def __init__(self, file: BlockFile, geometry: Geometry, end: int) -> None:
@@ -44,7 +46,8 @@ class HostClusters:
 
     @classmethod
     def recount(cls, file: BlockFile, geometry: Geometry) -> Self:
-        """Of an image that another run began: everything up to its end is taken, no count is known. ``retain`` what is in use, then ``trim``."""
+        """Of an image that another run began: everything up to its end is taken, no count is known. ``retain`` what is
+        in use, then ``trim``."""
         end = align_up(max(file.size(), geometry.fixed_clusters * CLUSTER), CLUSTER) // CLUSTER
         clusters = cls(file, geometry, end)
         file.discard(geometry.refcount_table_offset, geometry.refcount_table_clusters * CLUSTER)
@@ -70,7 +73,8 @@ class HostClusters:
         return self._geometry.fixed_clusters <= first and same_area and first % COUNTS_PER_BLOCK > 0
 
     def reserve(self, count: int) -> int:
-        """Byte offset of ``count`` clusters in a row that nothing uses; less than 2 GiB. Raises OSError EFBIG where the refcount table ends."""
+        """Byte offset of ``count`` clusters in a row that nothing uses; less than 2 GiB. Raises OSError EFBIG where the
+        refcount table ends."""
         first = self._end
         area = (first + count - 1) // COUNTS_PER_BLOCK
         if area >= self._areas():

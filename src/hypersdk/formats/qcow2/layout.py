@@ -1,4 +1,5 @@
-"""Facts of qcow2 version 3, from the specification in QEMU's ``docs/interop/qcow2.txt``, and where our writer puts things.
+"""Facts of qcow2 version 3, from the specification in QEMU's ``docs/interop/qcow2.txt``, and where our writer puts
+things.
 
 All numbers are big-endian. A cluster is 64 KiB, the size of a VMDK grain, so that one becomes the other.
 
@@ -32,9 +33,9 @@ DRAFT_MAGIC: Final = b"qfi~"
 """Ours, of an image that is still being written: every other program says that this is no qcow2."""
 
 HEADER: Final = struct.Struct(">4sIQIIQIIQQIIQQQQII")
-"""Section "Header": magic, version, backing_file_offset, backing_file_size, cluster_bits, size, crypt_method, l1_size, l1_table_offset,
-refcount_table_offset, refcount_table_clusters, nb_snapshots, snapshots_offset, incompatible_features, compatible_features,
-autoclear_features, refcount_order, header_length."""
+"""Section "Header": magic, version, backing_file_offset, backing_file_size, cluster_bits, size, crypt_method, l1_size,
+l1_table_offset, refcount_table_offset, refcount_table_clusters, nb_snapshots, snapshots_offset, incompatible_features,
+compatible_features, autoclear_features, refcount_order, header_length."""
 VERSION: Final = 3
 REFCOUNT_ORDER: Final = 4  # 2**4 = 16 bits a count
 
@@ -54,15 +55,15 @@ _COMPRESSED_OFFSET_BITS: Final = 62 - (CLUSTER_BITS - 8)
 _COMPRESSED_OFFSET_MASK: Final = (1 << _COMPRESSED_OFFSET_BITS) - 1
 
 DEFLATED_MAX: Final = CLUSTER - SECTOR
-"""Longer deflated clusters are stored plain. With any position of its first byte a shorter one touches no more than 128 sectors: libqcow
-refuses compressed clusters that take more room than a cluster."""
+"""Longer deflated clusters are stored plain. With any position of its first byte a shorter one touches no more than 128
+sectors: libqcow refuses compressed clusters that take more room than a cluster."""
 DEFLATED_MIN: Final = CLUSTER // 1032
-"""Nothing shorter inflates to a cluster: deflate makes at most 1032 bytes of one (zlib's technical notes, "Maximum Compression Factor").
-It also bounds how many compressed clusters can share a host cluster, hence the refcounts."""
+"""Nothing shorter inflates to a cluster: deflate makes at most 1032 bytes of one (zlib's technical notes, "Maximum
+Compression Factor"). It also bounds how many compressed clusters can share a host cluster, hence the refcounts."""
 
 HOST_CLUSTERS_PER_GUEST_CLUSTER: Final = 4
-"""How large an image may become, for the refcount table's room: data and tables take little more than one cluster each; the rest is for holes that
-resumed runs leave."""
+"""How large an image may become, for the refcount table's room: data and tables take little more than one cluster each;
+the rest is for holes that resumed runs leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +114,28 @@ class Geometry:
         return (self.l1_offset + align_up(self.l1_entries * 8, CLUSTER)) // CLUSTER
 
     def header(self, magic: bytes) -> bytes:
-        """The first cluster, with ``MAGIC`` or ``DRAFT_MAGIC``. Zeros after the fields end the list of header extensions."""
+        """The first cluster, with ``MAGIC`` or ``DRAFT_MAGIC``. Zeros after the fields end the list of header
+        extensions."""
         fields = HEADER.pack(
-            magic, VERSION, 0, 0, CLUSTER_BITS, self.capacity, 0, self.l1_entries, self.l1_offset,
-            self.refcount_table_offset, self.refcount_table_clusters, 0, 0, 0, 0, 0, REFCOUNT_ORDER, HEADER.size,
-        )  # fmt: skip
+            magic,
+            VERSION,
+            0,
+            0,
+            CLUSTER_BITS,
+            self.capacity,
+            0,
+            self.l1_entries,
+            self.l1_offset,
+            self.refcount_table_offset,
+            self.refcount_table_clusters,
+            0,
+            0,
+            0,
+            0,
+            0,
+            REFCOUNT_ORDER,
+            HEADER.size,
+        )
         return fields.ljust(CLUSTER, b"\0")
 
 
@@ -148,7 +166,8 @@ def entry_span(entry: int) -> tuple[int, int]:
 
 
 def entry_bytes(entry: int) -> tuple[int, int]:
-    """``(start, end)`` in the file of what an L2 entry (not 0) refers to; of deflated data the end of the last sector."""
+    """``(start, end)`` in the file of what an L2 entry (not 0) refers to; of deflated data the end of the last
+    sector."""
     if not entry & COMPRESSED:
         offset = entry & OFFSET_MASK
         return offset, offset + CLUSTER

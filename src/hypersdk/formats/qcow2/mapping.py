@@ -1,4 +1,5 @@
-"""The way from guest clusters to host clusters: the L1 table in memory, L2 tables as pages, every change on disk at once."""
+"""The way from guest clusters to host clusters: the L1 table in memory, L2 tables as pages, every change on disk at
+once."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ _L1_ENTRY: Final = struct.Struct(">Q")
 
 
 class GuestMap:
-    """L1 and L2 tables. A change is on disk (handed to the operating system) before it is in memory. Not thread-safe."""
+    """L1 and L2 tables. A change is on disk (handed to the operating system) before it is in memory. Not
+    thread-safe."""
 
     def __init__(self, file: BlockFile, geometry: Geometry, clusters: HostClusters) -> None:
         self._file = file
@@ -46,7 +48,8 @@ class GuestMap:
         self._pages = PageCache(file, _TABLE_PAGES)
 
     def replace(self, first_index: int, entries: Sequence[int]) -> list[int]:
-        """Sets the entries of guest clusters in a row, all of one L2 table; returns those entries (not 0) that they replace."""
+        """Sets the entries of guest clusters in a row, all of one L2 table; returns those entries (not 0) that they
+        replace."""
         table_index, start = divmod(first_index, L2_ENTRIES)
         words = struct.Struct(f">{len(entries)}Q")
         data = words.pack(*entries)
@@ -71,7 +74,8 @@ class GuestMap:
         return found
 
     def _new_table(self, table_index: int, data: bytes, position: int) -> int:
-        """A new L2 table that has ``data`` at ``position``: its cluster was never used before and reads as zeros without being written."""
+        """A new L2 table that has ``data`` at ``position``: its cluster was never used before and reads as zeros
+        without being written."""
         offset = self._clusters.reserve(1)
         self._clusters.retain(offset // CLUSTER, 1)
         try:
@@ -87,10 +91,11 @@ class GuestMap:
         self._file.pwrite([_L1_ENTRY.pack(entry)], self._geometry.l1_offset + table_index * _L1_ENTRY.size)
 
     def load(self, trusted: Callable[[int], bool]) -> None:
-        """Reads the tables of an image that another run began; counts what they refer to and clears entries that are not ``trusted``,
-        and those whose data the file has not or not all of: it was cut, or has a hole there.
+        """Reads the tables of an image that another run began; counts what they refer to and clears entries that are
+        not ``trusted``, and those whose data the file has not or not all of: it was cut, or has a hole there.
 
-        Raises IntegrityError ``partial_damaged`` when a table or a trusted entry leads to the fixed part of the image, or two L1 entries to one table.
+        Raises IntegrityError ``partial_damaged`` when a table or a trusted entry leads to the fixed part of the image,
+        or two L1 entries to one table.
         """
         data_runs = DataRuns(self._file.data_runs(0))
         length = len(self._tables) * _L1_ENTRY.size
@@ -130,7 +135,8 @@ class GuestMap:
         self._clusters.retain(cluster, 1)
 
     def _is_whole(self, entry: int, data_runs: DataRuns) -> bool:
-        """Whether the file has data there; not where the entry has flags that this program never sets: others would read it otherwise."""
+        """Whether the file has data there; not where the entry has flags that this program never sets: others would
+        read it otherwise."""
         self._check(entry)
         return is_ours(entry) and data_runs.cover(*entry_bytes(entry))
 
@@ -160,7 +166,8 @@ class GuestMap:
 
 
 def _entries(page: bytearray) -> Iterator[tuple[int, int]]:
-    """``(index, entry)`` of the entries that are not 0. Tables of sparse disks are nearly empty, so what is all zero is passed in large steps."""
+    """``(index, entry)`` of the entries that are not 0. Tables of sparse disks are nearly empty, so what is all zero is
+    passed in large steps."""
     for start in range(0, CLUSTER, len(_NO_ENTRIES)):
         part = page[start : start + len(_NO_ENTRIES)]
         if part != _NO_ENTRIES:

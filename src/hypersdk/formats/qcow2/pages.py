@@ -9,7 +9,8 @@ from hypersdk.formats.qcow2.layout import CLUSTER
 
 
 class PageCache:
-    """At most ``limit`` clusters of ``file`` in memory, by their byte offset. Not thread-safe: the writer's lock is around it."""
+    """At most ``limit`` clusters of ``file`` in memory, by their byte offset. Not thread-safe: the writer's lock is
+    around it."""
 
     def __init__(self, file: BlockFile, limit: int) -> None:
         self._file = file

@@ -32,8 +32,8 @@ from hypersdk.formats.qcow2.mapping import PARTIAL_DAMAGED, GuestMap
 from hypersdk.units import KiB, MiB
 
 Compression: TypeAlias = Literal["none", "pass", "repack"]
-"""``none``: plain clusters. ``pass``: deflated grains as they come, with windows of up to 32 KiB, which RFC 1951 and qemu allow and some readers refuse.
-``repack``: deflated anew with the 4 KiB window that every reader takes."""
+"""``none``: plain clusters. ``pass``: deflated grains as they come, with windows of up to 32 KiB, which RFC 1951 and
+qemu allow and some readers refuse. ``repack``: deflated anew with the 4 KiB window that every reader takes."""
 
 _Deflate: TypeAlias = Callable[[Buffer], Buffer]
 
@@ -49,8 +49,9 @@ _NARROW_LEVEL: Final = 3  # half as large again in time as level 1, and most of 
 class Qcow2Writer:
     """An ImageWriter for qcow2. Any order, any thread. Memory is constant: pages of tables, never the tables.
 
-    Clusters are only ever added behind the others; an entry that is replaced gives its cluster back. Data is written outside the lock,
-    then its L2 entries inside it: whoever dies in between leaves clusters without an owner, and ``resume`` gives those back.
+    Clusters are only ever added behind the others; an entry that is replaced gives its cluster back. Data is written
+    outside the lock, then its L2 entries inside it: whoever dies in between leaves clusters without an owner, and
+    ``resume`` gives those back.
     """
 
     ordered: ClassVar[bool] = False
@@ -80,8 +81,9 @@ class Qcow2Writer:
     def resume(
         cls, file: BlockFile, capacity: int, *, compression: Compression = "none", trusted: Callable[[int], bool]
     ) -> Self:
-        """Goes on with an image that ``create`` began, after any kind of death. ``trusted(index)`` says whether the data of the 64 KiB block ``index``
-        is known to be good; all others read as zeros afterwards and their room is given back. So do those that the file has lost.
+        """Goes on with an image that ``create`` began, after any kind of death. ``trusted(index)`` says whether the
+        data of the 64 KiB block ``index`` is known to be good; all others read as zeros afterwards and their room is
+        given back. So do those that the file has lost.
 
         Raises IntegrityError ``partial_damaged`` when the file is no such image.
         """
@@ -97,7 +99,8 @@ class Qcow2Writer:
         return writer
 
     def write(self, offset: int, data: Buffer) -> None:
-        """Stores ``data``; clusters in a row go out with one write. Deflates them first in the compressing modes, where that makes them smaller."""
+        """Stores ``data``; clusters in a row go out with one write. Deflates them first in the compressing modes, where
+        that makes them smaller."""
         view = memoryview(data).cast("B")
         check_range(offset, len(view), self.capacity)
         for start in range(0, len(view), _STEP):
@@ -132,8 +135,9 @@ class Qcow2Writer:
         return self._deflate(whole)
 
     def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
-        """Stores grains as they are, without their zlib header and trailer. Returns those that no compressed cluster can be: all unless the mode is
-        ``pass``; the short one at the end of the disk; those that do not shrink; those with a preset dictionary.
+        """Stores grains as they are, without their zlib header and trailer. Returns those that no compressed cluster
+        can be: all unless the mode is ``pass``; the short one at the end of the disk; those that do not shrink; those
+        with a preset dictionary.
         """
         for piece in pieces:
             check_range(piece.offset, piece.length, self.capacity)
@@ -185,7 +189,8 @@ class Qcow2Writer:
         return offset
 
     def _enter(self, placed: list[tuple[int, int]]) -> None:
-        """Puts entries whose data is written into the L2 tables and takes them off the list, so that what is left on it has no owner."""
+        """Puts entries whose data is written into the L2 tables and takes them off the list, so that what is left on it
+        has no owner."""
         with self._lock:
             while placed:
                 run = _same_table_run(placed)
@@ -204,7 +209,8 @@ class Qcow2Writer:
         self._file.sync()
 
     def finish(self) -> None:
-        """Refcounts and their table, then, when all that is durable, the header. May be called again after an OSError."""
+        """Refcounts and their table, then, when all that is durable, the header. May be called again after an
+        OSError."""
         with self._lock:
             self._clusters.close()
             self._file.sync()
@@ -257,10 +263,11 @@ class Qcow2Writer:
 
 
 def most_bytes(capacity: int, blocks: int, *, compressed: bool) -> int:
-    """The longest that an image of ``blocks`` clusters of data becomes when it is written in one run; a resumed one may have holes.
+    """The longest that an image of ``blocks`` clusters of data becomes when it is written in one run; a resumed one may
+    have holes.
 
-    What may be lost: of each region the end, where the next cluster did not fit; nearly the whole of the last one; before each refcount
-    block what a run of clusters left free that did not fit.
+    What may be lost: of each region the end, where the next cluster did not fit; nearly the whole of the last one;
+    before each refcount block what a run of clusters left free that did not fit.
     """
     geometry = Geometry(capacity)
     clusters = geometry.fixed_clusters + blocks + min(blocks, geometry.l1_entries)

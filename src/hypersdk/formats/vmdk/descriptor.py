@@ -10,11 +10,12 @@
     RW 63 FLAT "disk-f001.vmdk" 128              ... and the first sector in that file
     RW 2048 ZERO                                 no file at all
 
-Source: VMware, "Virtual Disk Format 5.0", section "The Descriptor File". What is read beyond that is what ``qemu-img`` reads, and what
-VirtualBox, Workstation and people with editors have left: any case, any blanks, any line ends, a byte order mark, unknown keys.
+Source: VMware, "Virtual Disk Format 5.0", section "The Descriptor File". What is read beyond that is what ``qemu-img``
+reads, and what VirtualBox, Workstation and people with editors have left: any case, any blanks, any line ends, a byte
+order mark, unknown keys.
 
-Names are bytes in the code page of the system that wrote them. ``encoding="GBK"`` says which, if it is there and true; and whoever copied
-the files may or may not have carried the names over into UTF-8. So a name is a list of names to try.
+Names are bytes in the code page of the system that wrote them. ``encoding="GBK"`` says which, if it is there and true;
+and whoever copied the files may or may not have carried the names over into UTF-8. So a name is a list of names to try.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 NO_PARENT: Final = 0xFFFFFFFF
 _ACCESS: Final = ("RW", "RDONLY", "NOACCESS")
 _EXTENT: Final = re.compile(
-    r'(?P<access>RW|RDONLY|NOACCESS)[ \t]+(?P<sectors>\d{1,19})[ \t]+(?P<kind>[A-Z0-9]{1,16})'
+    r"(?P<access>RW|RDONLY|NOACCESS)[ \t]+(?P<sectors>\d{1,19})[ \t]+(?P<kind>[A-Z0-9]{1,16})"
     r'(?:[ \t]+"(?P<name>[^"]{1,1024})"(?:[ \t]+(?P<offset>-?\w{1,19})(?:[ \t].*)?)?)?[ \t]*',
     re.IGNORECASE,
-)  # fmt: skip
+)
 _SETTING: Final = re.compile(r'(?P<key>[A-Za-z][\w.]{0,63})[ \t]*=[ \t]*"?(?P<value>[^"]{0,1024})"?[ \t]*')
 
 _CODE_PAGE: Final = re.compile(r"(?:windows|cp|ibm|ms)[-_]?(\d{3,5})")
@@ -46,7 +47,8 @@ _ENCODINGS: Final = {
     "euckr": "cp949", "eucjp": "euc_jp", "koi8r": "koi8_r", "koi8u": "koi8_u", "macroman": "mac_roman", "macintosh": "mac_roman",
     **{f"iso8859{part}": f"iso8859_{part}" for part in (*range(1, 12), 13, 14, 15, 16)},
 }  # fmt: skip
-"""Names as they stand in descriptors, without dashes -> codecs, each the superset that Windows means. Only these, and code pages by their
+"""Names as they stand in descriptors, without dashes -> codecs, each the superset that Windows means. Only these, and
+code pages by their
 number: Python knows codecs that do other things than name letters. UTF-8 is tried in any case."""
 _WINDOWS_ONLY: Final = {
     "936": "gb18030",
@@ -62,10 +64,11 @@ _FALLBACKS: Final = ("utf-8", "cp1252")
 
 @dataclass(frozen=True, slots=True)
 class ExtentLine:
-    """One extent: ``sectors`` of the disk, of ``kind`` (SPARSE, FLAT, VMFS, ZERO, ...), in a file from sector ``offset`` on.
+    """One extent: ``sectors`` of the disk, of ``kind`` (SPARSE, FLAT, VMFS, ZERO, ...), in a file from sector
+    ``offset`` on.
 
-    ``names`` are those that the file may have, best first; none for an extent without a file. The last may hold bytes that are no text,
-    as ``os.fsdecode`` has them.
+    ``names`` are those that the file may have, best first; none for an extent without a file. The last may hold bytes
+    that are no text, as ``os.fsdecode`` has them.
     """
 
     sectors: int
@@ -89,12 +92,14 @@ class Descriptor:
 
     @property
     def own_sectors(self) -> int | None:
-        """Sectors of the disk whose own file the descriptor is embedded in; None where it tells of no extent, or of several."""
+        """Sectors of the disk whose own file the descriptor is embedded in; None where it tells of no extent, or of
+        several."""
         return self.extents[0].sectors if len(self.extents) == 1 else None
 
 
 def is_descriptor(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is a descriptor: it says so, or, as ``qemu-img`` has it, its first word is ``version``."""
+    """Whether a file that begins with ``head`` is a descriptor: it says so, or, as ``qemu-img`` has it, its first word
+    is ``version``."""
     if _MARK.search(head):
         return True
     lines = (line.strip() for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n"))
@@ -104,7 +109,8 @@ def is_descriptor(head: bytes) -> bool:
 def parse_descriptor(data: bytes) -> Descriptor:
     """Reads a descriptor, embedded (padded with zeros) or a file of its own. Lines of no interest are passed over.
 
-    Raises IntegrityError ``bad_format``: too long, an extent line that does not read as one, a disk that is only a delta.
+    Raises IntegrityError ``bad_format``: too long, an extent line that does not read as one, a disk that is only a
+    delta.
     """
     if len(data) > MAX_DESCRIPTOR_BYTES:
         raise bad_format(f"a descriptor of {len(data)} bytes")
@@ -137,7 +143,8 @@ def _codec(encoding: str) -> str | None:
 
 
 def _names(raw: bytes, codec: str | None) -> tuple[str, ...]:
-    """What ``raw`` may be called on this system, best first; last as the very bytes, which is what ``qemu-img`` looks for."""
+    """What ``raw`` may be called on this system, best first; last as the very bytes, which is what ``qemu-img`` looks
+    for."""
     found = []
     for name in (codec, *_FALLBACKS):
         try:
@@ -175,7 +182,8 @@ def _check(descriptor: Descriptor) -> None:
 
 
 def _holds_everything(descriptor: Descriptor) -> bool:
-    """Whether no byte can show through from a parent: a flat extent has all of them, so a number that a tool left behind means nothing."""
+    """Whether no byte can show through from a parent: a flat extent has all of them, so a number that a tool left
+    behind means nothing."""
     return bool(descriptor.extents) and all(extent.kind in ("FLAT", "VMFS", "ZERO") for extent in descriptor.extents)
 
 

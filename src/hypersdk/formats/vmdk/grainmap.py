@@ -16,8 +16,8 @@ _GROUP_GRAINS: Final = 1 << _GROUP_BITS
 _MASK: Final = 2**64 - 1
 _DRAW: Final = random.Random(0x564D444B)  # noqa: S311
 _SLOTS: Final = tuple(_DRAW.getrandbits(64) | 1 for _ in range(ENTRIES_PER_TABLE))
-"""Odd numbers, another for each entry of a table: no change of one sector, and no move to another slot, leaves the sum as it was
-(but for one chance in 2**64)."""
+"""Odd numbers, another for each entry of a table: no change of one sector, and no move to another slot, leaves the sum
+as it was (but for one chance in 2**64)."""
 
 
 def table_sum(entries: array[int], *, zeroed_allowed: bool) -> int:
@@ -29,10 +29,11 @@ def table_sum(entries: array[int], *, zeroed_allowed: bool) -> int:
 
 
 class GrainMap:
-    """One bit for each grain and one 64-bit sum for each table, kept in groups of 512 MiB of guest disk that exist once touched.
+    """One bit for each grain and one 64-bit sum for each table, kept in groups of 512 MiB of guest disk that exist once
+    touched.
 
-    The sum replaces a list of sectors: 1.2 KiB a group instead of 32 KiB. Tables that come first are entered with ``expect``
-    and taken off again by the grains; tables that come last are compared with ``sum_of``.
+    The sum replaces a list of sectors: 1.2 KiB a group instead of 32 KiB. Tables that come first are entered with
+    ``expect`` and taken off again by the grains; tables that come last are compared with ``sum_of``.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,8 @@ class GrainMap:
         """Grains that came."""
 
     def arrive(self, index: int, sector: int) -> None:
-        """Grain ``index`` came, its marker at ``sector``. Raises IntegrityError ``bad_format`` when it had come before."""
+        """Grain ``index`` came, its marker at ``sector``. Raises IntegrityError ``bad_format`` when it had come
+        before."""
         group = self._groups.get(index >> _GROUP_BITS)
         if group is None:
             group = self._group(index >> _GROUP_BITS)
@@ -74,6 +76,4 @@ class GrainMap:
                     yield group * _GROUP_TABLES + position
 
     def _group(self, number: int) -> tuple[bytearray, array[int]]:
-        return self._groups.setdefault(
-            number, (bytearray(_GROUP_GRAINS // 8), array("Q", bytes(8 * _GROUP_TABLES)))
-        )  # fmt: skip
+        return self._groups.setdefault(number, (bytearray(_GROUP_GRAINS // 8), array("Q", bytes(8 * _GROUP_TABLES))))

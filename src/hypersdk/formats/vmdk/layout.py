@@ -20,8 +20,8 @@ its own, and the directory comes last, found through the footer (a second header
     grain     lba u64, size u32, size bytes of zlib (RFC 1950), padding to a sector
     others    sectors u64, 0 u32, type u32, padding to a sector; then so many sectors
 
-``qemu-img`` writes another dialect of the same thing: GD and GTs stand before the first grain, there is neither footer nor
-dependable end marker, and the file may end in sectors of zeros.
+``qemu-img`` writes another dialect of the same thing: GD and GTs stand before the first grain, there is neither footer
+nor dependable end marker, and the file may end in sectors of zeros.
 """
 
 from __future__ import annotations
@@ -156,10 +156,21 @@ class SparseHeader:
     def pack(self, magic: bytes = MAGIC) -> bytes:
         """One sector. Another ``magic`` makes a header that no reader accepts."""
         return HEADER.pack(
-            magic, self.version, self.flags, self.capacity_sectors, self.grain_sectors, self.descriptor_offset,
-            self.descriptor_sectors, self.entries_per_table, self.redundant_directory_offset, self.directory_offset,
-            self.overhead_sectors, 0, self.end_of_line, self.compression,
-        )  # fmt: skip
+            magic,
+            self.version,
+            self.flags,
+            self.capacity_sectors,
+            self.grain_sectors,
+            self.descriptor_offset,
+            self.descriptor_sectors,
+            self.entries_per_table,
+            self.redundant_directory_offset,
+            self.directory_offset,
+            self.overhead_sectors,
+            0,
+            self.end_of_line,
+            self.compression,
+        )
 
 
 def parse_header(sector: Buffer) -> SparseHeader:
@@ -200,8 +211,8 @@ def _check_header(header: SparseHeader) -> None:
 def exact_capacity(header: SparseHeader, told_sectors: int | None) -> int:
     """Guest bytes of an extent, where its descriptor tells ``told_sectors`` (None: it does not).
 
-    VirtualBox rounds the header's number up to whole grains, as [V] asks for, and writes the guest's into the descriptor alone.
-    Raises IntegrityError ``bad_format`` when the two differ by more than that.
+    VirtualBox rounds the header's number up to whole grains, as [V] asks for, and writes the guest's into the
+    descriptor alone. Raises IntegrityError ``bad_format`` when the two differ by more than that.
     """
     told = header.capacity if told_sectors is None else told_sectors * SECTOR
     if header.capacity not in (told, align_up(told, header.grain_sectors * SECTOR)):

@@ -1,4 +1,5 @@
-"""The growing part of a stream being written: grains and tables, one after another; what is in it can be found again after a crash.
+"""The growing part of a stream being written: grains and tables, one after another; what is in it can be found again
+after a crash.
 
 ::
 
@@ -8,9 +9,9 @@
     +---------+-------+-------+------+-------+-------+------+
      └ last sector: the note of a move under way
 
-Every record says what it is and how long it is, so after the death of the process the log is read from its first record up to the
-first thing that is none. Records that must not stay (written again, or of data that is not known to be good) are squeezed
-out by moving those behind them down, in a way that may be interrupted anywhere.
+Every record says what it is and how long it is, so after the death of the process the log is read from its first record
+up to the first thing that is none. Records that must not stay (written again, or of data that is not known to be good)
+are squeezed out by moving those behind them down, in a way that may be interrupted anywhere.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Digest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A grain or a table in the log: ``start`` and ``length`` in bytes of the file; ``grain`` is the block's number, None for a table."""
+    """A grain or a table in the log: ``start`` and ``length`` in bytes of the file; ``grain`` is the block's number,
+    None for a table."""
 
     start: int
     length: int
@@ -98,7 +100,8 @@ class StreamLog:
         return start
 
     def records(self, start: int, capacity: int) -> Iterator[Record]:
-        """All whole records from ``start`` to what is the end now, or the first thing that is none. ``capacity`` bounds the grains, in bytes."""
+        """All whole records from ``start`` to what is the end now, or the first thing that is none. ``capacity`` bounds
+        the grains, in bytes."""
         return self._walk(start, self.end, capacity)
 
     def _walk(self, start: int, end: int, capacity: int) -> Iterator[Record]:
@@ -118,10 +121,11 @@ class StreamLog:
         return None
 
     def prepare_move(self, target: int, kept: Iterable[Record]) -> None:
-        """Gets ready to leave only ``kept`` (rising, all behind ``target``) from ``target`` on; ``finish_move`` does it.
+        """Gets ready to leave only ``kept`` (rising, all behind ``target``) from ``target`` on; ``finish_move`` does
+        it.
 
-        They are copied behind the end, then a note says where they go: whenever the process dies, either the old records
-        are untouched or ``finish_move`` can do the rest. The digest no longer fits and is dropped.
+        They are copied behind the end, then a note says where they go: whenever the process dies, either the old
+        records are untouched or ``finish_move`` can do the rest. The digest no longer fits and is dropped.
         """
         self._digest = None
         end = self.end
@@ -134,7 +138,8 @@ class StreamLog:
         self.file.sync()
 
     def finish_move(self) -> None:
-        """Does what the note says, if there is one, from the beginning: source and target never overlap. Sets ``end`` if so."""
+        """Does what the note says, if there is one, from the beginning: source and target never overlap. Sets ``end``
+        if so."""
         sector = self.file.pread(_NOTE.size + 4, _NOTE_POSITION)
         note, checksum = sector[: _NOTE.size], sector[_NOTE.size :]
         if not note.startswith(_NOTE_MAGIC) or zlib.crc32(note).to_bytes(4, "little") != checksum:

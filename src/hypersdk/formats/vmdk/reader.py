@@ -7,8 +7,8 @@
                                     ── FLAT "a-f001.vmdk" 0 > _FlatExtent   ├ _SplitDisk
                                     ── ZERO ───────────────> _ZeroExtent   ┘
 
-Opening of files is the caller's: extents are named by untrusted text. ``open_extent`` gets the names that one file may have, all of them
-inner paths (but for bytes that are no text), and decides.
+Opening of files is the caller's: extents are named by untrusted text. ``open_extent`` gets the names that one file may
+have, all of them inner paths (but for bytes that are no text), and decides.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class VmdkKind(StrEnum):
 
 
 class DiskReader(Protocol):
-    """A guest disk that can be read anywhere. Thread-safe. Raises IntegrityError for what is damaged; OSError passes through."""
+    """A guest disk that can be read anywhere. Thread-safe. Raises IntegrityError for what is damaged; OSError passes
+    through."""
 
     capacity: int
     """Guest bytes."""
@@ -114,7 +115,8 @@ def open_vmdk(file: ReadableFile, open_extent: ExtentOpener) -> DiskReader:
 
 
 def stream_capacity(file: ReadableFile) -> int:
-    """Guest bytes of the streamOptimized disk in ``file``, of which only header and descriptor are read. Raises as ``open_vmdk``."""
+    """Guest bytes of the streamOptimized disk in ``file``, of which only header and descriptor are read. Raises as
+    ``open_vmdk``."""
     header = parse_header(_exactly(file, SECTOR, 0))
     return exact_capacity(header, _own_sectors(file, header))
 
@@ -224,7 +226,8 @@ class _SparseExtent:
             at += length
 
     def _stored(self) -> Iterator[int]:
-        """Guest offsets of all grains that are stored; more of them than the file has sectors is a lie of the tables."""
+        """Guest offsets of all grains that are stored; more of them than the file has sectors is a lie of the
+        tables."""
         room = self._file.size() // (SECTOR if self._header.compressed else self._grain)
         for table, sector in enumerate(self._directory):
             if sector:

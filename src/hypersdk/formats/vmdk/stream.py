@@ -1,13 +1,15 @@
-"""Push parser of a streamOptimized VMDK: bytes in, grains out, in the order in which they come. No socket, no file, no thread.
+"""Push parser of a streamOptimized VMDK: bytes in, grains out, in the order in which they come. No socket, no file, no
+thread.
 
 ::
 
     chunk ──feed──> grains (views into the chunk)      whole grains: one tight loop, no copy
                 └─> _parse: header, descriptor, front tables, markers, grains cut in two by the chunk's end
 
-All of the input is hostile. Memory is bounded by the capacity (1.2 KiB for each 512 MiB that holds a grain, one directory), the
-length of an acceptable stream is bounded by the capacity too, and each byte is looked at once. What tables say is
-compared with what came, so a grain that moved, vanished or came twice is an error even where its checksum is right.
+All of the input is hostile. Memory is bounded by the capacity (1.2 KiB for each 512 MiB that holds a grain, one
+directory), the length of an acceptable stream is bounded by the capacity too, and each byte is looked at once. What
+tables say is compared with what came, so a grain that moved, vanished or came twice is an error even where its checksum
+is right.
 """
 
 from __future__ import annotations
@@ -54,12 +56,14 @@ _NO_ENTRIES: Final = bytes(TABLE_BYTES)
 _DEFLATE_ERROR: Final[type[Exception]] = isal_zlib.error  # type: ignore[assignment]  # isal's stub takes the class for an instance
 
 _Steps: TypeAlias = Generator[int, memoryview, None]
-"""A parser that yields how many bytes it needs next, is sent exactly these, and must be done with them before it yields again."""
+"""A parser that yields how many bytes it needs next, is sent exactly these, and must be done with them before it yields
+again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grain(Piece):
-    """One block as it came: guest ``offset`` and inflated ``length`` in bytes (short at the end of an odd disk), and the RFC 1950 stream.
+    """One block as it came: guest ``offset`` and inflated ``length`` in bytes (short at the end of an odd disk), and
+    the RFC 1950 stream.
 
     ``zlib[2:-4]`` is raw deflate.
     """
@@ -70,9 +74,9 @@ class Grain(Piece):
 class GrainDecoder:
     """Decodes one stream, chunk by chunk.
 
-    Raises IntegrityError ``bad_format`` for what is no stream or contradicts itself; after an error the decoder is of no use.
-    ``expected_capacity`` (bytes) is what the source said; without it the header's word counts. A header rounded up to whole
-    grains, as the format's description asks for, is taken to mean the capacity expected.
+    Raises IntegrityError ``bad_format`` for what is no stream or contradicts itself; after an error the decoder is of
+    no use. ``expected_capacity`` (bytes) is what the source said; without it the header's word counts. A header rounded
+    up to whole grains, as the format's description asks for, is taken to mean the capacity expected.
     """
 
     def __init__(self, *, expected_capacity: int | None = None) -> None:
@@ -100,7 +104,8 @@ class GrainDecoder:
         return self._ended or (self._grains_wanted is not None and self._map.count >= self._grains_wanted)
 
     def feed(self, chunk: memoryview) -> list[Grain]:
-        """The grains that ``chunk`` completes. Their ``zlib`` points into ``chunk``, but for a grain that began in an earlier one."""
+        """The grains that ``chunk`` completes. Their ``zlib`` points into ``chunk``, but for a grain that began in an
+        earlier one."""
         self._out = []
         at = 0
         while not self._ended:
@@ -121,7 +126,8 @@ class GrainDecoder:
         return self._out
 
     def close(self) -> None:
-        """Says that no more bytes will come. Raises IntegrityError: ``truncated_stream`` unless all came that was announced."""
+        """Says that no more bytes will come. Raises IntegrityError: ``truncated_stream`` unless all came that was
+        announced."""
         if not self.finished:
             raise IntegrityError(
                 f"the stream ended after {self.received + len(self._held)} bytes, before its end",
@@ -136,7 +142,8 @@ class GrainDecoder:
     # The hot path.
 
     def _whole_grains(self, chunk: memoryview, at: int) -> int:
-        """Takes off the grains that lie wholly in ``chunk`` from ``at`` on; returns where the first other thing begins."""
+        """Takes off the grains that lie wholly in ``chunk`` from ``at`` on; returns where the first other thing
+        begins."""
         start = at
         base = self.received - at
         last_marker = len(chunk) - GRAIN_MARKER.size
@@ -323,7 +330,8 @@ class _Tables:
         self._sums.append(entries_sum)
 
     def compare(self, grains: GrainMap, header: SparseHeader) -> None:
-        """Raises IntegrityError ``bad_format`` unless the directory that counts leads to exactly the ``grains`` that came."""
+        """Raises IntegrityError ``bad_format`` unless the directory that counts leads to exactly the ``grains`` that
+        came."""
         offset = header.directory_offset if self.footer_directory is None else self.footer_directory
         directory = self.directories.get(offset)
         if directory is None:
@@ -348,7 +356,8 @@ def _tables_first(header: SparseHeader) -> bool:
 
 
 def inflate(grain: Piece) -> bytes | bytearray:
-    """The ``grain.length`` bytes of a grain, its checksum (Adler-32) compared. Never makes more than 64 KiB, whatever the data says.
+    """The ``grain.length`` bytes of a grain, its checksum (Adler-32) compared. Never makes more than 64 KiB, whatever
+    the data says.
 
     Writers may fill up the last grain of an odd disk to 64 KiB; what lies beyond the disk's end is dropped.
     Raises IntegrityError ``corrupt_grain``.

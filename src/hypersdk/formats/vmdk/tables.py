@@ -1,4 +1,5 @@
-"""The grain tables of a stream being written: a few in memory, the others in the file, the directory over all of them."""
+"""The grain tables of a stream being written: a few in memory, the others in the file, the directory over all of
+them."""
 
 from __future__ import annotations
 
@@ -29,8 +30,9 @@ class _Table:
 class GrainTables:
     """Entries by grain number, in sectors; 0 is a grain that is not there. Not thread-safe.
 
-    A table leaves memory when it is full or has not been used for long: ``due`` says which have to be written out, ``stored``
-    that it was done. One that changes later is read back and written again elsewhere; the directory knows the newest copy.
+    A table leaves memory when it is full or has not been used for long: ``due`` says which have to be written out,
+    ``stored`` that it was done. One that changes later is read back and written again elsewhere; the directory knows
+    the newest copy.
     """
 
     def __init__(self, file: BlockFile, capacity: int) -> None:

@@ -1,8 +1,9 @@
-"""Writes a streamOptimized VMDK as ESXi sends it: grains, a table after each 512 of them, directory, footer, end marker.
+"""Writes a streamOptimized VMDK as ESXi sends it: grains, a table after each 512 of them, directory, footer, end
+marker.
 
-The stream goes forward only, so a block written again leaves its old grain behind; such grains are squeezed out (``log``) and
-the finished file names and holds each block once. The header comes last: until then the file starts with a magic number
-that no reader knows.
+The stream goes forward only, so a block written again leaves its old grain behind; such grains are squeezed out
+(``log``) and the finished file names and holds each block once. The header comes last: until then the file starts with
+a magic number that no reader knows.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class StreamOptimizedWriter:
 
     @classmethod
     def create(cls, file: BlockFile, capacity: int, *, level: int = 1) -> Self:
-        """Begins anew; what was in ``file`` goes. ``capacity`` in bytes, a multiple of 512; ``level`` as isal has it, 0 to 3."""
+        """Begins anew; what was in ``file`` goes. ``capacity`` in bytes, a multiple of 512; ``level`` as isal has it, 0
+        to 3."""
         digest = hashlib.sha256()
         writer = cls(file, _header(capacity), StreamLog(file, digest=digest), level=level)
         digest.update(writer._front)
@@ -84,8 +86,8 @@ class StreamOptimizedWriter:
 
     @classmethod
     def resume(cls, file: BlockFile, capacity: int, *, trusted: Callable[[int], bool], level: int = 1) -> Self:
-        """Goes on with what an earlier run left in ``file``; ``trusted(block)`` says whose data is known to be good, the rest goes;
-        so does all behind the first damage.
+        """Goes on with what an earlier run left in ``file``; ``trusted(block)`` says whose data is known to be good,
+        the rest goes; so does all behind the first damage.
 
         Raises IntegrityError ``bad_format`` where ``file`` is no such thing. ``sha256`` is None for good.
         """
@@ -104,7 +106,8 @@ class StreamOptimizedWriter:
 
     @property
     def sha256(self) -> str | None:
-        """Hex digest of the finished file; None before, and where the file was not written from first to last in one go."""
+        """Hex digest of the finished file; None before, and where the file was not written from first to last in one
+        go."""
         return self._hash.hexdigest() if self._whole and self._hash is not None else None
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -114,7 +117,8 @@ class StreamOptimizedWriter:
         self._append([self._deflated(offset + at, view[at : at + BLOCK]) for at in range(0, len(view), BLOCK)])
 
     def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
-        """Stores ``pieces`` as they are, since a grain is an RFC 1950 stream; returns those larger than any reader takes."""
+        """Stores ``pieces`` as they are, since a grain is an RFC 1950 stream; returns those larger than any reader
+        takes."""
         for piece in pieces:
             check_range(piece.offset, piece.length, self.capacity)
         self._append([piece for piece in pieces if len(piece.zlib) <= MAX_GRAIN_BYTES])
@@ -125,7 +129,8 @@ class StreamOptimizedWriter:
         self._file.sync()
 
     def finish(self) -> None:
-        """Tables, directory, footer, end marker, and the header last; durable on return. May be called again after an OSError."""
+        """Tables, directory, footer, end marker, and the header last; durable on return. May be called again after an
+        OSError."""
         with self._lock:
             if not self._whole:
                 self._squeeze()
@@ -228,10 +233,12 @@ class StreamOptimizedWriter:
         sectors = len(directory) // SECTOR
         footer = replace(self._header, directory_offset=self._log.end // SECTOR + 1).pack()
         return [
-            meta_marker(MarkerType.GRAIN_DIRECTORY, sectors), directory,
-            meta_marker(MarkerType.FOOTER, 1), footer,
+            meta_marker(MarkerType.GRAIN_DIRECTORY, sectors),
+            directory,
+            meta_marker(MarkerType.FOOTER, 1),
+            footer,
             meta_marker(MarkerType.END_OF_STREAM, 0),
-        ]  # fmt: skip
+        ]
 
     def _write_front(self, magic: bytes) -> None:
         self._file.pwrite([magic, self._front[len(magic) :]], 0)
@@ -253,7 +260,8 @@ class StreamOptimizedWriter:
         self._file.truncate(end)
 
     def _adopt_table(self, record: Record) -> None:
-        """Lets go of a table in memory when ``record`` is its copy, which keeps memory as small as it was when this was written."""
+        """Lets go of a table in memory when ``record`` is its copy, which keeps memory as small as it was when this was
+        written."""
         data = self._file.pread(record.length - SECTOR, record.start + SECTOR)
         entries = entries_of(data)
         first = next(filter(None, entries), 0)
@@ -300,7 +308,8 @@ class StreamOptimizedWriter:
         self._first_dead, self._moved, self._unnumbered = None, None, target
 
     def _named(self, target: int, moved: dict[int, int]) -> Iterator[Record]:
-        """The records from ``target`` on that are still named; ``moved`` gets the sector of each table once all of them stand at ``target``."""
+        """The records from ``target`` on that are still named; ``moved`` gets the sector of each table once all of them
+        stand at ``target``."""
         tables = {sector: number for number, sector in enumerate(self._tables.directory) if sector * SECTOR > target}
         at = target
         for record in self._log.records(target, self.capacity):
@@ -315,7 +324,8 @@ class StreamOptimizedWriter:
 
 
 def most_bytes(capacity: int, blocks: int) -> int:
-    """The longest that the stream of ``blocks`` grains becomes: none shrinks, and each table is written a second time for a late grain."""
+    """The longest that the stream of ``blocks`` grains becomes: none shrinks, and each table is written a second time
+    for a late grain."""
     tables = -(-capacity // TABLE_SPAN)
     directory = SECTOR + align_up(tables * 4, SECTOR)
     grains = blocks * align_up(GRAIN_MARKER.size + DEFLATED_MOST, SECTOR)
@@ -323,7 +333,8 @@ def most_bytes(capacity: int, blocks: int) -> int:
 
 
 def is_front(data: bytes, capacity: int) -> bool:
-    """Whether ``data`` is, to the last byte, what this writer puts before the first grain of a disk of ``capacity`` bytes; any content id will do."""
+    """Whether ``data`` is, to the last byte, what this writer puts before the first grain of a disk of ``capacity``
+    bytes; any content id will do."""
     cid = _CID.search(data)
     return cid is not None and data == _front(_header(capacity), int(cid[1], 16))
 
@@ -342,7 +353,8 @@ def _header(capacity: int) -> SparseHeader:
 
 
 def _cut_at_hole(file: BlockFile) -> None:
-    """A log is written without a hole, so where one is, something was lost; the heads of records alone would not tell."""
+    """A log is written without a hole, so where one is, something was lost; the heads of records alone would not
+    tell."""
     first = next(file.data_runs(FRONT_BYTES), None)
     end = first.stop if first is not None and first.start == FRONT_BYTES else FRONT_BYTES
     if end < file.size():

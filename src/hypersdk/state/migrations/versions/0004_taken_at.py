@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Who was at a request has died by now, so all without an answer may be asked again: the new column begins empty."""
+    """Who was at a request has died by now, so all without an answer may be asked again: the new column begins
+    empty."""
     op.add_column("idempotency", sa.Column("taken_at", sa.Double(), nullable=True))
     op.drop_column("idempotency", "content_type")
