@@ -12,7 +12,7 @@ from hypersdk.access import access as access_module
 from hypersdk.access.access import Access
 from hypersdk.access.faults import AccountConflict, AccountUnknown, LoginRefused, TooMany
 from hypersdk.access.lockout import MAX_KEYS, MAX_WAIT_S, Lockout, wait_s
-from hypersdk.access.logins import MAX_SESSIONS, Logins
+from hypersdk.access.logins import MAX_SESSIONS, Sessions
 from hypersdk.access.passwords import check_password, hash_password
 from hypersdk.access.roles import ACTIONS, Role, permissions
 from hypersdk.access.tokens import MAX_TOKENS
@@ -20,7 +20,7 @@ from hypersdk.access.users import User, insert_user
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
-from hypersdk.state.pages import Slice, Where
+from hypersdk.state.pages import ListConditions, PageRequest
 from hypersdk.state.tables import api_tokens, logins, users
 
 PASSWORD = Secret("correct horse battery")
@@ -286,7 +286,7 @@ def test_a_change_of_the_user_ends_its_sessions(access: Access) -> None:
 
 def test_only_so_many_sessions_of_one_user(access: Access, database: Database) -> None:
     user = access.users.create("ann", Role.VIEWER, PASSWORD)
-    sessions = Logins(database, 3600)
+    sessions = Sessions(database, 3600)
     cookies = [sessions.begin(user.id).cookie for _ in range(MAX_SESSIONS + 5)]
     assert sum(sessions.use(cookie) is not None for cookie in cookies) == MAX_SESSIONS
     assert sessions.use(cookies[-1]) is not None
@@ -308,7 +308,7 @@ def test_wrong_passwords_lock_the_user_for_longer_and_longer(access: Access, dat
     # Also in another process, and after a restart: the lock is in the database.
     assert Lockout(database).remaining_s("ann", "192.0.2.50") > 0
     assert access.users.change("ann", password=Secret("another long one")).locked_until is None
-    outcomes = [one.outcome for one in access.audit.page(Where(equal=(("action", ("login",)),))).rows]
+    outcomes = [one.outcome for one in access.audit.page(ListConditions(equal=(("action", ("login",)),))).rows]
     assert outcomes[:2] == ["login_locked", "login_wrong"]
 
 
@@ -346,17 +346,17 @@ def test_the_wait_grows_to_a_limit_and_memory_does_not(database: Database) -> No
 def test_the_audit_trail_is_bounded_and_one_line_each(access: Access) -> None:
     for number in range(30):
         access.audit.write("ann\x1b[31m\nroot", "192.0.2.1", "test", target="x" * 10_000, detail={"number": number})
-    newest = access.audit.page(part=Slice("-number", limit=10)).rows
+    newest = access.audit.page(part=PageRequest("-number", limit=10)).rows
     assert [one.detail["number"] for one in newest] == list(range(29, 19, -1))
     assert newest[0].actor == "ann\\x1b[31m\\nroot"
     assert len(newest[0].object) == 500
     assert [
         one.detail["number"]
-        for one in access.audit.page(part=Slice("-number", limit=10), before=newest[-1].number).rows
+        for one in access.audit.page(part=PageRequest("-number", limit=10), before=newest[-1].number).rows
     ] == list(range(19, 9, -1))
     assert access.audit.prune(max_rows=5) == 25
     assert len(access.audit.page().rows) == 5
-    assert access.audit.page(Where(equal=(("actor", ("nobody",)),))).rows == ()
+    assert access.audit.page(ListConditions(equal=(("actor", ("nobody",)),))).rows == ()
 
 
 def test_a_right_password_with_old_parameters_is_hashed_anew(access: Access, database: Database) -> None:

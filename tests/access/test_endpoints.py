@@ -16,13 +16,13 @@ import pytest
 import sqlalchemy as sa
 
 from hypersdk.access.endpointpolicy import EndpointGuard, check_submitted, is_loopback_name
-from hypersdk.access.endpoints import EndpointConflict, Endpoints, NewEndpoint, PinNeeded
+from hypersdk.access.endpoints import CertificateNotTrusted, EndpointConflict, Endpoints, NewEndpoint
 from hypersdk.access.vault import Vault
 from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFailed, UsageError
 from hypersdk.secret import Secret
 from hypersdk.simulator import Simulator
 from hypersdk.state.database import Database
-from hypersdk.state.pages import EVERYTHING, Slice
+from hypersdk.state.pages import EVERYTHING, PageRequest
 from hypersdk.state.tables import endpoints as table
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
@@ -253,12 +253,12 @@ def new(vcenter: Simulator, **more: object) -> NewEndpoint:
 def test_a_certificate_that_is_not_trusted_wants_its_pin(
     endpoints: Endpoints, vcenter: Simulator, sqlite: Database
 ) -> None:
-    with pytest.raises(PinNeeded) as caught:
+    with pytest.raises(CertificateNotTrusted) as caught:
         endpoints.create(new(vcenter))
     assert caught.value.code == "certificate_unknown"
     pin = caught.value.fields["sha256"]
     assert str(pin) in caught.value.next_step
-    assert endpoints.page(EVERYTHING, Slice("name")).rows == ()
+    assert endpoints.page(EVERYTHING, PageRequest("name")).rows == ()
     made = endpoints.create(new(vcenter, thumbprint=pin))
     assert (made.thumbprint, made.has_password, made.is_default) == (pin, True, True)
     assert endpoints.endpoint_of("vc1").password == Secret("planted-password")
@@ -305,7 +305,7 @@ def test_default_names_and_deletion(endpoints: Endpoints, vcenter: Simulator, sq
     default = endpoints.default()
     assert default is not None
     assert default.name == "vc2"
-    assert [one.is_default for one in endpoints.page(EVERYTHING, Slice("name")).rows] == [False, True]
+    assert [one.is_default for one in endpoints.page(EVERYTHING, PageRequest("name")).rows] == [False, True]
     assert endpoints.get("vc1").revision > first.revision
     endpoints.delete(first.id)
     with pytest.raises(LookupFailed) as caught:
@@ -340,7 +340,7 @@ def test_there_is_one_default_whoever_asks_at_the_same_time(
     made = Endpoints(database, Vault(bytes(32)))
 
     def defaults() -> int:
-        return sum(one.is_default for one in made.page(EVERYTHING, Slice("name")).rows)
+        return sum(one.is_default for one in made.page(EVERYTHING, PageRequest("name")).rows)
 
     def create(number: int) -> None:
         made.create(NewEndpoint(name=f"vc{number}", url=f"https://192.0.2.{number}", insecure=True))

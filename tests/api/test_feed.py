@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypersdk.api.feed import ChangeLog, Entry, Wanted, event
+from hypersdk.api.feed import ChangeLog, FeedEntry, Subscription, event
 
 
-def _entry(revision: int, name: str, size: int = 10) -> Entry:
-    return Entry(revision, "jobs", name, b"x" * size)
+def _entry(revision: int, name: str, size: int = 10) -> FeedEntry:
+    return FeedEntry(revision, "jobs", name, b"x" * size)
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=60), st.integers(1, 10), st.integers(0, 60))
@@ -36,11 +36,11 @@ def test_bytes_are_bounded_too() -> None:
 
 
 def test_progress_that_came_with_the_job_is_not_told_twice() -> None:
-    covered = Entry(1, "progress", "a", b"", covered=True)
-    alone = Entry(1, "progress", "a", b"")
-    both, only = Wanted(frozenset({"jobs", "progress"})), Wanted(frozenset({"progress"}))
+    covered = FeedEntry(1, "progress", "a", b"", covered=True)
+    alone = FeedEntry(1, "progress", "a", b"")
+    both, only = Subscription(frozenset({"jobs", "progress"})), Subscription(frozenset({"progress"}))
     assert [both.takes(covered), both.takes(alone), only.takes(covered), only.takes(alone)] == [False, True, True, True]
-    assert not Wanted(frozenset({"progress"}), frozenset({"b"})).takes(alone)
+    assert not Subscription(frozenset({"progress"}), frozenset({"b"})).takes(alone)
 
 
 def test_an_event_is_one_line_of_json_whatever_is_in_it() -> None:

@@ -18,7 +18,7 @@ from hypersdk.access.faults import TooMany
 from hypersdk.access.roles import Role
 from hypersdk.access.vault import Vault
 from hypersdk.api.app import create_app
-from hypersdk.api.idempotency import KEEP_S, STALE_S, Answer, Answers, Claim, KeyReused, KeyRunning
+from hypersdk.api.idempotency import KEEP_S, STALE_S, Answers, KeyClaim, KeyReused, KeyRunning, StoredAnswer
 from hypersdk.api.limits import MAX_BUCKETS, Rate
 from hypersdk.api.security import operator
 from hypersdk.jobs.rotation import reseal
@@ -320,7 +320,7 @@ def test_what_a_dead_process_did_not_answer_is_asked_again_at_once(tmp_path: Pat
     services = build_services(tmp_path)
     answers = Answers(services.database, services.vault)
     first = answers.begin("user:k1", "digest")
-    assert isinstance(first, Claim)
+    assert isinstance(first, KeyClaim)
     with pytest.raises(KeyRunning):
         answers.begin("user:k1", "digest")
     create_app(services)  # the next start
@@ -340,12 +340,12 @@ def aged(database: Database, seconds: float) -> None:
 
 def test_what_another_node_did_not_answer_is_asked_again_by_one(database: Database) -> None:
     answers = Answers(database, Vault(bytes(32)))
-    assert isinstance(answers.begin("user:k1", "digest"), Claim)
+    assert isinstance(answers.begin("user:k1", "digest"), KeyClaim)
     aged(database, STALE_S + 1)
     with database.read() as connection:
         first_seen = connection.execute(sa.select(idempotency.c.at)).scalar_one()
 
-    def ask() -> Answer | Claim | None:
+    def ask() -> StoredAnswer | KeyClaim | None:
         try:
             return answers.begin("user:k1", "digest")
         except KeyRunning:
@@ -353,14 +353,14 @@ def test_what_another_node_did_not_answer_is_asked_again_by_one(database: Databa
 
     with ThreadPoolExecutor(4) as pool:
         found = [one.result(60) for one in [pool.submit(ask) for _ in range(8)]]
-    assert [one for one in found if one is not None] == [Claim(first_seen)]
-    answers.keep("user:k1", Answer(200, [], b"done"))
+    assert [one for one in found if one is not None] == [KeyClaim(first_seen)]
+    answers.keep("user:k1", StoredAnswer(200, [], b"done"))
     again = answers.begin("user:k1", "digest")
-    assert isinstance(again, Answer)
+    assert isinstance(again, StoredAnswer)
     assert again.body == b"done"
     aged(database, KEEP_S)
     renewed = answers.begin("user:k1", "another digest")
-    assert isinstance(renewed, Claim)
+    assert isinstance(renewed, KeyClaim)
     assert renewed.since > first_seen
 
 

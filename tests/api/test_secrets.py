@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from hypersdk.access.roles import Role
 from hypersdk.api.app import guarded_routes
 from hypersdk.secret import Secret
-from hypersdk.state.pages import Where
+from hypersdk.state.pages import ListConditions
 from tests.support.shell import Shell, served
 from tests.support.simulator import SimulatorFactory
 
@@ -176,7 +176,9 @@ def test_planted_secrets_are_nowhere(
         assert ids
         for one_id in ids:
             texts += [client.get(f"{start}/{one_id}{end}").text for start, end in JOB_ROUTES]
-        lines = [one.actor for one in found.services.access.audit.page(Where(equal=(("action", ("login",)),))).rows]
+        lines = [
+            one.actor for one in found.services.access.audit.page(ListConditions(equal=(("action", ("login",)),))).rows
+        ]
         assert (lines.count("(unknown user)"), lines.count("ann")) == (8, 2)
         shown_once.add(found.admin)
         values = list(cells(found))

@@ -25,7 +25,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from hypersdk.access.roles import Role
 from hypersdk.api.address import ListenError
 from hypersdk.api.security import viewer
-from hypersdk.api.server import MAX_HEAD_BYTES, Gate
+from hypersdk.api.server import MAX_HEAD_BYTES, ConnectionLimiter
 from hypersdk.api.tls import fingerprint, self_signed
 from hypersdk.errors import UsageError
 from tests.support.shell import PASSWORD, ServeShell, Shell, served
@@ -158,7 +158,7 @@ def test_smuggling_is_refused(shell: ServeShell) -> None:
 
 
 def test_the_gate_counts_by_address() -> None:
-    gate = Gate(most=5, per_address=2)
+    gate = ConnectionLimiter(most=5, per_address=2)
     assert [gate.enter("192.0.2.1") for _ in range(3)] == [True, True, False]
     gate.leave("192.0.2.1")
     assert gate.enter("192.0.2.1")
@@ -172,7 +172,7 @@ def test_the_gate_counts_by_address() -> None:
 
 
 def test_a_connection_too_many_is_told_to_come_later(shell: ServeShell) -> None:
-    found = shell(gate=Gate(most=3))
+    found = shell(gate=ConnectionLimiter(most=3))
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(connected(found))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hypersdk.client import address
-from hypersdk.client.address import Wanted, find_target, listeners, normal_url
+from hypersdk.client.address import AddressOptions, find_target, listeners, normal_url
 from hypersdk.client.contexts import Context, Contexts, contexts_path, load_contexts, save_contexts
 from hypersdk.errors import AccessError, LookupFailed, TargetError, UsageError
 from hypersdk.secret import Secret
@@ -36,17 +36,17 @@ def local_token(environ: dict[str, str], text: str = "hst_local") -> Path:
 
 
 def test_the_address_comes_from_the_first_place_that_names_it(environ: dict[str, str]) -> None:
-    assert find_target(Wanted(), environ).url == "http://localhost:8080"
+    assert find_target(AddressOptions(), environ).url == "http://localhost:8080"
     remember(environ, site=Context("https://hypervisord.example.com"))
-    assert find_target(Wanted(), environ).url == "https://hypervisord.example.com"
+    assert find_target(AddressOptions(), environ).url == "https://hypervisord.example.com"
     environ["HYPERVISORD_URL"] = "http://127.0.0.1:9"
-    assert find_target(Wanted(), environ).url == "http://127.0.0.1:9"
-    assert find_target(Wanted(url="localhost:7"), environ).url == "http://localhost:7"
+    assert find_target(AddressOptions(), environ).url == "http://127.0.0.1:9"
+    assert find_target(AddressOptions(url="localhost:7"), environ).url == "http://localhost:7"
 
 
 def test_the_token_comes_from_the_first_place_that_has_it(environ: dict[str, str], tmp_path: Path) -> None:
     def token() -> str | None:
-        found = find_target(Wanted(token_file=file if file.exists() else None), environ).token
+        found = find_target(AddressOptions(token_file=file if file.exists() else None), environ).token
         return None if found is None else found.reveal()
 
     file = tmp_path / "token"
@@ -63,8 +63,8 @@ def test_the_token_comes_from_the_first_place_that_has_it(environ: dict[str, str
 
 @pytest.mark.parametrize("text", ["hst_S3CR3T", "  hst_S3CR3T\n", "hst_S3CR3T\r\n"])
 def test_white_space_around_a_token_is_not_part_of_it(environ: dict[str, str], text: str) -> None:
-    assert find_target(Wanted(token=Secret(text)), environ).token == Secret("hst_S3CR3T")
-    assert find_target(Wanted(), {**environ, "HYPERVISORD_TOKEN": text}).token == Secret("hst_S3CR3T")
+    assert find_target(AddressOptions(token=Secret(text)), environ).token == Secret("hst_S3CR3T")
+    assert find_target(AddressOptions(), {**environ, "HYPERVISORD_TOKEN": text}).token == Secret("hst_S3CR3T")
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ def test_white_space_around_a_token_is_not_part_of_it(environ: dict[str, str], t
 )
 @pytest.mark.parametrize("source", ["given", "file", "variable", "context"])
 def test_what_is_no_token_is_told_without_it(environ: dict[str, str], tmp_path: Path, text: str, source: str) -> None:
-    wanted = Wanted()
+    wanted = AddressOptions()
     if source == "given":
-        wanted = Wanted(token=Secret(text))
+        wanted = AddressOptions(token=Secret(text))
     elif source == "file":
-        wanted = Wanted(token_file=tmp_path / "token")
+        wanted = AddressOptions(token_file=tmp_path / "token")
         (tmp_path / "token").write_bytes(text.replace("\n", " ").encode("utf-8", "surrogateescape"))
     elif source == "variable":
         environ["HYPERVISORD_TOKEN"] = text
@@ -91,30 +91,30 @@ def test_what_is_no_token_is_told_without_it(environ: dict[str, str], tmp_path: 
 
 def test_an_empty_token_that_was_given_is_told(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "token").write_text("\nhst_second_line\n")
-    for wanted in (Wanted(token=Secret(" \n")), Wanted(token_file=tmp_path / "token")):
+    for wanted in (AddressOptions(token=Secret(" \n")), AddressOptions(token_file=tmp_path / "token")):
         with pytest.raises(UsageError, match="is empty") as raised:
             find_target(wanted, environ)
         assert raised.value.code == "token_source"
-    assert find_target(Wanted(), {**environ, "HYPERVISORD_TOKEN": " "}).token is None
+    assert find_target(AddressOptions(), {**environ, "HYPERVISORD_TOKEN": " "}).token is None
 
 
 def test_a_context_keeps_its_token_and_its_trust_to_its_own_address(environ: dict[str, str]) -> None:
     remember(environ, site=Context("https://a.example.com", Secret("hst_a"), thumbprint="ab" * 32))
-    own = find_target(Wanted(url="https://a.example.com/"), environ)
-    other = find_target(Wanted(url="https://b.example.com"), environ)
+    own = find_target(AddressOptions(url="https://a.example.com/"), environ)
+    other = find_target(AddressOptions(url="https://b.example.com"), environ)
     assert (own.token, own.tls.thumbprint, own.context) == (Secret("hst_a"), "ab" * 32, "site")
     assert (other.token, other.tls.thumbprint, other.context) == (None, None, None)
 
 
 def test_a_token_found_on_this_machine_stays_on_it(environ: dict[str, str]) -> None:
     local_token(environ)
-    assert find_target(Wanted(url="https://hypervisord.example.com"), environ).token is None
+    assert find_target(AddressOptions(url="https://hypervisord.example.com"), environ).token is None
 
 
 def test_no_token_crosses_a_network_in_clear(environ: dict[str, str]) -> None:
     environ["HYPERVISORD_TOKEN"] = "hst_x"
     with pytest.raises(AccessError) as raised:
-        find_target(Wanted(url="http://192.0.2.7:8080"), environ)
+        find_target(AddressOptions(url="http://192.0.2.7:8080"), environ)
     assert raised.value.code == "token_over_plain_http"
     assert "hst_x" not in str(raised.value.as_dict())
 
@@ -125,7 +125,7 @@ def test_a_port_that_another_user_took_gets_no_token(environ: dict[str, str]) ->
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         os.chown(path, 12345, 12345)  # root listens: it may be the daemon, started by an administrator
-        assert find_target(Wanted(url=f"http://127.0.0.1:{port}"), environ).token is not None
+        assert find_target(AddressOptions(url=f"http://127.0.0.1:{port}"), environ).token is not None
     child = os.fork()
     if child == 0:
         os.setuid(54321)
@@ -137,7 +137,7 @@ def test_a_port_that_another_user_took_gets_no_token(environ: dict[str, str]) ->
         while not list(listeners(port)):
             assert os.waitpid(child, os.WNOHANG) == (0, 0)
         with pytest.raises(AccessError) as raised:
-            find_target(Wanted(url=f"http://127.0.0.1:{port}"), environ)
+            find_target(AddressOptions(url=f"http://127.0.0.1:{port}"), environ)
         assert raised.value.code == "foreign_listener"
     finally:
         os.kill(child, 9)
@@ -158,14 +158,14 @@ def test_a_stray_token_does_not_hide_that_of_the_daemon(
 
     refused = iter([AccessError("another user's port", code="foreign_listener")])
     monkeypatch.setattr(address, "_check_listener", check)
-    assert find_target(Wanted(), environ).found_in == str(own)
+    assert find_target(AddressOptions(), environ).found_in == str(own)
     stray.write_text("\n")
-    assert find_target(Wanted(), environ).token == Secret("hst_own")
+    assert find_target(AddressOptions(), environ).token == Secret("hst_own")
     refused = iter(
         [AccessError("the first", code="foreign_listener"), AccessError("the second", code="foreign_listener")]
     )
     with pytest.raises(AccessError, match="the first"):
-        find_target(Wanted(), environ)
+        find_target(AddressOptions(), environ)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_bad_file_of_contexts_is_told_without_what_it_holds(environ: dict[str,
 def test_an_unknown_context_is_told_with_those_that_are_known(environ: dict[str, str]) -> None:
     remember(environ, site=Context("https://a.example.com"))
     with pytest.raises(LookupFailed) as raised:
-        find_target(Wanted(context="sit"), environ)
+        find_target(AddressOptions(context="sit"), environ)
     assert raised.value.fields["known"] == ["site"]
 
 

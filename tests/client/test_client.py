@@ -20,9 +20,9 @@ from hypersdk.access.users import insert_user
 from hypersdk.api.feed import Feed
 from hypersdk.client import Client, Job
 from hypersdk.client.accounts import log_in
-from hypersdk.client.address import Wanted, find_target
+from hypersdk.client.address import AddressOptions, find_target
 from hypersdk.client.transport import Transport
-from hypersdk.client.watching import PATIENCE_S, patiently
+from hypersdk.client.watching import PATIENCE_S, retry_until_back
 from hypersdk.errors import (
     AccessError,
     ConnectError,
@@ -290,11 +290,11 @@ def test_a_daemon_that_stays_away_is_given_up() -> None:
         raise ConnectError("away", code=code)
 
     with pytest.raises(ConnectError):
-        patiently(lambda: ask("daemon_unreachable"), lambda: now, sleep)
+        retry_until_back(lambda: ask("daemon_unreachable"), lambda: now, sleep)
     assert PATIENCE_S < now < PATIENCE_S + 20
     now = 0.0
     with pytest.raises(ConnectError):
-        patiently(lambda: ask("certificate_changed"), lambda: now, sleep)
+        retry_until_back(lambda: ask("certificate_changed"), lambda: now, sleep)
     assert now == 0.0
 
 
@@ -348,7 +348,7 @@ def test_tokens_and_users(api: Api, client: Client) -> None:
 
 def test_a_password_is_exchanged_for_a_token(api: Api, client: Client) -> None:
     client.users.create("ops", "operator", Secret("correct horse battery"))
-    transport = Transport(find_target(Wanted(api.url), {"HOME": "/nonexistent"}), 30)
+    transport = Transport(find_target(AddressOptions(api.url), {"HOME": "/nonexistent"}), 30)
     try:
         me, made = log_in(transport, "ops", Secret("correct horse battery"), label="test")
         with pytest.raises(AccessError):

@@ -15,7 +15,7 @@ import pytest
 
 from hypersdk.client import Client, DaemonError
 from hypersdk.client import transport as module
-from hypersdk.client.address import Wanted, find_target
+from hypersdk.client.address import AddressOptions, find_target
 from hypersdk.client.errors import DaemonUnavailable
 from hypersdk.client.transport import Transport
 from hypersdk.errors import (
@@ -88,7 +88,9 @@ def _whole(sock: socket.socket) -> bytes:
 @contextmanager
 def transport(url: str, slept: list[float] | None = None, timeout_s: float = 10) -> Iterator[Transport]:
     found = Transport(
-        find_target(Wanted(url), {"HOME": "/nonexistent"}), timeout_s, sleep=([] if slept is None else slept).append
+        find_target(AddressOptions(url), {"HOME": "/nonexistent"}),
+        timeout_s,
+        sleep=([] if slept is None else slept).append,
     )
     try:
         yield found

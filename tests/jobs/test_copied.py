@@ -10,15 +10,15 @@ import pytest
 
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
-from hypersdk.jobs.attempt import JobAttempt, Workshop
+from hypersdk.jobs.attempt import AttemptContext, JobAttempt
 from hypersdk.jobs.claims import Claims
-from hypersdk.jobs.login import Logins
+from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.states import JobState
 from hypersdk.migration.outputs import DiskFiles
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.migration.settings import RunSettings, Shared
+from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
 from tests.e2e.judge import expected_raw
@@ -34,14 +34,14 @@ class Hand:
     """Does the attempts of a site's jobs in this process."""
 
     site: Site
-    workshop: Workshop = field(init=False)
+    workshop: AttemptContext = field(init=False)
 
     def __post_init__(self) -> None:
         site, settings = self.site, RunSettings(state=self.site.folder / "hand")
-        shared, vault = Shared(settings), Vault.load(site.settings, site.environ, site.database)
-        self.workshop = Workshop(
+        shared, vault = RunResources(settings), Vault.load(site.settings, site.environ, site.database)
+        self.workshop = AttemptContext(
             Claims(site.database, "hand"),
-            Logins(site.store, vault, Endpoints(site.database, vault), site.settings, site.environ),
+            EndpointResolver(site.store, vault, Endpoints(site.database, vault), site.settings, site.environ),
             ExportRoots(site.settings.roots),
             lambda: None,
             settings,

@@ -11,7 +11,7 @@ import pytest
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
 from hypersdk.errors import Refused, UsageError
-from hypersdk.jobs.login import Logins
+from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.service import JobService
@@ -37,7 +37,7 @@ class Made:
         vault = Vault.load(self.settings, {}, database)
         endpoints = Endpoints(database, vault)
         self.store = JobStore(database)
-        self.logins = Logins(self.store, vault, endpoints, self.settings, ENVIRON)
+        self.logins = EndpointResolver(self.store, vault, endpoints, self.settings, ENVIRON)
         self.service = JobService(
             self.store, vault, endpoints, self.settings, ExportRoots(self.settings.roots), ENVIRON
         )

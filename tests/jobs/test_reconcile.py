@@ -16,7 +16,7 @@ from hypersdk.jobs.states import JobEvent, JobState
 from hypersdk.jobs.store import Filter, JobStore
 from hypersdk.migration.register import Register, entry_of
 from hypersdk.state.database import Database
-from hypersdk.state.pages import Slice
+from hypersdk.state.pages import PageRequest
 from hypersdk.state.tables import jobs
 from tests.jobs.test_states import new_job
 
@@ -107,7 +107,7 @@ def test_a_lost_job_is_found_behind_any_queue(store: JobStore) -> None:
     assert store.get(running.id).attempt == 2
     reconciler.run()
     assert len({*engine.asked}) == PART + 101
-    assert all(job.attempt == 2 for job in store.page(Filter(), Slice("number")).rows)
+    assert all(job.attempt == 2 for job in store.page(Filter(), PageRequest("number")).rows)
 
 
 def test_what_a_dead_worker_was_undoing_waits_for_another_outside_of_the_queue(store: JobStore) -> None:

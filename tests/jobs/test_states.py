@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from hypersdk.errors import HyperSDKError
 from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
 from hypersdk.jobs.records import NewJob
-from hypersdk.jobs.states import ENDED, HELD, KEPT, TRANSITIONS, UNDOING, JobEvent, JobState, JobStateError, after
+from hypersdk.jobs.states import (
+    ENDED,
+    HELD,
+    LEGACY_STATUS,
+    TRANSITIONS,
+    UNDOING,
+    JobEvent,
+    JobState,
+    JobStateError,
+    after,
+)
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 
@@ -39,7 +49,7 @@ def test_every_state_can_be_reached_and_left() -> None:
         reached |= {new for (old, _), new in TRANSITIONS.items() if old in reached}
     assert reached == set(JobState)
     assert {old for old, _ in TRANSITIONS} == set(JobState) - {JobState.COMPLETED}
-    assert set(KEPT) == set(JobState)
+    assert set(LEGACY_STATUS) == set(JobState)
 
 
 def test_a_job_that_a_worker_has_can_always_end() -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from hypersdk.errors import LookupFailed, UsageError
 from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
-from hypersdk.jobs.figures import read_figures
+from hypersdk.jobs.figures import read_statistics
 from hypersdk.jobs.states import JobEvent, JobState, JobStateError
 from hypersdk.jobs.store import MAX_LOG_BYTES, Filter, JobStore
 from hypersdk.state.database import Database, DatabaseError
-from hypersdk.state.pages import Slice, Where
+from hypersdk.state.pages import ListConditions, PageRequest
 from tests.jobs.test_states import new_job
 
 
@@ -63,21 +63,21 @@ def test_an_id_that_many_ask_for_at_once_is_one_job(store: JobStore) -> None:
 def test_a_list_is_sorted_filtered_paged_and_counted(store: JobStore) -> None:
     for number in range(25):
         store.submit(new_job(name=f"vm {number % 5}", format="qcow2" if number % 2 else "raw"))
-    page = store.page(Filter(where=Where(equal=(("format", ("raw",)),))), Slice("name", limit=4))
+    page = store.page(Filter(where=ListConditions(equal=(("format", ("raw",)),))), PageRequest("name", limit=4))
     assert page.total == 13
     assert page.facets["state"] == {"queued": 13}
     assert [job.name for job in page.rows] == ["vm 0"] * 3 + ["vm 1"]
     seen: list[int] = []
     cursor: int | None = None
-    while rows := store.page(Filter(), Slice("number", limit=7), after=cursor or 0).rows:
+    while rows := store.page(Filter(), PageRequest("number", limit=7), after=cursor or 0).rows:
         seen += [job.number for job in rows]
         cursor = rows[-1].number
     assert seen == sorted(seen)
     assert len(seen) == 25
     with pytest.raises(UsageError):
-        store.page(Filter(), Slice("password"))
+        store.page(Filter(), PageRequest("password"))
     with pytest.raises(UsageError):
-        store.page(Filter(), Slice("name", limit=100_000))
+        store.page(Filter(), PageRequest("name", limit=100_000))
 
 
 @pytest.mark.parametrize("text", ["100%", "a_b", "'; DROP TABLE jobs --", "ü"])
@@ -138,7 +138,7 @@ def test_a_worker_that_was_taken_over_can_write_nothing(store: JobStore) -> None
 
 
 def _counted(store: JobStore) -> int:
-    return read_figures(store.database).downloaded_bytes
+    return read_statistics(store.database).downloaded_bytes
 
 
 def test_bytes_are_counted_as_they_grow_and_the_counter_never_falls(store: JobStore) -> None:

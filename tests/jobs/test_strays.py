@@ -10,7 +10,7 @@ import pytest
 from hypersdk.access.roles import Role
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import JobState
-from hypersdk.jobs.store import HeldSnapshot
+from hypersdk.jobs.store import JobSnapshot
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from hypersdk.vsphere.endpoint import resolve_endpoint
@@ -107,7 +107,7 @@ def test_a_daemon_that_answers_says_which_are_its_jobs(site: SiteFactory) -> Non
     made.until_state(job, JobState.PAUSED)
     worker.end()
     assert made.store.snapshots() == [
-        HeldSnapshot(name, job.id, job.name, JobState.PAUSED, made.store.get(job.id).site, RUNNING)
+        JobSnapshot(name, job.id, job.name, JobState.PAUSED, made.store.get(job.id).site, RUNNING)
     ]
     (made.folder / "api").mkdir()
     with served(made.folder / "api", database_url=made.database_url, key_file=made.folder / "key") as api:

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from hypersdk.jobs import supervisor
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.signs import Signs
+from hypersdk.jobs.signs import LivenessReporter
 from hypersdk.jobs.supervisor import PAUSE_FIRST_S, PAUSE_MAX_S, STEADY_S, Child
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec
@@ -134,7 +134,7 @@ def test_a_part_that_could_not_start_is_no_trouble_any_more_once_it_does_its_wor
 
 def test_what_keeps_a_part_that_lives_from_its_work_is_known_until_it_can_work_again() -> None:
     reading, writing = os.pipe()
-    signs = Signs(writing)
+    signs = LivenessReporter(writing)
     with os.fdopen(reading, "rb") as said, os.fdopen(writing, "wb"):
         told = []
         for kept in ("", "database_full", "", ""):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hypersdk.migration.board import Board
+from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.convert import convert_file
 from hypersdk.migration.plan import PlannedDisk
 from hypersdk.migration.settings import RunSettings
@@ -59,7 +59,7 @@ def test_reading_back_moves_the_bar(convert: Convert) -> None:
 
 
 def test_the_machine_is_not_full_while_it_is_published() -> None:
-    board = Board("web-01", [PlannedDisk(2000, "Hard disk 1", "d.raw", 16 * MiB, 16 * MiB, None)])
+    board = MachineProgress("web-01", [PlannedDisk(2000, "Hard disk 1", "d.raw", 16 * MiB, 16 * MiB, None)])
     board.meters[2000].enter(Phase.DONE)
     board.phase(Phase.PUBLISHING)
     assert board.snapshot().fraction < 0.995

@@ -20,7 +20,7 @@ from hypersdk.errors import LookupFailed
 from hypersdk.migration import register as module
 from hypersdk.migration.register import MAX_ENTRY_BYTES, Register, described_owner, entry_of
 from hypersdk.migration.runfile import FolderRuns, RunFile
-from hypersdk.migration.runs import Claim, _judged, forget_run, other_runs, unfinished_runs
+from hypersdk.migration.runs import RunClaim, _judged, forget_run, other_runs, unfinished_runs
 from hypersdk.vsphere.snapshot import FoundSnapshot
 
 FACTS = {
@@ -177,4 +177,4 @@ def test_a_free_entry_of_another_host_proves_nothing(tmp_path: Path) -> None:
             claims.append(_judged(found, register, {}).claim)
         claims.append(_judged(found, register, {}).claim)
         claims.append(_judged(found, register, {found.name: "job job-1"}).claim)
-    assert claims == [Claim.USED, Claim.LEFT_OVER, Claim.USED, Claim.USED, Claim.UNKNOWN, Claim.USED]
+    assert claims == [RunClaim.USED, RunClaim.LEFT_OVER, RunClaim.USED, RunClaim.USED, RunClaim.UNKNOWN, RunClaim.USED]

@@ -50,7 +50,7 @@ def full(held: Path) -> None:
     def write() -> NoReturn:
         raise OSError(errno.ENOSPC, "full")
 
-    SpaceGate(held, max_wait_s=0, poll_s=0).patiently(write, CancelToken())
+    SpaceGate(held, max_wait_s=0, poll_s=0).retry_when_full(write, CancelToken())
 
 
 def no_folder(held: Path) -> None:
@@ -96,5 +96,5 @@ def test_who_waits_for_room_is_told_where(held: Path, tmp_path: Path) -> None:
         for error in tries:
             raise error
 
-    SpaceGate(held, poll_s=0, go_on_bytes=0).patiently(write, CancelToken(), Waiting)
+    SpaceGate(held, poll_s=0, go_on_bytes=0).retry_when_full(write, CancelToken(), Waiting)
     assert told == [f"{tmp_path} is full: waiting for room"]

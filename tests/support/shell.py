@@ -22,7 +22,7 @@ from hypersdk.access.roles import Role
 from hypersdk.api.app import create_app
 from hypersdk.api.context import Services
 from hypersdk.api.process import open_services
-from hypersdk.api.server import Gate, HTTPServer
+from hypersdk.api.server import ConnectionLimiter, HTTPServer
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.secret import Secret
 
@@ -67,7 +67,7 @@ def served(
     folder: Path,
     *,
     environ: Mapping[str, str] | None = None,
-    gate: Gate | None = None,
+    gate: ConnectionLimiter | None = None,
     change: Callable[[FastAPI], None] = lambda _: None,
     **settings: Any,
 ) -> Iterator[Shell]:

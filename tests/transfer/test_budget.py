@@ -109,7 +109,7 @@ def test_streams_that_fail_together_halve_once() -> None:
 def test_the_wait_is_shown() -> None:
     notes: list[str] = []
 
-    class Shown:
+    class View:
         def __init__(self, note: str) -> None:
             notes.append(note)
 
@@ -121,10 +121,10 @@ def test_the_wait_is_shown() -> None:
 
     budget = StreamBudget(per_host=1)
     cancel = CancelToken()
-    with budget.stream(HOST, CancelToken(), Shown):
+    with budget.stream(HOST, CancelToken(), View):
         assert notes == []
         threading.Timer(0.05, cancel.cancel, ["enough"]).start()
-        with pytest.raises(Cancelled), budget.stream(HOST, cancel, Shown):
+        with pytest.raises(Cancelled), budget.stream(HOST, cancel, View):
             pytest.fail("there was no room")
     assert notes == [f"waiting for a free stream on {HOST}", "begins", "ends"]
 

@@ -30,10 +30,10 @@ def test_gives_the_error_back_once_the_retries_are_used_up() -> None:
 def test_a_try_that_got_somewhere_starts_the_count_again() -> None:
     attempts = Attempts(RetryPolicy(retries=1, jitter=0), draw=lambda: 0.0)
     for _ in range(20):
-        assert attempts.failed(TransientError("reset"), got_somewhere=True) == 1
+        assert attempts.failed(TransientError("reset"), made_progress=True) == 1
     attempts_left = Attempts(RetryPolicy(retries=0))
     with pytest.raises(TransientError):
-        attempts_left.failed(TransientError("reset"), got_somewhere=True)
+        attempts_left.failed(TransientError("reset"), made_progress=True)
 
 
 def test_a_stream_that_ended_early_is_tried_again() -> None:

@@ -24,7 +24,7 @@ from hypersdk.transfer.files import open_output
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
-from hypersdk.transfer.space import PatientFile, SpaceGate, SpaceLedger
+from hypersdk.transfer.space import SpaceGate, SpaceLedger, SpaceWaitingFile
 from hypersdk.units import MiB
 from tests.support.tools import run_tool
 from tests.transfer.clock import Clock
@@ -106,7 +106,7 @@ def test_waits_until_there_is_room_and_does_it_again(tmp_path: Path) -> None:
     rooms = iter([0, 0, 50, 100, 0, 100])
     gate = SpaceGate(tmp_path, poll_s=5, go_on_bytes=100, free=lambda _folder: next(rooms), clock=clock)
     action = Fails(2)
-    assert gate.patiently(action, Steps(clock)) == "done"
+    assert gate.retry_when_full(action, Steps(clock)) == "done"
     assert action.calls == 3, "only when there is room"
     assert clock.now == 1000 + 6 * 5
 
@@ -115,7 +115,7 @@ def test_a_quota_shows_in_no_free_count_and_is_tried_each_poll(tmp_path: Path) -
     clock = Clock()
     gate = SpaceGate(tmp_path, poll_s=5, free=lambda _folder: 1 << 40, clock=clock)
     action = Fails(3, lambda: OSError(errno.EDQUOT, "quota"))
-    assert gate.patiently(action, Steps(clock)) == "done"
+    assert gate.retry_when_full(action, Steps(clock)) == "done"
     assert clock.now == 1000 + 3 * 5
 
 
@@ -124,7 +124,7 @@ def test_gives_up_by_name_after_the_longest_wait(tmp_path: Path) -> None:
     gate = SpaceGate(tmp_path, poll_s=7, max_wait_s=30, free=lambda _folder: 0, clock=clock)
     action = Fails(10**6)
     with pytest.raises(TargetError) as raised:
-        gate.patiently(action, Steps(clock))
+        gate.retry_when_full(action, Steps(clock))
     assert raised.value.code == "no_space"
     assert str(tmp_path) in raised.value.message
     assert isinstance(raised.value.__cause__, OSError)
@@ -137,14 +137,14 @@ def test_other_errors_are_not_waited_for(tmp_path: Path, times: int) -> None:
     errors = [full() for _ in range(times)] + [OSError(errno.EIO, "broken")]
     gate = SpaceGate(tmp_path, free=lambda _folder: 1 << 40, clock=Clock())
     with pytest.raises(OSError, match="broken"):
-        gate.patiently(Fails(5, lambda: errors.pop(0)), Steps(Clock()))
+        gate.retry_when_full(Fails(5, lambda: errors.pop(0)), Steps(Clock()))
 
 
 def test_cancel_ends_the_wait(tmp_path: Path) -> None:
     cancel = CancelToken()
     threading.Timer(0.1, cancel.cancel, ["enough"]).start()
     with pytest.raises(Cancelled, match="enough"):
-        SpaceGate(tmp_path, free=lambda _folder: 0).patiently(Fails(10**6), cancel)
+        SpaceGate(tmp_path, free=lambda _folder: 0).retry_when_full(Fails(10**6), cancel)
 
 
 # Whole copies
@@ -188,7 +188,7 @@ def test_a_disk_that_fills_again_and_again_is_waited_for(disk: Disk, tmp_path: P
     meter = Meter("d", "out", disk.capacity)
     gate = SpaceGate(tmp_path, max_wait_s=30, poll_s=0.01, go_on_bytes=0)
     try:
-        writer = WRITERS[name](PatientFile(tight, gate, CancelToken(), meter.waiting), disk.capacity)
+        writer = WRITERS[name](SpaceWaitingFile(tight, gate, CancelToken(), meter.waiting), disk.capacity)
         receipt = transfer_disk(
             MemorySource(disk.stream, disk.capacity), writer, None, cancel=CancelToken(), meter=meter
         )
@@ -221,7 +221,7 @@ def copy_into(folder: Path, disk: Disk, meter: Meter, max_wait_s: float) -> Rece
     handle = open_output(folder / "out.qcow2", fresh=True)
     try:
         with BlockLedger.create(folder / "blocks", disk.capacity, "point") as ledger:
-            file = PatientFile(FdFile(handle), gate, cancel, meter.waiting)
+            file = SpaceWaitingFile(FdFile(handle), gate, cancel, meter.waiting)
             writer = Qcow2Writer.create(file, disk.capacity)
             source = MemorySource(disk.stream, disk.capacity)
             return transfer_disk(source, writer, ledger, cancel=cancel, meter=meter, space=gate)

@@ -21,7 +21,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, TiB
 from hypersdk.vsphere import doctor
 from hypersdk.vsphere.certificate import TlsPolicy
-from hypersdk.vsphere.doctor import Check, Status, run_doctor, snapshot_floor
+from hypersdk.vsphere.doctor import CheckStatus, DoctorCheck, run_doctor, snapshot_floor
 from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.machine import DatastoreFacts
 from hypersdk.vsphere.privileges import REQUIRED, Operation, missing_privileges
@@ -38,13 +38,13 @@ def endpoint_to(server: Simulator, **tls: Any) -> Endpoint:
     return Endpoint(server.host, server.port, server.username, Secret(server.password), policy)
 
 
-def examine(endpoint: Endpoint, **options: Any) -> dict[str, Check]:
+def examine(endpoint: Endpoint, **options: Any) -> dict[str, DoctorCheck]:
     """All checks by name; a name occurs once."""
     checks = list(run_doctor(endpoint, cancel=CancelToken(), **options))
     found = {check.name: check for check in checks}
     assert len(found) == len(checks)
     for check in checks:
-        assert bool(check.next_step) or check.status is Status.OK or check.name.startswith("datastore"), check
+        assert bool(check.next_step) or check.status is CheckStatus.OK or check.name.startswith("datastore"), check
     return found
 
 
@@ -55,7 +55,7 @@ def test_all_is_well(simulator: SimulatorFactory, monkeypatch: pytest.MonkeyPatc
         host.rename(server.platform.host_address(host))
     monkeypatch.setattr(doctor, "HTTPS_PORT", server.platform.endpoints[host.ref.moref].port)
     found = examine(endpoint_to(server), output_dir=tmp_path / "not" / "there")
-    assert {check.status for check in found.values()} == {Status.OK}, found
+    assert {check.status for check in found.values()} == {CheckStatus.OK}, found
     names = ["output", "name", "port", "certificate", "login", "clock", *(f"privileges: {one}" for one in Operation)]
     assert list(found)[: len(names)] == names
     assert f"host {host.name}" in found
@@ -64,10 +64,10 @@ def test_all_is_well(simulator: SimulatorFactory, monkeypatch: pytest.MonkeyPatc
     assert server.username in found["login"].detail
 
 
-def ends_with(found: dict[str, Check], name: str) -> Check:
+def ends_with(found: dict[str, DoctorCheck], name: str) -> DoctorCheck:
     """The failed check ``name``, which is the last."""
     assert list(found)[-1] == name
-    assert found[name].status is Status.FAIL
+    assert found[name].status is CheckStatus.FAIL
     return found[name]
 
 
@@ -101,7 +101,7 @@ def test_a_port_that_speaks_no_tls() -> None:
         thread.start()
         found = examine(Endpoint("127.0.0.1", plain.getsockname()[1], "user", Secret("pw"), TlsPolicy()))
         thread.join(10)
-    assert found["port"].status is Status.OK
+    assert found["port"].status is CheckStatus.OK
     ends_with(found, "certificate")
 
 
@@ -119,18 +119,21 @@ def test_a_certificate_by_its_authority_by_nobody_and_near_its_end(simulator: Si
     server = simulator(machines=(SMALL,))
     bundle = tmp_path / "ca.pem"
     bundle.write_bytes(server.ca_pem)
-    assert examine(endpoint_to(server, ca_bundle=bundle))["certificate"].status is Status.OK
+    assert examine(endpoint_to(server, ca_bundle=bundle))["certificate"].status is CheckStatus.OK
     insecure = examine(endpoint_to(server, insecure=True))["certificate"]
-    assert (insecure.status, server.thumbprint_sha256 in insecure.next_step) == (Status.WARN, True)
+    assert (insecure.status, server.thumbprint_sha256 in insecure.next_step) == (CheckStatus.WARN, True)
     later = datetime.now(UTC) + timedelta(days=390)
     found = examine(endpoint_to(server, ca_bundle=bundle), now=lambda: later)
-    assert (found["certificate"].status, found["certificate"].detail.startswith("ends soon")) == (Status.WARN, True)
+    assert (found["certificate"].status, found["certificate"].detail.startswith("ends soon")) == (
+        CheckStatus.WARN,
+        True,
+    )
 
 
 @pytest.mark.parametrize(("shift", "word"), [(timedelta(minutes=6), "behind"), (timedelta(minutes=-6), "ahead of")])
 def test_clocks_that_differ(simulator: SimulatorFactory, shift: timedelta, word: str) -> None:
     check = examine(endpoint_to(simulator(machines=(SMALL,))), now=lambda: datetime.now(UTC) + shift)["clock"]
-    assert (check.status, word in check.detail) == (Status.WARN, True)
+    assert (check.status, word in check.detail) == (CheckStatus.WARN, True)
 
 
 def test_a_wrong_password(simulator: SimulatorFactory) -> None:
@@ -145,14 +148,14 @@ def test_missing_privileges_by_name_and_operation(simulator: SimulatorFactory) -
     )
     found = examine(endpoint_to(simulator(machines=(SMALL,), denied_privileges=denied)))
     export = found["privileges: export"]
-    assert (export.status, export.detail) == (Status.FAIL, "missing: VApp.Export")
+    assert (export.status, export.detail) == (CheckStatus.FAIL, "missing: VApp.Export")
     assert "VApp.Export" in export.next_step
     snapshot = found["privileges: snapshot"]
-    assert (snapshot.status, snapshot.detail) == (Status.WARN, "missing: VirtualMachine.State.CreateSnapshot")
+    assert (snapshot.status, snapshot.detail) == (CheckStatus.WARN, "missing: VirtualMachine.State.CreateSnapshot")
     assert found["privileges: cleanup after a crash"].detail == "missing: Sessions.TerminateSession"
     assert found["privileges: datastore ranges"].detail == "missing: Datastore.Browse"
     for other in ("inventory", "power", "cdrom", "changed areas"):
-        assert found[f"privileges: {other}"].status is Status.OK
+        assert found[f"privileges: {other}"].status is CheckStatus.OK
 
 
 def test_every_privilege_is_one_that_vsphere_knows(vcsim: Callable[..., Vcsim], log_in: LogIn) -> None:
@@ -178,11 +181,11 @@ def test_an_object_that_the_answer_leaves_out_counts_as_denied() -> None:
 def test_the_licence_of_a_lone_host(vcsim: Callable[..., Vcsim], monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = endpoint_of(vcsim(esx=True, vm=0))
     found = examine(endpoint)
-    assert (found["licence"].status, found["licence"].detail) == (Status.OK, "eval")
+    assert (found["licence"].status, found["licence"].detail) == (CheckStatus.OK, "eval")
     assert not [name for name in found if name.startswith("host ")]
     monkeypatch.setattr(doctor, "FREE_LICENCE", "eval")
     free = examine(endpoint)["licence"]
-    assert (free.status, "refuses exports" in free.detail) == (Status.FAIL, True)
+    assert (free.status, "refuses exports" in free.detail) == (CheckStatus.FAIL, True)
 
 
 def test_hosts_that_cannot_be_reached_or_are_away(simulator: SimulatorFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,9 +208,9 @@ def test_hosts_that_cannot_be_reached_or_are_away(simulator: SimulatorFactory, m
     monkeypatch.setattr(doctor, "_read_view", read)
     found = examine(endpoint_to(server))
     check = found["host 127.0.0.9"]
-    assert (check.status, "its disks come through vCenter" in check.detail) == (Status.WARN, True)
+    assert (check.status, "its disks come through vCenter" in check.detail) == (CheckStatus.WARN, True)
     assert (found[f"host {two.name}"].status, "notResponding" in found[f"host {two.name}"].detail) == (
-        Status.WARN,
+        CheckStatus.WARN,
         True,
     )
 
@@ -216,30 +219,30 @@ def test_a_datastore_without_room_for_a_snapshot(simulator: SimulatorFactory) ->
     fault = Fault(FaultKind.DATASTORE_FULL, disk="nvme-prod-01", after_bytes=10 * GiB, times=None)
     found = examine(endpoint_to(simulator(machines=(SMALL,), faults=(fault,))))
     check = found["datastore nvme-prod-01"]
-    assert (check.status, "10.0 GiB" in check.detail) == (Status.WARN, True)
-    assert found["datastore nvme-prod-02"].status is Status.OK
+    assert (check.status, "10.0 GiB" in check.detail) == (CheckStatus.WARN, True)
+    assert found["datastore nvme-prod-02"].status is CheckStatus.OK
 
 
 def test_the_floor_of_a_datastore() -> None:
     assert snapshot_floor(1 * TiB) == TiB // 10
     assert snapshot_floor(100 * GiB) == 20 * GiB
     away = DatastoreFacts("datastore-1", "away", "NFS", None, None, False, None)
-    assert doctor._datastore(away).status is Status.WARN
-    assert doctor._datastore(replace(away, accessible=True)).status is Status.WARN
+    assert doctor._datastore(away).status is CheckStatus.WARN
+    assert doctor._datastore(replace(away, accessible=True)).status is CheckStatus.WARN
 
 
 def test_one_machine_narrows_it_down(simulator: SimulatorFactory) -> None:
     found = examine(endpoint_to(simulator(machines=(SMALL,))), machine="web")
     assert len([name for name in found if name.startswith("datastore ")]) == 1
     missing = examine(endpoint_to(simulator(machines=(SMALL,))), machine="wbe")["machine"]
-    assert missing.status is Status.FAIL
+    assert missing.status is CheckStatus.FAIL
     assert "wbe" in missing.detail
 
 
 def test_what_a_server_refuses_is_a_finding_and_the_rest_goes_on(simulator: SimulatorFactory) -> None:
     fault = Fault(FaultKind.CALL, method="HasPrivilegeOnEntities", fault="NotSupported", times=None)
     found = examine(endpoint_to(simulator(machines=(SMALL,), faults=(fault,))))
-    assert found["privileges"].status is Status.WARN
+    assert found["privileges"].status is CheckStatus.WARN
     assert any(name.startswith("datastore ") for name in found)
 
 
@@ -267,17 +270,17 @@ def test_a_folder_that_cannot_be_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("shutil.disk_usage", broken)
-    assert doctor._local_space(tmp_path).status is Status.FAIL
+    assert doctor._local_space(tmp_path).status is CheckStatus.FAIL
 
 
 def test_on_vcsim(vcsim: Callable[..., Vcsim]) -> None:
     server = vcsim(vm=1)
     found = examine(endpoint_of(server))
-    assert found["login"].status is Status.OK
-    assert found["clock"].status is Status.OK
+    assert found["login"].status is CheckStatus.OK
+    assert found["clock"].status is CheckStatus.OK
     assert any(name.startswith("host DC0_") for name in found)
     assert any(name.startswith("datastore ") for name in found)
-    assert [check for check in found.values() if check.status is Status.FAIL] == []
+    assert [check for check in found.values() if check.status is CheckStatus.FAIL] == []
 
 
 def test_the_role_in_the_docs_is_the_one_that_is_checked() -> None:

@@ -14,7 +14,7 @@ from hypersdk.access.audit import Audit
 from hypersdk.access.faults import LOGIN_LOCKED, LOGIN_WRONG, LoginRefused, TooMany
 from hypersdk.access.files import write_private
 from hypersdk.access.lockout import Lockout
-from hypersdk.access.logins import Logins, NewLogin
+from hypersdk.access.logins import NewLogin, Sessions
 from hypersdk.access.passwords import check_password, hash_password, outdated
 from hypersdk.access.roles import METRICS, Role
 from hypersdk.access.tokens import Tokens, insert_token
@@ -49,7 +49,7 @@ class Access:
         self._database: Final = database
         self.users: Final = Users(database)
         self.tokens: Final = Tokens(database)
-        self.logins: Final = Logins(database, session_s)
+        self.logins: Final = Sessions(database, session_s)
         self.lockout: Final = Lockout(database)
         self.audit: Final = Audit(database)
 

@@ -12,14 +12,14 @@ import sqlalchemy as sa
 
 from hypersdk.errors import UsageError
 from hypersdk.state.database import Database
-from hypersdk.state.pages import EVERYTHING, LIST_QUERY, Found, Listing, Slice, Where
+from hypersdk.state.pages import EVERYTHING, LIST_QUERY, ListConditions, Listing, PageRequest, PageResult
 from hypersdk.state.tables import audit
 from hypersdk.text import clean
 
 MAX_ROWS: Final = 200_000
 """Oldest are dropped beyond; some 60 MB."""
 PRUNE_EVERY: Final = 1000
-NEWEST: Final = Slice("-number", limit=100)
+NEWEST: Final = PageRequest("-number", limit=100)
 AUDIT_LIST: Final = Listing(
     "entries",
     {name: audit.c[name] for name in ("number", "at", "actor", "address", "action", "object", "outcome")}
@@ -30,7 +30,7 @@ AUDIT_LIST: Final = Listing(
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class AuditEntry:
     """One line of the trail. ``at`` in seconds since 1970; ``outcome`` is ``ok``, ``partial`` where some of many
     failed, or the code or status of the refusal."""
 
@@ -81,7 +81,9 @@ class Audit:
         if due:
             self.prune()
 
-    def page(self, where: Where = EVERYTHING, part: Slice = NEWEST, *, before: int | None = None) -> Found[Entry]:
+    def page(
+        self, where: ListConditions = EVERYTHING, part: PageRequest = NEWEST, *, before: int | None = None
+    ) -> PageResult[AuditEntry]:
         """``before`` continues a list by falling number behind that one. Raises UsageError ``list_query``."""
         if before is not None and part.sort != NEWEST.sort:
             raise UsageError(f"a cursor goes with sort={NEWEST.sort}", code=LIST_QUERY)
@@ -92,7 +94,7 @@ class Audit:
                 sa.select(audit),
                 AUDIT_LIST.conditions(where),
                 part,
-                lambda row: Entry(**row._mapping),
+                lambda row: AuditEntry(**row._mapping),
                 beyond=beyond,
             )
 

@@ -17,7 +17,7 @@ from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, LookupFailed, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
-from hypersdk.state.pages import Found, Listing, Slice, Where, by_id_first
+from hypersdk.state.pages import ListConditions, Listing, PageRequest, PageResult, by_id_first
 from hypersdk.state.tables import endpoints, jobs, removed
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN, show_print
@@ -68,7 +68,7 @@ _ENDED: Final = ("completed", "failed", "cancelled")
 _MAY_UNDO: Final = ("failed", "cancelled")
 
 
-class PinNeeded(ConnectError):  # noqa: N818 - these read as what happened
+class CertificateNotTrusted(ConnectError):  # noqa: N818 - these read as what happened
     """The certificate is not one that this machine trusts; ``sha256`` among the fields is its print, to be compared and
     sent back as ``thumbprint``."""
 
@@ -169,7 +169,7 @@ class Endpoints:
         with self._database.read() as connection:
             return _stored(_row(connection, endpoint_id))
 
-    def page(self, where: Where, part: Slice) -> Found[StoredEndpoint]:
+    def page(self, where: ListConditions, part: PageRequest) -> PageResult[StoredEndpoint]:
         """Some of them. Raises UsageError ``list_query``."""
         query = sa.select(endpoints)
         with self._database.read() as connection:
@@ -300,7 +300,7 @@ def _check_certificate(target: Endpoint) -> None:
             'Compare the print with the one shown on the server itself, then repeat the request with "thumbprint":'
             f' "{shown}".'
         )
-        needed = PinNeeded(error.message, next_step=step)
+        needed = CertificateNotTrusted(error.message, next_step=step)
         needed.fields.update(error.fields)
         raise needed from error
     except OSError as error:

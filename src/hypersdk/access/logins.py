@@ -32,7 +32,7 @@ class NewLogin:
 
 
 @dataclass(frozen=True, slots=True)
-class LoginUse:
+class SessionIdentity:
     """A valid session."""
 
     user_id: str
@@ -41,7 +41,7 @@ class LoginUse:
     csrf: Secret
 
 
-class Logins:
+class Sessions:
     """Thread-safe; every method is one transaction."""
 
     def __init__(self, database: Database, lifetime_s: float, *, idle_s: float = IDLE_S) -> None:
@@ -72,7 +72,7 @@ class Logins:
             )
         return NewLogin(cookie, csrf, expires)
 
-    def use(self, cookie: Secret) -> LoginUse | None:
+    def use(self, cookie: Secret) -> SessionIdentity | None:
         """Whose session that is; None for one that is unknown, has ended, or whose user is disabled."""
         if not known_form(cookie.reveal()):
             return None
@@ -88,7 +88,7 @@ class Logins:
             return None
         if row.now - row.used_at > min(USED_EVERY_S, self._idle_s / 2):
             note_use(self._database, sa.update(logins).where(logins.c.digest == digest).values(used_at=row.now))
-        return LoginUse(row.user_id, row.name, Role(row.role), Secret(row.csrf))
+        return SessionIdentity(row.user_id, row.name, Role(row.role), Secret(row.csrf))
 
     def end(self, cookie: Secret) -> None:
         """Ends a session; no error where there is none."""

@@ -26,7 +26,7 @@ from hypersdk.access.roles import METRICS, SCOPES, Role
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database, DatabaseError
-from hypersdk.state.pages import EVERYTHING, Found, Listing, Slice, Where
+from hypersdk.state.pages import EVERYTHING, ListConditions, Listing, PageRequest, PageResult
 from hypersdk.state.tables import api_tokens, users
 
 PREFIX: Final = "hst_"
@@ -36,7 +36,7 @@ MAX_TOKENS: Final = 100
 MAX_LIFE_S: Final = 10 * 366 * 86_400.0
 USED_EVERY_S: Final = 60.0
 """``used_at`` is written no more often: a poll every second is no write every second."""
-NEWEST: Final = Slice("-created_at")
+NEWEST: Final = PageRequest("-created_at")
 TOKEN_LIST: Final = Listing(
     "tokens",
     {name: api_tokens.c[name] for name in ("id", "user_id", "label", "scope", "created_at", "expires_at", "used_at")}
@@ -63,7 +63,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenUse:
+class TokenIdentity:
     """A valid token: whose it is and what it may."""
 
     token_id: str
@@ -129,7 +129,9 @@ class Tokens:
             token_id, text = insert_token(connection, now, user_id, label, scope, lifetime_s)
             return _token(connection.execute(_query().where(api_tokens.c.id == token_id)).one()), text
 
-    def page(self, user_id: str | None = None, where: Where = EVERYTHING, part: Slice = NEWEST) -> Found[Token]:
+    def page(
+        self, user_id: str | None = None, where: ListConditions = EVERYTHING, part: PageRequest = NEWEST
+    ) -> PageResult[Token]:
         """Of one user, or of all. Raises UsageError ``list_query``."""
         conditions = TOKEN_LIST.conditions(where)
         if user_id is not None:
@@ -153,7 +155,7 @@ class Tokens:
             if not connection.execute(sa.delete(api_tokens).where(api_tokens.c.id == token_id)).rowcount:
                 raise AccountUnknown(f"there is no token '{token_id[:128]}'", code=TOKEN_UNKNOWN)
 
-    def use(self, text: Secret) -> TokenUse | None:
+    def use(self, text: Secret) -> TokenIdentity | None:
         """Whose token that is; None for one that is unknown, has expired, or whose user is disabled."""
         if not _FORM.match(text.reveal()):
             return None
@@ -163,7 +165,7 @@ class Tokens:
             return None
         if row.used_at is None or row.now - row.used_at > USED_EVERY_S:
             note_use(self._database, sa.update(api_tokens).where(api_tokens.c.id == row.id).values(used_at=row.now))
-        return TokenUse(row.id, row.user_id, row.name, Role(row.role), row.scope)
+        return TokenIdentity(row.id, row.user_id, row.name, Role(row.role), row.scope)
 
 
 def note_use(database: Database, change: sa.Update) -> None:

@@ -24,7 +24,7 @@ from hypersdk.access.roles import Role
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
-from hypersdk.state.pages import Found, Listing, Slice, Where, by_id_first
+from hypersdk.state.pages import ListConditions, Listing, PageRequest, PageResult, by_id_first
 from hypersdk.state.tables import logins, users
 
 MAX_USERS: Final = 10_000
@@ -85,7 +85,7 @@ class Users:
         with self._database.read() as connection:
             return [_user(row) for row in connection.execute(sa.select(users).order_by(users.c.name))]
 
-    def page(self, where: Where, part: Slice) -> Found[User]:
+    def page(self, where: ListConditions, part: PageRequest) -> PageResult[User]:
         """Some of them. Raises UsageError ``list_query``."""
         with self._database.read() as connection:
             return USER_LIST.page(connection, sa.select(users), USER_LIST.conditions(where), part, _user)

@@ -14,7 +14,7 @@ from hypersdk.jobs.states import ENDED, JOB_STATE, SOURCE_CHANGED_STILL, JobEven
 from hypersdk.jobs.store import Filter
 
 
-class Permission(BaseModel):
+class AllowedAction(BaseModel):
     """Whether an action would be let through."""
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +39,7 @@ _STATES: dict[str, tuple[frozenset[JobState], str]] = {
 _FAILED: Final = frozenset({JobState.FAILED})
 
 
-def job_permissions(job: Job, role: Role | None) -> dict[str, Permission]:
+def job_permissions(job: Job, role: Role | None) -> dict[str, AllowedAction]:
     """By action."""
     return {action: _permission(action, job, role) for action in _STATES}
 
@@ -61,16 +61,16 @@ def acted_on(which: Filter, action: str) -> list[Filter]:
     ]
 
 
-def _permission(action: str, job: Job, role: Role | None) -> Permission:
+def _permission(action: str, job: Job, role: Role | None) -> AllowedAction:
     needed = ACTIONS[f"jobs.{action}"]
     if role is None or not role.allows(needed):
         have = f"; you have {role}" if role else ""
-        return Permission(allowed=False, code=FORBIDDEN, reason=f"needs the role {needed}{have}")
+        return AllowedAction(allowed=False, code=FORBIDDEN, reason=f"needs the role {needed}{have}")
     states, done = _STATES[action]
     undone = job.state is JobState.FAILED and not job.source_changes
     if job.state not in states or (action == "cancel" and undone):
-        return Permission(allowed=False, code=JOB_STATE, reason=f"a job that is {job.state} cannot be {done}")
+        return AllowedAction(allowed=False, code=JOB_STATE, reason=f"a job that is {job.state} cannot be {done}")
     if action == "delete" and job.source_changes:
         reason = f"{job.source_changes} change(s) at the source are not undone"
-        return Permission(allowed=False, code=SOURCE_CHANGED_STILL, reason=reason)
-    return Permission(allowed=True, code=None, reason=None)
+        return AllowedAction(allowed=False, code=SOURCE_CHANGED_STILL, reason=reason)
+    return AllowedAction(allowed=True, code=None, reason=None)

@@ -34,7 +34,7 @@ from hypersdk.api.address import listens_on
 from hypersdk.api.audited import Audited
 from hypersdk.api.background import background
 from hypersdk.api.context import Services
-from hypersdk.api.headers import Funnel, HostCheck
+from hypersdk.api.headers import ErrorBoundary, HostCheck
 from hypersdk.api.heads import heads_of
 from hypersdk.api.idempotency import Answers, Idempotent
 from hypersdk.api.limits import AddressRate, BodyLimit, TokenRate
@@ -105,7 +105,7 @@ def _add_layers(app: FastAPI, services: Services) -> None:
     app.add_middleware(HostCheck, only_loopback=loopback, names=proxied | {host})
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
-    app.add_middleware(Funnel)
+    app.add_middleware(ErrorBoundary)
     app.add_middleware(Measured, metrics=services.metrics)
 
 

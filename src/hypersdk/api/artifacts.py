@@ -77,7 +77,7 @@ def _artifact(one: Mapping[str, Any]) -> Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenFile:
+class OpenArtifact:
     """A regular file, open for reading. Whoever has it closes it."""
 
     descriptor: int
@@ -90,7 +90,7 @@ class OpenFile:
         os.close(self.descriptor)
 
 
-def open_artifact(job: Job, name: str, roots: ExportRoots) -> OpenFile:
+def open_artifact(job: Job, name: str, roots: ExportRoots) -> OpenArtifact:
     """Raises LookupFailed ``artifact_unknown``, Refused ``artifact_elsewhere``."""
     if name not in {one.name for one in artifacts_of(job)} or "/" in name or name in ("", ".", ".."):
         raise _unknown(job, name)
@@ -111,7 +111,7 @@ def open_artifact(job: Job, name: str, roots: ExportRoots) -> OpenFile:
     if not stat.S_ISREG(facts.st_mode):
         os.close(descriptor)
         raise _unknown(job, name)
-    return OpenFile(descriptor, name, facts.st_size, f'"{facts.st_ino:x}-{facts.st_size:x}-{facts.st_mtime_ns:x}"')
+    return OpenArtifact(descriptor, name, facts.st_size, f'"{facts.st_ino:x}-{facts.st_size:x}-{facts.st_mtime_ns:x}"')
 
 
 def _unknown(job: Job, name: str) -> LookupFailed:
@@ -119,7 +119,7 @@ def _unknown(job: Job, name: str) -> LookupFailed:
     return LookupFailed(f"job '{job.id}' has no file '{shown}'", code=ARTIFACT_UNKNOWN)
 
 
-def part_of(header: str | None, if_range: str | None, file: OpenFile) -> tuple[int, int] | None:
+def part_of(header: str | None, if_range: str | None, file: OpenArtifact) -> tuple[int, int] | None:
     """First byte and end of the part that was asked for (RFC 9110, section 14); None for the whole file.
 
     Several ranges, other units and a stale ``If-Range`` give the whole. Raises RangeMissed.
@@ -145,7 +145,7 @@ class FileResponse(Response):
     """Sends an open file or a part of it, to HEAD only the headers, and closes it, however it ends. Not compressed: a
     range counts the file's own bytes."""
 
-    def __init__(self, file: OpenFile, part: tuple[int, int] | None) -> None:
+    def __init__(self, file: OpenArtifact, part: tuple[int, int] | None) -> None:
         self._file = file
         self._start, self._end = part or (0, file.size)
         headers = {

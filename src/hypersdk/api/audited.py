@@ -18,7 +18,7 @@ from hypersdk.api.metrics import route_of
 from hypersdk.api.problems import answer
 from hypersdk.api.security import READS, address_of, identity_of
 from hypersdk.errors import HyperSDKError
-from hypersdk.jobs.service import Submission
+from hypersdk.jobs.service import SubmitResult
 from hypersdk.jobs.store import possible_id
 from hypersdk.state.database import DatabaseError
 
@@ -46,7 +46,7 @@ def tell(scope: Scope, detail: Mapping[str, Any], *, ids: Sequence[str] = (), pa
     scope.setdefault("state", {})[_TOLD] = (said, partial)
 
 
-def tell_submission(scope: Scope, done: Submission) -> None:
+def tell_submission(scope: Scope, done: SubmitResult) -> None:
     """What became of a job file."""
     detail = {"action": "submit", "accepted": len(done.accepted), "rejected": len(done.rejected)}
     tell(scope, detail, ids=[job.id for job in done.accepted], partial=bool(done.rejected))

@@ -12,7 +12,7 @@ from typing import Final
 from starlette.concurrency import run_in_threadpool
 
 from hypersdk.api.feed import Feed
-from hypersdk.jobs.figures import read_figures, take_sample
+from hypersdk.jobs.figures import read_statistics, take_sample
 from hypersdk.state.database import Database, DatabaseError
 
 LOG: Final = logging.getLogger(__name__)
@@ -51,4 +51,4 @@ async def _sample(database: Database, take_over_s: float) -> None:
 
 def sample_once(database: Database, take_over_s: float) -> bool:
     """Whether this process wrote the minute's sample."""
-    return take_sample(database, read_figures(database, take_over_s=take_over_s))
+    return take_sample(database, read_statistics(database, take_over_s=take_over_s))

@@ -67,7 +67,7 @@ TOPICS: Final = ("jobs", "progress", "endpoints")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FeedEntry:
     """The last change of one object. ``covered``: a change of progress that came with a change of the job itself."""
 
     revision: int
@@ -78,13 +78,13 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Subscription:
     """What one client asked for; empty ``ids`` are all."""
 
     topics: frozenset[str]
     ids: frozenset[str] = frozenset()
 
-    def takes(self, entry: Entry) -> bool:
+    def takes(self, entry: FeedEntry) -> bool:
         """Whether the client gets it."""
         if entry.topic not in self.topics or (self.ids and entry.id not in self.ids):
             return False
@@ -98,7 +98,7 @@ class ChangeLog:
     def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[str, str], Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], FeedEntry] = OrderedDict()
         self._size = 0
         self.floor = 0
         """A client that has seen less than this has missed something that is gone from here."""
@@ -109,7 +109,7 @@ class ChangeLog:
         self._entries.clear()
         self._size, self.floor, self.revision = 0, floor, floor
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: FeedEntry) -> None:
         """Revisions never fall."""
         key = (entry.topic, entry.id)
         if (old := self._entries.pop(key, None)) is not None:
@@ -122,9 +122,9 @@ class ChangeLog:
             self._size -= len(dropped.text)
             self.floor = max(self.floor, dropped.revision)
 
-    def after(self, revision: int) -> list[Entry]:
+    def after(self, revision: int) -> list[FeedEntry]:
         """Changes behind ``revision``, oldest first."""
-        found: list[Entry] = []
+        found: list[FeedEntry] = []
         for entry in reversed(self._entries.values()):
             if entry.revision <= revision:
                 break
@@ -265,25 +265,25 @@ class Feed:
                 for row in connection.execute(query)
             ]
 
-    def _entries(self, changes: _Changes) -> Iterator[Entry]:
+    def _entries(self, changes: _Changes) -> Iterator[FeedEntry]:
         """In the order of revisions."""
         if changes.removed and changes.removed[0][1] == "":
             self._log.begin(changes.revision)  # whoever listens is ahead of it now, and loads everything anew
             self._seen.clear()
             return
-        found: list[Entry] = []
+        found: list[FeedEntry] = []
         for job in changes.jobs:
             found += self._job_entries(job)
         for revision, object_id, shown in changes.endpoints:
-            found.append(Entry(revision, "endpoints", object_id, event("endpoint", shown, revision)))
+            found.append(FeedEntry(revision, "endpoints", object_id, event("endpoint", shown, revision)))
         for revision, topic, object_id in changes.removed:
             self._seen.pop(object_id, None)
             found.append(
-                Entry(revision, topic, object_id, event("removed", {"topic": topic, "id": object_id}, revision))
+                FeedEntry(revision, topic, object_id, event("removed", {"topic": topic, "id": object_id}, revision))
             )
         yield from sorted(found, key=lambda entry: entry.revision)
 
-    def _job_entries(self, job: Job) -> Iterator[Entry]:
+    def _job_entries(self, job: Job) -> Iterator[FeedEntry]:
         """The job's own change, when anything but its progress changed, and that of its progress."""
         now = (job.state, job.request, job.attempt, job.epoch, job.worker_id, job.waiting, job.completed_at)
         own = self._seen.get(job.id) != now
@@ -291,9 +291,11 @@ class Feed:
             self._seen.clear()
         self._seen[job.id] = now
         if own:
-            yield Entry(job.revision, "jobs", job.id, event("job", job_view(job).model_dump(mode="json"), job.revision))
+            yield FeedEntry(
+                job.revision, "jobs", job.id, event("job", job_view(job).model_dump(mode="json"), job.revision)
+            )
         progress = {"id": job.id, "state": job.state.value, "progress": progress_view(job).model_dump(mode="json")}
-        yield Entry(job.revision, "progress", job.id, event("progress", progress, job.revision), covered=own)
+        yield FeedEntry(job.revision, "progress", job.id, event("progress", progress, job.revision), covered=own)
 
     # Listening
 
@@ -302,7 +304,7 @@ class Feed:
         if self.clients >= MAX_CLIENTS:
             raise StreamsFull(f"{self.clients} event streams are open")
 
-    async def serve(self, wanted: Wanted, last: int | None, receive: Receive, send: Send) -> None:
+    async def serve(self, wanted: Subscription, last: int | None, receive: Receive, send: Send) -> None:
         """The body of an answer: events until the client goes. ``send`` waits for a client that is slow, and only its
         own place stands."""
         body = asyncio.ensure_future(self._send_all(wanted, last, send))
@@ -319,12 +321,12 @@ class Feed:
             body.cancel()
             await asyncio.gather(body, return_exceptions=True)
 
-    async def _send_all(self, wanted: Wanted, last: int | None, send: Send) -> None:
+    async def _send_all(self, wanted: Subscription, last: int | None, send: Send) -> None:
         async for chunk in self.listen(wanted, last):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def listen(self, wanted: Wanted, last: int | None) -> AsyncIterator[bytes]:
+    async def listen(self, wanted: Subscription, last: int | None) -> AsyncIterator[bytes]:
         """The events of one client: ``hello`` or ``resync``, then changes and pings, until the feed stops or
         ``MAX_STREAM_S`` are over.
 
@@ -338,7 +340,7 @@ class Feed:
         finally:
             self.clients -= 1
 
-    async def _events(self, wanted: Wanted, last: int | None) -> AsyncIterator[bytes]:
+    async def _events(self, wanted: Subscription, last: int | None) -> AsyncIterator[bytes]:
         await self._ready.wait()
         loop = asyncio.get_running_loop()
         end = loop.time() + MAX_STREAM_S
@@ -365,7 +367,7 @@ class Feed:
                 yield event("ping", {"revision": place, "timestamp": now_rfc3339()}, place)
 
 
-def _whole_revisions(entries: list[Entry]) -> list[Entry]:
+def _whole_revisions(entries: list[FeedEntry]) -> list[FeedEntry]:
     """The first ``BATCH``, and those that share the last one's revision."""
     if len(entries) <= BATCH:
         return entries

@@ -34,7 +34,7 @@ SECURITY_HEADERS: Final = {
 HSTS: Final = "max-age=31536000"
 
 
-class Funnel:
+class ErrorBoundary:
     """Outermost: headers on every answer; and the one place where the unexpected ends.
 
     The peer went away: nothing is said. The answer had begun: the connection breaks. A known error: its answer. Else:

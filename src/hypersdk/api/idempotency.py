@@ -81,7 +81,7 @@ class KeyRunning(HyperSDKError):  # noqa: N818
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredAnswer:
     """A whole answer."""
 
     status: int
@@ -90,7 +90,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class KeyClaim:
     """The request is the caller's to do. ``since`` is the time when its key was first seen, by the process that does it
     now or by one that died."""
 
@@ -119,7 +119,7 @@ class Answers:
                 unanswered = sa.update(idempotency).where(idempotency.c.status.is_(None))
                 connection.execute(unanswered.values(taken_at=None))
 
-    def begin(self, key: str, request: str) -> Answer | Claim:
+    def begin(self, key: str, request: str) -> StoredAnswer | KeyClaim:
         """Claims ``key`` for the request with that digest, or finds the answer that was given before.
 
         Raises KeyReused and KeyRunning.
@@ -136,18 +136,18 @@ class Answers:
                                 key=key, request=request, status=None, answer=None, taken_at=now, at=now
                             )
                         )
-                    return Claim(now)
+                    return KeyClaim(now)
                 except sa.exc.IntegrityError:  # another node was first, a moment ago
                     found = self._read(connection, key)
             elif found.request == request and found.status is None and _take_up(connection, key, found, now):
-                return Claim(float(found.at))
+                return KeyClaim(float(found.at))
         if found is None or found.request != request:
             raise KeyReused("the Idempotency-Key was used for another request")
         if found.status is None:
             raise KeyRunning("the first request with that Idempotency-Key is still being answered", retry_after_s=1)
         return _unpacked(self._vault.open_bytes(found.answer, _purpose(key)))
 
-    def keep(self, key: str, answer: Answer) -> None:
+    def keep(self, key: str, answer: StoredAnswer) -> None:
         """The answer to give again; one that says "not now" frees the key."""
         if answer.status in _NOTHING_DONE:
             with self._database.write() as connection:
@@ -205,7 +205,7 @@ class Idempotent:
             return
         key = _key_of(found[0], given)
         first = await run_in_threadpool(self._answers.begin, key, _digest(scope, body))
-        if isinstance(first, Answer):
+        if isinstance(first, StoredAnswer):
             await _send(send, first)
             return
         scope.setdefault("state", {})["idempotency_key"] = f"{key}:{first.since!r}"
@@ -239,11 +239,11 @@ class _Caught:
         elif message["type"] == "http.response.body":
             self._body += message.get("body", b"")
 
-    def answer(self) -> Answer:
+    def answer(self) -> StoredAnswer:
         """The whole of it."""
         assert self._start is not None, "the route did not answer"
         headers = [(bytes(name).lower(), bytes(value)) for name, value in self._start["headers"]]
-        return Answer(int(self._start["status"]), headers, bytes(self._body))
+        return StoredAnswer(int(self._start["status"]), headers, bytes(self._body))
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -271,7 +271,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _send(send: Send, answer: Answer) -> None:
+async def _send(send: Send, answer: StoredAnswer) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
     await send({"type": "http.response.body", "body": answer.body})
 
@@ -290,7 +290,7 @@ def _digest(scope: Scope, body: bytes) -> str:
     return hashlib.sha256(head + body).hexdigest()
 
 
-def _packed(answer: Answer) -> bytes:
+def _packed(answer: StoredAnswer) -> bytes:
     headers = [
         [name.decode("latin-1"), value.decode("latin-1")] for name, value in answer.headers if name in KEPT_HEADERS
     ]
@@ -298,12 +298,12 @@ def _packed(answer: Answer) -> bytes:
     return json.dumps(document).encode()
 
 
-def _unpacked(data: bytes) -> Answer:
+def _unpacked(data: bytes) -> StoredAnswer:
     document = json.loads(data)
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in document["headers"]]
     body = base64.b64decode(document["body"])
     headers += [(b"content-length", str(len(body)).encode()), (b"idempotency-replayed", b"true")]
-    return Answer(document["status"], headers, body)
+    return StoredAnswer(document["status"], headers, body)
 
 
 def _purpose(key: str) -> str:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from hypersdk.state.pages import MAX_PAGE, Slice, Where
+from hypersdk.state.pages import MAX_PAGE, ListConditions, PageRequest
 
 MAX_VALUES: Final = 100
 """Of one parameter: with the length of a value, what an address of 32 KiB holds. More ids go into the body of ``POST
@@ -54,7 +54,7 @@ class Conditions(BaseModel):
     ROUNDED: ClassVar[Mapping[str, float]] = {}
     """How far above its ``_max`` a value still shows as that, of columns that are no whole numbers."""
 
-    def where(self) -> Where:
+    def where(self) -> ListConditions:
         """As the database understands it."""
         equal: list[tuple[str, tuple[Any, ...]]] = []
         within: list[tuple[str, float | None, float | None]] = []
@@ -77,7 +77,7 @@ class Conditions(BaseModel):
             elif end in ("min", "max"):
                 above = self.ROUNDED.get(column, 1)
                 within.append((column, value, None) if end == "min" else (column, None, value + above))
-        return Where(tuple(equal), tuple(within), tuple(containing))
+        return ListConditions(tuple(equal), tuple(within), tuple(containing))
 
 
 class PageQuery(Conditions):
@@ -87,6 +87,6 @@ class PageQuery(Conditions):
     offset: Offset = 0
     limit: Limit = MAX_PAGE
 
-    def part(self) -> Slice:
+    def part(self) -> PageRequest:
         """As the database understands it."""
-        return Slice(self.sort, self.offset, self.limit)
+        return PageRequest(self.sort, self.offset, self.limit)

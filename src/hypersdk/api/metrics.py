@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hypersdk import __version__
-from hypersdk.jobs.figures import Figures, quantile, read_figures
+from hypersdk.jobs.figures import Statistics, quantile, read_statistics
 from hypersdk.state.database import Database, DatabaseError
 
 LOG: Final = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class _State(Collector):
         self._clock = clock
         self._uptime_s = uptime_s
         self._lock = threading.Lock()
-        self._figures: Figures | None = None
+        self._figures: Statistics | None = None
         self._read_at = -CACHED_S
 
     def collect(self) -> Iterable[Metric]:
@@ -113,11 +113,11 @@ class _State(Collector):
             yield from _of_durations(figures)
             yield from _of_workers(figures)
 
-    def _read(self) -> Figures | None:
+    def _read(self) -> Statistics | None:
         with self._lock:
             if self._clock() - self._read_at >= CACHED_S:
                 try:
-                    self._figures = read_figures(self._database, take_over_s=self._take_over_s)
+                    self._figures = read_statistics(self._database, take_over_s=self._take_over_s)
                 except DatabaseError as error:  # the rest is still worth knowing, and that it is down
                     LOG.debug("no figures from the database: %s", error.message)
                     self._figures = None
@@ -131,7 +131,7 @@ def _of_feed(feed: FeedFigures) -> Iterator[Metric]:
     yield CounterMetricFamily("hypersdk_event_resyncs", "Clients that had to load everything anew.", feed.resyncs)
 
 
-def _of_jobs(figures: Figures) -> Iterator[Metric]:
+def _of_jobs(figures: Statistics) -> Iterator[Metric]:
     states = GaugeMetricFamily("hypersdk_jobs", "Jobs in the database, by state.", labels=["state"])
     for state, count in figures.states.items():
         states.add_metric([state.value], count)
@@ -160,7 +160,7 @@ def _of_jobs(figures: Figures) -> Iterator[Metric]:
         yield GaugeMetricFamily(f"hypersdk_{name}", text, value)
 
 
-def _of_durations(figures: Figures) -> Iterator[Metric]:
+def _of_durations(figures: Statistics) -> Iterator[Metric]:
     """Gauges, not a histogram: rows go away with the retention, and a counter must never fall."""
     durations = GaugeMetricFamily(
         "hypersdk_step_duration_seconds",
@@ -180,7 +180,7 @@ def _of_durations(figures: Figures) -> Iterator[Metric]:
     yield counts
 
 
-def _of_workers(figures: Figures) -> Iterator[Metric]:
+def _of_workers(figures: Statistics) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "hypersdk_workers_alive", "Workers with a recent heartbeat that take jobs.", figures.workers_alive
     )

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from hypersdk.access.endpoints import EndpointConflict, PinNeeded
+from hypersdk.access.endpoints import CertificateNotTrusted, EndpointConflict
 from hypersdk.access.faults import AccountConflict, Forbidden, TooMany, Unauthenticated
 from hypersdk.api.bodies import BodyKind, not_json
 from hypersdk.api.responses import PROBLEM_TYPE
@@ -68,7 +68,7 @@ STATUS: Final[Mapping[type[HyperSDKError], int]] = {
     TooMany: 429,
     AccountConflict: 409,
     EndpointConflict: 409,
-    PinNeeded: 409,
+    CertificateNotTrusted: 409,
     BodyKind: 415,
     JobStateError: 409,
     DatabaseError: 503,

@@ -28,7 +28,7 @@ OK: Final = "ok"
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ReadinessCheck:
     """One part: ``ok``, or what is wrong with it and the code for that."""
 
     word: str = OK
@@ -55,11 +55,11 @@ class Readiness:
         self._clock = clock
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "readiness")
-        self._looking: Future[Mapping[str, Check]] | None = None
+        self._looking: Future[Mapping[str, ReadinessCheck]] | None = None
         self._looked = -KEPT_S
-        self._checks: Mapping[str, Check] = {}
+        self._checks: Mapping[str, ReadinessCheck] = {}
 
-    def checks(self) -> Mapping[str, Check]:
+    def checks(self) -> Mapping[str, ReadinessCheck]:
         """By part. A database that hangs is waited for by one look, not by one for each that asks."""
         with self._lock:
             if self._clock() - self._looked >= KEPT_S:
@@ -70,44 +70,44 @@ class Readiness:
                     self._looking = None  # also where it ended by a bug: the next one looks anew
                     self._checks = looking.result()
                 else:
-                    self._checks = {"database": Check("does not answer", DATABASE_DOWN)}
+                    self._checks = {"database": ReadinessCheck("does not answer", DATABASE_DOWN)}
                 self._looked = self._clock()
             return self._checks
 
-    def fine(self, checks: Mapping[str, Check]) -> bool:
+    def fine(self, checks: Mapping[str, ReadinessCheck]) -> bool:
         """Whether that is enough. A daemon that has no workers of its own answers without them, too."""
         return all(check.code is None for part, check in checks.items() if self._needs_worker or part != "workers")
 
-    def _look(self) -> Mapping[str, Check]:
+    def _look(self) -> Mapping[str, ReadinessCheck]:
         if (fault := self._database.writable()) is not None and fault.code == DATABASE_DOWN:
-            return {"database": Check("does not answer", fault.code)}
+            return {"database": ReadinessCheck("does not answer", fault.code)}
         try:
             current = self._database.is_current()
             alive = workers_alive(self._database, take_over_s=self._take_over_s)
         except DatabaseError as error:
-            return {"database": Check("does not answer", error.code)}
+            return {"database": ReadinessCheck("does not answer", error.code)}
         checks = {
-            "database": Check() if fault is None else Check("cannot be written", fault.code),
-            "schema": Check() if current else Check("not the one of this version", DATABASE_NEWER),
-            "workers": Check() if alive else Check("none is alive", NO_WORKER),
+            "database": ReadinessCheck() if fault is None else ReadinessCheck("cannot be written", fault.code),
+            "schema": ReadinessCheck() if current else ReadinessCheck("not the one of this version", DATABASE_NEWER),
+            "workers": ReadinessCheck() if alive else ReadinessCheck("none is alive", NO_WORKER),
         }
         if trouble := self._troubles.read():
             word = "one ends each time that it starts" if trouble.ends else "one cannot do its work"
-            checks["workers"] = Check(word, trouble.code)
+            checks["workers"] = ReadinessCheck(word, trouble.code)
         if self._engine is not None and (found := _look_at_engine(self._engine)).code is not None:
             checks["engine"] = found
         return checks
 
 
-def _look_at_engine(path: Path) -> Check:
+def _look_at_engine(path: Path) -> ReadinessCheck:
     """The workers' own file: this process never opens it otherwise. One that is not there yet is made by the first
     worker."""
     if not path.exists():
-        return Check()
+        return ReadinessCheck()
     try:
         with closing(connect_sqlite(path, PROBE_WAIT_S)) as engine:
             engine.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         fault = engine_fault_of(error, path)
-        return Check("cannot be written", None if fault is None else fault.code)
-    return Check()
+        return ReadinessCheck("cannot be written", None if fault is None else fault.code)
+    return ReadinessCheck()

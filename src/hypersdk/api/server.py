@@ -49,7 +49,7 @@ _BUSY: Final = (
 _SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-class Gate:
+class ConnectionLimiter:
     """Counts open connections, in all and by address. For one thread (the event loop)."""
 
     def __init__(self, *, most: int = MAX_CONNECTIONS, per_address: int = MAX_PER_ADDRESS) -> None:
@@ -84,7 +84,7 @@ def _is_loopback(address: str) -> bool:
 class GuardedProtocol(H11Protocol):
     """uvicorn's protocol with a deadline for each request's head and a place at the gate."""
 
-    gate: Gate
+    gate: ConnectionLimiter
     header_timeout_s: float
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
@@ -213,11 +213,11 @@ class HTTPServer:
     """One API process's listening sockets. They are bound when this is made, so that ``url`` is known before it
     serves."""
 
-    def __init__(self, app: FastAPI, settings: DaemonSettings, *, gate: Gate | None = None) -> None:
+    def __init__(self, app: FastAPI, settings: DaemonSettings, *, gate: ConnectionLimiter | None = None) -> None:
         check_exposure(settings)
         self._settings = settings
         self._tls = tls_of(settings)
-        self.gate: Final = gate or Gate()
+        self.gate: Final = gate or ConnectionLimiter()
         self.sockets: Final = listen(settings.addr)
         self._server = _Uvicorn(self._config(app), self._tls, settings.header_timeout_s, app.state.services.feed.close)
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hypersdk.api.times import maybe_rfc3339, rfc3339
 from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, Worker
-from hypersdk.jobs.states import KEPT, JobState
-from hypersdk.state.pages import Found
+from hypersdk.jobs.states import LEGACY_STATUS, JobState
+from hypersdk.state.pages import PageResult
 
 Moment = Annotated[str, Field(description="RFC 3339, UTC", examples=["2026-01-31T12:00:00.250000Z"])]
 JobId = Annotated[str, Field(description="Id of a job", examples=["job-3f9a1c20d4e5"])]
@@ -22,19 +22,19 @@ Scope: TypeAlias = Literal["viewer", "operator", "admin", "metrics"]
 WorkerState: TypeAlias = Literal["alive", "draining", "dead"]
 
 
-class Shown(BaseModel):
+class View(BaseModel):
     """Base of all answers."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class DiskProgressView(Shown):
+class DiskProgressView(View):
     """One disk of a job. More fields may come."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class ProgressView(Shown):
+class ProgressView(View):
     """How far a job is. Every field is there from the first answer on; those that are not known yet are 0, empty or
     null."""
 
@@ -59,7 +59,7 @@ class ProgressView(Shown):
     disks: list[DiskProgressView]
 
 
-class ErrorView(Shown):
+class ErrorView(View):
     """Why a job failed."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -70,7 +70,7 @@ class ErrorView(Shown):
     next_step: str = ""
 
 
-class JobView(Shown):
+class JobView(View):
     """One job."""
 
     id: JobId
@@ -100,7 +100,7 @@ class JobView(Shown):
     revision: int = Field(description="Moves with every change")
 
 
-class Listed(Shown):
+class Listed(View):
     """Part of a list."""
 
     total: int = Field(description="Rows that match, on all pages")
@@ -121,7 +121,7 @@ class JobPage(Listed):
     )
 
 
-class AttemptView(Shown):
+class AttemptView(View):
     """One time that a worker had the job. `outcome` is null while it has it, and when the worker died."""
 
     epoch: int
@@ -133,7 +133,7 @@ class AttemptView(Shown):
     error: ErrorView | None
 
 
-class WorkerView(Shown):
+class WorkerView(View):
     """One worker process."""
 
     id: str
@@ -156,7 +156,7 @@ def job_view(job: Job) -> JobView:
         output_path=job.output_path,
         format=job.format,
         state=job.state,
-        status=cast(Status, KEPT[job.state]),
+        status=cast(Status, LEGACY_STATUS[job.state]),
         definition=dict(job.definition),
         endpoint_id=job.endpoint_id,
         site=job.site,
@@ -187,7 +187,7 @@ def error_view(error: Mapping[str, Any] | None) -> ErrorView | None:
     return None if error is None else ErrorView.model_validate({"code": "unknown", "message": "", **error})
 
 
-def listed(found: Found[Any]) -> dict[str, Any]:
+def listed(found: PageResult[Any]) -> dict[str, Any]:
     """The fields of ``Listed``."""
     facets = {name: dict(counts) for name, counts in found.facets.items()}
     return {"total": found.total, "revision": found.revision, "facets": facets}

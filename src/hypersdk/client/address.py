@@ -65,7 +65,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AddressOptions:
     """What the caller gave; None is not given."""
 
     url: str | None = None
@@ -77,7 +77,7 @@ class Wanted:
     context: str | None = None
 
 
-def find_target(wanted: Wanted, environ: Mapping[str, str]) -> Target:
+def find_target(wanted: AddressOptions, environ: Mapping[str, str]) -> Target:
     """Raises UsageError for an address, file or print that cannot be used, AccessError where a token must not be
     sent."""
     name, context = _context(wanted, environ)
@@ -135,13 +135,13 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def _context(wanted: Wanted, environ: Mapping[str, str]) -> tuple[str | None, Context | None]:
+def _context(wanted: AddressOptions, environ: Mapping[str, str]) -> tuple[str | None, Context | None]:
     contexts = load_contexts(contexts_path(environ))
     name = wanted.context or contexts.current
     return (None, None) if name is None else (name, contexts.get(name))
 
 
-def _tls(wanted: Wanted, context: Context | None) -> TlsPolicy:
+def _tls(wanted: AddressOptions, context: Context | None) -> TlsPolicy:
     own = context or Context("")
     pin = wanted.thumbprint or (None if wanted.ca_bundle or wanted.insecure else own.thumbprint)
     bundle = wanted.ca_bundle or (Path(own.ca_bundle) if own.ca_bundle else None)
@@ -153,7 +153,7 @@ def _tls(wanted: Wanted, context: Context | None) -> TlsPolicy:
 
 
 def _token(
-    wanted: Wanted, environ: Mapping[str, str], url: str, name: str | None, context: Context | None
+    wanted: AddressOptions, environ: Mapping[str, str], url: str, name: str | None, context: Context | None
 ) -> tuple[Secret | None, str | None]:
     if wanted.token is not None:
         return _checked(wanted.token.reveal(), "the token given"), "the caller"

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, TypeAlias
 
 from hypersdk.client.accounts import Me, Tokens, Users, who_am_i
-from hypersdk.client.address import Target, Wanted, find_target
+from hypersdk.client.address import AddressOptions, Target, find_target
 from hypersdk.client.connections import Endpoints
 from hypersdk.client.records import (
     DaemonStatus,
@@ -27,9 +27,9 @@ from hypersdk.client.records import (
     take,
 )
 from hypersdk.client.transport import Transport, path_part
-from hypersdk.client.watching import Watch, patiently
+from hypersdk.client.watching import Watch, retry_until_back
 from hypersdk.errors import UsageError
-from hypersdk.jobs.states import KEPT
+from hypersdk.jobs.states import LEGACY_STATUS
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
 
@@ -39,7 +39,7 @@ DEFAULT_TIMEOUT_S: Final = 60.0
 PAGE: Final = 200
 MAX_JOB_FILE_BYTES: Final = 4 * MiB
 LOG_WAIT_S: Final = 20
-STATE_WORDS: Final = tuple(dict.fromkeys([*KEPT.values(), *KEPT]))
+STATE_WORDS: Final = tuple(dict.fromkeys([*LEGACY_STATUS.values(), *LEGACY_STATUS]))
 YAML: Final = "application/yaml"
 JSON: Final = "application/json"
 
@@ -76,7 +76,7 @@ class Client:
         context: str | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        wanted = Wanted(
+        wanted = AddressOptions(
             url,
             Secret(token) if isinstance(token, str) else token,
             None if token_file is None else Path(token_file),
@@ -263,7 +263,7 @@ class Client:
                 yield part.text
             if part.ended:
                 return
-            part = patiently(partial(self.logs, job_id, part.end, LOG_WAIT_S))
+            part = retry_until_back(partial(self.logs, job_id, part.end, LOG_WAIT_S))
 
     # Ask
 
@@ -299,7 +299,7 @@ def states_of(words: Sequence[str]) -> Sequence[str]:
     UsageError."""
     found: dict[str, None] = {}
     for word in words:
-        states = [state for state, kept in KEPT.items() if word.lower() in (state.value, kept)]
+        states = [state for state, kept in LEGACY_STATUS.items() if word.lower() in (state.value, kept)]
         if not states:
             raise UsageError(f"'{word[:40]}' is no state of a job", next_step=f"One of {', '.join(STATE_WORDS)}.")
         # "running" is a state and one of the older words: the older one is meant, which is the wider.

@@ -20,7 +20,7 @@ from hypersdk.client.records import Job, Page, take
 from hypersdk.client.stream import Event, EventDecoder
 from hypersdk.client.transport import STREAM_SILENCE_S, Transport
 from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFailed, TransientError
-from hypersdk.jobs.states import KEPT, JobState
+from hypersdk.jobs.states import LEGACY_STATUS, JobState
 
 EVENTS: Final = "/api/v1/events"
 POLL_S: Final = 2.0
@@ -73,18 +73,18 @@ class Watch:
         TransientError ``wait_over`` at the deadline.
         """
         self._alive = self.clock()
-        yield from self._patiently(self._load)
+        yield from self._retry_until_back(self._load)
         while not self._done:
             try:
-                yield from self._patiently(self._streamed)
+                yield from self._retry_until_back(self._streamed)
             except _NoStream:
-                yield from self._patiently(self._polled)
+                yield from self._retry_until_back(self._polled)
 
     @property
     def _done(self) -> bool:
         return bool(self.ids) and all(one in self._jobs and self._jobs[one].ended for one in self.ids)
 
-    def _patiently(self, step: Callable[[], Iterator[Job]]) -> Iterator[Job]:
+    def _retry_until_back(self, step: Callable[[], Iterator[Job]]) -> Iterator[Job]:
         """``step`` until it returns; a daemon that is away is waited for."""
         pause_s = FIRST_PAUSE_S
         while True:
@@ -211,7 +211,7 @@ class Watch:
             )
 
 
-def patiently(
+def retry_until_back(
     ask: Callable[[], T], clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
 ) -> T:
     """What ``ask`` returns; a daemon that is away is waited for."""
@@ -268,7 +268,7 @@ def _shown(job: Job) -> Mapping[str, Any]:
 
 def _kept(state: str, otherwise: str) -> str:
     try:
-        return KEPT[JobState(state)]
+        return LEGACY_STATUS[JobState(state)]
     except ValueError:
         return otherwise  # a state that only a newer daemon has
 

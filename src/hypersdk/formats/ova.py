@@ -215,7 +215,7 @@ def _pax_record(key: str, value: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class _TarHeader:
     """One header block as it stands in the file; ``data`` is the offset behind it."""
 
     name: bytes
@@ -285,7 +285,7 @@ def _members(file: ReadableFile) -> Iterator[OvaMember]:
     raise _bad(f"the archive holds more than {MAX_MEMBERS} entries")
 
 
-def _read_header(file: ReadableFile, position: int) -> _Header | None:
+def _read_header(file: ReadableFile, position: int) -> _TarHeader | None:
     """The header at ``position``, ``None`` at the end mark (zeros) or the end of the file."""
     block = file.pread(TAR_BLOCK, position)
     if len(block) not in (0, TAR_BLOCK):
@@ -294,7 +294,7 @@ def _read_header(file: ReadableFile, position: int) -> _Header | None:
 
 
 def _extended(
-    header: _Header, file: ReadableFile, own: dict[bytes, bytes], general: dict[bytes, bytes]
+    header: _TarHeader, file: ReadableFile, own: dict[bytes, bytes], general: dict[bytes, bytes]
 ) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
     """What holds for the next member, and for all that follow, after one more extended header."""
     data = file.pread(header.size, header.data)
@@ -309,7 +309,7 @@ def _extended(
             return own | _pax_fields(data), general
 
 
-def _parse_block(block: bytes, position: int) -> _Header:
+def _parse_block(block: bytes, position: int) -> _TarHeader:
     """Checks sum, kind and numbers of one block. It is the sum that makes it a header: tar of Unix version 7 has no
     magic."""
     if not _sum_fits(block):
@@ -327,7 +327,7 @@ def _parse_block(block: bytes, position: int) -> _Header:
         raise _sparse(name)
     if kind not in (*_REGULAR, *MAX_EXTENSION_BYTES) and not (kind == b"5" and size == 0):
         raise _bad(f"'{_shown(name)}' in the archive is not a regular file (type {kind!r})")
-    return _Header(name, size, kind, position + TAR_BLOCK)
+    return _TarHeader(name, size, kind, position + TAR_BLOCK)
 
 
 def _sum_fits(block: bytes) -> bool:
@@ -377,7 +377,7 @@ def _pax_size(fields: Mapping[bytes, bytes], plain: int) -> int:
     return int(size)
 
 
-def _member_name(header: _Header, fields: Mapping[bytes, bytes]) -> str | None:
+def _member_name(header: _TarHeader, fields: Mapping[bytes, bytes]) -> str | None:
     """The member's name as an inner path. None where it is no text: no descriptor can name it, so nothing is lost with
     it."""
     raw = fields.get(b"path", header.name)

@@ -38,7 +38,7 @@ Machine = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueAttempt:
     """An attempt to be handed to the engine."""
 
     id: str
@@ -79,17 +79,17 @@ class Admission:
         need write."""
         with self._database.read() as connection:
             due = connection.execute(self._due().limit(1)).first() is not None
-            return due and self._room(self._in_engine(connection)) > 0
+            return due and self._room(self._current_load(connection)) > 0
 
-    def take(self, connection: sa.Connection) -> list[Due]:
+    def take(self, connection: sa.Connection) -> list[DueAttempt]:
         """Attempts that may begin, in their order; of the others, those that wait for a folder or a machine say so. The
         rows that are returned are locked. To be called in a transaction, of which no other goes on meanwhile."""
         self._database.serialize(connection, "admission")
-        now = self._in_engine(connection)
+        now = self._current_load(connection)
         room = self._room(now)
         if room <= 0:
             return []
-        taken: list[Due] = []
+        taken: list[DueAttempt] = []
         reasons: dict[str, str | None] = {}
         for rows in self._pages(connection, now):
             for row in rows:
@@ -99,7 +99,7 @@ class Admission:
                 if row.waiting != reason and (reason or row.waiting in (FOLDER_BUSY, MACHINE_BUSY)):
                     reasons[row.id] = reason
                 if reason is None and len(taken) < room:
-                    taken.append(Due(row.id, row.attempt, row.root_id, row.site, row.priority, row.number))
+                    taken.append(DueAttempt(row.id, row.attempt, row.root_id, row.site, row.priority, row.number))
                     now.add(row)
             if len(taken) == room:
                 break
@@ -152,7 +152,7 @@ class Admission:
     def _full(self, now: _Engine) -> list[str]:
         return [site for site, count in now.sites.items() if count >= self._settings.jobs_per_site]
 
-    def _in_engine(self, connection: sa.Connection) -> _Engine:
+    def _current_load(self, connection: sa.Connection) -> _Engine:
         held = sa.and_(jobs.c.state.in_(_HELD), jobs.c.worker_id.is_not(None))
         waiting = sa.and_(jobs.c.state == JobState.QUEUED.value, jobs.c.enqueued == jobs.c.attempt)
         query = sa.select(
@@ -179,7 +179,7 @@ def folder_of(root_id: str, output_path: str) -> Folder:
     return root_id, str(PurePosixPath(output_path))
 
 
-def rival_of(connection: sa.Connection, job_id: str, root_id: str, output_path: str) -> str | None:
+def conflicting_job(connection: sa.Connection, job_id: str, root_id: str, output_path: str) -> str | None:
     """Another job that a worker has, and that works in this folder."""
     query = sa.select(jobs.c.id, jobs.c.output_path).where(
         jobs.c.root_id == root_id, jobs.c.state.in_(_HELD), jobs.c.worker_id.is_not(None), jobs.c.id != job_id

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
-from hypersdk.jobs.login import Logins
+from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.nextsteps import told_of_job, warning_of_job
 from hypersdk.jobs.progress import JobProgress
 from hypersdk.jobs.roots import ExportRoots
@@ -31,7 +31,7 @@ from hypersdk.migration.jobfile import JobDefinition
 from hypersdk.migration.plan import make_plan
 from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.runs import clean_up, give_up
-from hypersdk.migration.settings import RunSettings, Shared
+from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.migration.spec import ExportSpec, Resume
 from hypersdk.state.database import DatabaseError
 from hypersdk.state.faults import DATABASE_DAMAGED
@@ -43,15 +43,15 @@ WRITE_AGAIN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class AttemptContext:
     """What all attempts of a worker share; ``shared_of`` is per site."""
 
     claims: Claims
-    logins: Logins
+    logins: EndpointResolver
     roots: ExportRoots
     guard: Callable[[], None]
     settings: RunSettings
-    shared_of: Callable[[str], Shared]
+    shared_of: Callable[[str], RunResources]
     ending: Callable[[float], bool]
     """Waits so many seconds, or until the worker is to end; whether it is."""
 
@@ -60,7 +60,7 @@ class Workshop:
 class JobAttempt:
     """One claimed job. ``why`` is what ended it, where it was told to end: ``cancel``, ``pause`` or ``drain``."""
 
-    workshop: Workshop
+    workshop: AttemptContext
     claim: Claim
     cancel: CancelToken
     progress: JobProgress = field(init=False)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.errors import CODES, Cancelled, register
-from hypersdk.jobs.admission import rival_of
+from hypersdk.jobs.admission import conflicting_job
 from hypersdk.jobs.records import Job, at_rest
 from hypersdk.jobs.states import (
     ATTEMPT_LOST,
@@ -105,8 +105,8 @@ class Claims:
                 return None
             if free and row.worker_id is not None:
                 return None
-            crowded = rival_of(connection, job_id, row.root_id, row.output_path) is not None
-            if crowded or (not free and self._others(connection, job_id) >= self._most):
+            folder_busy = conflicting_job(connection, job_id, row.root_id, row.output_path) is not None
+            if folder_busy or (not free and self._others(connection, job_id) >= self._most):
                 if not free:
                     requeue(self.database, connection, job_id, attempt)
                 return None
@@ -179,7 +179,7 @@ class Claims:
         due = [row for row in rows if row.state == JobState.FAILED.value or is_old(row.record, now)]
         return [(row.id, bool(json.loads(row.record).get("published"))) for row in due[:limit]]
 
-    def take_idle(self, job_id: str) -> Claim | None:
+    def claim_idle(self, job_id: str) -> Claim | None:
         """The job as it is, with an epoch of its own: whoever takes it up meanwhile makes this one stale. None where it
         has moved on."""
         with self.database.write() as connection:

@@ -127,7 +127,9 @@ class Engine:
         with self._tables.translated(), self._database.write() as connection:
             taken = self._admission.take(connection)
             for one in taken:
-                options = SetEnqueueOptions(priority=place_of(one.priority, one.number), queue_partition_key=one.site)
+                options = SetEnqueueOptions(
+                    priority=engine_priority(one.priority, one.number), queue_partition_key=one.site
+                )
                 with SetWorkflowID(f"{one.id}/{one.attempt}"), options:
                     DBOS.enqueue_workflow(queue_of(one.root_id), attempt, one.id, one.attempt)
                 mine = sa.update(jobs).where(jobs.c.id == one.id, jobs.c.attempt == one.attempt)
@@ -275,7 +277,7 @@ def _executed(
         connection.info["wrote"] = True
 
 
-def place_of(priority: int, number: int) -> int:
+def engine_priority(priority: int, number: int) -> int:
     """The engine's priority, of which the lowest goes first: by ours, then in the order of submits. Its own clock
     counts whole seconds.
 

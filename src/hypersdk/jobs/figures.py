@@ -16,13 +16,13 @@ from hypersdk.jobs.heartbeat import TAKE_OVER_S
 from hypersdk.jobs.records import Worker
 from hypersdk.jobs.states import ENDED, HELD, JobState
 from hypersdk.state.database import Database
-from hypersdk.state.pages import EVERYTHING, Found, Listing, Slice, Where
+from hypersdk.state.pages import EVERYTHING, ListConditions, Listing, PageRequest, PageResult
 from hypersdk.state.tables import attempts, counters, jobs, nfc_hosts, nfc_streams, samples, workers
 
 MAX_HELD: Final = 10_000
 """Running jobs whose progress is added up."""
 MAX_HOSTS: Final = 500
-LIVING: Final = Slice("state")
+LIVING: Final = PageRequest("state")
 """Alive ones first."""
 WORKER_COLUMNS: Final = ("id", "host", "pid", "version", "state", "roots", "started_at", "age_s")
 MAX_ENDED: Final = 2000
@@ -43,7 +43,7 @@ class HostStreams:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Statistics:
     """How the daemon stands. Durations are of what ended within the last hour, sorted, in seconds."""
 
     states: Mapping[JobState, int]
@@ -72,7 +72,7 @@ class Figures:
     now: float
 
 
-def read_figures(database: Database, *, take_over_s: float = TAKE_OVER_S) -> Figures:
+def read_statistics(database: Database, *, take_over_s: float = TAKE_OVER_S) -> Statistics:
     """Raises DatabaseError."""
     with database.read() as connection:
         now = database.now(connection)
@@ -82,7 +82,7 @@ def read_figures(database: Database, *, take_over_s: float = TAKE_OVER_S) -> Fig
         ).scalar()
         counted = {row.name: row.value for row in connection.execute(sa.select(counters.c.name, counters.c.value))}
         alive, by_state = _workers(connection, now, take_over_s)
-        return Figures(
+        return Statistics(
             states=_states(connection),
             waiting=_waiting(connection),
             oldest_queued_s=0.0 if oldest is None else max(0.0, now - oldest),
@@ -213,7 +213,9 @@ def workers_listing(database: Database) -> Listing:
     return Listing("workers", columns, key="id", facets=("state", "version"))
 
 
-def list_workers(database: Database, where: Where = EVERYTHING, part: Slice = LIVING) -> Found[Worker]:
+def list_workers(
+    database: Database, where: ListConditions = EVERYTHING, part: PageRequest = LIVING
+) -> PageResult[Worker]:
     """Worker processes. Raises UsageError ``list_query``, DatabaseError."""
     query = sa.select(
         workers.c.id,
@@ -265,7 +267,7 @@ class Sample:
     streams: int
 
 
-def take_sample(database: Database, figures: Figures) -> bool:
+def take_sample(database: Database, figures: Statistics) -> bool:
     """Writes this minute's sample down, unless another process did; forgets those that are too old. Raises
     DatabaseError."""
     minute = int(figures.now // 60)

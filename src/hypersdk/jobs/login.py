@@ -26,7 +26,7 @@ ENDPOINT_MOVED: Final = register(
 
 
 @dataclass(frozen=True, slots=True)
-class Logins:
+class EndpointResolver:
     """Endpoints of jobs, with their passwords, which stay in memory only as long as they are used."""
 
     store: JobStore

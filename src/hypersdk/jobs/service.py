@@ -34,7 +34,7 @@ WORDS_OF_ROUTES: Final = frozenset({"submit", "query", "cancel", "bulk"})
 
 
 @dataclass(frozen=True, slots=True)
-class Rejection:
+class RejectedJob:
     """A job of the file that was not taken, by its number from 1, and why."""
 
     number: int
@@ -42,16 +42,16 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
+class SubmitResult:
     """What became of a job file. ``warnings`` are about what was accepted and has no effect."""
 
     accepted: tuple[Job, ...]
-    rejected: tuple[Rejection, ...]
+    rejected: tuple[RejectedJob, ...]
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class JobExplanation:
     """Why a job is as it is, and what to do."""
 
     code: str
@@ -92,7 +92,7 @@ class JobService:
         endpoint_id: str | None = None,
         priority: int = 0,
         key: str | None = None,
-    ) -> Submission:
+    ) -> SubmitResult:
         """Takes the jobs of ``text`` that can be taken. ``endpoint_id`` is for jobs that name no endpoint of their own;
         a higher ``priority`` goes first. With the same ``key``, which is of one request and its repeats, the same text
         is the same jobs, however often it comes.
@@ -100,7 +100,7 @@ class JobService:
         Raises UsageError ``job_unreadable`` when there is nothing in the text that could be a job.
         """
         wanted: list[tuple[int, NewJob, Sequence[str]]] = []
-        rejected: list[Rejection] = []
+        rejected: list[RejectedJob] = []
         for entry in load_jobs(text, content_type=content_type, environ=self._environ):
             try:
                 if entry.definition is None:
@@ -111,18 +111,18 @@ class JobService:
                     new = replace(new, id=_id_of(key, entry.number))
                 wanted.append((entry.number, new, (*entry.definition.warnings, *_without_effect(entry.definition))))
             except HyperSDKError as error:
-                rejected.append(Rejection(entry.number, error))
+                rejected.append(RejectedJob(entry.number, error))
         accepted: list[Job] = []
         warnings: list[str] = []
         for (number, _, warned), found in zip(
             wanted, self.store.submit_all([new for _, new, _ in wanted]), strict=True
         ):
             if isinstance(found, UsageError):
-                rejected.append(Rejection(number, found))
+                rejected.append(RejectedJob(number, found))
             else:
                 accepted.append(found[0])
                 warnings += warned
-        return Submission(tuple(accepted), tuple(sorted(rejected, key=lambda one: one.number)), tuple(warnings))
+        return SubmitResult(tuple(accepted), tuple(sorted(rejected, key=lambda one: one.number)), tuple(warnings))
 
     def _new(self, definition: JobDefinition, owner: str | None, endpoint_id: str | None, priority: int) -> NewJob:
         """Raises UsageError, Refused or LookupFailed for a job that cannot be taken."""
@@ -165,12 +165,12 @@ class JobService:
         named = resolve_endpoint({}, None, url=stored.url)
         return stored.id, f"{named.host}:{named.port}"
 
-    def explain(self, job: Job) -> Explanation:
+    def explain(self, job: Job) -> JobExplanation:
         """Why the job is as it is."""
         history = tuple(self.store.attempts(job.id))
         if job.state not in ENDED and (fault := self.store.database.writable()) is not None:
             message = f"'{job.name}' is {job.state}, as far as it could be written down: {fault.message}"
-            return Explanation(fault.code, message, fault.cause, fault.next_step, history)
+            return JobExplanation(fault.code, message, fault.cause, fault.next_step, history)
         if (
             job.state in (JobState.QUEUED, *HELD)
             and self.store.database.is_sqlite
@@ -182,18 +182,18 @@ class JobService:
                 f"'{job.name}' is {job.state}; a worker"
                 f" {'ends each time that it starts' if trouble.ends else 'cannot do its work'}"
             )
-            return Explanation(trouble.code, message, met.cause, met.next_step, history)
+            return JobExplanation(trouble.code, message, met.cause, met.next_step, history)
         error = job.error or (history[-1].error if history and job.state not in (JobState.COMPLETED,) else None)
         if error and job.state in (JobState.FAILED, JobState.CANCELLED, JobState.QUEUED):
             message, step = str(error["message"]), str(error["next_step"])
             if job.source_changes and job.state is JobState.FAILED:
                 message += f"; {job.source_changes} change(s) at the source are not undone"
                 step += f" {CODES[SOURCE_CHANGED_STILL].next_step}"
-            return Explanation(str(error["code"]), message, str(error["cause"]), step, history)
+            return JobExplanation(str(error["code"]), message, str(error["cause"]), step, history)
         code, message = self._situation(job)
         info = CODES.get(code) if code in (job.waiting, NO_WORKER) else None
         cause, step = (info.cause, info.next_step) if info else _SITUATIONS.get(code, _SITUATIONS[job.state.value])
-        return Explanation(code, message, cause, step, history)
+        return JobExplanation(code, message, cause, step, history)
 
     def _situation(self, job: Job) -> tuple[str, str]:
         if job.state not in (*ENDED, JobState.PAUSED) and not workers_alive(

@@ -22,7 +22,7 @@ ALIVE: Final = b"alive\n"
 KEPT: Final = b"kept "
 
 
-class Signs:
+class LivenessReporter:
     """For one thread: the one whose main loop it is."""
 
     def __init__(self, descriptor: int = 1, clock: Callable[[], float] = time.monotonic) -> None:

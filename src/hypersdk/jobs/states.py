@@ -140,7 +140,7 @@ HELD: Final = frozenset({_S.RUNNING, _S.PAUSING, _S.CANCELLING})
 UNDOING: Final = frozenset({_S.PAUSING, _S.CANCELLING})
 """States in which a job without a worker waits for one to undo what it did: outside of the queue, since it must not
 wait for a free place."""
-KEPT: Final[Mapping[JobState, str]] = {
+LEGACY_STATUS: Final[Mapping[JobState, str]] = {
     _S.QUEUED: "pending", _S.PAUSED: "pending", _S.RUNNING: "running", _S.PAUSING: "running", _S.CANCELLING: "running",
     _S.COMPLETED: "completed", _S.FAILED: "failed", _S.CANCELLED: "cancelled",
 }  # fmt: skip

@@ -16,7 +16,15 @@ from hypersdk.errors import LookupFailed, UsageError, register
 from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob, at_rest
 from hypersdk.jobs.states import ENDED, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError, after
 from hypersdk.state.database import Database
-from hypersdk.state.pages import EVERYTHING, LIST_QUERY, Found, Listing, Slice, Where, current_revision
+from hypersdk.state.pages import (
+    EVERYTHING,
+    LIST_QUERY,
+    ListConditions,
+    Listing,
+    PageRequest,
+    PageResult,
+    current_revision,
+)
 from hypersdk.state.tables import attempts, job_log, jobs, removed, runs
 
 JOB_UNKNOWN: Final = register("job_unknown", "There is no job with that id.", "See `hyperctl query -all`.")
@@ -69,7 +77,7 @@ _COLUMNS: Final = tuple(jobs.c[field.name] for field in fields(Job))
 _ONE: Final = sa.select(*_COLUMNS).where(jobs.c.id == sa.bindparam("id"))
 """Put together once: of all statements it is the most frequent."""
 _ATTEMPT: Final = tuple(attempts.c[field.name] for field in fields(Attempt))
-NEWEST: Final = Slice("-number", limit=100)
+NEWEST: Final = PageRequest("-number", limit=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,7 @@ class Filter:
     states: tuple[JobState, ...] = ()
     text: str = ""
     excluded: tuple[str, ...] = ()
-    where: Where = EVERYTHING
+    where: ListConditions = EVERYTHING
     seen_revision: int | None = None
     """Only jobs that were there at this revision of the list."""
 
@@ -103,7 +111,7 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldSnapshot:
+class JobSnapshot:
     """A temporary snapshot of a job. ``site`` is host:port of its vCenter or ESXi host, ``machine`` the machine's
     name."""
 
@@ -240,7 +248,7 @@ class JobStore:
             raise _unknown(job_id)
         return found
 
-    def page(self, which: Filter, part: Slice = NEWEST, *, after: int | None = None) -> Found[Job]:
+    def page(self, which: Filter, part: PageRequest = NEWEST, *, after: int | None = None) -> PageResult[Job]:
         """Part of the list. ``after`` continues a list in order of submit behind that ``number``, whatever came or went
         meanwhile.
 
@@ -310,13 +318,13 @@ class JobStore:
         with self.database.read() as connection:
             return [Attempt(*row) for row in connection.execute(query)]
 
-    def attempts_page(self, job_id: str, where: Where, part: Slice) -> Found[Attempt]:
+    def attempts_page(self, job_id: str, where: ListConditions, part: PageRequest) -> PageResult[Attempt]:
         """Some of them. Raises UsageError ``list_query``."""
         query = sa.select(*_ATTEMPT).where(attempts.c.job_id == job_id)
         with self.database.read() as connection:
             return ATTEMPT_LIST.page(connection, query, ATTEMPT_LIST.conditions(where), part, lambda row: Attempt(*row))
 
-    def snapshots(self) -> list[HeldSnapshot]:
+    def snapshots(self) -> list[JobSnapshot]:
         """The temporary snapshots that jobs hold at their sources, or left there: what nobody else may remove."""
         query = (
             sa.select(jobs.c.id, jobs.c.name, jobs.c.state, jobs.c.site, runs.c.record)
@@ -327,7 +335,7 @@ class JobStore:
         with self.database.read() as connection:
             rows = connection.execute(query).all()
         return [
-            HeldSnapshot(change["data"]["name"], row.id, row.name, JobState(row.state), row.site, record["machine"])
+            JobSnapshot(change["data"]["name"], row.id, row.name, JobState(row.state), row.site, record["machine"])
             for row in rows
             for record in [json.loads(row.record)]
             for change in record["changes"]

@@ -64,7 +64,7 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)  # here, because nothing may be
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 
 
-class DaemonRuns(HyperSDKError):  # noqa: N818 - what is so
+class AlreadyRunning(HyperSDKError):  # noqa: N818 - what is so
     """It may end by itself."""
 
     exit_status = 12
@@ -346,7 +346,7 @@ def one_daemon(state_dir: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             pid = _holder(descriptor)
-            raise DaemonRuns(f"process {pid} runs a daemon with {state_dir}", pid=pid) from error
+            raise AlreadyRunning(f"process {pid} runs a daemon with {state_dir}", pid=pid) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid()}).encode(), 0)
         yield

@@ -18,7 +18,7 @@ LOOK_S: Final = 30.0
 """How often it is looked for what was left; each job has its turn once an hour."""
 
 
-class Undoing:
+class CancelRunner:
     """Of one worker. ``execute`` runs an attempt of a job that is free, ``tidy`` looks after one that stays what it is;
     they raise nothing."""
 

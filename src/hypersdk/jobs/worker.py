@@ -27,23 +27,23 @@ from typing import Any, Final, NamedTuple
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
 from hypersdk.errors import HyperSDKError, UsageError
-from hypersdk.jobs.attempt import JobAttempt, Workshop
+from hypersdk.jobs.attempt import AttemptContext, JobAttempt
 from hypersdk.jobs.budget import Renewal, SharedBudget
 from hypersdk.jobs.claims import Claims, StaleAttempt
 from hypersdk.jobs.engine import Engine
 from hypersdk.jobs.enginecopy import ENGINE_DAMAGED, ENGINE_GONE
 from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
-from hypersdk.jobs.login import Logins
+from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.reconcile import Reconciler
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobStateError
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.troubles import WORKER_ID_HELD
-from hypersdk.jobs.undoing import Undoing
-from hypersdk.migration.plan import Floor
+from hypersdk.jobs.undoing import CancelRunner
+from hypersdk.migration.plan import MinFreeSpace
 from hypersdk.migration.runfile import state_dir
-from hypersdk.migration.settings import RunSettings, Shared
+from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.transfer.cancel import CancelToken, SignalFlag
 from hypersdk.transfer.files import target_errors
@@ -73,8 +73,8 @@ class Worker:
         """Attempts that a thread of this process works on, from before the claim to after the end."""
         self._lock = threading.Lock()
         self._run_settings = _run_settings(settings, environ)
-        self._shared = Shared(self._run_settings)
-        self._sites: dict[str, Shared] = {}
+        self._shared = RunResources(self._run_settings)
+        self._sites: dict[str, RunResources] = {}
         self._renewal = Renewal()
         self._room = False
         """A job has ended: the next one need not wait for the next report."""
@@ -95,8 +95,8 @@ class Worker:
             claims = Claims(self._database, identity, most=settings.jobs_per_worker)
             vault = Vault.load(settings, self._environ)
             endpoints = Endpoints(self._database, vault)
-            logins = Logins(JobStore(self._database), vault, endpoints, settings, self._environ)
-            workshop = Workshop(
+            logins = EndpointResolver(JobStore(self._database), vault, endpoints, settings, self._environ)
+            workshop = AttemptContext(
                 claims,
                 logins,
                 roots,
@@ -109,7 +109,7 @@ class Worker:
                 settings, self._database, identity, roots.ids, lambda job, n: self._attempt(workshop, job, n)
             )
             claims.release_undo(identity)  # of a killed one before us
-            undoing = Undoing(
+            undoing = CancelRunner(
                 claims,
                 roots.ids,
                 lambda job, n: self._attempt(workshop, job, n, free=True),
@@ -137,7 +137,7 @@ class Worker:
 
     # Jobs
 
-    def _attempt(self, workshop: Workshop, job_id: str, number: int, *, free: bool = False) -> dict[str, Any]:
+    def _attempt(self, workshop: AttemptContext, job_id: str, number: int, *, free: bool = False) -> dict[str, Any]:
         """Called by the engine, or with ``free`` to undo, in a thread of its own. Never raises what is expected."""
         with self._lock:
             self._begun[f"{job_id}/{number}"] += 1
@@ -147,7 +147,7 @@ class Worker:
             with self._lock:
                 self._begun -= Counter([f"{job_id}/{number}"])
 
-    def _attempted(self, workshop: Workshop, job_id: str, number: int, *, free: bool) -> dict[str, Any]:
+    def _attempted(self, workshop: AttemptContext, job_id: str, number: int, *, free: bool) -> dict[str, Any]:
         try:
             if self._stopping.is_set():
                 workshop.claims.hand_back(job_id, number)
@@ -180,14 +180,14 @@ class Worker:
                     del self._active[job_id]
             self._room = True
 
-    def _tidy(self, workshop: Workshop, job_id: str, published: bool) -> None:
+    def _tidy(self, workshop: AttemptContext, job_id: str, published: bool) -> None:
         """Called in a thread of its own, for a job that nobody works on. One whose files are published is completed
         once its source is as it was found, any other stays what it is. Never raises."""
         try:
             if published:
                 JobStore(self._database).cancel(job_id)
                 return
-            claim = workshop.claims.take_idle(job_id)
+            claim = workshop.claims.claim_idle(job_id)
             if claim is not None:
                 JobAttempt(workshop, claim, self._cancel.child()).tidy()
         except (StaleAttempt, JobStateError):
@@ -214,8 +214,8 @@ class Worker:
         except HyperSDKError as failed:
             LOG.error("job %s could not be marked as failed: %s", attempt.claim.job.id, failed.message)
 
-    def _shared_of(self, identity: str) -> Callable[[str], Shared]:
-        def shared(site: str) -> Shared:
+    def _shared_of(self, identity: str) -> Callable[[str], RunResources]:
+        def shared(site: str) -> RunResources:
             with self._lock:
                 if site not in self._sites:
                     settings = self._settings
@@ -231,7 +231,7 @@ class Worker:
     # Reporter and watch, in the worker's main thread
 
     def _work(
-        self, engine: Engine, claims: Claims, heartbeat: Heartbeat, undoing: Undoing, alive: Callable[[], None]
+        self, engine: Engine, claims: Claims, heartbeat: Heartbeat, undoing: CancelRunner, alive: Callable[[], None]
     ) -> None:
         reconciler = Reconciler(self._database, engine, self._settings, self._run_settings.register)
         watch_every_s = self._settings.take_over_s / WATCH_PER_TAKE_OVER
@@ -355,7 +355,7 @@ def _job_of(workflow_id: str) -> str:
 
 
 def _run_settings(settings: DaemonSettings, environ: Mapping[str, str]) -> RunSettings:
-    floor = Floor(settings.datastore_floor_percent / 100, settings.datastore_floor_bytes)
+    floor = MinFreeSpace(settings.datastore_floor_percent / 100, settings.datastore_floor_bytes)
     return RunSettings(
         streams_per_host=settings.streams_per_host,
         streams_per_vcenter=settings.streams_per_vcenter,

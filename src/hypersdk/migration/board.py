@@ -10,7 +10,7 @@ from typing import Protocol
 
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.model import DiskProgress, ExportProgress, Phase
-from hypersdk.transfer.progress import NEARLY, Meter
+from hypersdk.transfer.progress import MAX_UNFINISHED_FRACTION, Meter
 
 
 class BoardDisk(Protocol):
@@ -28,7 +28,7 @@ class BoardDisk(Protocol):
     def expected_bytes(self) -> int: ...
 
 
-class Lease(Protocol):
+class LeaseAge(Protocol):
     """The part of an export lease that a board needs."""
 
     @property
@@ -41,7 +41,7 @@ class Lease(Protocol):
         ...
 
 
-class Board:
+class MachineProgress:
     """Thread-safe. Workers set phase and note and feed the meters; a ticker takes snapshots."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Board:
         self._lock = threading.Lock()
         self._phase = Phase.QUEUED
         self._note = ""
-        self._lease: Lease | None = None
+        self._lease: LeaseAge | None = None
         self.expected_bytes: Mapping[int, int] = {disk.key: max(disk.expected_bytes, 1) for disk in disks}
         self.meters: Mapping[int, Meter] = {
             disk.key: Meter(disk.label, disk.file_name, disk.capacity_bytes) for disk in disks
@@ -82,7 +82,7 @@ class Board:
         with self._lock:
             self._note = text
 
-    def watch_lease(self, lease: Lease | None) -> None:
+    def watch_lease(self, lease: LeaseAge | None) -> None:
         """The lease that is held now, if any: its age is shown, and it is told how far the copy is."""
         with self._lock:
             self._lease = lease
@@ -113,7 +113,7 @@ class Board:
     def _fraction(self, disks: Sequence[DiskProgress]) -> float:
         weights = self.expected_bytes.values()
         weighted = sum(disk.fraction * weight for disk, weight in zip(disks, weights, strict=True))
-        return min(weighted / max(sum(weights), 1), NEARLY)
+        return min(weighted / max(sum(weights), 1), MAX_UNFINISHED_FRACTION)
 
 
 def _sum_known(rates: Sequence[float | None]) -> float | None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from hypersdk.errors import Refused, UsageError, register
 from hypersdk.formats.ovf import OvfDisk
-from hypersdk.migration.board import Board
+from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.local import FileStreamSource, LocalDisk, LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of, stem_of_run
@@ -25,7 +25,7 @@ from hypersdk.migration.package import UNPROVED_LOCAL, PackageVerdict
 from hypersdk.migration.preflight import COMPRESS_UNFIT, NO_DISKS
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
 from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, locked_folder
-from hypersdk.migration.settings import RunSettings, Shared
+from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.migration.spec import ExportSpec, OutputFormat, compression_misfit
 from hypersdk.migration.ticking import ticking
 from hypersdk.model import ExportProgress, Phase
@@ -102,11 +102,11 @@ def _convert(
     copied, empty = _split(machine.disks, spec.format)
     stem = stem_of(machine.machine.name)
     plans = [_planned(disk, disk_file_name(stem, number, spec.format)) for number, disk in enumerate(copied, start=1)]
-    board = Board(machine.machine.name, plans)
+    board = MachineProgress(machine.machine.name, plans)
     run = _begin(machine, spec, held.path, settings.run_store, plans)
     run.held_in(held)
     outputs = outputs_for(spec, held.path, stem, run.record, held.check_lock)
-    shared = Shared(settings)
+    shared = RunResources(settings)
     cancel = cancel.child()
     with (
         closing(outputs),
@@ -155,7 +155,7 @@ def _planned(disk: LocalDisk, file_name: str) -> _LocalDiskPlan:
 
 
 def _verdict(
-    machine: LocalMachine, copied: Sequence[LocalDisk], run: RunFile, board: Board, cancel: CancelToken
+    machine: LocalMachine, copied: Sequence[LocalDisk], run: RunFile, board: MachineProgress, cancel: CancelToken
 ) -> PackageVerdict:
     """Compares what was read with the package's own ``.mf``, and writes the proof down. Nothing has its final name
     yet."""

@@ -16,7 +16,7 @@ from typing import Final
 
 from hypersdk.errors import HyperSDKError, IntegrityError, Refused, SourceError, register
 from hypersdk.formats.ovf import OvfDisk
-from hypersdk.migration.board import Board
+from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.point import SNAPSHOT_GONE, SOURCE_CHANGED, PointInTime, check_snapshot_there, point_of
 from hypersdk.migration.prepare import SourceWork
@@ -72,7 +72,7 @@ class MachineCopy:
     returns."""
 
     work: SourceWork
-    board: Board
+    board: MachineProgress
     disks: DiskSet
 
     def run(self, cancel: CancelToken) -> None:

@@ -9,10 +9,10 @@ from typing import Final
 
 from hypersdk.errors import Cancelled
 from hypersdk.formats.image import BLOCK, BlockFile
-from hypersdk.migration.board import Board
+from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.outputs import OpenDisk, Outputs
 from hypersdk.migration.runfile import DiskRecord, RunFile
-from hypersdk.migration.settings import Shared
+from hypersdk.migration.settings import RunResources
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
@@ -23,7 +23,7 @@ from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy
 from hypersdk.transfer.source import DiskSource
-from hypersdk.transfer.space import PatientFile
+from hypersdk.transfer.space import SpaceWaitingFile
 from hypersdk.units import format_size
 
 READ_BACK_COST: Final = 1 / 10
@@ -43,8 +43,8 @@ class DiskSet:
     run: RunFile
     outputs: Outputs
     folder: OutputFolder
-    board: Board
-    shared: Shared
+    board: MachineProgress
+    shared: RunResources
     verifier: Executor
     warn: Callable[[str], None]
     _hashes: dict[int, Future[str | None]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class DiskSet:
         except BaseException as error:
             meter.enter(Phase.CANCELLED if isinstance(error, Cancelled) else Phase.FAILED)
             raise
-        self._patiently(lambda: self._note_done(record, receipt, size, digest), meter, cancel)
+        self._save_when_room(lambda: self._note_done(record, receipt, size, digest), meter, cancel)
         self.outputs.close_disk(record)
         self.hash_later(record, cancel)
 
@@ -87,9 +87,9 @@ class DiskSet:
         with self.run.changing():
             record.receipt, record.size_bytes, record.sha256 = receipt, size, digest
 
-    def _patiently(self, save: Callable[[], None], meter: Meter, cancel: CancelToken) -> None:
+    def _save_when_room(self, save: Callable[[], None], meter: Meter, cancel: CancelToken) -> None:
         """Saves the run file; waits for room as the images do, which may have taken the last of it."""
-        self.shared.space_gate(self.run.record.folder).patiently(save, cancel, meter.waiting)
+        self.shared.space_gate(self.run.record.folder).retry_when_full(save, cancel, meter.waiting)
 
     def _transfer(
         self, record: DiskRecord, source: DiskSource, identity: str, meter: Meter, cancel: CancelToken
@@ -98,13 +98,13 @@ class DiskSet:
         gate = self.shared.space_gate(self.run.record.folder)
 
         def patient(file: BlockFile) -> BlockFile:
-            return PatientFile(file, gate, cancel, meter.waiting, guard=self._guard)
+            return SpaceWaitingFile(file, gate, cancel, meter.waiting, guard=self._guard)
 
         self.folder.check()
         with self.outputs.open(record, identity, patient) as disk:
             if disk.begun_again:
                 self.warn(f"{record.label} was begun again, nothing of the earlier run is used: {disk.begun_again}")
-            self._patiently(self.run.save, meter, cancel)  # the place inside an OVA is known now
+            self._save_when_room(self.run.save, meter, cancel)  # the place inside an OVA is known now
             meter.expect_read_back(self._read_back_share(record, disk))
             receipt = transfer_disk(
                 source,

@@ -24,10 +24,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, TargetError
-from hypersdk.migration.board import Board
+from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
-from hypersdk.migration.journal import Problem, SourceJournal, not_restored
+from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
 from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of, stem_of_run
 from hypersdk.migration.outputs import outputs_for, remove_half_published, remove_other_lanes, remove_unfinished
 from hypersdk.migration.plan import Plan
@@ -38,14 +38,14 @@ from hypersdk.migration.prepare import (
     check_same_run,
     check_undone_here,
     endpoint_name,
+    freeze_source,
     new_records,
-    settle,
     take_over,
     undo_after,
 )
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
 from hypersdk.migration.runfile import RUN_ACTIVE, RUN_FILE, SNAPSHOT_PREFIX, RunFile, lock_owner, locked_folder
-from hypersdk.migration.settings import RunSettings, Shared
+from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.migration.spec import Resume
 from hypersdk.migration.ticking import ticking
 from hypersdk.migration.watch import SnapshotWatch
@@ -76,15 +76,15 @@ def export_machines(
     cancel: CancelToken,
     observer: Observer,
     settings: RunSettings,
-    shared: Shared | None = None,
+    shared: RunResources | None = None,
 ) -> list[Outcome]:
     """Exports several machines, at most ``settings.max_machines`` at a time; one that fails does not stop the others.
 
     ``observer`` is called at a bounded rate from a thread of its own, and once more at the end. ``shared`` holds the
     budgets and limits of a process that makes several such calls at once; without it they are this call's own.
     """
-    shared = Shared(settings) if shared is None else shared.with_settings(settings)
-    boards = [Board(plan.machine.name, plan.disks) for plan in plans]
+    shared = RunResources(settings) if shared is None else shared.with_settings(settings)
+    boards = [MachineProgress(plan.machine.name, plan.disks) for plan in plans]
     exports = [MachineExport(session, plan, board, shared, cancel) for plan, board in zip(plans, boards, strict=True)]
     with (
         ticking([export.progress for export in exports], observer, settings.progress_interval_s),
@@ -96,7 +96,9 @@ def export_machines(
 class MachineExport:
     """One machine's export, from its plan to its published files."""
 
-    def __init__(self, session: Session, plan: Plan, board: Board, shared: Shared, cancel: CancelToken) -> None:
+    def __init__(
+        self, session: Session, plan: Plan, board: MachineProgress, shared: RunResources, cancel: CancelToken
+    ) -> None:
         self._session = session
         self._plan = plan
         self._board = board
@@ -106,7 +108,7 @@ class MachineExport:
         self._warnings = list(plan.warnings)
         self._started = time.monotonic()
         self._reservation: Reservation | None = None
-        self._not_undone: list[Problem] = []
+        self._not_undone: list[UndoProblem] = []
         self._unreadable = ""
 
     def progress(self) -> ExportProgress:
@@ -326,7 +328,7 @@ class MachineExport:
         result = self._publishing(work, {}, problems).published()
         return result, self._ended(work, problems)
 
-    def _put_back(self, work: SourceWork) -> list[Problem]:
+    def _put_back(self, work: SourceWork) -> list[UndoProblem]:
         """Undoes all that is open at the source, also where the run is cancelled by now. What fails becomes a warning
         and is returned."""
         self._board.phase(Phase.PUBLISHING, "putting the source back as it was found")
@@ -337,7 +339,7 @@ class MachineExport:
         return problems
 
     def _publishing(
-        self, work: SourceWork, hashes: Mapping[int, str | None], problems: Sequence[Problem]
+        self, work: SourceWork, hashes: Mapping[int, str | None], problems: Sequence[UndoProblem]
     ) -> Publishing:
         plan = self._plan
         finished = Finished(
@@ -350,7 +352,7 @@ class MachineExport:
         stem = stem_of_run(record)  # as in _work: its disks have it, whatever the machine is called by now
         return Publishing(plan.spec, plan.machine, stem, record, work.outputs, self._held, finished, self._cancel)
 
-    def _ended(self, work: SourceWork, problems: list[Problem]) -> NotRestored | None:
+    def _ended(self, work: SourceWork, problems: list[UndoProblem]) -> NotRestored | None:
         """The run is forgotten, unless something is still to be undone at the source: that is the error then."""
         if not problems:
             work.run.remove()
@@ -380,7 +382,7 @@ class MachineExport:
                     note=self._board.note,
                     check=copy.check_snapshot,
                 )
-            settle(work, shutdown_timeout_s=settings.shutdown_timeout_s, cancel=self._cancel)
+            freeze_source(work, shutdown_timeout_s=settings.shutdown_timeout_s, cancel=self._cancel)
             if watch is not None:
                 stack.enter_context(watch)
             try:

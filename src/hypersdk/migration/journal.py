@@ -54,7 +54,7 @@ GUEST_GOES_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class UndoProblem:
     """One change that could not be undone. ``change`` says what was to be done, ``left`` what stays behind,
     ``given_up`` that it is not tried again."""
 
@@ -163,8 +163,8 @@ class SourceJournal:
         except TargetError as error:
             LOG.info("the journal could not be written: %s", error.message)
 
-    def _change(self, kind: ChangeKind, data: dict[str, object]) -> _Making:
-        return _Making(self._run, Change(kind, dict(data)))
+    def _change(self, kind: ChangeKind, data: dict[str, object]) -> _JournaledChange:
+        return _JournaledChange(self._run, Change(kind, dict(data)))
 
     @property
     def guest_may_go_down(self) -> bool:
@@ -180,7 +180,7 @@ class SourceJournal:
 
     # Undo
 
-    def undo(self, *, keep: Collection[ChangeKind], cancel: CancelToken, give_up: bool = False) -> list[Problem]:
+    def undo(self, *, keep: Collection[ChangeKind], cancel: CancelToken, give_up: bool = False) -> list[UndoProblem]:
         """Undoes all open changes but those in ``keep``, newest first; goes on after a failure and returns the
         failures.
 
@@ -201,7 +201,9 @@ class SourceJournal:
                 raise
             except HyperSDKError as error:
                 ended = give_up and not isinstance(error, ConnectError | TransientError)
-                problems.append(Problem(_DESCRIPTIONS[change.kind], error, change, self._left_behind(change), ended))
+                problems.append(
+                    UndoProblem(_DESCRIPTIONS[change.kind], error, change, self._left_behind(change), ended)
+                )
                 if not ended:
                     continue
             self._note_undone(change)
@@ -297,7 +299,7 @@ _DESCRIPTIONS = {
 }
 
 
-class _Making:
+class _JournaledChange:
     """Writes the change down before the block and that it was made after it; a failed block leaves it planned, to be
     undone."""
 
@@ -321,7 +323,7 @@ class _Making:
                 self._change.made = True
 
 
-def not_restored(machine: str, problems: list[Problem], *, next_step: str | None = None) -> NotRestored:
+def not_restored(machine: str, problems: list[UndoProblem], *, next_step: str | None = None) -> NotRestored:
     """The error that says what is left to do at the source."""
     left = "; ".join(f"{problem.change}: {problem.error.message}" for problem in problems)
     return NotRestored(

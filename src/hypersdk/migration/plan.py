@@ -52,7 +52,7 @@ class PlannedDisk:
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
+class MinFreeSpace:
     """How much must stay free on a datastore while a snapshot of ours is held."""
 
     fraction: float = preflight.FLOOR_FRACTION
@@ -117,7 +117,7 @@ def make_plan(
     *,
     cancel: CancelToken,
     machines: Sequence[MachineSummary] | None = None,
-    floor: Floor = Floor(),
+    floor: MinFreeSpace = MinFreeSpace(),
     runs: RunStore | None = None,
 ) -> Plan:
     """Looks the machine up, checks all that can be checked without changing anything, and says what will be done.

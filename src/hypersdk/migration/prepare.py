@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hypersdk.errors import Cancelled, HyperSDKError, Refused, SourceError, UsageError, register
-from hypersdk.migration.journal import Problem, SourceJournal, not_restored
+from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
 from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import SOURCE_CHANGED, PointKind, point_of
@@ -128,7 +128,7 @@ def take_over(work: SourceWork, cancel: CancelToken) -> None:
     if wants_off and work.journal.guest_may_go_down and not (discard or copied):
         # It is to be off in a moment again, and its guest may need an hour to be asked once more.
         keep += (ChangeKind.POWER,)
-    still = work.run.record.point is not None and not copied and _is_still(work, cancel)
+    still = work.run.record.point is not None and not copied and _still_at_point(work, cancel)
     problems = work.journal.undo(keep=keep, cancel=cancel)
     if problems and not copied:
         step = f"Once vSphere answers again, run `{_undo_command(work, keep)}`."
@@ -137,14 +137,14 @@ def take_over(work: SourceWork, cancel: CancelToken) -> None:
         _follow_own_changes(work)
 
 
-def settle(work: SourceWork, *, shutdown_timeout_s: float, cancel: CancelToken) -> None:
+def freeze_source(work: SourceWork, *, shutdown_timeout_s: float, cancel: CancelToken) -> None:
     """Brings the source to a standstill, each change journalled, and writes down the point in time that is exported.
 
     Disks that were begun at another point start again. Raises SourceError ``source_changed`` where the machine has
     other disks than were planned.
     """
     spec = work.plan.spec
-    proved = work.run.record.point is not None and _is_still(work, cancel)
+    proved = work.run.record.point is not None and _still_at_point(work, cancel)
     machine = read_machine(work.session, work.plan.machine.moref)
     if machine.power is Power.ON and spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN):
         work.journal.shut_down(guest=spec.state is SourceState.SHUTDOWN, timeout_s=shutdown_timeout_s, cancel=cancel)
@@ -204,7 +204,7 @@ def _start_again(work: SourceWork) -> None:
             disk.begin_again()
 
 
-def _is_still(work: SourceWork, cancel: CancelToken) -> bool:
+def _still_at_point(work: SourceWork, cancel: CancelToken) -> bool:
     """Whether the machine is provably at the point in time of the run."""
     cancel.check()
     point = work.run.record.point
@@ -256,7 +256,7 @@ def _name_kept(work: SourceWork, error: BaseException, keep: Collection[ChangeKi
 
 
 def add_problems(
-    work: SourceWork, error: BaseException, problems: Sequence[Problem], *, keep: Collection[ChangeKind] = ()
+    work: SourceWork, error: BaseException, problems: Sequence[UndoProblem], *, keep: Collection[ChangeKind] = ()
 ) -> None:
     """Adds to ``error`` what could not be undone at the source, and how to have it undone."""
     for problem in problems:
@@ -269,7 +269,7 @@ def _was_still(work: SourceWork, cancel: CancelToken) -> bool:
     tried all the same."""
     record = work.run.record
     try:
-        return record.point is not None and not record.copied and _is_still(work, cancel)
+        return record.point is not None and not record.copied and _still_at_point(work, cancel)
     except HyperSDKError:
         return False
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import HyperSDKError, LookupFailed, Refused, TargetError, register
-from hypersdk.migration.journal import Problem, SourceJournal, not_restored
+from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
 from hypersdk.migration.naming import stem_of_run
 from hypersdk.migration.outputs import outputs_for
 from hypersdk.migration.register import Register, Registered, RunEntry, described_owner
@@ -98,7 +98,7 @@ class CleanUp:
 
     undone: tuple[str, ...]
     kept: tuple[str, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[UndoProblem, ...]
 
 
 def unfinished_runs(state: Path) -> list[UnfinishedRun]:
@@ -264,7 +264,7 @@ def _held(folder: Path, store: RunStore, lane: str | None) -> Iterator[tuple[Run
         yield run, held
 
 
-class Claim(StrEnum):
+class RunClaim(StrEnum):
     """What is known of whoever made a snapshot."""
 
     USED = "used"  # a process of this host works on its run, or a daemon's job needs it
@@ -278,7 +278,7 @@ class Stray:
     outside."""
 
     found: FoundSnapshot
-    claim: Claim
+    claim: RunClaim
     owner: str
 
     @property
@@ -307,14 +307,14 @@ def stray_snapshots(
 def _judged(found: FoundSnapshot, register: Register, jobs: Mapping[str, str]) -> Stray:
     known = register.find(found.name.removeprefix(SNAPSHOT_PREFIX))
     if known is not None and known.held:
-        return Stray(found, Claim.USED, f"{known.entry.owner}, process {known.entry.pid}")
+        return Stray(found, RunClaim.USED, f"{known.entry.owner}, process {known.entry.pid}")
     if job := jobs.get(found.name):
-        return Stray(found, Claim.USED, job)
+        return Stray(found, RunClaim.USED, job)
     if known is not None:
         owner = f"{known.entry.owner}; no process works on it"
         left_over = known.ours and known.here and known.entry.program == FolderRuns.program
-        return Stray(found, Claim.LEFT_OVER if left_over else Claim.UNKNOWN, owner)
-    return Stray(found, Claim.UNKNOWN, described_owner(found.description) or "unknown: its description names none")
+        return Stray(found, RunClaim.LEFT_OVER if left_over else RunClaim.UNKNOWN, owner)
+    return Stray(found, RunClaim.UNKNOWN, described_owner(found.description) or "unknown: its description names none")
 
 
 def remove_stray(session: Session, state: Path, stray: Stray, *, cancel: CancelToken) -> None:
@@ -322,12 +322,12 @@ def remove_stray(session: Session, state: Path, stray: Stray, *, cancel: CancelT
     its run up meanwhile, SourceError or AccessError."""
     name, store = stray.found.name, FolderRuns(state)
     now = _judged(stray.found, store.register, {})
-    if Claim.USED in (now.claim, stray.claim):
+    if RunClaim.USED in (now.claim, stray.claim):
         raise Refused(
-            f"snapshot {name} is in use: {now.owner if now.claim is Claim.USED else stray.owner}", code=SNAPSHOT_USED
+            f"snapshot {name} is in use: {now.owner if now.claim is RunClaim.USED else stray.owner}", code=SNAPSHOT_USED
         )
     remove_snapshot(session, stray.found.moref, cancel=cancel)
     run_id = name.removeprefix(SNAPSHOT_PREFIX)
     store.register.forget(run_id)
-    if stray.claim is Claim.LEFT_OVER:
+    if stray.claim is RunClaim.LEFT_OVER:
         store.remove_pointer(run_id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hypersdk.migration.plan import Floor
+from hypersdk.migration.plan import MinFreeSpace
 from hypersdk.migration.register import Register
 from hypersdk.migration.runfile import FolderRuns, RunStore, state_dir
 from hypersdk.transfer.budget import PER_HOST, PER_VCENTER, StreamBudget
@@ -45,7 +45,7 @@ class RunSettings:
     shutdown_timeout_s: float = 300.0
     snapshot_watch_s: float = 30.0
     progress_interval_s: float = 0.25
-    floor: Floor = field(default_factory=Floor)
+    floor: MinFreeSpace = field(default_factory=MinFreeSpace)
     state: Path = field(default_factory=state_dir)
     registers: tuple[Path, ...] = ()
     runs: RunStore | None = None
@@ -64,7 +64,7 @@ class RunSettings:
         return Register.of(self.state, *self.registers)
 
 
-class Shared:
+class RunResources:
     """The live side of ``RunSettings``: one per process (in a daemon, one per site of it), handed to every machine's
     export."""
 
@@ -76,14 +76,14 @@ class Shared:
         self._slots: dict[str, threading.Semaphore] = {}
         self._lock = threading.Lock()
 
-    def for_site(self, budget: StreamBudget) -> Shared:
+    def for_site(self, budget: StreamBudget) -> RunResources:
         """The same bandwidth and room on file systems, with a site's own streams and snapshots."""
         other = copy.copy(self)
         other.budget = budget
         other._slots = {}
         return other
 
-    def with_settings(self, settings: RunSettings) -> Shared:
+    def with_settings(self, settings: RunSettings) -> RunResources:
         """The same budgets, limits and ledgers for a run that has settings of its own."""
         other = copy.copy(self)
         other.settings = settings

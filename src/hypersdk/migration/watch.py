@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from hypersdk.errors import HyperSDKError, SourceError, register
-from hypersdk.migration.plan import Floor
+from hypersdk.migration.plan import MinFreeSpace
 from hypersdk.migration.point import SNAPSHOT_GONE
 from hypersdk.migration.preflight import floor_bytes
 from hypersdk.transfer.cancel import CancelToken
@@ -36,7 +36,7 @@ class SnapshotWatch:
         self,
         session: Session,
         moref: str,
-        floor: Floor,
+        floor: MinFreeSpace,
         *,
         interval_s: float,
         cancel: CancelToken,

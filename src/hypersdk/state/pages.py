@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class ListConditions:
     """Which rows. All conditions must hold; of several values, any."""
 
     equal: tuple[tuple[str, tuple[Any, ...]], ...] = ()
@@ -30,11 +30,11 @@ class Where:
     """Columns of text and what is found in them, in whatever case."""
 
 
-EVERYTHING: Final = Where()
+EVERYTHING: Final = ListConditions()
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class PageRequest:
     """Which part of a list, in which order. ``sort`` is a column, with ``-`` before it for falling order; rows without
     a value come last."""
 
@@ -44,7 +44,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Found(Generic[T]):
+class PageResult(Generic[T]):
     """Part of a list; how many match in all; the revision that the list was read at; how many match by value of a
     column."""
 
@@ -66,7 +66,7 @@ class Listing:
         self._noun: Final = noun
         self._facets: Final = tuple(facets)
 
-    def conditions(self, where: Where) -> list[sa.ColumnElement[bool]]:
+    def conditions(self, where: ListConditions) -> list[sa.ColumnElement[bool]]:
         """As SQL."""
         found: list[sa.ColumnElement[bool]] = [self.columns[name].in_(values) for name, values in where.equal]
         for name, least, too_high in where.within:
@@ -81,11 +81,11 @@ class Listing:
         connection: sa.Connection,
         query: sa.Select[Any],
         conditions: Sequence[sa.ColumnElement[bool]],
-        part: Slice,
+        part: PageRequest,
         make: Callable[[Any], T],
         *,
         beyond: sa.ColumnElement[bool] | None = None,
-    ) -> Found[T]:
+    ) -> PageResult[T]:
         """``query`` selects what ``make`` takes as a row. ``beyond`` is the condition of a cursor, which no count
         heeds.
 
@@ -98,7 +98,7 @@ class Listing:
         matching = query.where(*conditions).order_by(None)
         total = connection.execute(matching.with_only_columns(sa.func.count(), maintain_column_froms=True)).scalar_one()
         facets = {name: _facet(connection, matching, self.columns[name]) for name in self._facets}
-        return Found(tuple(make(row) for row in rows), total, current_revision(connection), facets)
+        return PageResult(tuple(make(row) for row in rows), total, current_revision(connection), facets)
 
     def _order(self, sort: str) -> list[sa.ColumnElement[Any]]:
         name, down = sort.removeprefix("-"), sort.startswith("-")

@@ -21,7 +21,7 @@ from typing import Final
 from hypersdk.model import Bottleneck
 
 
-class Doing(IntEnum):
+class Activity(IntEnum):
     """What a thread does at a moment."""
 
     IDLE = 0
@@ -33,8 +33,8 @@ class Doing(IntEnum):
 
 
 Spent = tuple[float, ...]
-"""Seconds by ``Doing``."""
-NOTHING: Spent = (0.0,) * len(Doing)
+"""Seconds by ``Activity``."""
+NOTHING: Spent = (0.0,) * len(Activity)
 
 
 class Timeline:
@@ -43,11 +43,11 @@ class Timeline:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._spent = [0.0] * len(Doing)
-        self._doing = Doing.IDLE
+        self._spent = [0.0] * len(Activity)
+        self._doing = Activity.IDLE
         self._since = clock()
 
-    def switch(self, doing: Doing) -> None:
+    def switch(self, doing: Activity) -> None:
         """From now on, this."""
         with self._lock:
             now = self._clock()
@@ -63,7 +63,7 @@ class Timeline:
         return tuple(spent)
 
     @property
-    def doing(self) -> Doing:
+    def doing(self) -> Activity:
         """What the thread does now."""
         return self._doing
 
@@ -74,7 +74,7 @@ class Timeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.switch(Doing.IDLE)
+        self.switch(Activity.IDLE)
         _OF_THREAD.timeline = None
 
 
@@ -91,7 +91,7 @@ def writing() -> Iterator[None]:
         yield
         return
     before = timeline.doing
-    timeline.switch(Doing.WRITING)
+    timeline.switch(Activity.WRITING)
     try:
         yield
     finally:
@@ -110,14 +110,14 @@ def difference(later: Spent, earlier: Spent) -> Spent:
 
 def bottleneck(readers: Spent, workers: Spent) -> Bottleneck | None:
     """What took most of the reading threads' time; None while nothing was done."""
-    busy = workers[Doing.CPU] + workers[Doing.WRITING]
-    to_write = workers[Doing.WRITING] / busy if busy > 0 else 0.0
-    backlog = readers[Doing.BACKLOG]
+    busy = workers[Activity.CPU] + workers[Activity.WRITING]
+    to_write = workers[Activity.WRITING] / busy if busy > 0 else 0.0
+    backlog = readers[Activity.BACKLOG]
     shares = {
-        Bottleneck.SOURCE: readers[Doing.READING],
-        Bottleneck.LIMIT: readers[Doing.LIMITED],
-        Bottleneck.TARGET: readers[Doing.WRITING] + backlog * to_write,
-        Bottleneck.CPU: readers[Doing.CPU] + backlog * (1 - to_write),
+        Bottleneck.SOURCE: readers[Activity.READING],
+        Bottleneck.LIMIT: readers[Activity.LIMITED],
+        Bottleneck.TARGET: readers[Activity.WRITING] + backlog * to_write,
+        Bottleneck.CPU: readers[Activity.CPU] + backlog * (1 - to_write),
     }
     most = max(shares, key=lambda kind: shares[kind])
     return most if shares[most] > 0 else None

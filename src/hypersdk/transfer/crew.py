@@ -2,7 +2,7 @@
 
 ::
 
-    with Crew(cancel) as crew, source.open(crew.token) as stream:
+    with WorkerGroup(cancel) as crew, source.open(crew.token) as stream:
         chunks = crew.adopt(Channel(4))
         crew.start("read", ...)          the first error of any thread stops them all
         crew.wait()                      raises it, once; or Cancelled within a moment of the cancel
@@ -91,7 +91,7 @@ class Channel(Generic[T]):
             self._emptied.notify_all()
 
 
-class Turnstile:
+class SequenceGate:
     """Lets numbered pieces of work through one at a time, in the order of their numbers."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Turnstile:
             self._changed.notify_all()
 
 
-class Crew:
+class WorkerGroup:
     """Starts threads, stops them together, joins them all. ``token`` is cancelled with the caller's and when the crew
     stops."""
 

@@ -20,7 +20,7 @@ from hypersdk.errors import HyperSDKError, IntegrityError
 from hypersdk.formats.image import BLOCK, ImageWriter
 from hypersdk.transfer.budget import EXHAUSTED_CODE, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.crew import Crew
+from hypersdk.transfer.crew import WorkerGroup
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.limit import BandwidthLimit
@@ -28,7 +28,7 @@ from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.ranging import RangeOptions, RangePass
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import Attempts, RetryPolicy
-from hypersdk.transfer.sink import Checkpoints, Sink, Tally
+from hypersdk.transfer.sink import Checkpoints, Sink, StoredCounts
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests, StreamSource
 from hypersdk.transfer.space import SpaceGate
 from hypersdk.transfer.streaming import PassOptions, StreamPass
@@ -64,7 +64,7 @@ def transfer_disk(
     cannot be resumed. ``check=False`` passes grains on
     unseen: then there is no content digest.
     ``workers`` inflate and hash. ``hashes`` are the digests of the stream; SHA-1 is added where the source wants it.
-    ``space`` waits for room for the ledger; the image's own file is wrapped in ``PatientFile`` by who opened it.
+    ``space`` waits for room for the ledger; the image's own file is wrapped in ``SpaceWaitingFile`` by who opened it.
 
     Ends with the first error of any of its threads, raised once: TransientError and SourceError of the source when the
     retries are used up; IntegrityError; TargetError; Cancelled within about a second of the cancel. Whatever it raises,
@@ -94,7 +94,7 @@ def transfer_disk(
             space,
             checkpoints,
             clock,
-            news_bytes=checkpoint_bytes,
+            progress_reset_bytes=checkpoint_bytes,
         )
         digests: StreamDigests | None = None
         if isinstance(source, RangeSource):
@@ -126,7 +126,7 @@ def _hashes(source: StreamSource, hashes: Collection[str]) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class _Copy:
-    """The tries of one disk. ``news_bytes``: a try that stored as much got somewhere, and the count of failures starts
+    """The tries of one disk. ``progress_reset_bytes``: a try that stored as much got somewhere, and the count of failures starts
     again."""
 
     writer: ImageWriter
@@ -139,8 +139,8 @@ class _Copy:
     space: SpaceGate | None
     checkpoints: Checkpoints | None
     clock: Callable[[], float]
-    news_bytes: int
-    tally: Tally = field(default_factory=Tally)
+    progress_reset_bytes: int
+    tally: StoredCounts = field(default_factory=StoredCounts)
     tries: int = 0
     route: str = ""
 
@@ -154,15 +154,20 @@ class _Copy:
             try:
                 return self._stream_once(source, options)
             except HyperSDKError as error:
-                news = (self.ledger.recorded - before) * BLOCK >= self.news_bytes
-                wait_s = attempts.failed(error, got_somewhere=news or self._others_run(error, source.host))
+                news = (self.ledger.recorded - before) * BLOCK >= self.progress_reset_bytes
+                wait_s = attempts.failed(error, made_progress=news or self._others_run(error, source.host))
                 note = f"{error.message}; trying again in {format_duration(wait_s)}"
             with self.meter.waiting(note):
                 self.cancel.sleep(wait_s)
 
     def _stream_once(self, source: StreamSource, options: PassOptions) -> StreamDigests:
         slot = self.budget.stream(source.host, self.cancel, self.meter.waiting) if self.budget else nullcontext()
-        with named(source.label), slot, Crew(self.cancel, source.label) as crew, source.open(crew.token) as stream:
+        with (
+            named(source.label),
+            slot,
+            WorkerGroup(self.cancel, source.label) as crew,
+            source.open(crew.token) as stream,
+        ):
             self.route = stream.route
             self.meter.begin_stream(stream.length_bytes, source.allocated_bytes)
             sink = self._sink(crew)
@@ -173,10 +178,10 @@ class _Copy:
         options = RangeOptions(streams, self.writer.ordered, self.retry, self.limit, self.budget)
         self.route = f"{source.host}, ranges"
         self._tried()
-        with Crew(self.cancel, source.label) as crew:
+        with WorkerGroup(self.cancel, source.label) as crew:
             RangePass(crew, source, self.ledger, self._sink(crew), self.meter, options, self._tried).run()
 
-    def _sink(self, crew: Crew) -> Sink:
+    def _sink(self, crew: WorkerGroup) -> Sink:
         return Sink(
             self.writer, self.ledger, self.meter, self.tally, self.checkpoints, space=self.space, cancel=crew.token
         )

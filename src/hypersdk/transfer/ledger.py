@@ -89,7 +89,7 @@ _ALL_EPOCHS: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
+class _LedgerHeader:
     capacity: int
     identity: bytes
     boot: bytes
@@ -105,7 +105,7 @@ class _Header:
         return body + _STAMP.pack(zlib.crc32(body))
 
     @classmethod
-    def unpack(cls, data: bytes) -> _Header | None:
+    def unpack(cls, data: bytes) -> _LedgerHeader | None:
         """None unless ``data`` is a whole header of this version."""
         if len(data) != _HEADER_SIZE or zlib.crc32(data[:-4]) != _STAMP.unpack(data[-4:])[0]:
             return None
@@ -131,7 +131,7 @@ class BlockLedger:
     through unchanged (a full disk is waited for by the caller); everything else is raised as TargetError.
     """
 
-    def __init__(self, handle: int, header: _Header) -> None:
+    def __init__(self, handle: int, header: _LedgerHeader) -> None:
         self._handle = handle
         self._header = header
         self._lock = threading.Lock()
@@ -158,7 +158,7 @@ class BlockLedger:
         with _closing_on_error(open_output(path, fresh=False)) as handle:
             _lock(handle, path)
             with target_errors(f"reading {path.name}"):
-                header = _Header.unpack(os.pread(handle, _HEADER_SIZE, 0))
+                header = _LedgerHeader.unpack(os.pread(handle, _HEADER_SIZE, 0))
                 _check_fits(header, path, capacity, identity)
                 assert header is not None
                 ledger = cls(handle, header)
@@ -176,7 +176,7 @@ class BlockLedger:
         with _closing_on_error(handle):
             _lock(handle, path)
             salt = int.from_bytes(os.urandom(4), "little")
-            ledger = cls(handle, _Header(capacity, _identity(identity), boot_id(), salt, epoch=1, durable=0))
+            ledger = cls(handle, _LedgerHeader(capacity, _identity(identity), boot_id(), salt, epoch=1, durable=0))
             with target_errors(f"writing {path.name}"):
                 ledger._write_header()
         return ledger
@@ -427,7 +427,7 @@ class BlockLedger:
                 newest = max(newest, epoch)
         return newest
 
-    def _settle(self, header: _Header) -> None:
+    def _settle(self, header: _LedgerHeader) -> None:
         self._header = header
         self._write_header()
         os.fdatasync(self._handle)
@@ -456,7 +456,7 @@ def _lock(handle: int, path: Path) -> None:
         raise TargetError(f"{path.name} is in use", code=LEDGER_BUSY) from error
 
 
-def _check_fits(header: _Header | None, path: Path, capacity: int, identity: str) -> None:
+def _check_fits(header: _LedgerHeader | None, path: Path, capacity: int, identity: str) -> None:
     if header is None:
         raise TargetError(f"{path.name} is damaged", code=LEDGER_UNUSABLE)
     if header.capacity != capacity or header.identity != _identity(identity):

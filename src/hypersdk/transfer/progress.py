@@ -35,7 +35,7 @@ Waiting: TypeAlias = Callable[[str], AbstractContextManager[None]]
 RATE_WINDOW_S: Final = 10.0
 BOTTLENECK_WINDOW_S: Final = 5.0
 _SAMPLE_EVERY_S: Final = 0.25
-NEARLY: Final = 0.994
+MAX_UNFINISHED_FRACTION: Final = 0.994
 """What is not finished is not 1, and no rounding to whole per cents makes it so."""
 
 
@@ -282,7 +282,7 @@ class Meter:
             return 0.0
         transfer, read_back = 1 - self._read_back_share, self._read_back_share
         whole = transfer + read_back * share if self._phase is Phase.VERIFYING else transfer * share
-        return min(max(whole, 0.0), NEARLY)
+        return min(max(whole, 0.0), MAX_UNFINISHED_FRACTION)
 
     @property
     def _reads_back(self) -> bool:

@@ -10,10 +10,10 @@ from typing import Final
 
 from hypersdk.errors import Cancelled, TransientError
 from hypersdk.formats.image import BLOCK
-from hypersdk.transfer.activity import Doing, Timeline
+from hypersdk.transfer.activity import Activity, Timeline
 from hypersdk.transfer.blockmap import BlockMap
 from hypersdk.transfer.budget import EXHAUSTED_CODE, StreamBudget
-from hypersdk.transfer.crew import Crew, Turnstile
+from hypersdk.transfer.crew import SequenceGate, WorkerGroup
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.limit import BandwidthLimit
@@ -43,7 +43,7 @@ class RangePass:
 
     def __init__(
         self,
-        crew: Crew,
+        crew: WorkerGroup,
         source: RangeSource,
         ledger: BlockLedger,
         sink: Sink,
@@ -58,7 +58,7 @@ class RangePass:
         self._meter = meter
         self._options = options
         self._retried = retried
-        self._turns: Turnstile | None = crew.adopt(Turnstile()) if options.ordered else None
+        self._turns: SequenceGate | None = crew.adopt(SequenceGate()) if options.ordered else None
         self._lock = threading.Lock()
         self._pieces: Iterator[tuple[int, range]] = iter(())
         self._none_left = crew.token.child()
@@ -104,9 +104,9 @@ class RangePass:
         offset = blocks.start * BLOCK
         view = buffer[: min(blocks.stop * BLOCK, self._source.capacity_bytes) - offset]
         self._read(offset, view, time)
-        time.switch(Doing.CPU)
+        time.switch(Activity.CPU)
         found = [_block(offset + at, view[at : at + BLOCK]) for at in range(0, len(view), BLOCK)]
-        time.switch(Doing.IDLE)
+        time.switch(Activity.IDLE)
         with nullcontext() if self._turns is None else self._turns.turn(number):
             self._sink.store(found, time)
         self._meter.add_decoded(len(view), None)
@@ -114,7 +114,7 @@ class RangePass:
     def _read(self, offset: int, view: memoryview, time: Timeline) -> None:
         attempts = Attempts(self._options.retry)
         while True:
-            time.switch(Doing.READING)
+            time.switch(Activity.READING)
             try:
                 self._source.read(offset, view, self._crew.token)
                 break
@@ -124,7 +124,7 @@ class RangePass:
                 self._crew.token.sleep(wait_s)
         self._meter.add_wire(len(view))
         if self._options.limit is not None:
-            time.switch(Doing.LIMITED)
+            time.switch(Activity.LIMITED)
             self._options.limit.take(len(view), self._crew.token)
 
     def _back_off(self, error: TransientError) -> None:

@@ -43,12 +43,12 @@ class Attempts:
         self.made = 1
         """Tries made, the running one included."""
 
-    def failed(self, error: HyperSDKError, *, got_somewhere: bool = False) -> float:
+    def failed(self, error: HyperSDKError, *, made_progress: bool = False) -> float:
         """How long to wait before the next try, never less than the server asks for (its Retry-After).
 
         Raises ``error`` itself when another try would not help or all are used up.
         """
-        self._failures = 1 if got_somewhere else self._failures + 1
+        self._failures = 1 if made_progress else self._failures + 1
         if not worth_another_try(error) or self._failures > self._policy.retries:
             raise error
         self.made += 1

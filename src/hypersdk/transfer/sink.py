@@ -18,7 +18,7 @@ from typing import Final, Self
 from hypersdk.errors import HyperSDKError, IntegrityError, register
 from hypersdk.formats.image import BLOCK, Buffer, ImageWriter, Piece
 from hypersdk.formats.vmdk.stream import inflate
-from hypersdk.transfer.activity import Doing, Timeline
+from hypersdk.transfer.activity import Activity, Timeline
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import ZERO_BLOCK
 from hypersdk.transfer.files import target_errors
@@ -62,7 +62,7 @@ class Block:
         return self.data
 
 
-class Tally:
+class StoredCounts:
     """What all passes of one run stored. Thread-safe."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Sink:
         writer: ImageWriter,
         ledger: BlockLedger,
         meter: Meter,
-        tally: Tally,
+        tally: StoredCounts,
         checkpoints: Checkpoints | None,
         *,
         space: SpaceGate | None,
@@ -109,10 +109,10 @@ class Sink:
         if len(new) < len(blocks):
             self._compare([block for block in blocks if self._ledger.has(block.index)])
         data = [block for block in new if block.digest != ZERO_BLOCK]
-        time.switch(Doing.CPU)  # but for what the file takes (transfer.space)
+        time.switch(Activity.CPU)  # but for what the file takes (transfer.space)
         with target_errors(self._doing):
             written = self._write(data)
-            time.switch(Doing.WRITING)
+            time.switch(Activity.WRITING)
             self._record(new)
         self._tally.add(len(data), len(new) - len(data))
         self._meter.add_stored(sum(block.length for block in new), written)
@@ -149,7 +149,7 @@ class Sink:
             if self._space is None:
                 self._ledger.record(run[0].index, hashes)
             else:
-                self._space.patiently(self._recording(run[0].index, hashes), self._cancel, self._meter.waiting)
+                self._space.retry_when_full(self._recording(run[0].index, hashes), self._cancel, self._meter.waiting)
 
     def _recording(self, first: int, hashes: list[bytes]) -> Callable[[], None]:
         return lambda: self._ledger.record(first, hashes)

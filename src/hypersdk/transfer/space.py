@@ -1,7 +1,7 @@
 """Room on the output file systems: what was promised to whom, and what happens when it runs out all the same.
 
 Nothing is preallocated: images are sparse, and how much a disk will take is an expectation. ``SpaceLedger`` adds up the
-expectations of all disks of all machines per file system. ``PatientFile`` wraps the file of an image: a full disk
+expectations of all disks of all machines per file system. ``SpaceWaitingFile`` wraps the file of an image: a full disk
 pauses its writes until there is room again; the writer above never notices.
 """
 
@@ -137,7 +137,7 @@ class SpaceGate:
         self._free = free
         self._clock = clock
 
-    def patiently(self, action: Callable[[], T], cancel: CancelToken, waiting: Waiting = unseen) -> T:
+    def retry_when_full(self, action: Callable[[], T], cancel: CancelToken, waiting: Waiting = unseen) -> T:
         """Runs ``action``; when the disk is full (or the quota used up), waits for room and runs it again, so it must
         be repeatable.
 
@@ -189,7 +189,7 @@ def _is_full(error: OSError | TargetError) -> bool:
     return error.errno in FULL if isinstance(error, OSError) else error.code == NO_SPACE
 
 
-class PatientFile:
+class SpaceWaitingFile:
     """A ``BlockFile`` whose writes wait for room instead of failing. Wrap the file before it is given to a writer.
 
     Tells the timeline of the thread that it waits for the file, for as long as it does.
@@ -215,7 +215,7 @@ class PatientFile:
         """As the file; waits while it is full. A write that got half way is written again from its start."""
         self._guard()
         with writing():
-            self._gate.patiently(lambda: self._file.pwrite(buffers, offset), self._cancel, self._waiting)
+            self._gate.retry_when_full(lambda: self._file.pwrite(buffers, offset), self._cancel, self._waiting)
 
     def pread(self, length: int, offset: int) -> bytes:
         """As the file."""
@@ -230,13 +230,13 @@ class PatientFile:
         """As the file; waits while it is full."""
         self._guard()
         with writing():
-            self._gate.patiently(lambda: self._file.truncate(size), self._cancel, self._waiting)
+            self._gate.retry_when_full(lambda: self._file.truncate(size), self._cancel, self._waiting)
 
     def discard(self, offset: int, length: int) -> None:
         """As the file; punching a hole can need room for the map of extents."""
         self._guard()
         with writing():
-            self._gate.patiently(lambda: self._file.discard(offset, length), self._cancel, self._waiting)
+            self._gate.retry_when_full(lambda: self._file.discard(offset, length), self._cancel, self._waiting)
 
     def data_runs(self, start: int) -> Iterator[range]:
         """As the file."""

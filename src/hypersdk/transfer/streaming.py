@@ -20,8 +20,8 @@ from typing import Final
 
 from hypersdk.errors import TRUNCATED_STREAM, HyperSDKError, IntegrityError, TransientError
 from hypersdk.formats.vmdk.stream import Grain, GrainDecoder, inflate
-from hypersdk.transfer.activity import Doing, Timeline
-from hypersdk.transfer.crew import Channel, Crew, Turnstile
+from hypersdk.transfer.activity import Activity, Timeline
+from hypersdk.transfer.crew import Channel, SequenceGate, WorkerGroup
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import UNHASHED
 from hypersdk.transfer.limit import BandwidthLimit
@@ -87,7 +87,7 @@ class StreamPass:
     """Made inside a crew's block, run once."""
 
     def __init__(
-        self, crew: Crew, stream: ByteStream, capacity: int, sink: Sink, meter: Meter, options: PassOptions
+        self, crew: WorkerGroup, stream: ByteStream, capacity: int, sink: Sink, meter: Meter, options: PassOptions
     ) -> None:
         self._crew = crew
         self._stream = stream
@@ -101,7 +101,7 @@ class StreamPass:
             self._free.put(_Chunk(self._free, CHUNK))
         self._to_hash = crew.adopt(Channel[tuple[_Chunk, memoryview]](CHUNKS))
         self._batches = crew.adopt(Channel[_Batch](BATCHES))
-        self._turns: Turnstile | None = crew.adopt(Turnstile()) if options.ordered else None
+        self._turns: SequenceGate | None = crew.adopt(SequenceGate()) if options.ordered else None
         self._batch_number = 0
         self._received = 0
         self._position: int | None = 0
@@ -129,13 +129,13 @@ class StreamPass:
     def _read(self) -> None:
         with self._meter.reader() as time:
             while not self._ended:
-                time.switch(Doing.BACKLOG)
+                time.switch(Activity.BACKLOG)
                 chunk = self._free.get()
                 assert chunk is not None
                 view = chunk.view[: self._fill(chunk.view, time)]
-                time.switch(Doing.CPU)
+                time.switch(Activity.CPU)
                 grains = self._decode(view)
-                time.switch(Doing.BACKLOG)
+                time.switch(Activity.BACKLOG)
                 self._hand_out(chunk, view, grains)
         self._to_hash.close()
         self._batches.close()
@@ -157,7 +157,7 @@ class StreamPass:
     def _receive(self, view: memoryview, time: Timeline) -> int:
         self._crew.token.check()
         limit = self._options.limit
-        time.switch(Doing.READING)
+        time.switch(Activity.READING)
         try:
             count = self._stream.readinto(view if limit is None else view[: limit.step_bytes])
         except TransientError as error:
@@ -166,7 +166,7 @@ class StreamPass:
         self._meter.add_wire(count)
         self._received += count
         if limit is not None and count:
-            time.switch(Doing.LIMITED)
+            time.switch(Activity.LIMITED)
             limit.take(count, self._crew.token)
         return count
 
@@ -205,25 +205,25 @@ class StreamPass:
     def _hash(self) -> None:
         with self._meter.worker() as time:
             while (item := self._to_hash.get()) is not None:
-                time.switch(Doing.CPU)
+                time.switch(Activity.CPU)
                 chunk, view = item
                 for hasher in self._hashers:
                     hasher.update(view)
                 chunk.release()
-                time.switch(Doing.IDLE)
+                time.switch(Activity.IDLE)
 
     # Workers
 
     def _work(self) -> None:
         with self._meter.worker() as time:
             while (batch := self._batches.get()) is not None:
-                time.switch(Doing.CPU)
+                time.switch(Activity.CPU)
                 blocks = [self._block(grain) for grain in batch.grains]
-                time.switch(Doing.IDLE)
+                time.switch(Activity.IDLE)
                 with self._turn(batch.number):
-                    time.switch(Doing.CPU)
+                    time.switch(Activity.CPU)
                     self._sink.store(blocks, time)
-                    time.switch(Doing.IDLE)
+                    time.switch(Activity.IDLE)
                 batch.chunk.release()
 
     def _turn(self, number: int) -> AbstractContextManager[None]:

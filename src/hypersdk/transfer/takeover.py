@@ -26,7 +26,7 @@ from hypersdk.formats.image import BLOCK, ImageWriter
 from hypersdk.model import Phase
 from hypersdk.transfer.blockmap import BlockMap
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.crew import Crew
+from hypersdk.transfer.crew import WorkerGroup
 from hypersdk.transfer.digest import ZERO_BLOCK, hash_block
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.ledger import BlockLedger
@@ -47,7 +47,7 @@ def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, 
         lost = ledger.keep(stored.runs(0, ledger.blocks, present=True))
         check = _Check(writer, ledger, meter, stored)
         meter.check_earlier(stored.count * BLOCK)
-        with Crew(cancel, meter.label) as crew:
+        with WorkerGroup(cancel, meter.label) as crew:
             for number in range(workers):
                 crew.start(f"check {number + 1}", lambda: check.run(crew.token))
             crew.wait()

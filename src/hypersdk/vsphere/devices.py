@@ -53,7 +53,7 @@ class _Controller:
 
 
 @dataclass(frozen=True, slots=True)
-class Hardware:
+class VirtualDevices:
     """The devices that matter for a move. Disks in unit order; ``boot_order`` as ``disk:2000``, ``nic:4000``,
     ``cdrom``, ``floppy``."""
 
@@ -65,7 +65,7 @@ class Hardware:
 
 def read_hardware(
     devices: Sequence[Element], *, networks: Mapping[str, str], datastores: Mapping[str, str], used: Mapping[int, int]
-) -> Hardware:
+) -> VirtualDevices:
     """Decodes ``config.hardware.device``. ``networks`` and ``datastores`` map morefs (and portgroup keys) to names;
     ``used`` disk keys to bytes."""
     controllers = {
@@ -74,7 +74,7 @@ def read_hardware(
         if (controller := _controller(device)) and (key := _key(device)) is not None
     }
     disks = sorted((device for device in devices if kind_of(device) == "VirtualDisk"), key=unit_order)
-    return Hardware(
+    return VirtualDevices(
         disks=tuple(_disk(device, controllers, datastores, used) for device in disks),
         nics=tuple(_nic(device, networks) for device in devices if _is_nic(device)),
         cdroms=tuple(_cdrom(device) for device in devices if kind_of(device) == "VirtualCdrom"),
@@ -83,7 +83,7 @@ def read_hardware(
 
 
 def boot_order(options: Element | None) -> tuple[str, ...]:
-    """``config.bootOptions.bootOrder`` in the words of ``Hardware``."""
+    """``config.bootOptions.bootOrder`` in the words of ``VirtualDevices``."""
     if options is None:
         return ()
     return tuple(word for entry in children(options, "bootOrder") if (word := _boot_device(entry)) is not None)

@@ -40,7 +40,7 @@ FREE_LICENCE: Final = "esxBasic"
 """Edition key of the free ESXi licence, which leaves the export API out."""
 
 
-class Status(StrEnum):
+class CheckStatus(StrEnum):
     """How a check ended."""
 
     OK = "ok"
@@ -49,11 +49,11 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class DoctorCheck:
     """One finding. ``next_step`` is empty when there is nothing to do."""
 
     name: str
-    status: Status
+    status: CheckStatus
     detail: str
     next_step: str = ""
 
@@ -65,7 +65,7 @@ def run_doctor(
     machine: str | None = None,
     output_dir: Path | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> Iterator[Check]:
+) -> Iterator[DoctorCheck]:
     """All checks, as they finish; the rest is left out where one failed that they need.
 
     ``machine`` (any selector) narrows privileges and datastores down to one machine; ``output_dir`` adds the local free
@@ -76,7 +76,7 @@ def run_doctor(
     for check in _reach(endpoint, now):
         cancel.check()
         yield check
-        if check.status is Status.FAIL:
+        if check.status is CheckStatus.FAIL:
             return
     try:
         session = Session.connect(endpoint, cancel=cancel)
@@ -86,17 +86,19 @@ def run_doctor(
         yield _failed("login", exc)
         return
     with session:
-        yield Check(
-            "login", Status.OK, f"{endpoint.username} on {session.about.full_name} (API {session.about.api_version})"
+        yield DoctorCheck(
+            "login",
+            CheckStatus.OK,
+            f"{endpoint.username} on {session.about.full_name} (API {session.about.api_version})",
         )
         yield from _inside(session, machine, cancel, now)
 
 
-def _failed(name: str, exc: HyperSDKError, status: Status = Status.FAIL) -> Check:
-    return Check(name, status, exc.message, exc.next_step)
+def _failed(name: str, exc: HyperSDKError, status: CheckStatus = CheckStatus.FAIL) -> DoctorCheck:
+    return DoctorCheck(name, status, exc.message, exc.next_step)
 
 
-def _reach(endpoint: Endpoint, now: Callable[[], datetime]) -> Iterator[Check]:
+def _reach(endpoint: Endpoint, now: Callable[[], datetime]) -> Iterator[DoctorCheck]:
     """Name, port, certificate."""
     proxy = http_proxy_for(endpoint, endpoint.host, endpoint.port)
     if proxy is None:
@@ -105,9 +107,9 @@ def _reach(endpoint: Endpoint, now: Callable[[], datetime]) -> Iterator[Check]:
     try:
         started = time.monotonic()
         dial(endpoint.host, endpoint.port, proxy=proxy).close()
-        yield Check(
+        yield DoctorCheck(
             "port",
-            Status.OK,
+            CheckStatus.OK,
             f"{endpoint.host}:{endpoint.port} answers in {format_duration(time.monotonic() - started)}{way}",
         )
     except OSError as exc:
@@ -121,21 +123,21 @@ def _reach(endpoint: Endpoint, now: Callable[[], datetime]) -> Iterator[Check]:
     yield _trust(endpoint, shown, now())
 
 
-def _resolve(host: str) -> Check:
+def _resolve(host: str) -> DoctorCheck:
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         pass
     else:
-        return Check("name", Status.OK, f"{host} is an address")
+        return DoctorCheck("name", CheckStatus.OK, f"{host} is an address")
     try:
         found = socket.getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM)
     except OSError as exc:
         return _failed("name", translate(exc, host))
-    return Check("name", Status.OK, f"{host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}")
+    return DoctorCheck("name", CheckStatus.OK, f"{host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}")
 
 
-def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> Check:
+def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> DoctorCheck:
     """Whether the certificate is trusted by the endpoint's own rules; always with its print."""
     owner, until = shown.subject, f"valid until {shown.not_after:%Y-%m-%d}"
     detail = f"{owner}, SHA-256 {show_print(shown.sha256)}, {until}"
@@ -143,20 +145,24 @@ def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> Check:
     try:
         connection.connect()
     except HyperSDKError as exc:
-        return Check("certificate", Status.FAIL, f"{exc.message}; {owner}, {until}", exc.next_step)
+        return DoctorCheck("certificate", CheckStatus.FAIL, f"{exc.message}; {owner}, {until}", exc.next_step)
     except OSError as exc:
         return _failed("certificate", translate(exc, endpoint.address))
     finally:
         connection.close()
     if endpoint.tls.insecure and endpoint.tls.thumbprint is None:
         pin = f"Pin it: --thumbprint {show_print(shown.sha256)}"
-        return Check("certificate", Status.WARN, f"not checked (--insecure): {detail}", pin)
+        return DoctorCheck("certificate", CheckStatus.WARN, f"not checked (--insecure): {detail}", pin)
     if shown.not_after - now < EXPIRES_SOON:
-        return Check("certificate", Status.WARN, f"ends soon: {detail}", "Have it renewed; a pin changes with it.")
-    return Check("certificate", Status.OK, detail)
+        return DoctorCheck(
+            "certificate", CheckStatus.WARN, f"ends soon: {detail}", "Have it renewed; a pin changes with it."
+        )
+    return DoctorCheck("certificate", CheckStatus.OK, detail)
 
 
-def _inside(session: Session, machine: str | None, cancel: CancelToken, now: Callable[[], datetime]) -> Iterator[Check]:
+def _inside(
+    session: Session, machine: str | None, cancel: CancelToken, now: Callable[[], datetime]
+) -> Iterator[DoctorCheck]:
     """What only a logged-in session can tell. A check that vSphere refuses is a finding of its own and the others go
     on."""
     moref = None
@@ -169,7 +175,7 @@ def _inside(session: Session, machine: str | None, cancel: CancelToken, now: Cal
             raise
         except HyperSDKError as exc:
             yield _failed("machine", exc)
-    checks: dict[str, Callable[[], Iterator[Check]]] = {
+    checks: dict[str, Callable[[], Iterator[DoctorCheck]]] = {
         "clock": lambda: _clock(session, now),
         "licence": lambda: _licence(session, cancel),
         "privileges": lambda: _privileges(session, moref, cancel),
@@ -183,21 +189,21 @@ def _inside(session: Session, machine: str | None, cancel: CancelToken, now: Cal
         except Cancelled:
             raise
         except HyperSDKError as exc:
-            yield _failed(name, exc, Status.WARN)
+            yield _failed(name, exc, CheckStatus.WARN)
 
 
-def _clock(session: Session, now: Callable[[], datetime]) -> Iterator[Check]:
+def _clock(session: Session, now: Callable[[], datetime]) -> Iterator[DoctorCheck]:
     skew = session.server_time() - now()
     seconds = abs(skew.total_seconds())
     way = "ahead of" if skew > timedelta(0) else "behind"
     detail = f"the server's clock is {format_duration(seconds)} {way} this machine's"
     if seconds > MAX_SKEW.total_seconds():
-        yield Check("clock", Status.WARN, detail, "Synchronise both with the same NTP servers.")
+        yield DoctorCheck("clock", CheckStatus.WARN, detail, "Synchronise both with the same NTP servers.")
     else:
-        yield Check("clock", Status.OK, detail)
+        yield DoctorCheck("clock", CheckStatus.OK, detail)
 
 
-def _licence(session: Session, cancel: CancelToken) -> Iterator[Check]:
+def _licence(session: Session, cancel: CancelToken) -> Iterator[DoctorCheck]:
     """A lone ESXi host on the free licence refuses every export."""
     if session.about.is_vcenter or session.content.licenseManager is None:
         return
@@ -211,12 +217,16 @@ def _licence(session: Session, cancel: CancelToken) -> Iterator[Check]:
     editions = session.call(read)
     if FREE_LICENCE in editions:
         advice = "Give the host a licence that includes the API, or add it to a vCenter."
-        yield Check("licence", Status.FAIL, "the host runs on the free licence, which refuses exports", advice)
+        yield DoctorCheck(
+            "licence", CheckStatus.FAIL, "the host runs on the free licence, which refuses exports", advice
+        )
     else:
-        yield Check("licence", Status.OK, ", ".join(edition for edition in editions if edition) or "no edition named")
+        yield DoctorCheck(
+            "licence", CheckStatus.OK, ", ".join(edition for edition in editions if edition) or "no edition named"
+        )
 
 
-def _privileges(session: Session, moref: str | None, cancel: CancelToken) -> Iterator[Check]:
+def _privileges(session: Session, moref: str | None, cancel: CancelToken) -> Iterator[DoctorCheck]:
     """Per operation, each where it counts: on the machine and its datastores, or else on every datacenter; or on the
     root folder."""
     machines, stores, root = _scopes(session, moref, cancel)
@@ -227,11 +237,11 @@ def _privileges(session: Session, moref: str | None, cancel: CancelToken) -> Ite
     for operation in Operation:
         names = ", ".join(lacking.get(operation, ()))
         if not names:
-            yield Check(f"privileges: {operation}", Status.OK, "granted")
+            yield DoctorCheck(f"privileges: {operation}", CheckStatus.OK, "granted")
         else:
-            status = Status.FAIL if operation in ESSENTIAL else Status.WARN
+            status = CheckStatus.FAIL if operation in ESSENTIAL else CheckStatus.WARN
             advice = f"Have an administrator add {names} to the account's role."
-            yield Check(f"privileges: {operation}", status, f"missing: {names}", advice)
+            yield DoctorCheck(f"privileges: {operation}", status, f"missing: {names}", advice)
 
 
 def _scopes(session: Session, moref: str | None, cancel: CancelToken) -> tuple[list[Any], list[Any], list[Any]]:
@@ -260,7 +270,7 @@ def _read_view(session: Session, paths: dict[str, tuple[str, ...]], cancel: Canc
     return session.call(read)
 
 
-def _hosts(session: Session, cancel: CancelToken) -> Iterator[Check]:
+def _hosts(session: Session, cancel: CancelToken) -> Iterator[DoctorCheck]:
     """The route of the disk streams: vCenter names the ESXi host in the lease, and the stream comes from its port
     443."""
     if not session.about.is_vcenter:
@@ -278,27 +288,29 @@ def _hosts(session: Session, cancel: CancelToken) -> Iterator[Check]:
         pool.shutdown(cancel_futures=True)
 
 
-def _host(endpoint: Endpoint, name: str, state: str) -> Check:
+def _host(endpoint: Endpoint, name: str, state: str) -> DoctorCheck:
     title = f"host {name}"
     if state != "connected":
-        return Check(
-            title, Status.WARN, f"vCenter says it is {state or 'in an unknown state'}", "Reconnect it in vCenter."
+        return DoctorCheck(
+            title, CheckStatus.WARN, f"vCenter says it is {state or 'in an unknown state'}", "Reconnect it in vCenter."
         )
     started = time.monotonic()
     try:
         dial(name, HTTPS_PORT, proxy=http_proxy_for(endpoint, name), timeout_s=HOST_TIMEOUT_S).close()
     except OSError as exc:
         advice = f"Open port {HTTPS_PORT} from here to the host for full speed, and check that its name resolves here."
-        return Check(
+        return DoctorCheck(
             title,
-            Status.WARN,
+            CheckStatus.WARN,
             f"not reachable ({translate(exc, name).message}): its disks come through vCenter",
             advice,
         )
-    return Check(title, Status.OK, f"port {HTTPS_PORT} answers in {format_duration(time.monotonic() - started)}")
+    return DoctorCheck(
+        title, CheckStatus.OK, f"port {HTTPS_PORT} answers in {format_duration(time.monotonic() - started)}"
+    )
 
 
-def _datastores(session: Session, moref: str | None, cancel: CancelToken) -> Iterator[Check]:
+def _datastores(session: Session, moref: str | None, cancel: CancelToken) -> Iterator[DoctorCheck]:
     """Room for the delta of a temporary snapshot."""
     if moref is None:
         found = [datastore_facts(item) for item in _read_view(session, {"Datastore": DATASTORE}, cancel)]
@@ -313,25 +325,30 @@ def snapshot_floor(capacity_bytes: int) -> int:
     return max(capacity_bytes // 10, 20 * GiB)
 
 
-def _datastore(store: DatastoreFacts) -> Check:
+def _datastore(store: DatastoreFacts) -> DoctorCheck:
     title = f"datastore {store.name}"
     if not store.accessible:
-        return Check(title, Status.WARN, "not accessible", "Bring the storage back: machines on it cannot be exported.")
+        return DoctorCheck(
+            title, CheckStatus.WARN, "not accessible", "Bring the storage back: machines on it cannot be exported."
+        )
     if store.free_bytes is None or store.capacity_bytes is None:
-        return Check(title, Status.WARN, "its free space is not known")
+        return DoctorCheck(title, CheckStatus.WARN, "its free space is not known")
     detail = f"{format_size(store.free_bytes)} of {format_size(store.capacity_bytes)} free"
     if store.free_bytes < snapshot_floor(store.capacity_bytes):
         advice = "Free space, or export its machines while they are off: a running one needs a temporary snapshot."
-        return Check(title, Status.WARN, detail, advice)
-    return Check(title, Status.OK, detail)
+        return DoctorCheck(title, CheckStatus.WARN, detail, advice)
+    return DoctorCheck(title, CheckStatus.OK, detail)
 
 
-def _local_space(folder: Path) -> Check:
+def _local_space(folder: Path) -> DoctorCheck:
     there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
     try:
         usage = shutil.disk_usage(there)
     except OSError as exc:
-        return Check(
-            "output", Status.FAIL, f"{folder} cannot be looked at: {exc.strerror}", "Choose another folder with -o."
+        return DoctorCheck(
+            "output",
+            CheckStatus.FAIL,
+            f"{folder} cannot be looked at: {exc.strerror}",
+            "Choose another folder with -o.",
         )
-    return Check("output", Status.OK, f"{format_size(usage.free)} free at {folder}")
+    return DoctorCheck("output", CheckStatus.OK, f"{format_size(usage.free)} free at {folder}")

@@ -107,10 +107,10 @@ def _sort_in(found: _Inventory, item: ObjectProperties) -> None:
     elif item.kind == "HostSystem":
         found.hosts[item.moref] = decode_name(item.text("name") or item.moref)
     elif item.kind in PLACES:
-        found.places[item.moref] = place_of(item)
+        found.places[item.moref] = location_of(item)
 
 
-def place_of(item: ObjectProperties) -> Place:
+def location_of(item: ObjectProperties) -> Place:
     """A Folder, Datacenter or VirtualApp as a step of a path. A vApp stands in a folder or in another vApp."""
     parent = item.text("parent") or item.text("parentFolder") or item.text("parentVApp")
     return Place(item.text("name") or item.moref, parent, item.kind)

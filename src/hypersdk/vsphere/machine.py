@@ -12,7 +12,7 @@ from hypersdk.model import Disk, DiskSummary, Firmware, GuestFacts, Machine, Mac
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.devices import boot_order, read_hardware
 from hypersdk.vsphere.faults import OBJECT_GONE, clean_text
-from hypersdk.vsphere.inventory import DEVICES, PLACES, ROW, place_of, power_of, summary_of
+from hypersdk.vsphere.inventory import DEVICES, PLACES, ROW, location_of, power_of, summary_of
 from hypersdk.vsphere.paths import decode_name
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import (
@@ -41,7 +41,7 @@ _DETAIL: Final = (
     "runtime.bootTime", "runtime.connectionState", "runtime.consolidationNeeded", "snapshot", "layoutEx", "guest.toolsRunningStatus", "guest.toolsVersion",
     "guest.guestId", "guest.guestFullName", "guest.hostName", "guest.ipAddress", "guest.net",
 )  # fmt: skip
-_THEN: Final = tuple(
+SNAPSHOT_PATHS: Final = tuple(
     path
     for path in _DETAIL
     if path.startswith("config.") and path not in ("config.changeVersion", "config.files.vmPathName")
@@ -101,7 +101,7 @@ def read_machine(
     machine = _decode(moref, found)
     if snapshot is None:
         return machine
-    then = read_one(session, "VirtualMachineSnapshot", snapshot, _THEN, cancel=token)
+    then = read_one(session, "VirtualMachineSnapshot", snapshot, SNAPSHOT_PATHS, cancel=token)
     return machine if DEVICES not in then.values else _as_of(machine, found, then)
 
 
@@ -225,7 +225,9 @@ def _as_of(machine: Machine, found: _Related, then: ObjectProperties) -> Machine
     """``machine`` with the configuration ``then``. How much is used of a disk is known where it is still the one that
     it was."""
     assert found.machine is not None
-    values = {path: value for path, value in found.machine.values.items() if path not in _THEN} | dict(then.values)
+    values = {path: value for path, value in found.machine.values.items() if path not in SNAPSHOT_PATHS} | dict(
+        then.values
+    )
     as_then = _decode(machine.moref, replace(found, machine=replace(found.machine, values=values)))
     now = {_identity(disk): disk.used_bytes for disk in machine.disks}
     return replace(as_then, disks=tuple(replace(disk, used_bytes=now.get(_identity(disk))) for disk in as_then.disks))
@@ -240,7 +242,7 @@ def _gone(moref: str) -> LookupFailed:
 
 
 def _summary(vm: ObjectProperties, disks: tuple[DiskSummary, ...], found: _Related) -> MachineSummary:
-    places = {moref: place_of(item) for moref, item in found.by_moref.items() if item.kind in PLACES}
+    places = {moref: location_of(item) for moref, item in found.by_moref.items() if item.kind in PLACES}
     return summary_of(vm.moref, {path: vm.text(path) for path in ROW}, disks, places, found.names("HostSystem"))
 
 

@@ -39,7 +39,7 @@ PROBE_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Route:
     """One way to a file. ``text`` is for people."""
 
     url: str
@@ -61,14 +61,14 @@ class Routes:
         host, _, _ = split_url(url)
         return self._endpoint.host if host == "*" else host
 
-    def ways(self, url: str, pin: str | None) -> list[Way]:
+    def ways(self, url: str, pin: str | None) -> list[Route]:
         """All ways to ``url``, the one to try first at the front."""
         host, port, target = split_url(url)
         here = self._endpoint
         if host == "*" or (host.lower(), port) == (here.host.lower(), here.port):
-            return [Way(f"https://{here.address}{target}", None, here.address)]
+            return [Route(f"https://{here.address}{target}", None, here.address)]
         name = host if port == HTTPS_PORT else f"{host}:{port}"
-        ways = [Way(url, pin, name), Way(f"https://{here.address}{target}", None, f"{name}{VIA}{here.address}")]
+        ways = [Route(url, pin, name), Route(f"https://{here.address}{target}", None, f"{name}{VIA}{here.address}")]
         with self._lock:
             return ways[::-1] if name in self._detour else ways
 
@@ -94,7 +94,7 @@ class Routes:
                 return body
         raise _no_route(ways, failures)
 
-    def _get(self, way: Way, choices: int, cookie: SessionCookie, cancel: CancelToken) -> HttpBody:
+    def _get(self, way: Route, choices: int, cookie: SessionCookie, cancel: CancelToken) -> HttpBody:
         return open_get(
             way.url,
             self._endpoint,
@@ -105,7 +105,7 @@ class Routes:
             stall_timeout_s=self._stall_s,
         )
 
-    def _keep(self, url: str, way: Way) -> None:
+    def _keep(self, url: str, way: Route) -> None:
         host, port, _ = split_url(url)
         name = host if port == HTTPS_PORT else f"{host}:{port}"
         with self._lock:
@@ -123,7 +123,7 @@ def _leads_nowhere(error: HyperSDKError) -> bool:
     return error.code == HTTP_REFUSED
 
 
-def _no_route(ways: list[Way], failures: list[HyperSDKError]) -> HyperSDKError:
+def _no_route(ways: list[Route], failures: list[HyperSDKError]) -> HyperSDKError:
     """Where all that answered refused, the lease may have ended: the refusal decides. Else it is the network."""
     refusals = [error for error in failures if error.code == HTTP_REFUSED]
     if refusals and len(refusals) == len(failures):

@@ -255,10 +255,15 @@ def test_conditions_of_bulk_calls_know_revisions_too(filled: Api) -> None:
 def test_rows_of_the_database_and_of_the_answer_have_the_same_names() -> None:
     """The columns of a list are those of its rows: one that is shown and cannot be sorted by would be found by the
     tests above only if it had a row here."""
-    from hypersdk.access.audit import AUDIT_LIST, Entry
+    from hypersdk.access.audit import AUDIT_LIST, AuditEntry
     from hypersdk.access.endpoints import ENDPOINT_LIST, StoredEndpoint
     from hypersdk.access.tokens import TOKEN_LIST, Token
     from hypersdk.access.users import USER_LIST, User
 
-    for listing, row in ((AUDIT_LIST, Entry), (ENDPOINT_LIST, StoredEndpoint), (TOKEN_LIST, Token), (USER_LIST, User)):
+    for listing, row in (
+        (AUDIT_LIST, AuditEntry),
+        (ENDPOINT_LIST, StoredEndpoint),
+        (TOKEN_LIST, Token),
+        (USER_LIST, User),
+    ):
         assert {field.name for field in dataclasses.fields(row)} == set(listing.columns)

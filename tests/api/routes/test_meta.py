@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hypersdk.api.background import sample_once
-from hypersdk.jobs.figures import read_figures, take_sample
+from hypersdk.jobs.figures import read_statistics, take_sample
 from hypersdk.state.tables import samples
 from tests.support.apiserver import Api, beating, running_api
 
@@ -54,7 +54,7 @@ def test_statistics_and_their_history(api: Api) -> None:
     assert found["jobs"]["queued"] == 1
     assert (found["submitted"], found["workers_alive"], found["waiting"]) == (1, 0, {"": 1})
     database = api.services.database
-    figures = read_figures(database)
+    figures = read_statistics(database)
     with database.write() as connection:
         connection.execute(sa.delete(samples))
     for ago in (90, 30, 2, 1):

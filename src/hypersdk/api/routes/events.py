@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hypersdk.api.context import Services, services
-from hypersdk.api.feed import TOPICS, Feed, Wanted
+from hypersdk.api.feed import TOPICS, Feed, Subscription
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Caller, viewer
 
@@ -29,7 +29,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, feed: Feed, wanted: Wanted, last: int | None) -> None:
+    def __init__(self, feed: Feed, wanted: Subscription, last: int | None) -> None:
         super().__init__(None, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._feed, self._wanted, self._last = feed, wanted, last
@@ -73,5 +73,5 @@ async def events(
     15 minutes at most; browsers come back by themselves."""
     use.feed.check_room()
     seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else after
-    wanted = Wanted(frozenset(topics or TOPICS), frozenset(ids or ()))
+    wanted = Subscription(frozenset(topics or TOPICS), frozenset(ids or ()))
     return EventStream(use.feed, wanted, seen)

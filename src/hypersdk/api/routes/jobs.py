@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from hypersdk.api.allowed import Permission, acted_on, job_permissions
+from hypersdk.api.allowed import AllowedAction, acted_on, job_permissions
 from hypersdk.api.artifacts import FileResponse, RangeMissed, artifacts_of, open_artifact, part_of
 from hypersdk.api.audited import tell, tell_each, tell_submission
 from hypersdk.api.bodies import job_file
@@ -76,7 +76,7 @@ class SubmissionView(BaseModel):
 class JobDetail(JobView):
     """One job, and what the caller may do with it now."""
 
-    permissions: dict[str, Permission]
+    permissions: dict[str, AllowedAction]
 
 
 class ExplanationView(BaseModel):
@@ -318,7 +318,7 @@ def retry(
     summary="What the caller may do with a job",
     responses=problems(404),
 )
-def permissions(id: Id, use: Use, caller: Viewer) -> dict[str, Permission]:  # noqa: A002
+def permissions(id: Id, use: Use, caller: Viewer) -> dict[str, AllowedAction]:  # noqa: A002
     """By action, with the reason why not."""
     return job_permissions(use.jobs.get(id), caller.role)
 

@@ -24,8 +24,8 @@ from hypersdk.api.security import Caller, operator, viewer
 from hypersdk.api.times import go_duration, maybe_rfc3339, nanoseconds, now_rfc3339, rfc3339
 from hypersdk.errors import UsageError, register
 from hypersdk.jobs.records import EMPTY_PROGRESS, Job
-from hypersdk.jobs.service import Submission
-from hypersdk.jobs.states import KEPT, JobState
+from hypersdk.jobs.service import SubmitResult
+from hypersdk.jobs.states import LEGACY_STATUS, JobState
 from hypersdk.jobs.store import Filter, JobStore
 
 QUERY_STATUS: Final = register(
@@ -55,7 +55,7 @@ class Health(BaseModel):
     timestamp: str
 
 
-class Status(BaseModel):
+class LegacyStatus(BaseModel):
     """How the daemon stands."""
 
     version: str
@@ -91,7 +91,7 @@ class KeptJob(BaseModel):
     updated_at: str
 
 
-class Found(BaseModel):
+class LegacyJobs(BaseModel):
     """Jobs of a query."""
 
     jobs: list[KeptJob]
@@ -99,7 +99,7 @@ class Found(BaseModel):
     timestamp: str
 
 
-class Cancelled(BaseModel):
+class LegacyCancelled(BaseModel):
     """What became of a cancel."""
 
     cancelled: list[str]
@@ -140,12 +140,12 @@ async def health() -> Health:
 
 
 @router.get("/status", operation_id="status", summary="Numbers of jobs, version, uptime", responses=kept_errors())
-def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> Status:
+def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyStatus:
     """Jobs by the words of these routes; what waits is in the total only."""
-    counts = dict.fromkeys(KEPT.values(), 0)
+    counts = dict.fromkeys(LEGACY_STATUS.values(), 0)
     for state, count in use.jobs.counts().items():
-        counts[KEPT[state]] += count
-    return Status(
+        counts[LEGACY_STATUS[state]] += count
+    return LegacyStatus(
         version=__version__,
         uptime=go_duration(use.metrics.uptime_s()),
         total_jobs=sum(counts.values()),
@@ -170,7 +170,7 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
     reason, the others are accepted; 400 only when the text cannot be read at all."""
     text, kind = await job_file(request)
     submit = partial(use.service.submit, text, kind, caller.user_id, key=idempotency_key(request))
-    done: Submission = await run_in_threadpool(submit)
+    done: SubmitResult = await run_in_threadpool(submit)
     tell_submission(request.scope, done)
     return Submitted(
         job_ids=[job.id for job in done.accepted],
@@ -189,7 +189,7 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
     response_model_exclude_none=True,
     responses=kept_errors(),
 )
-async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)]) -> Found:
+async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobs:
     """By id, by status, or all. Ids that do not exist are left out."""
     question = await json_body(request, Question)
     return await run_in_threadpool(_find, use.jobs, question)
@@ -208,7 +208,7 @@ def query_by_parameters(
     all: Annotated[bool, Query(description="All jobs")] = True,  # noqa: A002 - the parameter's name
     status: Annotated[list[str] | None, Query(max_length=20, description="May be given more than once")] = None,
     limit: Annotated[int, Query(ge=0, le=2**31, description=LIMIT)] = 0,
-) -> Found:
+) -> LegacyJobs:
     """The same without a body: `?all=true`."""
     return _find(use.jobs, Question(all=all, status=status, limit=limit))
 
@@ -229,13 +229,13 @@ def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> KeptJob:  #
     response_model_exclude_none=True,
     responses=kept_errors(),
 )
-async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operator)]) -> Cancelled:
+async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operator)]) -> LegacyCancelled:
     """Each stands alone: those that do not exist or have ended are in `failed`, with the reason in `errors`."""
     wanted = await json_body(request, ToCancel)
     outcome = await run_in_threadpool(use.service.each, wanted.job_ids, JobStore.cancel)
     tell_each(request.scope, "cancel", outcome)
     errors = {job_id: error.message for job_id, error in outcome.items() if error is not None}
-    return Cancelled(
+    return LegacyCancelled(
         cancelled=[job_id for job_id in outcome if job_id not in errors],
         failed=list(errors),
         errors=errors or None,
@@ -243,20 +243,20 @@ async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operat
     )
 
 
-def _find(store: JobStore, question: Question) -> Found:
+def _find(store: JobStore, question: Question) -> LegacyJobs:
     """Newest first."""
     which = Filter(ids=tuple(question.job_ids or ()), states=_states(question.status or ()))
     if question.job_ids == [] and not question.all and not question.status:
-        return Found(jobs=[], total=0, timestamp=now_rfc3339())
+        return LegacyJobs(jobs=[], total=0, timestamp=now_rfc3339())
     jobs, total = store.newest(which, min(question.limit or MAX_JOBS, MAX_JOBS))
-    return Found(jobs=[kept_job(job) for job in jobs], total=total, timestamp=now_rfc3339())
+    return LegacyJobs(jobs=[kept_job(job) for job in jobs], total=total, timestamp=now_rfc3339())
 
 
 def _states(words: Sequence[str]) -> tuple[JobState, ...]:
     """Raises UsageError ``query_status``."""
     found: list[JobState] = []
     for word in words:
-        states = [state for state, kept in KEPT.items() if kept == word.lower()]
+        states = [state for state, kept in LEGACY_STATUS.items() if kept == word.lower()]
         if not states:
             raise UsageError(f"'{word[:40]}' is no status", code=QUERY_STATUS)
         found += states
@@ -267,7 +267,7 @@ def kept_job(job: Job) -> KeptJob:
     """A row in the shape and the words of these routes."""
     return KeptJob(
         definition={**job.definition, "id": job.id, "name": job.name, "created_at": rfc3339(job.created_at)},
-        status=KEPT[job.state],
+        status=LEGACY_STATUS[job.state],
         progress=_progress(job),
         result=None if job.result is None else _result(job.result),
         error=None if job.error is None else str(job.error.get("message", "")),

@@ -21,7 +21,7 @@ from hypersdk.api.responses import problems
 from hypersdk.api.security import Viewer, metrics_reader
 from hypersdk.api.times import now_rfc3339, rfc3339
 from hypersdk.errors import CODES
-from hypersdk.jobs.figures import KEEP_MINUTES, read_figures, read_samples
+from hypersdk.jobs.figures import KEEP_MINUTES, read_samples, read_statistics
 from hypersdk.jobs.states import JobState
 from hypersdk.jobs.troubles import PROCESS_DIES, Troubles
 
@@ -154,7 +154,7 @@ def metrics(use: Use) -> Response:
 )
 def statistics(use: Use, _: Viewer) -> StatisticsView:
     """Of all jobs together."""
-    found = read_figures(use.database, take_over_s=use.settings.take_over_s)
+    found = read_statistics(use.database, take_over_s=use.settings.take_over_s)
     return StatisticsView(
         jobs=dict(found.states),
         waiting=dict(found.waiting),

@@ -144,11 +144,11 @@ def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> t
 
     Raises LookupFailed for a name that is not there, and Refused where nobody can be asked, after all others are done.
     """
-    from hypersdk.migration.runs import Claim, stray_snapshots
+    from hypersdk.migration.runs import RunClaim, stray_snapshots
 
     unasked: list[str] = []
     strays = stray_snapshots(session, cli.state_dir, lambda: _held_by_jobs(cli, unasked), cancel=cli.cancel)
-    if unasked and any(stray.claim is Claim.UNKNOWN for stray in strays):
+    if unasked and any(stray.claim is RunClaim.UNKNOWN for stray in strays):
         cli.output.note(f"No daemon could be asked for the snapshots of its jobs: {unasked[0]}.", style="dim")
     removed: list[str] = []
     failed: list[str] = []
@@ -159,13 +159,13 @@ def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> t
             wanted = True
         elif named and not ask:
             continue
-        elif stray.claim is Claim.USED:
+        elif stray.claim is RunClaim.USED:
             cli.output.note(f"{_told(stray)}; in use, left alone", style="dim")
             continue
         elif not ask:
             whose = (
                 "A run of yours left it over"
-                if stray.claim is Claim.LEFT_OVER
+                if stray.claim is RunClaim.LEFT_OVER
                 else "Nothing proves that its run is over"
             )
             cli.output.warn(f"{_told(stray)}. {whose}; --stray asks whether to remove it")
@@ -173,7 +173,7 @@ def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> t
         elif cli.output.can_ask:
             wanted = _agreed(cli, stray)
         else:
-            wanted = stray.claim is Claim.LEFT_OVER
+            wanted = stray.claim is RunClaim.LEFT_OVER
             if not wanted:
                 cli.output.warn(f"{_told(stray)}. Not removed")
                 unclaimed.append(name)

@@ -13,7 +13,7 @@ from hypersdk.cli.text import clean
 from hypersdk.errors import ConnectError, register
 
 if TYPE_CHECKING:
-    from hypersdk.vsphere.doctor import Check
+    from hypersdk.vsphere.doctor import DoctorCheck
 
 DOCTOR_FAILED: Final = register(
     "doctor_failed",
@@ -57,7 +57,7 @@ def command(cli: Cli, machine: str | None, output: Path | None) -> None:
         raise ConnectError(f"{len(failed)} of the checks failed: {', '.join(failed)}", code=DOCTOR_FAILED)
 
 
-def _show(cli: Cli, check: Check) -> None:
+def _show(cli: Cli, check: DoctorCheck) -> None:
     if cli.output.json_lines:
         cli.output.event(
             "check", {"name": check.name, "status": check.status, "detail": check.detail, "next_step": check.next_step}

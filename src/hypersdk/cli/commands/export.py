@@ -17,7 +17,7 @@ from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputForma
 from hypersdk.units import parse_size
 
 if TYPE_CHECKING:
-    from hypersdk.migration.plan import Floor
+    from hypersdk.migration.plan import MinFreeSpace
     from hypersdk.migration.settings import RunSettings
 
 Flags: TypeAlias = dict[str, Any]
@@ -176,20 +176,20 @@ def _rate(value: str | int) -> int:
     return rate
 
 
-def floor_of(text: str) -> Floor:
+def floor_of(text: str) -> MinFreeSpace:
     """``5%`` or ``20GiB`` as the floor below which no snapshot may push a datastore."""
-    from hypersdk.migration.plan import Floor
+    from hypersdk.migration.plan import MinFreeSpace
 
     number = text.strip().removesuffix("%")
     if number == text.strip():
-        return Floor(fraction=0.0, at_least_bytes=parse_size(text))
+        return MinFreeSpace(fraction=0.0, at_least_bytes=parse_size(text))
     try:
         percent = float(number)
     except ValueError:
         percent = -1.0
     if not 0 <= percent <= 100:
         raise UsageError(f"'{text[:40]}' is no percentage", next_step="Write it like 5% or 20GiB.")
-    return Floor(fraction=percent / 100, at_least_bytes=0)
+    return MinFreeSpace(fraction=percent / 100, at_least_bytes=0)
 
 
 def _export_named(

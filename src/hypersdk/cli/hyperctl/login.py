@@ -78,11 +78,11 @@ def command(
 
 def _target(ctl: Ctl) -> Target:
     """The daemon, without any token that lies around: this is about getting one."""
-    from hypersdk.client.address import Wanted, find_target
+    from hypersdk.client.address import AddressOptions, find_target
 
     given = {key: value for key, value in ctl.given.items() if key != "timeout_s"}
     environ = {key: value for key, value in ctl.environ.items() if key != "HYPERVISORD_TOKEN"}
-    target = find_target(Wanted(**given), environ)
+    target = find_target(AddressOptions(**given), environ)
     return target if "token_file" in given else replace(target, token=None)
 
 

@@ -16,7 +16,7 @@ from hypersdk.errors import HyperSDKError, UsageError
 
 if TYPE_CHECKING:
     from hypersdk.jobs.settings import DaemonSettings
-    from hypersdk.jobs.signs import Signs
+    from hypersdk.jobs.signs import LivenessReporter
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ def serve_part(daemon: Daemon, name: str) -> int:
     """One process of the daemon; it says ``ready`` on standard output when it is."""
     gc.disable()  # until it is ready: what a start loads stays
     start_logging(daemon.settings.log_format, sys.stderr, daemon.environ)
-    from hypersdk.jobs.signs import Signs
+    from hypersdk.jobs.signs import LivenessReporter
 
-    signs = Signs()
+    signs = LivenessReporter()
     kind, _, number = name.partition(":")
     try:
         if kind == "api" and not number:
@@ -74,7 +74,7 @@ def serve_part(daemon: Daemon, name: str) -> int:
     raise UsageError(f"there is no process '{name[:40]}'")
 
 
-def _wait_for_database(settings: DaemonSettings, signs: Signs) -> None:
+def _wait_for_database(settings: DaemonSettings, signs: LivenessReporter) -> None:
     """A process that is started again in an outage says so once and waits, instead of ending and saying it at each
     start."""
     from hypersdk.state.database import Database
@@ -87,7 +87,7 @@ def _wait_for_database(settings: DaemonSettings, signs: Signs) -> None:
         database.close()
 
 
-def _serve_api(daemon: Daemon, signs: Signs) -> int:
+def _serve_api(daemon: Daemon, signs: LivenessReporter) -> int:
     from hypersdk.api.process import run_api
 
     def ready(_server: object) -> None:
@@ -100,7 +100,7 @@ def _serve_api(daemon: Daemon, signs: Signs) -> int:
     return 0
 
 
-def _serve_worker(daemon: Daemon, index: int, signs: Signs) -> int:
+def _serve_worker(daemon: Daemon, index: int, signs: LivenessReporter) -> int:
     from hypersdk.jobs.process import work
 
     def ready() -> None:

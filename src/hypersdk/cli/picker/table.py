@@ -26,7 +26,7 @@ from hypersdk.units import format_size
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class PickerColumn:
     """One column. ``width`` in cells; 0 takes a share of what is left. It is shown from ``from_width`` cells of the
     whole list on."""
 
@@ -39,14 +39,14 @@ class Column:
 
 
 COLUMNS: Final = (
-    Column("name", "Name", 0, 0, shown_name),
-    Column("power", "Power", 9, 56, lambda machine: machine.power.value),
-    Column("cpus", "CPU", 4, 92, lambda machine: str(machine.cpus), right=True),
-    Column("memory", "Memory", 10, 80, lambda machine: format_size(machine.memory_bytes), right=True),
-    Column("size", "Disks", 10, 0, lambda machine: format_size(machine.capacity_bytes), right=True),
-    Column("guest", "Guest", 24, 66, lambda machine: clean(machine.guest_name or "", 80)),
-    Column("host", "Host", 22, 118, lambda machine: clean(machine.host or "", 80)),
-    Column("path", "Folder", 0, 150, lambda machine: clean(machine.path.rpartition("/")[0], 200)),
+    PickerColumn("name", "Name", 0, 0, shown_name),
+    PickerColumn("power", "Power", 9, 56, lambda machine: machine.power.value),
+    PickerColumn("cpus", "CPU", 4, 92, lambda machine: str(machine.cpus), right=True),
+    PickerColumn("memory", "Memory", 10, 80, lambda machine: format_size(machine.memory_bytes), right=True),
+    PickerColumn("size", "Disks", 10, 0, lambda machine: format_size(machine.capacity_bytes), right=True),
+    PickerColumn("guest", "Guest", 24, 66, lambda machine: clean(machine.guest_name or "", 80)),
+    PickerColumn("host", "Host", 22, 118, lambda machine: clean(machine.host or "", 80)),
+    PickerColumn("path", "Folder", 0, 150, lambda machine: clean(machine.path.rpartition("/")[0], 200)),
 )
 
 _MARK: Final = {True: "◉ ", False: "  "}
@@ -68,7 +68,7 @@ _LEAD: Final = 4
 """Cells in front of the first column: the mark and the power lamp."""
 
 
-def widths(total: int) -> list[tuple[Column, int]]:
+def widths(total: int) -> list[tuple[PickerColumn, int]]:
     """The columns that fit ``total`` cells, with their widths; the flexible ones share what is left."""
     shown = [column for column in COLUMNS if total >= column.from_width]
     fixed = sum(column.width + 1 for column in shown if column.width)
@@ -113,7 +113,7 @@ class MachineTable(Widget):
         self._top = 0
         self._words: list[Word] = []
         self._base = _PLAIN
-        self._columns: list[tuple[Column, int]] = []
+        self._columns: list[tuple[PickerColumn, int]] = []
         self._shown = 1
 
     @property
@@ -206,7 +206,7 @@ class MachineTable(Widget):
             left += width + 1
         return None
 
-    def _widths(self) -> list[tuple[Column, int]]:
+    def _widths(self) -> list[tuple[PickerColumn, int]]:
         return widths(self.size.width - 1)
 
     def render_lines(self, crop: Region) -> list[Strip]:

@@ -21,7 +21,7 @@ from hypersdk.formats.names import href_of
 from hypersdk.formats.ovf.document import attribute, child, child_text, children, parse_document
 from hypersdk.formats.ovf.hardware import RESOURCE, is_disk, is_drive
 from hypersdk.formats.ovf.layout import FORMAT_URIS, RASD, OvfDisk
-from hypersdk.formats.ovf.parse import EnvelopeDisk, Reading, read_envelope
+from hypersdk.formats.ovf.parse import EnvelopeDisk, ParsedOvf, read_envelope
 from hypersdk.formats.ovf.values import Warnings
 
 OVF_DISK_UNKNOWN = register(
@@ -133,7 +133,7 @@ def place_in_key(lease_key: str | None) -> tuple[str, int, int] | None:
 # --------------------------------------------------------------------------------------------------
 
 
-def _keep_one_configuration(root: etree._Element, reading: Reading) -> None:
+def _keep_one_configuration(root: etree._Element, reading: ParsedOvf) -> None:
     if (chosen := reading.envelope.configuration) is None:
         return
     for element in (*reading.hardware.dropped, *children(root, "DeploymentOptionSection")):
@@ -151,7 +151,7 @@ def _keep_one_configuration(root: etree._Element, reading: Reading) -> None:
             _remove(element)
 
 
-def _fit_hardware(root: etree._Element, reading: Reading, matched: Collection[str]) -> None:
+def _fit_hardware(root: etree._Element, reading: ParsedOvf, matched: Collection[str]) -> None:
     """Items of disks that are not exported go, and the boot orders that name them; those that stay say which disk they
     mean as DSP0243 has it."""
     gone = set()

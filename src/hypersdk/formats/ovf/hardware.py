@@ -49,7 +49,7 @@ class Controller:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DiskAddress:
     """Where a disk hangs: its hardware item, controller and unit; ``None`` where the descriptor does not say, or what
     it says makes no sense."""
 
@@ -60,7 +60,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Hardware:
+class OvfHardware:
     """``items`` are those that hold in the configuration that is taken, ``others`` all that do not; of these,
     ``dropped`` belong to another configuration. ``configuration`` is None where there is no choice."""
 
@@ -74,7 +74,7 @@ class Hardware:
 # ----------------------------------------------------------------------------------------------------
 
 
-def read_hardware(root: etree._Element, system: etree._Element, warnings: Warnings) -> Hardware:
+def read_hardware(root: etree._Element, system: etree._Element, warnings: Warnings) -> OvfHardware:
     """The items of the first hardware section that hold in the default configuration. Raises IntegrityError where there
     is no section."""
     sections = list(children(system, "VirtualHardwareSection"))
@@ -90,7 +90,7 @@ def read_hardware(root: etree._Element, system: etree._Element, warnings: Warnin
     taken, gone = set(items), set(replaced)
     others = [item for item in every if item not in taken]
     dropped = [item for item in others if item in gone or not _holds(item, chosen)]
-    return Hardware(tuple(items), tuple(others), tuple(dropped), chosen)
+    return OvfHardware(tuple(items), tuple(others), tuple(dropped), chosen)
 
 
 def _merged(items: Sequence[etree._Element]) -> tuple[list[etree._Element], list[etree._Element]]:
@@ -220,7 +220,7 @@ class Placement:
     hold, ``images`` those in drives. ``disk_of`` has the disk of every hardware item, in whatever configuration.
     """
 
-    placed: Mapping[str, Place]
+    placed: Mapping[str, DiskAddress]
     original: Mapping[str, str]
     unnamed: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -228,12 +228,12 @@ class Placement:
     disk_of: Mapping[etree._Element, str]
 
 
-def place_disks(hardware: Hardware, resources: Resources, warnings: Warnings) -> Placement:
+def place_disks(hardware: OvfHardware, resources: Resources, warnings: Warnings) -> Placement:
     """Brings disks and hardware items together. Raises IntegrityError where an item points to a disk that is not
     listed."""
     controllers = _controllers(hardware.items, warnings)
-    placed: dict[str, Place] = {}
-    blank: list[Place] = []
+    placed: dict[str, DiskAddress] = {}
+    blank: list[DiskAddress] = []
     original: dict[str, str] = {}
     disk_of = {item: disk for item in hardware.others if is_disk(item) and (disk := resources.find(item)) is not None}
     elsewhere = set(disk_of.values())
@@ -269,12 +269,12 @@ def place_disks(hardware: Hardware, resources: Resources, warnings: Warnings) ->
     )
 
 
-def _rank(entry: tuple[str, Place]) -> tuple[bool, tuple[int, ...], bool, int]:
+def _rank(entry: tuple[str, DiskAddress]) -> tuple[bool, tuple[int, ...], bool, int]:
     controller, unit = entry[1].controller, entry[1].unit
     return controller is None, controller.rank if controller else (), unit is None, unit or 0
 
 
-def _place(item: etree._Element, controllers: Mapping[str, Controller], warnings: Warnings) -> Place:
+def _place(item: etree._Element, controllers: Mapping[str, Controller], warnings: Warnings) -> DiskAddress:
     label, parent, address = label_of(item), child_text(item, "Parent"), child_text(item, "AddressOnParent")
     controller, unit = controllers.get(parent or ""), small_number(address)
     if controller is None:
@@ -283,10 +283,10 @@ def _place(item: etree._Element, controllers: Mapping[str, Controller], warnings
         warnings.add(
             f"it is not known where {shown(label)} is attached to its controller: {shown(address)} is no number"
         )
-    return Place(item, label, controller, unit)
+    return DiskAddress(item, label, controller, unit)
 
 
-def _warn_of_shared_places(places: Collection[Place], warnings: Warnings) -> None:
+def _warn_of_shared_places(places: Collection[DiskAddress], warnings: Warnings) -> None:
     shared = Counter((place.controller, place.unit) for place in places)
     for (controller, unit), disks in shared.items():
         if controller is not None and unit is not None and disks > 1:

@@ -12,8 +12,8 @@ from lxml import etree
 from hypersdk.formats.names import names_in_href
 from hypersdk.formats.ovf.document import attribute, child_text, children, malformed, parse_document, unsafe
 from hypersdk.formats.ovf.hardware import (
-    Hardware,
-    Place,
+    DiskAddress,
+    OvfHardware,
     Placement,
     Resources,
     place_disks,
@@ -86,12 +86,12 @@ class OvfEnvelope:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedOvf:
     """A descriptor with its elements, for who changes them. ``disk_of`` has the disk of every hardware item that is
     one."""
 
     envelope: OvfEnvelope
-    hardware: Hardware
+    hardware: OvfHardware
     resources: Resources
     disk_of: Mapping[etree._Element, str]
 
@@ -102,7 +102,7 @@ def parse_ovf(data: bytes) -> OvfEnvelope:
     return read_envelope(parse_document(data, warnings), warnings).envelope
 
 
-def read_envelope(root: etree._Element, warnings: Warnings) -> Reading:
+def read_envelope(root: etree._Element, warnings: Warnings) -> ParsedOvf:
     """What a document of ``parse_document`` describes.
 
     Raises IntegrityError where it cannot be known which bytes are a disk's; all else that is wrong is unknown, and a
@@ -133,7 +133,7 @@ def read_envelope(root: etree._Element, warnings: Warnings) -> Reading:
         configuration=hardware.configuration,
         warnings=warnings.all(),
     )
-    return Reading(facts, hardware, source.resources, placement.disk_of)
+    return ParsedOvf(facts, hardware, source.resources, placement.disk_of)
 
 
 # --- references and disks --------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class _DiskSource:
             why = "no size that can be used" if place else "no hardware item"
             self._warnings.add(f"the disk {shown(found.label)} has no file in the package and {why}; it is left out")
 
-    def _disk(self, disk_id: str, listed_as: str, place: Place | None) -> EnvelopeDisk:
+    def _disk(self, disk_id: str, listed_as: str, place: DiskAddress | None) -> EnvelopeDisk:
         element = self._elements.get(listed_as)
         controller = place.controller if place else None
         file = self._of_files.get(listed_as) if element is None else self._file(disk_id, element)
@@ -236,7 +236,7 @@ class _DiskSource:
             raise malformed(f"disk {shown(disk_id)} refers to the file {shown(file_id)}, which is not listed")
         return self._files[file_id] if file_id is not None else None
 
-    def _capacity(self, disk_id: str, element: etree._Element | None, place: Place | None) -> int | None:
+    def _capacity(self, disk_id: str, element: etree._Element | None, place: DiskAddress | None) -> int | None:
         """Bytes of the guest's disk. What a file's image holds is not touched by it: the image has a capacity of its
         own."""
         if element is None:

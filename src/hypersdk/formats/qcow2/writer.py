@@ -65,7 +65,7 @@ class Qcow2Writer:
         self._passes = compression == "pass"
         self._deflate = _DEFLATE[compression]
         self._replaced: list[int] = []
-        self._stubborn: set[int] = set()
+        self._incompressible: set[int] = set()
         self._lock = threading.Lock()
 
     @classmethod
@@ -126,8 +126,8 @@ class Qcow2Writer:
         """Longer than ``DEFLATED_MAX`` where it is not worth it."""
         assert self._deflate is not None
         with self._lock:
-            stubborn = index in self._stubborn
-            self._stubborn.discard(index)
+            stubborn = index in self._incompressible
+            self._incompressible.discard(index)
         whole = _whole(cluster)  # a short one at the end would pass for one that had shrunk
         # Deflating takes as long as all else with a cluster. What the source's compressor could not shrink is only tried where its start shrinks.
         if stubborn and len(self._deflate(cluster[:_SAMPLE])) > _SAMPLE_SHRUNK:
@@ -150,7 +150,7 @@ class Qcow2Writer:
             return []
         refused = [piece for piece in pieces if not _can_pass(piece)]
         with self._lock:
-            self._stubborn.update(piece.offset // CLUSTER for piece in refused if len(piece.zlib) > DEFLATED_MAX)
+            self._incompressible.update(piece.offset // CLUSTER for piece in refused if len(piece.zlib) > DEFLATED_MAX)
         return refused
 
     def _store_plain(self, first: int, data: memoryview) -> None:

@@ -82,7 +82,7 @@ MAX_FILE_SECTORS: Final = 2**32
 """GTEs have 32 bits, so nothing may start beyond 2 TiB of a sparse file [V]."""
 
 
-class Flag(IntFlag):
+class HeaderFlag(IntFlag):
     """``flags`` of the header [V][Q]."""
 
     END_OF_LINE = 1 << 0
@@ -141,7 +141,7 @@ class SparseHeader:
     @property
     def compressed(self) -> bool:
         """Grains are zlib streams."""
-        return bool(self.flags & Flag.COMPRESSED)
+        return bool(self.flags & HeaderFlag.COMPRESSED)
 
     @property
     def tables(self) -> int:
@@ -191,7 +191,7 @@ def parse_header(sector: Buffer) -> SparseHeader:
 def _check_header(header: SparseHeader) -> None:
     if header.version not in VERSIONS:
         raise bad_format(f"version {header.version} is not known")
-    if header.flags & Flag.END_OF_LINE and header.end_of_line != END_OF_LINE:
+    if header.flags & HeaderFlag.END_OF_LINE and header.end_of_line != END_OF_LINE:
         raise bad_format("its line ends were changed, as a transfer in text mode does")
     if not header.capacity:
         raise no_size()
@@ -222,7 +222,7 @@ def exact_capacity(header: SparseHeader, told_sectors: int | None) -> int:
 
 def require_stream(header: SparseHeader) -> None:
     """Raises IntegrityError ``bad_format`` unless ``header`` is one of a stream with 64 KiB grains."""
-    wanted = Flag.COMPRESSED | Flag.MARKERS
+    wanted = HeaderFlag.COMPRESSED | HeaderFlag.MARKERS
     if header.flags & wanted != wanted:
         raise bad_format("it is a sparse disk, but not a streamOptimized one")
     if header.grain_sectors != GRAIN_SECTORS:
@@ -272,7 +272,7 @@ def stream_header(capacity: int, *, descriptor_sectors: int, overhead_sectors: i
     """The header of a stream as ESXi writes it: version 3, directory at the end. ``capacity`` in bytes."""
     return SparseHeader(
         version=3,
-        flags=Flag.END_OF_LINE | Flag.COMPRESSED | Flag.MARKERS,
+        flags=HeaderFlag.END_OF_LINE | HeaderFlag.COMPRESSED | HeaderFlag.MARKERS,
         capacity_sectors=capacity // SECTOR,
         grain_sectors=GRAIN_SECTORS,
         descriptor_offset=1,

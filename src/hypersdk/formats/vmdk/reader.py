@@ -38,7 +38,7 @@ from hypersdk.formats.vmdk.layout import (
     SESPARSE_MAGIC,
     TABLE_BYTES,
     ZEROED_GRAIN,
-    Flag,
+    HeaderFlag,
     MarkerType,
     SparseHeader,
     bad_format,
@@ -202,7 +202,7 @@ class _SparseExtent:
         self._file = file
         self._header = header
         self._grain = header.grain_sectors * SECTOR
-        self._zeroed = ZEROED_GRAIN if header.flags & Flag.ZEROED_GRAIN else 0
+        self._zeroed = ZEROED_GRAIN if header.flags & HeaderFlag.ZEROED_GRAIN else 0
         self._directory = self._read_directory()
         self._entries = lru_cache(_TABLES_KEPT)(self._read_table)
 

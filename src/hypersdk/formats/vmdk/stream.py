@@ -35,7 +35,7 @@ from hypersdk.formats.vmdk.layout import (
     MAX_GRAIN_BYTES,
     TABLE_BYTES,
     ZEROED_GRAIN,
-    Flag,
+    HeaderFlag,
     MarkerType,
     SparseHeader,
     bad_format,
@@ -229,7 +229,7 @@ class GrainDecoder:
         data = bytearray()
         yield from self._read(header.directory_bytes, data)
         directory = entries_of(data)
-        zeroed = bool(header.flags & Flag.ZEROED_GRAIN)
+        zeroed = bool(header.flags & HeaderFlag.ZEROED_GRAIN)
         wanted = 0
         for table in sorted((table for table, sector in enumerate(directory) if sector), key=directory.__getitem__):
             yield from self._skip_to(directory[table])
@@ -255,7 +255,7 @@ class GrainDecoder:
             raise bad_format("more grain tables than grains")
         sector = self.received // SECTOR
         entries = entries_of((yield TABLE_BYTES))
-        self._tables.add(sector, table_sum(entries, zeroed_allowed=bool(header.flags & Flag.ZEROED_GRAIN)))
+        self._tables.add(sector, table_sum(entries, zeroed_allowed=bool(header.flags & HeaderFlag.ZEROED_GRAIN)))
 
     def _directory(self, header: SparseHeader, sectors: int) -> _Steps:
         needed = -(-header.directory_bytes // SECTOR)
