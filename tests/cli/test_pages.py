@@ -15,7 +15,7 @@ import pytest
 import hypersdk
 from hypersdk.cli import errorlist
 from hypersdk.cli.app import COMMANDS
-from hypersdk.cli.commands.man import EXIT_STATUS
+from hypersdk.cli.man import EXIT_STATUS
 from hypersdk.cli.programs.pages import roff
 from hypersdk.errors import CODES
 from tests.cli.running import environment, run

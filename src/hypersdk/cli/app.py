@@ -35,8 +35,8 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Get started": {
         "demo": Entry(f"{_HERE}.demo", "Rehearse an export against a built-in vCenter simulator."),
-        "completion": Entry(f"{_HERE}.completion", "Print or install shell completion."),
-        "man": Entry(f"{_HERE}.man", "Write the manual pages."),
+        "completion": Entry("hypersdk.cli.completion", "Print or install shell completion."),
+        "man": Entry("hypersdk.cli.man", "Write the manual pages."),
     },
 }
 COMMANDS: Final[dict[str, Entry]] = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
@@ -44,9 +44,9 @@ COMMANDS: Final[dict[str, Entry]] = {name: entry for section in SECTIONS.values(
 
 def _install_completion(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from hypersdk.cli.commands.completion import COMPLETION
+        from hypersdk.cli.programs.completion import Completion
 
-        COMPLETION.install(ctx.ensure_object(Cli), None)
+        Completion(PROGRAM, ctx.command, COMPLETION_VARIABLE).install(ctx.ensure_object(Cli), None)
         ctx.exit()
 
 

@@ -33,9 +33,13 @@ def show_banner(output: Output, settings: DaemonSettings) -> None:
     notes.print()
 
 
-def _facts(settings: DaemonSettings) -> Iterator[tuple[str, str, str]]:
-    from hypersdk.cli.hypervisord.serving import address_of
+def address_of(settings: DaemonSettings) -> str:
+    """The address as clients write it."""
+    tls = settings.tls_self_signed or settings.tls_cert is not None
+    return f"{'https' if tls else 'http'}://{settings.addr}"
 
+
+def _facts(settings: DaemonSettings) -> Iterator[tuple[str, str, str]]:
     shown: Mapping[str, object] = settings.shown()
     if "api" in settings.roles:
         yield "API", address_of(settings), "bold"

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from hypersdk.cli.hypervisord.banner import show_banner
+from hypersdk.cli.hypervisord.banner import address_of, show_banner
 from hypersdk.cli.hypervisord.daemon import Daemon
 from hypersdk.cli.hypervisord.logs import start_logging
 from hypersdk.errors import HyperSDKError, UsageError
@@ -45,12 +45,6 @@ def serve(daemon: Daemon) -> int:
     hangup_ends = daemon.stdin.isatty() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     watchdog = Watchdog(time.monotonic, daemon.environ)
     return supervise(settings, daemon.arguments, ready=ready, watchdog=watchdog, hangup_ends=hangup_ends)
-
-
-def address_of(settings: DaemonSettings) -> str:
-    """The address as clients write it."""
-    tls = settings.tls_self_signed or settings.tls_cert is not None
-    return f"{'https' if tls else 'http'}://{settings.addr}"
 
 
 def serve_part(daemon: Daemon, name: str) -> int:
