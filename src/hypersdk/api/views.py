@@ -4,13 +4,15 @@ them."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeAlias, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from hypersdk.api.times import maybe_rfc3339, rfc3339
-from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, Worker
+from hypersdk.jobs.records import Attempt, Job, Worker
 from hypersdk.jobs.states import LEGACY_STATUS, JobState
+from hypersdk.model import DiskProgress, ExportProgress, derived_fields, job_object, json_fields
 from hypersdk.state.pages import PageResult
 
 Moment = Annotated[str, Field(description="RFC 3339, UTC", examples=["2026-01-31T12:00:00.250000Z"])]
@@ -28,35 +30,36 @@ class View(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class DiskProgressView(View):
+class OpenView(View):
+    """Base of answers to which fields may be added."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, json_schema_serialization_defaults_required=True)
+
+
+def _fields_of(record: type) -> type[OpenView]:
+    first = job_object(record())
+    fields: Any = {
+        entry.name: (_type_in_json(entry.kind), Field(default=first[entry.name], description=entry.about or None))
+        for entry in json_fields(record, "job") + derived_fields(record)
+    }
+    return create_model(f"{record.__name__}Fields", __base__=OpenView, **fields)
+
+
+def _type_in_json(kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        return list[DiskProgressView]
+    if isinstance(kind, type):
+        return str if issubclass(kind, StrEnum) else kind
+    return _type_in_json(get_args(kind)[0]) | None
+
+
+class DiskProgressView(_fields_of(DiskProgress)):  # type: ignore[misc] # made from the record
     """One disk of a job. More fields may come."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
 
-
-class ProgressView(View):
+class ProgressView(_fields_of(ExportProgress)):  # type: ignore[misc] # made from the record
     """How far a job is. Every field is there from the first answer on; those that are not known yet are 0, empty or
     null."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    phase: str = Field(description="queued, preparing, transferring, waiting, verifying, publishing, done, ...")
-    current_file: str
-    current_step: str
-    files_downloaded: int
-    total_files: int
-    bytes_downloaded: int = Field(description="Bytes that came over the wire")
-    bytes_transferred: int = Field(description="Bytes written to the images")
-    total_bytes: int
-    percent_complete: float = Field(ge=0, le=100)
-    estimated_remaining: int = Field(description="Whole seconds, 0 while it is not known; `eta_s` is null then")
-    export_method: str
-    rate_bytes_s: float | None
-    eta_s: float | None
-    lease_age_s: float | None = Field(description="How long the export lease has been open, in seconds")
-    note: str = Field(description="One line for people: what is being done or waited for")
-    stalled: Any = Field(description="Why nothing moves; null while something does")
-    disks: list[DiskProgressView]
 
 
 class ErrorView(View):
@@ -179,7 +182,7 @@ def job_view(job: Job) -> JobView:
 
 def progress_view(job: Job) -> ProgressView:
     """Its progress, whatever of it the worker has written so far."""
-    return ProgressView.model_validate({**EMPTY_PROGRESS, **job.progress})
+    return cast(ProgressView, ProgressView.model_validate(job.progress))
 
 
 def error_view(error: Mapping[str, Any] | None) -> ErrorView | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hypersdk.cli.output import Output
 from hypersdk.cli.text import clean, count
-from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase
+from hypersdk.model import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, event_object
 from hypersdk.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -37,7 +37,13 @@ LEASE_WORTH_SHOWING_S: Final = 60.0
 
 ENDED: Final = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED})
 ACTIVE: Final = frozenset({Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING})
-_STYLES: Final = {Phase.DONE: "green", Phase.FAILED: "red", Phase.CANCELLED: "yellow", Phase.WAITING: "yellow"}
+_STYLES: Final = {
+    Phase.DONE: "green",
+    Phase.FAILED: "red",
+    Phase.CANCELLED: "yellow",
+    Phase.WAITING: "yellow",
+    Phase.PAUSED: "yellow",
+}
 BOTTLENECK_TEXT: Final = {
     Bottleneck.SOURCE: "waits for vSphere or the network",
     Bottleneck.TARGET: "waits for the target disk",
@@ -78,7 +84,7 @@ class JsonProgress:
         for at, machine in enumerate(machines):
             ended = machine.phase in ENDED
             if at not in self._ended and (due or ended):
-                self._output.event("progress", progress_object(machine))
+                self._output.event("progress", event_object(machine))
             if ended:
                 self._ended.add(at)
         if due:
@@ -124,44 +130,6 @@ def log_line(machine: ExportProgress) -> str:
     return ", ".join(part for part in (*parts, _remark(machine)) if part)
 
 
-def progress_object(machine: ExportProgress) -> dict[str, Any]:
-    """One machine for an event of type "progress"."""
-    return {
-        "machine": machine.machine,
-        "phase": machine.phase,
-        "fraction": round(machine.fraction, 4),
-        "wire_bytes": machine.wire_bytes,
-        "rate_bytes_s": machine.rate_bytes_s,
-        "eta_s": machine.eta_s,
-        "elapsed_s": round(machine.elapsed_s, 1),
-        "lease_age_s": machine.lease_age_s,
-        "note": machine.note,
-        "disks": [disk_object(disk) for disk in machine.disks],
-    }
-
-
-def disk_object(disk: DiskProgress) -> dict[str, Any]:
-    """One disk inside an event."""
-    return {
-        "label": disk.label,
-        "file": disk.file_name,
-        "phase": disk.phase,
-        "fraction": round(disk.fraction, 4),
-        "basis": disk.basis,
-        "capacity_bytes": disk.capacity_bytes,
-        "wire_bytes": disk.wire_bytes,
-        "guest_bytes": disk.guest_bytes,
-        "written_bytes": disk.written_bytes,
-        "skipped_bytes": disk.skipped_bytes,
-        "rate_bytes_s": disk.rate_bytes_s,
-        "eta_s": disk.eta_s,
-        "bottleneck": disk.bottleneck,
-        "attempt": disk.attempt,
-        "note": disk.note,
-        "again_bytes": disk.again_bytes,
-    }
-
-
 class FolderProgress:
     """Files of one folder that are read one after the other, as one run: takes the progress of each, passes that of the
     whole on.
@@ -199,8 +167,6 @@ class FolderProgress:
             rate_bytes_s=rate,
             eta_s=max(self._total_bytes - done, 0) / rate if rate else None,
             elapsed_s=elapsed,
-            lease_age_s=None,
-            note="",
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from hypersdk.client.errors import bad_answer, family_of_exit, remote_error
 from hypersdk.errors import HyperSDKError
+from hypersdk.model import ExportProgress, read_fields
 from hypersdk.secret import Secret
 
 V = TypeVar("V")
@@ -22,46 +23,30 @@ ENDED_STATES: Final = frozenset({"completed", "failed", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(ExportProgress):
     """How far a job is. All fields are there from the first answer on; 0, empty or None where nothing is known yet."""
 
-    phase: str
-    percent_complete: float
-    current_file: str
-    files_downloaded: int
-    total_files: int
-    bytes_downloaded: int
-    bytes_transferred: int
-    total_bytes: int
-    rate_bytes_s: float | None
-    eta_s: float | None
-    note: str
-    raw: Raw = field(repr=False, compare=False)
+    raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, raw: Raw) -> Progress:
-        """From its JSON object."""
-        return cls(
-            phase=take(raw, "phase", str),
-            percent_complete=number(raw, "percent_complete"),
-            current_file=take(raw, "current_file", str, ""),
-            files_downloaded=take(raw, "files_downloaded", int, 0),
-            total_files=take(raw, "total_files", int, 0),
-            bytes_downloaded=take(raw, "bytes_downloaded", int, 0),
-            bytes_transferred=take(raw, "bytes_transferred", int, 0),
-            total_bytes=take(raw, "total_bytes", int, 0),
-            rate_bytes_s=maybe_number(raw, "rate_bytes_s"),
-            eta_s=maybe_number(raw, "eta_s"),
-            note=take(raw, "note", str, "") or stalled_text(raw.get("stalled")),
-            raw=raw,
-        )
+        """From its JSON object. Raises DaemonError ``answer_unreadable``."""
+        try:
+            known = read_fields(ExportProgress, raw)
+        except ValueError as error:
+            raise bad_answer(str(error)) from error
+        known["note"] = known.get("note") or known.get("stalled") or ""
+        return cls(**known, raw=raw)
 
+    @property
+    def percent_complete(self) -> float:
+        """0 to 100."""
+        return round(self.fraction * 100, 1)
 
-def stalled_text(stalled: object) -> str:
-    """Why nothing moves, for people; empty while something does."""
-    if isinstance(stalled, Mapping):
-        return str(stalled.get("message") or stalled.get("cause") or "nothing moves")
-    return stalled if isinstance(stalled, str) else ""
+    @property
+    def bytes_downloaded(self) -> int:
+        """Bytes that came over the wire."""
+        return self.wire_bytes
 
 
 @dataclass(frozen=True, slots=True)

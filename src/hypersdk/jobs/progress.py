@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, Final
 
 from hypersdk.jobs.records import EMPTY_PROGRESS
-from hypersdk.model import DiskProgress, ExportProgress, Phase
+from hypersdk.model import DiskProgress, ExportProgress, Phase, job_object
 from hypersdk.text import clean
 from hypersdk.units import format_duration, format_size
 
 STALL_S: Final = 60.0
 """No byte for so long while a disk is being copied is called a stall."""
 MAX_PENDING_LOG: Final = 256 * 1024
-_DONE: Final = (Phase.DONE, Phase.VERIFYING, Phase.PUBLISHING)
 
 
 class JobProgress:
@@ -28,7 +28,7 @@ class JobProgress:
         self._lock = Lock()
         self._method = method
         self._latest: Mapping[str, Any] = EMPTY_PROGRESS
-        self._told: Mapping[str, Any] | None = None
+        self._saved: Mapping[str, Any] | None = None
         self._log: list[str] = []
         self._log_bytes = 0
         self._phases: dict[str, Phase] = {}
@@ -40,18 +40,18 @@ class JobProgress:
         for machine in machines:
             stalled = self._stalled(machine)
             with self._lock:
-                self._latest = progress_object(machine, self._method, stalled)
+                self._latest = job_object(replace(machine, method=self._method, stalled=stalled))
             self._note_changes(machine)
 
     def changed(self) -> Mapping[str, Any] | None:
-        """The latest progress, if it is another than was ``told``."""
+        """The latest progress, unless it is ``saved`` already."""
         with self._lock:
-            return None if self._latest == self._told else self._latest
+            return None if self._latest == self._saved else self._latest
 
-    def told(self, progress: Mapping[str, Any]) -> None:
-        """That progress is written down."""
+    def saved(self, progress: Mapping[str, Any]) -> None:
+        """That progress is in the database."""
         with self._lock:
-            self._told = progress
+            self._saved = progress
 
     @property
     def begun(self) -> bool:
@@ -115,53 +115,3 @@ def _disk_line(disk: DiskProgress) -> str:
     amount = f", {format_size(disk.wire_bytes)} received" if disk.wire_bytes else ""
     again = f", try {disk.attempt}" if disk.attempt > 1 else ""
     return f"{disk.label}: {disk.phase}{amount}{again}"
-
-
-def progress_object(machine: ExportProgress, method: str, stalled: str | None) -> dict[str, Any]:
-    """All fields of ``EMPTY_PROGRESS``. Bytes; ``estimated_remaining`` in whole seconds, 0 where it is not known."""
-    finished = sum(disk.phase in _DONE for disk in machine.disks)
-    current = next((disk for disk in machine.disks if disk.phase is Phase.TRANSFERRING), None)
-    return {
-        **EMPTY_PROGRESS,
-        "phase": machine.phase.value,
-        "current_file": current.file_name if current else "",
-        "current_step": machine.note or machine.phase.value,
-        "files_downloaded": finished,
-        "total_files": len(machine.disks),
-        "bytes_downloaded": machine.wire_bytes,
-        "bytes_transferred": sum(disk.written_bytes for disk in machine.disks),
-        "total_bytes": sum(disk.capacity_bytes for disk in machine.disks),
-        "percent_complete": round(machine.fraction * 100, 1),
-        "estimated_remaining": int(machine.eta_s or 0),
-        "export_method": method,
-        "rate_bytes_s": _rounded(machine.rate_bytes_s),
-        "eta_s": _rounded(machine.eta_s),
-        "lease_age_s": _rounded(machine.lease_age_s),
-        "note": machine.note,
-        "stalled": stalled,
-        "disks": [_disk_object(disk) for disk in machine.disks],
-    }
-
-
-def _disk_object(disk: DiskProgress) -> dict[str, Any]:
-    return {
-        "label": disk.label,
-        "file": disk.file_name,
-        "phase": disk.phase.value,
-        "capacity_bytes": disk.capacity_bytes,
-        "bytes_downloaded": disk.wire_bytes,
-        "bytes_written": disk.written_bytes,
-        "bytes_skipped": disk.skipped_bytes,
-        "bytes_again": disk.again_bytes,
-        "percent_complete": round(disk.fraction * 100, 1),
-        "basis": disk.basis.value,
-        "rate_bytes_s": _rounded(disk.rate_bytes_s),
-        "eta_s": _rounded(disk.eta_s),
-        "bottleneck": disk.bottleneck.value if disk.bottleneck else None,
-        "attempt": disk.attempt,
-        "note": disk.note,
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)

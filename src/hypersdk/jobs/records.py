@@ -6,34 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hypersdk import model
 from hypersdk.jobs.states import JobState
+from hypersdk.model import ExportProgress, Phase, job_object, read_job_object
 
 MAX_PRIORITY: Final = 1000
 """Of a job, up and down."""
-EMPTY_PROGRESS: Final[Mapping[str, Any]] = {
-    "phase": "queued", "current_file": "", "current_step": "", "files_downloaded": 0, "total_files": 0, "bytes_downloaded": 0,
-    "bytes_transferred": 0, "total_bytes": 0, "percent_complete": 0.0, "estimated_remaining": 0, "export_method": "",
-    "rate_bytes_s": None, "eta_s": None, "lease_age_s": None, "note": "", "stalled": None, "disks": [],
-}  # fmt: skip
-"""The kept fields first, always all there; behind them those of the native face."""
+EMPTY_PROGRESS: Final[Mapping[str, Any]] = job_object(ExportProgress())
 
 
 def at_rest(progress: Mapping[str, Any], phase: str) -> dict[str, Any]:
-    """The progress of a job that nobody works on: how far it is, and nothing that would move. ``phase`` is the job's
-    state, in most cases."""
-    still = {
-        "phase": phase,
-        "current_file": "",
-        "current_step": phase,
-        "estimated_remaining": 0,
-        "rate_bytes_s": None,
-        "eta_s": None,
-        "lease_age_s": None,
-        "note": "",
-        "stalled": None,
-    }
-    disks = [{**disk, "rate_bytes_s": None, "eta_s": None, "note": ""} for disk in progress.get("disks", ())]
-    return {**EMPTY_PROGRESS, **progress, **still, "disks": disks}
+    """The stored progress of a job that nobody works on; ``phase`` is the job's state, in most cases."""
+    return job_object(model.at_rest(read_job_object(progress), Phase(phase)))
 
 
 @dataclass(frozen=True, slots=True)

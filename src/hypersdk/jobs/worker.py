@@ -295,7 +295,7 @@ class Worker:
         if changed:
             claims.write_progress({job_id: active[job_id].claim.epoch for job_id in changed}, changed)
         for job_id, told in changed.items():
-            active[job_id].progress.told(told)
+            active[job_id].progress.saved(told)
         for attempt in active.values():
             with attempt.progress.taking_log() as lines:
                 if lines:

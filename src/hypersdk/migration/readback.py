@@ -91,15 +91,9 @@ class _Report:
                 phase=Phase.DONE if last else Phase.VERIFYING,
                 capacity_bytes=self._total,
                 wire_bytes=done,
-                guest_bytes=0,
-                written_bytes=0,
-                skipped_bytes=0,
                 fraction=done / self._total if self._total else 1.0,
                 basis=Basis.BYTES_READ,
                 rate_bytes_s=rate,
                 eta_s=(self._total - done) / rate if rate else None,
-                bottleneck=None,
-                attempt=1,
-                note="",
             )
         )

@@ -25,9 +25,19 @@ from hypersdk.model.machine import (
     Power,
     SnapshotNode,
 )
-from hypersdk.model.progress import Basis, Bottleneck, DiskProgress, ExportProgress, Phase
+from hypersdk.model.progress import Basis, Bottleneck, DiskProgress, ExportProgress, Phase, at_rest
+from hypersdk.model.progressjson import (
+    derived_fields,
+    event_object,
+    job_object,
+    json_fields,
+    read_fields,
+    read_job_object,
+)
 
 __all__ = [
-    "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary", "ExportProgress", "Firmware", "GuestFacts",
-    "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode", "boot_sequence", "named_boot_disks", "split_datastore_path", "unit_order",
+    "Backing", "Basis", "Bottleneck", "Cdrom", "Disk", "DiskProgress", "DiskSummary", "ExportProgress", "Firmware",
+    "GuestFacts", "Machine", "MachineSummary", "Nic", "Phase", "Power", "SnapshotNode", "at_rest", "boot_sequence",
+    "derived_fields", "event_object", "job_object", "json_fields", "named_boot_disks", "read_fields", "read_job_object",
+    "split_datastore_path", "unit_order",
 ]  # fmt: skip

@@ -1,9 +1,17 @@
-"""What a run looks like while it runs. Snapshots, made at a bounded rate; a reader never sees half an update."""
+"""Progress of a run: snapshots, made at a bounded rate. A reader never sees half an update.
+
+Each field is declared once, here, with its name in the two JSON forms that exist::
+
+    field of the record ──> "progress" events of ``hyper2kvm --json``: named as here, unless ``event=`` says otherwise
+                        └─> progress of a job (database, API, client): named as here, unless ``job=`` says otherwise
+"""
+# ruff: noqa: RUF009 - `_field` makes a new dataclasses.field each time
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any, Final
 
 
 class Phase(StrEnum):
@@ -18,6 +26,8 @@ class Phase(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"  # a job between two attempts; it goes on from here
+    CANCELLING = "cancelling"  # a job whose source is still to be restored
 
 
 class Basis(StrEnum):
@@ -38,41 +48,102 @@ class Bottleneck(StrEnum):
     LIMIT = "limit"  # --bwlimit
 
 
+_AT_WORK: Final = frozenset({Phase.PREPARING, Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING, Phase.PUBLISHING})
+"""Phases in which somebody works."""
+_COPIED: Final = frozenset({Phase.DONE, Phase.VERIFYING, Phase.PUBLISHING})
+
+
+def _field(default: Any, about: str = "", *, job: str | None = "", event: str | None = "", digits: int = 1) -> Any:
+    """``job`` and ``event`` are names in JSON: empty for the field's own, None where it is left out. Numbers with a
+    fraction are rounded to ``digits``."""
+    return field(default=default, metadata={"job": job, "event": event, "about": about, "digits": digits})
+
+
 @dataclass(frozen=True, slots=True)
 class DiskProgress:
     """One disk. ``fraction`` is 0..1, never falls and never passes 1; ``None`` rates and ETAs are not known yet.
     ``again_bytes`` are guest bytes that the image holds already and the stream under way brings again, as it begins at
     its first byte."""
 
-    label: str
-    file_name: str
-    phase: Phase
-    capacity_bytes: int
-    wire_bytes: int
-    guest_bytes: int
-    written_bytes: int
-    skipped_bytes: int
-    fraction: float
-    basis: Basis
-    rate_bytes_s: float | None
-    eta_s: float | None
-    bottleneck: Bottleneck | None
-    attempt: int
-    note: str
-    again_bytes: int = 0
+    label: str = ""
+    file_name: str = _field("", job="file", event="file")
+    phase: Phase = Phase.QUEUED
+    capacity_bytes: int = 0
+    wire_bytes: int = _field(0, "Bytes that came over the wire", job="bytes_downloaded")
+    guest_bytes: int = _field(0, job=None)
+    written_bytes: int = _field(0, "Bytes written to the image", job="bytes_written")
+    skipped_bytes: int = _field(0, "Guest bytes found in the image from an earlier run", job="bytes_skipped")
+    fraction: float = _field(0.0, "0 to 100", job="percent_complete", digits=4)
+    basis: Basis = _field(Basis.ALLOCATED, "What the percentage is a percentage of")
+    rate_bytes_s: float | None = None
+    eta_s: float | None = None
+    bottleneck: Bottleneck | None = _field(None, "What the copy waits for most: source, target, cpu or limit")
+    attempt: int = 1
+    note: str = ""
+    again_bytes: int = _field(0, "Guest bytes that the image holds and the stream brings again", job="bytes_again")
 
 
 @dataclass(frozen=True, slots=True)
 class ExportProgress:
-    """One machine: the sum over its disks. ``note`` is one line for people (what is being waited for, which route)."""
+    """One machine: the sum over its disks. ``note`` is one line for people (what is being waited for, which route).
 
-    machine: str
-    phase: Phase
-    disks: tuple[DiskProgress, ...]
-    wire_bytes: int
-    fraction: float
-    rate_bytes_s: float | None
-    eta_s: float | None
-    elapsed_s: float
-    lease_age_s: float | None
-    note: str
+    Without arguments it is the progress of a job that has not begun. All properties are part of a job's JSON.
+    """
+
+    machine: str = _field("", job=None)
+    phase: Phase = _field(Phase.QUEUED, "queued, preparing, transferring, waiting, verifying, publishing, done, ...")
+    disks: tuple[DiskProgress, ...] = ()
+    wire_bytes: int = _field(0, "Bytes that came over the wire", job="bytes_downloaded")
+    fraction: float = _field(0.0, "0 to 100", job="percent_complete", digits=4)
+    rate_bytes_s: float | None = None
+    eta_s: float | None = None
+    elapsed_s: float = _field(0.0, job=None)
+    lease_age_s: float | None = _field(None, "How long the export lease has been open, in seconds")
+    note: str = _field("", "One line for people: what is being done or waited for")
+    method: str = _field("", job="export_method", event=None)
+    stalled: str | None = _field(None, "Why nothing moves; null while something does", event=None)
+
+    @property
+    def current_file(self) -> str:
+        """Name of the file being written; empty while nobody works."""
+        moving = self.disks if self.phase in _AT_WORK else ()
+        return next((disk.file_name for disk in moving if disk.phase is Phase.TRANSFERRING), "")
+
+    @property
+    def current_step(self) -> str:
+        """The note, or the phase where there is none; empty before the job has begun."""
+        begun = self.disks or self.phase is not Phase.QUEUED
+        return self.note or (self.phase.value if begun else "")
+
+    @property
+    def files_downloaded(self) -> int:
+        """Disks whose copy is complete."""
+        return sum(disk.phase in _COPIED for disk in self.disks)
+
+    @property
+    def total_files(self) -> int:
+        """Disks of the machine."""
+        return len(self.disks)
+
+    @property
+    def bytes_transferred(self) -> int:
+        """Bytes written to the images."""
+        return sum(disk.written_bytes for disk in self.disks)
+
+    @property
+    def total_bytes(self) -> int:
+        """Capacity of all disks."""
+        return sum(disk.capacity_bytes for disk in self.disks)
+
+    @property
+    def estimated_remaining(self) -> int:
+        """Whole seconds, 0 while it is not known; `eta_s` is null then."""
+        return int(self.eta_s or 0)
+
+
+def at_rest(progress: ExportProgress, phase: Phase) -> ExportProgress:
+    """The progress of a job that nobody works on: how far it is, and nothing that would move."""
+    disks = tuple(replace(disk, rate_bytes_s=None, eta_s=None, note="") for disk in progress.disks)
+    return replace(
+        progress, phase=phase, disks=disks, rate_bytes_s=None, eta_s=None, lease_age_s=None, note="", stalled=None
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,10 +17,10 @@ from hypersdk.errors import PartlyFailed
 if TYPE_CHECKING:
     from hypersdk.cli.progress import Observer
     from hypersdk.client import Client, Job
-    from hypersdk.model import DiskProgress, ExportProgress
+    from hypersdk.model import ExportProgress
 
 MAX_SHOWN: Final = 500
-E = TypeVar("E")
+STATES_AS_PHASES: Final = frozenset({"failed", "cancelled", "queued", "paused"})
 
 
 @click.command("watch", cls=Command)
@@ -110,76 +111,14 @@ def _conclude(ctl: Ctl, jobs: Sequence[Job]) -> None:
 
 def machine_of(job: Job) -> ExportProgress:
     """A job as a machine that is being exported."""
-    from hypersdk.model import ExportProgress, Phase
-
-    progress = job.progress
-    disks = tuple(disk_of(one) for one in progress.raw.get("disks") or () if isinstance(one, Mapping))
-    done = job.state == "completed"
-    return ExportProgress(
-        machine=job.name,
-        phase=_PHASES.get(job.state) or _word(Phase, progress.phase, Phase.PREPARING),
-        disks=disks,
-        wire_bytes=progress.bytes_downloaded,
-        fraction=1.0 if done else progress.percent_complete / 100,
-        rate_bytes_s=progress.rate_bytes_s,
-        eta_s=progress.eta_s,
-        elapsed_s=_elapsed(job),
-        lease_age_s=progress.raw.get("lease_age_s"),
-        note=_note(job),
-    )
-
-
-def disk_of(raw: Mapping[str, Any]) -> DiskProgress:
-    """One disk out of a job's progress; what is missing is nothing yet."""
-    from hypersdk.model import Basis, Bottleneck, DiskProgress, Phase
-
-    bottleneck = raw.get("bottleneck")
-    return DiskProgress(
-        label=str(raw.get("label", "disk")),
-        file_name=str(raw.get("file", "")),
-        phase=_word(Phase, raw.get("phase"), Phase.QUEUED),
-        capacity_bytes=_whole(raw, "capacity_bytes"),
-        wire_bytes=_whole(raw, "bytes_downloaded"),
-        guest_bytes=0,
-        written_bytes=_whole(raw, "bytes_written"),
-        skipped_bytes=_whole(raw, "bytes_skipped"),
-        fraction=float(raw.get("percent_complete") or 0) / 100,
-        basis=_word(Basis, raw.get("basis"), Basis.ALLOCATED),
-        rate_bytes_s=raw.get("rate_bytes_s"),
-        eta_s=raw.get("eta_s"),
-        bottleneck=None if bottleneck is None else _word(Bottleneck, bottleneck, Bottleneck.SOURCE),
-        attempt=_whole(raw, "attempt") or 1,
-        note=str(raw.get("note") or ""),
-        again_bytes=_whole(raw, "bytes_again"),
-    )
-
-
-def _phases() -> Mapping[str, Any]:
     from hypersdk.model import Phase
 
-    return {
-        "completed": Phase.DONE,
-        "failed": Phase.FAILED,
-        "cancelled": Phase.CANCELLED,
-        "queued": Phase.QUEUED,
-        "paused": Phase.WAITING,
-    }
-
-
-_PHASES: Final = _phases()
-
-
-def _word(kind: type[E], text: object, otherwise: E) -> E:
-    """The member of an enum; a newer daemon may have words that are not known here."""
-    try:
-        return kind(text)  # type: ignore[call-arg] # E is an enum
-    except ValueError:
-        return otherwise
-
-
-def _whole(raw: Mapping[str, Any], key: str) -> int:
-    value = raw.get(key)
-    return value if isinstance(value, int) else 0
+    progress = job.progress
+    if job.state == "completed":
+        progress = replace(progress, phase=Phase.DONE, fraction=1.0)
+    elif job.state in STATES_AS_PHASES:
+        progress = replace(progress, phase=Phase(job.state))
+    return replace(progress, machine=job.name, elapsed_s=_elapsed(job), note=_note(job))
 
 
 def _elapsed(job: Job) -> float:
@@ -189,7 +128,7 @@ def _elapsed(job: Job) -> float:
 
 
 def _note(job: Job) -> str:
-    if job.state in ("paused", "pausing", "cancelling"):
+    if job.state in ("pausing", "cancelling"):
         return job.state
     if job.state == "failed" and job.error is not None:
         return str(job.error.get("message") or "")

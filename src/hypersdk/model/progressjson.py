@@ -1,0 +1,112 @@
+"""The JSON of progress records, made from their fields: one form for events, one for jobs.
+
+A job's form is read again, by the daemon from its database and by clients: what is missing has the field's default
+(rows of earlier releases), and a word that is not known here too (a newer daemon).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from enum import StrEnum
+from functools import cache
+from types import NoneType
+from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args, get_type_hints
+
+from hypersdk.model.progress import DiskProgress, ExportProgress
+
+R = TypeVar("R")
+Form = Literal["event", "job"]
+PERCENT: Final = "percent_complete"
+"""A fraction, 0 to 1, under this name is written as 0 to 100."""
+
+
+class JsonField(NamedTuple):
+    """A value as it stands in JSON. ``attribute`` is its name in the record, ``kind`` its type there; ``default`` is
+    None for what follows from other fields."""
+
+    name: str
+    attribute: str
+    kind: Any
+    default: Any
+    about: str
+    digits: int
+
+
+@cache
+def json_fields(record: type, form: Form) -> tuple[JsonField, ...]:
+    """What a record has in that form, in order."""
+    hints = get_type_hints(record)
+    found = []
+    for field in fields(record):
+        name = field.metadata.get(form, "")
+        if name is not None:
+            about, digits = field.metadata.get("about", ""), field.metadata.get("digits", 1)
+            found.append(JsonField(name or field.name, field.name, hints[field.name], field.default, about, digits))
+    return tuple(found)
+
+
+@cache
+def derived_fields(record: type) -> tuple[JsonField, ...]:
+    """The properties of a record, which a job's form has too; they are not read."""
+    properties = ((name, value.fget) for name, value in vars(record).items() if isinstance(value, property))
+    return tuple(
+        JsonField(name, name, get_type_hints(get)["return"], None, get.__doc__ or "", 1) for name, get in properties
+    )
+
+
+def event_object(record: ExportProgress | DiskProgress) -> dict[str, Any]:
+    """For an event of type "progress"."""
+    kind: type = type(record)
+    shown = json_fields(kind, "event")
+    return {field.name: _plain(getattr(record, field.attribute), field, event_object) for field in shown}
+
+
+def job_object(record: ExportProgress | DiskProgress) -> dict[str, Any]:
+    """For the progress of a job."""
+    kind: type = type(record)
+    shown = json_fields(kind, "job") + derived_fields(kind)
+    return {field.name: _plain(getattr(record, field.attribute), field, job_object) for field in shown}
+
+
+def _plain(value: Any, field: JsonField, inner: Callable[[DiskProgress], dict[str, Any]]) -> Any:
+    if isinstance(value, tuple):
+        return [inner(disk) for disk in value]
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, float):
+        return round(value * 100, 1) if field.name == PERCENT else round(value, field.digits)
+    return value
+
+
+def read_job_object(raw: Mapping[str, Any]) -> ExportProgress:
+    """The progress of a job from its JSON. Raises ValueError for a value of another type."""
+    return ExportProgress(**read_fields(ExportProgress, raw))
+
+
+def read_fields(record: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``record`` from a job's form. Raises ValueError."""
+    return {field.attribute: _read(raw[field.name], field) for field in json_fields(record, "job") if field.name in raw}
+
+
+def _read(value: Any, field: JsonField) -> Any:
+    if field.attribute == "disks":
+        return tuple(
+            DiskProgress(**read_fields(DiskProgress, _typed(disk, dict, "disks")))
+            for disk in _typed(value, list, "disks")
+        )
+    kind, *others = get_args(field.kind) or (field.kind,)
+    if value is None and NoneType in others:
+        return None
+    if issubclass(kind, StrEnum):
+        return kind(value) if value in list(kind) else field.default
+    if kind is float:
+        number = float(_typed(value, (int, float), field.name))
+        return round(number / 100, 3) if field.name == PERCENT else number
+    return _typed(value, kind, field.name)
+
+
+def _typed(value: Any, kind: type[R] | tuple[type[R], ...], name: str) -> R:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"'{name}' has a value of another type")
+    return value
