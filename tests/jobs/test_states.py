@@ -98,6 +98,7 @@ def test_whatever_users_and_workers_do_the_row_follows_the_table(store: JobStore
     or at work while it is neither ended nor paused."""
     claims = Claims(store.database, "w1")
     job, _ = store.submit(new_job())
+    start = store.revision()
     held: list[Claim] = []
     for action in actions:
         before = store.get(job.id)
@@ -112,6 +113,19 @@ def test_whatever_users_and_workers_do_the_row_follows_the_table(store: JobStore
             assert now.attempt > now.enqueued, action
         if now.state in ENDED:
             assert now.completed_at is not None
+    assert_told(store, job.id, start)
+
+
+def assert_told(store: JobStore, job_id: str, start: int) -> None:
+    """The outbox tells every change of state of the job since ``start``, each once, in order."""
+    state = JobState.QUEUED
+    for event in store.events_since(start):
+        if event.id == job_id and "to" in event.data:
+            assert (state, JobEvent(event.event)) in TRANSITIONS
+            assert event.data["from"] == state.value
+            state = JobState(event.data["to"])
+            assert TRANSITIONS[JobState(event.data["from"]), JobEvent(event.event)] is state
+    assert state is store.get(job_id).state
 
 
 def _act(store: JobStore, claims: Claims, held: list[Claim], job_id: str, action: str) -> bool:

@@ -94,7 +94,12 @@ def test_changes_are_seen_in_order_and_removals_too(store: JobStore) -> None:
     store.cancel(first.id)
     assert [job.id for job in store.changed_since(start)] == [second.id, first.id]
     store.delete(first.id)
-    assert [topic_id for _, _, topic_id in store.removed_since(start)] == [first.id]
+    assert [(event.id, event.event) for event in store.events_since(start)] == [
+        (first.id, "submit"),
+        (second.id, "submit"),
+        (first.id, "abandon"),
+        (first.id, "removed"),
+    ]
     with pytest.raises(LookupFailed):
         store.get(first.id)
 

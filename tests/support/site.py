@@ -151,6 +151,11 @@ class Site:
                 raise AssertionError(self.told())
             time.sleep(0.05)
 
+    def removed_since(self, revision: int) -> list[str]:
+        """Ids of jobs that were removed after ``revision``."""
+        events = self.store.events_since(revision)
+        return [event.id for event in events if (event.topic, event.event) == ("jobs", "removed")]
+
     def copied(self, job: Job, count: int, disk: int | None = None) -> None:
         """Waits until so many bytes of the job, or of one of its disks, have come."""
 

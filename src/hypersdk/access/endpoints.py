@@ -17,8 +17,9 @@ from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, LookupFailed, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
+from hypersdk.state.outbox import REMOVED, Event, write_events
 from hypersdk.state.pages import ListConditions, Listing, PageRequest, PageResult, by_id_first
-from hypersdk.state.tables import endpoints, jobs, removed
+from hypersdk.state.tables import endpoints, jobs
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN, show_print
 from hypersdk.vsphere.connection import open_connection
@@ -208,7 +209,7 @@ class Endpoints:
                 raise EndpointConflict(f"{count} jobs use the endpoint '{row['name']}'", code=ENDPOINT_USED, jobs=count)
             connection.execute(sa.delete(endpoints).where(endpoints.c.id == row["id"]))
             revision, now = self._database.revision(connection), self._database.now(connection)
-            connection.execute(sa.insert(removed).values(revision=revision, topic="endpoints", id=row["id"], at=now))
+            write_events(connection, now, [Event(revision, "endpoints", row["id"], REMOVED, {})])
             return _stored(row)
 
     def endpoint_of(self, endpoint_id: str) -> Endpoint:

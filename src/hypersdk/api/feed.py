@@ -32,8 +32,10 @@ from hypersdk.api.times import now_rfc3339
 from hypersdk.api.views import job_view, progress_view
 from hypersdk.errors import HyperSDKError, register
 from hypersdk.jobs.records import Job
-from hypersdk.jobs.store import FOLLOWED, JobStore
+from hypersdk.jobs.store import JobStore
+from hypersdk.jobs.transition import TOPIC
 from hypersdk.state.database import DatabaseError
+from hypersdk.state.outbox import FOLLOWED, REMOVED, Event
 from hypersdk.state.tables import endpoints
 from hypersdk.units import MiB
 
@@ -143,7 +145,9 @@ class _Changes:
     revision: int
     jobs: list[Job]
     endpoints: list[tuple[int, str, Mapping[str, Any]]]
-    removed: list[tuple[int, str, str]]
+    events: list[Event]
+    restored: bool = False
+    """The database was restored from a backup: its revisions are behind what was seen."""
 
 
 class Feed:
@@ -156,7 +160,8 @@ class Feed:
         self._poll_s = poll_s
         self._ping_s = ping_s
         self._log = log or ChangeLog()
-        self._seen: dict[str, tuple[Any, ...]] = {}
+        self._told: set[str] = set()
+        """Jobs with an event that was read, whose rows have not been shown since: they may change in between."""
         self._changed = asyncio.Event()
         self._listened = asyncio.Event()
         self._ready = asyncio.Event()
@@ -223,8 +228,11 @@ class Feed:
         """After a time without listeners everything between may be unknown: begins again, a little before now."""
         revision = await run_in_threadpool(self._store.revision)
         if not 0 <= revision - self._log.revision <= FOLLOWED or not self._log.revision:
-            self._log.begin(max(0, revision - FOLLOWED))
-            self._seen.clear()
+            self._begin_log(max(0, revision - FOLLOWED))
+
+    def _begin_log(self, revision: int) -> None:
+        self._log.begin(revision)
+        self._told.clear()
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -237,19 +245,20 @@ class Feed:
         revision = self._store.revision()
         if revision == since:
             return None
-        if revision < since:  # the database was restored from a backup
-            return _Changes(revision, [], [], [(revision, "", "")])
+        if revision < since:
+            return _Changes(revision, [], [], [], restored=True)
         limit = MAX_ENTRIES
+        events = self._store.events_since(since, limit=limit)
         changed = self._store.changed_since(since, limit=limit)
-        gone = self._store.removed_since(since, limit=limit)
         upto = min(
-            changed[-1].revision if len(changed) == limit else revision, gone[-1][0] if len(gone) == limit else revision
+            changed[-1].revision if len(changed) == limit else revision,
+            events[-1].revision if len(events) == limit else revision,
         )
         return _Changes(
             upto,
             [job for job in changed if job.revision <= upto],
             self._read_endpoints(since, upto),
-            [one for one in gone if one[0] <= upto],
+            [event for event in events if event.revision <= upto],
         )
 
     def _read_endpoints(self, since: int, upto: int) -> list[tuple[int, str, Mapping[str, Any]]]:
@@ -267,35 +276,22 @@ class Feed:
 
     def _entries(self, changes: _Changes) -> Iterator[FeedEntry]:
         """In the order of revisions."""
-        if changes.removed and changes.removed[0][1] == "":
-            self._log.begin(changes.revision)  # whoever listens is ahead of it now, and loads everything anew
-            self._seen.clear()
+        if changes.restored:
+            self._begin_log(changes.revision)  # whoever listens is ahead of it now, and loads everything anew
             return
         found: list[FeedEntry] = []
+        self._told |= {event.id for event in changes.events if event.topic == TOPIC}
         for job in changes.jobs:
-            found += self._job_entries(job)
+            found += _job_entries(job, own=job.id in self._told)
+            self._told.discard(job.id)
         for revision, object_id, shown in changes.endpoints:
             found.append(FeedEntry(revision, "endpoints", object_id, event("endpoint", shown, revision)))
-        for revision, topic, object_id in changes.removed:
-            self._seen.pop(object_id, None)
-            found.append(
-                FeedEntry(revision, topic, object_id, event("removed", {"topic": topic, "id": object_id}, revision))
-            )
+        for gone in changes.events:
+            if gone.event == REMOVED:
+                text = event("removed", {"topic": gone.topic, "id": gone.id}, gone.revision)
+                found.append(FeedEntry(gone.revision, gone.topic, gone.id, text))
+                self._told.discard(gone.id)
         yield from sorted(found, key=lambda entry: entry.revision)
-
-    def _job_entries(self, job: Job) -> Iterator[FeedEntry]:
-        """The job's own change, when anything but its progress changed, and that of its progress."""
-        now = (job.state, job.request, job.attempt, job.epoch, job.worker_id, job.waiting, job.completed_at)
-        own = self._seen.get(job.id) != now
-        if len(self._seen) > 2 * MAX_ENTRIES:
-            self._seen.clear()
-        self._seen[job.id] = now
-        if own:
-            yield FeedEntry(
-                job.revision, "jobs", job.id, event("job", job_view(job).model_dump(mode="json"), job.revision)
-            )
-        progress = {"id": job.id, "state": job.state.value, "progress": progress_view(job).model_dump(mode="json")}
-        yield FeedEntry(job.revision, "progress", job.id, event("progress", progress, job.revision), covered=own)
 
     # Listening
 
@@ -365,6 +361,14 @@ class Feed:
                 await asyncio.wait_for(changed.wait(), self._ping_s)
             except TimeoutError:
                 yield event("ping", {"revision": place, "timestamp": now_rfc3339()}, place)
+
+
+def _job_entries(job: Job, *, own: bool) -> Iterator[FeedEntry]:
+    """The job's own change, when anything but its progress changed, and that of its progress."""
+    if own:
+        yield FeedEntry(job.revision, TOPIC, job.id, event("job", job_view(job).model_dump(mode="json"), job.revision))
+    progress = {"id": job.id, "state": job.state.value, "progress": progress_view(job).model_dump(mode="json")}
+    yield FeedEntry(job.revision, "progress", job.id, event("progress", progress, job.revision), covered=own)
 
 
 def _whole_revisions(entries: list[FeedEntry]) -> list[FeedEntry]:

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import FOLDER_BUSY, HELD, MACHINE_BUSY, JobState
+from hypersdk.jobs.transition import set_waiting
 from hypersdk.state.database import Database
 from hypersdk.state.tables import jobs
 
@@ -103,8 +104,8 @@ class Admission:
                     now.add(row)
             if len(taken) == room:
                 break
-        self._database.lock_rows(connection, jobs.c.id, [*(one.id for one in taken), *reasons])
-        self._tell(connection, reasons)
+        self._database.lock_rows(connection, jobs.c.id, [*(due.id for due in taken), *reasons])
+        set_waiting(self._database, connection, reasons)
         return taken
 
     def _pages(self, connection: sa.Connection, now: _Engine) -> Iterator[Sequence[Any]]:
@@ -167,25 +168,20 @@ class Admission:
                 found.mine += row.worker_id == self._worker_id
         return found
 
-    def _tell(self, connection: sa.Connection, reasons: dict[str, str | None]) -> None:
-        for job_id, reason in reasons.items():
-            revision = self._database.revision(connection)
-            same = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
-            connection.execute(same.values(waiting=reason, revision=revision))
-
 
 def folder_of(root_id: str, output_path: str) -> Folder:
     """The same for all spellings of a folder."""
     return root_id, str(PurePosixPath(output_path))
 
 
-def conflicting_job(connection: sa.Connection, job_id: str, root_id: str, output_path: str) -> str | None:
-    """Another job that a worker has, and that works in this folder."""
-    query = sa.select(jobs.c.id, jobs.c.output_path).where(
-        jobs.c.root_id == root_id, jobs.c.state.in_(_HELD), jobs.c.worker_id.is_not(None), jobs.c.id != job_id
+def conflicting_job(connection: sa.Connection, job_id: str) -> str | None:
+    """Another job that a worker has, and that works in the folder of this one."""
+    place = (jobs.c.id, jobs.c.root_id, jobs.c.output_path)
+    here = connection.execute(sa.select(*place).where(jobs.c.id == job_id)).one()
+    others = sa.select(*place).where(
+        jobs.c.root_id == here.root_id, jobs.c.state.in_(_HELD), jobs.c.worker_id.is_not(None), jobs.c.id != job_id
     )
-    here = folder_of(root_id, output_path)
-    return next((row.id for row in connection.execute(query) if folder_of(root_id, row.output_path) == here), None)
+    return next((row.id for row in connection.execute(others) if _folder(row) == _folder(here)), None)
 
 
 def _conflict(now: _Engine, row: Any) -> str | None:

@@ -15,20 +15,22 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.errors import CODES, Cancelled, register
+from hypersdk.errors import Cancelled, register
 from hypersdk.jobs.admission import conflicting_job
-from hypersdk.jobs.records import Job, at_rest
-from hypersdk.jobs.states import (
-    ATTEMPT_LOST,
-    ATTEMPTS_EXHAUSTED,
-    HELD,
-    UNDOING,
-    JobEvent,
-    JobState,
-    after,
-    before,
-)
+from hypersdk.jobs.records import Job
+from hypersdk.jobs.states import ATTEMPT_LOST, HELD, UNDOING, JobEvent, JobState, after
 from hypersdk.jobs.store import JobStore, append_log
+from hypersdk.jobs.transition import (
+    CURRENT,
+    CurrentJob,
+    change,
+    exhaust,
+    lock,
+    may,
+    recorded_error,
+    requeue,
+    transition,
+)
 from hypersdk.migration.runs import SNAPSHOT_MAX_AGE
 from hypersdk.state.database import Database
 from hypersdk.state.tables import attempts, jobs, runs
@@ -48,8 +50,8 @@ TIDY_EVERY_S: Final = 3600.0
 LOOKED_AT: Final = 100
 
 
-_DONE: Final = {JobState.COMPLETED: "done"}
-"""What the progress of a job that has ended says, where it is not the state."""
+REQUESTS: Final = {JobState.CANCELLING: "cancel", JobState.PAUSING: "pause"}
+"""What users ask of a job that a worker has, by its state."""
 
 
 class StaleAttempt(Cancelled):
@@ -87,53 +89,29 @@ class Claims:
         None as well where another job works in its folder, or this worker has as many as it may: then another attempt
         is due."""
         with self._claiming, self.database.write() as connection:
-            now = self.database.now(connection)
-            row = connection.execute(
-                sa.select(
-                    jobs.c.state,
-                    jobs.c.epoch,
-                    jobs.c.attempt,
-                    jobs.c.started_at,
-                    jobs.c.worker_id,
-                    jobs.c.root_id,
-                    jobs.c.output_path,
-                )
-                .where(jobs.c.id == job_id)
-                .with_for_update()
-            ).one_or_none()
-            if row is None or row.attempt != attempt or JobState(row.state) not in before(JobEvent.START):
+            job = lock(connection, jobs.c.id == job_id, jobs.c.attempt == attempt, *may(JobEvent.START))
+            if job is None or (free and job.worker_id is not None):
                 return None
-            if free and row.worker_id is not None:
-                return None
-            folder_busy = conflicting_job(connection, job_id, row.root_id, row.output_path) is not None
+            folder_busy = conflicting_job(connection, job_id) is not None
             if folder_busy or (not free and self._others(connection, job_id) >= self._most):
                 if not free:
-                    requeue(self.database, connection, job_id, attempt)
+                    transition(self.database, connection, job, JobEvent.REQUEUE)
                 return None
-            epoch = row.epoch + 1
-            self._change(
-                connection,
-                job_id,
-                now,
-                state=after(JobState(row.state), JobEvent.START).value,
-                epoch=epoch,
-                worker_id=self.worker_id,
-                waiting=None,
-                started_at=row.started_at or now,
-            )
+            epoch = self._next_epoch(connection, job_id)
+            transition(self.database, connection, job, JobEvent.START, worker_id=self.worker_id, epoch=epoch)
             connection.execute(
                 sa.insert(attempts).values(
                     job_id=job_id,
                     epoch=epoch,
                     attempt=attempt,
                     worker_id=self.worker_id,
-                    started_at=now,
-                    ended_at=None,
-                    outcome=None,
-                    error=None,
+                    started_at=self.database.now(connection),
                 )
             )
         return Claim(self._store.get(job_id), epoch)
+
+    def _next_epoch(self, connection: sa.Connection, job_id: str) -> int:
+        return int(connection.execute(sa.select(jobs.c.epoch).where(jobs.c.id == job_id)).scalar_one()) + 1
 
     def _others(self, connection: sa.Connection, job_id: str) -> int:
         query = sa.select(sa.func.count()).where(
@@ -184,26 +162,19 @@ class Claims:
         has moved on."""
         with self.database.write() as connection:
             now = self.database.now(connection)
-            idle = sa.and_(
-                jobs.c.id == job_id,
-                jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value]),
-                jobs.c.updated_at < now - TIDY_EVERY_S,
-            )
-            row = connection.execute(sa.select(jobs.c.epoch).where(idle).with_for_update()).one_or_none()
-            if row is None:
+            idle = jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value])
+            if lock(connection, jobs.c.id == job_id, idle, jobs.c.updated_at < now - TIDY_EVERY_S) is None:
                 return None
-            self._change(connection, job_id, now, epoch=row.epoch + 1)
-        return Claim(self._store.get(job_id), row.epoch + 1)
+            epoch = self._next_epoch(connection, job_id)
+            change(self.database, connection, job_id, now, epoch=epoch)
+        return Claim(self._store.get(job_id), epoch)
 
     def release_undo(self, worker_id: str) -> None:
         """Jobs that a dead worker was undoing wait for another: not in the queue, where their attempt may be."""
         with self.database.write() as connection:
-            mine = sa.select(jobs.c.id).where(
-                jobs.c.worker_id == worker_id, jobs.c.state.in_([state.value for state in UNDOING])
-            )
-            now = self.database.now(connection)
-            for job_id in connection.execute(mine.order_by(jobs.c.id).with_for_update()).scalars().all():
-                self._change(connection, job_id, now, worker_id=None, attempt=jobs.c.attempt + 1)
+            mine = sa.select(*CURRENT).where(jobs.c.worker_id == worker_id, *may(JobEvent.RELEASE))
+            for job in connection.execute(mine.order_by(jobs.c.id).with_for_update()).all():
+                transition(self.database, connection, job, JobEvent.RELEASE)
 
     def hand_back(self, job_id: str, attempt: int) -> None:
         """An attempt that this worker will not begin, because it drains: another one is due. A job that has moved on is
@@ -228,14 +199,7 @@ class Claims:
             attempt = connection.execute(sa.select(jobs.c.attempt).where(*mine, held).with_for_update()).scalar()
             if attempt is None:
                 return None
-            info = CODES[ATTEMPT_LOST]
-            error = {
-                "code": ATTEMPT_LOST,
-                "message": "how the attempt ended could not be written down",
-                "exit_status": 12,
-                "cause": info.cause,
-                "next_step": info.next_step,
-            }
+            error = recorded_error(ATTEMPT_LOST, "how the attempt ended could not be written down", exit_status=12)
             connection.execute(
                 sa.update(attempts)
                 .where(attempts.c.job_id == job_id, attempts.c.epoch == epoch, attempts.c.ended_at.is_(None))
@@ -265,11 +229,13 @@ class Claims:
         """What users ask of these jobs: id -> (``cancel`` or ``pause``, whether partial files are to be kept)."""
         if not job_ids:
             return {}
-        query = sa.select(jobs.c.id, jobs.c.request, jobs.c.keep_partial).where(
-            jobs.c.id.in_(job_ids), jobs.c.request.is_not(None)
+        query = sa.select(jobs.c.id, jobs.c.state, jobs.c.keep_partial).where(
+            jobs.c.id.in_(job_ids), jobs.c.state.in_([state.value for state in REQUESTS])
         )
         with self.database.read() as connection:
-            return {job_id: (str(request), bool(keep)) for job_id, request, keep in connection.execute(query)}
+            return {
+                job_id: (REQUESTS[JobState(state)], bool(keep)) for job_id, state, keep in connection.execute(query)
+            }
 
     def end(
         self,
@@ -287,35 +253,28 @@ class Claims:
         Raises StaleAttempt.
         """
         with self.database.write() as connection:
-            now = self.database.now(connection)
-            state = JobState(self._ours(connection, claim, jobs.c.state))
-            new = after(state, event)
-            due = new is JobState.QUEUED or (
-                new is JobState.CANCELLING and event in (JobEvent.REQUEUE, JobEvent.PAUSED)
-            )
+            job = self._ours(connection, claim)
+            new = after(JobState(job.state), event)
             over = new is JobState.COMPLETED or (new is JobState.CANCELLED and not keep_run)
-            self._change(
+            failure = None if error is None else dict(error)
+            transition(
+                self.database,
                 connection,
-                claim.job.id,
-                now,
-                state=new.value,
-                worker_id=None,
-                request="cancel" if new is JobState.CANCELLING else None,
+                job,
+                event,
                 result=None if result is None else dict(result),
-                error=None if error is None else dict(error),
-                completed_at=now if new in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED) else None,
-                attempt=jobs.c.attempt + 1 if due else jobs.c.attempt,
+                error=failure,
                 discard=False,
-                secret=None if new is JobState.COMPLETED else jobs.c.secret,
-                source_changes=0 if over else jobs.c.source_changes,
-                progress=jobs.c.progress if progress is None else at_rest(progress, _DONE.get(new, new.value)),
+                progress=dict(job.progress if progress is None else progress),
+                **({"secret": None} if new is JobState.COMPLETED else {}),
+                **({"source_changes": 0} if over else {}),
             )
             if over:
                 connection.execute(sa.delete(runs).where(runs.c.job_id == claim.job.id))
             connection.execute(
                 sa.update(attempts)
                 .where(attempts.c.job_id == claim.job.id, attempts.c.epoch == claim.epoch)
-                .values(ended_at=now, outcome=event.value, error=None if error is None else dict(error))
+                .values(ended_at=self.database.now(connection), outcome=event.value, error=failure)
             )
         with self._counting:
             self._counted.pop(claim.job.id, None)
@@ -378,29 +337,23 @@ class Claims:
         Raises StaleAttempt, and then nothing was written.
         """
         with self.database.write() as connection:
-            known = self._ours(connection, claim, jobs.c.source_changes)
+            self._ours(connection, claim)
             now = self.database.now(connection)
-            if known != source_changes:
-                self._change(connection, claim.job.id, now, source_changes=source_changes)
+            mine = jobs.c.id == claim.job.id
+            if connection.execute(sa.select(jobs.c.source_changes).where(mine)).scalar_one() != source_changes:
+                change(self.database, connection, claim.job.id, now, source_changes=source_changes)
             done = connection.execute(
                 sa.update(runs).where(runs.c.job_id == claim.job.id).values(record=record, updated_at=now)
             )
             if not done.rowcount:
                 connection.execute(sa.insert(runs).values(job_id=claim.job.id, record=record, updated_at=now))
 
-    def _ours(self, connection: sa.Connection, claim: Claim, column: sa.Column[Any]) -> Any:
-        """A column of the job, locked until the transaction ends. Raises StaleAttempt where its epoch is not ours."""
-        query = sa.select(column).where(jobs.c.id == claim.job.id, jobs.c.epoch == claim.epoch).with_for_update()
-        row = connection.execute(query).one_or_none()
-        if row is None:
+    def _ours(self, connection: sa.Connection, claim: Claim) -> CurrentJob:
+        """The job, locked until the transaction ends. Raises StaleAttempt where its epoch is not ours."""
+        job = lock(connection, jobs.c.id == claim.job.id, jobs.c.epoch == claim.epoch)
+        if job is None:
             raise _stale(claim)
-        return row[0]
-
-    def _change(self, connection: sa.Connection, job_id: str, now: float, **values: Any) -> None:
-        revision = self.database.revision(connection)
-        connection.execute(
-            sa.update(jobs).where(jobs.c.id == job_id).values(**values, updated_at=now, revision=revision)
-        )
+        return job
 
 
 def is_old(record: str, now: float) -> bool:
@@ -411,60 +364,3 @@ def is_old(record: str, now: float) -> bool:
 
 def _stale(claim: Claim) -> StaleAttempt:
     return StaleAttempt(f"job '{claim.job.id}' was taken over by another worker", job=claim.job.id, epoch=claim.epoch)
-
-
-def requeue(database: Database, connection: sa.Connection, job_id: str, attempt: int) -> JobState | None:
-    """That attempt will not be run, whoever was to: another one is due, unless the job was on its way to a pause. Its
-    new state; None for a job that has moved on."""
-    query = sa.select(jobs.c.state, jobs.c.progress).where(jobs.c.id == job_id, jobs.c.attempt == attempt)
-    found = connection.execute(query.with_for_update()).one_or_none()
-    if found is None or JobState(found.state) not in before(JobEvent.START):
-        return None
-    state = JobState(found.state)
-    new = state if state is JobState.QUEUED else after(state, JobEvent.REQUEUE)
-    connection.execute(
-        sa.update(jobs)
-        .where(jobs.c.id == job_id)
-        .values(
-            state=new.value,
-            attempt=attempt if new is JobState.PAUSED else attempt + 1,
-            request="cancel" if new is JobState.CANCELLING else None,
-            worker_id=None,
-            progress=at_rest(found.progress, new.value),
-            updated_at=database.now(connection),
-            revision=database.revision(connection),
-        )
-    )
-    return new
-
-
-def exhaust(database: Database, connection: sa.Connection, job_id: str, attempt: int) -> JobState:
-    """The job fails: its attempts never come to an end. One that has moved on is left alone."""
-    database.lock_rows(connection, jobs.c.id, [job_id])
-    now, revision = database.now(connection), database.revision(connection)
-    info = CODES[ATTEMPTS_EXHAUSTED]
-    error = {
-        "code": ATTEMPTS_EXHAUSTED,
-        "message": f"attempt {attempt} never came to an end",
-        "exit_status": 7,
-        "cause": info.cause,
-        "next_step": info.next_step,
-    }
-    waiting = [state.value for state in before(JobEvent.START)]
-    mine = (jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.state.in_(waiting))
-    progress = connection.execute(sa.select(jobs.c.progress).where(*mine)).scalar_one_or_none()
-    connection.execute(
-        sa.update(jobs)
-        .where(*mine)
-        .values(
-            state=JobState.FAILED.value,
-            error=error,
-            progress=at_rest(progress or {}, JobState.FAILED),
-            worker_id=None,
-            request=None,
-            completed_at=now,
-            updated_at=now,
-            revision=revision,
-        )
-    )
-    return JobState.FAILED

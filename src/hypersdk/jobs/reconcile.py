@@ -10,15 +10,17 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from hypersdk.jobs.claims import exhaust, is_old, requeue
+from hypersdk.jobs.claims import is_old
 from hypersdk.jobs.engine import EXHAUSTED, Engine
 from hypersdk.jobs.runstore import DatabaseRuns
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ENDED, HELD, NO_WORKER_FOR_ROOT, JobState
-from hypersdk.jobs.store import FOLLOWED, JobStore
+from hypersdk.jobs.store import JobStore
+from hypersdk.jobs.transition import exhaust, requeue, set_waiting
 from hypersdk.migration.register import Register
 from hypersdk.state.database import Database
-from hypersdk.state.tables import idempotency, jobs, logins, removed, runs, workers
+from hypersdk.state.outbox import prune_events
+from hypersdk.state.tables import idempotency, jobs, logins, runs, workers
 
 LOG: Final = logging.getLogger(__name__)
 GRACE_S: Final = 10.0
@@ -105,10 +107,7 @@ class Reconciler:
             return
         with self._database.write() as connection:
             self._database.lock_rows(connection, jobs.c.id, [job_id for job_id, _ in found])
-            for job_id, code in found:
-                revision = self._database.revision(connection)
-                same = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
-                connection.execute(same.values(waiting=code, revision=revision))
+            set_waiting(self._database, connection, dict(found))
 
     def _orphans(self, connection: sa.Connection, seen: Sequence[str]) -> list[tuple[str, int]]:
         """Running jobs of dead workers that no living one can take over. In the engine they would wait for ever, and be
@@ -154,8 +153,7 @@ class Reconciler:
             if gone:
                 store.remove_rows(connection, list(gone))
             connection.execute(sa.delete(idempotency).where(idempotency.c.at < now - DAY_S))
-            followed = store.revision_of(connection) - FOLLOWED
-            connection.execute(sa.delete(removed).where(removed.c.at < now - DAY_S, removed.c.revision < followed))
+            prune_events(connection, now, store.revision_of(connection))
             connection.execute(sa.delete(logins).where(logins.c.expires_at < now))
             connection.execute(sa.delete(workers).where(workers.c.state == "dead", workers.c.beat < now - 7 * DAY_S))
         self._engine.prune(list(gone), old)

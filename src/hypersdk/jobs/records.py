@@ -42,7 +42,6 @@ class Job:
     priority: int
     owner: str | None
     state: JobState
-    request: str | None
     keep_partial: bool
     discard: bool
     attempt: int

@@ -88,7 +88,8 @@ class JobEvent(StrEnum):
     CANCELLED = "cancelled"
     PAUSE = "pause"
     PAUSED = "paused"
-    REQUEUE = "requeue"  # the worker drains or died
+    REQUEUE = "requeue"  # the worker drains or died, or does not begin the attempt
+    RELEASE = "release"  # the worker that undid something died: another one does so
     RESUME = "resume"
     RETRY = "retry"
     EXPIRE = "expire"
@@ -108,6 +109,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (_S.QUEUED, _E.CANCEL): _S.CANCELLING,
     (_S.QUEUED, _E.ABANDON): _S.CANCELLED,
     (_S.QUEUED, _E.FAIL): _S.FAILED,
+    (_S.QUEUED, _E.REQUEUE): _S.QUEUED,
     (_S.RUNNING, _E.START): _S.RUNNING,  # taken up again after a crash
     (_S.RUNNING, _E.FINISH): _S.COMPLETED,
     (_S.RUNNING, _E.FAIL): _S.FAILED,
@@ -120,6 +122,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (_S.PAUSING, _E.FAIL): _S.FAILED,
     (_S.PAUSING, _E.CANCEL): _S.CANCELLING,
     (_S.PAUSING, _E.REQUEUE): _S.PAUSED,
+    (_S.PAUSING, _E.RELEASE): _S.PAUSING,
     (_S.PAUSED, _E.RESUME): _S.QUEUED,
     (_S.PAUSED, _E.CANCEL): _S.CANCELLING,
     (_S.PAUSED, _E.ABANDON): _S.CANCELLED,
@@ -128,6 +131,7 @@ TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = {
     (_S.CANCELLING, _E.FINISH): _S.COMPLETED,  # it was published before the request arrived
     (_S.CANCELLING, _E.FAIL): _S.FAILED,
     (_S.CANCELLING, _E.REQUEUE): _S.CANCELLING,
+    (_S.CANCELLING, _E.RELEASE): _S.CANCELLING,
     (_S.CANCELLING, _E.PAUSED): _S.CANCELLING,  # asked for while the worker paused it: another attempt undoes it
     (_S.PAUSED, _E.EXPIRE): _S.PAUSING,  # its snapshot is too old: a worker removes it
     (_S.FAILED, _E.RETRY): _S.QUEUED,

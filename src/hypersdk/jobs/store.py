@@ -13,9 +13,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.errors import LookupFailed, UsageError, register
-from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob, at_rest
-from hypersdk.jobs.states import ENDED, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError, after
+from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob
+from hypersdk.jobs.states import ENDED, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError
+from hypersdk.jobs.transition import SUBMITTED, TOPIC, change, transition
 from hypersdk.state.database import Database
+from hypersdk.state.outbox import REMOVED, Event, events_since, write_events
 from hypersdk.state.pages import (
     EVERYTHING,
     LIST_QUERY,
@@ -25,7 +27,7 @@ from hypersdk.state.pages import (
     PageResult,
     current_revision,
 )
-from hypersdk.state.tables import attempts, job_log, jobs, removed, runs
+from hypersdk.state.tables import attempts, job_log, jobs, runs
 
 JOB_UNKNOWN: Final = register("job_unknown", "There is no job with that id.", "See `hyperctl query -all`.")
 JOB_EXISTS: Final = register(
@@ -68,8 +70,6 @@ ATTEMPT_LIST: Final = Listing(
     key="epoch",
     facets=("worker_id", "outcome"),
 )
-FOLLOWED: Final = 1000
-"""So many last changes can be followed by clients that were away: what was removed in them is remembered."""
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 """What is kept of one job's log."""
 _AT_ONCE: Final = 500
@@ -198,7 +198,7 @@ class JobStore:
         now = self.database.now(connection)
         revision = self.database.revision(connection, len(fresh)) - len(fresh)
         number = self.database.count(connection, "job", len(fresh)) - len(fresh)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "id": job_id,
                 "number": number + place,
@@ -215,7 +215,6 @@ class JobStore:
                 "priority": new.priority,
                 "owner": new.owner,
                 "state": JobState.QUEUED.value,
-                "request": None,
                 "keep_partial": False,
                 "discard": False,
                 "attempt": 1,
@@ -237,16 +236,14 @@ class JobStore:
             for place, (job_id, new) in enumerate(fresh, 1)
         ]
         connection.execute(sa.insert(jobs), rows)
+        write_events(connection, now, [Event(row["revision"], TOPIC, row["id"], SUBMITTED, {}) for row in rows])
 
     # Look
 
     def get(self, job_id: str) -> Job:
         """Raises LookupFailed ``job_unknown``."""
         with self.database.read() as connection:
-            found = _one(connection, job_id)
-        if found is None:
-            raise _unknown(job_id)
-        return found
+            return _get(connection, job_id)
 
     def page(self, which: Filter, part: PageRequest = NEWEST, *, after: int | None = None) -> PageResult[Job]:
         """Part of the list. ``after`` continues a list in order of submit behind that ``number``, whatever came or went
@@ -294,14 +291,10 @@ class JobStore:
         with self.database.read() as connection:
             return [_job(row) for row in connection.execute(query)]
 
-    def removed_since(self, revision: int, *, limit: int = 1000) -> list[tuple[int, str, str]]:
-        """``(revision, topic, id)`` of what was removed after ``revision``."""
-        query = sa.select(removed.c.revision, removed.c.topic, removed.c.id).where(removed.c.revision > revision)
+    def events_since(self, revision: int, *, limit: int = 1000) -> list[Event]:
+        """What happened to jobs and endpoints after ``revision``, oldest first."""
         with self.database.read() as connection:
-            return [
-                (at, topic, key)
-                for at, topic, key in connection.execute(query.order_by(removed.c.revision).limit(limit))
-            ]
+            return events_since(connection, revision, limit=limit)
 
     def revision(self) -> int:
         """The revision of the last change of anything."""
@@ -357,83 +350,46 @@ class JobStore:
         ended.
         """
 
-        def decide(job: Job) -> Mapping[str, Any]:
+        with self._asking(job_id) as (connection, job):
             if job.state is JobState.CANCELLING:
-                return {"keep_partial": keep_partial}
-            if job.state is JobState.FAILED and not job.source_changes:
+                now = self.database.now(connection)
+                change(self.database, connection, job_id, now, keep_partial=keep_partial)
+            elif job.state is JobState.FAILED and not job.source_changes:
                 raise JobStateError(
                     f"job '{job_id}' has failed, and its source is as it was found", state=job.state.value
                 )
-            if job.epoch == 0:
-                at = at_rest(job.progress, JobState.CANCELLED)
-                return {"state": after(job.state, JobEvent.ABANDON), "ended": True, "request": None, "progress": at}
-            # Nobody has it, but an earlier attempt may have left something: a worker must look.
-            attempt = job.attempt + (job.state in (JobState.QUEUED, JobState.PAUSED, JobState.FAILED))
-            return {
-                "state": after(job.state, JobEvent.CANCEL),
-                "request": "cancel",
-                "keep_partial": keep_partial,
-                "attempt": attempt,
-                "completed_at": None,
-            }
-
-        return self._ask(job_id, decide)
+            elif job.epoch == 0:
+                transition(self.database, connection, job, JobEvent.ABANDON)
+            else:  # maybe nobody has it, but an earlier attempt may have left something: a worker must look
+                transition(self.database, connection, job, JobEvent.CANCEL, keep_partial=keep_partial)
+            return _get(connection, job_id)
 
     def pause(self, job_id: str) -> Job:
         """Asks for a stop at the next checkpoint. Asking again is no error. Raises as ``cancel``."""
-
-        def decide(job: Job) -> Mapping[str, Any]:
-            if job.state in (JobState.PAUSED, JobState.PAUSING):
-                return {}
-            if job.state is JobState.RUNNING:
-                return {"state": after(job.state, JobEvent.PAUSE), "request": "pause"}
-            state = after(job.state, JobEvent.PAUSE)
-            return {"state": state, "request": None, "progress": at_rest(job.progress, state)}
-
-        return self._ask(job_id, decide)
+        with self._asking(job_id) as (connection, job):
+            if job.state not in (JobState.PAUSED, JobState.PAUSING):
+                transition(self.database, connection, job, JobEvent.PAUSE)
+            return _get(connection, job_id)
 
     def resume(self, job_id: str) -> Job:
         """Puts a paused job back into the queue. Raises as ``cancel``."""
-
-        def decide(job: Job) -> Mapping[str, Any]:
-            state = after(job.state, JobEvent.RESUME)
-            return {
-                "state": state,
-                "request": None,
-                "attempt": job.attempt + 1,
-                "progress": at_rest(job.progress, state),
-            }
-
-        return self._ask(job_id, decide)
+        with self._asking(job_id) as (connection, job):
+            transition(self.database, connection, job, JobEvent.RESUME)
+            return _get(connection, job_id)
 
     def expire(self, job_id: str) -> None:
         """Has a worker put the source of a paused job back, its temporary snapshot too. A job that is not paused any
         more is left alone."""
-
-        def decide(job: Job) -> Mapping[str, Any]:
-            if job.state is not JobState.PAUSED:
-                return {}
-            return {"state": after(job.state, JobEvent.EXPIRE), "attempt": job.attempt + 1}
-
-        self._ask(job_id, decide)
+        with self._asking(job_id) as (connection, job):
+            if job.state is JobState.PAUSED:
+                transition(self.database, connection, job, JobEvent.EXPIRE)
 
     def retry(self, job_id: str, *, discard: bool = False) -> Job:
         """Puts a failed or cancelled job back into the queue: from its last checkpoint, or anew with ``discard``.
         Raises as ``cancel``."""
-
-        def decide(job: Job) -> Mapping[str, Any]:
-            return {
-                "state": after(job.state, JobEvent.RETRY),
-                "request": None,
-                "attempt": job.attempt + 1,
-                "discard": discard,
-                "error": None,
-                "result": None,
-                "completed_at": None,
-                "progress": dict(EMPTY_PROGRESS),
-            }
-
-        return self._ask(job_id, decide)
+        with self._asking(job_id) as (connection, job):
+            transition(self.database, connection, job, JobEvent.RETRY, discard=discard, progress=dict(EMPTY_PROGRESS))
+            return _get(connection, job_id)
 
     def delete(self, job_id: str, *, give_up: bool = False) -> None:
         """Forgets a job that has ended, with its log; the files that it wrote stay.
@@ -452,31 +408,17 @@ class JobStore:
             self.remove_rows(connection, [job_id])
 
     def remove_rows(self, connection: sa.Connection, job_ids: Sequence[str]) -> None:
-        """Deletes jobs and notes it for those who follow the changes."""
-        now = self.database.now(connection)
-        for job_id in job_ids:
-            revision = self.database.revision(connection)
-            connection.execute(sa.insert(removed).values(revision=revision, topic="jobs", id=job_id, at=now))
+        """Deletes jobs and tells those who follow the changes."""
+        first = self.database.revision(connection, len(job_ids)) - len(job_ids) + 1
+        gone = [Event(first + place, TOPIC, job_id, REMOVED, {}) for place, job_id in enumerate(job_ids)]
+        write_events(connection, self.database.now(connection), gone)
         connection.execute(sa.delete(jobs).where(jobs.c.id.in_(job_ids)))
 
-    def _ask(self, job_id: str, decide: Any) -> Job:
+    @contextmanager
+    def _asking(self, job_id: str) -> Iterator[tuple[sa.Connection, Job]]:
+        """The job, locked. Raises LookupFailed ``job_unknown``."""
         with self._writing() as connection:
-            job = _locked(connection, job_id)
-            changes = dict(decide(job))
-            if changes:
-                now = self.database.now(connection)
-                if changes.pop("ended", False):
-                    changes["completed_at"] = now
-                if "state" in changes:
-                    changes["state"] = JobState(changes["state"]).value
-                    changes["waiting"] = None
-                revision = self.database.revision(connection)
-                connection.execute(
-                    sa.update(jobs).where(jobs.c.id == job_id).values(**changes, updated_at=now, revision=revision)
-                )
-            found = _one(connection, job_id)
-            assert found is not None
-            return found
+            yield connection, _locked(connection, job_id)
 
     # Log
 
@@ -531,11 +473,12 @@ def possible_id(text: str) -> bool:
     return 0 < len(text) <= 128 and text.isascii() and text.isprintable()
 
 
-def _one(connection: sa.Connection, job_id: str) -> Job | None:
-    if not possible_id(job_id):
-        return None
-    row = connection.execute(_ONE, {"id": job_id}).one_or_none()
-    return None if row is None else _job(row)
+def _get(connection: sa.Connection, job_id: str) -> Job:
+    """Raises LookupFailed ``job_unknown``."""
+    row = connection.execute(_ONE, {"id": job_id}).one_or_none() if possible_id(job_id) else None
+    if row is None:
+        raise _unknown(job_id)
+    return _job(row)
 
 
 def _digests(connection: sa.Connection, ids: Sequence[str]) -> dict[str, str]:

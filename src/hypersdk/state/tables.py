@@ -9,7 +9,8 @@
     nfc_hosts ──< nfc_streams    how many streams each ESXi host gives, and who has them
     endpoints                    vCenters and ESXi hosts; passwords sealed
     users ──< logins, api_tokens who may do what
-    audit, idempotency, counters, removed, meta
+    outbox                       what happened to jobs and endpoints, for those who follow changes
+    audit, idempotency, counters, meta
     samples                      one row a minute: rate and numbers of jobs, for the history
 
 Times are seconds since 1970 as floats, UTC. ``revision`` of a row is the value of the one counter ``revision`` at its
@@ -47,7 +48,6 @@ jobs = sa.Table(
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("owner", Key, nullable=True),  # user who submitted it
     sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("request", sa.String(16), nullable=True),  # cancel or pause, for the worker to see
     sa.Column("keep_partial", sa.Boolean, nullable=False),
     sa.Column("discard", sa.Boolean, nullable=False),  # the next attempt begins anew
     sa.Column("attempt", sa.Integer, nullable=False),
@@ -203,12 +203,14 @@ idempotency = sa.Table(
     sa.Column("taken_at", Time, nullable=True),
     sa.Column("at", Time, nullable=False, index=True),  # when the key was first seen: ids of jobs come from both
 )
-removed = sa.Table(
-    "removed",
+outbox = sa.Table(
+    "outbox",
     METADATA,
-    sa.Column("revision", Big, primary_key=True),
+    sa.Column("revision", Big, primary_key=True, autoincrement=False),
     sa.Column("topic", sa.String(32), nullable=False),
     sa.Column("id", Key, nullable=False),
+    sa.Column("event", sa.String(32), nullable=False),  # what happened: start, finish, removed ...
+    sa.Column("data", Json, nullable=False),
     sa.Column("at", Time, nullable=False),
 )
 samples = sa.Table(
