@@ -10,7 +10,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from hypersdk.access.roles import Role
-from hypersdk.api.problems import STATUS, is_kept, problem, status_of
+from hypersdk.api.problems import STATUS, is_legacy, problem, status_of
 from hypersdk.api.security import viewer
 from hypersdk.cli.errorlist import load_all
 from hypersdk.errors import CODES, ConnectError, HyperSDKError
@@ -57,7 +57,7 @@ def test_fields_do_not_hide_what_a_problem_must_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "kept"),
+    ("path", "legacy"),
     [
         ("/health", True),
         ("/jobs/x", True),
@@ -68,8 +68,8 @@ def test_fields_do_not_hide_what_a_problem_must_say() -> None:
         ("/jobs", False),
     ],
 )
-def test_which_paths_are_kept(path: str, kept: bool) -> None:
-    assert is_kept(path) is kept
+def test_which_paths_are_legacy(path: str, legacy: bool) -> None:
+    assert is_legacy(path) is legacy
 
 
 def test_a_body_that_does_not_say_that_it_is_json(shell: ServeShell) -> None:
@@ -145,6 +145,6 @@ def test_both_forms(shell: ServeShell) -> None:
             answer = client.request(method, path)
             if status is not None:
                 assert (answer.status_code, answer.json()["code"]) == (status, code), path
-            if is_kept(path):
+            if is_legacy(path):
                 assert set(answer.json()) == {"error", "code", "timestamp"}
         assert "GET" in client.delete("/api/v1/auth/me").headers["allow"]

@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI
 from hypersdk.access.roles import Role
 from hypersdk.api.app import Guarded, check_guards, guarded_routes
 from hypersdk.api.headers import CSP
-from hypersdk.api.problems import is_kept
+from hypersdk.api.problems import is_legacy
 from hypersdk.api.security import OPEN, READS
 from hypersdk.errors import UsageError
 from hypersdk.state.tables import logins
@@ -66,7 +66,7 @@ def test_without_a_token_it_is_401_everywhere(running: Shell) -> None:
                 assert answer.content == b""
                 continue
             assert answer.json()["code"] == "unauthenticated"
-            assert ("error" in answer.json()) == is_kept(route.path)
+            assert ("error" in answer.json()) == is_legacy(route.path)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_write_refuses_what_it_does_not_know(running: Shell) -> None:
             assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid"), path
         assert client.post("/api/v1/jobs/x/cancel?keep_partial=true").status_code == 404
         assert client.get("/jobs/query?all=true&_=1").status_code == 200, (
-            "the older routes look away: programs send such"
+            "the legacy routes look away: programs send such"
         )
 
 
@@ -226,7 +226,7 @@ def test_a_balancer_asks_with_head(running: Shell, path: str) -> None:
 def test_head_is_get_without_a_body(running: Shell) -> None:
     routes = guarded_routes(running.app)
     needed = {(method, route.path): route.role for route in routes for method in route.methods}
-    native = [route for route in routes if "GET" in route.methods and not is_kept(route.path)]
+    native = [route for route in routes if "GET" in route.methods and not is_legacy(route.path)]
     assert len(native) > 20
     with running.client(running.admin) as client:
         for route in native:

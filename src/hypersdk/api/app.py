@@ -39,11 +39,11 @@ from hypersdk.api.heads import heads_of
 from hypersdk.api.idempotency import Answers, Idempotent
 from hypersdk.api.limits import AddressRate, BodyLimit, TokenRate
 from hypersdk.api.metrics import Measured
-from hypersdk.api.routes import auth, endpoints, events, jobs, kept, meta, snapshots, workers
+from hypersdk.api.routes import auth, endpoints, events, jobs, legacy, meta, snapshots, workers
 from hypersdk.api.security import GUARDS, OPEN, Authenticate
 
 ROUTERS: Final = (
-    kept.router,
+    legacy.router,
     auth.router,
     endpoints.router,
     jobs.router,
@@ -52,8 +52,8 @@ ROUTERS: Final = (
     workers.router,
     meta.router,
 )
-HEADS: Final = heads_of(router for router in ROUTERS if router not in (kept.router, events.router))
-"""Not of the older routes, which stay as they are, nor of the stream, which has no end to tell the length of."""
+HEADS: Final = heads_of(router for router in ROUTERS if router not in (legacy.router, events.router))
+"""Not of the legacy routes, which stay as they are, nor of the stream, which has no end to tell the length of."""
 
 
 def create_app(services: Services) -> FastAPI:

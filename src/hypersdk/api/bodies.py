@@ -1,4 +1,4 @@
-"""Bodies that are read by hand: job files, and the JSON of the six older routes, which programs send with all sorts of
+"""Bodies that are read by hand: job files, and the JSON of the six legacy routes, which programs send with all sorts of
 content types."""
 
 from __future__ import annotations

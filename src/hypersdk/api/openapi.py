@@ -9,14 +9,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from hypersdk.api.examples import JOB_DEFINITION
-from hypersdk.api.problems import is_kept
+from hypersdk.api.problems import is_legacy
 from hypersdk.api.responses import ALWAYS, PROBLEM_TYPE, TEXTS
 from hypersdk.api.security import COOKIE, CSRF_HEADER, OPEN
 
 DESCRIPTION: Final = """\
 Durable exports of virtual machines from vSphere.
 
-Native routes are under `/api/v1`; their errors are problem documents (RFC 9457) with a stable `code`. Six older routes at the root are kept as
+Native routes are under `/api/v1`; their errors are problem documents (RFC 9457) with a stable `code`. Six legacy routes at the root are kept as
 they were; their errors are `{error, code, timestamp}`. Times are RFC 3339 in UTC. Every write takes an `Idempotency-Key`: the same key with the
 same request gets the first answer again for 22 hours.
 """
@@ -28,7 +28,7 @@ TAGS: Final = (
     ("statistics", "Numbers of the daemon, now and over time."),
     ("auth", "Login, users, tokens, audit trail."),
     ("meta", "Readiness and metrics."),
-    ("kept", "Six older routes, kept as they were."),
+    ("legacy", "Six legacy routes, kept as they were."),
 )
 _PROBLEM: Final = {"$ref": "#/components/schemas/Problem"}
 _METHODS: Final = frozenset({"get", "put", "post", "delete", "patch", "head", "options"})
@@ -87,7 +87,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     operation["security"] = [] if (method.upper(), path) in OPEN else [{"token": []}, {"session": []}]
     if method in ("post", "put", "patch", "delete"):
         operation.setdefault("parameters", []).append(IDEMPOTENCY)
-    if is_kept(path):
+    if is_legacy(path):
         return
     answers = operation.setdefault("responses", {})
     for status in ALWAYS:

@@ -1,4 +1,4 @@
-"""Query parameters that a route does not know are refused, where the six older routes look away: programs exist that
+"""Query parameters that a route does not know are refused, where the six legacy routes look away: programs exist that
 send them some."""
 
 from __future__ import annotations

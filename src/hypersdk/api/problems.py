@@ -3,7 +3,7 @@
 ::
 
     native routes     application/problem+json  (RFC 9457)  type title status detail code cause next_step ...fields
-    the six kept      application/json                      error code timestamp
+    the six legacy    application/json                      error code timestamp
 
 What is no HyperSDKError is a bug: the traceback goes to the log, the answer says nothing but that.
 """
@@ -89,7 +89,7 @@ STATUS: Final[Mapping[type[HyperSDKError], int]] = {
 """An error has the status of the nearest of its classes."""
 _CODE_STATUS: Final[Mapping[str, int]] = {JOB_EXISTS: 409}
 _METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-KEPT_PATHS: Final = frozenset({"/health", "/status", "/jobs/submit", "/jobs/query", "/jobs/cancel"})
+LEGACY_PATHS: Final = frozenset({"/health", "/status", "/jobs/submit", "/jobs/query", "/jobs/cancel"})
 
 
 def status_of(error: HyperSDKError) -> int:
@@ -102,9 +102,9 @@ def status_of(error: HyperSDKError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def is_kept(path: str) -> bool:
-    """Whether the path is one of the six older routes."""
-    return path in KEPT_PATHS or path.startswith("/jobs/")
+def is_legacy(path: str) -> bool:
+    """Whether the path is one of the six legacy routes."""
+    return path in LEGACY_PATHS or path.startswith("/jobs/")
 
 
 def answer(path: str, error: HyperSDKError) -> Response:
@@ -112,8 +112,8 @@ def answer(path: str, error: HyperSDKError) -> Response:
     status = status_of(error)
     if status >= 500 and not isinstance(error, DatabaseError):  # which says so itself, once
         LOG.warning("%s answered %d: %s (%s)", path, status, error.message, error.code)
-    document = _kept(error) if is_kept(path) else problem(error, status)
-    kind = "application/json" if is_kept(path) else PROBLEM_TYPE
+    document = _legacy(error) if is_legacy(path) else problem(error, status)
+    kind = "application/json" if is_legacy(path) else PROBLEM_TYPE
     return Response(json.dumps(document, default=str), status, _headers(error, status), kind)
 
 
@@ -132,7 +132,7 @@ def problem(error: HyperSDKError, status: int) -> dict[str, Any]:
     }
 
 
-def _kept(error: HyperSDKError) -> dict[str, Any]:
+def _legacy(error: HyperSDKError) -> dict[str, Any]:
     return {"error": error.message, "code": error.code, "timestamp": now_rfc3339()}
 
 
@@ -208,8 +208,8 @@ def from_framework(path: str, error: HTTPException) -> Response:
 
 def answer_as(path: str, status: int, error: HyperSDKError) -> Response:
     """``answer`` with a status of its own."""
-    document = _kept(error) if is_kept(path) else problem(error, status)
-    kind = "application/json" if is_kept(path) else PROBLEM_TYPE
+    document = _legacy(error) if is_legacy(path) else problem(error, status)
+    kind = "application/json" if is_legacy(path) else PROBLEM_TYPE
     return Response(json.dumps(document, default=str), status, _headers(error, status), kind)
 
 

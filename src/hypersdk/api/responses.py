@@ -36,8 +36,8 @@ class Problem(BaseModel):
     next_step: str = ""
 
 
-class KeptError(BaseModel):
-    """An error of the six older routes."""
+class LegacyError(BaseModel):
+    """An error of the six legacy routes."""
 
     error: str
     code: str
@@ -70,8 +70,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def kept_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Errors of the six older routes."""
+def legacy_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Errors of the six legacy routes."""
     return {
-        status: {"description": TEXTS[status], "model": KeptError} for status in sorted({*ALWAYS, 405, 422, *statuses})
+        status: {"description": TEXTS[status], "model": LegacyError}
+        for status in sorted({*ALWAYS, 405, 422, *statuses})
     }

@@ -83,7 +83,7 @@ class JobView(View):
     output_path: str
     format: str
     state: JobState
-    status: Status = Field(description="The state in the words of the six older routes")
+    status: Status = Field(description="The state in the words of the six legacy routes")
     definition: dict[str, Any] = Field(description="As it was submitted, without any secret")
     endpoint_id: str | None
     site: str = Field(description="host:port of the vCenter or ESXi host; limits are per site")

@@ -182,7 +182,7 @@ class Client:
         cursor: str | None = None,
     ) -> Page:
         """Part of the list of jobs, newest first unless sorted otherwise. ``states`` are the daemon's words or the five
-        older ones."""
+        legacy ones."""
         params: dict[str, Any] = {"sort": sort, "limit": limit}
         named = {"id": list(ids), "state": states_of(states), "text": text, "offset": offset, "cursor": cursor}
         params |= {key: value for key, value in named.items() if value}
@@ -295,14 +295,14 @@ class Client:
 
 
 def states_of(words: Sequence[str]) -> Sequence[str]:
-    """The daemon's states for its own words and for the five older ones (``pending`` is queued and paused). Raises
+    """The daemon's states for its own words and for the five legacy ones (``pending`` is queued and paused). Raises
     UsageError."""
     found: dict[str, None] = {}
     for word in words:
-        states = [state for state, kept in LEGACY_STATUS.items() if word.lower() in (state.value, kept)]
+        states = [state for state, legacy in LEGACY_STATUS.items() if word.lower() in (state.value, legacy)]
         if not states:
             raise UsageError(f"'{word[:40]}' is no state of a job", next_step=f"One of {', '.join(STATE_WORDS)}.")
-        # "running" is a state and one of the older words: the older one is meant, which is the wider.
+        # "running" is a state and one of the legacy words: the legacy one is meant, which is the wider.
         found |= dict.fromkeys(state.value for state in states)
     return list(found)
 

@@ -52,7 +52,7 @@ class Progress(ExportProgress):
 @dataclass(frozen=True, slots=True)
 class Job:
     """One job. ``state`` is the daemon's word (queued, running, pausing, paused, cancelling, completed, failed,
-    cancelled), ``status`` the same in the five words of the older routes."""
+    cancelled), ``status`` the same in the five words of the legacy routes."""
 
     id: str
     name: str

@@ -188,7 +188,7 @@ class Watch:
             raw = {
                 **before.raw,
                 "state": state,
-                "status": _kept(state, before.status),
+                "status": _legacy_status(state, before.status),
                 "progress": facts.get("progress"),
             }
             # Of a job that has ended the whole is wanted, with its result.
@@ -266,7 +266,7 @@ def _shown(job: Job) -> Mapping[str, Any]:
     return {key: value for key, value in job.raw.items() if key not in ("permissions", "revision", "updated_at")}
 
 
-def _kept(state: str, otherwise: str) -> str:
+def _legacy_status(state: str, otherwise: str) -> str:
     try:
         return LEGACY_STATUS[JobState(state)]
     except ValueError:

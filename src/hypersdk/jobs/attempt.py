@@ -325,7 +325,7 @@ def _plain(value: object) -> Any:
 
 
 def result_object(result: ExportResult) -> dict[str, Any]:
-    """``result`` of a job: the kept fields first. ``duration`` is in nanoseconds."""
+    """``result`` of a job: those of the legacy routes first. ``duration`` is in nanoseconds."""
     folder = result.output_dir
     names = [file.name for file in result.files]
     ovf = next((name for name in names if name.endswith(".ovf")), "")

@@ -148,7 +148,7 @@ LEGACY_STATUS: Final[Mapping[JobState, str]] = {
     _S.QUEUED: "pending", _S.PAUSED: "pending", _S.RUNNING: "running", _S.PAUSING: "running", _S.CANCELLING: "running",
     _S.COMPLETED: "completed", _S.FAILED: "failed", _S.CANCELLED: "cancelled",
 }  # fmt: skip
-"""The words of the six kept routes."""
+"""The words of the six legacy routes."""
 
 
 def after(state: JobState, event: JobEvent) -> JobState:

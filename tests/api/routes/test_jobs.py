@@ -319,18 +319,18 @@ def test_the_audit_trail_says_which_jobs_and_how_many(api: Api) -> None:
     folder = str(api.services.service.roots.roots[0].path / "x")
     good, bad = {"vm_path": "/data/vm/a", "output_path": folder}, {"x": 1}
     native = client.post(JOBS, json=[good, bad]).json()["accepted"][0]["id"]
-    (kept,) = client.post("/jobs/submit", json={**good, "name": "b"}).json()["job_ids"]
+    (legacy,) = client.post("/jobs/submit", json={**good, "name": "b"}).json()["job_ids"]
     client.post(JOBS, json=[bad])
-    client.post(f"{JOBS}/bulk", json={"action": "pause", "ids": [native, kept]})
+    client.post(f"{JOBS}/bulk", json={"action": "pause", "ids": [native, legacy]})
     client.post("/jobs/cancel", json={"job_ids": [native, "a\u0000b", "none"]})
     many = [f"none-{number}" for number in range(150)]
     client.post(f"{JOBS}/bulk", json={"action": "delete", "ids": many})
     found = [(one.action, one.outcome, one.detail) for one in reversed(api.services.access.audit.page().rows)]
     assert found == [
         (f"POST {JOBS}", "partial", {"action": "submit", "accepted": 1, "rejected": 1, "ids": [native]}),
-        ("POST /jobs/submit", "ok", {"action": "submit", "accepted": 1, "rejected": 0, "ids": [kept]}),
+        ("POST /jobs/submit", "ok", {"action": "submit", "accepted": 1, "rejected": 0, "ids": [legacy]}),
         (f"POST {JOBS}", "partial", {"action": "submit", "accepted": 0, "rejected": 1}),
-        (f"POST {JOBS}/bulk", "ok", {"action": "pause", "succeeded": 2, "failed": 0, "ids": [native, kept]}),
+        (f"POST {JOBS}/bulk", "ok", {"action": "pause", "succeeded": 2, "failed": 0, "ids": [native, legacy]}),
         (
             "POST /jobs/cancel",
             "partial",

@@ -1,4 +1,4 @@
-"""The six older routes, as programs have used them for long."""
+"""The six legacy routes, as programs have used them for long."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _is_kept_error(answer: httpx.Response, status: int, code: str) -> None:
+def _is_legacy_error(answer: httpx.Response, status: int, code: str) -> None:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     body = answer.json()
@@ -118,7 +118,7 @@ def test_a_job_that_is_not_valid_is_rejected_and_the_others_accepted(api: Api) -
 @pytest.mark.parametrize("text", ["{", "", "just a word", "\x00", "[[[[", '{"jobs": 5}'])
 def test_what_does_not_parse_is_400(api: Api, text: str) -> None:
     answer = api.client().post("/jobs/submit", content=text.encode(), headers={"content-type": "application/json"})
-    _is_kept_error(answer, 400, "job_unreadable")
+    _is_legacy_error(answer, 400, "job_unreadable")
 
 
 def test_an_id_that_exists_returns_that_job_or_is_rejected(api: Api) -> None:
@@ -229,7 +229,7 @@ def test_a_query_of_many_looks_once_and_counts_once(api: Api, monkeypatch: pytes
     found = client.get("/jobs/query?all=true").json()
     assert (len(found["jobs"]), found["total"], len(asked)) == (2500, 2500, 1)
     assert [job["definition"]["id"] for job in found["jobs"][:2]] == ["many-2499", "many-2498"]
-    monkeypatch.setattr("hypersdk.api.routes.kept.MAX_JOBS", 2000)
+    monkeypatch.setattr("hypersdk.api.routes.legacy.MAX_JOBS", 2000)
     for limit in (0, 5000):
         asked.clear()
         found = client.get("/jobs/query", params={"limit": limit}).json()
@@ -261,22 +261,22 @@ def test_cancel_says_for_each_what_became_of_it(api: Api) -> None:
 
 def test_errors_have_their_own_shape(api: Api) -> None:
     client = api.client()
-    _is_kept_error(client.get("/jobs/none"), 404, "job_unknown")
-    _is_kept_error(client.get("/jobs/%00%ff"), 404, "job_unknown")
-    _is_kept_error(api.client(None).get("/status"), 401, "unauthenticated")
-    _is_kept_error(client.post("/status"), 405, "method_refused")
-    _is_kept_error(client.delete("/jobs/query"), 405, "method_refused")
-    _is_kept_error(client.post("/jobs/submit", content=b"x", headers={"content-type": "image/png"}), 415, "body_kind")
-    _is_kept_error(
+    _is_legacy_error(client.get("/jobs/none"), 404, "job_unknown")
+    _is_legacy_error(client.get("/jobs/%00%ff"), 404, "job_unknown")
+    _is_legacy_error(api.client(None).get("/status"), 401, "unauthenticated")
+    _is_legacy_error(client.post("/status"), 405, "method_refused")
+    _is_legacy_error(client.delete("/jobs/query"), 405, "method_refused")
+    _is_legacy_error(client.post("/jobs/submit", content=b"x", headers={"content-type": "image/png"}), 415, "body_kind")
+    _is_legacy_error(
         client.post("/jobs/query", content=b"a: b", headers={"content-type": "application/yaml"}), 415, "body_kind"
     )
-    _is_kept_error(client.post("/jobs/query", content=b"{"), 400, "body_unreadable")
-    _is_kept_error(client.post("/jobs/query", json={"limit": -1}), 400, "body_unreadable")
-    _is_kept_error(client.post("/jobs/query", json={"status": ["done"]}), 400, "query_status")
-    _is_kept_error(client.post("/jobs/cancel", json={}), 400, "body_unreadable")
-    _is_kept_error(client.get("/jobs/query?limit=many"), 422, "request_invalid")
-    _is_kept_error(api.client("viewer").post("/jobs/submit", json=_job(api)), 403, "forbidden")
-    _is_kept_error(api.client("viewer").post("/jobs/cancel", json={"job_ids": ["a"]}), 403, "forbidden")
+    _is_legacy_error(client.post("/jobs/query", content=b"{"), 400, "body_unreadable")
+    _is_legacy_error(client.post("/jobs/query", json={"limit": -1}), 400, "body_unreadable")
+    _is_legacy_error(client.post("/jobs/query", json={"status": ["done"]}), 400, "query_status")
+    _is_legacy_error(client.post("/jobs/cancel", json={}), 400, "body_unreadable")
+    _is_legacy_error(client.get("/jobs/query?limit=many"), 422, "request_invalid")
+    _is_legacy_error(api.client("viewer").post("/jobs/submit", json=_job(api)), 403, "forbidden")
+    _is_legacy_error(api.client("viewer").post("/jobs/cancel", json={"job_ids": ["a"]}), 403, "forbidden")
 
 
 def test_numbers_and_names_that_no_database_takes(api: Api) -> None:

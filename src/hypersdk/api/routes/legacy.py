@@ -19,7 +19,7 @@ from hypersdk.api.bodies import job_file, json_body
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
 from hypersdk.api.idempotency import idempotency_key
-from hypersdk.api.responses import kept_errors
+from hypersdk.api.responses import legacy_errors
 from hypersdk.api.security import Caller, operator, viewer
 from hypersdk.api.times import go_duration, maybe_rfc3339, nanoseconds, now_rfc3339, rfc3339
 from hypersdk.errors import UsageError, register
@@ -44,7 +44,7 @@ RESULT_FIELDS: Final[Mapping[str, Any]] = {
     "vm_name": "", "output_dir": "", "ovf_path": "", "files": [], "output_files": [], "total_size": 0, "duration": 0,
     "success": False, "export_method": "", "error": "",
 }  # fmt: skip
-router = APIRouter(tags=["kept"])
+router = APIRouter(tags=["legacy"])
 Use = Annotated[Services, Depends(services)]
 
 
@@ -78,8 +78,8 @@ class Submitted(BaseModel):
     timestamp: str
 
 
-class KeptJob(BaseModel):
-    """A job as the older routes show it."""
+class LegacyJob(BaseModel):
+    """A job as the legacy routes show it."""
 
     definition: dict[str, Any]
     status: str = Field(examples=["pending", "running", "completed", "failed", "cancelled"])
@@ -94,7 +94,7 @@ class KeptJob(BaseModel):
 class LegacyJobs(BaseModel):
     """Jobs of a query."""
 
-    jobs: list[KeptJob]
+    jobs: list[LegacyJob]
     total: int
     timestamp: str
 
@@ -133,13 +133,13 @@ def _json(model: type[BaseModel]) -> dict[str, Any]:
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", operation_id="health", summary="Whether the process answers", responses=kept_errors())
+@router.get("/health", operation_id="health", summary="Whether the process answers", responses=legacy_errors())
 async def health() -> Health:
     """Open to everyone, and needs neither database nor worker; `/ready` looks at those."""
     return Health(status="healthy", timestamp=now_rfc3339())
 
 
-@router.get("/status", operation_id="status", summary="Numbers of jobs, version, uptime", responses=kept_errors())
+@router.get("/status", operation_id="status", summary="Numbers of jobs, version, uptime", responses=legacy_errors())
 def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyStatus:
     """Jobs by the words of these routes; what waits is in the total only."""
     counts = dict.fromkeys(LEGACY_STATUS.values(), 0)
@@ -163,7 +163,7 @@ def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyStatus:
     summary="Submit a job file",
     openapi_extra=JOB_FILE_BODY,
     response_model_exclude_none=True,
-    responses=kept_errors(),
+    responses=legacy_errors(),
 )
 async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(operator)]) -> Submitted:
     """One definition, `{jobs: [...]}` or a bare list, as JSON or YAML. A job that is not valid is rejected with its
@@ -187,7 +187,7 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
     summary="Find jobs",
     openapi_extra=_json(Question),
     response_model_exclude_none=True,
-    responses=kept_errors(),
+    responses=legacy_errors(),
 )
 async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobs:
     """By id, by status, or all. Ids that do not exist are left out."""
@@ -200,7 +200,7 @@ async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)
     operation_id="query_all",
     summary="Find jobs by parameters",
     response_model_exclude_none=True,
-    responses=kept_errors(),
+    responses=legacy_errors(),
 )
 def query_by_parameters(
     use: Use,
@@ -214,11 +214,11 @@ def query_by_parameters(
 
 
 @router.get(
-    "/jobs/{id}", operation_id="job", summary="One job", response_model_exclude_none=True, responses=kept_errors(404)
+    "/jobs/{id}", operation_id="job", summary="One job", response_model_exclude_none=True, responses=legacy_errors(404)
 )
-def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> KeptJob:  # noqa: A002 - the parameter's name
+def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJob:  # noqa: A002 - the parameter's name
     """With its progress, and with its result once it has ended."""
-    return kept_job(use.jobs.get(id))
+    return legacy_job(use.jobs.get(id))
 
 
 @router.post(
@@ -227,7 +227,7 @@ def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> KeptJob:  #
     summary="Cancel jobs",
     openapi_extra=_json(ToCancel),
     response_model_exclude_none=True,
-    responses=kept_errors(),
+    responses=legacy_errors(),
 )
 async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operator)]) -> LegacyCancelled:
     """Each stands alone: those that do not exist or have ended are in `failed`, with the reason in `errors`."""
@@ -249,23 +249,23 @@ def _find(store: JobStore, question: Question) -> LegacyJobs:
     if question.job_ids == [] and not question.all and not question.status:
         return LegacyJobs(jobs=[], total=0, timestamp=now_rfc3339())
     jobs, total = store.newest(which, min(question.limit or MAX_JOBS, MAX_JOBS))
-    return LegacyJobs(jobs=[kept_job(job) for job in jobs], total=total, timestamp=now_rfc3339())
+    return LegacyJobs(jobs=[legacy_job(job) for job in jobs], total=total, timestamp=now_rfc3339())
 
 
 def _states(words: Sequence[str]) -> tuple[JobState, ...]:
     """Raises UsageError ``query_status``."""
     found: list[JobState] = []
     for word in words:
-        states = [state for state, kept in LEGACY_STATUS.items() if kept == word.lower()]
+        states = [state for state, legacy in LEGACY_STATUS.items() if legacy == word.lower()]
         if not states:
             raise UsageError(f"'{word[:40]}' is no status", code=QUERY_STATUS)
         found += states
     return tuple(found)
 
 
-def kept_job(job: Job) -> KeptJob:
+def legacy_job(job: Job) -> LegacyJob:
     """A row in the shape and the words of these routes."""
-    return KeptJob(
+    return LegacyJob(
         definition={**job.definition, "id": job.id, "name": job.name, "created_at": rfc3339(job.created_at)},
         status=LEGACY_STATUS[job.state],
         progress=_progress(job),
