@@ -15,17 +15,19 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from hypersdk.access.endpointpolicy import EndpointGuard, check_submitted, is_loopback_name
 from hypersdk.access.endpoints import CertificateNotTrusted, EndpointConflict, Endpoints, NewEndpoint
 from hypersdk.access.vault import Vault
 from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFailed, UsageError
+from hypersdk.net.address import is_loopback_name
+from hypersdk.net.certificate import TlsPolicy
+from hypersdk.net.guard import EndpointGuard, check_submitted
 from hypersdk.secret import Secret
 from hypersdk.simulator import Simulator
 from hypersdk.state.database import Database
 from hypersdk.state.pages import EVERYTHING, PageRequest
 from hypersdk.state.tables import endpoints as table
 from hypersdk.vsphere.connection import open_connection
-from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
+from hypersdk.vsphere.endpoint import Endpoint
 from tests.support.simulator import SimulatorFactory
 
 REFUSED = [
@@ -103,7 +105,7 @@ def test_what_is_listed_is_allowed(allowed: str, host: str, port: int, fine: boo
 
 ASK_OF_ALL = """
 import ipaddress, json, socket, sys
-from hypersdk.access.endpointpolicy import refusal
+from hypersdk.net.guard import refusal
 print(json.dumps({text: refusal(ipaddress.ip_address(text)) for text in json.load(sys.stdin)}))
 """
 HERE = ["10.9.8.1", "10.9.8.3", "192.0.2.77", "203.0.113.5", "2001:db8::77", "fd12:3456::1"]
@@ -177,7 +179,7 @@ def test_an_address_that_becomes_the_hosts_own_is_refused_at_the_next_connection
     connection = open_connection(endpoint)
     with pytest.raises(ConnectionRefusedError):
         connection.connect()
-    monkeypatch.setattr("hypersdk.access.endpointpolicy._is_local", lambda _: True)
+    monkeypatch.setattr("hypersdk.net.guard._is_local", lambda _: True)
     with pytest.raises(UsageError) as caught:
         connection.connect()
     assert dialled == ["192.0.2.10"]

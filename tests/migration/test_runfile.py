@@ -24,7 +24,6 @@ from hypersdk.migration.runfile import (
     RunFile,
     is_locked,
     locked_folder,
-    state_dir,
 )
 from hypersdk.migration.runs import other_runs, unfinished_runs
 from hypersdk.transfer.folder import OutputFolder
@@ -220,11 +219,6 @@ def test_nothing_secret_and_nobody_else_reads_it(tmp_path: Path) -> None:
     run = new_run(tmp_path / "out", tmp_path / "state")
     assert (tmp_path / "out" / RUN_FILE).stat().st_mode & 0o777 == 0o600
     assert run.record.endpoint == "root@vc.example.com:443"
-
-
-def test_where_state_lies() -> None:
-    assert state_dir({"STATE_DIRECTORY": "/var/lib/hypersdk", "HOME": "/x"}) == Path("/var/lib/hypersdk")
-    assert state_dir({"XDG_STATE_HOME": "/x/state"}) == Path("/x/state/hypersdk")
 
 
 def test_a_lock_whose_file_is_gone_keeps_nobody_out_and_is_not_taken_for_one(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hypersdk.vsphere.certificate import TlsPolicy
+from hypersdk.net.certificate import TlsPolicy
 from hypersdk.vsphere.endpoint import Endpoint
 from tests.support.tls import Authority, Identity
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from hypersdk.errors import Cancelled
+from hypersdk.net.certificate import TlsPolicy
 from hypersdk.secret import Secret
 from hypersdk.simulator import Fault, FaultKind, Simulator
 from hypersdk.simulator.entities import Host
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, TiB
 from hypersdk.vsphere import doctor
-from hypersdk.vsphere.certificate import TlsPolicy
 from hypersdk.vsphere.doctor import CheckStatus, DoctorCheck, run_doctor, snapshot_floor
 from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.machine import DatastoreFacts

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import UsageError
+from hypersdk.net.certificate import TlsPolicy
+from hypersdk.net.knownhosts import remember_host
 from hypersdk.secret import Secret
 from hypersdk.vsphere.connection import open_connection
-from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy, http_proxy_for, resolve_endpoint
-from hypersdk.vsphere.knownhosts import default_known_hosts, remember_host
+from hypersdk.vsphere.endpoint import Endpoint, http_proxy_for, known_hosts_file, resolve_endpoint
 
 PRINT = "ab" * 32
 OTHER = "cd" * 20
@@ -180,7 +181,7 @@ def test_govc_insecure_that_is_neither_is_an_error(home: dict[str, str]) -> None
 
 
 def test_a_remembered_print_is_found_again(home: dict[str, str], tmp_path: Path) -> None:
-    remember_host(default_known_hosts(home), "vc.example.com", 443, PRINT)
+    remember_host(known_hosts_file(home), "vc.example.com", 443, PRINT)
     assert resolve_endpoint({**home, "GOVC_URL": "VC.example.com"}, None).tls.known == PRINT
     assert resolve_endpoint({**home, "GOVC_URL": "vc.example.com:444"}, None).tls.known is None
     govc = tmp_path / "govc_hosts"

@@ -32,7 +32,8 @@ import json, resource, sys, time
 from hypersdk.errors import HyperSDKError
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
+from hypersdk.net.certificate import TlsPolicy
+from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.inventory import list_machines
 from hypersdk.vsphere.session import Session
 import hypersdk.vsphere.stub

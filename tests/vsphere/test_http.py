@@ -12,10 +12,10 @@ from collections.abc import Callable
 import pytest
 
 from hypersdk.errors import Cancelled, ConnectError, HyperSDKError, SourceError, TransientError
+from hypersdk.net.certificate import TlsPolicy
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
-from hypersdk.vsphere.certificate import TlsPolicy
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.http import ByteRange, Connection, HttpBody, SessionCookie, open_get, split_url
 from tests.support.tlsserver import Exchange, Request, Script, TlsServer

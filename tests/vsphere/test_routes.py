@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from hypersdk.errors import ConnectError, SourceError, TransientError
+from hypersdk.net.certificate import TlsPolicy
 from hypersdk.secret import Secret
 from hypersdk.simulator import Fault, FaultKind, MachineSpec, Simulator
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.certificate import TlsPolicy
 from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.http import SessionCookie
 from hypersdk.vsphere.lease import routes_of

@@ -16,15 +16,16 @@ from pathlib import Path
 import pytest
 
 from hypersdk.errors import AccessError, Cancelled, ConnectError, HyperSDKError, LookupFailed, UsageError
+from hypersdk.net.certificate import TlsPolicy
+from hypersdk.net.proxy import Proxy
 from hypersdk.secret import Secret
 from hypersdk.simulator import Simulator, SimulatorConfig
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from hypersdk.vsphere.answers import CALL, UNKNOWN_SERVER
-from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
+from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.inventory import list_machines
-from hypersdk.vsphere.proxy import Proxy
 from hypersdk.vsphere.session import Session
 from tests.support.peers import Vcsim, running_vcsim
 from tests.support.tls import Authority, ConnectProxy, Identity, TlsServer, http_answer

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import AccessError, ConnectError, HyperSDKError
+from hypersdk.net.certificate import TlsPolicy
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere import soap
 from hypersdk.vsphere.answers import PROPERTIES
-from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
+from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import read_objects, to_int
 from hypersdk.vsphere.specs import filter_spec

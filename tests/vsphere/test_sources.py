@@ -16,12 +16,12 @@ import pytest
 
 from hypersdk.errors import Cancelled, ConnectError, SourceError, TransientError
 from hypersdk.model import Backing, Machine, Power
+from hypersdk.net.certificate import TlsPolicy
 from hypersdk.secret import Secret
 from hypersdk.simulator import DiskSpec, Fault, FaultKind, MachineSpec, Simulator
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere import sources
-from hypersdk.vsphere.certificate import TlsPolicy
 from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session

@@ -5,5 +5,5 @@
     access.py      the doorway: token or cookie -> Identity; login; first start
       users  tokens  logins  lockout  audit        rows of the database
     vault.py       sealing (keys.py: where the key is), references env: file: vault:
-    endpoints.py   vCenters and ESXi hosts; endpointpolicy.py: where a submitted job may connect to
+    endpoints.py   vCenters and ESXi hosts
 """

@@ -15,13 +15,13 @@ from hypersdk.access.faults import known_form, looks_like_id
 from hypersdk.access.references import check_reference
 from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, LookupFailed, UsageError, register
+from hypersdk.net.certificate import CERTIFICATE_UNKNOWN, format_fingerprint
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.outbox import REMOVED, Event, write_events
 from hypersdk.state.pages import ListConditions, Listing, PageRequest, PageResult, by_id_first
 from hypersdk.state.tables import endpoints, jobs
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN, show_print
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
 from hypersdk.vsphere.session import About, Session
@@ -153,7 +153,7 @@ class Endpoints:
                         username=target.username,
                         secret=None if password is None else self._vault.seal(password, _purpose(endpoint_id)),
                         secret_ref=new.secret_ref,
-                        thumbprint=None if pin is None else show_print(pin),
+                        thumbprint=None if pin is None else format_fingerprint(pin),
                         insecure=new.insecure,
                         datacenter=new.datacenter,
                         is_default=default,

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hypersdk.access.endpointpolicy import is_loopback_name
 from hypersdk.access.files import MAX_SECRET_BYTES, read_private
 from hypersdk.access.keys import CREDENTIAL
 from hypersdk.errors import ConnectError, UsageError, register
+from hypersdk.net.address import is_loopback_name
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
 

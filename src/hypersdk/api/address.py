@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from typing import Final
 
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.net.address import is_loopback_address
 
 LISTEN_ADDRESS: Final = register(
     "listen_address", "The daemon cannot listen on that address.", "Write it as host:port, [v6]:port or :port."
@@ -88,6 +88,5 @@ def addresses_of(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]
 def _only_loopback(host: str) -> bool:
     if not host:
         return False
-    # What counts is where the name leads on this machine, localhost's too.
-    addresses = [address.partition("%")[0] for _, address in addresses_of(host, 0)]
-    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+    # What counts is what the name resolves to on this machine, localhost's too.
+    return all(is_loopback_address(address) for _, address in addresses_of(host, 0))

@@ -8,10 +8,10 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hypersdk.access.endpointpolicy import is_loopback_name
 from hypersdk.access.faults import Forbidden
 from hypersdk.api.problems import answer, internal
 from hypersdk.errors import HyperSDKError, register
+from hypersdk.net.address import is_loopback_name, normal_host, split_host_port
 
 LOG: Final = logging.getLogger(__name__)
 HOST_REFUSED: Final = register(
@@ -101,7 +101,4 @@ class HostCheck:
 
 def host_name(host: str) -> str:
     """The name of ``host``, ``host:port`` or ``[v6]:port``, in lower case."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() else host).rstrip(".").lower()
+    return normal_host(split_host_port(host)[0])

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import logging
 import resource
 import signal
@@ -31,6 +30,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from hypersdk.api.address import ADDRESS_ABSENT, ListenError, addresses_of, check_exposure, split_address
 from hypersdk.api.tls import ReloadableTls, tls_of
 from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.net.address import host_port, is_loopback_address
 from hypersdk.units import KiB
 
 LOG: Final = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class ConnectionLimiter:
     def enter(self, address: str) -> bool:
         """Whether one more may come from ``address``; it is counted then."""
         full = self._open.total() >= self._most
-        if full or (self._open[address] >= self._per_address and not _is_loopback(address)):
+        if full or (self._open[address] >= self._per_address and not is_loopback_address(address)):
             self.refused += 1
             return False
         self._open[address] += 1
@@ -72,13 +72,6 @@ class ConnectionLimiter:
         self._open[address] -= 1
         if not self._open[address]:
             del self._open[address]
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
 
 
 class GuardedProtocol(H11Protocol):
@@ -232,8 +225,7 @@ class HTTPServer:
         """Where it answers, with the real port."""
         host, _ = split_address(self._settings.addr)
         scheme = "http" if self._tls is None else "https"
-        shown = f"[{host}]" if ":" in host else host or socket.gethostname()
-        return f"{scheme}://{shown}:{self.sockets[0].getsockname()[1]}"
+        return f"{scheme}://{host_port(host or socket.gethostname(), self.sockets[0].getsockname()[1])}"
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serves until ``stop`` or a signal. ``ready`` is called once connections are taken. In the main thread,

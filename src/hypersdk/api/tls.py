@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypersdk.access.files import write_private
 from hypersdk.errors import UsageError, register
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.vsphere.certificate import show_print
+from hypersdk.net.certificate import format_fingerprint
 
 LOG: Final = logging.getLogger(__name__)
 TLS_FILES: Final = register(
@@ -103,7 +103,7 @@ def self_signed(names: list[str], *, now: datetime.datetime | None = None) -> st
 def fingerprint(path: Path) -> str:
     """SHA-256 print of the first certificate in a PEM file, as people compare it."""
     der = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(serialization.Encoding.DER)
-    return show_print(hashlib.sha256(der).hexdigest())
+    return format_fingerprint(hashlib.sha256(der).hexdigest())
 
 
 def _context(cert: Path, key: Path) -> ssl.SSLContext:

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from hypersdk.config.folders import config_folder
 from hypersdk.errors import UsageError, register
 from hypersdk.units import KiB, parse_size
 
@@ -142,7 +143,7 @@ class Config:
 def load_config(environ: Mapping[str, str], named: Path | None = None) -> Config:
     """Reads ``named``, which must exist, or else the user's own file, which need not. Raises UsageError for what is
     wrong in it."""
-    path = named or config_home(environ) / "config.toml"
+    path = named or config_folder(environ) / "config.toml"
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(path.stat().st_mode)
@@ -200,11 +201,3 @@ def _unknown(path: Path, name: str, known: list[str], what: str) -> UsageError:
 
 def _bad(path: Path, what: str) -> UsageError:
     return UsageError(f"{path} {what}", code=CONFIG_BAD)
-
-
-def config_home(environ: Mapping[str, str]) -> Path:
-    """Folder of the configuration, by the XDG base directory specification (which says that a relative path is to be
-    ignored)."""
-    base = environ.get("XDG_CONFIG_HOME", "")
-    root = Path(base) if base.startswith("/") else Path(environ.get("HOME") or Path.home()) / ".config"
-    return root / "hypersdk"

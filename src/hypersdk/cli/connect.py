@@ -196,12 +196,13 @@ def _ask_trust(cli: Cli, endpoint: Endpoint, error: ConnectError) -> bool:
 
 
 def _remember(cli: Cli, endpoint: Endpoint, thumbprint: str) -> Endpoint:
-    from hypersdk.vsphere.certificate import normal_print
-    from hypersdk.vsphere.knownhosts import default_known_hosts, remember_host
+    from hypersdk.net.certificate import parse_fingerprint
+    from hypersdk.net.knownhosts import remember_host
+    from hypersdk.vsphere.endpoint import known_hosts_file
 
     own = cli.config.connection.get("known_hosts")
-    path = Path(own).expanduser() if isinstance(own, str) else default_known_hosts(cli.environ)
-    digits = normal_print(thumbprint)
+    path = Path(own).expanduser() if isinstance(own, str) else known_hosts_file(cli.environ)
+    digits = parse_fingerprint(thumbprint)
     try:
         remember_host(path, endpoint.host, endpoint.port, digits)
         cli.output.note(f"Remembered in {path}.", style="dim")

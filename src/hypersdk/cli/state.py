@@ -13,6 +13,7 @@ import click
 from hypersdk.cli.config import Config, load_config
 from hypersdk.cli.output import Output
 from hypersdk.cli.signals import STOPPING, WARNING, Interrupts
+from hypersdk.config.folders import state_folder
 from hypersdk.transfer.cancel import CancelToken
 
 
@@ -48,11 +49,7 @@ class Cli:
     @property
     def state_dir(self) -> Path:
         """Folder of journals, remembered certificates and crash reports."""
-        from hypersdk.migration.runfile import state_dir
-
-        home = self.environ.get("HOME")
-        default = {"XDG_STATE_HOME": f"{home}/.local/state"} if home else {}
-        return state_dir({**default, **{key: value for key, value in self.environ.items() if value}})
+        return state_folder(self.environ)
 
 
 pass_cli = click.make_pass_decorator(Cli)

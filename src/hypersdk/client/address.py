@@ -12,7 +12,6 @@ when it was found on this one, not to a port here that another user listens on, 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,10 +20,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from hypersdk.client.contexts import Context, contexts_path, load_contexts
+from hypersdk.config.folders import service_state, user_state
 from hypersdk.errors import AccessError, HyperSDKError, UsageError, register
+from hypersdk.net.address import host_port, is_loopback_address
+from hypersdk.net.certificate import TlsPolicy, parse_fingerprint
 from hypersdk.secret import Secret
 from hypersdk.units import KiB
-from hypersdk.vsphere.certificate import TlsPolicy, normal_print
 
 DAEMON_ADDRESS: Final = register(
     "daemon_address", "The address of the daemon cannot be used.", "Write it like https://hypervisord.example.com:8443."
@@ -120,19 +121,13 @@ def normal_url(text: str) -> str:
         )
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise UsageError("the daemon's address has a path", code=DAEMON_ADDRESS)
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
+    return f"{parts.scheme}://{host_port(host, port)}"
 
 
 def is_loopback(url: str) -> bool:
     """Whether ``url`` leads to this machine, by its text alone."""
     host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return host == "localhost" or is_loopback_address(host)
 
 
 def _context(wanted: AddressOptions, environ: Mapping[str, str]) -> tuple[str | None, Context | None]:
@@ -148,7 +143,7 @@ def _tls(wanted: AddressOptions, context: Context | None) -> TlsPolicy:
     return TlsPolicy(
         insecure=wanted.insecure or (own.insecure and not pin and not wanted.ca_bundle),
         ca_bundle=bundle.expanduser() if bundle else None,
-        thumbprint=normal_print(pin) if pin else None,
+        thumbprint=parse_fingerprint(pin) if pin else None,
     )
 
 
@@ -194,11 +189,9 @@ def _checked(text: str, what: str) -> Secret:
 
 def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
     """Where a daemon on this machine may keep its state, the likeliest first."""
-    if given := environ.get("STATE_DIRECTORY"):
-        yield Path(given.split(":")[0])
-    base = environ.get("XDG_STATE_HOME", "")
-    home = Path(environ.get("HOME") or Path.home())
-    yield (Path(base) if base.startswith("/") else home / ".local" / "state") / "hypersdk"
+    if (own := service_state(environ)) is not None:
+        yield own
+    yield user_state(environ)
     yield SYSTEM_STATE
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from hypersdk.config.folders import config_folder
 from hypersdk.errors import TARGET_DENIED, LookupFailed, TargetError, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.units import KiB
@@ -99,10 +100,8 @@ class Contexts:
 
 
 def contexts_path(environ: Mapping[str, str]) -> Path:
-    """Where the file is, by the XDG base directory specification."""
-    base = environ.get("XDG_CONFIG_HOME", "")
-    root = Path(base) if base.startswith("/") else Path(environ.get("HOME") or Path.home()) / ".config"
-    return root / "hypersdk" / "contexts.toml"
+    """Where the file is."""
+    return config_folder(environ) / "contexts.toml"
 
 
 def load_contexts(path: Path) -> Contexts:

@@ -30,8 +30,8 @@ from hypersdk.client.errors import (
     error_of,
 )
 from hypersdk.errors import ConnectError, UsageError
+from hypersdk.net.certificate import TlsPolicy, check_pin, peer_certificate, ssl_context, unknown_error
 from hypersdk.units import MiB
-from hypersdk.vsphere.certificate import TlsPolicy, check_pin, peer_certificate, ssl_context, unknown_error
 
 MAX_ANSWER_BYTES: Final = 64 * MiB
 """A page of 1,000 jobs with their definitions is about 4 MiB."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hypersdk.access.endpointpolicy import EndpointGuard
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, Refused, UsageError, register
@@ -15,6 +14,7 @@ from hypersdk.jobs.service import JOB_PASSWORD
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
 from hypersdk.migration.jobfile import JobDefinition
+from hypersdk.net.guard import EndpointGuard
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
 
 ENDPOINT_MOVED: Final = register(

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hypersdk.errors import CODES, HyperSDKError
+from hypersdk.net.certificate import CERTIFICATE_UNKNOWN
 from hypersdk.vsphere.cdrom import ISO_STEP
-from hypersdk.vsphere.certificate import CERTIFICATE_UNKNOWN
 
 _ON: Final = "`hyperctl retry ID` goes on from there"
 _ANEW: Final = "`hyperctl retry --discard ID` begins it anew"

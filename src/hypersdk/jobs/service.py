@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from hypersdk.access.endpointpolicy import check_submitted
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
 from hypersdk.errors import CODES, HyperSDKError, LookupFailed, UsageError, register
@@ -20,6 +19,7 @@ from hypersdk.jobs.states import ENDED, HELD, NO_WORKER, SOURCE_CHANGED_STILL, U
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.troubles import NO_TROUBLES, PROCESS_DIES, Troubles
 from hypersdk.migration.jobfile import JobDefinition, load_jobs
+from hypersdk.net.guard import check_submitted
 from hypersdk.vsphere.endpoint import resolve_endpoint
 
 AT_ONCE: Final = 200

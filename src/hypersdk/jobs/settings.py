@@ -20,8 +20,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from hypersdk.config.folders import state_folder
 from hypersdk.errors import UsageError, register
-from hypersdk.migration.runfile import state_dir
+from hypersdk.net.address import normal_host
 from hypersdk.units import KiB, MiB, parse_size
 
 DAEMON_CONFIG: Final = register(
@@ -49,7 +50,7 @@ class DaemonSettings:
     """
 
     addr: str = "localhost:8080"
-    state_dir: Path = field(default_factory=state_dir)
+    state_dir: Path = field(default_factory=lambda: state_folder(os.environ))
     database_url: str | None = field(default=None, repr=False)
     roles: frozenset[str] = ROLES
     workers: int = 1
@@ -119,7 +120,7 @@ def load_settings(environ: Mapping[str, str], path: Path | None, overrides: Mapp
 
     Raises UsageError ``daemon_config`` that names the key.
     """
-    values: dict[str, object] = {"state_dir": state_dir(environ)}
+    values: dict[str, object] = {"state_dir": state_folder(environ)}
     if path is not None:
         values |= _read(path)
     values |= {key: value for key, value in overrides.items() if value is not None}
@@ -219,7 +220,7 @@ def _networks(value: object) -> tuple[str, ...]:
 
 def _host(text: str) -> str:
     """A name or a numeric address, as ``host_name`` of the API makes it of a Host header."""
-    name = text.strip("[]").rstrip(".").lower()
+    name = normal_host(text)
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:

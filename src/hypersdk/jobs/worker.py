@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 
 from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.vault import Vault
+from hypersdk.config.folders import state_folder
 from hypersdk.errors import HyperSDKError, UsageError
 from hypersdk.jobs.attempt import AttemptContext, JobAttempt
 from hypersdk.jobs.budget import Renewal, SharedBudget
@@ -42,7 +43,6 @@ from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.troubles import WORKER_ID_HELD
 from hypersdk.jobs.undoing import CancelRunner
 from hypersdk.migration.plan import MinFreeSpace
-from hypersdk.migration.runfile import state_dir
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.transfer.cancel import CancelToken, SignalFlag
@@ -365,7 +365,7 @@ def _run_settings(settings: DaemonSettings, environ: Mapping[str, str]) -> RunSe
         progress_interval_s=0.5,
         state=settings.state_dir,
         # Where programs of the same user look that know nothing of this daemon's own state directory, too.
-        registers=(state_dir(environ),),
+        registers=(state_folder(environ),),
     )
 
 

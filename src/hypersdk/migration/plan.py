@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hypersdk.config.folders import state_folder
 from hypersdk.errors import TARGET_DENIED, IntegrityError, LookupFailed, TargetError, register
 from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
 from hypersdk.migration.outputs import most_bytes, most_bytes_around
 from hypersdk.migration.preflight import Refusal
 from hypersdk.migration.resumption import Resumption, resumption_of
-from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore, state_dir
+from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore
 from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState, compression_misfit
 from hypersdk.model import Disk, Machine, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
@@ -128,7 +129,7 @@ def make_plan(
     rows = machines if machines is not None else list_machines(session, cancel=cancel)
     machine = read_machine(session, find_machine(rows, spec.machine).moref)
     free = free_bytes(spec.output_dir)  # first of all that looks at the folder: it says what keeps us from it
-    known = runs or FolderRuns(state_dir())
+    known = runs or FolderRuns(state_folder(os.environ))
     if spec.resume is Resume.REFUSE and _nothing_begun(spec, known):
         spec = replace(spec, resume=Resume.DISCARD)
     resuming = _check_folder(spec, unfinished=known.exists(spec.output_dir))

@@ -173,15 +173,6 @@ class RunRecord:
 SNAPSHOT_PREFIX: Final = "hypersdk-"
 
 
-def state_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """``$STATE_DIRECTORY`` (systemd), else ``$XDG_STATE_HOME/hypersdk``, else ``~/.local/state/hypersdk``."""
-    env = os.environ if environ is None else environ
-    if given := env.get("STATE_DIRECTORY"):
-        return Path(given.split(":")[0])
-    home = env.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "hypersdk"
-
-
 class RunStore(Protocol):
     """Where the record of a run is kept: in the output folder (``FolderRuns``), or in a daemon's database.
 

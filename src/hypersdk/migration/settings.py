@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from hypersdk.config.folders import state_folder
 from hypersdk.migration.plan import MinFreeSpace
 from hypersdk.migration.register import Register
-from hypersdk.migration.runfile import FolderRuns, RunStore, state_dir
+from hypersdk.migration.runfile import FolderRuns, RunStore
 from hypersdk.transfer.budget import PER_HOST, PER_VCENTER, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.folder import Locate, locate
@@ -46,7 +48,7 @@ class RunSettings:
     snapshot_watch_s: float = 30.0
     progress_interval_s: float = 0.25
     floor: MinFreeSpace = field(default_factory=MinFreeSpace)
-    state: Path = field(default_factory=state_dir)
+    state: Path = field(default_factory=lambda: state_folder(os.environ))
     registers: tuple[Path, ...] = ()
     runs: RunStore | None = None
     guard: Callable[[], None] | None = None

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from hypersdk.vsphere.answers import UNKNOWN_SERVER, Answer
-from hypersdk.vsphere.certificate import (
+from hypersdk.net.certificate import (
     PeerCertificate,
     TlsPolicy,
     certificate_of,
@@ -20,8 +19,9 @@ from hypersdk.vsphere.certificate import (
     ssl_context,
     unknown_error,
 )
+from hypersdk.net.proxy import CONNECT_TIMEOUT_S, Proxy, dial
+from hypersdk.vsphere.answers import UNKNOWN_SERVER, Answer
 from hypersdk.vsphere.endpoint import Endpoint, http_proxy_for
-from hypersdk.vsphere.proxy import CONNECT_TIMEOUT_S, Proxy, dial
 
 
 class TrustedConnection(http.client.HTTPConnection):

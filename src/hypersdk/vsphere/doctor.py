@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.errors import Cancelled, HyperSDKError
+from hypersdk.net.certificate import PeerCertificate, format_fingerprint, peer_certificate
+from hypersdk.net.proxy import dial
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, format_duration, format_size
-from hypersdk.vsphere.certificate import PeerCertificate, peer_certificate, show_print
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint, http_proxy_for
 from hypersdk.vsphere.faults import translate
@@ -26,7 +27,6 @@ from hypersdk.vsphere.inventory import container_view, find_machine, list_machin
 from hypersdk.vsphere.machine import DATASTORE, DatastoreFacts, datastore_facts, read_datastores
 from hypersdk.vsphere.paths import decode_name
 from hypersdk.vsphere.privileges import ESSENTIAL, ON_DATASTORES, ON_ROOT, Operation, missing_privileges
-from hypersdk.vsphere.proxy import dial
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import ObjectProperties, child_text, read_objects
 from hypersdk.vsphere.specs import filter_spec, traversal
@@ -140,7 +140,7 @@ def _resolve(host: str) -> DoctorCheck:
 def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> DoctorCheck:
     """Whether the certificate is trusted by the endpoint's own rules; always with its print."""
     owner, until = shown.subject, f"valid until {shown.not_after:%Y-%m-%d}"
-    detail = f"{owner}, SHA-256 {show_print(shown.sha256)}, {until}"
+    detail = f"{owner}, SHA-256 {format_fingerprint(shown.sha256)}, {until}"
     connection = open_connection(endpoint)
     try:
         connection.connect()
@@ -151,7 +151,7 @@ def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> DoctorC
     finally:
         connection.close()
     if endpoint.tls.insecure and endpoint.tls.thumbprint is None:
-        pin = f"Pin it: --thumbprint {show_print(shown.sha256)}"
+        pin = f"Pin it: --thumbprint {format_fingerprint(shown.sha256)}"
         return DoctorCheck("certificate", CheckStatus.WARN, f"not checked (--insecure): {detail}", pin)
     if shown.not_after - now < EXPIRES_SOON:
         return DoctorCheck(

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from hypersdk.config.folders import config_folder
 from hypersdk.errors import UsageError, register
+from hypersdk.net.address import host_port
+from hypersdk.net.certificate import TlsPolicy, parse_fingerprint
+from hypersdk.net.knownhosts import known_fingerprint
+from hypersdk.net.proxy import Proxy, proxy_from_environ
 from hypersdk.secret import Secret
-from hypersdk.vsphere.certificate import TlsPolicy, normal_print
-from hypersdk.vsphere.knownhosts import default_known_hosts, remembered_print
-from hypersdk.vsphere.proxy import Proxy, proxy_from_environ
-
-__all__ = ["Endpoint", "TlsPolicy", "http_proxy_for", "parse_address", "resolve_endpoint"]
 
 NO_ENDPOINT: Final = register(
     "no_endpoint",
@@ -58,7 +58,7 @@ class Endpoint:
     @property
     def address(self) -> str:
         """``host`` for people, with the port where it is unusual."""
-        return _shown(self.host, self.port)
+        return host_port(self.host, self.port, default=HTTPS_PORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Address:
     @property
     def url(self) -> str:
         """The same without credentials and path."""
-        return f"https://{_shown(self.host, self.port)}"
+        return f"https://{host_port(self.host, self.port, default=HTTPS_PORT)}"
 
 
 def resolve_endpoint(
@@ -148,11 +148,6 @@ def parse_address(text: str) -> Address:
         unquote(url.username) if url.username else None,
         Secret(unquote(url.password)) if url.password else None,
     )
-
-
-def _shown(host: str, port: int) -> str:
-    name = f"[{host}]" if ":" in host else host
-    return name if port == HTTPS_PORT else f"{name}:{port}"
 
 
 _ESCAPES: Final = "Write /, ?, # and : in the user name or password as %2F, %3F, %23 and %3A."
@@ -230,15 +225,20 @@ def _tls(
     return TlsPolicy(
         insecure=insecure,
         ca_bundle=Path(bundle).expanduser() if bundle else None,
-        thumbprint=normal_print(pin) if pin else None,
-        known=remembered_print(_known_hosts(environ, settings), address.host, address.port),
+        thumbprint=parse_fingerprint(pin) if pin else None,
+        known=known_fingerprint(_known_hosts(environ, settings), address.host, address.port),
     )
+
+
+def known_hosts_file(environ: Mapping[str, str]) -> Path:
+    """``$XDG_CONFIG_HOME/hypersdk/known_hosts``: fingerprints that the user accepted."""
+    return config_folder(environ) / "known_hosts"
 
 
 def _known_hosts(environ: Mapping[str, str], settings: _Settings) -> list[Path]:
     listed = [Path(name) for name in environ.get("GOVC_TLS_KNOWN_HOSTS", "").split(os.pathsep) if name]
     own = settings.text("known_hosts")
-    return [*listed, Path(own).expanduser() if own else default_known_hosts(environ)]
+    return [*listed, Path(own).expanduser() if own else known_hosts_file(environ)]
 
 
 class _Settings:

@@ -26,8 +26,8 @@ from hypersdk.errors import (
     TransientError,
     register,
 )
+from hypersdk.net.certificate import CERTIFICATE_CHANGED, CERTIFICATE_UNKNOWN, TLS_FAILED
 from hypersdk.text import clean
-from hypersdk.vsphere.certificate import CERTIFICATE_CHANGED, CERTIFICATE_UNKNOWN, TLS_FAILED
 
 LOGIN_REFUSED: Final = register(
     "login_refused",

@@ -25,13 +25,13 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from hypersdk.errors import SourceError, TransientError, register
+from hypersdk.net.proxy import CONNECT_TIMEOUT_S
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
 from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint
 from hypersdk.vsphere.faults import NFC_EXHAUSTED, clean_text, rule_for, translate
-from hypersdk.vsphere.proxy import CONNECT_TIMEOUT_S
 from hypersdk.vsphere.wire import (
     BAD_REPLY,
     BodyReader,

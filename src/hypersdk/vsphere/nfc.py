@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hypersdk.errors import HyperSDKError, LookupFailed, Refused, SourceError, TransientError, UsageError, register
+from hypersdk.net.certificate import parse_fingerprint
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.certificate import normal_print
 from hypersdk.vsphere.faults import NOT_SUPPORTED, clean_text
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import Element, ObjectProperties, child_text, children, localized_fault, read_one, to_int
@@ -152,7 +152,7 @@ def _pin(element: Element) -> str | None:
     try:
         if certificate:
             return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.strip())).hexdigest()
-        return normal_print(thumbprint) if thumbprint else None
+        return parse_fingerprint(thumbprint) if thumbprint else None
     except (UsageError, ValueError, binascii.Error) as error:
         raise SourceError("the lease names a certificate that cannot be read", code=BAD_REPLY) from error
 

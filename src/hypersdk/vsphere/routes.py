@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from hypersdk.errors import ConnectError, HyperSDKError, SourceError, TransientError, register
+from hypersdk.net.certificate import CERTIFICATE_CHANGED
+from hypersdk.net.proxy import CONNECT_TIMEOUT_S
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.certificate import CERTIFICATE_CHANGED
 from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint
 from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, HttpBody, SessionCookie, open_get, split_url
-from hypersdk.vsphere.proxy import CONNECT_TIMEOUT_S
 
 LOG: Final = logging.getLogger(__name__)
 

@@ -85,7 +85,8 @@ def _step(cli: Cli, text: str) -> None:
 @contextmanager
 def _simulated(cli: Cli, machines: int) -> Iterator[Session]:
     """A login to a simulator that lives as long as the block."""
-    from hypersdk.vsphere.endpoint import Endpoint, TlsPolicy
+    from hypersdk.net.certificate import TlsPolicy
+    from hypersdk.vsphere.endpoint import Endpoint
     from hypersdk.vsphere.session import Session
 
     _step(cli, f"Start a simulated vCenter with {machines + 1} machines")

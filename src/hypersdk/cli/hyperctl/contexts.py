@@ -94,7 +94,7 @@ def add(ctl: Ctl, name: str, address: str) -> None:
     asked of it now."""
     from hypersdk.client.address import normal_url, read_token
     from hypersdk.client.contexts import Context
-    from hypersdk.vsphere.certificate import normal_print
+    from hypersdk.net.certificate import parse_fingerprint
 
     given = ctl.given
     bundle, pin = given.get("ca_bundle"), given.get("thumbprint")
@@ -103,7 +103,7 @@ def add(ctl: Ctl, name: str, address: str) -> None:
         normal_url(address),
         token,
         ca_bundle=None if bundle is None else str(Path(bundle).absolute()),
-        thumbprint=normal_print(pin) if pin else None,
+        thumbprint=parse_fingerprint(pin) if pin else None,
         insecure=bool(given.get("insecure")),
     )
     contexts = _load(ctl).with_context(name, context)

@@ -104,9 +104,9 @@ def _trusted(ctl: Ctl, target: Target) -> Target:
         _show_certificate(ctl, target, error)
         if not ctl.confirm("Trust it from now on?"):
             raise
-        from hypersdk.vsphere.certificate import normal_print
+        from hypersdk.net.certificate import parse_fingerprint
 
-        return replace(target, tls=replace(target.tls, thumbprint=normal_print(shown), insecure=False))
+        return replace(target, tls=replace(target.tls, thumbprint=parse_fingerprint(shown), insecure=False))
     finally:
         transport.close()
     return target

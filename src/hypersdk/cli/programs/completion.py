@@ -12,6 +12,7 @@ from click.shell_completion import get_completion_class
 
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.groups import Command, flag
+from hypersdk.config.folders import config_home, data_home
 from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
 
 SHELLS: Final = ("bash", "zsh", "fish")
@@ -87,13 +88,11 @@ class Completion:
 
     def _path(self, shell: str, environ: Mapping[str, str]) -> Path:
         """Where each shell looks for a user's completions."""
-        home = Path(environ.get("HOME") or Path.home())
-        data = Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share")
-        config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+        data = data_home(environ)
         return {
             "bash": data / "bash-completion" / "completions" / self.program,
             "zsh": data / "zsh" / "site-functions" / f"_{self.program}",
-            "fish": config / "fish" / "completions" / f"{self.program}.fish",
+            "fish": config_home(environ) / "fish" / "completions" / f"{self.program}.fish",
         }[shell]
 
 

@@ -17,6 +17,7 @@ import click
 from hypersdk.cli.output import Output
 from hypersdk.cli.programs.groups import RootGroup
 from hypersdk.cli.report import EXIT_BROKEN_PIPE, EXIT_TERMINATED, report, report_unexpected
+from hypersdk.config.folders import state_folder
 from hypersdk.errors import CODES, EXIT_OK, Cancelled, HyperSDKError, UsageError
 from hypersdk.secret import Secret
 
@@ -41,9 +42,7 @@ class Run:
     @property
     def state_dir(self) -> Path:
         """Where crash files go."""
-        from hypersdk.migration.runfile import state_dir
-
-        return state_dir(self.environ)
+        return state_folder(self.environ)
 
     def password(
         self, question: str, path: Path | None = None, *, from_stdin: bool = False, twice: bool = False

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import ConnectError, UsageError, register
-from hypersdk.vsphere.proxy import CONNECT_TIMEOUT_S, Proxy, dial
-from hypersdk.vsphere.x509 import decode_certificate
+from hypersdk.net.proxy import CONNECT_TIMEOUT_S, Proxy, dial
+from hypersdk.net.x509 import decode_certificate
 
 CERTIFICATE_UNKNOWN: Final = register(
     "certificate_unknown",
@@ -54,7 +54,7 @@ class TlsPolicy:
     """How one server's certificate is judged. ``thumbprint`` pins; ``known`` is a remembered print, accepted where the
     CA check fails.
 
-    Prints are SHA-256 (64 hex digits) or SHA-1 (40), in the form ``normal_print`` gives.
+    Prints are SHA-256 (64 hex digits) or SHA-1 (40), in the form ``parse_fingerprint`` gives.
     """
 
     insecure: bool = False
@@ -77,10 +77,10 @@ class PeerCertificate:
 
     def matches(self, pin: str) -> bool:
         """Whether ``pin`` (SHA-256 or SHA-1) is this certificate's print."""
-        return normal_print(pin) in (self.sha256, self.sha1)
+        return parse_fingerprint(pin) in (self.sha256, self.sha1)
 
 
-def normal_print(text: str) -> str:
+def parse_fingerprint(text: str) -> str:
     """``AA:BB:..`` or ``aabb..``, with or without ``SHA256:`` in front, as 40 or 64 lower-case hex digits; UsageError
     when it is neither."""
     bare = re.sub(r"^(?:sha-?(?:1|256))[:=]", "", text.strip().lower())
@@ -93,7 +93,7 @@ def normal_print(text: str) -> str:
     return digits
 
 
-def show_print(digits: str) -> str:
+def format_fingerprint(digits: str) -> str:
     """A print for people: ``AA:BB:CC``."""
     return ":".join(digits[i : i + 2] for i in range(0, len(digits), 2)).upper()
 
@@ -156,7 +156,7 @@ def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> PeerCertificate:
     Looks at the certificate's bytes only; a pin is trust in that one certificate, whatever it says.
     """
     der = sock.getpeercert(binary_form=True) or b""
-    digits = normal_print(pin)
+    digits = parse_fingerprint(pin)
     digest = hashlib.sha256(der) if len(digits) == 64 else hashlib.sha1(der, usedforsecurity=False)
     if not der or digest.hexdigest() != digits:
         raise changed_error(host, digits, der)
@@ -169,13 +169,13 @@ def changed_error(host: str, expected: str, der: bytes) -> ConnectError:
     sha1 = hashlib.sha1(der, usedforsecurity=False).hexdigest()
     shown = sha256 if len(expected) == 64 else sha1
     return ConnectError(
-        f"{host} shows another certificate than the pinned one: expected {show_print(expected)}, got"
-        f" {show_print(shown)}",
+        f"{host} shows another certificate than the pinned one: expected {format_fingerprint(expected)}, got"
+        f" {format_fingerprint(shown)}",
         code=CERTIFICATE_CHANGED,
         host=host,
-        expected=show_print(expected),
-        sha256=show_print(sha256),
-        sha1=show_print(sha1),
+        expected=format_fingerprint(expected),
+        sha256=format_fingerprint(sha256),
+        sha1=format_fingerprint(sha1),
     )
 
 
@@ -186,7 +186,7 @@ def unknown_error(
     ``of_daemon``: it is that of ``hypervisord`` itself, and no vSphere's."""
     if certificate is None:
         return ConnectError(f"the certificate of {host} is not trusted: {reason}", code=CERTIFICATE_UNKNOWN, host=host)
-    shown = show_print(certificate.sha256)
+    shown = format_fingerprint(certificate.sha256)
     jobs = (
         ""
         if of_daemon
@@ -201,7 +201,7 @@ def unknown_error(
         next_step=f"Compare this print with the one shown on the server itself, then pass --thumbprint {shown}{jobs}",
         host=host,
         sha256=shown,
-        sha1=show_print(certificate.sha1),
+        sha1=format_fingerprint(certificate.sha1),
         subject=certificate.subject,
         issuer=certificate.issuer,
         not_before=certificate.not_before.isoformat(),

@@ -1,5 +1,4 @@
-"""HTTP proxies by the environment's rules (HTTPS_PROXY, NO_PROXY), the same for API and data, and the way through
-them."""
+"""HTTP proxies of the environment (HTTPS_PROXY, NO_PROXY), the same for API and data, and connecting through them."""
 
 from __future__ import annotations
 
@@ -13,6 +12,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from hypersdk.errors import UsageError
+from hypersdk.net.address import IpAddress, ip_address, is_loopback_address, normal_host
 from hypersdk.secret import Secret
 
 CONNECT_TIMEOUT_S: Final = 15.0
@@ -21,8 +21,8 @@ _DEFAULT_PORT: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A plain HTTP proxy that tunnels with CONNECT. ``authorization`` is the ready header value; ``no_proxy`` the rules
-    that bypass it."""
+    """A plain HTTP proxy that tunnels with CONNECT. ``authorization`` is the value of its header; ``no_proxy`` are the
+    rules that bypass it."""
 
     host: str
     port: int
@@ -31,17 +31,16 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the CONNECT request. They hold the proxy's password: never log them."""
+        """Headers of the CONNECT request. They hold the proxy's password and must not be logged."""
         return {} if self.authorization is None else {"Proxy-Authorization": self.authorization.reveal()}
 
     def bypassed_for(self, host: str, port: int) -> bool:
-        """Whether ``NO_PROXY`` (or being local) sends a connection past the proxy, by the rules that curl and Go
-        share."""
-        name = host.strip("[]").rstrip(".").lower()
-        address = _address(name)
-        if name == "localhost" or (address is not None and address.is_loopback):
+        """Whether ``NO_PROXY`` excludes the host from the proxy, by the rules that curl and Go share. Loopback always
+        is."""
+        name = normal_host(host)
+        if name == "localhost" or is_loopback_address(name):
             return True
-        return any(_rule_matches(rule, name, address, port) for rule in self.no_proxy)
+        return any(_rule_matches(rule, name, ip_address(name), port) for rule in self.no_proxy)
 
 
 def proxy_from_environ(environ: Mapping[str, str]) -> Proxy | None:
@@ -55,7 +54,7 @@ def proxy_from_environ(environ: Mapping[str, str]) -> Proxy | None:
         port = url.port
     except ValueError:  # its message may show the proxy's password
         raise UsageError(
-            "HTTPS_PROXY is no valid URL", next_step="Write it as http://proxy.example.com:3128."
+            "HTTPS_PROXY is not a valid URL", next_step="Write it as http://proxy.example.com:3128."
         ) from None
     if url.scheme != "http" or not url.hostname:
         raise UsageError(
@@ -78,16 +77,7 @@ def _basic(username: str | None, password: str | None) -> Secret | None:
     return Secret("Basic " + base64.b64encode(pair.encode()).decode("ascii"))
 
 
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        return None
-
-
-def _rule_matches(
-    rule: str, name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None, port: int
-) -> bool:
+def _rule_matches(rule: str, name: str, address: IpAddress | None, port: int) -> bool:
     """One entry of NO_PROXY: ``*``, an address, a CIDR block, or a domain (itself and below; with a leading dot only
     below)."""
     if rule == "*":
@@ -101,7 +91,7 @@ def _rule_matches(
     return bool(domain) and (name == domain or name.endswith(domain if domain.startswith(".") else "." + domain))
 
 
-def _covers(rule: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def _covers(rule: str, address: IpAddress) -> bool:
     try:
         return address in ipaddress.ip_network(rule.strip("[]"), strict=False)
     except ValueError:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from hypersdk.errors import ConnectError, UsageError, register
+from hypersdk.net.address import IpAddress, host_port, normal_host
 
 ENDPOINT_REFUSED: Final = register(
     "endpoint_refused",
@@ -34,7 +35,6 @@ ENDPOINT_UNRESOLVED: Final = register(
     "endpoint_unresolved", "The endpoint's name has no address.", "Check the name and the daemon's DNS."
 )
 MAX_ADDRESSES: Final = 32
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve: TypeAlias = Callable[[str, int], list[str]]
 
 _METADATA: Final = tuple(
@@ -70,7 +70,7 @@ def _judge(host: str, port: int, addresses: Iterable[str], allowed: Iterable[str
             raise UsageError(f"the endpoint {host[:253]} is {why}", code=ENDPOINT_REFUSED, host=host[:253])
 
 
-def refusal(address: Address) -> str | None:
+def refusal(address: IpAddress) -> str | None:
     """Why a submitted job may not connect there; None where it may."""
     if isinstance(address, ipaddress.IPv6Address) and (inner := _inner_ipv4(address)) is not None:
         return refusal(inner)
@@ -89,14 +89,14 @@ def refusal(address: Address) -> str | None:
     return None
 
 
-def _is_local(address: Address) -> bool:
+def _is_local(address: IpAddress) -> bool:
     """Whether the kernel would deliver to this host itself."""
     return _is_its_own_source(address) or (
         _is_in_table(address) if isinstance(address, ipaddress.IPv6Address) else _is_bindable(address)
     )
 
 
-def _is_its_own_source(address: Address) -> bool:
+def _is_its_own_source(address: IpAddress) -> bool:
     """The source address of a way to a local address is that address (ip-route(8), table ``local``; RFC 6724, rule 1).
     Nothing is sent."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -198,20 +198,9 @@ class EndpointGuard:
         return addresses[0]
 
 
-def is_loopback_name(host: str) -> bool:
-    """Whether ``host`` is this machine by its form: ``localhost`` or a loopback address. Nothing is resolved."""
-    name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
 def _listed(host: str, port: int, allowed: Iterable[str]) -> bool:
-    name = host.strip("[]").rstrip(".").lower()
-    forms = {name, f"[{name}]", f"{name}:{port}" if ":" not in name else f"[{name}]:{port}"}
+    name = normal_host(host)
+    forms = {name, f"[{name}]", host_port(name, port)}
     return any(entry.strip().lower() in forms for entry in allowed)
 
 

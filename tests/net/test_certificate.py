@@ -16,11 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hypersdk.errors import CODES, ConnectError, UsageError
-from hypersdk.vsphere.certificate import TlsPolicy, peer_certificate, show_print
+from hypersdk.net.certificate import TlsPolicy, format_fingerprint, peer_certificate
+from hypersdk.net.proxy import Proxy
+from hypersdk.net.x509 import decode_certificate
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
 from hypersdk.vsphere.endpoint import Endpoint
-from hypersdk.vsphere.proxy import Proxy
-from hypersdk.vsphere.x509 import decode_certificate
 from tests.support.tls import Authority, ConnectProxy, Identity, PlainServer, TlsServer, http_answer
 
 
@@ -61,15 +61,15 @@ def test_an_unknown_certificate_is_refused_before_a_byte_is_sent(server: TlsServ
     with pytest.raises(ConnectError) as caught:
         _get(server, TlsPolicy())
     assert caught.value.code == "certificate_unknown"
-    assert caught.value.fields["sha256"] == show_print(identity.sha256)
-    assert caught.value.fields["sha1"] == show_print(identity.sha1)
+    assert caught.value.fields["sha256"] == format_fingerprint(identity.sha256)
+    assert caught.value.fields["sha1"] == format_fingerprint(identity.sha1)
     for way in (
-        f"--thumbprint {show_print(identity.sha256)}",
-        f"hyperctl endpoints add NAME URL --pin {show_print(identity.sha256)}",
+        f"--thumbprint {format_fingerprint(identity.sha256)}",
+        f"hyperctl endpoints add NAME URL --pin {format_fingerprint(identity.sha256)}",
         "GOVC_TLS_KNOWN_HOSTS",
     ):
         assert way in caught.value.next_step
-        assert way.partition(show_print(identity.sha256))[0].strip() in CODES["certificate_unknown"].next_step
+        assert way.partition(format_fingerprint(identity.sha256))[0].strip() in CODES["certificate_unknown"].next_step
     assert caught.value.fields["subject"] == "CN=localhost"
     assert not server.received
 
@@ -106,9 +106,9 @@ def test_a_changed_certificate_is_refused_even_when_insecure_or_vouched_for(
         with pytest.raises(ConnectError) as caught:
             _get(server, tls)
         assert caught.value.code == "certificate_changed"
-        assert caught.value.fields["expected"] == show_print(pin)
-        assert show_print(pin) in caught.value.message
-        assert show_print(getattr(identity, own)) in caught.value.message
+        assert caught.value.fields["expected"] == format_fingerprint(pin)
+        assert format_fingerprint(pin) in caught.value.message
+        assert format_fingerprint(getattr(identity, own)) in caught.value.message
     assert not server.received
 
 
@@ -158,7 +158,7 @@ def test_everything_holds_through_a_proxy(server: TlsServer, identity: Identity)
         assert _get(server, TlsPolicy(thumbprint=identity.sha256), proxy=proxy) == b"hello"
         with pytest.raises(ConnectError) as caught:
             _get(server, TlsPolicy(), proxy=proxy)
-        assert caught.value.fields["sha256"] == show_print(identity.sha256)
+        assert caught.value.fields["sha256"] == format_fingerprint(identity.sha256)
         assert len(way.requests) == 3  # the last one fetched the certificate for the message
 
 
@@ -176,7 +176,7 @@ def test_a_connection_that_the_server_closed_is_replaced_not_failed(identity: Id
 def test_peer_certificate_shows_and_says_nothing(server: TlsServer, identity: Identity) -> None:
     shown = peer_certificate("127.0.0.1", server.port)
     assert (shown.sha256, shown.sha1, shown.der) == (identity.sha256, identity.sha1, identity.der)
-    assert shown.matches(show_print(identity.sha1))
+    assert shown.matches(format_fingerprint(identity.sha1))
     assert not shown.matches("ab" * 32)
     assert not server.received
 

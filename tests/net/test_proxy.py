@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from hypersdk.errors import UsageError
+from hypersdk.net.certificate import peer_certificate
+from hypersdk.net.proxy import Proxy, dial, proxy_from_environ
 from hypersdk.secret import Secret
-from hypersdk.vsphere.certificate import peer_certificate
-from hypersdk.vsphere.proxy import Proxy, dial, proxy_from_environ
 from tests.support.tls import Authority, ConnectProxy, TlsServer
 
 
