@@ -13,9 +13,9 @@ from textual.pilot import Pilot
 from benchmarks.measure import Row
 from hypersdk.cli.picker.app import Picked, PickerApp
 from hypersdk.cli.picker.search import Index
-from tests.cli.inventory import inventory
-from tests.cli.running import environment, terminal
-from tests.cli.test_picker import KEYS, PROGRAM, SEQUENCES, drive
+from tests.support.cli.commandline import environment, terminal
+from tests.support.cli.picker import KEYS, PROGRAM, SEQUENCES, drive
+from tests.support.inventories import inventory
 from tests.support.processes import processor_s
 
 ROUNDS = 8

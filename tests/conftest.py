@@ -1,5 +1,9 @@
 """Fixtures of the whole suite live in ``tests/support``; this file only makes them known."""
 
+import pytest
+
+pytest.register_assert_rewrite("tests.support")
+
 pytest_plugins: list[str] = [
     "tests.support.peers",
     "tests.support.tlsserver",

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from hypersdk.jobs.states import JobEvent
-from tests.cli.hyperctl.running import hyperctl_of
 from tests.support.apiserver import Api, beating
+from tests.support.cli.hyperctl import hyperctl_of
 from tests.support.tools import requires, run_tool
 
 SHIPPED = Path(__file__).parents[2] / "packaging" / "monitoring"

@@ -19,8 +19,8 @@ from hypersdk.jobs.records import NewJob
 from hypersdk.jobs.troubles import VARIABLE, Troubles
 from hypersdk.state.database import DatabaseError
 from hypersdk.state.tables import api_tokens
-from tests.jobs.test_states import new_job
 from tests.support.apiserver import beating
+from tests.support.jobrecords import new_job
 from tests.support.outages import locked
 from tests.support.shell import ServeShell, Shell
 

@@ -11,8 +11,8 @@ import pytest
 
 from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import JOB_LIST
-from tests.api.sse import listening
 from tests.support.apiserver import Api, beating, running_api
+from tests.support.eventstream import listening
 
 JOBS = "/api/v1/jobs"
 

@@ -10,7 +10,7 @@ import pytest
 
 from hypersdk import __version__
 from hypersdk.cli.app import COMMANDS, SECTIONS, root
-from tests.cli.running import environment, program, run
+from tests.support.cli.commandline import environment, program, run
 
 HEAVY = ("rich", "textual", "pydantic", "lxml", "pyVmomi", "yaml", "asyncio", "http.client", "ssl")
 

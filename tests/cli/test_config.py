@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hypersdk.cli.config import MAX_CONFIG_BYTES, TABLES, load_config, parse_config
 from hypersdk.errors import UsageError
-from tests.cli.running import run
+from tests.support.cli.commandline import run
 
 HERE = Path("config.toml")
 

@@ -12,8 +12,8 @@ from hypersdk.secret import Secret
 from hypersdk.simulator import DiskSpec, Simulator
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import MiB
-from tests.cli.running import environment, program, run, terminal
-from tests.cli.servers import login, small
+from tests.support.cli.commandline import environment, program, run, terminal
+from tests.support.cli.shell import login, small
 from tests.support.simulator import SimulatorFactory
 
 SECRET = "pl4nted-S3cret"

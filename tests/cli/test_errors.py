@@ -14,7 +14,7 @@ from hypersdk.cli.output import Output
 from hypersdk.cli.programs.groups import RootGroup
 from hypersdk.cli.report import report
 from hypersdk.errors import HyperSDKError
-from tests.cli.running import environment, program, run
+from tests.support.cli.commandline import environment, program, run
 
 FAMILIES = [
     kind

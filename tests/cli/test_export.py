@@ -18,8 +18,8 @@ from hypersdk.simulator import DiskSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import MiB
 from hypersdk.vsphere.cdrom import name_inserted_iso
-from tests.cli.running import Run
-from tests.cli.servers import SMALL, Shell, small
+from tests.support.cli.commandline import Run
+from tests.support.cli.shell import SMALL, Shell, small
 from tests.support.machines import make_machine
 from tests.support.simulator import SimulatorFactory
 

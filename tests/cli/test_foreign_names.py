@@ -12,7 +12,7 @@ import pytest
 
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.text import is_plain
-from tests.cli.servers import Shell, small
+from tests.support.cli.shell import Shell, small
 from tests.support.simulator import SimulatorFactory
 
 SAMPLES = (

@@ -12,7 +12,7 @@ from hypersdk.migration.runfile import Change, ChangeKind, FolderRuns, RunFile
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.vsphere.cdrom import CdromChange
-from tests.cli.servers import Shell, small
+from tests.support.cli.shell import Shell, small
 from tests.support.simulator import SimulatorFactory
 
 GONE = CdromChange(

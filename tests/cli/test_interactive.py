@@ -14,8 +14,8 @@ from rich.cells import cell_len
 
 from hypersdk.simulator import DiskSpec, Simulator
 from hypersdk.units import MiB
-from tests.cli.running import environment, program, terminal
-from tests.cli.servers import login, small
+from tests.support.cli.commandline import environment, program, terminal
+from tests.support.cli.shell import login, small
 from tests.support.simulator import SimulatorFactory
 
 SLOW = DiskSpec(capacity_bytes=24 * MiB, allocated_bytes=24 * MiB)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hypersdk.cli import exporting
-from tests.cli.running import Run
-from tests.cli.servers import Shell, small
+from tests.support.cli.commandline import Run
+from tests.support.cli.shell import Shell, small
 from tests.support.simulator import SimulatorFactory
 
 EXAMPLE = """\

@@ -20,7 +20,7 @@ from hypersdk.migration.plan import PlannedDisk
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.simulator import DiskSpec
 from hypersdk.units import MiB
-from tests.cli.servers import Shell, small
+from tests.support.cli.shell import Shell, small
 from tests.support.machines import make_disk, make_machine
 from tests.support.simulator import SimulatorFactory
 

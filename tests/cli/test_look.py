@@ -12,9 +12,9 @@ from rich.cells import cell_len
 from hypersdk.cli.machines import list_table
 from hypersdk.model import Power
 from hypersdk.units import GiB, KiB
-from tests.cli.inventory import machine
-from tests.cli.running import environment, program, run
-from tests.cli.servers import SMALL, Shell, login, small
+from tests.support.cli.commandline import environment, program, run
+from tests.support.cli.shell import SMALL, Shell, login, small
+from tests.support.inventories import machine
 from tests.support.simulator import SimulatorFactory
 
 TRICKY = ("100% sure", "R&D / prototype", "監視サーバー", "trailing.dot.", "-rf")

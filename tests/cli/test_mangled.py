@@ -21,7 +21,7 @@ from lxml import etree
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
-from tests.cli.running import run
+from tests.support.cli.commandline import run
 from tests.support.simulator import SimulatorFactory
 from tests.support.tls import Authority, Identity, TlsServer
 

@@ -18,7 +18,7 @@ from hypersdk.cli.app import COMMANDS
 from hypersdk.cli.man import EXIT_STATUS
 from hypersdk.cli.programs.pages import roff
 from hypersdk.errors import CODES
-from tests.cli.running import environment, run
+from tests.support.cli.commandline import environment, run
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,41 +18,12 @@ from hypersdk.cli.picker.search import Word, sort_machines
 from hypersdk.cli.picker.table import MachineTable, widths
 from hypersdk.errors import AccessError
 from hypersdk.migration.spec import Compression, OutputFormat, SourceState
-from hypersdk.model import Machine, MachineSummary, Power
-from hypersdk.units import GiB, MiB
-from tests.cli.inventory import inventory, machine
-from tests.cli.running import environment, terminal
+from hypersdk.model import Machine, Power
+from hypersdk.units import MiB
+from tests.support.cli.commandline import environment, terminal
+from tests.support.cli.picker import KEYS, PROGRAM, SEQUENCES, START, WatchedPicker, drive
+from tests.support.inventories import inventory, machine
 from tests.support.machines import make_machine
-
-Driver = Callable[[PickerApp, Pilot[Picked | None]], Awaitable[None]]
-START = Choices(Path("/srv/images"))
-
-
-class WatchedPicker(PickerApp):
-    """Notes when it last drew something."""
-
-    drawn = 0.0
-
-    def _display(self, screen: Any, renderable: Any) -> None:
-        super()._display(screen, renderable)
-        self.drawn = time.perf_counter()
-
-
-def drive(
-    machines: Sequence[MachineSummary], driver: Driver, *, size: tuple[int, int] = (80, 24), **settings: Any
-) -> Picked | None:
-    """Runs the picker headless under ``driver``; returns what was picked."""
-    app = WatchedPicker(
-        machines, title="HyperSDK", start=settings.pop("start", START), free_bytes=lambda _: GiB, **settings
-    )
-
-    async def session() -> None:
-        async with app.run_test(size=size) as pilot:
-            await pilot.pause()
-            await driver(app, pilot)
-
-    asyncio.run(session())
-    return app.return_value
 
 
 def shown(app: PickerApp) -> list[str]:
@@ -279,24 +248,6 @@ def test_the_search_line_edits_in_the_middle() -> None:
     drive(FOUR, driver)
 
 
-KEYS = (
-    "p",
-    "w",
-    "e",
-    "b",
-    "0",
-    "down",
-    "space",
-    "pagedown",
-    "tab",
-    "backspace",
-    "backspace",
-    "backspace",
-    "backspace",
-    "backspace",
-)
-
-
 class Work:
     """What the picker did since ``start``: rows drawn, and names looked at by the search. The same at any speed of the
     machine."""
@@ -348,16 +299,6 @@ def test_what_a_key_costs_does_not_grow_with_the_inventory(
 
     drive(inventory(10_000), driver, size=size)
     assert 10_000 > found[-2] >= found[-1] > 0, "the narrowing was never seen"
-
-
-PROGRAM = """
-from pathlib import Path
-from hypersdk.cli.picker.app import PickerApp
-from tests.cli.inventory import inventory
-from tests.cli.test_picker import START
-PickerApp(inventory(10_000), title="HyperSDK", start=START, free_bytes=lambda _: 1).run()
-"""
-SEQUENCES = {"down": "\x1b[B", "space": " ", "pagedown": "\x1b[6~", "tab": "\t", "backspace": "\x7f"}
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.cli.picker.search import FALLING, SORT_KEYS, Index, natural_key, sort_machines, words_of
-from tests.cli.inventory import inventory, machine
+from tests.support.inventories import inventory, machine
 
 NAMES = st.lists(st.text(string.ascii_lowercase[:4] + "-1", min_size=1, max_size=8), min_size=1, max_size=30)
 QUERIES = st.text(string.ascii_lowercase[:4] + "-1 ", max_size=5)

@@ -12,8 +12,8 @@ import pytest
 
 from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import Filter
-from tests.cli.hyperctl.running import hyperctl_of
 from tests.support.apiserver import Api
+from tests.support.cli.hyperctl import hyperctl_of
 from tests.support.pages import dead_links
 from tests.support.tools import requires
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hypersdk.simulator import Simulator
-from tests.e2e.engine import Engine
-from tests.e2e.program import Program
+from tests.support.cli.hyper2kvm import Program
+from tests.support.exporter import Engine
 from tests.support.simulator import SimulatorFactory
 
 

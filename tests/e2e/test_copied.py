@@ -23,18 +23,20 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
-from tests.e2e.engine import Engine, EngineFactory, succeeded
-from tests.e2e.judge import (
+from tests.support.cli.hyper2kvm import Program
+from tests.support.exportchecks import (
     MANIFEST,
     RUN_FILE,
     assert_finished,
     assert_holds,
+    assert_left_alone,
     assert_no_final_names,
     expected_raw,
     manifest_of,
     run_of,
 )
-from tests.e2e.program import Program
+from tests.support.exporter import Engine, EngineFactory, succeeded
+from tests.support.killed import Killed
 
 ProgramFactory = Callable[..., tuple[Simulator, Program]]
 
@@ -42,14 +44,6 @@ ISO: Final = "[iso-library] tools/virtio-win.iso"
 DISKS: Final = (DiskSpec(8 * MiB, allocated_bytes=6 * MiB), DiskSpec(4 * MiB))
 OFF: Final = MachineSpec("web-01", disks=DISKS, iso=ISO)
 RUNNING: Final = MachineSpec("web-01", disks=DISKS, iso=ISO, power="poweredOn")
-CHANGES: Final = (
-    "CreateSnapshot_Task",
-    "PowerOffVM_Task",
-    "ShutdownGuest",
-    "ReconfigVM_Task",
-    "ExportVm",
-    "ExportSnapshot",
-)
 CASES: Final = pytest.mark.parametrize(
     ("machine", "spec"),
     [
@@ -60,17 +54,6 @@ CASES: Final = pytest.mark.parametrize(
     ],
     ids=["snapshot", "power-off", "shutdown", "cdrom"],
 )
-
-
-class Killed(BaseException):
-    """Nothing of ours catches it, as a kill."""
-
-
-def assert_left_alone(simulator: Simulator) -> None:
-    """Since the counters were reset no disk was read, and nothing was done to the machine."""
-    counters = simulator.counters
-    assert (dict(counters.opened), dict(counters.ranges)) == ({}, {})
-    assert {name: counters.calls[name] for name in CHANGES if counters.calls[name]} == {}
 
 
 def assert_goes_on(ran: Engine, folder: Path, expected: list[Path], spec: dict[str, Any]) -> None:

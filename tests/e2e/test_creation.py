@@ -20,8 +20,8 @@ import pytest
 from hypersdk.migration.spec import Compression, Method, OutputFormat, Resume
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
-from tests.e2e.engine import Engine, EngineFactory, succeeded
-from tests.e2e.judge import MANIFEST, RUN_FILE, assert_finished, assert_holds, expected_raw
+from tests.support.exportchecks import MANIFEST, RUN_FILE, assert_finished, assert_holds, expected_raw
+from tests.support.exporter import Engine, EngineFactory, succeeded
 
 SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED") or time.time() // 86400)
 EACH: Final = "HYPERSDK_KILL_EACH" in os.environ
@@ -37,7 +37,7 @@ KINDS: Final[dict[str, tuple[list[str], dict[str, Any]]]] = {
 
 
 class Exports:
-    """The program, in a process that forks one for each export (tests.e2e.dying)."""
+    """The program, in a process that forks one for each export (tests.support.programs.dyingexport)."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -70,7 +70,7 @@ def forking(engine: Engine) -> Iterator[Exports]:
         "GOVC_INSECURE": "1",
         "STATE_DIRECTORY": str(engine.state),
     }
-    command = [sys.executable, "-m", "tests.e2e.dying"]
+    command = [sys.executable, "-m", "tests.support.programs.dyingexport"]
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Exports(process)

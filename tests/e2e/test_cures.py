@@ -27,10 +27,10 @@ from hypersdk.simulator import Simulator, SimulatorConfig
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import GiB, KiB, MiB
-from tests.cli.hypervisord.running import daemon, environ_of, free_port
-from tests.e2e.advice import Advice
-from tests.e2e.judge import assert_finished, assert_holds, expected_raw
-from tests.e2e.program import TIMEOUT_S, Ended, Program, Running
+from tests.support.advice import Advice
+from tests.support.cli.hyper2kvm import TIMEOUT_S, Ended, Program, Running
+from tests.support.cli.hypervisord import daemon, environ_of, free_port
+from tests.support.exportchecks import assert_finished, assert_holds, expected_raw
 
 PROGRAMS: Final = Path(sys.executable).parent
 DISK: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)

@@ -32,8 +32,7 @@ from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer import takeover
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.units import KiB, MiB
-from tests.e2e.engine import Engine, EngineFactory, succeeded
-from tests.e2e.judge import (
+from tests.support.exportchecks import (
     MANIFEST,
     RUN_FILE,
     assert_finished,
@@ -43,6 +42,8 @@ from tests.e2e.judge import (
     recomputed_digest,
     run_of,
 )
+from tests.support.exporter import Engine, EngineFactory, succeeded
+from tests.support.killed import Killed
 from tests.support.tools import run_tool
 
 SEED: Final = int(os.environ.get("HYPERSDK_DAMAGE_SEED") or time.time() // 86400)
@@ -326,10 +327,6 @@ def test_a_finished_disk_that_is_damaged_is_copied_again_and_told(site: Site) ->
         f"Hard disk 1 was finished by an earlier run and is copied again: {CHANGED}",
     )
     site.assert_right(broken, outcome)
-
-
-class Killed(BaseException):
-    """Nothing of ours catches it, as a kill."""
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -13,9 +13,9 @@ from hypersdk.migration.spec import ExportSpec, Method
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
-from tests.e2e.engine import Engine, succeeded
-from tests.e2e.judge import recomputed_digest
-from tests.e2e.program import Program
+from tests.support.cli.hyper2kvm import Program
+from tests.support.exportchecks import recomputed_digest
+from tests.support.exporter import Engine, succeeded
 
 EngineFactory = Callable[..., Engine]
 ProgramFactory = Callable[..., tuple[Simulator, Program]]

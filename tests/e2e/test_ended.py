@@ -24,9 +24,9 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
-from tests.e2e.engine import Engine, succeeded
-from tests.e2e.judge import RUN_FILE, assert_finished, assert_holds, assert_no_final_names, expected_raw
-from tests.e2e.program import Program, Running
+from tests.support.cli.hyper2kvm import Program, Running
+from tests.support.exportchecks import RUN_FILE, assert_finished, assert_holds, assert_no_final_names, expected_raw
+from tests.support.exporter import Engine, succeeded
 
 EngineFactory = Callable[..., Engine]
 ProgramFactory = Callable[..., tuple[Simulator, Program]]

@@ -25,7 +25,8 @@ from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.content import BlockKind
 from hypersdk.units import KiB, MiB
-from tests.e2e.judge import (
+from tests.support.cli.hyper2kvm import Ended, Program
+from tests.support.exportchecks import (
     MANIFEST,
     RUN_FILE,
     ZERO_BLOCK,
@@ -36,7 +37,6 @@ from tests.e2e.judge import (
     expected_raw,
     run_of,
 )
-from tests.e2e.program import Ended, Program
 
 ProgramFactory = Callable[..., tuple[Simulator, Program]]
 

@@ -20,10 +20,10 @@ from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.content import BlockKind
 from hypersdk.units import GiB, MiB, TiB
-from tests.cli.running import Run, run
-from tests.e2e.engine import Engine, succeeded
-from tests.e2e.judge import BLOCK, assert_finished, assert_holds, expected_raw, recomputed_digest
-from tests.e2e.program import HYPER2KVM, Program
+from tests.support.cli.commandline import Run, run
+from tests.support.cli.hyper2kvm import HYPER2KVM, Program
+from tests.support.exportchecks import BLOCK, assert_finished, assert_holds, expected_raw, recomputed_digest
+from tests.support.exporter import Engine, succeeded
 from tests.support.tools import run_tool
 from tests.support.writers import virtual_size
 

@@ -23,8 +23,8 @@ from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.state.database import Database
 from hypersdk.units import KiB, MiB
-from tests.cli.hypervisord.running import children_of, daemon
-from tests.e2e.judge import assert_finished, assert_holds, content_in_manifest, expected_raw
+from tests.support.cli.hypervisord import children_of, daemon
+from tests.support.exportchecks import assert_finished, assert_holds, content_in_manifest, expected_raw
 from tests.support.simulator import SimulatorFactory
 
 PLANTED: Final = "planted-own-endpoint-4Tz"

@@ -16,7 +16,7 @@ from hypersdk.model import Basis, Bottleneck, DiskProgress, Phase
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.units import MiB
-from tests.e2e.engine import Engine, succeeded
+from tests.support.exporter import Engine, succeeded
 
 EngineFactory = Callable[..., Engine]
 

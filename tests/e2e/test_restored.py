@@ -29,8 +29,8 @@ from hypersdk.transfer.space import SpaceLedger
 from hypersdk.units import MiB
 from hypersdk.vsphere import tasks
 from hypersdk.vsphere.machine import read_machine
-from tests.e2e.engine import Engine, succeeded
-from tests.e2e.judge import RUN_FILE, assert_finished
+from tests.support.exportchecks import RUN_FILE, assert_finished
+from tests.support.exporter import Engine, succeeded
 
 EngineFactory = Callable[..., Engine]
 

@@ -18,7 +18,7 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.units import GiB, KiB, MiB
-from tests.e2e.engine import Engine, EngineFactory, succeeded
+from tests.support.exporter import Engine, EngineFactory, succeeded
 from tests.support.machines import make_disk, make_machine
 
 THIN = MachineSpec("web-01", disks=(DiskSpec(64 * MiB, allocated_bytes=16 * MiB),))

@@ -16,9 +16,9 @@ from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
-from tests.e2e.engine import EngineFactory, succeeded
-from tests.e2e.judge import assert_finished, assert_holds, content_in_manifest, expected_raw
-from tests.e2e.program import Program
+from tests.support.cli.hyper2kvm import Program
+from tests.support.exportchecks import assert_finished, assert_holds, content_in_manifest, expected_raw
+from tests.support.exporter import EngineFactory, succeeded
 
 ProgramFactory = Callable[..., tuple[Simulator, Program]]
 DISKS = (DiskSpec(16 * MiB, allocated_bytes=12 * MiB), DiskSpec(8 * MiB))

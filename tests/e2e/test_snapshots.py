@@ -15,8 +15,8 @@ from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
-from tests.e2e.engine import EngineFactory, succeeded
-from tests.e2e.judge import assert_finished, assert_holds, expected_raw
+from tests.support.exportchecks import assert_finished, assert_holds, expected_raw
+from tests.support.exporter import EngineFactory, succeeded
 
 MACHINE = MachineSpec("web-01", disks=(DiskSpec(2 * MiB), DiskSpec(2 * MiB)), snapshots=("then",))
 

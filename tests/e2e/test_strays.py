@@ -12,8 +12,8 @@ import pytest
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
-from tests.cli.running import environment, terminal
-from tests.e2e.program import HYPER2KVM, Program, Running
+from tests.support.cli.commandline import environment, terminal
+from tests.support.cli.hyper2kvm import HYPER2KVM, Program, Running
 
 ProgramFactory = Callable[..., tuple[Simulator, Program]]
 Copying = Callable[[Program, Simulator, Path], Running]

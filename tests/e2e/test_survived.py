@@ -20,8 +20,8 @@ from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere.faults import LICENSE_REFUSES_EXPORT
-from tests.e2e.engine import Engine, succeeded
-from tests.e2e.judge import assert_finished, assert_holds, expected_raw, manifest_of
+from tests.support.exportchecks import assert_finished, assert_holds, expected_raw, manifest_of
+from tests.support.exporter import Engine, succeeded
 
 EngineFactory = Callable[..., Engine]
 

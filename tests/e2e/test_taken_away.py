@@ -22,8 +22,9 @@ from hypersdk.migration.spec import ExportSpec, OutputFormat, Resume
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
-from tests.e2e.engine import Engine, EngineFactory, succeeded
-from tests.e2e.judge import assert_finished, assert_holds, expected_raw
+from tests.support.exportchecks import assert_finished, assert_holds, expected_raw
+from tests.support.exporter import Engine, EngineFactory, succeeded
+from tests.support.killed import Killed
 from tests.support.takeaway import (
     MOMENTS,
     Act,
@@ -170,10 +171,6 @@ def test_a_second_run_in_the_same_folder_publishes_its_own_bytes_and_the_first_n
     assert [file.name for file in result.files] == ["web-01-disk1.qcow2"]
     run_tool("qemu-img", "compare", "-f", "raw", "-F", "qcow2", image.with_name("raw"), folder / "web-01-disk1.qcow2")
     assert_finished(folder)
-
-
-class Killed(BaseException):
-    """Nothing of ours catches it, as a kill."""
 
 
 @pytest.fixture(params=[OutputFormat.QCOW2, OutputFormat.RAW, OutputFormat.OVA])

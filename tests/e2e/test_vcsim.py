@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 
 from hypersdk.units import KiB, MiB
-from tests.e2e.judge import assert_finished, assert_holds
-from tests.e2e.program import Program
+from tests.support.cli.hyper2kvm import Program
+from tests.support.exportchecks import assert_finished, assert_holds
 from tests.support.peers import Vcsim
 from tests.support.tools import run_tool
 from tests.support.writers import Guest

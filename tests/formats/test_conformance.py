@@ -24,6 +24,7 @@ from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.takeover import take_over
 from hypersdk.units import MiB, TiB, align_up
+from tests.support.killed import Killed
 from tests.support.tools import run_tool
 from tests.support.writers import (
     ALL_KINDS,
@@ -32,7 +33,6 @@ from tests.support.writers import (
     RAW,
     FullFile,
     Guest,
-    Killed,
     MortalFile,
     Step,
     WriterKind,

@@ -32,7 +32,7 @@ from hypersdk.formats.qcow2.layout import (
 from hypersdk.formats.qcow2.writer import Compression, Qcow2Writer
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.units import GiB, MiB, TiB
-from tests.formats.strict_qcow2 import StrictImage
+from tests.support.strictqcow2 import StrictImage
 from tests.support.tools import run_tool
 from tests.support.writers import (
     Guest,

@@ -12,7 +12,7 @@ from hypersdk.jobs.states import JobEvent, JobState
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 from hypersdk.state.tables import jobs
-from tests.jobs.test_states import new_job
+from tests.support.jobrecords import new_job
 
 ROOTS = ("r1", "r2", "r3")
 

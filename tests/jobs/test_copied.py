@@ -3,57 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from hypersdk.access.endpoints import Endpoints
-from hypersdk.access.vault import Vault
-from hypersdk.jobs.attempt import AttemptContext, JobAttempt
-from hypersdk.jobs.claims import Claims
-from hypersdk.jobs.login import EndpointResolver
-from hypersdk.jobs.records import Job
-from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.states import JobState
 from hypersdk.migration.outputs import DiskFiles
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
-from tests.e2e.judge import expected_raw
-from tests.e2e.test_copied import Killed, assert_left_alone
-from tests.jobs.test_durable import SiteFactory, assert_exported, machines, source
-from tests.support.site import Site
-
-RUNNING = "web-1"
-
-
-@dataclass
-class Hand:
-    """Does the attempts of a site's jobs in this process."""
-
-    site: Site
-    workshop: AttemptContext = field(init=False)
-
-    def __post_init__(self) -> None:
-        site, settings = self.site, RunSettings(state=self.site.folder / "hand")
-        shared, vault = RunResources(settings), Vault.load(site.settings, site.environ, site.database)
-        self.workshop = AttemptContext(
-            Claims(site.database, "hand"),
-            EndpointResolver(site.store, vault, Endpoints(site.database, vault), site.settings, site.environ),
-            ExportRoots(site.settings.roots),
-            lambda: None,
-            settings,
-            lambda _: shared,
-            lambda _: True,
-        )
-
-    def attempt(self, job: Job) -> JobAttempt:
-        """The one that is due."""
-        claim = self.workshop.claims.claim(job.id, self.site.store.get(job.id).attempt)
-        assert claim is not None
-        return JobAttempt(self.workshop, claim, CancelToken())
+from tests.support.attempts import Hand
+from tests.support.exportchecks import assert_left_alone, expected_raw
+from tests.support.killed import Killed
+from tests.support.site import RUNNING, SiteFactory, assert_exported, machines, source
 
 
 @pytest.mark.parametrize("options", [{}, {"options": {"source": "power-off"}}], ids=["snapshot", "power-off"])

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -23,42 +20,23 @@ import hypersdk
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import ENDED, JobState, JobStateError
 from hypersdk.migration.runfile import locked_folder
-from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import MiB
-from tests.e2e.judge import assert_finished, assert_holds, content_in_manifest, expected_raw
-from tests.support.site import Site
-
-SiteFactory = Callable[..., Site]
-SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED", "20"))
-DISKS: Final = (DiskSpec(24 * MiB, allocated_bytes=16 * MiB), DiskSpec(16 * MiB, allocated_bytes=12 * MiB))
-SMALL: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
-LARGE: Final = DiskSpec(48 * MiB, allocated_bytes=36 * MiB)
-SLOW: Final = 3 * MiB
-"""Bytes a second of each stream: a disk takes seconds."""
-
-
-def machines(count: int, disks: tuple[DiskSpec, ...] = DISKS) -> tuple[MachineSpec, ...]:
-    """``count`` machines on two hosts, every other one running."""
-    return tuple(
-        MachineSpec(f"web-{number}", disks, host=number % 2, power="poweredOn" if number % 2 else "poweredOff")
-        for number in range(count)
-    )
-
-
-def source(site: Site) -> dict[str, object]:
-    """What of the source must be as it was found."""
-    return site.simulator.state()
-
-
-def assert_exported(site: Site, job: Job, expected: list[Path]) -> None:
-    """It is completed, and its images hold what they must, told digests included."""
-    now = site.store.get(job.id)
-    assert now.state is JobState.COMPLETED, f"{now.error} {site.told()}"
-    folder = Path(job.output_path)
-    assert_finished(folder)
-    assert_holds(folder, expected, content_in_manifest(folder), site.folder / f"scratch-{job.vm_path}")
+from tests.support.exportchecks import assert_finished, expected_raw
+from tests.support.site import (
+    DISKS,
+    LARGE,
+    SEED,
+    SLOW,
+    SMALL,
+    Site,
+    SiteFactory,
+    assert_exported,
+    fetches,
+    machines,
+    source,
+)
 
 
 def test_a_cancel_stops_the_bytes_frees_the_lease_and_takes_the_files_away(site: SiteFactory) -> None:
@@ -251,15 +229,6 @@ def _finished(site: Site, jobs: list[Job]) -> dict[tuple[str, int], int]:
         for index, disk in enumerate(site.records(job))
         if disk["receipt"] is not None
     }
-
-
-def fetches(simulator: Simulator, machine: str, index: int) -> int:
-    """Streams of the disk and ranges of its file."""
-    disk = simulator.vm(machine).disks[index]
-    file = f"[{disk.datastore.name}] {disk.folder}/{disk.layers[0].name}-flat.vmdk"
-    counters = simulator.counters
-    assert counters.opened[f"{machine}:{index}"] or file in counters.ranges
-    return counters.opened[f"{machine}:{index}"] + len(counters.ranges.get(file, ()))
 
 
 @pytest.mark.slow

@@ -29,8 +29,8 @@ from hypersdk.units import KiB
 from hypersdk.vsphere.cdrom import remove_isos
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.snapshot import create_snapshot
-from tests.e2e.engine import Engine
-from tests.e2e.judge import assert_finished, assert_holds, content_in_manifest, expected_raw
+from tests.support.exportchecks import assert_finished, assert_holds, content_in_manifest, expected_raw
+from tests.support.exporter import Engine
 from tests.support.simulator import SimulatorFactory
 from tests.support.site import Site
 

@@ -13,7 +13,7 @@ from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 from hypersdk.state.tables import workers
-from tests.jobs.test_states import new_job
+from tests.support.jobrecords import new_job
 
 TAKE_OVER_S = 30.0
 

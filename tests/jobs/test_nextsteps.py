@@ -17,8 +17,7 @@ from hypersdk.jobs.states import JobState
 from hypersdk.migration.preflight import Refusal, raise_if_any
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
-from tests.jobs.test_durable import SiteFactory
-from tests.support.site import Site
+from tests.support.site import Site, SiteFactory
 
 OTHERS: Final = frozenset(
     {

@@ -36,11 +36,10 @@ from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.tables import attempts, job_log, jobs
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
-from tests.jobs.test_durable import SEED, SMALL, SiteFactory, machines, source
-from tests.jobs.test_states import new_job
 from tests.support.databases import PostgresServer, fresh_database, postgres_of_its_own
+from tests.support.jobrecords import new_job
 from tests.support.outages import SmallDisk, locked, spoil
-from tests.support.site import Site
+from tests.support.site import SEED, SMALL, Site, SiteFactory, machines, source
 
 MEDIUM = DiskSpec(32 * MiB, allocated_bytes=24 * MiB)
 TAKE_OVER_S = 4.0

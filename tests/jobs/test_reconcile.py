@@ -18,7 +18,7 @@ from hypersdk.migration.register import Register, entry_of
 from hypersdk.state.database import Database
 from hypersdk.state.pages import PageRequest
 from hypersdk.state.tables import jobs
-from tests.jobs.test_states import new_job
+from tests.support.jobrecords import new_job
 
 
 @pytest.fixture

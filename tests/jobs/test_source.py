@@ -17,8 +17,8 @@ from hypersdk.jobs.states import JobState, JobStateError
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.state.tables import jobs, runs
 from hypersdk.units import MiB
-from tests.e2e.judge import assert_finished, expected_raw
-from tests.jobs.test_durable import SLOW, SiteFactory, assert_exported, machines, source
+from tests.support.exportchecks import assert_finished, expected_raw
+from tests.support.site import SLOW, SiteFactory, assert_exported, machines, source
 
 STUCK = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
 RUNNING = "web-1"

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from hypersdk.errors import HyperSDKError
 from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
-from hypersdk.jobs.records import NewJob
 from hypersdk.jobs.states import (
     ENDED,
     HELD,
@@ -24,23 +23,7 @@ from hypersdk.jobs.states import (
 )
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
-
-
-def new_job(**changes: object) -> NewJob:
-    facts: dict[str, object] = {
-        "id": None,
-        "name": "web",
-        "vm_path": "/DC0/vm/web",
-        "output_path": "/tmp/web",
-        "format": "qcow2",
-        "definition": {"vm_path": "/DC0/vm/web"},
-        "digest": "d",
-        "endpoint_id": None,
-        "secret": None,
-        "site": "vcenter.example.com:443",
-        "root_id": "root",
-    }
-    return NewJob(**{**facts, **changes})  # type: ignore[arg-type]
+from tests.support.jobrecords import new_job
 
 
 def test_every_state_can_be_reached_and_left() -> None:

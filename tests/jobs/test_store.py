@@ -13,7 +13,7 @@ from hypersdk.jobs.states import JobEvent, JobState, JobStateError
 from hypersdk.jobs.store import MAX_LOG_BYTES, Filter, JobStore
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.pages import ListConditions, PageRequest
-from tests.jobs.test_states import new_job
+from tests.support.jobrecords import new_job
 
 
 @pytest.fixture

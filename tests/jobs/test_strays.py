@@ -16,11 +16,10 @@ from hypersdk.units import MiB
 from hypersdk.vsphere.endpoint import resolve_endpoint
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import find_snapshots
-from tests.e2e.program import Program
+from tests.support.cli.hyper2kvm import Program
+from tests.support.exportchecks import expected_raw
 from tests.support.shell import served
-from tests.support.site import Site
-
-from .test_durable import SiteFactory, assert_exported, expected_raw, machines, source
+from tests.support.site import Site, SiteFactory, assert_exported, machines, source
 
 RUNNING = "web-1"
 pytestmark = pytest.mark.slow

@@ -18,9 +18,8 @@ import sqlalchemy as sa
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.states import JobState
 from hypersdk.units import MiB
-from tests.e2e.judge import expected_raw
-from tests.jobs.test_durable import SLOW, SiteFactory, assert_exported, machines, source
-from tests.support.site import Site
+from tests.support.exportchecks import expected_raw
+from tests.support.site import SLOW, Site, SiteFactory, assert_exported, machines, source
 
 
 @pytest.mark.slow

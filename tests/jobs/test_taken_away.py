@@ -11,9 +11,9 @@ import pytest
 from hypersdk.jobs.states import JobState
 from hypersdk.migration.naming import MANIFEST_NAME
 from hypersdk.migration.runfile import LOCK_FILE, locked_folder
-from tests.e2e.judge import expected_raw
-from tests.jobs.test_copied import RUNNING, Hand
-from tests.jobs.test_durable import SiteFactory, assert_exported, machines, source
+from tests.support.attempts import Hand
+from tests.support.exportchecks import expected_raw
+from tests.support.site import RUNNING, SiteFactory, assert_exported, machines, source
 from tests.support.takeaway import (
     MOMENTS,
     Act,

@@ -17,9 +17,9 @@ from hypersdk.jobs.worker import worker_id
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.state.tables import job_log, jobs
 from hypersdk.units import MiB
-from tests.e2e.judge import expected_raw
-from tests.jobs.test_durable import SLOW, SiteFactory, assert_exported, machines, source
+from tests.support.exportchecks import expected_raw
 from tests.support.processes import memory_bytes, processor_s, wake_ups
+from tests.support.site import SLOW, SiteFactory, assert_exported, machines, source
 
 
 def test_an_identity_is_held_by_one_process_and_kept(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypersdk.errors import HyperSDKError
 from hypersdk.migration import convert as convert_module
 from hypersdk.migration.convert import LOCAL_ENDPOINT, convert_file
 from hypersdk.migration.manifest import read_manifest
-from hypersdk.migration.publish import ExportResult, Publishing
+from hypersdk.migration.publish import Publishing
 from hypersdk.migration.runfile import DiskRecord, FolderRuns, RunFile
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
@@ -24,6 +24,8 @@ from hypersdk.model import ExportProgress
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import new_path
 from hypersdk.units import KiB, MiB
+from tests.support.conversions import convert
+from tests.support.killed import Killed
 from tests.support.tools import requires
 
 CAPACITY = 40 * MiB + 17 * 512
@@ -52,11 +54,6 @@ def vmdk_of(raw: Path, folder: Path, subformat: str) -> Path:
 
 def run(*command: object) -> str:
     return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
-
-
-def convert(path: Path, out: Path, output: OutputFormat, state: Path, **options: object) -> ExportResult:
-    spec = ExportSpec(machine="", output_dir=out, format=output, **options)  # type: ignore[arg-type]
-    return convert_file(path, spec, cancel=CancelToken(), observer=lambda _: None, settings=RunSettings(state=state))
 
 
 def assert_same(image: Path, image_format: str, raw: Path) -> None:
@@ -153,10 +150,6 @@ def test_what_an_interrupted_conversion_left_goes_whatever_its_format_was(raw: P
         (folder / name).touch()
     convert(vmdk_of(raw, tmp_path, "streamOptimized"), folder, OutputFormat.QCOW2, state)
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".qcow2"]
-
-
-class Killed(BaseException):
-    """The process dies: nothing of its cleaning up happens."""
 
 
 @pytest.mark.parametrize("first", [OutputFormat.RAW, OutputFormat.QCOW2])

@@ -18,7 +18,7 @@ from hypersdk.migration.spec import OutputFormat
 from hypersdk.migration.verify import verify_directory
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
-from tests.migration.test_convert import convert
+from tests.support.conversions import convert
 from tests.support.ovfs import Attached, Package, PackedDisk, attached_disks, packages
 from tests.support.tools import run_tool
 

@@ -20,7 +20,7 @@ from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat, compr
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, MiB
-from tests.e2e.engine import Engine, succeeded
+from tests.support.exporter import Engine, succeeded
 from tests.support.simulator import SimulatorFactory
 from tests.support.writers import ALL_KINDS, BLOCK_KINDS, Guest, Step, WriterKind, block_file, perform
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hypersdk.jobs.supervisor import START_S
-from tests.cli.hypervisord.running import hypervisord
+from tests.support.cli.hypervisord import hypervisord
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "packaging" / "systemd" / "hypervisord.service"

@@ -18,7 +18,7 @@ from hypersdk.simulator.disks import content_of
 from hypersdk.simulator.stream import VmdkStream, stream_length
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import SECTOR, GiB, KiB, MiB
-from tests.simulator.clients import simulated
+from tests.support.simulatorclients import simulated
 from tests.support.tools import run_tool
 
 

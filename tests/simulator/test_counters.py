@@ -12,7 +12,7 @@ import pytest
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
-from tests.simulator.clients import export, find, get, login, session_id, simulated
+from tests.support.simulatorclients import export, find, get, login, session_id, simulated
 
 DISKS = tuple(DiskSpec(2 * MiB, allocated_bytes=2 * MiB) for _ in range(3))
 MACHINES = (MachineSpec("one", DISKS), MachineSpec("two", DISKS, host=1))

@@ -20,7 +20,7 @@ from pyVmomi import vim
 from hypersdk.errors import UsageError
 from hypersdk.simulator import DiskSpec, Fault, FaultKind, MachineSpec, Simulator
 from hypersdk.units import KiB, MiB
-from tests.simulator.clients import (
+from tests.support.simulatorclients import (
     done,
     eventually,
     export,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
-from tests.simulator.clients import get, login, request, session_id, simulated, soap_login
+from tests.support.simulatorclients import get, login, request, session_id, simulated, soap_login
 
 SIZE = 2 * MiB + 512
 MACHINES = (

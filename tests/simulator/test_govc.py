@@ -11,8 +11,8 @@ import pytest
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import GiB, MiB
-from tests.simulator.clients import eventually, govc_url, simulated
 from tests.support.peers import govc, run_govc
+from tests.support.simulatorclients import eventually, govc_url, simulated
 from tests.support.tools import run_tool
 
 ODD = 3 * MiB + 512

@@ -13,7 +13,7 @@ from pyVmomi import vim, vmodl
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.simulator.machine import Machine
 from hypersdk.units import GiB, MiB
-from tests.simulator.clients import call, done, eventually, find, login, simulated, soap, soap_login
+from tests.support.simulatorclients import call, done, eventually, find, login, simulated, soap, soap_login
 
 NINE = (
     "name",

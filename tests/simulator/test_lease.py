@@ -10,7 +10,7 @@ from pyVmomi import vim, vmodl
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
-from tests.simulator.clients import done, eventually, export, find, get, login, ready, simulated
+from tests.support.simulatorclients import done, eventually, export, find, get, login, ready, simulated
 
 MACHINES = (
     MachineSpec("vm", (DiskSpec(2 * MiB),)),

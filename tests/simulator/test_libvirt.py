@@ -15,7 +15,7 @@ from lxml import etree
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
-from tests.simulator.clients import simulated
+from tests.support.simulatorclients import simulated
 from tests.support.tools import requires
 
 ISO: Final = "[iso-library] tools/virtio-win.iso"

@@ -15,8 +15,8 @@ from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.simulator.managed import EMPTY_LISTS
 from hypersdk.simulator.schema import Kind, data_types, in_wsdl, managed_types
 from hypersdk.units import MiB
-from tests.simulator.clients import call, find, login, simulated, soap, soap_login
 from tests.support import schemapaths
+from tests.support.simulatorclients import call, find, login, simulated, soap, soap_login
 
 Spec = vmodl.query.PropertyCollector
 MACHINES = (MachineSpec("vm", (DiskSpec(MiB),)), MachineSpec("on", power="poweredOn", snapshots=("one",)))

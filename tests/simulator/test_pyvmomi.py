@@ -13,7 +13,7 @@ from pyVmomi.VmomiSupport import newestVersions
 
 from hypersdk.simulator import DiskSpec, Fault, FaultKind, MachineSpec, Simulator
 from hypersdk.units import MiB
-from tests.simulator.clients import done, export, find, get, login, ready, simulated, soap_login, trust
+from tests.support.simulatorclients import done, export, find, get, login, ready, simulated, soap_login, trust
 
 MACHINES = (
     MachineSpec("off", (DiskSpec(4 * MiB), DiskSpec(2 * MiB))),

@@ -197,7 +197,7 @@ class Program:
 @contextmanager
 def api_process(folder: Path, url: str | None = None) -> Iterator[Program]:
     """Runs for as long as the block does."""
-    command = [sys.executable, "-m", "tests.api.serverprogram", str(folder), *([url] if url else [])]
+    command = [sys.executable, "-m", "tests.support.programs.apiserver", str(folder), *([url] if url else [])]
     log = folder / "api.log"
     with log.open("wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
         assert process.stdout is not None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -27,10 +27,21 @@ from hypersdk.jobs.settings import DaemonSettings, load_settings
 from hypersdk.jobs.states import ENDED, JobState
 from hypersdk.jobs.store import Filter, JobStore
 from hypersdk.simulator import Simulator
+from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.state.database import Database
 from hypersdk.state.tables import runs
+from hypersdk.units import MiB
+from tests.support.exportchecks import assert_finished, assert_holds, content_in_manifest
 
 WAIT_S = 90.0
+SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED", "20"))
+DISKS: Final = (DiskSpec(24 * MiB, allocated_bytes=16 * MiB), DiskSpec(16 * MiB, allocated_bytes=12 * MiB))
+SMALL: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
+LARGE: Final = DiskSpec(48 * MiB, allocated_bytes=36 * MiB)
+SLOW: Final = 3 * MiB
+"""Bytes a second of each stream: a disk takes seconds."""
+RUNNING: Final = "web-1"
+"""The first of ``machines`` that runs."""
 
 
 @dataclass
@@ -126,7 +137,14 @@ class Site:
         environ = {**self.environ, "PYTHONPATH": str(source)} if source else self.environ
         with log.open("w") as words:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.jobs.workerprogram", self.folder / f"{host}.toml", str(index), *flags],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.support.programs.worker",
+                    self.folder / f"{host}.toml",
+                    str(index),
+                    *flags,
+                ],
                 env=environ,
                 stdout=subprocess.PIPE,
                 stderr=words,
@@ -207,3 +225,37 @@ class Site:
                 one.process.send_signal(signal.SIGCONT)
             one.end(signal.SIGKILL)
         self.database.close()
+
+
+SiteFactory = Callable[..., Site]
+
+
+def machines(count: int, disks: tuple[DiskSpec, ...] = DISKS) -> tuple[MachineSpec, ...]:
+    """``count`` machines on two hosts, every other one running."""
+    return tuple(
+        MachineSpec(f"web-{number}", disks, host=number % 2, power="poweredOn" if number % 2 else "poweredOff")
+        for number in range(count)
+    )
+
+
+def source(site: Site) -> dict[str, object]:
+    """What of the source must be as it was found."""
+    return site.simulator.state()
+
+
+def assert_exported(site: Site, job: Job, expected: list[Path]) -> None:
+    """It is completed, and its images hold what they must, told digests included."""
+    now = site.store.get(job.id)
+    assert now.state is JobState.COMPLETED, f"{now.error} {site.told()}"
+    folder = Path(job.output_path)
+    assert_finished(folder)
+    assert_holds(folder, expected, content_in_manifest(folder), site.folder / f"scratch-{job.vm_path}")
+
+
+def fetches(simulator: Simulator, machine: str, index: int) -> int:
+    """Streams of the disk and ranges of its file."""
+    disk = simulator.vm(machine).disks[index]
+    file = f"[{disk.datastore.name}] {disk.folder}/{disk.layers[0].name}-flat.vmdk"
+    counters = simulator.counters
+    assert counters.opened[f"{machine}:{index}"] or file in counters.ranges
+    return counters.opened[f"{machine}:{index}"] + len(counters.ranges.get(file, ()))

@@ -22,6 +22,7 @@ from hypersdk.formats.qcow2.writer import Compression, Qcow2Writer
 from hypersdk.formats.raw import RawWriter
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
 from hypersdk.transfer.blockfile import FdFile
+from tests.support.killed import Killed
 from tests.support.processes import memory_bytes
 from tests.support.tools import requires, run_tool
 
@@ -63,10 +64,6 @@ VMDK: Final = WriterKind(
     lambda file, capacity, trusted: StreamOptimizedWriter.resume(file, capacity, trusted=trusted),
 )
 ALL_KINDS: Final = (RAW, *QCOW2_KINDS, VMDK)
-
-
-class Killed(BaseException):
-    """The process died here: nothing in it runs any more, so nothing may catch this."""
 
 
 class MortalFile:

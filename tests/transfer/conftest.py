@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.transfer.disks import Disk, make_disk, mixed
+from tests.support.disks import Disk, make_disk, mixed
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from hypersdk.errors import Cancelled
 from hypersdk.transfer.budget import SETTLE_S, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
-from tests.transfer.clock import Clock
+from tests.support.clock import Clock
 
 HOST = "esx1.example.com"
 

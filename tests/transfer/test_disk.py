@@ -24,8 +24,8 @@ from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import DiskSource
+from tests.support.disks import Disk, MemoryRanges, MemorySource, Raw
 from tests.support.tools import run_tool
-from tests.transfer.disks import Disk, MemoryRanges, MemorySource, Raw
 
 Create = Callable[[BlockFile, int], ImageWriter]
 

@@ -30,7 +30,7 @@ from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy
 from hypersdk.transfer.source import DiskSource
 from hypersdk.units import MiB
-from tests.transfer.disks import Disk, MemoryRanges, MemorySource, breaks_at, hangs_at, runs_at
+from tests.support.disks import Disk, MemoryRanges, MemorySource, breaks_at, hangs_at, runs_at
 
 QUICK = RetryPolicy(retries=3, first_s=0.01, max_s=0.05)
 PART = 5 * MiB

@@ -17,9 +17,9 @@ from hypersdk.formats.image import BLOCK
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.units import MiB
+from tests.support.disks import Disk, MemoryRanges, MemorySource
+from tests.support.programs.killedcopy import run
 from tests.support.tools import run_tool
-from tests.transfer.disks import Disk, MemoryRanges, MemorySource
-from tests.transfer.killed import run
 
 RATE = 24 * MiB
 IN_FLIGHT = 4 * 4 * MiB
@@ -29,7 +29,7 @@ LONGEST_S = 0.5
 
 def kill_one(folder: Path, source: str, kind: str, after_s: float) -> None:
     """Lets a copy run for a while and kills it."""
-    command = [sys.executable, "-m", "tests.transfer.killed", str(folder), source, kind, str(RATE)]
+    command = [sys.executable, "-m", "tests.support.programs.killedcopy", str(folder), source, kind, str(RATE)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "begun\n"

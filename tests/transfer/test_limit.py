@@ -9,7 +9,7 @@ from hypersdk.errors import Cancelled
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.limit import CREDIT_S, BandwidthLimit
 from hypersdk.units import KiB, MiB
-from tests.transfer.clock import Clock
+from tests.support.clock import Clock
 
 
 def test_bytes_take_the_time_they_cost() -> None:

@@ -26,9 +26,9 @@ from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.space import SpaceGate, SpaceLedger, SpaceWaitingFile
 from hypersdk.units import MiB
+from tests.support.clock import Clock
+from tests.support.disks import Disk, MemorySource
 from tests.support.tools import run_tool
-from tests.transfer.clock import Clock
-from tests.transfer.disks import Disk, MemorySource
 
 
 def full() -> OSError:

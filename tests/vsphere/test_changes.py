@@ -26,10 +26,10 @@ from hypersdk.vsphere.power import ask_guest_down, power_off, power_on, wait_unt
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import consolidation_needed, create_snapshot, find_snapshots, remove_snapshot
 from hypersdk.vsphere.tasks import wait_for_task
+from tests.support.leases import log_in_to, moref_of
 from tests.support.peers import Vcsim
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
-from tests.vsphere.exports import log_in_to, moref_of
 
 VM = "DC0_H0_VM0"
 Pair = tuple[Vcsim, Session]

@@ -16,10 +16,10 @@ from hypersdk.units import MiB
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.sources import _folder_target
 from hypersdk.vsphere.tasks import wait_for_task
-from tests.cli.servers import Shell
+from tests.support.cli.shell import Shell
+from tests.support.leases import log_in_to, moref_of
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
-from tests.vsphere.exports import log_in_to, moref_of
 
 NAMES = ["my [ds] 1", "[a] b", "a]b", "a[b", "] ", "x] y", "[", "]]", "plain", "[[deep] [er]]"]
 

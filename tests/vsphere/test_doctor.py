@@ -25,11 +25,11 @@ from hypersdk.vsphere.doctor import CheckStatus, DoctorCheck, run_doctor, snapsh
 from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.machine import DatastoreFacts
 from hypersdk.vsphere.privileges import REQUIRED, Operation, missing_privileges
+from tests.support.leases import SMALL
 from tests.support.peers import Vcsim
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
 from tests.support.vsphere import endpoint_of
-from tests.vsphere.exports import SMALL
 
 
 def endpoint_to(server: Simulator, **tls: Any) -> Endpoint:

@@ -20,8 +20,8 @@ from typing import Final
 
 import pytest
 
+from tests.support.soapresponses import CONTENT, ENVELOPE, LOGIN, LOGOUT, OBJECT, VERSIONS
 from tests.support.tls import Authority, Identity, TlsServer, http_answer
-from tests.vsphere.test_soap import CONTENT, ENVELOPE, LOGIN, LOGOUT, OBJECT, VERSIONS
 
 ADDRESS_SPACE_BYTES: Final = 1_000_000_000
 PATIENCE_S: Final = 60

@@ -35,11 +35,11 @@ from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot
 from hypersdk.vsphere.tasks import cancel_task
+from tests.support.leases import SMALL, Book, held, lease_on, log_in_to, moref_of, read_all
 from tests.support.machines import make_disk
 from tests.support.peers import Vcsim
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
-from tests.vsphere.exports import SMALL, Book, held, lease_on, log_in_to, moref_of, read_all
 
 CAPACITY_AT = 12
 """Offset of the capacity (in sectors, 64 bit) in a SparseExtentHeader."""

@@ -16,10 +16,10 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere import nfc
 from hypersdk.vsphere.nfc import LeaseInfo, ManifestEntry, lease_info
 from hypersdk.vsphere.soap import ObjectProperties
+from tests.support.leases import SMALL, log_in_to, moref_of
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
 from tests.support.tls import Identity
-from tests.vsphere.exports import SMALL, log_in_to, moref_of
 
 SHA1 = "AB:" * 19 + "AB"
 

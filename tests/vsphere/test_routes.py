@@ -16,10 +16,10 @@ from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.http import SessionCookie
 from hypersdk.vsphere.lease import routes_of
 from hypersdk.vsphere.routes import VIA, Routes
+from tests.support.leases import SMALL, Book, lease_on, log_in_to, moref_of, read_all
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
 from tests.support.tlsserver import Exchange, Request, Script, TlsServer
-from tests.vsphere.exports import SMALL, Book, lease_on, log_in_to, moref_of, read_all
 
 BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nKDMV"
 ServerFactory = Callable[[Script], TlsServer]

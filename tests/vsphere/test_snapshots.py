@@ -16,9 +16,9 @@ from hypersdk.vsphere import tasks as tasks_module
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot, find_snapshots, remove_snapshot
+from tests.support.leases import SMALL, log_in_to, moref_of
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
-from tests.vsphere.exports import SMALL, log_in_to, moref_of
 
 
 def make(session: Session, moref: str, cancel: CancelToken | None = None) -> str:

@@ -27,12 +27,12 @@ from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot
 from hypersdk.vsphere.sources import FlatDiskSource, allocated_areas, probe_flat
+from tests.support.leases import SMALL, log_in_to, moref_of
 from tests.support.machines import make_disk, make_machine, make_snapshot
 from tests.support.peers import Vcsim
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
 from tests.support.tlsserver import Exchange, Request, Script, TlsServer
-from tests.vsphere.exports import SMALL, log_in_to, moref_of
 
 SIZE = 4096
 CONTENT = bytes(number * 7 % 251 for number in range(SIZE))

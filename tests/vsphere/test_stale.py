@@ -15,9 +15,9 @@ from hypersdk.vsphere import nfc
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.stale import LeaseRecord, release_stale
 from hypersdk.vsphere.tasks import running_tasks
+from tests.support.leases import SMALL, held, log_in_to, moref_of
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
-from tests.vsphere.exports import SMALL, held, log_in_to, moref_of
 
 NO_CANCEL = Fault(FaultKind.CALL, method="CancelTask", fault="NotSupported", times=None)
 NO_END = frozenset({"Sessions.TerminateSession"})

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from hypersdk.secret import Secret
 from hypersdk.state.tables import jobs
-from tests.api.sse import listening
 from tests.support.apiserver import Api
+from tests.support.eventstream import listening
 from tests.support.simulator import SimulatorFactory
 
 PATH = "/api/v1/endpoints"

@@ -9,8 +9,8 @@ import pytest
 
 from hypersdk.api import feed as feed_module
 from hypersdk.jobs.states import JobEvent
-from tests.api.sse import listening
 from tests.support.apiserver import Api
+from tests.support.eventstream import listening
 
 
 def test_a_stream_greets_and_shows_what_changes(api: Api) -> None:

@@ -13,9 +13,9 @@ from hypersdk.access.roles import Role
 from hypersdk.client.contexts import load_contexts
 from hypersdk.secret import Secret
 from hypersdk.simulator import Simulator
-from tests.cli.hyperctl.running import Hyperctl, hyperctl_of
-from tests.cli.running import terminal
 from tests.support.apiserver import Api, running_api
+from tests.support.cli.commandline import terminal
+from tests.support.cli.hyperctl import Hyperctl, hyperctl_of
 from tests.support.simulator import SimulatorFactory
 
 PASSWORD = "correct horse battery"

@@ -14,8 +14,8 @@ import yaml
 from hypersdk.cli.hyperctl.shown import jobs_table
 from hypersdk.client import Client
 from hypersdk.jobs.states import JobEvent
-from tests.cli.hyperctl.running import Hyperctl, hyperctl_of, job_file
 from tests.support.apiserver import Api
+from tests.support.cli.hyperctl import Hyperctl, hyperctl_of, job_file
 
 
 @pytest.fixture

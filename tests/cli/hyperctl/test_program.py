@@ -20,7 +20,7 @@ from hypersdk.cli.programs.pages import Manual, all_pages
 from hypersdk.cli.programs.program import Program
 from hypersdk.client.errors import _BY_EXIT
 from hypersdk.errors import TransientError
-from tests.cli.hyperctl.running import Hyperctl
+from tests.support.cli.hyperctl import Hyperctl
 
 PROGRAMS = [hyperctl.program, hypervisord.program]
 HEAVY = ("rich", "httpx", "ssl", "sqlalchemy", "fastapi", "dbos", "pydantic", "yaml", "cryptography", "pyVmomi")

@@ -17,9 +17,9 @@ from hypersdk.cli.hypervisord.banner import all_routes, routes_table
 from hypersdk.client import Client
 from hypersdk.secret import Secret
 from hypersdk.simulator import MachineSpec
-from tests.cli.hyperctl.running import Hyperctl
-from tests.cli.hypervisord.running import START_S, children_of, daemon, free_port
-from tests.cli.running import terminal
+from tests.support.cli.commandline import terminal
+from tests.support.cli.hyperctl import Hyperctl
+from tests.support.cli.hypervisord import START_S, children_of, daemon, free_port
 from tests.support.simulator import SimulatorFactory
 from tests.support.tls import Authority
 

@@ -24,8 +24,8 @@ from hypersdk.jobs.supervisor import one_daemon
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.tables import jobs
-from tests.cli.hypervisord.running import hypervisord
 from tests.support.apiserver import build_services
+from tests.support.cli.hypervisord import hypervisord
 from tests.support.databases import fresh_database
 from tests.support.outages import SmallDisk, spoil
 

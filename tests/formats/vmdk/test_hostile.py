@@ -19,8 +19,8 @@ from hypersdk.errors import IntegrityError
 from hypersdk.formats.image import Piece
 from hypersdk.formats.vmdk.stream import GrainDecoder, inflate
 from hypersdk.units import MiB, TiB
-from tests.formats.vmdk import streams
-from tests.formats.vmdk.streams import DIALECTS, GD_AT_END, GRAIN, SECTOR, Block, Stream, build, decode, decode_grains
+from tests.support import vmdkstreams as streams
+from tests.support.vmdkstreams import DIALECTS, GD_AT_END, GRAIN, SECTOR, Block, Stream, build, decode, decode_grains
 
 MASKS = (0x01, 0x80, 0xFF)
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypersdk.errors import IntegrityError
 from hypersdk.formats.vmdk.stream import GrainDecoder, inflate
 from hypersdk.units import GiB, KiB, MiB, TiB
-from tests.formats.vmdk import streams
-from tests.formats.vmdk.streams import DIALECTS, Block, Stream, build, cut, decode, grains_of
+from tests.support import vmdkstreams as streams
 from tests.support.tools import run_tool
+from tests.support.vmdkstreams import DIALECTS, Block, Stream, build, cut, decode, grains_of
 
 chunk_sizes = st.lists(st.integers(1, 200_000), min_size=1, max_size=4) | st.just([4 * MiB]) | st.just([512])
 some = settings(

@@ -9,7 +9,7 @@ from hypersdk.formats.image import BLOCK
 from hypersdk.formats.vmdk.layout import ENTRIES_PER_TABLE, MarkerType, bytes_of, meta_marker
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
 from hypersdk.units import MiB
-from tests.formats.vmdk.streams import decode
+from tests.support.vmdkstreams import decode
 from tests.support.writers import block_file
 
 CAPACITY = 40 * MiB

@@ -1,4 +1,4 @@
-"""An API in a process of its own, for tests that measure it: ``python -m tests.api.serverprogram FOLDER
+"""An API in a process of its own, for tests that measure it: ``python -m tests.support.programs.apiserver FOLDER
 [DATABASE_URL]``.
 
 Prints one line of JSON when it serves: ``url``, ``tokens`` by role, ``pid``. Ends on SIGTERM.

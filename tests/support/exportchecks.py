@@ -167,3 +167,20 @@ def assert_no_final_names(folder: Path) -> None:
         else []
     )
     assert finished == []
+
+
+CHANGES: Final = (
+    "CreateSnapshot_Task",
+    "PowerOffVM_Task",
+    "ShutdownGuest",
+    "ReconfigVM_Task",
+    "ExportVm",
+    "ExportSnapshot",
+)
+
+
+def assert_left_alone(simulator: Simulator) -> None:
+    """Since the counters were reset no disk was read, and nothing was done to the machine."""
+    counters = simulator.counters
+    assert (dict(counters.opened), dict(counters.ranges)) == ({}, {})
+    assert {name: counters.calls[name] for name in CHANGES if counters.calls[name]} == {}

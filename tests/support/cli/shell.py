@@ -9,7 +9,7 @@ import pytest
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
-from tests.cli.running import Run, run
+from tests.support.cli.commandline import Run, run
 
 SMALL = DiskSpec(capacity_bytes=4 * MiB, allocated_bytes=1 * MiB)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hypersdk.cli.hyperctl.app import program
-from tests.cli.running import Run
 from tests.support.apiserver import Api
+from tests.support.cli.commandline import Run
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A copy in a process of its own, to be killed: ``python -m tests.transfer.killed FOLDER SOURCE FORMAT RATE``.
+"""A copy in a process of its own, to be killed: ``python -m tests.support.programs.killedcopy FOLDER SOURCE FORMAT RATE``.
 
 Resumes what lies in FOLDER, prints ``begun`` when data flows and the content digest at the end, and notes each range it
 reads in ``reads``.
@@ -27,7 +27,7 @@ from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import DiskSource
 from hypersdk.units import MiB
-from tests.transfer.disks import MemoryRanges, MemorySource
+from tests.support.disks import MemoryRanges, MemorySource
 
 Make = Callable[[BlockFile, int], ImageWriter]
 Resume = Callable[[BlockFile, int, Callable[[int], bool]], ImageWriter]

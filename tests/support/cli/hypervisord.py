@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hypersdk.cli.hypervisord.app import program
 from hypersdk.simulator import Simulator
-from tests.cli.running import Run
+from tests.support.cli.commandline import Run
 
 START_S = 120
 

@@ -1,4 +1,4 @@
-"""Exports that kill themselves at a file system call: ``python -m tests.e2e.dying``.
+"""Exports that kill themselves at a file system call: ``python -m tests.support.programs.dyingexport``.
 
 Each line of JSON on its input is one export: its ``arguments``, its output ``folder``, the ``log`` to write the calls
 to, and the number of the call ``at`` which it dies (none: it lives). It runs in a fork, because to import the program

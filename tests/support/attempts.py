@@ -1,0 +1,43 @@
+"""Attempts of jobs in this process, without a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.vault import Vault
+from hypersdk.jobs.attempt import AttemptContext, JobAttempt
+from hypersdk.jobs.claims import Claims
+from hypersdk.jobs.login import EndpointResolver
+from hypersdk.jobs.records import Job
+from hypersdk.jobs.roots import ExportRoots
+from hypersdk.migration.settings import RunResources, RunSettings
+from hypersdk.transfer.cancel import CancelToken
+from tests.support.site import Site
+
+
+@dataclass
+class Hand:
+    """Does the attempts of a site's jobs in this process."""
+
+    site: Site
+    workshop: AttemptContext = field(init=False)
+
+    def __post_init__(self) -> None:
+        site, settings = self.site, RunSettings(state=self.site.folder / "hand")
+        shared, vault = RunResources(settings), Vault.load(site.settings, site.environ, site.database)
+        self.workshop = AttemptContext(
+            Claims(site.database, "hand"),
+            EndpointResolver(site.store, vault, Endpoints(site.database, vault), site.settings, site.environ),
+            ExportRoots(site.settings.roots),
+            lambda: None,
+            settings,
+            lambda _: shared,
+            lambda _: True,
+        )
+
+    def attempt(self, job: Job) -> JobAttempt:
+        """The one that is due."""
+        claim = self.workshop.claims.claim(job.id, self.site.store.get(job.id).attempt)
+        assert claim is not None
+        return JobAttempt(self.workshop, claim, CancelToken())
