@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import select
+import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,16 +15,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.errors import CODES, ConnectError, UsageError
-from hypersdk.net.certificate import TlsPolicy, format_fingerprint, peer_certificate
+from hypersdk.net.certificate import TlsPolicy, format_fingerprint, peer_certificate, read_certificate
 from hypersdk.net.proxy import Proxy
-from hypersdk.net.x509 import decode_certificate
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
 from hypersdk.vsphere.endpoint import Endpoint
 from tests.support.tls import Authority, ConnectProxy, Identity, PlainServer, TlsServer, http_answer
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +145,8 @@ def test_the_endpoints_pin_says_nothing_about_another_host(
     )
     connection = open_connection(endpoint, host="127.0.0.1", port=server.port)
     connection.connect()
-    assert connection.peer().sha256 == identity.sha256
+    assert isinstance(connection.sock, ssl.SSLSocket)
+    assert connection.sock.getpeercert(binary_form=True) == identity.der
     connection.close()
 
 
@@ -186,40 +191,47 @@ def test_a_port_without_tls_is_an_os_error() -> None:
         peer_certificate("127.0.0.1", plain.port)
 
 
-NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=16)
-
-
-@settings(max_examples=30)
-@given(common=NAMES, organisation=NAMES, second=st.integers(-631_000_000, 4_100_000_000))
-@example(common="vc.example.com", organisation="Größe", second=2_524_607_999)  # the last second of two-digit years
-def test_facts_are_those_that_another_library_reads(common: str, organisation: str, second: int) -> None:
-    start = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=second)
+def _made(subject: x509.Name, start: datetime.datetime, serial: int = 2**159 - 1) -> x509.Certificate:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name(
-        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation), x509.NameAttribute(NameOID.COMMON_NAME, common)]
-    )
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(x509.Name([]))
-        .public_key(key.public_key())
-        .serial_number(2**159 - 1)
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=7300))
-        .sign(key, hashes.SHA256())
-    )
-    facts = decode_certificate(certificate.public_bytes(serialization.Encoding.DER))
-    assert facts.not_before == certificate.not_valid_before_utc
-    assert facts.not_after == certificate.not_valid_after_utc
-    shown = [f"CN={common}", f"O={organisation}"]
-    assert facts.subject == ", ".join("".join(char if char.isprintable() else "?" for char in part) for part in shown)
-    assert facts.issuer == "(no name)"
+    builder = x509.CertificateBuilder(x509.Name([]), subject, key.public_key(), serial)
+    builder = builder.not_valid_before(start).not_valid_after(start + datetime.timedelta(days=7300))
+    return builder.sign(key, hashes.SHA256())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shown"),
+    [
+        ([(NameOID.ORGANIZATION_NAME, "Größe"), (NameOID.COMMON_NAME, "vc.example.com")], "CN=vc.example.com, O=Größe"),
+        ([(NameOID.ORGANIZATION_NAME, "Example, Inc.")], r"O=Example\, Inc."),
+        ([(NameOID.COMMON_NAME, "a\x1b[31m\u202eb\n")], "CN=a?[31m?b?"),
+        ([(NameOID.EMAIL_ADDRESS, "vmca@example.com")], "emailAddress=vmca@example.com"),
+        ([(NameOID.DOMAIN_COMPONENT, "local"), (NameOID.DOMAIN_COMPONENT, "vsphere")], "DC=vsphere, DC=local"),
+        ([], "(no name)"),
+    ],
+)
+def test_names_are_shown_to_people(attributes: list[tuple[x509.ObjectIdentifier, str]], shown: str) -> None:
+    subject = x509.Name([x509.NameAttribute(kind, text) for kind, text in attributes])
+    found = read_certificate(_made(subject, NOW).public_bytes(serialization.Encoding.DER))
+    assert (found.subject, found.issuer) == (shown, "(no name)")
+
+
+@pytest.mark.parametrize("year", [1950, 1999, 2049, 2050])
+def test_times_are_in_utc(year: int) -> None:
+    start = datetime.datetime(year, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+    found = read_certificate(_made(x509.Name([]), start).public_bytes(serialization.Encoding.DER))
+    assert (found.not_before, found.not_after) == (start, start + datetime.timedelta(days=7300))
 
 
 @given(st.binary(max_size=400))
-def test_bytes_that_are_no_certificate_are_a_value_error(data: bytes) -> None:
-    with pytest.raises(ValueError):
-        decode_certificate(data)
+def test_bytes_that_are_not_a_certificate_are_an_error(data: bytes) -> None:
+    with pytest.raises(ConnectError) as caught:
+        read_certificate(data)
+    assert caught.value.code == "tls_failed"
+
+
+def test_a_certificate_of_any_length_is_not_read(identity: Identity) -> None:
+    with pytest.raises(ConnectError, match="65536"):
+        read_certificate(identity.der + bytes(65536))
 
 
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255), cut=st.integers(0, 10_000))
@@ -228,8 +240,31 @@ def test_a_damaged_certificate_is_read_or_refused_never_more(
 ) -> None:
     damaged = bytearray(identity.der)
     damaged[position % len(damaged)] = value
+    codes = set()
     for data in (bytes(damaged), bytes(identity.der[: cut % len(identity.der)])):
         try:
-            decode_certificate(data)
-        except ValueError:
-            continue
+            read_certificate(data)
+        except ConnectError as error:
+            codes.add(error.code)
+    assert codes <= {"tls_failed"}
+
+
+ASK = """
+import sys
+from hypersdk.errors import ConnectError
+from hypersdk.net.certificate import TlsPolicy
+from hypersdk.vsphere.connection import TrustedConnection
+connection = TrustedConnection("127.0.0.1", int(sys.argv[1]), TlsPolicy(thumbprint=sys.argv[2]))
+try:
+    connection.connect()
+except ConnectError as error:
+    print(error.code)
+print("cryptography" in sys.modules)
+"""
+
+
+def test_a_pinned_connection_does_not_load_the_library(server: TlsServer, identity: Identity) -> None:
+    """It takes longer to import than the whole of ``hyper2kvm --help``."""
+    for pin, said in ((identity.sha256, "False"), ("ab" * 32, "certificate_changed\nFalse")):
+        command = [sys.executable, "-c", ASK, str(server.port), pin]
+        assert subprocess.check_output(command, text=True, timeout=60).strip() == said

@@ -30,7 +30,7 @@ from hypersdk.client.errors import (
     error_of,
 )
 from hypersdk.errors import ConnectError, UsageError
-from hypersdk.net.certificate import TlsPolicy, check_pin, peer_certificate, ssl_context, unknown_error
+from hypersdk.net.certificate import checking_context, peer_certificate, unknown_error
 from hypersdk.units import MiB
 
 MAX_ANSWER_BYTES: Final = 64 * MiB
@@ -88,7 +88,7 @@ class Transport:
             self._http: Final = httpx.Client(
                 base_url=target.url,
                 headers=headers,
-                verify=_context(target),
+                verify=target.url.startswith("https://") and checking_context(target.tls),
                 timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
                 trust_env=not is_loopback(target.url),  # a proxy is not asked for this machine
                 follow_redirects=False,
@@ -250,34 +250,6 @@ class _Busy(Exception):  # noqa: N818 - asks to come again
         super().__init__("busy")
         self.error = error
         self.after_s = after_s
-
-
-class _Pinned(ssl.SSLContext):
-    """Trusts one certificate: it is looked at after the handshake, before anything is sent."""
-
-    pin: str
-
-    def wrap_socket(self, *arguments: Any, **named: Any) -> ssl.SSLSocket:
-        wrapped = super().wrap_socket(*arguments, **named)
-        try:
-            check_pin(wrapped, self.pin, host=str(named.get("server_hostname")))
-        except BaseException:
-            wrapped.close()
-            raise
-        return wrapped
-
-
-def _context(target: Target) -> ssl.SSLContext | bool:
-    if target.url.startswith("http://"):
-        return False
-    tls: TlsPolicy = target.tls
-    if tls.thumbprint is None:
-        return ssl_context(tls)
-    pinned = _Pinned(ssl.PROTOCOL_TLS_CLIENT)
-    pinned.check_hostname = False
-    pinned.verify_mode = ssl.CERT_NONE
-    pinned.pin = tls.thumbprint
-    return pinned
 
 
 def _is_tls(error: BaseException) -> bool:

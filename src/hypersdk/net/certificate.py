@@ -2,12 +2,14 @@
 
 The rules, strictest first; nothing is ever trusted silently:
 
-1. a pin (``--thumbprint``, or the one vCenter hands out for an ESXi host): that certificate and no other;
-2. ``--insecure``: anyone;
-3. the CA bundle given, else the system's authorities; where they do not vouch for it, a print remembered in a
-known-hosts file.
+1. a pin (``--thumbprint``, or the one that vCenter gives for an ESXi host): that certificate and no other;
+2. ``--insecure``: any certificate;
+3. the given CA bundle, else the system's; where it does not verify the certificate, a fingerprint in a known-hosts
+file.
 
-A pin is checked on the socket right after the handshake, before a password or cookie is sent over it.
+A pin is checked on the socket right after the handshake, before a password or cookie is sent over it. Trust is decided
+by ``ssl`` or by the fingerprint of the whole certificate; what the certificate says of itself is only shown, so
+``cryptography`` is imported where one is not trusted and by ``doctor``, and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,14 +17,18 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hypersdk.errors import ConnectError, UsageError, register
 from hypersdk.net.proxy import CONNECT_TIMEOUT_S, Proxy, dial
-from hypersdk.net.x509 import decode_certificate
+from hypersdk.units import KiB
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 CERTIFICATE_UNKNOWN: Final = register(
     "certificate_unknown",
@@ -44,6 +50,7 @@ TLS_FAILED: Final = register(
     "Check host and port; a proxy or load balancer in between may end TLS itself.",
 )
 
+MAX_CERTIFICATE_BYTES: Final = 64 * KiB
 _HEX: Final = re.compile(r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")
 _VERIFY_PARTIAL_CHAIN: Final = ssl.VERIFY_X509_PARTIAL_CHAIN
 _VERIFY_X509_STRICT: Final = ssl.VERIFY_X509_STRICT
@@ -51,10 +58,10 @@ _VERIFY_X509_STRICT: Final = ssl.VERIFY_X509_STRICT
 
 @dataclass(frozen=True, slots=True)
 class TlsPolicy:
-    """How one server's certificate is judged. ``thumbprint`` pins; ``known`` is a remembered print, accepted where the
-    CA check fails.
+    """How one server's certificate is verified. ``thumbprint`` pins; ``known`` is a fingerprint from a known-hosts
+    file, accepted where the CA check fails.
 
-    Prints are SHA-256 (64 hex digits) or SHA-1 (40), in the form ``parse_fingerprint`` gives.
+    Both are SHA-256 (64 hex digits) or SHA-1 (40), as ``parse_fingerprint`` returns them.
     """
 
     insecure: bool = False
@@ -65,7 +72,10 @@ class TlsPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PeerCertificate:
-    """A certificate as a server showed it, trusted or not. Prints are lower-case hex without colons."""
+    """A certificate as a server showed it, trusted or not. Fingerprints are lower-case hex without colons.
+
+    ``subject`` and ``issuer`` are like ``CN=vc.example.com, O=Example``, for people.
+    """
 
     sha256: str
     sha1: str
@@ -76,30 +86,30 @@ class PeerCertificate:
     der: bytes
 
     def matches(self, pin: str) -> bool:
-        """Whether ``pin`` (SHA-256 or SHA-1) is this certificate's print."""
+        """Whether ``pin`` (SHA-256 or SHA-1) is this certificate's fingerprint."""
         return parse_fingerprint(pin) in (self.sha256, self.sha1)
 
 
 def parse_fingerprint(text: str) -> str:
-    """``AA:BB:..`` or ``aabb..``, with or without ``SHA256:`` in front, as 40 or 64 lower-case hex digits; UsageError
-    when it is neither."""
+    """``AA:BB:..`` or ``aabb..``, with or without ``SHA256:`` in front, as 40 or 64 lower-case hex digits. Raises
+    UsageError for anything else."""
     bare = re.sub(r"^(?:sha-?(?:1|256))[:=]", "", text.strip().lower())
     digits = bare.replace(":", "").replace(" ", "")
     if not _HEX.match(digits):
         raise UsageError(
-            f"'{text[:100]}' is no certificate print",
-            next_step="Give the SHA-256 (64 hex digits) or SHA-1 (40 hex digits) print, with or without colons.",
+            f"'{text[:100]}' is not a certificate fingerprint",
+            next_step="Give the SHA-256 (64 hex digits) or SHA-1 (40 hex digits) fingerprint, with or without colons.",
         )
     return digits
 
 
 def format_fingerprint(digits: str) -> str:
-    """A print for people: ``AA:BB:CC``."""
+    """A fingerprint for people: ``AA:BB:CC``."""
     return ":".join(digits[i : i + 2] for i in range(0, len(digits), 2)).upper()
 
 
 def ssl_context(tls: TlsPolicy, *, pinned_sha1: str | None = None) -> ssl.SSLContext:
-    """A client context. With a pin (the policy's or ``pinned_sha1``) the chain is not looked at: ``check_pin`` must
+    """A client context. With a pin (the policy's or ``pinned_sha1``) the chain is not verified: ``check_pin`` must
     follow the handshake.
 
     Raises UsageError when the CA bundle cannot be read.
@@ -109,7 +119,7 @@ def ssl_context(tls: TlsPolicy, *, pinned_sha1: str | None = None) -> ssl.SSLCon
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    # vCenter's own authority makes certificates that fail the strict profile which newer Pythons switch on.
+    # vCenter's own authority issues certificates that fail the strict profile which newer Pythons switch on.
     context.verify_flags &= ~_VERIFY_X509_STRICT
     if tls.ca_bundle is not None:
         context.verify_flags |= (
@@ -129,29 +139,71 @@ def _load_bundle(context: ssl.SSLContext, bundle: Path) -> None:
         raise UsageError(f"the CA bundle {bundle} cannot be used: {exc.strerror or exc}") from exc
 
 
-def certificate_of(sock: ssl.SSLSocket) -> PeerCertificate:
-    """The certificate that the peer of ``sock`` showed. Raises ConnectError when it is missing or not X.509."""
-    der = sock.getpeercert(binary_form=True)
-    if not der:
-        raise ConnectError("the server showed no certificate", code=TLS_FAILED)
+class _PinnedContext(ssl.SSLContext):
+    """Checks the pin as part of the handshake."""
+
+    pin: str
+
+    def wrap_socket(self, *arguments: Any, **named: Any) -> ssl.SSLSocket:
+        wrapped = super().wrap_socket(*arguments, **named)
+        try:
+            check_pin(wrapped, self.pin, host=str(named.get("server_hostname")))
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
+
+
+def checking_context(tls: TlsPolicy) -> ssl.SSLContext:
+    """As ``ssl_context``, for libraries that shake hands themselves: a pin is checked before they can send anything."""
+    if tls.thumbprint is None:
+        return ssl_context(tls)
+    context = _PinnedContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.pin = tls.thumbprint
+    return context
+
+
+def read_certificate(der: bytes) -> PeerCertificate:
+    """A DER certificate. Raises ConnectError ``tls_failed`` when it is not one, or longer than
+    ``MAX_CERTIFICATE_BYTES``."""
+    from cryptography import x509
+    from cryptography.utils import CryptographyDeprecationWarning
+
+    if len(der) > MAX_CERTIFICATE_BYTES:
+        raise ConnectError(
+            f"the server's certificate exceeds the limit of {MAX_CERTIFICATE_BYTES} bytes", code=TLS_FAILED
+        )
     try:
-        facts = decode_certificate(der)
-    except ValueError as exc:
-        raise ConnectError(f"the server's certificate cannot be read: {exc}", code=TLS_FAILED) from exc
-    return PeerCertificate(
-        sha256=hashlib.sha256(der).hexdigest(),
-        sha1=hashlib.sha1(der, usedforsecurity=False).hexdigest(),
-        subject=facts.subject,
-        issuer=facts.issuer,
-        not_before=facts.not_before,
-        not_after=facts.not_after,
-        der=der,
-    )
+        with warnings.catch_warnings():  # old ESXi hosts show certificates that break rules without consequence here
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            found = x509.load_der_x509_certificate(der)
+            return PeerCertificate(
+                sha256=hashlib.sha256(der).hexdigest(),
+                sha1=hashlib.sha1(der, usedforsecurity=False).hexdigest(),
+                subject=_for_people(found.subject),
+                issuer=_for_people(found.issuer),
+                not_before=found.not_valid_before_utc,
+                not_after=found.not_valid_after_utc,
+                der=der,
+            )
+    except (ValueError, x509.InvalidVersion) as error:
+        raise ConnectError("the server's certificate cannot be read", code=TLS_FAILED) from error
 
 
-def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> PeerCertificate:
-    """Raises ConnectError ``certificate_changed`` unless the peer of ``sock`` shows the certificate with the print
-    ``pin``.
+def _for_people(name: x509.Name) -> str:
+    """A distinguished name, most specific part first."""
+    from cryptography.x509.oid import NameOID
+
+    labels = {NameOID.EMAIL_ADDRESS: "emailAddress"}
+    text = ", ".join(part.rfc4514_string(labels) for part in reversed(name.rdns)) or "(no name)"
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> None:
+    """Raises ConnectError ``certificate_changed`` unless the peer of ``sock`` shows the certificate with the
+    fingerprint ``pin``.
 
     Looks at the certificate's bytes only; a pin is trust in that one certificate, whatever it says.
     """
@@ -159,12 +211,11 @@ def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> PeerCertificate:
     digits = parse_fingerprint(pin)
     digest = hashlib.sha256(der) if len(digits) == 64 else hashlib.sha1(der, usedforsecurity=False)
     if not der or digest.hexdigest() != digits:
-        raise changed_error(host, digits, der)
-    return certificate_of(sock)
+        raise _changed_error(host, digits, der)
 
 
-def changed_error(host: str, expected: str, der: bytes) -> ConnectError:
-    """``certificate_changed`` with the old and the new print."""
+def _changed_error(host: str, expected: str, der: bytes) -> ConnectError:
+    """``certificate_changed`` with the old and the new fingerprint."""
     sha256 = hashlib.sha256(der).hexdigest()
     sha1 = hashlib.sha1(der, usedforsecurity=False).hexdigest()
     shown = sha256 if len(expected) == 64 else sha1
@@ -212,13 +263,17 @@ def unknown_error(
 def peer_certificate(
     host: str, port: int, *, proxy: Proxy | None = None, timeout_s: float = CONNECT_TIMEOUT_S
 ) -> PeerCertificate:
-    """What the server shows, to be compared by a person: shakes hands trusting no one, sends nothing, hangs up.
+    """The certificate that the server shows, to be compared by a person: shakes hands without trust, sends nothing,
+    hangs up.
 
-    Raises OSError (``ssl.SSLError`` included) when there is no answer, ConnectError when it is no certificate.
+    Raises OSError (``ssl.SSLError`` included) when there is no answer, ConnectError when it is not a certificate.
     """
     context = ssl_context(TlsPolicy(insecure=True))
     with (
         dial(host, port, proxy=proxy, timeout_s=timeout_s) as sock,
         context.wrap_socket(sock, server_hostname=host) as wrapped,
     ):
-        return certificate_of(wrapped)
+        der = wrapped.getpeercert(binary_form=True)
+    if not der:
+        raise ConnectError("the server showed no certificate", code=TLS_FAILED)
+    return read_certificate(der)

@@ -13,7 +13,6 @@ from functools import partial
 from hypersdk.net.certificate import (
     PeerCertificate,
     TlsPolicy,
-    certificate_of,
     check_pin,
     peer_certificate,
     ssl_context,
@@ -77,11 +76,6 @@ class TrustedConnection(http.client.HTTPConnection):
             with suppress(OSError):
                 # Not SSLSocket's own: that one takes the TLS layer away from under whoever reads.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-    def peer(self) -> PeerCertificate:
-        """The certificate of the connected server."""
-        assert isinstance(self.sock, ssl.SSLSocket)
-        return certificate_of(self.sock)
 
     def request(self, *args: object, **kwargs: object) -> None:
         """As ``http.client``; a socket that the server has hung up is dropped first (``auto_open`` then makes a new

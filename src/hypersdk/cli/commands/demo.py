@@ -13,7 +13,7 @@ import click
 
 from hypersdk.cli.options import Command, output_options
 from hypersdk.cli.state import Cli, pass_cli
-from hypersdk.errors import TARGET_DENIED, TargetError, UsageError, register
+from hypersdk.errors import TARGET_DENIED, TargetError
 from hypersdk.units import MiB, format_duration
 
 if TYPE_CHECKING:
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from hypersdk.model import MachineSummary
     from hypersdk.simulator import Simulator
     from hypersdk.vsphere.session import Session
-
-DEMO_EXTRA: Final = register(
-    "demo_extra",
-    "The simulator makes a certificate, which takes a library that is not installed.",
-    "Run `pip install 'hypersdk[demo]'`.",
-)
 
 DEMO_MACHINE: Final = "hypersdk-demo"
 DEMO_RATE_BYTES_S: Final = 40 * MiB
@@ -104,12 +98,8 @@ def _simulated(cli: Cli, machines: int) -> Iterator[Session]:
 
 
 def _simulator(machines: int) -> Simulator:
-    try:
-        from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "cryptography":
-            raise
-        raise UsageError("the simulator cannot start", code=DEMO_EXTRA) from error
+    from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
+
     machine = MachineSpec(
         name=DEMO_MACHINE,
         disks=(DiskSpec(boot=True), DiskSpec(capacity_bytes=1024 * MiB, allocated_bytes=256 * MiB)),
