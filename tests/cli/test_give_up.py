@@ -11,6 +11,7 @@ import pytest
 from hypersdk.migration.runfile import Change, ChangeKind, FolderRuns, RunFile
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.simulator.snapshot import take_snapshot
 from hypersdk.vsphere.cdrom import CdromChange
 from tests.support.cli.shell import Shell, small
 from tests.support.simulator import SimulatorFactory
@@ -100,7 +101,7 @@ def test_what_can_be_undone_is_undone_first(shell: Shell, tmp_path: Path) -> Non
     with run.changing() as record:
         record.changes.insert(0, snapshot)
     machine = shell.server.vm("web")
-    machine.platform.snapshot(machine, run.record.snapshot_name, "")
+    take_snapshot(machine, run.record.snapshot_name, "")
     (event,) = shell.good("cleanup", out, "--give-up", "--json").events
     assert event["undone"] == ["snapshot"]
     assert len(event["given_up"]) == len(event["problems"]) == 1

@@ -243,7 +243,7 @@ def test_a_failed_export_tells_what_it_could_not_undo(program: ProgramFactory, t
     assert simulator.state() == before
 
 
-@pytest.mark.parametrize("look", ["_is_still", "_follow_own_changes"])
+@pytest.mark.parametrize("look", ["_still_at_point", "_follow_own_changes"])
 def test_a_look_at_the_machine_that_fails_does_not_keep_it_from_being_put_back(
     look: str, engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

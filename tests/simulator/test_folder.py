@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
+from hypersdk.simulator.machine import SimulatedMachine
+from hypersdk.simulator.snapshot import take_snapshot
 from hypersdk.units import MiB
 from tests.support.simulatorclients import get, login, request, session_id, simulated, soap_login
 
@@ -121,7 +123,7 @@ def test_validators(server: Simulator, cookie: dict[str, str]) -> None:
 def test_a_running_machine_locks_its_disk_until_a_snapshot_frees_it(server: Simulator, cookie: dict[str, str]) -> None:
     assert get(server, flat("on"), cookie).status == 500
     with server.platform.world.lock:
-        snapshot = server.platform.snapshot(server.vm("on"), "s", "")
+        snapshot = take_snapshot(server.vm("on"), "s", "")
     assert get(server, flat("on"), cookie).status == 200
     with server.platform.world.lock:
         snapshot.remove(children=False)
@@ -178,7 +180,7 @@ def test_two_machines_of_one_name_keep_their_files_apart(tmp_path: Path) -> None
         MachineSpec("twin", (DiskSpec(2 * MiB, datastore="nvme-prod-01"),), datastore="nvme-prod-02", folder="B"),
     )
     with simulated(machines=machines) as server, login(server) as instance:
-        first, second = server.platform.machines()
+        first, second = server.platform.world.all(SimulatedMachine)
         assert first.folder_name != second.folder_name
         entry: dict[str, Any] = {"Cookie": f"vmware_soap_session={session_id(instance)}"}
         for machine, size in ((first, MiB), (second, 2 * MiB)):

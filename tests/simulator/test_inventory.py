@@ -11,7 +11,7 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
-from hypersdk.simulator.machine import Machine
+from hypersdk.simulator.machine import SimulatedMachine
 from hypersdk.units import GiB, MiB
 from tests.support.simulatorclients import call, done, eventually, find, login, simulated, soap, soap_login
 
@@ -126,7 +126,7 @@ def test_every_value_is_typed_and_every_moref_too(server: Simulator) -> None:
 def test_names_are_found_however_odd(server: Simulator) -> None:
     with login(server) as instance:
         index = instance.RetrieveContent().searchIndex
-        for machine in server.platform.machines():
+        for machine in server.platform.world.all(SimulatedMachine):
             path = machine.path()
             assert index.FindByInventoryPath(path)._moId == machine.ref.moref
             assert index.FindByUuid(None, machine.instance_uuid, True, True)._moId == machine.ref.moref
@@ -172,13 +172,13 @@ def test_machines_can_be_added_to_an_empty_place() -> None:
 def test_five_thousand_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     """No quadratic walk: each machine is worked out for each of its paths once, and not again while nothing changes."""
     worked_out: Counter[str] = Counter()
-    resolve = Machine.resolve
+    resolve = SimulatedMachine.resolve
 
-    def counted(machine: Machine, path: str, read: dict[str, Any] | None = None) -> Any:
+    def counted(machine: SimulatedMachine, path: str, read: dict[str, Any] | None = None) -> Any:
         worked_out[path] += 1
         return resolve(machine, path, read)
 
-    monkeypatch.setattr(Machine, "resolve", counted)
+    monkeypatch.setattr(SimulatedMachine, "resolve", counted)
     with simulated(vms=5000) as server:
         cookie = soap_login(server)
         for _ in range(2):

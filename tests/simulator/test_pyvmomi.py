@@ -12,6 +12,8 @@ from pyVmomi import SoapStubAdapter, vim, vmodl
 from pyVmomi.VmomiSupport import newestVersions
 
 from hypersdk.simulator import DiskSpec, Fault, FaultKind, MachineSpec, Simulator
+from hypersdk.simulator.managed import Managed
+from hypersdk.simulator.storage import datastores
 from hypersdk.units import MiB
 from tests.support.simulatorclients import done, export, find, get, login, ready, simulated, soap_login, trust
 
@@ -47,7 +49,7 @@ def test_every_property_of_every_object_reads(server: Simulator, instance: Any) 
     seen = set()
     for entity in view.view:
         for info in entity._GetPropertyList():
-            if info.name in server.platform.world.find(_ref(entity)).schema.properties:  # type: ignore[union-attr]
+            if info.name in server.platform.world.get(_ref(entity), Managed).schema.properties:
                 getattr(entity, info.name)
                 seen.add((type(entity).__name__, info.name))
     view.DestroyView()
@@ -58,7 +60,7 @@ def test_every_property_of_every_object_reads(server: Simulator, instance: Any) 
     for name in ("sessionManager", "eventManager", "taskManager", "authorizationManager", "searchIndex"):
         manager = getattr(content, name)
         for info in manager._GetPropertyList():
-            if info.name in server.platform.world.find(_ref(manager)).schema.properties:  # type: ignore[union-attr]
+            if info.name in server.platform.world.get(_ref(manager), Managed).schema.properties:
                 getattr(manager, info.name)
 
 
@@ -237,7 +239,7 @@ def test_a_machine_does_one_thing_at_a_time(server: Simulator, instance: Any) ->
 
 
 def test_a_fault_in_a_task(server: Simulator, instance: Any) -> None:
-    browser = server.platform.datastores(None)[0].browser.ref.moref
+    browser = datastores(server.platform.world)[0].browser.ref.moref
     task = vim.host.DatastoreBrowser(browser, instance._stub).SearchDatastore_Task("[nvme-prod-01] nowhere")
     with pytest.raises(vim.fault.FileNotFound, match="nowhere was not found"):
         done(task)

@@ -17,11 +17,13 @@ from hypersdk.simulator.schema import managed_types
 NEWEST: Final = "vim.version.v8_0_3_0"
 """The version that the simulator speaks; what came later is not known."""
 
-HEAD: Final = '''"""All property names of the vSphere API (urn:vim25, 8.0.3), modelled or not: what a path may name. ``schema.in_wsdl`` reads it.
+HEAD: Final = '''"""All property names of the vSphere API (urn:vim25, 8.0.3), modelled or not: what a path may name. ``schema.in_wsdl``
+reads it.
 
-Made by ``python -m tests.support.schemapaths``; do not edit. A line is ``Type: name name=Type ...``. A managed type has its own properties;
-a data type has its members, the inherited ones, and those of its heirs, as any of these may lie there. A name has a type
-where a path goes on behind it: a list or a primitive ends the path. ``A|B`` are the types that the name has in several heirs.
+Made by ``python -m tests.support.schemapaths``; do not edit. A line is ``Type: name name=Type ...``. A managed type has
+its own properties; a data type has its members, the inherited ones, and those of its heirs, as any of these may lie
+there. A name has a type where a path goes on behind it: a list or a primitive ends the path. ``A|B`` are the types that
+the name has in several heirs.
 """
 
 from __future__ import annotations

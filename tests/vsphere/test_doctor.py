@@ -17,7 +17,7 @@ from hypersdk.errors import Cancelled
 from hypersdk.net.certificate import TlsPolicy
 from hypersdk.secret import Secret
 from hypersdk.simulator import Fault, FaultKind, Simulator
-from hypersdk.simulator.entities import Host
+from hypersdk.simulator.hosts import Host
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, TiB
 from hypersdk.vsphere import doctor

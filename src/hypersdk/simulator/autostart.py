@@ -3,15 +3,12 @@ restart."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.managed import Call, Managed, operation, prop
 from hypersdk.simulator.values import Data
-from hypersdk.simulator.world import World
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.entities import Host
+from hypersdk.simulator.world import World, WorldObject
 
 
 class AutoStartManager(Managed):
@@ -20,8 +17,8 @@ class AutoStartManager(Managed):
 
     wsdl = "HostAutoStartManager"
 
-    def __init__(self, world: World, moref: str, host: Host) -> None:
-        self.host = host
+    def __init__(self, world: World, moref: str, machines: Sequence[WorldObject]) -> None:
+        self._on_host = machines
         self._defaults = Data(
             "AutoStartDefaults",
             enabled=False,
@@ -30,19 +27,19 @@ class AutoStartManager(Managed):
             waitForHeartbeat=False,
             stopAction="powerOff",
         )
-        self._machines: dict[str, Data] = {}  # by moref
+        self._powers: dict[str, Data] = {}  # by moref of the machine
         super().__init__(world, moref)
 
     @prop("config")
     def _config(self) -> Data:
-        here = {machine.ref.moref for machine in self.host.machines}
-        infos = [info for moref, info in self._machines.items() if moref in here]
+        here = {machine.ref.moref for machine in self._on_host}
+        infos = [info for moref, info in self._powers.items() if moref in here]
         return Data("HostAutoStartManagerConfig", defaults=self._defaults, powerInfo=infos)
 
     @operation("ReconfigureAutostart", privilege="Host.Config.AutoStart")
     def _reconfigure(self, call: Call) -> None:
         spec = call.args.spec
-        here = {machine.ref for machine in self.host.machines}
+        here = {machine.ref for machine in self._on_host}
         infos = spec.powerInfo or []
         if any(info.key not in here for info in infos):
             raise MethodFault.of(
@@ -51,5 +48,5 @@ class AutoStartManager(Managed):
         if spec.defaults is not None:
             given = {name: value for name, value in spec.defaults.fields.items() if value is not None}
             self._defaults = self._defaults.replace(**given)
-        self._machines.update({info.key.moref: info for info in infos})
+        self._powers.update({info.key.moref: info for info in infos})
         self.touch()

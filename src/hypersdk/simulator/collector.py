@@ -289,7 +289,7 @@ class PropertyCollector(Managed):
             self.world.changed.wait(SETTLE_S)
         if self.destroyed or self.world.closing or session_key(call) in self._cancelled_waits:
             raise MethodFault.of("RequestCanceled", "The request was canceled.")
-        if self.world.find(self.ref) is None or not call.session_alive():
+        if self.world.find(self.ref, Managed) is None or not call.session_alive():
             raise not_authenticated()
         if call.peer_gone():
             raise MethodFault.of("RequestCanceled", "The client went away.")
@@ -402,7 +402,7 @@ def _visible_to(world: World, session: SessionRecord | None) -> Visible:
     """Lookup of what the session may see: not the private objects of others."""
 
     def visible(ref: Ref) -> Managed | None:
-        managed = world.find(ref)
+        managed = world.find(ref, Managed)
         if managed is None or (managed.owner is not None and (session is None or managed.owner != session.key)):
             return None
         return managed

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from hypersdk.simulator.faults import Fault, FaultKind
-from hypersdk.simulator.httpd import Connection
+from hypersdk.simulator.httpd import ClientConnection
 from hypersdk.simulator.stream import STAMP_IN_GRAIN
 from hypersdk.units import KiB
 
@@ -30,7 +30,7 @@ class Delivery:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ClientConnection,
         faults: Sequence[Fault],
         rate_bytes_s: float | None,
         *,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from hypersdk.simulator import devices
 from hypersdk.simulator.bootsector import boot_sector
@@ -19,10 +19,10 @@ from hypersdk.simulator.content import (
     SpreadAllocation,
     StrideAllocation,
 )
-from hypersdk.units import MiB
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.storage import Datastore
+from hypersdk.simulator.storage import Datastore
+from hypersdk.simulator.stream import content_id
+from hypersdk.simulator.values import Data
+from hypersdk.units import KiB, MiB
 
 BOOT_DISK_BYTES: Final = 8 * MiB
 
@@ -61,6 +61,9 @@ class DiskState:
     spec: DiskSpec
     datastore: Datastore
     folder: str
+    uuid: str
+    change_uuid: str
+    """First part of its change ids."""
     image: DiskImage
     layers: tuple[Layer, ...] = field(default=())
     written: datetime | None = None
@@ -82,6 +85,10 @@ class DiskState:
     def drop_layer(self, position: int) -> None:
         """Merges the delta at ``position`` into the layer below it."""
         self.layers = tuple(layer for place, layer in enumerate(self.layers) if place != position)
+
+    def change_id(self) -> str:
+        """CBT's change id of its content: a uuid and a sequence number."""
+        return f"{self.change_uuid}/{sum(self.image.generations.values()) + 1}"
 
     def frozen(self) -> DiskState:
         """A copy that later changes do not reach."""
@@ -107,3 +114,91 @@ def unit_number(disk: DiskState) -> int:
     _, _, bus, _ = devices.CONTROLLERS[disk.spec.controller]
     place = disk.key - devices.FIRST_DISK[bus]
     return place + 1 if bus == "scsi" and place >= 7 else place
+
+
+def merge_spare_layers(current: DiskState, snapshots: list[DiskState]) -> None:
+    """Merges every delta into the layer below it that no snapshot freezes and on which no other branch stands."""
+    while (spare := _spare_layer(current, snapshots)) is not None:
+        position, holders = spare
+        for disk in holders:
+            disk.drop_layer(position)
+
+
+def _spare_layer(current: DiskState, snapshots: list[DiskState]) -> tuple[int, list[DiskState]] | None:
+    """Position of a delta that can be merged, and the chains that hold it."""
+    chains = [current, *snapshots]
+    for chain in chains:
+        for position in range(1, len(chain.layers)):
+            below = chain.layers[position - 1]
+            on_it = [other for other in chains if len(other.layers) >= position and other.layers[position - 1] is below]
+            needed = any(len(one.layers) == position for one in on_it)
+            if not needed and len({one.layers[position].name for one in on_it}) == 1:
+                return position, on_it
+    return None
+
+
+def disk_device(disk: DiskState, *, change_tracking: bool) -> Data:
+    """The VirtualDisk of the API with its chain of backings."""
+    spec = disk.spec
+    capacity = spec.capacity_bytes if spec.reported_bytes is None else spec.reported_bytes
+    kilobytes = capacity // KiB
+    _, controller_key, _, _ = devices.CONTROLLERS[spec.controller]
+    return devices.described(
+        "VirtualDisk",
+        disk.key,
+        f"Hard disk {disk.index + 1}",
+        f"{kilobytes:,} KB",
+        backing=_backing(disk, len(disk.layers), change_tracking),
+        controllerKey=controller_key,
+        unitNumber=unit_number(disk),
+        capacityInKB=kilobytes,
+        capacityInBytes=capacity,
+        shares=Data("SharesInfo", shares=1000, level="normal"),
+        nativeUnmanagedLinkedClone=False,
+    )
+
+
+def _backing(disk: DiskState, depth: int, change_tracking: bool) -> Data:
+    """The backing of the layer below ``depth``, with its parents."""
+    spec, layer = disk.spec, disk.layers[depth - 1]
+    common: dict[str, Any] = {
+        "fileName": disk.path(layer),
+        "datastore": disk.datastore.ref,
+        "diskMode": "independent_persistent" if spec.independent else "persistent",
+        "uuid": disk.uuid,
+        "contentId": content_id(disk.image),
+    }
+    if change_tracking:
+        common["changeId"] = disk.change_id()
+    if depth > 1:
+        common["parent"] = _backing(disk, depth - 1, change_tracking)
+    if spec.encrypted:
+        common["keyId"] = Data(
+            "CryptoKeyId", keyId="simulated-key", providerId=Data("KeyProviderId", id="simulated-kms")
+        )
+    return Data(_backing_type(disk), **common, **_backing_fields(disk, layer.delta))
+
+
+def _backing_type(disk: DiskState) -> str:
+    if disk.spec.backing.startswith("rdm"):
+        return "VirtualDiskRawDiskMappingVer1BackingInfo"
+    return "VirtualDiskSeSparseBackingInfo" if disk.spec.backing == "sesparse" else "VirtualDiskFlatVer2BackingInfo"
+
+
+def _backing_fields(disk: DiskState, delta: bool) -> dict[str, Any]:
+    spec = disk.spec
+    if spec.backing.startswith("rdm"):
+        return {
+            "lunUuid": "0200000000600000000000000000000000000000000000000000",
+            "deviceName": "vml.02000000006000",
+            "compatibilityMode": "physicalMode" if spec.backing == "rdm-physical" else "virtualMode",
+            "sharing": _sharing(disk),
+        }
+    if spec.backing == "sesparse":
+        return {"writeThrough": False}
+    flat = {"split": False, "writeThrough": False, "thinProvisioned": spec.thin or delta, "sharing": _sharing(disk)}
+    return {**flat, "deltaDiskFormat": "seSparseFormat"} if delta else flat
+
+
+def _sharing(disk: DiskState) -> str:
+    return "sharingMultiWriter" if disk.spec.multi_writer else "sharingNone"

@@ -113,12 +113,10 @@ class Dispatcher:
 
     def _introduce(self, session: SessionRecord | None) -> None:
         """``currentSession`` and the default collector's filters are different for each session."""
-        manager = self._platform.sessions.manager
-        if manager is not None:
-            manager.asking = session
+        self._platform.sessions.caller = session
 
     def _find(self, target: Ref, session: SessionRecord | None) -> Managed:
-        managed = self._platform.world.find(target)
+        managed = self._platform.world.find(target, Managed)
         if managed is None or (managed.owner is not None and (session is None or managed.owner != session.key)):
             raise object_not_found(target)
         return managed

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypersdk.simulator.collector import belongs, session_key
-from hypersdk.simulator.entities import Entity
 from hypersdk.simulator.managed import Call, Managed, operation, prop
 from hypersdk.simulator.values import Data, Ref
 from hypersdk.simulator.world import World, now
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.machine import Machine
 
 KEPT_EVENTS: Final = 1000
 KINDS: Final = {
@@ -33,17 +29,8 @@ class EventManager(Managed):
         self.events: deque[Data] = deque(maxlen=KEPT_EVENTS)
         self._next = 1
 
-    def post(
-        self,
-        type_: str,
-        text: str,
-        *,
-        call: Call | None = None,
-        machine: Machine | None = None,
-        user: str = "",
-        **more: Any,
-    ) -> None:
-        """One event."""
+    def post(self, type_: str, text: str, *, call: Call | None = None, user: str = "", **more: Any) -> None:
+        """Adds one event."""
         session = call.session if call else None
         fields: dict[str, Any] = {
             "key": self._next,
@@ -53,8 +40,6 @@ class EventManager(Managed):
             "fullFormattedMessage": text,
             **more,
         }
-        if machine is not None:
-            fields |= _places(machine)
         self._next += 1
         self.events.append(Data(type_, **fields))
         for collector in self.world.all(EventHistoryCollector):
@@ -97,19 +82,6 @@ class EventManager(Managed):
         return matching(self, call.args.filter)
 
 
-def _places(machine: Machine) -> dict[str, Any]:
-    datacenter, resource, host = machine.datacenter(), machine.host.resource, machine.host
-    places: dict[str, Any] = {
-        "computeResource": Data("ComputeResourceEventArgument", name=resource.name, computeResource=resource.ref),
-        "host": Data("HostEventArgument", name=host.name, host=host.ref),
-        "vm": Data("VmEventArgument", name=machine.name, vm=machine.ref),
-        "template": machine.template,
-    }
-    if datacenter is not None:
-        places["datacenter"] = Data("DatacenterEventArgument", name=datacenter.name, datacenter=datacenter.ref)
-    return places
-
-
 def matching(manager: EventManager, spec: Data) -> list[Data]:
     """Events that a filter lets through, newest first."""
     found = [event for event in reversed(manager.events) if _passes(manager, event, spec)]
@@ -129,21 +101,23 @@ def _passes(manager: EventManager, event: Data, spec: Data) -> bool:
 
 def _concerns(manager: EventManager, event: Data, by_entity: Data) -> bool:
     """Whether the event is about the entity or, with recursion, about something below it."""
-    wanted = by_entity.entity
+    wanted, recursion = by_entity.entity, by_entity.recursion
     if event.vm is None:
-        return bool(wanted.moref == manager.world.root_moref and by_entity.recursion != "children")
-    about = manager.world.find(event.vm.vm)
+        return bool(wanted.moref == manager.world.root_moref and recursion != "children")
     if event.vm.vm == wanted:
-        return bool(by_entity.recursion != "children")
-    if by_entity.recursion == "self" or not isinstance(about, Entity):
-        return False
-    above = {entity.ref for entity in about.lineage_up()}
-    above |= {
-        argument[key]
-        for argument, key in ((event.host, "host"), (event.computeResource, "computeResource"))
-        if argument
-    }
-    return wanted in above
+        return bool(recursion != "children")
+    return bool(recursion != "self") and wanted in _above(manager.world, event)
+
+
+def _above(world: World, event: Data) -> set[Ref]:
+    """What the event's machine lies in; nothing when it is gone."""
+    above: set[Ref] = set()
+    entity = world.find(event.vm.vm, Managed)
+    while entity is not None:
+        above.add(entity.ref)
+        parent = entity.get("parent")
+        entity = world.find(parent, Managed) if parent is not None else None
+    return above | {event.host.host, event.computeResource.computeResource} if above else above
 
 
 class EventHistoryCollector(Managed):

@@ -10,14 +10,14 @@ from typing import Final
 from urllib.parse import parse_qs, unquote
 
 from hypersdk.simulator.counters import OpenRange
+from hypersdk.simulator.datacenter import Datacenter
 from hypersdk.simulator.delivery import Delivery
-from hypersdk.simulator.entities import Datacenter, descendants
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
-from hypersdk.simulator.httpd import BadRequest, Connection
+from hypersdk.simulator.httpd import BadRequest, ClientConnection
 from hypersdk.simulator.nfc import plain_frame, refuse
 from hypersdk.simulator.platform import Platform
-from hypersdk.simulator.storage import MAX_UPLOAD_BYTES, Datastore, StoredFile
+from hypersdk.simulator.storage import MAX_UPLOAD_BYTES, Datastore, StoredFile, datastores
 from hypersdk.units import MiB
 
 RANGE: Final = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
@@ -29,7 +29,7 @@ class FolderServer:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
 
-    def serve(self, connection: Connection, path: str, query: str) -> None:
+    def serve(self, connection: ClientConnection, path: str, query: str) -> None:
         """Answers GET and HEAD."""
         found = self._locate(connection, path, query)
         if found is None:
@@ -46,7 +46,7 @@ class FolderServer:
         else:
             self._answer(connection, store, file, cookie)
 
-    def upload(self, connection: Connection, path: str, query: str) -> None:
+    def upload(self, connection: ClientConnection, path: str, query: str) -> None:
         """Answers PUT."""
         found = self._locate(connection, path, query)
         if found is None:
@@ -63,7 +63,9 @@ class FolderServer:
 
     # Finding
 
-    def _locate(self, connection: Connection, path: str, query: str) -> tuple[Datastore, str, dict[str, str]] | None:
+    def _locate(
+        self, connection: ClientConnection, path: str, query: str
+    ) -> tuple[Datastore, str, dict[str, str]] | None:
         """Datastore, path on it, and the cookie to set; ``None`` when the request was refused."""
         cookie = self._admit(connection)
         if cookie is None:
@@ -81,7 +83,9 @@ class FolderServer:
             return None
         with self._platform.world.lock:
             datacenter = self._datacenter(places[0]) if places else None
-            store = next((s for s in self._platform.datastores(datacenter) if s.name == names[0]), None)
+            store = next(
+                (store for store in datastores(self._platform.world, datacenter) if store.name == names[0]), None
+            )
         if store is None or (places and datacenter is None):
             connection.refuse(404, f"There is no datastore '{names[0]}' in that datacenter.")
             return None
@@ -90,10 +94,10 @@ class FolderServer:
     def _datacenter(self, path: str) -> Datacenter | None:
         """The datacenter of an inventory path, with or without a leading slash."""
         wanted = "/" + path.strip("/")
-        entities = descendants(self._platform.root, recursive=True)
-        return next((one for one in entities if isinstance(one, Datacenter) and one.path() == wanted), None)
+        found = self._platform.world.all(Datacenter)
+        return next((datacenter for datacenter in found if datacenter.path() == wanted), None)
 
-    def _admit(self, connection: Connection) -> dict[str, str] | None:
+    def _admit(self, connection: ClientConnection) -> dict[str, str] | None:
         """Headers for the answer when the client may come in: by its session's cookie, or by Basic authorization."""
         with self._platform.world.lock:
             if self._platform.sessions.by_cookie(session_cookie(connection.headers.get("Cookie", ""))) is not None:
@@ -106,7 +110,9 @@ class FolderServer:
 
     # Sending
 
-    def _answer(self, connection: Connection, store: Datastore, file: StoredFile, headers: dict[str, str]) -> None:
+    def _answer(
+        self, connection: ClientConnection, store: Datastore, file: StoredFile, headers: dict[str, str]
+    ) -> None:
         try:
             asked = _range(connection, file)
         except BadRequest:
@@ -132,7 +138,7 @@ class FolderServer:
 
     def _head(
         self,
-        connection: Connection,
+        connection: ClientConnection,
         file: StoredFile,
         asked: tuple[int, int] | None,
         headers: dict[str, str],
@@ -157,7 +163,13 @@ class FolderServer:
         connection.end_headers()
 
     def _pump(
-        self, connection: Connection, file: StoredFile, offset: int, length: int, faults: list[Fault], answer: OpenRange
+        self,
+        connection: ClientConnection,
+        file: StoredFile,
+        offset: int,
+        length: int,
+        faults: list[Fault],
+        answer: OpenRange,
     ) -> None:
         delivery = Delivery(
             connection,
@@ -173,7 +185,7 @@ class FolderServer:
         for position in range(offset, offset + length, MiB):
             delivery.send(file.read(position, min(MiB, offset + length - position)))
 
-    def _expire(self, connection: Connection) -> None:
+    def _expire(self, connection: ClientConnection) -> None:
         with self._platform.world.lock:
             session = self._platform.sessions.by_cookie(session_cookie(connection.headers.get("Cookie", "")))
             if session is not None:
@@ -200,7 +212,7 @@ def _basic(header: str) -> tuple[str, str] | None:
     return user, password
 
 
-def _range(connection: Connection, file: StoredFile) -> tuple[int, int] | None:
+def _range(connection: ClientConnection, file: StoredFile) -> tuple[int, int] | None:
     """Offset and length asked for; ``None`` for the whole file. Raises BadRequest for a range that cannot be met."""
     match = RANGE.match(connection.headers.get("Range", "").strip())
     if match is None or (match[1] == match[2] == "") or not _still_valid(connection.headers.get("If-Range", ""), file):

@@ -16,12 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from hypersdk.units import KiB, format_size
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.routes import Routes
 
 HANDSHAKE_S: Final = 10
 IDLE_S: Final = 120
@@ -65,8 +62,21 @@ class Site:
     host: str | None
 
 
-class Connection(http.server.BaseHTTPRequestHandler):
-    """One client connection. Methods are handed to ``routes``."""
+class RequestRouter(Protocol):
+    """Answers the requests of a connection, by their method."""
+
+    def get(self, connection: ClientConnection) -> None:
+        """GET and HEAD."""
+
+    def post(self, connection: ClientConnection) -> None:
+        """SOAP calls."""
+
+    def put(self, connection: ClientConnection) -> None:
+        """Uploads."""
+
+
+class ClientConnection(http.server.BaseHTTPRequestHandler):
+    """One client connection. Methods are handed to ``router``."""
 
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.1"  # what cannot be read is refused with a status line too
@@ -78,25 +88,27 @@ class Connection(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Listener  # type: ignore[assignment] # only what the base class really uses is there
 
-    def __init__(self, request: ssl.SSLSocket, client: Any, listener: Listener, site: Site, routes: Routes) -> None:
+    def __init__(
+        self, request: ssl.SSLSocket, client: Any, listener: Listener, site: Site, router: RequestRouter
+    ) -> None:
         self.site = site
-        self._routes = routes
+        self._router = router
         self._answering = False
         super().__init__(request, client, listener)  # type: ignore[arg-type] # see ``server``
 
     def do_GET(self) -> None:
-        self._answer(self._routes.get)
+        self._answer(self._router.get)
 
     def do_HEAD(self) -> None:
-        self._answer(self._routes.get)
+        self._answer(self._router.get)
 
     def do_POST(self) -> None:
-        self._answer(self._routes.post)
+        self._answer(self._router.post)
 
     def do_PUT(self) -> None:
-        self._answer(self._routes.put)
+        self._answer(self._router.put)
 
-    def _answer(self, route: Callable[[Connection], None]) -> None:
+    def _answer(self, route: Callable[[ClientConnection], None]) -> None:
         """The one place where whatever goes wrong with a request ends up."""
         self._answering = False
         try:
@@ -236,8 +248,8 @@ class Connection(http.server.BaseHTTPRequestHandler):
 class Listener:
     """Accepts connections on several addresses and gives each a thread of its own."""
 
-    def __init__(self, routes: Routes, on_connect: Callable[[], None]) -> None:
-        self._routes = routes
+    def __init__(self, router: RequestRouter, on_connect: Callable[[], None]) -> None:
+        self._router = router
         self._on_connect = on_connect
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
@@ -356,7 +368,7 @@ class Listener:
     def _converse(self, secured: ssl.SSLSocket, client: Any, site: Site) -> None:
         secured.do_handshake()
         self.expect_request(secured)
-        Connection(secured, client, self, site, self._routes)
+        ClientConnection(secured, client, self, site, self._router)
 
 
 def _hang_up(connection: socket.socket) -> None:

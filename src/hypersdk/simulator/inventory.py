@@ -9,26 +9,20 @@ from hypersdk.simulator.authorization import AuthorizationManager
 from hypersdk.simulator.collector import PropertyCollector
 from hypersdk.simulator.config import MachineSpec
 from hypersdk.simulator.content import DiskContent, DiskImage, SpreadAllocation
+from hypersdk.simulator.datacenter import Datacenter
 from hypersdk.simulator.demo import ISO_FILES, ISO_STORE, demo_machines
-from hypersdk.simulator.entities import (
-    Cluster,
-    ComputeResource,
-    Datacenter,
-    Folder,
-    Host,
-    Network,
-    PortGroup,
-    Switch,
-    escape_name,
-)
+from hypersdk.simulator.entities import Folder, escape_name, root_folder
 from hypersdk.simulator.fault import MethodFault
-from hypersdk.simulator.lease import Lease
+from hypersdk.simulator.hosts import Cluster, ComputeResource, Host, Network, PortGroup, Switch
+from hypersdk.simulator.lease import ExportLease
+from hypersdk.simulator.machine import add_machine
 from hypersdk.simulator.managed import Managed
 from hypersdk.simulator.ovf import OvfManager
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.search import SearchIndex
 from hypersdk.simulator.service import ServiceInstance, about
-from hypersdk.simulator.session import SessionManager, SessionRecord
+from hypersdk.simulator.session import SessionRecord
+from hypersdk.simulator.session_manager import SessionManager
 from hypersdk.simulator.storage import Datastore, FileManager, StoredFile, VirtualDiskManager, default_capacity
 from hypersdk.simulator.views import ViewManager
 
@@ -43,11 +37,13 @@ def build(platform: Platform) -> None:
     kinds = ["Folder", "Datacenter"]
     moref = "ha-folder-root" if platform.esxi else platform.world.number("group-d")
     name = "ha-folder-root" if platform.esxi else "Datacenters"
-    platform.root = Folder(platform.world, moref, platform, name, None, kinds)
+    Folder(platform.world, moref, platform, name, None, kinds)
     platform.world.root_moref = moref
     _managers(platform)
-    places = [_datacenter(platform, number) for number in range(1 if platform.esxi else platform.config.datacenters)]
-    _machines(platform, places)
+    datacenters = [
+        _datacenter(platform, number) for number in range(1 if platform.esxi else platform.config.datacenters)
+    ]
+    _machines(platform, datacenters)
 
 
 def _managers(platform: Platform) -> None:
@@ -60,7 +56,7 @@ def _managers(platform: Platform) -> None:
         world, moref("propertyCollector", "ha-property-collector"), page_objects=platform.config.page_objects
     )
     made: dict[str, Managed] = {
-        "rootFolder": platform.root,
+        "rootFolder": root_folder(world),
         "propertyCollector": collector,
         "viewManager": ViewManager(world, moref("ViewManager", "ViewManager")),
         "sessionManager": SessionManager(world, moref("SessionManager", "ha-sessionmgr"), platform.sessions),
@@ -70,7 +66,7 @@ def _managers(platform: Platform) -> None:
         "searchIndex": SearchIndex(world, moref("SearchIndex", "ha-searchindex"), platform),
         "fileManager": FileManager(world, moref("FileManager", "ha-nfc-file-manager"), platform),
         "virtualDiskManager": VirtualDiskManager(world, moref("virtualDiskManager", "ha-vdiskmanager"), platform),
-        "ovfManager": OvfManager(world, moref("OvfManager", "ha-ovf-manager"), platform),
+        "ovfManager": OvfManager(world, moref("OvfManager", "ha-ovf-manager")),
     }
     content: dict[str, Any] = {name: managed.ref for name, managed in made.items()}
     ServiceInstance(
@@ -91,7 +87,7 @@ def _connect_sessions(platform: Platform, collector: PropertyCollector) -> None:
     def ended(session: SessionRecord) -> None:
         collector.drop_session(session.key)
         for managed in session.belongings:
-            if isinstance(managed, Lease):
+            if isinstance(managed, ExportLease):
                 managed.end(MethodFault.of("RequestCanceled", "The session that held the lease has ended."))
         text = f"User {session.user}@127.0.0.1 logged out"
         platform.events.post(
@@ -108,7 +104,7 @@ def _connect_sessions(platform: Platform, collector: PropertyCollector) -> None:
     platform.sessions.on_login, platform.sessions.on_end = began, ended
 
 
-class Place:
+class DatacenterContents:
     """One datacenter and what machines need of it."""
 
     def __init__(
@@ -125,9 +121,9 @@ class Place:
         if path not in self._folders:
             parent, _, name = path.rpartition("/")
             above = self.folder(parent)
-            self._folders[path] = self.datacenter.platform.make_folder(
-                escape_name(name), above, ["Folder", "VirtualMachine", "VirtualApp"]
-            )
+            platform, kinds = above.platform, ["Folder", "VirtualMachine", "VirtualApp"]
+            moref = platform.world.number("group-v")
+            self._folders[path] = Folder(platform.world, moref, platform, escape_name(name), above, kinds)
         return self._folders[path]
 
     def store(self, name: str | None) -> Datastore:
@@ -138,18 +134,18 @@ class Place:
         return found
 
 
-def _datacenter(platform: Platform, number: int) -> Place:
+def _datacenter(platform: Platform, number: int) -> DatacenterContents:
     world = platform.world
     name = "ha-datacenter" if platform.esxi else _numbered(DATACENTERS, number)
     moref = "ha-datacenter" if platform.esxi else world.number("datacenter-")
-    datacenter = Datacenter(world, moref, platform, name, platform.root)
+    datacenter = Datacenter(world, moref, platform, name, root_folder(world))
     hosts = _hosts(platform, datacenter, number)
     stores = [
         _datastore(platform, datacenter, hosts, *pair, suffix=f"-{number + 1}" if number else "") for pair in DATASTORES
     ]
     networks = _networks(platform, datacenter, hosts)
     _stock_isos(platform, stores[-1])
-    return Place(datacenter, hosts, stores, networks)
+    return DatacenterContents(datacenter, hosts, stores, networks)
 
 
 def _numbered(names: Sequence[str], number: int) -> str:
@@ -212,15 +208,15 @@ def _stock_isos(platform: Platform, store: Datastore) -> None:
         store.uploads[path] = StoredFile(path, size, size, platform.started, "iso", DiskImage(content))
 
 
-def _machines(platform: Platform, places: list[Place]) -> None:
+def _machines(platform: Platform, datacenters: list[DatacenterContents]) -> None:
     config = platform.config
-    specs: list[MachineSpec] = [*demo_machines(config, len(places)), *config.machines]
+    specs: list[MachineSpec] = [*demo_machines(config, len(datacenters)), *config.machines]
     for spec in specs:
-        if spec.datacenter >= len(places):
+        if spec.datacenter >= len(datacenters):
             raise ValueError(f"machine {spec.name}: there is no datacenter {spec.datacenter}")
-        place = places[spec.datacenter]
-        host = place.hosts[spec.host % len(place.hosts)]
-        count = len(place.networks)
-        networks = [place.networks[(index + spec.host) % count] for index in range(spec.nics)]
-        folder = place.folder("" if platform.esxi else spec.folder)  # an ESXi host has no folders
-        platform.add_machine(spec, folder, host, place.store(spec.datastore), networks)
+        contents = datacenters[spec.datacenter]
+        host = contents.hosts[spec.host % len(contents.hosts)]
+        count = len(contents.networks)
+        networks = [contents.networks[(index + spec.host) % count] for index in range(spec.nics)]
+        folder = contents.folder("" if platform.esxi else spec.folder)  # an ESXi host has no folders
+        add_machine(platform, spec, folder, host, contents.store(spec.datastore), networks)

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from hypersdk.simulator import devices
 from hypersdk.simulator.content import DiskImage
@@ -22,17 +22,14 @@ from hypersdk.simulator.disks import DiskState, unit_number
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.simulator.machine_files import nvram
+from hypersdk.simulator.machine_state import MachineState
 from hypersdk.simulator.managed import Call, Managed, operation
+from hypersdk.simulator.storage import datastore_of_path, split_path
 from hypersdk.simulator.stream import stream_length
+from hypersdk.simulator.tasks import Task
 from hypersdk.simulator.values import Data
 from hypersdk.simulator.world import World
 from hypersdk.units import KiB
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.machine import Machine
-    from hypersdk.simulator.platform import Platform
-    from hypersdk.simulator.snapshot import Snapshot
-    from hypersdk.simulator.tasks import Task
 
 CHECKSUMS: Final = ("sha1", "sha256")
 
@@ -55,26 +52,24 @@ class LeaseFile:
     sent_bytes: int = 0
 
 
-class Lease(Managed):
+class ExportLease(Managed):
     """One HttpNfcLease."""
 
     wsdl = "HttpNfcLease"
 
-    def __init__(
-        self, world: World, moref: str, platform: Platform, machine: Machine, snapshot: Snapshot | None, task: Task
-    ) -> None:
-        self.platform = platform
+    def __init__(self, moref: str, machine: MachineState, disks: list[DiskState], task: Task) -> None:
+        self.platform = machine.platform
         self.machine = machine
         self.task = task
         self.ticket = secrets.token_hex(16)
-        self.timeout_s = platform.config.lease_timeout_s
+        self.timeout_s = self.platform.config.lease_timeout_s
         self.renewed = time.monotonic()
         self.ended = False
         self.checksum = "sha1"
-        self.files = _files_of(machine, snapshot)
+        self.files = _files_of(machine, disks)
         capabilities = Data("HttpNfcLeaseCapabilities", pullModeSupported=True, corsSupported=True)
         super().__init__(
-            world,
+            machine.world,
             moref,
             state="initializing",
             initializeProgress=0,
@@ -104,7 +99,6 @@ class Lease(Managed):
         self.values["state"] = "error" if fault else "done"
         if fault is not None:
             self.values["error"] = fault.localized()
-        self.platform.close_lease(self)
         self.touch()
         self.machine.touch()
         if fault is None:
@@ -236,9 +230,8 @@ class Lease(Managed):
         )
 
 
-def _files_of(machine: Machine, snapshot: Snapshot | None) -> list[LeaseFile]:
+def _files_of(machine: MachineState, disks: list[DiskState]) -> list[LeaseFile]:
     """Disks in device order, then an inserted ISO, then the nvram file."""
-    disks = snapshot.disks if snapshot else machine.disks
     files = [_disk_file(machine, number, disk) for number, disk in enumerate(disks)]
     for device in machine.device_list:
         if device.type == "VirtualCdrom" and device.backing.type == "VirtualCdromIsoBackingInfo":
@@ -248,26 +241,27 @@ def _files_of(machine: Machine, snapshot: Snapshot | None) -> list[LeaseFile]:
     return files
 
 
-def disk_key(machine: Machine, disk: DiskState) -> str:
+def disk_key(machine: MachineState, disk: DiskState) -> str:
     """``deviceUrl.key`` of a disk: ``/vm-101/ParaVirtualSCSIController0:0``."""
     controller = devices.CONTROLLERS[disk.spec.controller][0]
     return f"/{machine.ref.moref}/{controller}0:{unit_number(disk)}"
 
 
-def _disk_file(machine: Machine, number: int, disk: DiskState) -> LeaseFile:
+def _disk_file(machine: MachineState, number: int, disk: DiskState) -> LeaseFile:
     image = disk.image
     return LeaseFile(
         disk_key(machine, disk), f"disk-{number}.vmdk", image, disk.index, image.capacity_bytes, image.allocated_bytes()
     )
 
 
-def _iso_file(machine: Machine, device: Data, number: int) -> LeaseFile:
+def _iso_file(machine: MachineState, device: Data, number: int) -> LeaseFile:
     """The inserted image. Raises MethodFault (FileNotFound) when it is gone, which is how such exports fail."""
-    iso: Any = machine.platform.iso_content(device.backing.fileName, machine)
-    if iso is None:
-        raise MethodFault.of(
-            "FileNotFound", f"File {device.backing.fileName} was not found", file=device.backing.fileName
-        )
+    path = device.backing.fileName
+    store = datastore_of_path(path, machine)
+    file = store.file(split_path(path, [store.name])[1]) if store else None
+    if file is None or file.content is None:
+        raise MethodFault.of("FileNotFound", f"File {path} was not found", file=path)
+    iso = file.content
     size = iso.capacity_bytes if isinstance(iso, DiskImage) else len(iso)
     controller = "VirtualIDEController0" if device.controllerKey == devices.IDE else "VirtualAHCIController0"
     return LeaseFile(
@@ -275,33 +269,40 @@ def _iso_file(machine: Machine, device: Data, number: int) -> LeaseFile:
     )
 
 
-def open_lease(platform: Platform, call: Call, machine: Machine, snapshot: Snapshot | None) -> Lease:
-    """Starts an export. Raises MethodFault when the machine is held by another, or the licence or a disk forbids it."""
+def open_lease(call: Call, machine: MachineState, disks: list[DiskState]) -> ExportLease:
+    """Starts an export of those disks of the machine, as they are now or were at a snapshot. Raises MethodFault when
+    another task has the machine, or the licence or a disk forbids it."""
     assert call.session is not None
+    platform, world = machine.platform, machine.world
     if platform.config.free_licence:
         raise MethodFault.of(
             "RestrictedVersion", "Current license or ESXi version prohibits execution of the requested operation."
         )
     machine.check_idle()
     _check_disks(machine)
-    holder: list[Callable[[], None]] = []
-    task = platform.tasks.open(call, machine, cancel=lambda: holder[0]())
-    moref = f"session[{call.session.key}]{platform.world.number('lease-')}"
+    on_cancel: list[Callable[[], None]] = []
+    task = platform.tasks.open(call, machine, cancel=lambda: on_cancel[0]())
+    moref = f"session[{call.session.key}]{world.number('lease-')}"
     try:
-        lease = Lease(platform.world, moref, platform, machine, snapshot, task)
+        lease = ExportLease(moref, machine, disks, task)
     except MethodFault as fault:
         task.fail(fault)
         raise
     lease.owner = call.session.key
     call.session.belongings.append(lease)
-    holder.append(lambda: lease.end(MethodFault.of("RequestCanceled", "The task was canceled by a user.")))
-    machine.lease = lease
+    on_cancel.append(lambda: lease.end(MethodFault.of("RequestCanceled", "The task was canceled by a user.")))
+    machine.busy = task
     machine.touch()
-    platform.world.later(platform.config.lease_ready_s, lambda: _prepared(lease))
+    world.later(platform.config.lease_ready_s, lambda: _prepared(lease))
     return lease
 
 
-def _prepared(lease: Lease) -> None:
+def open_leases(world: World) -> list[ExportLease]:
+    """The leases that have not ended."""
+    return [lease for lease in world.all(ExportLease) if not lease.ended]
+
+
+def _prepared(lease: ExportLease) -> None:
     fault = lease.platform.faults.take(
         [FaultKind.LEASE_ERROR], host=lease.machine.host.name, machine=lease.machine.spec.name, index=None
     )
@@ -315,7 +316,7 @@ def _prepared(lease: Lease) -> None:
         lease.become_ready()
 
 
-def _check_disks(machine: Machine) -> None:
+def _check_disks(machine: MachineState) -> None:
     for disk in machine.disks:
         if disk.spec.backing == "rdm-physical" or disk.spec.encrypted or machine.spec.encrypted:
             raise MethodFault.of("NotSupported", "The operation is not supported on the object.")

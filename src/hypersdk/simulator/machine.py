@@ -1,150 +1,37 @@
-"""A virtual machine: its state and the operations on it. How the state looks through the API is in ``machine_view``."""
+"""A virtual machine as the API has it: properties and calls on the state of ``machine_state``."""
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
 
-from hypersdk.simulator import devices, machine_view
+from hypersdk.simulator import machine_view
 from hypersdk.simulator.config import MachineSpec
-from hypersdk.simulator.content import DiskImage
-from hypersdk.simulator.disks import DiskState, Layer, content_of
-from hypersdk.simulator.entities import Entity, Folder, Host, Network, escape_name
+from hypersdk.simulator.entities import Folder, escape_name
 from hypersdk.simulator.fault import MethodFault, invalid_power_state
+from hypersdk.simulator.hosts import Host, Network
+from hypersdk.simulator.lease import ExportLease, open_lease, open_leases
 from hypersdk.simulator.machine_files import machine_files
+from hypersdk.simulator.machine_state import MachineState
 from hypersdk.simulator.managed import Call, operation, prop
+from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.reconfigure import reconfigure
+from hypersdk.simulator.snapshot import Snapshot, take_snapshot
 from hypersdk.simulator.storage import Datastore, StoredFile
 from hypersdk.simulator.values import Data, Ref
-from hypersdk.simulator.world import World, now
 from hypersdk.units import MiB
 
-if TYPE_CHECKING:
-    from hypersdk.simulator.lease import Lease
-    from hypersdk.simulator.platform import Platform
-    from hypersdk.simulator.snapshot import Snapshot
-    from hypersdk.simulator.tasks import Task
 
-_UNSAFE: Final = re.compile(r'[/\\:*?"<>|%]')
-
-
-class Machine(Entity):
+class SimulatedMachine(MachineState):
     """A VirtualMachine."""
-
-    wsdl = "VirtualMachine"
-    cached = True
-
-    def __init__(
-        self,
-        world: World,
-        moref: str,
-        platform: Platform,
-        spec: MachineSpec,
-        folder: Folder,
-        host: Host,
-        datastore: Datastore,
-        networks: list[Network],
-    ) -> None:
-        self.spec = spec
-        self.host = host
-        self.home = datastore
-        self.networks = networks
-        self.power: str = spec.power
-        self.template = spec.template
-        self.cpus, self.memory_mb = spec.cpus, spec.memory_mb
-        self.annotation = spec.annotation
-        self.cbt = spec.cbt
-        self.extra: dict[str, str] = {}
-        stores = {datastore, *(platform.datastore_named(disk.datastore, datastore) for disk in spec.disks)}
-        self.folder_name = _folder_name(stores, spec.name)
-        self.uuid = platform.uuid("bios", moref)
-        self.instance_uuid = platform.uuid("instance", moref)
-        self.made = platform.started
-        self.booted = platform.started if spec.power == "poweredOn" else None
-        self.reconfigured = platform.started
-        self.changes = 0
-        self.snapshots: list[Snapshot] = []  # roots
-        self.current: Snapshot | None = None
-        self.deltas = 0
-        self.lease: Lease | None = None
-        self.busy: Task | None = None
-        self.consolidation_needed = False
-        self._devices: list[Data] | None = None
-        super().__init__(world, moref, platform, escape_name(spec.name), folder)
-        self.disks = self._make_disks()
-        datastore.machines[self.folder_name] = self
-        for disk in self.disks:
-            disk.datastore.machines.setdefault(self.folder_name, self)
-        host.machines.append(self)
-        folder.put(self)
-
-    def _make_disks(self) -> list[DiskState]:
-        made = []
-        numbers: dict[str, int] = {}
-        for index, spec in enumerate(self.spec.disks):
-            bus = devices.CONTROLLERS[spec.controller][2]
-            place = numbers.get(bus, 0)
-            numbers[bus] = place + 1
-            store = self.platform.datastore_named(spec.datastore, self.home)
-            image = DiskImage(content_of(spec, f"{self.platform.config.seed}/{self.ref.moref}/{index}"))
-            name = self.folder_name + (f"_{index}" if index else "")
-            layer = Layer(name, image, time.monotonic(), delta=False)
-            key = devices.FIRST_DISK[bus] + place
-            made.append(DiskState(key, index, spec, store, self.folder_name, image, (layer,)))
-        return made
-
-    # Looks
-
-    @property
-    def device_list(self) -> list[Data]:
-        """``config.hardware.device``. Worked out from the specification until it is first changed."""
-        return self._devices if self._devices is not None else machine_view.devices_of(self)
-
-    @device_list.setter
-    def device_list(self, changed: list[Data]) -> None:
-        self._devices = changed
-
-    def refresh_disk_devices(self) -> None:
-        """Makes changed device lists follow the disks' files."""
-        if self._devices is not None:
-            disks = {device.key: device for device in machine_view.disk_devices(self)}
-            self._devices = [disks.get(device.key, device) for device in self._devices]
-
-    def volatile(self) -> bool:
-        return self.power == "poweredOn" and self.current is not None and self.platform.config.delta_bytes_s > 0
-
-    def used_on(self, datastore: Datastore) -> int:
-        """Space taken on that datastore."""
-        growth = self.delta_growth()
-        disks = [disk for disk in self.disks if disk.datastore is datastore]
-        used = sum(disk.layer_bytes(place, growth) for disk in disks for place in range(len(disk.layers)))
-        swap = self.memory_mb * MiB if self.power == "poweredOn" and datastore is self.home else 0
-        return used + swap
-
-    def delta_growth(self) -> float:
-        """How fast the newest delta of each disk grows."""
-        return self.platform.config.delta_bytes_s if self.power == "poweredOn" else 0
-
-    def datastores(self) -> list[Datastore]:
-        """Where its files lie."""
-        return list(dict.fromkeys([self.home, *(disk.datastore for disk in self.disks)]))
 
     def files_on(self, datastore: Datastore) -> list[StoredFile]:
         """Its files on that datastore."""
         return machine_files(self, datastore)
 
     @property
-    def tools_run(self) -> bool:
-        """Whether VMware Tools answer."""
-        return self.spec.tools and self.power == "poweredOn"
-
-    def changed_config(self) -> None:
-        """Call it after each change of the configuration."""
-        self.changes += 1
-        self.reconfigured = now()
-        self.touch()
+    def lease(self) -> ExportLease | None:
+        """The export of it that is open."""
+        return next((lease for lease in open_leases(self.world) if lease.machine is self), None)
 
     @prop("config")
     def _config(self) -> Data:
@@ -202,19 +89,7 @@ class Machine(Entity):
     def _heartbeat(self) -> str:
         return "green" if self.tools_run else "gray"
 
-    # Guards
-
-    def check_idle(self) -> None:
-        """Raises MethodFault (TaskInProgress) while a task or a lease holds the machine."""
-        holder = self.busy if self.busy is not None and self.busy.running else None
-        if holder is None and self.lease is not None:
-            holder = self.lease.task
-        if holder is not None:
-            raise MethodFault.of(
-                "TaskInProgress",
-                "The operation is not allowed in the current state: another task is already in progress.",
-                task=holder.ref,
-            )
+    # Power
 
     def check_power_on(self) -> None:
         """Raises MethodFault when it cannot be powered on now."""
@@ -223,32 +98,6 @@ class Machine(Entity):
             raise MethodFault.of("NotSupported", "A template cannot be powered on.")
         if self.power == "poweredOn":
             raise invalid_power_state("poweredOn", "poweredOff", "Powered on")
-
-    def start_task(self, call: Call, work: Callable[[], Any], *, seconds: float | None = None) -> Ref:
-        """Runs a task that holds the machine."""
-        self.check_idle()
-        ref = self.platform.tasks.run(call, self, work, seconds=seconds)
-        self.busy = self.platform.task(ref)
-        return ref
-
-    # Power
-
-    def set_power(self, call: Call | None, state: str, event: str, text: str) -> None:
-        """The new power state, and its event. A machine that goes on connects what starts connected; one that goes off
-        connects nothing."""
-        before, self.power = self.power, state
-        if state == "poweredOn":
-            self.booted = now()
-            self.changes += 1
-            self.reconfigured = now()
-        elif state == "poweredOff":
-            self.booted = None
-        if state != before and "poweredOff" in (state, before):
-            on = state == "poweredOn"
-            self._devices = [devices.with_power(device, on=on) for device in self.device_list]
-        self.touch()
-        self.host.touch()
-        self.platform.events.post(event, text, call=call, machine=self)
 
     def set_power_on(self, call: Call | None) -> None:
         """Powers it on."""
@@ -290,9 +139,7 @@ class Machine(Entity):
     @operation("ShutdownGuest", privilege="VirtualMachine.Interact.PowerOff")
     def _shutdown_guest(self, call: Call) -> None:
         self._need_tools()
-        self.platform.events.post(
-            "VmGuestShutdownEvent", f"Guest OS shut down for {self.name}", call=call, machine=self
-        )
+        self.post_event("VmGuestShutdownEvent", f"Guest OS shut down for {self.name}", call)
         self.world.later(self.platform.config.shutdown_s, lambda: self._guest_is_down(call))
 
     def _guest_is_down(self, call: Call) -> None:
@@ -331,7 +178,7 @@ class Machine(Entity):
                 disk.datastore.need(MiB)
             memory = bool(args.memory) and self.power == "poweredOn"
             quiesced = bool(args.quiesce) and not memory and self.tools_run
-            return self.platform.snapshot(self, args.name, args.description or "", quiesced=quiesced, memory=memory).ref
+            return take_snapshot(self, args.name, args.description or "", quiesced=quiesced, memory=memory).ref
 
         return self.start_task(call, work)
 
@@ -366,9 +213,7 @@ class Machine(Entity):
 
         def work() -> None:
             reconfigure(self, spec)
-            self.platform.events.post(
-                "VmReconfiguredEvent", f"Reconfigured {self.name}", call=call, machine=self, configSpec=spec
-            )
+            self.post_event("VmReconfiguredEvent", f"Reconfigured {self.name}", call, configSpec=spec)
 
         return self.start_task(call, work)
 
@@ -390,17 +235,26 @@ class Machine(Entity):
     def _clone(self, call: Call) -> Ref:
         if self.platform.esxi:
             raise MethodFault.of("NotSupported", "An ESXi host does not clone.")
-        return self.platform.clone(call, self)
+        return _clone(call, self)
 
     @operation("Destroy_Task", privilege="VirtualMachine.Inventory.Delete")
     def _destroy(self, call: Call) -> Ref:
         if self.power != "poweredOff":
             raise invalid_power_state(self.power, "poweredOff", "Powered on")
 
-        def work() -> None:
-            self.platform.forget_machine(self)
+        return self.start_task(call, self._delete)
 
-        return self.start_task(call, work)
+    def _delete(self) -> None:
+        """Removes it from the inventory, with its files."""
+        for snapshot in list(self.snapshots):
+            snapshot.remove(children=True)
+        for store in self.datastores():
+            store.machines.pop(self.folder_name, None)
+        self.host.machines.remove(self)
+        if isinstance(self.parent, Folder):
+            self.parent.take(self)
+        self.world.remove(self)
+        self.post_event("VmRemovedEvent", f"Removed {self.name} on {self.host.name}")
 
     # Export
 
@@ -408,18 +262,48 @@ class Machine(Entity):
     def _export(self, call: Call) -> Ref:
         if self.power != "poweredOff":
             raise invalid_power_state(self.power, "poweredOff", "Powered on")
-        return self.platform.open_lease(call, self, None)
+        return open_lease(call, self, self.disks).ref
 
     @operation("QueryChangedDiskAreas", privilege="VirtualMachine.Provisioning.DiskRandomRead")
     def _changed_areas(self, call: Call) -> Data:
         return machine_view.changed_areas(self, call.args)
 
 
-def _folder_name(datastores: set[Datastore], name: str) -> str:
-    """A folder for the machine that no other machine has, on any of its datastores."""
-    plain = _UNSAFE.sub("_", name)[:70]
-    folder, number = plain, 0
-    while any(folder in datastore.machines for datastore in datastores):
-        number += 1
-        folder = f"{plain}_{number}"
-    return folder
+def add_machine(
+    platform: Platform, spec: MachineSpec, folder: Folder, host: Host, store: Datastore, networks: list[Network]
+) -> SimulatedMachine:
+    """A new machine in the inventory."""
+    world = platform.world
+    machine = SimulatedMachine(world, world.number("vm-"), platform, spec, folder, host, store, networks)
+    for used in machine.datastores():
+        used.machines[machine.folder_name] = machine
+    host.machines.append(machine)
+    folder.put(machine)
+    for name in spec.snapshots:
+        take_snapshot(machine, name, f"{name}, taken for the simulator")
+    return machine
+
+
+def _clone(call: Call, source: SimulatedMachine) -> Ref:
+    """Starts cloning. Raises MethodFault (DuplicateName)."""
+    world, name, spec = source.world, call.args.name, call.args.spec
+    folder = world.get(call.args.folder, Folder)
+    stored = escape_name(name) if "%" not in name else name
+    for sibling in folder.children():
+        if sibling.name == stored:
+            raise MethodFault.of("DuplicateName", f"The name '{name}' already exists.", name=name, object=sibling.ref)
+    host = world.get(spec.location.host, Host) if spec.location.host else source.host
+    store = world.get(spec.location.datastore, Datastore) if spec.location.datastore else source.home
+    snapshot = world.get(spec.snapshot, Snapshot) if spec.snapshot else None
+    made = replace(source.spec, name=name, template=bool(spec.template), power="poweredOff", snapshots=())
+
+    def work() -> Ref:
+        store.need(sum(disk.image.allocated_bytes() for disk in source.disks))
+        clone = add_machine(source.platform, made, folder, host, store, source.networks)
+        for disk, origin in zip(clone.disks, snapshot.disks if snapshot else source.disks, strict=False):
+            disk.image = origin.image
+        if spec.powerOn:
+            clone.set_power_on(call)
+        return clone.ref
+
+    return source.start_task(call, work)

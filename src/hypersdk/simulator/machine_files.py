@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypersdk.simulator import devices
 from hypersdk.simulator.disks import DiskState
+from hypersdk.simulator.machine_state import MachineState
 from hypersdk.simulator.storage import Datastore, StoredFile
 from hypersdk.simulator.stream import content_id, descriptor
 from hypersdk.simulator.values import Data
 from hypersdk.simulator.vmx import vmx_text
 from hypersdk.units import SECTOR, KiB, MiB
 
-if TYPE_CHECKING:
-    from hypersdk.simulator.machine import Machine
-
 NVRAM_BYTES: Final = 8684
 """What a BIOS machine's nvram file is long."""
 
 
-def machine_files(machine: Machine, datastore: Datastore) -> list[StoredFile]:
+def machine_files(machine: MachineState, datastore: Datastore) -> list[StoredFile]:
     """All files of the machine on that datastore."""
     files: list[StoredFile] = []
     if datastore is machine.home:
@@ -31,7 +29,7 @@ def machine_files(machine: Machine, datastore: Datastore) -> list[StoredFile]:
     return files
 
 
-def _home_files(machine: Machine) -> list[StoredFile]:
+def _home_files(machine: MachineState) -> list[StoredFile]:
     stem = f"{machine.folder_name}/{machine.folder_name}"
     suffix = "vmtx" if machine.template else "vmx"
     files = [
@@ -46,17 +44,17 @@ def _home_files(machine: Machine) -> list[StoredFile]:
     return files
 
 
-def nvram(machine: Machine) -> bytes:
+def nvram(machine: MachineState) -> bytes:
     """The nvram file: bytes of no meaning, fixed for the machine."""
     return machine.uuid.encode().ljust(NVRAM_BYTES, b"\xff")
 
 
-def _small(machine: Machine, path: str, kind: str, data: bytes) -> StoredFile:
+def _small(machine: MachineState, path: str, kind: str, data: bytes) -> StoredFile:
     return _file(machine, path, kind, len(data), len(data), data)
 
 
 def _file(
-    machine: Machine,
+    machine: MachineState,
     path: str,
     kind: str,
     size: int,
@@ -69,17 +67,18 @@ def _file(
     return StoredFile(path, size, used, modified, kind, content, machine=machine.name, host=machine.host.name, **more)
 
 
-def disk_files(machine: Machine, disk: DiskState) -> list[StoredFile]:
+def disk_files(machine: MachineState, disk: DiskState) -> list[StoredFile]:
     """Descriptor and data of each layer. A file that a running machine writes is locked."""
     files: list[StoredFile] = []
     running = machine.power != "poweredOff"
-    uuid = machine.platform.uuid("disk", f"{machine.ref.moref}/{disk.index}")
     for place, layer in enumerate(disk.layers):
         stem = f"{disk.folder}/{layer.name}"
         used = disk.layer_bytes(place, machine.delta_growth() if place == len(disk.layers) - 1 else 0)
         text = disk_descriptor(disk, place).encode()
         files.append(
-            _file(machine, f"{stem}.vmdk", "vmdk", len(text), len(text), text, disk=_disk_info(disk), disk_uuid=uuid)
+            _file(
+                machine, f"{stem}.vmdk", "vmdk", len(text), len(text), text, disk=_disk_info(disk), disk_uuid=disk.uuid
+            )
         )
         if layer.delta:
             files.append(_file(machine, f"{stem}-sesparse.vmdk", "extent", used, used, None))
@@ -124,7 +123,7 @@ def disk_descriptor(disk: DiskState, place: int) -> str:
     return descriptor(disk.spec.capacity_bytes, extent, kind=kind, content_id=content_id(disk.image))
 
 
-def vmsd_text(machine: Machine) -> str:
+def vmsd_text(machine: MachineState) -> str:
     """The snapshot list file."""
     count = len(machine.snapshots)
     return f'.encoding = "UTF-8"\nsnapshot.numSnapshots = "{count}"\n'

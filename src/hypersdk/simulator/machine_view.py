@@ -4,21 +4,16 @@ asked for."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypersdk.simulator import devices
-from hypersdk.simulator.content import BLOCK, DiskImage
-from hypersdk.simulator.disks import DiskState, unit_number
-from hypersdk.simulator.entities import allocation
+from hypersdk.simulator.content import BLOCK
+from hypersdk.simulator.disks import DiskState
 from hypersdk.simulator.fault import MethodFault
-from hypersdk.simulator.stream import content_id
+from hypersdk.simulator.hosts import allocation
+from hypersdk.simulator.machine_state import MachineState, SnapshotState
 from hypersdk.simulator.values import Data
 from hypersdk.simulator.world import now
-from hypersdk.units import KiB
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.machine import Machine
-    from hypersdk.simulator.snapshot import Snapshot
 
 GUESTS: Final = {
     "debian12_64Guest": ("Debian GNU/Linux 12 (64-bit)", "linuxGuest"),
@@ -36,136 +31,16 @@ TOOLS_VERSION: Final = "12389"
 _BOOTABLE: Final = {"disk": "Disk", "nic": "Ethernet", "cdrom": "Cdrom", "floppy": "Floppy"}
 
 
-def guest_name(machine: Machine) -> str:
+def guest_name(machine: MachineState) -> str:
     """Full name of the guest system that the machine is set up for."""
     return GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])[0]
-
-
-# Devices
-
-
-def devices_of(machine: Machine) -> list[Data]:
-    """The device list as the machine's specification makes it."""
-    made = list(devices.base_devices())
-    made += _controllers(machine)
-    made += disk_devices(machine)
-    if machine.spec.cdrom:
-        made.append(_cdrom(machine))
-    connected = machine.power == "poweredOn"
-    made += [
-        devices.nic(index, machine.platform.mac(f"{machine.ref.moref}/{index}"), network, connected=connected)
-        for index, network in enumerate(machine.networks)
-    ]
-    if machine.spec.tpm:
-        made.append(devices.described("VirtualTPM", 11000, "Virtual TPM", "Trusted Platform Module", controllerKey=100))
-    return made
-
-
-def _controllers(machine: Machine) -> list[Data]:
-    by_kind: dict[str, list[int]] = {}
-    for disk in machine.disks:
-        by_kind.setdefault(disk.spec.controller, []).append(disk.key)
-    return [devices.controller(kind, 0, keys) for kind, keys in by_kind.items() if kind != "ide"]
-
-
-def _cdrom(machine: Machine) -> Data:
-    iso = machine.spec.iso
-    datastore = machine.platform.datastore_of_path(iso, machine) if iso else None
-    connected = machine.spec.iso_connected and machine.power == "poweredOn"
-    unit = sum(1 for disk in machine.disks if disk.spec.controller == "ide")
-    return devices.cdrom(
-        devices.FIRST_DISK["ide"] + unit,
-        devices.IDE,
-        unit,
-        "CD/DVD drive 1",
-        iso,
-        datastore.ref if datastore else None,
-        connected=connected,
-    )
-
-
-def disk_devices(machine: Machine) -> list[Data]:
-    """One VirtualDisk per disk."""
-    return [disk_device(machine, disk) for disk in machine.disks]
-
-
-def disk_device(machine: Machine, disk: DiskState) -> Data:
-    """The VirtualDisk with its chain of backings."""
-    spec = disk.spec
-    capacity = spec.capacity_bytes if spec.reported_bytes is None else spec.reported_bytes
-    kilobytes = capacity // KiB
-    _, controller_key, _, _ = devices.CONTROLLERS[spec.controller]
-    return devices.described(
-        "VirtualDisk",
-        disk.key,
-        f"Hard disk {disk.index + 1}",
-        f"{kilobytes:,} KB",
-        backing=_backing(machine, disk, len(disk.layers)),
-        controllerKey=controller_key,
-        unitNumber=unit_number(disk),
-        capacityInKB=kilobytes,
-        capacityInBytes=capacity,
-        shares=Data("SharesInfo", shares=1000, level="normal"),
-        nativeUnmanagedLinkedClone=False,
-    )
-
-
-def _backing(machine: Machine, disk: DiskState, depth: int) -> Data:
-    """The backing of the layer below ``depth``, with its parents."""
-    spec, layer = disk.spec, disk.layers[depth - 1]
-    common: dict[str, Any] = {
-        "fileName": disk.path(layer),
-        "datastore": disk.datastore.ref,
-        "diskMode": "independent_persistent" if spec.independent else "persistent",
-        "uuid": machine.platform.uuid("disk", f"{machine.ref.moref}/{disk.index}"),
-        "contentId": content_id(disk.image),
-    }
-    if machine.cbt:
-        common["changeId"] = change_id(machine, disk, disk.image)
-    if depth > 1:
-        common["parent"] = _backing(machine, disk, depth - 1)
-    if spec.encrypted:
-        common["keyId"] = Data(
-            "CryptoKeyId", keyId="simulated-key", providerId=Data("KeyProviderId", id="simulated-kms")
-        )
-    return Data(_backing_type(disk), **common, **_backing_fields(disk, layer.delta))
-
-
-def _backing_type(disk: DiskState) -> str:
-    if disk.spec.backing.startswith("rdm"):
-        return "VirtualDiskRawDiskMappingVer1BackingInfo"
-    return "VirtualDiskSeSparseBackingInfo" if disk.spec.backing == "sesparse" else "VirtualDiskFlatVer2BackingInfo"
-
-
-def _backing_fields(disk: DiskState, delta: bool) -> dict[str, Any]:
-    spec = disk.spec
-    if spec.backing.startswith("rdm"):
-        return {
-            "lunUuid": "0200000000600000000000000000000000000000000000000000",
-            "deviceName": "vml.02000000006000",
-            "compatibilityMode": "physicalMode" if spec.backing == "rdm-physical" else "virtualMode",
-            "sharing": _sharing(disk),
-        }
-    if spec.backing == "sesparse":
-        return {"writeThrough": False}
-    flat = {"split": False, "writeThrough": False, "thinProvisioned": spec.thin or delta, "sharing": _sharing(disk)}
-    return {**flat, "deltaDiskFormat": "seSparseFormat"} if delta else flat
-
-
-def _sharing(disk: DiskState) -> str:
-    return "sharingMultiWriter" if disk.spec.multi_writer else "sharingNone"
-
-
-def change_id(machine: Machine, disk: DiskState, image: DiskImage) -> str:
-    """CBT's change id: the disk's uuid and a sequence number."""
-    return f"{machine.platform.uuid('cbt', f'{machine.ref.moref}/{disk.index}')}/{sum(image.generations.values()) + 1}"
 
 
 # Configuration
 
 
-def config_info(machine: Machine, listed: list[Data] | None = None) -> Data:
-    """``config``; ``listed`` is a snapshot's own device list."""
+def config_info(machine: MachineState) -> Data:
+    """``config``."""
     spec = machine.spec
     folder = f"[{machine.home.name}] {machine.folder_name}/"
     hardware = Data(
@@ -175,7 +50,7 @@ def config_info(machine: Machine, listed: list[Data] | None = None) -> Data:
         memoryMB=machine.memory_mb,
         virtualICH7MPresent=False,
         virtualSMCPresent=False,
-        device=machine.device_list if listed is None else listed,
+        device=machine.device_list,
     )
     return Data(
         "VirtualMachineConfigInfo",
@@ -251,23 +126,23 @@ def config_info(machine: Machine, listed: list[Data] | None = None) -> Data:
     )
 
 
-def change_version(machine: Machine) -> str:
+def change_version(machine: MachineState) -> str:
     """Moves with every reconfiguration and power-on."""
     return machine.reconfigured.strftime("%Y-%m-%dT%H:%M:%S.%fZ") + (f"#{machine.changes}" if machine.changes else "")
 
 
-def _vm_key(machine: Machine) -> Data | None:
+def _vm_key(machine: MachineState) -> Data | None:
     if not machine.spec.encrypted:
         return None
     return Data("CryptoKeyId", keyId="simulated-key", providerId=Data("KeyProviderId", id="simulated-kms"))
 
 
-def _extra(machine: Machine) -> list[Data]:
+def _extra(machine: MachineState) -> list[Data]:
     pairs = {"nvram": f"{machine.folder_name}.nvram", "svga.present": "TRUE", **machine.extra}
     return [Data("OptionValue", key=key, value=value) for key, value in pairs.items()]
 
 
-def _boot_options(machine: Machine) -> Data:
+def _boot_options(machine: MachineState) -> Data:
     return Data(
         "VirtualMachineBootOptions",
         bootDelay=0,
@@ -279,7 +154,7 @@ def _boot_options(machine: Machine) -> Data:
     )
 
 
-def boot_order(machine: Machine) -> Iterator[Data]:
+def boot_order(machine: MachineState) -> Iterator[Data]:
     """``bootOrder``; what the machine does not have any more is in no list of vSphere's."""
     for entry in machine.spec.boot_order:
         word, _, index = entry.partition(":")
@@ -295,7 +170,7 @@ def boot_order(machine: Machine) -> Iterator[Data]:
             yield Data(kind)
 
 
-def resource_config(machine: Machine) -> Data:
+def resource_config(machine: MachineState) -> Data:
     """``resourceConfig``."""
     return Data("ResourceConfigSpec", entity=machine.ref, cpuAllocation=allocation(-1), memoryAllocation=allocation(-1))
 
@@ -338,7 +213,7 @@ def capability() -> Data:
 # State
 
 
-def runtime_info(machine: Machine) -> Data:
+def runtime_info(machine: MachineState) -> Data:
     """``runtime``."""
     return Data(
         "VirtualMachineRuntimeInfo",
@@ -358,7 +233,7 @@ def runtime_info(machine: Machine) -> Data:
     )
 
 
-def address(machine: Machine, card: int) -> str:
+def address(machine: MachineState, card: int) -> str:
     """An address from 192.0.2.0/24, 198.51.100.0/24 or 203.0.113.0/24 (RFC 5737), fixed for the machine's network
     card."""
     number = machine.platform.number("address", machine.ref.moref) + card
@@ -366,18 +241,18 @@ def address(machine: Machine, card: int) -> str:
     return f"{net}.{1 + number // 3 % 254}"
 
 
-def addresses(machine: Machine) -> list[str]:
+def addresses(machine: MachineState) -> list[str]:
     """Those of all its cards."""
     return [address(machine, card) for card in range(len(machine.networks))]
 
 
-def host_name(machine: Machine) -> str:
+def host_name(machine: MachineState) -> str:
     """What the guest calls itself."""
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in machine.spec.name.lower()).strip("-")
     return f"{plain or 'guest'}.example.com"
 
 
-def guest_info(machine: Machine) -> Data:
+def guest_info(machine: MachineState) -> Data:
     """``guest``, as VMware Tools report it."""
     running, tools = machine.tools_run, machine.spec.tools
     fields: dict[str, Any] = {
@@ -395,7 +270,7 @@ def guest_info(machine: Machine) -> Data:
     return Data("GuestInfo", **fields)
 
 
-def _running_guest(machine: Machine) -> dict[str, Any]:
+def _running_guest(machine: MachineState) -> dict[str, Any]:
     full_name, family = GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])
     nics = [_guest_nic(machine, index, network.name) for index, network in enumerate(machine.networks)]
     return {
@@ -408,21 +283,21 @@ def _running_guest(machine: Machine) -> dict[str, Any]:
     }
 
 
-def _guest_nic(machine: Machine, index: int, network: str) -> Data:
+def _guest_nic(machine: MachineState, index: int, network: str) -> Data:
     ip = address(machine, index)
     config = Data("NetIpConfigInfoIpAddress", ipAddress=ip, prefixLength=24, state="preferred")
     return Data(
         "GuestNicInfo",
         network=network,
         ipAddress=[ip],
-        macAddress=machine.platform.mac(f"{machine.ref.moref}/{index}"),
+        macAddress=machine.mac(index),
         connected=True,
         deviceConfigId=devices.FIRST_NIC + index,
         ipConfig=Data("NetIpConfigInfo", ipAddress=[config]),
     )
 
 
-def summary(machine: Machine) -> Data:
+def summary(machine: MachineState) -> Data:
     """``summary``."""
     spec = machine.spec
     config = Data(
@@ -481,12 +356,12 @@ def summary(machine: Machine) -> Data:
     )
 
 
-def config_path(machine: Machine) -> str:
+def config_path(machine: MachineState) -> str:
     """``[datastore] folder/name.vmx``."""
     return f"[{machine.home.name}] {machine.folder_name}/{machine.folder_name}.{'vmtx' if machine.template else 'vmx'}"
 
 
-def _storage_summary(machine: Machine) -> Data:
+def _storage_summary(machine: MachineState) -> Data:
     committed = sum(machine.used_on(datastore) for datastore in machine.datastores())
     capacity = sum(disk.spec.capacity_bytes for disk in machine.disks)
     return Data(
@@ -498,7 +373,7 @@ def _storage_summary(machine: Machine) -> Data:
     )
 
 
-def storage_info(machine: Machine) -> Data:
+def storage_info(machine: MachineState) -> Data:
     """``storage``: space by datastore."""
     usage = [
         Data(
@@ -513,7 +388,7 @@ def storage_info(machine: Machine) -> Data:
     return Data("VirtualMachineStorageInfo", perDatastoreUsage=usage, timestamp=now())
 
 
-def layout_ex(machine: Machine) -> Data:
+def layout_ex(machine: MachineState) -> Data:
     """``layoutEx``: every file with its size, and which of them make up each disk now and at each snapshot."""
     files: list[Data] = []
     numbers: dict[str, int] = {}
@@ -546,7 +421,7 @@ def layout_ex(machine: Machine) -> Data:
             memoryKey=-1,
             disk=[_disk_layout(disk, 0, add) for disk in snapshot.disks],
         )
-        for snapshot in all_snapshots(machine)
+        for snapshot in machine.all_snapshots()
     ]
     return Data("VirtualMachineFileLayoutEx", file=files, disk=current, snapshot=snapshots, timestamp=now())
 
@@ -563,18 +438,7 @@ def _disk_layout(disk: DiskState, growth: float, add: Callable[[str, str, int], 
     return Data("VirtualMachineFileLayoutExDiskLayout", key=disk.key, chain=chain)
 
 
-def all_snapshots(machine: Machine) -> list[Snapshot]:
-    """All snapshots, parents before children."""
-    out: list[Snapshot] = []
-    pending = list(reversed(machine.snapshots))
-    while pending:
-        snapshot = pending.pop()
-        out.append(snapshot)
-        pending.extend(reversed(snapshot.children))
-    return out
-
-
-def snapshot_info(machine: Machine) -> Data | None:
+def snapshot_info(machine: MachineState) -> Data | None:
     """``snapshot``; unset where there is none."""
     if not machine.snapshots:
         return None
@@ -583,7 +447,7 @@ def snapshot_info(machine: Machine) -> Data | None:
     return Data("VirtualMachineSnapshotInfo", currentSnapshot=current, rootSnapshotList=roots)
 
 
-def _tree(machine: Machine, snapshot: Snapshot) -> Data:
+def _tree(machine: MachineState, snapshot: SnapshotState) -> Data:
     return Data(
         "VirtualMachineSnapshotTree",
         snapshot=snapshot.ref,
@@ -599,7 +463,7 @@ def _tree(machine: Machine, snapshot: Snapshot) -> Data:
     )
 
 
-def changed_areas(machine: Machine, args: Data) -> Data:
+def changed_areas(machine: MachineState, args: Data) -> Data:
     """QueryChangedDiskAreas: what is allocated (change id ``*``) or changed since a change id.
 
     Raises MethodFault where CBT is off, the snapshot is missing or the ids are not known.
@@ -608,12 +472,12 @@ def changed_areas(machine: Machine, args: Data) -> Data:
         raise MethodFault.of("NotSupported", "Change tracking is not enabled.")
     disks = machine.disks
     if args.snapshot is not None:
-        snapshot = next((one for one in all_snapshots(machine) if one.ref == args.snapshot), None)
+        snapshot = next((saved for saved in machine.all_snapshots() if saved.ref == args.snapshot), None)
         disks = snapshot.disks if snapshot else []
     disk = next((disk for disk in disks if disk.key == args.deviceKey), None)
     if disk is None:
         raise MethodFault.of("InvalidArgument", "There is no such disk.", invalidProperty="deviceKey")
-    areas = _areas(machine, disk, args.changeId)
+    areas = _areas(disk, args.changeId)
     start = args.startOffset
     listed = [Data("DiskChangeExtent", start=offset, length=length) for offset, length in areas if offset >= start][
         :2000
@@ -622,12 +486,12 @@ def changed_areas(machine: Machine, args: Data) -> Data:
     return Data("DiskChangeInfo", startOffset=start, length=end - start, changedArea=listed)
 
 
-def _areas(machine: Machine, disk: DiskState, since: str) -> list[tuple[int, int]]:
+def _areas(disk: DiskState, since: str) -> list[tuple[int, int]]:
     if since == "*":
         return list(disk.image.extents())
-    if since == change_id(machine, disk, disk.image):
+    if since == disk.change_id():
         return []
     prefix = since.rpartition("/")[0]
-    if prefix != change_id(machine, disk, disk.image).rpartition("/")[0]:
+    if prefix != disk.change_id().rpartition("/")[0]:
         raise MethodFault.of("FileFault", "Error caused by file: the change id is not known.", file=disk.chain()[0])
     return [(block * BLOCK, disk.image.content.length(block)) for block in sorted(disk.image.generations)]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from hypersdk.simulator.encode import property_value
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.schema import Field, Kind, ManagedType, data_types, in_wsdl, managed_types
+from hypersdk.simulator.session import SessionRecord
 from hypersdk.simulator.values import Data, Ref
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.session import SessionRecord
-    from hypersdk.simulator.world import World
+from hypersdk.simulator.world import World
 
 F = TypeVar("F", bound=Callable[..., Any])
 

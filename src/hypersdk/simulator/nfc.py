@@ -12,8 +12,8 @@ from hypersdk.simulator.counters import OpenStream
 from hypersdk.simulator.delivery import Delivery, EndEarly
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
-from hypersdk.simulator.httpd import Connection
-from hypersdk.simulator.lease import Lease, LeaseFile
+from hypersdk.simulator.httpd import ClientConnection
+from hypersdk.simulator.lease import ExportLease, LeaseFile, open_leases
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.stream import VmdkStream
 from hypersdk.units import MiB
@@ -39,10 +39,10 @@ class NfcServer:
         self._platform = platform
         self._digests: dict[tuple[str, str], str] = {}  # by content and algorithm
 
-    def serve(self, connection: Connection, ticket: str, name: str) -> None:
+    def serve(self, connection: ClientConnection, ticket: str, name: str) -> None:
         """Answers one GET."""
         with self._platform.world.lock:
-            lease = self._platform.lease(ticket)
+            lease = next((lease for lease in open_leases(self._platform.world) if lease.ticket == ticket), None)
             file = lease.file(name) if lease is not None and lease.state == "ready" else None
         if lease is None or file is None or connection.site.host not in (None, lease.machine.host.ref.moref):
             connection.refuse(404, "There is no such file in an open lease here.")
@@ -64,7 +64,7 @@ class NfcServer:
                 faults = book.take(STREAM_FAULTS, host=host, machine=machine, index=file.index)
                 self._send(connection, lease, file, faults, label, stream)
 
-    def _head(self, connection: Connection, file: LeaseFile) -> bool:
+    def _head(self, connection: ClientConnection, file: LeaseFile) -> bool:
         """Status and headers; says whether the body will be chunked."""
         disk = is_disk(file)
         chunked = disk and connection.request_version != "HTTP/1.0"
@@ -81,7 +81,13 @@ class NfcServer:
         return chunked
 
     def _send(
-        self, connection: Connection, lease: Lease, file: LeaseFile, faults: list[Fault], label: str, stream: OpenStream
+        self,
+        connection: ClientConnection,
+        lease: ExportLease,
+        file: LeaseFile,
+        faults: list[Fault],
+        label: str,
+        stream: OpenStream,
     ) -> None:
         chunked = self._head(connection, file)
         counters, closing = self._platform.counters, self._platform.world
@@ -105,7 +111,7 @@ class NfcServer:
             stream.close()
             connection.transmit(b"0\r\n\r\n")
 
-    def _pump(self, delivery: Delivery, lease: Lease, file: LeaseFile) -> None:
+    def _pump(self, delivery: Delivery, lease: ExportLease, file: LeaseFile) -> None:
         """Sends the whole file and notes its digests before the last bytes leave, as the host does."""
         content = f"{file.content.key()}/{file.name}" if isinstance(file.content, DiskImage) else None
         wanted = lease.digests()
@@ -133,7 +139,7 @@ class NfcServer:
         with self._platform.world.lock:
             file.sha1, file.sha256, file.sent_bytes = sha1, sha256, sent_bytes
 
-    def _strike(self, lease: Lease, fault: Fault) -> None:
+    def _strike(self, lease: ExportLease, fault: Fault) -> None:
         """Faults that take the lease or the session away under the stream."""
         with self._platform.world.lock:
             if fault.kind is FaultKind.LEASE_TIMEOUT:
@@ -162,7 +168,7 @@ def is_disk(file: LeaseFile) -> bool:
     return isinstance(file.content, DiskImage) and file.index is not None
 
 
-def refuse(connection: Connection, fault: Fault) -> None:
+def refuse(connection: ClientConnection, fault: Fault) -> None:
     """Answers with an error instead of data."""
     if fault.kind is FaultKind.NFC_EXHAUSTED:
         connection.refuse(500, EXHAUSTED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from xml.sax.saxutils import quoteattr
 
 from hypersdk.simulator import machine_view
@@ -11,13 +11,9 @@ from hypersdk.simulator.disks import DiskState, unit_number
 from hypersdk.simulator.encode import scalar
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.lease import disk_key
+from hypersdk.simulator.machine_state import MachineState
 from hypersdk.simulator.managed import Call, Managed, operation
 from hypersdk.simulator.values import Data
-from hypersdk.simulator.world import World
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.machine import Machine
-    from hypersdk.simulator.platform import Platform
 
 STREAM_FORMAT: Final = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
 _NAMESPACES: Final = (
@@ -39,16 +35,14 @@ class OvfManager(Managed):
 
     wsdl = "OvfManager"
 
-    def __init__(self, world: World, moref: str, platform: Platform) -> None:
-        self.platform = platform
-        super().__init__(world, moref)
-
     @operation("CreateDescriptor", privilege="VApp.Export")
     def _create(self, call: Call) -> Data:
-        machine = self.platform.machine(call.args.obj)
+        machine = self.world.get(call.args.obj, MachineState)
         params = call.args.cdp
         files = {file.deviceId: file for file in params.ovfFiles or []}
-        if params.snapshot is not None and params.snapshot not in [s.ref for s in machine_view.all_snapshots(machine)]:
+        if params.snapshot is not None and params.snapshot not in [
+            snapshot.ref for snapshot in machine.all_snapshots()
+        ]:
             raise MethodFault.of(
                 "InvalidArgument", "The snapshot is not the machine's.", invalidProperty="cdp.snapshot"
             )
@@ -62,7 +56,7 @@ def _item(**fields: Any) -> str:
     return f"<Item>{''.join(lines)}</Item>"
 
 
-def descriptor_text(machine: Machine, files: dict[str, Data], name: str) -> str:
+def descriptor_text(machine: MachineState, files: dict[str, Data], name: str) -> str:
     """The OVF envelope. ``files`` are the exported files by the lease's device id."""
     disks = [(disk, files.get(disk_key(machine, disk))) for disk in machine.disks]
     references, sections = [], []
@@ -87,7 +81,7 @@ def descriptor_text(machine: Machine, files: dict[str, Data], name: str) -> str:
     )
 
 
-def _virtual_system(machine: Machine, name: str, disks: list[DiskState]) -> str:
+def _virtual_system(machine: MachineState, name: str, disks: list[DiskState]) -> str:
     spec = machine.spec
     numbers = iter(range(1, 1000))
     items = [
@@ -116,7 +110,7 @@ def _virtual_system(machine: Machine, name: str, disks: list[DiskState]) -> str:
             AutomaticAllocation=True,
             Connection=network.name,
             ElementName=f"Network adapter {index + 1}",
-            Address=machine.platform.mac(f"{machine.ref.moref}/{index}"),
+            Address=machine.mac(index),
             InstanceID=next(numbers),
             ResourceSubType="VmxNet3",
             ResourceType=10,
@@ -138,7 +132,7 @@ def _virtual_system(machine: Machine, name: str, disks: list[DiskState]) -> str:
     )
 
 
-def _boot_section(machine: Machine, instances: dict[int, int]) -> str:
+def _boot_section(machine: MachineState, instances: dict[int, int]) -> str:
     """As vCenter writes the first disk of a boot order."""
     order = machine_view.boot_order(machine)
     instance = next((instances[entry.deviceKey] for entry in order if entry.deviceKey in instances), None)

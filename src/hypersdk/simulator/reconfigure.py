@@ -4,22 +4,21 @@ is ignored."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypersdk.simulator import devices
 from hypersdk.simulator.entities import escape_name
 from hypersdk.simulator.fault import MethodFault, invalid_power_state
+from hypersdk.simulator.machine_state import MachineState
+from hypersdk.simulator.storage import datastore_of_path
 from hypersdk.simulator.values import Data
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.machine import Machine
 
 MAX_MEMORY_MB: Final = 24 * 1024 * 1024
 MAX_CPUS: Final = 768
 REMOVABLE: Final = ("VirtualCdrom", "VirtualFloppy")
 
 
-def reconfigure(machine: Machine, spec: Data) -> None:
+def reconfigure(machine: MachineState, spec: Data) -> None:
     """Applies the spec. Raises MethodFault before anything was changed."""
     for name in spec.fields:
         if name not in _SETTERS and name not in ("deviceChange", "changeVersion"):
@@ -36,30 +35,30 @@ def reconfigure(machine: Machine, spec: Data) -> None:
     machine.changed_config()
 
 
-def _set_name(machine: Machine, value: str) -> None:
+def _set_name(machine: MachineState, value: str) -> None:
     machine.rename(escape_name(value))
 
 
-def _set_cpus(machine: Machine, value: int) -> None:
+def _set_cpus(machine: MachineState, value: int) -> None:
     _need_off(machine)
     machine.cpus = _within("numCPUs", value, MAX_CPUS)
 
 
-def _set_memory(machine: Machine, value: int) -> None:
+def _set_memory(machine: MachineState, value: int) -> None:
     _need_off(machine)
     machine.memory_mb = _within("memoryMB", value, MAX_MEMORY_MB)
 
 
-def _set_annotation(machine: Machine, value: str) -> None:
+def _set_annotation(machine: MachineState, value: str) -> None:
     machine.annotation = value
 
 
-def _set_cbt(machine: Machine, value: bool) -> None:
+def _set_cbt(machine: MachineState, value: bool) -> None:
     machine.cbt = value
     machine.refresh_disk_devices()
 
 
-def _set_extra(machine: Machine, values: list[Data]) -> None:
+def _set_extra(machine: MachineState, values: list[Data]) -> None:
     for option in values:
         if option.value in ("", None):
             machine.extra.pop(option.key, None)
@@ -67,7 +66,7 @@ def _set_extra(machine: Machine, values: list[Data]) -> None:
             machine.extra[option.key] = str(option.value)
 
 
-_SETTERS: Final[dict[str, Callable[[Machine, Any], None]]] = {
+_SETTERS: Final[dict[str, Callable[[MachineState, Any], None]]] = {
     "name": _set_name, "numCPUs": _set_cpus, "memoryMB": _set_memory, "annotation": _set_annotation,
     "changeTrackingEnabled": _set_cbt, "extraConfig": _set_extra,
 }  # fmt: skip
@@ -81,12 +80,12 @@ def _within(name: str, value: int, most: int) -> int:
     return value
 
 
-def _need_off(machine: Machine) -> None:
+def _need_off(machine: MachineState) -> None:
     if machine.power != "poweredOff":
         raise invalid_power_state(machine.power, "poweredOff", "Powered on")
 
 
-def _changed_devices(machine: Machine, changes: list[Data]) -> list[Data] | None:
+def _changed_devices(machine: MachineState, changes: list[Data]) -> list[Data] | None:
     """The device list after the changes; ``None`` when there are none."""
     if not changes:
         return None
@@ -112,7 +111,7 @@ def _find(listed: list[Data], device: Data, index: int) -> int:
     return place
 
 
-def _add(machine: Machine, listed: list[Data], device: Data, index: int) -> None:
+def _add(machine: MachineState, listed: list[Data], device: Data, index: int) -> None:
     if device.type not in REMOVABLE:
         raise MethodFault.of("NotSupported", f"The simulator does not add a {device.type}.")
     keys = {have.key for have in listed}
@@ -134,7 +133,7 @@ def _add(machine: Machine, listed: list[Data], device: Data, index: int) -> None
     )
 
 
-def _edit(machine: Machine, listed: list[Data], device: Data, index: int) -> None:
+def _edit(machine: MachineState, listed: list[Data], device: Data, index: int) -> None:
     place = _find(listed, device, index)
     have = listed[place]
     if have.type != device.type:
@@ -147,7 +146,7 @@ def _edit(machine: Machine, listed: list[Data], device: Data, index: int) -> Non
         raise MethodFault.of("NotSupported", f"The simulator does not edit a {device.type}.")
 
 
-def _remove(_machine: Machine, listed: list[Data], device: Data, index: int) -> None:
+def _remove(_machine: MachineState, listed: list[Data], device: Data, index: int) -> None:
     place = _find(listed, device, index)
     if listed[place].type not in REMOVABLE:
         raise MethodFault.of("NotSupported", f"The simulator does not remove a {listed[place].type}.")
@@ -157,7 +156,7 @@ def _remove(_machine: Machine, listed: list[Data], device: Data, index: int) -> 
 _OPERATIONS: Final = {"add": _add, "edit": _edit, "remove": _remove}
 
 
-def _completed(machine: Machine, device: Data, label: str, index: int) -> Data:
+def _completed(machine: MachineState, device: Data, label: str, index: int) -> Data:
     """A removable device with what the server itself fills in."""
     backing = device.backing
     if backing is None:
@@ -171,15 +170,15 @@ def _completed(machine: Machine, device: Data, label: str, index: int) -> Data:
     return device.replace(backing=backing, deviceInfo=description, connectable=_connection(machine, asked))
 
 
-def _with_datastore(machine: Machine, backing: Data, index: int) -> Data:
+def _with_datastore(machine: MachineState, backing: Data, index: int) -> Data:
     """An ISO's datastore by its path. Whether the file exists is not asked, as vCenter does not ask until power-on."""
-    datastore = machine.platform.datastore_of_path(backing.fileName or "", machine)
+    datastore = datastore_of_path(backing.fileName or "", machine)
     if datastore is None:
         raise _bad_device(index, f"there is no datastore for '{backing.fileName}'")
     return backing.replace(datastore=datastore.ref)
 
 
-def _connection(machine: Machine, asked: Data) -> Data:
+def _connection(machine: MachineState, asked: Data) -> Data:
     """A device is only ever connected while the machine runs."""
     connected = bool(asked.connected) and machine.power == "poweredOn"
     return asked.replace(connected=connected, status="ok" if connected else "untried")

@@ -8,7 +8,8 @@ from urllib.parse import SplitResult, urlsplit
 from hypersdk.simulator.decode import MAX_REQUEST_BYTES
 from hypersdk.simulator.dispatch import Dispatcher
 from hypersdk.simulator.folder import FolderServer, session_cookie
-from hypersdk.simulator.httpd import BadRequest, Connection
+from hypersdk.simulator.httpd import BadRequest, ClientConnection
+from hypersdk.simulator.machine import SimulatedMachine
 from hypersdk.simulator.nfc import NfcServer
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.service import VERSIONS_XML
@@ -16,7 +17,7 @@ from hypersdk.simulator.service import VERSIONS_XML
 XML = "text/xml; charset=utf-8"
 
 
-class Routes:
+class SimulatorRouter:
     """The paths of a vCenter: ``/sdk``, ``/folder``, ``/nfc``."""
 
     def __init__(self, platform: Platform) -> None:
@@ -25,7 +26,7 @@ class Routes:
         self._nfc = NfcServer(platform)
         self._folder = FolderServer(platform)
 
-    def get(self, connection: Connection) -> None:
+    def get(self, connection: ClientConnection) -> None:
         """GET and HEAD."""
         url = _split(connection.path)
         parts = url.path.split("/")
@@ -40,7 +41,7 @@ class Routes:
         else:
             connection.refuse(404, "The simulator serves /sdk, /folder and /nfc.")
 
-    def post(self, connection: Connection) -> None:
+    def post(self, connection: ClientConnection) -> None:
         """SOAP calls."""
         if _split(connection.path).path.rstrip("/") not in ("/sdk", "/sdk/vimService"):
             connection.refuse(404, "SOAP calls go to /sdk.")
@@ -53,7 +54,7 @@ class Routes:
             headers["Set-Cookie"] = f'vmware_soap_session="{answer.cookie}"; Path=/; HttpOnly; Secure'
         connection.reply(answer.status, answer.body, XML, headers)
 
-    def put(self, connection: Connection) -> None:
+    def put(self, connection: ClientConnection) -> None:
         """Uploads."""
         url = _split(connection.path)
         if not url.path.startswith("/folder/"):
@@ -63,7 +64,8 @@ class Routes:
 
     def _welcome(self) -> str:
         names = "".join(
-            f"<li>{escape(machine.path())} ({machine.power})</li>" for machine in self._platform.machines()[:500]
+            f"<li>{escape(machine.path())} ({machine.power})</li>"
+            for machine in self._platform.world.all(SimulatedMachine)[:500]
         )
         return f"<!doctype html><title>HyperSDK simulator</title><h1>HyperSDK simulator</h1><ul>{names}</ul>"
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from hypersdk.simulator import machine_view
-from hypersdk.simulator.entities import Datacenter, Entity, Host
+from hypersdk.simulator.datacenter import Datacenter
+from hypersdk.simulator.entities import Entity, root_folder
+from hypersdk.simulator.hosts import Host
+from hypersdk.simulator.machine import SimulatedMachine
 from hypersdk.simulator.managed import Call, Managed, operation
+from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.storage import split_path
 from hypersdk.simulator.values import Ref
 from hypersdk.simulator.world import World
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.machine import Machine
-    from hypersdk.simulator.platform import Platform
 
 
 class SearchIndex(Managed):
@@ -29,7 +28,7 @@ class SearchIndex(Managed):
     @operation("FindByInventoryPath")
     def _by_path(self, call: Call) -> Ref | None:
         """A leading slash is allowed; ``/`` inside a name is written ``%2f``, as the name is stored."""
-        entity: Entity | None = self.platform.root
+        entity: Entity | None = root_folder(self.world)
         for name in filter(None, call.args.inventoryPath.split("/")):
             entity = next((child for child in entity.children() if child.name == name), None) if entity else None
         return entity.ref if entity else None
@@ -85,8 +84,12 @@ class SearchIndex(Managed):
             iter(self._machines(call, lambda machine: machine_view.config_path(machine) == call.args.path)), None
         )
 
-    def _machines(self, call: Call, matches: Callable[[Machine], bool]) -> list[Ref]:
-        return [machine.ref for machine in self.platform.machines() if matches(machine) and self._inside(call, machine)]
+    def _machines(self, call: Call, matches: Callable[[SimulatedMachine], bool]) -> list[Ref]:
+        return [
+            machine.ref
+            for machine in self.world.all(SimulatedMachine)
+            if matches(machine) and self._inside(call, machine)
+        ]
 
     def _inside(self, call: Call, entity: Entity) -> bool:
         wanted = call.args.datacenter

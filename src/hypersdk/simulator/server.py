@@ -12,19 +12,22 @@ from types import TracebackType
 from typing import Any, Final
 
 from hypersdk.errors import UsageError
-from hypersdk.simulator import machine_view
 from hypersdk.simulator.authorization import PRIVILEGES
 from hypersdk.simulator.certificate import Authority, ServerCertificate
 from hypersdk.simulator.config import MachineSpec, SimulatorConfig
 from hypersdk.simulator.content import DiskImage
 from hypersdk.simulator.counters import Counters
-from hypersdk.simulator.entities import Datacenter, Host
+from hypersdk.simulator.datacenter import Datacenter
+from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import Fault, FaultBook, FaultKind
+from hypersdk.simulator.hosts import Host
 from hypersdk.simulator.httpd import Listener, Site, listen
 from hypersdk.simulator.inventory import build
-from hypersdk.simulator.machine import Machine
+from hypersdk.simulator.lease import open_leases
+from hypersdk.simulator.machine import SimulatedMachine, add_machine
 from hypersdk.simulator.platform import HostEndpoint, Platform
-from hypersdk.simulator.routes import Routes
+from hypersdk.simulator.routes import SimulatorRouter
+from hypersdk.simulator.storage import datastore_named, datastores
 from hypersdk.simulator.world import now
 from hypersdk.units import MiB
 
@@ -35,6 +38,10 @@ _LISTEN_CAUSES: Final = {
 }
 FIRST_HOST_ADDRESS: Final = 2
 """ESXi hosts listen on 127.0.0.2, 127.0.0.3 ... when vCenter listens on 127.0.0.1."""
+
+
+SWEEP_S: Final = 0.1
+"""How often idle sessions and leases that were not renewed are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class Simulator:
         self._certificate = self._authority.issue(
             "vcenter.example.com", ["localhost", "vcenter.example.com", self.host]
         )
-        self._listener = Listener(Routes(self._platform), self._platform.counters.connected)
+        self._listener = Listener(SimulatorRouter(self._platform), self._platform.counters.connected)
         self._sites: dict[str, tuple[Site, socket.socket | None]] = {}  # by the host's moref
 
     def __enter__(self) -> Simulator:
@@ -81,7 +88,7 @@ class Simulator:
             self._listener.stop()
             raise
         self._platform.world.start()
-        self._platform.world.later(0, self._platform.sweep)
+        self._platform.world.later(0, self._sweep)
         self._listener.start()
         self._apply_routes()
 
@@ -96,6 +103,15 @@ class Simulator:
         """Ends all connections and threads. Without effect once stopped."""
         self._platform.world.stop()
         self._listener.stop()
+
+    def _sweep(self) -> None:
+        """Ends idle sessions and leases that were not renewed, and looks again a moment later."""
+        world = self._platform.world
+        self._platform.sessions.sweep()
+        for lease in open_leases(world):
+            if lease.expired():
+                lease.end(MethodFault.of("Timedout", "The lease timed out: it was not renewed in time."))
+        world.later(SWEEP_S, self._sweep)
 
     # What a client needs to know
 
@@ -160,12 +176,10 @@ class Simulator:
         self._platform.faults.arm(faults)
         self._apply_routes()
 
-    def vm(self, name: str) -> Machine:
+    def vm(self, name: str) -> SimulatedMachine:
         """The machine of that name, as the user typed it. Raises KeyError when there is none, or more than one."""
         with self._platform.world.lock:
-            found = [
-                machine for machine in self._platform.machines() if machine.spec.name == name or machine.name == name
-            ]
+            found = [machine for machine in self._machines() if machine.spec.name == name or machine.name == name]
         if len(found) != 1:
             raise KeyError(f"{len(found)} machines are named {name!r}")
         return found[0]
@@ -173,19 +187,19 @@ class Simulator:
     def known_names(self) -> KnownNames:
         """The names that faults and denied privileges may bear."""
         with self._platform.world.lock:
-            machines = self._platform.machines()
+            machines = self._machines()
             disks = {f"{machine.spec.name}:{disk.index}" for machine in machines for disk in machine.disks}
             return KnownNames(
                 hosts=frozenset(host.name for host in self._hosts()),
                 disks=frozenset(disks | {machine.spec.name for machine in machines}),
-                datastores=frozenset(store.name for store in self._platform.datastores(None)),
+                datastores=frozenset(store.name for store in datastores(self._platform.world)),
                 privileges=frozenset(PRIVILEGES),
             )
 
     def machine_names(self) -> list[str]:
         """Names of all machines."""
         with self._platform.world.lock:
-            return [machine.name for machine in self._platform.machines()]
+            return [machine.name for machine in self._machines()]
 
     def disk_image(self, name: str, index: int = 0, *, snapshot: str | None = None) -> DiskImage:
         """A disk's content now, or at the snapshot of that name."""
@@ -193,7 +207,7 @@ class Simulator:
         with self._platform.world.lock:
             if snapshot is None:
                 return machine.disks[index].image
-            frozen = next(one for one in machine_view.all_snapshots(machine) if one.name == snapshot)
+            frozen = next(one for one in machine.all_snapshots() if one.name == snapshot)
             return frozen.disks[index].image
 
     def write_raw(self, name: str, index: int, path: Path, *, snapshot: str | None = None) -> None:
@@ -223,16 +237,16 @@ class Simulator:
             for state, event in (("poweredOn", "VmPoweredOnEvent"), ("poweredOff", "VmPoweredOffEvent")):
                 machine.set_power(None, state, event, f"{machine.name} is {state}")
 
-    def add_machine(self, spec: MachineSpec) -> Machine:
+    def add_machine(self, spec: MachineSpec) -> SimulatedMachine:
         """One more machine, in the first datacenter."""
         with self._platform.world.lock:
             datacenter = self._platform.world.all(Datacenter)[0]
             hosts = [host for host in self._hosts() if host.datacenter() is datacenter]
             host = hosts[spec.host % len(hosts)]
-            stores = self._platform.datastores(datacenter)
-            store = self._platform.datastore_named(spec.datastore, stores[0])
+            stores = datastores(self._platform.world, datacenter)
+            store = datastore_named(spec.datastore, stores[0])
             networks = [host.networks[index % len(host.networks)] for index in range(spec.nics)]
-            return self._platform.add_machine(spec, datacenter.vm_folder, host, store, networks)
+            return add_machine(self._platform, spec, datacenter.vm_folder, host, store, networks)
 
     def end_sessions(self) -> None:
         """Drops all sessions, as a restart of the service does."""
@@ -244,14 +258,17 @@ class Simulator:
         """What the account would find: equal before and after when nothing was left behind. No times, tasks, events or
         sessions."""
         with self._platform.world.lock:
-            machines = {machine.path(): _machine_state(machine) for machine in self._platform.machines()}
+            machines = {machine.path(): _machine_state(machine) for machine in self._machines()}
             files = {
                 store.path(): sorted((file.path, file.size_bytes) for file in store.uploads.values())
-                for store in self._platform.datastores(None)
+                for store in datastores(self._platform.world)
             }
         return {"machines": machines, "files": files}
 
     # Hosts
+
+    def _machines(self) -> list[SimulatedMachine]:
+        return self._platform.world.all(SimulatedMachine)
 
     def _hosts(self) -> list[Host]:
         return self._platform.world.all(Host)
@@ -335,7 +352,7 @@ def _listen(address: str, port: int) -> socket.socket:
         ) from error
 
 
-def _machine_state(machine: Machine) -> dict[str, Any]:
+def _machine_state(machine: SimulatedMachine) -> dict[str, Any]:
     return {
         "moref": machine.ref.moref,
         "power": machine.power,
@@ -346,7 +363,7 @@ def _machine_state(machine: Machine) -> dict[str, Any]:
         "cbt": machine.cbt,
         "extra": dict(machine.extra),
         "devices": [device.plain() for device in machine.device_list],
-        "snapshots": [(one.ref.moref, one.name, one.description) for one in machine_view.all_snapshots(machine)],
+        "snapshots": [(one.ref.moref, one.name, one.description) for one in machine.all_snapshots()],
         "current_snapshot": machine.current.ref.moref if machine.current else None,
         "lease_open": machine.lease is not None,
         "busy": machine.busy is not None and machine.busy.running,

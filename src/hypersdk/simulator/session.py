@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from hypersdk.simulator.fault import MethodFault, not_authenticated
-from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.values import Data
-from hypersdk.simulator.world import World, now
+from hypersdk.simulator.world import World, WorldObject, now
 
 if TYPE_CHECKING:
     from hypersdk.secret import Secret
@@ -35,7 +34,7 @@ class SessionRecord:
     active_at: float
     calls_in_progress: int = 0
     call_count: int = 0
-    belongings: list[Managed] = field(default_factory=list)
+    belongings: list[WorldObject] = field(default_factory=list)
 
     def as_data(self) -> Data:
         """The API's ``UserSession``."""
@@ -55,7 +54,7 @@ class SessionRecord:
         )
 
 
-class Sessions:
+class SessionStore:
     """All sessions of the server. ``on_end`` is told of each session that ends, whichever way. With ``any_login`` any
     user name and password are right, if neither is empty; else those given."""
 
@@ -68,7 +67,8 @@ class Sessions:
         self.idle_s = idle_s
         self.on_login: Callable[[SessionRecord], None] = lambda _session: None
         self.on_end: Callable[[SessionRecord], None] = lambda _session: None
-        self.manager: SessionManager | None = None
+        self.caller: SessionRecord | None = None
+        """Who makes the call that is being answered; set by the dispatcher, under the lock."""
         self._password = password
         self._by_cookie: dict[str, SessionRecord] = {}
 
@@ -135,61 +135,3 @@ class Sessions:
     def alive(self, session: SessionRecord | None) -> bool:
         """Whether the session still stands."""
         return session is not None and session.cookie in self._by_cookie
-
-
-class SessionManager(Managed):
-    """The API's side of the sessions."""
-
-    wsdl = "SessionManager"
-
-    def __init__(self, world: World, moref: str, sessions: Sessions) -> None:
-        super().__init__(
-            world, moref, messageLocaleList=["en"], supportedLocaleList=["en"], defaultLocale="en", message=""
-        )
-        self.sessions = sessions
-        sessions.manager = self
-        self.asking: SessionRecord | None = (
-            None  # whose ``currentSession`` it is; set by the dispatcher, under the lock
-        )
-
-    @prop("currentSession")
-    def _current_session(self) -> Data | None:
-        return self.asking.as_data() if self.asking else None
-
-    @prop("sessionList")
-    def _session_list(self) -> list[Data]:
-        return [session.as_data() for session in self.sessions.all()]
-
-    @operation("Login")
-    def _login(self, call: Call) -> Data:
-        if call.session is not None:
-            raise MethodFault.of("InvalidLogin", "The session is logged in already.")
-        call.session = self.sessions.log_in(call.args.userName, call.args.password)
-        return call.session.as_data()
-
-    @operation("Logout")
-    def _logout(self, call: Call) -> None:
-        self.sessions.end(_of(call))
-
-    @operation("TerminateSession", privilege="Sessions.TerminateSession")
-    def _terminate(self, call: Call) -> None:
-        for key in call.args.sessionId:
-            session = self.sessions.by_key(key)
-            if session is None:
-                raise MethodFault.of("NotFound", f"There is no session {key}.")
-            if session is call.session:
-                raise MethodFault.of(
-                    "InvalidArgument", "A session cannot terminate itself.", invalidProperty="sessionId"
-                )
-            self.sessions.end(session)
-
-    @operation("SessionIsActive", privilege="Sessions.ValidateSession")
-    def _is_active(self, call: Call) -> bool:
-        session = self.sessions.by_key(call.args.sessionID)
-        return session is not None and session.user == call.args.userName
-
-
-def _of(call: Call) -> SessionRecord:
-    if call.session is None:
-        raise not_authenticated()
-    return call.session

@@ -7,21 +7,18 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from hypersdk.model import split_datastore_path
 from hypersdk.simulator.content import DiskImage
-from hypersdk.simulator.entities import Entity, Folder, Host
+from hypersdk.simulator.entities import Entity, Folder
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import FaultKind
 from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.values import Data, Ref
-from hypersdk.simulator.world import World, now
+from hypersdk.simulator.world import World, WorldObject, now
 from hypersdk.units import GiB, MiB, TiB
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.machine import Machine
-    from hypersdk.simulator.platform import Platform
 
 MAX_UPLOAD_BYTES: Final = 64 * MiB
 """What is uploaded is kept in memory: enough for OVF files, scripts and small ISOs."""
@@ -75,6 +72,22 @@ def split_path(text: str, known: Iterable[str]) -> tuple[str, str]:
     return parts[0], "/".join(name for name in parts[1].split("/") if name not in ("", "."))
 
 
+class StoredMachine(WorldObject, Protocol):
+    """What a datastore needs of the machines whose files are on it."""
+
+    def used_on(self, datastore: Datastore) -> int:
+        """Bytes that it takes on that datastore."""
+
+    def files_on(self, datastore: Datastore) -> list[StoredFile]:
+        """Its files on that datastore."""
+
+    def refresh_disk_devices(self) -> None:
+        """The paths of its disks have changed."""
+
+    def touch(self) -> None:
+        """Its properties have changed."""
+
+
 class Datastore(Entity):
     """A datastore with a size."""
 
@@ -85,8 +98,8 @@ class Datastore(Entity):
     ) -> None:
         self.kind = kind
         self.capacity_bytes = capacity_bytes
-        self.hosts: list[Host] = []
-        self.machines: dict[str, Machine] = {}  # by folder
+        self.hosts: list[Entity] = []
+        self.machines: dict[str, StoredMachine] = {}  # by folder
         self.uploads: dict[str, StoredFile] = {}
         self.folders: set[str] = set()
         self.browser = DatastoreBrowser(
@@ -260,13 +273,47 @@ class Datastore(Entity):
         )
 
 
+def datastores(world: World, datacenter: Entity | None = None) -> list[Datastore]:
+    """The datastores of a datacenter, or all."""
+    return [store for store in world.all(Datastore) if datacenter is None or store.datacenter() is datacenter]
+
+
+def datastore_named(name: str | None, home: Datastore) -> Datastore:
+    """The datastore of that name in the datacenter of ``home``, or ``home``."""
+    if name is None:
+        return home
+    stores = datastores(home.world, home.datacenter())
+    found = next((store for store in stores if store.name == name), None)
+    if found is None:
+        raise ValueError(f"there is no datastore named {name}")
+    return found
+
+
+def datastore_of_path(path: str, near: Entity) -> Datastore | None:
+    """The datastore that ``[name] path`` names, in the datacenter of ``near``."""
+    stores = {store.name: store for store in datastores(near.world, near.datacenter())}
+    return stores.get(split_path(path, stores)[0])
+
+
+def _locate(world: World, call: Call) -> tuple[Datastore, str]:
+    """Datastore and path of the call's ``[name] path``. Raises MethodFault."""
+    datacenter = call.args.datacenter
+    within = world.get(Ref("Datacenter", datacenter.moref), Entity) if datacenter is not None else None
+    stores = {store.name: store for store in datastores(world, within)}
+    name, path = split_path(call.args.name, stores)
+    if name not in stores:
+        raise MethodFault.of("InvalidDatastore", f"There is no datastore '{name}'.", name=name)
+    return stores[name], path
+
+
 _KINDS: Final = {
     ".iso": "iso", ".vmx": "vmx", ".vmtx": "template", ".log": "log", ".nvram": "nvram", ".flp": "floppy",
     ".vmsd": "snapshot", ".vmsn": "snapshot", ".vmdk": "vmdk",
 }  # fmt: skip
 _INFO_TYPES: Final = {
     "iso": "IsoImageFileInfo", "vmx": "VmConfigFileInfo", "template": "TemplateConfigFileInfo", "log": "VmLogFileInfo",
-    "nvram": "VmNvramFileInfo", "floppy": "FloppyImageFileInfo", "snapshot": "VmSnapshotFileInfo", "vmdk": "VmDiskFileInfo",
+    "nvram": "VmNvramFileInfo", "floppy": "FloppyImageFileInfo", "snapshot": "VmSnapshotFileInfo",
+    "vmdk": "VmDiskFileInfo",
 }  # fmt: skip
 
 
@@ -396,7 +443,7 @@ class VirtualDiskManager(Managed):
 
     @operation("QueryVirtualDiskUuid", privilege="Datastore.Browse")
     def _uuid(self, call: Call) -> str:
-        datastore, path = self.platform.datastore_path(call.args.name, call.args.datacenter)
+        datastore, path = _locate(self.world, call)
         file = datastore.file(path)
         if file is None or file.disk_uuid is None:
             raise MethodFault.of("FileNotFound", f"File {call.args.name} was not found", file=call.args.name)
@@ -421,7 +468,7 @@ class FileManager(Managed):
 
     @operation("DeleteDatastoreFile_Task", privilege="Datastore.DeleteFile")
     def _delete(self, call: Call) -> Ref:
-        datastore, path = self.platform.datastore_path(call.args.name, call.args.datacenter)
+        datastore, path = _locate(self.world, call)
 
         def work() -> None:
             if datastore.uploads.pop(path, None) is not None:
@@ -439,7 +486,7 @@ class FileManager(Managed):
 
     @operation("MakeDirectory", privilege="Datastore.FileManagement")
     def _make_directory(self, call: Call) -> None:
-        datastore, path = self.platform.datastore_path(call.args.name, call.args.datacenter)
+        datastore, path = _locate(self.world, call)
         if datastore.has_folder(path):
             raise MethodFault.of("FileAlreadyExists", f"{call.args.name} already exists", file=call.args.name)
         parent = posixpath.dirname(path)

@@ -47,7 +47,7 @@ class ListView(View):
 
     @prop("view")
     def _view(self) -> list[Ref]:
-        return [ref for ref in self._refs if self.world.find(ref) is not None]
+        return [ref for ref in self._refs if self.world.find(ref, Managed) is not None]
 
     @operation("ModifyListView")
     def _modify(self, call: Call) -> list[Ref]:
@@ -62,7 +62,7 @@ class ListView(View):
 
     def _add(self, refs: list[Ref]) -> list[Ref]:
         """Adds what exists; returns what does not."""
-        unknown = {ref for ref in refs if self.world.find(ref) is None}
+        unknown = {ref for ref in refs if self.world.find(ref, Managed) is None}
         self._refs.update(dict.fromkeys(ref for ref in refs if ref not in unknown))
         self.touch()
         return list(unknown)
@@ -94,6 +94,8 @@ class ViewManager(Managed):
     @operation("CreateListView", privilege="System.View")
     def _list_view(self, call: Call) -> Ref:
         moref = f"session[{session_key(call)}]{self.world.number('view-')}"
-        view = ListView(self.world, moref, [ref for ref in call.args.obj or [] if self.world.find(ref) is not None])
+        view = ListView(
+            self.world, moref, [ref for ref in call.args.obj or [] if self.world.find(ref, Managed) is not None]
+        )
         belongs(view, call)
         return view.ref

@@ -7,15 +7,13 @@ Keys as ESXi writes them. A BIOS machine has no ``firmware`` line: ``efi`` is it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hypersdk.simulator import devices
 from hypersdk.simulator.disks import DiskState, unit_number
-from hypersdk.simulator.storage import spaced_uuid, split_path
+from hypersdk.simulator.machine_state import MachineState
+from hypersdk.simulator.storage import datastore_of_path, datastores, spaced_uuid, split_path
 from hypersdk.simulator.values import Data
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.machine import Machine
 
 Pairs = Iterator[tuple[str, str]]
 
@@ -33,7 +31,7 @@ _GUESTS: Final = {
 }  # fmt: skip
 
 
-def vmx_text(machine: Machine) -> str:
+def vmx_text(machine: MachineState) -> str:
     """The file's text. A name stands in it as in the inventory, ``/`` and ``%`` escaped."""
     pairs = [*_machine(machine), *_controllers(machine)]
     for disk in machine.disks:
@@ -46,7 +44,7 @@ def vmx_text(machine: Machine) -> str:
     return "".join(f'{key} = "{_quote(value)}"\n' for key, value in pairs)
 
 
-def _machine(machine: Machine) -> Pairs:
+def _machine(machine: MachineState) -> Pairs:
     yield from (
         (".encoding", "UTF-8"),
         ("config.version", "8"),
@@ -69,7 +67,7 @@ def _machine(machine: Machine) -> Pairs:
         yield "annotation", machine.annotation
 
 
-def _controllers(machine: Machine) -> Pairs:
+def _controllers(machine: MachineState) -> Pairs:
     for device in machine.device_list:
         bus = devices.bus_of(device)
         if (
@@ -83,7 +81,7 @@ def _controllers(machine: Machine) -> Pairs:
                 yield f"{bus}{device.busNumber}.virtualDev", _SCSI_MODELS[device.type]
 
 
-def _disk(machine: Machine, disk: DiskState) -> Pairs:
+def _disk(machine: MachineState, disk: DiskState) -> Pairs:
     bus = devices.CONTROLLERS[disk.spec.controller][2]
     name = f"{bus}0:{unit_number(disk)}"
     yield f"{name}.present", "TRUE"
@@ -92,7 +90,7 @@ def _disk(machine: Machine, disk: DiskState) -> Pairs:
     yield f"{name}.fileName", _file(machine, disk.path(disk.layers[-1]))
 
 
-def _cdrom(machine: Machine, device: Data) -> Pairs:
+def _cdrom(machine: MachineState, device: Data) -> Pairs:
     controller = next(have for have in machine.device_list if have.key == device.controllerKey)
     name = f"{devices.bus_of(controller)}{controller.busNumber}:{device.unitNumber}"
     backing, connection = device.backing, device.connectable
@@ -110,14 +108,13 @@ def _cdrom(machine: Machine, device: Data) -> Pairs:
         yield f"{name}.fileName", "emptyBackingString"
 
 
-def _file(machine: Machine, path: str) -> str:
+def _file(machine: MachineState, path: str) -> str:
     """``[datastore] folder/file`` as the file names it: bare beside it, else with the path where hosts mount the
     datastore."""
-    platform = machine.platform
-    name, rest = split_path(path, [store.name for store in platform.datastores(machine.datacenter())])
+    name, rest = split_path(path, [store.name for store in datastores(machine.world, machine.datacenter())])
     if name == machine.home.name and rest.rpartition("/")[0] == machine.folder_name:
         return rest.rpartition("/")[2]
-    store = platform.datastore_of_path(path, machine)
+    store = datastore_of_path(path, machine)
     return f"{store.mount_path if store else '/vmfs/volumes/' + name}/{rest}"
 
 

@@ -12,18 +12,28 @@ import heapq
 import itertools
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from hypersdk.simulator.fault import object_not_found, unexpected
 from hypersdk.simulator.values import Ref
 
-if TYPE_CHECKING:
-    from hypersdk.simulator.managed import Managed
 
-T = TypeVar("T", bound="Managed")
+class WorldObject(Protocol):
+    """What the world needs of the objects in it."""
+
+    ref: Ref
+
+    def is_a(self, type_: str) -> bool:
+        """Whether the object is of that API type or inherits from it."""
+
+    def forget_cached(self) -> None:
+        """Drops what was worked out before a change."""
+
+
+T = TypeVar("T", bound=WorldObject)
 
 
 def now() -> datetime:
@@ -40,7 +50,8 @@ class World:
         self.tick = 0
         self.closing = False
         self.root_moref = ""
-        self._objects: dict[str, Managed] = {}
+        self._objects: dict[str, WorldObject] = {}
+        self._by_class: defaultdict[type, dict[str, WorldObject]] = defaultdict(dict)
         self._numbers: Counter[str] = Counter()
         self._appointments: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -66,38 +77,42 @@ class World:
         self._numbers[prefix] += 1
         return f"{prefix}{self._numbers[prefix]}"
 
-    def add(self, managed: Managed) -> None:
+    def add(self, managed: WorldObject) -> None:
         """Makes the object known under its reference."""
         self._objects[managed.ref.moref] = managed
+        for class_ in type(managed).__mro__:
+            self._by_class[class_][managed.ref.moref] = managed
         self.touch(managed)
 
-    def remove(self, managed: Managed) -> None:
+    def remove(self, managed: WorldObject) -> None:
         """Forgets the object; calls on it fail from now on."""
         self._objects.pop(managed.ref.moref, None)
+        for class_ in type(managed).__mro__:
+            self._by_class[class_].pop(managed.ref.moref, None)
         self.touch(managed)
 
-    def touch(self, managed: Managed) -> None:
+    def touch(self, managed: WorldObject) -> None:
         """Says that some property of the object may have changed."""
         with self.lock:
             self.tick += 1
             managed.forget_cached()
             self.changed.notify_all()
 
-    def find(self, ref: Ref) -> Managed | None:
-        """The object, or ``None`` when it is gone or of another type."""
+    def find(self, ref: Ref, type_: type[T]) -> T | None:
+        """The object as the Python class ``type_``, or ``None`` when it is gone or of another type."""
         managed = self._objects.get(ref.moref)
-        return managed if managed is not None and (not ref.type or managed.is_a(ref.type)) else None
+        return managed if isinstance(managed, type_) and (not ref.type or managed.is_a(ref.type)) else None
 
     def get(self, ref: Ref, type_: type[T]) -> T:
-        """The object as the Python class ``type_``. Raises MethodFault (ManagedObjectNotFound)."""
-        managed = self.find(ref)
-        if not isinstance(managed, type_):
+        """As ``find``. Raises MethodFault (ManagedObjectNotFound)."""
+        managed = self.find(ref, type_)
+        if managed is None:
             raise object_not_found(ref)
         return managed
 
     def all(self, type_: type[T]) -> list[T]:
         """All objects of a Python class, oldest first."""
-        return [managed for managed in self._objects.values() if isinstance(managed, type_)]
+        return cast(list[T], list(self._by_class[type_].values()))
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Runs ``action`` under the lock after ``delay_s`` seconds."""

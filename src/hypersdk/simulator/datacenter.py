@@ -1,0 +1,72 @@
+"""Datacenters: the roots of the folders for machines, hosts, datastores and networks."""
+
+from __future__ import annotations
+
+from hypersdk.simulator.entities import Entity, Folder, descendants
+from hypersdk.simulator.machine import SimulatedMachine
+from hypersdk.simulator.managed import Call, operation, prop
+from hypersdk.simulator.platform import Platform
+from hypersdk.simulator.tasks import Task
+from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.world import World
+
+
+class Datacenter(Entity):
+    """A datacenter with its four folders."""
+
+    wsdl = "Datacenter"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+        super().__init__(world, moref, platform, name, parent)
+        self.vm_folder = self._make_folder("vm", "group-v", ["Folder", "VirtualMachine", "VirtualApp"])
+        self.host_folder = self._make_folder("host", "group-h", ["Folder", "ComputeResource"])
+        self.datastore_folder = self._make_folder("datastore", "group-s", ["Folder", "Datastore", "StoragePod"])
+        self.network_folder = self._make_folder("network", "group-n", ["Folder", "Network", "DistributedVirtualSwitch"])
+        parent.put(self)
+
+    def _make_folder(self, name: str, prefix: str, kinds: list[str]) -> Folder:
+        moref = self.platform.moref(prefix, f"ha-folder-{name}")
+        return Folder(self.world, moref, self.platform, name, self, kinds)
+
+    def children(self) -> list[Entity]:
+        return [self.vm_folder, self.host_folder, self.datastore_folder, self.network_folder]
+
+    @prop("vmFolder")
+    def _vm_folder(self) -> Ref:
+        return self.vm_folder.ref
+
+    @prop("hostFolder")
+    def _host_folder(self) -> Ref:
+        return self.host_folder.ref
+
+    @prop("datastoreFolder")
+    def _datastore_folder(self) -> Ref:
+        return self.datastore_folder.ref
+
+    @prop("networkFolder")
+    def _network_folder(self) -> Ref:
+        return self.network_folder.ref
+
+    @prop("datastore")
+    def _datastore(self) -> list[Ref]:
+        return [entity.ref for entity in descendants(self.datastore_folder, recursive=True) if entity.is_a("Datastore")]
+
+    @prop("network")
+    def _network(self) -> list[Ref]:
+        return [entity.ref for entity in descendants(self.network_folder, recursive=True) if entity.is_a("Network")]
+
+    @operation("PowerOnMultiVM_Task", privilege="VirtualMachine.Interact.PowerOn")
+    def _power_on_multi(self, call: Call) -> Ref:
+        machines = [self.world.get(ref, SimulatedMachine) for ref in call.args.vm]
+        for machine in machines:
+            machine.check_power_on()
+
+        def work() -> Data:
+            for machine in machines:
+                machine.set_power_on(call)
+            return Data("ClusterPowerOnVmResult")
+
+        ref = self.platform.tasks.run(call, self, work)
+        for machine in machines:
+            machine.busy = self.world.get(ref, Task)
+        return ref

@@ -1,0 +1,449 @@
+"""What machines run on: clusters, hosts, resource pools and networks."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from hypersdk.simulator.autostart import AutoStartManager
+from hypersdk.simulator.entities import Entity, Folder
+from hypersdk.simulator.managed import prop
+from hypersdk.simulator.platform import Platform
+from hypersdk.simulator.schema import data_types
+from hypersdk.simulator.storage import Datastore, DatastoreBrowser
+from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.world import World, WorldObject, now
+from hypersdk.units import GiB, MiB
+
+
+class HostedMachine(WorldObject, Protocol):
+    """What a host, its pool and its networks read of a machine."""
+
+    power: str
+    memory_mb: int
+    template: bool
+
+    def get(self, name: str) -> Any:
+        """A property of the API."""
+
+
+class ComputeResource(Entity):
+    """Hosts with one root resource pool; a standalone host is one of its own."""
+
+    wsdl = "ComputeResource"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+        self.hosts: list[Host] = []
+        super().__init__(world, moref, platform, name, parent)
+        self.pool = ResourcePool(world, platform.moref("resgroup-", "ha-root-pool"), platform, "Resources", self)
+        parent.put(self)
+
+    def children(self) -> list[Entity]:
+        return [*self.hosts, self.pool]
+
+    @prop("host")
+    def _host(self) -> list[Ref]:
+        return [host.ref for host in self.hosts]
+
+    @prop("resourcePool")
+    def _pool(self) -> Ref:
+        return self.pool.ref
+
+    @prop("datastore")
+    def _datastore(self) -> list[Ref]:
+        return list(dict.fromkeys(ref for host in self.hosts for ref in host.get("datastore")))
+
+    @prop("network")
+    def _network(self) -> list[Ref]:
+        return list(dict.fromkeys(ref for host in self.hosts for ref in host.get("network")))
+
+    @prop("configurationEx")
+    def _configuration(self) -> Data:
+        return Data("ComputeResourceConfigInfo", vmSwapPlacement="vmDirectory", spbmEnabled=True)
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        count = len(self.hosts)
+        fields: dict[str, Any] = {
+            "totalCpu": count * Host.CORES * Host.MHZ,
+            "totalMemory": count * Host.MEMORY_BYTES,
+            "numCpuCores": count * Host.CORES,
+            "numCpuThreads": count * Host.CORES * 2,
+            "effectiveCpu": count * Host.CORES * Host.MHZ,
+            "effectiveMemory": count * Host.MEMORY_BYTES // MiB,
+            "numHosts": count,
+            "numEffectiveHosts": count,
+            "overallStatus": "green",
+        }
+        return self._summary_of(fields)
+
+    def _summary_of(self, fields: dict[str, Any]) -> Data:
+        return Data("ComputeResourceSummary", **fields)
+
+
+class Cluster(ComputeResource):
+    """A ClusterComputeResource."""
+
+    wsdl = "ClusterComputeResource"
+
+    @prop("configurationEx")
+    def _configuration(self) -> Data:
+        return Data(
+            "ClusterConfigInfoEx",
+            vmSwapPlacement="vmDirectory",
+            spbmEnabled=True,
+            dasConfig=Data("ClusterDasConfigInfo", enabled=False, admissionControlEnabled=False),
+            dasVmConfig=[],
+            drsConfig=Data("ClusterDrsConfigInfo", enabled=False, defaultVmBehavior="manual"),
+            drsVmConfig=[],
+            rule=[],
+            group=[],
+        )
+
+    def _summary_of(self, fields: dict[str, Any]) -> Data:
+        return Data("ClusterComputeResourceSummary", **fields, currentFailoverLevel=1, numVmotions=0)
+
+
+class ResourcePool(Entity):
+    """The root pool of a compute resource."""
+
+    wsdl = "ResourcePool"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, owner: ComputeResource) -> None:
+        super().__init__(world, moref, platform, name, owner, resourcePool=[])
+        self.owner_resource = owner
+
+    @prop("owner")
+    def _owner(self) -> Ref:
+        return self.owner_resource.ref
+
+    @prop("vm")
+    def _vm(self) -> list[Ref]:
+        return [machine.ref for host in self.owner_resource.hosts for machine in host.machines if not machine.template]
+
+    @prop("config")
+    def _config(self) -> Data:
+        return Data(
+            "ResourceConfigSpec", entity=self.ref, cpuAllocation=allocation(-1), memoryAllocation=allocation(-1)
+        )
+
+    @prop("runtime")
+    def _runtime(self) -> Data:
+        hosts = max(1, len(self.owner_resource.hosts))
+        return Data(
+            "ResourcePoolRuntimeInfo",
+            overallStatus="green",
+            memory=_usage(hosts * Host.MEMORY_BYTES),
+            cpu=_usage(hosts * Host.CORES * Host.MHZ),
+        )
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        return Data("ResourcePoolSummary", name=self.name, config=self.get("config"), runtime=self.get("runtime"))
+
+
+def allocation(limit: int) -> Data:
+    """Normal shares, nothing reserved; ``limit`` -1 means none."""
+    shares = Data("SharesInfo", shares=4000, level="normal")
+    return Data("ResourceAllocationInfo", reservation=0, expandableReservation=True, limit=limit, shares=shares)
+
+
+def _usage(most: int) -> Data:
+    return Data(
+        "ResourcePoolResourceUsage",
+        reservationUsed=0,
+        reservationUsedForVm=0,
+        unreservedForPool=most,
+        unreservedForVm=most,
+        overallUsage=most // 5,
+        maxUsage=most,
+    )
+
+
+class Host(Entity):
+    """An ESXi host; its NFC data comes from a network address of its own."""
+
+    wsdl = "HostSystem"
+    CORES: Final = 32
+    MHZ: Final = 2900
+    MEMORY_BYTES: Final = 512 * GiB
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: ComputeResource) -> None:
+        self.machines: list[HostedMachine] = []
+        self.datastores: list[Datastore] = []
+        self.networks: list[Network] = []
+        self.uuid = platform.uuid("host", name)
+        super().__init__(world, moref, platform, name, parent)
+        manager = "ha-autostart-mgr" if platform.esxi else f"autoStartManager-{moref.rpartition('-')[2]}"
+        self.autostart = AutoStartManager(world, manager, self.machines)
+        moref = platform.moref("datastoreBrowser-", "ha-host-datastorebrowser")
+        self._datastore_browser = DatastoreBrowser(world, moref, platform, self.datastores)
+        parent.hosts.append(self)
+
+    @property
+    def resource(self) -> ComputeResource:
+        """The cluster, or its own compute resource."""
+        assert isinstance(self.parent, ComputeResource)
+        return self.parent
+
+    def children(self) -> list[Entity]:
+        return []
+
+    @prop("vm")
+    def _vm(self) -> list[Ref]:
+        return [machine.ref for machine in self.machines]
+
+    @prop("datastore")
+    def _datastore(self) -> list[Ref]:
+        return [datastore.ref for datastore in self.datastores]
+
+    @prop("network")
+    def _network(self) -> list[Ref]:
+        return [network.ref for network in self.networks]
+
+    @prop("datastoreBrowser")
+    def _browser(self) -> Ref:
+        return self._datastore_browser.ref
+
+    @prop("runtime")
+    def _runtime(self) -> Data:
+        return Data(
+            "HostRuntimeInfo",
+            connectionState="connected",
+            powerState="poweredOn",
+            inMaintenanceMode=False,
+            inQuarantineMode=False,
+            bootTime=self.platform.started,
+            standbyMode="none",
+        )
+
+    @prop("configManager")
+    def _config_manager(self) -> Data:
+        return Data("HostConfigManager", autoStartManager=self.autostart.ref)
+
+    @prop("capability")
+    def _capability(self) -> Data:
+        """All that must be there is no; clients ask for single ones of these."""
+        must = {field.name: False for field in data_types()["HostCapability"].fields if field.required}
+        able = dict.fromkeys(
+            ("rebootSupported", "shutdownSupported", "nfsSupported", "backgroundSnapshotsSupported"), True
+        )
+        return Data("HostCapability", **{**must, **able, "maxSupportedVcpus": 768})
+
+    @prop("hardware")
+    def _hardware(self) -> Data:
+        identity = Data("HostSystemInfo", vendor="Generic", model="Rack Server", uuid=self.uuid)
+        cpu = Data(
+            "HostCpuInfo", numCpuPackages=2, numCpuCores=self.CORES, numCpuThreads=self.CORES * 2, hz=self.MHZ * 10**6
+        )
+        package = Data(
+            "HostCpuPackage",
+            index=0,
+            vendor="intel",
+            hz=self.MHZ * 10**6,
+            busHz=100 * 10**6,
+            description="x86-64 CPU @ 2.90GHz",
+            threadId=list(range(self.CORES)),
+            cpuFeature=_cpu_features(),
+        )
+        return Data(
+            "HostHardwareInfo",
+            systemInfo=identity,
+            cpuInfo=cpu,
+            cpuPkg=[package],
+            memorySize=self.MEMORY_BYTES,
+            smcPresent=False,
+            cpuFeature=_cpu_features(),
+        )
+
+    @prop("config")
+    def _config(self) -> Data:
+        address = Data("HostIpConfig", dhcp=False, ipAddress=self.platform.host_address(self), subnetMask="255.0.0.0")
+        spec = Data("HostVirtualNicSpec", ip=address, mac=self.platform.mac(self.name), mtu=1500)
+        nic = Data(
+            "HostVirtualNic",
+            device="vmk0",
+            key="key-vim.host.VirtualNic-vmk0",
+            portgroup="Management Network",
+            spec=spec,
+        )
+        management = Data(
+            "VirtualNicManagerNetConfig",
+            nicType="management",
+            multiSelectAllowed=True,
+            candidateVnic=[nic],
+            selectedVnic=[nic.key],
+        )
+        return Data(
+            "HostConfigInfo",
+            host=self.ref,
+            product=self.platform.host_about(),
+            virtualNicManagerInfo=Data("HostVirtualNicManagerInfo", netConfig=[management]),
+            network=self._network_info(nic),
+        )
+
+    def _network_info(self, nic: Data) -> Data:
+        """One standard switch with the host's standard networks; its name as the host itself knows it."""
+        host, _, domain = self.name.partition(".")
+        groups = {
+            f"key-vim.host.PortGroup-{network.name}": Data(
+                "HostPortGroupSpec",
+                name=network.name,
+                vlanId=0,
+                vswitchName="vSwitch0",
+                policy=Data("HostNetworkPolicy"),
+            )
+            for network in self.networks
+            if network.wsdl == "Network"
+        }
+        switch = Data(
+            "HostVirtualSwitch",
+            name="vSwitch0",
+            key="key-vim.host.VirtualSwitch-vSwitch0",
+            numPorts=1536,
+            numPortsAvailable=1500,
+            mtu=1500,
+            portgroup=list(groups),
+            pnic=[],
+            spec=Data("HostVirtualSwitchSpec", numPorts=128, mtu=1500),
+        )
+        return Data(
+            "HostNetworkInfo",
+            vswitch=[switch],
+            vnic=[nic],
+            portgroup=[
+                Data("HostPortGroup", key=key, vswitch=switch.key, computedPolicy=Data("HostNetworkPolicy"), spec=spec)
+                for key, spec in groups.items()
+            ],
+            dnsConfig=Data("HostDnsConfig", dhcp=False, hostName=host, domainName=domain, address=[], searchDomain=[]),
+        )
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        hardware = Data(
+            "HostHardwareSummary",
+            vendor="Generic",
+            model="Rack Server",
+            uuid=self.uuid,
+            memorySize=self.MEMORY_BYTES,
+            cpuModel="x86-64 CPU @ 2.90GHz",
+            cpuMhz=self.MHZ,
+            numCpuPkgs=2,
+            numCpuCores=self.CORES,
+            numCpuThreads=self.CORES * 2,
+            numNics=4,
+            numHBAs=2,
+        )
+        config = Data(
+            "HostConfigSummary",
+            name=self.name,
+            port=443,
+            product=self.platform.host_about(),
+            sslThumbprint=self.platform.host_thumbprint(self),
+            vmotionEnabled=True,
+            faultToleranceEnabled=False,
+        )
+        running = [machine for machine in self.machines if machine.power == "poweredOn"]
+        usage = Data(
+            "HostListSummaryQuickStats",
+            overallCpuUsage=120 * len(running),
+            overallMemoryUsage=sum(m.memory_mb for m in running) // 2,
+            uptime=int((now() - self.platform.started).total_seconds()),
+        )
+        return Data(
+            "HostListSummary",
+            host=self.ref,
+            hardware=hardware,
+            runtime=self.get("runtime"),
+            config=config,
+            quickStats=usage,
+            overallStatus="green",
+            rebootRequired=False,
+            managementServerIp=None if self.platform.esxi else self.platform.address,
+        )
+
+
+def _cpu_features() -> list[Data]:
+    """CPUID leaf 0x80000001, edx with the long mode bit (29): libvirt reads the architecture from it, and reads all
+    four registers, each of 32 bits from the highest to the lowest in groups of four.
+    """
+    nothing = ":".join(["0000"] * 8)
+    return [Data("HostCpuIdInfo", level=-2147483647, eax=nothing, ebx=nothing, ecx=nothing, edx="0010" + nothing[4:])]
+
+
+class Network(Entity):
+    """A standard network, or a distributed port group."""
+
+    wsdl = "Network"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+        self.hosts: list[Host] = []
+        super().__init__(world, moref, platform, name, parent)
+        parent.put(self)
+
+    @prop("host")
+    def _host(self) -> list[Ref]:
+        return [host.ref for host in self.hosts]
+
+    @prop("vm")
+    def _vm(self) -> list[Ref]:
+        return [m.ref for host in self.hosts for m in host.machines if self.ref in m.get("network")]
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        return Data("NetworkSummary", network=self.ref, name=self.name, accessible=True)
+
+
+class PortGroup(Network):
+    """A distributed port group of the datacenter's switch."""
+
+    wsdl = "DistributedVirtualPortgroup"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder, switch: Switch) -> None:
+        super().__init__(world, moref, platform, name, parent)
+        self.switch = switch
+        switch.groups.append(self)
+
+    @prop("key")
+    def _key(self) -> str:
+        return self.ref.moref
+
+    @prop("config")
+    def _config(self) -> Data:
+        policy = Data(
+            "DVPortgroupPolicy",
+            blockOverrideAllowed=True,
+            shapingOverrideAllowed=False,
+            vendorConfigOverrideAllowed=False,
+            livePortMovingAllowed=False,
+            portConfigResetAtDisconnect=True,
+        )
+        return Data(
+            "DVPortgroupConfigInfo",
+            key=self.ref.moref,
+            name=self.name,
+            numPorts=128,
+            distributedVirtualSwitch=self.switch.ref,
+            type="earlyBinding",
+            policy=policy,
+            uplink=False,
+        )
+
+
+class Switch(Entity):
+    """A distributed switch."""
+
+    wsdl = "VmwareDistributedVirtualSwitch"
+
+    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+        self.groups: list[PortGroup] = []
+        self.uuid = platform.uuid("dvs", name)
+        super().__init__(world, moref, platform, name, parent, uuid=self.uuid)
+        parent.put(self)
+
+    @prop("portgroup")
+    def _portgroup(self) -> list[Ref]:
+        return [group.ref for group in self.groups]
+
+    @prop("summary")
+    def _summary(self) -> Data:
+        return Data("DVSSummary", name=self.name, uuid=self.uuid, numPorts=128 * len(self.groups))
