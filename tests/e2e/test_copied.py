@@ -11,10 +11,10 @@ from typing import Any, Final
 import pytest
 
 from hypersdk.errors import Cancelled
-from hypersdk.migration import outputs
+from hypersdk.migration import ovafile
 from hypersdk.migration.copying import PROVED, UNPROVED_INTERRUPTED, UNPROVED_RANGES, MachineCopy
+from hypersdk.migration.diskfiles import DiskFiles
 from hypersdk.migration.export import Outcome
-from hypersdk.migration.outputs import DiskFiles
 from hypersdk.migration.plan import make_plan
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, Resume, SourceState
@@ -209,7 +209,7 @@ def test_a_cancel_reaches_the_checksum_of_an_archive(
         raise AssertionError("the run's cancel token does not reach the archive's checksum")
 
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "sha256_of", ends)
+        patch.setattr(ovafile, "sha256_of", ends)
         assert_cancelled(ran.export("web-01", folder, cancel=token, format=OutputFormat.OVA))
     assert_no_final_names(folder)
     assert_goes_on(ran, folder, expected, {"format": OutputFormat.OVA})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hypersdk.jobs.states import JobState
-from hypersdk.migration.outputs import DiskFiles
+from hypersdk.migration.diskfiles import DiskFiles
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken

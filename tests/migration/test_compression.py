@@ -9,9 +9,10 @@ import pytest
 
 from hypersdk.errors import CODES, Refused
 from hypersdk.migration.convert import convert_file
+from hypersdk.migration.formats import FORMATS
 from hypersdk.migration.jobfile import load_jobs
 from hypersdk.migration.settings import RunSettings
-from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat, compression_misfit
+from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from tests.support.tools import run_tool
@@ -29,7 +30,7 @@ UNFIT = [(output, compress) for output in OutputFormat for compress in Compressi
 
 @pytest.mark.parametrize("output", OutputFormat)
 def test_the_rule(output: OutputFormat) -> None:
-    assert {compress for compress in Compression if compression_misfit(output, compress) is None} == FITTING[output]
+    assert {compress for compress in Compression if FORMATS[output].refusal(compress) is None} == FITTING[output]
 
 
 def test_the_next_step_says_the_rule() -> None:

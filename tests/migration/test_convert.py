@@ -14,6 +14,7 @@ import pytest
 from hypersdk.errors import HyperSDKError
 from hypersdk.migration import convert as convert_module
 from hypersdk.migration.convert import LOCAL_ENDPOINT, convert_file
+from hypersdk.migration.formats import FORMATS
 from hypersdk.migration.manifest import read_manifest
 from hypersdk.migration.publish import Publishing
 from hypersdk.migration.runfile import DiskRecord, FolderRuns, RunFile
@@ -76,8 +77,8 @@ def test_every_kind_into_every_format(
 ) -> None:
     source = vmdk_of(raw, tmp_path, subformat)
     result = convert(source, tmp_path / "out", output, tmp_path / "state", compress=compress)
-    image = tmp_path / "out" / f"machine-disk1.{output.disk_suffix}"
-    assert_same(image, output.disk_suffix, raw)
+    image = tmp_path / "out" / f"machine-disk1.{FORMATS[output].image.suffix}"
+    assert_same(image, FORMATS[output].image.suffix, raw)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["artifact-manifest.json", image.name]
     manifest = read_manifest((tmp_path / "out" / "artifact-manifest.json").read_bytes())
     assert manifest.source.provider == "file"
@@ -169,7 +170,7 @@ def test_killed_while_files_get_their_names_it_begins_anew(
             convert(source, folder, first, state)
     (pointer,) = (state / "runs").iterdir()
     new_path(pointer).touch()  # as a kill leaves it while the run is made known
-    assert (folder / f"machine-disk1.{first.disk_suffix}").exists()
+    assert (folder / f"machine-disk1.{FORMATS[first].image.suffix}").exists()
     convert(source, folder, OutputFormat.QCOW2, state)
     assert sorted(path.name for path in folder.iterdir()) == ["artifact-manifest.json", "machine-disk1.qcow2"]
     assert_same(folder / "machine-disk1.qcow2", "qcow2", raw)

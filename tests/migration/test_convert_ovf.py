@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from hypersdk.errors import HyperSDKError
+from hypersdk.migration.formats import FORMATS
 from hypersdk.migration.manifest import read_manifest
 from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.spec import OutputFormat
@@ -135,7 +136,7 @@ def test_a_machine_whose_disks_are_all_empty(tmp_path: Path, output: OutputForma
     if output is OutputFormat.OVF:
         assert attached_disks((out / "vm.ovf").read_bytes()) == {("sata", 0, 2): Attached(None, CAPACITY)}
     else:
-        assert list(result.content) == [f"vm-disk1.{output.disk_suffix}"]
+        assert list(result.content) == [f"vm-disk1.{FORMATS[output].image.suffix}"]
 
 
 @pytest.mark.parametrize("output", [OutputFormat.VMDK, OutputFormat.OVA])

@@ -14,9 +14,9 @@ from hypersdk.formats.image import BLOCK
 from hypersdk.formats.qcow2.clusters import HostClusters
 from hypersdk.formats.qcow2.layout import CLUSTER, DEFLATED_MAX, Geometry
 from hypersdk.formats.qcow2.writer import most_bytes as qcow2_most_bytes
-from hypersdk.migration.outputs import most_bytes
+from hypersdk.migration.formats import FORMATS, most_bytes
 from hypersdk.migration.plan import make_plan
-from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat, compression_misfit
+from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, MiB
@@ -33,10 +33,7 @@ MODES = {
     "vmdk": {"format": OutputFormat.VMDK},
 }
 FITTING = [
-    (output, compress)
-    for output in OutputFormat
-    for compress in Compression
-    if not compression_misfit(output, compress)
+    (output, compress) for output in OutputFormat for compress in Compression if not FORMATS[output].refusal(compress)
 ]
 
 

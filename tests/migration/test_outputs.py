@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hypersdk.errors import TargetError
-from hypersdk.migration.outputs import DiskFiles, outputs_for
+from hypersdk.migration.diskfiles import DiskFiles
+from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.transfer.cancel import CancelToken
@@ -73,10 +74,10 @@ def test_a_disk_whose_last_sync_fails_is_not_published_and_begins_again(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lost)
         with pytest.raises(TargetError, match="publishing disk1"):
-            outputs.publish(run.disks[0])
+            outputs.publish_disk(run.disks[0])
     outputs_for(spec, tmp_path, "m", run)
     assert [disk.done for disk in run.disks] == [False, True]
-    outputs.publish(run.disks[1])
+    outputs.publish_disk(run.disks[1])
     outputs_for(spec, tmp_path, "m", run)
     assert [disk.done for disk in run.disks] == [False, True], "a published disk is done"
 
@@ -116,7 +117,7 @@ def test_what_is_no_file_in_the_place_of_a_finished_disk_is_refused(kind: str, t
             place.mkdir()
     for act in (
         lambda: outputs.sha256(disk, CancelToken(), lambda _: None),
-        lambda: outputs.publish(disk),  # type: ignore[attr-defined]
+        lambda: outputs.publish_disk(disk),  # type: ignore[attr-defined]
     ):
         with pytest.raises(TargetError, match=r"disk1\.qcow2"):
             act()

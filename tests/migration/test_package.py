@@ -24,8 +24,8 @@ from hypersdk.errors import Cancelled, HyperSDKError, IntegrityError, TargetErro
 from hypersdk.formats.ovf import adapt, build
 from hypersdk.migration import stored
 from hypersdk.migration.convert import convert_file
+from hypersdk.migration.diskfiles import DiskFiles
 from hypersdk.migration.manifest import read_manifest
-from hypersdk.migration.outputs import DiskFiles
 from hypersdk.migration.package import UNPROVED_LOCAL
 from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.runfile import DiskRecord

@@ -8,8 +8,9 @@ import pytest
 
 from hypersdk.formats.image import BLOCK
 from hypersdk.migration.copying import ResumeCost
-from hypersdk.migration.outputs import DiskFiles, blocks_path, partial_path
-from hypersdk.migration.runfile import DiskRecord
+from hypersdk.migration.formats import outputs_for
+from hypersdk.migration.heldfile import blocks_path, partial_path
+from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.units import GiB, MiB
@@ -51,15 +52,27 @@ def test_disks_are_judged_together() -> None:
     assert "of 16.2 GiB" in whole.choice
 
 
-@pytest.mark.parametrize("lane", ["", ".7"])
-def test_what_was_recorded_is_told_without_reading_it(lane: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("attempt_suffix", ["", ".7"])
+def test_what_was_recorded_is_told_without_reading_it(attempt_suffix: str, tmp_path: Path) -> None:
     record = DiskRecord(2000, "Hard disk 1", "disk.qcow2", CAPACITY)
-    outputs = DiskFiles(ExportSpec(machine="web-01", output_dir=tmp_path), tmp_path, lane)
+    run = RunRecord(
+        run_id="r",
+        endpoint="e",
+        moref="vm-1",
+        machine="web-01",
+        folder=tmp_path,
+        format="qcow2",
+        compress="none",
+        started_at="2026-01-01T00:00:00+00:00",
+        disks=[record],
+        attempt_suffix=attempt_suffix,
+    )
+    outputs = outputs_for(ExportSpec(machine="web-01", output_dir=tmp_path), tmp_path, "web-01", run)
     assert outputs.recorded_bytes(record) == 0
-    partial_path(tmp_path / record.file_name, lane).touch()
+    partial_path(tmp_path / record.file_name, attempt_suffix).touch()
     assert outputs.recorded_bytes(record) == 0
     blocks = 1 * GiB // BLOCK
-    with BlockLedger.create(blocks_path(tmp_path / record.file_name, lane), CAPACITY, "point") as ledger:
+    with BlockLedger.create(blocks_path(tmp_path / record.file_name, attempt_suffix), CAPACITY, "point") as ledger:
         assert outputs.recorded_bytes(record) < 8 * MiB
         ledger.record(1000, [bytes(range(32))] * blocks)
     assert abs(outputs.recorded_bytes(record) - 1 * GiB) < 16 * MiB

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import pytest
 
 from hypersdk.errors import HyperSDKError
+from hypersdk.migration.heldfile import remove_other_attempts
 from hypersdk.migration.naming import foreign_files, refuse_foreign
-from hypersdk.migration.outputs import remove_other_lanes
 from hypersdk.migration.runfile import LOCK_FILE, RUN_FILE, FolderRuns, RunFile, locked_folder
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.space import SpaceGate, SpaceLedger
@@ -67,7 +67,7 @@ def no_folder(held: Path) -> None:
         full,
         no_folder,
         lambda held: refuse_foreign(held, ["disk.qcow2"]),
-        lambda held: remove_other_lanes(held / "file", [], ""),
+        lambda held: remove_other_attempts(held / "file", [], ""),
     ],
 )
 def test_errors_show_the_folder_by_its_name(held: Path, tmp_path: Path, fail: Callable[[Path], Any]) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from hypersdk.errors import Cancelled
 from hypersdk.formats.image import BLOCK
-from hypersdk.migration.outputs import outputs_for
+from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.migration.takeover import CHANGED, UNPROVABLE, damage_of

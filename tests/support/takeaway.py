@@ -11,8 +11,9 @@ from typing import Any, Final
 import pytest
 
 from hypersdk.migration import disks, export
+from hypersdk.migration.diskfiles import DiskFiles
 from hypersdk.migration.naming import MANIFEST_NAME
-from hypersdk.migration.outputs import DiskFiles, OvaFile
+from hypersdk.migration.ovafile import OvaFile
 from hypersdk.migration.publish import Publishing
 from hypersdk.migration.runfile import LOCK_FILE
 
@@ -131,26 +132,26 @@ def at(moment: str, patch: pytest.MonkeyPatch, act: Callable[[], None]) -> Calla
 
     match moment:
         case "before the copy":
-            before(export, "settle")
+            before(export, "freeze_source")
         case "during the copy":
             before(disks, "transfer_disk", turn=2)
         case "before the checksum":
             before(DiskFiles, "sha256", turn=2)
-            before(OvaFile, "publish")
+            before(OvaFile, "publish_archive")
         case "before publishing":
             before(Publishing, "publish")
         case "between the names":
-            before(DiskFiles, "publish", turn=2)
+            before(DiskFiles, "publish_disk", turn=2)
             before(OvaFile, "archive_sha256")
         case "before the manifest":  # between the last look before it and its writing
-            real_write = Publishing._write
+            real_write = Publishing.write
 
             def writes(publishing: Publishing, name: str, data: bytes) -> Any:
                 if name == MANIFEST_NAME:
                     once()
                 return real_write(publishing, name, data)
 
-            patch.setattr(Publishing, "_write", writes)
+            patch.setattr(Publishing, "write", writes)
         case _:
             before(Publishing, "_check_manifest")
     return lambda: bool(done)

@@ -14,7 +14,8 @@ from hypersdk.cli.report import LABEL_CELLS, labelled, report, tell
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean, count
 from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
-from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, Resume
+from hypersdk.migration.formats import FORMATS
+from hypersdk.migration.spec import ExportSpec, Method, Resume
 from hypersdk.model import Firmware, MachineSummary, boot_sequence
 from hypersdk.text import shell_line, shell_word
 from hypersdk.units import MiB, format_duration, format_size
@@ -377,7 +378,8 @@ def _proof_text(proof: str) -> str:
 def import_command(plan: Plan, result: ExportResult) -> str | None:
     """The command that starts the machine on KVM, for the formats that KVM runs. The disk that boots comes first:
     `--import` boots from it."""
-    if plan.spec.format not in (OutputFormat.QCOW2, OutputFormat.RAW):
+    image = FORMATS[plan.spec.format].image
+    if not image.bootable:
         return None
     machine = plan.machine
     words = [
@@ -386,7 +388,7 @@ def import_command(plan: Plan, result: ExportResult) -> str | None:
     ]  # fmt: skip
     for disk in in_boot_order(plan):
         path = _option_value(str(result.output_dir / disk.file_name))
-        words += ["--disk", f"path={path},format={plan.spec.format}"]
+        words += ["--disk", f"path={path},format={image.suffix}"]
     for nic in machine.nics:
         words += ["--network", "network=default" + (f",mac={_option_value(nic.mac)}" if nic.mac else "")]
     if machine.firmware is Firmware.EFI:

@@ -160,7 +160,7 @@ class JobAttempt:
             self.workshop.settings,
             runs=runs,
             guard=self.workshop.guard,
-            lane=self._lane,
+            attempt_suffix=self._suffix,
             locate=self.workshop.roots.locate,
         )
 
@@ -169,7 +169,7 @@ class JobAttempt:
         return DatabaseRuns(self.workshop.claims, self.claim, self.workshop.settings.register)
 
     @property
-    def _lane(self) -> str:
+    def _suffix(self) -> str:
         return f".{self.claim.epoch}"
 
     # Ends
@@ -230,7 +230,7 @@ class JobAttempt:
                     spec,
                     runs,
                     keep_partial=self.keep_partial,
-                    lane=self._lane,
+                    attempt_suffix=self._suffix,
                     cancel=never,
                     note=self.progress.log,
                 )
@@ -269,7 +269,7 @@ class JobAttempt:
                     spec.output_dir,
                     runs,
                     drop_snapshot=False,
-                    lane=self._lane,
+                    attempt_suffix=self._suffix,
                     cancel=never,
                     note=self.progress.log,
                 )

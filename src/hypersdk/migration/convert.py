@@ -18,15 +18,17 @@ from hypersdk.errors import Refused, UsageError, register
 from hypersdk.formats.ovf import OvfDisk
 from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.disks import DiskSet
+from hypersdk.migration.formats import FORMATS, Format, outputs_for
+from hypersdk.migration.heldfile import remove_half_published, remove_unfinished
 from hypersdk.migration.local import FileStreamSource, LocalDisk, LocalMachine, open_local
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of, stem_of_run
-from hypersdk.migration.outputs import Outputs, outputs_for, remove_half_published, remove_unfinished
+from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.package import UNPROVED_LOCAL, PackageVerdict
 from hypersdk.migration.preflight import COMPRESS_UNFIT, NO_DISKS
 from hypersdk.migration.publish import ExportResult, Finished, Publishing
 from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, locked_folder
 from hypersdk.migration.settings import RunResources, RunSettings
-from hypersdk.migration.spec import ExportSpec, OutputFormat, compression_misfit
+from hypersdk.migration.spec import ExportSpec
 from hypersdk.migration.ticking import ticking
 from hypersdk.model import ExportProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
@@ -82,11 +84,12 @@ def convert_file(
 
 
 def _check(machine: LocalMachine, spec: ExportSpec) -> None:
-    if machine.descriptor is None and spec.format in (OutputFormat.OVF, OutputFormat.OVA):
+    output = FORMATS[spec.format]
+    if machine.descriptor is None and output.package:
         raise UsageError(f"there is no description for a .{spec.format}", code=NO_DESCRIPTION)
-    if reason := compression_misfit(spec.format, spec.compress):
+    if reason := output.refusal(spec.compress):
         raise Refused(reason, code=COMPRESS_UNFIT)
-    if not machine.disks and spec.format in (OutputFormat.VMDK, OutputFormat.OVA):
+    if not machine.disks and output.needs_disk:
         raise Refused(f"'{machine.machine.name}' has no disk to convert", code=NO_DISKS)
 
 
@@ -99,9 +102,12 @@ def _convert(
     observer: Callable[[ExportProgress], None],
 ) -> ExportResult:
     started = time.monotonic()
-    copied, empty = _split(machine.disks, spec.format)
+    output = FORMATS[spec.format]
+    copied, empty = _split(machine.disks, output)
     stem = stem_of(machine.machine.name)
-    plans = [_planned(disk, disk_file_name(stem, number, spec.format)) for number, disk in enumerate(copied, start=1)]
+    plans = [
+        _planned(disk, disk_file_name(stem, number, output.image.suffix)) for number, disk in enumerate(copied, start=1)
+    ]
     board = MachineProgress(machine.machine.name, plans)
     run = _begin(machine, spec, held.path, settings.run_store, plans)
     run.held_in(held)
@@ -172,12 +178,10 @@ def _verdict(
     return verdict
 
 
-def _split(disks: Sequence[LocalDisk], output: OutputFormat) -> tuple[list[LocalDisk], list[OvfDisk]]:
+def _split(disks: Sequence[LocalDisk], output: Format) -> tuple[list[LocalDisk], list[OvfDisk]]:
     """The disks that get an image, and those that a package describes as empty, as OVF does without a file. An archive
     has one image at least."""
-    if output not in (OutputFormat.OVF, OutputFormat.OVA) or (
-        output is OutputFormat.OVA and all(disk.empty for disk in disks)
-    ):
+    if not output.package or (output.needs_disk and all(disk.empty for disk in disks)):
         return list(disks), []
     empty = [
         OvfDisk(disk.key, None, 0, disk.source.capacity_bytes, None, "vmdk-stream", None, disk.envelope.id)

@@ -22,7 +22,7 @@ from hypersdk.migration.point import SNAPSHOT_GONE, SOURCE_CHANGED, PointInTime,
 from hypersdk.migration.prepare import SourceWork
 from hypersdk.migration.resumption import ResumeCost
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.migration.spec import Method, OutputFormat
+from hypersdk.migration.spec import Method
 from hypersdk.migration.takeover import damage_of
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
@@ -231,7 +231,7 @@ class MachineCopy:
 
     def _forget(self, wrong: Sequence[DiskRecord]) -> None:
         records = self.work.records
-        if wrong and self.work.plan.spec.format is OutputFormat.OVA:
+        if wrong and not self.work.outputs.parallel:
             wrong = records[records.index(wrong[0]) :]  # those behind it lie where it ends
         with self.work.run.changing() as run:
             run.proof = run.descriptor = None

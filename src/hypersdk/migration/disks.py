@@ -10,10 +10,11 @@ from typing import Final
 from hypersdk.errors import Cancelled
 from hypersdk.formats.image import BLOCK, BlockFile
 from hypersdk.migration.board import MachineProgress
+from hypersdk.migration.formats import FORMATS, Format
 from hypersdk.migration.outputs import OpenDisk, Outputs
 from hypersdk.migration.runfile import DiskRecord, RunFile
 from hypersdk.migration.settings import RunResources
-from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
+from hypersdk.migration.spec import Compression, ExportSpec
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.disk import transfer_disk
@@ -130,17 +131,21 @@ class DiskSet:
         self.folder.check_sometimes()
 
     @property
+    def _format(self) -> Format:
+        return FORMATS[self.spec.format]
+
+    @property
     def _wants_hash(self) -> bool:
         """An .mf needs every checksum, so --no-file-hash spares nothing there."""
-        return self.spec.file_hash or self.spec.format in (OutputFormat.OVF, OutputFormat.OVA)
+        return self.spec.file_hash or self._format.package
 
     def _read_back_share(self, record: DiskRecord, disk: OpenDisk) -> float:
         """The part of a disk's work that reading its file back will be."""
-        in_passing = self.spec.format.streamed and not disk.resumed
+        in_passing = self._format.image.appended and not disk.resumed
         if in_passing or not self._wants_hash:
             return 0.0
         copied = self.board.expected_bytes[record.key]
-        file_bytes = record.capacity_bytes if self.spec.format is OutputFormat.RAW else copied
+        file_bytes = record.capacity_bytes if self._format.image.full_length else copied
         return READ_BACK_COST * file_bytes / (READ_BACK_COST * file_bytes + copied)
 
     def hash_later(self, record: DiskRecord, cancel: CancelToken) -> None:

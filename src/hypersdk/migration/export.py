@@ -27,9 +27,10 @@ from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, TargetError
 from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
+from hypersdk.migration.formats import outputs_for
+from hypersdk.migration.heldfile import remove_half_published, remove_other_attempts, remove_unfinished
 from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
 from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of, stem_of_run
-from hypersdk.migration.outputs import outputs_for, remove_half_published, remove_other_lanes, remove_unfinished
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import snapshot_gone
 from hypersdk.migration.prepare import (
@@ -177,21 +178,21 @@ class MachineExport:
         it."""
         settings = self._shared.settings
         run = self._load()
-        lane = run.record.lane if run else ""
+        attempt_suffix = run.record.attempt_suffix if run else ""
         with target_errors(f"locking {shown_path(self._folder)}"):
             try:
-                self._lock(stack, lane)
+                self._lock(stack, attempt_suffix)
             except TargetError as error:
                 # Of this job, an earlier process may be asleep with the lock. Without a run there was none: it is somebody else's.
-                if error.code != RUN_ACTIVE or settings.lane is None or run is None:
+                if error.code != RUN_ACTIVE or settings.attempt_suffix is None or run is None:
                     raise
-                if lock_owner(self._folder, lane) not in ("", self._owner):
+                if lock_owner(self._folder, attempt_suffix) not in ("", self._owner):
                     raise
                 self._warnings.append(
                     "an earlier process still holds the folder: every disk is copied again, beside its files"
                 )
-                self._lock(stack, settings.lane)
-                return self._change_lane(run, settings.lane)
+                self._lock(stack, settings.attempt_suffix)
+                return self._change_suffix(run, settings.attempt_suffix)
         return self._load()
 
     def _load(self) -> RunFile | None:
@@ -201,18 +202,20 @@ class MachineExport:
         run, self._unreadable = RunFile.load_to_discard(self._folder, store)
         return run
 
-    def _lock(self, stack: ExitStack, lane: str) -> None:
-        stack.enter_context(self._held.locked_by(*stack.enter_context(locked_folder(self._folder, lane, self._owner))))
+    def _lock(self, stack: ExitStack, attempt_suffix: str) -> None:
+        stack.enter_context(
+            self._held.locked_by(*stack.enter_context(locked_folder(self._folder, attempt_suffix, self._owner)))
+        )
 
     @property
     def _owner(self) -> str:
         """The same in each attempt of a job; another in each process where there is no job."""
-        return f"job {self._plan.spec.job_id}" if self._shared.settings.lane else f"process {os.getpid()}"
+        return f"job {self._plan.spec.job_id}" if self._shared.settings.attempt_suffix else f"process {os.getpid()}"
 
-    def _change_lane(self, run: RunFile, lane: str) -> RunFile:
+    def _change_suffix(self, run: RunFile, attempt_suffix: str) -> RunFile:
         """The same run, its journal kept, with files of its own; files that were published before are nobody else's."""
         with run.changing() as record:
-            record.lane = lane
+            record.attempt_suffix = attempt_suffix
             if not record.published:
                 record.proof = record.descriptor = None
                 for disk in record.disks:
@@ -306,8 +309,8 @@ class MachineExport:
         self._board.phase(Phase.PUBLISHING)
         work.run.check()
         result = self._publishing(work, hashes, problems).publish()
-        if lane := work.run.record.lane:
-            remove_other_lanes(self._folder, [file.name for file in result.files], lane)
+        if attempt_suffix := work.run.record.attempt_suffix:
+            remove_other_attempts(self._folder, [file.name for file in result.files], attempt_suffix)
         return result, self._ended(work, problems)
 
     def _disown(self, work: SourceWork) -> None:

@@ -33,7 +33,8 @@ from pydantic import (
 )
 
 from hypersdk.errors import HyperSDKError, UsageError, register
-from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState, compression_misfit
+from hypersdk.migration.formats import FORMATS
+from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, SourceState
 from hypersdk.migration.yamltext import BadYaml, read_yaml
 from hypersdk.secret import Secret
 from hypersdk.units import MiB
@@ -330,7 +331,7 @@ def _definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
         raise _invalid("output_dir", "differs from output_path; they are two names of one field")
     if definition.vcenter and definition.vcenter_url:
         raise _invalid("vcenter_url", "given beside vcenter; name the endpoint once")
-    if reason := compression_misfit(definition.format, _compression(definition.compress)):
+    if reason := FORMATS[definition.format].refusal(_compression(definition.compress)):
         raise _invalid("compress", f"{reason}; choose qcow2, or leave it out")
     for name in definition.options.switched_on():
         raise UsageError(f"option '{name}' is not supported", code=UNSUPPORTED_OPTION, field=f"options.{name}")

@@ -28,7 +28,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from hypersdk import __version__
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.names import is_bare_name
-from hypersdk.migration.spec import OutputFormat
+from hypersdk.migration.outputs import PublishedFile
 from hypersdk.model import Disk, Firmware, Machine, Nic, boot_sequence
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.units import GiB, MiB, align_up
@@ -237,15 +237,6 @@ class ArtifactManifest(_Part):
 
 
 @dataclass(frozen=True, slots=True)
-class FileArtifact:
-    """A finished file in the folder; ``sha256`` (hex) is ``None`` when it was not hashed."""
-
-    name: str
-    size_bytes: int
-    sha256: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class DiskArtifact:
     """A finished disk. ``file`` is what holds it: its own image, or the OVA, and then ``member`` names its place in
     there.
@@ -254,10 +245,10 @@ class DiskArtifact:
     """
 
     disk: Disk
-    file: FileArtifact
+    file: PublishedFile
     receipt: Receipt
     verdict: str
-    member: FileArtifact | None = None
+    member: PublishedFile | None = None
     member_offset: int = 0
 
 
@@ -266,7 +257,8 @@ class ExportFacts:
     """What the manifest says of the run as a whole. Times are aware datetimes; ``warnings`` are ``(stage,
     message)``."""
 
-    format: OutputFormat
+    format: str
+    disk_format: str
     method: str
     folder: Path
     main_file: str
@@ -283,7 +275,7 @@ class ExportFacts:
 
 
 def artifact_manifest(
-    machine: Machine, disks: Sequence[DiskArtifact], files: Iterable[FileArtifact], facts: ExportFacts
+    machine: Machine, disks: Sequence[DiskArtifact], files: Iterable[PublishedFile], facts: ExportFacts
 ) -> dict[str, Any]:
     """The manifest as JSON-able values. ``disks`` are in unit order, ``files`` all files but the manifest.
     ``manifest_text`` seals it."""
@@ -299,13 +291,13 @@ def artifact_manifest(
             export_method=facts.method,
         ),
         vm=_vm_part(machine),
-        disks=tuple(_disk_part(number, disk, facts.format, sequence) for number, disk in enumerate(disks)),
+        disks=tuple(_disk_part(number, disk, facts.disk_format, sequence) for number, disk in enumerate(disks)),
         nics=tuple(_nic_part(number, nic) for number, nic in enumerate(machine.nics)),
         notes=tuple(facts.notes),
         warnings=tuple(_warning_part(stage, message, facts.created_at) for stage, message in facts.warnings),
         metadata=_metadata_part(machine, files, facts),
         pipeline=PipelinePart(),
-        output=OutputPart(directory=str(facts.folder), format=facts.format.value, filename=facts.main_file),
+        output=OutputPart(directory=str(facts.folder), format=facts.format, filename=facts.main_file),
     )
     return document.model_dump(mode="json", by_alias=True)
 
@@ -336,11 +328,11 @@ def os_family(guest_id: str | None) -> str:
     return "linux" if text and not text.startswith(neither) else "unknown"
 
 
-def _disk_part(number: int, artifact: DiskArtifact, output: OutputFormat, sequence: Sequence[int]) -> DiskPart:
+def _disk_part(number: int, artifact: DiskArtifact, source_format: str, sequence: Sequence[int]) -> DiskPart:
     place = sequence.index(artifact.disk.key) if artifact.disk.key in sequence else None
     return DiskPart(
         id=f"disk-{number}",
-        source_format=output.disk_suffix,
+        source_format=source_format,
         bytes=artifact.file.size_bytes,
         local_path=artifact.file.name,
         checksum=_checksum(artifact.file),
@@ -386,7 +378,7 @@ def _warning_part(stage: str, message: str, at: datetime) -> WarningPart:
     return WarningPart(stage=stage, message=message, timestamp=_timestamp(at))
 
 
-def _metadata_part(machine: Machine, files: Iterable[FileArtifact], facts: ExportFacts) -> MetadataPart:
+def _metadata_part(machine: Machine, files: Iterable[PublishedFile], facts: ExportFacts) -> MetadataPart:
     return MetadataPart(
         hypersdk_version=__version__,
         job_id=facts.job_id or "",
@@ -402,7 +394,7 @@ def _metadata_part(machine: Machine, files: Iterable[FileArtifact], facts: Expor
     )
 
 
-def _checksum(file: FileArtifact) -> str | None:
+def _checksum(file: PublishedFile) -> str | None:
     return f"sha256:{file.sha256}" if file.sha256 else None
 
 

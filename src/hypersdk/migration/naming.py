@@ -43,9 +43,9 @@ def stem_of_run(record: RunRecord) -> str:
     return _DISK_ENDING.sub("", record.disks[0].file_name)
 
 
-def disk_file_name(stem: str, number: int, output: OutputFormat) -> str:
-    """``<stem>-disk<number>.<ext>``; the same stem and numbers in every format."""
-    return f"{stem}-disk{number}.{output.disk_suffix}"
+def disk_file_name(stem: str, number: int, suffix: str) -> str:
+    """``<stem>-disk<number>.<suffix>``; the same stem and numbers in every format."""
+    return f"{stem}-disk{number}.{suffix}"
 
 
 def select_disks(machine_name: str, disks: Iterable[Disk], exclude: Sequence[str]) -> list[tuple[int, Disk]]:
@@ -73,7 +73,7 @@ def select_disks(machine_name: str, disks: Iterable[Disk], exclude: Sequence[str
 
 def foreign_files(folder: Path) -> list[str]:
     """Names in ``folder`` that say that an export lies there: any manifest, image, descriptor or partial file."""
-    suffixes = {".ovf", ".ova", ".mf", ".vmdk", ".qcow2", ".raw", PARTIAL, ".blocks"}
+    suffixes = {*(f".{output}" for output in OutputFormat), ".mf", PARTIAL, BLOCKS}
     try:
         names = [path.name for path in folder.iterdir()]
     except FileNotFoundError:

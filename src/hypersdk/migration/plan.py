@@ -11,12 +11,12 @@ from typing import Any
 from hypersdk.config.folders import state_folder
 from hypersdk.errors import TARGET_DENIED, IntegrityError, LookupFailed, TargetError, register
 from hypersdk.migration import preflight
+from hypersdk.migration.formats import FORMATS, most_bytes, most_bytes_around
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
-from hypersdk.migration.outputs import most_bytes, most_bytes_around
 from hypersdk.migration.preflight import Refusal
 from hypersdk.migration.resumption import Resumption, resumption_of
 from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore
-from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState, compression_misfit
+from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState
 from hypersdk.model import Disk, Machine, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path, target_errors
@@ -176,7 +176,7 @@ def make_plan(
 
 
 def _planned(machine: Machine, spec: ExportSpec, number: int, disk: Disk) -> PlannedDisk:
-    name = disk_file_name(stem_of(machine.name), number, spec.format)
+    name = disk_file_name(stem_of(machine.name), number, FORMATS[spec.format].image.suffix)
     expected = most_bytes(spec, disk.capacity_bytes, disk.used_bytes)
     return PlannedDisk(disk.key, disk.label, name, disk.capacity_bytes, expected, disk.used_bytes)
 
@@ -229,7 +229,7 @@ def _run_of(spec: ExportSpec, machine: Machine, runs: RunStore) -> RunRecord | N
 
 
 def _format_refusals(spec: ExportSpec) -> Iterator[Refusal]:
-    if reason := compression_misfit(spec.format, spec.compress):
+    if reason := FORMATS[spec.format].refusal(spec.compress):
         yield Refusal(preflight.COMPRESS_UNFIT, reason)
 
 

@@ -3,8 +3,8 @@
 Every step can be repeated, so a crash in the middle of publishing is finished by the next ``--resume``.
 
 Before the manifest and after it, each name must lead to the file that this run wrote, and the folder's name to the
-folder that was written
-into: the manifest speaks of those bytes, and the result of that place.
+folder that was written into:
+the manifest speaks of those bytes, and the result of that place.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.errors import IntegrityError, TargetError
-from hypersdk.formats.mf import format_mf
-from hypersdk.formats.ovf import DiskFormat, OvfDisk, adapt_ovf, build_ovf
+from hypersdk.formats.ovf import OvfDisk, adapt_ovf, build_ovf
+from hypersdk.migration.formats import FORMATS, Format
 from hypersdk.migration.manifest import (
     MAX_MANIFEST_BYTES,
     DiskArtifact,
     ExportFacts,
-    FileArtifact,
     artifact_manifest,
     manifest_text,
     read_manifest,
 )
 from hypersdk.migration.naming import MANIFEST_NAME
-from hypersdk.migration.outputs import DiskFiles, Outputs, OvaFile
+from hypersdk.migration.outputs import Outputs, Published, PublishedFile
 from hypersdk.migration.runfile import DiskRecord, RunRecord
-from hypersdk.migration.spec import ExportSpec, OutputFormat
+from hypersdk.migration.spec import ExportSpec
 from hypersdk.model import Disk, Machine
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import check_name, open_regular, remove_own, shown_path, target_errors, write_held
@@ -41,17 +40,6 @@ from hypersdk.transfer.folder import FOLDER_MOVED, OutputFolder
 
 UNPROVED_UNKNOWN: Final = "unproved: the run does not say whether the server's manifest was compared"
 NO_HASH_WARNING: Final = "the files were not hashed (--no-file-hash): verify can compare their sizes only"
-
-_OVF_FORMATS: Final[dict[OutputFormat, DiskFormat]] = {OutputFormat.QCOW2: "qcow2", OutputFormat.RAW: "raw"}
-
-
-@dataclass(frozen=True, slots=True)
-class OutputFile:
-    """One published file; ``sha256`` is hex, None where it was not hashed."""
-
-    name: str
-    size_bytes: int
-    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +49,7 @@ class ExportResult:
 
     machine: str
     output_dir: Path
-    files: tuple[OutputFile, ...]
+    files: tuple[PublishedFile, ...]
     main_file: str
     proof: str
     content: Mapping[str, str | None]
@@ -121,15 +109,19 @@ class Publishing:
             (folder / MANIFEST_NAME).unlink(missing_ok=True)  # with --force: no manifest while its files are replaced
         with ExitStack() as stack:
             stack.callback(self._let_go)
-            files = self._ova() if isinstance(self.outputs, OvaFile) else self._disk_files()
+            published = self._format.publish(self.outputs, self)
             warnings = list(self.finished.warnings)
-            if not self.spec.file_hash and any(file.sha256 is None for file in files):
+            if not self.spec.file_hash and any(file.sha256 is None for file in published.files):
                 warnings.append(NO_HASH_WARNING)
-            text = manifest_text(self._manifest(files, warnings))
+            text = manifest_text(self._manifest(published, warnings))
             self._check_own()
-            self._write(MANIFEST_NAME, text)
+            self.write(MANIFEST_NAME, text)
             self._check_manifest()
-        return self._result(files, warnings)
+        return self._result(published.files, warnings)
+
+    @property
+    def _format(self) -> Format:
+        return FORMATS[self.spec.format]
 
     def _check_own(self) -> None:
         """Raises TargetError where the folder or a published name is not this run's any more."""
@@ -160,7 +152,7 @@ class Publishing:
         with target_errors(f"reading {shown_path(place)}"), open(open_regular(place), "rb") as file:
             manifest = read_manifest(file.read(MAX_MANIFEST_BYTES + 1))
         files = [
-            FileArtifact(file.name, file.bytes, file.checksum.removeprefix("sha256:") if file.checksum else None)
+            PublishedFile(file.name, file.bytes, file.checksum.removeprefix("sha256:") if file.checksum else None)
             for file in manifest.files
         ]
         if not files:
@@ -169,37 +161,17 @@ class Publishing:
 
     # Files
 
-    def _disk_files(self) -> list[FileArtifact]:
-        assert isinstance(self.outputs, DiskFiles)
-        files = []
-        for record in self.run.disks:
-            self.outputs.publish(record)
-            files.append(self._disk_artifact(record))
-        if self.spec.format is OutputFormat.VMDK or not self.described:
-            return files
-        descriptor = self._write(f"{self.stem}.ovf", self._descriptor())
-        if self.spec.format is not OutputFormat.OVF:
-            return [descriptor, *files]
-        lines = [("SHA256", file.name, file.sha256) for file in (descriptor, *files) if file.sha256]
-        return [descriptor, self._write(f"{self.stem}.mf", format_mf(lines)), *files]
+    @property
+    def hashes(self) -> Mapping[int, str | None]:
+        """See Publication."""
+        return self.finished.hashes
 
-    def _ova(self) -> list[FileArtifact]:
-        assert isinstance(self.outputs, OvaFile)
-        hashes = self.finished.hashes
-        digests = {record.file_name: digest for record in self.run.disks if (digest := hashes[record.key])}
-        self.outputs.publish(self._descriptor(), digests)
-        digest = self.outputs.archive_sha256(self.cancel) if self.spec.file_hash else None
-        return [FileArtifact(self.outputs.path.name, self.outputs.size(), digest)]
-
-    def _disk_artifact(self, record: DiskRecord) -> FileArtifact:
-        assert record.size_bytes is not None
-        return FileArtifact(record.file_name, record.size_bytes, self.finished.hashes[record.key])
-
-    def _write(self, name: str, data: bytes) -> FileArtifact:
+    def write(self, name: str, data: bytes) -> PublishedFile:
+        """See Publication."""
         self._small[name] = write_held(self.run.folder / name, data, check=self.folder.check)
-        return FileArtifact(name, len(data), hashlib.sha256(data).hexdigest())
+        return PublishedFile(name, len(data), hashlib.sha256(data).hexdigest())
 
-    def _descriptor(self) -> bytes:
+    def descriptor(self) -> bytes:
         """The server's descriptor with our files in it, else our own."""
         disks = [
             OvfDisk(
@@ -208,7 +180,7 @@ class Publishing:
                 size_bytes=record.size_bytes or 0,
                 capacity_bytes=record.capacity_bytes,
                 populated_bytes=record.receipt.data_bytes if record.receipt else None,
-                format=_OVF_FORMATS.get(self.spec.format, "vmdk-stream"),
+                format=self._format.image.in_ovf,
                 lease_key=record.lease_key,
                 disk_id=record.ovf_disk_id,
             )
@@ -230,19 +202,20 @@ class Publishing:
         """Never empty: a reader would take it for anything. Runs that earlier releases published may have none."""
         return self.run.proof or UNPROVED_UNKNOWN
 
-    def _main_file(self, files: Sequence[FileArtifact]) -> str:
+    def _main_file(self, files: Sequence[PublishedFile]) -> str:
         """The file to start from: the archive, else the descriptor, else the first disk."""
         names = [file.name for file in files]
         return next((name for suffix in (".ova", ".ovf") for name in names if name.endswith(suffix)), names[0])
 
-    def _manifest(self, files: Sequence[FileArtifact], warnings: Sequence[str]) -> dict[str, Any]:
+    def _manifest(self, published: Published, warnings: Sequence[str]) -> dict[str, Any]:
         now = datetime.now(UTC)
         facts = ExportFacts(
-            format=self.spec.format,
+            format=self.spec.format.value,
+            disk_format=self._format.image.suffix,
             provider=self.provider,
             method=self.run.method or self.spec.method.value,
             folder=self.spec.shown_dir,
-            main_file=self._main_file(files),
+            main_file=self._main_file(published.files),
             point_in_time=self.run.point.describe() if self.run.point else "the file as it was read",
             proof=self._proof,
             exported_at=datetime.fromisoformat(self.run.started_at),
@@ -252,33 +225,31 @@ class Publishing:
             tags=self.spec.metadata,
             warnings=[("export", text) for text in warnings],
         )
-        return artifact_manifest(self.machine, self._disk_artifacts(files), files, facts)
+        return artifact_manifest(self.machine, self._disk_artifacts(published.archive), published.files, facts)
 
-    def _disk_artifacts(self, files: Sequence[FileArtifact]) -> list[DiskArtifact]:
+    def _disk_artifacts(self, archive: PublishedFile | None) -> list[DiskArtifact]:
         disks: dict[int, Disk] = {disk.key: disk for disk in self.machine.disks}
-        artifacts = []
-        for record in self.run.disks:
-            assert record.receipt is not None
-            own = self._disk_artifact(record)
-            archive = files[0] if isinstance(self.outputs, OvaFile) else None
-            artifacts.append(
-                DiskArtifact(
-                    disk=disks[record.key],
-                    file=archive or own,
-                    receipt=record.receipt,
-                    verdict=self._proof,
-                    member=own if archive else None,
-                    member_offset=record.start or 0,
-                )
-            )
-        return artifacts
+        return [self._disk_artifact(disks[record.key], record, archive) for record in self.run.disks]
 
-    def _result(self, files: Sequence[FileArtifact], warnings: Sequence[str]) -> ExportResult:
+    def _disk_artifact(self, disk: Disk, record: DiskRecord, archive: PublishedFile | None) -> DiskArtifact:
+        assert record.receipt is not None
+        assert record.size_bytes is not None
+        own = PublishedFile(record.file_name, record.size_bytes, self.hashes[record.key])
+        return DiskArtifact(
+            disk=disk,
+            file=archive or own,
+            receipt=record.receipt,
+            verdict=self._proof,
+            member=own if archive else None,
+            member_offset=record.start or 0,
+        )
+
+    def _result(self, files: Sequence[PublishedFile], warnings: Sequence[str]) -> ExportResult:
         receipts = {record.file_name: record.receipt for record in self.run.disks if record.receipt}
         return ExportResult(
             machine=self.machine.name,
             output_dir=self.spec.shown_dir,
-            files=tuple(OutputFile(file.name, file.size_bytes, file.sha256) for file in files),
+            files=tuple(files),
             main_file=self._main_file(files),
             proof=self._proof,
             content={name: receipt.content for name, receipt in receipts.items()},

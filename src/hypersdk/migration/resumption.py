@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.naming import stem_of_run
-from hypersdk.migration.outputs import outputs_for
 from hypersdk.migration.runfile import RunRecord
 from hypersdk.migration.spec import ExportSpec, Method
 from hypersdk.model import Machine

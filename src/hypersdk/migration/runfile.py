@@ -120,7 +120,7 @@ class DiskRecord:
 @dataclass(slots=True)
 class RunRecord:
     """The whole of it. ``endpoint`` is ``user@host`` for people; no secret is in here. ``method``, ``proof`` and
-    ``descriptor`` are set by the copy; ``published`` says that only the source waits to be put back. ``lane`` ends the
+    ``descriptor`` are set by the copy; ``published`` says that only the source waits to be put back. ``attempt_suffix`` ends the
     names of lock and partial files, where an earlier process that was declared dead still holds those without it.
     ``source`` and all behind it are what was asked for, to be asked for again by a resume; records of earlier releases
     do not have them."""
@@ -140,7 +140,7 @@ class RunRecord:
     proof: str | None = None
     descriptor: str | None = None
     published: bool = False
-    lane: str = ""
+    attempt_suffix: str = ""
     source: str = "auto"
     exclude_disks: list[str] = field(default_factory=list)
     state: str = "auto"
@@ -428,13 +428,13 @@ class RunFile:
 
 
 @contextmanager
-def locked_folder(folder: Path, lane: str = "", owner: str = "") -> Iterator[tuple[Path, int]]:
+def locked_folder(folder: Path, attempt_suffix: str = "", owner: str = "") -> Iterator[tuple[Path, int]]:
     """Holds ``folder`` for this process, by the lock's file and its descriptor. Raises TargetError ``run_active`` when
     another one has it.
 
     ``owner`` is written into the file, for ``lock_owner``.
     """
-    path = folder / f"{LOCK_FILE}{lane}"
+    path = folder / f"{LOCK_FILE}{attempt_suffix}"
     while (descriptor := _locked(path)) is None:
         pass
     try:
@@ -491,9 +491,9 @@ def _no_lock_file(path: Path) -> TargetError:
     )
 
 
-def lock_owner(folder: Path, lane: str = "") -> str:
+def lock_owner(folder: Path, attempt_suffix: str = "") -> str:
     """What the process that holds ``folder`` wrote into its lock; empty where it wrote nothing. Raises TargetError."""
-    path = folder / f"{LOCK_FILE}{lane}"
+    path = folder / f"{LOCK_FILE}{attempt_suffix}"
     try:
         descriptor = _lock_file(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -524,6 +524,7 @@ def _encode(record: RunRecord) -> dict[str, Any]:
     )  # as it will be read: keys of tables become texts
     data["version"] = _VERSION
     del data["folder"]  # a folder may be moved
+    data["lane"] = data.pop("attempt_suffix")  # the name that it has on disk
     data[_CHECKSUM] = _checksum_of(data)
     return data
 
@@ -557,6 +558,7 @@ def _decode(data: Mapping[str, Any], folder: Path) -> RunRecord:
         raise ValueError("a time without a zone")
     for known, name in ((OutputFormat, "format"), (Compression, "compress")):
         known(fields[name])  # a ValueError where there is none of that name
+    fields["attempt_suffix"] = fields.pop("lane", "")
     fields["point"] = PointInTime.from_dict(fields["point"]) if fields["point"] else None
     fields["disks"] = [_decode_disk(disk) for disk in fields["disks"]]
     if len({disk.file_name for disk in fields["disks"]}) < len(fields["disks"]):

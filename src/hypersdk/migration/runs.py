@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import HyperSDKError, LookupFailed, Refused, TargetError, register
+from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
 from hypersdk.migration.naming import stem_of_run
-from hypersdk.migration.outputs import outputs_for
 from hypersdk.migration.register import Register, Registered, RunEntry, described_owner
 from hypersdk.migration.runfile import (
     RUN_ACTIVE,
@@ -155,7 +155,7 @@ def forget_run(state: Path, which: str) -> UnfinishedRun:
     store = FolderRuns(state)
     with ExitStack() as stack:
         if not run.lost and run.folder.is_dir():
-            stack.enter_context(locked_folder(run.folder, run.record.lane if run.record else ""))
+            stack.enter_context(locked_folder(run.folder, run.record.attempt_suffix if run.record else ""))
             store.remove(run.folder, run.run_id)
         store.remove_pointer(run.run_id)
         store.register.forget(run.run_id)
@@ -169,7 +169,7 @@ def clean_up(
     *,
     drop_snapshot: bool,
     give_up: bool = False,
-    lane: str | None = None,
+    attempt_suffix: str | None = None,
     cancel: CancelToken,
     note: Callable[[str], None],
 ) -> CleanUp:
@@ -179,9 +179,9 @@ def clean_up(
     The temporary snapshot goes too with ``drop_snapshot``, when the files are published, or when it is older than
     ``SNAPSHOT_MAX_AGE``: what was copied of it is then copied again by a resume. With ``give_up`` all is tried once
     more, and what the server refuses is not tried again. Raises TargetError ``run_active`` while a process works on the
-    run, with ``lane`` as ``give_up``.
+    run, with ``attempt_suffix`` as ``give_up``.
     """
-    with _held(folder, store, lane) as found:
+    with _held(folder, store, attempt_suffix) as found:
         if found is None:
             return CleanUp((), (), ())
         run, _ = found
@@ -206,7 +206,7 @@ def give_up(
     store: RunStore,
     *,
     keep_partial: bool,
-    lane: str | None = None,
+    attempt_suffix: str | None = None,
     cancel: CancelToken,
     note: Callable[[str], None],
 ) -> bool:
@@ -215,10 +215,10 @@ def give_up(
     there is no run.
 
     Raises TargetError ``run_active`` while a process works on it, and NotRestored when something could not be undone:
-    the run is kept then. With a ``lane`` (see ``RunSettings``) whoever holds the folder was declared dead, and is no
+    the run is kept then. With a ``attempt_suffix`` (see ``RunSettings``) whoever holds the folder was declared dead, and is no
     obstacle.
     """
-    with _held(spec.output_dir, store, lane) as found:
+    with _held(spec.output_dir, store, attempt_suffix) as found:
         if found is None:
             return False
         run, held = found
@@ -238,7 +238,7 @@ def give_up(
 
 
 @contextmanager
-def _held(folder: Path, store: RunStore, lane: str | None) -> Iterator[tuple[RunFile, OutputFolder] | None]:
+def _held(folder: Path, store: RunStore, attempt_suffix: str | None) -> Iterator[tuple[RunFile, OutputFolder] | None]:
     """The run of ``folder``, which nobody else works on, and the folder, by its descriptor: what is done at the source
     takes minutes, and another run may have the folder's name by then. None where there is no run."""
     found = RunFile.load(folder, store)
@@ -248,11 +248,11 @@ def _held(folder: Path, store: RunStore, lane: str | None) -> Iterator[tuple[Run
     with ExitStack() as stack:
         held = stack.enter_context(OutputFolder.opened(folder, shown_path(folder)))
         try:
-            lock = stack.enter_context(locked_folder(held.path, found.record.lane))
+            lock = stack.enter_context(locked_folder(held.path, found.record.attempt_suffix))
         except TargetError as error:
-            if error.code != RUN_ACTIVE or lane is None:
+            if error.code != RUN_ACTIVE or attempt_suffix is None:
                 raise
-            lock = stack.enter_context(locked_folder(held.path, lane))
+            lock = stack.enter_context(locked_folder(held.path, attempt_suffix))
         stack.enter_context(held.locked_by(*lock))
         run = RunFile.load(held.path, store)  # as it is now that it is held
         if run is None:

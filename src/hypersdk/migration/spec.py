@@ -9,23 +9,13 @@ from pathlib import Path
 
 
 class OutputFormat(StrEnum):
-    """What lies in the output folder at the end."""
+    """What lies in the output folder at the end; ``migration.formats`` has what each of them means."""
 
     OVF = "ovf"  # .ovf, .mf and a streamOptimized .vmdk per disk
     OVA = "ova"  # the same in one tar file
     VMDK = "vmdk"  # the .vmdk files alone
     QCOW2 = "qcow2"
     RAW = "raw"
-
-    @property
-    def streamed(self) -> bool:
-        """Whether the disks are streamOptimized VMDK."""
-        return self in (OutputFormat.OVF, OutputFormat.OVA, OutputFormat.VMDK)
-
-    @property
-    def disk_suffix(self) -> str:
-        """File name extension of one disk, without the dot."""
-        return "vmdk" if self.streamed else self.value
 
 
 class Compression(StrEnum):
@@ -40,16 +30,6 @@ class Compression(StrEnum):
     CHECKED = "checked"
     UNCHECKED = "unchecked"
     REPACK = "repack"
-
-
-def compression_misfit(output: OutputFormat, compress: Compression) -> str | None:
-    """Why the two do not go together; None where they do. The rule for flags, job files, picker and conversion
-    alike."""
-    if output is OutputFormat.RAW and compress is not Compression.NONE:
-        return "a raw image is never compressed"
-    if output.streamed and compress is Compression.REPACK:
-        return f"{compress} is for qcow2 only: {output} keeps blocks compressed as they came"
-    return None
 
 
 class Method(StrEnum):

@@ -20,15 +20,15 @@ import hashlib
 from collections.abc import Iterator
 
 from hypersdk.errors import IntegrityError
-from hypersdk.formats.image import BLOCK
-from hypersdk.formats.qcow2.writer import Qcow2Writer
-from hypersdk.formats.raw import RawWriter
+from hypersdk.formats.image import BLOCK, ImageWriter
 from hypersdk.formats.vmdk.log import FRONT_BYTES
 from hypersdk.formats.vmdk.stream import GrainDecoder, inflate
 from hypersdk.formats.vmdk.writer import is_front
-from hypersdk.migration.outputs import QCOW2_COMPRESSION, FinishedFile, Outputs
+from hypersdk.migration.formats import FORMATS
+from hypersdk.migration.images import ImageFormat
+from hypersdk.migration.outputs import FinishedFile, Outputs
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.migration.spec import ExportSpec, OutputFormat
+from hypersdk.migration.spec import ExportSpec
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import content_digest_of, hash_block
@@ -96,12 +96,11 @@ class _Finished:
             self._meter.add_read_back(len(piece))
 
     def _content(self, wanted: str | None) -> bool:
-        if self._spec.format is OutputFormat.RAW:
-            raw = RawWriter(self._whole_file(), self._capacity)
-            return self._digest(raw) == wanted
-        if self._spec.format is OutputFormat.QCOW2:
-            return self._finished_again(wanted)
-        return self._stream_digest() == wanted
+        return self._stream_digest() == wanted if self._image.appended else self._finished_again(wanted)
+
+    @property
+    def _image(self) -> ImageFormat:
+        return FORMATS[self._spec.format].image
 
     @property
     def _capacity(self) -> int:
@@ -110,7 +109,7 @@ class _Finished:
     def _whole_file(self) -> FdFile:
         return FdFile(self._file.descriptor)
 
-    def _digest(self, image: RawWriter | Qcow2Writer) -> str:
+    def _digest(self, image: ImageWriter) -> str:
         self._meter.check_earlier(self._capacity)
         return content_digest_of(
             image,
@@ -123,9 +122,7 @@ class _Finished:
     def _finished_again(self, wanted: str | None) -> bool:
         """A content digest says nothing of header and refcounts, so they are made anew."""
         file = self._whole_file()
-        image = Qcow2Writer.resume(
-            file, self._capacity, compression=QCOW2_COMPRESSION[self._spec.compress], trusted=lambda _: True
-        )
+        image = self._image.resume(file, self._capacity, self._spec.compress, lambda _: True)
         if self._digest(image) != wanted:
             return False
         image.finish()

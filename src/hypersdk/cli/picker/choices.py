@@ -19,7 +19,8 @@ from textual.widgets import Input, Label, Static
 
 from hypersdk.cli.text import clean, count
 from hypersdk.errors import HyperSDKError, UsageError
-from hypersdk.migration.spec import Compression, Method, OutputFormat, SourceState, compression_misfit
+from hypersdk.migration.formats import FORMATS
+from hypersdk.migration.spec import Compression, Method, OutputFormat, SourceState
 from hypersdk.model import MachineSummary, Power
 from hypersdk.units import format_size, parse_size
 
@@ -46,13 +47,7 @@ class Option:
     meaning: str
 
 
-FORMATS: Final = (
-    Option("qcow2", "qcow2", "the image KVM runs: sparse, ready to start"),
-    Option("raw", "raw", "the plain disk, sparse"),
-    Option("ovf", "ovf", "descriptor, manifest and a VMDK per disk"),
-    Option("ova", "ova", "all of that in one file"),
-    Option("vmdk", "vmdk", "the VMDK files alone"),
-)
+FORMAT_OPTIONS: Final = tuple(Option(row.name, row.name, row.meaning) for row in FORMATS.values())
 COMPRESSIONS: Final = (
     Option("none", "none", "fastest to run from"),
     Option("checked", "checked", "small; blocks stay compressed as they came, each is checked"),
@@ -166,7 +161,7 @@ class ChoicesScreen(Screen["Choices | None"]):
                 "Folder", Input(str(start.output_dir), id="folder", compact=True, select_on_focus=False)
             )
             yield from _question("", Static("", id="free"))
-            yield from _question("Format", Choice(FORMATS, start.format, id="format"))
+            yield from _question("Format", Choice(FORMAT_OPTIONS, start.format, id="format"))
             yield from _question("Compression", Choice(COMPRESSIONS, start.compress, id="compress"))
             if any(machine.power is Power.ON for machine in self._machines):
                 yield from _question("While it runs", Choice(STATES, start.state, id="state"))
@@ -244,7 +239,7 @@ class ChoicesScreen(Screen["Choices | None"]):
             remove_cdrom=chosen["isos"] == "eject",
             bandwidth_bytes_s=parse_size(limit) if limit else None,
         )
-        if reason := compression_misfit(answers.format, answers.compress):
+        if reason := FORMATS[answers.format].refusal(answers.compress):
             raise UsageError(reason, next_step="Choose compression none, or format qcow2.")
         return answers
 

@@ -1,0 +1,105 @@
+"""A file for each disk: ``NAME.partial`` with ``NAME.partial.blocks`` while it grows, ``NAME`` at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from hypersdk.migration.heldfile import HeldFile, partial_path, size_of
+from hypersdk.migration.outputs import (
+    FinishedFile,
+    Layout,
+    OpenDisk,
+    Outputs,
+    Publication,
+    Published,
+    PublishedFile,
+    Wrap,
+)
+from hypersdk.migration.runfile import DiskRecord
+from hypersdk.transfer.blockfile import FdFile
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import sha256_of, target_errors
+
+
+class DiskFiles(Outputs):
+    """See the module. All methods: see ``Outputs``."""
+
+    parallel: ClassVar[bool] = True
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        self._files: dict[str, HeldFile] = {}
+
+    def begin_lost_again(self) -> None:
+        """See Outputs."""
+        for record in self._layout.run.disks:
+            if record.done and size_of(self._partial(record), self._final(record)) != record.size_bytes:
+                record.begin_again()
+
+    def _final(self, record: DiskRecord) -> Path:
+        return self._layout.folder / record.file_name
+
+    def _partial(self, record: DiskRecord) -> Path:
+        return partial_path(self._final(record), self._suffix)
+
+    def _file(self, record: DiskRecord) -> HeldFile:
+        """Each disk has one thread at a time; ``setdefault`` keeps the one that came first all the same."""
+        return self._files.setdefault(record.file_name, HeldFile(self._final(record), self._suffix))
+
+    @contextmanager
+    def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
+        """See Outputs."""
+        with ExitStack() as stack:
+            found = self._ledger(stack, record, identity, has_data=self.begun(record))
+            descriptor = self._file(record).opened(fresh=not found.trusted)
+            yield self._opened(wrap(FdFile(descriptor)), record, found)
+
+    def begun(self, record: DiskRecord) -> bool:
+        """See Outputs."""
+        return self._partial(record).exists()
+
+    @contextmanager
+    def finished(self, record: DiskRecord) -> Iterator[FinishedFile]:
+        """See Outputs."""
+        assert record.size_bytes is not None
+        yield FinishedFile(self._file(record).whole, range(record.size_bytes))
+
+    def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
+        """See Outputs."""
+        file = self._file(record)
+        return sha256_of(file.partial, cancel, on_bytes, written=file.whole)
+
+    def forget(self, record: DiskRecord) -> None:
+        """See Outputs."""
+        self._layout.check()
+        with target_errors(f"removing {record.file_name}"):
+            self._file(record).remove()
+            self._blocks(record).unlink(missing_ok=True)
+
+    def publish(self, publication: Publication) -> Published:
+        """See Outputs."""
+        files = []
+        for record in self._layout.run.disks:
+            self.publish_disk(record)
+            assert record.size_bytes is not None
+            files.append(PublishedFile(record.file_name, record.size_bytes, publication.hashes[record.key]))
+        return Published(files)
+
+    def publish_disk(self, record: DiskRecord) -> None:
+        """Gives a finished disk its final name."""
+        file = self._file(record)
+        # Where its content is lost, its ledger is gone and nothing says which blocks are there: the disk begins again.
+        file.publish(on_lost=file.remove)
+
+    def check(self) -> None:
+        """See Outputs."""
+        for file in self._files.values():
+            file.check()
+
+    def close(self) -> None:
+        """See Outputs."""
+        for file in self._files.values():
+            file.close()

@@ -1,0 +1,146 @@
+"""All disks in one tar file, ``STEM.ova.partial`` while it grows, one after another; ``NAME.partial.blocks`` for each.
+
+A disk's place depends only on those before it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from typing import ClassVar
+
+from hypersdk.errors import Cancelled
+from hypersdk.formats.image import BlockFile
+from hypersdk.formats.ova import OvaWriter
+from hypersdk.migration.heldfile import HeldFile, size_of
+from hypersdk.migration.outputs import (
+    FinishedFile,
+    Layout,
+    OpenDisk,
+    Outputs,
+    Publication,
+    Published,
+    PublishedFile,
+    Wrap,
+)
+from hypersdk.migration.runfile import DiskRecord
+from hypersdk.transfer.blockfile import FdFile, RegionFile
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.files import has_name, sha256_of, target_errors
+
+
+class OvaFile(Outputs):
+    """See the module. All methods: see ``Outputs``."""
+
+    parallel: ClassVar[bool] = False
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        self._records = layout.run.disks
+        self._file = HeldFile(layout.folder / f"{layout.stem}.ova", self._suffix)
+
+    def begin_lost_again(self) -> None:
+        """See Outputs. A disk in an archive ends where the next one starts, so those behind a lost one go with it."""
+        size = size_of(self._file.partial, self._file.final)
+        lost = False
+        for record in self._records:
+            lost = lost or (record.done and _region(record).stop > size)
+            if lost:
+                record.begin_again()
+
+    @contextmanager
+    def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
+        """See Outputs."""
+        self._take_name_back(record)
+        with ExitStack() as stack:
+            found = self._ledger(stack, record, identity, has_data=self.begun(record))
+            first = record is self._records[0]
+            fresh = not self._file.partial.exists() or (first and not found.trusted)
+            descriptor = self._file.opened(fresh=fresh)
+            record.start = self._archive(FdFile(descriptor), until=record).begin_member(record.file_name)
+            file = RegionFile(wrap(FdFile(descriptor)), record.start)
+            if not found.trusted:
+                file.truncate(0)
+            yield self._opened(file, record, found)
+
+    def _take_name_back(self, record: DiskRecord) -> None:
+        """Where the archive was published and a disk of it must be copied again, those before it are still in there."""
+        if record is not self._records[0] and not self._file.partial.exists():
+            self._file.take_back()
+
+    def _archive(self, file: BlockFile, until: DiskRecord | None) -> OvaWriter:
+        """The archive with all members before ``until``; their headers are written again, which changes nothing."""
+        # The time of each member is the same in every run that resumes this one.
+        started_s = int(datetime.fromisoformat(self._layout.run.started_at).timestamp())
+        archive = OvaWriter(file, f"{self._layout.stem}.ovf", mtime_s=started_s)
+        for record in self._records:
+            if record is until:
+                break
+            assert record.size_bytes is not None
+            archive.begin_member(record.file_name)
+            archive.end_member(record.size_bytes)
+        return archive
+
+    def begun(self, record: DiskRecord) -> bool:
+        """See Outputs."""
+        return record.start is not None and self._file.partial.exists()
+
+    @contextmanager
+    def finished(self, record: DiskRecord) -> Iterator[FinishedFile]:
+        """See Outputs."""
+        yield FinishedFile(self._file.whole, _region(record))
+
+    def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
+        """See Outputs."""
+        return sha256_of(self._file.partial, cancel, on_bytes, _region(record), written=self._file.whole)
+
+    def forget(self, record: DiskRecord) -> None:
+        """See Outputs. Disks behind it move, so they go with it: the caller forgets all or the last ones."""
+        self._layout.check()
+        with target_errors(f"removing {self._file.final.name}"):
+            self._blocks(record).unlink(missing_ok=True)
+            if record is self._records[0]:
+                self._file.remove()
+
+    def publish(self, publication: Publication) -> Published:
+        """See Outputs."""
+        self.publish_archive(publication)
+        digest = self.archive_sha256(publication.cancel) if publication.spec.file_hash else None
+        archive = PublishedFile(self._file.final.name, os.fstat(self._file.whole).st_size, digest)
+        return Published([archive], archive)
+
+    def publish_archive(self, publication: Publication) -> None:
+        """Writes the end, the ``.mf`` and the descriptor and gives the archive its name."""
+        file = self._file
+        if has_name(file.whole, file.final):
+            return
+        digests = {record.file_name: digest for record in self._records if (digest := publication.hashes[record.key])}
+        with target_errors(f"finishing {file.final.name}"):
+            self._archive(FdFile(file.whole), until=None).finish(publication.descriptor(), digests)
+        file.publish()
+
+    def archive_sha256(self, cancel: CancelToken) -> str:
+        """Of the whole archive, which is known only now. Where that is cancelled it loses its name again: it is not
+        published yet."""
+        try:
+            return sha256_of(self._file.final, cancel, written=self._file.whole)
+        except Cancelled:
+            self._file.take_back()
+            raise
+
+    def check(self) -> None:
+        """See Outputs."""
+        self._file.check()
+
+    def close(self) -> None:
+        """See Outputs."""
+        self._file.close()
+
+
+def _region(record: DiskRecord) -> range:
+    """The bytes of the archive that are the finished disk."""
+    assert record.start is not None
+    assert record.size_bytes is not None
+    return range(record.start, record.start + record.size_bytes)
