@@ -1,4 +1,4 @@
-"""``/folder``: who gets in, ranges by the book, and files that are there only sometimes."""
+"""``/folder``: authentication, ranges, and files that are only sometimes readable."""
 
 from __future__ import annotations
 

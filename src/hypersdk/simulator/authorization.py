@@ -1,4 +1,4 @@
-"""AuthorizationManager: which privileges the account has. It has all but those that the configuration takes away."""
+"""AuthorizationManager: the privileges of the account: all but those that the configuration denies."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ if TYPE_CHECKING:
     from hypersdk.simulator.platform import Platform
 
 PRIVILEGES: Final = (
-    "System.Anonymous", "System.Read", "System.View", "Global.CancelTask", "Global.Licenses", "Sessions.TerminateSession",
-    "Sessions.ValidateSession", "Datastore.Browse", "Datastore.FileManagement", "Datastore.DeleteFile", "Datastore.AllocateSpace",
-    "Datastore.UpdateVirtualMachineFiles", "Host.Config.AutoStart", "VApp.Export", "VApp.Import", "VApp.ApplicationConfig",
-    "Resource.AssignVMToPool",
+    "System.Anonymous", "System.Read", "System.View", "Global.CancelTask", "Global.Licenses",
+    "Sessions.TerminateSession", "Sessions.ValidateSession", "Datastore.Browse", "Datastore.FileManagement",
+    "Datastore.DeleteFile", "Datastore.AllocateSpace", "Datastore.UpdateVirtualMachineFiles",
+    "Host.Config.AutoStart", "VApp.Export", "VApp.Import", "VApp.ApplicationConfig", "Resource.AssignVMToPool",
     "VirtualMachine.Interact.PowerOn", "VirtualMachine.Interact.PowerOff", "VirtualMachine.Interact.Suspend",
-    "VirtualMachine.Interact.Reset", "VirtualMachine.Interact.SetCDMedia", "VirtualMachine.Interact.DeviceConnection",
-    "VirtualMachine.Config.EditDevice", "VirtualMachine.Config.AddRemoveDevice", "VirtualMachine.Config.Rename",
-    "VirtualMachine.Config.ChangeTracking", "VirtualMachine.Config.Settings", "VirtualMachine.State.CreateSnapshot",
-    "VirtualMachine.State.RemoveSnapshot", "VirtualMachine.State.RenameSnapshot", "VirtualMachine.State.RevertToSnapshot",
-    "VirtualMachine.Provisioning.Clone", "VirtualMachine.Provisioning.MarkAsTemplate", "VirtualMachine.Provisioning.MarkAsVM",
-    "VirtualMachine.Provisioning.DiskRandomRead", "VirtualMachine.Provisioning.DiskRandomAccess",
-    "VirtualMachine.Provisioning.GetVmFiles", "VirtualMachine.Inventory.Delete", "VirtualMachine.Inventory.Create",
+    "VirtualMachine.Interact.Reset", "VirtualMachine.Interact.SetCDMedia",
+    "VirtualMachine.Interact.DeviceConnection", "VirtualMachine.Config.EditDevice",
+    "VirtualMachine.Config.AddRemoveDevice", "VirtualMachine.Config.Rename", "VirtualMachine.Config.ChangeTracking",
+    "VirtualMachine.Config.Settings", "VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RemoveSnapshot",
+    "VirtualMachine.State.RenameSnapshot", "VirtualMachine.State.RevertToSnapshot",
+    "VirtualMachine.Provisioning.Clone", "VirtualMachine.Provisioning.MarkAsTemplate",
+    "VirtualMachine.Provisioning.MarkAsVM", "VirtualMachine.Provisioning.DiskRandomRead",
+    "VirtualMachine.Provisioning.DiskRandomAccess", "VirtualMachine.Provisioning.GetVmFiles",
+    "VirtualMachine.Inventory.Delete", "VirtualMachine.Inventory.Create",
 )  # fmt: skip
 
 
 class AuthorizationManager(Managed):
-    """Answers questions about privileges."""
+    """Lists privileges, and says which the account has."""
 
     wsdl = "AuthorizationManager"
 
@@ -37,8 +39,8 @@ class AuthorizationManager(Managed):
         self.platform = platform
         super().__init__(world, moref)
 
-    def held(self) -> list[str]:
-        """Privileges of the account."""
+    def granted(self) -> list[str]:
+        """The privileges that the account has."""
         return [name for name in PRIVILEGES if name not in self.platform.config.denied_privileges]
 
     @prop("privilegeList")
@@ -57,18 +59,18 @@ class AuthorizationManager(Managed):
     @prop("roleList")
     def _roles(self) -> list[Data]:
         info = Data("Description", label="Administrator", summary="Full access rights")
-        return [Data("AuthorizationRole", roleId=-1, system=True, name="Admin", info=info, privilege=self.held())]
+        return [Data("AuthorizationRole", roleId=-1, system=True, name="Admin", info=info, privilege=self.granted())]
 
     @operation("HasPrivilegeOnEntities")
     def _has_on_entities(self, call: Call) -> list[Data]:
         self._check_session(call.args.sessionId)
-        held = set(self.held())
+        granted = set(self.granted())
         return [
             Data(
                 "EntityPrivilege",
                 entity=ref,
                 privAvailability=[
-                    Data("PrivilegeAvailability", privId=name, isGranted=name in held)
+                    Data("PrivilegeAvailability", privId=name, isGranted=name in granted)
                     for name in call.args.privId or []
                 ],
             )
@@ -78,8 +80,8 @@ class AuthorizationManager(Managed):
     @operation("HasPrivilegeOnEntity")
     def _has_on_entity(self, call: Call) -> list[bool]:
         self._check_session(call.args.sessionId)
-        held = set(self.held())
-        return [name in held for name in call.args.privId or []]
+        granted = set(self.granted())
+        return [name in granted for name in call.args.privId or []]
 
     def _check_session(self, key: str) -> None:
         if self.platform.sessions.by_key(key) is None:
@@ -89,4 +91,4 @@ class AuthorizationManager(Managed):
     def _fetch(self, call: Call) -> list[Data]:
         if not self.platform.sessions.knows(call.args.userName):
             raise MethodFault.of("NotFound", f"There is no user '{call.args.userName}'.")
-        return [Data("UserPrivilegeResult", entity=ref, privileges=self.held()) for ref in call.args.entities]
+        return [Data("UserPrivilegeResult", entity=ref, privileges=self.granted()) for ref in call.args.entities]

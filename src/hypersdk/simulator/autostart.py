@@ -1,5 +1,5 @@
-"""HostAutoStartManager: which machines start with their host. Kept and told, without effect: a simulated host does not
-restart."""
+"""HostAutoStartManager: which machines start with their host. The settings are stored and reported without effect: a
+simulated host does not restart."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hypersdk.simulator.world import World, WorldObject
 
 
 class AutoStartManager(Managed):
-    """Of one host. libvirt asks for it without looking whether the host names one, and crashes on a host that does
-    not."""
+    """Of one host. libvirt reads it without checking that the host has one, and crashes if it has not."""
 
     wsdl = "HostAutoStartManager"
 

@@ -1,4 +1,4 @@
-"""A boot sector of our own: says that it runs, on the screen and on the first serial port, once a second, for ever.
+"""A boot sector that prints a marker on the screen and on the first serial port, once a second, for ever.
 
 It uses only BIOS calls, so it runs in any PC that boots by BIOS, virtual or not::
 

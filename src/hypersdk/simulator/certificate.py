@@ -37,8 +37,8 @@ class ServerCertificate:
         return _print(hashlib.sha1(self.der, usedforsecurity=False).hexdigest())
 
     def context(self) -> ssl.SSLContext:
-        """A server side context with it. OpenSSL takes keys from files only: they live for a moment, readable by the
-        owner alone."""
+        """A server-side context with it. OpenSSL reads keys from files only: they exist for a moment, readable only by
+        the owner."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         with tempfile.TemporaryDirectory(prefix="hypersdk-simulator-") as folder:
@@ -55,7 +55,7 @@ def _print(digest: str) -> str:
 
 
 class Authority:
-    """A certificate authority that nobody trusts until told to."""
+    """A certificate authority; clients trust it only if configured to."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())

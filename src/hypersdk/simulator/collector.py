@@ -16,9 +16,9 @@ from hypersdk.simulator.values import Data, Ref
 from hypersdk.simulator.world import World
 
 POLL_S: Final = 0.5
-"""How often a blocked wait looks whether its client hung up."""
+"""How often a blocked wait checks whether its client hung up."""
 SETTLE_S: Final = 0.01
-"""Changes that come together are told together."""
+"""Changes that happen together are reported together."""
 MAX_TOKENS: Final = 64
 MAX_SELECTIONS: Final = 1000
 """Clients send a dozen; each may visit every object."""
@@ -33,7 +33,7 @@ class Raw(str):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RequestedProperties:
     """The properties to read of one object: paths in order, or everything."""
 
     everything: bool
@@ -50,7 +50,7 @@ class Selection:
         self._count = 0
         for start in spec.objectSet:
             self._collect_names(start.selectSet or [])
-        self._wanted: dict[str, Wanted | None] = {}
+        self._wanted: dict[str, RequestedProperties | None] = {}
 
     def _collect_names(self, selections: Sequence[Data]) -> None:
         for selection in selections:
@@ -114,13 +114,15 @@ class Selection:
         refs = value if isinstance(value, list) else [value] if value is not None else []
         return [child for ref in refs if isinstance(ref, Ref) and (child := self._visible(ref)) is not None]
 
-    def wanted(self, managed: Managed) -> Wanted | None:
-        """What to read of the object: all propSets that name its type or an ancestor, merged. ``None`` where none
-        does."""
+    def wanted(self, managed: Managed) -> RequestedProperties | None:
+        """The properties to read of the object: all propSets that name its type or a base type, merged. ``None``
+        where none does."""
         if managed.wsdl not in self._wanted:
-            sets = [one for one in self._spec.propSet if managed.is_a(one["type"])]
-            paths = tuple(dict.fromkeys(path for one in sets for path in one.pathSet or []))
-            self._wanted[managed.wsdl] = Wanted(any(one.all for one in sets), paths) if sets else None
+            sets = [propset for propset in self._spec.propSet if managed.is_a(propset["type"])]
+            paths = tuple(dict.fromkeys(path for propset in sets for path in propset.pathSet or []))
+            self._wanted[managed.wsdl] = (
+                RequestedProperties(any(propset.all for propset in sets), paths) if sets else None
+            )
         return self._wanted[managed.wsdl]
 
     def values(self, managed: Managed) -> list[tuple[str, str]]:
@@ -160,14 +162,14 @@ class PropertyCollector(Managed):
 
     def drop_session(self, key: str) -> None:
         """Forgets the filters and pages of a session that ended."""
-        for one in self.filters.pop(key, []):
-            self.world.remove(one)
+        for dropped in self.filters.pop(key, []):
+            self.world.remove(dropped)
         self._tokens = {token: rest for token, rest in self._tokens.items() if rest[0] != key}
         self._versions.pop(key, None)
 
     @prop("filter")
     def _filter(self) -> list[Ref]:
-        return [one.ref for filters in self.filters.values() for one in filters]
+        return [made.ref for filters in self.filters.values() for made in filters]
 
     # Reading
 
@@ -266,7 +268,7 @@ class PropertyCollector(Managed):
         self.world.changed.notify_all()
 
     def _wait(self, call: Call, version: str, limit_s: float | None, most: int | None) -> Raw:
-        """Blocks under the world's condition until some filter of the session has news."""
+        """Blocks under the world's condition until some filter of the session has updates."""
         key = session_key(call)
         self._check_version(key, version)
         self._cancelled_waits.discard(key)
@@ -298,8 +300,8 @@ class PropertyCollector(Managed):
         filters = self.filters.get(key, [])
         if version == "":
             self._versions[key] = 0
-            for one in filters:
-                one.start_over()
+            for watched in filters:
+                watched.start_over()
         elif version != str(self._versions.get(key, 0)):
             raise MethodFault.of("InvalidCollectorVersion", "The version is not the one sent last.")
 
@@ -307,12 +309,12 @@ class PropertyCollector(Managed):
         budget = most or 2**31
         out: list[str] = []
         truncated = False
-        for one in list(self.filters.get(key, [])):
-            updates, more = one.news(budget)
+        for watched in list(self.filters.get(key, [])):
+            updates, more = watched.updates(budget)
             budget -= len(updates)
             truncated = truncated or more
             if updates:
-                out.append(f"<filterSet>{reference('filter', one.ref)}{''.join(updates)}</filterSet>")
+                out.append(f"<filterSet>{reference('filter', watched.ref)}{''.join(updates)}</filterSet>")
         return "".join(out), truncated
 
     def _update_set(self, key: str, news: str, truncated: bool) -> Raw:
@@ -322,7 +324,7 @@ class PropertyCollector(Managed):
 
 
 class PropertyFilter(Managed):
-    """What a session watches; remembers what it has been told."""
+    """What a session watches; remembers what it has reported."""
 
     wsdl = "PropertyFilter"
 
@@ -335,10 +337,10 @@ class PropertyFilter(Managed):
         self._told: dict[Ref, dict[str, str]] = {}
 
     def start_over(self) -> None:
-        """The next update tells everything."""
+        """The next update reports everything."""
         self._told = {}
 
-    def news(self, budget: int) -> tuple[list[str], bool]:
+    def updates(self, budget: int) -> tuple[list[str], bool]:
         """ObjectUpdates since the last call, at most ``budget``, and whether there are more."""
         updates: list[str] = []
         present: set[Ref] = set()
@@ -391,7 +393,7 @@ def session_key(call: Call) -> str:
 
 
 def belongs(managed: Managed, call: Call) -> None:
-    """Makes the object private to the calling session, to go with it."""
+    """Makes the object private to the calling session; it is removed when the session ends."""
     if call.session is None:
         raise not_authenticated()
     managed.owner = call.session.key
@@ -399,7 +401,7 @@ def belongs(managed: Managed, call: Call) -> None:
 
 
 def _visible_to(world: World, session: SessionRecord | None) -> Visible:
-    """Lookup of what the session may see: not the private objects of others."""
+    """Finds the objects that the session may see: not the private ones of other sessions."""
 
     def visible(ref: Ref) -> Managed | None:
         managed = world.find(ref, Managed)

@@ -24,26 +24,26 @@ MAX_HOSTS: Final = 200
 
 EPILOG = """\
 faults:
-  --fault KIND[,OPTION=VALUE]...   may be given several times
+  --fault KIND[,OPTION=VALUE]...   may be repeated
 
-  of streams          reset disconnect short stall slow corrupt status
+  streams             reset disconnect short stall slow corrupt status
                       nfc_exhausted
-  of leases, logins   lease_timeout lease_error session_expiry
-  of what is said     file_size_present file_size_wrong wrong_manifest
+  leases, logins      lease_timeout lease_error session_expiry
+  lease contents      file_size_present file_size_wrong wrong_manifest
                       no_manifest
-  of the rest         unreachable datastore_full call
+  other               unreachable datastore_full call
 
-  after=SIZE          strikes after so many bytes; of datastore_full: bytes left
-  times=N|always      how often it strikes (once)
+  after=SIZE          applies after so many bytes; datastore_full: bytes left
+  times=N|always      how often it applies (once)
   host=NAME           only on this ESXi host
-  disk=MACHINE[:N]    only this machine, or its disk N (from 0); of
+  disk=MACHINE[:N]    only this machine, or its disk N (from 0);
                       datastore_full: the datastore's name
-  seconds=S           how long a stall lasts (10)
-  rate=SIZE           bytes a second of slow (1MB)
-  status=CODE         HTTP status of status (500)
-  retry-after=S       its Retry-After header
-  method=CALL         API method of call, session_expiry and stall
-  fault=TYPE          API fault of call (SystemError)
+  seconds=S           stall: how long it lasts (10)
+  rate=SIZE           slow: bytes per second (1MB)
+  status=CODE         status: the HTTP status (500)
+  retry-after=S       status: Retry-After header
+  method=CALL         call, session_expiry, stall: the API method
+  fault=TYPE          call: the API fault (SystemError)
 
 examples:
   python -m hypersdk.simulator --vms 201
@@ -55,7 +55,7 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells what is wrong the way the rest of the project does."""
+    """Reports errors as the other programs do."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, cause="A flag or value cannot be used.", next_step=f"See `{self.prog} --help`.")
@@ -67,15 +67,15 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m hypersdk.simulator",
         usage="%(prog)s [OPTION]...",
         description=(
-            "An embedded vCenter (or ESXi host) to try, rehearse and test exports\nagainst. It holds no real machines."
+            "A simulated vCenter (or ESXi host) to try, rehearse and test exports\nagainst. It has no real machines."
         ),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    _add_inventory(made.add_argument_group("what is there"))
-    _add_access(made.add_argument_group("who gets in"))
-    _add_behaviour(made.add_argument_group("how it behaves"))
+    _add_inventory(made.add_argument_group("inventory"))
+    _add_access(made.add_argument_group("access"))
+    _add_behaviour(made.add_argument_group("behaviour"))
     return made
 
 
@@ -104,7 +104,7 @@ def _add_inventory(group: argparse._ArgumentGroup) -> None:
         type=_whole(0, 2**63),
         default=1,
         metavar="N",
-        help="another seed gives another inventory and other disks (default: %(default)s)",
+        help="another seed gives another inventory with other disks (default: %(default)s)",
     )
     add("--esxi", action="store_true", help="be a standalone ESXi host: one host, NFC URLs with '*'")
     add("--datastore-size", type=_read(_some), metavar="SIZE", help="size of a datastore (default: 4TiB)")
@@ -115,21 +115,21 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
     add(
         "--username",
         metavar="NAME",
-        help=f"the one account that gets in (default: any; with --password-file: {DEFAULT_USERNAME})",
+        help=f"name of the only account (default: any; with --password-file: {DEFAULT_USERNAME})",
     )
     add(
         "--password-file",
         type=Path,
         metavar="FILE",
-        help="file with its password (default: any; with --username: 'simulator')",
+        help="file with the password (default: any; with --username: 'simulator')",
     )
-    add("--ca-file", type=Path, metavar="FILE", help="write the authority that signed its certificates there, as PEM")
+    add("--ca-file", type=Path, metavar="FILE", help="write the CA certificate (PEM) to this file")
     add(
         "--deny",
         action="append",
         default=[],
         metavar="PRIVILEGE",
-        help="take a privilege away, such as VApp.Export (may be repeated)",
+        help="deny a privilege, such as VApp.Export (may be repeated)",
     )
     add("--free-licence", action="store_true", help="refuse exports as an ESXi host with a free licence does")
     add(
@@ -143,7 +143,9 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
 
 def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--rate", type=_read(_some), metavar="SIZE", help="limit of each data stream, in bytes a second, such as 20MiB")
+    add(
+        "--rate", type=_read(_some), metavar="SIZE", help="limit of each data stream in bytes per second, such as 20MiB"
+    )
     add(
         "--streams-per-host",
         type=_whole(1, 500),
@@ -155,7 +157,7 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
         type=_seconds,
         default=300,
         metavar="S",
-        help="seconds until a lease that nobody renews ends (default: %(default)s)",
+        help="seconds until a lease that is not renewed ends (default: %(default)s)",
     )
     add(
         "--lease-ready",
@@ -169,7 +171,7 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
         "--file-size",
         choices=("absent", "present"),
         default="absent",
-        help="whether a lease tells the length of its streams (default: %(default)s, as ESXi does)",
+        help="whether a lease reports the length of its streams (default: %(default)s, as ESXi does)",
     )
     add(
         "--manifest",
@@ -182,14 +184,14 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
         type=_whole(1, 100_000),
         default=1000,
         metavar="N",
-        help="most objects in one answer of the inventory (default: %(default)s)",
+        help="most objects in one response of the inventory (default: %(default)s)",
     )
     add(
         "--delta-growth",
         type=_read(parse_size),
         default=0,
         metavar="SIZE",
-        help="bytes a second by which a running machine's snapshot grows (default: 0)",
+        help="growth of a running machine's snapshot in bytes per second (default: 0)",
     )
     add(
         "--fault",
@@ -197,7 +199,7 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
         default=[],
         type=_read(Fault.parse),
         metavar="FAULT",
-        help="make something go wrong, see below (may be repeated)",
+        help="inject a fault, see below (may be repeated)",
     )
 
 
@@ -223,12 +225,12 @@ def _seconds(text: str) -> float:
 def _some(text: str) -> int:
     size = parse_size(text)
     if size == 0:
-        raise UsageError("0 is too little", next_step="Write a size such as 20MiB.")
+        raise UsageError("0 is too small", next_step="Write a size such as 20MiB.")
     return size
 
 
 def _read(reader: Callable[[str], T]) -> Callable[[str], T]:
-    """``reader`` with its errors told by the parser, which adds the flag's name."""
+    """``reader`` with its errors raised as the parser's, which adds the flag's name."""
 
     def read(text: str) -> T:
         try:
@@ -240,7 +242,7 @@ def _read(reader: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def config_of(args: argparse.Namespace) -> SimulatorConfig:
-    """The configuration that the flags ask for. Raises UsageError when they do not go together, or the password file
+    """The configuration that the flags ask for. Raises UsageError when they contradict each other, or the password file
     cannot be read."""
     if not args.esxi and args.hosts * args.datacenters > MAX_HOSTS:
         raise UsageError(
@@ -293,12 +295,12 @@ def _password(file: Path | None) -> str:
 def _file_error(file: Path, what: str, error: OSError | UnicodeDecodeError) -> UsageError:
     cause = error.strerror if isinstance(error, OSError) else "It is not UTF-8 text."
     return UsageError(
-        f"{file} cannot be {what}", cause=cause or str(error), next_step="Give another file, or its right path."
+        f"{file} cannot be {what}", cause=cause or str(error), next_step="Correct the path, or use another file."
     )
 
 
 def check_names(simulator: Simulator, config: SimulatorConfig) -> None:
-    """Raises UsageError for a fault or privilege whose name nothing here bears: it would silently do nothing."""
+    """Raises UsageError for a fault or privilege that names nothing here: it would silently have no effect."""
     known = simulator.known_names()
     for privilege in sorted(config.denied_privileges - known.privileges):
         raise _unknown("privilege", privilege, known.privileges)
@@ -319,14 +321,14 @@ def _unknown(what: str, name: str, known: frozenset[str]) -> UsageError:
 
 
 def banner(simulator: Simulator, *, show_password: bool) -> str:
-    """What a newcomer needs: where it is, and lines to copy."""
+    """The address, and lines to copy."""
     config = simulator.config
     kind = "ESXi host" if config.esxi else "vCenter"
     count = len(simulator.machine_names())
     hosts = 1 if config.esxi else config.hosts * config.datacenters
     where = "" if config.esxi else f" on {hosts} host{'s' if hosts != 1 else ''}"
     limit = f", {format_size(config.rate_bytes_s)}/s per stream" if config.rate_bytes_s else ""
-    anyone = "\nAny other user name and password get in too.\n" if config.any_login else ""
+    anyone = "\nAny other user name and password are accepted too.\n" if config.any_login else ""
     password = f"'{simulator.password}'" if show_password else "...  # as in your file"
     first, second = simulator.thumbprint_sha256[:48], simulator.thumbprint_sha256[48:]
     return f"""\

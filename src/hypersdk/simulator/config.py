@@ -1,4 +1,4 @@
-"""What a simulator is made of: its settings, and machines by specification."""
+"""Settings of a simulator, and specifications of its machines and disks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypersdk.simulator.faults import Fault
 from hypersdk.units import SECTOR, GiB, MiB
 
 DEFAULT_USERNAME: Final = "administrator@vsphere.local"
-DEFAULT_PASSWORD: Final = "simulator"  # noqa: S105 - opens nothing but the simulator
+DEFAULT_PASSWORD: Final = "simulator"  # noqa: S105 - gives access to nothing but the simulator
 DiskBacking = Literal["flat", "sesparse", "rdm-virtual", "rdm-physical"]
 
 
@@ -88,7 +88,7 @@ class SimulatorConfig:
     the host ``*``. ``rate_bytes_s`` limits each data stream, ``nfc_streams_per_host`` lets a host refuse more streams
     than that. ``page_objects`` is the most objects in one answer of RetrievePropertiesEx. ``task_s`` is how long a task
     takes, ``lease_ready_s`` how long a lease stays in ``initializing``. ``delta_bytes_s`` is how fast the delta of a
-    running machine grows. ``any_login`` lets any user name and password in that are not empty, besides the account's.
+    running machine grows. ``any_login`` accepts any user name and password that are not empty, besides the account's.
     ``denied_privileges`` are missing from every account.
     """
 

@@ -1,4 +1,4 @@
-"""What lies on a simulated disk: worked out from a seed, block by block, and never stored.
+"""The content of simulated disks: computed from a seed, block by block, and never stored.
 
 A disk is cut into blocks of 64 KiB and runs of 16 blocks. Some runs are allocated: half of them at the front of the
 disk, as an operating system leaves them, the other half spread evenly over the rest. Inside a run a block is
@@ -6,7 +6,7 @@ compressible, random or, now and then, allocated but full of zeros. Two bytes of
 decide for each block.
 
 Every block begins with a stamp of 64 readable bytes that names the disk, the block and its generation, so no two blocks
-are equal and a block in a wrong place betrays itself in a hex dump. The rest comes from a small pool of patterns,
+are equal, and a misplaced block is visible in a hex dump. The rest comes from a small pool of patterns,
 deflated once: so a stream of grains costs a few microseconds per block. Changing a disk gives some of its blocks a new
 generation; a snapshot freezes the table of generations as it is.
 """
@@ -160,7 +160,7 @@ def _gcd(a: int, b: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StrideAllocation:
-    """One run in each ``stride``: for disks of terabytes that hold next to nothing."""
+    """One run in each ``stride``: for disks of terabytes with almost no data."""
 
     total: int
     stride: int
@@ -177,7 +177,8 @@ class StrideAllocation:
 
 @dataclass(frozen=True, slots=True)
 class DiskContent:
-    """The content of one disk as made: ``identity`` tells it from all others, ``fixed`` holds blocks with given bytes.
+    """The content of one disk as made: ``identity`` distinguishes it from all others, ``fixed`` holds blocks with given
+    bytes.
 
     With ``one_block_runs`` only the first block of each allocated run holds data.
     """
@@ -223,7 +224,7 @@ class DiskImage:
         return f"{self.content.identity}-{self.content.capacity_bytes}-{changes}"
 
     def changed(self, indices: Iterator[int] | range | list[int]) -> DiskImage:
-        """A later point in time, in which these blocks hold something else."""
+        """A later point in time, with other content in these blocks."""
         later = dict(self.generations)
         for index in indices:
             later[index] = later.get(index, 0) + 1

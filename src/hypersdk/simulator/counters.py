@@ -1,4 +1,4 @@
-"""What the simulator served: so that tests can prove economy."""
+"""Counts of what the simulator served, so that tests can check that clients do no needless work."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Counters:
     ``/folder``; ``via_vcenter`` NFC streams of a host that came through vCenter's address; ``connections`` accepted TCP
     connections.
 
-    Bytes are counted as they are handed to the network, and a stream counts as closed before its last byte leaves:
-    whoever has read a whole answer finds it in the counters.
+    Bytes are counted when they are handed to the network, and a stream counts as closed before its last byte is sent:
+    a client that has read a whole response finds it in the counters.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class Counters:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reset(self) -> None:
-        """Back to zero; streams that are open stay counted as open."""
+        """Sets all counts to zero; open streams stay counted as open."""
         with self.lock:
             for counter in (self.calls, self.stream_bytes, self.opened, self.via_vcenter):
                 counter.clear()
@@ -90,7 +90,7 @@ class OpenStream:
             peak[host] = max(peak[host], self.number)
 
     def close(self) -> None:
-        """It is at its end. Idempotent."""
+        """Ends the count of the stream. Idempotent."""
         with self._counters.lock:
             if self._open:
                 self._open = False

@@ -1,5 +1,5 @@
-"""XML to values, by the schema. What comes in is hostile: no entities, no DTD, bounded size and depth, unknown members
-refused by name."""
+"""XML to values, by the schema. Input is untrusted: no entities, no DTD, bounded size and depth, unknown members
+rejected by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sends a body the way the network of a bad day would: at a limited rate, with the faults that are in force."""
+"""Sends a response body at a limited rate and with the active faults."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ NAP_S: Final = 0.05
 
 
 class EndEarly(Exception):  # noqa: N818
-    """The body ends here, in good form, though more was to come."""
+    """The body ends here, well-formed but incomplete."""
 
 
 class Delivery:
-    """One body on its way. ``frame`` is how a piece looks on the wire (a chunk, or the bytes as they are).
+    """Sends one body. ``frame`` encodes a piece for the wire (as a chunk, or unchanged).
 
-    ``alive`` says whether the lease and the simulator still stand: when not, the connection is broken, as a host does
-    it. ``struck`` is told of faults that concern more than this connection, ``count`` of bytes before they leave.
-    ``length`` is that of the body where it is known: ``ending`` is called before the last of it leaves.
+    ``alive`` says whether the lease and the simulator are still active: if not, the connection is reset, as a host
+    does. ``struck`` is called for faults that affect more than this connection, ``count`` with the number of bytes
+    before they are sent. ``length`` is that of the body where it is known: ``ending`` is called before the last byte is
+    sent.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Delivery:
         self.sent = 0
 
     def send(self, data: bytes, grain_starts: Iterable[int] = ()) -> None:
-        """Sends more of the body. ``grain_starts`` are stream offsets at which a flipped bit is sure to be noticed.
+        """Sends more of the body. ``grain_starts`` are stream offsets at which a flipped bit is certain to be detected.
 
         Raises PeerLost when the connection is gone, EndEarly when a fault ends the body.
         """
@@ -119,7 +120,7 @@ class Delivery:
             self._wait(self._began + self.sent / self._rate - time.monotonic())
 
     def _wait(self, seconds: float) -> None:
-        """Sends nothing for a while. Raises PeerLost when the client, the lease or the simulator goes meanwhile."""
+        """Pauses. Raises PeerLost when the client, the lease or the simulator ends meanwhile."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, NAP_S))

@@ -123,8 +123,8 @@ def connectable(*, connected: bool, at_start: bool) -> Data:
 
 
 def with_power(device: Data, *, on: bool) -> Data:
-    """The device after its machine was powered on or off. What is connected was so by ``startConnected``, however it
-    was left before."""
+    """The device after its machine was powered on or off. What is connected was so by ``startConnected``, regardless of
+    its state before."""
     have = device.connectable
     if have is None:
         return device
@@ -164,7 +164,7 @@ def nic(index: int, mac: str, network: Any, *, connected: bool) -> Data:
 
 
 def summary_of_backing(backing: Data | None) -> str:
-    """What the client's list shows for a removable device."""
+    """The summary of a removable device."""
     if backing is None:
         return ""
     if backing.fileName:

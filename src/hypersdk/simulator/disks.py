@@ -54,7 +54,7 @@ class Layer:
 
 @dataclass(slots=True)
 class DiskState:
-    """One disk of a machine. ``layers`` runs from the base to the file that is written now."""
+    """One disk of a machine. ``layers`` goes from the base to the layer that is written now."""
 
     key: int
     index: int
@@ -74,24 +74,24 @@ class DiskState:
         return f"[{self.datastore.name}] {self.folder}/{layer.name}.vmdk"
 
     def chain(self) -> list[str]:
-        """Paths from the file that is written now down to the base."""
+        """Paths from the layer that is written now down to the base."""
         return [self.path(layer) for layer in reversed(self.layers)]
 
     def add_delta(self, number: int) -> None:
-        """Freezes what is there and goes on in a new delta."""
+        """Freezes the newest layer and continues in a new delta."""
         base = self.layers[0].name
         self.layers = (*self.layers, Layer(f"{base}-{number:06d}", self.image, time.monotonic(), delta=True))
 
     def drop_layer(self, position: int) -> None:
         """Merges the delta at ``position`` into the layer below it."""
-        self.layers = tuple(layer for place, layer in enumerate(self.layers) if place != position)
+        self.layers = tuple(layer for other, layer in enumerate(self.layers) if other != position)
 
     def change_id(self) -> str:
         """CBT's change id of its content: a uuid and a sequence number."""
         return f"{self.change_uuid}/{sum(self.image.generations.values()) + 1}"
 
     def frozen(self) -> DiskState:
-        """A copy that later changes do not reach."""
+        """A copy that later changes do not affect."""
         return replace(self)
 
     def base_content(self) -> DiskImage:
@@ -110,10 +110,10 @@ class DiskState:
 
 
 def unit_number(disk: DiskState) -> int:
-    """Place on the controller; SCSI leaves out 7, which is the controller itself."""
+    """Unit number on the controller; SCSI leaves out 7, which is the controller itself."""
     _, _, bus, _ = devices.CONTROLLERS[disk.spec.controller]
-    place = disk.key - devices.FIRST_DISK[bus]
-    return place + 1 if bus == "scsi" and place >= 7 else place
+    number = disk.key - devices.FIRST_DISK[bus]
+    return number + 1 if bus == "scsi" and number >= 7 else number
 
 
 def merge_spare_layers(current: DiskState, snapshots: list[DiskState]) -> None:
@@ -130,10 +130,12 @@ def _spare_layer(current: DiskState, snapshots: list[DiskState]) -> tuple[int, l
     for chain in chains:
         for position in range(1, len(chain.layers)):
             below = chain.layers[position - 1]
-            on_it = [other for other in chains if len(other.layers) >= position and other.layers[position - 1] is below]
-            needed = any(len(one.layers) == position for one in on_it)
-            if not needed and len({one.layers[position].name for one in on_it}) == 1:
-                return position, on_it
+            sharing = [
+                other for other in chains if len(other.layers) >= position and other.layers[position - 1] is below
+            ]
+            needed = any(len(other.layers) == position for other in sharing)
+            if not needed and len({other.layers[position].name for other in sharing}) == 1:
+                return position, sharing
     return None
 
 

@@ -16,7 +16,7 @@ from hypersdk.simulator.fault import MethodFault, fault_element, not_authenticat
 from hypersdk.simulator.faults import FaultKind
 from hypersdk.simulator.managed import Call, Managed, invalid_property
 from hypersdk.simulator.platform import Platform
-from hypersdk.simulator.schema import Field, Kind, Method, data_types
+from hypersdk.simulator.schema import ApiMethod, Field, Kind, data_types
 from hypersdk.simulator.session import SessionRecord
 from hypersdk.simulator.values import Data, Ref
 
@@ -28,16 +28,16 @@ _HEAD: Final = (
 )
 _TAIL: Final = "</soapenv:Body></soapenv:Envelope>"
 OPEN_METHODS: Final = frozenset({"RetrieveServiceContent", "Login", "CurrentTime"})
-"""What may be asked without a session."""
+"""Methods that need no session."""
 OPEN_PROPERTIES: Final = frozenset({"currentSession", "content"})
-"""What may be read without one: clients find out by ``currentSession``, which is then unset, and no error."""
+"""Properties that need no session: ``currentSession`` is then unset, which is how clients check for one."""
 
 
 HANG_LOOK_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SoapResponse:
     """HTTP status, body, and the cookie to set when a session began."""
 
     status: int
@@ -51,27 +51,27 @@ class Dispatcher:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
 
-    def answer(self, body: bytes, cookie: str | None, peer_gone: Callable[[], bool]) -> Answer:
-        """The answer to one SOAP request."""
+    def answer(self, body: bytes, cookie: str | None, peer_gone: Callable[[], bool]) -> SoapResponse:
+        """The response to one SOAP request."""
         try:
             node = parse_request(body)
             self._hang(local(node), peer_gone)
             with self._platform.world.lock:
                 return self._run(node, self._platform.sessions.by_cookie(cookie), peer_gone)
         except MethodFault as fault:
-            return _fault_answer(fault)
+            return _fault_response(fault)
         except Exception as error:  # noqa: BLE001 - a bug here is the caller's SystemError, and our log's traceback
-            return _fault_answer(unexpected(error))
+            return _fault_response(unexpected(error))
 
-    def _run(self, node: etree._Element, session: SessionRecord | None, peer_gone: Callable[[], bool]) -> Answer:
+    def _run(self, node: etree._Element, session: SessionRecord | None, peer_gone: Callable[[], bool]) -> SoapResponse:
         name, target = local(node), this(node)
         self._platform.counters.call(name)
         self._strike(name, session)
-        if session is None and name not in OPEN_METHODS and not _asks_session(name, target):
+        if session is None and name not in OPEN_METHODS and not _reads_open_property(name, target):
             raise not_authenticated()
         managed = self._find(target, session)
         if name == "Fetch":
-            return _answer(name, self._fetch(managed, node, session))
+            return _response(name, self._fetch(managed, node, session))
         method = managed.schema.methods.get(name)
         operation = managed.operations.get(name)
         if method is None or operation is None:
@@ -82,18 +82,17 @@ class Dispatcher:
         call = self._call(node, method, session, peer_gone)
         result = self._invoke(managed, operation.function, call)
         cookie = call.session.cookie if call.session is not None and call.session is not session else None
-        return Answer(200, _envelope(name, _result(method, result)), cookie)
+        return SoapResponse(200, _envelope(name, _result(method, result)), cookie)
 
     def _hang(self, name: str, peer_gone: Callable[[], bool]) -> None:
-        """A server that does not answer this call for a while, and others all the same; it notices when the client has
-        given up."""
+        """Delays the response to this call, and to no other, until the client gives up."""
         fault = self._platform.faults.take_call(FaultKind.STALL, name)
         end = time.monotonic() + (fault.seconds if fault else 0)
         while (left := end - time.monotonic()) > 0 and not peer_gone():
             time.sleep(min(left, HANG_LOOK_S))
 
     def _call(
-        self, node: etree._Element, method: Method, session: SessionRecord | None, peer_gone: Callable[[], bool]
+        self, node: etree._Element, method: ApiMethod, session: SessionRecord | None, peer_gone: Callable[[], bool]
     ) -> Call:
         sessions = self._platform.sessions
         args = parameters(node, method.parameters)
@@ -101,7 +100,7 @@ class Dispatcher:
 
     def _invoke(self, managed: Managed, function: Callable[..., Any], call: Call) -> Any:
         session = call.session
-        self._introduce(session)
+        self._set_caller(session)
         if session is None:
             return function(managed, call)
         session.calls_in_progress += 1
@@ -111,8 +110,8 @@ class Dispatcher:
         finally:
             session.calls_in_progress -= 1
 
-    def _introduce(self, session: SessionRecord | None) -> None:
-        """``currentSession`` and the default collector's filters are different for each session."""
+    def _set_caller(self, session: SessionRecord | None) -> None:
+        """``currentSession`` differs for each session."""
         self._platform.sessions.caller = session
 
     def _find(self, target: Ref, session: SessionRecord | None) -> Managed:
@@ -122,9 +121,9 @@ class Dispatcher:
         return managed
 
     def _fetch(self, managed: Managed, node: etree._Element, session: SessionRecord | None) -> str:
-        """pyVmomi reads each attribute of an object by this call."""
+        """The call by which pyVmomi reads each attribute of an object."""
         path = next((child.text or "" for child in node if local(child) == "prop"), "")
-        self._introduce(session)
+        self._set_caller(session)
         if session is None and path not in OPEN_PROPERTIES:
             raise not_authenticated()
         if "." in path:
@@ -142,30 +141,28 @@ class Dispatcher:
             )
 
     def _strike(self, name: str, session: SessionRecord | None) -> None:
-        """Faults that concern calls."""
+        """Applies the faults of calls."""
         book = self._platform.faults
         if session is not None and book.take_call(FaultKind.SESSION_EXPIRY, name) is not None:
             self._platform.sessions.end(session)
             raise not_authenticated()
         fault = book.take_call(FaultKind.CALL, name)
         if fault is not None:
-            raise MethodFault(
-                Data(fault.fault, **_required_members(fault.fault)), f"The simulator raises {fault.fault} on purpose."
-            )
+            raise MethodFault(Data(fault.fault, **_required_members(fault.fault)), f"Injected fault: {fault.fault}.")
 
 
-def _asks_session(name: str, target: Ref) -> bool:
-    """Whether it is about what may be read without a session: see ``OPEN_PROPERTIES``."""
+def _reads_open_property(name: str, target: Ref) -> bool:
+    """Whether it reads a property that needs no session: see ``OPEN_PROPERTIES``."""
     return name == "Fetch" and target.type in ("SessionManager", "ServiceInstance")
 
 
 def _required_members(type_: str) -> dict[str, Any]:
-    """Something for each member that the fault must have."""
-    return {field.name: _something(field) for field in data_types()[type_].fields if field.required}
+    """A value for each required member of the fault."""
+    return {field.name: _placeholder(field) for field in data_types()[type_].fields if field.required}
 
 
-def _something(field: Field) -> Any:
-    if field.kind is Kind.REFERENCE:  # the name of all references is no type of its own, on the wire
+def _placeholder(field: Field) -> Any:
+    if field.kind is Kind.REFERENCE:  # the common name of all references is not itself a type on the wire
         return Ref("Folder" if field.type == "ManagedObjectReference" else field.type, "unknown")
     if field.kind is Kind.DATA:
         return Data(field.type, **_required_members(field.type))
@@ -179,7 +176,7 @@ def _something(field: Field) -> Any:
     return blank.get(field.type, "unknown")
 
 
-def _result(method: Method, result: Any) -> str:
+def _result(method: ApiMethod, result: Any) -> str:
     if isinstance(result, Raw):
         return str(result)
     if method.result is None:
@@ -189,13 +186,13 @@ def _result(method: Method, result: Any) -> str:
     return element("returnval", result, method.result)
 
 
-def _answer(name: str, inner: str) -> Answer:
-    return Answer(200, _envelope(name, inner))
+def _response(name: str, inner: str) -> SoapResponse:
+    return SoapResponse(200, _envelope(name, inner))
 
 
 def _envelope(name: str, inner: str) -> bytes:
     return f'{_HEAD}<{name}Response xmlns="urn:vim25">{inner}</{name}Response>{_TAIL}'.encode()
 
 
-def _fault_answer(fault: MethodFault) -> Answer:
-    return Answer(500, (_HEAD + fault_element(fault, members(fault.fault)) + _TAIL).encode())
+def _fault_response(fault: MethodFault) -> SoapResponse:
+    return SoapResponse(500, (_HEAD + fault_element(fault, members(fault.fault)) + _TAIL).encode())

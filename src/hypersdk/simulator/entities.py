@@ -34,7 +34,7 @@ class Entity(Managed):
 
     @property
     def name(self) -> str:
-        """The name as stored, with ``%2f`` and its kin."""
+        """The name as stored, with ``%2f`` and the other escapes."""
         name: str = self.values["name"]
         return name
 
@@ -79,7 +79,7 @@ class Entity(Managed):
         return next((entity for entity in self.lineage_up() if entity.is_a("Datacenter")), None)
 
     def rename(self, name: str) -> None:
-        """Gives it another name. Raises MethodFault (InvalidName, DuplicateName)."""
+        """Renames it. Raises MethodFault (InvalidName, DuplicateName)."""
         if not name or len(name) > MAX_NAME:
             raise MethodFault.of(
                 "InvalidName", f"The name '{name[:MAX_NAME]}' is invalid.", name=name[:MAX_NAME], entity=self.ref

@@ -20,7 +20,7 @@ KINDS: Final = {
 
 
 class EventManager(Managed):
-    """Keeps the last events."""
+    """Keeps the latest events."""
 
     wsdl = "EventManager"
 
@@ -90,7 +90,7 @@ def matching(manager: EventManager, spec: Data) -> list[Data]:
 
 def _passes(manager: EventManager, event: Data, spec: Data) -> bool:
     types = (spec.eventTypeId or []) + (spec.fields.get("type") or [])
-    if types and event.type not in [one.rpartition(".")[2] for one in types]:
+    if types and event.type not in [name.rpartition(".")[2] for name in types]:
         return False
     if spec.time is not None:
         begin, end = spec.time.beginTime, spec.time.endTime
@@ -110,7 +110,7 @@ def _concerns(manager: EventManager, event: Data, by_entity: Data) -> bool:
 
 
 def _above(world: World, event: Data) -> set[Ref]:
-    """What the event's machine lies in; nothing when it is gone."""
+    """The machine of the event and everything that contains it; empty when the machine is gone."""
     above: set[Ref] = set()
     entity = world.find(event.vm.vm, Managed)
     while entity is not None:
@@ -121,7 +121,7 @@ def _above(world: World, event: Data) -> set[Ref]:
 
 
 class EventHistoryCollector(Managed):
-    """A session's window on the events."""
+    """A session's filtered view of the events."""
 
     wsdl = "EventHistoryCollector"
 

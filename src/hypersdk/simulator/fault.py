@@ -12,7 +12,7 @@ log: Final = logging.getLogger("hypersdk.simulator")
 
 
 class MethodFault(Exception):  # noqa: N818 - the API's own name
-    """A fault of type ``fault.type`` with its fields; ``message`` is what people read."""
+    """A fault of type ``fault.type`` with its fields; ``message`` is for people."""
 
     def __init__(self, fault: Data, message: str) -> None:
         super().__init__(message)
@@ -59,7 +59,7 @@ def invalid_power_state(existing: str, requested: str | None, what: str) -> Meth
 def unexpected(error: Exception) -> MethodFault:
     """A failure of the simulator itself: its traceback goes to the log, a SystemError to the client."""
     log.error("the simulator failed", exc_info=error)
-    return MethodFault.of("SystemError", "The simulator failed; its log says why.", reason=type(error).__name__)
+    return MethodFault.of("SystemError", "The simulator failed; see its log.", reason=type(error).__name__)
 
 
 def fault_element(error: MethodFault, members: str) -> str:

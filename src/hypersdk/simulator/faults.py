@@ -1,10 +1,10 @@
-"""Faults that the simulator makes on purpose: what goes wrong, where, how often.
+"""Injected faults: what goes wrong, where, and how often.
 
 ::
 
     stream faults (NFC and /folder)    reset  disconnect  short  stall  slow  corrupt  status  nfc_exhausted
     leases and sessions                lease_timeout  lease_error  session_expiry
-    what the lease says                file_size_present  file_size_wrong  wrong_manifest  no_manifest
+    lease contents                     file_size_present  file_size_wrong  wrong_manifest  no_manifest
     hosts, datastores, calls           unreachable  datastore_full  call
 
 As text, for the command line: ``reset,after=10MiB,times=2,disk=web-01:0`` or
@@ -32,14 +32,14 @@ class FaultKind(StrEnum):
     RESET = "reset"
     """The connection is reset (RST) after ``after_bytes`` of the body."""
     DISCONNECT = "disconnect"
-    """The connection is closed after ``after_bytes`` without the end that HTTP announced."""
+    """The connection is closed after ``after_bytes``, before the end of the HTTP body."""
     SHORT = "short"
-    """The body ends after ``after_bytes``, well-formed: what HTTP says is complete, the disk is not."""
+    """The body ends after ``after_bytes``: complete as far as HTTP can tell, but the disk is not."""
     STALL = "stall"
-    """No byte flows for ``seconds`` once ``after_bytes`` were sent; then it goes on. With ``method``: that API call is
-    not answered for so long."""
+    """Nothing is sent for ``seconds`` after ``after_bytes``; then the body continues. With ``method``: the response to
+    that API call is delayed by ``seconds``."""
     SLOW = "slow"
-    """The body flows at ``rate`` bytes a second."""
+    """The body is sent at ``rate`` bytes a second."""
     CORRUPT = "corrupt"
     """One bit is flipped in the first block that begins at or after ``after_bytes``."""
     STATUS = "status"
@@ -57,7 +57,7 @@ class FaultKind(StrEnum):
     FILE_SIZE_WRONG = "file_size_wrong"
     """``deviceUrl.fileSize`` of disks is filled with the capacity, which is not the length of the stream."""
     WRONG_MANIFEST = "wrong_manifest"
-    """The lease's manifest holds checksums of other bytes."""
+    """The lease's manifest has wrong checksums."""
     NO_MANIFEST = "no_manifest"
     """The lease's manifest is empty."""
     UNREACHABLE = "unreachable"
@@ -74,18 +74,18 @@ STREAM_FAULTS: Final = frozenset(
         FaultKind.LEASE_TIMEOUT, FaultKind.SESSION_EXPIRY,
     }
 )  # fmt: skip
-"""What may befall a body on its way."""
+"""Faults of a body while it is sent."""
 REFUSALS: Final = (FaultKind.NFC_EXHAUSTED, FaultKind.STATUS)
-"""What is answered in place of a body."""
+"""Error responses in place of a body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. ``times`` is how often it strikes, ``None`` for always; ``host`` and ``disk`` narrow it.
+    """One fault. ``times`` is how often it is applied, ``None`` for always; ``host`` and ``disk`` restrict it.
 
     ``host`` is a host's name. ``disk`` is ``machine:index`` or ``machine``; for ``datastore_full`` the datastore's
-    name. A fault of a stream is used up when the stream is opened, also where ``after_bytes`` lies behind its end.
-    Raises ValueError for values that could never strike.
+    name. A fault of a stream is counted when the stream is opened, even where ``after_bytes`` is beyond its end.
+    Raises ValueError for values that could never apply.
     """
 
     kind: FaultKind
@@ -102,16 +102,16 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind is FaultKind.CALL and self.method is None:
-            raise ValueError("fault 'call' needs the method that it strikes, such as method=ExportVm")
+            raise ValueError("fault 'call' needs the method that it applies to, such as method=ExportVm")
         if self.kind is FaultKind.CALL and not _is_fault(self.fault):
             raise ValueError(f"the API has no fault '{self.fault}' here")
         if not 400 <= self.status <= 599:
-            raise ValueError(f"the status {self.status} is no error: use 400 to 599")
+            raise ValueError(f"the status {self.status} is not an error: use 400 to 599")
         if not 0 <= self.seconds < MAX_SECONDS or self.rate <= 0 or self.after_bytes < 0:
             raise ValueError("seconds, rate and after are positive numbers")
 
     def matches(self, host: str | None, machine: str | None, index: int | None) -> bool:
-        """Whether it concerns that host and disk."""
+        """Whether it applies to that host and disk."""
         if self.host is not None and self.host != host:
             return False
         return self.disk is None or self.disk in (machine, f"{machine}:{index}")
@@ -121,12 +121,14 @@ class Fault:
         """From ``kind,key=value,...``. Raises UsageError that names what is wrong."""
         kind, *options = text.split(",")
         if kind not in list(FaultKind):
-            raise UsageError(f"'{kind}' is no fault", next_step=f"Choose one of: {', '.join(FaultKind)}.")
+            raise UsageError(f"'{kind}' is not a kind of fault", next_step=f"Choose one of: {', '.join(FaultKind)}.")
         values: dict[str, object] = {}
         for option in options:
             key, _, value = option.partition("=")
             if key not in _OPTIONS:
-                raise UsageError(f"'{key}' is no option of a fault", next_step=f"Choose among: {', '.join(_OPTIONS)}.")
+                raise UsageError(
+                    f"'{key}' is not an option of a fault", next_step=f"Choose one of: {', '.join(_OPTIONS)}."
+                )
             name, read = _OPTIONS[key]
             values[name] = read(key, value)
         try:
@@ -180,7 +182,7 @@ class _Armed:
 
 @dataclass(slots=True)
 class FaultBook:
-    """The faults in force, counted down as they strike. Thread-safe."""
+    """The active faults, counted as they are applied. Thread-safe."""
 
     _armed: list[_Armed] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -194,10 +196,9 @@ class FaultBook:
     def take(
         self, kinds: Iterable[FaultKind], *, host: str | None, machine: str | None, index: int | None
     ) -> list[Fault]:
-        """The faults of these kinds that strike a stream or lease here and now; each is counted. At most one of each
-        kind.
+        """The faults of these kinds that apply to a stream or lease now; each is counted. At most one of each kind.
 
-        Those that name an API method are not among them: see ``take_call``.
+        Faults that name an API method are left out: see ``take_call``.
         """
         wanted = set(kinds)
         taken: list[Fault] = []
@@ -212,14 +213,14 @@ class FaultBook:
         return taken
 
     def take_refusal(self, *, host: str | None, machine: str | None, index: int | None) -> Fault | None:
-        """The fault that is answered in place of a body; no other one is used up by it."""
+        """The fault that is sent in place of a body; only that one is counted."""
         for kind in REFUSALS:
             if taken := self.take([kind], host=host, machine=machine, index=index):
                 return taken[0]
         return None
 
     def take_call(self, kind: FaultKind, method: str) -> Fault | None:
-        """The fault of that kind that strikes the API call ``method``."""
+        """The fault of that kind that applies to the API call ``method``."""
         with self._lock:
             for armed in self._armed:
                 if armed.fault.kind is kind and armed.fault.method == method and armed.left != 0:

@@ -40,7 +40,7 @@ class FolderServer:
         if file is None:
             connection.refuse(404, f"There is no file [{store.name}] {name}.")
         elif file.content is None:
-            connection.refuse(403, "The simulator lists this file and does not serve it.")
+            connection.refuse(403, "The simulator lists this file but does not serve it.")
         elif file.locked:
             connection.refuse(500, "The file is locked by a running virtual machine.")
         else:
@@ -61,13 +61,13 @@ class FolderServer:
             return
         connection.reply(201 if new else 200, b"", "text/plain", cookie)
 
-    # Finding
+    # Requests
 
     def _locate(
         self, connection: ClientConnection, path: str, query: str
     ) -> tuple[Datastore, str, dict[str, str]] | None:
         """Datastore, path on it, and the cookie to set; ``None`` when the request was refused."""
-        cookie = self._admit(connection)
+        cookie = self._authenticate(connection)
         if cookie is None:
             connection.refuse(401, "Log in first.", {"WWW-Authenticate": 'Basic realm="VMware HTTP server"'})
             return None
@@ -97,8 +97,8 @@ class FolderServer:
         found = self._platform.world.all(Datacenter)
         return next((datacenter for datacenter in found if datacenter.path() == wanted), None)
 
-    def _admit(self, connection: ClientConnection) -> dict[str, str] | None:
-        """Headers for the answer when the client may come in: by its session's cookie, or by Basic authorization."""
+    def _authenticate(self, connection: ClientConnection) -> dict[str, str] | None:
+        """Headers for the response; ``None`` when the client has neither a session's cookie nor Basic credentials."""
         with self._platform.world.lock:
             if self._platform.sessions.by_cookie(session_cookie(connection.headers.get("Cookie", ""))) is not None:
                 return {}
@@ -108,7 +108,7 @@ class FolderServer:
             session = self._platform.sessions.log_in(*credentials)
         return {"Set-Cookie": f'vmware_soap_session="{session.cookie}"; Path=/; HttpOnly; Secure'}
 
-    # Sending
+    # Responses
 
     def _answer(
         self, connection: ClientConnection, store: Datastore, file: StoredFile, headers: dict[str, str]
@@ -213,7 +213,7 @@ def _basic(header: str) -> tuple[str, str] | None:
 
 
 def _range(connection: ClientConnection, file: StoredFile) -> tuple[int, int] | None:
-    """Offset and length asked for; ``None`` for the whole file. Raises BadRequest for a range that cannot be met."""
+    """Offset and length asked for; ``None`` for the whole file. Raises BadRequest for a range outside of the file."""
     match = RANGE.match(connection.headers.get("Range", "").strip())
     if match is None or (match[1] == match[2] == "") or not _still_valid(connection.headers.get("If-Range", ""), file):
         return None
@@ -228,7 +228,7 @@ def _range(connection: ClientConnection, file: StoredFile) -> tuple[int, int] | 
 
 
 def _still_valid(condition: str, file: StoredFile) -> bool:
-    """If-Range: whether the client's idea of the file is still right."""
+    """If-Range: whether the file is still the one that the client knows."""
     if not condition:
         return True
     if condition.startswith('"'):

@@ -25,9 +25,9 @@ IDLE_S: Final = 120
 """A connection that does not finish a request (header and body) for so long is closed, however many bytes trickle
 in."""
 WATCH_S: Final = 1
-"""How often such connections are looked for."""
+"""How often such connections are checked."""
 DRAIN_S: Final = 1
-"""How long the rest of a refused body is read away, so that the client gets to read the refusal."""
+"""How long the rest of a refused body is read and discarded, so that the client can read the refusal."""
 MAX_CONNECTIONS: Final = 512
 MAX_TRAILERS: Final = 100
 READ_STEP: Final = 64 * KiB
@@ -49,7 +49,7 @@ class BadRequest(Exception):  # noqa: N818
 
 
 class PeerLost(Exception):  # noqa: N818
-    """The connection was broken, by the client or on purpose: nothing more can be said on it."""
+    """The connection was broken, by the client or on purpose: nothing more can be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
     """One client connection. Methods are handed to ``router``."""
 
     protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.1"  # what cannot be read is refused with a status line too
+    default_request_version = "HTTP/1.1"  # requests that cannot be parsed get a status line too
     error_content_type = "text/plain; charset=utf-8"
     error_message_format = "%(code)d %(message)s\n"
     server_version = "HyperSDK-Simulator"
@@ -109,7 +109,7 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
         self._answer(self._router.put)
 
     def _answer(self, route: Callable[[ClientConnection], None]) -> None:
-        """The one place where whatever goes wrong with a request ends up."""
+        """Runs the route; every error of a request ends here."""
         self._answering = False
         try:
             route(self)
@@ -125,12 +125,12 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
             log.exception("%s %s failed", self.command, self.path)
             if self._answering:
                 raise PeerLost from error
-            self.refuse(500, "The simulator failed; its log says why.")
+            self.refuse(500, "The simulator failed; see its log.")
         finally:
             self.server.expect_request(self.connection)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Nothing: counters tell what was served."""
+        """Logs nothing: the counters show what was served."""
 
     # Reading
 
@@ -184,7 +184,7 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
         return data
 
     def peer_gone(self) -> bool:
-        """Whether the client hung up while its request is being worked on: then, and only then, there is something to
+        """Whether the client hung up while its request is being worked on: only then is there anything to
         read."""
         poll = select.poll()  # unlike select(), for any number of open files
         poll.register(self.connection, select.POLLIN)
@@ -193,7 +193,7 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
     # Writing
 
     def reply(self, status: int, body: bytes, content_type: str, headers: dict[str, str] | None = None) -> None:
-        """A whole answer."""
+        """A complete response."""
         self.send_response(status)
         for name, value in {"Content-Type": content_type, "Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -207,7 +207,7 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
         super().send_response(code, message)
 
     def refuse(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        """A short text with an error status. The connection is closed: a body that was not read may follow."""
+        """An error response with a short text. The connection is closed: a body that was not read may follow."""
         self.close_connection = True
         self._refuse(status, text, headers)
         if self.command in ("POST", "PUT"):
@@ -222,7 +222,7 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
         """Reads on for a moment: closing with unread bytes would reset the connection before the client reads the
         answer."""
         until = time.monotonic() + DRAIN_S
-        with contextlib.suppress(OSError):  # the client has had its answer
+        with contextlib.suppress(OSError):  # the client has its response already
             self.connection.settimeout(DRAIN_S)
             while time.monotonic() < until and self.connection.recv(READ_STEP):
                 pass
@@ -235,7 +235,7 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
             raise PeerLost from error
 
     def reset(self) -> None:
-        """Breaks the connection with RST. Raises PeerLost."""
+        """Resets the connection (RST). Raises PeerLost."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.drop()
 
@@ -254,42 +254,42 @@ class Listener:
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
-        self._deadlines: dict[socket.socket, float] = {}  # of connections that owe a request
+        self._deadlines: dict[socket.socket, float] = {}  # of connections whose request is not complete
         self._closing = False
         self._wake_in, self._wake_out = socket.socketpair()
         self._selector.register(self._wake_in, selectors.EVENT_READ, None)
         self._thread = threading.Thread(target=self._accept_all, name="simulator-accept", daemon=True)
 
     def start(self) -> None:
-        """Begins to accept."""
+        """Starts accepting connections."""
         self._thread.start()
 
     def add(self, listening: socket.socket, site: Site) -> None:
-        """Also accepts here."""
+        """Accepts connections on this socket too."""
         listening.setblocking(False)
         with self._lock:
             self._selector.register(listening, selectors.EVENT_READ, site)
         self._wake_out.send(b"x")
 
     def discard(self, listening: socket.socket) -> None:
-        """No longer accepts here; what is open stays."""
+        """Stops accepting on this socket; open connections stay."""
         with self._lock:
             self._selector.unregister(listening)
         listening.close()
         self._wake_out.send(b"x")
 
     def expect_request(self, connection: socket.socket) -> None:
-        """From now on the connection's next request is awaited, for a while."""
+        """The next request of the connection must be complete within ``IDLE_S``."""
         with self._lock:
             self._deadlines[connection] = time.monotonic() + IDLE_S
 
     def request_read(self, connection: socket.socket) -> None:
-        """The request is there: it is our turn, however long the answer takes."""
+        """The request has been read: there is no deadline for the response."""
         with self._lock:
             self._deadlines.pop(connection, None)
 
     def stop(self) -> None:
-        """Closes everything and waits for all threads. Without effect once stopped."""
+        """Closes everything and waits for all threads. Has no effect when stopped already."""
         if self._closing:
             return
         self._closing = True
@@ -304,26 +304,26 @@ class Listener:
             threads = dict(self._open)
         self._wake_out.close()
         for connection in threads:
-            _hang_up(connection)
+            _shut(connection)
         for thread in threads.values():
             thread.join()
 
     def _accept_all(self) -> None:
         while not self._closing:
             ready = self._selector.select(WATCH_S)
-            self._hang_up_on_the_slow()
+            self._close_overdue()
             for key, _ in ready:
                 if key.data is None:
                     self._wake_in.recv(4096)
                 elif isinstance(key.fileobj, socket.socket):
                     self._accept(key.fileobj, key.data)
 
-    def _hang_up_on_the_slow(self) -> None:
+    def _close_overdue(self) -> None:
         moment = time.monotonic()
         with self._lock:
             late = [connection for connection, deadline in self._deadlines.items() if deadline < moment]
         for connection in late:
-            _hang_up(connection)
+            _shut(connection)
 
     def _accept(self, listening: socket.socket, site: Site) -> None:
         try:
@@ -344,7 +344,7 @@ class Listener:
         thread.start()
 
     def _serve(self, connection: socket.socket, client: Any, site: Site) -> None:
-        """Answers the requests of one connection until one side has had enough."""
+        """Answers the requests of one connection until either side closes it."""
         try:
             connection.settimeout(HANDSHAKE_S)
             with site.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as secured:
@@ -359,7 +359,7 @@ class Listener:
                         del self._open[secured]
                         self._deadlines.pop(secured, None)
         except (OSError, PeerLost):
-            pass  # the client does not trust us, or went away: its loss
+            pass  # the client does not trust the certificate, or went away
         finally:
             with self._lock:
                 self._open.pop(connection, None)
@@ -371,15 +371,15 @@ class Listener:
         ClientConnection(secured, client, self, site, self._router)
 
 
-def _hang_up(connection: socket.socket) -> None:
-    """Ends a connection under the thread that serves it: whatever it waits for fails. The TLS state is that thread's
-    own."""
+def _shut(connection: socket.socket) -> None:
+    """Shuts the socket of a connection that another thread serves, so that the thread's next read or write fails.
+    The TLS state belongs to that thread."""
     with contextlib.suppress(OSError):  # gone already
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError when the address is in use or not ours."""
+    """A listening socket. Raises OSError when the address is in use or not local."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -33,7 +33,7 @@ NETWORKS: Final = ("VM Network", "dvpg-frontend", "dvpg-backend")
 
 
 def build(platform: Platform) -> None:
-    """Fills an empty platform."""
+    """Creates the inventory of an empty platform."""
     kinds = ["Folder", "Datacenter"]
     moref = "ha-folder-root" if platform.esxi else platform.world.number("group-d")
     name = "ha-folder-root" if platform.esxi else "Datacenters"
@@ -76,7 +76,7 @@ def _managers(platform: Platform) -> None:
 
 
 def _connect_sessions(platform: Platform, collector: PropertyCollector) -> None:
-    """What happens besides when a session begins or ends."""
+    """Posts the events of logins and logouts, and ends what belongs to a session."""
 
     def began(session: SessionRecord) -> None:
         text = f"User {session.user}@127.0.0.1 logged in"
@@ -105,7 +105,7 @@ def _connect_sessions(platform: Platform, collector: PropertyCollector) -> None:
 
 
 class DatacenterContents:
-    """One datacenter and what machines need of it."""
+    """One datacenter, and the hosts, datastores and networks for its machines."""
 
     def __init__(
         self, datacenter: Datacenter, hosts: list[Host], stores: list[Datastore], networks: list[Network]
@@ -117,7 +117,7 @@ class DatacenterContents:
         self._folders: dict[str, Folder] = {"": datacenter.vm_folder}
 
     def folder(self, path: str) -> Folder:
-        """The folder of that path below ``vm``, made where it is missing."""
+        """The folder of that path below ``vm``, created if needed."""
         if path not in self._folders:
             parent, _, name = path.rpartition("/")
             above = self.folder(parent)

@@ -1,5 +1,5 @@
-"""HttpNfcLease: an export in progress. It belongs to its session, holds the machine, and ends by Complete, Abort, the
-cancelling of its task, the end of its session, or because nobody renewed it.
+"""HttpNfcLease: an export in progress. It belongs to its session, keeps the machine busy, and ends by Complete,
+Abort, cancelling of its task, the end of its session, or a time-out when it is not renewed.
 
 ::
 
@@ -36,7 +36,7 @@ CHECKSUMS: Final = ("sha1", "sha256")
 
 @dataclass(slots=True)
 class LeaseFile:
-    """One file of the export. ``index`` is the disk's number, ``None`` for files that are no disk.
+    """One file of the export. ``index`` is the disk's number, ``None`` for files that are not disks.
 
     ``digests`` are those of the last complete delivery; ``sent_bytes`` its length.
     """
@@ -92,7 +92,7 @@ class ExportLease(Managed):
             self.touch()
 
     def end(self, fault: MethodFault | None) -> None:
-        """Done, or in error; the machine is free from here on."""
+        """Ends it as done, or with an error; the machine is no longer busy."""
         if self.ended:
             return
         self.ended = True
@@ -115,8 +115,7 @@ class ExportLease(Managed):
         return next((file for file in self.files if file.name == name), None)
 
     def digests(self) -> tuple[str, ...]:
-        """Names of the digests that the host makes of each stream. SHA-1 always, unless there will be no manifest at
-        all."""
+        """Names of the digests that the host computes for each stream: always SHA-1, unless there is no manifest."""
         if self.platform.config.manifest == "absent":
             return ()
         return ("sha1", "sha256") if self.checksum == "sha256" else ("sha1",)
@@ -149,7 +148,7 @@ class ExportLease(Managed):
         )
 
     def _file_size(self, file: LeaseFile) -> int | None:
-        """Real servers know the size of small files and leave that of disks out."""
+        """As on real servers: the size of small files, none for disks."""
         if file.index is None or not isinstance(file.content, DiskImage):
             return file.capacity_bytes
         if self._fault(FaultKind.FILE_SIZE_WRONG, file) is not None:
@@ -173,7 +172,7 @@ class ExportLease(Managed):
 
     @operation("HttpNfcLeaseProgress")
     def _progress(self, call: Call) -> None:
-        """Any integer will do: some clients send nonsense when they know no total."""
+        """Accepts any integer: some clients send nonsense when they do not know the total."""
         if self.state == "error":
             raise MethodFault.of("Timedout", "The lease has ended.")
         self._need("initializing", "ready")
@@ -255,7 +254,7 @@ def _disk_file(machine: MachineState, number: int, disk: DiskState) -> LeaseFile
 
 
 def _iso_file(machine: MachineState, device: Data, number: int) -> LeaseFile:
-    """The inserted image. Raises MethodFault (FileNotFound) when it is gone, which is how such exports fail."""
+    """The inserted image. Raises MethodFault (FileNotFound) when it does not exist, as vSphere does."""
     path = device.backing.fileName
     store = datastore_of_path(path, machine)
     file = store.file(split_path(path, [store.name])[1]) if store else None

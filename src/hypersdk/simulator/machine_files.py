@@ -1,4 +1,4 @@
-"""The files of a machine, as they lie on its datastores."""
+"""The files of a machine on its datastores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypersdk.simulator.vmx import vmx_text
 from hypersdk.units import SECTOR, KiB, MiB
 
 NVRAM_BYTES: Final = 8684
-"""What a BIOS machine's nvram file is long."""
+"""Length of a BIOS machine's nvram file."""
 
 
 def machine_files(machine: MachineState, datastore: Datastore) -> list[StoredFile]:
@@ -45,7 +45,7 @@ def _home_files(machine: MachineState) -> list[StoredFile]:
 
 
 def nvram(machine: MachineState) -> bytes:
-    """The nvram file: bytes of no meaning, fixed for the machine."""
+    """The nvram file: meaningless bytes, fixed for the machine."""
     return machine.uuid.encode().ljust(NVRAM_BYTES, b"\xff")
 
 

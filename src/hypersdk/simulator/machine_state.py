@@ -100,7 +100,7 @@ class MachineState(Entity):
 
     @property
     def device_list(self) -> list[Data]:
-        """``config.hardware.device``. Worked out from the specification until it is first changed."""
+        """``config.hardware.device``. Computed from the specification until it is first changed."""
         return self._devices if self._devices is not None else self._specified_devices()
 
     @device_list.setter

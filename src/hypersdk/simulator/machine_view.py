@@ -1,5 +1,5 @@
-"""How a machine looks through the API: ``config``, ``summary``, ``guest``, ``layoutEx`` and the rest, worked out when
-asked for."""
+"""How a machine looks through the API: ``config``, ``summary``, ``guest``, ``layoutEx`` and the rest, computed when
+read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _BOOTABLE: Final = {"disk": "Disk", "nic": "Ethernet", "cdrom": "Cdrom", "floppy
 
 
 def guest_name(machine: MachineState) -> str:
-    """Full name of the guest system that the machine is set up for."""
+    """Full name of the guest operating system that the machine is configured for."""
     return GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])[0]
 
 
@@ -127,7 +127,7 @@ def config_info(machine: MachineState) -> Data:
 
 
 def change_version(machine: MachineState) -> str:
-    """Moves with every reconfiguration and power-on."""
+    """Changes with every reconfiguration and power-on."""
     return machine.reconfigured.strftime("%Y-%m-%dT%H:%M:%S.%fZ") + (f"#{machine.changes}" if machine.changes else "")
 
 
@@ -155,7 +155,7 @@ def _boot_options(machine: MachineState) -> Data:
 
 
 def boot_order(machine: MachineState) -> Iterator[Data]:
-    """``bootOrder``; what the machine does not have any more is in no list of vSphere's."""
+    """``bootOrder``; devices that the machine no longer has are left out, as vSphere does."""
     for entry in machine.spec.boot_order:
         word, _, index = entry.partition(":")
         kind = f"VirtualMachineBootOptionsBootable{_BOOTABLE[word]}Device"
@@ -176,7 +176,7 @@ def resource_config(machine: MachineState) -> Data:
 
 
 def capability() -> Data:
-    """``capability``, as far as clients look at it."""
+    """``capability``, as far as clients read it."""
     names = (
         "snapshotOperationsSupported",
         "multipleSnapshotsSupported",
@@ -242,12 +242,12 @@ def address(machine: MachineState, card: int) -> str:
 
 
 def addresses(machine: MachineState) -> list[str]:
-    """Those of all its cards."""
+    """The addresses of all its network cards."""
     return [address(machine, card) for card in range(len(machine.networks))]
 
 
 def host_name(machine: MachineState) -> str:
-    """What the guest calls itself."""
+    """The host name that the guest reports."""
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in machine.spec.name.lower()).strip("-")
     return f"{plain or 'guest'}.example.com"
 
@@ -466,7 +466,7 @@ def _tree(machine: MachineState, snapshot: SnapshotState) -> Data:
 def changed_areas(machine: MachineState, args: Data) -> Data:
     """QueryChangedDiskAreas: what is allocated (change id ``*``) or changed since a change id.
 
-    Raises MethodFault where CBT is off, the snapshot is missing or the ids are not known.
+    Raises MethodFault where CBT is off, the snapshot is missing or the ids are unknown.
     """
     if not machine.cbt:
         raise MethodFault.of("NotSupported", "Change tracking is not enabled.")

@@ -22,14 +22,14 @@ _KEYED_PATH: Final = re.compile(rf"{_STEP.pattern}(?:\.{_STEP.pattern})*")
 EMPTY_LISTS: Final = frozenset(
     {"customValue", "value", "availableField", "tag", "declaredAlarmState", "triggeredAlarmState"}
 )
-"""What a vCenter sends for every entity, though nothing is in it: inventory tools walk these without asking whether
-they are set."""
+"""Lists that a vCenter sends for every entity even when they are empty: inventory tools iterate over them without
+checking whether they are set."""
 
 
 @dataclass(slots=True)
 class Call:
     """One call in progress. For calls that block, ``peer_gone`` says whether the client hung up and ``session_alive``
-    whether its session still stands."""
+    whether its session is still open."""
 
     method: str
     args: Data
@@ -39,25 +39,25 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
-    """A method of a Python class that answers a method of the API, with the privilege it needs on the object."""
+class MethodImplementation:
+    """The Python function that implements a method of the API, and the privilege it needs on the object."""
 
     function: Callable[..., Any]
     privilege: str | None
 
 
 def operation(name: str, privilege: str | None = None) -> Callable[[F], F]:
-    """Marks a method ``(self, call) -> value`` as the answer to the wire method ``name``."""
+    """Marks a method ``(self, call) -> value`` as the implementation of the API method ``name``."""
 
     def mark(function: F) -> F:
-        function.__dict__.setdefault("_operations", {})[name] = Operation(function, privilege)
+        function.__dict__.setdefault("_operations", {})[name] = MethodImplementation(function, privilege)
         return function
 
     return mark
 
 
 def prop(name: str) -> Callable[[F], F]:
-    """Marks a method ``(self) -> value`` as the property ``name``, worked out when it is read."""
+    """Marks a method ``(self) -> value`` as the property ``name``, computed when it is read."""
 
     def mark(function: F) -> F:
         function.__dict__["_property"] = name
@@ -71,9 +71,9 @@ class Managed:
 
     wsdl: ClassVar[str]
     cached: ClassVar[bool] = False
-    """Whether the XML of properties may be kept until ``touch``: only for classes whose every change ends in
+    """Whether the XML of properties may be cached until ``touch``: only for classes whose every change ends in
     ``touch``."""
-    operations: ClassVar[dict[str, Operation]] = {}
+    operations: ClassVar[dict[str, MethodImplementation]] = {}
     getters: ClassVar[dict[str, Callable[[Any], Any]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -99,7 +99,7 @@ class Managed:
         return managed_types()[self.wsdl]
 
     def is_a(self, type_: str) -> bool:
-        """Whether the object is of that API type or an heir of it."""
+        """Whether the object is of that API type or a subtype."""
         return type_ in self.schema.lineage or type_ == "ManagedObjectReference"
 
     def touch(self) -> None:
@@ -107,11 +107,11 @@ class Managed:
         self.world.touch(self)
 
     def forget_cached(self) -> None:
-        """Drops the XML kept for properties."""
+        """Drops the cached XML of properties."""
         self._xml.clear()
 
     def volatile(self) -> bool:
-        """Whether the object changes by itself just now, so that nothing may be kept."""
+        """Whether the object is changing by itself, so that nothing may be cached."""
         return False
 
     def get(self, name: str) -> Any:
@@ -121,12 +121,12 @@ class Managed:
         return [] if value is None and name in EMPTY_LISTS else value
 
     def property_xml(self, path: str, read: dict[str, Any]) -> str:
-        """``<val>`` of a property path, empty when unset or not modelled. ``read`` keeps what several paths of one
-        answer have in common.
+        """``<val>`` of a property path, empty when unset or not modelled. ``read`` caches what several paths of one
+        response have in common.
 
         Raises MethodFault (InvalidProperty) for a path that does not exist.
         """
-        if not self.cached or self.volatile() or "[" in path:  # keys are without number, so nothing is kept for them
+        if not self.cached or self.volatile() or "[" in path:  # the number of keys is unlimited: not cached
             return self._property_xml(path, read)
         text = self._xml.get(path)
         if text is None:
@@ -139,7 +139,7 @@ class Managed:
 
     def resolve(self, path: str, read: dict[str, Any] | None = None) -> tuple[Any, Field | None]:
         """Value and field of a property path such as ``config.hardware.device``, or ``config.hardware.device[2000]``
-        for the item of that key; through a list as a whole only its end may be asked for. A path that the API knows and
+        for the item of that key; a path may only end at a list, not go through it. A path that the API knows and
         the simulator does not model is unset: no value, no field.
         """
         known = {} if read is None else read
@@ -161,8 +161,8 @@ class Managed:
 
 
 def _steps(path: str) -> list[tuple[str, str]]:
-    """The names of a path, each with the key in brackets behind it or ""; a text that is no path is one unknown
-    name."""
+    """The names of a path, each with the key in brackets behind it or ""; a text that is not a path counts as one
+    unknown name."""
     if "[" not in path:
         return [(name, "") for name in path.split(".")]
     if not _KEYED_PATH.fullmatch(path):
@@ -171,7 +171,7 @@ def _steps(path: str) -> list[tuple[str, str]]:
 
 
 def _item(value: Any, field: Field | None, key: str) -> tuple[Any, Field | None]:
-    """The item of a list that has ``key``, unset where none has it; with an empty key what was given."""
+    """The item of a list that has ``key``, unset if there is none; with an empty key ``value`` itself."""
     if not key or field is None:
         return value, field
     if not field.many or field.kind is not Kind.DATA or "key" not in data_types()[field.type].by_name:

@@ -1,4 +1,4 @@
-"""``/nfc/TICKET/FILE``: the files of an open lease. Disks are made while they are sent: chunked, without a length,
+"""``/nfc/TICKET/FILE``: the files of an open lease. Disks are generated while they are sent: chunked, without a length,
 without ranges."""
 
 from __future__ import annotations
@@ -112,19 +112,19 @@ class NfcServer:
             connection.transmit(b"0\r\n\r\n")
 
     def _pump(self, delivery: Delivery, lease: ExportLease, file: LeaseFile) -> None:
-        """Sends the whole file and notes its digests before the last bytes leave, as the host does."""
+        """Sends the whole file and records its digests before the last bytes are sent, as the host does."""
         content = f"{file.content.key()}/{file.name}" if isinstance(file.content, DiskImage) else None
         wanted = lease.digests()
         known = {name: self._digests[content, name] for name in wanted if content and (content, name) in self._digests}
         hashes = {name: hashlib.new(name, usedforsecurity=False) for name in wanted if name not in known}
         last, starts = b"", [0]
         for data, next_starts in _pieces(file):
-            for one in hashes.values():
-                one.update(data)
+            for digest in hashes.values():
+                digest.update(data)
             if last:
                 delivery.send(last, starts)
             last, starts = data, next_starts
-        found = known | {name: one.hexdigest() for name, one in hashes.items()}
+        found = known | {name: digest.hexdigest() for name, digest in hashes.items()}
         if content:
             self._digests.update({(content, name): value for name, value in found.items()})
         before = file.sha1, file.sha256, file.sent_bytes
@@ -140,7 +140,7 @@ class NfcServer:
             file.sha1, file.sha256, file.sent_bytes = sha1, sha256, sent_bytes
 
     def _strike(self, lease: ExportLease, fault: Fault) -> None:
-        """Faults that take the lease or the session away under the stream."""
+        """Faults that end the lease or the session during the stream."""
         with self._platform.world.lock:
             if fault.kind is FaultKind.LEASE_TIMEOUT:
                 lease.end(MethodFault.of("Timedout", "The lease timed out."))
@@ -164,7 +164,7 @@ def _pieces(file: LeaseFile) -> Iterator[tuple[bytes, list[int]]]:
 
 
 def is_disk(file: LeaseFile) -> bool:
-    """Whether it is sent as a stream that is made on the way."""
+    """Whether it is sent as a stream that is generated while it is sent."""
     return isinstance(file.content, DiskImage) and file.index is not None
 
 
@@ -174,4 +174,4 @@ def refuse(connection: ClientConnection, fault: Fault) -> None:
         connection.refuse(500, EXHAUSTED)
     else:
         retry = {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s is not None else None
-        connection.refuse(fault.status, "The simulator refuses on purpose.", retry)
+        connection.refuse(fault.status, "The simulator refuses the request: an injected fault.", retry)

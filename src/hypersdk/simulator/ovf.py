@@ -1,4 +1,4 @@
-"""OvfManager.CreateDescriptor: the OVF text of a machine, in the shape that vCenter writes."""
+"""OvfManager.CreateDescriptor: the OVF text of a machine, as vCenter writes it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,17 @@ _NAMESPACES: Final = (
     'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
 )
 _CONTROLLERS: Final = {
-    "pvscsi": (6, "VirtualSCSI"), "lsilogic": (6, "lsilogic"), "lsilogic-sas": (6, "lsilogicsas"), "ahci": (20, "vmware.sata.ahci"),
-    "nvme": (20, "vmware.nvme.controller"), "ide": (5, None),
-}  # fmt: skip
+    "pvscsi": (6, "VirtualSCSI"),
+    "lsilogic": (6, "lsilogic"),
+    "lsilogic-sas": (6, "lsilogicsas"),
+    "ahci": (20, "vmware.sata.ahci"),
+    "nvme": (20, "vmware.nvme.controller"),
+    "ide": (5, None),
+}
 
 
 class OvfManager(Managed):
-    """Writes descriptors."""
+    """Creates OVF descriptors."""
 
     wsdl = "OvfManager"
 
@@ -126,7 +130,8 @@ def _virtual_system(machine: MachineState, name: str, disks: list[DiskState]) ->
         f"<Description>{scalar(machine_view.guest_name(machine))}</Description></OperatingSystemSection>"
         "<VirtualHardwareSection><Info>Virtual hardware requirements</Info><System><vssd:ElementName>Virtual Hardware"
         " Family</vssd:ElementName>"
-        f"<vssd:InstanceID>0</vssd:InstanceID><vssd:VirtualSystemIdentifier>{scalar(name)}</vssd:VirtualSystemIdentifier>"
+        "<vssd:InstanceID>0</vssd:InstanceID>"
+        f"<vssd:VirtualSystemIdentifier>{scalar(name)}</vssd:VirtualSystemIdentifier>"
         f"<vssd:VirtualSystemType>{machine_view.HARDWARE_VERSION}</vssd:VirtualSystemType></System>"
         f"{''.join(items)}{firmware}</VirtualHardwareSection>{_boot_section(machine, instances)}</VirtualSystem>"
     )

@@ -47,23 +47,23 @@ class Platform:
         self.events = EventManager(self.world, self.moref("", "EventManager", "ha-eventmgr"))
 
     def moref(self, prefix: str, *fixed: str) -> str:
-        """A fresh moref value, or one of the fixed ones: the first on a vCenter without prefix, the last on an ESXi
+        """A new moref value, or one of the fixed ones: the first on a vCenter without prefix, the last on an ESXi
         host."""
         if not prefix:
             return fixed[-1] if self.esxi else fixed[0]
         return fixed[-1] if self.esxi and fixed else self.world.number(prefix)
 
-    # Names and numbers that are the same for the same seed
+    # Values fixed by the seed
 
     def _digest(self, kind: str, name: str) -> bytes:
         return hashlib.sha256(f"{self.config.seed}/{kind}/{name}".encode()).digest()
 
     def uuid(self, kind: str, name: str) -> str:
-        """A UUID fixed for the thing."""
+        """A UUID fixed for that kind and name."""
         return str(uuid_module.UUID(bytes=self._digest(kind, name)[:16], version=4))
 
     def number(self, kind: str, name: str) -> int:
-        """A number fixed for the thing."""
+        """A number fixed for that kind and name."""
         return int.from_bytes(self._digest(kind, name)[:4], "big")
 
     def mac(self, name: str) -> str:
@@ -86,7 +86,7 @@ class Platform:
         return self.endpoints[host.ref.moref].address
 
     def nfc_authority(self, host: WorldObject) -> str:
-        """Host and port in an NFC URL; an ESXi host does not name itself."""
+        """Host and port in an NFC URL; an ESXi host writes ``*``."""
         if self.esxi:
             return "*"
         endpoint = self.endpoints[host.ref.moref]

@@ -1,5 +1,5 @@
-"""ReconfigVM: the changes of a machine's configuration that the simulator knows. All others are refused by name, none
-is ignored."""
+"""ReconfigVM: the changes of a machine's configuration that the simulator knows. All others are rejected by
+name; none is ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REMOVABLE: Final = ("VirtualCdrom", "VirtualFloppy")
 
 
 def reconfigure(machine: MachineState, spec: Data) -> None:
-    """Applies the spec. Raises MethodFault before anything was changed."""
+    """Applies the spec. Raises MethodFault before any change is made."""
     for name in spec.fields:
         if name not in _SETTERS and name not in ("deviceChange", "changeVersion"):
             raise MethodFault.of("NotSupported", f"The simulator does not reconfigure '{name}'.")
@@ -157,7 +157,7 @@ _OPERATIONS: Final = {"add": _add, "edit": _edit, "remove": _remove}
 
 
 def _completed(machine: MachineState, device: Data, label: str, index: int) -> Data:
-    """A removable device with what the server itself fills in."""
+    """A removable device, completed with the values that the server sets."""
     backing = device.backing
     if backing is None:
         raise _bad_device(index, "it has no backing")
@@ -171,7 +171,7 @@ def _completed(machine: MachineState, device: Data, label: str, index: int) -> D
 
 
 def _with_datastore(machine: MachineState, backing: Data, index: int) -> Data:
-    """An ISO's datastore by its path. Whether the file exists is not asked, as vCenter does not ask until power-on."""
+    """Adds an ISO's datastore, by its path. As on vCenter, the file need not exist before power-on."""
     datastore = datastore_of_path(backing.fileName or "", machine)
     if datastore is None:
         raise _bad_device(index, f"there is no datastore for '{backing.fileName}'")

@@ -1,4 +1,4 @@
-"""Which part of the simulator answers which path."""
+"""The paths of the simulator, and what serves them."""
 
 from __future__ import annotations
 

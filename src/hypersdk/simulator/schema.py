@@ -1,5 +1,5 @@
-"""The types of ``schema_table`` as objects: fields in wire order, ancestors, methods. And which property paths the API
-knows at all."""
+"""The types of ``schema_table`` as objects: fields in wire order, ancestors, methods. Also the property paths that the API
+has at all."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class ApiMethod:
     """One call: its parameters in wire order and what it returns."""
 
     name: str
@@ -82,7 +82,7 @@ class ManagedType:
     name: str
     lineage: frozenset[str]
     properties: Mapping[str, Field]
-    methods: Mapping[str, Method]
+    methods: Mapping[str, ApiMethod]
 
 
 _HEAD = re.compile(r"^(\w+)(?:\((\w+)\))?:\s*(.*)$")
@@ -145,9 +145,9 @@ def data_types() -> Mapping[str, DataType]:
 
 @cache
 def managed_types() -> Mapping[str, ManagedType]:
-    """All managed types by name. The table lists a base before its heirs."""
+    """All managed types by name. The table lists a base type before its subtypes."""
     done: dict[str, ManagedType] = {}
-    methods: dict[str, Method] = {}
+    methods: dict[str, ApiMethod] = {}
     for line in _logical_lines(MANAGED_TYPES):
         if (head := _HEAD.match(line)) is not None:
             base = done[head[2]] if head[2] else None
@@ -158,7 +158,7 @@ def managed_types() -> Mapping[str, ManagedType]:
             done[head[1]] = ManagedType(head[1], lineage, properties, methods)
         elif (call := _CALL.match(line)) is not None:
             result = _field(f"returnval={call[3]}") if call[3] else None
-            methods[call[1]] = Method(call[1], tuple(_field(text) for text in call[2].split()), result)
+            methods[call[1]] = ApiMethod(call[1], tuple(_field(text) for text in call[2].split()), result)
     return done
 
 
@@ -181,7 +181,7 @@ def _known_names() -> Mapping[str, Mapping[str, frozenset[str]]]:
 
 
 def in_wsdl(owner: ManagedType, path: str) -> bool:
-    """Whether the API knows the property path on objects of that type, whatever of it is modelled here."""
+    """Whether the API has the property path on objects of that type, modelled here or not."""
     known = _known_names()
     types = set(owner.lineage)
     names = path.split(".")

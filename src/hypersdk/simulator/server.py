@@ -1,4 +1,4 @@
-"""The simulator as a whole: build, start, look inside, stop."""
+"""The simulator as a whole: build, start, inspect, stop."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FIRST_HOST_ADDRESS: Final = 2
 
 
 SWEEP_S: Final = 0.1
-"""How often idle sessions and leases that were not renewed are looked for."""
+"""How often idle sessions and leases that were not renewed are ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class KnownNames:
 
 
 class Simulator:
-    """A vCenter or ESXi host of our own. Use it as a context manager, or ``start`` and ``stop`` it."""
+    """A simulated vCenter or ESXi host. Use it as a context manager, or ``start`` and ``stop`` it."""
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
         self.config = config or SimulatorConfig()
@@ -100,7 +100,7 @@ class Simulator:
             self._open_host(number, host)
 
     def stop(self) -> None:
-        """Ends all connections and threads. Without effect once stopped."""
+        """Ends all connections and threads. Has no effect when stopped already."""
         self._platform.world.stop()
         self._listener.stop()
 
@@ -132,7 +132,7 @@ class Simulator:
 
     @property
     def password(self) -> str:
-        """Its password: no secret, it opens nothing else."""
+        """Its password. Not a secret: it gives access to nothing else."""
         return self.config.password.reveal()
 
     @property
@@ -150,16 +150,16 @@ class Simulator:
         """The authority that signed all certificates here, for a CA bundle."""
         return self._authority.pem
 
-    # Looking inside
+    # Inspection
 
     @property
     def counters(self) -> Counters:
-        """What was served."""
+        """Counts of what was served."""
         return self._platform.counters
 
     @property
     def faults(self) -> FaultBook:
-        """The faults in force, and how often each kind struck."""
+        """The active faults, and how often each kind was applied."""
         return self._platform.faults
 
     @property
@@ -172,7 +172,7 @@ class Simulator:
         self._platform.counters.reset()
 
     def set_faults(self, *faults: Fault) -> None:
-        """Replaces the faults in force. Without arguments everything works again."""
+        """Replaces the active faults; without arguments there are none."""
         self._platform.faults.arm(faults)
         self._apply_routes()
 
@@ -185,7 +185,7 @@ class Simulator:
         return found[0]
 
     def known_names(self) -> KnownNames:
-        """The names that faults and denied privileges may bear."""
+        """The names that faults and denied privileges may use."""
         with self._platform.world.lock:
             machines = self._machines()
             disks = {f"{machine.spec.name}:{disk.index}" for machine in machines for disk in machine.disks}
@@ -207,11 +207,11 @@ class Simulator:
         with self._platform.world.lock:
             if snapshot is None:
                 return machine.disks[index].image
-            frozen = next(one for one in machine.all_snapshots() if one.name == snapshot)
+            frozen = next(saved for saved in machine.all_snapshots() if saved.name == snapshot)
             return frozen.disks[index].image
 
     def write_raw(self, name: str, index: int, path: Path, *, snapshot: str | None = None) -> None:
-        """Writes what a right export must hold, as a sparse raw file."""
+        """Writes what a correct export must contain, as a sparse raw file."""
         image = self.disk_image(name, index, snapshot=snapshot)
         with path.open("wb") as file:
             file.truncate(image.capacity_bytes)
@@ -231,14 +231,14 @@ class Simulator:
             machine.touch()
 
     def power_cycle(self, name: str) -> None:
-        """Powers a machine on and off again, behind the client's back."""
+        """Powers a machine on and off again, without the client."""
         machine = self.vm(name)
         with self._platform.world.lock:
             for state, event in (("poweredOn", "VmPoweredOnEvent"), ("poweredOff", "VmPoweredOffEvent")):
                 machine.set_power(None, state, event, f"{machine.name} is {state}")
 
     def add_machine(self, spec: MachineSpec) -> SimulatedMachine:
-        """One more machine, in the first datacenter."""
+        """Adds a machine, in the first datacenter."""
         with self._platform.world.lock:
             datacenter = self._platform.world.all(Datacenter)[0]
             hosts = [host for host in self._hosts() if host.datacenter() is datacenter]
@@ -249,14 +249,13 @@ class Simulator:
             return add_machine(self._platform, spec, datacenter.vm_folder, host, store, networks)
 
     def end_sessions(self) -> None:
-        """Drops all sessions, as a restart of the service does."""
+        """Ends all sessions, as a restart of the service does."""
         with self._platform.world.lock:
             for session in self._platform.sessions.all():
                 self._platform.sessions.end(session)
 
     def state(self) -> dict[str, Any]:
-        """What the account would find: equal before and after when nothing was left behind. No times, tasks, events or
-        sessions."""
+        """The state that an export must restore: machines and files, without times, tasks, events or sessions."""
         with self._platform.world.lock:
             machines = {machine.path(): _machine_state(machine) for machine in self._machines()}
             files = {
@@ -363,7 +362,7 @@ def _machine_state(machine: SimulatedMachine) -> dict[str, Any]:
         "cbt": machine.cbt,
         "extra": dict(machine.extra),
         "devices": [device.plain() for device in machine.device_list],
-        "snapshots": [(one.ref.moref, one.name, one.description) for one in machine.all_snapshots()],
+        "snapshots": [(saved.ref.moref, saved.name, saved.description) for saved in machine.all_snapshots()],
         "current_snapshot": machine.current.ref.moref if machine.current else None,
         "lease_open": machine.lease is not None,
         "busy": machine.busy is not None and machine.busy.running,

@@ -1,4 +1,4 @@
-"""ServiceInstance: where every client begins."""
+"""ServiceInstance: the entry point of every client."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VERSIONS_XML: Final = (
 
 
 def about(*, esxi: bool, instance_uuid: str) -> Data:
-    """The API's ``AboutInfo``; every member that libvirt asks for is there."""
+    """The API's ``AboutInfo``; with every member that libvirt reads."""
     product = "VMware ESXi" if esxi else "VMware vCenter Server"
     return Data(
         "AboutInfo",

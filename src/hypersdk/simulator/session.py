@@ -1,4 +1,4 @@
-"""Login sessions. What belongs to a session (collectors, views, leases) goes with it."""
+"""Login sessions. What belongs to a session (collectors, views, leases) ends with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hypersdk.secret import Secret
 
 MAX_SESSIONS: Final = 1000
-"""vCenter allows about 2,000; a client that never logs out must not fill the memory."""
+"""vCenter allows about 2,000; bounds memory when clients never log out."""
 
 
 @dataclass(slots=True)
@@ -55,8 +55,8 @@ class SessionRecord:
 
 
 class SessionStore:
-    """All sessions of the server. ``on_end`` is told of each session that ends, whichever way. With ``any_login`` any
-    user name and password are right, if neither is empty; else those given."""
+    """All sessions of the server. ``on_end`` is called for each session that ends, for whatever reason. With
+    ``any_login`` any user name and password are accepted, if neither is empty; otherwise only the given ones."""
 
     def __init__(
         self, world: World, username: str, password: Secret, idle_s: float, *, any_login: bool = False
@@ -85,7 +85,7 @@ class SessionStore:
         return session
 
     def accepts(self, user: str, password: str) -> bool:
-        """Whether the credentials are right."""
+        """Whether the credentials are correct."""
         if self.any_login:
             return bool(user and password)
         same_user = hmac.compare_digest(user.lower().encode(), self.username.lower().encode())
@@ -122,7 +122,7 @@ class SessionStore:
             self.world.changed.notify_all()
 
     def sweep(self) -> None:
-        """Ends the sessions that were idle for too long."""
+        """Ends the sessions that have been idle for too long."""
         for session in self.all():
             self._expire(session)
 
@@ -133,5 +133,5 @@ class SessionStore:
         return idle
 
     def alive(self, session: SessionRecord | None) -> bool:
-        """Whether the session still stands."""
+        """Whether the session is still open."""
         return session is not None and session.cookie in self._by_cookie

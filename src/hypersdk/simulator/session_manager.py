@@ -10,7 +10,7 @@ from hypersdk.simulator.world import World
 
 
 class SessionManager(Managed):
-    """Logs in and out, and tells who is logged in."""
+    """Logs in and out, and lists the sessions."""
 
     wsdl = "SessionManager"
 

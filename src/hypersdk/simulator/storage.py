@@ -1,4 +1,4 @@
-"""Datastores: what lies on them, how full they are, and the browser that lists them."""
+"""Datastores: their files, their free space, and the browser that lists them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MAX_UPLOADS_BYTES: Final = 512 * MiB
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """One file. ``content`` is bytes or a disk; ``None`` marks what can be listed and not read. ``used_bytes`` is what
-    it takes up."""
+    """One file. ``content`` is bytes or a disk; ``None`` marks a file that can be listed but not read. ``used_bytes``
+    is the space it takes."""
 
     path: str
     size_bytes: int
@@ -41,7 +41,7 @@ class StoredFile:
     disk_index: int | None = None
     host: str | None = None
     disk: Data | None = None
-    """Of a virtual disk's ``.vmdk``: what a browser tells of the disk."""
+    """Of a virtual disk's ``.vmdk``: what a browser reports of the disk."""
     disk_uuid: str | None = None
 
     @property
@@ -120,7 +120,7 @@ class Datastore(Entity):
         return f"ds://{self.mount_path}/"
 
     def rename(self, name: str) -> None:
-        """See Entity. The disks on it have other paths from then on."""
+        """See Entity. The paths of the disks on it change."""
         super().rename(name)
         for machine in self.machines.values():
             machine.refresh_disk_devices()
@@ -163,7 +163,7 @@ class Datastore(Entity):
         yield from (file for file in self.uploads.values() if file.path.startswith(prefix))
 
     def has_folder(self, path: str) -> bool:
-        """Whether the folder exists (it is made by a machine, an upload, or on its own)."""
+        """Whether the folder exists: made by a machine, an upload, or MakeDirectory."""
         if path == "" or path in self.folders or path in self.machines:
             return True
         return any(file.path.startswith(f"{path}/") for file in self.uploads.values())
@@ -178,7 +178,7 @@ class Datastore(Entity):
         self.need(len(data))
         stored = sum(len(f.content) for f in self.uploads.values() if isinstance(f.content, bytes))
         if stored + len(data) > MAX_UPLOADS_BYTES:
-            raise MethodFault.of("NoDiskSpace", "The simulator keeps no more uploads.", file=path, datastore=self.name)
+            raise MethodFault.of("NoDiskSpace", "The simulator stores no more uploads.", file=path, datastore=self.name)
         self.uploads[path] = StoredFile(path, len(data), len(data), now(), kind_of(path), data)
         self.touch()
         return old is None
@@ -189,7 +189,7 @@ class Datastore(Entity):
 
     @operation("RefreshDatastore", privilege="Datastore.Browse")
     def _refresh(self, _call: Call) -> None:
-        """What is told of it is never old."""
+        """Does nothing: the values are always current."""
 
     @prop("vm")
     def _vm(self) -> list[Ref]:
@@ -355,13 +355,13 @@ class DatastoreBrowser(Managed):
             folders = sorted(
                 {folder} | {name for name in _all_folders(datastore) if not folder or name.startswith(f"{folder}/")}
             )
-            return [_results(datastore, one, spec) for one in folders]
+            return [_results(datastore, name, spec) for name in folders]
 
         return self.platform.tasks.run(call, datastore, work)
 
     def _start(self, call: Call) -> tuple[Datastore, str]:
         name, folder = split_path(call.args.datastorePath, [store.name for store in self.datastores])
-        datastore = next((one for one in self.datastores if one.name == name), None)
+        datastore = next((store for store in self.datastores if store.name == name), None)
         if datastore is None:
             raise MethodFault.of("InvalidDatastore", f"Datastore '{name}' is not here.", name=name)
         return datastore, folder
@@ -409,7 +409,7 @@ def _subfolders(datastore: Datastore, folder: str) -> set[str]:
 
 
 def _folder_info(datastore: Datastore, parent: str, name: str, flags: Data | None) -> Data:
-    """As new as the newest that lies in it."""
+    """Its modification time is that of the newest file in it."""
     files = datastore.files(f"{parent}/{name}".lstrip("/"))
     modified = max((file.modified for file in files), default=datastore.platform.started)
     return Data("FolderFileInfo", path=name, **_details(flags, 0, modified))
@@ -426,14 +426,14 @@ def _file_info(file: StoredFile, flags: Data | None, queries: list[Data]) -> Dat
 
 
 def _details(flags: Data | None, size_bytes: int, modified: datetime) -> dict[str, Any]:
-    """What was asked for of a file or folder, besides its name."""
-    told = {"fileSize": size_bytes, "modification": modified, "owner": "root"}
+    """The requested details of a file or folder, besides its name."""
+    values = {"fileSize": size_bytes, "modification": modified, "owner": "root"}
     asked = {"fileSize": "fileSize", "modification": "modification", "owner": "fileOwner"}
-    return {name: value for name, value in told.items() if flags is not None and flags.fields.get(asked[name])}
+    return {name: value for name, value in values.items() if flags is not None and flags.fields.get(asked[name])}
 
 
 class VirtualDiskManager(Managed):
-    """Tells which disk a file is; makes and changes none."""
+    """Reports which disk a file is; creates and changes none."""
 
     wsdl = "VirtualDiskManager"
 
@@ -499,5 +499,5 @@ class FileManager(Managed):
 
 
 def default_capacity(kind: str, base_bytes: int) -> int:
-    """Sizes that differ by kind, so that lists look like a real site's."""
+    """Capacity by kind, so that lists look realistic."""
     return {"VMFS": base_bytes, "NFS": base_bytes * 2}.get(kind, 256 * GiB)

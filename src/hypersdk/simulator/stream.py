@@ -84,8 +84,8 @@ def content_id(image: DiskImage) -> str:
 
 
 class VmdkStream:
-    """Makes the stream. ``chunks`` yields about a MiB at a time; ``grain_starts`` tells where grains began in the last
-    chunk."""
+    """Generates the stream. ``chunks`` yields about a MiB at a time; ``grain_starts`` tells where grains began in the
+    last chunk."""
 
     def __init__(self, image: DiskImage, name: str) -> None:
         self._image = image
@@ -182,5 +182,5 @@ class VmdkStream:
 
 
 def stream_length(image: DiskImage, name: str) -> int:
-    """Length of the stream, found by making it: for servers that announce ``fileSize``."""
+    """Length of the stream, found by generating it: for servers that announce ``fileSize``."""
     return sum(len(chunk) for chunk in VmdkStream(image, name).chunks())

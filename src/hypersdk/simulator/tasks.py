@@ -41,11 +41,11 @@ class Task(Managed):
         self.touch()
 
     def progress(self, percent: int) -> None:
-        """Shows how far the work is."""
+        """Sets the progress."""
         self._set(progress=percent)
 
     def succeed(self, result: Any = None) -> None:
-        """Ends it well, with its result."""
+        """Ends it successfully, with its result."""
         if self.running:
             self._set(state="success", result=result, completeTime=now(), progress=None, cancelable=False)
             self._ended()
@@ -96,12 +96,12 @@ class TaskManager(Managed):
         return Data("TaskDescription", methodInfo=[], state=states, reason=[reason])
 
     def recent_of(self, entity: Ref) -> list[Ref]:
-        """The last few tasks of an entity, running ones first of all."""
+        """The most recent tasks of an entity."""
         own = [task for task in self._tasks[-200:] if task.info.entity == entity]
         return [task.ref for task in own[-RECENT_TASKS:]]
 
     def open(self, call: Call, entity: Managed, *, method: str = "", cancel: Callable[[], None] | None = None) -> Task:
-        """A task that is running and that its owner will end."""
+        """A running task, to be ended by its owner."""
         moref = self.world.number("task-")
         self._event_chain += 1
         user = call.session.user if call.session else "system"
@@ -131,7 +131,7 @@ class TaskManager(Managed):
         return task
 
     def run(self, call: Call, entity: Managed, work: Callable[[], Any], *, seconds: float | None = None) -> Ref:
-        """Starts a task that does ``work`` after its time and ends with what that returns or raises."""
+        """Starts a task that runs ``work`` after ``seconds`` and ends with its result or fault."""
         task = self.open(call, entity)
         entity.touch()
 
@@ -140,7 +140,7 @@ class TaskManager(Managed):
                 result = work()
             except MethodFault as fault:
                 task.fail(fault)
-            except Exception as error:  # noqa: BLE001 - a bug in here must not leave the task running for ever
+            except Exception as error:  # noqa: BLE001 - a bug must not leave the task running for ever
                 task.fail(unexpected(error))
             else:
                 task.succeed(result)

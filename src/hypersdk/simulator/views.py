@@ -11,8 +11,8 @@ from hypersdk.simulator.values import Ref
 from hypersdk.simulator.world import World
 
 
-class View(Managed):
-    """Base of the views."""
+class InventoryView(Managed):
+    """Base class of the views."""
 
     wsdl = "View"
 
@@ -23,7 +23,7 @@ class View(Managed):
         self.world.remove(self)
 
 
-class ContainerView(View):
+class ContainerView(InventoryView):
     """All objects of some types below a container, as they are when the view is read."""
 
     wsdl = "ContainerView"
@@ -36,8 +36,8 @@ class ContainerView(View):
         return [entity.ref for entity in found if not types or any(entity.is_a(type_) for type_ in types)]
 
 
-class ListView(View):
-    """A list that its client makes."""
+class ListView(InventoryView):
+    """A list that its client defines."""
 
     wsdl = "ListView"
 
@@ -69,13 +69,13 @@ class ListView(View):
 
 
 class ViewManager(Managed):
-    """Makes views."""
+    """Creates views."""
 
     wsdl = "ViewManager"
 
     @prop("viewList")
     def _views(self) -> list[Ref]:
-        return [view.ref for view in self.world.all(View)]
+        return [view.ref for view in self.world.all(InventoryView)]
 
     @operation("CreateContainerView", privilege="System.View")
     def _container_view(self, call: Call) -> Ref:

@@ -1,5 +1,5 @@
-"""A machine's configuration file (``.vmx``). libvirt, and virt-v2v with it, make disks, drives and network cards from
-its text alone.
+"""A machine's configuration file (``.vmx``). libvirt, and so virt-v2v, takes disks, drives and network cards from
+this file alone.
 
 Keys as ESXi writes them. A BIOS machine has no ``firmware`` line: ``efi`` is its only value.
 """
@@ -25,10 +25,15 @@ _SCSI_MODELS: Final = {
 _DISK_TYPES: Final = {"scsi": "scsi-hardDisk", "ide": "ata-hardDisk"}
 """``deviceType`` of a disk, by bus; SATA and NVMe write none."""
 _GUESTS: Final = {
-    "debian12_64Guest": "debian12-64", "ubuntu64Guest": "ubuntu-64", "rhel9_64Guest": "rhel9-64", "sles15_64Guest": "sles15-64",
-    "windows2019srv_64Guest": "windows2019srv-64", "windows2022srvNext_64Guest": "windows2019srvNext-64",
-    "windows11_64Guest": "windows11-64", "freebsd13_64Guest": "freebsd13-64",
-}  # fmt: skip
+    "debian12_64Guest": "debian12-64",
+    "ubuntu64Guest": "ubuntu-64",
+    "rhel9_64Guest": "rhel9-64",
+    "sles15_64Guest": "sles15-64",
+    "windows2019srv_64Guest": "windows2019srv-64",
+    "windows2022srvNext_64Guest": "windows2019srvNext-64",
+    "windows11_64Guest": "windows11-64",
+    "freebsd13_64Guest": "freebsd13-64",
+}
 
 
 def vmx_text(machine: MachineState) -> str:

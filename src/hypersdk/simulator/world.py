@@ -1,9 +1,7 @@
-"""The world that all calls act on: the registry of managed objects, one lock, change notification, and a clock with
-appointments.
+"""The state that all calls act on: the registry of managed objects, one lock, change notification, and a scheduler.
 
 Every read and change of an object happens under ``world.lock``. A change ends in ``touch``, which wakes those who wait
-for updates. Work that takes time (a task, a lease becoming ready) is an appointment, run by one scheduler thread under
-the lock.
+for updates. Work that takes time (a task, a lease becoming ready) is scheduled, and run by one thread under the lock.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ class WorldObject(Protocol):
         """Whether the object is of that API type or inherits from it."""
 
     def forget_cached(self) -> None:
-        """Drops what was worked out before a change."""
+        """Drops cached properties."""
 
 
 T = TypeVar("T", bound=WorldObject)
@@ -53,22 +51,22 @@ class World:
         self._objects: dict[str, WorldObject] = {}
         self._by_class: defaultdict[type, dict[str, WorldObject]] = defaultdict(dict)
         self._numbers: Counter[str] = Counter()
-        self._appointments: list[tuple[float, int, Callable[[], None]]] = []
+        self._scheduled: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._agenda = threading.Condition()
-        self._scheduler = threading.Thread(target=self._keep_appointments, name="simulator-scheduler", daemon=True)
+        self._schedule_changed = threading.Condition()
+        self._scheduler = threading.Thread(target=self._run_scheduled, name="simulator-scheduler", daemon=True)
 
     def start(self) -> None:
         """Starts the scheduler."""
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Ends the scheduler and wakes all who wait; no appointment is kept from here on."""
+        """Stops the scheduler and wakes all waiting threads; nothing scheduled runs afterwards."""
         with self.lock:
             self.closing = True
             self.changed.notify_all()
-        with self._agenda:
-            self._agenda.notify_all()
+        with self._schedule_changed:
+            self._schedule_changed.notify_all()
         if self._scheduler.is_alive():
             self._scheduler.join()
 
@@ -78,21 +76,21 @@ class World:
         return f"{prefix}{self._numbers[prefix]}"
 
     def add(self, managed: WorldObject) -> None:
-        """Makes the object known under its reference."""
+        """Registers the object under its reference."""
         self._objects[managed.ref.moref] = managed
         for class_ in type(managed).__mro__:
             self._by_class[class_][managed.ref.moref] = managed
         self.touch(managed)
 
     def remove(self, managed: WorldObject) -> None:
-        """Forgets the object; calls on it fail from now on."""
+        """Removes the object; calls on it fail from now on."""
         self._objects.pop(managed.ref.moref, None)
         for class_ in type(managed).__mro__:
             self._by_class[class_].pop(managed.ref.moref, None)
         self.touch(managed)
 
     def touch(self, managed: WorldObject) -> None:
-        """Says that some property of the object may have changed."""
+        """Notifies that some property of the object may have changed."""
         with self.lock:
             self.tick += 1
             managed.forget_cached()
@@ -116,31 +114,31 @@ class World:
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Runs ``action`` under the lock after ``delay_s`` seconds."""
-        with self._agenda:
-            heapq.heappush(self._appointments, (time.monotonic() + delay_s, next(self._order), action))
-            self._agenda.notify_all()
+        with self._schedule_changed:
+            heapq.heappush(self._scheduled, (time.monotonic() + delay_s, next(self._order), action))
+            self._schedule_changed.notify_all()
 
-    def _keep_appointments(self) -> None:
+    def _run_scheduled(self) -> None:
         while (action := self._next_due()) is not None:
             with self.lock:
                 if not self.closing:
-                    self._keep(action)
+                    self._run(action)
 
-    def _keep(self, action: Callable[[], None]) -> None:
+    def _run(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - the scheduler lives on, whatever an appointment does
+        except Exception as error:  # noqa: BLE001 - the scheduler lives on, whatever an action does
             unexpected(error)
 
     def _next_due(self) -> Callable[[], None] | None:
-        """Waits for the next appointment; ``None`` once the world is closing."""
-        with self._agenda:
+        """Waits for the next scheduled action; ``None`` once the world is closing."""
+        with self._schedule_changed:
             while not self.closing:
-                if not self._appointments:
-                    self._agenda.wait()
+                if not self._scheduled:
+                    self._schedule_changed.wait()
                     continue
-                delay_s = self._appointments[0][0] - time.monotonic()
+                delay_s = self._scheduled[0][0] - time.monotonic()
                 if delay_s <= 0:
-                    return heapq.heappop(self._appointments)[2]
-                self._agenda.wait(delay_s)
+                    return heapq.heappop(self._scheduled)[2]
+                self._schedule_changed.wait(delay_s)
             return None
