@@ -42,6 +42,13 @@ def test_flags_stand_over_the_file(tmp_path: Path) -> None:
         ("workers = 0", "workers"),
         ('workers = "1"', "workers"),
         ("workers = true", "workers"),
+        ("workers = 2.0", "a whole number from 1 to 64"),
+        ("drain_s = true", "drain_s"),
+        ("drain_s = nan", "a number from 0 to 3600"),
+        ("drain_s = inf", "drain_s"),
+        ("export_roots = '/x'", "a list of paths"),
+        ("roles = 'api'", "roles"),
+        ("bandwidth_limit = 0", "bandwidth_limit"),
         ('roles = ["king"]', "roles"),
         ('log_format = "xml"', "log_format"),
         ("auth = 1", "auth"),
@@ -72,6 +79,20 @@ def test_hosts_of_a_proxy_are_kept_as_a_host_header_is_read() -> None:
         {}, None, {"allowed_hosts": ["Exports.Example.COM.", "[2001:DB8::7]", "192.0.2.7", "my_host"]}
     )
     assert found.allowed_hosts == ("exports.example.com", "2001:db8::7", "192.0.2.7", "my_host")
+
+
+def test_what_converts_is_converted() -> None:
+    given = {
+        "drain_s": 5,
+        "roles": ["api"],
+        "datastore_floor_bytes": "0",
+        "key_file": "~/k",
+        "trusted_proxies": ["::1"],
+    }
+    found = load_settings({}, None, given)
+    assert (found.drain_s, type(found.drain_s)) == (5.0, float)
+    assert (found.roles, found.datastore_floor_bytes) == (frozenset({"api"}), 0)
+    assert (found.key_file, found.trusted_proxies) == (Path.home() / "k", ("::1",))
 
 
 def test_the_databases_password_is_not_shown() -> None:

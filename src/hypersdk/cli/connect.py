@@ -200,8 +200,7 @@ def _remember(cli: Cli, endpoint: Endpoint, thumbprint: str) -> Endpoint:
     from hypersdk.net.knownhosts import remember_host
     from hypersdk.vsphere.endpoint import known_hosts_file
 
-    own = cli.config.connection.get("known_hosts")
-    path = Path(own).expanduser() if isinstance(own, str) else known_hosts_file(cli.environ)
+    path = known_hosts_file(cli.environ, cli.config.connection)
     digits = parse_fingerprint(thumbprint)
     try:
         remember_host(path, endpoint.host, endpoint.port, digits)

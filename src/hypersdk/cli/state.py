@@ -10,10 +10,10 @@ from typing import TextIO
 
 import click
 
-from hypersdk.cli.config import Config, load_config
 from hypersdk.cli.output import Output
 from hypersdk.cli.signals import STOPPING, WARNING, Interrupts
 from hypersdk.config.folders import state_folder
+from hypersdk.config.user import Config, load_config
 from hypersdk.transfer.cancel import CancelToken
 
 

@@ -13,18 +13,16 @@ tokens.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
-import stat
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.config.folders import config_folder
+from hypersdk.config.toml import TomlFile, quoted
 from hypersdk.errors import TARGET_DENIED, LookupFailed, TargetError, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.units import KiB
@@ -107,54 +105,44 @@ def contexts_path(environ: Mapping[str, str]) -> Path:
 def load_contexts(path: Path) -> Contexts:
     """What the file says; nothing where there is none. Raises UsageError for what is wrong in it, or when others can
     read it."""
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
+    file = TomlFile(path, CONTEXTS_BAD, MAX_BYTES, secret=True)
+    content = file.read()
+    if content is None:
         return Contexts({})
-    except OSError as error:
-        raise _bad(path, f"cannot be read: {error.strerror}") from error
-    if mode & 0o077:
-        raise UsageError(f"{path} holds tokens and has mode {mode:04o}", code=CONTEXTS_EXPOSED)
-    if len(data) > MAX_BYTES:
-        raise _bad(path, f"is larger than {MAX_BYTES} bytes")
-    try:
-        document = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
-        # Without the parser's message and cause: they may quote a token.
-        raise _bad(path, "is not valid TOML") from None
-    return _contexts(path, document)
+    if content.exposed:
+        raise UsageError(f"{path} holds tokens and has mode {content.mode:04o}", code=CONTEXTS_EXPOSED)
+    return _contexts(file, content.document)
 
 
-def _contexts(path: Path, document: Mapping[str, Any]) -> Contexts:
+def _contexts(file: TomlFile, document: Mapping[str, Any]) -> Contexts:
     tables = document.get("contexts", {})
     if set(document) - {"current", "contexts"} or not isinstance(tables, dict):
-        raise _bad(path, "may hold `current` and tables [contexts.NAME] only")
-    known = {name: _context(path, name, table) for name, table in tables.items()}
+        raise file.error("may hold `current` and tables [contexts.NAME] only")
+    known = {name: _context(file, name, table) for name, table in tables.items()}
     current = document.get("current")
     if current is not None and current not in known:
-        raise _bad(path, "names a current context that it does not hold")
+        raise file.error("names a current context that it does not hold")
     return Contexts(known, current)
 
 
-def _context(path: Path, name: str, table: object) -> Context:
+def _context(file: TomlFile, name: str, table: object) -> Context:
+    """Checked by hand: pydantic takes a third of the time of a whole ``hyperctl`` command to import."""
     if not isinstance(table, dict) or not isinstance(table.get("url"), str):
-        raise _bad(path, f"has no url in [contexts.{name[:60]}]")
+        raise file.error(f"has no url in [contexts.{name[:60]}]")
     for key, value in table.items():
         if key not in _KEYS:
-            raise _bad(path, f"has an unknown key in [contexts.{name[:60]}]: {key[:60]}")
+            raise file.error(f"has an unknown key in [contexts.{name[:60]}]: {key[:60]}")
         if not isinstance(value, bool if key == "insecure" else str):
-            raise _bad(path, f"has a wrong value for {key} in [contexts.{name[:60]}]")
+            raise file.error(f"has a wrong value for {key} in [contexts.{name[:60]}]")
     token = table.get("token")
     return Context(**{**table, "token": Secret(token) if token else None})
 
 
 def save_contexts(path: Path, contexts: Contexts) -> None:
     """Writes the file, whole or not at all, mode 0600. Raises TargetError."""
-    lines = [] if contexts.current is None else [f"current = {_quoted(contexts.current)}"]
+    lines = [] if contexts.current is None else [f"current = {quoted(contexts.current)}"]
     for name, context in contexts.known.items():
-        lines += ["", f"[contexts.{_quoted(name)}]", *_entries(context)]
+        lines += ["", f"[contexts.{quoted(name)}]", *_entries(context)]
     try:
         _write(path, "\n".join(lines).lstrip("\n") + "\n")
     except OSError as error:
@@ -174,7 +162,7 @@ def _entries(context: Context) -> list[str]:
         "ca_bundle": context.ca_bundle,
         "thumbprint": context.thumbprint,
     }
-    lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
+    lines = [f"{key} = {quoted(value)}" for key, value in values.items() if value]
     return [*lines, "insecure = true"] if context.insecure else lines
 
 
@@ -191,12 +179,3 @@ def _write(path: Path, text: str) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string; JSON's escapes are TOML's too."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _bad(path: Path, what: str) -> UsageError:
-    return UsageError(f"{path} {what}", code=CONTEXTS_BAD)

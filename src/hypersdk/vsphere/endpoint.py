@@ -1,4 +1,5 @@
-"""Where vSphere is and how to get in: flags over the ``GOVC_*`` environment over the configuration file."""
+"""Address, login and trust of a vCenter or ESXi host: flags over the ``GOVC_*`` environment over the configuration
+file."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from hypersdk.config.folders import config_folder
+from hypersdk.config.user import Connection
 from hypersdk.errors import UsageError, register
 from hypersdk.net.address import host_port
 from hypersdk.net.certificate import TlsPolicy, parse_fingerprint
@@ -33,17 +35,14 @@ _HOST: Final = re.compile(
 )
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
-CONFIG_KEYS: Final = frozenset(
-    {"url", "username", "password", "password_file", "insecure", "thumbprint", "ca_bundle", "datacenter", "known_hosts"}
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One vCenter or ESXi host. ``datacenter`` is the default for relative names. Nothing in here prints a password.
 
-    ``judge`` is asked for the address of every host before it is connected to, the ESXi hosts that a lease names among
-    them, and raises where there must be no connection; so a name cannot resolve to something else after it was judged.
+    ``judge`` returns the address to connect to for every host, the ESXi hosts that a lease names among them, and raises
+    where there must be no connection; so a name cannot resolve to something else after it was checked.
     """
 
     host: str
@@ -78,7 +77,7 @@ class Address:
 
 def resolve_endpoint(
     environ: Mapping[str, str],
-    config: Mapping[str, object] | None,
+    config: Connection | None,
     *,
     url: str | None = None,
     username: str | None = None,
@@ -92,28 +91,23 @@ def resolve_endpoint(
     has it.
 
     A user name or password of the configuration goes only to the host of the configuration. ``GOVC_URL`` takes every
-    form that govc
-    takes: a bare host, ``user:password@``, with or without ``/sdk``; ``GOVC_USERNAME`` and ``GOVC_PASSWORD`` override
-    what the URL holds and may name a file, as they may for govc. Raises UsageError; a missing password is no error here
-    (the caller may ask for it).
+    form that govc takes: a bare host, ``user:password@``, with or without ``/sdk``; ``GOVC_USERNAME`` and
+    ``GOVC_PASSWORD`` override what the URL holds and may name a file, as they may for govc. Raises UsageError; a
+    missing password is not an error (the caller may ask for it).
     """
-    settings = _Settings(config or {})
-    text = url or environ.get("GOVC_URL") or settings.text("url")
+    config = config or Connection()
+    text = url or environ.get("GOVC_URL") or config.url
     if not text:
         raise UsageError("no vCenter or ESXi host was named", code=NO_ENDPOINT)
     address = parse_address(text)
-    own = settings.for_host(address)
+    own = _for_host(config, address)
     return Endpoint(
         host=address.host,
         port=address.port,
-        username=username
-        or _from_env(environ, "GOVC_USERNAME")
-        or address.username
-        or (own and own.text("username"))
-        or "",
-        password=password or _env_secret(environ) or address.password or (own.password() if own else None),
-        tls=_tls(environ, settings, address, insecure=insecure, thumbprint=thumbprint, ca_bundle=ca_bundle),
-        datacenter=datacenter or environ.get("GOVC_DATACENTER") or settings.text("datacenter") or None,
+        username=username or _from_env(environ, "GOVC_USERNAME") or address.username or own.username or "",
+        password=password or _env_secret(environ) or address.password or _password(own),
+        tls=_tls(environ, config, address, insecure=insecure, thumbprint=thumbprint, ca_bundle=ca_bundle),
+        datacenter=datacenter or environ.get("GOVC_DATACENTER") or config.datacenter,
         proxy=proxy_from_environ(environ),
     )
 
@@ -161,7 +155,7 @@ def _split(text: str) -> SplitResult:
         url = urlsplit(text if _SCHEME.match(text) else f"https://{text}")
     except ValueError:
         raise UsageError(
-            "the vSphere address is no valid URL", next_step="Write it as https://vcenter.example.com."
+            "the vSphere address is not a valid URL", next_step="Write it as https://vcenter.example.com."
         ) from None
     if "@" in f"{url.path}{url.query}{url.fragment}":
         raise UsageError("the vSphere address has an @ behind its host", next_step=_ESCAPES)
@@ -206,7 +200,7 @@ def _flag(text: str, name: str) -> bool:
 
 def _tls(
     environ: Mapping[str, str],
-    settings: _Settings,
+    config: Connection,
     address: Address,
     *,
     insecure: bool | None,
@@ -215,71 +209,44 @@ def _tls(
 ) -> TlsPolicy:
     """The first of flag, environment and configuration for each; a pin in the configuration holds for the
     configuration's host only."""
-    own = settings.for_host(address)
+    own = _for_host(config, address)
     if insecure is None and "GOVC_INSECURE" in environ:
         insecure = _flag(environ["GOVC_INSECURE"], "GOVC_INSECURE")
-    if insecure is None:
-        insecure = own is not None and own.flag("insecure")
-    bundle = ca_bundle or environ.get("GOVC_TLS_CA_CERTS") or settings.text("ca_bundle")
-    pin = thumbprint or (own.text("thumbprint") if own else None)
+    bundle = ca_bundle or environ.get("GOVC_TLS_CA_CERTS") or config.ca_bundle
+    pin = thumbprint or own.thumbprint
     return TlsPolicy(
-        insecure=insecure,
+        insecure=own.insecure if insecure is None else insecure,
         ca_bundle=Path(bundle).expanduser() if bundle else None,
         thumbprint=parse_fingerprint(pin) if pin else None,
-        known=known_fingerprint(_known_hosts(environ, settings), address.host, address.port),
+        known=known_fingerprint(_known_hosts(environ, config), address.host, address.port),
     )
 
 
-def known_hosts_file(environ: Mapping[str, str]) -> Path:
-    """``$XDG_CONFIG_HOME/hypersdk/known_hosts``: fingerprints that the user accepted."""
-    return config_folder(environ) / "known_hosts"
+def known_hosts_file(environ: Mapping[str, str], config: Connection) -> Path:
+    """Where fingerprints that the user accepted are kept: in ``$XDG_CONFIG_HOME/hypersdk/known_hosts``, unless the
+    configuration names another file."""
+    own = config.known_hosts
+    return Path(own).expanduser() if own else config_folder(environ) / "known_hosts"
 
 
-def _known_hosts(environ: Mapping[str, str], settings: _Settings) -> list[Path]:
+def _known_hosts(environ: Mapping[str, str], config: Connection) -> list[Path]:
     listed = [Path(name) for name in environ.get("GOVC_TLS_KNOWN_HOSTS", "").split(os.pathsep) if name]
-    own = settings.text("known_hosts")
-    return [*listed, Path(own).expanduser() if own else known_hosts_file(environ)]
+    return [*listed, known_hosts_file(environ, config)]
 
 
-class _Settings:
-    """The ``vsphere`` part of the configuration file, each value checked where it is used."""
+def _for_host(config: Connection, address: Address) -> Connection:
+    """The configuration, if its credentials are meant for this host; an empty one if its ``url`` names another."""
+    if config.url is None:
+        return config
+    own = parse_address(config.url)
+    return config if (own.host, own.port) == (address.host, address.port) else Connection()
 
-    def __init__(self, values: Mapping[str, object]) -> None:
-        unknown = sorted(set(values) - CONFIG_KEYS)
-        if unknown:
-            raise UsageError(
-                f"the configuration has an unknown key: {unknown[0]}",
-                next_step="Known keys: " + ", ".join(sorted(CONFIG_KEYS)),
-            )
-        self._values = values
 
-    def text(self, key: str) -> str | None:
-        value = self._values.get(key)
-        if value is not None and not isinstance(value, str):
-            raise UsageError(f"{key} in the configuration must be a text")
-        return value or None
-
-    def flag(self, key: str) -> bool:
-        value = self._values.get(key, False)
-        if not isinstance(value, bool):
-            raise UsageError(f"{key} in the configuration must be true or false")
-        return value
-
-    def for_host(self, address: Address) -> _Settings | None:
-        """These settings, if they were written down for this host; None if their ``url`` names another."""
-        text = self.text("url")
-        if text is None:
-            return self
-        own = parse_address(text)
-        return self if (own.host, own.port) == (address.host, address.port) else None
-
-    def password(self) -> Secret | None:
-        path = self.text("password_file")
-        if path is None:
-            value = self.text("password")
-            return Secret(value) if value else None
-        try:
-            with Path(path).expanduser().open("rb") as file:
-                return Secret(file.read(MAX_SECRET_BYTES).decode("utf-8").strip("\r\n"))
-        except (OSError, UnicodeDecodeError) as exc:
-            raise UsageError(f"the password file {path} cannot be read") from exc
+def _password(config: Connection) -> Secret | None:
+    if config.password_file is None:
+        return Secret(config.password) if config.password else None
+    try:
+        with Path(config.password_file).expanduser().open("rb") as file:
+            return Secret(file.read(MAX_SECRET_BYTES).decode("utf-8").strip("\r\n"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"the password file {config.password_file} cannot be read") from exc

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
-from hypersdk.cli.config import MAX_RETRIES
 from hypersdk.cli.options import COMPRESS_MODES, Command, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.config.user import MAX_RETRIES
 from hypersdk.errors import UsageError
 from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, Resume, SourceState
 from hypersdk.units import parse_size
@@ -108,7 +108,7 @@ def command(cli: Cli, /, machines: tuple[str, ...], job_file: Path | None, dry_r
 
 def with_defaults(cli: Cli, given: Flags) -> Flags:
     """The flags that were given, and for the others what the configuration file says."""
-    config = cli.config.export
+    config = cli.config.export.given()
     names = {"output_dir": "output", "bandwidth_limit": "bwlimit", "space_wait_s": "space_wait"}
     return {**{names.get(key, key): value for key, value in config.items()}, **given}
 

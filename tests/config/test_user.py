@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypersdk.cli.config import MAX_CONFIG_BYTES, TABLES, load_config, parse_config
+from hypersdk.config.user import MAX_CONFIG_BYTES, Connection, ExportDefaults, load_config, parse_config
 from hypersdk.errors import UsageError
 from tests.support.cli.commandline import run
 
@@ -27,8 +27,9 @@ bandwidth_limit = "20M"
 space_wait_s = 0
 """
     config = parse_config(text, HERE)
-    assert config.connection == {"url": "https://vcenter.example.com", "insecure": True}
-    assert config.export == {"format": "raw", "parallel": 8, "bandwidth_limit": 20 << 20, "space_wait_s": 0}
+    assert config.connection == Connection(url="https://vcenter.example.com", insecure=True)
+    assert config.export == ExportDefaults(format="raw", parallel=8, bandwidth_limit=20 << 20, space_wait_s=0)
+    assert config.export.given() == {"format": "raw", "parallel": 8, "bandwidth_limit": 20 << 20, "space_wait_s": 0}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,13 @@ space_wait_s = 0
         ("[connection]\ninsecur = true", "Did you mean insecure?"),
         ("[conection]\n", "Did you mean connection?"),
         ("[export]\nformat = 'qcow3'", "one of qcow2"),
+        ("[export]\nparallel = 2.0", "whole number"),
+        ("[export]\nparallel = '8'", "a whole number from 1 to 1024"),
+        ("[export]\nbandwidth_limit = 0", "a size like"),
+        ("[export]\nbandwidth_limit = true", "a size like"),
+        ("[export]\nspace_wait_s = 2592001", "seconds, from 0 to 2592000"),
+        ("[connection]\nurl = 7", "non-empty"),
+        ("[connection]\ninsecure = 'yes'", "true or false"),
         ("[export]\nparallel = true", "whole number"),
         ("[export]\nparallel = 0", "whole number"),
         ("[export]\nretries = -1", "whole number"),
@@ -64,7 +72,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         config = parse_config(data, HERE)
     except UsageError:
         return
-    assert set(config.connection) <= set(TABLES["connection"])
+    assert config.path == HERE
 
 
 def test_a_password_needs_a_private_file(tmp_path: Path) -> None:
@@ -76,7 +84,7 @@ def test_a_password_needs_a_private_file(tmp_path: Path) -> None:
     assert caught.value.code == "config_exposed"
     path.chmod(0o600)
     config = load_config({}, path)
-    assert config.connection["password"] == "hunter2"
+    assert config.connection.password == "hunter2"
     assert "hunter2" not in repr(config)
 
 
@@ -91,8 +99,10 @@ def test_the_xdg_folder_is_read_and_a_relative_one_ignored(tmp_path: Path) -> No
         (base / "hypersdk").mkdir(parents=True)
         (base / "hypersdk" / "config.toml").write_text(f"[connection]\nusername = '{base.name}'\n")
     home = str(tmp_path / "home")
-    assert load_config({"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HOME": home}).connection == {"username": "xdg"}
-    assert load_config({"XDG_CONFIG_HOME": "xdg", "HOME": home}).connection == {"username": ".config"}
+    assert load_config({"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HOME": home}).connection == Connection(
+        username="xdg"
+    )
+    assert load_config({"XDG_CONFIG_HOME": "xdg", "HOME": home}).connection == Connection(username=".config")
 
 
 def test_a_wrong_file_stops_a_command_that_needs_it(tmp_path: Path) -> None:
