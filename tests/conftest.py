@@ -11,6 +11,7 @@ pytest_plugins: list[str] = [
     "tests.support.simulator",
     "tests.support.databases",
     "tests.support.outages",
+    "tests.support.services",
     "tests.support.apiserver",
-    "tests.support.shell",
+    "tests.support.servedapi",
 ]

@@ -18,6 +18,7 @@ from hypersdk.access.faults import TooMany
 from hypersdk.access.roles import Role
 from hypersdk.access.vault import Vault
 from hypersdk.api.app import create_app
+from hypersdk.api.context import Services
 from hypersdk.api.idempotency import KEEP_S, STALE_S, Answers, KeyClaim, KeyReused, KeyRunning, StoredAnswer
 from hypersdk.api.limits import MAX_BUCKETS, Rate
 from hypersdk.api.security import operator
@@ -26,8 +27,7 @@ from hypersdk.jobs.store import Filter
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.tables import idempotency
-from tests.support.apiserver import build_services
-from tests.support.shell import PASSWORD, ServeShell, Shell, served
+from tests.support.servedapi import PASSWORD, ServeApi, ServedApi, served
 
 
 class Counted:
@@ -84,8 +84,8 @@ def test_buckets_do_not_grow_without_end() -> None:
     assert len(rate._buckets) == MAX_BUCKETS
 
 
-def test_too_many_from_one_address(shell: ServeShell) -> None:
-    found = shell(rate_per_address_per_minute=40)
+def test_too_many_from_one_address(serve_api: ServeApi) -> None:
+    found = serve_api(rate_per_address_per_minute=40)
     with found.client() as client:
         answers = [client.get("/status") for _ in range(11)]
         assert [answer.status_code for answer in answers] == [401] * 10 + [429]
@@ -94,8 +94,8 @@ def test_too_many_from_one_address(shell: ServeShell) -> None:
         assert client.get("/health").status_code == 200, "health checks are free"
 
 
-def test_too_many_with_one_token(shell: ServeShell) -> None:
-    found = shell(rate_per_minute=40)
+def test_too_many_with_one_token(serve_api: ServeApi) -> None:
+    found = serve_api(rate_per_minute=40)
     first, second = found.token(Role.VIEWER), found.token(Role.VIEWER)
     with found.client(first) as client, found.client(second) as other:
         answers = [client.get("/api/v1/auth/me") for _ in range(11)]
@@ -104,8 +104,8 @@ def test_too_many_with_one_token(shell: ServeShell) -> None:
         assert other.get("/api/v1/auth/me").status_code == 200
 
 
-def test_behind_a_trusted_proxy_each_client_has_its_own_rate(shell: ServeShell) -> None:
-    served = shell(rate_per_address_per_minute=8, trusted_proxies=("127.0.0.1", "192.0.2.0/24"))  # 2 at once
+def test_behind_a_trusted_proxy_each_client_has_its_own_rate(serve_api: ServeApi) -> None:
+    served = serve_api(rate_per_address_per_minute=8, trusted_proxies=("127.0.0.1", "192.0.2.0/24"))  # 2 at once
     with served.client(served.admin) as client:
 
         def ask(forwarded: str | None) -> int:
@@ -128,9 +128,9 @@ def test_behind_a_trusted_proxy_each_client_has_its_own_rate(shell: ServeShell) 
         assert [line["address"] for line in lines] == ["198.51.100.9"]
 
 
-def test_a_stranger_does_not_say_who_it_is(shell: ServeShell) -> None:
+def test_a_stranger_does_not_say_who_it_is(serve_api: ServeApi) -> None:
     for trusted in ((), ("192.0.2.1",)):
-        served = shell(rate_per_address_per_minute=8, trusted_proxies=trusted)
+        served = serve_api(rate_per_address_per_minute=8, trusted_proxies=trusted)
         with served.client(served.admin) as client:
             codes = [
                 client.get("/status", headers={"X-Forwarded-For": f"198.51.100.{one}"}).status_code for one in range(3)
@@ -138,8 +138,8 @@ def test_a_stranger_does_not_say_who_it_is(shell: ServeShell) -> None:
             assert codes == [200, 200, 429]
 
 
-def test_too_many_logins(shell: ServeShell) -> None:
-    found = shell(login_rate_per_minute=8)
+def test_too_many_logins(serve_api: ServeApi) -> None:
+    found = serve_api(login_rate_per_minute=8)
     with found.client() as client:
         body = {"username": "nobody", "password": "wrong"}
         assert [client.post("/api/v1/auth/login", json=body).status_code for _ in range(3)] == [401, 401, 429]
@@ -147,8 +147,8 @@ def test_too_many_logins(shell: ServeShell) -> None:
         assert client.get("/status").status_code == 200
 
 
-def test_a_body_that_is_too_large(shell: ServeShell) -> None:
-    found = shell(max_body_bytes=10_000)
+def test_a_body_that_is_too_large(serve_api: ServeApi) -> None:
+    found = serve_api(max_body_bytes=10_000)
 
     def unannounced() -> Any:
         for _ in range(100):
@@ -168,7 +168,7 @@ def test_a_body_that_is_too_large(shell: ServeShell) -> None:
 BODIES = ("/jobs/submit", "/jobs/query", "/jobs/cancel", "/api/v1/jobs", "/api/v1/endpoints", "/api/v1/auth/login")
 
 
-def _dripping(found: Shell, path: str, *headers: str, pause_s: float = 0.1) -> tuple[bytes, dict[str, Any]]:
+def _dripping(found: ServedApi, path: str, *headers: str, pause_s: float = 0.1) -> tuple[bytes, dict[str, Any]]:
     """Status line and JSON of the answer to a request whose head comes at once and whose body a byte now and then."""
     head = [
         f"POST {path} HTTP/1.1",
@@ -196,10 +196,10 @@ def _dripping(found: Shell, path: str, *headers: str, pause_s: float = 0.1) -> t
     return head_of.partition(b"\r\n")[0], json.loads(rest)
 
 
-def test_a_slow_body_is_told_from_a_slow_answer_on_every_route(shell: ServeShell) -> None:
+def test_a_slow_body_is_told_from_a_slow_answer_on_every_route(serve_api: ServeApi) -> None:
     """The time of the body and that of the answer are over at the same moment: which one it was must not be chance. A
     byte now and then does not keep a request alive."""
-    found = shell(request_timeout_s=1.0)
+    found = serve_api(request_timeout_s=1.0)
     wanted = [(path, *more) for path in BODIES for more in ((), ("Idempotency-Key: k-" + path.replace("/", "-"),))]
     with ThreadPoolExecutor(len(wanted)) as pool:
         answers = list(pool.map(lambda one: _dripping(found, *one), wanted))
@@ -207,25 +207,25 @@ def test_a_slow_body_is_told_from_a_slow_answer_on_every_route(shell: ServeShell
         assert (status, body["code"]) == (b"HTTP/1.1 408 Request Timeout", "request_slow"), one
 
 
-def test_a_body_that_does_not_come(shell: ServeShell) -> None:
-    found = shell(request_timeout_s=1.0)
+def test_a_body_that_does_not_come(serve_api: ServeApi) -> None:
+    found = serve_api(request_timeout_s=1.0)
     status, body = _dripping(found, "/jobs/submit", pause_s=3.0)
     assert (status, body["code"]) == (b"HTTP/1.1 408 Request Timeout", "request_slow")
 
 
-def test_a_body_that_grows_too_large_is_told_so_on_every_route(shell: ServeShell) -> None:
+def test_a_body_that_grows_too_large_is_told_so_on_every_route(serve_api: ServeApi) -> None:
     """In chunks, so that its length is not known before."""
-    found = shell(max_body_bytes=1000)
+    found = serve_api(max_body_bytes=1000)
     with found.client(found.admin) as client:
         for path in BODIES:
             answer = client.post(path, content=iter([b" " * 600] * 2), headers={"Content-Type": "application/json"})
             assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large"), path
 
 
-def test_an_answer_that_does_not_come(shell: ServeShell) -> None:
+def test_an_answer_that_does_not_come(serve_api: ServeApi) -> None:
     counted = Counted()
     counted.hold.clear()
-    found = shell(request_timeout_s=1.0, change=counted.add)
+    found = serve_api(request_timeout_s=1.0, change=counted.add)
     with found.client(found.admin) as client:
         answer = client.get("/test/slow")
         assert (answer.status_code, answer.json()["code"]) == (504, "request_timeout")
@@ -235,14 +235,14 @@ def test_an_answer_that_does_not_come(shell: ServeShell) -> None:
 # Idempotency-Key
 
 
-def post(shell: Shell, token: str, key: str | None, body: object, path: str = "/test/count") -> Any:
-    with shell.client(token) as client:
+def post(api: ServedApi, token: str, key: str | None, body: object, path: str = "/test/count") -> Any:
+    with api.client(token) as client:
         return client.post(path, json=body, headers={} if key is None else {"Idempotency-Key": key})
 
 
-def test_the_first_answer_comes_again(shell: ServeShell) -> None:
+def test_the_first_answer_comes_again(serve_api: ServeApi) -> None:
     counted = Counted()
-    found = shell(change=counted.add)
+    found = serve_api(change=counted.add)
     first = post(found, found.admin, "k1", {"a": 1})
     again = post(found, found.admin, "k1", {"a": 1})
     assert counted.runs == 1
@@ -255,9 +255,9 @@ def test_the_first_answer_comes_again(shell: ServeShell) -> None:
     assert post(found, found.admin, None, {"a": 1}).json()["run"] == 3
 
 
-def test_another_request_with_the_same_key(shell: ServeShell) -> None:
+def test_another_request_with_the_same_key(serve_api: ServeApi) -> None:
     counted = Counted()
-    found = shell(change=counted.add)
+    found = serve_api(change=counted.add)
     post(found, found.admin, "k1", {"a": 1})
     for answer in (
         post(found, found.admin, "k1", {"a": 2}),
@@ -268,8 +268,8 @@ def test_another_request_with_the_same_key(shell: ServeShell) -> None:
 
 
 @pytest.mark.parametrize("scope", ["viewer", "operator", "metrics"])
-def test_a_token_that_may_less_does_not_get_the_answer_of_one_that_may_more(shell: ServeShell, scope: str) -> None:
-    found, path, body = shell(), "/api/v1/auth/tokens", {"label": "ci", "scope": "admin"}
+def test_a_token_that_may_less_does_not_get_the_answer_of_one_that_may_more(serve_api: ServeApi, scope: str) -> None:
+    found, path, body = serve_api(), "/api/v1/auth/tokens", {"label": "ci", "scope": "admin"}
     tokens, user = found.services.access.tokens, found.services.access.users.get("admin")
     less, same = (tokens.create(user.id, "test", one)[1].reveal() for one in (scope, "admin"))
     first = post(found, found.admin, "k1", body, path)
@@ -286,8 +286,8 @@ def test_a_token_that_may_less_does_not_get_the_answer_of_one_that_may_more(shel
         assert browser.post(path, json=body, headers=headers).json() == first.json(), "a session may as much"
 
 
-def test_a_user_who_may_less_than_before_does_not_get_the_answer_of_then(shell: ServeShell) -> None:
-    found, path, body = shell(), "/api/v1/auth/tokens", {"label": "ci", "scope": "admin"}
+def test_a_user_who_may_less_than_before_does_not_get_the_answer_of_then(serve_api: ServeApi) -> None:
+    found, path, body = serve_api(), "/api/v1/auth/tokens", {"label": "ci", "scope": "admin"}
     users = found.services.access.users
     user = users.create("ann", Role.ADMIN, None)
     token = found.services.access.tokens.create(user.id, "test", "admin")[1].reveal()
@@ -296,10 +296,10 @@ def test_a_user_who_may_less_than_before_does_not_get_the_answer_of_then(shell: 
     assert post(found, token, "x" * 128, body, path).status_code == 403
 
 
-def test_one_at_a_time(shell: ServeShell) -> None:
+def test_one_at_a_time(serve_api: ServeApi) -> None:
     counted = Counted()
     counted.hold.clear()
-    found = shell(change=counted.add)
+    found = serve_api(change=counted.add)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(post, found, found.admin, "k1", {"a": 1})
         until = time.monotonic() + 20
@@ -316,8 +316,7 @@ def test_one_at_a_time(shell: ServeShell) -> None:
     assert post(found, found.admin, "k1", {"a": 1}).json()["run"] == 1
 
 
-def test_what_a_dead_process_did_not_answer_is_asked_again_at_once(tmp_path: Path) -> None:
-    services = build_services(tmp_path)
+def test_what_a_dead_process_did_not_answer_is_asked_again_at_once(services: Services) -> None:
     answers = Answers(services.database, services.vault)
     first = answers.begin("user:k1", "digest")
     assert isinstance(first, KeyClaim)
@@ -364,17 +363,17 @@ def test_what_another_node_did_not_answer_is_asked_again_by_one(database: Databa
     assert renewed.since > first_seen
 
 
-def test_a_failure_may_be_tried_again(shell: ServeShell) -> None:
+def test_a_failure_may_be_tried_again(serve_api: ServeApi) -> None:
     counted = Counted()
     counted.status = 500
-    found = shell(change=counted.add)
+    found = serve_api(change=counted.add)
     assert post(found, found.admin, "k1", {"a": 1}).json()["code"] == "daemon_internal"
     counted.status = 200
     assert post(found, found.admin, "k1", {"a": 1}).json()["run"] == 2
 
 
-def test_a_refusal_is_an_answer(shell: ServeShell) -> None:
-    found = shell()
+def test_a_refusal_is_an_answer(serve_api: ServeApi) -> None:
+    found = serve_api()
     made = [post(found, found.admin, "k1", {"name": "ann"}, "/api/v1/auth/users") for _ in range(2)]
     assert [one.status_code for one in made] == [201, 201]
     refused = [post(found, found.admin, "k2", {"name": "ann"}, "/api/v1/auth/users") for _ in range(2)]
@@ -384,8 +383,8 @@ def test_a_refusal_is_an_answer(shell: ServeShell) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 129, "a/b"])
-def test_what_is_no_key(shell: ServeShell, key: str) -> None:
-    found = shell()
+def test_what_is_no_key(serve_api: ServeApi, key: str) -> None:
+    found = serve_api()
     with found.client(found.admin) as client:
         answer = client.post("/api/v1/auth/users", json={"name": "ann"}, headers={b"Idempotency-Key": key.encode()})
         assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key")
@@ -412,8 +411,8 @@ def test_a_token_that_is_shown_once_is_shown_again_to_the_same_key_after_a_resta
         assert post(found, admin, "k1", {"label": "ci"}, "/api/v1/auth/tokens").json()["token"] != first["token"]
 
 
-def test_jobs_are_submitted_once(shell: ServeShell) -> None:
-    found = shell()
+def test_jobs_are_submitted_once(serve_api: ServeApi) -> None:
+    found = serve_api()
     body = {"name": "a", "vm_path": "/dc/vm/a", "output_path": str(found.services.settings.export_roots[0] / "a")}
     answers = [post(found, found.admin, "k", body, "/jobs/submit") for _ in range(3)]
     assert len({json.dumps(one.json()["job_ids"]) for one in answers}) == 1
@@ -421,10 +420,10 @@ def test_jobs_are_submitted_once(shell: ServeShell) -> None:
         assert client.get("/jobs/query", params={"all": True}).json()["total"] == 1
 
 
-def submitted(shell: Shell, path: str = "/api/v1/jobs", name: str = "a") -> Any:
+def submitted(api: ServedApi, path: str = "/api/v1/jobs", name: str = "a") -> Any:
     """What a script that runs every night sends, with its one key."""
-    folder = shell.services.settings.export_roots[0] / name
-    return post(shell, shell.admin, "nightly", {"vm_path": f"/dc/vm/{name}", "output_path": str(folder)}, path)
+    folder = api.services.settings.export_roots[0] / name
+    return post(api, api.admin, "nightly", {"vm_path": f"/dc/vm/{name}", "output_path": str(folder)}, path)
 
 
 def job_of(answer: Any) -> str:
@@ -435,8 +434,8 @@ def job_of(answer: Any) -> str:
 
 
 @pytest.mark.parametrize("path", ["/jobs/submit", "/api/v1/jobs"])
-def test_a_key_is_new_the_next_night(shell: ServeShell, path: str) -> None:
-    found = shell()
+def test_a_key_is_new_the_next_night(serve_api: ServeApi, path: str) -> None:
+    found = serve_api()
     nights = [job_of(submitted(found, path))]
     for _ in range(2):
         aged(found.services.database, KEEP_S - 60)
@@ -467,8 +466,8 @@ def test_a_submit_that_the_daemon_died_of_is_one_submit(tmp_path: Path) -> None:
         assert sum(found.services.jobs.counts().values()) == 1
 
 
-def test_a_submit_that_failed_half_way_is_one_submit(shell: ServeShell, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = shell()
+def test_a_submit_that_failed_half_way_is_one_submit(serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = serve_api()
     with monkeypatch.context() as planted:
         planted.setattr("hypersdk.api.routes.jobs.tell_submission", lambda *_: 1 / 0)  # its jobs are there by then
         assert submitted(found).status_code == 500
@@ -476,8 +475,8 @@ def test_a_submit_that_failed_half_way_is_one_submit(shell: ServeShell, monkeypa
     assert job_of(submitted(found)) == first
 
 
-def test_another_key_of_the_vault_makes_no_second_jobs(shell: ServeShell) -> None:
-    found = shell()
+def test_another_key_of_the_vault_makes_no_second_jobs(serve_api: ServeApi) -> None:
+    found = serve_api()
     services = found.services
     first = job_of(submitted(found))
     reseal(services.database, services.vault, services.vault)

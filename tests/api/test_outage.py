@@ -22,10 +22,10 @@ from hypersdk.state.tables import api_tokens
 from tests.support.apiserver import beating
 from tests.support.jobrecords import new_job
 from tests.support.outages import locked
-from tests.support.shell import ServeShell, Shell
+from tests.support.servedapi import ServeApi, ServedApi
 
 
-def ready(found: Shell) -> tuple[int, dict[str, str], dict[str, str]]:
+def ready(found: ServedApi) -> tuple[int, dict[str, str], dict[str, str]]:
     """Status, the parts, and the code of each that does not work."""
     time.sleep(1.1)  # what was found is kept for a second
     with found.client() as client:
@@ -35,16 +35,16 @@ def ready(found: Shell) -> tuple[int, dict[str, str], dict[str, str]]:
     return answer.status_code, body["checks"], {reason["part"]: reason["code"] for reason in body["reasons"]}
 
 
-def a_job(found: Shell) -> str:
+def a_job(found: ServedApi) -> str:
     wanted: NewJob = new_job(root_id=found.services.service.roots.roots[0].id)
     return found.services.jobs.submit(wanted)[0].id
 
 
 def test_a_state_that_cannot_be_written_is_told_once_in_the_log_and_to_all_who_ask(
-    shell: ServeShell, caplog: pytest.LogCaptureFixture
+    serve_api: ServeApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    found = shell()
+    found = serve_api()
     path = found.services.database.path
     assert path is not None
     token, job = found.token(Role.VIEWER), a_job(found)
@@ -77,9 +77,9 @@ def test_a_state_that_cannot_be_written_is_told_once_in_the_log_and_to_all_who_a
 
 
 def test_a_write_is_refused_by_code_and_never_told_as_done_without_its_line_in_the_trail(
-    shell: ServeShell, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = shell()
+    found = serve_api()
     token, job = found.token(Role.OPERATOR), a_job(found)
 
     def full(*_: object, **__: object) -> None:
@@ -100,8 +100,8 @@ def test_a_write_is_refused_by_code_and_never_told_as_done_without_its_line_in_t
     assert [record for record in caplog.records if record.exc_info] == []
 
 
-def test_a_state_whose_file_is_gone(shell: ServeShell) -> None:
-    found = shell(roles=frozenset({"api"}))
+def test_a_state_whose_file_is_gone(serve_api: ServeApi) -> None:
+    found = serve_api(roles=frozenset({"api"}))
     path = found.services.database.path
     assert path is not None
     with found.client(found.admin) as client:
@@ -113,8 +113,8 @@ def test_a_state_whose_file_is_gone(shell: ServeShell) -> None:
 
 
 @pytest.mark.parametrize(("how", "code"), [("locked", "database_locked"), ("garbage", "engine_damaged")])
-def test_the_file_of_the_engine_is_looked_at_too(shell: ServeShell, how: str, code: str) -> None:
-    found = shell()
+def test_the_file_of_the_engine_is_looked_at_too(serve_api: ServeApi, how: str, code: str) -> None:
+    found = serve_api()
     path = found.services.settings.state_dir / "engine.sqlite3"
     with beating(found.services):
         if how == "garbage":
@@ -129,10 +129,10 @@ def test_the_file_of_the_engine_is_looked_at_too(shell: ServeShell, how: str, co
         assert ready(found)[0] == 200
 
 
-def test_a_worker_that_does_not_stay_alive(shell: ServeShell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_stay_alive(serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     troubles = Troubles.make()
     monkeypatch.setenv(VARIABLE, str(troubles.descriptor))
-    found = shell()
+    found = serve_api()
     with beating(found.services):
         assert ready(found)[0] == 200
         for code in ("engine_copy", "vault_key_lost", "a_code_of_some_later_version"):
@@ -143,8 +143,8 @@ def test_a_worker_that_does_not_stay_alive(shell: ServeShell, monkeypatch: pytes
         assert ready(found)[0] == 200
 
 
-def test_a_look_that_ends_by_a_bug_is_not_the_last_one(shell: ServeShell, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = shell(roles=frozenset({"api"}))
+def test_a_look_that_ends_by_a_bug_is_not_the_last_one(serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = serve_api(roles=frozenset({"api"}))
     readiness = Readiness(found.services.database, found.services.settings, Troubles(None))
     with monkeypatch.context() as patched:
         patched.setattr(found.services.database, "writable", lambda: 1 / 0)
@@ -154,12 +154,12 @@ def test_a_look_that_ends_by_a_bug_is_not_the_last_one(shell: ServeShell, monkey
 
 
 def test_a_worker_that_lives_and_cannot_work_is_told_to_all_who_ask(
-    shell: ServeShell, monkeypatch: pytest.MonkeyPatch
+    serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It met what no small write of this process meets: a larger one did not fit, or its engine's file is locked."""
     troubles = Troubles.make()
     monkeypatch.setenv(VARIABLE, str(troubles.descriptor))
-    found = shell()
+    found = serve_api()
     token, job = found.token(Role.VIEWER), a_job(found)
     with beating(found.services), found.client(token) as client:
         assert client.get(f"/api/v1/jobs/{job}/explain").json()["code"] == "queued"

@@ -11,7 +11,7 @@ import pytest
 
 from hypersdk.jobs.states import JobEvent
 from hypersdk.jobs.store import JOB_LIST
-from tests.support.apiserver import Api, beating, running_api
+from tests.support.apiserver import Api, beating, fill, running_api
 from tests.support.eventstream import listening
 
 JOBS = "/api/v1/jobs"
@@ -107,7 +107,6 @@ def test_every_api_process_tells_what_happened_at_another(tmp_path: Path, postgr
     with running_api(tmp_path, postgres_url) as one, listening(one.client()) as events:
         events.next("hello")
         from hypersdk.state.database import Database
-        from tests.support.apiserver import fill
 
         other = Database.open(postgres_url)
         try:

@@ -14,7 +14,7 @@ from hypersdk.api.problems import STATUS, is_legacy, problem, status_of
 from hypersdk.api.security import viewer
 from hypersdk.cli.errorlist import load_all
 from hypersdk.errors import CODES, ConnectError, HyperSDKError
-from tests.support.shell import ServeShell
+from tests.support.servedapi import ServeApi
 
 
 def classes(kind: type[HyperSDKError] = HyperSDKError) -> Iterator[type[HyperSDKError]]:
@@ -72,8 +72,8 @@ def test_which_paths_are_legacy(path: str, legacy: bool) -> None:
     assert is_legacy(path) is legacy
 
 
-def test_a_body_that_does_not_say_that_it_is_json(shell: ServeShell) -> None:
-    found = shell()
+def test_a_body_that_does_not_say_that_it_is_json(serve_api: ServeApi) -> None:
+    found = serve_api()
     routes = [
         ("POST", "/api/v1/auth/login"),
         ("POST", "/api/v1/auth/password"),
@@ -112,7 +112,7 @@ def test_a_body_that_does_not_say_that_it_is_json(shell: ServeShell) -> None:
             assert answer.status_code == 201, kind
 
 
-def test_both_forms(shell: ServeShell) -> None:
+def test_both_forms(serve_api: ServeApi) -> None:
     def add(app: FastAPI) -> None:
         router = APIRouter(prefix="/api/v1/test", dependencies=[Depends(viewer)])
 
@@ -126,7 +126,7 @@ def test_both_forms(shell: ServeShell) -> None:
 
         app.include_router(router)
 
-    found = shell(change=add)
+    found = serve_api(change=add)
     with found.client(found.admin) as client:
         bug = client.get("/api/v1/test/bug")
         assert (bug.status_code, bug.json()["code"]) == (500, "daemon_internal")

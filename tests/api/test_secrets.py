@@ -20,7 +20,7 @@ from hypersdk.access.roles import Role
 from hypersdk.api.app import guarded_routes
 from hypersdk.secret import Secret
 from hypersdk.state.pages import ListConditions
-from tests.support.shell import Shell, served
+from tests.support.servedapi import ServedApi, served
 from tests.support.simulator import SimulatorFactory
 
 PLANTED = {
@@ -61,9 +61,9 @@ def decoded(data: bytes, depth: int = 3) -> Iterator[bytes]:
     yield data.replace(b"\0", b"")
 
 
-def cells(shell: Shell) -> Iterator[tuple[str, bytes]]:
+def cells(api: ServedApi) -> Iterator[tuple[str, bytes]]:
     """Every value of every table, as bytes."""
-    database = shell.services.database
+    database = api.services.database
     names = sa.inspect(database.engine).get_table_names()
     with database.read() as connection:
         for name in names:

@@ -19,12 +19,12 @@ from hypersdk.api.problems import is_legacy
 from hypersdk.api.security import OPEN, READS
 from hypersdk.errors import UsageError
 from hypersdk.state.tables import logins
-from tests.support.shell import PASSWORD, ServeShell, Shell, served
+from tests.support.servedapi import PASSWORD, ServeApi, ServedApi, served
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    with served(tmp_path_factory.mktemp("shell")) as found:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApi]:
+    with served(tmp_path_factory.mktemp("served")) as found:
         yield found
 
 
@@ -33,11 +33,11 @@ def filled(route: Guarded) -> str:
     return re.sub(r"\{[^}]+\}", "x", route.path)
 
 
-def every(shell: Shell) -> list[tuple[str, Guarded]]:
-    return [(method, route) for route in guarded_routes(shell.app) for method in sorted(route.methods)]
+def every(api: ServedApi) -> list[tuple[str, Guarded]]:
+    return [(method, route) for route in guarded_routes(api.app) for method in sorted(route.methods)]
 
 
-def test_the_route_table_is_the_one_of_the_design(running: Shell) -> None:
+def test_the_route_table_is_the_one_of_the_design(running: ServedApi) -> None:
     paths = {route.path for route in guarded_routes(running.app)}
     assert {
         "/health",
@@ -53,7 +53,7 @@ def test_the_route_table_is_the_one_of_the_design(running: Shell) -> None:
     assert {(method, route.path) for method, route in every(running) if route.open} == OPEN
 
 
-def test_without_a_token_it_is_401_everywhere(running: Shell) -> None:
+def test_without_a_token_it_is_401_everywhere(running: ServedApi) -> None:
     with running.client() as client:
         for method, route in every(running):
             answer = client.request(method, filled(route))
@@ -72,7 +72,7 @@ def test_without_a_token_it_is_401_everywhere(running: Shell) -> None:
 @pytest.mark.parametrize(
     "header", ["Bearer hst_" + "A" * 43, "Bearer", "Basic YWRtaW46YWRtaW4=", "hst_x", "Bearer a b", "bearer"]
 )
-def test_a_wrong_token_is_401_everywhere(running: Shell, header: str) -> None:
+def test_a_wrong_token_is_401_everywhere(running: ServedApi, header: str) -> None:
     with running.client() as client:
         for method, route in every(running):
             if not route.open:
@@ -82,7 +82,7 @@ def test_a_wrong_token_is_401_everywhere(running: Shell, header: str) -> None:
                 )
 
 
-def test_what_does_not_exist_tells_a_stranger_nothing(running: Shell) -> None:
+def test_what_does_not_exist_tells_a_stranger_nothing(running: ServedApi) -> None:
     with running.client() as client:
         for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "TRACE", "PROPFIND"):
             for path in (
@@ -97,7 +97,7 @@ def test_what_does_not_exist_tells_a_stranger_nothing(running: Shell) -> None:
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR])
-def test_a_lower_role_is_403_everywhere_it_is_not_enough(running: Shell, role: Role) -> None:
+def test_a_lower_role_is_403_everywhere_it_is_not_enough(running: ServedApi, role: Role) -> None:
     checked = 0
     with running.client(running.token(role)) as client:
         for method, route in every(running):
@@ -110,7 +110,7 @@ def test_a_lower_role_is_403_everywhere_it_is_not_enough(running: Shell, role: R
     assert checked >= 8
 
 
-def test_every_write_needs_more_than_a_viewer(running: Shell) -> None:
+def test_every_write_needs_more_than_a_viewer(running: ServedApi) -> None:
     own = {
         "/api/v1/auth/login",
         "/api/v1/auth/logout",
@@ -126,7 +126,7 @@ def test_every_write_needs_more_than_a_viewer(running: Shell) -> None:
     assert writes <= own
 
 
-def test_a_viewer_sees_names_of_files_and_not_what_is_in_them(running: Shell) -> None:
+def test_a_viewer_sees_names_of_files_and_not_what_is_in_them(running: ServedApi) -> None:
     needed = {route.path: route.role for _, route in every(running)}
     assert needed["/api/v1/jobs/{id}/artifacts"] is Role.VIEWER
     assert needed["/api/v1/jobs/{id}/artifacts/{name}"] is Role.OPERATOR
@@ -147,7 +147,7 @@ def test_a_viewer_sees_names_of_files_and_not_what_is_in_them(running: Shell) ->
         "/jobs/x/artifacts",
     ],
 )
-def test_a_list_refuses_what_it_does_not_know(running: Shell, path: str) -> None:
+def test_a_list_refuses_what_it_does_not_know(running: ServedApi, path: str) -> None:
     with running.client(running.admin) as client:
         answer = client.get(f"/api/v1{path}", params={"order": "name", "colour": "red"})
         assert (answer.status_code, answer.json()["code"]) == (422, "request_invalid")
@@ -155,7 +155,7 @@ def test_a_list_refuses_what_it_does_not_know(running: Shell, path: str) -> None
         assert client.get(f"/api/v1{path}").status_code == (404 if "/x/" in path else 200)
 
 
-def test_a_write_refuses_what_it_does_not_know(running: Shell) -> None:
+def test_a_write_refuses_what_it_does_not_know(running: ServedApi) -> None:
     with running.client(running.token(Role.OPERATOR)) as client:
         for path in (
             "jobs?prority=5",
@@ -171,7 +171,7 @@ def test_a_write_refuses_what_it_does_not_know(running: Shell) -> None:
         )
 
 
-def test_a_list_takes_what_it_knows(running: Shell) -> None:
+def test_a_list_takes_what_it_knows(running: ServedApi) -> None:
     known = {
         "auth/tokens": "all=true",
         "auth/audit": "actor=a&action=b&outcome=ok&before=9&limit=1",
@@ -184,14 +184,14 @@ def test_a_list_takes_what_it_knows(running: Shell) -> None:
         assert client.get("/api/v1/auth/users?order=name").status_code == 403, "who may not is told that first"
 
 
-def test_an_administrator_is_never_401_or_403(running: Shell) -> None:
+def test_an_administrator_is_never_401_or_403(running: ServedApi) -> None:
     with running.client(running.admin) as client:
         for method, route in every(running):
             if method in ("GET", "HEAD") and "events" not in route.path:
                 assert client.request(method, filled(route)).status_code in (200, 404, 422, 503), (method, route)
 
 
-def test_the_metrics_scope_reads_metrics_and_nothing_else(running: Shell) -> None:
+def test_the_metrics_scope_reads_metrics_and_nothing_else(running: ServedApi) -> None:
     with running.client(running.token(Role.ADMIN, "metrics")) as client:
         assert client.get("/metrics").status_code == 200
         for method, route in every(running):
@@ -201,15 +201,15 @@ def test_the_metrics_scope_reads_metrics_and_nothing_else(running: Shell) -> Non
         assert client.get("/metrics").status_code == 401
 
 
-def test_public_metrics(shell: ServeShell) -> None:
-    with shell(public_metrics=True).client() as client:
+def test_public_metrics(serve_api: ServeApi) -> None:
+    with serve_api(public_metrics=True).client() as client:
         assert client.get("/metrics").status_code == 200
         assert client.head("/metrics").status_code == 200
         assert client.get("/status").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
-def test_a_balancer_asks_with_head(running: Shell, path: str) -> None:
+def test_a_balancer_asks_with_head(running: ServedApi, path: str) -> None:
     with running.client() as stranger, running.client(running.admin) as client:
         for one in (stranger, client):
             get, head = one.get(path), one.head(path)
@@ -223,7 +223,7 @@ def test_a_balancer_asks_with_head(running: Shell, path: str) -> None:
     assert answer.endswith(b"\r\n\r\n"), "no body"
 
 
-def test_head_is_get_without_a_body(running: Shell) -> None:
+def test_head_is_get_without_a_body(running: ServedApi) -> None:
     routes = guarded_routes(running.app)
     needed = {(method, route.path): route.role for route in routes for method in route.methods}
     native = [route for route in routes if "GET" in route.methods and not is_legacy(route.path)]
@@ -258,7 +258,7 @@ def test_head_is_get_without_a_body(running: Shell) -> None:
     ],
 )
 def test_allow_names_the_methods_of_every_route_at_the_address(
-    running: Shell, method: str, path: str, allow: str
+    running: ServedApi, method: str, path: str, allow: str
 ) -> None:
     with running.client(running.admin) as client:
         answer = client.request(method, path)
@@ -287,15 +287,15 @@ def test_a_route_without_exactly_one_guard_does_not_start(guards: int, method: s
 # Sessions of browsers
 
 
-def logged_in(shell: Shell, client: httpx.Client, role: Role = Role.OPERATOR, name: str | None = None) -> str:
+def logged_in(api: ServedApi, client: httpx.Client, role: Role = Role.OPERATOR, name: str | None = None) -> str:
     """Logs the client in; the CSRF token."""
-    name = shell.user(role, name)
+    name = api.user(role, name)
     answer = client.post("/api/v1/auth/login", json={"username": name, "password": PASSWORD})
     assert answer.status_code == 200, answer.text
     return str(answer.json()["csrf_token"])
 
 
-def test_a_session_by_cookie(running: Shell) -> None:
+def test_a_session_by_cookie(running: ServedApi) -> None:
     with running.client() as client:
         csrf = logged_in(running, client, name="cookie-user")
         cookie = next(iter(client.cookies.jar))
@@ -311,7 +311,7 @@ def test_a_session_by_cookie(running: Shell) -> None:
         assert client.get("/api/v1/auth/me").status_code == 401, "the session is gone on the server too"
 
 
-def test_the_cookies_flags(running: Shell) -> None:
+def test_the_cookies_flags(running: ServedApi) -> None:
     with running.client() as client:
         name = running.user(Role.VIEWER, "flags")
         header = client.post("/api/v1/auth/login", json={"username": name, "password": PASSWORD}).headers["set-cookie"]
@@ -321,7 +321,7 @@ def test_the_cookies_flags(running: Shell) -> None:
 
 
 @pytest.mark.parametrize("change", ["used_at", "expires_at"])
-def test_a_session_that_has_ended(running: Shell, change: str) -> None:
+def test_a_session_that_has_ended(running: ServedApi, change: str) -> None:
     with running.client() as client:
         logged_in(running, client, name=f"ended-{change}")
         assert client.get("/api/v1/auth/me").status_code == 200
@@ -330,7 +330,7 @@ def test_a_session_that_has_ended(running: Shell, change: str) -> None:
         assert client.get("/api/v1/auth/me").status_code == 401
 
 
-def test_a_write_by_cookie_needs_the_csrf_token(running: Shell) -> None:
+def test_a_write_by_cookie_needs_the_csrf_token(running: ServedApi) -> None:
     with running.client() as client:
         csrf = logged_in(running, client, name="csrf-user")
         path = "/api/v1/auth/tokens"
@@ -357,7 +357,7 @@ def test_a_write_by_cookie_needs_the_csrf_token(running: Shell) -> None:
         {"Origin": "http://127.0.0.1:1"},
     ],
 )
-def test_another_sites_page_writes_nothing(running: Shell, headers: dict[str, str]) -> None:
+def test_another_sites_page_writes_nothing(running: ServedApi, headers: dict[str, str]) -> None:
     with running.client() as client:
         csrf = logged_in(running, client, name=f"origin-{abs(hash(tuple(headers.items())))}")
         answer = client.post("/api/v1/auth/tokens", json={"label": "a"}, headers=headers | {"X-CSRF-Token": csrf})
@@ -369,14 +369,14 @@ def test_another_sites_page_writes_nothing(running: Shell, headers: dict[str, st
         assert client.post("/jobs/submit", json={}, headers=headers).status_code == 403
 
 
-def test_our_own_pages_write(running: Shell) -> None:
+def test_our_own_pages_write(running: ServedApi) -> None:
     with running.client() as client:
         csrf = logged_in(running, client, name="own-page")
         headers = {"Origin": running.url, "Sec-Fetch-Site": "same-origin", "X-CSRF-Token": csrf}
         assert client.post("/api/v1/auth/tokens", json={"label": "a"}, headers=headers).status_code == 201
 
 
-def test_a_bad_token_beside_a_good_cookie_is_refused(running: Shell) -> None:
+def test_a_bad_token_beside_a_good_cookie_is_refused(running: ServedApi) -> None:
     with running.client() as client:
         logged_in(running, client, name="both")
         assert client.get("/api/v1/auth/me", headers={"Authorization": "Bearer hst_no"}).status_code == 401
@@ -403,7 +403,7 @@ def test_a_bad_token_beside_a_good_cookie_is_refused(running: Shell) -> None:
         ("localhost@evil.example.com", 403),
     ],
 )
-def test_the_host_must_be_ours(running: Shell, host: str, status: int) -> None:
+def test_the_host_must_be_ours(running: ServedApi, host: str, status: int) -> None:
     with running.client() as client:
         answer = client.get("/health", headers={"Host": host})
     assert answer.status_code == status
@@ -411,7 +411,7 @@ def test_the_host_must_be_ours(running: Shell, host: str, status: int) -> None:
         assert answer.json()["code"] == "host_refused"
 
 
-def test_no_host_or_two(running: Shell) -> None:
+def test_no_host_or_two(running: ServedApi) -> None:
     for lines in (b"", b"Host: localhost\r\nHost: evil.example.com\r\n"):
         with socket.create_connection((running.host, running.port), 10) as sock:
             sock.sendall(b"GET /health HTTP/1.1\r\n" + lines + b"Connection: close\r\n\r\n")
@@ -424,7 +424,7 @@ PUBLIC = "hypervisord.example.com"
 
 
 @pytest.fixture(scope="module")
-def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApi]:
     """On loopback, for a proxy that serves it as ``PUBLIC``."""
     with served(tmp_path_factory.mktemp("proxied"), allowed_hosts=(PUBLIC,)) as found:
         yield found
@@ -444,7 +444,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         (f"{PUBLIC}@evil.example.com", 403),
     ],
 )
-def test_a_proxys_name_is_a_host_of_ours_and_no_other_is(proxied: Shell, host: str, status: int) -> None:
+def test_a_proxys_name_is_a_host_of_ours_and_no_other_is(proxied: ServedApi, host: str, status: int) -> None:
     with proxied.client() as client:
         assert client.get("/health", headers={"Host": host}).status_code == status
 
@@ -465,7 +465,7 @@ def test_a_proxys_name_is_a_host_of_ours_and_no_other_is(proxied: Shell, host: s
         ("localhost", f"https://{PUBLIC}", 403),
     ],
 )
-def test_pages_that_a_proxy_serves_by_tls_write(proxied: Shell, host: str, origin: str, status: int) -> None:
+def test_pages_that_a_proxy_serves_by_tls_write(proxied: ServedApi, host: str, origin: str, status: int) -> None:
     with proxied.client() as client:
         name = proxied.user(Role.VIEWER, f"proxied-{abs(hash((host, origin)))}")
         login = client.post("/api/v1/auth/login", json={"username": name, "password": PASSWORD}).json()
@@ -488,7 +488,7 @@ def test_a_trusted_proxy_says_whether_the_client_speaks_tls(tmp_path: Path) -> N
             assert ("strict-transport-security" in answer.headers) == (proto == "https")
 
 
-def test_a_session_that_a_proxy_carried_by_tls_is_for_tls_only(proxied: Shell) -> None:
+def test_a_session_that_a_proxy_carried_by_tls_is_for_tls_only(proxied: ServedApi) -> None:
     body = {"username": proxied.user(Role.VIEWER, "by-tls"), "password": PASSWORD}
     with proxied.client() as client:
         for scheme in ("https", "http"):
@@ -503,7 +503,7 @@ def test_a_public_name_without_authentication_does_not_start(tmp_path: Path) -> 
     assert caught.value.code == "no_auth_public"
 
 
-def test_headers_are_on_every_answer(running: Shell) -> None:
+def test_headers_are_on_every_answer(running: ServedApi) -> None:
     with running.client(running.admin) as client, running.client() as stranger:
         for answer in (
             client.get("/health"),
@@ -525,8 +525,8 @@ def test_headers_are_on_every_answer(running: Shell) -> None:
 # Without authentication
 
 
-def test_no_auth_lets_everybody_in_and_says_so(shell: ServeShell, caplog: pytest.LogCaptureFixture) -> None:
-    found = shell(auth=False)
+def test_no_auth_lets_everybody_in_and_says_so(serve_api: ServeApi, caplog: pytest.LogCaptureFixture) -> None:
+    found = serve_api(auth=False)
     assert "NO AUTHENTICATION" in caplog.text
     with found.client() as client:
         assert client.get("/api/v1/auth/me").json()["via"] == "local"
@@ -560,7 +560,7 @@ def test_what_is_no_address(tmp_path: Path, addr: str) -> None:
 # Users and tokens over the API
 
 
-def test_users_over_the_api(running: Shell) -> None:
+def test_users_over_the_api(running: ServedApi) -> None:
     with running.client(running.admin) as client:
         made = client.post("/api/v1/auth/users", json={"name": "carol", "role": "operator", "password": PASSWORD})
         assert made.status_code == 201
@@ -581,7 +581,7 @@ def test_users_over_the_api(running: Shell) -> None:
 
 
 @pytest.mark.parametrize("key", ["%00", "a%00b", "%ff", "..%2f..%2fetc", "'%20OR%201=1", "x" * 5000])
-def test_strange_names_are_unknown(running: Shell, key: str) -> None:
+def test_strange_names_are_unknown(running: ServedApi, key: str) -> None:
     with running.client(running.token(Role.ADMIN)) as client:
         for path in ("/api/v1/auth/users/", "/api/v1/endpoints/"):
             assert client.get(path + key).status_code in (404, 422), (path, key)
@@ -603,7 +603,7 @@ def test_strange_names_are_unknown(running: Shell, key: str) -> None:
     ],
     ids=["nul", "half name", "half password", "list", "empty", "not utf-8", "no password", "digits", "deep"],
 )
-def test_a_login_that_is_none(running: Shell, text: str) -> None:
+def test_a_login_that_is_none(running: ServedApi, text: str) -> None:
     with running.client() as client:
         answer = client.post(
             "/api/v1/auth/login", content=text.encode("latin-1"), headers={"Content-Type": "application/json"}
@@ -612,7 +612,7 @@ def test_a_login_that_is_none(running: Shell, text: str) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_tokens_over_the_api(running: Shell) -> None:
+def test_tokens_over_the_api(running: ServedApi) -> None:
     viewer = running.token(Role.VIEWER)
     with running.client(viewer) as client, running.client(running.token(Role.ADMIN)) as boss:
         made = client.post("/api/v1/auth/tokens", json={"label": "ci"})
@@ -631,7 +631,7 @@ def test_tokens_over_the_api(running: Shell) -> None:
             assert other.get("/status").status_code == 401
 
 
-def test_a_token_makes_no_token_that_outlives_it(running: Shell) -> None:
+def test_a_token_makes_no_token_that_outlives_it(running: ServedApi) -> None:
     path, access = "/api/v1/auth/tokens", running.services.access
     user = access.users.get(running.user(Role.ADMIN, "short-lived"))
     made, text = access.tokens.create(user.id, "an hour", "admin", lifetime_s=3600)
@@ -649,7 +649,7 @@ def test_a_token_makes_no_token_that_outlives_it(running: Shell) -> None:
         assert answer.status_code == 201
 
 
-def test_a_token_revokes_itself_and_none_that_is_above_it(running: Shell) -> None:
+def test_a_token_revokes_itself_and_none_that_is_above_it(running: ServedApi) -> None:
     path, access = "/api/v1/auth/tokens", running.services.access
     user = access.users.get(running.user(Role.ADMIN, "many-tokens"))
     ids, texts = {}, {}
@@ -672,7 +672,7 @@ def test_a_token_revokes_itself_and_none_that_is_above_it(running: Shell) -> Non
         assert browser.delete(f"{path}/{ids['admin']}", headers={"X-CSRF-Token": csrf}).status_code == 204
 
 
-def test_ones_own_password(running: Shell) -> None:
+def test_ones_own_password(running: ServedApi) -> None:
     with running.client() as client:
         csrf = logged_in(running, client, Role.VIEWER, "changer")
         headers = {"X-CSRF-Token": csrf}
@@ -685,7 +685,7 @@ def test_ones_own_password(running: Shell) -> None:
         assert client.post("/api/v1/auth/login", json=again).status_code == 200
 
 
-def test_lockout_over_the_api(running: Shell) -> None:
+def test_lockout_over_the_api(running: ServedApi) -> None:
     with running.client() as client:
         name = running.user(Role.VIEWER, "locked")
         body = {"username": name, "password": "wrong"}
@@ -697,14 +697,14 @@ def test_lockout_over_the_api(running: Shell) -> None:
 
 
 @pytest.mark.parametrize("give_up", [False, True])
-def test_the_audit_trail_says_what_was_given_up(running: Shell, give_up: bool) -> None:
+def test_the_audit_trail_says_what_was_given_up(running: ServedApi, give_up: bool) -> None:
     with running.client(running.token(Role.OPERATOR)) as client, running.client(running.token(Role.ADMIN)) as boss:
         client.delete("/api/v1/jobs/absent", params={"give_up": give_up})
         (line,) = boss.get("/api/v1/auth/audit", params={"limit": 1}).json()["entries"]
     assert (line["action"], line["detail"]) == ("DELETE /api/v1/jobs/{id}", {"give_up": True} if give_up else {})
 
 
-def test_every_write_is_in_the_audit_trail(running: Shell) -> None:
+def test_every_write_is_in_the_audit_trail(running: ServedApi) -> None:
     with running.client(running.token(Role.OPERATOR)) as client, running.client(running.token(Role.ADMIN)) as boss:
         client.post("/api/v1/jobs/absent/cancel")
         client.post("/api/v1/endpoints", json={"name": "x", "url": "https://192.0.2.1"})

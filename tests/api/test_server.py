@@ -28,20 +28,20 @@ from hypersdk.api.security import viewer
 from hypersdk.api.server import MAX_HEAD_BYTES, ConnectionLimiter
 from hypersdk.api.tls import fingerprint, self_signed
 from hypersdk.errors import UsageError
-from tests.support.shell import PASSWORD, ServeShell, Shell, served
+from tests.support.servedapi import PASSWORD, ServeApi, ServedApi, served
 from tests.support.tls import Authority
 
 HALF_OPEN = 500
 HALF_OPEN_S = 12.0
 
 
-def connected(shell: Shell) -> socket.socket:
-    return socket.create_connection((shell.host, shell.port), 20)
+def connected(api: ServedApi) -> socket.socket:
+    return socket.create_connection((api.host, api.port), 20)
 
 
 @pytest.mark.slow
-def test_500_half_open_requests_while_health_answers(shell: ServeShell) -> None:
-    found = shell(header_timeout_s=HALF_OPEN_S)
+def test_500_half_open_requests_while_health_answers(serve_api: ServeApi) -> None:
+    found = serve_api(header_timeout_s=HALF_OPEN_S)
     with ExitStack() as stack:
         sockets = [stack.enter_context(connected(found)) for _ in range(HALF_OPEN)]
         for number, sock in enumerate(sockets):
@@ -71,8 +71,8 @@ def test_500_half_open_requests_while_health_answers(shell: ServeShell) -> None:
         assert found.server.gate._open.total() <= 1
 
 
-def test_a_dripping_head_ends_in_time_and_a_late_second_one_too(shell: ServeShell) -> None:
-    found = shell(header_timeout_s=1.0)
+def test_a_dripping_head_ends_in_time_and_a_late_second_one_too(serve_api: ServeApi) -> None:
+    found = serve_api(header_timeout_s=1.0)
     with connected(found) as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"healthy" in _answer(sock)
@@ -89,8 +89,8 @@ def test_a_dripping_head_ends_in_time_and_a_late_second_one_too(shell: ServeShel
         assert time.monotonic() - began < 10
 
 
-def test_a_body_that_nobody_reads_must_end_too(shell: ServeShell) -> None:
-    found = shell(header_timeout_s=1.0)
+def test_a_body_that_nobody_reads_must_end_too(serve_api: ServeApi) -> None:
+    found = serve_api(header_timeout_s=1.0)
     with connected(found) as sock:
         sock.sendall(b"POST /jobs/submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
         assert b" 401 " in _answer(sock)
@@ -104,8 +104,8 @@ def test_a_body_that_nobody_reads_must_end_too(shell: ServeShell) -> None:
         raise AssertionError("the connection stays for as long as its sender likes")
 
 
-def test_requests_sent_ahead_are_all_answered(shell: ServeShell) -> None:
-    found = shell(header_timeout_s=1.0)
+def test_requests_sent_ahead_are_all_answered(serve_api: ServeApi) -> None:
+    found = serve_api(header_timeout_s=1.0)
     with connected(found) as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5)
         data = b""
@@ -120,8 +120,8 @@ def test_requests_sent_ahead_are_all_answered(shell: ServeShell) -> None:
             data += part
 
 
-def test_a_head_that_is_too_large_or_none(shell: ServeShell) -> None:
-    found = shell()
+def test_a_head_that_is_too_large_or_none(serve_api: ServeApi) -> None:
+    found = serve_api()
     for data in (
         b"GET /" + b"a" * (MAX_HEAD_BYTES * 4),
         b"\x16\x03\x01\x02\x00\x01",
@@ -139,8 +139,8 @@ def test_a_head_that_is_too_large_or_none(shell: ServeShell) -> None:
         assert client.get("/health").status_code == 200
 
 
-def test_smuggling_is_refused(shell: ServeShell) -> None:
-    found = shell()
+def test_smuggling_is_refused(serve_api: ServeApi) -> None:
+    found = serve_api()
     for head in (
         b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
         b"Content-Length: 5\r\nContent-Length: 6\r\n",
@@ -171,8 +171,8 @@ def test_the_gate_counts_by_address() -> None:
     assert gate.refused == 2
 
 
-def test_a_connection_too_many_is_told_to_come_later(shell: ServeShell) -> None:
-    found = shell(gate=ConnectionLimiter(most=3))
+def test_a_connection_too_many_is_told_to_come_later(serve_api: ServeApi) -> None:
+    found = serve_api(gate=ConnectionLimiter(most=3))
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(connected(found))
@@ -193,15 +193,15 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-def _shown(shell: Shell, context: ssl.SSLContext | None = None) -> bytes:
+def _shown(api: ServedApi, context: ssl.SSLContext | None = None) -> bytes:
     """The DER of the certificate that a new connection is shown."""
     context = context or ssl._create_unverified_context()
-    with connected(shell) as sock, context.wrap_socket(sock, server_hostname="localhost") as tls:
+    with connected(api) as sock, context.wrap_socket(sock, server_hostname="localhost") as tls:
         return tls.getpeercert(binary_form=True) or b""
 
 
 def test_tls_with_files_and_a_reload_that_drops_nothing(
-    shell: ServeShell, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    serve_api: ServeApi, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = (
         authority.identity("localhost", "localhost", "127.0.0.1"),
@@ -209,7 +209,7 @@ def test_tls_with_files_and_a_reload_that_drops_nothing(
     )
     live = tmp_path / "live.pem"
     live.write_bytes(first.pem.read_bytes())
-    found = shell(tls_cert=live, tls_key=live)
+    found = serve_api(tls_cert=live, tls_key=live)
     assert found.url.startswith("https://")
     trusting = ssl.create_default_context(cafile=str(authority.bundle))
     trusting.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -231,13 +231,13 @@ def test_tls_with_files_and_a_reload_that_drops_nothing(
         assert "secure" in cookie.lower()
 
 
-def test_a_reload_to_another_kind_of_key(shell: ServeShell, tmp_path: Path) -> None:
+def test_a_reload_to_another_kind_of_key(serve_api: ServeApi, tmp_path: Path) -> None:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     live = tmp_path / "live.pem"
     live.write_text(self_signed(["localhost"]))
-    found = shell(tls_cert=live, tls_key=live)
+    found = serve_api(tls_cert=live, tls_key=live)
     key = rsa.generate_private_key(65537, 2048)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -258,8 +258,8 @@ def test_a_reload_to_another_kind_of_key(shell: ServeShell, tmp_path: Path) -> N
     assert _shown(found) == certificate.public_bytes(serialization.Encoding.DER)
 
 
-def test_old_versions_of_tls_are_refused(shell: ServeShell) -> None:
-    found = shell(tls_self_signed=True)
+def test_old_versions_of_tls_are_refused(serve_api: ServeApi) -> None:
+    found = serve_api(tls_self_signed=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -296,8 +296,8 @@ def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def test_half_open_handshakes_end(shell: ServeShell) -> None:
-    found = shell(tls_self_signed=True, header_timeout_s=1.0)
+def test_half_open_handshakes_end(serve_api: ServeApi) -> None:
+    found = serve_api(tls_self_signed=True, header_timeout_s=1.0)
     with ExitStack() as stack:
         sockets = [stack.enter_context(connected(found)) for _ in range(50)]
         assert _shown(found)
@@ -337,8 +337,8 @@ def test_localhost_is_both_loopback_addresses(tmp_path: Path) -> None:
                 assert b"healthy" in _answer(each)
 
 
-def test_an_address_in_use(tmp_path: Path, shell: ServeShell) -> None:
-    found = shell()
+def test_an_address_in_use(tmp_path: Path, serve_api: ServeApi) -> None:
+    found = serve_api()
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(ListenError) as caught, served(other, addr=f"127.0.0.1:{found.port}"):

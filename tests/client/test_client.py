@@ -240,7 +240,8 @@ def test_watching_all_jobs_sees_those_that_come(api: Api, client: Client) -> Non
 
 def test_a_daemon_that_restarts_is_waited_for(api: Api) -> None:
     job = api.add_job()
-    with serving(api.services) as url:
+    with serving(api.services) as server:
+        url = server.url
         client = Client(url, token=api.tokens["viewer"], environ={})
         changes = client.watch([job.id], timeout_s=90)
         assert next(changes).state == "queued"
@@ -260,7 +261,8 @@ def test_logs_are_followed_through_a_restart_and_with_a_short_timeout(api: Api) 
     claim = claims.claim(job.id, 1)
     assert claim is not None
     claims.log(claim, b"one\n")
-    with serving(api.services) as url:
+    with serving(api.services) as server:
+        url = server.url
         client = Client(url, token=api.tokens["viewer"], timeout_s=0.5, environ={})
         pieces = client.follow_logs(job.id)
         assert next(pieces) == "one\n"

@@ -3,22 +3,17 @@ own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hypersdk.access.endpoints import Endpoints
-from hypersdk.access.vault import Vault
+from hypersdk.api.context import Services
 from hypersdk.errors import Refused, UsageError
-from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.records import Job
-from hypersdk.jobs.roots import ExportRoots
-from hypersdk.jobs.service import JobService
-from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.store import JobStore
 from hypersdk.migration.jobfile import JobDefinition
-from hypersdk.state.database import Database
+from tests.support.services import endpoint_resolver, running_services
 
 ENVIRON = {
     "GOVC_URL": "https://vc-a.example.com",
@@ -30,17 +25,9 @@ ENVIRON = {
 class Made:
     """A service, and what its workers would log in with."""
 
-    def __init__(self, folder: Path) -> None:
-        self.settings = DaemonSettings(state_dir=folder / "state", export_roots=(folder / "exports",))
-        database = Database.open(self.settings.url)
-        database.upgrade()
-        vault = Vault.load(self.settings, {}, database)
-        endpoints = Endpoints(database, vault)
-        self.store = JobStore(database)
-        self.logins = EndpointResolver(self.store, vault, endpoints, self.settings, ENVIRON)
-        self.service = JobService(
-            self.store, vault, endpoints, self.settings, ExportRoots(self.settings.roots), ENVIRON
-        )
+    def __init__(self, services: Services, folder: Path) -> None:
+        self.store, self.service = services.jobs, services.service
+        self.logins = endpoint_resolver(services, ENVIRON)
         self.output = str(folder / "exports" / "web")
 
     def submit(self, more: str = "") -> Job:
@@ -51,8 +38,9 @@ class Made:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Made:
-    return Made(tmp_path)
+def made(tmp_path: Path) -> Iterator[Made]:
+    with running_services(tmp_path, environ=ENVIRON) as services:
+        yield Made(services, tmp_path)
 
 
 def test_a_job_cannot_switch_off_how_the_daemons_own_endpoint_is_trusted(made: Made) -> None:

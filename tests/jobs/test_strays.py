@@ -18,7 +18,7 @@ from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import find_snapshots
 from tests.support.cli.hyper2kvm import Program
 from tests.support.exportchecks import expected_raw
-from tests.support.shell import served
+from tests.support.servedapi import served
 from tests.support.site import Site, SiteFactory, assert_exported, machines, source
 
 RUNNING = "web-1"

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,78 +20,35 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from hypersdk.access.access import Access
-from hypersdk.access.endpoints import Endpoints
 from hypersdk.access.roles import Role
-from hypersdk.access.vault import Vault
 from hypersdk.api.app import create_app
 from hypersdk.api.context import Services
-from hypersdk.api.feed import Feed
-from hypersdk.api.metrics import Metrics
-from hypersdk.api.server import HTTPServer
+from hypersdk.api.server import ConnectionLimiter, HTTPServer
 from hypersdk.jobs.claims import Claims
 from hypersdk.jobs.heartbeat import Heartbeat
-from hypersdk.jobs.records import Job, NewJob
-from hypersdk.jobs.roots import ExportRoots
-from hypersdk.jobs.service import JobService
-from hypersdk.jobs.settings import DaemonSettings
+from hypersdk.jobs.records import Job
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
+from tests.support.jobrecords import new_job
+from tests.support.services import running_services
 
 START_S = 30
-ENVIRON = {"GOVC_URL": "https://vcenter.example.com"}
-"""Submitted jobs name no endpoint; nobody runs them."""
-
-
-def build_services(
-    folder: Path,
-    url: str | None = None,
-    *,
-    environ: Mapping[str, str] = ENVIRON,
-    roots: Sequence[Path] = (),
-    **more: Any,
-) -> Services:
-    """Services as the daemon makes them, on a database of its own."""
-    settings = DaemonSettings(
-        addr="127.0.0.1:0",
-        state_dir=folder / "state",
-        export_roots=tuple(roots) or (folder / "exports",),
-        database_url=url,
-        rate_per_minute=1_000_000,
-        rate_per_address_per_minute=1_000_000,
-        **more,
-    )
-    database = Database.open(settings.url)
-    database.upgrade()
-    store = JobStore(database)
-    vault = Vault.load(settings, {}, database)
-    endpoints = Endpoints(database, vault)
-    service = JobService(store, vault, endpoints, settings, ExportRoots(settings.roots), environ)
-    feed = Feed(store)
-    return Services(
-        settings=settings,
-        database=database,
-        jobs=store,
-        service=service,
-        access=Access(database),
-        vault=vault,
-        endpoints=endpoints,
-        feed=feed,
-        metrics=Metrics(database, feed),
-    )
 
 
 @contextmanager
-def serving(services: Services) -> Iterator[str]:
-    """The address of a server that runs until the end of the block."""
-    server = HTTPServer(create_app(services), services.settings)
+def serving(
+    services: Services, app: FastAPI | None = None, *, gate: ConnectionLimiter | None = None
+) -> Iterator[HTTPServer]:
+    """A server that runs until the end of the block, of the daemon's own app where no other is given."""
+    server = HTTPServer(app or create_app(services), services.settings, gate=gate)
     started = threading.Event()
     thread = threading.Thread(target=server.run, args=(started.set,), name="api")
     thread.start()
     try:
         assert started.wait(START_S), "the server did not start"
-        yield server.url
+        yield server
     finally:
         server.stop()
         thread.join(START_S)
@@ -119,22 +76,16 @@ class Api:
     def add_job(self, **more: Any) -> Job:
         """A queued job, straight into the database."""
         number = next(self._numbers)
-        roots = self.services.service.roots
-        folder = more.pop("output_path", str(roots.roots[0].path / f"job{number}"))
+        root = self.services.service.roots.roots[0]
+        folder = more.pop("output_path", str(root.path / f"job{number}"))
         given: dict[str, Any] = {
-            "id": None,
             "name": f"job {number}",
             "vm_path": f"/data/vm/web{number}",
             "output_path": folder,
-            "format": "qcow2",
             "definition": {"vm_path": f"/data/vm/web{number}", "output_path": folder},
-            "digest": "0" * 64,
-            "endpoint_id": None,
-            "secret": None,
-            "site": "vcenter.example.com:443",
-            "root_id": roots.roots[0].id,
+            "root_id": root.id,
         }
-        return self.services.jobs.submit(NewJob(**{**given, **more}))[0]
+        return self.services.jobs.submit(new_job(**given | more))[0]
 
     def claims(self) -> Claims:
         """What a worker works with."""
@@ -159,18 +110,15 @@ def make_tokens(services: Services) -> dict[str, str]:
 
 @contextmanager
 def running_api(folder: Path, url: str | None = None, **more: Any) -> Iterator[Api]:
-    """An API with a token for each role."""
-    services = build_services(folder, url, **more)
-    tokens = make_tokens(services)
-    try:
-        with serving(services) as address:
-            api = Api(services, address, folder, tokens)
+    """An API with a token for each role; ``more`` as of ``running_services``."""
+    with running_services(folder, database_url=url, **more) as services:
+        tokens = make_tokens(services)
+        with serving(services) as server:
+            api = Api(services, server.url, folder, tokens)
             try:
                 yield api
             finally:
                 api.close()
-    finally:
-        services.database.close()
 
 
 @pytest.fixture
@@ -221,18 +169,12 @@ def fill(database: Database, count: int, prefix: str) -> None:
     """So many queued jobs, ``PREFIX-N``."""
     JobStore(database).submit_all(
         [
-            NewJob(
+            new_job(
                 id=f"{prefix}-{number}",
                 name=prefix,
                 vm_path=f"/data/vm/{prefix}{number}",
                 output_path=f"/srv/{prefix}{number}",
-                format="qcow2",
                 definition={"vm_path": f"/data/vm/{prefix}{number}"},
-                digest="0" * 64,
-                endpoint_id=None,
-                secret=None,
-                site="vcenter.example.com:443",
-                root_id="0" * 32,
             )
             for number in range(count)
         ]

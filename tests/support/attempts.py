@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hypersdk.access.endpoints import Endpoints
-from hypersdk.access.vault import Vault
 from hypersdk.jobs.attempt import AttemptContext, JobAttempt
 from hypersdk.jobs.claims import Claims
-from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.records import Job
-from hypersdk.jobs.roots import ExportRoots
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.transfer.cancel import CancelToken
+from tests.support.services import endpoint_resolver
 from tests.support.site import Site
 
 
@@ -25,11 +22,11 @@ class Hand:
 
     def __post_init__(self) -> None:
         site, settings = self.site, RunSettings(state=self.site.folder / "hand")
-        shared, vault = RunResources(settings), Vault.load(site.settings, site.environ, site.database)
+        shared = RunResources(settings)
         self.workshop = AttemptContext(
             Claims(site.database, "hand"),
-            EndpointResolver(site.store, vault, Endpoints(site.database, vault), site.settings, site.environ),
-            ExportRoots(site.settings.roots),
+            endpoint_resolver(site.services, site.environ),
+            site.service.roots,
             lambda: None,
             settings,
             lambda _: shared,

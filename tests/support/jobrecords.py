@@ -6,6 +6,7 @@ from hypersdk.jobs.records import NewJob
 
 
 def new_job(**changes: object) -> NewJob:
+    """One that can be submitted."""
     facts: dict[str, object] = {
         "id": None,
         "name": "web",
@@ -13,10 +14,10 @@ def new_job(**changes: object) -> NewJob:
         "output_path": "/tmp/web",
         "format": "qcow2",
         "definition": {"vm_path": "/DC0/vm/web"},
-        "digest": "d",
+        "digest": "0" * 64,
         "endpoint_id": None,
         "secret": None,
         "site": "vcenter.example.com:443",
-        "root_id": "root",
+        "root_id": "0" * 32,
     }
     return NewJob(**{**facts, **changes})  # type: ignore[arg-type]

@@ -11,24 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.access.endpoints import Endpoints
-from hypersdk.access.vault import Vault
+from hypersdk.api.process import open_services
 from hypersdk.jobs.records import Job
-from hypersdk.jobs.roots import ExportRoots
-from hypersdk.jobs.service import JobService
 from hypersdk.jobs.settings import DaemonSettings, load_settings
 from hypersdk.jobs.states import ENDED, JobState
-from hypersdk.jobs.store import Filter, JobStore
+from hypersdk.jobs.store import Filter
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
-from hypersdk.state.database import Database
 from hypersdk.state.tables import runs
 from hypersdk.units import MiB
 from tests.support.exportchecks import assert_finished, assert_holds, content_in_manifest
@@ -90,18 +86,10 @@ class Site:
         }
         self.root = self.folder / "exports"
         self.settings = self.settings_for("one")
-        self.database = Database.open(self.settings.url)
-        self.database.upgrade()
-        self.store = JobStore(self.database)
-        vault = Vault.load(self.settings, self.environ, self.database)
-        self.service = JobService(
-            self.store,
-            vault,
-            Endpoints(self.database, vault),
-            self.settings,
-            ExportRoots(self.settings.roots),
-            self.environ,
-        )
+        self.settings.state_dir.mkdir(exist_ok=True)
+        self._running = ExitStack()
+        self.services = self._running.enter_context(open_services(self.settings, self.environ))
+        self.database, self.store, self.service = self.services.database, self.services.jobs, self.services.service
 
     def settings_for(self, host: str, root: Path | None = None) -> DaemonSettings:
         """The configuration of one host: a state directory of its own, the same database, and the site's root if no
@@ -224,7 +212,7 @@ class Site:
             if one.process.poll() is None:
                 one.process.send_signal(signal.SIGCONT)
             one.end(signal.SIGKILL)
-        self.database.close()
+        self._running.close()
 
 
 SiteFactory = Callable[..., Site]

@@ -9,7 +9,7 @@ import pytest
 
 from hypersdk.api import feed as feed_module
 from hypersdk.jobs.states import JobEvent
-from tests.support.apiserver import Api
+from tests.support.apiserver import Api, running_api
 from tests.support.eventstream import listening
 
 
@@ -113,8 +113,6 @@ def test_progress_of_one_job_comes_at_most_twice_a_second(api: Api) -> None:
 
 
 def test_the_end_of_the_server_ends_the_streams(tmp_path: Any) -> None:
-    from tests.support.apiserver import running_api
-
     with running_api(tmp_path) as api:
         context = listening(api.client())
         events = context.__enter__()

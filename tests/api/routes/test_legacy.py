@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from hypersdk.api.examples import JOB_FILE_YAML
 from hypersdk.jobs.states import JobEvent
-from tests.support.apiserver import Api, fill
+from tests.support.apiserver import Api, fill, running_api
 
 PROGRESS = {
     "phase": "queued",
@@ -91,11 +92,7 @@ def test_yaml_by_its_type_or_found_out(api: Api, kind: str | None) -> None:
 
 
 def test_the_job_file_of_the_documentation_works_as_it_is(tmp_path: Any) -> None:
-    from pathlib import Path
-
-    from tests.support.apiserver import ENVIRON, running_api
-
-    with running_api(tmp_path, environ=ENVIRON, roots=(Path("/tmp"),)) as api:
+    with running_api(tmp_path, export_roots=(Path("/tmp"),)) as api:
         for content, kind in ((JOB_FILE_YAML.encode(), "application/yaml"), (JOB_FILE_YAML.encode(), "text/plain")):
             answer = api.client().post("/jobs/submit", content=content, headers={"content-type": kind})
             assert answer.json()["accepted"] == 1, answer.text

@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -24,10 +25,10 @@ from hypersdk.jobs.supervisor import one_daemon
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.tables import jobs
-from tests.support.apiserver import build_services
 from tests.support.cli.hypervisord import hypervisord
 from tests.support.databases import fresh_database
 from tests.support.outages import SmallDisk, spoil
+from tests.support.services import running_services
 
 PLANTED = "planted-7Kd2"
 
@@ -35,19 +36,20 @@ PLANTED = "planted-7Kd2"
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     """A state with a job that has a password of its own."""
-    services = build_services(tmp_path)
-    text = json.dumps(
-        {
-            "vm_path": "a",
-            "output_path": f"{tmp_path}/exports/a",
-            "vcenter": {"server": "192.0.2.1", "username": "u", "password": PLANTED},
-        }
-    )
-    done = services.service.submit(text, "application/json", None)
-    assert done.rejected == ()
-    services.access.users.create("ops", Role.OPERATOR, Secret("correct horse battery"))
-    services.database.close()
+    with_password(tmp_path)
     return tmp_path / "state"
+
+
+def with_password(folder: Path, **settings: Any) -> None:
+    """Makes it in ``folder``, with a user."""
+    definition = {
+        "vm_path": "a",
+        "output_path": f"{folder}/exports/a",
+        "vcenter": {"server": "192.0.2.1", "username": "u", "password": PLANTED},
+    }
+    with running_services(folder, **settings) as services:
+        assert services.service.submit(json.dumps(definition), "application/json", None).rejected == ()
+        services.access.users.create("ops", Role.OPERATOR, Secret("correct horse battery"))
 
 
 def passwords(state: Path) -> list[str]:
@@ -165,7 +167,7 @@ def test_users_and_tokens_without_a_running_daemon(state: Path, tmp_path: Path) 
         run("user", "add", "eve", "--role", "viewer", "--password-stdin", stdin="correct horse staple\n")
         == "Added viewer eve\n"
     )
-    assert [line.split()[0] for line in run("user", "list").splitlines()[1:]] == ["eve", "ops"]
+    assert [line.split()[0] for line in run("user", "list").splitlines()[1:]] == ["admin", "eve", "ops"]
     assert run("user", "disable", "eve") == "eve is disabled\n"
     assert run("user", "enable", "eve") == "eve may log in\n"
     assert (
@@ -339,21 +341,6 @@ def test_a_lost_key_costs_the_passwords_and_nothing_else(state: Path, tmp_path: 
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 
-def in_postgresql(folder: Path, url: str) -> None:
-    """A state there, with a job."""
-    services = build_services(folder, url)
-    text = json.dumps(
-        {
-            "vm_path": "a",
-            "output_path": f"{folder}/exports/a",
-            "vcenter": {"server": "192.0.2.1", "username": "u", "password": PLANTED},
-        }
-    )
-    assert services.service.submit(text, "application/json", None).rejected == ()
-    services.access.users.create("ops", Role.OPERATOR, None)
-    services.database.close()
-
-
 def users_in(url: str) -> list[str]:
     database = Database.open(url)
     try:
@@ -365,7 +352,7 @@ def users_in(url: str) -> list[str]:
 def test_a_postgresql_state_is_restored_into_an_empty_database(
     tmp_path: Path, postgres_url: str, postgres_server: str
 ) -> None:
-    in_postgresql(tmp_path, postgres_url)
+    with_password(tmp_path, database_url=postgres_url)
     file, state = tmp_path / "backup.tar", tmp_path / "state"
     done = hypervisord("backup", file, "--with-key", "--state-dir", state, "--database", postgres_url, home=tmp_path)
     assert done.status == 0, done.err
@@ -378,7 +365,7 @@ def test_a_postgresql_state_is_restored_into_an_empty_database(
         new.mkdir()
         done = hypervisord("restore", file, "--state-dir", new, "--database", other, home=tmp_path)
         assert done.status == 0, done.err
-        assert users_in(other) == ["ops"]
+        assert users_in(other) == ["admin", "ops"]
         database = Database.open(other)
         try:
             vault = Vault.load(DaemonSettings(state_dir=new, database_url=other), {}, database)
@@ -390,7 +377,7 @@ def test_a_postgresql_state_is_restored_into_an_empty_database(
 
 
 def test_a_postgresql_state_that_is_replaced_is_kept_as_a_dump(tmp_path: Path, postgres_url: str) -> None:
-    in_postgresql(tmp_path, postgres_url)
+    with_password(tmp_path, database_url=postgres_url)
     file, state = tmp_path / "backup.tar", tmp_path / "state"
     flags = ("--state-dir", state, "--database", postgres_url)
     assert hypervisord("backup", file, *flags, home=tmp_path).status == 0
@@ -400,10 +387,10 @@ def test_a_postgresql_state_that_is_replaced_is_kept_as_a_dump(tmp_path: Path, p
     assert (refused.status, "state_used" in refused.err) == (2, True), "somebody is connected"
     database.close()
     assert "state_exists" in hypervisord("restore", file, *flags, home=tmp_path).err
-    assert users_in(postgres_url) == ["later", "ops"]
+    assert users_in(postgres_url) == ["admin", "later", "ops"]
     done = hypervisord("restore", file, *flags, "--force", home=tmp_path)
     assert done.status == 0, done.err
-    assert users_in(postgres_url) == ["ops"]
+    assert users_in(postgres_url) == ["admin", "ops"]
     database = Database.open(postgres_url)
     assert JobStore(database).revision() > 2**32
     database.close()
@@ -414,11 +401,11 @@ def test_a_postgresql_state_that_is_replaced_is_kept_as_a_dump(tmp_path: Path, p
     subprocess.run(
         ["pg_restore", "--clean", "--if-exists", "--single-transaction", f"--dbname={postgres_url}", kept], check=True
     )
-    assert users_in(postgres_url) == ["later", "ops"]
+    assert users_in(postgres_url) == ["admin", "later", "ops"]
 
 
 def test_a_dump_that_does_not_fit_changes_nothing(tmp_path: Path, postgres_url: str) -> None:
-    in_postgresql(tmp_path, postgres_url)
+    with_password(tmp_path, database_url=postgres_url)
     file, state = tmp_path / "backup.tar", tmp_path / "state"
     flags = ("--state-dir", state, "--database", postgres_url)
     assert hypervisord("backup", file, *flags, home=tmp_path).status == 0
@@ -428,7 +415,7 @@ def test_a_dump_that_does_not_fit_changes_nothing(tmp_path: Path, postgres_url: 
     database.close()
     done = hypervisord("restore", file, *flags, "--force", home=tmp_path)
     assert (done.status, "dump_failed" in done.err, "theirs" in done.err) == (12, True, True), done.err
-    assert users_in(postgres_url) == ["ops"]
+    assert users_in(postgres_url) == ["admin", "ops"]
 
 
 def test_backups_go_back_to_where_they_are_from(state: Path, tmp_path: Path, postgres_url: str) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 from hypersdk.api.app import create_app
 from hypersdk.api.server import HTTPServer
-from tests.support.apiserver import beating, build_services, make_tokens
+from tests.support.apiserver import beating, make_tokens
+from tests.support.services import running_services
 
 
 def stay_on_loopback() -> None:
@@ -37,14 +38,14 @@ def main() -> None:
     """Serves. What it logs goes to stderr."""
     logging.basicConfig(level=logging.WARNING)
     stay_on_loopback()
-    services = build_services(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
-    tokens = make_tokens(services)
-    server = HTTPServer(create_app(services), services.settings)
+    url = sys.argv[2] if len(sys.argv) > 2 else None
+    with running_services(Path(sys.argv[1]), database_url=url) as services, beating(services):
+        tokens = make_tokens(services)
+        server = HTTPServer(create_app(services), services.settings)
 
-    def ready() -> None:
-        print(json.dumps({"url": server.url, "tokens": tokens, "pid": os.getpid()}), flush=True)
+        def ready() -> None:
+            print(json.dumps({"url": server.url, "tokens": tokens, "pid": os.getpid()}), flush=True)
 
-    with beating(services):
         server.run(ready)
 
 
