@@ -10,12 +10,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import sqlalchemy as sa
 
-from hypersdk.access.endpoints import CertificateNotTrusted, EndpointConflict, Endpoints, NewEndpoint
+from hypersdk.access.endpoints import EndpointConflict, Endpoints, NewEndpoint
+from hypersdk.access.kinds import KINDS
+from hypersdk.access.kinds.base import CertificateNotTrusted, EndpointLogin
 from hypersdk.access.vault import Vault
 from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFailed, UsageError
 from hypersdk.net.address import is_loopback_name
@@ -28,6 +32,7 @@ from hypersdk.state.pages import EVERYTHING, PageRequest
 from hypersdk.state.tables import endpoints as table
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.endpoint import Endpoint
+from hypersdk.vsphere.session import About
 from tests.support.simulator import SimulatorFactory
 
 REFUSED = [
@@ -263,13 +268,13 @@ def test_a_certificate_that_is_not_trusted_wants_its_pin(
     assert endpoints.page(EVERYTHING, PageRequest("name")).rows == ()
     made = endpoints.create(new(vcenter, thumbprint=pin))
     assert (made.thumbprint, made.has_password, made.is_default) == (pin, True, True)
-    assert endpoints.endpoint_of("vc1").password == Secret("planted-password")
+    assert endpoints.login_of("vc1", kind="vsphere").password == Secret("planted-password")
     with sqlite.read() as connection:
         row = connection.execute(sa.select(table)).one()
     assert "planted-password" not in repr(row)
     assert b"planted-password" not in row.secret
-    about = endpoints.test(made.id)
-    assert about.is_vcenter
+    about = endpoints.probe(made.id)
+    assert about.api_type == "VirtualCenter"
 
 
 def test_another_certificate_than_the_pinned_one_is_refused(endpoints: Endpoints, vcenter: Simulator) -> None:
@@ -285,13 +290,13 @@ def test_an_endpoint_keeps_no_password_in_its_url(endpoints: Endpoints, vcenter:
     )
     assert made.username == "who"
     assert made.url == f"https://{address}"
-    assert endpoints.endpoint_of(made.id).password == Secret("planted")
+    assert endpoints.login_of(made.id, kind="vsphere").password == Secret("planted")
 
 
 def test_a_reference_is_followed_when_it_is_used(endpoints: Endpoints, vcenter: Simulator) -> None:
     made = endpoints.create(new(vcenter, password=None, secret_ref="env:VC_PASSWORD", insecure=True))
     assert made.secret_ref == "env:VC_PASSWORD"
-    assert endpoints.endpoint_of(made.id).password == Secret("from-env")
+    assert endpoints.login_of(made.id, kind="vsphere").password == Secret("from-env")
     with pytest.raises(UsageError, match="contradicts password"):
         endpoints.create(new(vcenter, name="b", secret_ref="env:VC_PASSWORD", insecure=True))
 
@@ -316,7 +321,7 @@ def test_default_names_and_deletion(endpoints: Endpoints, vcenter: Simulator, sq
 
 
 def test_an_id_wins_over_a_name(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hypersdk.access.endpoints._check_certificate", lambda _: None)
+    monkeypatch.setattr("hypersdk.access.kinds.vsphere.Vsphere.check_trust", lambda *_: None)
     endpoints = Endpoints(database, Vault(bytes(32)))
     first, second = (
         endpoints.create(NewEndpoint(name=name, url=f"https://{name}.example.com", insecure=True))
@@ -328,7 +333,7 @@ def test_an_id_wins_over_a_name(database: Database, monkeypatch: pytest.MonkeyPa
             connection.execute(sa.update(table).where(table.c.id == low.id).values(name="c"))
         assert endpoints.get(low.id).id == low.id
     assert endpoints.make_default(second.id).id == second.id
-    assert endpoints.endpoint_of(second.id).host == "b.example.com"
+    assert endpoints.login_of(second.id, kind="vsphere").url == "https://b.example.com"
     assert endpoints.delete(second.id).id == second.id
     assert endpoints.get(second.id).id == first.id, "now it is a name only"
 
@@ -338,7 +343,7 @@ def test_there_is_one_default_whoever_asks_at_the_same_time(
 ) -> None:
     count = 8
     together = threading.Barrier(count)
-    monkeypatch.setattr("hypersdk.access.endpoints._check_certificate", lambda _: together.wait(30))
+    monkeypatch.setattr("hypersdk.access.kinds.vsphere.Vsphere.check_trust", lambda *_: together.wait(30))
     made = Endpoints(database, Vault(bytes(32)))
 
     def defaults() -> int:
@@ -390,7 +395,7 @@ def test_a_wrong_key_is_said_when_the_endpoint_is_used(
 ) -> None:
     endpoints.create(new(vcenter, insecure=True))
     with pytest.raises(HyperSDKError) as caught:
-        Endpoints(sqlite, Vault(bytes(range(32)))).endpoint_of("vc1")
+        Endpoints(sqlite, Vault(bytes(range(32)))).login_of("vc1", kind="vsphere")
     assert caught.value.code == "vault_wrong_key"
 
 
@@ -398,5 +403,34 @@ def test_a_login_that_vsphere_refuses(endpoints: Endpoints, simulator: Simulator
     strict = simulator(vms=1, username="user", password=Secret("right"))
     endpoints.create(new(strict, insecure=True))
     with pytest.raises(AccessError) as caught:
-        endpoints.test("vc1")
+        endpoints.probe("vc1")
     assert "planted-password" not in str(caught.value.as_dict())
+
+
+class Libvirt:
+    """Another kind, of which nothing but this is known."""
+
+    name = "libvirt"
+    asked: ClassVar[list[EndpointLogin]] = []
+
+    def normalize(self, login: EndpointLogin) -> EndpointLogin:
+        return replace(login, url=login.url.lower())
+
+    def check_trust(self, login: EndpointLogin) -> None:
+        self.asked.append(login)
+
+    def probe(self, login: EndpointLogin) -> About:
+        self.asked.append(login)
+        return About("QEMU", "QEMU on kvm1", "10.1", "", "11.0", "libvirt", None)
+
+
+def test_a_kind_is_one_object_in_the_registry(endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "libvirt", Libvirt())
+    made = endpoints.create(
+        NewEndpoint(name="kvm1", url="QEMU+SSH://kvm1/system", kind="libvirt", password=Secret("planted"))
+    )
+    assert (made.kind, made.url, made.has_password) == ("libvirt", "qemu+ssh://kvm1/system", True)
+    assert endpoints.probe("kvm1").version == "10.1"
+    assert [login.password for login in Libvirt.asked] == [Secret("planted")] * 2
+    with pytest.raises(UsageError, match="kind libvirt, not vsphere"):
+        endpoints.login_of("kvm1", kind="vsphere")

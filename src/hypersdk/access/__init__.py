@@ -5,5 +5,5 @@
     access.py      the doorway: token or cookie -> Identity; login; first start
       users  tokens  logins  lockout  audit        rows of the database
     vault.py       sealing (keys.py: where the key is), references env: file: vault:
-    endpoints.py   vCenters and ESXi hosts
+    endpoints.py   registered servers; kinds/: one module per kind of server
 """

@@ -1,5 +1,4 @@
-"""vCenters and ESXi hosts that an administrator made known, with their passwords sealed and their certificates
-pinned."""
+"""Servers that an administrator registered, with their passwords sealed and their certificates pinned."""
 
 from __future__ import annotations
 
@@ -12,26 +11,21 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.access.faults import known_form, looks_like_id
+from hypersdk.access.kinds import kind_of
+from hypersdk.access.kinds.base import ENDPOINT_INVALID, EndpointKind, EndpointLogin, ServerFacts
+from hypersdk.access.kinds.vsphere import VSPHERE
 from hypersdk.access.references import check_reference
 from hypersdk.access.vault import Vault
-from hypersdk.errors import ConnectError, LookupFailed, UsageError, register
-from hypersdk.net.certificate import CERTIFICATE_UNKNOWN, format_fingerprint
+from hypersdk.errors import LookupFailed, UsageError, register
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.outbox import REMOVED, Event, write_events
 from hypersdk.state.pages import ListConditions, Listing, PageRequest, PageResult, by_id_first
 from hypersdk.state.tables import endpoints, jobs
-from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.connection import open_connection
-from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
-from hypersdk.vsphere.session import About, Session
 
 ENDPOINT_UNKNOWN: Final = register("endpoint_unknown", "There is no such endpoint.", "See `hyperctl endpoints list`.")
 ENDPOINT_EXISTS: Final = register(
     "endpoint_exists", "There is an endpoint of that name.", "Choose another name, or delete that endpoint first."
-)
-ENDPOINT_INVALID: Final = register(
-    "endpoint_invalid", "The endpoint cannot be like that.", "The message names the field and what it takes."
 )
 ENDPOINT_USED: Final = register(
     "endpoint_used",
@@ -39,7 +33,6 @@ ENDPOINT_USED: Final = register(
     "Wait until they have ended, or `hyperctl cancel ID`, which undoes what a failed one left; for a cancelled one"
     " `hyperctl retry ID` does.",
 )
-VSPHERE: Final = "vsphere"
 MAX_ENDPOINTS: Final = 1000
 ENDPOINT_LIST: Final = Listing(
     "endpoints",
@@ -69,13 +62,6 @@ _ENDED: Final = ("completed", "failed", "cancelled")
 _MAY_UNDO: Final = ("failed", "cancelled")
 
 
-class CertificateNotTrusted(ConnectError):  # noqa: N818 - these read as what happened
-    """The certificate is not one that this machine trusts; ``sha256`` among the fields is its print, to be compared and
-    sent back as ``thumbprint``."""
-
-    default_code = CERTIFICATE_UNKNOWN
-
-
 class EndpointConflict(UsageError):  # noqa: N818
     """The change contradicts what is there."""
 
@@ -84,8 +70,8 @@ class EndpointConflict(UsageError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEndpoint:
-    """What is made known. ``password`` or ``secret_ref``, not both. ``thumbprint`` pins the certificate; ``insecure``
-    trusts anyone."""
+    """An endpoint to register. ``password`` or ``secret_ref``, not both. ``thumbprint`` pins the certificate;
+    ``insecure`` trusts any."""
 
     name: str
     url: str
@@ -101,7 +87,7 @@ class NewEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class StoredEndpoint:
-    """An endpoint as everybody may see it: that there is a password, not which. ``created_at`` in seconds since
+    """An endpoint as every user may see it: whether there is a password, not which. ``created_at`` in seconds since
     1970."""
 
     id: str
@@ -120,23 +106,24 @@ class StoredEndpoint:
 
 
 class Endpoints:
-    """Thread-safe. Ids and names are both taken where an id is; the id of one wins over the name of another."""
+    """Thread-safe. Where an id is taken, a name is too; the id of one wins over the name of another."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database: Final = database
         self._vault: Final = vault
 
     def create(self, new: NewEndpoint) -> StoredEndpoint:
-        """Connects to see the certificate, then writes the endpoint down; the first becomes the default.
+        """Connects to see the certificate, then stores the endpoint; the first becomes the default.
 
-        Raises PinNeeded where the certificate must be pinned, ConnectError where it is not the pinned one or nothing
-        answers, UsageError ``endpoint_invalid`` and EndpointConflict ``endpoint_exists``.
+        Raises CertificateNotTrusted where the certificate must be pinned, ConnectError where it is not the pinned one
+        or nothing answers, UsageError ``endpoint_invalid`` and EndpointConflict ``endpoint_exists``.
         """
-        target, password = _checked(new)
+        kind = kind_of(new.kind)
+        login = _checked(new, kind)
         self._check_free(new.name)
-        _check_certificate(target)
+        kind.check_trust(login)
         endpoint_id = f"endpoint-{secrets.token_hex(6)}"
-        pin = target.tls.thumbprint
+        purpose = _purpose(endpoint_id)
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
             self._check_room(connection)
@@ -149,11 +136,11 @@ class Endpoints:
                         id=endpoint_id,
                         name=new.name,
                         kind=new.kind,
-                        url=f"https://{target.address}",
-                        username=target.username,
-                        secret=None if password is None else self._vault.seal(password, _purpose(endpoint_id)),
+                        url=login.url,
+                        username=login.username,
+                        secret=None if login.password is None else self._vault.seal(login.password, purpose),
                         secret_ref=new.secret_ref,
-                        thumbprint=None if pin is None else format_fingerprint(pin),
+                        thumbprint=login.thumbprint,
                         insecure=new.insecure,
                         datacenter=new.datacenter,
                         is_default=default,
@@ -179,14 +166,14 @@ class Endpoints:
             )
 
     def default(self) -> StoredEndpoint | None:
-        """The one that jobs without any use."""
+        """The one for jobs that name none."""
         query = sa.select(endpoints).where(endpoints.c.is_default)
         with self._database.read() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else _stored(row)
 
     def make_default(self, endpoint_id: str) -> StoredEndpoint:
-        """From now on. Raises LookupFailed ``endpoint_unknown``."""
+        """Makes it the default. Raises LookupFailed ``endpoint_unknown``."""
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
             row = _row(connection, endpoint_id)
@@ -197,7 +184,7 @@ class Endpoints:
             return _stored(_row(connection, row["id"]))
 
     def delete(self, endpoint_id: str) -> StoredEndpoint:
-        """Forgets it, with its password. Raises LookupFailed ``endpoint_unknown``, EndpointConflict
+        """Deletes it, with its password. Raises LookupFailed ``endpoint_unknown``, EndpointConflict
         ``endpoint_used``."""
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
@@ -212,32 +199,31 @@ class Endpoints:
             write_events(connection, now, [Event(revision, "endpoints", row["id"], REMOVED, {})])
             return _stored(row)
 
-    def endpoint_of(self, endpoint_id: str) -> Endpoint:
-        """What to connect with, password and pin included. Raises LookupFailed, VaultError, and what following a
-        reference raises."""
+    def login_of(self, endpoint_id: str, *, kind: str) -> EndpointLogin:
+        """What to connect with, password and pin included. Raises LookupFailed, VaultError, UsageError where it is of
+        another kind, and what following a reference raises."""
+        row = self._found(endpoint_id)
+        if row["kind"] != kind:
+            raise UsageError(f"the endpoint '{row['name']}' is of the kind {row['kind']}, not {kind}")
+        return self._login_of(row)
+
+    def _found(self, endpoint_id: str) -> Mapping[str, Any]:
         with self._database.read() as connection:
-            row = _row(connection, endpoint_id)
+            return _row(connection, endpoint_id)
+
+    def _login_of(self, row: Mapping[str, Any]) -> EndpointLogin:
         if row["secret_ref"] is not None:
             password: Secret | None = self._vault.resolve(row["secret_ref"])
         elif row["secret"] is not None:
             password = self._vault.open(row["secret"], _purpose(row["id"]))
         else:
             password = None
-        return resolve_endpoint(
-            {},
-            None,
-            url=row["url"],
-            username=row["username"],
-            password=password,
-            insecure=bool(row["insecure"]),
-            thumbprint=row["thumbprint"],
-            datacenter=row["datacenter"],
-        )
+        return _login(_stored(row), password)
 
-    def test(self, endpoint_id: str) -> About:
+    def probe(self, endpoint_id: str) -> ServerFacts:
         """Logs in and out again; what the server says of itself. Raises ConnectError, AccessError, UsageError."""
-        with Session.connect(self.endpoint_of(endpoint_id), cancel=CancelToken()) as session:
-            return session.about
+        row = self._found(endpoint_id)
+        return kind_of(row["kind"]).probe(self._login_of(row))
 
     def _check_free(self, name: str) -> None:
         """Before the server is asked; the unique index decides at last."""
@@ -253,17 +239,14 @@ class Endpoints:
         return connection.execute(sa.select(endpoints.c.id).where(endpoints.c.is_default)).scalars().first()
 
     def _unset_default(self, connection: sa.Connection) -> None:
-        """Of all that are: there is one at most. Serialized by the caller, or two of them would each leave the
-        other's."""
+        """There is one at most. Serialized by the caller, or two of them would each leave the other's."""
         if self._default_id(connection) is not None:
             values = {"is_default": False, "revision": self._database.revision(connection)}
             connection.execute(sa.update(endpoints).where(endpoints.c.is_default).values(**values))
 
 
-def _checked(new: NewEndpoint) -> tuple[Endpoint, Secret | None]:
-    """Where it is, and the password that came with it, in the URL or beside it."""
-    if new.kind != VSPHERE:
-        raise UsageError(f"kind: must be {VSPHERE}", code=ENDPOINT_INVALID)
+def _checked(new: NewEndpoint, kind: EndpointKind) -> EndpointLogin:
+    """How to log in, with the password that came in the URL or beside it. Raises UsageError."""
     if not _NAME.match(new.name):
         raise UsageError("name: takes letters, digits and . _ -, up to 128", code=ENDPOINT_INVALID)
     if looks_like_id(new.name):
@@ -274,42 +257,21 @@ def _checked(new: NewEndpoint) -> tuple[Endpoint, Secret | None]:
         raise UsageError("insecure: contradicts thumbprint", code=ENDPOINT_INVALID)
     if new.secret_ref is not None:
         check_reference(new.secret_ref)
-    target = resolve_endpoint(
-        {},
-        None,
-        url=new.url,
-        username=new.username or None,
-        password=new.password,
-        insecure=new.insecure,
-        thumbprint=new.thumbprint,
-        datacenter=new.datacenter,
-    )
-    if new.secret_ref is not None and target.password:
+    login = kind.normalize(_login(new, new.password))
+    if new.secret_ref is not None and login.password:
         raise UsageError("secret_ref: contradicts password", code=ENDPOINT_INVALID)
-    return target, target.password
+    return login
 
 
-def _check_certificate(target: Endpoint) -> None:
-    connection = open_connection(target)
-    try:
-        connection.connect()
-    except ConnectError as error:
-        if error.code != CERTIFICATE_UNKNOWN:
-            raise
-        shown = error.fields.get("sha256")
-        step = (
-            'Compare the print with the one shown on the server itself, then repeat the request with "thumbprint":'
-            f' "{shown}".'
-        )
-        needed = CertificateNotTrusted(error.message, next_step=step)
-        needed.fields.update(error.fields)
-        raise needed from error
-    except OSError as error:
-        raise ConnectError(
-            f"{target.address} does not answer: {error.strerror or type(error).__name__}", host=target.host
-        ) from error
-    finally:
-        connection.close()
+def _login(of: NewEndpoint | StoredEndpoint, password: Secret | None) -> EndpointLogin:
+    return EndpointLogin(
+        url=of.url,
+        username=of.username,
+        password=password,
+        thumbprint=of.thumbprint,
+        insecure=of.insecure,
+        datacenter=of.datacenter,
+    )
 
 
 def _exists(name: str) -> EndpointConflict:

@@ -23,8 +23,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from hypersdk.access.endpoints import CertificateNotTrusted, EndpointConflict
+from hypersdk.access.endpoints import EndpointConflict
 from hypersdk.access.faults import AccountConflict, Forbidden, TooMany, Unauthenticated
+from hypersdk.access.kinds.base import CertificateNotTrusted
 from hypersdk.api.bodies import BodyKind, not_json
 from hypersdk.api.responses import PROBLEM_TYPE
 from hypersdk.api.times import now_rfc3339

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.kinds.vsphere import VSPHERE, connection_to
 from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, Refused, UsageError, register
 from hypersdk.jobs.records import Job
@@ -47,7 +48,7 @@ class EndpointResolver:
     def _found(self, job: Job, definition: JobDefinition) -> Endpoint:
         own = definition.endpoint
         if job.endpoint_id is not None and own.url is None:
-            stored = self.endpoints.endpoint_of(job.endpoint_id)
+            stored = connection_to(self.endpoints.login_of(job.endpoint_id, kind=VSPHERE))
             return replace(stored, datacenter=own.datacenter or stored.datacenter)
         sealed = self.store.sealed_secret(job.id)
         password = None if sealed is None else self.vault.open(sealed, JOB_PASSWORD)

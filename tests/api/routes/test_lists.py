@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hypersdk.access.endpoints import VSPHERE
+from hypersdk.access.kinds.vsphere import VSPHERE
 from hypersdk.access.roles import Role
 from hypersdk.jobs.heartbeat import Heartbeat
 from hypersdk.jobs.states import JobEvent

@@ -1,4 +1,4 @@
-"""Connections to vCenters and ESXi hosts. Secrets go in and never come out."""
+"""Servers that jobs connect to. Secrets go in and never come out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from hypersdk.access.endpoints import ENDPOINT_UNKNOWN, NewEndpoint, StoredEndpoint
+from hypersdk.access.kinds import KINDS
+from hypersdk.access.kinds.vsphere import VSPHERE
 from hypersdk.api.context import Services, services
 from hypersdk.api.queries import EndpointQuery
 from hypersdk.api.responses import problems
@@ -30,7 +32,7 @@ T = TypeVar("T")
 
 
 class EndpointRequest(BaseModel):
-    """An endpoint to make known. `password` or `secret_ref`, not both."""
+    """An endpoint to register. `password` or `secret_ref`, not both."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -61,10 +63,11 @@ class EndpointRequest(BaseModel):
     insecure: bool = Field(default=False, description="Trust any certificate")
     datacenter: Line | None = None
     default: bool = Field(default=False, description="Jobs that name no endpoint use this one")
+    kind: str = Field(default=VSPHERE, max_length=64, json_schema_extra={"enum": [*sorted(KINDS)]})
 
 
 class EndpointView(BaseModel):
-    """An endpoint as everybody may see it."""
+    """An endpoint as every user may see it."""
 
     id: str
     name: str
@@ -106,13 +109,14 @@ async def _dial(call: Callable[..., T], *arguments: Any) -> T:
 @router.post(
     "",
     operation_id="create_endpoint",
-    summary="Make a vCenter or ESXi host known",
+    summary="Register a vCenter or ESXi host",
     status_code=201,
     responses=problems(409, 502),
 )
 async def create(body: EndpointRequest, use: Use, _: Admin) -> EndpointView:
-    """Connects to see the certificate. One that is not trusted is answered with 409 `certificate_unknown` and its print
-    in `sha256`: compare it with what the server itself shows, and repeat the request with it as `thumbprint`."""
+    """Connects to see the certificate. One that is not trusted is answered with 409 `certificate_unknown` and its
+    fingerprint in `sha256`: compare it with the one shown on the server itself, and repeat the request with it as
+    `thumbprint`."""
     password = None if body.password is None else Secret(body.password.get_secret_value())
     new = NewEndpoint(
         name=body.name,
@@ -124,6 +128,7 @@ async def create(body: EndpointRequest, use: Use, _: Admin) -> EndpointView:
         insecure=body.insecure,
         datacenter=body.datacenter,
         default=body.default,
+        kind=body.kind,
     )
     return _view(await _dial(use.endpoints.create, new))
 
@@ -142,10 +147,11 @@ def get(id: Id, use: Use, _: Viewer) -> EndpointView:  # noqa: A002 - the parame
 
 
 @router.delete(
-    "/{id}", operation_id="delete_endpoint", summary="Forget an endpoint", status_code=204, responses=problems(404, 409)
+    "/{id}", operation_id="delete_endpoint", summary="Delete an endpoint", status_code=204, responses=problems(404, 409)
 )
 def delete(id: Id, use: Use, _: Admin) -> None:  # noqa: A002
-    """With its password. Refused while jobs use it that have not ended, or whose source is not as it was found."""
+    """With its password. Refused while a job uses it that has not ended, or that still has changes at its source to
+    undo."""
     use.endpoints.delete(_key(id))
 
 
@@ -154,7 +160,7 @@ def delete(id: Id, use: Use, _: Admin) -> None:  # noqa: A002
 )
 async def test(id: Id, use: Use, _: Operator) -> ServerView:  # noqa: A002
     """What the server says of itself; 502 says what does not work."""
-    about = await _dial(use.endpoints.test, _key(id))
+    about = await _dial(use.endpoints.probe, _key(id))
     return ServerView(
         name=about.name,
         full_name=about.full_name,

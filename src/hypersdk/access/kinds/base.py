@@ -1,0 +1,72 @@
+"""What a kind of endpoint is: how its address is checked, whether its server is trusted, and what that server says of
+itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from hypersdk.errors import ConnectError, register
+from hypersdk.net.certificate import CERTIFICATE_UNKNOWN
+from hypersdk.secret import Secret
+
+ENDPOINT_INVALID = register(
+    "endpoint_invalid", "The endpoint definition is invalid.", "The message names the field and what it takes."
+)
+
+
+class CertificateNotTrusted(ConnectError):  # noqa: N818 - these read as what happened
+    """This machine does not trust the certificate; ``sha256`` among the fields is its fingerprint, to be compared and
+    sent back as ``thumbprint``."""
+
+    default_code = CERTIFICATE_UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointLogin:
+    """What a connection needs. ``thumbprint`` pins the certificate; ``insecure`` trusts any."""
+
+    url: str
+    username: str = ""
+    password: Secret | None = None
+    thumbprint: str | None = None
+    insecure: bool = False
+    datacenter: str | None = None
+
+
+class ServerFacts(Protocol):
+    """What a server says of itself. ``instance_uuid`` is None where it has none."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def full_name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def build(self) -> str: ...
+    @property
+    def api_version(self) -> str: ...
+    @property
+    def api_type(self) -> str: ...
+    @property
+    def instance_uuid(self) -> str | None: ...
+
+
+class EndpointKind(Protocol):
+    """One kind. Stateless; each call may block as long as a connection does."""
+
+    @property
+    def name(self) -> str:
+        """As it is stored and shown."""
+
+    def normalize(self, login: EndpointLogin) -> EndpointLogin:
+        """The login in the form in which it is stored: no credentials in the URL, one spelling for each value. Nothing
+        is connected to. Raises UsageError."""
+
+    def check_trust(self, login: EndpointLogin) -> None:
+        """Connects without logging in. Raises CertificateNotTrusted where the certificate must be pinned, ConnectError
+        where it is not the pinned one or nothing answers."""
+
+    def probe(self, login: EndpointLogin) -> ServerFacts:
+        """Logs in and out again. Raises ConnectError, AccessError, UsageError."""
