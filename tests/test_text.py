@@ -17,7 +17,10 @@ from hypersdk.text import clean, file_name, shell_word
 
 EVERYTHING = [chr(code) for code in range(0x110000)]
 UNSAFE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-NAMED = "\x00\x1b\x7f\x85\x9b\xad\u061c\u115f\u180e\u200b\u200d\u200e\u202e\u2028\u2029\u2066\u3164\ufe0f\ufeff\ufff9\U000e0041\U000e0100\ud800\ue000"
+NAMED = (
+    "\x00\x1b\x7f\x85\x9b\xad\u061c\u115f\u180e\u200b\u200d\u200e\u202e\u2028\u2029"
+    "\u2066\u3164\ufe0f\ufeff\ufff9\U000e0041\U000e0100\ud800\ue000"
+)
 """One of each kind, and those that were seen to forge or hide."""
 
 

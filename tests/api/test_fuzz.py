@@ -27,7 +27,8 @@ DIALS = r"^/api/v1/endpoints(/\{id\}/test)?$"
 
 
 def _schemathesis(program: Program, folder: Path, *more: str, seconds: int) -> None:
-    # One worker: in CPython 3.11, two threads that parse Python at a time, as hypothesis does, can end in a SystemError (python/cpython#106905).
+    # One worker: in CPython 3.11, two threads that parse Python at a time, as hypothesis does, can end in a SystemError
+    # (python/cpython#106905).
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         "--no-color",

@@ -399,8 +399,9 @@ from pathlib import Path
 from hypersdk.api.process import run_api
 from hypersdk.jobs.settings import load_settings
 
-settings = load_settings(os.environ, None, {"addr": "127.0.0.1:0", "state_dir": Path(sys.argv[1]), "export_roots": [sys.argv[1]],
-    "tls_cert": Path(sys.argv[2]), "tls_key": Path(sys.argv[2])})
+folder, tls = map(Path, sys.argv[1:])
+overrides = {"state_dir": folder, "export_roots": [str(folder)], "tls_cert": tls, "tls_key": tls}
+settings = load_settings(os.environ, None, {"addr": "127.0.0.1:0", **overrides})
 run_api(settings, os.environ, lambda server: print(server.url, flush=True))
 print("ended", flush=True)
 """

@@ -16,7 +16,8 @@ from tests.support.cli.shell import Shell, small
 from tests.support.simulator import SimulatorFactory
 
 SAMPLES = (
-    "\n\t\x85\x9b\x9d\xad\u034f\u0378\u061c\u115f\u180e\u200b\u200d\u200e\u202e\u2028\u2029\u2060\u2066\u2069\u3164\ue000\ufe0f\ufeff\ufff9"
+    "\n\t\x85\x9b\x9d\xad\u034f\u0378\u061c\u115f\u180e\u200b\u200d\u200e\u202e\u2028\u2029"
+    "\u2060\u2066\u2069\u3164\ue000\ufe0f\ufeff\ufff9"
     "\U000e0041\U000e0100"
 )
 """One of each category that XML can carry, and those that were seen to forge or hide."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypersdk.migration.resumption import resumption_of
 from hypersdk.migration.runfile import DiskRecord, FolderRuns, RunRecord
 from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, Resume
 from hypersdk.migration.verify import verify_directory
+from hypersdk.model import ExportProgress
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.receipt import Receipt
@@ -29,9 +31,9 @@ def interrupted(engine: Engine, folder: Path, at_bytes: int, **spec: object) -> 
     cancel = CancelToken()
 
     class Watching(list):  # type: ignore[type-arg]
-        def extend(self, seen: object) -> None:
-            super().extend(seen)  # type: ignore[arg-type]
-            if any(disk.guest_bytes > at_bytes for machine in seen for disk in machine.disks):  # type: ignore[attr-defined]
+        def extend(self, seen: Iterable[ExportProgress]) -> None:
+            super().extend(seen)
+            if any(disk.guest_bytes > at_bytes for machine in seen for disk in machine.disks):
                 cancel.cancel("interrupted")
 
     kept, engine.seen = engine.seen, Watching()

@@ -206,7 +206,8 @@ class Damage:
         at = min(size, BLOCK) + max(0, size - BLOCK) * self.start // MILLION
         if self.end is None:
             file.truncate(at)
-            # A page that is cut keeps no trace of it once the file has its length again: whoever does that is beyond our help.
+            # A page that is cut keeps no trace of it once the file has its length again: whoever does that is
+            # beyond our help.
             if self.longer:
                 file.truncate(at // PAGE * PAGE)
                 file.truncate(size)

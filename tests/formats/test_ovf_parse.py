@@ -24,14 +24,18 @@ NAMESPACES = (
 )
 FILE = '<File ovf:href="a.vmdk" ovf:id="f1" ovf:size="77"/>'
 DISK = '<Disk ovf:capacity="8" ovf:capacityAllocationUnits="byte * 2^30" ovf:diskId="d1" ovf:fileRef="f1"/>'
-CONTROLLER = "<Item><rasd:Address>0</rasd:Address><rasd:InstanceID>3</rasd:InstanceID><rasd:ResourceType>6</rasd:ResourceType></Item>"
+CONTROLLER = (
+    "<Item><rasd:Address>0</rasd:Address><rasd:InstanceID>3</rasd:InstanceID>"
+    "<rasd:ResourceType>6</rasd:ResourceType></Item>"
+)
 
 
 def disk_item(
     disk: str = "d1", unit: str = "0", parent: str = "3", name: str = "Hard disk 1", attributes: str = ""
 ) -> str:
     return (
-        f"<Item{attributes}><rasd:AddressOnParent>{unit}</rasd:AddressOnParent><rasd:ElementName>{name}</rasd:ElementName>"
+        f"<Item{attributes}><rasd:AddressOnParent>{unit}</rasd:AddressOnParent>"
+        f"<rasd:ElementName>{name}</rasd:ElementName>"
         f"<rasd:HostResource>ovf:/disk/{disk}</rasd:HostResource><rasd:InstanceID>9</rasd:InstanceID>"
         f"<rasd:Parent>{parent}</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>"
     )
@@ -130,7 +134,10 @@ def test_only_the_default_configuration_counts() -> None:
         '<DeploymentOptionSection><Configuration ovf:id="small"/><Configuration ovf:id="large"'
         ' ovf:default="true"/></DeploymentOptionSection>'
     )
-    memory = "<Item{}><rasd:InstanceID>2</rasd:InstanceID><rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>{}</rasd:VirtualQuantity></Item>"
+    memory = (
+        "<Item{}><rasd:InstanceID>2</rasd:InstanceID><rasd:ResourceType>4</rasd:ResourceType>"
+        "<rasd:VirtualQuantity>{}</rasd:VirtualQuantity></Item>"
+    )
     items = (
         memory.format(' ovf:configuration="small"', 1024)
         + memory.format(' ovf:configuration="large"', 8192)
@@ -417,18 +424,27 @@ def test_the_older_spelling_of_instance_numbers_in_ovf_1() -> None:
 def test_ovf_0_9(root: str, *, unqualified: bool) -> None:
     """As VMware Workstation and Studio, and VirtualBox, wrote it: every section is a ``Section`` of some type."""
     own = "" if unqualified else f'xmlns="{root}"'
-    data = f"""<ovf:Envelope {own} xmlns:ovf="{root}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" ovf:version="0.9"
- xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData" xmlns:vssd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData">
+    data = f"""<ovf:Envelope {own} xmlns:ovf="{root}" ovf:version="0.9"
+ xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
+ xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
+ xmlns:vssd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData">
 <References><File ovf:href="a.vmdk" ovf:id="f1"/></References>
-<Section xsi:type="ovf:DiskSection_Type"><Info/><Disk ovf:capacity="8" ovf:capacityAllocationUnits="GigaBytes" ovf:diskId="d1" ovf:fileRef="f1"/></Section>
+<Section xsi:type="ovf:DiskSection_Type"><Info/>
+ <Disk ovf:capacity="8" ovf:capacityAllocationUnits="GigaBytes" ovf:diskId="d1" ovf:fileRef="f1"/></Section>
 <Section xsi:type="NetworkSection_Type"><Info/><Network ovf:name="lan"/></Section>
 <Content ovf:id="old" xsi:type="ovf:VirtualSystem_Type"><Info/>
  <Section ovf:id="29" xsi:type="ovf:OperatingSystemSection_Type"><Info/><Description>Some OS</Description></Section>
- <Section xsi:type="ovf:VirtualHardwareSection_Type"><Info/><System><vssd:InstanceId>0</vssd:InstanceId><vssd:VirtualSystemType>vmx-6</vssd:VirtualSystemType></System>
-  <Item><rasd:Caption>739 MB</rasd:Caption><rasd:InstanceId>2</rasd:InstanceId><rasd:ResourceType>4</rasd:ResourceType><rasd:AllocationUnits>MegaBytes</rasd:AllocationUnits><rasd:VirtualQuantity>739</rasd:VirtualQuantity></Item>
-  <Item><rasd:Caption>ide</rasd:Caption><rasd:InstanceId>3</rasd:InstanceId><rasd:ResourceType>5</rasd:ResourceType><rasd:ResourceSubType>PIIX4</rasd:ResourceSubType><rasd:BusNumber>1</rasd:BusNumber></Item>
-  <Item><rasd:Caption>disk1</rasd:Caption><rasd:InstanceId>8</rasd:InstanceId><rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>/disk/d1</rasd:HostResource><rasd:Parent>3</rasd:Parent><rasd:AddressOnParent>1</rasd:AddressOnParent></Item>
- </Section></Content></ovf:Envelope>"""  # noqa: E501
+ <Section xsi:type="ovf:VirtualHardwareSection_Type"><Info/>
+  <System><vssd:InstanceId>0</vssd:InstanceId><vssd:VirtualSystemType>vmx-6</vssd:VirtualSystemType></System>
+  <Item><rasd:Caption>739 MB</rasd:Caption><rasd:InstanceId>2</rasd:InstanceId>
+   <rasd:ResourceType>4</rasd:ResourceType><rasd:AllocationUnits>MegaBytes</rasd:AllocationUnits>
+   <rasd:VirtualQuantity>739</rasd:VirtualQuantity></Item>
+  <Item><rasd:Caption>ide</rasd:Caption><rasd:InstanceId>3</rasd:InstanceId><rasd:ResourceType>5</rasd:ResourceType>
+   <rasd:ResourceSubType>PIIX4</rasd:ResourceSubType><rasd:BusNumber>1</rasd:BusNumber></Item>
+  <Item><rasd:Caption>disk1</rasd:Caption><rasd:InstanceId>8</rasd:InstanceId>
+   <rasd:ResourceType>17</rasd:ResourceType><rasd:HostResource>/disk/d1</rasd:HostResource>
+   <rasd:Parent>3</rasd:Parent><rasd:AddressOnParent>1</rasd:AddressOnParent></Item>
+ </Section></Content></ovf:Envelope>"""
     found = parse_ovf(data.encode())
     disk, system = found.disks[0], found.system
     assert (disk.id, disk.capacity_bytes, disk.bus, disk.bus_number, disk.unit_number, disk.label) == (

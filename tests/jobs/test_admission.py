@@ -30,7 +30,8 @@ def submit(store: JobStore, name: str, **more: object) -> str:
 
 
 def admission(store: JobStore, worker: str = "w1", roots: tuple[str, ...] = ROOTS, **limits: int) -> Admission:
-    return Admission(store.database, DaemonSettings(**limits), worker, roots)  # type: ignore[arg-type] # whole numbers, all of them
+    settings = DaemonSettings(**limits)  # type: ignore[arg-type] # whole numbers, all of them
+    return Admission(store.database, settings, worker, roots)
 
 
 def take(store: JobStore, by: Admission) -> list[str]:

@@ -57,6 +57,12 @@ def run(*command: object) -> str:
     return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
 
 
+def member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None
+    return file.read()
+
+
 def assert_same(image: Path, image_format: str, raw: Path) -> None:
     requires("qemu-img")
     run("qemu-img", "compare", "-f", image_format, "-F", "raw", image, raw)
@@ -116,9 +122,9 @@ def test_an_ovf_goes_through_ova_and_back(raw: Path, tmp_path: Path) -> None:
     ova = tmp_path / "ova" / "web-01.ova"
     with tarfile.open(ova) as archive:
         assert archive.getnames() == ["web-01.ovf", "web-01-disk1.vmdk", "web-01.mf"]
-        sums = dict(line.split("= ") for line in archive.extractfile("web-01.mf").read().decode().splitlines())  # type: ignore[union-attr]
+        sums = dict(line.split("= ") for line in member(archive, "web-01.mf").decode().splitlines())
         for name in ("web-01.ovf", "web-01-disk1.vmdk"):
-            assert sums[f"SHA256({name})"] == hashlib.sha256(archive.extractfile(name).read()).hexdigest()  # type: ignore[union-attr]
+            assert sums[f"SHA256({name})"] == hashlib.sha256(member(archive, name)).hexdigest()
     convert(ova, tmp_path / "ovf", OutputFormat.OVF, state)
     assert sorted(path.name for path in (tmp_path / "ovf").iterdir()) == [
         "artifact-manifest.json",
@@ -215,14 +221,21 @@ OVF = """<?xml version="1.0" encoding="UTF-8"?>
  <References><File ovf:id="file1" ovf:href="machine.vmdk" ovf:size="{size}"/></References>
  <DiskSection><Info>disks</Info><Disk ovf:diskId="vmdisk1" ovf:fileRef="file1" ovf:capacity="{capacity}"
   ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/></DiskSection>
- <NetworkSection><Info>networks</Info><Network ovf:name="VM Network"><Description>lan</Description></Network></NetworkSection>
+ <NetworkSection><Info>networks</Info><Network ovf:name="VM Network">
+  <Description>lan</Description></Network></NetworkSection>
  <VirtualSystem ovf:id="web-01"><Info>a machine</Info><Name>web-01</Name>
   <OperatingSystemSection ovf:id="96"><Info>os</Info></OperatingSystemSection>
   <VirtualHardwareSection><Info>hardware</Info>
-   <Item><rasd:ElementName>2 CPUs</rasd:ElementName><rasd:InstanceID>1</rasd:InstanceID><rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
-   <Item><rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits><rasd:ElementName>1024 MB</rasd:ElementName><rasd:InstanceID>2</rasd:InstanceID><rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>1024</rasd:VirtualQuantity></Item>
-   <Item><rasd:Address>0</rasd:Address><rasd:ElementName>SCSI 0</rasd:ElementName><rasd:InstanceID>3</rasd:InstanceID><rasd:ResourceSubType>lsilogic</rasd:ResourceSubType><rasd:ResourceType>6</rasd:ResourceType></Item>
-   <Item><rasd:AddressOnParent>0</rasd:AddressOnParent><rasd:ElementName>Hard disk 1</rasd:ElementName><rasd:HostResource>ovf:/disk/vmdisk1</rasd:HostResource><rasd:InstanceID>4</rasd:InstanceID><rasd:Parent>3</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>
+   <Item><rasd:ElementName>2 CPUs</rasd:ElementName><rasd:InstanceID>1</rasd:InstanceID>
+    <rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
+   <Item><rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits><rasd:ElementName>1024 MB</rasd:ElementName>
+    <rasd:InstanceID>2</rasd:InstanceID><rasd:ResourceType>4</rasd:ResourceType>
+    <rasd:VirtualQuantity>1024</rasd:VirtualQuantity></Item>
+   <Item><rasd:Address>0</rasd:Address><rasd:ElementName>SCSI 0</rasd:ElementName><rasd:InstanceID>3</rasd:InstanceID>
+    <rasd:ResourceSubType>lsilogic</rasd:ResourceSubType><rasd:ResourceType>6</rasd:ResourceType></Item>
+   <Item><rasd:AddressOnParent>0</rasd:AddressOnParent><rasd:ElementName>Hard disk 1</rasd:ElementName>
+    <rasd:HostResource>ovf:/disk/vmdisk1</rasd:HostResource><rasd:InstanceID>4</rasd:InstanceID>
+    <rasd:Parent>3</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>
   </VirtualHardwareSection></VirtualSystem>
 </Envelope>
-"""  # noqa: E501
+"""

@@ -482,7 +482,8 @@ def test_a_disk_in_more_files_than_may_be_open(tmp_path: Path) -> None:
     path = tmp_path / "d.vmdk"
     path.write_text("# Disk DescriptorFile\nversion=1\n" + "".join(lines))
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + stored.MAX_OPEN + 60, allowed[1]))  # noqa: PTH208 - of this process
+    is_open = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (is_open + stored.MAX_OPEN + 60, allowed[1]))
     try:
         assert converted(path, tmp_path / "out")[0] == [GUESTS[0]]
         path.with_name("f400.vmdk").unlink()

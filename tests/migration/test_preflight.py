@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,8 @@ def test_all_reasons_are_told_at_once() -> None:
     machine = make_machine(has_vtpm=True, disks=(make_disk(shared=True),))
     with pytest.raises(Refused) as caught:
         raise_if_any(machine.name, list(machine_refusals(machine, spec(), machine.disks)))
-    assert [reason["code"] for reason in caught.value.fields["reasons"]] == ["vtpm_present", "shared_disk"]  # type: ignore[attr-defined]
+    reasons: Any = caught.value.fields["reasons"]
+    assert [reason["code"] for reason in reasons] == ["vtpm_present", "shared_disk"]
     assert "vtpm_present: " in caught.value.next_step
 
 

@@ -124,9 +124,18 @@ def test_other_releases_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [{"bytes_downloaded": "1"}, {"bytes_downloaded": True}, {"bytes_downloaded": None}, {"percent_complete": "x"},
-            {"note": 1}, {"disks": {}}, {"disks": [1]}, {"disks": [{"label": 3}]}],
-)  # fmt: skip
+    "raw",
+    [
+        {"bytes_downloaded": "1"},
+        {"bytes_downloaded": True},
+        {"bytes_downloaded": None},
+        {"percent_complete": "x"},
+        {"note": 1},
+        {"disks": {}},
+        {"disks": [1]},
+        {"disks": [{"label": 3}]},
+    ],
+)
 def test_values_of_another_type_are_refused(raw: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="has a value of another type"):
         read_job_object(raw)

@@ -81,7 +81,8 @@ def test_the_rpm_unpacks_and_its_programs_run(packages: Path, tmp_path: Path) ->
     archive = tmp_path / "archive"
     with archive.open("wb") as file:
         subprocess.run(["rpm2cpio", rpm], stdout=file, check=False)  # may end with 1 though all is there; cpio judges
-    # The names in the archive are absolute: without the last flag they would be written into the system of whoever runs the test.
+    # The names in the archive are absolute: without the last flag they would be written into the system of whoever runs
+    # the test.
     command = ["cpio", "--extract", "--make-directories", "--quiet", "--no-absolute-filenames"]
     with archive.open("rb") as file:
         done = subprocess.run(command, stdin=file, stderr=subprocess.PIPE, text=True, cwd=root, check=False)

@@ -52,7 +52,8 @@ def retrieve(server: Simulator, cookie: str, paths: tuple[str, ...], options: st
         f"<specSet><propSet><type>VirtualMachine</type>{sets}</propSet><objectSet><obj"
         f" type='ContainerView'>{moref}</obj><skip>true</skip>"
         "<selectSet"
-        " xsi:type='TraversalSpec'><type>ContainerView</type><path>view</path><skip>false</skip></selectSet></objectSet></specSet>"
+        " xsi:type='TraversalSpec'><type>ContainerView</type><path>view</path><skip>false</skip></selectSet>"
+        "</objectSet></specSet>"
         f"<options>{options}</options>"
     )
     got = soap(server, call("PropertyCollector", "propertyCollector", "RetrievePropertiesEx", spec), cookie)

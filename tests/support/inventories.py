@@ -7,6 +7,7 @@ import random
 from hypersdk.model import DiskSummary, MachineSummary, Power
 from hypersdk.units import GiB
 
+NAME_PARTS = (("prod", "dev"), ("eu", "us"), ("web", "db", "app"))
 GUESTS = ("Ubuntu Linux (64-bit)", "Microsoft Windows Server 2019 (64-bit)", "Debian GNU/Linux 12 (64-bit)")
 
 
@@ -46,9 +47,7 @@ def inventory(count: int) -> list[MachineSummary]:
     return [
         machine(
             number,
-            name=(
-                f"{dice.choice(('prod', 'dev'))}-{dice.choice(('eu', 'us'))}-{dice.choice(('web', 'db', 'app'))}-{number:05d}"
-            ),
+            name="-".join((*map(dice.choice, NAME_PARTS), f"{number:05d}")),
             guest=dice.choice(GUESTS),
             host=f"esx{number % 40:02d}.example.com",
             power=dice.choice((Power.ON, Power.OFF)),

@@ -26,13 +26,17 @@ _DESCRIPTOR: Final = """<?xml version="1.0" encoding="UTF-8"?>
  <VirtualSystem ovf:id="m"><Info>a machine</Info><Name>{name}</Name>
   <OperatingSystemSection ovf:id="96"><Info>os</Info></OperatingSystemSection>
   <VirtualHardwareSection><Info>hardware</Info>
-   <Item><rasd:ElementName>CPU</rasd:ElementName><rasd:InstanceID>1</rasd:InstanceID><rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
-   <Item><rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits><rasd:ElementName>RAM</rasd:ElementName><rasd:InstanceID>2</rasd:InstanceID><rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>512</rasd:VirtualQuantity></Item>
-   <Item><rasd:Address>0</rasd:Address><rasd:ElementName>SCSI</rasd:ElementName><rasd:InstanceID>3</rasd:InstanceID><rasd:ResourceSubType>lsilogic</rasd:ResourceSubType><rasd:ResourceType>6</rasd:ResourceType></Item>
+   <Item><rasd:ElementName>CPU</rasd:ElementName><rasd:InstanceID>1</rasd:InstanceID>
+    <rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
+   <Item><rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits><rasd:ElementName>RAM</rasd:ElementName>
+    <rasd:InstanceID>2</rasd:InstanceID><rasd:ResourceType>4</rasd:ResourceType>
+    <rasd:VirtualQuantity>512</rasd:VirtualQuantity></Item>
+   <Item><rasd:Address>0</rasd:Address><rasd:ElementName>SCSI</rasd:ElementName><rasd:InstanceID>3</rasd:InstanceID>
+    <rasd:ResourceSubType>lsilogic</rasd:ResourceSubType><rasd:ResourceType>6</rasd:ResourceType></Item>
    {items}
   </VirtualHardwareSection></VirtualSystem>
 </Envelope>
-"""  # noqa: E501
+"""
 
 
 def guest(seed: int, capacity: int = CAPACITY) -> bytes:
@@ -79,8 +83,9 @@ def descriptor(files: Mapping[str, int], *, name: str = "m", attributes: str = "
         items += (
             f"<Item><rasd:AddressOnParent>{number}</rasd:AddressOnParent><rasd:ElementName>Hard disk"
             f" {number + 1}</rasd:ElementName>"
-            f"<rasd:HostResource>ovf:/disk/d{number}</rasd:HostResource><rasd:InstanceID>{10 + number}</rasd:InstanceID>"
-            "<rasd:Parent>3</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>"
+            f"<rasd:HostResource>ovf:/disk/d{number}</rasd:HostResource>"
+            f"<rasd:InstanceID>{10 + number}</rasd:InstanceID><rasd:Parent>3</rasd:Parent>"
+            "<rasd:ResourceType>17</rasd:ResourceType></Item>"
         )
     return _DESCRIPTOR.format(files=references, disks=disks, items=items, name=name.replace("&", "&amp;")).encode()
 

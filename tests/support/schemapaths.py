@@ -17,7 +17,8 @@ from hypersdk.simulator.schema import managed_types
 NEWEST: Final = "vim.version.v8_0_3_0"
 """The version that the simulator speaks; what came later is not known."""
 
-HEAD: Final = '''"""All property names of the vSphere API (urn:vim25, 8.0.3), modelled or not: what a path may name. ``schema.in_wsdl``
+HEAD: Final = '''\
+"""All property names of the vSphere API (urn:vim25, 8.0.3), modelled or not: what a path may name. ``schema.in_wsdl``
 reads it.
 
 Made by ``python -m tests.support.schemapaths``; do not edit. A line is ``Type: name name=Type ...``. A managed type has

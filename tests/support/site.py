@@ -72,7 +72,8 @@ class Site:
 
     def __post_init__(self) -> None:
         self.environ = {
-            # Workers that may not keep compiled modules would compile all of them at each start, which takes longer than the tests.
+            # Workers that may not keep compiled modules would compile all of them at each start, which takes
+            # longer than the tests.
             **{
                 key: value
                 for key, value in os.environ.items()

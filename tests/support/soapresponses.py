@@ -21,8 +21,8 @@ CONTENT = (
 )
 LOGIN = (
     '<LoginResponse xmlns="urn:vim25"><returnval><key>k{}</key><userName>u</userName><fullName>u</fullName>'
-    "<loginTime>2026-01-01T00:00:00Z</loginTime><lastActiveTime>2026-01-01T00:00:00Z</lastActiveTime><locale>en</locale>"
-    "<messageLocale>en</messageLocale></returnval></LoginResponse>"
+    "<loginTime>2026-01-01T00:00:00Z</loginTime><lastActiveTime>2026-01-01T00:00:00Z</lastActiveTime>"
+    "<locale>en</locale><messageLocale>en</messageLocale></returnval></LoginResponse>"
 )
 LOGOUT = '<LogoutResponse xmlns="urn:vim25"/>'
 OBJECT = (

@@ -1,6 +1,10 @@
-"""Logging in to a test server."""
+"""Logging in to a test server, and what was asked of it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
@@ -18,3 +22,20 @@ def endpoint_of(server: Vcsim, **changes: str) -> Endpoint:
 def connect(server: Vcsim, **options: float) -> Session:
     """A session on a vcsim; to be closed by the caller."""
     return Session.connect(endpoint_of(server), cancel=CancelToken(), **options)
+
+
+@contextmanager
+def noted_calls(session: Session) -> Iterator[list[str]]:
+    """The names of the API's methods that the block calls, in their order."""
+    calls: list[str] = []
+    plain = session.stub.SerializeRequest
+
+    def noting(mo: Any, info: Any, args: Any) -> Any:
+        calls.append(info.wsdlName)
+        return plain(mo, info, args)
+
+    session.stub.SerializeRequest = noting
+    try:
+        yield calls
+    finally:
+        del session.stub.SerializeRequest

@@ -222,7 +222,8 @@ def test_only_the_last_unit_of_a_chain_is_the_delta() -> None:
              <file><key>1</key><name>[ds] a/a.vmdk</name><type>diskDescriptor</type><size>500</size></file>
              <file><key>2</key><name>[ds] a/a-flat.vmdk</name><type>diskExtent</type><size>1073741824</size></file>
              <file><key>3</key><name>[ds] a/a-000001.vmdk</name><type>diskDescriptor</type><size>300</size></file>
-             <file><key>4</key><name>[ds] a/a-000001-delta.vmdk</name><type>diskExtent</type><size>16777216</size></file>
+             <file><key>4</key><name>[ds] a/a-000001-delta.vmdk</name><type>diskExtent</type>
+              <size>16777216</size></file>
              <file><key>5</key><name>[ds] a/b-flat.vmdk</name><type>diskExtent</type><size>4096</size></file>
              <disk><key>2000</key><chain><fileKey>1</fileKey><fileKey>2</fileKey></chain>
                                   <chain><fileKey>3</fileKey><fileKey>4</fileKey></chain></disk>

@@ -41,7 +41,8 @@ resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
 for port in sys.argv[2:]:
     began, told = time.monotonic(), "it worked"
     try:
-        with Session.connect(Endpoint("127.0.0.1", int(port), "user", Secret("s3cret"), TlsPolicy(insecure=True)), cancel=CancelToken()) as session:
+        endpoint = Endpoint("127.0.0.1", int(port), "user", Secret("s3cret"), TlsPolicy(insecure=True))
+        with Session.connect(endpoint, cancel=CancelToken()) as session:
             list_machines(session, cancel=CancelToken())
     except HyperSDKError as error:
         told = error.code

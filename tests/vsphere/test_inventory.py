@@ -18,7 +18,7 @@ from hypersdk.vsphere.inventory import datacenter_path, find_machine, list_machi
 from hypersdk.vsphere.paths import encode_name
 from hypersdk.vsphere.session import Session
 from tests.support.peers import Vcsim, running_vcsim
-from tests.support.vsphere import connect
+from tests.support.vsphere import connect, noted_calls
 
 ODD_NAMES = ["a b", "50%25 off", "slash%2fed", "back%5cslash", "Größe 東京 🚀", "<&>\"'", "vm-1"]
 
@@ -87,20 +87,15 @@ def test_names_are_shown_decoded_and_paths_stay_unambiguous(machines: list[Machi
 
 
 def test_one_call_a_page_and_two_more(server: Vcsim, machines: list[MachineSummary], session: Session) -> None:
-    requests: list[str] = []
-    plain = session.stub.SerializeRequest
-    session.stub.SerializeRequest = lambda mo, info, args: requests.append(info.wsdlName) or plain(mo, info, args)  # type: ignore[method-assign]
     counts: list[int] = []
-    try:
+    with noted_calls(session) as calls:
         paged = list_machines(session, cancel=CancelToken(), on_count=counts.append, page_size=7)
-    finally:
-        del session.stub.SerializeRequest
     assert paged == machines
-    pages = [name for name in requests if "RetrievePropertiesEx" in name]
+    pages = [name for name in calls if "RetrievePropertiesEx" in name]
     assert pages[0] == "RetrievePropertiesEx"
     assert set(pages[1:]) == {"ContinueRetrievePropertiesEx"}
     assert len(pages) >= len(machines) / 7
-    assert len(requests) == len(pages) + 2
+    assert len(calls) == len(pages) + 2
     assert counts == sorted(counts)
     assert counts[-1] == len(machines)
     assert len(counts) > 2

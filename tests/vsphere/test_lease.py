@@ -61,8 +61,8 @@ def stream_capacity(source: Any) -> int:
 
 
 def test_each_disk_has_its_own_stream_whatever_its_controller(simulator: SimulatorFactory, log_in: LogIn) -> None:
-    kinds = ("pvscsi", "pvscsi", "nvme", "ahci", "ide", "ide")
-    disks = tuple(DiskSpec((number + 1) * MiB, controller=kind) for number, kind in enumerate(kinds))  # type: ignore[arg-type]
+    kinds: tuple[Any, ...] = ("pvscsi", "pvscsi", "nvme", "ahci", "ide", "ide")
+    disks = tuple(DiskSpec((number + 1) * MiB, controller=kind) for number, kind in enumerate(kinds))
     server = simulator(machines=(MachineSpec("web", disks, iso="[iso-library] tools/virtio-win.iso"),))
     session, book = log_in_to(log_in, server), Book()
     machine = read_machine(session, moref_of(server))

@@ -20,7 +20,7 @@ from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.machine import _snapshots, _used_by_disk, parse_time, read_datastores, read_machine, read_point
 from hypersdk.vsphere.session import Session
 from tests.support.peers import Vcsim, running_vcsim
-from tests.support.vsphere import connect
+from tests.support.vsphere import connect, noted_calls
 
 VM = "DC0_H0_VM0"
 
@@ -59,16 +59,11 @@ def known(server: Vcsim) -> dict[str, Any]:
 
 
 def test_one_call_tells_all(session: Session, moref: str) -> None:
-    requests: list[str] = []
-    plain = session.stub.SerializeRequest
-    session.stub.SerializeRequest = lambda mo, info, args: requests.append(info.wsdlName) or plain(mo, info, args)  # type: ignore[method-assign]
-    try:
+    with noted_calls(session) as calls:
         read_machine(session, moref)
         read_point(session, moref)
         read_datastores(session, moref)
-    finally:
-        del session.stub.SerializeRequest
-    assert requests == ["RetrievePropertiesEx"] * 3
+    assert calls == ["RetrievePropertiesEx"] * 3
 
 
 def test_the_summary_is_that_of_the_list(session: Session, moref: str) -> None:
@@ -189,8 +184,8 @@ def _disk_xml(backing: str, *, key: int = 2000, controller: int = 1000, unit: in
     return (
         f'<VirtualDevice xsi:type="VirtualDisk"><key>{key}</key><deviceInfo xsi:type="Description"><label>Hard disk'
         f" {key}</label>"
-        f"<summary>s</summary></deviceInfo>{backing}<controllerKey>{controller}</controllerKey><unitNumber>{unit}</unitNumber>"
-        f"<capacityInKB>1024</capacityInKB>{more}</VirtualDevice>"
+        f"<summary>s</summary></deviceInfo>{backing}<controllerKey>{controller}</controllerKey>"
+        f"<unitNumber>{unit}</unitNumber><capacityInKB>1024</capacityInKB>{more}</VirtualDevice>"
     )
 
 
@@ -354,10 +349,13 @@ def test_a_vtpm_is_seen_and_a_drive_without_image_has_none() -> None:
 
 def test_used_bytes_are_those_of_the_whole_chain_each_file_once() -> None:
     layout = _xml(
-        "<file><key>1</key><type>diskDescriptor</type><size>500</size></file><file><key>2</key><type>diskExtent</type><size>1000000</size></file>"
-        "<file><key>3</key><type>diskExtent</type><size>30</size></file><file><key>4</key><type>log</type><size>9</size></file>"
+        "<file><key>1</key><type>diskDescriptor</type><size>500</size></file>"
+        "<file><key>2</key><type>diskExtent</type><size>1000000</size></file>"
+        "<file><key>3</key><type>diskExtent</type><size>30</size></file>"
+        "<file><key>4</key><type>log</type><size>9</size></file>"
         "<file><key>5</key><type>diskExtent</type><size>7</size></file>"
-        "<disk><key>2000</key><chain><fileKey>1</fileKey><fileKey>2</fileKey></chain><chain><fileKey>3</fileKey><fileKey>2</fileKey></chain></disk>"
+        "<disk><key>2000</key><chain><fileKey>1</fileKey><fileKey>2</fileKey></chain>"
+        "<chain><fileKey>3</fileKey><fileKey>2</fileKey></chain></disk>"
         "<disk><key>2001</key><chain><fileKey>5</fileKey><fileKey>4</fileKey><fileKey>99</fileKey></chain></disk>"
     )
     assert _used_by_disk(layout) == {2000: 1000530, 2001: 7}

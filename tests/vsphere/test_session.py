@@ -220,10 +220,8 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
 
 
 def _versions(namespace: str, version: str) -> bytes:
-    return (
-        "<namespaces"
-        f' version="1.0"><namespace><name>{namespace}</name><version>{version}</version></namespace></namespaces>'.encode()
-    )
+    space = f"<namespace><name>{namespace}</name><version>{version}</version></namespace>"
+    return f'<namespaces version="1.0">{space}</namespaces>'.encode()
 
 
 BOMB = b'<!DOCTYPE n [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><namespaces>&b;</namespaces>'

@@ -14,7 +14,10 @@ from hypersdk.text import is_plain
 from tests.support.apiserver import Api
 from tests.support.cli.hyperctl import Hyperctl, hyperctl_of
 
-SAMPLES = "\x85\x9b\xad\u034f\u061c\u115f\u180e\u200b\u200d\u202e\u2028\u2029\u2066\u3164\ue000\ufe0f\ufeff\ufff9\U000e0041\U000e0100"
+SAMPLES = (
+    "\x85\x9b\xad\u034f\u061c\u115f\u180e\u200b\u200d\u202e\u2028\u2029"
+    "\u2066\u3164\ue000\ufe0f\ufeff\ufff9\U000e0041\U000e0100"
+)
 NAME = f"job {SAMPLES} x"
 
 

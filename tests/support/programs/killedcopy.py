@@ -1,4 +1,6 @@
-"""A copy in a process of its own, to be killed: ``python -m tests.support.programs.killedcopy FOLDER SOURCE FORMAT RATE``.
+"""A copy in a process of its own, to be killed.
+
+``python -m tests.support.programs.killedcopy FOLDER SOURCE FORMAT RATE``
 
 Resumes what lies in FOLDER, prints ``begun`` when data flows and the content digest at the end, and notes each range it
 reads in ``reads``.
