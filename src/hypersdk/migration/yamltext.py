@@ -1,11 +1,11 @@
-"""YAML as strangers write it: one document without tags, bounded in depth and in size, read in one pass.
+"""Untrusted YAML: one document without tags and aliases, bounded in depth and in size, read in one pass.
 
 ::
 
     text ──libyaml──> events ──YamlReader──> the document, or BadYaml at the event that goes too far
 
-Nothing is composed or constructed by PyYAML but single values: what is refused is refused before there is much of it.
-Aliases count for all that they stand for: ten lines of them can stand for billions of values.
+PyYAML composes and constructs nothing but single values: what is refused is refused before there is much of it. Aliases
+are refused because ten lines of them can stand for billions of values, and no job file needs them.
 """
 
 from __future__ import annotations
@@ -23,53 +23,40 @@ except ImportError:  # PyYAML built without libyaml: same results, slower
     from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
 MAX_DEPTH: Final = 16
-MAX_ALIASES: Final = 1000
 MAX_VALUES: Final = 500_000
-"""Names, values, lists and mappings, all aliases followed: 10,000 jobs of 25 fields."""
+"""Names, values, lists and mappings: 10,000 jobs of 25 fields."""
 MAX_NUMBER: Final = 4300
 """Characters of one number or date; as many digits as Python reads by itself."""
 
-_ONE: Final = threading.Lock()
+_LOCK: Final = threading.Lock()
 """Only one text is read at a time: it takes a second and some hundred megabytes at worst, and threads would gain
 nothing."""
 _TEXT: Final = "tag:yaml.org,2002:str"
-_MERGE: Final = "<<"
+_SPECIAL_NAMES: Final = ("<<", "=")
+"""What YAML 1.1 gives a meaning as the name of a field; here they are names like others."""
 _TAG_NAMES: Final = re.compile(r"(?:\A|[\n\r\x85\u2028\u2029\ufeff])%TAG")
 
 
 class BadYaml(ValueError):  # noqa: N818 - reads as what happened
-    """The text is no YAML that is read; the message shows no value of it."""
+    """The text is not YAML that is read; the message shows no value of it."""
 
 
-class _Mark:
-    """An object of its own, that no text can stand for."""
-
-
-_NOTHING: Final = _Mark()
-_TAKE_OVER: Final = _Mark()
+_NOTHING: Final = object()
+"""No text can stand for it."""
 
 
 @dataclass(slots=True)
 class _Open:
-    """A list or mapping that is being read. ``before`` values were counted when it began; so many levels of collections
-    lie in it."""
+    """A list or mapping that is being read."""
 
-    anchor: str | None
-    before: int
     items: list[object] | None
     fields: dict[Any, object] = field(default_factory=dict)
-    merged: list[dict[Any, object]] = field(default_factory=list)
     key: object = _NOTHING
-    levels: int = 0
 
-
-@dataclass(frozen=True, slots=True)
-class _Anchored:
-    """What an alias stands for."""
-
-    value: object
-    values: int
-    levels: int
+    @property
+    def at_name(self) -> bool:
+        """Whether the next value is the name of a field."""
+        return self.items is None and self.key is _NOTHING
 
 
 def read_yaml(text: str) -> object:
@@ -79,7 +66,7 @@ def read_yaml(text: str) -> object:
     """
     if _TAG_NAMES.search(text):  # libyaml compares each with all before, in front of the first event
         raise BadYaml("YAML tags are not read (%TAG)")
-    with _ONE:
+    with _LOCK:
         try:
             loader = _Loader(text)
             try:
@@ -103,10 +90,7 @@ class _YamlReader:
     def __init__(self, loader: Any) -> None:
         self._loader = loader
         self._open: list[_Open] = []
-        self._anchors: dict[str, _Anchored | None] = {}
-        """None while it is being read."""
         self._values = 0
-        self._aliases = 0
         self._root: object = _NOTHING
 
     def document(self) -> object:
@@ -114,97 +98,46 @@ class _YamlReader:
         next_event = self._loader.get_event
         while type(event := next_event()) is not yaml.StreamEndEvent:
             match event:
-                case yaml.ScalarEvent():
-                    self._begins(event)
-                    value = self._scalar(event)
-                    if event.anchor is not None:
-                        self._anchors[event.anchor] = _Anchored(value, 1, 0)
-                    self._put(value, event)
-                case yaml.CollectionStartEvent():
-                    self._begins(event)
-                    if len(self._open) == MAX_DEPTH:
-                        raise self._too_deep(event)
-                    items: list[object] | None = [] if isinstance(event, yaml.SequenceStartEvent) else None
-                    self._open.append(_Open(event.anchor, self._values - 1, items))
-                case yaml.CollectionEndEvent():
-                    self._ends(event)
                 case yaml.AliasEvent():
-                    self._alias(event)
+                    raise _no_aliases(event)
+                case yaml.ScalarEvent():
+                    self._check(event)
+                    self._put(self._scalar(event), event)
+                case yaml.CollectionStartEvent():
+                    self._check(event)
+                    if len(self._open) == MAX_DEPTH:
+                        raise BadYaml(f"the YAML nests deeper than {MAX_DEPTH} ({_line(event.start_mark)})")
+                    self._open.append(_Open([] if isinstance(event, yaml.SequenceStartEvent) else None))
+                case yaml.CollectionEndEvent():
+                    ended = self._open.pop()
+                    self._put(ended.fields if ended.items is None else ended.items, event)
                 case yaml.DocumentStartEvent() if self._root is not _NOTHING:
                     raise BadYaml(f"the YAML holds more than one document ({_line(event.start_mark)})")
         if self._root is _NOTHING:
             raise BadYaml("the job file is empty")
         return self._root
 
-    def _begins(self, event: Any) -> None:
-        """Counts a value that is written out."""
+    def _check(self, event: Any) -> None:
+        """Counts a value; refuses what is not read."""
         if event.tag is not None:
             raise BadYaml(f"YAML tags are not read ({_line(event.start_mark)})")
         if event.anchor is not None:
-            if event.anchor in self._anchors:
-                raise BadYaml(f"a YAML anchor is given twice ({_line(event.start_mark)})")
-            self._anchors[event.anchor] = None
-        self._count(1)
-
-    def _count(self, values: int) -> None:
-        self._values += values
+            raise _no_aliases(event)
+        self._values += 1
         if self._values > MAX_VALUES:
-            followed = ", its aliases followed" if self._aliases else ""
-            raise BadYaml(
-                f"the YAML holds more than {MAX_VALUES} values{followed}; write it as JSON, or as several files"
-            )
-
-    def _too_deep(self, event: Any) -> BadYaml:
-        return BadYaml(f"the YAML nests deeper than {MAX_DEPTH} ({_line(event.start_mark)})")
+            raise BadYaml(f"the YAML holds more than {MAX_VALUES} values; write it as JSON, or as several files")
 
     def _scalar(self, event: Any) -> object:
         if not event.implicit[0]:  # in quotes, or a block of text
             return event.value
         tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
-        if tag == _TEXT or (self._at_name and event.value in (_MERGE, "=")):
+        if tag == _TEXT or (self._open and self._open[-1].at_name and event.value in _SPECIAL_NAMES):
             return event.value
         if len(event.value) > MAX_NUMBER:  # some take longer than their length to be read
             raise BadYaml(f"a number in the YAML has thousands of digits ({_line(event.start_mark)})")
         constructors = self._loader.yaml_constructors
         node = yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark)
         return constructors.get(tag, constructors[None])(self._loader, node)
-
-    @property
-    def _at_name(self) -> bool:
-        """Whether the next value is the name of a field."""
-        return bool(self._open) and self._open[-1].items is None and self._open[-1].key is _NOTHING
-
-    def _alias(self, event: Any) -> None:
-        self._aliases += 1
-        if self._aliases > MAX_ALIASES:
-            raise BadYaml(f"the YAML has more than {MAX_ALIASES} aliases ({_line(event.start_mark)})")
-        if event.anchor not in self._anchors:
-            raise BadYaml(f"a YAML alias stands for nothing ({_line(event.start_mark)})")
-        found = self._anchors[event.anchor]
-        if found is None:
-            raise BadYaml(f"a YAML alias contains itself ({_line(event.start_mark)})")
-        self._count(found.values)
-        if len(self._open) + found.levels > MAX_DEPTH:
-            raise self._too_deep(event)
-        if self._open:
-            self._open[-1].levels = max(self._open[-1].levels, found.levels)
-        self._put(found.value, event)
-
-    def _ends(self, event: Any) -> None:
-        """The innermost list or mapping is whole."""
-        ended = self._open.pop()
-        value: object = ended.items
-        if ended.items is None:
-            value = ended.fields
-            if ended.merged:
-                value = {}
-                for fields in (*ended.merged, ended.fields):
-                    value.update(fields)
-        if ended.anchor is not None:
-            self._anchors[ended.anchor] = _Anchored(value, self._values - ended.before, ended.levels + 1)
-        if self._open:
-            self._open[-1].levels = max(self._open[-1].levels, ended.levels + 1)
-        self._put(value, event)
 
     def _put(self, value: object, event: Any) -> None:
         """Where the value belongs: it is the document, or the next item, name or value of what is open."""
@@ -214,32 +147,24 @@ class _YamlReader:
         into = self._open[-1]
         if into.items is not None:
             into.items.append(value)
-        elif into.key is _NOTHING:
-            into.key = self._name(value, into, event)
+        elif into.at_name:
+            into.key = _name(value, into, event)
         else:
-            if into.key is _TAKE_OVER:
-                into.merged = _taken_over(value, event)
-            else:
-                into.fields[into.key] = value
+            into.fields[into.key] = value
             into.key = _NOTHING
 
-    def _name(self, value: object, into: _Open, event: Any) -> object:
-        """``value`` as the name of a field. Raises BadYaml where there is such a field, or cannot be."""
-        if isinstance(value, dict | list):
-            raise BadYaml(f"the name of a field is a list or a mapping ({_line(event.start_mark)})")
-        merge = value == _MERGE and isinstance(event, yaml.ScalarEvent) and event.implicit[0]
-        if (merge and into.merged) or value in into.fields:
-            raise BadYaml(f"the field '{str(value)[:60]}' is given twice ({_line(event.start_mark)})")
-        return _TAKE_OVER if merge else value
+
+def _name(value: object, into: _Open, event: Any) -> object:
+    """``value`` as the name of a field. Raises BadYaml where there is such a field, or cannot be."""
+    if isinstance(value, dict | list):
+        raise BadYaml(f"the name of a field is a list or a mapping ({_line(event.start_mark)})")
+    if value in into.fields:
+        raise BadYaml(f"the field '{str(value)[:60]}' is given twice ({_line(event.start_mark)})")
+    return value
 
 
-def _taken_over(value: object, event: Any) -> list[dict[Any, object]]:
-    """The mappings behind ``<<``, the one that counts least first. One of no fields is kept: it was given."""
-    given = value[::-1] if isinstance(value, list) else [value]
-    found = [fields for fields in given if isinstance(fields, dict)]
-    if len(found) < len(given):
-        raise BadYaml(f"'{_MERGE}' takes over fields, and there are none ({_line(event.start_mark)})")
-    return found
+def _no_aliases(event: Any) -> BadYaml:
+    return BadYaml(f"YAML anchors and aliases are not read; write the value out ({_line(event.start_mark)})")
 
 
 def _line(mark: Any) -> str:
