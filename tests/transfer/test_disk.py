@@ -18,7 +18,7 @@ from hypersdk.model import Basis, Phase
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import content_digest_of
-from hypersdk.transfer.disk import transfer_disk
+from hypersdk.transfer.disk import CopyOptions, transfer_disk
 from hypersdk.transfer.files import open_output
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.progress import Meter
@@ -51,7 +51,12 @@ def copy(source: DiskSource, create: Create, path: Path, *, check: bool = True) 
     meter = Meter(source.label, path.name, source.capacity_bytes)
     with output(path) as file:
         return transfer_disk(
-            source, create(file, source.capacity_bytes), None, cancel=CancelToken(), meter=meter, check=check
+            source,
+            create(file, source.capacity_bytes),
+            None,
+            cancel=CancelToken(),
+            meter=meter,
+            options=CopyOptions(check=check),
         )
 
 

@@ -22,9 +22,10 @@ from hypersdk.model import Phase
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.budget import EXHAUSTED_CODE, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.disk import transfer_disk
+from hypersdk.transfer.disk import CopyOptions, transfer_disk
 from hypersdk.transfer.files import open_output
 from hypersdk.transfer.ledger import BlockLedger
+from hypersdk.transfer.policies import Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy
@@ -74,11 +75,25 @@ class Bench:
         finally:
             os.close(handle)
 
-    def copy(self, source: DiskSource, **options: object) -> Receipt:
+    def copy(
+        self,
+        source: DiskSource,
+        *,
+        retry: RetryPolicy = QUICK,
+        budget: StreamBudget | None = None,
+        **options: int,
+    ) -> Receipt:
         with self.opened() as (writer, ledger):
-            options = {"retry": QUICK, "cancel": self.cancel, "meter": self.meter, **options}
             try:
-                return transfer_disk(source, writer, ledger, **options)  # type: ignore[arg-type]
+                return transfer_disk(
+                    source,
+                    writer,
+                    ledger,
+                    cancel=self.cancel,
+                    meter=self.meter,
+                    policies=Policies(retry, budget=budget),
+                    options=CopyOptions(**options),  # type: ignore[arg-type]
+                )
             finally:
                 self.written = writer.times
 
@@ -431,7 +446,12 @@ def test_a_writer_that_wants_order_gets_it(tmp_path: Path, disk: Disk) -> None:
             writer = Ordered.create(FdFile(handle), disk.capacity)
             writer.offsets = []
             receipt = transfer_disk(
-                source, writer, None, cancel=CancelToken(), meter=Meter("d", "out.raw", disk.capacity), workers=4
+                source,
+                writer,
+                None,
+                cancel=CancelToken(),
+                meter=Meter("d", "out.raw", disk.capacity),
+                options=CopyOptions(workers=4),
             )
         finally:
             os.close(handle)

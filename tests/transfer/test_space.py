@@ -22,6 +22,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.disk import transfer_disk
 from hypersdk.transfer.files import open_output
 from hypersdk.transfer.ledger import BlockLedger
+from hypersdk.transfer.policies import Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.space import SpaceGate, SpaceLedger, SpaceWaitingFile
@@ -224,7 +225,7 @@ def copy_into(folder: Path, disk: Disk, meter: Meter, max_wait_s: float) -> Rece
             file = SpaceWaitingFile(FdFile(handle), gate, cancel, meter.waiting)
             writer = Qcow2Writer.create(file, disk.capacity)
             source = MemorySource(disk.stream, disk.capacity)
-            return transfer_disk(source, writer, ledger, cancel=cancel, meter=meter, space=gate)
+            return transfer_disk(source, writer, ledger, cancel=cancel, meter=meter, policies=Policies(space=gate))
     finally:
         os.close(handle)
 

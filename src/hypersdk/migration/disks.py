@@ -17,9 +17,10 @@ from hypersdk.migration.settings import RunResources
 from hypersdk.migration.spec import Compression, ExportSpec
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.disk import transfer_disk
+from hypersdk.transfer.disk import CopyOptions, transfer_disk
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.folder import OutputFolder
+from hypersdk.transfer.policies import Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy
@@ -113,11 +114,8 @@ class DiskSet:
                 disk.ledger,
                 cancel=cancel,
                 meter=meter,
-                check=self.spec.compress is not Compression.UNCHECKED,
-                retry=RetryPolicy(retries=self.spec.retries),
-                limit=self.shared.limit,
-                budget=self.shared.budget,
-                space=gate,
+                policies=Policies(RetryPolicy(self.spec.retries), self.shared.limit, self.shared.budget, gate),
+                options=CopyOptions(check=self.spec.compress is not Compression.UNCHECKED),
             )
             if receipt.blocks_damaged:
                 self.warn(_damaged(record.label, receipt.blocks_damaged))

@@ -82,16 +82,15 @@ _OF_THREAD: Final = threading.local()
 
 
 @contextmanager
-def writing() -> Iterator[None]:
-    """The calling thread waits for the image's file while the block runs. Not every second inside a writer is one of
-    its target's: some deflate.
-    """
+def doing(activity: Activity) -> Iterator[None]:
+    """What the calling thread does while the block runs, then what it did before. Nothing happens in a thread without a
+    timeline."""
     timeline: Timeline | None = getattr(_OF_THREAD, "timeline", None)
     if timeline is None:
         yield
         return
     before = timeline.doing
-    timeline.switch(Activity.WRITING)
+    timeline.switch(activity)
     try:
         yield
     finally:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from hypersdk.errors import Cancelled, TransientError
+from hypersdk.errors import Cancelled
 from hypersdk.formats.image import BLOCK
 from hypersdk.transfer.activity import Activity, Timeline
 from hypersdk.transfer.blockmap import BlockMap
-from hypersdk.transfer.budget import EXHAUSTED_CODE, StreamBudget
 from hypersdk.transfer.crew import SequenceGate, WorkerGroup
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import BlockLedger
-from hypersdk.transfer.limit import BandwidthLimit
-from hypersdk.transfer.progress import Meter, unseen
-from hypersdk.transfer.retry import Attempts, RetryPolicy
+from hypersdk.transfer.policies import Open, RangeReader
+from hypersdk.transfer.progress import Meter, Waiting, unseen
 from hypersdk.transfer.sink import Block, Sink
 from hypersdk.transfer.source import RangeSource
 from hypersdk.units import MiB
@@ -28,70 +27,63 @@ PIECE: Final = 4 * MiB
 
 @dataclass(frozen=True, slots=True)
 class RangeOptions:
-    """How ranges are fetched: ``streams`` at once, within ``budget`` and ``limit``; ``ordered`` stores them in rising
-    order."""
+    """How ranges are fetched: ``streams`` at once, each reading at most ``piece_bytes`` at a time; ``ordered`` stores
+    them in rising order."""
 
     streams: int
     ordered: bool
-    retry: RetryPolicy
-    limit: BandwidthLimit | None
-    budget: StreamBudget | None
+    piece_bytes: int
 
 
 class RangePass:
-    """Fetches what is missing. Made inside a crew's block, run once."""
+    """Fetches what is missing. Made inside a group's block, run once."""
 
     def __init__(
         self,
-        crew: WorkerGroup,
+        group: WorkerGroup,
         source: RangeSource,
+        opened: Callable[[Waiting], Open[RangeReader]],
         ledger: BlockLedger,
         sink: Sink,
         meter: Meter,
         options: RangeOptions,
-        retried: Callable[[], None],
     ) -> None:
-        self._crew = crew
+        """``opened`` has the policies around ``source``."""
+        self._group = group
         self._source = source
+        self._opened = opened
         self._ledger = ledger
         self._sink = sink
         self._meter = meter
-        self._options = options
-        self._retried = retried
-        self._turns: SequenceGate | None = crew.adopt(SequenceGate()) if options.ordered else None
+        self._streams = options.streams
+        self._piece_blocks = max(1, options.piece_bytes // BLOCK)
+        self._turns: SequenceGate | None = group.adopt(SequenceGate()) if options.ordered else None
         self._lock = threading.Lock()
         self._pieces: Iterator[tuple[int, range]] = iter(())
-        self._none_left = crew.token.child()
+        self._none_left = group.token.child()
 
     def run(self) -> None:
         """Returns when nothing is missing. Raises the first error of any thread."""
-        wanted = _blocks_of(self._source.extents(self._crew.token), self._ledger)
+        wanted = _blocks_of(self._source.extents(self._group.token), self._ledger)
         missing = sum(len(run) for run in _missing(wanted, self._ledger))
         self._meter.begin_ranges(wanted.count * BLOCK, (wanted.count - missing) * BLOCK)
-        self._pieces = enumerate(_cut(_missing(wanted, self._ledger), self._piece_blocks()))
-        for number in range(max(1, min(self._options.streams, missing))):
-            self._crew.start(f"range {number + 1}", self._fetcher(first=number == 0))
-        self._crew.wait()
+        self._pieces = enumerate(_cut(_missing(wanted, self._ledger), self._piece_blocks))
+        for number in range(max(1, min(self._streams, missing))):
+            # One of them shows that it waits for its slot: while others copy, the disk does not wait.
+            opened = self._opened(self._meter.waiting if number == 0 else unseen)
+            self._group.start(f"range {number + 1}", partial(self._fetch, opened))
+        self._group.wait()
         self._meter.complete_pass()
 
-    def _piece_blocks(self) -> int:
-        step = PIECE if self._options.limit is None else min(PIECE, self._options.limit.step_bytes)
-        return max(1, step // BLOCK)
-
-    def _fetcher(self, *, first: bool) -> Callable[[], None]:
-        return lambda: self._fetch(self._meter.waiting if first else unseen)
-
-    def _fetch(self, waiting: Callable[[str], AbstractContextManager[None]]) -> None:
-        buffer = memoryview(bytearray(self._piece_blocks() * BLOCK))
-        budget = self._options.budget
-        slot = budget.stream(self._source.host, self._none_left, waiting) if budget is not None else nullcontext()
+    def _fetch(self, opened: Open[RangeReader]) -> None:
+        buffer = memoryview(bytearray(self._piece_blocks * BLOCK))
         try:
-            with slot, self._meter.reader() as time:
+            with opened(self._none_left) as ranges, self._meter.reader() as time:
                 while (piece := self._next_piece()) is not None:
                     number, blocks = piece
-                    self._fetch_piece(number, blocks, buffer, time)
+                    self._fetch_piece(ranges, number, blocks, buffer, time)
         except Cancelled:
-            self._crew.token.check()  # else it waited for a slot until the others had done it all
+            self._group.token.check()  # else it waited for a slot until the others had done it all
 
     def _next_piece(self) -> tuple[int, range] | None:
         with self._lock:
@@ -100,37 +92,16 @@ class RangePass:
             self._none_left.cancel("no ranges are left")
         return piece
 
-    def _fetch_piece(self, number: int, blocks: range, buffer: memoryview, time: Timeline) -> None:
+    def _fetch_piece(self, ranges: RangeReader, number: int, blocks: range, buffer: memoryview, time: Timeline) -> None:
         offset = blocks.start * BLOCK
         view = buffer[: min(blocks.stop * BLOCK, self._source.capacity_bytes) - offset]
-        self._read(offset, view, time)
+        ranges.read(offset, view, self._group.token)
         time.switch(Activity.CPU)
         found = [_block(offset + at, view[at : at + BLOCK]) for at in range(0, len(view), BLOCK)]
         time.switch(Activity.IDLE)
         with nullcontext() if self._turns is None else self._turns.turn(number):
             self._sink.store(found, time)
         self._meter.add_decoded(len(view), None)
-
-    def _read(self, offset: int, view: memoryview, time: Timeline) -> None:
-        attempts = Attempts(self._options.retry)
-        while True:
-            time.switch(Activity.READING)
-            try:
-                self._source.read(offset, view, self._crew.token)
-                break
-            except TransientError as error:
-                wait_s = attempts.failed(error)
-                self._back_off(error)
-                self._crew.token.sleep(wait_s)
-        self._meter.add_wire(len(view))
-        if self._options.limit is not None:
-            time.switch(Activity.LIMITED)
-            self._options.limit.take(len(view), self._crew.token)
-
-    def _back_off(self, error: TransientError) -> None:
-        self._retried()
-        if error.code == EXHAUSTED_CODE and self._options.budget is not None:
-            self._options.budget.exhausted(self._source.host)
 
 
 def _block(offset: int, data: memoryview) -> Block:

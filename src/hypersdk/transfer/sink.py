@@ -23,8 +23,8 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import ZERO_BLOCK
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.ledger import UNHASHED, BlockLedger
+from hypersdk.transfer.policies import Record
 from hypersdk.transfer.progress import Meter
-from hypersdk.transfer.space import SpaceGate
 
 CONTENT_DIFFERS: Final = register(
     "content_differs",
@@ -84,19 +84,19 @@ class Sink:
         self,
         writer: ImageWriter,
         ledger: BlockLedger,
+        record: Record,
         meter: Meter,
-        tally: StoredCounts,
+        stored: StoredCounts,
         checkpoints: Checkpoints | None,
-        *,
-        space: SpaceGate | None,
         cancel: CancelToken,
     ) -> None:
+        """``record`` is the ledger's, with policies around it."""
         self._writer = writer
         self._ledger = ledger
+        self._record_blocks = record
         self._meter = meter
-        self._tally = tally
+        self._stored = stored
         self._checkpoints = checkpoints
-        self._space = space
         self._cancel = cancel
         self._doing = f"writing {meter.file_name}"
 
@@ -114,7 +114,7 @@ class Sink:
             written = self._write(data)
             time.switch(Activity.WRITING)
             self._record(new)
-        self._tally.add(len(data), len(new) - len(data))
+        self._stored.add(len(data), len(new) - len(data))
         self._meter.add_stored(sum(block.length for block in new), written)
         if self._checkpoints is not None:
             self._checkpoints.wrote(sum(block.length for block in data), self._cancel)
@@ -145,14 +145,7 @@ class Sink:
 
     def _record(self, blocks: Sequence[Block]) -> None:
         for run in _runs(blocks):
-            hashes = [block.digest for block in run]
-            if self._space is None:
-                self._ledger.record(run[0].index, hashes)
-            else:
-                self._space.retry_when_full(self._recording(run[0].index, hashes), self._cancel, self._meter.waiting)
-
-    def _recording(self, first: int, hashes: list[bytes]) -> Callable[[], None]:
-        return lambda: self._ledger.record(first, hashes)
+            self._record_blocks(run[0].index, [block.digest for block in run])
 
 
 def _runs(blocks: Sequence[Block]) -> Iterator[list[Block]]:

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from hypersdk.errors import NO_SPACE, TargetError
 from hypersdk.formats.image import BlockFile, Buffer
-from hypersdk.transfer.activity import writing
+from hypersdk.transfer.activity import Activity, doing
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import FULL, shown_path, target_error
 from hypersdk.transfer.progress import Waiting, unseen
@@ -214,12 +214,12 @@ class SpaceWaitingFile:
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
         """As the file; waits while it is full. A write that got half way is written again from its start."""
         self._guard()
-        with writing():
+        with doing(Activity.WRITING):
             self._gate.retry_when_full(lambda: self._file.pwrite(buffers, offset), self._cancel, self._waiting)
 
     def pread(self, length: int, offset: int) -> bytes:
         """As the file."""
-        with writing():
+        with doing(Activity.WRITING):
             return self._file.pread(length, offset)
 
     def size(self) -> int:
@@ -229,13 +229,13 @@ class SpaceWaitingFile:
     def truncate(self, size: int) -> None:
         """As the file; waits while it is full."""
         self._guard()
-        with writing():
+        with doing(Activity.WRITING):
             self._gate.retry_when_full(lambda: self._file.truncate(size), self._cancel, self._waiting)
 
     def discard(self, offset: int, length: int) -> None:
         """As the file; punching a hole can need room for the map of extents."""
         self._guard()
-        with writing():
+        with doing(Activity.WRITING):
             self._gate.retry_when_full(lambda: self._file.discard(offset, length), self._cancel, self._waiting)
 
     def data_runs(self, start: int) -> Iterator[range]:

@@ -20,11 +20,10 @@ from typing import Final
 
 from hypersdk.errors import TRUNCATED_STREAM, HyperSDKError, IntegrityError, TransientError
 from hypersdk.formats.vmdk.stream import Grain, GrainDecoder, inflate
-from hypersdk.transfer.activity import Activity, Timeline
+from hypersdk.transfer.activity import Activity
 from hypersdk.transfer.crew import Channel, SequenceGate, WorkerGroup
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import UNHASHED
-from hypersdk.transfer.limit import BandwidthLimit
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.sink import Block, Sink
 from hypersdk.transfer.source import ByteStream, StreamDigests
@@ -79,29 +78,28 @@ class PassOptions:
     check: bool
     ordered: bool
     workers: int
-    limit: BandwidthLimit | None
     clock: Callable[[], float]
 
 
 class StreamPass:
-    """Made inside a crew's block, run once."""
+    """Made inside a group's block, run once."""
 
     def __init__(
-        self, crew: WorkerGroup, stream: ByteStream, capacity: int, sink: Sink, meter: Meter, options: PassOptions
+        self, group: WorkerGroup, stream: ByteStream, capacity: int, sink: Sink, meter: Meter, options: PassOptions
     ) -> None:
-        self._crew = crew
+        self._group = group
         self._stream = stream
         self._sink = sink
         self._meter = meter
         self._options = options
         self._decoder = GrainDecoder(expected_capacity=capacity)
         self._hashers = [hashlib.new(name, usedforsecurity=False) for name in options.hashes]
-        self._free = crew.adopt(Channel[_Chunk](CHUNKS))
+        self._free = group.adopt(Channel[_Chunk](CHUNKS))
         for _ in range(CHUNKS):
             self._free.put(_Chunk(self._free, CHUNK))
-        self._to_hash = crew.adopt(Channel[tuple[_Chunk, memoryview]](CHUNKS))
-        self._batches = crew.adopt(Channel[_Batch](BATCHES))
-        self._turns: SequenceGate | None = crew.adopt(SequenceGate()) if options.ordered else None
+        self._to_hash = group.adopt(Channel[tuple[_Chunk, memoryview]](CHUNKS))
+        self._batches = group.adopt(Channel[_Batch](BATCHES))
+        self._turns: SequenceGate | None = group.adopt(SequenceGate()) if options.ordered else None
         self._batch_number = 0
         self._received = 0
         self._position: int | None = 0
@@ -112,12 +110,12 @@ class StreamPass:
         """Reads the stream to its end. Raises the first error of any thread; TransientError, or IntegrityError
         ``truncated_stream``, only after all that had come was stored.
         """
-        self._crew.start("read", self._read)
+        self._group.start("read", self._read)
         if self._hashers:
-            self._crew.start("hash", self._hash)
+            self._group.start("hash", self._hash)
         for number in range(self._options.workers):
-            self._crew.start(f"work {number + 1}", self._work)
-        self._crew.wait()
+            self._group.start(f"work {number + 1}", self._work)
+        self._group.wait()
         if self._broken is not None:
             raise self._broken
         self._meter.complete_pass()
@@ -132,7 +130,7 @@ class StreamPass:
                 time.switch(Activity.BACKLOG)
                 chunk = self._free.get()
                 assert chunk is not None
-                view = chunk.view[: self._fill(chunk.view, time)]
+                view = chunk.view[: self._fill(chunk.view)]
                 time.switch(Activity.CPU)
                 grains = self._decode(view)
                 time.switch(Activity.BACKLOG)
@@ -140,12 +138,12 @@ class StreamPass:
         self._to_hash.close()
         self._batches.close()
 
-    def _fill(self, view: memoryview, time: Timeline) -> int:
+    def _fill(self, view: memoryview) -> int:
         """Reads until the chunk is full, has lingered, or the stream ends. Returns how much of it is filled."""
         filled = 0
         waiting_since = self._options.clock()
         while filled < len(view) and self._options.clock() - waiting_since < LINGER_S:
-            count = self._receive(view[filled:], time)
+            count = self._receive(view[filled:])
             if not count:
                 self._ended = True
                 break
@@ -154,20 +152,14 @@ class StreamPass:
             filled += count
         return filled
 
-    def _receive(self, view: memoryview, time: Timeline) -> int:
-        self._crew.token.check()
-        limit = self._options.limit
-        time.switch(Activity.READING)
+    def _receive(self, view: memoryview) -> int:
+        self._group.token.check()
         try:
-            count = self._stream.readinto(view if limit is None else view[: limit.step_bytes])
+            count = self._stream.readinto(view)
         except TransientError as error:
             self._broken = error
             return 0
-        self._meter.add_wire(count)
         self._received += count
-        if limit is not None and count:
-            time.switch(Activity.LIMITED)
-            limit.take(count, self._crew.token)
         return count
 
     def _decode(self, view: memoryview) -> list[Grain]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.cli.main import main
-from hypersdk.transfer.disk import transfer_disk
+from hypersdk.transfer.disk import CopyOptions
 
 BY_PATH: Final = ("replace", "rename", "unlink")
 BY_DESCRIPTOR: Final = ("ftruncate", "pwrite", "pwritev", "fdatasync", "fsync")
@@ -91,8 +91,9 @@ def _half(data: Any) -> Any:
 
 def run(order: dict[str, Any]) -> int:
     """One export, in this process."""
-    assert transfer_disk.__kwdefaults__ is not None
-    transfer_disk.__kwdefaults__["checkpoint_bytes"] = CHECKPOINT_BYTES
+    defaults = CopyOptions.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["checkpoint_bytes"] = CHECKPOINT_BYTES
     Death(Path(order["folder"]), Path(order["log"]), order["at"], torn=order["torn"]).everywhere()
     with open(os.devnull, "w+") as null:
         return main(["export", *order["arguments"]], null, sys.stderr, null, os.environ)
