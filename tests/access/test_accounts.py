@@ -248,7 +248,7 @@ def test_used_at_is_written_once_a_minute(access: Access, database: Database) ->
     access.by_token(text)
     assert access.tokens.get(token.id).used_at == first
     with database.write() as connection:
-        connection.execute(sa.update(api_tokens).values(used_at=first - 3600))
+        connection.execute(sa.update(api_tokens).values(used_at=first.timestamp() - 3600))
     access.by_token(text)
     assert access.tokens.get(token.id).used_at >= first
 

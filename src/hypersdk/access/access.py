@@ -16,9 +16,10 @@ from hypersdk.access.files import write_private
 from hypersdk.access.lockout import Lockout
 from hypersdk.access.logins import NewLogin, Sessions
 from hypersdk.access.passwords import check_password, hash_password, outdated
+from hypersdk.access.records import User
 from hypersdk.access.roles import METRICS, Role
 from hypersdk.access.tokens import Tokens, insert_token
-from hypersdk.access.users import User, Users, insert_user
+from hypersdk.access.users import Users, insert_user
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.tables import users

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from hypersdk.access.records import AUDIT, AuditEntry
 from hypersdk.errors import UsageError
 from hypersdk.state.database import Database
 from hypersdk.state.pages import EVERYTHING, LIST_QUERY, ListConditions, Listing, PageRequest, PageResult
@@ -19,29 +19,8 @@ from hypersdk.text import clean
 MAX_ROWS: Final = 200_000
 """Oldest are dropped beyond; some 60 MB."""
 PRUNE_EVERY: Final = 1000
-NEWEST: Final = PageRequest("-number", limit=100)
-AUDIT_LIST: Final = Listing(
-    "entries",
-    {name: audit.c[name] for name in ("number", "at", "actor", "address", "action", "object", "outcome")}
-    | {"detail": sa.cast(audit.c.detail, sa.Text)},
-    key="number",
-    facets=("action", "outcome"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """One line of the trail. ``at`` in seconds since 1970; ``outcome`` is ``ok``, ``partial`` where some of many
-    failed, or the code or status of the refusal."""
-
-    number: int
-    at: float
-    actor: str
-    address: str
-    action: str
-    object: str
-    outcome: str
-    detail: Mapping[str, Any]
+NEWEST: Final = PageRequest(AUDIT.sort, limit=100)
+AUDIT_LIST: Final = Listing(AUDIT, audit)
 
 
 class Audit:
@@ -89,14 +68,7 @@ class Audit:
             raise UsageError(f"a cursor goes with sort={NEWEST.sort}", code=LIST_QUERY)
         beyond = None if before is None else audit.c.number < before
         with self._database.read() as connection:
-            return AUDIT_LIST.page(
-                connection,
-                sa.select(audit),
-                AUDIT_LIST.conditions(where),
-                part,
-                lambda row: AuditEntry(**row._mapping),
-                beyond=beyond,
-            )
+            return AUDIT_LIST.page(connection, AUDIT_LIST.select(), AUDIT_LIST.conditions(where), part, beyond=beyond)
 
     def prune(self, max_rows: int = MAX_ROWS) -> int:
         """Drops the oldest beyond ``max_rows``; how many."""

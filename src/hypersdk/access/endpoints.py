@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from hypersdk.access.faults import known_form, looks_like_id
 from hypersdk.access.kinds import kind_of
 from hypersdk.access.kinds.base import ENDPOINT_INVALID, EndpointKind, EndpointLogin, ServerFacts
 from hypersdk.access.kinds.vsphere import VSPHERE
+from hypersdk.access.records import ENDPOINTS, EndpointInfo
 from hypersdk.access.references import check_reference
 from hypersdk.access.vault import Vault
 from hypersdk.errors import LookupFailed, UsageError, register
@@ -35,27 +35,9 @@ ENDPOINT_USED: Final = register(
 )
 MAX_ENDPOINTS: Final = 1000
 ENDPOINT_LIST: Final = Listing(
-    "endpoints",
-    {
-        name: endpoints.c[name]
-        for name in (
-            "id",
-            "name",
-            "kind",
-            "url",
-            "username",
-            "secret_ref",
-            "thumbprint",
-            "insecure",
-            "datacenter",
-            "is_default",
-            "created_at",
-            "revision",
-        )
-    }
-    | {"has_password": sa.or_(endpoints.c.secret.is_not(None), endpoints.c.secret_ref.is_not(None))},
-    key="id",
-    facets=("kind",),
+    ENDPOINTS,
+    endpoints,
+    has_password=sa.or_(endpoints.c.secret.is_not(None), endpoints.c.secret_ref.is_not(None)),
 )
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _ENDED: Final = ("completed", "failed", "cancelled")
@@ -85,26 +67,6 @@ class NewEndpoint:
     kind: str = VSPHERE
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEndpoint:
-    """An endpoint as every user may see it: whether there is a password, not which. ``created_at`` in seconds since
-    1970."""
-
-    id: str
-    name: str
-    kind: str
-    url: str
-    username: str
-    has_password: bool
-    secret_ref: str | None
-    thumbprint: str | None
-    insecure: bool
-    datacenter: str | None
-    is_default: bool
-    created_at: float
-    revision: int
-
-
 class Endpoints:
     """Thread-safe. Where an id is taken, a name is too; the id of one wins over the name of another."""
 
@@ -112,7 +74,7 @@ class Endpoints:
         self._database: Final = database
         self._vault: Final = vault
 
-    def create(self, new: NewEndpoint) -> StoredEndpoint:
+    def create(self, new: NewEndpoint) -> EndpointInfo:
         """Connects to see the certificate, then stores the endpoint; the first becomes the default.
 
         Raises CertificateNotTrusted where the certificate must be pinned, ConnectError where it is not the pinned one
@@ -150,80 +112,82 @@ class Endpoints:
                 )
             except sa.exc.IntegrityError:
                 raise _exists(new.name) from None
-            return _stored(_row(connection, endpoint_id))
+            return _get(connection, endpoint_id)
 
-    def get(self, endpoint_id: str) -> StoredEndpoint:
+    def get(self, endpoint_id: str) -> EndpointInfo:
         """Raises LookupFailed ``endpoint_unknown``."""
         with self._database.read() as connection:
-            return _stored(_row(connection, endpoint_id))
+            return _get(connection, endpoint_id)
 
-    def page(self, where: ListConditions, part: PageRequest) -> PageResult[StoredEndpoint]:
+    def page(self, where: ListConditions, part: PageRequest) -> PageResult[EndpointInfo]:
         """Some of them. Raises UsageError ``list_query``."""
-        query = sa.select(endpoints)
+        query = ENDPOINT_LIST.select()
         with self._database.read() as connection:
-            return ENDPOINT_LIST.page(
-                connection, query, ENDPOINT_LIST.conditions(where), part, lambda row: _stored(row._mapping)
-            )
+            return ENDPOINT_LIST.page(connection, query, ENDPOINT_LIST.conditions(where), part)
 
-    def default(self) -> StoredEndpoint | None:
+    def default(self) -> EndpointInfo | None:
         """The one for jobs that name none."""
-        query = sa.select(endpoints).where(endpoints.c.is_default)
+        query = ENDPOINT_LIST.select().where(endpoints.c.is_default)
         with self._database.read() as connection:
-            row = connection.execute(query).mappings().first()
-        return None if row is None else _stored(row)
+            row = connection.execute(query).first()
+        return None if row is None else ENDPOINT_LIST.record(row)
 
-    def make_default(self, endpoint_id: str) -> StoredEndpoint:
+    def make_default(self, endpoint_id: str) -> EndpointInfo:
         """Makes it the default. Raises LookupFailed ``endpoint_unknown``."""
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
-            row = _row(connection, endpoint_id)
+            endpoint = _get(connection, endpoint_id)
             self._unset_default(connection)
             revision = self._database.revision(connection)
-            change = sa.update(endpoints).where(endpoints.c.id == row["id"]).values(is_default=True, revision=revision)
+            change = (
+                sa.update(endpoints).where(endpoints.c.id == endpoint.id).values(is_default=True, revision=revision)
+            )
             connection.execute(change)
-            return _stored(_row(connection, row["id"]))
+            return _get(connection, endpoint.id)
 
-    def delete(self, endpoint_id: str) -> StoredEndpoint:
+    def delete(self, endpoint_id: str) -> EndpointInfo:
         """Deletes it, with its password. Raises LookupFailed ``endpoint_unknown``, EndpointConflict
         ``endpoint_used``."""
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
-            row = _row(connection, endpoint_id)
+            endpoint = _get(connection, endpoint_id)
             to_undo = sa.and_(jobs.c.state.in_(_MAY_UNDO), jobs.c.source_changes > 0)
             needed = sa.or_(jobs.c.state.not_in(_ENDED), to_undo)
-            using = sa.select(sa.func.count()).where(jobs.c.endpoint_id == row["id"], needed)
+            using = sa.select(sa.func.count()).where(jobs.c.endpoint_id == endpoint.id, needed)
             if count := connection.execute(using).scalar_one():
-                raise EndpointConflict(f"{count} jobs use the endpoint '{row['name']}'", code=ENDPOINT_USED, jobs=count)
-            connection.execute(sa.delete(endpoints).where(endpoints.c.id == row["id"]))
+                raise EndpointConflict(
+                    f"{count} jobs use the endpoint '{endpoint.name}'", code=ENDPOINT_USED, jobs=count
+                )
+            connection.execute(sa.delete(endpoints).where(endpoints.c.id == endpoint.id))
             revision, now = self._database.revision(connection), self._database.now(connection)
-            write_events(connection, now, [Event(revision, "endpoints", row["id"], REMOVED, {})])
-            return _stored(row)
+            write_events(connection, now, [Event(revision, "endpoints", endpoint.id, REMOVED, {})])
+            return endpoint
 
     def login_of(self, endpoint_id: str, *, kind: str) -> EndpointLogin:
         """What to connect with, password and pin included. Raises LookupFailed, VaultError, UsageError where it is of
         another kind, and what following a reference raises."""
         row = self._found(endpoint_id)
-        if row["kind"] != kind:
-            raise UsageError(f"the endpoint '{row['name']}' is of the kind {row['kind']}, not {kind}")
+        if row.kind != kind:
+            raise UsageError(f"the endpoint '{row.name}' is of the kind {row.kind}, not {kind}")
         return self._login_of(row)
 
-    def _found(self, endpoint_id: str) -> Mapping[str, Any]:
+    def _found(self, endpoint_id: str) -> Any:
         with self._database.read() as connection:
-            return _row(connection, endpoint_id)
+            return _row(connection, sa.select(endpoints), endpoint_id)
 
-    def _login_of(self, row: Mapping[str, Any]) -> EndpointLogin:
-        if row["secret_ref"] is not None:
-            password: Secret | None = self._vault.resolve(row["secret_ref"])
-        elif row["secret"] is not None:
-            password = self._vault.open(row["secret"], _purpose(row["id"]))
+    def _login_of(self, row: Any) -> EndpointLogin:
+        if row.secret_ref is not None:
+            password: Secret | None = self._vault.resolve(row.secret_ref)
+        elif row.secret is not None:
+            password = self._vault.open(row.secret, _purpose(row.id))
         else:
             password = None
-        return _login(_stored(row), password)
+        return _login(row, password)
 
     def probe(self, endpoint_id: str) -> ServerFacts:
         """Logs in and out again; what the server says of itself. Raises ConnectError, AccessError, UsageError."""
         row = self._found(endpoint_id)
-        return kind_of(row["kind"]).probe(self._login_of(row))
+        return kind_of(row.kind).probe(self._login_of(row))
 
     def _check_free(self, name: str) -> None:
         """Before the server is asked; the unique index decides at last."""
@@ -263,7 +227,8 @@ def _checked(new: NewEndpoint, kind: EndpointKind) -> EndpointLogin:
     return login
 
 
-def _login(of: NewEndpoint | StoredEndpoint, password: Secret | None) -> EndpointLogin:
+def _login(of: Any, password: Secret | None) -> EndpointLogin:
+    """Of a new endpoint, or of a row."""
     return EndpointLogin(
         url=of.url,
         username=of.username,
@@ -282,28 +247,14 @@ def _purpose(endpoint_id: str) -> str:
     return f"endpoint:{endpoint_id}"
 
 
-def _row(connection: sa.Connection, key: str) -> Mapping[str, Any]:
-    query = sa.select(endpoints).where(sa.or_(endpoints.c.id == key, endpoints.c.name == key))
-    query = query.order_by(by_id_first(endpoints.c.id, key))
-    found = connection.execute(query).mappings().first() if known_form(key) else None
+def _row(connection: sa.Connection, query: sa.Select[Any], key: str) -> Any:
+    """The row of the endpoint with that id or name. Raises LookupFailed ``endpoint_unknown``."""
+    query = query.where(sa.or_(endpoints.c.id == key, endpoints.c.name == key))
+    found = connection.execute(query.order_by(by_id_first(endpoints.c.id, key))).first() if known_form(key) else None
     if found is None:
         raise LookupFailed(f"there is no endpoint {key[:128]!a}", code=ENDPOINT_UNKNOWN, id=ascii(key[:128]))
-    return dict(found)
+    return found
 
 
-def _stored(row: Mapping[Any, Any]) -> StoredEndpoint:
-    return StoredEndpoint(
-        row["id"],
-        row["name"],
-        row["kind"],
-        row["url"],
-        row["username"],
-        row["secret"] is not None or row["secret_ref"] is not None,
-        row["secret_ref"],
-        row["thumbprint"],
-        bool(row["insecure"]),
-        row["datacenter"],
-        bool(row["is_default"]),
-        row["created_at"],
-        row["revision"],
-    )
+def _get(connection: sa.Connection, key: str) -> EndpointInfo:
+    return ENDPOINT_LIST.record(_row(connection, ENDPOINT_LIST.select(), key))

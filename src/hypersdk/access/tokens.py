@@ -22,6 +22,7 @@ from hypersdk.access.faults import (
     Unauthenticated,
     known_form,
 )
+from hypersdk.access.records import TOKENS, ApiToken
 from hypersdk.access.roles import METRICS, SCOPES, Role
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
@@ -36,30 +37,10 @@ MAX_TOKENS: Final = 100
 MAX_LIFE_S: Final = 10 * 366 * 86_400.0
 USED_EVERY_S: Final = 60.0
 """``used_at`` is written no more often: a poll every second is no write every second."""
-NEWEST: Final = PageRequest("-created_at")
-TOKEN_LIST: Final = Listing(
-    "tokens",
-    {name: api_tokens.c[name] for name in ("id", "user_id", "label", "scope", "created_at", "expires_at", "used_at")}
-    | {"user": users.c.name},
-    key="id",
-    facets=("scope",),
-)
+NEWEST: Final = PageRequest(TOKENS.sort)
+TOKEN_LIST: Final = Listing(TOKENS, api_tokens, user=users.c.name)
 _RANK: Final = {scope: rank for rank, scope in enumerate((METRICS, *Role))}
 _FORM: Final = re.compile(r"^hst_[A-Za-z0-9_-]{43}\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What is known of a token afterwards. ``scope`` is a role or ``metrics``. Times in seconds since 1970."""
-
-    id: str
-    user_id: str
-    user: str
-    label: str
-    scope: str
-    created_at: float
-    expires_at: float | None
-    used_at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +87,7 @@ class Tokens:
         lifetime_s: float | None = None,
         maker: str | None = None,
         shorten: bool = False,
-    ) -> tuple[Token, Secret]:
+    ) -> tuple[ApiToken, Secret]:
         """A new token and its text, which is nowhere else. ``maker`` is the id of the token that asks, if one does:
         what it makes ends no later than itself, and is shortened to that with ``shorten``.
 
@@ -127,19 +108,19 @@ class Tokens:
                     raise Forbidden("the token would outlive the one that makes it", code=TOKEN_OUTLIVES)
                 lifetime_s = left_s
             token_id, text = insert_token(connection, now, user_id, label, scope, lifetime_s)
-            return _token(connection.execute(_query().where(api_tokens.c.id == token_id)).one()), text
+            return TOKEN_LIST.record(connection.execute(_query().where(api_tokens.c.id == token_id)).one()), text
 
     def page(
         self, user_id: str | None = None, where: ListConditions = EVERYTHING, part: PageRequest = NEWEST
-    ) -> PageResult[Token]:
+    ) -> PageResult[ApiToken]:
         """Of one user, or of all. Raises UsageError ``list_query``."""
         conditions = TOKEN_LIST.conditions(where)
         if user_id is not None:
             conditions.append(api_tokens.c.user_id == user_id)
         with self._database.read() as connection:
-            return TOKEN_LIST.page(connection, _query(), conditions, part, _token)
+            return TOKEN_LIST.page(connection, _query(), conditions, part)
 
-    def get(self, token_id: str) -> Token:
+    def get(self, token_id: str) -> ApiToken:
         """Raises AccountUnknown ``token_unknown``."""
         row = None
         if known_form(token_id):
@@ -147,7 +128,7 @@ class Tokens:
                 row = connection.execute(_query().where(api_tokens.c.id == token_id)).first()
         if row is None:
             raise AccountUnknown(f"there is no token {token_id[:128]!a}", code=TOKEN_UNKNOWN)
-        return _token(row)
+        return TOKEN_LIST.record(row)
 
     def revoke(self, token_id: str) -> None:
         """It is worth nothing from now on. Raises AccountUnknown ``token_unknown``."""
@@ -202,7 +183,7 @@ def digest_of(text: Secret) -> str:
     return hashlib.sha256(text.reveal().encode()).hexdigest()
 
 
-def check_revocable(token: Token, scope: str, token_id: str) -> None:
+def check_revocable(token: ApiToken, scope: str, token_id: str) -> None:
     """Whether the token ``token_id`` of ``scope`` may revoke ``token``. Raises Forbidden ``token_above``."""
     if token.id != token_id and _RANK[token.scope] > _RANK[scope]:
         raise Forbidden(f"the token has the scope {token.scope}, yours has {scope}", code=TOKEN_ABOVE)
@@ -227,17 +208,4 @@ def _check(label: str, scope: str, lifetime_s: float | None) -> None:
 
 
 def _query() -> sa.Select[Any]:
-    return sa.select(
-        api_tokens.c.id,
-        api_tokens.c.user_id,
-        users.c.name.label("user"),
-        api_tokens.c.label,
-        api_tokens.c.scope,
-        api_tokens.c.created_at,
-        api_tokens.c.expires_at,
-        api_tokens.c.used_at,
-    ).join(users, users.c.id == api_tokens.c.user_id)
-
-
-def _token(row: Any) -> Token:
-    return Token(*row)
+    return TOKEN_LIST.select().join(users, users.c.id == api_tokens.c.user_id)

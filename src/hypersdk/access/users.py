@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -20,6 +18,7 @@ from hypersdk.access.faults import (
     looks_like_id,
 )
 from hypersdk.access.passwords import hash_password
+from hypersdk.access.records import USERS, User
 from hypersdk.access.roles import Role
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
@@ -28,27 +27,8 @@ from hypersdk.state.pages import ListConditions, Listing, PageRequest, PageResul
 from hypersdk.state.tables import logins, users
 
 MAX_USERS: Final = 10_000
-USER_LIST: Final = Listing(
-    "users",
-    {name: users.c[name] for name in ("id", "name", "role", "disabled", "locked_until", "created_at")}
-    | {"has_password": users.c.password.is_not(None)},
-    key="id",
-    facets=("role", "disabled"),
-)
+USER_LIST: Final = Listing(USERS, users, has_password=users.c.password.is_not(None))
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """One user. ``has_password`` False: comes in by tokens only. Times in seconds since 1970."""
-
-    id: str
-    name: str
-    role: Role
-    has_password: bool
-    disabled: bool
-    locked_until: float | None
-    created_at: float
 
 
 class Users:
@@ -73,22 +53,22 @@ class Users:
                 user_id = insert_user(connection, self._database.now(connection), name, role, hashed)
             except sa.exc.IntegrityError:
                 raise AccountConflict(f"there is a user '{name}'", code=USER_EXISTS, name=name) from None
-            return _user(_row(connection, user_id))
+            return _user(connection, user_id)
 
     def get(self, user_id: str) -> User:
         """By id or name; where it is the one of one user and the other of another, by id. Raises AccountUnknown."""
         with self._database.read() as connection:
-            return _user(_row(connection, user_id))
+            return _user(connection, user_id)
 
     def list(self) -> list[User]:
         """All of them, by name."""
         with self._database.read() as connection:
-            return [_user(row) for row in connection.execute(sa.select(users).order_by(users.c.name))]
+            return [USER_LIST.record(row) for row in connection.execute(USER_LIST.select().order_by(users.c.name))]
 
     def page(self, where: ListConditions, part: PageRequest) -> PageResult[User]:
         """Some of them. Raises UsageError ``list_query``."""
         with self._database.read() as connection:
-            return USER_LIST.page(connection, sa.select(users), USER_LIST.conditions(where), part, _user)
+            return USER_LIST.page(connection, USER_LIST.select(), USER_LIST.conditions(where), part)
 
     def change(
         self, user_id: str, *, role: Role | None = None, password: Secret | None = None, disabled: bool | None = None
@@ -106,22 +86,22 @@ class Users:
         if password is not None:
             changes |= {"password": hash_password(password), "failures": 0, "locked_until": None}
         with self._database.write() as connection:
-            row = _row(connection, user_id)
+            user = _user(connection, user_id)
             if changes:
-                connection.execute(sa.update(users).where(users.c.id == row["id"]).values(**changes))
-                connection.execute(sa.delete(logins).where(logins.c.user_id == row["id"]))
-            if _is_admin(row):
+                connection.execute(sa.update(users).where(users.c.id == user.id).values(**changes))
+                connection.execute(sa.delete(logins).where(logins.c.user_id == user.id))
+            if _is_admin(user):
                 _check_admin_left(connection)
-            return _user(_row(connection, row["id"]))
+            return _user(connection, user.id)
 
     def delete(self, user_id: str) -> User:
         """Removes a user with all tokens and sessions. Raises AccountUnknown, AccountConflict ``last_admin``."""
         with self._database.write() as connection:
-            row = _row(connection, user_id)
-            connection.execute(sa.delete(users).where(users.c.id == row["id"]))
-            if _is_admin(row):
+            user = _user(connection, user_id)
+            connection.execute(sa.delete(users).where(users.c.id == user.id))
+            if _is_admin(user):
                 _check_admin_left(connection)
-            return _user(row)
+            return user
 
 
 def insert_user(connection: sa.Connection, now: float, name: str, role: Role, hashed: str | None) -> str:
@@ -142,8 +122,8 @@ def insert_user(connection: sa.Connection, now: float, name: str, role: Role, ha
     return user_id
 
 
-def _is_admin(row: Mapping[str, Any]) -> bool:
-    return row["role"] == Role.ADMIN.value and not row["disabled"]
+def _is_admin(user: User) -> bool:
+    return user.role == Role.ADMIN.value and not user.disabled
 
 
 def _check_admin_left(connection: sa.Connection) -> None:
@@ -153,24 +133,10 @@ def _check_admin_left(connection: sa.Connection) -> None:
         raise AccountConflict("there must be an administrator who can log in", code=LAST_ADMIN)
 
 
-def _row(connection: sa.Connection, key: str) -> Mapping[str, Any]:
-    query = (
-        sa.select(users).where(sa.or_(users.c.id == key, users.c.name == key)).order_by(by_id_first(users.c.id, key))
-    )
-    found = connection.execute(query).mappings().first() if known_form(key) else None
+def _user(connection: sa.Connection, key: str) -> User:
+    """By id or name. Raises AccountUnknown."""
+    query = USER_LIST.select().where(sa.or_(users.c.id == key, users.c.name == key))
+    found = connection.execute(query.order_by(by_id_first(users.c.id, key))).first() if known_form(key) else None
     if found is None:
         raise AccountUnknown(f"there is no user {key[:128]!a}")
-    return dict(found)
-
-
-def _user(row: Any) -> User:
-    values = row if isinstance(row, Mapping) else row._mapping
-    return User(
-        values["id"],
-        values["name"],
-        Role(values["role"]),
-        values["password"] is not None,
-        bool(values["disabled"]),
-        values["locked_until"],
-        values["created_at"],
-    )
+    return USER_LIST.record(found)

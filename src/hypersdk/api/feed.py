@@ -29,7 +29,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Send
 
 from hypersdk.api.times import now_rfc3339
-from hypersdk.api.views import job_view, progress_view
+from hypersdk.api.views import JobView, progress_view
 from hypersdk.errors import HyperSDKError, register
 from hypersdk.jobs.records import Job
 from hypersdk.jobs.store import JobStore
@@ -366,7 +366,9 @@ class Feed:
 def _job_entries(job: Job, *, own: bool) -> Iterator[FeedEntry]:
     """The job's own change, when anything but its progress changed, and that of its progress."""
     if own:
-        yield FeedEntry(job.revision, TOPIC, job.id, event("job", job_view(job).model_dump(mode="json"), job.revision))
+        yield FeedEntry(
+            job.revision, TOPIC, job.id, event("job", JobView.model_validate(job).model_dump(mode="json"), job.revision)
+        )
     progress = {"id": job.id, "state": job.state.value, "progress": progress_view(job).model_dump(mode="json")}
     yield FeedEntry(job.revision, "progress", job.id, event("progress", progress, job.revision), covered=own)
 

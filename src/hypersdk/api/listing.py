@@ -1,8 +1,8 @@
-"""What all lists have in common. Every column can be filtered and sorted by, and a field says by its name what it
-does::
+"""The query parameters of a list, made from its resource. Every column can be filtered and sorted by; which parameters
+a column has follows from its type (``resource.Kind``)::
 
     state, user_id     one of these values; may be given more than once
-    url, label         of a single text: a part of it, in any case
+    url, label         a part of the text, in any case
     created_after      of a time: the column created_at, then or later
     created_before     before then
     percent_min, _max  of a number: these two and what is between them
@@ -13,13 +13,15 @@ A parameter that a route does not know is an error (``parameters``): nobody is t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
-from typing import Annotated, Any, ClassVar, Final
+from enum import Enum, EnumType
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, create_model
 
+from hypersdk.resource import LARGE, Kind, Named, Resource
 from hypersdk.state.pages import MAX_PAGE, ListConditions, PageRequest
 
 MAX_VALUES: Final = 100
@@ -29,19 +31,49 @@ BIGGEST: Final = 2**31 - 1
 HALF_SHOWN_S: Final = 0.5e-6
 """Times are shown to the microsecond: a row is at the time that it shows."""
 Word = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Words = Annotated[list[Word], Field(max_length=MAX_VALUES)]
-Whole = Annotated[int, Field(ge=-BIGGEST, le=BIGGEST)]
-Large = Annotated[int, Field(ge=0, le=2**53)]
+Large = Annotated[int, Field(ge=LARGE[0], le=LARGE[1])]
 Offset = Annotated[int, Field(ge=0, le=BIGGEST, description="Rows to leave out at the start: for a scroll bar")]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
-
-
-def one_of(columns: Iterable[str]) -> StringConstraints:
-    """What a ``sort`` may be."""
-    return StringConstraints(pattern=rf"^-?({'|'.join(columns)})$")
-
-
 SORT: Final = "A column, with - before it for falling order; rows without a value come last"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A query parameter, the column that it is about, and the end of the range that it gives (empty: none)."""
+
+    name: str
+    column: Named
+    end: str
+    type: Any
+    default: Any
+    about: str
+
+    @property
+    def field(self) -> tuple[Any, Any]:
+        """As pydantic takes it."""
+        return self.type, Field(default=self.default, description=self.about or None)
+
+
+def parameters_of(named: Named) -> Iterator[Parameter]:
+    """Those that choose rows by a column."""
+    name, about = named.name, named.column.about
+    stem = name.removesuffix("_at")
+    if named.kind is Kind.VALUES:
+        value: Any = named.column.choices or Word
+        most = len(value) if isinstance(value, EnumType) else MAX_VALUES
+        yield Parameter(name, named, "", Annotated[list[value], Field(max_length=most)], [], about)
+    elif named.kind is Kind.PART:
+        yield Parameter(name, named, "", Word, "", "A part of it, in any case")
+    elif named.kind is Kind.FLAG:
+        yield Parameter(name, named, "", bool | None, None, about)
+    elif named.kind is Kind.TIME:
+        yield Parameter(f"{stem}_after", named, "min", AwareDatetime | None, None, "At this time or later")
+        yield Parameter(f"{stem}_before", named, "max", AwareDatetime | None, None, "Before this time")
+    elif named.kind is Kind.RANGE:
+        least, greatest = named.column.bounds or (-BIGGEST, BIGGEST)
+        number: Any = Annotated[named.type, Field(ge=least, le=greatest)] | None
+        yield Parameter(f"{name}_min", named, "min", number, None, about)
+        yield Parameter(f"{name}_max", named, "max", number, None, "This value still counts")
 
 
 class Conditions(BaseModel):
@@ -50,38 +82,42 @@ class Conditions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    COLUMNS: ClassVar[Collection[str]] = ()
-    ROUNDED: ClassVar[Mapping[str, float]] = {}
-    """How far above its ``_max`` a value still shows as that, of columns that are no whole numbers."""
+    PARAMETERS: ClassVar[tuple[Parameter, ...]] = ()
 
-    def where(self) -> ListConditions:
-        """As the database understands it."""
+    def given(self) -> Mapping[str, tuple[Parameter, Any]]:
+        """The parameters with a value, by name."""
+        found = {one.name: (one, getattr(self, one.name)) for one in self.PARAMETERS}
+        return {name: pair for name, pair in found.items() if pair[1] not in (None, "", [])}
+
+    def where(self, *, but: Iterable[str] = ()) -> ListConditions:
+        """As the database understands it, without the parameters in ``but``."""
         equal: list[tuple[str, tuple[Any, ...]]] = []
         within: list[tuple[str, float | None, float | None]] = []
         containing: list[tuple[str, str]] = []
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            column, _, end = name.rpartition("_")
-            if value is None or value in ("", []):
-                continue
-            if name in self.COLUMNS:
-                if isinstance(value, str):
-                    containing.append((name, value))
-                else:
-                    values = value if isinstance(value, list) else [value]
-                    equal.append((name, tuple(one.value if isinstance(one, Enum) else one for one in values)))
-            elif end in ("after", "before") and isinstance(value, datetime):
-                at = column if column in self.COLUMNS else f"{column}_at"
-                moment = value.timestamp() - HALF_SHOWN_S
-                within.append((at, moment, None) if end == "after" else (at, None, moment))
-            elif end in ("min", "max"):
-                above = self.ROUNDED.get(column, 1)
-                within.append((column, value, None) if end == "min" else (column, None, value + above))
+        for one, value in (pair for name, pair in self.given().items() if name not in but):
+            column = one.column.name
+            if one.end:
+                limit = _limit(one, value)
+                within.append((column, limit, None) if one.end == "min" else (column, None, limit))
+            elif one.column.kind is Kind.PART:
+                containing.append((column, value))
+            else:
+                values = value if isinstance(value, list) else [value]
+                equal.append((column, tuple(each.value if isinstance(each, Enum) else each for each in values)))
         return ListConditions(tuple(equal), tuple(within), tuple(containing))
 
 
+def _limit(one: Parameter, value: datetime | float) -> float:
+    """The least value of a range, or the first one above it: a value that shows as ``_max`` still counts."""
+    if isinstance(value, datetime):
+        return value.timestamp() - HALF_SHOWN_S
+    if one.end == "min":
+        return value
+    return value + (1 if one.column.type is int else 0.5 * 10.0 ** -(one.column.column.digits or 0))
+
+
 class PageQuery(Conditions):
-    """A part of a list. Each list says by which columns and how it is sorted where nothing is asked for."""
+    """A part of a list."""
 
     sort: str
     offset: Offset = 0
@@ -90,3 +126,22 @@ class PageQuery(Conditions):
     def part(self) -> PageRequest:
         """As the database understands it."""
         return PageRequest(self.sort, self.offset, self.limit)
+
+
+C = TypeVar("C", bound=Conditions)
+
+
+def query_of(resource: Resource[Any]) -> Callable[[type[C]], type[C]]:
+    """A decorator: adds the parameters of the resource."""
+
+    def derive(base: type[C]) -> type[C]:
+        parameters = tuple(one for column in resource.columns for one in parameters_of(column))
+        fields: dict[str, Any] = {one.name: one.field for one in parameters}
+        if issubclass(base, PageQuery):
+            allowed = StringConstraints(pattern=rf"^-?({'|'.join(one.name for one in resource.columns)})$")
+            fields["sort"] = (Annotated[str, allowed], Field(default=resource.sort, description=SORT))
+        made = create_model(base.__name__, __base__=base, __module__=base.__module__, __doc__=base.__doc__, **fields)
+        made.PARAMETERS = parameters
+        return made
+
+    return derive

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import Final
 
+from hypersdk.state.pages import moment
+
 NANOSECONDS: Final = 1_000_000_000
-_LAST: Final = 253_402_300_799.0
-"""The end of the year 9999: what RFC 3339 can say."""
 
 
-def rfc3339(seconds: float) -> str:
-    """Seconds since 1970 in UTC, to the microsecond: ``2026-01-31T12:00:00.250000Z``."""
-    moment = datetime.fromtimestamp(min(max(seconds, 0.0), _LAST), UTC)
-    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+def rfc3339(at: datetime | float) -> str:
+    """A moment, or seconds since 1970, in UTC to the microsecond: ``2026-01-31T12:00:00.250000Z``."""
+    found = at.astimezone(UTC) if isinstance(at, datetime) else moment(at)
+    return found.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
-def maybe_rfc3339(seconds: float | None) -> str | None:
-    """The same for a time that may not be known."""
-    return None if seconds is None else rfc3339(seconds)
+def maybe_rfc3339(at: datetime | None) -> str | None:
+    """The same for a moment that may not be known."""
+    return None if at is None else rfc3339(at)
 
 
 def now_rfc3339() -> str:
     """The time of this machine's clock."""
-    return rfc3339(time.time())
+    return rfc3339(datetime.now(UTC))
 
 
 def go_duration(seconds: float) -> str:

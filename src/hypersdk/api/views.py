@@ -3,37 +3,42 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeAlias, cast, get_args, get_origin
+from functools import partial
+from typing import Annotated, Any, Final, TypeVar, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from hypersdk.api.times import maybe_rfc3339, rfc3339
-from hypersdk.jobs.records import Attempt, Job, Worker
-from hypersdk.jobs.states import LEGACY_STATUS, JobState
+from hypersdk.access.records import ApiToken, AuditEntry, EndpointInfo, User
+from hypersdk.api.times import rfc3339
+from hypersdk.jobs.records import Attempt, Job, JobColumns, Worker
 from hypersdk.model import DiskProgress, ExportProgress, derived_fields, job_object, json_fields
+from hypersdk.resource import Named, Record, shown_fields
 from hypersdk.state.pages import PageResult
 
-Moment = Annotated[str, Field(description="RFC 3339, UTC", examples=["2026-01-31T12:00:00.250000Z"])]
-JobId = Annotated[str, Field(description="Id of a job", examples=["job-3f9a1c20d4e5"])]
+
+def _written(at: datetime | str) -> str:
+    return at if isinstance(at, str) else rfc3339(at)
 
 
-Status: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled"]
-Scope: TypeAlias = Literal["viewer", "operator", "admin", "metrics"]
-WorkerState: TypeAlias = Literal["alive", "draining", "dead"]
+Moment = Annotated[
+    str, BeforeValidator(_written), Field(description="RFC 3339, UTC", examples=["2026-01-31T12:00:00.250000Z"])
+]
+_JSON: Final[Mapping[Any, Any]] = {datetime: Moment, Mapping[str, Any]: dict[str, Any], tuple[str, ...]: list[str]}
 
 
 class View(BaseModel):
-    """Base of all answers."""
+    """Base of all answers; made from a record by ``model_validate``."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
 class OpenView(View):
     """Base of answers to which fields may be added."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
 
 
 def _fields_of(record: type) -> type[OpenView]:
@@ -62,10 +67,10 @@ class ProgressView(_fields_of(ExportProgress)):  # type: ignore[misc] # made fro
     null."""
 
 
-class ErrorView(View):
+class ErrorView(OpenView):
     """Why a job failed."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
 
     code: str = Field(description="Stable; see docs/errors.md", examples=["no_space"])
     message: str
@@ -73,34 +78,37 @@ class ErrorView(View):
     next_step: str = ""
 
 
+def _completed(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return None if error is None else {"code": "unknown", "message": "", **error}
+
+
+StoredError = Annotated[ErrorView | None, BeforeValidator(_completed)]
+"""An error as it was written down."""
+V = TypeVar("V", bound=View)
+
+
+def view_of(record: type[Record], **types: Any) -> Callable[[type[V]], type[V]]:
+    """A decorator: adds the fields of the record, in their order. ``types`` are those of documents."""
+
+    def derive(base: type[V]) -> type[V]:
+        fields: dict[str, Any] = {one.name: _shown(one, types.get(one.name)) for one in shown_fields(record)}
+        return create_model(base.__name__, __base__=base, __module__=base.__module__, __doc__=base.__doc__, **fields)
+
+    return derive
+
+
+def _shown(named: Named, kind: Any) -> tuple[Any, Any]:
+    column = named.column
+    kind = kind or column.choices or _JSON.get(named.type, named.type)
+    if column.digits is not None:
+        kind = Annotated[kind, BeforeValidator(partial(round, ndigits=column.digits))]
+    told: dict[str, Any] = {"description": column.about, "examples": column.example and [column.example]}
+    return (kind | None if named.optional else kind), Field(**{key: text for key, text in told.items() if text})
+
+
+@view_of(JobColumns, progress=ProgressView, error=StoredError)
 class JobView(View):
     """One job."""
-
-    id: JobId
-    number: int = Field(description="Rises with each submit")
-    name: str
-    vm_path: str
-    output_path: str
-    format: str
-    state: JobState
-    status: Status = Field(description="The state in the words of the six legacy routes")
-    definition: dict[str, Any] = Field(description="As it was submitted, without any secret")
-    endpoint_id: str | None
-    site: str = Field(description="host:port of the vCenter or ESXi host; limits are per site")
-    priority: int
-    owner: str | None = Field(description="Id of the user who submitted it")
-    attempt: int
-    worker_id: str | None
-    waiting: str | None = Field(description="Code of what a queued job waits for")
-    progress: ProgressView
-    result: dict[str, Any] | None
-    error: ErrorView | None
-    source_changes: int = Field(description="Changes at the source that are not undone (yet); 0: it is as it was found")
-    created_at: Moment
-    started_at: Moment | None
-    completed_at: Moment | None
-    updated_at: Moment
-    revision: int = Field(description="Moves with every change")
 
 
 class Listed(View):
@@ -124,60 +132,34 @@ class JobPage(Listed):
     )
 
 
+@view_of(Attempt, error=StoredError)
 class AttemptView(View):
     """One time that a worker had the job. `outcome` is null while it has it, and when the worker died."""
 
-    epoch: int
-    attempt: int
-    worker_id: str
-    started_at: Moment
-    ended_at: Moment | None
-    outcome: str | None
-    error: ErrorView | None
 
-
+@view_of(Worker)
 class WorkerView(View):
     """One worker process."""
 
-    id: str
-    host: str
-    pid: int
-    version: str
-    roots: list[str] = Field(description="Ids of the export roots that it sees")
-    state: WorkerState
-    started_at: Moment
-    age_s: float = Field(description="Seconds since its last sign of life")
+
+@view_of(User)
+class UserView(View):
+    """A user."""
 
 
-def job_view(job: Job) -> JobView:
-    """A row as it is shown."""
-    return JobView(
-        id=job.id,
-        number=job.number,
-        name=job.name,
-        vm_path=job.vm_path,
-        output_path=job.output_path,
-        format=job.format,
-        state=job.state,
-        status=cast(Status, LEGACY_STATUS[job.state]),
-        definition=dict(job.definition),
-        endpoint_id=job.endpoint_id,
-        site=job.site,
-        priority=job.priority,
-        owner=job.owner,
-        attempt=job.attempt,
-        worker_id=job.worker_id,
-        waiting=job.waiting,
-        progress=progress_view(job),
-        result=None if job.result is None else dict(job.result),
-        error=error_view(job.error),
-        source_changes=job.source_changes,
-        created_at=rfc3339(job.created_at),
-        started_at=maybe_rfc3339(job.started_at),
-        completed_at=maybe_rfc3339(job.completed_at),
-        updated_at=rfc3339(job.updated_at),
-        revision=job.revision,
-    )
+@view_of(ApiToken)
+class TokenView(View):
+    """A token, without its text."""
+
+
+@view_of(EndpointInfo)
+class EndpointView(View):
+    """An endpoint as everybody may see it."""
+
+
+@view_of(AuditEntry)
+class AuditEntryView(View):
+    """One line of the audit trail."""
 
 
 def progress_view(job: Job) -> ProgressView:
@@ -185,39 +167,12 @@ def progress_view(job: Job) -> ProgressView:
     return cast(ProgressView, ProgressView.model_validate(job.progress))
 
 
-def error_view(error: Mapping[str, Any] | None) -> ErrorView | None:
+def error_view(error: Mapping[str, Any]) -> ErrorView:
     """An error as it was written down."""
-    return None if error is None else ErrorView.model_validate({"code": "unknown", "message": "", **error})
+    return ErrorView.model_validate(_completed(error))
 
 
 def listed(found: PageResult[Any]) -> dict[str, Any]:
     """The fields of ``Listed``."""
     facets = {name: dict(counts) for name, counts in found.facets.items()}
     return {"total": found.total, "revision": found.revision, "facets": facets}
-
-
-def attempt_view(attempt: Attempt) -> AttemptView:
-    """A row of the attempts."""
-    return AttemptView(
-        epoch=attempt.epoch,
-        attempt=attempt.attempt,
-        worker_id=attempt.worker_id,
-        started_at=rfc3339(attempt.started_at),
-        ended_at=maybe_rfc3339(attempt.ended_at),
-        outcome=attempt.outcome,
-        error=error_view(attempt.error),
-    )
-
-
-def worker_view(worker: Worker) -> WorkerView:
-    """A row of the workers."""
-    return WorkerView(
-        id=worker.id,
-        host=worker.host,
-        pid=worker.pid,
-        version=worker.version,
-        roots=list(worker.roots),
-        state=cast(WorkerState, worker.state),
-        started_at=rfc3339(worker.started_at),
-        age_s=round(worker.age_s, 3),
-    )

@@ -10,13 +10,12 @@
       └── errors.py ───── an answer that says no, as one of our errors
 """
 
+from hypersdk.access.records import ApiToken, EndpointInfo, User
 from hypersdk.client.accounts import Me
 from hypersdk.client.api import Client
 from hypersdk.client.errors import DaemonError, DaemonUnavailable
 from hypersdk.client.records import (
-    ApiToken,
     DaemonStatus,
-    EndpointInfo,
     Explanation,
     HeldSnapshot,
     Job,
@@ -25,7 +24,6 @@ from hypersdk.client.records import (
     Progress,
     Rejection,
     Submission,
-    User,
 )
 
 __all__ = [

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from hypersdk.access.records import ApiToken, User
 from hypersdk.client.paging import every
-from hypersdk.client.records import ApiToken, NewToken, User, take
+from hypersdk.client.records import NewToken, decode, take
 from hypersdk.client.transport import Transport, path_part
 from hypersdk.secret import Secret
 
@@ -25,7 +26,7 @@ class Tokens:
     def list(self, *, everyone: bool = False) -> Sequence[ApiToken]:
         """Newest first, without their texts."""
         found = every(self._transport, TOKENS, "tokens", {"all": True} if everyone else {})
-        return tuple(ApiToken.of(one) for one in found)
+        return tuple(decode(ApiToken, one) for one in found)
 
     def create(
         self,
@@ -57,14 +58,14 @@ class Users:
 
     def list(self) -> Sequence[User]:
         """All of them, by name."""
-        return tuple(User.of(one) for one in every(self._transport, USERS, "users"))
+        return tuple(decode(User, one) for one in every(self._transport, USERS, "users"))
 
     def create(self, name: str, role: str, password: Secret | None = None) -> User:
         """Without a password the user comes in by tokens only."""
         body: dict[str, Any] = {"name": name, "role": role}
         if password is not None:
             body["password"] = password.reveal()
-        return User.of(self._transport.request("POST", USERS, json_body=body).object())
+        return decode(User, self._transport.request("POST", USERS, json_body=body).object())
 
     def change(
         self, user: str, *, role: str | None = None, password: Secret | None = None, disabled: bool | None = None
@@ -72,7 +73,7 @@ class Users:
         """Changes what is given; the user's sessions end."""
         values: Mapping[str, Any] = {"role": role, "password": password and password.reveal(), "disabled": disabled}
         body = {key: value for key, value in values.items() if value is not None}
-        return User.of(self._transport.request("PATCH", f"{USERS}/{path_part(user)}", json_body=body).object())
+        return decode(User, self._transport.request("PATCH", f"{USERS}/{path_part(user)}", json_body=body).object())
 
     def delete(self, user: str) -> None:
         """Removes a user, with all tokens and sessions."""
@@ -116,4 +117,4 @@ def log_in(
 
 def _new_token(answer: Mapping[str, Any]) -> NewToken:
     secret = Secret(take(answer, "token", str))
-    return NewToken(ApiToken.of({key: value for key, value in answer.items() if key != "token"}), secret)
+    return NewToken(decode(ApiToken, {key: value for key, value in answer.items() if key != "token"}), secret)

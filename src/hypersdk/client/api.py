@@ -23,6 +23,7 @@ from hypersdk.client.records import (
     Page,
     Rejection,
     Submission,
+    decode,
     objects,
     take,
 )
@@ -159,7 +160,7 @@ class Client:
             params["endpoint_id"] = endpoint_id
         answer = self._transport.request("POST", JOBS, params=params, body=body, headers=headers).object()
         return Submission(
-            tuple(Job.of(one) for one in objects(answer, "accepted")),
+            tuple(decode(Job, one) for one in objects(answer, "accepted")),
             tuple(Rejection.of(one) for one in objects(answer, "rejected")),
             tuple(str(text) for text in take(answer, "warnings", list, [])),
         )
@@ -168,7 +169,7 @@ class Client:
 
     def get(self, job_id: str) -> Job:
         """Raises LookupFailed ``job_unknown``."""
-        return Job.of(self._transport.request("GET", job_path(job_id)).object())
+        return decode(Job, self._transport.request("GET", job_path(job_id)).object())
 
     def page(
         self,
@@ -291,7 +292,7 @@ class Client:
         self._transport.request("DELETE", job_path(job_id), params={"give_up": give_up} if give_up else None)
 
     def _ask(self, job_id: str, what: str, params: Mapping[str, bool] | None = None) -> Job:
-        return Job.of(self._transport.request("POST", f"{job_path(job_id)}/{what}", params=params).object())
+        return decode(Job, self._transport.request("POST", f"{job_path(job_id)}/{what}", params=params).object())
 
 
 def states_of(words: Sequence[str]) -> Sequence[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from hypersdk.access.records import EndpointInfo
 from hypersdk.client.paging import every
-from hypersdk.client.records import EndpointInfo
+from hypersdk.client.records import decode
 from hypersdk.client.transport import Transport, path_part
 from hypersdk.secret import Secret
 
@@ -23,11 +24,11 @@ class Endpoints:
 
     def list(self) -> Sequence[EndpointInfo]:
         """All of them, by name."""
-        return tuple(EndpointInfo.of(one) for one in every(self._transport, ENDPOINTS, "endpoints"))
+        return tuple(decode(EndpointInfo, one) for one in every(self._transport, ENDPOINTS, "endpoints"))
 
     def get(self, endpoint: str) -> EndpointInfo:
         """By id or name. Raises LookupFailed."""
-        return EndpointInfo.of(self._transport.request("GET", _path(endpoint)).object())
+        return decode(EndpointInfo, self._transport.request("GET", _path(endpoint)).object())
 
     def create(
         self,
@@ -59,11 +60,13 @@ class Endpoints:
         body |= {key: value for key, value in more.items() if value}
         if password is not None:
             body["password"] = password.reveal()
-        return EndpointInfo.of(self._transport.request("POST", ENDPOINTS, json_body=body, timeout_s=DIAL_S).object())
+        return decode(
+            EndpointInfo, self._transport.request("POST", ENDPOINTS, json_body=body, timeout_s=DIAL_S).object()
+        )
 
     def make_default(self, endpoint: str) -> EndpointInfo:
         """Jobs that name no endpoint use this one."""
-        return EndpointInfo.of(self._transport.request("POST", f"{_path(endpoint)}/default").object())
+        return decode(EndpointInfo, self._transport.request("POST", f"{_path(endpoint)}/default").object())
 
     def test(self, endpoint: str) -> Mapping[str, Any]:
         """Logs in and out; what the server says of itself. Raises the error where that fails."""

@@ -5,15 +5,18 @@ A field that a newer daemon adds stands in ``raw``, which is the JSON object as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import NoneType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_origin
 
+from hypersdk.access.records import ApiToken
 from hypersdk.client.errors import bad_answer, family_of_exit, remote_error
 from hypersdk.errors import HyperSDKError
+from hypersdk.jobs.records import JobColumns
 from hypersdk.model import ExportProgress, read_fields
+from hypersdk.resource import Named, Record, fields_of
 from hypersdk.secret import Secret
 
 V = TypeVar("V")
@@ -49,51 +52,12 @@ class Progress(ExportProgress):
         return self.wire_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(JobColumns):
     """One job. ``state`` is the daemon's word (queued, running, pausing, paused, cancelling, completed, failed,
     cancelled), ``status`` the same in the five words of the legacy routes."""
 
-    id: str
-    name: str
-    vm_path: str
-    output_path: str
-    format: str
-    state: str
-    status: str
     progress: Progress
-    result: Raw | None
-    error: Raw | None
-    attempt: int
-    waiting: str | None
-    created_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
-    updated_at: datetime
-    raw: Raw = field(repr=False, compare=False)
-
-    @classmethod
-    def of(cls, raw: Raw) -> Job:
-        """From its JSON object. Raises DaemonError ``answer_unreadable``."""
-        return cls(
-            id=take(raw, "id", str),
-            name=take(raw, "name", str),
-            vm_path=take(raw, "vm_path", str),
-            output_path=take(raw, "output_path", str),
-            format=take(raw, "format", str),
-            state=take(raw, "state", str),
-            status=take(raw, "status", str),
-            progress=Progress.of(take(raw, "progress", dict)),
-            result=maybe(raw, "result", dict),
-            error=maybe(raw, "error", dict),
-            attempt=take(raw, "attempt", int, 1),
-            waiting=maybe(raw, "waiting", str),
-            created_at=moment(raw, "created_at"),
-            started_at=maybe_moment(raw, "started_at"),
-            completed_at=maybe_moment(raw, "completed_at"),
-            updated_at=moment(raw, "updated_at"),
-            raw=raw,
-        )
 
     @property
     def ended(self) -> bool:
@@ -166,7 +130,7 @@ class Page:
     def of(cls, raw: Raw) -> Page:
         """From its JSON object."""
         return cls(
-            tuple(Job.of(one) for one in objects(raw, "jobs")),
+            tuple(decode(Job, one) for one in objects(raw, "jobs")),
             take(raw, "total", int),
             take(raw, "revision", int),
             maybe(raw, "next_cursor", str),
@@ -240,62 +204,6 @@ class LogPart:
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointInfo:
-    """A connection that the daemon keeps. Its password never comes back."""
-
-    id: str
-    name: str
-    kind: str
-    url: str
-    username: str
-    is_default: bool
-    thumbprint: str | None
-    raw: Raw = field(repr=False, compare=False)
-
-    @classmethod
-    def of(cls, raw: Raw) -> EndpointInfo:
-        """From its JSON object."""
-        return cls(
-            id=take(raw, "id", str),
-            name=take(raw, "name", str),
-            kind=take(raw, "kind", str, "vsphere"),
-            url=take(raw, "url", str, ""),
-            username=take(raw, "username", str, ""),
-            is_default=take(raw, "is_default", bool, False),
-            thumbprint=maybe(raw, "thumbprint", str),
-            raw=raw,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ApiToken:
-    """What is known of a token: not its text."""
-
-    id: str
-    label: str
-    scope: str
-    user: str
-    created_at: datetime
-    expires_at: datetime | None
-    used_at: datetime | None
-    raw: Raw = field(repr=False, compare=False)
-
-    @classmethod
-    def of(cls, raw: Raw) -> ApiToken:
-        """From its JSON object."""
-        return cls(
-            id=take(raw, "id", str),
-            label=take(raw, "label", str, ""),
-            scope=take(raw, "scope", str),
-            user=take(raw, "user", str, ""),
-            created_at=moment(raw, "created_at"),
-            expires_at=maybe_moment(raw, "expires_at"),
-            used_at=maybe_moment(raw, "used_at"),
-            raw=raw,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class NewToken:
     """A token that was just made. ``secret`` is shown this once and never again."""
 
@@ -303,30 +211,33 @@ class NewToken:
     secret: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class User:
-    """A user of the daemon."""
-
-    id: str
-    name: str
-    role: str
-    disabled: bool
-    created_at: datetime
-    raw: Raw = field(repr=False, compare=False)
-
-    @classmethod
-    def of(cls, raw: Raw) -> User:
-        """From its JSON object."""
-        return cls(
-            id=take(raw, "id", str),
-            name=take(raw, "name", str),
-            role=take(raw, "role", str),
-            disabled=take(raw, "disabled", bool, False),
-            created_at=moment(raw, "created_at"),
-            raw=raw,
-        )
+R = TypeVar("R", bound=Record)
 
 
+def decode(record: type[R], raw: Raw) -> R:
+    """A record from its JSON object. Raises DaemonError ``answer_unreadable``."""
+    return record(
+        **{one.name: _value(one, raw) for one in fields_of(record) if one.required or one.name in raw}, raw=raw
+    )
+
+
+def _value(named: Named, raw: Raw) -> Any:
+    if named.optional and raw.get(named.name) is None:
+        return None
+    return _READERS.get(named.type, _typed)(raw, named.name, named.type)
+
+
+def _typed(raw: Raw, key: str, kind: Any) -> Any:
+    return take(raw, key, get_origin(kind) or kind)
+
+
+_READERS: Final[Mapping[Any, Callable[[Raw, str, Any], Any]]] = {
+    datetime: lambda raw, key, _: moment(raw, key),
+    float: lambda raw, key, _: number(raw, key),
+    tuple[str, ...]: lambda raw, key, _: tuple(take(raw, key, list)),
+    Mapping[str, Any]: lambda raw, key, _: take(raw, key, dict),
+    Progress: lambda raw, key, _: Progress.of(take(raw, key, dict)),
+}
 _REQUIRED: Final[Any] = object()
 
 
@@ -351,11 +262,6 @@ def number(raw: Raw, key: str) -> float:
     return float(take(raw, key, int | float))  # type: ignore[arg-type] # isinstance takes a union
 
 
-def maybe_number(raw: Raw, key: str) -> float | None:
-    """The same for one that may not be known."""
-    return None if raw.get(key) is None else number(raw, key)
-
-
 def moment(raw: Raw, key: str) -> datetime:
     """A moment, RFC 3339."""
     text = take(raw, key, str)
@@ -366,11 +272,6 @@ def moment(raw: Raw, key: str) -> datetime:
     if found.tzinfo is None:
         raise bad_answer(f"'{key}' has no zone")
     return found
-
-
-def maybe_moment(raw: Raw, key: str) -> datetime | None:
-    """The same for one that may not have come yet."""
-    return None if raw.get(key) is None else moment(raw, key)
 
 
 def objects(raw: Raw, key: str) -> list[Raw]:

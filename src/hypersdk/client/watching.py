@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 from hypersdk.client.errors import WAIT_OVER, DaemonError
-from hypersdk.client.records import Job, Page, take
+from hypersdk.client.records import Job, Page, decode, take
 from hypersdk.client.stream import Event, EventDecoder
 from hypersdk.client.transport import STREAM_SILENCE_S, Transport
 from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFailed, TransientError
@@ -163,7 +163,7 @@ class Watch:
     def _event(self, event: Event) -> Iterator[Job]:
         self._last_id = event.id or self._last_id
         if event.name == "job":
-            job = Job.of(_object(event))
+            job = decode(Job, _object(event))
             if (not self.ids or job.id in self.ids) and self._changed(job):
                 yield job
         elif event.name == "progress":
@@ -192,7 +192,7 @@ class Watch:
                 "progress": facts.get("progress"),
             }
             # Of a job that has ended the whole is wanted, with its result.
-            job = self.source.get(job_id) if raw["state"] in ("completed", "failed", "cancelled") else Job.of(raw)
+            job = self.source.get(job_id) if raw["state"] in ("completed", "failed", "cancelled") else decode(Job, raw)
         if self._changed(job):
             yield job
 

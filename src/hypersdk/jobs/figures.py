@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.jobs.heartbeat import TAKE_OVER_S
-from hypersdk.jobs.records import Worker
+from hypersdk.jobs.records import WORKERS, Worker
 from hypersdk.jobs.states import ENDED, HELD, JobState
 from hypersdk.state.database import Database
 from hypersdk.state.pages import EVERYTHING, ListConditions, Listing, PageRequest, PageResult
@@ -22,9 +22,8 @@ from hypersdk.state.tables import attempts, counters, jobs, nfc_hosts, nfc_strea
 MAX_HELD: Final = 10_000
 """Running jobs whose progress is added up."""
 MAX_HOSTS: Final = 500
-LIVING: Final = PageRequest("state")
+LIVING: Final = PageRequest(WORKERS.sort)
 """Alive ones first."""
-WORKER_COLUMNS: Final = ("id", "host", "pid", "version", "state", "roots", "started_at", "age_s")
 MAX_ENDED: Final = 2000
 """Attempts of the last hour that durations are taken from."""
 DURATION_WINDOW_S: Final = 3600.0
@@ -201,50 +200,14 @@ def workers_alive(database: Database, *, take_over_s: float = TAKE_OVER_S) -> in
         return int(connection.execute(query).scalar_one())
 
 
-def workers_listing(database: Database) -> Listing:
-    """Columns of the list of workers: their age is counted by the database's clock."""
-    made: dict[str, sa.ColumnElement[Any]] = {
-        "age_s": database.clock - workers.c.beat,
-        "roots": sa.cast(workers.c.roots, sa.Text),
-    }
-    columns: dict[str, sa.ColumnElement[Any]] = {
-        name: made[name] if name in made else workers.c[name] for name in WORKER_COLUMNS
-    }
-    return Listing("workers", columns, key="id", facets=("state", "version"))
-
-
 def list_workers(
     database: Database, where: ListConditions = EVERYTHING, part: PageRequest = LIVING
 ) -> PageResult[Worker]:
     """Worker processes. Raises UsageError ``list_query``, DatabaseError."""
-    query = sa.select(
-        workers.c.id,
-        workers.c.host,
-        workers.c.pid,
-        workers.c.version,
-        workers.c.roots,
-        workers.c.state,
-        workers.c.epoch,
-        workers.c.started_at,
-        (database.clock - workers.c.beat).label("age_s"),
-    )
-    listing = workers_listing(database)
+    age_s = database.clock - workers.c.beat
+    listing = Listing(WORKERS, workers, age_s=sa.case((age_s > 0, age_s), else_=0.0))
     with database.read() as connection:
-        return listing.page(connection, query, listing.conditions(where), part, _worker)
-
-
-def _worker(row: Any) -> Worker:
-    return Worker(
-        row.id,
-        row.host,
-        row.pid,
-        row.version,
-        tuple(row.roots),
-        row.state,
-        row.epoch,
-        row.started_at,
-        max(0.0, float(row.age_s)),
-    )
+        return listing.page(connection, listing.select(), listing.conditions(where), part)
 
 
 # --- history ---------------------------------------------------------------------------------------------------------

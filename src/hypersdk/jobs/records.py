@@ -1,15 +1,20 @@
-"""Jobs and workers as the rest of the daemon sees them: frozen copies of rows."""
+"""Jobs, attempts and workers: frozen copies of rows. Each column is declared here and nowhere else (see
+``resource``)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from hypersdk import model
 from hypersdk.jobs.states import JobState
 from hypersdk.model import ExportProgress, Phase, job_object, read_job_object
+from hypersdk.resource import LARGE, Cell, Column, Named, Record, Resource
 
+LegacyWord: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled"]
+WorkerState: TypeAlias = Literal["alive", "draining", "dead"]
 MAX_PRIORITY: Final = 1000
 """Of a job, up and down."""
 EMPTY_PROGRESS: Final[Mapping[str, Any]] = job_object(ExportProgress())
@@ -20,72 +25,85 @@ def at_rest(progress: Mapping[str, Any], phase: str) -> dict[str, Any]:
     return job_object(model.at_rest(read_job_object(progress), Phase(phase)))
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One job. Times are seconds since 1970; ``definition`` holds no secret; ``error`` has code, message, cause,
-    next_step.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobColumns(Record):
+    """What is shown of a job, to everybody. ``progress`` is a document, in the form of each side."""
 
-    ``waiting`` is the code of what a queued job waits for. ``source_changes`` is how many
-    changes at the source are not undone. ``revision`` moves with every change.
-    """
+    id: Annotated[str, Column(example="job-3f9a1c20d4e5", cell=Cell("Job ID", 1, style="bold"))]
+    number: Annotated[int, Column("Rises with each submit")] = 0
+    name: Annotated[str, Column(part=True, cell=Cell("Name", 2, least=12))]
+    vm_path: Annotated[str, Column(part=True, cell=Cell("VM Path", 3, least=12, optional=True))]
+    output_path: Annotated[str, Column(part=True)]
+    format: Annotated[str, Column(facet=True)]
+    state: Annotated[str, Column(choices=JobState, facet=True, cell=Cell("Status", 4))]
+    status: Annotated[str, Column("The state in the words of the six legacy routes", choices=LegacyWord, derived=True)]
+    definition: Annotated[Mapping[str, Any], Column("As it was submitted, without any secret")] = field(
+        default_factory=dict
+    )
+    endpoint_id: str | None = None
+    site: Annotated[str, Column("host:port of the vCenter or ESXi host; limits are per site", facet=True)] = ""
+    priority: int = 0
+    owner: Annotated[str | None, Column("Id of the user who submitted it")] = None
+    attempt: int = 1
+    worker_id: str | None = None
+    waiting: Annotated[str | None, Column("Code of what a queued job waits for")] = None
+    progress: Annotated[object, Column(cell=Cell("Progress", 5))]
+    result: Mapping[str, Any] | None = None
+    error: Annotated[Mapping[str, Any] | None, Column("Why it failed")] = None
+    source_changes: Annotated[
+        int, Column("Changes at the source that are not undone (yet); 0: it is as it was found")
+    ] = 0
+    created_at: datetime
+    started_at: Annotated[datetime | None, Column(cell=Cell("Started", 6, optional=True))] = None
+    completed_at: datetime | None = None
+    updated_at: datetime
+    revision: Annotated[int, Column("Moves with every change", bounds=LARGE)] = 0
 
-    id: str
-    number: int
-    name: str
-    vm_path: str
-    output_path: str
-    format: str
-    definition: Mapping[str, Any]
-    endpoint_id: str | None
-    site: str
-    root_id: str
-    priority: int
-    owner: str | None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(JobColumns):
+    """A row of the database. ``definition`` holds no secret; ``error`` has code, message, cause, next_step."""
+
     state: JobState
-    keep_partial: bool
-    discard: bool
-    attempt: int
-    enqueued: int
-    epoch: int
-    worker_id: str | None
-    waiting: str | None
     progress: Mapping[str, Any]
-    result: Mapping[str, Any] | None
-    error: Mapping[str, Any] | None
-    source_changes: int
-    created_at: float
-    started_at: float | None
-    completed_at: float | None
-    updated_at: float
-    revision: int
+    root_id: Annotated[str, Column(internal=True)]
+    keep_partial: Annotated[bool, Column(internal=True)]
+    discard: Annotated[bool, Column(internal=True)]
+    enqueued: Annotated[int, Column(internal=True)]
+    epoch: Annotated[int, Column(internal=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt(Record):
     """One time that a worker had the job. ``outcome`` is None while it has it, or when the worker died."""
 
-    epoch: int
+    epoch: Annotated[int, Column(bounds=LARGE)]
     attempt: int
-    worker_id: str
-    started_at: float
-    ended_at: float | None
-    outcome: str | None
+    worker_id: Annotated[str, Column(facet=True)]
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Annotated[str | None, Column(facet=True)]
     error: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """One worker process. ``age_s`` is how long ago its last heartbeat was, on the database's clock."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker(Record):
+    """One worker process. ``age_s`` is counted by the database's clock."""
 
     id: str
     host: str
     pid: int
-    version: str
-    roots: tuple[str, ...]
-    state: str
-    epoch: int
-    started_at: float
-    age_s: float
+    version: Annotated[str, Column(facet=True)]
+    roots: Annotated[tuple[str, ...], Column("Ids of the export roots that it sees", part=True)]
+    state: Annotated[str, Column(choices=WorkerState, facet=True)]
+    started_at: datetime
+    age_s: Annotated[float, Column("Seconds since its last heartbeat", bounds=(0, 2**31 - 1), digits=3)]
+
+
+PERCENT: Final = Named("percent", float, Column("How much of the job is done", bounds=(0, 100), digits=1))
+JOBS: Final = Resource("jobs", Job, key="number", sort="-number", more=(PERCENT,))
+ATTEMPTS: Final = Resource("attempts", Attempt, key="epoch", sort="epoch")
+WORKERS: Final = Resource("workers", Worker, key="id", sort="state")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,14 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from hypersdk.errors import LookupFailed, UsageError, register
-from hypersdk.jobs.records import EMPTY_PROGRESS, Attempt, Job, NewJob
-from hypersdk.jobs.states import ENDED, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError
+from hypersdk.jobs.records import ATTEMPTS, EMPTY_PROGRESS, JOBS, Attempt, Job, NewJob
+from hypersdk.jobs.states import ENDED, LEGACY_STATUS, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError
 from hypersdk.jobs.transition import SUBMITTED, TOPIC, change, transition
 from hypersdk.state.database import Database
 from hypersdk.state.outbox import REMOVED, Event, events_since, write_events
@@ -34,49 +34,17 @@ JOB_EXISTS: Final = register(
     "job_exists", "A job with that id exists and asks for something else.", "Choose another id, or leave it out."
 )
 JOB_LIST: Final = Listing(
-    "jobs",
-    {
-        name: jobs.c[name]
-        for name in (
-            "number",
-            "id",
-            "name",
-            "vm_path",
-            "output_path",
-            "format",
-            "state",
-            "site",
-            "priority",
-            "owner",
-            "attempt",
-            "endpoint_id",
-            "worker_id",
-            "waiting",
-            "source_changes",
-            "created_at",
-            "started_at",
-            "completed_at",
-            "updated_at",
-            "revision",
-        )
-    }
-    | {"percent": jobs.c.progress["percent_complete"].as_float()},
-    key="number",
-    facets=("state", "format", "site"),
+    JOBS,
+    jobs,
+    status=sa.case({state.value: word for state, word in LEGACY_STATUS.items()}, value=jobs.c.state),
+    percent=jobs.c.progress["percent_complete"].as_float(),
 )
-ATTEMPT_LIST: Final = Listing(
-    "attempts",
-    {name: attempts.c[name] for name in ("epoch", "attempt", "worker_id", "started_at", "ended_at", "outcome")},
-    key="epoch",
-    facets=("worker_id", "outcome"),
-)
+ATTEMPT_LIST: Final = Listing(ATTEMPTS, attempts)
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 """What is kept of one job's log."""
 _AT_ONCE: Final = 500
-_COLUMNS: Final = tuple(jobs.c[field.name] for field in fields(Job))
-_ONE: Final = sa.select(*_COLUMNS).where(jobs.c.id == sa.bindparam("id"))
+_ONE: Final = JOB_LIST.select().where(jobs.c.id == sa.bindparam("id"))
 """Put together once: of all statements it is the most frequent."""
-_ATTEMPT: Final = tuple(attempts.c[field.name] for field in fields(Attempt))
 NEWEST: Final = PageRequest("-number", limit=100)
 
 
@@ -257,14 +225,14 @@ class JobStore:
                 raise UsageError("a cursor goes with sort=number or -number", code=LIST_QUERY)
             beyond = jobs.c.number < after if part.sort.startswith("-") else jobs.c.number > after
         with self.database.read() as connection:
-            return JOB_LIST.page(connection, sa.select(*_COLUMNS), which.conditions(), part, _job, beyond=beyond)
+            return JOB_LIST.page(connection, JOB_LIST.select(), which.conditions(), part, beyond=beyond)
 
     def newest(self, which: Filter, limit: int) -> tuple[Sequence[Job], int]:
         """Up to ``limit`` jobs of a filter, newest first, and how many there are; without facets, in one look."""
         conditions = which.conditions()
-        query = sa.select(*_COLUMNS).where(*conditions).order_by(jobs.c.number.desc()).limit(limit)
+        query = JOB_LIST.select().where(*conditions).order_by(jobs.c.number.desc()).limit(limit)
         with self.database.read() as connection:
-            found = [_job(row) for row in connection.execute(query)]
+            found = [JOB_LIST.record(row) for row in connection.execute(query)]
             if len(found) < limit:
                 return found, len(found)
             return found, connection.execute(
@@ -287,9 +255,9 @@ class JobStore:
 
     def changed_since(self, revision: int, *, limit: int = 1000) -> list[Job]:
         """Jobs that changed after ``revision``, in the order of their last change."""
-        query = sa.select(*_COLUMNS).where(jobs.c.revision > revision).order_by(jobs.c.revision).limit(limit)
+        query = JOB_LIST.select().where(jobs.c.revision > revision).order_by(jobs.c.revision).limit(limit)
         with self.database.read() as connection:
-            return [_job(row) for row in connection.execute(query)]
+            return [JOB_LIST.record(row) for row in connection.execute(query)]
 
     def events_since(self, revision: int, *, limit: int = 1000) -> list[Event]:
         """What happened to jobs and endpoints after ``revision``, oldest first."""
@@ -307,15 +275,15 @@ class JobStore:
 
     def attempts(self, job_id: str) -> list[Attempt]:
         """Every time that a worker had the job, oldest first."""
-        query = sa.select(*_ATTEMPT).where(attempts.c.job_id == job_id).order_by(attempts.c.epoch)
+        query = ATTEMPT_LIST.select().where(attempts.c.job_id == job_id).order_by(attempts.c.epoch)
         with self.database.read() as connection:
-            return [Attempt(*row) for row in connection.execute(query)]
+            return [ATTEMPT_LIST.record(row) for row in connection.execute(query)]
 
     def attempts_page(self, job_id: str, where: ListConditions, part: PageRequest) -> PageResult[Attempt]:
         """Some of them. Raises UsageError ``list_query``."""
-        query = sa.select(*_ATTEMPT).where(attempts.c.job_id == job_id)
+        query = ATTEMPT_LIST.select().where(attempts.c.job_id == job_id)
         with self.database.read() as connection:
-            return ATTEMPT_LIST.page(connection, query, ATTEMPT_LIST.conditions(where), part, lambda row: Attempt(*row))
+            return ATTEMPT_LIST.page(connection, query, ATTEMPT_LIST.conditions(where), part)
 
     def snapshots(self) -> list[JobSnapshot]:
         """The temporary snapshots that jobs hold at their sources, or left there: what nobody else may remove."""
@@ -462,11 +430,6 @@ def append_log(connection: sa.Connection, job_id: str, data: bytes) -> None:
     connection.execute(sa.insert(job_log).values(job_id=job_id, start=start, data=data))
 
 
-def _job(row: Any) -> Job:
-    values = row._asdict()
-    return Job(**{**values, "state": JobState(values["state"])})
-
-
 def possible_id(text: str) -> bool:
     """Whether a job can have that id: anything else is not shown to the database, which may not even be able to write
     it."""
@@ -478,7 +441,7 @@ def _get(connection: sa.Connection, job_id: str) -> Job:
     row = connection.execute(_ONE, {"id": job_id}).one_or_none() if possible_id(job_id) else None
     if row is None:
         raise _unknown(job_id)
-    return _job(row)
+    return JOB_LIST.record(row)
 
 
 def _digests(connection: sa.Connection, ids: Sequence[str]) -> dict[str, str]:
@@ -493,7 +456,9 @@ def _digests(connection: sa.Connection, ids: Sequence[str]) -> dict[str, str]:
 def _by_id(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Job]:
     found: dict[str, Job] = {}
     for part in _parts(ids):
-        found |= {row.id: _job(row) for row in connection.execute(sa.select(*_COLUMNS).where(jobs.c.id.in_(part)))}
+        found |= {
+            row.id: JOB_LIST.record(row) for row in connection.execute(JOB_LIST.select().where(jobs.c.id.in_(part)))
+        }
     return found
 
 
@@ -504,11 +469,11 @@ def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _locked(connection: sa.Connection, job_id: str) -> Job:
     """The job, which nobody else changes until the transaction ends."""
-    query = sa.select(*_COLUMNS).where(jobs.c.id == job_id).with_for_update()
+    query = JOB_LIST.select().where(jobs.c.id == job_id).with_for_update()
     row = connection.execute(query).one_or_none() if possible_id(job_id) else None
     if row is None:
         raise _unknown(job_id)
-    return _job(row)
+    return JOB_LIST.record(row)
 
 
 def _unknown(job_id: str) -> LookupFailed:

@@ -1,21 +1,28 @@
-"""Pages of lists: filtered, sorted and counted by the database, all in the same way."""
+"""Pages of lists: filtered, sorted and counted by the database, all in the same way. What a list shows is declared by
+its ``Resource``; here its columns meet those of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import EnumType
 from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
 
 from hypersdk.errors import UsageError, register
+from hypersdk.resource import Kind, Named, Record, Resource, fields_of
 from hypersdk.state.tables import counters
 
 LIST_QUERY: Final = register(
     "list_query", "The list cannot be filtered or sorted like that.", "The message names the column and what it takes."
 )
 MAX_PAGE: Final = 1000
+LAST_SECOND: Final = 253_402_300_799.0
+"""The end of the year 9999: what RFC 3339 can say."""
 T = TypeVar("T")
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +61,28 @@ class PageResult(Generic[T]):
     facets: Mapping[str, Mapping[str, int]]
 
 
-class Listing:
-    """What a list can be filtered and sorted by. ``key`` is a column without equals: it decides between rows that are
-    equal in the others."""
+class Listing(Generic[R]):
+    """A resource in the database: its columns are those of ``table`` with the same names, or ``computed``. KeyError
+    where there is neither."""
 
-    def __init__(
-        self, noun: str, columns: Mapping[str, sa.ColumnElement[Any]], *, key: str, facets: Sequence[str] = ()
-    ) -> None:
-        self.columns: Final = dict(columns)
-        self.key: Final = key
-        self._noun: Final = noun
-        self._facets: Final = tuple(facets)
+    def __init__(self, resource: Resource[R], table: sa.Table, **computed: sa.ColumnElement[Any]) -> None:
+        def column(name: str) -> sa.ColumnElement[Any]:
+            return computed[name] if name in computed else table.c[name]
+
+        self.resource: Final = resource
+        self.columns: Final = {one.name: _comparable(column(one.name), one) for one in resource.columns}
+        self._selected: Final = [column(one.name).label(one.name) for one in fields_of(resource.record)]
+        self._readers: Final = [_reader(one) for one in fields_of(resource.record)]
+
+    def select(self) -> sa.Select[Any]:
+        """What ``record`` takes as a row."""
+        return sa.select(*self._selected)
+
+    def record(self, row: Sequence[Any]) -> R:
+        """A row of ``select``."""
+        return self.resource.record(
+            **{name: read(value) for (name, read), value in zip(self._readers, row, strict=True)}
+        )
 
     def conditions(self, where: ListConditions) -> list[sa.ColumnElement[bool]]:
         """As SQL."""
@@ -82,12 +100,11 @@ class Listing:
         query: sa.Select[Any],
         conditions: Sequence[sa.ColumnElement[bool]],
         part: PageRequest,
-        make: Callable[[Any], T],
         *,
         beyond: sa.ColumnElement[bool] | None = None,
-    ) -> PageResult[T]:
-        """``query`` selects what ``make`` takes as a row. ``beyond`` is the condition of a cursor, which no count
-        heeds.
+    ) -> PageResult[R]:
+        """``query`` is ``select`` with what it needs. ``beyond`` is the condition of a cursor, which is not applied to
+        counts.
 
         Raises UsageError ``list_query``.
         """
@@ -97,19 +114,47 @@ class Listing:
         rows = connection.execute(shown if beyond is None else shown.where(beyond)).all()
         matching = query.where(*conditions).order_by(None)
         total = connection.execute(matching.with_only_columns(sa.func.count(), maintain_column_froms=True)).scalar_one()
-        facets = {name: _facet(connection, matching, self.columns[name]) for name in self._facets}
-        return PageResult(tuple(make(row) for row in rows), total, current_revision(connection), facets)
+        facets = {name: _facet(connection, matching, self.columns[name]) for name in self.resource.facets}
+        return PageResult(tuple(self.record(row) for row in rows), total, current_revision(connection), facets)
 
     def _order(self, sort: str) -> list[sa.ColumnElement[Any]]:
         name, down = sort.removeprefix("-"), sort.startswith("-")
         if name not in self.columns:
             raise UsageError(
-                f"{self._noun} cannot be sorted by '{name[:60]}'",
+                f"{self.resource.noun} cannot be sorted by '{name[:60]}'",
                 code=LIST_QUERY,
                 next_step=f"One of {', '.join(self.columns)}.",
             )
-        column, key = self.columns[name], self.columns[self.key]
+        column, key = self.columns[name], self.columns[self.resource.key]
         return [(column.desc() if down else column.asc()).nulls_last(), key.desc() if down else key.asc()]
+
+
+def _comparable(column: sa.ColumnElement[Any], named: Named) -> sa.ColumnElement[Any]:
+    """A document is searched as text."""
+    return sa.cast(column, sa.Text) if named.kind is Kind.PART and isinstance(column.type, sa.JSON) else column
+
+
+def _reader(named: Named) -> tuple[str, Callable[[Any], Any]]:
+    """How a value of the database becomes one of the record."""
+    choices = named.column.choices
+    read = choices if isinstance(choices, EnumType) else _READERS.get(named.type, _same)
+    return named.name, (lambda value: None if value is None else read(value)) if named.optional else read
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _items(value: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(value)
+
+
+def moment(seconds: float) -> datetime:
+    """A time of the database: seconds since 1970."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), LAST_SECOND), UTC)
+
+
+_READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {datetime: moment, bool: bool, tuple[str, ...]: _items}
 
 
 def current_revision(connection: sa.Connection) -> int:

@@ -3,7 +3,6 @@ same done in Python."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -12,9 +11,11 @@ import httpx
 import pytest
 
 from hypersdk.access.kinds.vsphere import VSPHERE
+from hypersdk.access.records import AUDIT, ENDPOINTS, TOKENS, USERS
 from hypersdk.access.roles import Role
 from hypersdk.jobs.heartbeat import Heartbeat
 from hypersdk.jobs.states import JobEvent
+from hypersdk.resource import shown_fields
 from hypersdk.state.tables import endpoints
 from tests.support.apiserver import Api, running_api
 from tests.support.databases import fresh_database
@@ -255,15 +256,5 @@ def test_conditions_of_bulk_calls_know_revisions_too(filled: Api) -> None:
 def test_rows_of_the_database_and_of_the_answer_have_the_same_names() -> None:
     """The columns of a list are those of its rows: one that is shown and cannot be sorted by would be found by the
     tests above only if it had a row here."""
-    from hypersdk.access.audit import AUDIT_LIST, AuditEntry
-    from hypersdk.access.endpoints import ENDPOINT_LIST, StoredEndpoint
-    from hypersdk.access.tokens import TOKEN_LIST, Token
-    from hypersdk.access.users import USER_LIST, User
-
-    for listing, row in (
-        (AUDIT_LIST, AuditEntry),
-        (ENDPOINT_LIST, StoredEndpoint),
-        (TOKEN_LIST, Token),
-        (USER_LIST, User),
-    ):
-        assert {field.name for field in dataclasses.fields(row)} == set(listing.columns)
+    for resource in (AUDIT, ENDPOINTS, TOKENS, USERS):
+        assert [one.name for one in shown_fields(resource.record)] == [one.name for one in resource.columns]

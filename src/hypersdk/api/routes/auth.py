@@ -11,15 +11,15 @@ from starlette.concurrency import run_in_threadpool
 from hypersdk.access.access import Access
 from hypersdk.access.audit import NEWEST
 from hypersdk.access.faults import USER_INVALID, Forbidden
+from hypersdk.access.records import Scope
 from hypersdk.access.roles import Permission, Role, permissions
-from hypersdk.access.tokens import Token, check_revocable
-from hypersdk.access.users import User
+from hypersdk.access.tokens import check_revocable
 from hypersdk.api.context import Services, services
 from hypersdk.api.queries import AuditQuery, TokenQuery, UserQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of, came_by_tls
-from hypersdk.api.times import maybe_rfc3339, rfc3339
-from hypersdk.api.views import Listed, Scope, listed
+from hypersdk.api.times import rfc3339
+from hypersdk.api.views import AuditEntryView, Listed, TokenView, UserView, listed
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.pages import LIST_QUERY
@@ -42,7 +42,7 @@ class LoginBody(_Strict):
     password: SecretStr = Field(max_length=1024)
 
 
-class PermissionOut(BaseModel):
+class PermissionView(BaseModel):
     """Whether the caller may do something, and why not."""
 
     action: str = Field(examples=["jobs.submit"])
@@ -51,7 +51,7 @@ class PermissionOut(BaseModel):
     reason: str | None = None
 
 
-class Me(BaseModel):
+class MeView(BaseModel):
     """Who is asking. ``csrf_token`` goes into X-CSRF-Token of every write with the session cookie."""
 
     user_id: str
@@ -60,25 +60,13 @@ class Me(BaseModel):
     scope: str
     via: Literal["token", "cookie", "local"]
     csrf_token: str | None = None
-    permissions: list[PermissionOut]
+    permissions: list[PermissionView]
 
 
-class LoginOut(Me):
+class LoginView(MeView):
     """A session has begun; the cookie is in the headers."""
 
     expires_at: str
-
-
-class UserOut(BaseModel):
-    """A user."""
-
-    id: str
-    name: str
-    role: Role
-    has_password: bool
-    disabled: bool
-    locked_until: str | None = None
-    created_at: str
 
 
 class UserBody(_Strict):
@@ -104,20 +92,7 @@ class PasswordBody(_Strict):
     new: SecretStr = Field(max_length=1024)
 
 
-class TokenOut(BaseModel):
-    """A token, without its text."""
-
-    id: str
-    user_id: str
-    user: str
-    label: str
-    scope: str
-    created_at: str
-    expires_at: str | None = None
-    used_at: str | None = None
-
-
-class NewTokenOut(TokenOut):
+class NewTokenView(TokenView):
     """``token`` is shown this once."""
 
     token: str = Field(examples=["hst_..."])
@@ -134,35 +109,22 @@ class TokenBody(_Strict):
     user: Name | None = None
 
 
-class AuditOut(BaseModel):
-    """One line of the audit trail."""
-
-    number: int
-    at: str
-    actor: str
-    address: str
-    action: str
-    object: str
-    outcome: str
-    detail: dict[str, Any]
-
-
-class Users(Listed):
+class UsersView(Listed):
     """By name, if nothing else is asked for."""
 
-    users: list[UserOut]
+    users: list[UserView]
 
 
-class TokensOut(Listed):
+class TokensView(Listed):
     """Newest first, if nothing else is asked for."""
 
-    tokens: list[TokenOut]
+    tokens: list[TokenView]
 
 
-class AuditPage(Listed):
+class AuditView(Listed):
     """Newest first, if nothing else is asked for; ``next`` goes into ``before`` for what follows."""
 
-    entries: list[AuditOut]
+    entries: list[AuditEntryView]
     next: int | None = None
 
 
@@ -170,7 +132,7 @@ class AuditPage(Listed):
 
 
 @router.post("/login", responses=problems())
-async def login(body: LoginBody, request: Request, response: Response, use: Use) -> LoginOut:
+async def login(body: LoginBody, request: Request, response: Response, use: Use) -> LoginView:
     """Begins a session; its cookie is HttpOnly, the CSRF token is in the answer."""
     password = _secret(body.password)
     user, begun = await run_in_threadpool(use.access.login, body.username, password, address_of(request.scope))
@@ -183,14 +145,14 @@ async def login(body: LoginBody, request: Request, response: Response, use: Use)
         samesite="strict",
         secure=came_by_tls(request.scope),
     )
-    return LoginOut(
+    return LoginView(
         user_id=user.id,
         name=user.name,
-        role=user.role,
-        scope=user.role.value,
+        role=Role(user.role),
+        scope=user.role,
         via="cookie",
         csrf_token=begun.csrf.reveal(),
-        permissions=_permissions(user.role),
+        permissions=_permissions(Role(user.role)),
         expires_at=rfc3339(begun.expires_at),
     )
 
@@ -206,9 +168,9 @@ async def logout(request: Request, response: Response, caller: Viewer, use: Use)
 
 
 @router.get("/me", responses=problems())
-async def me(caller: Viewer) -> Me:
+async def me(caller: Viewer) -> MeView:
     """Who the caller is and what it may do."""
-    return Me(
+    return MeView(
         user_id=caller.user_id,
         name=caller.name,
         role=caller.role,
@@ -220,7 +182,7 @@ async def me(caller: Viewer) -> Me:
 
 
 @router.get("/permissions", responses=problems())
-async def list_permissions(caller: Viewer) -> list[PermissionOut]:
+async def list_permissions(caller: Viewer) -> list[PermissionView]:
     """Every action: whether the caller may, and why not."""
     return _permissions(caller.role)
 
@@ -236,37 +198,37 @@ async def change_password(body: PasswordBody, caller: Viewer, use: Use) -> None:
 
 
 @router.get("/users", responses=problems())
-async def list_users(query: Annotated[UserQuery, Query()], _caller: Admin, use: Use) -> Users:
+async def list_users(query: Annotated[UserQuery, Query()], _caller: Admin, use: Use) -> UsersView:
     """Filtered and sorted by any column."""
     found = await run_in_threadpool(use.access.users.page, query.where(), query.part())
-    return Users(users=[_user(user) for user in found.rows], **listed(found))
+    return UsersView(users=[UserView.model_validate(user) for user in found.rows], **listed(found))
 
 
 @router.post("/users", status_code=201, responses=problems(409))
-async def create_user(body: UserBody, caller: Admin, use: Use) -> UserOut:
+async def create_user(body: UserBody, caller: Admin, use: Use) -> UserView:
     """Makes a user."""
     password = None if body.password is None else _secret(body.password)
     user = await run_in_threadpool(use.access.users.create, body.name, body.role, password)
-    await _note(use.access, caller, "user.create", user.name, role=user.role.value)
-    return _user(user)
+    await _note(use.access, caller, "user.create", user.name, role=user.role)
+    return UserView.model_validate(user)
 
 
 @router.get("/users/{user_id}", responses=problems(404))
-async def get_user(user_id: str, _caller: Admin, use: Use) -> UserOut:
+async def get_user(user_id: str, _caller: Admin, use: Use) -> UserView:
     """One user, by id or name."""
-    return _user(await run_in_threadpool(use.access.users.get, user_id))
+    return UserView.model_validate(await run_in_threadpool(use.access.users.get, user_id))
 
 
 @router.patch("/users/{user_id}", responses=problems(404, 409))
-async def change_user(user_id: str, body: UserChange, caller: Admin, use: Use) -> UserOut:
+async def change_user(user_id: str, body: UserChange, caller: Admin, use: Use) -> UserView:
     """Changes role, password or whether the user may log in; its sessions end."""
     password = None if body.password is None else _secret(body.password)
     user = await run_in_threadpool(
         lambda: use.access.users.change(user_id, role=body.role, password=password, disabled=body.disabled)
     )
     changed = sorted(body.model_fields_set)
-    await _note(use.access, caller, "user.change", user.name, changed=changed, role=user.role.value)
-    return _user(user)
+    await _note(use.access, caller, "user.change", user.name, changed=changed, role=user.role)
+    return UserView.model_validate(user)
 
 
 @router.delete("/users/{user_id}", status_code=204, responses=problems(404, 409))
@@ -280,17 +242,17 @@ async def delete_user(user_id: str, caller: Admin, use: Use) -> None:
 
 
 @router.get("/tokens", responses=problems())
-async def list_tokens(query: Annotated[TokenQuery, Query()], caller: Viewer, use: Use) -> TokensOut:
+async def list_tokens(query: Annotated[TokenQuery, Query()], caller: Viewer, use: Use) -> TokensView:
     """The caller's tokens, or with `all` those of everybody; filtered and sorted by any column."""
     if query.everyone and not caller.role.allows(Role.ADMIN):
         raise Forbidden("only an administrator sees the tokens of others", needs="admin")
     whose = None if query.everyone else caller.user_id
     found = await run_in_threadpool(use.access.tokens.page, whose, query.where(), query.part())
-    return TokensOut(tokens=[TokenOut(**_token(token)) for token in found.rows], **listed(found))
+    return TokensView(tokens=[TokenView.model_validate(token) for token in found.rows], **listed(found))
 
 
 @router.post("/tokens", status_code=201, responses=problems(404))
-async def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenOut:
+async def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenView:
     """Makes a token. Its text is in this answer and nowhere else. It may no more than its user, and no more than who
     makes it; made by a token, it ends no later than that one."""
     owner = await run_in_threadpool(_owner, use.access, caller, body)
@@ -306,7 +268,7 @@ async def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenOut
         )
     )
     await _note(use.access, caller, "token.create", token.id, user=token.user, scope=token.scope)
-    return NewTokenOut(**_token(token), token=text.reveal())
+    return NewTokenView(**TokenView.model_validate(token).model_dump(), token=text.reveal())
 
 
 @router.delete("/tokens/{token_id}", status_code=204, responses=problems(404))
@@ -325,26 +287,14 @@ async def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
 
 
 @router.get("/audit", responses=problems())
-async def list_audit(query: Annotated[AuditQuery, Query()], _caller: Admin, use: Use) -> AuditPage:
+async def list_audit(query: Annotated[AuditQuery, Query()], _caller: Admin, use: Use) -> AuditView:
     """Who did what. Filtered and sorted by any column; by `before` for programs, by `offset` for a scroll bar."""
     if query.before is not None and query.offset:
         raise UsageError("offset goes without before", code=LIST_QUERY)
     found = await run_in_threadpool(lambda: use.access.audit.page(query.where(), query.part(), before=query.before))
-    entries = [
-        AuditOut(
-            number=one.number,
-            at=rfc3339(one.at),
-            actor=one.actor,
-            address=one.address,
-            action=one.action,
-            object=one.object,
-            outcome=one.outcome,
-            detail=dict(one.detail),
-        )
-        for one in found.rows
-    ]
-    more = len(entries) == query.limit and query.sort == NEWEST.sort
-    return AuditPage(entries=entries, next=entries[-1].number if more else None, **listed(found))
+    more = len(found.rows) == query.limit and query.sort == NEWEST.sort
+    entries = [AuditEntryView.model_validate(entry) for entry in found.rows]
+    return AuditView(entries=entries, next=found.rows[-1].number if more else None, **listed(found))
 
 
 def _owner(access: Access, caller: Caller, body: TokenBody) -> str:
@@ -377,34 +327,9 @@ def _secret(given: SecretStr) -> Secret:
     return Secret(text)
 
 
-def _permissions(role: Role) -> list[PermissionOut]:
+def _permissions(role: Role) -> list[PermissionView]:
     return [_permission(one) for one in permissions(role)]
 
 
-def _permission(one: Permission) -> PermissionOut:
-    return PermissionOut(action=one.action, allowed=one.allowed, needs=one.needs, reason=one.reason)
-
-
-def _user(user: User) -> UserOut:
-    return UserOut(
-        id=user.id,
-        name=user.name,
-        role=user.role,
-        has_password=user.has_password,
-        disabled=user.disabled,
-        locked_until=maybe_rfc3339(user.locked_until),
-        created_at=rfc3339(user.created_at),
-    )
-
-
-def _token(token: Token) -> dict[str, Any]:
-    return {
-        "id": token.id,
-        "user_id": token.user_id,
-        "user": token.user,
-        "label": token.label,
-        "scope": token.scope,
-        "created_at": rfc3339(token.created_at),
-        "expires_at": maybe_rfc3339(token.expires_at),
-        "used_at": maybe_rfc3339(token.used_at),
-    }
+def _permission(one: Permission) -> PermissionView:
+    return PermissionView(action=one.action, allowed=one.allowed, needs=one.needs, reason=one.reason)

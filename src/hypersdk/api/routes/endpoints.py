@@ -10,15 +10,14 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
-from hypersdk.access.endpoints import ENDPOINT_UNKNOWN, NewEndpoint, StoredEndpoint
+from hypersdk.access.endpoints import ENDPOINT_UNKNOWN, NewEndpoint
 from hypersdk.access.kinds import KINDS
 from hypersdk.access.kinds.vsphere import VSPHERE
 from hypersdk.api.context import Services, services
 from hypersdk.api.queries import EndpointQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Admin, Operator, Viewer
-from hypersdk.api.times import rfc3339
-from hypersdk.api.views import Listed, listed
+from hypersdk.api.views import EndpointView, Listed, listed
 from hypersdk.errors import LookupFailed
 from hypersdk.secret import Secret
 
@@ -64,24 +63,6 @@ class EndpointRequest(BaseModel):
     datacenter: Line | None = None
     default: bool = Field(default=False, description="Jobs that name no endpoint use this one")
     kind: str = Field(default=VSPHERE, max_length=64, json_schema_extra={"enum": [*sorted(KINDS)]})
-
-
-class EndpointView(BaseModel):
-    """An endpoint as every user may see it."""
-
-    id: str
-    name: str
-    kind: str
-    url: str
-    username: str
-    has_password: bool
-    secret_ref: str | None
-    thumbprint: str | None
-    insecure: bool
-    datacenter: str | None
-    is_default: bool
-    created_at: str
-    revision: int
 
 
 class EndpointsView(Listed):
@@ -130,20 +111,20 @@ async def create(body: EndpointRequest, use: Use, _: Admin) -> EndpointView:
         default=body.default,
         kind=body.kind,
     )
-    return _view(await _dial(use.endpoints.create, new))
+    return EndpointView.model_validate(await _dial(use.endpoints.create, new))
 
 
 @router.get("", operation_id="list_endpoints", summary="List endpoints", responses=problems())
 def list_endpoints(query: Annotated[EndpointQuery, Query()], use: Use, _: Viewer) -> EndpointsView:
     """Filtered and sorted by any column."""
     found = use.endpoints.page(query.where(), query.part())
-    return EndpointsView(endpoints=[_view(one) for one in found.rows], **listed(found))
+    return EndpointsView(endpoints=[EndpointView.model_validate(endpoint) for endpoint in found.rows], **listed(found))
 
 
 @router.get("/{id}", operation_id="get_endpoint", summary="One endpoint", responses=problems(404))
 def get(id: Id, use: Use, _: Viewer) -> EndpointView:  # noqa: A002 - the parameter's name
     """By id or name."""
-    return _view(use.endpoints.get(_key(id)))
+    return EndpointView.model_validate(use.endpoints.get(_key(id)))
 
 
 @router.delete(
@@ -175,7 +156,7 @@ async def test(id: Id, use: Use, _: Operator) -> ServerView:  # noqa: A002
 @router.post("/{id}/default", operation_id="default_endpoint", summary="Make it the default", responses=problems(404))
 def make_default(id: Id, use: Use, _: Admin) -> EndpointView:  # noqa: A002
     """For jobs that name no endpoint."""
-    return _view(use.endpoints.make_default(_key(id)))
+    return EndpointView.model_validate(use.endpoints.make_default(_key(id)))
 
 
 def _key(text: str) -> str:
@@ -183,21 +164,3 @@ def _key(text: str) -> str:
     if not (text.isascii() and text.isprintable()):
         raise LookupFailed("there is no endpoint of that name", code=ENDPOINT_UNKNOWN)
     return text
-
-
-def _view(one: StoredEndpoint) -> EndpointView:
-    return EndpointView(
-        id=one.id,
-        name=one.name,
-        kind=one.kind,
-        url=one.url,
-        username=one.username,
-        has_password=one.has_password,
-        secret_ref=one.secret_ref,
-        thumbprint=one.thumbprint,
-        insecure=one.insecure,
-        datacenter=one.datacenter,
-        is_default=one.is_default,
-        created_at=rfc3339(one.created_at),
-        revision=one.revision,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -29,9 +29,7 @@ from hypersdk.api.views import (
     JobView,
     Listed,
     ProgressView,
-    attempt_view,
     error_view,
-    job_view,
     listed,
     progress_view,
 )
@@ -176,8 +174,8 @@ async def create(
     if not done.accepted:
         response.status_code = 200
     return SubmissionView(
-        accepted=[job_view(job) for job in done.accepted],
-        rejected=[RejectionView(number=one.number, error=_told(told_of_job(one.error))) for one in done.rejected],
+        accepted=[JobView.model_validate(job) for job in done.accepted],
+        rejected=[RejectionView(number=one.number, error=error_view(told_of_job(one.error))) for one in done.rejected],
         warnings=list(done.warnings),
     )
 
@@ -191,7 +189,7 @@ def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobPa
     page = use.jobs.page(query.as_filter(), query.part(), after=after)
     more = len(page.rows) == query.limit and query.sort.removeprefix("-") == "number"
     cursor = str(page.rows[-1].number) if more else None
-    return JobPage(jobs=[job_view(job) for job in page.rows], next_cursor=cursor, **listed(page))
+    return JobPage(jobs=[JobView.model_validate(job) for job in page.rows], next_cursor=cursor, **listed(page))
 
 
 @router.post("/bulk", operation_id="bulk_jobs", summary="One action on many jobs", responses=problems())
@@ -338,7 +336,7 @@ def progress(id: Id, use: Use, _: Viewer) -> ProgressView:  # noqa: A002
 def attempts(id: Id, query: Annotated[AttemptQuery, Query()], use: Use, _: Viewer) -> AttemptsView:  # noqa: A002
     """Filtered and sorted by any column."""
     found = use.jobs.attempts_page(use.jobs.get(id).id, query.where(), query.part())
-    return AttemptsView(attempts=[attempt_view(one) for one in found.rows], **listed(found))
+    return AttemptsView(attempts=[AttemptView.model_validate(one) for one in found.rows], **listed(found))
 
 
 @router.get("/{id}/explain", operation_id="explain_job", summary="Why a job is as it is", responses=problems(404))
@@ -350,7 +348,7 @@ def explain(id: Id, use: Use, _: Viewer) -> ExplanationView:  # noqa: A002
         message=found.message,
         cause=found.cause,
         next_step=found.next_step,
-        history=[attempt_view(one) for one in found.history],
+        history=[AttemptView.model_validate(one) for one in found.history],
     )
 
 
@@ -447,14 +445,8 @@ def download(
 
 
 def _detail(job: Job, caller: Caller) -> JobDetail:
-    return JobDetail(**job_view(job).model_dump(), permissions=job_permissions(job, caller.role))
+    return JobDetail(**JobView.model_validate(job).model_dump(), permissions=job_permissions(job, caller.role))
 
 
 def _error(error: HyperSDKError) -> ErrorView:
-    return _told(error.as_dict())
-
-
-def _told(error: Mapping[str, Any]) -> ErrorView:
-    found = error_view(error)
-    assert found is not None
-    return found
+    return error_view(error.as_dict())

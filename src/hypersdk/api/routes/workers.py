@@ -10,7 +10,7 @@ from hypersdk.api.context import Services, services
 from hypersdk.api.queries import WorkerQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Viewer
-from hypersdk.api.views import Listed, WorkerView, listed, worker_view
+from hypersdk.api.views import Listed, WorkerView, listed
 from hypersdk.jobs.figures import list_workers
 
 router = APIRouter(prefix="/api/v1/workers", tags=["workers"])
@@ -26,4 +26,4 @@ class WorkersView(Listed):
 def get(query: Annotated[WorkerQuery, Query()], use: Annotated[Services, Depends(services)], _: Viewer) -> WorkersView:
     """With the age of their last sign of life; dead ones are forgotten after a week."""
     found = list_workers(use.database, query.where(), query.part())
-    return WorkersView(workers=[worker_view(one) for one in found.rows], **listed(found))
+    return WorkersView(workers=[WorkerView.model_validate(worker) for worker in found.rows], **listed(found))

@@ -10,6 +10,7 @@ import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
+from hypersdk.cli.hyperctl.shown import table
 from hypersdk.cli.programs.groups import Group, flag
 from hypersdk.cli.text import clean
 from hypersdk.errors import HyperSDKError, UsageError
@@ -127,42 +128,23 @@ def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
 @pass_ctl
 def list_(ctl: Ctl) -> None:
     """List the endpoints."""
-    found = ctl.client.endpoints.list()
-    ctl.show([dict(one.raw) for one in found], lambda: _print(ctl, found))
+    endpoints = ctl.client.endpoints.list()
+    ctl.show([dict(endpoint.raw) for endpoint in endpoints], lambda: _print(ctl, endpoints))
 
 
-def _print(ctl: Ctl, found: Sequence[EndpointInfo]) -> None:
-    from hypersdk.cli.columns import Column, lay_out
+def _print(ctl: Ctl, endpoints: Sequence[EndpointInfo]) -> None:
+    from hypersdk.client import EndpointInfo
 
-    if not found:
+    if not endpoints:
         ctl.output.line("No endpoint is known. Add one with `hyperctl endpoints add NAME URL`.")
         return
-    columns = (
-        Column("Name"),
-        Column("URL", least=20),
-        Column("User", least=10),
-        Column("Default"),
-        Column("Trust", optional=True),
-        Column("ID", optional=True),
-    )
-    rows = [
-        [
-            (clean(one.name, 128), "bold"),
-            (clean(one.url, 400), ""),
-            (clean(one.username, 200), ""),
-            ("yes" if one.is_default else "", "green"),
-            _trust(one),
-            (clean(one.id, 128), "dim"),
-        ]
-        for one in found
-    ]
-    ctl.output.print(lay_out(columns, rows, ctl.output.width))
+    ctl.output.print(table(endpoints, EndpointInfo, ctl.output.width, thumbprint=_trust))
 
 
-def _trust(one: EndpointInfo) -> tuple[str, str]:
-    if one.raw.get("insecure"):
+def _trust(endpoint: EndpointInfo) -> tuple[str, str]:
+    if endpoint.insecure:
         return "anyone", "red"
-    return ("pinned", "") if one.thumbprint else ("authorities", "")
+    return ("pinned", "") if endpoint.thumbprint else ("authorities", "")
 
 
 @command.command("test")

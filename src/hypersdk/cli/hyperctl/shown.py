@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from hypersdk.cli.text import clean
+from hypersdk.resource import Record, cells_of
 from hypersdk.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ STATUS_STYLES: Final = {
     "pending": "dim",
 }
 Facts = Sequence[tuple[str, str]]
+R = TypeVar("R", bound=Record)
 
 
 def status_text(job: Job) -> str:
@@ -41,30 +43,44 @@ def moment_text(moment: datetime | None) -> str:
     return "-" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def jobs_table(jobs: Sequence[Job], width: int | None) -> Text:
-    """The table of ``hyperctl query``."""
+def table(records: Sequence[R], kind: type[R], width: int | None, **cells: Callable[[R], Cell]) -> Text:
+    """Records of one kind, a line each, with the columns that are declared for it. ``cells`` are those that say more
+    than the value of their field."""
     from hypersdk.cli.columns import Column, lay_out
 
-    columns = (
-        Column("Job ID"),
-        Column("Name", least=12),
-        Column("VM Path", least=12, optional=True),
-        Column("Status"),
-        Column("Progress"),
-        Column("Started", optional=True),
-    )
-    return lay_out(columns, [_row(job) for job in jobs], width)
-
-
-def _row(job: Job) -> list[Cell]:
-    return [
-        (clean(job.id, 128), "bold"),
-        (clean(job.name, 200), ""),
-        (clean(job.vm_path, 400), ""),
-        (status_text(job), STATUS_STYLES.get(job.status, "")),
-        (progress_text(job), ""),
-        (moment_text(job.started_at), "dim" if job.started_at is None else ""),
+    named = cells_of(kind)
+    columns = [Column(cell.title, least=cell.least, optional=cell.optional) for _, cell in named]
+    rows = [
+        [
+            cells[name](record) if name in cells else (value_text(getattr(record, name)), cell.style)
+            for name, cell in named
+        ]
+        for record in records
     ]
+    return lay_out(columns, rows, width)
+
+
+def value_text(value: object) -> str:
+    """A value of a record for people, in one line."""
+    if isinstance(value, datetime) or value is None:
+        return moment_text(value)
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return clean(str(value), 400)
+
+
+def jobs_table(jobs: Sequence[Job], width: int | None) -> Text:
+    """The table of ``hyperctl query``."""
+    from hypersdk.client import Job
+
+    return table(
+        jobs,
+        Job,
+        width,
+        state=lambda job: (status_text(job), STATUS_STYLES.get(job.status, "")),
+        progress=lambda job: (progress_text(job), ""),
+        started_at=lambda job: (moment_text(job.started_at), "dim" if job.started_at is None else ""),
+    )
 
 
 def facts_table(facts: Facts) -> Text:

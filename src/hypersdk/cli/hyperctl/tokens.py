@@ -11,10 +11,9 @@ from click.core import ParameterSource
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import moment_text
+from hypersdk.cli.hyperctl.shown import moment_text, table
 from hypersdk.cli.programs.accounts import token_flags
 from hypersdk.cli.programs.groups import Group, flag
-from hypersdk.cli.text import clean
 from hypersdk.errors import TARGET_DENIED, HyperSDKError, TargetError
 from hypersdk.secret import Secret
 
@@ -117,35 +116,18 @@ def _revoke_unseen(ctl: Ctl, token_id: str) -> None:
 @pass_ctl
 def list_(ctl: Ctl, everyone: bool) -> None:
     """List tokens, newest first, without their texts."""
-    found = ctl.client.tokens.list(everyone=everyone)
-    ctl.show([dict(one.raw) for one in found], lambda: _print(ctl, found))
+    tokens = ctl.client.tokens.list(everyone=everyone)
+    ctl.show([dict(token.raw) for token in tokens], lambda: _print(ctl, tokens))
 
 
-def _print(ctl: Ctl, found: Sequence[ApiToken]) -> None:
-    from hypersdk.cli.columns import Column, lay_out
+def _print(ctl: Ctl, tokens: Sequence[ApiToken]) -> None:
+    from hypersdk.client import ApiToken
 
-    columns = (
-        Column("ID"),
-        Column("Label", least=12),
-        Column("User", least=8, optional=True),
-        Column("Scope"),
-        Column("Expires"),
-        Column("Last used", optional=True),
-        Column("Created", optional=True),
-    )
-    rows = [
-        [
-            (clean(one.id, 128), "bold"),
-            (clean(one.label, 200), ""),
-            (clean(one.user, 128), ""),
-            (clean(one.scope, 20), ""),
-            ("never" if one.expires_at is None else moment_text(one.expires_at), ""),
-            (moment_text(one.used_at), "dim"),
-            (moment_text(one.created_at), "dim"),
-        ]
-        for one in found
-    ]
-    ctl.output.print(lay_out(columns, rows, ctl.output.width))
+    ctl.output.print(table(tokens, ApiToken, ctl.output.width, expires_at=_expiry))
+
+
+def _expiry(token: ApiToken) -> tuple[str, str]:
+    return ("never" if token.expires_at is None else moment_text(token.expires_at)), ""
 
 
 @command.command("revoke")

@@ -10,10 +10,9 @@ import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import moment_text
+from hypersdk.cli.hyperctl.shown import table
 from hypersdk.cli.programs.accounts import ROLES, new_password_flags, user_flags
 from hypersdk.cli.programs.groups import Group
-from hypersdk.cli.text import clean
 
 if TYPE_CHECKING:
     from hypersdk.client import User
@@ -44,39 +43,22 @@ def add(ctl: Ctl, name: str, role: str, password_file: Path | None, password_std
 @pass_ctl
 def list_(ctl: Ctl) -> None:
     """List users."""
-    found = ctl.client.users.list()
-    ctl.show([dict(one.raw) for one in found], lambda: _print(ctl, found))
+    users = ctl.client.users.list()
+    ctl.show([dict(user.raw) for user in users], lambda: _print(ctl, users))
 
 
-def _print(ctl: Ctl, found: Sequence[User]) -> None:
-    from hypersdk.cli.columns import Column, lay_out
+def _print(ctl: Ctl, users: Sequence[User]) -> None:
+    from hypersdk.client import User
 
-    columns = (
-        Column("Name", least=12),
-        Column("Role"),
-        Column("Login"),
-        Column("Created", optional=True),
-        Column("ID", optional=True),
-    )
-    rows = [
-        [
-            (clean(one.name, 128), "bold"),
-            (clean(one.role, 20), ""),
-            _login(one),
-            (moment_text(one.created_at), "dim"),
-            (clean(one.id, 128), "dim"),
-        ]
-        for one in found
-    ]
-    ctl.output.print(lay_out(columns, rows, ctl.output.width))
+    ctl.output.print(table(users, User, ctl.output.width, disabled=_login))
 
 
 def _login(user: User) -> tuple[str, str]:
     if user.disabled:
         return "disabled", "red"
-    if user.raw.get("locked_until"):
+    if user.locked_until:
         return "locked for a while", "yellow"
-    return ("password", "") if user.raw.get("has_password") else ("tokens only", "")
+    return ("password", "") if user.has_password else ("tokens only", "")
 
 
 @command.command("passwd")

@@ -53,7 +53,7 @@ def list_(daemon: Daemon) -> None:
     rows = [
         [
             (clean(user.name, 128), "bold"),
-            (user.role.value, ""),
+            (user.role, ""),
             ("disabled", "red") if user.disabled else ("password" if user.has_password else "tokens only", ""),
             (clean(user.id, 64), "dim"),
         ]

@@ -1,0 +1,188 @@
+"""What a list of the daemon shows: each column is declared once, as an annotated field of the resource's record.
+
+::
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class User(Record):                          what the daemon's store returns, and what the client returns
+        name: Annotated[str, Column(cell=Cell("Name"))]
+
+    Column ──> state/pages    SQL: the table's column of that name; filters, order, facets
+           ├─> api/queries    query parameters, by the type of the field (see ``Kind``)
+           ├─> api/views      field of the answer
+           ├─> client         decoded from the answer
+           └─> hyperctl       column of the table, where there is a ``cell``
+
+A field with a default is one that older daemons do not send.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Final, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+
+LARGE: Final = (0, 2**53)
+"""Bounds of numbers that only rise."""
+
+
+class Kind(Enum):
+    """How rows are chosen by a column; with the query parameters of a column ``x`` or ``x_at``."""
+
+    VALUES = "x: one of these values; may be given more than once"
+    PART = "x: a part of the text, in any case"
+    FLAG = "x: true or false"
+    RANGE = "x_min, x_max: numbers from this one up to and including that one"
+    TIME = "x_after: at this time or later; x_before: before it"
+    DOCUMENT = "not at all"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The column in a table of ``hyperctl``. Columns stand in the order of ``place``. Where room is short it is cut
+    down to ``least`` cells (0: never), then left out if it is ``optional``."""
+
+    title: str
+    place: int
+    least: int = 0
+    optional: bool = False
+    style: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What is to be said of a column beside its name and type. ``about`` describes it in the OpenAPI document."""
+
+    about: str = ""
+    example: str = ""
+    choices: Any = None
+    """An enum or a Literal: all values that this version knows."""
+    part: bool = False
+    """Rows are chosen by a part of the text, not by the whole."""
+    bounds: tuple[float, float] | None = None
+    """Least and greatest number that may be asked for."""
+    digits: int | None = None
+    """Behind the point, of a number that is shown rounded."""
+    facet: bool = False
+    """Matching rows are counted by value."""
+    cell: Cell | None = None
+    derived: bool = False
+    """Another column in other words: shown, and neither filtered nor sorted by."""
+    internal: bool = False
+    """Of the daemon alone: in its record, and not shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A column with its name and the type of its values, which may also be None if it is ``optional``. An answer
+    without one that is ``required`` cannot be read."""
+
+    name: str
+    type: Any
+    column: Column
+    optional: bool = False
+    required: bool = True
+
+    @property
+    def kind(self) -> Kind:
+        """How rows are chosen by it."""
+        if self.column.derived:
+            return Kind.DOCUMENT
+        if self.column.part:
+            return Kind.PART
+        return _KINDS.get(self.type, Kind.VALUES if self.column.choices else Kind.DOCUMENT)
+
+
+_KINDS: Final[Mapping[Any, Kind]] = {
+    str: Kind.VALUES,
+    bool: Kind.FLAG,
+    int: Kind.RANGE,
+    float: Kind.RANGE,
+    datetime: Kind.TIME,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Base of records. ``raw`` is the JSON object as it came, with the fields that only a newer daemon knows; empty on
+    the side of the daemon."""
+
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource(Generic[R]):
+    """A list. ``key`` is a column without equals: it decides between rows that are equal in the one they are sorted by.
+    ``sort`` is the order where none is asked for, ``more`` are columns that are no fields of the record."""
+
+    noun: str
+    record: type[R]
+    key: str
+    sort: str
+    more: tuple[Named, ...] = ()
+
+    @property
+    def columns(self) -> tuple[Named, ...]:
+        """All that rows can be chosen and sorted by."""
+        return tuple(one for one in (*shown_fields(self.record), *self.more) if one.kind is not Kind.DOCUMENT)
+
+    @property
+    def facets(self) -> tuple[str, ...]:
+        """Columns by whose values matching rows are counted."""
+        return tuple(one.name for one in self.columns if one.column.facet)
+
+
+def fields_of(record: type[Record]) -> tuple[Named, ...]:
+    """The fields of a record in their order, but for ``raw``."""
+    kind: type = record
+    return _fields_of(kind)
+
+
+def shown_fields(record: type[Record]) -> tuple[Named, ...]:
+    """Those that an answer has."""
+    return tuple(one for one in fields_of(record) if not one.column.internal)
+
+
+def cells_of(record: type[Record]) -> tuple[tuple[str, Cell], ...]:
+    """The columns of its table with the names of their fields, from left to right."""
+    found = [(one.name, one.column.cell) for one in fields_of(record) if one.column.cell is not None]
+    return tuple(sorted(found, key=lambda named: named[1].place))
+
+
+@cache
+def _fields_of(record: type) -> tuple[Named, ...]:
+    return tuple(_read_fields(record))
+
+
+def _read_fields(record: type) -> Iterator[Named]:
+    hints = get_type_hints(record)
+    columns = _columns_of(record)
+    for one in dataclasses.fields(record):
+        if one.name != "raw":
+            kind, optional = _without_none(hints[one.name])
+            required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+            yield Named(one.name, kind, columns.get(one.name, Column()), optional, required)
+
+
+def _columns_of(record: type) -> dict[str, Column]:
+    """A class may narrow the type of a field that its base declares; what the base says of the column stays."""
+    found: dict[str, Column] = {}
+    for base in filter(dataclasses.is_dataclass, reversed(record.__mro__)):
+        for name, hint in get_type_hints(base, include_extras=True).items():
+            if columns := [part for part in get_args(hint) if isinstance(part, Column)]:
+                found[name] = columns[0]
+    return found
+
+
+def _without_none(kind: Any) -> tuple[Any, bool]:
+    if get_origin(kind) not in (Union, UnionType):
+        return kind, False
+    (inner,) = (part for part in get_args(kind) if part is not NoneType)
+    return inner, True
