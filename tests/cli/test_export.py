@@ -265,6 +265,7 @@ def test_an_export_that_lies_there_is_replaced_by_force_only(shell: Shell, tmp_p
         (["off", "--format", "raw", "--compress"], 6, "compress_unfit"),
         (["off", "--exclude-disk", "9"], 5, "no_such_disk"),
         (["on", "--from-snapshot", "nosuch"], 5, "snapshot_not_found"),
+        (["on", "--datastore-min-free", "100%"], 6, None),
         (["on", "--datastore-floor", "100%"], 6, None),
         (["tpm"], 6, None),
         (["off", "-o", "/dev/null/x"], 9, "target_denied"),

@@ -91,7 +91,8 @@ def test_what_converts_is_converted() -> None:
     }
     found = load_settings({}, None, given)
     assert (found.drain_s, type(found.drain_s)) == (5.0, float)
-    assert (found.roles, found.datastore_floor_bytes) == (frozenset({"api"}), 0)
+    assert (found.roles, found.datastore_min_free_bytes) == (frozenset({"api"}), 0)
+    assert load_settings({}, None, {"datastore_min_free_bytes": "0"}).datastore_min_free_bytes == 0
     assert (found.key_file, found.trusted_proxies) == (Path.home() / "k", ("::1",))
 
 

@@ -12,8 +12,8 @@ from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of, stem_of_run
 from hypersdk.migration.preflight import (
     datastore_refusals,
-    floor_bytes,
     machine_refusals,
+    min_free_bytes,
     raise_if_any,
     wants_snapshot,
     warnings_for,
@@ -80,12 +80,12 @@ def test_only_a_running_machine_wants_a_snapshot() -> None:
 
 
 def test_the_floor_is_the_larger_of_the_two() -> None:
-    assert floor_bytes(100 * GiB) == 20 * GiB
-    assert floor_bytes(1 * TiB) == int(0.1 * TiB)
+    assert min_free_bytes(100 * GiB) == 20 * GiB
+    assert min_free_bytes(1 * TiB) == int(0.1 * TiB)
     full = SimpleNamespace(name="ds1", capacity_bytes=100 * GiB, free_bytes=19 * GiB)
     fine = SimpleNamespace(name="ds2", capacity_bytes=100 * GiB, free_bytes=21 * GiB)
     assert [refusal.message for refusal in datastore_refusals([full, fine])] == [
-        "datastore 'ds1' has 19.0 GiB free, the floor for a snapshot is 20.0 GiB"
+        "datastore 'ds1' has 19.0 GiB free; 20.0 GiB must stay free while a snapshot is held"
     ]
 
 

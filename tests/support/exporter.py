@@ -50,7 +50,7 @@ class Engine:
         settings = RunSettings(state=self.state, progress_interval_s=0.05, **self.settings)
         before = set(threading.enumerate())
         with self.log_in() as session:
-            plans = [make_plan(session, spec, cancel=token, floor=settings.floor) for spec in specs]
+            plans = [make_plan(session, spec, cancel=token, min_free=settings.min_free) for spec in specs]
             outcomes = export_machines(session, plans, cancel=token, observer=self.seen.extend, settings=settings)
         left = [thread.name for thread in threading.enumerate() if _is_ours(thread) and thread not in before]
         assert left == [], "threads outlive their export"

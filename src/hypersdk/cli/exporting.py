@@ -117,7 +117,9 @@ def make_plans(
             show(f"Planning {number} of {len(specs)}: {name} ...")
             try:
                 with session.breakable(cli.cancel):
-                    plans.append(make_plan(session, spec, cancel=cli.cancel, machines=machines, floor=settings.floor))
+                    plans.append(
+                        make_plan(session, spec, cancel=cli.cancel, machines=machines, min_free=settings.min_free)
+                    )
             except Cancelled:
                 raise
             except HyperSDKError as error:

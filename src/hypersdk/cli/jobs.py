@@ -31,6 +31,7 @@ OWN_FLAGS: Final = frozenset(
         "max_machines",
         "bwlimit",
         "space_wait",
+        "datastore_min_free",
         "datastore_floor",
     }
 )

@@ -119,7 +119,7 @@ class JobAttempt:
                 spec = replace(spec, resume=Resume.DISCARD if job.discard else Resume.RESUME)
             settings = self._settings(runs)
             with session.breakable(self.cancel):
-                plan = make_plan(session, spec, cancel=self.cancel, floor=settings.floor, runs=runs)
+                plan = make_plan(session, spec, cancel=self.cancel, min_free=settings.min_free, runs=runs)
             plan = replace(plan, warnings=tuple(map(warning_of_job, plan.warnings)))
             for change in plan.changes:
                 self.progress.log(f"at the source: {change}")

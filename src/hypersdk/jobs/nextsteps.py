@@ -39,7 +39,7 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
         " snapshot has been removed."
     ),
     "datastore_low": (
-        "Free space on the datastore, or lower `datastore_floor_percent` and `datastore_floor_bytes` in the daemon's"
+        "Free space on the datastore, or lower `datastore_min_free_percent` and `datastore_min_free_bytes` in the daemon's"
         f" configuration, then `hyperctl retry ID`; or set `options.source: power-off` {_AGAIN}."
     ),
     "shutdown_timeout": (

@@ -75,6 +75,13 @@ def _roles(value: Iterable[str]) -> frozenset[str]:
     return roles
 
 
+FORMER_KEYS: Final = {
+    "datastore_floor_percent": "datastore_min_free_percent",
+    "datastore_floor_bytes": "datastore_min_free_bytes",
+}
+"""Keys by the names that they had in earlier releases."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonSettings:
     """Sizes in bytes, times in seconds. ``database_url`` may hold a password and is shown without it.
@@ -118,8 +125,8 @@ class DaemonSettings:
     streams_per_host: Annotated[int, whole(1, 1024)] = 8
     streams_per_vcenter: Annotated[int, whole(1, 1024)] = 32
     bandwidth_limit: Size | None = None
-    datastore_floor_percent: Annotated[float, number(0, 100)] = 10.0
-    datastore_floor_bytes: SizeOrNone = 20 * 1024 * MiB
+    datastore_min_free_percent: Annotated[float, number(0, 100)] = 10.0
+    datastore_min_free_bytes: SizeOrNone = 20 * 1024 * MiB
     space_wait_s: Annotated[float, number(0, 30 * 86_400)] = 600.0
     take_over_s: Annotated[float, number(2, 3600)] = 30.0
     drain_s: Annotated[float, number(0, 3600)] = 60.0
@@ -162,6 +169,7 @@ def load_settings(environ: Mapping[str, str], path: Path | None, overrides: Mapp
     if path is not None:
         values |= _read(path)
     values |= {key: value for key, value in overrides.items() if value is not None}
+    values = {FORMER_KEYS.get(key, key): value for key, value in values.items()}
     settings = table(DaemonSettings, values, code=DAEMON_CONFIG, where="the daemon's configuration")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise UsageError("tls_cert and tls_key go together", code=DAEMON_CONFIG)

@@ -355,13 +355,13 @@ def _job_of(workflow_id: str) -> str:
 
 
 def _run_settings(settings: DaemonSettings, environ: Mapping[str, str]) -> RunSettings:
-    floor = MinFreeSpace(settings.datastore_floor_percent / 100, settings.datastore_floor_bytes)
+    min_free = MinFreeSpace(settings.datastore_min_free_percent / 100, settings.datastore_min_free_bytes)
     return RunSettings(
         streams_per_host=settings.streams_per_host,
         streams_per_vcenter=settings.streams_per_vcenter,
         bandwidth_limit=settings.bandwidth_limit,
         space_wait_s=settings.space_wait_s,
-        floor=floor,
+        min_free=min_free,
         progress_interval_s=0.5,
         state=settings.state_dir,
         # Where programs of the same user look that know nothing of this daemon's own state directory, too.

@@ -379,7 +379,7 @@ class MachineExport:
                 watch = SnapshotWatch(
                     self._session,
                     work.run.record.moref,
-                    settings.floor,
+                    settings.min_free,
                     interval_s=settings.snapshot_watch_s,
                     cancel=self._cancel,
                     note=self._board.note,

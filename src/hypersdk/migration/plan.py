@@ -56,8 +56,8 @@ class PlannedDisk:
 class MinFreeSpace:
     """How much must stay free on a datastore while a snapshot of ours is held."""
 
-    fraction: float = preflight.FLOOR_FRACTION
-    at_least_bytes: int = preflight.FLOOR_BYTES
+    fraction: float = preflight.MIN_FREE_FRACTION
+    at_least_bytes: int = preflight.MIN_FREE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def make_plan(
     *,
     cancel: CancelToken,
     machines: Sequence[MachineSummary] | None = None,
-    floor: MinFreeSpace = MinFreeSpace(),
+    min_free: MinFreeSpace = MinFreeSpace(),
     runs: RunStore | None = None,
 ) -> Plan:
     """Looks the machine up, checks all that can be checked without changing anything, and says what will be done.
@@ -129,50 +129,83 @@ def make_plan(
     rows = machines if machines is not None else list_machines(session, cancel=cancel)
     machine = read_machine(session, find_machine(rows, spec.machine).moref)
     free = free_bytes(spec.output_dir)  # first of all that looks at the folder: it says what keeps us from it
-    known = runs or FolderRuns(state_folder(os.environ))
-    if spec.resume is Resume.REFUSE and _nothing_begun(spec, known):
-        spec = replace(spec, resume=Resume.DISCARD)
-    resuming = _check_folder(spec, unfinished=known.exists(spec.output_dir))
-    run = _run_of(spec, machine, known)
-    only_publish = resuming and run is not None and run.copied
-    snapshot = _named_snapshot(machine, spec, may_be_gone=only_publish)
-    if snapshot is not None:
-        machine = read_machine(session, machine.moref, snapshot=snapshot)
-    disks = select_disks(machine.name, machine.disks, spec.exclude_disks)
-    preflight.raise_if_any(machine.name, list(preflight.capacity_refusals(machine, [disk for _, disk in disks])))
-    temporary = preflight.wants_snapshot(machine, spec)
-    planned = tuple(_planned(machine, spec, number, disk) for number, disk in disks)
+    found = _look(session, machine, spec, runs or FolderRuns(state_folder(os.environ)))
+    spec, machine = found.spec, found.machine
+    planned = tuple(_planned(machine, spec, number, disk) for number, disk in found.disks)
     needs = sum(disk.expected_bytes for disk in planned) + most_bytes_around(spec, len(planned))
-    refusals: list[Refusal] = []
-    if not only_publish:  # else nothing of the machine is read or changed any more, whatever has become of it
-        stores = read_datastores(session, machine.moref) if temporary else []
-        held_by_us = run is not None and bool(run.open_changes)
-        refusals += preflight.machine_refusals(machine, spec, [disk for _, disk in disks], held_by_us=held_by_us)
-        refusals += preflight.datastore_refusals(stores, floor.fraction, floor.at_least_bytes)
-    refusals += _format_refusals(spec)
-    if not resuming:
+    refusals = [*_source_refusals(session, found, min_free), *_format_refusals(spec)]
+    if not found.resuming:
         refusals += _space_refusals(spec, needs, free)
     preflight.raise_if_any(machine.name, refusals)
-    resumption = None
-    if resuming and run and not only_publish:
-        resumption = resumption_of(machine, spec, run, spec.output_dir.absolute())
-    held = resumption is not None and not resumption.anew
-    changes = _changes_left(run) if run and only_publish else _changes(machine, spec, temporary, held=held)
+    resumption = found.resumption()
     return Plan(
         spec=spec,
         machine=machine,
         disks=planned,
-        snapshot=snapshot,
-        temporary_snapshot=temporary,
-        point=_point_text(spec, temporary),
+        snapshot=found.snapshot,
+        temporary_snapshot=found.temporary,
+        point=_point_text(spec, found.temporary),
         method=spec.method,
-        changes=tuple(changes),
+        changes=tuple(_changes(found, resumption)),
         warnings=tuple(preflight.warnings_for(machine, spec)),
         needs_bytes=needs,
         free_bytes=free,
         route=machine.summary.host or session.endpoint.host,
         resumption=resumption,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What there is: the machine at the point in time that is exported, and an unfinished run of it.
+
+    ``disks`` have their numbers. ``only_publish``: all is copied, so nothing of the machine is read or changed any
+    more, whatever has become of it.
+    """
+
+    spec: ExportSpec
+    machine: Machine
+    disks: Sequence[tuple[int, Disk]]
+    snapshot: str | None
+    run: RunRecord | None
+    resuming: bool
+    only_publish: bool
+
+    @property
+    def temporary(self) -> bool:
+        """Whether a temporary snapshot is made, or was made by the run."""
+        return preflight.wants_snapshot(self.machine, self.spec)
+
+    def resumption(self) -> Resumption | None:
+        """How the run is gone on with, where something is still to be copied."""
+        if not self.resuming or self.run is None or self.only_publish:
+            return None
+        return resumption_of(self.machine, self.spec, self.run, self.spec.output_dir.absolute())
+
+
+def _look(session: Session, machine: Machine, spec: ExportSpec, runs: RunStore) -> _Found:
+    """Raises LookupFailed, Refused and TargetError."""
+    if spec.resume is Resume.REFUSE and _nothing_begun(spec, runs):
+        spec = replace(spec, resume=Resume.DISCARD)
+    resuming = _check_folder(spec, unfinished=runs.exists(spec.output_dir))
+    run = _run_of(spec, machine, runs)
+    only_publish = resuming and run is not None and run.copied
+    snapshot = _named_snapshot(machine, spec, may_be_gone=only_publish)
+    if snapshot is not None:
+        machine = read_machine(session, machine.moref, snapshot=snapshot)
+    disks = select_disks(machine.name, machine.disks, spec.exclude_disks)
+    preflight.raise_if_any(machine.name, list(preflight.capacity_refusals(machine, [disk for _, disk in disks])))
+    return _Found(spec, machine, disks, snapshot, run, resuming, only_publish)
+
+
+def _source_refusals(session: Session, found: _Found, min_free: MinFreeSpace) -> Iterator[Refusal]:
+    if found.only_publish:
+        return
+    machine, disks = found.machine, [disk for _, disk in found.disks]
+    stores = read_datastores(session, machine.moref) if found.temporary else []
+    held_by_us = found.run is not None and bool(found.run.open_changes)
+    yield from preflight.machine_refusals(machine, found.spec, disks, held_by_us=held_by_us)
+    yield from preflight.datastore_refusals(stores, min_free.fraction, min_free.at_least_bytes)
 
 
 def _planned(machine: Machine, spec: ExportSpec, number: int, disk: Disk) -> PlannedDisk:
@@ -263,26 +296,28 @@ def _point_text(spec: ExportSpec, temporary: bool) -> str:
     return "a temporary snapshot of the running machine" if temporary else "the powered-off machine"
 
 
-def _changes_left(run: RunRecord) -> Iterator[str]:
-    """Of a run that has copied all."""
-    if run.open_changes:
-        yield "put the machine back as the earlier run found it"
-
-
-def _changes(machine: Machine, spec: ExportSpec, temporary: bool, *, held: bool) -> Iterator[str]:
-    """``held``: the temporary snapshot is there from an earlier run."""
-    running = machine.power is Power.ON
-    if running and spec.state is SourceState.POWER_OFF:
-        yield "power the machine off; power it on again at the end"
-    if running and spec.state is SourceState.SHUTDOWN:
-        yield "shut the guest down; power the machine on again at the end"
+def _changes(found: _Found, resumption: Resumption | None) -> Iterator[str]:
+    """What is changed at the source, for people."""
+    if found.only_publish:
+        if found.run is not None and found.run.open_changes:
+            yield "put the machine back as the earlier run found it"
+        return
+    machine, spec = found.machine, found.spec
+    yield from _power_changes(machine, spec)
     if spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms):
         yield "eject ISO images; put them back at the end"
-    if temporary:
-        yield (
-            "go on from the temporary snapshot; remove it at the end"
-            if held
-            else "make a temporary snapshot; remove it at the end"
-        )
+    if found.temporary:
+        held = resumption is not None and not resumption.anew
+        first = "go on from the temporary snapshot" if held else "make a temporary snapshot"
+        yield f"{first}; remove it at the end"
     if spec.method is not Method.DATASTORE:
         yield "hold an export lease (no power-on and no migration meanwhile)"
+
+
+def _power_changes(machine: Machine, spec: ExportSpec) -> Iterator[str]:
+    if machine.power is not Power.ON:
+        return
+    if spec.state is SourceState.POWER_OFF:
+        yield "power the machine off; power it on again at the end"
+    if spec.state is SourceState.SHUTDOWN:
+        yield "shut the guest down; power the machine on again at the end"

@@ -82,8 +82,8 @@ COMPRESS_UNFIT = register(
     "qcow2 takes every kind; ovf, ova and vmdk take none, checked and unchecked; raw takes none.",
 )
 
-FLOOR_FRACTION: Final = 0.10
-FLOOR_BYTES: Final = 20 * GiB
+MIN_FREE_FRACTION: Final = 0.10
+MIN_FREE_BYTES: Final = 20 * GiB
 """A snapshot is only made while each datastore keeps at least the larger of the two free."""
 
 
@@ -188,24 +188,24 @@ def _disk_refusals(name: str, disk: Disk, through_snapshot: bool) -> Iterator[Re
         yield Refusal(INDEPENDENT_DISK, f"'{disk.label}' of '{name}' is independent and the machine is running")
 
 
-def floor_bytes(capacity_bytes: int, fraction: float = FLOOR_FRACTION, at_least: int = FLOOR_BYTES) -> int:
+def min_free_bytes(capacity_bytes: int, fraction: float = MIN_FREE_FRACTION, at_least: int = MIN_FREE_BYTES) -> int:
     """Bytes that must stay free on a datastore of ``capacity_bytes`` while a snapshot of ours is held."""
     return max(int(capacity_bytes * fraction), at_least)
 
 
 def datastore_refusals(
-    datastores: Iterable[DatastoreSpace], fraction: float = FLOOR_FRACTION, at_least: int = FLOOR_BYTES
+    datastores: Iterable[DatastoreSpace], fraction: float = MIN_FREE_FRACTION, at_least: int = MIN_FREE_BYTES
 ) -> Iterator[Refusal]:
     """Which datastores have too little room for a snapshot to grow."""
     for store in datastores:
         if store.capacity_bytes is None or store.free_bytes is None:
             continue  # not accessible: unreachable datastores are refused by that name
-        floor = floor_bytes(store.capacity_bytes, fraction, at_least)
-        if store.free_bytes < floor:
+        needed = min_free_bytes(store.capacity_bytes, fraction, at_least)
+        if store.free_bytes < needed:
             yield Refusal(
                 DATASTORE_LOW,
-                f"datastore '{store.name}' has {format_size(store.free_bytes)} free, the floor for a snapshot is"
-                f" {format_size(floor)}",
+                f"datastore '{store.name}' has {format_size(store.free_bytes)} free;"
+                f" {format_size(needed)} must stay free while a snapshot is held",
             )
 
 

@@ -47,7 +47,7 @@ class RunSettings:
     shutdown_timeout_s: float = 300.0
     snapshot_watch_s: float = 30.0
     progress_interval_s: float = 0.25
-    floor: MinFreeSpace = field(default_factory=MinFreeSpace)
+    min_free: MinFreeSpace = field(default_factory=MinFreeSpace)
     state: Path = field(default_factory=lambda: state_folder(os.environ))
     registers: tuple[Path, ...] = ()
     runs: RunStore | None = None

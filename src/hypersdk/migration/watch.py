@@ -11,7 +11,7 @@ from typing import Self
 from hypersdk.errors import HyperSDKError, SourceError, register
 from hypersdk.migration.plan import MinFreeSpace
 from hypersdk.migration.point import SNAPSHOT_GONE
-from hypersdk.migration.preflight import floor_bytes
+from hypersdk.migration.preflight import min_free_bytes
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_size
 from hypersdk.vsphere.datastore import delta_bytes
@@ -36,7 +36,7 @@ class SnapshotWatch:
         self,
         session: Session,
         moref: str,
-        floor: MinFreeSpace,
+        min_free: MinFreeSpace,
         *,
         interval_s: float,
         cancel: CancelToken,
@@ -45,7 +45,7 @@ class SnapshotWatch:
     ) -> None:
         self._session = session
         self._moref = moref
-        self._floor = floor
+        self._min_free = min_free
         self._interval_s = interval_s
         self._cancel = cancel
         self._note = note
@@ -84,13 +84,13 @@ class SnapshotWatch:
         for store in read_datastores(self._session, self._moref):
             if store.capacity_bytes is None or store.free_bytes is None:
                 continue
-            floor = floor_bytes(store.capacity_bytes, self._floor.fraction, self._floor.at_least_bytes)
+            needed = min_free_bytes(store.capacity_bytes, self._min_free.fraction, self._min_free.at_least_bytes)
             self._note(f"snapshot holds {format_size(grown)}; {format_size(store.free_bytes)} free on '{store.name}'")
-            if store.free_bytes < floor:
+            if store.free_bytes < needed:
                 self._end(
                     SourceError(
-                        f"datastore '{store.name}' has only {format_size(store.free_bytes)} free, the floor is"
-                        f" {format_size(floor)}",
+                        f"datastore '{store.name}' has only {format_size(store.free_bytes)} free;"
+                        f" {format_size(needed)} must stay free",
                         code=DATASTORE_FLOOR,
                     )
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -86,17 +87,18 @@ def command(
         runs = [run for run in idle if every or any(run.lies_in(folder) for folder in folders)]
         mine = [run for run in runs if run.record is not None and run.record.endpoint == here]
         failed = [run for run in mine if not _clean(cli, session, run, drop_snapshots, give_up)]
-        removed, failed_strays = _strays(cli, session, ask=stray, named=snapshots)
+        strays = _Strays(cli, session, ask=stray, named=snapshots)
+        strays.handle()
     for run in runs:
         if run not in mine and run.record is not None:
             cli.output.note(f"{run.folder}: belongs to {run.record.endpoint}, not to {here}; left alone", style="dim")
     for folder in sorted({folder.absolute() for folder in folders}):
         if not any(run.lies_in(folder) for run in runs):
             cli.output.warn(f"{folder}: no unfinished export of this user lies there, or one is running")
-    if not mine and not removed and not failed_strays:
+    if not mine and not strays.removed and not strays.failed:
         cli.output.note("Nothing to put back here.")
-    if failed or failed_strays:
-        names = [run.record.machine for run in failed if run.record] + failed_strays
+    if failed or strays.failed:
+        names = [run.record.machine for run in failed if run.record] + strays.failed
         raise NotRestored(f"not everything could be put back: {', '.join(names)}", next_step=GIVE_UP_STEP)
 
 
@@ -138,59 +140,75 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool,
     return all(problem.given_up for problem in done.problems)
 
 
-def _strays(cli: Cli, session: Session, *, ask: bool, named: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tells of snapshots with our name that no run of this user knows, and removes those that are ``named`` or agreed
-    to; the names of those that were removed, and of those that could not be.
+@dataclass(slots=True)
+class _Strays:
+    """Snapshots with our name that no run of this user knows: tells of them, and removes those that are ``named`` or
+    agreed to.
 
-    Raises LookupFailed for a name that is not there, and Refused where nobody can be asked, after all others are done.
+    ``removed`` and ``failed`` are names of snapshots; ``unclaimed`` are those that nobody could be asked about.
     """
-    from hypersdk.migration.runs import RunClaim, stray_snapshots
 
-    unasked: list[str] = []
-    strays = stray_snapshots(session, cli.state_dir, lambda: _held_by_jobs(cli, unasked), cancel=cli.cancel)
-    if unasked and any(stray.claim is RunClaim.UNKNOWN for stray in strays):
-        cli.output.note(f"No daemon could be asked for the snapshots of its jobs: {unasked[0]}.", style="dim")
-    removed: list[str] = []
-    failed: list[str] = []
-    unclaimed: list[str] = []
-    for stray in strays:
-        name = stray.found.name
-        if name in named:
-            wanted = True
-        elif named and not ask:
-            continue
-        elif stray.claim is RunClaim.USED:
-            cli.output.note(f"{_told(stray)}; in use, left alone", style="dim")
-            continue
-        elif not ask:
-            whose = (
-                "A run of yours left it over"
-                if stray.claim is RunClaim.LEFT_OVER
-                else "Nothing proves that its run is over"
+    cli: Cli
+    session: Session
+    ask: bool
+    named: Sequence[str]
+    removed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    unclaimed: list[str] = field(default_factory=list)
+
+    def handle(self) -> None:
+        """Raises LookupFailed for a name that is not there, and Refused where nobody can be asked, after all others
+        are done."""
+        strays = self._find()
+        for stray in strays:
+            if self._wanted(stray):
+                (self.removed if _remove(self.cli, self.session, stray) else self.failed).append(stray.found.name)
+        if missing := sorted(set(self.named) - {stray.found.name for stray in strays}):
+            raise LookupFailed(
+                f"no snapshot of ours that no run of yours needs is called {', '.join(missing)}",
+                code="snapshot_not_found",
+                next_step=(
+                    "`hyper2kvm cleanup` shows them. One of an unfinished run of yours goes with `hyper2kvm cleanup"
+                    " --drop-snapshots DIR`."
+                ),
             )
-            cli.output.warn(f"{_told(stray)}. {whose}; --stray asks whether to remove it")
-            continue
-        elif cli.output.can_ask:
-            wanted = _agreed(cli, stray)
-        else:
-            wanted = stray.claim is RunClaim.LEFT_OVER
-            if not wanted:
-                cli.output.warn(f"{_told(stray)}. Not removed")
-                unclaimed.append(name)
-        if wanted:
-            (removed if _remove(cli, session, stray) else failed).append(name)
-    if missing := sorted(set(named) - {stray.found.name for stray in strays}):
-        raise LookupFailed(
-            f"no snapshot of ours that no run of yours needs is called {', '.join(missing)}",
-            code="snapshot_not_found",
-            next_step=(
-                "`hyper2kvm cleanup` shows them. One of an unfinished run of yours goes with `hyper2kvm cleanup"
-                " --drop-snapshots DIR`."
-            ),
+        if self.unclaimed:
+            raise Refused(f"whose they are is not certain: {', '.join(self.unclaimed)}", code=SNAPSHOT_UNCLAIMED)
+
+    def _find(self) -> Sequence[Stray]:
+        from hypersdk.migration.runs import RunClaim, stray_snapshots
+
+        unasked: list[str] = []
+        strays = stray_snapshots(
+            self.session, self.cli.state_dir, lambda: _held_by_jobs(self.cli, unasked), cancel=self.cli.cancel
         )
-    if unclaimed:
-        raise Refused(f"whose they are is not certain: {', '.join(unclaimed)}", code=SNAPSHOT_UNCLAIMED)
-    return removed, failed
+        if unasked and any(stray.claim is RunClaim.UNKNOWN for stray in strays):
+            self.cli.output.note(f"No daemon could be asked for the snapshots of its jobs: {unasked[0]}.", style="dim")
+        return strays
+
+    def _wanted(self, stray: Stray) -> bool:
+        """Whether it is to be removed; says why not."""
+        from hypersdk.migration.runs import RunClaim
+
+        output = self.cli.output
+        if stray.found.name in self.named:
+            return True
+        if self.named and not self.ask:
+            return False
+        if stray.claim is RunClaim.USED:
+            output.note(f"{_told(stray)}; in use, left alone", style="dim")
+            return False
+        left_over = stray.claim is RunClaim.LEFT_OVER
+        if not self.ask:
+            whose = "A run of yours left it over" if left_over else "Nothing proves that its run is over"
+            output.warn(f"{_told(stray)}. {whose}; --stray asks whether to remove it")
+            return False
+        if output.can_ask:
+            return _agreed(self.cli, stray)
+        if not left_over:
+            output.warn(f"{_told(stray)}. Not removed")
+            self.unclaimed.append(stray.found.name)
+        return left_over
 
 
 def _told(stray: Stray) -> str:

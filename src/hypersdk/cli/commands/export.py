@@ -29,7 +29,7 @@ WHOLE: Final = click.IntRange(1, 1024)
 _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option(
         "-f", "--file", "job_file", type=click.Path(path_type=Path), metavar="JOBFILE",
-        help="Export what this job file says (YAML or JSON; - is standard input).",
+        help="Run the exports of a job file (YAML or JSON; - is standard input).",
     ),
     click.option(
         "-o", "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -46,21 +46,22 @@ _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     ),
     click.option("--power-off", is_flag=True, help="Power a running machine off, export it, power it on again."),
     click.option("--shutdown", is_flag=True, help="Shut a running guest down, export it, power it on again."),
-    click.option("--no-quiesce", is_flag=True, help="Take the temporary snapshot without stilling the guest's file systems."),
-    click.option("--remove-cdrom", is_flag=True, help="Eject ISO images for the time of the export, then put them back."),
+    click.option("--no-quiesce", is_flag=True, help="Take the temporary snapshot without quiescing the guest's file systems."),
+    click.option("--remove-cdrom", is_flag=True, help="Eject ISO images during the export, then re-insert them."),
     click.option("--exclude-disk", multiple=True, metavar="DISK", help="Leave this disk out: its label, number from 1, or device key. Repeatable."),
     click.option("--parallel", type=WHOLE, metavar="N", help="Disks of one machine copied at a time (default: 4)."),
     click.option("--max-machines", type=WHOLE, metavar="N", help="Machines exported at a time (default: 4)."),
     click.option("--bwlimit", metavar="RATE", help="Bytes per second over all streams, like 100M."),
-    click.option("--retries", type=click.IntRange(0, MAX_RETRIES), metavar="N", help="New tries after a broken stream (default: 3)."),
-    click.option("--space-wait", type=click.IntRange(0), metavar="SECONDS", help="How long a full target disk is waited for (default: 600)."),
+    click.option("--retries", type=click.IntRange(0, MAX_RETRIES), metavar="N", help="Retries after a broken stream (default: 3)."),
+    click.option("--space-wait", type=click.IntRange(0), metavar="SECONDS", help="How long to wait while the target disk is full (default: 600)."),
     click.option(
-        "--datastore-floor", metavar="SIZE|PERCENT",
+        "--datastore-min-free", metavar="SIZE|PERCENT",
         help="What must stay free on a datastore while a snapshot is held (default: the larger of 10% and 20GiB).",
     ),
-    click.option("--resume", is_flag=True, help="Go on with an unfinished export in the output folder."),
-    click.option("--discard", is_flag=True, help="Give an unfinished export in the output folder up and begin anew."),
-    click.option("--force", is_flag=True, help="Replace another export that lies in the output folder."),
+    click.option("--datastore-floor", hidden=True),
+    click.option("--resume", is_flag=True, help="Continue an unfinished export in the output folder."),
+    click.option("--discard", is_flag=True, help="Discard an unfinished export in the output folder and start again."),
+    click.option("--force", is_flag=True, help="Replace another export in the output folder."),
     click.option("--no-file-hash", is_flag=True, help="Do not read the images back; `verify` can then compare sizes only."),
     click.option("--dry-run", is_flag=True, help="Show the plan and stop."),
 )  # fmt: skip
@@ -164,8 +165,9 @@ def run_settings(cli: Cli, flags: Flags) -> RunSettings:
         changes["bandwidth_limit"] = _rate(flags["bwlimit"])
     if "space_wait" in flags:
         changes["space_wait_s"] = float(flags["space_wait"])
-    if "datastore_floor" in flags:
-        changes["floor"] = floor_of(flags["datastore_floor"])
+    for name in ("datastore_floor", "datastore_min_free"):  # the first is the name that it had in earlier releases
+        if name in flags:
+            changes["min_free"] = min_free_of(flags[name])
     return replace(settings, **changes)
 
 
@@ -176,8 +178,8 @@ def _rate(value: str | int) -> int:
     return rate
 
 
-def floor_of(text: str) -> MinFreeSpace:
-    """``5%`` or ``20GiB`` as the floor below which no snapshot may push a datastore."""
+def min_free_of(text: str) -> MinFreeSpace:
+    """``5%`` or ``20GiB`` as what must stay free on a datastore while a snapshot is held."""
     from hypersdk.migration.plan import MinFreeSpace
 
     number = text.strip().removesuffix("%")
@@ -188,7 +190,7 @@ def floor_of(text: str) -> MinFreeSpace:
     except ValueError:
         percent = -1.0
     if not 0 <= percent <= 100:
-        raise UsageError(f"'{text[:40]}' is no percentage", next_step="Write it like 5% or 20GiB.")
+        raise UsageError(f"'{text[:40]}' is not a percentage", next_step="Write it like 5% or 20GiB.")
     return MinFreeSpace(fraction=percent / 100, at_least_bytes=0)
 
 
