@@ -4,6 +4,11 @@
 
     with Simulator(SimulatorConfig(vms=20)) as simulator:
         ...  # simulator.url, .username, .password, .ca_pem
+
+Later modules import earlier ones, never the other way round::
+
+    values schema content -> world session managed -> platform -> entities storage hosts -> disks machine_state
+    -> machine_view machine_files lease snapshot -> machine datacenter -> inventory dispatch nfc folder -> routes server
 """
 
 from hypersdk.simulator.config import DiskSpec, MachineSpec, SimulatorConfig
