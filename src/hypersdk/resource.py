@@ -3,14 +3,14 @@
 ::
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class User(Record):                          what the daemon's store returns, and what the client returns
-        name: Annotated[str, Column(cell=Cell("Name"))]
+    class User(ListRecord):                      what the daemon's store returns, and what the client returns
+        name: Annotated[str, ListColumn(table=TableColumn("Name", 1))]
 
-    Column ──> state/pages    SQL: the table's column of that name; filters, order, facets
-           ├─> api/queries    query parameters, by the type of the field (see ``Kind``)
-           ├─> api/views      field of the answer
-           ├─> client         decoded from the answer
-           └─> hyperctl       column of the table, where there is a ``cell``
+    ListColumn ──> state/pages    SQL: the table's column of that name; filters, order, facets
+               ├─> api/queries    query parameters, by the type of the field (see ``FilterKind``)
+               ├─> api/views      field of the answer
+               ├─> client         decoded from the answer
+               └─> hyperctl       column of its table, where there is a ``table``
 
 A field with a default is one that older daemons do not send.
 """
@@ -30,7 +30,7 @@ LARGE: Final = (0, 2**53)
 """Bounds of numbers that only rise."""
 
 
-class Kind(Enum):
+class FilterKind(Enum):
     """How rows are chosen by a column; with the query parameters of a column ``x`` or ``x_at``."""
 
     VALUES = "x: one of these values; may be given more than once"
@@ -42,7 +42,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableColumn:
     """The column in a table of ``hyperctl``. Columns stand in the order of ``place``. Where room is short it is cut
     down to ``least`` cells (0: never), then left out if it is ``optional``."""
 
@@ -54,7 +54,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ListColumn:
     """What is to be said of a column beside its name and type. ``about`` describes it in the OpenAPI document."""
 
     about: str = ""
@@ -69,7 +69,7 @@ class Column:
     """Behind the point, of a number that is shown rounded."""
     facet: bool = False
     """Matching rows are counted by value."""
-    cell: Cell | None = None
+    table: TableColumn | None = None
     derived: bool = False
     """Another column in other words: shown, and neither filtered nor sorted by."""
     internal: bool = False
@@ -83,38 +83,38 @@ class Named:
 
     name: str
     type: Any
-    column: Column
+    column: ListColumn
     optional: bool = False
     required: bool = True
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> FilterKind:
         """How rows are chosen by it."""
         if self.column.derived:
-            return Kind.DOCUMENT
+            return FilterKind.DOCUMENT
         if self.column.part:
-            return Kind.PART
-        return _KINDS.get(self.type, Kind.VALUES if self.column.choices else Kind.DOCUMENT)
+            return FilterKind.PART
+        return _KINDS.get(self.type, FilterKind.VALUES if self.column.choices else FilterKind.DOCUMENT)
 
 
-_KINDS: Final[Mapping[Any, Kind]] = {
-    str: Kind.VALUES,
-    bool: Kind.FLAG,
-    int: Kind.RANGE,
-    float: Kind.RANGE,
-    datetime: Kind.TIME,
+_KINDS: Final[Mapping[Any, FilterKind]] = {
+    str: FilterKind.VALUES,
+    bool: FilterKind.FLAG,
+    int: FilterKind.RANGE,
+    float: FilterKind.RANGE,
+    datetime: FilterKind.TIME,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class ListRecord:
     """Base of records. ``raw`` is the JSON object as it came, with the fields that only a newer daemon knows; empty on
     the side of the daemon."""
 
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=ListRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Resource(Generic[R]):
     @property
     def columns(self) -> tuple[Named, ...]:
         """All that rows can be chosen and sorted by."""
-        return tuple(one for one in (*shown_fields(self.record), *self.more) if one.kind is not Kind.DOCUMENT)
+        return tuple(one for one in (*shown_fields(self.record), *self.more) if one.kind is not FilterKind.DOCUMENT)
 
     @property
     def facets(self) -> tuple[str, ...]:
@@ -139,20 +139,20 @@ class Resource(Generic[R]):
         return tuple(one.name for one in self.columns if one.column.facet)
 
 
-def fields_of(record: type[Record]) -> tuple[Named, ...]:
+def fields_of(record: type[ListRecord]) -> tuple[Named, ...]:
     """The fields of a record in their order, but for ``raw``."""
     kind: type = record
     return _fields_of(kind)
 
 
-def shown_fields(record: type[Record]) -> tuple[Named, ...]:
+def shown_fields(record: type[ListRecord]) -> tuple[Named, ...]:
     """Those that an answer has."""
     return tuple(one for one in fields_of(record) if not one.column.internal)
 
 
-def cells_of(record: type[Record]) -> tuple[tuple[str, Cell], ...]:
+def table_of(record: type[ListRecord]) -> tuple[tuple[str, TableColumn], ...]:
     """The columns of its table with the names of their fields, from left to right."""
-    found = [(one.name, one.column.cell) for one in fields_of(record) if one.column.cell is not None]
+    found = [(one.name, one.column.table) for one in fields_of(record) if one.column.table is not None]
     return tuple(sorted(found, key=lambda named: named[1].place))
 
 
@@ -168,15 +168,15 @@ def _read_fields(record: type) -> Iterator[Named]:
         if one.name != "raw":
             kind, optional = _without_none(hints[one.name])
             required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-            yield Named(one.name, kind, columns.get(one.name, Column()), optional, required)
+            yield Named(one.name, kind, columns.get(one.name, ListColumn()), optional, required)
 
 
-def _columns_of(record: type) -> dict[str, Column]:
+def _columns_of(record: type) -> dict[str, ListColumn]:
     """A class may narrow the type of a field that its base declares; what the base says of the column stays."""
-    found: dict[str, Column] = {}
+    found: dict[str, ListColumn] = {}
     for base in filter(dataclasses.is_dataclass, reversed(record.__mro__)):
         for name, hint in get_type_hints(base, include_extras=True).items():
-            if columns := [part for part in get_args(hint) if isinstance(part, Column)]:
+            if columns := [part for part in get_args(hint) if isinstance(part, ListColumn)]:
                 found[name] = columns[0]
     return found
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 import pytest
 import sqlalchemy as sa
 
-from hypersdk.access.endpoints import EndpointConflict, Endpoints, NewEndpoint
+from hypersdk.access.endpoints import EndpointConflict, EndpointStore, NewEndpoint
 from hypersdk.access.kinds import KINDS
 from hypersdk.access.kinds.base import CertificateNotTrusted, EndpointLogin
 from hypersdk.access.vault import Vault
@@ -243,8 +243,8 @@ def vcenter(simulator: SimulatorFactory) -> Simulator:
 
 
 @pytest.fixture
-def endpoints(sqlite: Database) -> Endpoints:
-    return Endpoints(sqlite, Vault(bytes(32), environ={"VC_PASSWORD": "from-env"}))
+def endpoints(sqlite: Database) -> EndpointStore:
+    return EndpointStore(sqlite, Vault(bytes(32), environ={"VC_PASSWORD": "from-env"}))
 
 
 def new(vcenter: Simulator, **more: object) -> NewEndpoint:
@@ -258,7 +258,7 @@ def new(vcenter: Simulator, **more: object) -> NewEndpoint:
 
 
 def test_a_certificate_that_is_not_trusted_wants_its_pin(
-    endpoints: Endpoints, vcenter: Simulator, sqlite: Database
+    endpoints: EndpointStore, vcenter: Simulator, sqlite: Database
 ) -> None:
     with pytest.raises(CertificateNotTrusted) as caught:
         endpoints.create(new(vcenter))
@@ -277,13 +277,13 @@ def test_a_certificate_that_is_not_trusted_wants_its_pin(
     assert about.api_type == "VirtualCenter"
 
 
-def test_another_certificate_than_the_pinned_one_is_refused(endpoints: Endpoints, vcenter: Simulator) -> None:
+def test_another_certificate_than_the_pinned_one_is_refused(endpoints: EndpointStore, vcenter: Simulator) -> None:
     with pytest.raises(ConnectError) as caught:
         endpoints.create(new(vcenter, thumbprint="AA" * 32))
     assert caught.value.code == "certificate_changed"
 
 
-def test_an_endpoint_keeps_no_password_in_its_url(endpoints: Endpoints, vcenter: Simulator) -> None:
+def test_an_endpoint_keeps_no_password_in_its_url(endpoints: EndpointStore, vcenter: Simulator) -> None:
     address = vcenter.url.removeprefix("https://").removesuffix("/sdk").rpartition("@")[2]
     made = endpoints.create(
         new(vcenter, url=f"https://who:planted@{address}/sdk", username="", password=None, insecure=True)
@@ -293,7 +293,7 @@ def test_an_endpoint_keeps_no_password_in_its_url(endpoints: Endpoints, vcenter:
     assert endpoints.login_of(made.id, kind="vsphere").password == Secret("planted")
 
 
-def test_a_reference_is_followed_when_it_is_used(endpoints: Endpoints, vcenter: Simulator) -> None:
+def test_a_reference_is_followed_when_it_is_used(endpoints: EndpointStore, vcenter: Simulator) -> None:
     made = endpoints.create(new(vcenter, password=None, secret_ref="env:VC_PASSWORD", insecure=True))
     assert made.secret_ref == "env:VC_PASSWORD"
     assert endpoints.login_of(made.id, kind="vsphere").password == Secret("from-env")
@@ -301,7 +301,7 @@ def test_a_reference_is_followed_when_it_is_used(endpoints: Endpoints, vcenter: 
         endpoints.create(new(vcenter, name="b", secret_ref="env:VC_PASSWORD", insecure=True))
 
 
-def test_default_names_and_deletion(endpoints: Endpoints, vcenter: Simulator, sqlite: Database) -> None:
+def test_default_names_and_deletion(endpoints: EndpointStore, vcenter: Simulator, sqlite: Database) -> None:
     assert endpoints.default() is None
     first = endpoints.create(new(vcenter, insecure=True))
     second = endpoints.create(new(vcenter, name="vc2", insecure=True))
@@ -322,7 +322,7 @@ def test_default_names_and_deletion(endpoints: Endpoints, vcenter: Simulator, sq
 
 def test_an_id_wins_over_a_name(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hypersdk.access.kinds.vsphere.Vsphere.check_trust", lambda *_: None)
-    endpoints = Endpoints(database, Vault(bytes(32)))
+    endpoints = EndpointStore(database, Vault(bytes(32)))
     first, second = (
         endpoints.create(NewEndpoint(name=name, url=f"https://{name}.example.com", insecure=True))
         for name in ("a", "b")
@@ -344,7 +344,7 @@ def test_there_is_one_default_whoever_asks_at_the_same_time(
     count = 8
     together = threading.Barrier(count)
     monkeypatch.setattr("hypersdk.access.kinds.vsphere.Vsphere.check_trust", lambda *_: together.wait(30))
-    made = Endpoints(database, Vault(bytes(32)))
+    made = EndpointStore(database, Vault(bytes(32)))
 
     def defaults() -> int:
         return sum(one.is_default for one in made.page(EVERYTHING, PageRequest("name")).rows)
@@ -380,26 +380,26 @@ def test_there_is_one_default_whoever_asks_at_the_same_time(
         {"insecure": True, "thumbprint": "AA" * 32},
     ],
 )
-def test_what_cannot_be_an_endpoint(endpoints: Endpoints, vcenter: Simulator, more: dict[str, object]) -> None:
+def test_what_cannot_be_an_endpoint(endpoints: EndpointStore, vcenter: Simulator, more: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         endpoints.create(new(vcenter, **more))
 
 
-def test_nothing_answers(endpoints: Endpoints, vcenter: Simulator) -> None:
+def test_nothing_answers(endpoints: EndpointStore, vcenter: Simulator) -> None:
     with pytest.raises(ConnectError):
         endpoints.create(new(vcenter, url="https://127.0.0.1:1", insecure=True))
 
 
 def test_a_wrong_key_is_said_when_the_endpoint_is_used(
-    endpoints: Endpoints, vcenter: Simulator, sqlite: Database
+    endpoints: EndpointStore, vcenter: Simulator, sqlite: Database
 ) -> None:
     endpoints.create(new(vcenter, insecure=True))
     with pytest.raises(HyperSDKError) as caught:
-        Endpoints(sqlite, Vault(bytes(range(32)))).login_of("vc1", kind="vsphere")
+        EndpointStore(sqlite, Vault(bytes(range(32)))).login_of("vc1", kind="vsphere")
     assert caught.value.code == "vault_wrong_key"
 
 
-def test_a_login_that_vsphere_refuses(endpoints: Endpoints, simulator: SimulatorFactory, tmp_path: Path) -> None:
+def test_a_login_that_vsphere_refuses(endpoints: EndpointStore, simulator: SimulatorFactory, tmp_path: Path) -> None:
     strict = simulator(vms=1, username="user", password=Secret("right"))
     endpoints.create(new(strict, insecure=True))
     with pytest.raises(AccessError) as caught:
@@ -424,7 +424,7 @@ class Libvirt:
         return About("QEMU", "QEMU on kvm1", "10.1", "", "11.0", "libvirt", None)
 
 
-def test_a_kind_is_one_object_in_the_registry(endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_is_one_object_in_the_registry(endpoints: EndpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "libvirt", Libvirt())
     made = endpoints.create(
         NewEndpoint(name="kvm1", url="QEMU+SSH://kvm1/system", kind="libvirt", password=Secret("planted"))

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypersdk.client import DaemonError
-from hypersdk.client.stream import MAX_EVENT_CHARS, Event, EventDecoder
+from hypersdk.client.stream import MAX_EVENT_CHARS, EventDecoder, StreamEvent
 
 STREAM = (
     b': a comment\n\nevent: hello\nid: 7\ndata: {"revision":7}\n\ndata: one\ndata: two \xc3\xa4\nid: 8\r\n\nretry:'
     b" 2500\n\nevent: empty\n\nid: bad\0id\ndata:no blank\n\nfield: ignored\ndata\n\n"
 )
 EVENTS = [
-    Event("hello", "7", '{"revision":7}'),
-    Event("message", "8", "one\ntwo ä"),
-    Event("message", "8", "no blank"),
-    Event("message", "8", ""),
+    StreamEvent("hello", "7", '{"revision":7}'),
+    StreamEvent("message", "8", "one\ntwo ä"),
+    StreamEvent("message", "8", "no blank"),
+    StreamEvent("message", "8", ""),
 ]
 
 
@@ -43,4 +43,4 @@ def test_an_event_without_end_is_refused(endless: bytes) -> None:
 
 def test_data_that_is_no_json_is_an_error_of_ours() -> None:
     with pytest.raises(DaemonError):
-        Event("job", "1", "{").json()
+        StreamEvent("job", "1", "{").json()

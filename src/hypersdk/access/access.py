@@ -14,12 +14,12 @@ from hypersdk.access.audit import Audit
 from hypersdk.access.faults import LOGIN_LOCKED, LOGIN_WRONG, LoginRefused, TooMany
 from hypersdk.access.files import write_private
 from hypersdk.access.lockout import Lockout
-from hypersdk.access.logins import NewLogin, Sessions
+from hypersdk.access.logins import NewLogin, SessionStore
 from hypersdk.access.passwords import check_password, hash_password, outdated
 from hypersdk.access.records import User
 from hypersdk.access.roles import METRICS, Role
-from hypersdk.access.tokens import Tokens, insert_token
-from hypersdk.access.users import Users, insert_user
+from hypersdk.access.tokens import TokenStore, insert_token
+from hypersdk.access.users import UserStore, insert_user
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.tables import users
@@ -48,9 +48,9 @@ class Access:
 
     def __init__(self, database: Database, *, session_s: float = 12 * 3600.0) -> None:
         self._database: Final = database
-        self.users: Final = Users(database)
-        self.tokens: Final = Tokens(database)
-        self.logins: Final = Sessions(database, session_s)
+        self.users: Final = UserStore(database)
+        self.tokens: Final = TokenStore(database)
+        self.logins: Final = SessionStore(database, session_s)
         self.lockout: Final = Lockout(database)
         self.audit: Final = Audit(database)
 

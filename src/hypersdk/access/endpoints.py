@@ -67,7 +67,7 @@ class NewEndpoint:
     kind: str = VSPHERE
 
 
-class Endpoints:
+class EndpointStore:
     """Thread-safe. Where an id is taken, a name is too; the id of one wins over the name of another."""
 
     def __init__(self, database: Database, vault: Vault) -> None:

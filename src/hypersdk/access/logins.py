@@ -41,7 +41,7 @@ class SessionIdentity:
     csrf: Secret
 
 
-class Sessions:
+class SessionStore:
     """Thread-safe; every method is one transaction."""
 
     def __init__(self, database: Database, lifetime_s: float, *, idle_s: float = IDLE_S) -> None:

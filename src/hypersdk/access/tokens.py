@@ -54,7 +54,7 @@ class TokenIdentity:
     scope: str
 
 
-class Tokens:
+class TokenStore:
     """Thread-safe; every method is one transaction."""
 
     def __init__(self, database: Database) -> None:

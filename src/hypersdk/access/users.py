@@ -31,7 +31,7 @@ USER_LIST: Final = Listing(USERS, users, has_password=users.c.password.is_not(No
 _NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}\Z")
 
 
-class Users:
+class UserStore:
     """Thread-safe; every method is one transaction."""
 
     def __init__(self, database: Database) -> None:

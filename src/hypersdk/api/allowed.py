@@ -14,7 +14,7 @@ from hypersdk.jobs.states import ENDED, JOB_STATE, SOURCE_CHANGED_STILL, JobEven
 from hypersdk.jobs.store import Filter
 
 
-class AllowedAction(BaseModel):
+class AllowedActionView(BaseModel):
     """Whether an action would be let through."""
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +39,7 @@ _STATES: dict[str, tuple[frozenset[JobState], str]] = {
 _FAILED: Final = frozenset({JobState.FAILED})
 
 
-def job_permissions(job: Job, role: Role | None) -> dict[str, AllowedAction]:
+def job_permissions(job: Job, role: Role | None) -> dict[str, AllowedActionView]:
     """By action."""
     return {action: _permission(action, job, role) for action in _STATES}
 
@@ -61,16 +61,16 @@ def acted_on(which: Filter, action: str) -> list[Filter]:
     ]
 
 
-def _permission(action: str, job: Job, role: Role | None) -> AllowedAction:
+def _permission(action: str, job: Job, role: Role | None) -> AllowedActionView:
     needed = ACTIONS[f"jobs.{action}"]
     if role is None or not role.allows(needed):
         have = f"; you have {role}" if role else ""
-        return AllowedAction(allowed=False, code=FORBIDDEN, reason=f"needs the role {needed}{have}")
+        return AllowedActionView(allowed=False, code=FORBIDDEN, reason=f"needs the role {needed}{have}")
     states, done = _STATES[action]
     undone = job.state is JobState.FAILED and not job.source_changes
     if job.state not in states or (action == "cancel" and undone):
-        return AllowedAction(allowed=False, code=JOB_STATE, reason=f"a job that is {job.state} cannot be {done}")
+        return AllowedActionView(allowed=False, code=JOB_STATE, reason=f"a job that is {job.state} cannot be {done}")
     if action == "delete" and job.source_changes:
         reason = f"{job.source_changes} change(s) at the source are not undone"
-        return AllowedAction(allowed=False, code=SOURCE_CHANGED_STILL, reason=reason)
-    return AllowedAction(allowed=True, code=None, reason=None)
+        return AllowedActionView(allowed=False, code=SOURCE_CHANGED_STILL, reason=reason)
+    return AllowedActionView(allowed=True, code=None, reason=None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import HTTPConnection
 
 from hypersdk.access.access import Access
-from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.api.feed import Feed
 from hypersdk.api.metrics import Metrics
@@ -27,7 +27,7 @@ class Services:
     service: JobService
     access: Access
     vault: Vault
-    endpoints: Endpoints
+    endpoints: EndpointStore
     feed: Feed
     metrics: Metrics
 

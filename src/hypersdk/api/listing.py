@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, create_model
 
-from hypersdk.resource import LARGE, Kind, Named, Resource
+from hypersdk.resource import LARGE, FilterKind, Named, Resource
 from hypersdk.state.pages import MAX_PAGE, ListConditions, PageRequest
 
 MAX_VALUES: Final = 100
@@ -58,18 +58,18 @@ def parameters_of(named: Named) -> Iterator[Parameter]:
     """Those that choose rows by a column."""
     name, about = named.name, named.column.about
     stem = name.removesuffix("_at")
-    if named.kind is Kind.VALUES:
+    if named.kind is FilterKind.VALUES:
         value: Any = named.column.choices or Word
         most = len(value) if isinstance(value, EnumType) else MAX_VALUES
         yield Parameter(name, named, "", Annotated[list[value], Field(max_length=most)], [], about)
-    elif named.kind is Kind.PART:
+    elif named.kind is FilterKind.PART:
         yield Parameter(name, named, "", Word, "", "A part of it, in any case")
-    elif named.kind is Kind.FLAG:
+    elif named.kind is FilterKind.FLAG:
         yield Parameter(name, named, "", bool | None, None, about)
-    elif named.kind is Kind.TIME:
+    elif named.kind is FilterKind.TIME:
         yield Parameter(f"{stem}_after", named, "min", AwareDatetime | None, None, "At this time or later")
         yield Parameter(f"{stem}_before", named, "max", AwareDatetime | None, None, "Before this time")
-    elif named.kind is Kind.RANGE:
+    elif named.kind is FilterKind.RANGE:
         least, greatest = named.column.bounds or (-BIGGEST, BIGGEST)
         number: Any = Annotated[named.type, Field(ge=least, le=greatest)] | None
         yield Parameter(f"{name}_min", named, "min", number, None, about)
@@ -99,7 +99,7 @@ class Conditions(BaseModel):
             if one.end:
                 limit = _limit(one, value)
                 within.append((column, limit, None) if one.end == "min" else (column, None, limit))
-            elif one.column.kind is Kind.PART:
+            elif one.column.kind is FilterKind.PART:
                 containing.append((column, value))
             else:
                 values = value if isinstance(value, list) else [value]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from hypersdk.access.access import Access
-from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.api.address import check_exposure
 from hypersdk.api.app import create_app
@@ -39,7 +39,7 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
         access = Access(database, session_s=settings.session_hours * 3600)
         if (path := access.first_start(settings.state_dir)) is not None:
             LOG.info("first start: the administrator's token is in %s", path)
-        endpoints, store = Endpoints(database, vault), JobStore(database)
+        endpoints, store = EndpointStore(database, vault), JobStore(database)
         roots, troubles = ExportRoots(settings.roots), Troubles.inherited(os.environ)
         service = JobService(store, vault, endpoints, settings, roots, environ, troubles=troubles)
         feed = Feed(store)

@@ -83,7 +83,7 @@ class AuditQuery(PageQuery):
     )
 
 
-class Bulk(BaseModel):
+class BulkBody(BaseModel):
     """One action on many jobs: either `ids`, or `filter` with the `revision` of the list that the caller saw. Jobs that
     came later are left alone, and so are those in `except`."""
 

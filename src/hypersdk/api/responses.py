@@ -36,7 +36,7 @@ class Problem(BaseModel):
     next_step: str = ""
 
 
-class LegacyError(BaseModel):
+class LegacyErrorView(BaseModel):
     """An error of the six legacy routes."""
 
     error: str
@@ -73,6 +73,6 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def legacy_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Errors of the six legacy routes."""
     return {
-        status: {"description": TEXTS[status], "model": LegacyError}
+        status: {"description": TEXTS[status], "model": LegacyErrorView}
         for status in sorted({*ALWAYS, 405, 422, *statuses})
     }

@@ -13,9 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from hypersdk.access.records import ApiToken, AuditEntry, EndpointInfo, User
 from hypersdk.api.times import rfc3339
-from hypersdk.jobs.records import Attempt, Job, JobColumns, Worker
+from hypersdk.jobs.records import Attempt, Job, JobColumns, WorkerInfo
 from hypersdk.model import DiskProgress, ExportProgress, derived_fields, job_object, json_fields
-from hypersdk.resource import Named, Record, shown_fields
+from hypersdk.resource import ListRecord, Named, shown_fields
 from hypersdk.state.pages import PageResult
 
 
@@ -87,7 +87,7 @@ StoredError = Annotated[ErrorView | None, BeforeValidator(_completed)]
 V = TypeVar("V", bound=View)
 
 
-def view_of(record: type[Record], **types: Any) -> Callable[[type[V]], type[V]]:
+def view_of(record: type[ListRecord], **types: Any) -> Callable[[type[V]], type[V]]:
     """A decorator: adds the fields of the record, in their order. ``types`` are those of documents."""
 
     def derive(base: type[V]) -> type[V]:
@@ -111,7 +111,7 @@ class JobView(View):
     """One job."""
 
 
-class Listed(View):
+class ListView(View):
     """Part of a list."""
 
     total: int = Field(description="Rows that match, on all pages")
@@ -123,7 +123,7 @@ class Listed(View):
     )
 
 
-class JobPage(Listed):
+class JobsView(ListView):
     """Part of the list of jobs."""
 
     jobs: list[JobView]
@@ -137,7 +137,7 @@ class AttemptView(View):
     """One time that a worker had the job. `outcome` is null while it has it, and when the worker died."""
 
 
-@view_of(Worker)
+@view_of(WorkerInfo)
 class WorkerView(View):
     """One worker process."""
 
@@ -173,6 +173,6 @@ def error_view(error: Mapping[str, Any]) -> ErrorView:
 
 
 def listed(found: PageResult[Any]) -> dict[str, Any]:
-    """The fields of ``Listed``."""
+    """The fields of ``ListView``."""
     facets = {name: dict(counts) for name, counts in found.facets.items()}
     return {"total": found.total, "revision": found.revision, "facets": facets}

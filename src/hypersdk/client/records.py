@@ -16,7 +16,7 @@ from hypersdk.client.errors import bad_answer, family_of_exit, remote_error
 from hypersdk.errors import HyperSDKError
 from hypersdk.jobs.records import JobColumns
 from hypersdk.model import ExportProgress, read_fields
-from hypersdk.resource import Named, Record, fields_of
+from hypersdk.resource import ListRecord, Named, fields_of
 from hypersdk.secret import Secret
 
 V = TypeVar("V")
@@ -211,7 +211,7 @@ class NewToken:
     secret: Secret
 
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=ListRecord)
 
 
 def decode(record: type[R], raw: Raw) -> R:

@@ -16,7 +16,7 @@ MAX_EVENT_CHARS: Final = 4 * MiB
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class StreamEvent:
     """One event. ``id`` is what to resume behind; ``name`` is ``message`` where the server gave none."""
 
     name: str
@@ -42,7 +42,7 @@ class EventDecoder:
         self._size = 0
         self.last_id = ""
 
-    def feed(self, chunk: bytes) -> Iterator[Event]:
+    def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         """The events that ``chunk`` completes. Raises DaemonError for one without end."""
         lines = (self._rest + self._decode.decode(chunk)).split("\n")
         self._rest = lines.pop()
@@ -53,7 +53,7 @@ class EventDecoder:
             if event is not None:
                 yield event
 
-    def _line(self, line: str) -> Event | None:
+    def _line(self, line: str) -> StreamEvent | None:
         if not line:
             return self._dispatch()
         name, _, value = line.partition(":")
@@ -67,7 +67,7 @@ class EventDecoder:
             self.last_id = value
         return None  # a line that begins with a colon is a comment: the server's ping; ``retry`` is never sent, pauses are the caller's
 
-    def _dispatch(self) -> Event | None:
+    def _dispatch(self) -> StreamEvent | None:
         data, name = self._data, self._name
         self._data, self._name, self._size = [], "", 0
-        return Event(name or "message", self.last_id, "\n".join(data)) if data else None
+        return StreamEvent(name or "message", self.last_id, "\n".join(data)) if data else None

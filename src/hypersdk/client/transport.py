@@ -52,7 +52,7 @@ Params = Mapping[str, str | int | bool | list[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DaemonResponse:
     """An answer that says yes."""
 
     status: int
@@ -111,7 +111,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         wait_s: float = 0.0,
-    ) -> Answer:
+    ) -> DaemonResponse:
         """Sends it, again where that is safe. ``wait_s`` is how long the daemon was asked to wait before it answers.
 
         Raises HyperSDKError: the daemon's own, ConnectError or DaemonError.
@@ -131,7 +131,7 @@ class Transport:
             build["timeout"] = httpx.Timeout(max(self._timeout_s, wait_s + ANSWER_S), connect=connect_s)
         return self._persist(lambda: self._once(method, path, build))
 
-    def _persist(self, once: Callable[[], Answer]) -> Answer:
+    def _persist(self, once: Callable[[], DaemonResponse]) -> DaemonResponse:
         pause_s, connected = FIRST_PAUSE_S, False
         for left in reversed(range(RETRIES + 1)):
             try:
@@ -152,7 +152,7 @@ class Transport:
                 pause_s *= 2
         raise AssertionError("the last try returns or raises")
 
-    def _once(self, method: str, path: str, build: Mapping[str, Any]) -> Answer:
+    def _once(self, method: str, path: str, build: Mapping[str, Any]) -> DaemonResponse:
         with self._http.stream(method, path, **build) as response:
             body = _read(response)
         if not response.is_success:
@@ -161,7 +161,7 @@ class Transport:
             if busy and (after_s := _retry_after(response)) is not None:
                 raise _Busy(error, after_s)
             raise error
-        return Answer(response.status_code, response.headers, body)
+        return DaemonResponse(response.status_code, response.headers, body)
 
     @contextmanager
     def stream(

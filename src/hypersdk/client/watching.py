@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from hypersdk.client.errors import WAIT_OVER, DaemonError
 from hypersdk.client.records import Job, Page, decode, take
-from hypersdk.client.stream import Event, EventDecoder
+from hypersdk.client.stream import EventDecoder, StreamEvent
 from hypersdk.client.transport import STREAM_SILENCE_S, Transport
 from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFailed, TransientError
 from hypersdk.jobs.states import LEGACY_STATUS, JobState
@@ -160,7 +160,7 @@ class Watch:
         )
         return _Stream(self.transport, params, headers, silence_s)
 
-    def _event(self, event: Event) -> Iterator[Job]:
+    def _event(self, event: StreamEvent) -> Iterator[Job]:
         self._last_id = event.id or self._last_id
         if event.name == "job":
             job = decode(Job, _object(event))
@@ -255,7 +255,7 @@ class _Stream:
         self._opening.__exit__(*exc)
 
 
-def _object(event: Event) -> Mapping[str, Any]:
+def _object(event: StreamEvent) -> Mapping[str, Any]:
     found = event.json()
     return found if isinstance(found, dict) else {}
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.jobs.heartbeat import TAKE_OVER_S
-from hypersdk.jobs.records import WORKERS, Worker
+from hypersdk.jobs.records import WORKERS, WorkerInfo
 from hypersdk.jobs.states import ENDED, HELD, JobState
 from hypersdk.state.database import Database
 from hypersdk.state.pages import EVERYTHING, ListConditions, Listing, PageRequest, PageResult
@@ -202,7 +202,7 @@ def workers_alive(database: Database, *, take_over_s: float = TAKE_OVER_S) -> in
 
 def list_workers(
     database: Database, where: ListConditions = EVERYTHING, part: PageRequest = LIVING
-) -> PageResult[Worker]:
+) -> PageResult[WorkerInfo]:
     """Worker processes. Raises UsageError ``list_query``, DatabaseError."""
     age_s = database.clock - workers.c.beat
     listing = Listing(WORKERS, workers, age_s=sa.case((age_s > 0, age_s), else_=0.0))

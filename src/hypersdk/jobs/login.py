@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.kinds.vsphere import VSPHERE, connection_to
 from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, Refused, UsageError, register
@@ -32,7 +32,7 @@ class EndpointResolver:
 
     store: JobStore
     vault: Vault
-    endpoints: Endpoints
+    endpoints: EndpointStore
     settings: DaemonSettings
     environ: Mapping[str, str]
 

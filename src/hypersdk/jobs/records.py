@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from hypersdk import model
 from hypersdk.jobs.states import JobState
 from hypersdk.model import ExportProgress, Phase, job_object, read_job_object
-from hypersdk.resource import LARGE, Cell, Column, Named, Record, Resource
+from hypersdk.resource import LARGE, ListColumn, ListRecord, Named, Resource, TableColumn
 
 LegacyWord: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled"]
 WorkerState: TypeAlias = Literal["alive", "draining", "dead"]
@@ -26,38 +26,40 @@ def at_rest(progress: Mapping[str, Any], phase: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobColumns(Record):
+class JobColumns(ListRecord):
     """What is shown of a job, to everybody. ``progress`` is a document, in the form of each side."""
 
-    id: Annotated[str, Column(example="job-3f9a1c20d4e5", cell=Cell("Job ID", 1, style="bold"))]
-    number: Annotated[int, Column("Rises with each submit")] = 0
-    name: Annotated[str, Column(part=True, cell=Cell("Name", 2, least=12))]
-    vm_path: Annotated[str, Column(part=True, cell=Cell("VM Path", 3, least=12, optional=True))]
-    output_path: Annotated[str, Column(part=True)]
-    format: Annotated[str, Column(facet=True)]
-    state: Annotated[str, Column(choices=JobState, facet=True, cell=Cell("Status", 4))]
-    status: Annotated[str, Column("The state in the words of the six legacy routes", choices=LegacyWord, derived=True)]
-    definition: Annotated[Mapping[str, Any], Column("As it was submitted, without any secret")] = field(
+    id: Annotated[str, ListColumn(example="job-3f9a1c20d4e5", table=TableColumn("Job ID", 1, style="bold"))]
+    number: Annotated[int, ListColumn("Rises with each submit")] = 0
+    name: Annotated[str, ListColumn(part=True, table=TableColumn("Name", 2, least=12))]
+    vm_path: Annotated[str, ListColumn(part=True, table=TableColumn("VM Path", 3, least=12, optional=True))]
+    output_path: Annotated[str, ListColumn(part=True)]
+    format: Annotated[str, ListColumn(facet=True)]
+    state: Annotated[str, ListColumn(choices=JobState, facet=True, table=TableColumn("Status", 4))]
+    status: Annotated[
+        str, ListColumn("The state in the words of the six legacy routes", choices=LegacyWord, derived=True)
+    ]
+    definition: Annotated[Mapping[str, Any], ListColumn("As it was submitted, without any secret")] = field(
         default_factory=dict
     )
     endpoint_id: str | None = None
-    site: Annotated[str, Column("host:port of the vCenter or ESXi host; limits are per site", facet=True)] = ""
+    site: Annotated[str, ListColumn("host:port of the vCenter or ESXi host; limits are per site", facet=True)] = ""
     priority: int = 0
-    owner: Annotated[str | None, Column("Id of the user who submitted it")] = None
+    owner: Annotated[str | None, ListColumn("Id of the user who submitted it")] = None
     attempt: int = 1
     worker_id: str | None = None
-    waiting: Annotated[str | None, Column("Code of what a queued job waits for")] = None
-    progress: Annotated[object, Column(cell=Cell("Progress", 5))]
+    waiting: Annotated[str | None, ListColumn("Code of what a queued job waits for")] = None
+    progress: Annotated[object, ListColumn(table=TableColumn("Progress", 5))]
     result: Mapping[str, Any] | None = None
-    error: Annotated[Mapping[str, Any] | None, Column("Why it failed")] = None
+    error: Annotated[Mapping[str, Any] | None, ListColumn("Why it failed")] = None
     source_changes: Annotated[
-        int, Column("Changes at the source that are not undone (yet); 0: it is as it was found")
+        int, ListColumn("Changes at the source that are not undone (yet); 0: it is as it was found")
     ] = 0
     created_at: datetime
-    started_at: Annotated[datetime | None, Column(cell=Cell("Started", 6, optional=True))] = None
+    started_at: Annotated[datetime | None, ListColumn(table=TableColumn("Started", 6, optional=True))] = None
     completed_at: datetime | None = None
     updated_at: datetime
-    revision: Annotated[int, Column("Moves with every change", bounds=LARGE)] = 0
+    revision: Annotated[int, ListColumn("Moves with every change", bounds=LARGE)] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,44 +68,44 @@ class Job(JobColumns):
 
     state: JobState
     progress: Mapping[str, Any]
-    root_id: Annotated[str, Column(internal=True)]
-    keep_partial: Annotated[bool, Column(internal=True)]
-    discard: Annotated[bool, Column(internal=True)]
-    enqueued: Annotated[int, Column(internal=True)]
-    epoch: Annotated[int, Column(internal=True)]
+    root_id: Annotated[str, ListColumn(internal=True)]
+    keep_partial: Annotated[bool, ListColumn(internal=True)]
+    discard: Annotated[bool, ListColumn(internal=True)]
+    enqueued: Annotated[int, ListColumn(internal=True)]
+    epoch: Annotated[int, ListColumn(internal=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt(Record):
+class Attempt(ListRecord):
     """One time that a worker had the job. ``outcome`` is None while it has it, or when the worker died."""
 
-    epoch: Annotated[int, Column(bounds=LARGE)]
+    epoch: Annotated[int, ListColumn(bounds=LARGE)]
     attempt: int
-    worker_id: Annotated[str, Column(facet=True)]
+    worker_id: Annotated[str, ListColumn(facet=True)]
     started_at: datetime
     ended_at: datetime | None
-    outcome: Annotated[str | None, Column(facet=True)]
+    outcome: Annotated[str | None, ListColumn(facet=True)]
     error: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worker(Record):
+class WorkerInfo(ListRecord):
     """One worker process. ``age_s`` is counted by the database's clock."""
 
     id: str
     host: str
     pid: int
-    version: Annotated[str, Column(facet=True)]
-    roots: Annotated[tuple[str, ...], Column("Ids of the export roots that it sees", part=True)]
-    state: Annotated[str, Column(choices=WorkerState, facet=True)]
+    version: Annotated[str, ListColumn(facet=True)]
+    roots: Annotated[tuple[str, ...], ListColumn("Ids of the export roots that it sees", part=True)]
+    state: Annotated[str, ListColumn(choices=WorkerState, facet=True)]
     started_at: datetime
-    age_s: Annotated[float, Column("Seconds since its last heartbeat", bounds=(0, 2**31 - 1), digits=3)]
+    age_s: Annotated[float, ListColumn("Seconds since its last heartbeat", bounds=(0, 2**31 - 1), digits=3)]
 
 
-PERCENT: Final = Named("percent", float, Column("How much of the job is done", bounds=(0, 100), digits=1))
+PERCENT: Final = Named("percent", float, ListColumn("How much of the job is done", bounds=(0, 100), digits=1))
 JOBS: Final = Resource("jobs", Job, key="number", sort="-number", more=(PERCENT,))
 ATTEMPTS: Final = Resource("attempts", Attempt, key="epoch", sort="epoch")
-WORKERS: Final = Resource("workers", Worker, key="id", sort="state")
+WORKERS: Final = Resource("workers", WorkerInfo, key="id", sort="state")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.errors import CODES, HyperSDKError, LookupFailed, UsageError, register
 from hypersdk.jobs.figures import workers_alive
@@ -68,7 +68,7 @@ class JobService:
         self,
         store: JobStore,
         vault: Vault,
-        endpoints: Endpoints,
+        endpoints: EndpointStore,
         settings: DaemonSettings,
         roots: ExportRoots,
         environ: Mapping[str, str],

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hypersdk.access.endpoints import Endpoints
+from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.config.folders import state_folder
 from hypersdk.errors import HyperSDKError, UsageError
@@ -94,7 +94,7 @@ class Worker:
         with worker_id(settings.state_dir, index) as identity, self._beating(identity, roots) as heartbeat:
             claims = Claims(self._database, identity, most=settings.jobs_per_worker)
             vault = Vault.load(settings, self._environ)
-            endpoints = Endpoints(self._database, vault)
+            endpoints = EndpointStore(self._database, vault)
             logins = EndpointResolver(JobStore(self._database), vault, endpoints, settings, self._environ)
             workshop = AttemptContext(
                 claims,

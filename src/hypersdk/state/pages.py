@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 import sqlalchemy as sa
 
 from hypersdk.errors import UsageError, register
-from hypersdk.resource import Kind, Named, Record, Resource, fields_of
+from hypersdk.resource import FilterKind, ListRecord, Named, Resource, fields_of
 from hypersdk.state.tables import counters
 
 LIST_QUERY: Final = register(
@@ -22,7 +22,7 @@ MAX_PAGE: Final = 1000
 LAST_SECOND: Final = 253_402_300_799.0
 """The end of the year 9999: what RFC 3339 can say."""
 T = TypeVar("T")
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=ListRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Listing(Generic[R]):
 
 def _comparable(column: sa.ColumnElement[Any], named: Named) -> sa.ColumnElement[Any]:
     """A document is searched as text."""
-    return sa.cast(column, sa.Text) if named.kind is Kind.PART and isinstance(column.type, sa.JSON) else column
+    return sa.cast(column, sa.Text) if named.kind is FilterKind.PART and isinstance(column.type, sa.JSON) else column
 
 
 def _reader(named: Named) -> tuple[str, Callable[[Any], Any]]:

@@ -19,7 +19,7 @@ from hypersdk.api.queries import AuditQuery, TokenQuery, UserQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of, came_by_tls
 from hypersdk.api.times import rfc3339
-from hypersdk.api.views import AuditEntryView, Listed, TokenView, UserView, listed
+from hypersdk.api.views import AuditEntryView, ListView, TokenView, UserView, listed
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.pages import LIST_QUERY
@@ -31,11 +31,11 @@ Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
-class _Strict(BaseModel):
+class _StrictBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class LoginBody(_Strict):
+class LoginBody(_StrictBody):
     """Name and password of a user."""
 
     username: Line = Field(examples=["admin"])
@@ -69,7 +69,7 @@ class LoginView(MeView):
     expires_at: str
 
 
-class UserBody(_Strict):
+class UserBody(_StrictBody):
     """A new user; without a password it comes in by tokens only."""
 
     name: Name
@@ -77,7 +77,7 @@ class UserBody(_Strict):
     password: SecretStr | None = Field(default=None, max_length=1024)
 
 
-class UserChange(_Strict):
+class UserChangeBody(_StrictBody):
     """What is to change; what is left out stays."""
 
     role: Role | None = None
@@ -85,7 +85,7 @@ class UserChange(_Strict):
     disabled: bool | None = None
 
 
-class PasswordBody(_Strict):
+class PasswordBody(_StrictBody):
     """A user's own new password."""
 
     current: SecretStr = Field(max_length=1024)
@@ -98,7 +98,7 @@ class NewTokenView(TokenView):
     token: str = Field(examples=["hst_..."])
 
 
-class TokenBody(_Strict):
+class TokenBody(_StrictBody):
     """A new token. Without ``user`` it is the caller's own. ``expires_in_days`` null: it does not expire. A token makes
     only tokens that end no later than itself; left out, it is 90 days or the end of the token that asks, whichever is
     sooner."""
@@ -109,19 +109,19 @@ class TokenBody(_Strict):
     user: Name | None = None
 
 
-class UsersView(Listed):
+class UsersView(ListView):
     """By name, if nothing else is asked for."""
 
     users: list[UserView]
 
 
-class TokensView(Listed):
+class TokensView(ListView):
     """Newest first, if nothing else is asked for."""
 
     tokens: list[TokenView]
 
 
-class AuditView(Listed):
+class AuditView(ListView):
     """Newest first, if nothing else is asked for; ``next`` goes into ``before`` for what follows."""
 
     entries: list[AuditEntryView]
@@ -220,7 +220,7 @@ async def get_user(user_id: str, _caller: Admin, use: Use) -> UserView:
 
 
 @router.patch("/users/{user_id}", responses=problems(404, 409))
-async def change_user(user_id: str, body: UserChange, caller: Admin, use: Use) -> UserView:
+async def change_user(user_id: str, body: UserChangeBody, caller: Admin, use: Use) -> UserView:
     """Changes role, password or whether the user may log in; its sessions end."""
     password = None if body.password is None else _secret(body.password)
     user = await run_in_threadpool(

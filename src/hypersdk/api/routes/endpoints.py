@@ -17,7 +17,7 @@ from hypersdk.api.context import Services, services
 from hypersdk.api.queries import EndpointQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Admin, Operator, Viewer
-from hypersdk.api.views import EndpointView, Listed, listed
+from hypersdk.api.views import EndpointView, ListView, listed
 from hypersdk.errors import LookupFailed
 from hypersdk.secret import Secret
 
@@ -30,7 +30,7 @@ DIALS: Final = anyio.CapacityLimiter(4)
 T = TypeVar("T")
 
 
-class EndpointRequest(BaseModel):
+class EndpointBody(BaseModel):
     """An endpoint to register. `password` or `secret_ref`, not both."""
 
     model_config = ConfigDict(
@@ -65,7 +65,7 @@ class EndpointRequest(BaseModel):
     kind: str = Field(default=VSPHERE, max_length=64, json_schema_extra={"enum": [*sorted(KINDS)]})
 
 
-class EndpointsView(Listed):
+class EndpointsView(ListView):
     """By name, if nothing else is asked for."""
 
     endpoints: list[EndpointView]
@@ -94,7 +94,7 @@ async def _dial(call: Callable[..., T], *arguments: Any) -> T:
     status_code=201,
     responses=problems(409, 502),
 )
-async def create(body: EndpointRequest, use: Use, _: Admin) -> EndpointView:
+async def create(body: EndpointBody, use: Use, _: Admin) -> EndpointView:
     """Connects to see the certificate. One that is not trusted is answered with 409 `certificate_unknown` and its
     fingerprint in `sha256`: compare it with the one shown on the server itself, and repeat the request with it as
     `thumbprint`."""

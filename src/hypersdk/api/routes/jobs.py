@@ -12,22 +12,22 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from hypersdk.api.allowed import AllowedAction, acted_on, job_permissions
+from hypersdk.api.allowed import AllowedActionView, acted_on, job_permissions
 from hypersdk.api.artifacts import FileResponse, RangeMissed, artifacts_of, open_artifact, part_of
 from hypersdk.api.audited import tell, tell_each, tell_submission
 from hypersdk.api.bodies import job_file
 from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
 from hypersdk.api.idempotency import idempotency_key
-from hypersdk.api.queries import AttemptQuery, Bulk, JobQuery
+from hypersdk.api.queries import AttemptQuery, BulkBody, JobQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Caller, operator, viewer
 from hypersdk.api.views import (
     AttemptView,
     ErrorView,
-    JobPage,
+    JobsView,
     JobView,
-    Listed,
+    ListView,
     ProgressView,
     error_view,
     listed,
@@ -71,10 +71,10 @@ class SubmissionView(BaseModel):
     warnings: list[str] = Field(description="About what was accepted and has no effect")
 
 
-class JobDetail(JobView):
+class JobDetailView(JobView):
     """One job, and what the caller may do with it now."""
 
-    permissions: dict[str, AllowedAction]
+    permissions: dict[str, AllowedActionView]
 
 
 class ExplanationView(BaseModel):
@@ -87,7 +87,7 @@ class ExplanationView(BaseModel):
     history: list[AttemptView]
 
 
-class BulkResult(BaseModel):
+class BulkResultView(BaseModel):
     """What became of one job."""
 
     id: str
@@ -95,10 +95,10 @@ class BulkResult(BaseModel):
     error: ErrorView | None
 
 
-class BulkResults(BaseModel):
+class BulkResultsView(BaseModel):
     """What became of each."""
 
-    results: list[BulkResult]
+    results: list[BulkResultView]
     succeeded: int
     failed: int
     remaining: int = Field(description="Jobs that match the filter and were not reached; call again")
@@ -133,7 +133,7 @@ class ArtifactsView(BaseModel):
     files: list[ArtifactView]
 
 
-class AttemptsView(Listed):
+class AttemptsView(ListView):
     """Every time that a worker had the job, oldest first if nothing else is asked for."""
 
     attempts: list[AttemptView]
@@ -181,7 +181,7 @@ async def create(
 
 
 @router.get("", operation_id="list_jobs", summary="List jobs", responses=problems())
-def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobPage:
+def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobsView:
     """Filtered and sorted by any column; by `cursor` for programs, by `offset` for a scroll bar."""
     after = None if query.cursor is None else int(query.cursor)
     if after is not None and query.offset:
@@ -189,27 +189,27 @@ def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobPa
     page = use.jobs.page(query.as_filter(), query.part(), after=after)
     more = len(page.rows) == query.limit and query.sort.removeprefix("-") == "number"
     cursor = str(page.rows[-1].number) if more else None
-    return JobPage(jobs=[JobView.model_validate(job) for job in page.rows], next_cursor=cursor, **listed(page))
+    return JobsView(jobs=[JobView.model_validate(job) for job in page.rows], next_cursor=cursor, **listed(page))
 
 
 @router.post("/bulk", operation_id="bulk_jobs", summary="One action on many jobs", responses=problems())
-def bulk(body: Bulk, request: Request, use: Use, _: Operator) -> BulkResults:
+def bulk(body: BulkBody, request: Request, use: Use, _: Operator) -> BulkResultsView:
     """Cancel, pause, resume, retry or delete. The answer says for each job what became of it. By filter, jobs in a
     state that does not allow the action are only counted: repeat the call until `remaining` is 0."""
     ids, remaining, skipped = _chosen(body, use.jobs)
     outcome = use.service.each(ids, _action(body))
     results = [
-        BulkResult(id=one, ok=error is None, error=None if error is None else _error(error))
+        BulkResultView(id=one, ok=error is None, error=None if error is None else _error(error))
         for one, error in outcome.items()
     ]
     tell_each(request.scope, body.action, outcome)
     failed = sum(not one.ok for one in results)
-    return BulkResults(
+    return BulkResultsView(
         results=results, succeeded=len(results) - failed, failed=failed, remaining=remaining, skipped=skipped
     )
 
 
-def _chosen(body: Bulk, store: JobStore) -> tuple[list[str], int, int]:
+def _chosen(body: BulkBody, store: JobStore) -> tuple[list[str], int, int]:
     """Ids to act on, oldest first, how many more there are, and how many do not allow it. Raises UsageError
     ``bulk_query``."""
     if (body.ids is None) == (body.filter is None):
@@ -226,7 +226,7 @@ def _chosen(body: Bulk, store: JobStore) -> tuple[list[str], int, int]:
     return found[:MAX_BULK], max(0, len(found) - MAX_BULK), len(every) - len(found)
 
 
-def _action(body: Bulk) -> Callable[[JobStore, str], Any]:
+def _action(body: BulkBody) -> Callable[[JobStore, str], Any]:
     actions: dict[str, Callable[[JobStore, str], Any]] = {
         "cancel": partial(JobStore.cancel, keep_partial=body.keep_partial),
         "pause": JobStore.pause,
@@ -238,7 +238,7 @@ def _action(body: Bulk) -> Callable[[JobStore, str], Any]:
 
 
 @router.get("/{id}", operation_id="get_job", summary="One job", responses=problems(404))
-def get(id: Id, use: Use, caller: Viewer) -> JobDetail:  # noqa: A002 - the parameter's name
+def get(id: Id, use: Use, caller: Viewer) -> JobDetailView:  # noqa: A002 - the parameter's name
     """With its progress, its result once it has ended, and what the caller may do with it."""
     return _detail(use.jobs.get(id), caller)
 
@@ -273,7 +273,7 @@ def cancel(
     keep_partial: Annotated[
         bool, Query(description="What was copied so far stays, and retry goes on from there")
     ] = False,
-) -> JobDetail:
+) -> JobDetailView:
     """Bytes stop within two seconds; it is cancelled once its source is as it was found. Asking again is no error."""
     return _detail(use.service.cancel(id, keep_partial=keep_partial), caller)
 
@@ -281,7 +281,7 @@ def cancel(
 @router.post(
     "/{id}/pause", operation_id="pause_job", summary="Stop a job at its next checkpoint", responses=problems(404, 409)
 )
-def pause(id: Id, use: Use, caller: Operator) -> JobDetail:  # noqa: A002
+def pause(id: Id, use: Use, caller: Operator) -> JobDetailView:  # noqa: A002
     """Asking again is no error."""
     return _detail(use.service.pause(id), caller)
 
@@ -292,7 +292,7 @@ def pause(id: Id, use: Use, caller: Operator) -> JobDetail:  # noqa: A002
     summary="Put a paused job back into the queue",
     responses=problems(404, 409),
 )
-def resume(id: Id, use: Use, caller: Operator) -> JobDetail:  # noqa: A002
+def resume(id: Id, use: Use, caller: Operator) -> JobDetailView:  # noqa: A002
     """It goes on from its checkpoint."""
     return _detail(use.service.resume(id), caller)
 
@@ -305,7 +305,7 @@ def retry(
     use: Use,
     caller: Operator,
     discard: Annotated[bool, Query(description="Begins anew, instead of from the last checkpoint")] = False,
-) -> JobDetail:
+) -> JobDetailView:
     """From its last checkpoint."""
     return _detail(use.service.retry(id, discard=discard), caller)
 
@@ -316,7 +316,7 @@ def retry(
     summary="What the caller may do with a job",
     responses=problems(404),
 )
-def permissions(id: Id, use: Use, caller: Viewer) -> dict[str, AllowedAction]:  # noqa: A002
+def permissions(id: Id, use: Use, caller: Viewer) -> dict[str, AllowedActionView]:  # noqa: A002
     """By action, with the reason why not."""
     return job_permissions(use.jobs.get(id), caller.role)
 
@@ -444,8 +444,8 @@ def download(
     return FileResponse(file, part)
 
 
-def _detail(job: Job, caller: Caller) -> JobDetail:
-    return JobDetail(**JobView.model_validate(job).model_dump(), permissions=job_permissions(job, caller.role))
+def _detail(job: Job, caller: Caller) -> JobDetailView:
+    return JobDetailView(**JobView.model_validate(job).model_dump(), permissions=job_permissions(job, caller.role))
 
 
 def _error(error: HyperSDKError) -> ErrorView:

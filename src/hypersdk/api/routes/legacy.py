@@ -48,14 +48,14 @@ router = APIRouter(tags=["legacy"])
 Use = Annotated[Services, Depends(services)]
 
 
-class Health(BaseModel):
+class HealthView(BaseModel):
     """The process answers."""
 
     status: str = Field(examples=["healthy"])
     timestamp: str
 
 
-class LegacyStatus(BaseModel):
+class LegacyStatusView(BaseModel):
     """How the daemon stands."""
 
     version: str
@@ -68,7 +68,7 @@ class LegacyStatus(BaseModel):
     timestamp: str
 
 
-class Submitted(BaseModel):
+class LegacySubmissionView(BaseModel):
     """What became of a job file."""
 
     job_ids: list[str]
@@ -78,7 +78,7 @@ class Submitted(BaseModel):
     timestamp: str
 
 
-class LegacyJob(BaseModel):
+class LegacyJobView(BaseModel):
     """A job as the legacy routes show it."""
 
     definition: dict[str, Any]
@@ -91,15 +91,15 @@ class LegacyJob(BaseModel):
     updated_at: str
 
 
-class LegacyJobs(BaseModel):
+class LegacyJobsView(BaseModel):
     """Jobs of a query."""
 
-    jobs: list[LegacyJob]
+    jobs: list[LegacyJobView]
     total: int
     timestamp: str
 
 
-class LegacyCancelled(BaseModel):
+class LegacyCancelView(BaseModel):
     """What became of a cancel."""
 
     cancelled: list[str]
@@ -108,7 +108,7 @@ class LegacyCancelled(BaseModel):
     timestamp: str
 
 
-class Question(BaseModel):
+class LegacyQueryBody(BaseModel):
     """Which jobs. Without any of the first three: all."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -119,7 +119,7 @@ class Question(BaseModel):
     limit: int | None = Field(default=None, ge=0, le=2**31, description=LIMIT)
 
 
-class ToCancel(BaseModel):
+class LegacyCancelBody(BaseModel):
     """Which jobs."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -134,18 +134,18 @@ def _json(model: type[BaseModel]) -> dict[str, Any]:
 
 @router.head("/health", include_in_schema=False)
 @router.get("/health", operation_id="health", summary="Whether the process answers", responses=legacy_errors())
-async def health() -> Health:
+async def health() -> HealthView:
     """Open to everyone, and needs neither database nor worker; `/ready` looks at those."""
-    return Health(status="healthy", timestamp=now_rfc3339())
+    return HealthView(status="healthy", timestamp=now_rfc3339())
 
 
 @router.get("/status", operation_id="status", summary="Numbers of jobs, version, uptime", responses=legacy_errors())
-def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyStatus:
+def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyStatusView:
     """Jobs by the words of these routes; what waits is in the total only."""
     counts = dict.fromkeys(LEGACY_STATUS.values(), 0)
     for state, count in use.jobs.counts().items():
         counts[LEGACY_STATUS[state]] += count
-    return LegacyStatus(
+    return LegacyStatusView(
         version=__version__,
         uptime=go_duration(use.metrics.uptime_s()),
         total_jobs=sum(counts.values()),
@@ -165,14 +165,14 @@ def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyStatus:
     response_model_exclude_none=True,
     responses=legacy_errors(),
 )
-async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(operator)]) -> Submitted:
+async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(operator)]) -> LegacySubmissionView:
     """One definition, `{jobs: [...]}` or a bare list, as JSON or YAML. A job that is not valid is rejected with its
     reason, the others are accepted; 400 only when the text cannot be read at all."""
     text, kind = await job_file(request)
     submit = partial(use.service.submit, text, kind, caller.user_id, key=idempotency_key(request))
     done: SubmitResult = await run_in_threadpool(submit)
     tell_submission(request.scope, done)
-    return Submitted(
+    return LegacySubmissionView(
         job_ids=[job.id for job in done.accepted],
         accepted=len(done.accepted),
         rejected=len(done.rejected),
@@ -185,13 +185,13 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
     "/jobs/query",
     operation_id="query",
     summary="Find jobs",
-    openapi_extra=_json(Question),
+    openapi_extra=_json(LegacyQueryBody),
     response_model_exclude_none=True,
     responses=legacy_errors(),
 )
-async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobs:
+async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobsView:
     """By id, by status, or all. Ids that do not exist are left out."""
-    question = await json_body(request, Question)
+    question = await json_body(request, LegacyQueryBody)
     return await run_in_threadpool(_find, use.jobs, question)
 
 
@@ -208,15 +208,15 @@ def query_by_parameters(
     all: Annotated[bool, Query(description="All jobs")] = True,  # noqa: A002 - the parameter's name
     status: Annotated[list[str] | None, Query(max_length=20, description="May be given more than once")] = None,
     limit: Annotated[int, Query(ge=0, le=2**31, description=LIMIT)] = 0,
-) -> LegacyJobs:
+) -> LegacyJobsView:
     """The same without a body: `?all=true`."""
-    return _find(use.jobs, Question(all=all, status=status, limit=limit))
+    return _find(use.jobs, LegacyQueryBody(all=all, status=status, limit=limit))
 
 
 @router.get(
     "/jobs/{id}", operation_id="job", summary="One job", response_model_exclude_none=True, responses=legacy_errors(404)
 )
-def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJob:  # noqa: A002 - the parameter's name
+def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobView:  # noqa: A002 - the parameter's name
     """With its progress, and with its result once it has ended."""
     return legacy_job(use.jobs.get(id))
 
@@ -225,17 +225,17 @@ def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJob: 
     "/jobs/cancel",
     operation_id="cancel",
     summary="Cancel jobs",
-    openapi_extra=_json(ToCancel),
+    openapi_extra=_json(LegacyCancelBody),
     response_model_exclude_none=True,
     responses=legacy_errors(),
 )
-async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operator)]) -> LegacyCancelled:
+async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operator)]) -> LegacyCancelView:
     """Each stands alone: those that do not exist or have ended are in `failed`, with the reason in `errors`."""
-    wanted = await json_body(request, ToCancel)
+    wanted = await json_body(request, LegacyCancelBody)
     outcome = await run_in_threadpool(use.service.each, wanted.job_ids, JobStore.cancel)
     tell_each(request.scope, "cancel", outcome)
     errors = {job_id: error.message for job_id, error in outcome.items() if error is not None}
-    return LegacyCancelled(
+    return LegacyCancelView(
         cancelled=[job_id for job_id in outcome if job_id not in errors],
         failed=list(errors),
         errors=errors or None,
@@ -243,13 +243,13 @@ async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operat
     )
 
 
-def _find(store: JobStore, question: Question) -> LegacyJobs:
+def _find(store: JobStore, question: LegacyQueryBody) -> LegacyJobsView:
     """Newest first."""
     which = Filter(ids=tuple(question.job_ids or ()), states=_states(question.status or ()))
     if question.job_ids == [] and not question.all and not question.status:
-        return LegacyJobs(jobs=[], total=0, timestamp=now_rfc3339())
+        return LegacyJobsView(jobs=[], total=0, timestamp=now_rfc3339())
     jobs, total = store.newest(which, min(question.limit or MAX_JOBS, MAX_JOBS))
-    return LegacyJobs(jobs=[legacy_job(job) for job in jobs], total=total, timestamp=now_rfc3339())
+    return LegacyJobsView(jobs=[legacy_job(job) for job in jobs], total=total, timestamp=now_rfc3339())
 
 
 def _states(words: Sequence[str]) -> tuple[JobState, ...]:
@@ -263,9 +263,9 @@ def _states(words: Sequence[str]) -> tuple[JobState, ...]:
     return tuple(found)
 
 
-def legacy_job(job: Job) -> LegacyJob:
+def legacy_job(job: Job) -> LegacyJobView:
     """A row in the shape and the words of these routes."""
-    return LegacyJob(
+    return LegacyJobView(
         definition={**job.definition, "id": job.id, "name": job.name, "created_at": rfc3339(job.created_at)},
         status=LEGACY_STATUS[job.state],
         progress=_progress(job),

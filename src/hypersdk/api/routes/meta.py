@@ -30,7 +30,7 @@ Use = Annotated[Services, Depends(services)]
 MAX_POINTS: Final = 1500
 
 
-class Reason(BaseModel):
+class ReasonView(BaseModel):
     """Why a part does not work, and what to do."""
 
     part: str = Field(examples=["database"])
@@ -39,12 +39,12 @@ class Reason(BaseModel):
     next_step: str
 
 
-class Ready(BaseModel):
+class ReadyView(BaseModel):
     """Whether the daemon can do its work."""
 
     status: str = Field(examples=["ready", "not ready"])
     checks: dict[str, str] = Field(examples=[{"database": "ok", "schema": "ok", "workers": "ok", "engine": "ok"}])
-    reasons: list[Reason] = Field(description="What is wrong with each part that is not `ok`")
+    reasons: list[ReasonView] = Field(description="What is wrong with each part that is not `ok`")
     timestamp: str
 
 
@@ -68,7 +68,7 @@ class StatisticsView(BaseModel):
     timestamp: str
 
 
-class Point(BaseModel):
+class PointView(BaseModel):
     """One minute."""
 
     at: str
@@ -89,7 +89,7 @@ class HistoryView(BaseModel):
 
     since: str
     until: str
-    points: list[Point]
+    points: list[PointView]
 
 
 @router.head("/ready", include_in_schema=False)
@@ -98,9 +98,9 @@ class HistoryView(BaseModel):
     operation_id="ready",
     summary="Whether the daemon can do its work",
     tags=["meta"],
-    responses={503: {"description": "It cannot, and `checks` says why", "model": Ready}},
+    responses={503: {"description": "It cannot, and `checks` says why", "model": ReadyView}},
 )
-async def ready(request: Request, response: Response, use: Use) -> Ready:
+async def ready(request: Request, response: Response, use: Use) -> ReadyView:
     """The database answers and can be written, its schema is this version's, and a worker is alive where this daemon
     has workers. Open to everyone."""
     readiness = _readiness(request, use)
@@ -110,13 +110,13 @@ async def ready(request: Request, response: Response, use: Use) -> Ready:
     reasons = [_reason(part, check.code) for part, check in checks.items() if check.code is not None]
     words = {part: check.word for part, check in checks.items()}
     status = "ready" if fine else "not ready"
-    return Ready(status=status, checks=words, reasons=reasons, timestamp=now_rfc3339())
+    return ReadyView(status=status, checks=words, reasons=reasons, timestamp=now_rfc3339())
 
 
-def _reason(part: str, code: str) -> Reason:
+def _reason(part: str, code: str) -> ReasonView:
     """A code of a worker may be one that this process does not know."""
     info = CODES.get(code, CODES[PROCESS_DIES])
-    return Reason(part=part, code=code, cause=info.cause, next_step=info.next_step)
+    return ReasonView(part=part, code=code, cause=info.cause, next_step=info.next_step)
 
 
 def _readiness(request: Request, use: Services) -> Readiness:
@@ -191,8 +191,9 @@ def history(
     first = max(_minute(since, (last - 60) * 60.0), last - KEEP_MINUTES)
     found = read_samples(use.database, first, last, limit=points) if first < last else []
     shown = [
-        Point(
-            at=rfc3339(one.minute * 60.0), **{name: getattr(one, name) for name in Point.model_fields if name != "at"}
+        PointView(
+            at=rfc3339(one.minute * 60.0),
+            **{name: getattr(one, name) for name in PointView.model_fields if name != "at"},
         )
         for one in found
     ]

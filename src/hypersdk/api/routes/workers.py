@@ -10,13 +10,13 @@ from hypersdk.api.context import Services, services
 from hypersdk.api.queries import WorkerQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Viewer
-from hypersdk.api.views import Listed, WorkerView, listed
+from hypersdk.api.views import ListView, WorkerView, listed
 from hypersdk.jobs.figures import list_workers
 
 router = APIRouter(prefix="/api/v1/workers", tags=["workers"])
 
 
-class WorkersView(Listed):
+class WorkersView(ListView):
     """Those that live first."""
 
     workers: list[WorkerView]

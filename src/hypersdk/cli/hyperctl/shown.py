@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from hypersdk.cli.text import clean
-from hypersdk.resource import Record, cells_of
+from hypersdk.resource import ListRecord, table_of
 from hypersdk.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ STATUS_STYLES: Final = {
     "pending": "dim",
 }
 Facts = Sequence[tuple[str, str]]
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=ListRecord)
 
 
 def status_text(job: Job) -> str:
@@ -48,7 +48,7 @@ def table(records: Sequence[R], kind: type[R], width: int | None, **cells: Calla
     than the value of their field."""
     from hypersdk.cli.columns import Column, lay_out
 
-    named = cells_of(kind)
+    named = table_of(kind)
     columns = [Column(cell.title, least=cell.least, optional=cell.optional) for _, cell in named]
     rows = [
         [
