@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from hypersdk.simulator.fault import MethodFault, not_authenticated
 from hypersdk.simulator.managed import Call, Managed, operation, prop
 from hypersdk.simulator.values import Data
-from hypersdk.simulator.world import World
 
 if TYPE_CHECKING:
     from hypersdk.simulator.platform import Platform
@@ -35,9 +34,9 @@ class AuthorizationManager(Managed):
 
     wsdl = "AuthorizationManager"
 
-    def __init__(self, world: World, moref: str, platform: Platform) -> None:
+    def __init__(self, platform: Platform, moref: str) -> None:
         self.platform = platform
-        super().__init__(world, moref)
+        super().__init__(platform.world, moref)
 
     def granted(self) -> list[str]:
         """The privileges that the account has."""

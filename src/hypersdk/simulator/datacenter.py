@@ -8,7 +8,6 @@ from hypersdk.simulator.managed import Call, operation, prop
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.tasks import Task
 from hypersdk.simulator.values import Data, Ref
-from hypersdk.simulator.world import World
 
 
 class Datacenter(Entity):
@@ -16,8 +15,8 @@ class Datacenter(Entity):
 
     wsdl = "Datacenter"
 
-    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
-        super().__init__(world, moref, platform, name, parent)
+    def __init__(self, platform: Platform, moref: str, name: str, parent: Folder) -> None:
+        super().__init__(platform, moref, name, parent)
         self.vm_folder = self._make_folder("vm", "group-v", ["Folder", "VirtualMachine", "VirtualApp"])
         self.host_folder = self._make_folder("host", "group-h", ["Folder", "ComputeResource"])
         self.datastore_folder = self._make_folder("datastore", "group-s", ["Folder", "Datastore", "StoragePod"])
@@ -26,7 +25,7 @@ class Datacenter(Entity):
 
     def _make_folder(self, name: str, prefix: str, kinds: list[str]) -> Folder:
         moref = self.platform.moref(prefix, f"ha-folder-{name}")
-        return Folder(self.world, moref, self.platform, name, self, kinds)
+        return Folder(self.platform, moref, name, self, kinds)
 
     def children(self) -> list[Entity]:
         return [self.vm_folder, self.host_folder, self.datastore_folder, self.network_folder]

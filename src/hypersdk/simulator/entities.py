@@ -25,12 +25,10 @@ class Entity(Managed):
 
     wsdl = "ManagedEntity"
 
-    def __init__(
-        self, world: World, moref: str, platform: Platform, name: str, parent: Entity | None, **values: Any
-    ) -> None:
+    def __init__(self, platform: Platform, moref: str, name: str, parent: Entity | None, **values: Any) -> None:
         self.platform = platform
         self.parent = parent
-        super().__init__(world, moref, name=name, **values)
+        super().__init__(platform.world, moref, name=name, **values)
 
     @property
     def name(self) -> str:
@@ -117,11 +115,9 @@ class Folder(Entity):
 
     wsdl = "Folder"
 
-    def __init__(
-        self, world: World, moref: str, platform: Platform, name: str, parent: Entity | None, kinds: list[str]
-    ) -> None:
+    def __init__(self, platform: Platform, moref: str, name: str, parent: Entity | None, kinds: list[str]) -> None:
         self.members: list[Entity] = []
-        super().__init__(world, moref, platform, name, parent, childType=kinds)
+        super().__init__(platform, moref, name, parent, childType=kinds)
         if isinstance(parent, Folder):
             parent.put(self)
 

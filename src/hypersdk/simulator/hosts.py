@@ -11,7 +11,7 @@ from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.schema import data_types
 from hypersdk.simulator.storage import Datastore, DatastoreBrowser
 from hypersdk.simulator.values import Data, Ref
-from hypersdk.simulator.world import World, WorldObject, now
+from hypersdk.simulator.world import WorldObject, now
 from hypersdk.units import GiB, MiB
 
 
@@ -31,10 +31,10 @@ class ComputeResource(Entity):
 
     wsdl = "ComputeResource"
 
-    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+    def __init__(self, platform: Platform, moref: str, name: str, parent: Folder) -> None:
         self.hosts: list[Host] = []
-        super().__init__(world, moref, platform, name, parent)
-        self.pool = ResourcePool(world, platform.moref("resgroup-", "ha-root-pool"), platform, "Resources", self)
+        super().__init__(platform, moref, name, parent)
+        self.pool = ResourcePool(platform, platform.moref("resgroup-", "ha-root-pool"), "Resources", self)
         parent.put(self)
 
     def children(self) -> list[Entity]:
@@ -108,8 +108,8 @@ class ResourcePool(Entity):
 
     wsdl = "ResourcePool"
 
-    def __init__(self, world: World, moref: str, platform: Platform, name: str, owner: ComputeResource) -> None:
-        super().__init__(world, moref, platform, name, owner, resourcePool=[])
+    def __init__(self, platform: Platform, moref: str, name: str, owner: ComputeResource) -> None:
+        super().__init__(platform, moref, name, owner, resourcePool=[])
         self.owner_resource = owner
 
     @prop("owner")
@@ -167,16 +167,16 @@ class Host(Entity):
     MHZ: Final = 2900
     MEMORY_BYTES: Final = 512 * GiB
 
-    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: ComputeResource) -> None:
+    def __init__(self, platform: Platform, moref: str, name: str, parent: ComputeResource) -> None:
         self.machines: list[HostedMachine] = []
         self.datastores: list[Datastore] = []
         self.networks: list[Network] = []
         self.uuid = platform.uuid("host", name)
-        super().__init__(world, moref, platform, name, parent)
+        super().__init__(platform, moref, name, parent)
         manager = "ha-autostart-mgr" if platform.esxi else f"autoStartManager-{moref.rpartition('-')[2]}"
-        self.autostart = AutoStartManager(world, manager, self.machines)
+        self.autostart = AutoStartManager(platform.world, manager, self.machines)
         moref = platform.moref("datastoreBrowser-", "ha-host-datastorebrowser")
-        self._datastore_browser = DatastoreBrowser(world, moref, platform, self.datastores)
+        self._datastore_browser = DatastoreBrowser(platform, moref, self.datastores)
         parent.hosts.append(self)
 
     @property
@@ -375,9 +375,9 @@ class Network(Entity):
 
     wsdl = "Network"
 
-    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+    def __init__(self, platform: Platform, moref: str, name: str, parent: Folder) -> None:
         self.hosts: list[Host] = []
-        super().__init__(world, moref, platform, name, parent)
+        super().__init__(platform, moref, name, parent)
         parent.put(self)
 
     @prop("host")
@@ -398,8 +398,8 @@ class PortGroup(Network):
 
     wsdl = "DistributedVirtualPortgroup"
 
-    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder, switch: Switch) -> None:
-        super().__init__(world, moref, platform, name, parent)
+    def __init__(self, platform: Platform, moref: str, name: str, parent: Folder, switch: Switch) -> None:
+        super().__init__(platform, moref, name, parent)
         self.switch = switch
         switch.groups.append(self)
 
@@ -434,10 +434,10 @@ class Switch(Entity):
 
     wsdl = "VmwareDistributedVirtualSwitch"
 
-    def __init__(self, world: World, moref: str, platform: Platform, name: str, parent: Folder) -> None:
+    def __init__(self, platform: Platform, moref: str, name: str, parent: Folder) -> None:
         self.groups: list[PortGroup] = []
         self.uuid = platform.uuid("dvs", name)
-        super().__init__(world, moref, platform, name, parent, uuid=self.uuid)
+        super().__init__(platform, moref, name, parent, uuid=self.uuid)
         parent.put(self)
 
     @prop("portgroup")

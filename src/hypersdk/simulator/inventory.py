@@ -37,7 +37,7 @@ def build(platform: Platform) -> None:
     kinds = ["Folder", "Datacenter"]
     moref = "ha-folder-root" if platform.esxi else platform.world.number("group-d")
     name = "ha-folder-root" if platform.esxi else "Datacenters"
-    Folder(platform.world, moref, platform, name, None, kinds)
+    Folder(platform, moref, name, None, kinds)
     platform.world.root_moref = moref
     _managers(platform)
     datacenters = [
@@ -60,12 +60,12 @@ def _managers(platform: Platform) -> None:
         "propertyCollector": collector,
         "viewManager": ViewManager(world, moref("ViewManager", "ViewManager")),
         "sessionManager": SessionManager(world, moref("SessionManager", "ha-sessionmgr"), platform.sessions),
-        "authorizationManager": AuthorizationManager(world, moref("AuthorizationManager", "ha-authmgr"), platform),
+        "authorizationManager": AuthorizationManager(platform, moref("AuthorizationManager", "ha-authmgr")),
         "eventManager": platform.events,
         "taskManager": platform.tasks,
-        "searchIndex": SearchIndex(world, moref("SearchIndex", "ha-searchindex"), platform),
-        "fileManager": FileManager(world, moref("FileManager", "ha-nfc-file-manager"), platform),
-        "virtualDiskManager": VirtualDiskManager(world, moref("virtualDiskManager", "ha-vdiskmanager"), platform),
+        "searchIndex": SearchIndex(platform, moref("SearchIndex", "ha-searchindex")),
+        "fileManager": FileManager(platform, moref("FileManager", "ha-nfc-file-manager")),
+        "virtualDiskManager": VirtualDiskManager(world, moref("virtualDiskManager", "ha-vdiskmanager")),
         "ovfManager": OvfManager(world, moref("OvfManager", "ha-ovf-manager")),
     }
     content: dict[str, Any] = {name: managed.ref for name, managed in made.items()}
@@ -123,7 +123,7 @@ class DatacenterContents:
             above = self.folder(parent)
             platform, kinds = above.platform, ["Folder", "VirtualMachine", "VirtualApp"]
             moref = platform.world.number("group-v")
-            self._folders[path] = Folder(platform.world, moref, platform, escape_name(name), above, kinds)
+            self._folders[path] = Folder(platform, moref, escape_name(name), above, kinds)
         return self._folders[path]
 
     def store(self, name: str | None) -> Datastore:
@@ -138,7 +138,7 @@ def _datacenter(platform: Platform, number: int) -> DatacenterContents:
     world = platform.world
     name = "ha-datacenter" if platform.esxi else _numbered(DATACENTERS, number)
     moref = "ha-datacenter" if platform.esxi else world.number("datacenter-")
-    datacenter = Datacenter(world, moref, platform, name, root_folder(world))
+    datacenter = Datacenter(platform, moref, name, root_folder(world))
     hosts = _hosts(platform, datacenter, number)
     stores = [
         _datastore(platform, datacenter, hosts, *pair, suffix=f"-{number + 1}" if number else "") for pair in DATASTORES
@@ -155,17 +155,16 @@ def _numbered(names: Sequence[str], number: int) -> str:
 def _hosts(platform: Platform, datacenter: Datacenter, number: int) -> list[Host]:
     world = platform.world
     if platform.esxi:
-        alone = ComputeResource(world, "ha-compute-res", platform, "esx01.example.com", datacenter.host_folder)
-        return [Host(world, "ha-host", platform, "esx01.example.com", alone)]
+        alone = ComputeResource(platform, "ha-compute-res", "esx01.example.com", datacenter.host_folder)
+        return [Host(platform, "ha-host", "esx01.example.com", alone)]
     count = platform.config.hosts
     names = CLUSTERS[: min(len(CLUSTERS), count)]
-    clusters = [Cluster(world, world.number("domain-c"), platform, name, datacenter.host_folder) for name in names]
+    clusters = [Cluster(platform, world.number("domain-c"), name, datacenter.host_folder) for name in names]
     first = number * count + 1
     return [
         Host(
-            world,
-            world.number("host-"),
             platform,
+            world.number("host-"),
             f"esx{first + index:02d}.example.com",
             clusters[index * len(clusters) // count],
         )
@@ -178,9 +177,7 @@ def _datastore(
 ) -> Datastore:
     moref = platform.world.number("datastore-")
     capacity = default_capacity(kind, platform.config.datastore_bytes)
-    store = Datastore(
-        platform.world, moref, platform, name + suffix, datacenter.datastore_folder, kind=kind, capacity_bytes=capacity
-    )
+    store = Datastore(platform, moref, name + suffix, datacenter.datastore_folder, kind=kind, capacity_bytes=capacity)
     store.hosts = list(hosts)
     for host in hosts:
         host.datastores.append(store)
@@ -189,12 +186,10 @@ def _datastore(
 
 def _networks(platform: Platform, datacenter: Datacenter, hosts: list[Host]) -> list[Network]:
     world, folder = platform.world, datacenter.network_folder
-    networks = [Network(world, platform.moref("network-", "HaNetwork-VM Network"), platform, NETWORKS[0], folder)]
+    networks = [Network(platform, platform.moref("network-", "HaNetwork-VM Network"), NETWORKS[0], folder)]
     if not platform.esxi:
-        switch = Switch(world, world.number("dvs-"), platform, "dvs-main", folder)
-        networks += [
-            PortGroup(world, world.number("dvportgroup-"), platform, name, folder, switch) for name in NETWORKS[1:]
-        ]
+        switch = Switch(platform, world.number("dvs-"), "dvs-main", folder)
+        networks += [PortGroup(platform, world.number("dvportgroup-"), name, folder, switch) for name in NETWORKS[1:]]
     for network in networks:
         network.hosts = list(hosts)
         for host in hosts:

@@ -273,8 +273,7 @@ def add_machine(
     platform: Platform, spec: MachineSpec, folder: Folder, host: Host, store: Datastore, networks: list[Network]
 ) -> SimulatedMachine:
     """A new machine in the inventory."""
-    world = platform.world
-    machine = SimulatedMachine(world, world.number("vm-"), platform, spec, folder, host, store, networks)
+    machine = SimulatedMachine(platform, platform.world.number("vm-"), spec, folder, host, store, networks)
     for used in machine.datastores():
         used.machines[machine.folder_name] = machine
     host.machines.append(machine)

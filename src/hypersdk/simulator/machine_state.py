@@ -22,7 +22,7 @@ from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.storage import Datastore, datastore_named, datastore_of_path
 from hypersdk.simulator.tasks import Task
 from hypersdk.simulator.values import Data, Ref
-from hypersdk.simulator.world import World, now
+from hypersdk.simulator.world import now
 from hypersdk.units import MiB
 
 _UNSAFE: Final = re.compile(r'[/\\:*?"<>|%]')
@@ -36,9 +36,8 @@ class MachineState(Entity):
 
     def __init__(
         self,
-        world: World,
-        moref: str,
         platform: Platform,
+        moref: str,
         spec: MachineSpec,
         folder: Folder,
         host: Host,
@@ -70,7 +69,7 @@ class MachineState(Entity):
         """The last task that had the machine for itself, an export included."""
         self.consolidation_needed = False
         self._devices: list[Data] | None = None
-        super().__init__(world, moref, platform, escape_name(spec.name), folder)
+        super().__init__(platform, moref, escape_name(spec.name), folder)
         self.disks = self._make_disks()
 
     def _make_disks(self) -> list[DiskState]:

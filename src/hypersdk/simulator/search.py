@@ -13,7 +13,6 @@ from hypersdk.simulator.managed import Call, Managed, operation
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.storage import split_path
 from hypersdk.simulator.values import Ref
-from hypersdk.simulator.world import World
 
 
 class SearchIndex(Managed):
@@ -21,9 +20,9 @@ class SearchIndex(Managed):
 
     wsdl = "SearchIndex"
 
-    def __init__(self, world: World, moref: str, platform: Platform) -> None:
+    def __init__(self, platform: Platform, moref: str) -> None:
         self.platform = platform
-        super().__init__(world, moref)
+        super().__init__(platform.world, moref)
 
     @operation("FindByInventoryPath")
     def _by_path(self, call: Call) -> Ref | None:

@@ -94,7 +94,7 @@ class Datastore(Entity):
     wsdl = "Datastore"
 
     def __init__(
-        self, world: World, moref: str, platform: Platform, name: str, parent: Folder, *, kind: str, capacity_bytes: int
+        self, platform: Platform, moref: str, name: str, parent: Folder, *, kind: str, capacity_bytes: int
     ) -> None:
         self.kind = kind
         self.capacity_bytes = capacity_bytes
@@ -102,11 +102,9 @@ class Datastore(Entity):
         self.machines: dict[str, StoredMachine] = {}  # by folder
         self.uploads: dict[str, StoredFile] = {}
         self.folders: set[str] = set()
-        self.browser = DatastoreBrowser(
-            world, platform.moref("datastoreBrowser-", f"ha-browser-{name}"), platform, [self]
-        )
+        self.browser = DatastoreBrowser(platform, platform.moref("datastoreBrowser-", f"ha-browser-{name}"), [self])
         self.accessible = True
-        super().__init__(world, moref, platform, name, parent)
+        super().__init__(platform, moref, name, parent)
         parent.put(self)
 
     @property
@@ -327,10 +325,10 @@ class DatastoreBrowser(Managed):
 
     wsdl = "HostDatastoreBrowser"
 
-    def __init__(self, world: World, moref: str, platform: Platform, datastores: list[Datastore]) -> None:
+    def __init__(self, platform: Platform, moref: str, datastores: list[Datastore]) -> None:
         self.platform = platform
         self.datastores = datastores
-        super().__init__(world, moref)
+        super().__init__(platform.world, moref)
 
     @prop("datastore")
     def _datastore(self) -> list[Ref]:
@@ -437,10 +435,6 @@ class VirtualDiskManager(Managed):
 
     wsdl = "VirtualDiskManager"
 
-    def __init__(self, world: World, moref: str, platform: Platform) -> None:
-        self.platform = platform
-        super().__init__(world, moref)
-
     @operation("QueryVirtualDiskUuid", privilege="Datastore.Browse")
     def _uuid(self, call: Call) -> str:
         datastore, path = _locate(self.world, call)
@@ -462,9 +456,9 @@ class FileManager(Managed):
 
     wsdl = "FileManager"
 
-    def __init__(self, world: World, moref: str, platform: Platform) -> None:
+    def __init__(self, platform: Platform, moref: str) -> None:
         self.platform = platform
-        super().__init__(world, moref)
+        super().__init__(platform.world, moref)
 
     @operation("DeleteDatastoreFile_Task", privilege="Datastore.DeleteFile")
     def _delete(self, call: Call) -> Ref:
