@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from hypersdk.errors import Refused
-from hypersdk.migration.copying import PROVED, UNPROVED_LOST, UNPROVED_RANGES, MachineCopy
+from hypersdk.migration.copying import PROVED, UNPROVED_RANGES, UNPROVED_UNVERIFIABLE, MachineCopy
 from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import Method
@@ -126,7 +126,7 @@ def test_a_disk_that_was_whole_before_the_lease_was_lost_is_not_called_proved(
     ran = engine(machines=(MACHINE,))
     ran.simulator.set_faults(Fault(FaultKind.LEASE_TIMEOUT, disk="web-01:1", after_bytes=MiB))
     result = survives(ran, tmp_path, method=Method.LEASE, parallel=1)
-    assert result.proof == UNPROVED_LOST
+    assert result.proof == UNPROVED_UNVERIFIABLE
     assert ran.simulator.counters.opened == {"web-01:0": 1, "web-01:1": 2}
 
 

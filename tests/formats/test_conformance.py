@@ -178,7 +178,7 @@ def check_loss(kind: WriterKind, guest: Guest, steps: list[Step], damage: Damage
             ledger.record(step.first, [hash_block(guest.blocks[index]) for index in step.indexes()])
         damage.do(file)
         again = kind.resume(file, guest.capacity, ledger.has)
-        ledger.keep(again.held())
+        ledger.forget_except(again.allocated_runs())
         if damage.harmless:
             assert ledger.recorded == len(guest.kinds)
         for index in sorted(guest.kinds):

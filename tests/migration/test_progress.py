@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.convert import convert_file
+from hypersdk.migration.machineprogress import MachineProgress
 from hypersdk.migration.plan import PlannedDisk
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, OutputFormat

@@ -359,7 +359,7 @@ def test_a_keyboard_interrupt_in_the_caller_leaves_no_thread(bench: Bench, monke
     def interrupted(self: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hypersdk.transfer.crew.WorkerGroup.wait", interrupted)
+    monkeypatch.setattr("hypersdk.transfer.workergroup.WorkerGroup.wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bench.copy(stream_of(bench.disk, hangs_at(PART)))
 

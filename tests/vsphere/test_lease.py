@@ -357,7 +357,7 @@ def test_a_lost_lease_is_opened_again_at_the_same_point(simulator: SimulatorFact
         second = read_all(two)
         assert asked == [False]
         assert lease.verify({one.lease_key: first, two.lease_key: second}) == {
-            one.lease_key: Verdict.LOST,
+            one.lease_key: Verdict.UNVERIFIABLE,
             two.lease_key: Verdict.PROVED,
         }
         assert read_all(one) == first
@@ -568,7 +568,9 @@ def test_the_manifest_is_asked_for_before_the_end_and_its_kind_before_the_first_
         assert not server.counters.stream_bytes
         received = read_all(lease.sources[0])
         lease.complete()
-        assert lease.verify({lease.sources[0].lease_key: received}) == {lease.sources[0].lease_key: Verdict.LOST}
+        assert lease.verify({lease.sources[0].lease_key: received}) == {
+            lease.sources[0].lease_key: Verdict.UNVERIFIABLE
+        }
     assert server.counters.calls["HttpNfcLeaseGetManifest"] == 0
 
 

@@ -26,7 +26,10 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Move": {
         "export": Entry(f"{_HERE}.export", "Copy machines out of vSphere into verified images."),
-        "convert": Entry(f"{_HERE}.convert", "Convert a VMDK, OVA or OVF that lies on this machine."),
+        "convert": Entry(
+            f"{_HERE}.convert",
+            "Convert a local VMDK, OVA or OVF into another image format.",
+        ),
         "verify": Entry(f"{_HERE}.verify", "Check that an export is complete and unchanged."),
     },
     "Look after": {

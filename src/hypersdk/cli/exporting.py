@@ -385,8 +385,9 @@ def import_command(plan: Plan, result: ExportResult) -> str | None:
         return None
     machine = plan.machine
     words = [
-        "virt-install", "--import", "--name", domain_name(machine.name), "--memory", str(machine.summary.memory_bytes // MiB),
-        "--vcpus", str(machine.summary.cpus), "--osinfo", "detect=on,require=off",
+        "virt-install", "--import", "--name", domain_name(machine.name),
+        "--memory", str(machine.summary.memory_bytes // MiB), "--vcpus", str(machine.summary.cpus),
+        "--osinfo", "detect=on,require=off",
     ]  # fmt: skip
     for disk in in_boot_order(plan):
         path = _option_value(str(result.output_dir / disk.file_name))

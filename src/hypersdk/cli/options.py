@@ -83,7 +83,8 @@ _CONNECTION: Final[tuple[Callable[[Any], Any], ...]] = (
     _flag("insecure", "--insecure", is_flag=True),
     _flag("datacenter", "--datacenter", metavar="NAME"),
     click.option(
-        "--config", type=_FILE, metavar="FILE", expose_value=False, callback=_record_config, help=CONNECTION_HELP["config"]
+        "--config", type=_FILE, metavar="FILE", expose_value=False, callback=_record_config,
+        help=CONNECTION_HELP["config"],
     ),
 )  # fmt: skip
 

@@ -48,7 +48,7 @@ BOTTLENECK_TEXT: Final = {
     Bottleneck.SOURCE: "waits for vSphere or the network",
     Bottleneck.TARGET: "waits for the target disk",
     Bottleneck.CPU: "waits for the CPU",
-    Bottleneck.LIMIT: "held back by the speed limit",
+    Bottleneck.LIMIT: "limited by --bwlimit",
 }
 
 

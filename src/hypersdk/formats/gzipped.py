@@ -3,7 +3,7 @@
 ::
 
     offsets inside   0 ────────┬─────────┬─────────┬──────────>
-                     begin     copy 1    copy 2    copy 3         one for each 4 MiB, at most 512: then every second goes
+                     begin     copy 1    copy 2    copy 3         every 4 MiB, at most 512: then half of them go
                                            └── read(offset) goes on from a copy of the nearest one before it
 
 Who reads from front to end inflates everything once, and whoever reads in several places inflates a little more. Memory

@@ -122,7 +122,7 @@ class ImageWriter(Protocol):
         others write."""
         ...
 
-    def held(self) -> Iterator[range]:
+    def allocated_runs(self) -> Iterator[range]:
         """Runs of blocks that the image holds whole, rising, by its tables and its file's holes: no data is read.
 
         To be asked right after it was reopened: something may have cut the file, or lost parts of it, since the blocks

@@ -88,7 +88,7 @@ class RawWriter:
         for index in blocks:
             self._file.discard(index * BLOCK, min(BLOCK, self.capacity - index * BLOCK))
 
-    def held(self) -> Iterator[range]:
+    def allocated_runs(self) -> Iterator[range]:
         """Runs of blocks that have no hole in them and end before the file does."""
         for run in self._file.data_runs(0):
             first = -(-run.start // BLOCK)

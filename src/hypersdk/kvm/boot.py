@@ -91,7 +91,8 @@ def _command(qemu: str, image: Path, firmware: Firmware, memory_bytes: int) -> S
     file_name = str(image.absolute()).replace(",", ",,")
     command = [
         qemu, "-accel", "tcg", "-m", str(memory_bytes // MiB), "-display", "none", "-monitor", "none", "-nic", "none",
-        "-no-reboot", "-serial", "stdio", "-drive", f"if=ide,index=0,format={image_format},snapshot=on,file={file_name}",
+        "-no-reboot", "-serial", "stdio",
+        "-drive", f"if=ide,index=0,format={image_format},snapshot=on,file={file_name}",
     ]  # fmt: skip
     if firmware is Firmware.EFI:
         code = next((path for path in _OVMF if Path(path).exists()), None)

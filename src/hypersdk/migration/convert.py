@@ -16,11 +16,11 @@ from typing import Final
 
 from hypersdk.errors import Refused, UsageError, register
 from hypersdk.formats.ovf import OvfDisk
-from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.formats import FORMATS, Format, outputs_for
 from hypersdk.migration.heldfile import remove_half_published, remove_unfinished
 from hypersdk.migration.local import FileStreamSource, LocalDisk, LocalMachine, open_local
+from hypersdk.migration.machineprogress import MachineProgress
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of, stem_of_run
 from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.package import UNPROVED_LOCAL, PackageVerdict
@@ -45,7 +45,7 @@ LOCAL_ENDPOINT: Final = "local"
 
 @dataclass(frozen=True, slots=True)
 class _LocalDiskPlan:
-    """See board.BoardDisk. ``expected_bytes`` is what there is to read, for the weight of the disk in the progress."""
+    """See ProgressDisk. ``expected_bytes`` is what there is to read, for the weight of the disk in the progress."""
 
     key: int
     label: str

@@ -3,8 +3,9 @@
 ::
 
     lease      streams of one lease; the server's manifest is the proof
-    datastore  /folder ranges of flat files that stand still; there is no manifest, and the result says so
-    auto       lease; datastore where the server does not export by lease (its licence, its version), or where a resume then reads less
+    datastore  /folder ranges of flat files that do not change; there is no manifest, and the result says so
+    auto       lease; datastore where the server does not export by lease (its licence, its version), or where a resume
+               then reads less
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Final
 
 from hypersdk.errors import HyperSDKError, IntegrityError, Refused, SourceError, register
 from hypersdk.formats.ovf import OvfDisk
-from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.disks import DiskSet
+from hypersdk.migration.machineprogress import MachineProgress
 from hypersdk.migration.point import SNAPSHOT_GONE, SOURCE_CHANGED, PointInTime, check_snapshot_there, point_of
 from hypersdk.migration.prepare import SourceWork
 from hypersdk.migration.resumption import ResumeCost
@@ -57,7 +58,7 @@ told."""
 PROVED: Final = "proved"
 UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server keeps no manifest"
 UNPROVED_NO_MANIFEST: Final = "unproved: the server gave no manifest"
-UNPROVED_LOST: Final = (
+UNPROVED_UNVERIFIABLE: Final = (
     "unproved: the export lease was lost after some disks were whole, and the server's manifest of them with it"
 )
 UNPROVED_INTERRUPTED: Final = (
@@ -243,8 +244,8 @@ class MachineCopy:
     def _proof(self, verdicts: Mapping[str, Verdict]) -> str:
         if len(self.work.records) > len(verdicts):
             return UNPROVED_EARLIER
-        if Verdict.LOST in verdicts.values():
-            return UNPROVED_LOST
+        if Verdict.UNVERIFIABLE in verdicts.values():
+            return UNPROVED_UNVERIFIABLE
         return PROVED if all(verdict is Verdict.PROVED for verdict in verdicts.values()) else UNPROVED_NO_MANIFEST
 
     def _tell_detours(self) -> None:

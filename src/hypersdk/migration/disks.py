@@ -9,8 +9,8 @@ from typing import Final
 
 from hypersdk.errors import Cancelled
 from hypersdk.formats.image import BLOCK, BlockFile
-from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.formats import FORMATS, Format
+from hypersdk.migration.machineprogress import MachineProgress
 from hypersdk.migration.outputs import OpenDisk, Outputs
 from hypersdk.migration.runfile import DiskRecord, RunFile
 from hypersdk.migration.settings import RunResources

@@ -24,12 +24,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from hypersdk.errors import Cancelled, HyperSDKError, NotRestored, TargetError
-from hypersdk.migration.board import MachineProgress
 from hypersdk.migration.copying import MachineCopy
 from hypersdk.migration.disks import DiskSet
 from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.heldfile import remove_half_published, remove_other_attempts, remove_unfinished
 from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
+from hypersdk.migration.machineprogress import MachineProgress
 from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of, stem_of_run
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import snapshot_gone
@@ -183,7 +183,8 @@ class MachineExport:
             try:
                 self._lock(stack, attempt_suffix)
             except TargetError as error:
-                # Of this job, an earlier process may be asleep with the lock. Without a run there was none: it is somebody else's.
+                # An earlier process of this job may be suspended with the lock. Without a run there was none: then the
+                # lock is somebody else's.
                 if error.code != RUN_ACTIVE or settings.attempt_suffix is None or run is None:
                     raise
                 if lock_owner(self._folder, attempt_suffix) not in ("", self._owner):

@@ -2,7 +2,7 @@
 
 ::
 
-    text ──load_jobs──> JobEntry[]  each either a JobDefinition (.to_spec(), .endpoint) or the error that names the field
+    text ──load_jobs──> JobEntry[]  each a JobDefinition (.to_spec(), .endpoint) or the error that names the field
                 │
                 └ raises UsageError job_unreadable: not a job file at all
 
@@ -471,7 +471,7 @@ def _from_json(text: str) -> object:
     except ValueError:  # CPython's limit on the conversion of digits
         raise _unreadable("a number in the JSON has thousands of digits") from None
     except RecursionError:
-        raise _unreadable("the JSON is nested absurdly deep") from None
+        raise _unreadable("the JSON is nested too deeply") from None
 
 
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@
     power       that it was on, when its guest was asked       power on, after a guest that may still go down
     cdrom       the drives with their media, exactly           put back
     snapshot    its name (carries the run's id)                remove it, found by moref or by name
-    lease       session key, lease, export task                cancel the task, else end our old session, else wait it out
+    lease       session key, lease, export task                cancel the task, else end our session, else wait it out
 
 Undone from the last to the first. An undo is idempotent: undoing what was never made, or is already undone, does
 nothing.

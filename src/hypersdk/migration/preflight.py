@@ -224,7 +224,7 @@ def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[str]:
             " them"
         )
     if any(cdrom.iso for cdrom in machine.cdroms) and not spec.remove_cdrom:
-        yield "an ISO image is inserted; it is not exported (--remove-cdrom ejects it for the time of the export)"
+        yield "an ISO image is inserted; it is not exported (--remove-cdrom ejects it during the export)"
     if machine.firmware == "efi":
         yield "the machine starts by UEFI; its NVRAM boot entries stay behind"
     if not boot_sequence(machine) and machine.disks:

@@ -3,7 +3,8 @@
 ::
 
     run file in the folder?   --resume    same machine, same options: go on     else resume_mismatch
-                              --discard   undo what is open at the source, remove the partial files, begin; else run_elsewhere
+                              --discard   undo what is open at the source, remove the partial files, start;
+                                          else run_elsewhere
                               neither     refused (resumable_state), unless nothing was begun: then begin
     all copied, proof written down?       the source is only put back, whatever point in time it is at by now
     point in time proved equal?           finished disks stay finished, begun disks go on

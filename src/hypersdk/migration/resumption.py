@@ -5,7 +5,8 @@ begins.
 
     point in time not provably the same   all of it, from the beginning
     finished disks                        nothing
-    a new stream                          all of the disk's data: it begins at its first byte, what is on record is compared and not written
+    a new stream                          all of the disk's data: it begins at its first byte; what is on record is
+                                          compared and not written
     datastore ranges                      what is missing; without change tracking (CBT) holes count as missing too
 """
 

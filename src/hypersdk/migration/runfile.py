@@ -3,10 +3,10 @@
 ::
 
     DIR/.hypersdk-run.lock     held (flock) by the process that works here; a killed one frees it
-    DIR/.hypersdk-run.json     this file: who, what, which point in time, which disks are done, what was changed at the source
+    DIR/.hypersdk-run.json     this file: who, what, which point in time, which disks are done, changes at the source
     DIR/NAME.partial[.blocks]  data, and the ledger of its blocks (hypersdk.transfer.ledger)
     STATE/runs/ID.json         a pointer to DIR, so that `status` and `cleanup` find runs without being told where
-    STATE/register/ID.json     who works on it, or left something at its source, for whoever cleans up there (hypersdk.migration.register)
+    STATE/register/ID.json     who works on it, or left something at its source (hypersdk.migration.register)
 
 Every change is a whole new file: written beside, synced, renamed. It is small (some hundred bytes for a disk).
 """
@@ -119,11 +119,11 @@ class DiskRecord:
 
 @dataclass(slots=True)
 class RunRecord:
-    """The whole of it. ``endpoint`` is ``user@host`` for people; no secret is in here. ``method``, ``proof`` and
-    ``descriptor`` are set by the copy; ``published`` says that only the source waits to be put back. ``attempt_suffix`` ends the
-    names of lock and partial files, where an earlier process that was declared dead still holds those without it.
-    ``source`` and all behind it are what was asked for, to be asked for again by a resume; records of earlier releases
-    do not have them."""
+    """The record of one run. ``endpoint`` is ``user@host`` for people; no secret is in here. ``method``, ``proof`` and
+    ``descriptor`` are set by the copy; ``published`` says that only the source is still to be restored.
+    ``attempt_suffix`` ends the names of lock and partial files, where an earlier process that was declared dead still
+    holds those without it. ``source`` and the fields after it are the options of the export, which a resume uses again;
+    records of earlier releases do not have them."""
 
     run_id: str
     endpoint: str
@@ -546,7 +546,8 @@ def _checksum_of(data: Mapping[str, Any]) -> str:
 def _decode(data: Mapping[str, Any], folder: Path) -> RunRecord:
     """Others may write in the output folder, so what becomes part of a path, or is counted with, is looked at."""
     fields = dict(data)
-    # One bit in a name makes two disks share a file, and one in a snapshot's id removes somebody else's. Earlier releases wrote no checksum.
+    # One bit in a name makes two disks share a file, and one in a snapshot's id removes somebody else's. Earlier
+    # releases wrote no checksum.
     checksum = fields.pop(_CHECKSUM, None)
     if checksum is not None and checksum != _checksum_of(fields):
         raise ValueError("its checksum is another")

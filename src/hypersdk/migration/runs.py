@@ -215,8 +215,8 @@ def give_up(
     there is no run.
 
     Raises TargetError ``run_active`` while a process works on it, and NotRestored when something could not be undone:
-    the run is kept then. With a ``attempt_suffix`` (see ``RunSettings``) whoever holds the folder was declared dead, and is no
-    obstacle.
+    the run is kept then. With an ``attempt_suffix`` (see ``RunSettings``) a process that was declared dead and still
+    holds the folder is ignored.
     """
     with _held(spec.output_dir, store, attempt_suffix) as found:
         if found is None:

@@ -30,12 +30,12 @@ class RunSettings:
     """Limits of a run. ``None`` for ``bandwidth_limit`` (bytes/s over all streams) is no limit.
 
     ``streams_per_host`` stays below what the NFC buffers of one ESXi host allow, ``streams_per_vcenter`` below the
-    about 52 connections that go through a vCenter. ``space_wait_s`` is how long a full disk is waited for,
-    ``stall_timeout_s`` how long a stream may be silent before it is tried again. ``guard`` is called before every write
-    to an image, and raises where this process may not write any more. ``attempt_suffix`` (like ``.7``) is taken where a process
-    that was declared dead still holds the folder's lock: it may be stopped, not dead, so its partial files are left to
-    it. Without a attempt_suffix a held folder is an error. ``locate`` says what the folder's name leads to. ``registers`` are
-    state directories beside ``state`` whose registers show the runs of this process too.
+    about 52 connections that go through a vCenter. ``space_wait_s`` is how long to wait while a disk is
+    full, ``stall_timeout_s`` how long a stream may be silent before it is retried. ``guard`` is called before every
+    write to an image, and raises where this process may not write any more. ``attempt_suffix`` (like ``.7``) is used
+    where a process that was declared dead still holds the folder's lock: it may be stopped, not dead, so it keeps its
+    partial files. Without one, a locked folder is an error. ``locate`` says what the folder's name leads to.
+    ``registers`` are state directories beside ``state`` whose registers show the runs of this process too.
     """
 
     max_machines: int = 4

@@ -22,7 +22,6 @@ from typing import Final
 from hypersdk.errors import HyperSDKError, IntegrityError
 from hypersdk.formats.image import BLOCK, ImageWriter
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.crew import WorkerGroup
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.policies import DEFAULT_POLICIES, Policies
@@ -34,6 +33,7 @@ from hypersdk.transfer.sink import Checkpoints, Sink, StoredCounts
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests, StreamSource
 from hypersdk.transfer.streaming import PassOptions, StreamPass
 from hypersdk.transfer.takeover import take_over
+from hypersdk.transfer.workergroup import WorkerGroup
 from hypersdk.units import MiB, format_duration
 
 CHECKPOINT_BYTES: Final = 64 * MiB

@@ -3,7 +3,7 @@
 ::
 
     named   /srv/images/web-01         what the user said, and what results and messages show
-    path    /proc/self/fd/7            the folder itself: whatever is reached below it lies in that folder, wherever it is by now
+    path    /proc/self/fd/7            the folder itself, wherever it is by now: paths below it are inside that folder
 
 A name can be given to another folder at any time. So the folder is opened once, all its files are reached through
 ``path``, and ``check`` says whether the name still leads to it: a run ends with success only where its files are found
@@ -86,7 +86,8 @@ class OutputFolder:
         with target_errors(f"opening {named}"):
             descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # Without /proc, as in a bare chroot, files are reached by the folder's name; whether that still leads to it is checked all the same.
+            # Without /proc, as in a bare chroot, files are reached by the folder's name; whether that still leads to it
+            # is checked all the same.
             yield cls(descriptor, named, locate, path=None if _OPEN_FILES.exists() else place)
         finally:
             os.close(descriptor)

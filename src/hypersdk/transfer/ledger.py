@@ -228,14 +228,14 @@ class BlockLedger:
             for at, digest in enumerate(hashes):
                 self._count(first + at, digest)
 
-    def keep(self, held: Iterable[range]) -> int:
-        """Forgets each block of data that is not in ``held``, runs of blocks that rise; returns how many. Blocks of
+    def forget_except(self, stored: Iterable[range]) -> int:
+        """Forgets each block of data that is not in ``stored``, runs of blocks that rise; returns how many. Blocks of
         zeros need no place in an image.
 
         To be called before anything is recorded. Raises OSError.
         """
         forgotten = position = 0
-        for run in chain(held, [range(self.blocks, self.blocks)]):
+        for run in chain(stored, [range(self.blocks, self.blocks)]):
             for known in self._map.runs(position, run.start, present=True):
                 forgotten += self._wipe(known, zeros=False)
             position = run.stop

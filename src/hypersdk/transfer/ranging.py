@@ -13,13 +13,13 @@ from hypersdk.errors import Cancelled
 from hypersdk.formats.image import BLOCK
 from hypersdk.transfer.activity import Activity, Timeline
 from hypersdk.transfer.blockmap import BlockMap
-from hypersdk.transfer.crew import SequenceGate, WorkerGroup
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.policies import Open, RangeReader
 from hypersdk.transfer.progress import Meter, Waiting, unseen
 from hypersdk.transfer.sink import Block, Sink
 from hypersdk.transfer.source import RangeSource
+from hypersdk.transfer.workergroup import SequenceGate, WorkerGroup
 from hypersdk.units import MiB
 
 PIECE: Final = 4 * MiB

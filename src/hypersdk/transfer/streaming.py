@@ -21,12 +21,12 @@ from typing import Final
 from hypersdk.errors import TRUNCATED_STREAM, HyperSDKError, IntegrityError, TransientError
 from hypersdk.formats.vmdk.stream import Grain, GrainDecoder, inflate
 from hypersdk.transfer.activity import Activity
-from hypersdk.transfer.crew import Channel, SequenceGate, WorkerGroup
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import UNHASHED
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.sink import Block, Sink
 from hypersdk.transfer.source import ByteStream, StreamDigests
+from hypersdk.transfer.workergroup import Channel, SequenceGate, WorkerGroup
 from hypersdk.units import MiB
 
 CHUNK: Final = 4 * MiB

@@ -26,11 +26,11 @@ from hypersdk.formats.image import BLOCK, ImageWriter
 from hypersdk.model import Phase
 from hypersdk.transfer.blockmap import BlockMap
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.crew import WorkerGroup
 from hypersdk.transfer.digest import ZERO_BLOCK, hash_block
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.progress import Meter
+from hypersdk.transfer.workergroup import WorkerGroup
 from hypersdk.units import MiB
 
 PIECE_BLOCKS: Final = 4 * MiB // BLOCK
@@ -44,13 +44,13 @@ def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, 
     """
     with target_errors(f"looking at {meter.file_name}"):
         stored = _map_of(ledger.blocks, writer.stored())
-        lost = ledger.keep(stored.runs(0, ledger.blocks, present=True))
+        lost = ledger.forget_except(stored.runs(0, ledger.blocks, present=True))
         check = _Check(writer, ledger, meter, stored)
         meter.check_earlier(stored.count * BLOCK)
-        with WorkerGroup(cancel, meter.label) as crew:
+        with WorkerGroup(cancel, meter.label) as group:
             for number in range(workers):
-                crew.start(f"check {number + 1}", lambda: check.run(crew.token))
-            crew.wait()
+                group.start(f"check {number + 1}", lambda: check.run(group.token))
+            group.wait()
         if check.wrong.count:
             ledger.forget(check.wrong.runs(0, ledger.blocks, present=True))
             with ledger.syncing():  # a VMDK is put in order

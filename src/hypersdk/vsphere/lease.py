@@ -85,7 +85,7 @@ class Verdict(StrEnum):
 
     PROVED = "proved"
     UNPROVED = "unproved"  # the server gave no digest for it
-    LOST = "lost"  # it came whole from a lease that ended before its manifest was asked for
+    UNVERIFIABLE = "lost"  # it came whole from a lease that ended before its manifest was asked for
 
 
 def routes_of(session: Session, stall_timeout_s: float = STALL_TIMEOUT_S) -> Routes:
@@ -196,7 +196,7 @@ class LeasedExport:
         for key, stream in streams.items():
             delivery = self._deliveries.get(key)
             if delivery is None or delivery.lease != lease:
-                verdicts[key] = Verdict.LOST
+                verdicts[key] = Verdict.UNVERIFIABLE
                 continue
             entry = entries.get(key)
             same = None if entry is None else _compare(entry, stream, delivery.times)

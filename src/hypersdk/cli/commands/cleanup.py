@@ -14,8 +14,8 @@ from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored, Refused, UsageError, register
 
 GIVE_UP_STEP: Final = (
-    "Once vSphere can do it again, run the command again. Of what is gone for good, `hyper2kvm cleanup --give-up DIR`"
-    " says what stays behind, and tries it no more."
+    "Run the command again once vSphere is available. For what can never be undone, `hyper2kvm cleanup --give-up DIR`"
+    " lists what is left behind and stops trying."
 )
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ ASK_DAEMON_S: Final = 5.0
 @click.option(
     "--drop-snapshots",
     is_flag=True,
-    help="Remove temporary snapshots that wait for a --resume, too (after 24 hours always).",
+    help="Also remove temporary snapshots kept for --resume (always removed after 24 hours).",
 )
 @click.option(
     "--stray",
     is_flag=True,
     help=(
-        "Remove snapshots of ours that no run here knows of: shows age and owner of each and asks. Without a terminal,"
-        " only those that were left over by runs of yours on this machine."
+        "Remove HyperSDK snapshots that belong to no known run: shows age and owner of each and asks. Without a"
+        " terminal, only those left by your own runs on this machine."
     ),
 )
 @click.option(
@@ -53,14 +53,14 @@ ASK_DAEMON_S: Final = 5.0
     multiple=True,
     metavar="NAME",
     help=(
-        "Remove exactly this snapshot of ours (hypersdk-...), whoever made it, without a question; not one that the"
-        " register of this host or the daemon says is in use. Repeatable."
+        "Remove exactly this HyperSDK snapshot (hypersdk-...), whoever made it, without asking; not one that this"
+        " host's register or the daemon reports as in use. Repeatable."
     ),
 )
 @click.option(
     "--give-up",
     is_flag=True,
-    help="Try once more to put the exports in DIR back, then tell what cannot be undone and do not try it again.",
+    help="Try once more to restore the source of the exports in DIR, then list what cannot be undone and stop trying.",
 )
 @output_options
 @connection_options
@@ -68,11 +68,11 @@ ASK_DAEMON_S: Final = 5.0
 def command(
     cli: Cli, folders: tuple[Path, ...], drop_snapshots: bool, stray: bool, snapshots: tuple[str, ...], give_up: bool
 ) -> None:
-    """Put back what interrupted exports left on the source: leases, ejected ISO images, power states, snapshots.
+    """Restore what interrupted exports left on the source: leases, ejected ISO images, power states, snapshots.
 
     DIR are output folders of unfinished exports; without any, all that `hyper2kvm status` shows for this server (none
-    with --snapshot). What was copied stays, and the exports stay resumable, except that a removed snapshot means to
-    copy its disks again.
+    with --snapshot). Copied data stays, and the exports stay resumable; where a snapshot was removed, its
+    disks are copied again.
     """
     from hypersdk.cli.connect import connected
     from hypersdk.migration.prepare import endpoint_name

@@ -1,4 +1,4 @@
-"""`hyper2kvm convert`: local VMDK, OVA and OVF files through the same engine."""
+"""`hyper2kvm convert`: image conversion, of local VMDK, OVA and OVF files."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
     metavar="[=checked|unchecked|repack|none]",
     help="Compressed qcow2; see `hyper2kvm export --help`.",
 )
-@click.option("--force", is_flag=True, help="Replace an export that lies in the output folder.")
+@click.option("--force", is_flag=True, help="Replace another export in the output folder.")
 @click.option("--no-file-hash", is_flag=True, help="Do not read the images back; `verify` can then compare sizes only.")
 @output_options
 @pass_cli
 def command(
     cli: Cli, file: Path, output: Path, output_format: str, compress: str, force: bool, no_file_hash: bool
 ) -> None:
-    """Convert a VMDK, OVA or OVF that lies on this machine.
+    """Convert a local VMDK, OVA or OVF into another image format.
 
-    The files of a package are compared with its own .mf. What is written is checked and described as after an export.
+    The guest system is not changed. The files of a package are compared with its own .mf. The result is verified and described as after an export.
     """
     from hypersdk.cli.exporting import show_result
     from hypersdk.cli.progress import watching

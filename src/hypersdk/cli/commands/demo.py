@@ -42,14 +42,14 @@ BOOT_TIMEOUT_S: Final = 120.0
     type=click.IntRange(0, 5000),
     default=12,
     show_default=True,
-    help="How many other machines the simulated vCenter has.",
+    help="Number of other machines in the simulated vCenter.",
 )
 @output_options
 @pass_cli
 def command(cli: Cli, output: Path | None, machines: int) -> None:
     """Rehearse a migration against a built-in vCenter simulator: list, export to qcow2, verify, boot.
 
-    Takes less than a minute and needs neither a vCenter nor root. The boot is left out where qemu is not installed.
+    Takes less than a minute and needs neither a vCenter nor root. The boot is skipped where qemu is not installed.
     """
     from hypersdk.cli import exporting
     from hypersdk.cli.commands.verify import verify_folder

@@ -33,7 +33,7 @@ _SIGNS: Final = {"ok": ("✔", "green"), "warn": ("!", "yellow"), "fail": ("✘"
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Check the space in this folder, too.",
+    help="Also check the free space of this folder.",
 )
 @output_options
 @connection_options

@@ -28,43 +28,81 @@ WHOLE: Final = click.IntRange(1, 1024)
 
 _OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option(
-        "-f", "--file", "job_file", type=click.Path(path_type=Path), metavar="JOBFILE",
+        "-f",
+        "--file",
+        "job_file",
+        type=click.Path(path_type=Path),
+        metavar="JOBFILE",
         help="Run the exports of a job file (YAML or JSON; - is standard input).",
     ),
     click.option(
-        "-o", "--output", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
         help="Output folder (default: ./NAME). Several machines get a folder each below it.",
     ),
     click.option("--format", type=click.Choice(FORMATS), help="What to write (default: qcow2)."),
     click.option(
-        "--compress", type=click.Choice(COMPRESS_MODES), metavar="[=checked|unchecked|repack|none]",
-        help="Compressed qcow2: blocks stay compressed as they came. Each is checked, unless =unchecked; =repack is for old readers.",
+        "--compress",
+        type=click.Choice(COMPRESS_MODES),
+        metavar="[=checked|unchecked|repack|none]",
+        help=(
+            "Compressed qcow2: blocks stay compressed as they came. Each is checked, unless =unchecked; =repack is for"
+            " old readers."
+        ),
     ),
-    click.option("--source", type=click.Choice(METHODS), help="Where the bytes come from: export lease or datastore ranges (default: auto)."),
     click.option(
-        "--from-snapshot", metavar="NAME", help="Export this snapshot of the machine; 'new' makes a temporary one.",
+        "--source",
+        type=click.Choice(METHODS),
+        help="Where the bytes come from: export lease or datastore ranges (default: auto).",
+    ),
+    click.option(
+        "--from-snapshot",
+        metavar="NAME",
+        help="Export this snapshot of the machine; 'new' makes a temporary one.",
     ),
     click.option("--power-off", is_flag=True, help="Power a running machine off, export it, power it on again."),
     click.option("--shutdown", is_flag=True, help="Shut a running guest down, export it, power it on again."),
-    click.option("--no-quiesce", is_flag=True, help="Take the temporary snapshot without quiescing the guest's file systems."),
+    click.option(
+        "--no-quiesce", is_flag=True, help="Take the temporary snapshot without quiescing the guest's file systems."
+    ),
     click.option("--remove-cdrom", is_flag=True, help="Eject ISO images during the export, then re-insert them."),
-    click.option("--exclude-disk", multiple=True, metavar="DISK", help="Leave this disk out: its label, number from 1, or device key. Repeatable."),
+    click.option(
+        "--exclude-disk",
+        multiple=True,
+        metavar="DISK",
+        help="Do not export this disk: its label, number from 1, or device key. Repeatable.",
+    ),
     click.option("--parallel", type=WHOLE, metavar="N", help="Disks of one machine copied at a time (default: 4)."),
     click.option("--max-machines", type=WHOLE, metavar="N", help="Machines exported at a time (default: 4)."),
     click.option("--bwlimit", metavar="RATE", help="Bytes per second over all streams, like 100M."),
-    click.option("--retries", type=click.IntRange(0, MAX_RETRIES), metavar="N", help="Retries after a broken stream (default: 3)."),
-    click.option("--space-wait", type=click.IntRange(0), metavar="SECONDS", help="How long to wait while the target disk is full (default: 600)."),
     click.option(
-        "--datastore-min-free", metavar="SIZE|PERCENT",
+        "--retries",
+        type=click.IntRange(0, MAX_RETRIES),
+        metavar="N",
+        help="Retries after a broken stream (default: 3).",
+    ),
+    click.option(
+        "--space-wait",
+        type=click.IntRange(0),
+        metavar="SECONDS",
+        help="How long to wait while the target disk is full (default: 600).",
+    ),
+    click.option(
+        "--datastore-min-free",
+        metavar="SIZE|PERCENT",
         help="What must stay free on a datastore while a snapshot is held (default: the larger of 10% and 20GiB).",
     ),
-    click.option("--datastore-floor", hidden=True),
+    click.option("--datastore-floor", hidden=True, help="Former name of --datastore-min-free."),
     click.option("--resume", is_flag=True, help="Continue an unfinished export in the output folder."),
     click.option("--discard", is_flag=True, help="Discard an unfinished export in the output folder and start again."),
     click.option("--force", is_flag=True, help="Replace another export in the output folder."),
-    click.option("--no-file-hash", is_flag=True, help="Do not read the images back; `verify` can then compare sizes only."),
+    click.option(
+        "--no-file-hash", is_flag=True, help="Do not read the images back; `verify` can then compare sizes only."
+    ),
     click.option("--dry-run", is_flag=True, help="Show the plan and stop."),
-)  # fmt: skip
+)
 
 
 def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -174,7 +212,7 @@ def run_settings(cli: Cli, flags: Flags) -> RunSettings:
 def _rate(value: str | int) -> int:
     rate = value if isinstance(value, int) else parse_size(value)
     if rate <= 0:
-        raise UsageError("--bwlimit must be more than nothing", next_step="Leave it out for no limit.")
+        raise UsageError("--bwlimit must be greater than zero", next_step="Omit it for no limit.")
     return rate
 
 

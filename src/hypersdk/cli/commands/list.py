@@ -28,7 +28,7 @@ SORTS = ("path", "name", "power", "cpus", "memory", "size", "used", "guest", "ho
     "--sort",
     type=click.Choice(SORTS),
     default="path",
-    help="Order of the list; sizes fall, texts rise.",
+    help="Sort order: sizes descending, texts ascending.",
     show_default=True,
 )
 @output_options

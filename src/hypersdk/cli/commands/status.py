@@ -1,4 +1,4 @@
-"""`hyper2kvm status`: exports that did not end, and what they left on the source."""
+"""`hyper2kvm status`: unfinished exports, and what they left on the source."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     "--forget",
     metavar="DIR|ID",
     help=(
-        "Forget this unfinished export: it is not shown or resumed any more. Only its record goes; its data and what it"
-        " left at the source stay, and are named."
+        "Forget this unfinished export: it is no longer shown or resumed. Only its record is removed; its data and what"
+        " it left at the source stay, and are listed."
     ),
 )
 @output_options

@@ -66,7 +66,7 @@ METHODS: Final = (
 )
 ISOS: Final = (
     Option("leave", "leave", "ISO images are not copied and not touched"),
-    Option("eject", "eject", "ejected for the time of the export, then put back"),
+    Option("eject", "eject", "ejected during the export, then re-inserted"),
 )
 
 

@@ -86,8 +86,8 @@ CONTROLLER_SUBTYPES: Final = {
 }
 
 NIC_SUBTYPES: Final = {
-    "vmxnet3": "VmxNet3", "vmxnet2": "VmxNet2", "vmxnet": "VmxNet", "e1000": "E1000", "e1000e": "E1000e", "pcnet32": "PCNet32",
-    "sriov": "vmware.sriov",
+    "vmxnet3": "VmxNet3", "vmxnet2": "VmxNet2", "vmxnet": "VmxNet", "e1000": "E1000", "e1000e": "E1000e",
+    "pcnet32": "PCNet32", "sriov": "vmware.sriov",
 }  # fmt: skip
 
 OS_TYPES: Final = (

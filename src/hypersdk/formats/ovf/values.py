@@ -10,8 +10,11 @@ from hypersdk.formats.ovf.layout import MAX_CAPACITY_BYTES
 from hypersdk.units import GiB, KiB, MiB, TiB
 
 _UNIT_WORDS: Final = {
-    "byte": 1, "bytes": 1, "b": 1, "kilobyte": KiB, "kilobytes": KiB, "kb": KiB, "kib": KiB, "megabyte": MiB, "megabytes": MiB, "mb": MiB,
-    "mib": MiB, "gigabyte": GiB, "gigabytes": GiB, "gb": GiB, "gib": GiB, "terabyte": TiB, "terabytes": TiB, "tb": TiB, "tib": TiB,
+    "byte": 1, "bytes": 1, "b": 1,
+    "kilobyte": KiB, "kilobytes": KiB, "kb": KiB, "kib": KiB,
+    "megabyte": MiB, "megabytes": MiB, "mb": MiB, "mib": MiB,
+    "gigabyte": GiB, "gigabytes": GiB, "gb": GiB, "gib": GiB,
+    "terabyte": TiB, "terabytes": TiB, "tb": TiB, "tib": TiB,
 }  # fmt: skip
 """OVF 0.9 and many a writer since use a word where DSP0004 has ``byte * 2^20``."""
 _FACTOR: Final = re.compile(r"(\d{1,18})(?:\s*\^\s*(\d{1,2}))?")

@@ -98,7 +98,8 @@ class HostClusters:
 
     def _open_region(self) -> None:
         start = self.reserve(REGION)
-        # The file is as long as its region before there is data in it: one that ends earlier was cut. Nobody writes behind the end yet.
+        # The file is as long as its region before there is data in it: one that ends earlier was cut. Nobody writes
+        # behind the end yet.
         self._file.truncate(self._end * CLUSTER)
         if start != self._region_end:
             self._packed = start

@@ -104,7 +104,8 @@ class GuestMap:
             if not entry:
                 continue
             if self._clusters.is_behind_end(entry & OFFSET_MASK):
-                # A power cut: the entry reached the disk before the end of the file did. No checkpoint covers what such a table mapped.
+                # A power cut: the entry reached the disk before the end of the file did. No checkpoint covers what such
+                # a table mapped.
                 self._set_table(table_index, 0)
                 continue
             self._claim_table(entry)

@@ -129,7 +129,8 @@ class Qcow2Writer:
             stubborn = index in self._incompressible
             self._incompressible.discard(index)
         whole = _whole(cluster)  # a short one at the end would pass for one that had shrunk
-        # Deflating takes as long as all else with a cluster. What the source's compressor could not shrink is only tried where its start shrinks.
+        # Deflating takes as long as all else with a cluster. What the source's compressor could not shrink is only
+        # tried where its start shrinks.
         if stubborn and len(self._deflate(cluster[:_SAMPLE])) > _SAMPLE_SHRUNK:
             return whole
         return self._deflate(whole)
@@ -223,12 +224,12 @@ class Qcow2Writer:
             start = first * CLUSTER
             yield start, min(count * CLUSTER, self.capacity - start)
 
-    def held(self) -> Iterator[range]:
+    def allocated_runs(self) -> Iterator[range]:
         """Runs of blocks that have clusters: ``resume`` kept only entries whose data is in the file."""
         for first, count in self._map.extents():
             yield range(first, first + count)
 
-    stored = held
+    stored = allocated_runs
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Clusters as the L2 tables name them; plain ones that lie in a row come with one read."""

@@ -43,8 +43,9 @@ _SETTING: Final = re.compile(r'(?P<key>[A-Za-z][\w.]{0,63})[ \t]*=[ \t]*"?(?P<va
 
 _CODE_PAGE: Final = re.compile(r"(?:windows|cp|ibm|ms)[-_]?(\d{3,5})")
 _ENCODINGS: Final = {
-    "shiftjis": "cp932", "sjis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "gb18030": "gb18030", "big5": "cp950", "big5hkscs": "big5hkscs",
-    "euckr": "cp949", "eucjp": "euc_jp", "koi8r": "koi8_r", "koi8u": "koi8_u", "macroman": "mac_roman", "macintosh": "mac_roman",
+    "shiftjis": "cp932", "sjis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "gb18030": "gb18030",
+    "big5": "cp950", "big5hkscs": "big5hkscs", "euckr": "cp949", "eucjp": "euc_jp",
+    "koi8r": "koi8_r", "koi8u": "koi8_u", "macroman": "mac_roman", "macintosh": "mac_roman",
     **{f"iso8859{part}": f"iso8859_{part}" for part in (*range(1, 12), 13, 14, 15, 16)},
 }  # fmt: skip
 """Names as they stand in descriptors, without dashes -> codecs, each the superset that Windows means. Only these, and

@@ -362,7 +362,8 @@ def inflate(grain: Piece) -> bytes | bytearray:
     Writers may fill up the last grain of an odd disk to 64 KiB; what lies beyond the disk's end is dropped.
     Raises IntegrityError ``corrupt_grain``.
     """
-    # libdeflate takes two thirds of isal's time, but neither stops at 64 KiB nor tells what is wrong: whatever is unusual is done again.
+    # libdeflate takes two thirds of isal's time, but neither stops at 64 KiB nor tells what is wrong: whatever is
+    # unusual is done again.
     try:
         data = zlib_decompress(grain.zlib, BLOCK)
     except DeflateError:

@@ -154,12 +154,12 @@ class StreamOptimizedWriter:
         if end > start:
             yield start, end - start
 
-    def held(self) -> Iterator[range]:
+    def allocated_runs(self) -> Iterator[range]:
         """Runs of blocks whose grains are in the log: ``resume`` found each of them whole."""
         for offset, length in self.data_extents():
             yield range(offset // BLOCK, -(-(offset + length) // BLOCK))
 
-    stored = held
+    stored = allocated_runs
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Inflates the grains of the log that the tables name."""

@@ -2,10 +2,10 @@
 
 ::
 
-    with WorkerGroup(cancel) as crew, source.open(crew.token) as stream:
-        chunks = crew.adopt(Channel(4))
-        crew.start("read", ...)          the first error of any thread stops them all
-        crew.wait()                      raises it, once; or Cancelled within a moment of the cancel
+    with WorkerGroup(cancel) as group, source.open(group.token) as stream:
+        chunks = group.adopt(Channel(4))
+        group.start("read", ...)          the first error of any thread stops them all
+        group.wait()                      raises it, once; or Cancelled within a moment of the cancel
 
 On the way out the source is closed first, which wakes a thread that still waits for it, then every thread is joined:
 none outlives the block.
@@ -32,8 +32,8 @@ GRACE_S: Final = 0.6
 """How long a stopped thread may take to notice by itself, before the source is closed under it."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: it ends a thread that waits while the crew stops
-    """Never leaves the crew."""
+class Stopped(Exception):  # noqa: N818 - not an error: it ends a thread that waits while the group stops
+    """Never leaves the group."""
 
 
 class Stoppable(Protocol):
@@ -45,7 +45,7 @@ class Stoppable(Protocol):
 
 
 class Channel(Generic[T]):
-    """A bounded queue between threads of one crew."""
+    """A bounded queue between threads of one group."""
 
     def __init__(self, room: int) -> None:
         self._room = room
@@ -120,7 +120,7 @@ class SequenceGate:
 
 
 class WorkerGroup:
-    """Starts threads, stops them together, joins them all. ``token`` is cancelled with the caller's and when the crew
+    """Starts threads, stops them together, joins them all. ``token`` is cancelled with the caller's and when the group
     stops."""
 
     def __init__(self, cancel: CancelToken, name: str) -> None:
@@ -134,12 +134,12 @@ class WorkerGroup:
         self._stops: list[Callable[[], None]] = []
 
     def adopt(self, part: P) -> P:
-        """``part``, which stops with the crew from now on. Adopt all of them before threads start."""
+        """``part``, which stops with the group from now on. Adopt all of them before threads start."""
         self._stops.append(part.stop)
         return part
 
     def start(self, role: str, work: Callable[[], None]) -> None:
-        """Runs ``work`` in a thread of the crew."""
+        """Runs ``work`` in a thread of the group."""
         thread = threading.Thread(target=self._run, args=[work], name=f"{self._name}: {role}")
         with self._changed:
             thread.start()

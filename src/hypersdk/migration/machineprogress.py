@@ -13,7 +13,7 @@ from hypersdk.model import DiskProgress, ExportProgress, Phase
 from hypersdk.transfer.progress import MAX_UNFINISHED_FRACTION, Meter
 
 
-class BoardDisk(Protocol):
+class ProgressDisk(Protocol):
     """The part of a planned disk that a board needs."""
 
     @property
@@ -47,7 +47,7 @@ class MachineProgress:
     def __init__(
         self,
         machine: str,
-        disks: Sequence[BoardDisk],
+        disks: Sequence[ProgressDisk],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
