@@ -45,7 +45,8 @@ def command(
 ) -> None:
     """Convert a local VMDK, OVA or OVF into another image format.
 
-    The guest system is not changed. The files of a package are compared with its own .mf. The result is verified and described as after an export.
+    The guest system is not changed. The files of a package are compared with its own .mf. The result is verified and
+    described as after an export.
     """
     from hypersdk.cli.exporting import show_result
     from hypersdk.cli.progress import watching
