@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -227,14 +226,6 @@ def test_loopback_names(name: str, fine: bool) -> None:
 
 
 # Endpoints
-
-
-@pytest.fixture
-def sqlite(sqlite_url: str) -> Iterator[Database]:
-    found = Database.open(sqlite_url)
-    found.upgrade()
-    yield found
-    found.close()
 
 
 @pytest.fixture

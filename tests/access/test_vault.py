@@ -40,14 +40,6 @@ class Where:
     key_file: Path | None = None
 
 
-@pytest.fixture
-def sqlite(sqlite_url: str) -> Iterator[Database]:
-    found = Database.open(sqlite_url)
-    found.upgrade()
-    yield found
-    found.close()
-
-
 def test_what_is_sealed_opens_for_its_purpose_only() -> None:
     vault = Vault(KEY)
     sealed = vault.seal(Secret("pässword"), "endpoint:1")

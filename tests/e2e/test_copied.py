@@ -18,12 +18,11 @@ from hypersdk.migration.export import Outcome
 from hypersdk.migration.plan import make_plan
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, Resume, SourceState
-from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
-from tests.support.cli.hyper2kvm import Program
+from tests.support.cli.hyper2kvm import ProgramFactory
 from tests.support.exportchecks import (
     MANIFEST,
     RUN_FILE,
@@ -37,8 +36,6 @@ from tests.support.exportchecks import (
 )
 from tests.support.exporter import Engine, EngineFactory, succeeded
 from tests.support.killed import Killed
-
-ProgramFactory = Callable[..., tuple[Simulator, Program]]
 
 ISO: Final = "[iso-library] tools/virtio-win.iso"
 DISKS: Final = (DiskSpec(8 * MiB, allocated_bytes=6 * MiB), DiskSpec(4 * MiB))

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from hypersdk.migration.spec import ExportSpec, Method
-from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
-from tests.support.cli.hyper2kvm import Program
+from tests.support.cli.hyper2kvm import Program, ProgramFactory
 from tests.support.exportchecks import recomputed_digest
-from tests.support.exporter import Engine, succeeded
-
-EngineFactory = Callable[..., Engine]
-ProgramFactory = Callable[..., tuple[Simulator, Program]]
+from tests.support.exporter import Engine, EngineFactory, succeeded
 
 NAMES: Final = [f"fleet-{number}" for number in range(8)]
 FLEET: Final = tuple(

@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,17 +19,14 @@ from hypersdk.migration import prepare
 from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.migration.runs import clean_up, unfinished_runs
 from hypersdk.migration.spec import Method, OutputFormat, Resume
-from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
-from tests.support.cli.hyper2kvm import Program, Running
+from tests.support.cli.hyper2kvm import ProgramFactory, Running
 from tests.support.exportchecks import RUN_FILE, assert_finished, assert_holds, assert_no_final_names, expected_raw
-from tests.support.exporter import Engine, succeeded
-
-EngineFactory = Callable[..., Engine]
-ProgramFactory = Callable[..., tuple[Simulator, Program]]
+from tests.support.exporter import Engine, EngineFactory, succeeded
+from tests.support.outages import mounted
 
 OFF: Final = MachineSpec("web-01", disks=(DiskSpec(16 * MiB, allocated_bytes=12 * MiB), DiskSpec(8 * MiB)))
 RUNNING: Final = MachineSpec("web-01", disks=OFF.disks, power="poweredOn", iso="[iso-library] tools/virtio-win.iso")
@@ -269,20 +266,6 @@ def test_the_program_tells_code_and_status(program: ProgramFactory, tmp_path: Pa
 # A target that says no
 
 
-@contextmanager
-def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
-    """A file system of its own that is soon full."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=0755", "hypersdk-test", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def take_room(folder: Path, leave_bytes: int) -> Path:
     """Someone else's file, that leaves so much room on the file system."""
     ballast = folder / "ballast"
@@ -325,7 +308,8 @@ def test_a_disk_that_stays_full_ends_it_and_undoes_all_at_the_source(
     """Also the snapshot goes, though not a byte of the journal can be written any more."""
     simulator, hyper2kvm = program(machines=(GROWN,), rate_bytes_s=RATE)
     before = simulator.state()
-    with small_disk(tmp_path / "small", SMALL) as small:
+    with mounted(tmp_path / "small", SMALL, mode="755") as disk:
+        small = disk.folder
         folder = small / "out"
         running = hyper2kvm.start(
             "export", "--json", "web-01", "-o", folder, "--format", kind, "--space-wait", "4", "--remove-cdrom"
@@ -352,7 +336,8 @@ def test_a_full_disk_pauses_and_goes_on_when_there_is_room(program: ProgramFacto
     simulator, hyper2kvm = program(machines=(GROWN,), rate_bytes_s=RATE)
     before = simulator.state()
     expected = expected_raw(simulator, "web-01", tmp_path / "expected")
-    with small_disk(tmp_path / "small", 2 * SMALL) as small:
+    with mounted(tmp_path / "small", 2 * SMALL, mode="755") as disk:
+        small = disk.folder
         folder = small / "out"
         running = hyper2kvm.start("export", "--json", "web-01", "-o", folder, "--space-wait", "60")
         running.until(lambda: simulator.counters.streams_now.total() > 0)
@@ -371,7 +356,8 @@ def test_after_a_full_disk_the_rest_is_copied_once_there_is_room(program: Progra
     off = MachineSpec("web-01", disks=GROWN.disks)
     simulator, hyper2kvm = program(machines=(off,), rate_bytes_s=RATE)
     expected = expected_raw(simulator, "web-01", tmp_path / "expected")
-    with small_disk(tmp_path / "small", 2 * SMALL) as small:
+    with mounted(tmp_path / "small", 2 * SMALL, mode="755") as disk:
+        small = disk.folder
         folder = small / "out"
         running = hyper2kvm.start("export", "--json", "web-01", "-o", folder, "--space-wait", "1")
         running.until(lambda: simulator.counters.streams_now.total() > 0)
@@ -385,7 +371,8 @@ def test_after_a_full_disk_the_rest_is_copied_once_there_is_room(program: Progra
 
 def test_too_little_room_is_refused_before_anything_is_done(program: ProgramFactory, tmp_path: Path) -> None:
     simulator, hyper2kvm = program(machines=(GROWN,))
-    with small_disk(tmp_path / "small", 16 * MiB) as small:
+    with mounted(tmp_path / "small", 16 * MiB, mode="755") as disk:
+        small = disk.folder
         ended = hyper2kvm.export("web-01", "-o", small / "out")
         assert (ended.status, ended.error["code"]) == (6, "target_too_small")
         assert list(small.iterdir()) == []
@@ -402,7 +389,8 @@ def unprivileged() -> list[str]:
 def test_a_folder_that_may_not_be_written(machine: MachineSpec, program: ProgramFactory, tmp_path: Path) -> None:
     simulator, hyper2kvm = program(machines=(machine,))
     before = simulator.state()
-    with small_disk(tmp_path / "ro", 64 * MiB) as read_only:
+    with mounted(tmp_path / "ro", 64 * MiB, mode="755") as disk:
+        read_only = disk.folder
         subprocess.run(["mount", "-o", "remount,ro", str(read_only)], check=True)
         ended = hyper2kvm.export("web-01", "-o", read_only / "out")
         assert (ended.status, ended.error["code"]) == (9, "target_denied"), ended.explain()

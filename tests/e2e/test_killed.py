@@ -25,7 +25,7 @@ from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.content import BlockKind
 from hypersdk.units import KiB, MiB
-from tests.support.cli.hyper2kvm import Ended, Program
+from tests.support.cli.hyper2kvm import Ended, Program, ProgramFactory
 from tests.support.exportchecks import (
     MANIFEST,
     RUN_FILE,
@@ -37,8 +37,7 @@ from tests.support.exportchecks import (
     expected_raw,
     run_of,
 )
-
-ProgramFactory = Callable[..., tuple[Simulator, Program]]
+from tests.support.simulator import snapshot_names
 
 SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED", "20"))
 CHECKPOINT: Final = 64 * MiB
@@ -360,12 +359,6 @@ def test_a_sparse_disk_without_change_tracking_is_streamed_again(program: Progra
 # A snapshot of ours is held
 
 
-def snapshots(simulator: Simulator) -> list[str]:
-    """Names of the machine's snapshots."""
-    (machine,) = simulator.state()["machines"].values()
-    return [name for _, name, _ in machine["snapshots"]]
-
-
 @pytest.fixture
 def held(program: ProgramFactory, tmp_path: Path) -> Case:
     """The export of a running machine with an inserted ISO, killed while its temporary snapshot is held and one disk is
@@ -374,7 +367,7 @@ def held(program: ProgramFactory, tmp_path: Path) -> Case:
     flags = ("--parallel", "1", "--source", "lease", "--remove-cdrom")
     case = Case(*program(machines=(machine,), rate_bytes_s=RATE), tmp_path, flags)
     assert case.kill(partial(is_begun, case, 1))
-    assert len(snapshots(case.simulator)) == 1
+    assert len(snapshot_names(case.simulator)) == 1
     return case
 
 
@@ -393,14 +386,14 @@ def test_a_held_snapshot_is_shown_and_resumed_from(held: Case) -> None:
     assert ended.result["blocks_skipped"] == sum(killed.recorded.values())
     assert held.simulator.counters.calls["CreateSnapshot_Task"] == 0
     assert "web-01:0" not in held.simulator.counters.opened
-    assert snapshots(held.simulator) == []
+    assert snapshot_names(held.simulator) == []
     assert held.program.run("status", "--json").seen == []
 
 
 @pytest.mark.slow
 def test_a_held_snapshot_is_removed_by_cleanup_and_the_rest_can_still_be_resumed(held: Case) -> None:
     assert held.program.run("cleanup", "--json").status == 0
-    assert len(snapshots(held.simulator)) == 1, "without --drop-snapshots it waits for --resume"
+    assert len(snapshot_names(held.simulator)) == 1, "without --drop-snapshots it waits for --resume"
     assert held.program.run("cleanup", "--json", "--drop-snapshots").status == 0
     assert held.simulator.state() == held.before
     ended = held.finish()
@@ -442,7 +435,7 @@ def test_a_signal_leaves_a_free_machine_and_what_was_copied(
     assert not state["lease_open"]
     assert not state["busy"]
     assert case.simulator.platform.sessions.all() == []
-    assert len(snapshots(case.simulator)) == (1 if machine is RUNNING else 0)
+    assert len(snapshot_names(case.simulator)) == (1 if machine is RUNNING else 0)
     killed = look(case.folder)
     case.simulator.reset_counters()
     finished = case.finish()

@@ -21,14 +21,11 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.content import BlockKind
 from hypersdk.units import GiB, MiB, TiB
 from tests.support.cli.commandline import Run, run
-from tests.support.cli.hyper2kvm import HYPER2KVM, Program
+from tests.support.cli.hyper2kvm import HYPER2KVM, ProgramFactory
 from tests.support.exportchecks import BLOCK, assert_finished, assert_holds, expected_raw, recomputed_digest
-from tests.support.exporter import Engine, succeeded
+from tests.support.exporter import Engine, EngineFactory, succeeded
 from tests.support.tools import run_tool
 from tests.support.writers import virtual_size
-
-EngineFactory = Callable[..., Engine]
-ProgramFactory = Callable[..., tuple[Simulator, Program]]
 
 MACHINE: Final = MachineSpec(
     "web-01",

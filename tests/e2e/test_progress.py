@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +16,7 @@ from hypersdk.model import Basis, Bottleneck, DiskProgress, Phase
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.units import MiB
-from tests.support.exporter import Engine, succeeded
-
-EngineFactory = Callable[..., Engine]
+from tests.support.exporter import Engine, EngineFactory, succeeded
 
 FULL: Final = MachineSpec("web-01", disks=(DiskSpec(48 * MiB, allocated_bytes=48 * MiB),))
 

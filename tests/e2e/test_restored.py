@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +30,7 @@ from hypersdk.units import MiB
 from hypersdk.vsphere import tasks
 from hypersdk.vsphere.machine import read_machine
 from tests.support.exportchecks import RUN_FILE, assert_finished
-from tests.support.exporter import Engine, succeeded
-
-EngineFactory = Callable[..., Engine]
+from tests.support.exporter import Engine, EngineFactory, succeeded
 
 DISK: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)
 ISO: Final = "[iso-library] tools/virtio-win.iso"

@@ -4,7 +4,6 @@ begun anew."""
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,22 +15,14 @@ from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
-from tests.support.cli.hyper2kvm import Program
+from tests.support.cli.hyper2kvm import ProgramFactory
 from tests.support.exportchecks import assert_finished, assert_holds, content_in_manifest, expected_raw
 from tests.support.exporter import EngineFactory, succeeded
+from tests.support.simulator import remove_snapshots
 
-ProgramFactory = Callable[..., tuple[Simulator, Program]]
 DISKS = (DiskSpec(16 * MiB, allocated_bytes=12 * MiB), DiskSpec(8 * MiB))
 RUNNING = MachineSpec("web-01", disks=DISKS, power="poweredOn")
 NAMED = MachineSpec("web-01", disks=DISKS, power="poweredOn", snapshots=("nightly",))
-
-
-def remove_all(simulator: Simulator) -> None:
-    """As a host does, on which somebody works while vCenter holds the lease: the API itself refuses it meanwhile."""
-    machine = simulator.vm("web-01")
-    with simulator.platform.world.lock:
-        for snapshot in list(machine.snapshots):
-            snapshot.remove(children=True)
 
 
 class RemovesAt(list[ExportProgress]):
@@ -44,7 +35,7 @@ class RemovesAt(list[ExportProgress]):
     def extend(self, seen: object) -> None:
         super().extend(seen)  # type: ignore[arg-type]
         if any(progress.wire_bytes >= self._wire_bytes for progress in self):
-            remove_all(self._simulator)
+            remove_snapshots(self._simulator, "web-01")
 
 
 @pytest.mark.parametrize("method", [Method.AUTO, Method.DATASTORE])
@@ -78,7 +69,7 @@ def test_it_is_gone_when_it_is_to_be_removed(
 
     def then_remove(self: MachineCopy, cancel: CancelToken) -> None:
         copy(self, cancel)
-        remove_all(ran.simulator)
+        remove_snapshots(ran.simulator, "web-01")
 
     with monkeypatch.context() as patched:
         patched.setattr(MachineCopy, "run", then_remove)

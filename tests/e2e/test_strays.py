@@ -13,19 +13,13 @@ from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
 from tests.support.cli.commandline import environment, terminal
-from tests.support.cli.hyper2kvm import HYPER2KVM, Program, Running
+from tests.support.cli.hyper2kvm import HYPER2KVM, Program, ProgramFactory, Running
+from tests.support.simulator import snapshot_names
 
-ProgramFactory = Callable[..., tuple[Simulator, Program]]
 Copying = Callable[[Program, Simulator, Path], Running]
 pytestmark = pytest.mark.slow
 MACHINE = MachineSpec("web-01", disks=(DiskSpec(64 * MiB, allocated_bytes=48 * MiB),), power="poweredOn")
 NO_DAEMON = {"HYPERVISORD_URL": "http://127.0.0.1:9"}
-
-
-def snapshots(simulator: Simulator) -> list[str]:
-    """Names of the machine's snapshots."""
-    (machine,) = simulator.state()["machines"].values()
-    return [name for _, name, _ in machine["snapshots"]]
 
 
 @pytest.fixture
@@ -39,7 +33,7 @@ def copying() -> Iterator[Copying]:
         running = program.start("export", "--json", "web-01", "-o", folder, "--source", "datastore")
         started.append(running)
         running.until(lambda: any(event.get("phase") == "transferring" for event in list(running.seen)))
-        assert len(snapshots(simulator)) == 1
+        assert len(snapshot_names(simulator)) == 1
         return running
 
     yield start
@@ -59,21 +53,21 @@ def test_a_run_at_work_is_left_alone_though_its_folder_is_gone(
 ) -> None:
     simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
     running = copying(mine, simulator, tmp_path / "out")
-    held = snapshots(simulator)
+    held = snapshot_names(simulator)
     ended = mine.run("cleanup", "--stray")
     assert ended.status == 0, ended.explain()
     shutil.rmtree(tmp_path / "out")
     ended = mine.run("cleanup", "--stray")
     assert (ended.status, "in use, left alone" in ended.err) == (0, True), ended.explain()
     assert f"process {running.process.pid}" in ended.err
-    assert snapshots(simulator) == held
+    assert snapshot_names(simulator) == held
     kill(running)
 
 
 def test_another_users_run_needs_the_exact_name(program: ProgramFactory, copying: Copying, tmp_path: Path) -> None:
     simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
     running = copying(mine, simulator, tmp_path / "out")
-    (name,) = snapshots(simulator)
+    (name,) = snapshot_names(simulator)
     stranger = Program(tmp_path / "stranger", simulator, more_env=NO_DAEMON)
     ended = stranger.run("cleanup", "--stray", "--json")
     assert (ended.status, ended.error["code"]) == (6, "snapshot_unclaimed")
@@ -81,13 +75,13 @@ def test_another_users_run_needs_the_exact_name(program: ProgramFactory, copying
     assert "hyper2kvm, run " in told
     assert " old, owner: " in told
     assert stranger.run("cleanup", "--snapshot", f"{name}x", "--json").error["code"] == "snapshot_not_found"
-    assert snapshots(simulator) == [name]
+    assert snapshot_names(simulator) == [name]
     kill(running)
     assert stranger.run("cleanup", "--stray", "--json").error["code"] == "snapshot_unclaimed", (
         "nothing proves that it is over"
     )
     assert stranger.run("cleanup", "--snapshot", name, "--json").status == 0
-    assert snapshots(simulator) == []
+    assert snapshot_names(simulator) == []
 
 
 def test_a_killed_run_of_mine_without_its_folder(program: ProgramFactory, copying: Copying, tmp_path: Path) -> None:
@@ -95,17 +89,17 @@ def test_a_killed_run_of_mine_without_its_folder(program: ProgramFactory, copyin
     gone."""
     simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
     running = copying(mine, simulator, tmp_path / "out")
-    (name,) = snapshots(simulator)
+    (name,) = snapshot_names(simulator)
     kill(running)
     assert mine.run("cleanup", "--stray", "--json").status == 0
-    assert snapshots(simulator) == [name], "it waits for --resume as long as its record is there"
+    assert snapshot_names(simulator) == [name], "it waits for --resume as long as its record is there"
     shutil.rmtree(tmp_path / "out")
     (shown,) = mine.run("status", "--json").seen
     assert (shown["id"], shown["active"]) == (name.removeprefix("hypersdk-"), False)
     assert "its record is gone" in shown["error"]
     told = mine.run("cleanup")
     assert "--stray asks" in told.err
-    assert snapshots(simulator) == [name]
+    assert snapshot_names(simulator) == [name]
     env = environment(
         mine.home,
         GOVC_URL=simulator.url,
@@ -120,7 +114,7 @@ def test_a_killed_run_of_mine_without_its_folder(program: ProgramFactory, copyin
             assert "no process works on it" in " ".join(shown_at.text.split())
             shown_at.type(answer)
             assert shown_at.finish() == 0
-        assert snapshots(simulator) == left
+        assert snapshot_names(simulator) == left
     assert mine.run("status", "--json").seen == []
 
 
@@ -143,7 +137,7 @@ def test_a_run_can_be_forgotten_and_what_stays_is_named(
 ) -> None:
     simulator, mine = program(machines=(MACHINE,), rate_bytes_s=MiB // 4)
     running = copying(mine, simulator, tmp_path / "out")
-    (name,) = snapshots(simulator)
+    (name,) = snapshot_names(simulator)
     assert mine.run("status", "--forget", tmp_path / "out", "--json").error["code"] == "run_active"
     kill(running)
     (shown,) = mine.run("status", "--json").seen
@@ -155,9 +149,9 @@ def test_a_run_can_be_forgotten_and_what_stays_is_named(
     assert (tmp_path / "out" / "web-01-disk1.qcow2.partial").exists()
     assert mine.run("status", "--json").seen == []
     assert mine.run("status", "--forget", tmp_path / "out", "--json").error["code"] == "run_unknown"
-    assert snapshots(simulator) == [name]
+    assert snapshot_names(simulator) == [name]
     assert mine.run("cleanup", "--snapshot", name, "--json").status == 0
-    assert snapshots(simulator) == []
+    assert snapshot_names(simulator) == []
 
 
 def test_a_run_is_found_by_the_path_that_it_was_begun_with(
@@ -171,6 +165,6 @@ def test_a_run_is_found_by_the_path_that_it_was_begun_with(
     ended = mine.run("cleanup", "--drop-snapshots", tmp_path / "images" / "out", "--json")
     assert ended.status == 0, ended.explain()
     assert ended.event("cleanup")["undone"] == ["snapshot"]
-    assert snapshots(simulator) == []
+    assert snapshot_names(simulator) == []
     ended = mine.run("status", "--forget", tmp_path / "images" / "out", "--json")
     assert ended.status == 0, ended.explain()

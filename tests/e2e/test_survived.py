@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +21,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere.faults import LICENSE_REFUSES_EXPORT
 from tests.support.exportchecks import assert_finished, assert_holds, expected_raw, manifest_of
-from tests.support.exporter import Engine, succeeded
-
-EngineFactory = Callable[..., Engine]
+from tests.support.exporter import Engine, EngineFactory, succeeded
 
 MACHINE: Final = MachineSpec(
     "web-01", disks=(DiskSpec(24 * MiB + 512, allocated_bytes=12 * MiB), DiskSpec(8 * MiB, controller="lsilogic"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from hypersdk.units import GiB, MiB
 from tests.support.machines import make_disk, make_machine
 from tests.support.ovfs import Package, packages
 from tests.support.peers import Vcsim, go_peer, run_govc
-from tests.support.tools import run_tool
+from tests.support.tools import run_tool, sha256
 
 # The controllers that vcsim's importer knows.
 DISKS = (
@@ -55,10 +54,6 @@ def package(tmp_path: Path) -> tuple[list[Path], bytes]:
         entries.append(OvfDisk(disk.key, path.name, path.stat().st_size, disk.capacity_bytes, 0, "vmdk-stream", None))
         paths.append(path)
     return paths, build_ovf(machine, entries)
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_imported(server: Vcsim) -> None:

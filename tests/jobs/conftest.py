@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from hypersdk.jobs.store import JobStore
+from hypersdk.state.database import Database
 from tests.support.simulator import SimulatorFactory
 from tests.support.site import Site
 
@@ -30,3 +32,9 @@ def site(simulator: SimulatorFactory, tmp_path: Path, request: pytest.FixtureReq
             return made
 
         yield start
+
+
+@pytest.fixture
+def store(database: Database) -> JobStore:
+    """The jobs of an empty database."""
+    return JobStore(database)

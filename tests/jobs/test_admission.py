@@ -10,16 +10,10 @@ from hypersdk.jobs.claims import Claim, Claims
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobState
 from hypersdk.jobs.store import JobStore
-from hypersdk.state.database import Database
 from hypersdk.state.tables import jobs
 from tests.support.jobrecords import new_job
 
 ROOTS = ("r1", "r2", "r3")
-
-
-@pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
 
 
 def submit(store: JobStore, name: str, **more: object) -> str:

@@ -13,19 +13,10 @@ from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 from hypersdk.state.tables import workers
+from tests.support.clock import Clock
 from tests.support.jobrecords import new_job
 
 TAKE_OVER_S = 30.0
-
-
-class Clock:
-    """Stands still until it is told otherwise."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def heartbeat(database: Database, clock: Clock, worker: str = "w1") -> Heartbeat:

@@ -15,15 +15,9 @@ from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobState
 from hypersdk.jobs.store import Filter, JobStore
 from hypersdk.migration.register import Register, entry_of
-from hypersdk.state.database import Database
 from hypersdk.state.pages import PageRequest
 from hypersdk.state.tables import jobs
 from tests.support.jobrecords import new_job
-
-
-@pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
 
 
 @pytest.mark.parametrize(

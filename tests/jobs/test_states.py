@@ -22,7 +22,6 @@ from hypersdk.jobs.states import (
     after,
 )
 from hypersdk.jobs.store import JobStore
-from hypersdk.state.database import Database
 from tests.support.jobrecords import new_job
 
 
@@ -67,11 +66,6 @@ ACTIONS = (
     "expire",
     "change",
 )
-
-
-@pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
 
 
 @given(actions=st.lists(st.sampled_from(ACTIONS), max_size=12))

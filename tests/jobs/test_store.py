@@ -16,11 +16,6 @@ from hypersdk.state.pages import ListConditions, PageRequest
 from tests.support.jobrecords import new_job
 
 
-@pytest.fixture
-def store(database: Database) -> JobStore:
-    return JobStore(database)
-
-
 def test_the_same_id_is_the_same_job_or_an_error(store: JobStore) -> None:
     first, new = store.submit(new_job(id="mine"))
     again, newer = store.submit(new_job(id="mine"))

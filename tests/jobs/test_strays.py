@@ -19,6 +19,7 @@ from hypersdk.vsphere.snapshot import find_snapshots
 from tests.support.cli.hyper2kvm import Program
 from tests.support.exportchecks import expected_raw
 from tests.support.servedapi import served
+from tests.support.simulator import remove_snapshots
 from tests.support.site import Site, SiteFactory, assert_exported, machines, source
 
 RUNNING = "web-1"
@@ -133,7 +134,7 @@ def test_a_job_whose_snapshot_is_removed_fails_with_its_code(method: str, site: 
     made.worker()
     (job,) = made.submit({"vm_path": RUNNING, "export_method": method})
     made.copied(job, MiB)
-    remove_all(made)
+    remove_snapshots(made.simulator, RUNNING)
     (failed,) = made.until_ended([job])
     assert failed.state is JobState.FAILED
     assert failed.error is not None
@@ -143,11 +144,3 @@ def test_a_job_whose_snapshot_is_removed_fails_with_its_code(method: str, site: 
     made.service.retry(job.id)
     made.until_ended([job])
     assert_exported(made, job, expected)
-
-
-def remove_all(site: Site) -> None:
-    """As a host does, on which somebody works while vCenter holds the lease: the API itself refuses it meanwhile."""
-    machine = site.simulator.vm(RUNNING)
-    with site.simulator.platform.world.lock:
-        for snapshot in list(machine.snapshots):
-            snapshot.remove(children=True)

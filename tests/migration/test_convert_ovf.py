@@ -21,7 +21,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from tests.support.conversions import convert
 from tests.support.ovfs import Attached, Package, PackedDisk, attached_disks, packages
-from tests.support.tools import run_tool
+from tests.support.tools import run_tool, sha256
 
 CONTENTS = 5
 CAPACITY = 256 * KiB
@@ -61,10 +61,6 @@ def converted(package: Package, parts: Path, folder: Path, output: OutputFormat)
     result = convert(source / "vm.ovf", folder / "out", output, folder / "state")
     assert verify_directory(folder / "out", cancel=CancelToken(), observer=None).findings == ()
     return result, folder / "out"
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @some

@@ -14,28 +14,14 @@ from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.receipt import Receipt
 from hypersdk.units import MiB
+from tests.support.receipts import make_receipt
 
 SIZE = 1000
 
 
 def finished(number: int, start: int | None = None) -> DiskRecord:
-    receipt = Receipt(
-        label=f"Hard disk {number}",
-        capacity_bytes=MiB,
-        content="c",
-        stream=None,
-        wire_bytes=0,
-        written_bytes=0,
-        data_bytes=0,
-        blocks_written=0,
-        blocks_skipped=0,
-        blocks_zero=0,
-        attempts=1,
-        elapsed_s=1.0,
-        route="memory",
-    )
+    receipt = make_receipt(label=f"Hard disk {number}")
     return DiskRecord(number, f"Hard disk {number}", f"disk{number}.qcow2", MiB, receipt, "sha", SIZE, start)
 
 

@@ -22,8 +22,8 @@ from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import content_digest_of
 from hypersdk.transfer.progress import Meter
-from hypersdk.transfer.receipt import Receipt
 from hypersdk.units import KiB
+from tests.support.receipts import make_receipt
 from tests.support.tools import run_tool
 from tests.support.writers import Guest, Step, assert_clean, perform
 
@@ -76,20 +76,8 @@ class Finished:
                 perform(disk.writer, GUEST, Step(index, index, deflated=True))
             disk.writer.finish()
             self.record.size_bytes = disk.file.size()
-        self.record.receipt = Receipt(
-            label="Hard disk 1",
-            capacity_bytes=GUEST.capacity,
-            content=content_digest_of(Bytes(self.raw), GUEST.capacity),
-            stream=None,
-            wire_bytes=0,
-            written_bytes=0,
-            data_bytes=0,
-            blocks_written=0,
-            blocks_skipped=0,
-            blocks_zero=0,
-            attempts=1,
-            elapsed_s=1.0,
-            route="memory",
+        self.record.receipt = make_receipt(
+            capacity_bytes=GUEST.capacity, content=content_digest_of(Bytes(self.raw), GUEST.capacity)
         )
         self.outputs.close_disk(self.record)
         name = "m.ova" if output is OutputFormat.OVA else self.record.file_name

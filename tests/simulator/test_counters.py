@@ -20,12 +20,6 @@ FLAT = "/folder/one/one-flat.vmdk?dcPath=%2FAmsterdam&dsName=nvme-prod-01"
 HOST_1, HOST_2 = "esx01.example.com", "esx02.example.com"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Simulator]:
-    with simulated(machines=MACHINES) as running:
-        yield running
-
-
 @pytest.fixture
 def instance(server: Simulator) -> Iterator[Any]:
     with login(server) as opened:

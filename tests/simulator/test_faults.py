@@ -45,12 +45,6 @@ FLAT = "/folder/vm/vm-flat.vmdk?dcPath=Amsterdam&dsName=nvme-prod-01"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Simulator]:
-    with simulated(machines=MACHINES) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def stream() -> Iterator[bytes]:
     """The undisturbed stream of the first disk."""
     with simulated(machines=MACHINES) as calm, login(calm) as instance, export(instance, calm, "vm") as lease:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,6 @@ class Content(bytes):
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Simulator]:
-    with simulated(machines=MACHINES) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,18 +17,6 @@ MACHINES = (
     MachineSpec("rdm", (DiskSpec(2 * MiB, backing="rdm-physical"),)),
     MachineSpec("locked", (DiskSpec(2 * MiB),), encrypted=True),
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Simulator]:
-    with simulated(machines=MACHINES) as running:
-        yield running
-
-
-@pytest.fixture
-def instance(server: Simulator) -> Iterator[Any]:
-    with login(server) as opened:
-        yield opened
 
 
 def test_it_holds_the_machine(server: Simulator, instance: Any) -> None:

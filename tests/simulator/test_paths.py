@@ -16,22 +16,10 @@ from hypersdk.simulator.managed import EMPTY_LISTS
 from hypersdk.simulator.schema import Kind, data_types, in_wsdl, managed_types
 from hypersdk.units import MiB
 from tests.support import schemapaths
-from tests.support.simulatorclients import call, find, login, simulated, soap, soap_login
+from tests.support.simulatorclients import call, find, soap, soap_login
 
 Spec = vmodl.query.PropertyCollector
 MACHINES = (MachineSpec("vm", (DiskSpec(MiB),)), MachineSpec("on", power="poweredOn", snapshots=("one",)))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Simulator]:
-    with simulated(machines=MACHINES) as running:
-        yield running
-
-
-@pytest.fixture
-def instance(server: Simulator) -> Iterator[Any]:
-    with login(server) as opened:
-        yield opened
 
 
 def read(instance: Any, entity: Any, paths: list[str]) -> dict[str, Any]:

@@ -175,6 +175,7 @@ def fill(database: Database, count: int, prefix: str) -> None:
                 vm_path=f"/data/vm/{prefix}{number}",
                 output_path=f"/srv/{prefix}{number}",
                 definition={"vm_path": f"/data/vm/{prefix}{number}"},
+                root_id="0" * 32,
             )
             for number in range(count)
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,4 +79,4 @@ def succeeded(outcome: Outcome) -> ExportResult:
 
 
 EngineFactory = Callable[..., Engine]
-Engines = Iterator[EngineFactory]
+"""The fixture ``engine``."""

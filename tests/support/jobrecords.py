@@ -18,6 +18,6 @@ def new_job(**changes: object) -> NewJob:
         "endpoint_id": None,
         "secret": None,
         "site": "vcenter.example.com:443",
-        "root_id": "0" * 32,
+        "root_id": "root",
     }
     return NewJob(**{**facts, **changes})  # type: ignore[arg-type]

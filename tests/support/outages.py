@@ -46,11 +46,11 @@ class SmallDisk:
 
 
 @contextmanager
-def mounted(folder: Path, size: int = SIZE) -> Iterator[SmallDisk]:
+def mounted(folder: Path, size: int = SIZE, *, mode: str = "700") -> Iterator[SmallDisk]:
     """A tmpfs at ``folder``, unmounted after the block."""
     folder.mkdir(parents=True, exist_ok=True)
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", folder],
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode={mode}", "tmpfs", folder],
         capture_output=True,
         text=True,
         timeout=30,

@@ -23,3 +23,16 @@ def simulator() -> Iterator[SimulatorFactory]:
             return running.enter_context(Simulator(SimulatorConfig(**settings)))
 
         yield start
+
+
+def snapshot_names(simulator: Simulator) -> list[str]:
+    """Names of the snapshots of the only machine."""
+    (machine,) = simulator.state()["machines"].values()
+    return [name for _, name, _ in machine["snapshots"]]
+
+
+def remove_snapshots(simulator: Simulator, machine: str) -> None:
+    """As a host does, on which somebody works while vCenter holds the lease: the API itself refuses it meanwhile."""
+    with simulator.platform.world.lock:
+        for snapshot in list(simulator.vm(machine).snapshots):
+            snapshot.remove(children=True)

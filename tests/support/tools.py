@@ -3,6 +3,7 @@ proved."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -48,3 +49,8 @@ def run_tool(tool: str, *args: str | Path, stdin: str | None = None, timeout_s: 
         words = " ".join(str(arg) for arg in args)
         pytest.fail(f"{tool} {words}: exit status {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
     return done.stdout
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,6 +27,7 @@ from hypersdk.transfer.space import SpaceGate, SpaceLedger, SpaceWaitingFile
 from hypersdk.units import MiB
 from tests.support.clock import Clock
 from tests.support.disks import Disk, MemorySource
+from tests.support.outages import mounted
 from tests.support.tools import run_tool
 
 
@@ -202,20 +201,6 @@ def test_a_disk_that_fills_again_and_again_is_waited_for(disk: Disk, tmp_path: P
         run_tool("qemu-img", "check", "-f", "qcow2", path)
 
 
-@contextmanager
-def small_file_system(folder: Path, size: int) -> Iterator[Path]:
-    """A tmpfs of ``size`` bytes where this user may mount one."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "hypersdk-test", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def copy_into(folder: Path, disk: Disk, meter: Meter, max_wait_s: float) -> Receipt:
     gate = SpaceGate(folder, max_wait_s=max_wait_s, poll_s=0.02, go_on_bytes=64 * 1024)
     cancel = CancelToken()
@@ -244,7 +229,8 @@ def test_a_full_file_system_pauses_the_copy_until_there_is_room(disk: Disk, tmp_
                 return
             time.sleep(0.01)
 
-    with small_file_system(tmp_path / "small", 32 * MiB) as folder:
+    with mounted(tmp_path / "small", 32 * MiB) as disk_of_its_own:
+        folder = disk_of_its_own.folder
         ballast = folder / "ballast"
         ballast.write_bytes(bytes(26 * MiB))
         freeing = threading.Thread(target=make_room, args=[ballast])
@@ -260,7 +246,8 @@ def test_a_full_file_system_pauses_the_copy_until_there_is_room(disk: Disk, tmp_
 
 def test_a_file_system_that_stays_full_ends_it_by_name_and_can_be_resumed(disk: Disk, tmp_path: Path) -> None:
     meter = Meter("d", "out.qcow2", disk.capacity)
-    with small_file_system(tmp_path / "small", 8 * MiB) as folder:
+    with mounted(tmp_path / "small", 8 * MiB) as disk_of_its_own:
+        folder = disk_of_its_own.folder
         with pytest.raises(TargetError) as raised:
             copy_into(folder, disk, meter, max_wait_s=0.3)
         assert raised.value.code == "no_space"

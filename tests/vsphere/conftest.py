@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from hypersdk.vsphere.session import Session
+from tests.support.peers import Vcsim
 from tests.support.tls import PEER
+from tests.support.vsphere import connect
 
 PATIENCE_S = 5.0
 """A server in this process needs a moment to see that a client hung up."""
@@ -26,3 +29,10 @@ def _no_thread_is_left() -> Iterator[None]:
     while (left := _running() - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not left, "threads outlive the test"
+
+
+@pytest.fixture(scope="module")
+def session(server: Vcsim) -> Iterator[Session]:
+    """A session on the module's server."""
+    with connect(server) as opened:
+        yield opened

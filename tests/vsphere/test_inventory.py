@@ -32,12 +32,6 @@ def server() -> Iterator[Vcsim]:
 
 
 @pytest.fixture(scope="module")
-def session(server: Vcsim) -> Iterator[Session]:
-    with connect(server) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def machines(session: Session) -> list[MachineSummary]:
     return list_machines(session, cancel=CancelToken())
 

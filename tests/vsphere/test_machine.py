@@ -20,7 +20,7 @@ from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.machine import _snapshots, _used_by_disk, parse_time, read_datastores, read_machine, read_point
 from hypersdk.vsphere.session import Session
 from tests.support.peers import Vcsim, running_vcsim
-from tests.support.vsphere import connect, noted_calls
+from tests.support.vsphere import noted_calls
 
 VM = "DC0_H0_VM0"
 
@@ -38,12 +38,6 @@ def server() -> Iterator[Vcsim]:
         running.govc("snapshot.revert", "-vm", VM, "root%2fed")
         running.govc("snapshot.create", "-vm", VM, "-m=false", "other child")
         yield running
-
-
-@pytest.fixture(scope="module")
-def session(server: Vcsim) -> Iterator[Session]:
-    with connect(server) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,6 @@ def server() -> Iterator[Vcsim]:
 
 
 @pytest.fixture(scope="module")
-def session(server: Vcsim) -> Iterator[Session]:
-    with connect(server) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def moref(session: Session) -> str:
     return list_machines(session, cancel=CancelToken())[0].moref
 

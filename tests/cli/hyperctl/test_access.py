@@ -15,15 +15,10 @@ from hypersdk.secret import Secret
 from hypersdk.simulator import Simulator
 from tests.support.apiserver import Api, running_api
 from tests.support.cli.commandline import terminal
-from tests.support.cli.hyperctl import Hyperctl, hyperctl_of
+from tests.support.cli.hyperctl import Hyperctl
 from tests.support.simulator import SimulatorFactory
 
 PASSWORD = "correct horse battery"
-
-
-@pytest.fixture
-def ctl(api: Api, tmp_path: Path) -> Hyperctl:
-    return hyperctl_of(api, tmp_path / "home")
 
 
 def add(ctl: Hyperctl, simulator: Simulator, *flags: str) -> list[str | Path]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -12,18 +10,13 @@ import yaml
 from hypersdk.jobs.states import JobEvent
 from hypersdk.text import is_plain
 from tests.support.apiserver import Api
-from tests.support.cli.hyperctl import Hyperctl, hyperctl_of
+from tests.support.cli.hyperctl import Hyperctl
 
 SAMPLES = (
     "\x85\x9b\xad\u034f\u061c\u115f\u180e\u200b\u200d\u202e\u2028\u2029"
     "\u2066\u3164\ue000\ufe0f\ufeff\ufff9\U000e0041\U000e0100"
 )
 NAME = f"job {SAMPLES} x"
-
-
-@pytest.fixture
-def ctl(api: Api, tmp_path: Path) -> Iterator[Hyperctl]:
-    return hyperctl_of(api, tmp_path / "home")  # type: ignore[return-value]
 
 
 def assert_plain(text: str) -> None:

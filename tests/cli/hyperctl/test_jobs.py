@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,7 @@ from hypersdk.cli.hyperctl.shown import jobs_table
 from hypersdk.client import Client
 from hypersdk.jobs.states import JobEvent
 from tests.support.apiserver import Api
-from tests.support.cli.hyperctl import Hyperctl, hyperctl_of, job_file
-
-
-@pytest.fixture
-def ctl(api: Api, tmp_path: Path) -> Iterator[Hyperctl]:
-    return hyperctl_of(api, tmp_path / "home")  # type: ignore[return-value]
+from tests.support.cli.hyperctl import Hyperctl, job_file
 
 
 def worked(api: Api, job_id: str, event: JobEvent = JobEvent.FINISH) -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from hypersdk.simulator import Simulator
+
 HYPER2KVM: Final = Path(sys.executable).parent / "hyper2kvm"
 TIMEOUT_S: Final = 120
 
@@ -164,6 +166,10 @@ class Program:
         """Nothing unexpected happened."""
         for crash in self.home.rglob("crash-*"):
             raise AssertionError(crash.read_text())
+
+
+ProgramFactory = Callable[..., tuple[Simulator, Program]]
+"""The fixture ``program``."""
 
 
 @contextmanager
