@@ -15,7 +15,7 @@ from hypersdk.cli.signals import STOPPING, WARNING
 
 WORKER = """
 import sys, os, time
-import hypersdk.cli.app as app, hypersdk.cli.main as entry
+import hypersdk.cli.app as app
 import click
 from hypersdk.cli.options import output_options
 from hypersdk.cli.state import pass_cli
@@ -36,7 +36,7 @@ def work(cli):
         raise
 
 app.RootGroup.get_command = lambda *_: work
-sys.exit(entry.main(["list", *sys.argv[2:]], sys.stdout, sys.stderr, sys.stdin, os.environ))
+sys.exit(app.program.main(["list", *sys.argv[2:]], sys.stdout, sys.stderr, sys.stdin, os.environ))
 """
 
 

@@ -10,12 +10,11 @@ import click
 from hypersdk import __version__
 from hypersdk.cli.options import CONNECTION_HELP, connection_options, output_options
 from hypersdk.cli.programs.groups import SETTINGS, Entry, RootGroup
+from hypersdk.cli.programs.program import Program
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import UsageError
 
 PROGRAM: Final = "hyper2kvm"
-COMPLETION_VARIABLE: Final = "_HYPER2KVM_COMPLETE"
-"""Set by the scripts that `hyper2kvm completion` prints: asks for completions in place of a run."""
 _HERE: Final = "hypersdk.cli.commands"
 
 SECTIONS: Final[dict[str, dict[str, Entry]]] = {
@@ -49,7 +48,7 @@ def _install_completion(ctx: click.Context, _param: click.Parameter, value: bool
     if value and not ctx.resilient_parsing:
         from hypersdk.cli.programs.completion import Completion
 
-        Completion(PROGRAM, ctx.command, COMPLETION_VARIABLE).install(ctx.ensure_object(Cli), None)
+        Completion(PROGRAM, root, program.completion_variable).install(ctx.ensure_object(Cli), None)
         ctx.exit()
 
 
@@ -61,7 +60,7 @@ def _install_completion(ctx: click.Context, _param: click.Parameter, value: bool
     context_settings=dict(SETTINGS),
     epilog="With a terminal and no command, hyper2kvm lets you pick machines from the inventory.",
 )
-@click.version_option(__version__, "-V", "--version", prog_name="hyper2kvm", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
 @click.option(
     "--install-completion",
     is_flag=True,
@@ -84,3 +83,11 @@ def root(cli: Cli, ctx: click.Context) -> Any:
     from hypersdk.cli.interactive import interactive_run
 
     return interactive_run(cli)
+
+
+program: Final = Program(PROGRAM, root, Cli, interrupted=None, output_flags=())
+
+
+def run() -> int:
+    """What the installed script calls."""
+    return program.run()

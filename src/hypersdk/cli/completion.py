@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypersdk.cli.app import COMPLETION_VARIABLE, PROGRAM, root
+from hypersdk.cli.app import program
 from hypersdk.cli.programs.completion import Completion
 
-command = Completion(PROGRAM, root, COMPLETION_VARIABLE).command()
+command = Completion(program.name, program.root, program.completion_variable).command()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from hypersdk.cli.programs.passwords import given_password
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean
 from hypersdk.errors import AccessError, ConnectError, UsageError, register
@@ -23,13 +23,6 @@ PASSWORD_IN_ARGV: Final = register(
     "Every user of this machine can read the command line of a process.",
     "Leave the password out of --url; use --password-file, --password-stdin, $GOVC_PASSWORD or the prompt.",
 )
-PASSWORD_SOURCE: Final = register(
-    "password_source",
-    "The password could not be read from where it was said to be.",
-    "Give one of --password-file and --password-stdin, with the password on the first line.",
-)
-
-UNANSWERED: Final = "Answer it, or give the value as a flag; see `hyper2kvm --help`."
 UNTRUSTED: Final = (
     "Ask whoever runs the server for the SHA-256 print, then pass it with --thumbprint; or name the authority's file"
     " with --ca-bundle."
@@ -40,7 +33,6 @@ CERTIFICATE_UNKNOWN: Final = "certificate_unknown"
 
 PRINT_LINE: Final = 16 * 3
 """Characters of a print in one line: 16 bytes, so that it fits 80 columns and halves can be compared at a glance."""
-MAX_PASSWORD_BYTES: Final = 4096
 MAX_ATTEMPTS: Final = 3
 """How often a person at a terminal may retype a password: vCenter locks an account after five failures by default."""
 
@@ -60,48 +52,25 @@ def endpoint_of(cli: Cli, overrides: dict[str, object] | None = None) -> Endpoin
     except UsageError as error:
         if error.code != NO_ENDPOINT or not cli.output.can_ask:
             raise
-        values["url"] = ask(cli, "vCenter or ESXi address: ", input)
+        values["url"] = cli.ask("vCenter or ESXi address: ")
         endpoint = resolve_endpoint(cli.environ, cli.config.connection, **values)  # type: ignore[arg-type]
     if not endpoint.username and cli.output.can_ask:
-        endpoint = replace(endpoint, username=ask(cli, f"User name for {endpoint.address}: ", input))
+        endpoint = replace(endpoint, username=cli.ask(f"User name for {endpoint.address}: "))
     return endpoint
 
 
 def _flag_values(cli: Cli) -> dict[str, object]:
-    values = {key: value for key, value in cli.flags.items() if key not in ("password_file", "password_stdin")}
+    values = dict(cli.flags)
+    path, from_stdin = values.pop("password_file", None), bool(values.pop("password_stdin", False))
     if isinstance(url := values.get("url"), str) and _holds_password(url):
         raise UsageError("--url holds a password", code=PASSWORD_IN_ARGV)
-    password = _given_password(cli)
+    password = given_password(cli.stdin, path if isinstance(path, Path) else None, from_stdin=from_stdin)
     return values if password is None else {**values, "password": password}
 
 
 def _holds_password(url: str) -> bool:
     """By its form alone: one that is no valid URL may hold a password all the same."""
     return ":" in url.rpartition("://")[2].rpartition("@")[0]
-
-
-def _given_password(cli: Cli) -> Secret | None:
-    path, from_stdin = cli.flags.get("password_file"), cli.flags.get("password_stdin")
-    if path and from_stdin:
-        raise UsageError("--password-file and --password-stdin exclude each other", code=PASSWORD_SOURCE)
-    if isinstance(path, Path):
-        return _password_from(path)
-    return _first_line(cli.stdin.readline(MAX_PASSWORD_BYTES + 1), "standard input") if from_stdin else None
-
-
-def _password_from(path: Path) -> Secret:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return _first_line(file.readline(MAX_PASSWORD_BYTES + 1), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the password file {path} cannot be read: {error}", code=PASSWORD_SOURCE) from error
-
-
-def _first_line(line: str, where: str) -> Secret:
-    text = line.rstrip("\r\n")
-    if not text or len(text) > MAX_PASSWORD_BYTES:
-        raise UsageError(f"there is no password on the first line of {where}", code=PASSWORD_SOURCE)
-    return Secret(text)
 
 
 @contextmanager
@@ -134,7 +103,7 @@ def with_password(cli: Cli, endpoint: Endpoint) -> Endpoint:
     if endpoint.password is not None or not cli.output.can_ask:
         return endpoint
     question = f"Password for {endpoint.username} at {endpoint.address}: "
-    return replace(endpoint, password=Secret(ask(cli, question, getpass.getpass)))
+    return replace(endpoint, password=Secret(cli.ask(question, secret=True)))
 
 
 def _trusted(cli: Cli, endpoint: Endpoint) -> Endpoint:
@@ -192,7 +161,7 @@ def _ask_trust(cli: Cli, endpoint: Endpoint, error: ConnectError) -> bool:
     for label, text in shown:
         notes.print(f"  {label:<12}{text}", soft_wrap=True)
     notes.print("Compare the SHA-256 print with the one shown on the server itself.")
-    return ask(cli, "Trust it from now on? Type yes: ", input).strip().lower() == "yes"
+    return cli.ask("Trust it from now on? Type yes: ").strip().lower() == "yes"
 
 
 def _remember(cli: Cli, endpoint: Endpoint, thumbprint: str) -> Endpoint:
@@ -208,19 +177,3 @@ def _remember(cli: Cli, endpoint: Endpoint, thumbprint: str) -> Endpoint:
     except OSError as failure:
         cli.output.warn(f"the print could not be remembered in {path}: {failure.strerror}")
     return replace(endpoint, tls=replace(endpoint.tls, known=digits))
-
-
-def ask(cli: Cli, question: str, read: Callable[[str], str]) -> str:
-    """Asks at the terminal; Ctrl-C and the end of input cancel the run."""
-    with cli.interrupts.breakable():
-        try:
-            if read is input:
-                cli.output.notes.print(question, end="", markup=False, soft_wrap=True)
-                return input()
-            return read(question)
-        except EOFError as error:
-            cli.output.notes.print()
-            raise UsageError("the question was not answered", next_step=UNANSWERED) from error
-        except BaseException:
-            cli.output.notes.print()  # what comes next begins on a line of its own
-            raise

@@ -20,7 +20,7 @@ from rich.text import Text
 from hypersdk import __version__
 from hypersdk.cli import exporting
 from hypersdk.cli.commands.export import run_settings, template, with_defaults
-from hypersdk.cli.connect import ask, endpoint_of, log_in
+from hypersdk.cli.connect import endpoint_of, log_in
 from hypersdk.cli.exporting import Failure
 from hypersdk.cli.machines import read_inventory
 from hypersdk.cli.picker.app import Picked, PickerApp
@@ -201,7 +201,7 @@ def _unfinished(
         return made
     for failure in waiting:
         cli.output.note(failure.error.message, style="yellow")
-    answer = ask(cli, "[r]esume, [d]iscard and begin anew, or [s]kip? ", input).strip().lower()[:1]
+    answer = cli.ask("[r]esume, [d]iscard and begin anew, or [s]kip? ").strip().lower()[:1]
     if answer not in ("r", "d"):
         return made
     resume = Resume.RESUME if answer == "r" else Resume.DISCARD
@@ -221,6 +221,6 @@ def _confirm(cli: Cli, possible: bool) -> str:
     default = "y" if possible else "e"
     answers = {"y": "yes", "e": "edit", "q": "quit", "n": "quit"} if possible else {"e": "edit", "q": "quit"}
     while True:
-        word = ask(cli, question, input).strip().lower()[:1] or default
+        word = cli.ask(question).strip().lower()[:1] or default
         if word in answers:
             return answers[word]

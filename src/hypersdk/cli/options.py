@@ -8,9 +8,9 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import click
 
-from hypersdk.cli.programs import groups
+from hypersdk.cli.programs.groups import Command
+from hypersdk.cli.programs.program import debug_flag
 from hypersdk.cli.state import Cli
-from hypersdk.text import clean, clean_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator: TypeAlias = Callable[[F], F]
@@ -43,27 +43,6 @@ def _record_config(ctx: click.Context, _param: click.Parameter, value: Path | No
 def _record_json(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
         ctx.ensure_object(Cli).output.json_lines = True
-
-
-def _record_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
-        import logging
-
-        ctx.ensure_object(Cli).debug = True
-
-        class OneLine(logging.Formatter):
-            """A message is one line, whatever a server put into it."""
-
-            def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-                record.message = clean(record.message)
-                return super().formatMessage(record)
-
-            def format(self, record: logging.LogRecord) -> str:
-                return clean_lines(super().format(record))
-
-        handler = logging.StreamHandler()
-        handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
 
 
 def _flag(name: str, *spellings: str, metavar: str | None = None, **settings: Any) -> Decorator[F]:
@@ -117,20 +96,11 @@ def output_options(command: F) -> F:
         callback=_record_json,
         help="Print one JSON object a line on standard output, for programs.",
     )
-    with_origin = click.option(
-        "--debug",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_record_debug,
-        help="Show log messages and the origin of errors on standard error.",
-    )
-    return as_json(with_origin(command))
+    return as_json(debug_flag(command, "Show log messages and the origin of errors on standard error."))
 
 
-class Command(groups.Command):
-    """A command whose help shows the connection flags apart from its own, and where a bare ``--compress`` takes no
-    value.
+class CompressingCommand(Command):
+    """A command whose bare ``--compress`` takes no value.
 
     An option with an optional value would swallow the argument after it (``--compress web01``), so its value is only
     ever written behind an equals sign.

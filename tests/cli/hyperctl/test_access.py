@@ -121,7 +121,7 @@ def test_a_token_of_a_login_makes_tokens_that_end_with_it(api: Api, ctl: Hyperct
 
 def test_a_password_that_is_no_utf8_is_told(ctl: Hyperctl) -> None:
     done = ctl("users", "add", "ops", "--password-stdin", "--json", stdin=PASSWORD.encode() + b"\xfc\n")
-    assert (done.status, done.error["code"]) == (2, "usage")
+    assert (done.status, done.error["code"]) == (2, "password_source")
     assert PASSWORD not in done.out
 
 

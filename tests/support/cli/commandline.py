@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypersdk.cli.main import main
+from hypersdk.cli.app import program as hyper2kvm
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def run(*arguments: str, env: Mapping[str, str] | None = None, stdin: str = "") 
     """Runs ``hyper2kvm`` in this process, without terminals, in exactly the environment ``env``."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):  # click prints --help and --version to sys.stdout
-        status = main(list(arguments), out, err, io.StringIO(stdin), env or {})
+        status = hyper2kvm.main(list(arguments), out, err, io.StringIO(stdin), env or {})
     return Run(status, out.getvalue(), err.getvalue())
 
 

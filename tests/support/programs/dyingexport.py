@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from hypersdk.cli.main import main
+from hypersdk.cli.app import program
 from hypersdk.transfer.disk import CopyOptions
 
 BY_PATH: Final = ("replace", "rename", "unlink")
@@ -96,7 +96,7 @@ def run(order: dict[str, Any]) -> int:
     defaults["checkpoint_bytes"] = CHECKPOINT_BYTES
     Death(Path(order["folder"]), Path(order["log"]), order["at"], torn=order["torn"]).everywhere()
     with open(os.devnull, "w+") as null:
-        return main(["export", *order["arguments"]], null, sys.stderr, null, os.environ)
+        return program.main(["export", *order["arguments"]], null, sys.stderr, null, os.environ)
 
 
 def serve() -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.cli.options import Command, connection_options, output_options
+from hypersdk.cli.options import connection_options, output_options
+from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored, Refused, UsageError, register
 
@@ -220,10 +221,8 @@ def _told(stray: Stray) -> str:
 
 
 def _agreed(cli: Cli, stray: Stray) -> bool:
-    from hypersdk.cli.connect import ask
-
     cli.output.note(f"{_told(stray)}.", style="bold")
-    return ask(cli, "Remove it? A run that needs it would fail. [y/N] ", input).strip().lower() in ("y", "yes")
+    return cli.ask("Remove it? A run that needs it would fail. [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _remove(cli: Cli, session: Session, stray: Stray) -> bool:

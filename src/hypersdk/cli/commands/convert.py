@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from hypersdk.cli.options import COMPRESS_MODES, Command, output_options
+from hypersdk.cli.options import COMPRESS_MODES, CompressingCommand, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 
 
-@click.command("convert", cls=Command)
+@click.command("convert", cls=CompressingCommand)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "-o",

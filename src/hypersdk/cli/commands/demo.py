@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.cli.options import Command, output_options
+from hypersdk.cli.options import output_options
+from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import TARGET_DENIED, TargetError
 from hypersdk.units import MiB, format_duration

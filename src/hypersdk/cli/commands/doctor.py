@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from hypersdk.cli.options import Command, connection_options, output_options
+from hypersdk.cli.options import connection_options, output_options
+from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.cli.text import clean
 from hypersdk.errors import ConnectError, register

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
-from hypersdk.cli.options import COMPRESS_MODES, Command, connection_options, output_options
+from hypersdk.cli.options import COMPRESS_MODES, CompressingCommand, connection_options, output_options
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.config.user import MAX_RETRIES
 from hypersdk.errors import UsageError
@@ -112,7 +112,7 @@ def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command("export", cls=Command)
+@click.command("export", cls=CompressingCommand)
 @click.argument("machines", nargs=-1, metavar="[VM]...")
 @export_options
 @output_options

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from hypersdk.cli.options import Command, connection_options, output_options
+from hypersdk.cli.options import connection_options, output_options
+from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.model import Machine
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import click
 
-from hypersdk.cli.options import Command, connection_options, output_options
+from hypersdk.cli.options import connection_options, output_options
+from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.model import MachineSummary
 

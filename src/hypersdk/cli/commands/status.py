@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hypersdk.cli.exporting import SNAPSHOT_KEPT
-from hypersdk.cli.options import Command, output_options
+from hypersdk.cli.options import output_options
+from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.cli.text import clean, count
 from hypersdk.text import shell_line, shell_word

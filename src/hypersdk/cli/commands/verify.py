@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hypersdk.cli.options import Command, output_options
+from hypersdk.cli.options import output_options
+from hypersdk.cli.programs.groups import Command
 from hypersdk.cli.state import Cli, pass_cli
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import click
 from hypersdk import __version__
 from hypersdk.cli.hyperctl.ctl import FORMATS, Ctl
 from hypersdk.cli.programs.groups import SETTINGS, Entry, F, RootGroup, flag
-from hypersdk.cli.programs.program import Program, end_on_sigterm
+from hypersdk.cli.programs.program import Program, debug_flag, end_on_sigterm
 
 PROGRAM: Final = "hyperctl"
 _HERE: Final = "hypersdk.cli.hyperctl"
@@ -65,11 +65,6 @@ def _record_format(ctx: click.Context, _param: click.Parameter, value: str | Non
 def _record_json(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
         ctx.ensure_object(Ctl).choose_format("json")
-
-
-def _record_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.ensure_object(Ctl).debug = True
 
 
 def _shared(name: str, *names: str, **settings: Any) -> Callable[[F], F]:
@@ -138,7 +133,7 @@ def format_flag(command: F) -> F:
 
 def daemon_flags(command: F) -> F:
     """The flags that say which daemon and who asks, and ``--debug``."""
-    return _with((*_WHICH, *_TRUST, *_TIME), _debug_flag(command))
+    return _with((*_WHICH, *_TRUST, *_TIME), debug_flag(command))
 
 
 def common_flags(command: F) -> F:
@@ -148,23 +143,12 @@ def common_flags(command: F) -> F:
 
 def local_flags(command: F) -> F:
     """All that a command takes which asks no daemon."""
-    return format_flag(json_flag(_debug_flag(command)))
+    return format_flag(json_flag(debug_flag(command)))
 
 
 def trust_flags(command: F) -> F:
     """The flags of ``daemon_flags`` that say who asks and which certificate is trusted: those that a context keeps."""
     return _with(_TRUST, command)
-
-
-def _debug_flag(command: F) -> F:
-    return flag(
-        "--debug",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_record_debug,
-        help="Show the origin of errors on standard error.",
-    )(command)
 
 
 def _with(flags: Sequence[Callable[[Any], Any]], command: F) -> F:

@@ -11,7 +11,7 @@ import click
 from hypersdk import __version__
 from hypersdk.cli.hypervisord.daemon import Daemon, check_database, roles_of
 from hypersdk.cli.programs.groups import SETTINGS, Entry, F, RootGroup, flag
-from hypersdk.cli.programs.program import Program
+from hypersdk.cli.programs.program import Program, debug_flag
 
 PROGRAM: Final = "hypervisord"
 _HERE: Final = "hypersdk.cli.hypervisord"
@@ -55,11 +55,6 @@ def _record_config(ctx: click.Context, _param: click.Parameter, value: Path | No
         ctx.ensure_object(Daemon).config = value
 
 
-def _record_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.ensure_object(Daemon).debug = True
-
-
 def _setting(name: str, *names: str, **settings: Any) -> Callable[[F], F]:
     return flag(*names, name, expose_value=False, callback=_record, **settings)
 
@@ -74,8 +69,7 @@ _STATE: Final[tuple[Callable[[Any], Any], ...]] = (
     _setting("database_url", "--database", metavar="URL",
              help="postgresql://user@host/name for several hosts (else $HYPERVISORD_DATABASE_URL, SQLite in the state folder)."),
     _setting("key_file", "--key-file", type=_FILE, metavar="FILE", help="Key of the stored passwords (vault.key in the state folder)."),
-    flag("--debug", is_flag=True, is_eager=True, expose_value=False, callback=_record_debug,
-         help="Show the origin of errors on standard error."),
+    debug_flag,
 )  # fmt: skip
 _SERVING: Final[tuple[Callable[[Any], Any], ...]] = (
     _setting("addr", "--addr", metavar="HOST:PORT", help="Where to listen (localhost:8080). Any other than loopback demands TLS."),

@@ -5,31 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import click
 from click.shell_completion import get_completion_class
 
-from hypersdk.cli.output import Output
 from hypersdk.cli.programs.groups import Command, flag
+from hypersdk.cli.programs.program import Run
 from hypersdk.config.folders import config_home, data_home
 from hypersdk.errors import TARGET_DENIED, TargetError, UsageError
 
 SHELLS: Final = ("bash", "zsh", "fish")
-
-
-class Asked(Protocol):
-    """What is needed of the run of any program."""
-
-    @property
-    def output(self) -> Output:
-        """Where results go."""
-        ...
-
-    @property
-    def environ(self) -> Mapping[str, str]:
-        """The environment."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +33,7 @@ class Completion:
         @click.argument("shell", required=False, type=click.Choice(SHELLS))
         @flag("--install", is_flag=True, help="Put the script where the shell looks for it.")
         @click.pass_obj
-        def command(run: Asked, shell: str | None, install: bool) -> None:
+        def command(run: Run, shell: str | None, install: bool) -> None:
             if install:
                 self.install(run, shell)
             else:
@@ -63,7 +49,7 @@ class Completion:
         # Not `source()`: for bash that starts a bash to look at its version, which is not needed to print a text.
         return str(completion.source_template % completion.source_vars())
 
-    def install(self, run: Asked, shell: str | None) -> None:
+    def install(self, run: Run, shell: str | None) -> None:
         """Writes the script into the user's folder for it. No start-up file is touched."""
         name = shell or self._shell_of(run.environ)
         path = self._path(name, run.environ)

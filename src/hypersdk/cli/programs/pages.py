@@ -16,8 +16,8 @@ from typing import Final
 import click
 
 from hypersdk import __version__
-from hypersdk.cli.programs.completion import Asked
 from hypersdk.cli.programs.groups import Command, Group, RootGroup, shared_titles
+from hypersdk.cli.programs.program import Run
 from hypersdk.errors import TARGET_DENIED, TargetError
 
 Pairs = Sequence[tuple[str, str]]
@@ -165,7 +165,7 @@ def man_command(manual: Manual) -> click.Command:
         help=f"Folder for the pages, like ~/.local/share/man/man{manual.section}.",
     )
     @click.pass_obj
-    def command(run: Asked, folder: Path) -> None:
+    def command(run: Run, folder: Path) -> None:
         """Write the manual pages into a folder.
 
         SOURCE_DATE_EPOCH, where it is set, is the date on them.

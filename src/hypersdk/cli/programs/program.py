@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
@@ -15,15 +15,14 @@ from typing import Final, TextIO
 import click
 
 from hypersdk.cli.output import Output
-from hypersdk.cli.programs.groups import RootGroup
+from hypersdk.cli.programs.groups import F, RootGroup, flag
+from hypersdk.cli.programs.passwords import checked, given_password
 from hypersdk.cli.report import EXIT_BROKEN_PIPE, EXIT_TERMINATED, report, report_unexpected
 from hypersdk.config.folders import state_folder
 from hypersdk.errors import CODES, EXIT_OK, Cancelled, HyperSDKError, UsageError
 from hypersdk.secret import Secret
 
 JSON_FLAGS: Final = frozenset({"--json", "-json"})
-_OUTPUT: Final = frozenset({"--output", "-output", "-o"})
-MAX_PASSWORD_BYTES: Final = 4096
 NOTHING_LOST: Final = "Nothing is lost: jobs run in the daemon, not here. Run the same command again when it suits you."
 
 
@@ -49,25 +48,15 @@ class Run:
     ) -> Secret:
         """From a file, standard input or the prompt; never from the command line. Raises UsageError where there is
         none."""
-        if path is not None and from_stdin:
-            raise UsageError("--password-file and --password-stdin exclude each other")
-        if path is not None:
-            try:
-                with path.open(encoding="utf-8") as file:
-                    return _first_line(file.readline(MAX_PASSWORD_BYTES + 2), str(path))
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"the password file {path} cannot be read") from error
-        if from_stdin:
-            try:
-                return _first_line(self.stdin.readline(MAX_PASSWORD_BYTES + 2), "standard input")
-            except UnicodeDecodeError:
-                raise UsageError("the password on standard input is not UTF-8") from None  # which would quote of it
+        given = given_password(self.stdin, path, from_stdin=from_stdin)
+        if given is not None:
+            return given
         if not self.output.can_ask:
             raise UsageError("a password is needed", next_step="Pass --password-file FILE or --password-stdin.")
         first = self.ask(question, secret=True)
         if twice and self.ask("Once more: ", secret=True) != first:
             raise UsageError("the two passwords differ", next_step="Try again.")
-        return _first_line(first, "the prompt")
+        return checked(first, "the prompt")
 
     def ask(self, question: str, *, secret: bool = False) -> str:
         """Asks at the terminal. Raises UsageError where nobody answers."""
@@ -77,17 +66,24 @@ class Run:
             self.output.notes.print(question, end="", markup=False)
             return input()
         except EOFError as error:
-            raise UsageError("the question was not answered") from error
+            raise UsageError(
+                "the question was not answered", next_step="Answer it, or give the value as a flag."
+            ) from error
+
+    def watching_signals(self) -> AbstractContextManager[None]:
+        """Around the run: what signals do meanwhile. By default what Python does."""
+        return nullcontext()
+
+    def stopped(self, error: Cancelled) -> Cancelled:
+        """``error``, which ended the run, as the user is told of it."""
+        return error
+
+    def show_debug(self) -> None:
+        """Shows the origin of errors too."""
+        self.debug = True
 
     def close(self) -> None:
         """Called at the end, whatever happened."""
-
-
-def _first_line(line: str, where: str) -> Secret:
-    text = line.rstrip("\r\n")
-    if not text or len(text) > MAX_PASSWORD_BYTES:
-        raise UsageError(f"there is no password on the first line of {where}")
-    return Secret(text)
 
 
 @dataclass(frozen=True)
@@ -97,9 +93,12 @@ class Program:
     name: str
     root: RootGroup
     make_run: Callable[[Output, Mapping[str, str], TextIO, TextIO], Run]
-    interrupted: str = NOTHING_LOST
+    interrupted: str | None = NOTHING_LOST
+    """The next step after Ctrl-C; None is that of the error."""
+    output_flags: Collection[str] = frozenset({"--output", "-output", "-o"})
+    """Flags that choose the format of results."""
     folders: Collection[str] = ("man",)
-    """Commands whose ``--output`` is a folder, not a format."""
+    """Commands for which they name a folder instead."""
 
     @property
     def completion_variable(self) -> str:
@@ -119,7 +118,8 @@ class Program:
         run = self.make_run(output, environ, stdin, stdout)
         run.arguments = tuple(arguments)
         try:
-            return self._invoke(run, arguments)
+            with run.watching_signals():
+                return self._invoke(run, arguments)
         except BrokenPipeError:
             drop(stdout, stderr)
             return EXIT_BROKEN_PIPE
@@ -132,8 +132,8 @@ class Program:
         ctx = click.Context(self.root, info_name=self.name, resilient_parsing=True)
         _, rest, _ = self.root.make_parser(ctx).parse_args(list(arguments))
         before = arguments[: len(arguments) - len(rest)]
-        options = () if rest and rest[0] in self.folders else _OUTPUT
-        return wants_json(before, JSON_FLAGS, _OUTPUT) or wants_json(rest, JSON_FLAGS, options)
+        options = () if rest and rest[0] in self.folders else self.output_flags
+        return wants_json(before, JSON_FLAGS, self.output_flags) or wants_json(rest, JSON_FLAGS, options)
 
     def _invoke(self, run: Run, arguments: Sequence[str]) -> int:
         try:
@@ -145,14 +145,33 @@ class Program:
                 status = self.root.invoke(ctx)
         except click.exceptions.Exit as done:  # --help, --version
             return done.exit_code
+        except Cancelled as error:
+            return report(run.output, run.stopped(error), debug=run.debug)
         except HyperSDKError as error:
             return report(run.output, with_help(error, self.name), debug=run.debug)
         except click.ClickException as error:
             return report(run.output, usage_of(error, self.name), debug=run.debug)
         except (click.Abort, KeyboardInterrupt):
             stopped = Cancelled("stopped: interrupted", signal="SIGINT", next_step=self.interrupted)
-            return report(run.output, stopped, debug=run.debug)
+            return report(run.output, run.stopped(stopped), debug=run.debug)
         return status if isinstance(status, int) else EXIT_OK
+
+
+def debug_flag(command: F, text: str = "Show the origin of errors on standard error.") -> F:
+    """``--debug``; read early, so that what goes wrong while the other flags are read is told that way already."""
+    return flag(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_record_debug,
+        help=text,
+    )(command)
+
+
+def _record_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(Run).show_debug()
 
 
 def end_on_sigterm() -> None:
