@@ -12,7 +12,7 @@ from hypersdk.access import access as access_module
 from hypersdk.access.access import Access
 from hypersdk.access.faults import AccountConflict, AccountUnknown, LoginRefused, TooMany
 from hypersdk.access.lockout import MAX_KEYS, MAX_WAIT_S, Lockout, wait_s
-from hypersdk.access.logins import MAX_SESSIONS, Sessions
+from hypersdk.access.logins import MAX_SESSIONS, SessionStore
 from hypersdk.access.passwords import check_password, hash_password
 from hypersdk.access.roles import ACTIONS, Role, permissions
 from hypersdk.access.tokens import MAX_TOKENS
@@ -286,7 +286,7 @@ def test_a_change_of_the_user_ends_its_sessions(access: Access) -> None:
 
 def test_only_so_many_sessions_of_one_user(access: Access, database: Database) -> None:
     user = access.users.create("ann", Role.VIEWER, PASSWORD)
-    sessions = Sessions(database, 3600)
+    sessions = SessionStore(database, 3600)
     cookies = [sessions.begin(user.id).cookie for _ in range(MAX_SESSIONS + 5)]
     assert sum(sessions.use(cookie) is not None for cookie in cookies) == MAX_SESSIONS
     assert sessions.use(cookies[-1]) is not None
