@@ -1,11 +1,11 @@
-"""The key that seals the daemon's secrets: where it comes from, and its first making.
+"""The encryption key for the daemon's secrets: where it is read from, and how it is first generated.
 
-The first of these that is there:
+The first of these that exists:
 
-1. the systemd credential ``hypersdk-key`` (``LoadCredentialEncrypted=hypersdk-key:...``), which never lies on a disk in
-clear;
+1. the systemd credential ``hypersdk-key`` (``LoadCredentialEncrypted=hypersdk-key:...``), which is never stored in
+clear text;
 2. the keyring entry that ``$HYPERSDK_KEYRING`` names as ``SERVICE/USER``;
-3. the key file (``key_file``, else ``vault.key`` in the state directory), made on the first start, readable by its
+3. the key file (``key_file``, else ``vault.key`` in the state directory), generated at the first start, readable by its
 owner only.
 
 Text of a key: 32 bytes as base64 or hex.
@@ -42,14 +42,14 @@ CREDENTIAL: Final = "hypersdk-key"
 
 
 class VaultError(HyperSDKError):
-    """A secret that the daemon keeps cannot be sealed or opened."""
+    """A stored secret cannot be encrypted or decrypted."""
 
     exit_status = 12
     default_code = KEY_UNUSABLE
 
 
 def find_key(state_dir: Path, key_file: Path | None, environ: Mapping[str, str], *, may_make: bool) -> bytes:
-    """The key. Where there is none, one is made if ``may_make``, else VaultError ``vault_key_lost``."""
+    """The key. Where there is none, one is generated if ``may_make``, else VaultError ``vault_key_lost``."""
     if (directory := environ.get("CREDENTIALS_DIRECTORY")) and (credential := Path(directory, CREDENTIAL)).exists():
         return _decoded(_read(credential, environ), str(credential))
     if entry := environ.get("HYPERSDK_KEYRING"):
@@ -63,7 +63,7 @@ def find_key(state_dir: Path, key_file: Path | None, environ: Mapping[str, str],
 
 
 def key_id(key: bytes) -> bytes:
-    """Eight bytes that name the key and tell nothing of it."""
+    """Eight bytes that identify the key and reveal nothing of it."""
     return hashlib.sha256(b"hypersdk key id\0" + key).digest()[:8]
 
 

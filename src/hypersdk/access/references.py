@@ -1,5 +1,4 @@
-"""Secrets that live elsewhere: ``env:NAME``, ``file:/path``, ``vault:mount/path#field``. Looked up each time that they
-are used.
+"""Secrets kept elsewhere: ``env:NAME``, ``file:/path``, ``vault:mount/path#field``. Read each time that they are used.
 
 Only administrators name them, with an endpoint: whoever may name one and an address to send it to could read the
 daemon's own environment. Its own secrets are refused even so.
@@ -62,8 +61,8 @@ def _climbs(*parts: str) -> bool:
 
 
 def follow(ref: str, environ: Mapping[str, str], *, own: Path | None = None) -> Secret:
-    """The secret that ``ref`` names. ``own`` is the state directory, whose files are never handed out, nor is the key
-    among systemd's credentials.
+    """The secret that ``ref`` names. ``own`` is the state directory, whose files are refused, as is the key among
+    systemd's credentials.
 
     Raises UsageError ``secret_reference`` or ``secret_file``, ConnectError ``vault_unreachable``.
     """

@@ -32,7 +32,7 @@ CERTIFICATE_UNKNOWN: Final = "certificate_unknown"
 """Codes of lower packages, by name: their modules take long to import."""
 
 PRINT_LINE: Final = 16 * 3
-"""Characters of a print in one line: 16 bytes, so that it fits 80 columns and halves can be compared at a glance."""
+"""Characters of a fingerprint in one line: 16 bytes, which fits 80 columns; halves can be compared at a glance."""
 MAX_ATTEMPTS: Final = 3
 """How often a person at a terminal may retype a password: vCenter locks an account after five failures by default."""
 
@@ -175,5 +175,5 @@ def _remember(cli: Cli, endpoint: Endpoint, thumbprint: str) -> Endpoint:
         remember_host(path, endpoint.host, endpoint.port, digits)
         cli.output.note(f"Remembered in {path}.", style="dim")
     except OSError as failure:
-        cli.output.warn(f"the print could not be remembered in {path}: {failure.strerror}")
+        cli.output.warn(f"the fingerprint could not be stored in {path}: {failure.strerror}")
     return replace(endpoint, tls=replace(endpoint.tls, known=digits))

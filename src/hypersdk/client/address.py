@@ -4,10 +4,11 @@
 
     address    url given > context given > $HYPERVISORD_URL > current context > http://localhost:8080
     token      given > token file given > $HYPERVISORD_TOKEN > the context, at its own address only
-               > admin.token in $STATE_DIRECTORY, the XDG state folder, /var/lib/hypersdk: for a daemon on this machine only
+               > for a daemon on this machine only: admin.token in $STATE_DIRECTORY, the XDG state folder,
+                 /var/lib/hypersdk
 
-A token never travels further than it was meant to: not to another address than its context's, not to another machine
-when it was found on this one, not to a port here that another user listens on, not over plain HTTP to another machine.
+A token is not sent to another address than its context's, to another machine when it was found on this one, to a local
+port that another user listens on, or to another machine over plain HTTP.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ MAX_TOKEN_BYTES: Final = 4 * KiB
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A daemon and how to speak to it. ``found_in`` says where the token is from, for error messages."""
+    """A daemon and how to connect to it. ``found_in`` names the source of the token, for error messages."""
 
     url: str
     token: Secret | None
@@ -67,7 +68,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class AddressOptions:
-    """What the caller gave; None is not given."""
+    """What the caller specified; None is not specified."""
 
     url: str | None = None
     token: Secret | None = None
@@ -79,10 +80,10 @@ class AddressOptions:
 
 
 def find_target(wanted: AddressOptions, environ: Mapping[str, str]) -> Target:
-    """Raises UsageError for an address, file or print that cannot be used, AccessError where a token must not be
+    """Raises UsageError for an address, file or fingerprint that cannot be used, AccessError where a token must not be
     sent."""
     name, context = _context(wanted, environ)
-    # A context that was named is meant, whatever stands in the environment.
+    # An explicit context goes before the environment.
     variable = None if wanted.context else environ.get(URL_VARIABLE)
     url = normal_url(wanted.url or variable or (context.url if context else DEFAULT_URL))
     if context is not None and normal_url(context.url) != url:
@@ -94,8 +95,8 @@ def find_target(wanted: AddressOptions, environ: Mapping[str, str]) -> Target:
 
 
 def is_at(context: Context, url: str) -> bool:
-    """Whether the context is that of the daemon at ``url``, a ``normal_url``. One whose address cannot be read is of
-    none: whoever uses it is told."""
+    """Whether the context is that of the daemon at ``url``, a ``normal_url``. False where its address cannot be read:
+    the error comes when it is used."""
     try:
         return normal_url(context.url) == url
     except UsageError:
@@ -103,7 +104,7 @@ def is_at(context: Context, url: str) -> bool:
 
 
 def normal_url(text: str) -> str:
-    """``scheme://host:port`` in one form, without a path. Raises UsageError ``daemon_address``; what it says shows no
+    """``scheme://host:port`` in one form, without a path. Raises UsageError ``daemon_address``; the message shows no
     password."""
     whole = text if "://" in text else f"http://{text}"
     try:
@@ -172,8 +173,8 @@ def read_token(path: Path) -> Secret:
 
 
 def _checked(text: str, what: str) -> Secret:
-    """``text`` without white space around it. Raises UsageError ``token_source``, without any of the text, for what no
-    header could carry."""
+    """``text`` without surrounding white space. Raises UsageError ``token_source``, without any of the text, for what
+    cannot be in a header."""
     token = text.strip()
     if not token:
         raise UsageError(f"{what} is empty", code=TOKEN_SOURCE)
@@ -188,7 +189,7 @@ def _checked(text: str, what: str) -> Secret:
 
 
 def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Where a daemon on this machine may keep its state, the likeliest first."""
+    """Folders in which a daemon on this machine may keep its state, the likeliest first."""
     if (own := service_state(environ)) is not None:
         yield own
     yield user_state(environ)
@@ -196,7 +197,7 @@ def state_folders(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _local_token(environ: Mapping[str, str], url: str) -> tuple[Secret | None, str | None]:
-    """The first that may be used. One that may not, left behind by a daemon that is gone perhaps, does not hide the
+    """The first token that may be used. One that may not, perhaps of a daemon that is gone, does not hide the
     others."""
     refused: HyperSDKError | None = None
     for folder in state_folders(environ):
@@ -218,7 +219,7 @@ def _local_token(environ: Mapping[str, str], url: str) -> tuple[Secret | None, s
 
 
 def _check_listener(url: str, owner: int) -> None:
-    """The token of a daemon that does not run must not go to whoever took its port meanwhile."""
+    """The token of a daemon that is not running must not be sent to another program on its port."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     users = set(listeners(port))
@@ -232,8 +233,8 @@ _LISTEN: Final = "0A"
 
 
 def listeners(port: int, tables: tuple[Path, ...] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))) -> Iterator[int]:
-    """User ids of the sockets that listen on ``port`` here, as the kernel tells (proc(5), ``/proc/net/tcp``); none
-    where it does not."""
+    """User ids of the sockets that listen on ``port`` here, from proc(5), ``/proc/net/tcp``; none where that cannot be
+    read."""
     for table in tables:
         try:
             lines = table.read_text(encoding="ascii").splitlines()[1:]

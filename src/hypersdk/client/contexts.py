@@ -1,5 +1,4 @@
-"""The file of named daemons, ``$XDG_CONFIG_HOME/hypersdk/contexts.toml``: readable by its owner only, because it holds
-tokens.
+"""Named daemons, in ``$XDG_CONFIG_HOME/hypersdk/contexts.toml``: readable by its owner only, because it holds tokens.
 
 ::
 
@@ -47,7 +46,7 @@ NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One daemon: where it is, and how its certificate is judged. ``token`` is sent there and nowhere else.
+    """One daemon: its address, and how its certificate is verified. ``token`` is sent there and nowhere else.
 
     ``token_id`` is known of a token that ``hyperctl login`` made: logging out revokes it.
     """
@@ -88,7 +87,8 @@ class Contexts:
         """Without that one. Raises LookupFailed."""
         self.get(name)
         return Contexts(
-            {key: one for key, one in self.known.items() if key != name}, None if self.current == name else self.current
+            {key: context for key, context in self.known.items() if key != name},
+            None if self.current == name else self.current,
         )
 
     def used(self, name: str) -> Contexts:

@@ -1,5 +1,5 @@
-"""What a key of a configuration file takes, declared once in its annotation: pydantic checks it, and a mistake is told in
-the same words.
+"""What a key of a configuration file takes, declared once in its annotation: pydantic checks it, and the error says it
+in the same words.
 
 pydantic is imported when a file is read, not before: it takes longer to import than ``hyper2kvm --help`` takes in all.
 """
@@ -24,8 +24,8 @@ TAKES: Final = "takes"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Takes:
-    """The value is of the annotated type as it is (no number in quotes), within ``bounds``, or what ``convert`` returns.
-    ``words`` complete the sentence "this key takes ...". ``convert`` raises ValueError."""
+    """A value of exactly the annotated type (no number in quotes) within ``bounds``, or the result of ``convert``, which
+    raises ValueError. ``words`` complete the sentence "this key takes ..."."""
 
     words: str
     bounds: Mapping[str, Any] = field(default_factory=dict)

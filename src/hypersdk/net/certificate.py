@@ -233,7 +233,7 @@ def _changed_error(host: str, expected: str, der: bytes) -> ConnectError:
 def unknown_error(
     host: str, reason: str, certificate: PeerCertificate | None, *, of_daemon: bool = False
 ) -> ConnectError:
-    """``certificate_unknown``; where the certificate could be fetched, with its prints and the flags that pin it.
+    """``certificate_unknown``; where the certificate could be fetched, with its fingerprints and the flags that pin it.
     ``of_daemon``: it is that of ``hypervisord`` itself, and no vSphere's."""
     if certificate is None:
         return ConnectError(f"the certificate of {host} is not trusted: {reason}", code=CERTIFICATE_UNKNOWN, host=host)

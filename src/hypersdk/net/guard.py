@@ -1,14 +1,13 @@
 """Where a submitted job may make the daemon connect to.
 
-Whoever may submit a job may name a vCenter, and the daemon sits where the submitter may not: beside its own host's
-services and, in a cloud, beside the metadata service that hands out credentials. So an endpoint that a job names is
-resolved, judged by its addresses, and connected to by the very address that was judged: a name that resolves to
-something else a moment later (DNS rebinding) gains nothing. It is judged again at each connection: the host may have
-got other addresses meanwhile. An address that leads back here only through another device (NAT) cannot be told from
-outside.
+Whoever may submit a job may name a vCenter, and the daemon can reach what the submitter cannot: services on its own
+host and, in a cloud, the metadata service that gives out credentials. So an endpoint that a job names is resolved, its
+addresses are checked, and the connection goes to the very address that was checked: a name that resolves to something
+else a moment later (DNS rebinding) gains nothing. The check is repeated for each connection, because the host's own
+addresses may change. An address that leads back here through another device (NAT) cannot be recognized.
 
-Endpoints from the environment (``GOVC_*``), from the configuration, or made by an administrator are trusted and not
-judged.
+Endpoints from the environment (``GOVC_*``), from the configuration, or registered by an administrator are trusted and
+not checked.
 """
 
 from __future__ import annotations
@@ -51,11 +50,10 @@ _METADATA: Final = tuple(
 
 
 def check_submitted(host: str, port: int, allowed: Iterable[str], *, resolve: Resolve | None = None) -> str:
-    """The address to connect to for an endpoint that a job names: numeric, one that was judged.
+    """The address to connect to for an endpoint that a job names: numeric, and checked.
 
-    ``allowed`` are ``host`` or ``host:port`` (IPv6 in brackets where a port follows) that are not judged. Where any of
-    a name's addresses is refused, the name is. Raises UsageError ``endpoint_refused``, ConnectError
-    ``endpoint_unresolved``.
+    ``allowed`` are ``host`` or ``host:port`` (IPv6 in brackets where a port follows) that are not checked. A name is
+    refused where any of its addresses is. Raises UsageError ``endpoint_refused``, ConnectError ``endpoint_unresolved``.
     """
     addresses = (resolve or _resolve)(host, port)
     _judge(host, port, addresses, allowed)
@@ -176,9 +174,8 @@ _COMPATIBLE: Final = ipaddress.ip_network("::/96")
 
 @dataclass(slots=True)
 class EndpointGuard:
-    """``check_submitted`` for all connections of one job: each host is resolved once, and judged at each connection.
-    Also for the ESXi hosts that a vCenter named by a job hands out, which are as little trusted as it is.
-    Thread-safe."""
+    """``check_submitted`` for all connections of one job: each host is resolved once, and checked at each connection.
+    Also for the ESXi hosts that such a vCenter names, which are trusted as little as it is. Thread-safe."""
 
     allowed: tuple[str, ...] = ()
     resolve: Resolve | None = None

@@ -1,4 +1,4 @@
-"""Fingerprints that the user accepted: one ``host:port FINGERPRINT`` per line, a form that govc reads and writes too."""
+"""Fingerprints that the user accepted, one ``host:port FINGERPRINT`` per line, as govc reads and writes them too."""
 
 from __future__ import annotations
 

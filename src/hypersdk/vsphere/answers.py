@@ -1,11 +1,11 @@
-"""Answers of the API, bounded before anything is made of them: in bytes on the wire, in elements, and in time.
+"""Responses of the API, bounded before they are decoded: in bytes on the wire, in XML elements, and in time.
 
 ::
 
     socket ── bytes, time ──> http.client ── elements, no DTD, not compressed ──> decoder (pyVmomi, lxml)
 
-A job may name its own server, and whoever answers at a mistyped address is nobody's friend. What a decoder makes of an
-element is a hundred times its bytes, and a server that sends a byte every minute keeps its caller for ever.
+A job may name its own server, and a mistyped address may lead to any. A decoded element takes a hundred times its
+bytes, and a server that sends a byte per minute would block its caller forever.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hypersdk.vsphere.wire import HEAD_BYTES
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
-    """What one answer may be.
+    """Limits of one response.
 
     ``wire_bytes`` counts the body with its framing; a head has ``HEAD_BYTES``, interim answers included. From its first
     byte on it may take ``whole_s`` seconds, and one more for each ``SLOWEST_BYTES_PER_S`` received; ``silence_s`` is
@@ -53,7 +53,7 @@ machines, the most that a vCenter manages, with the device lists of all, are 360
 
 
 class Answer(http.client.HTTPResponse):
-    """An answer within its limits; raises HTTPException beyond them, and TimeoutError where it takes too long."""
+    """A response within its limits; raises HTTPException beyond them, and TimeoutError where it takes too long."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Received(io.RawIOBase):
         self._until: float | None = None
 
     def head_ended(self) -> None:
-        """From now on the body comes."""
+        """What follows is the body."""
         self._left = self._limits.wire_bytes
 
     def readable(self) -> bool:
@@ -130,7 +130,7 @@ class _Received(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Lets go of the socket."""
+        """Releases the socket."""
         self._raw.close()
         super().close()
 

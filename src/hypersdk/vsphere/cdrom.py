@@ -1,7 +1,7 @@
-"""ISO images out of CD-ROM drives, and back exactly as they were.
+"""Ejecting ISO images from CD-ROM drives, and inserting them again exactly as they were.
 
-An image in a drive is exported with the machine, and makes the export fail when the file is gone. While it is out, the
-drive is a client device: it needs nothing of any host.
+vSphere exports an inserted image with the machine, and fails the export when the file is gone. While it is ejected, the
+drive is a client device, which depends on no host.
 """
 
 from __future__ import annotations
@@ -92,9 +92,8 @@ def remove_isos(
 
 
 def restore_isos(session: Session, moref: str, changes: Sequence[CdromChange], *, cancel: CancelToken) -> None:
-    """Puts images back, with their connection flags. What is back already is left alone, and so is a drive that
-    somebody gave another image
-    meanwhile: theirs is the later word.
+    """Puts images back, with their connection flags. What is back already is left alone, and so is a drive into which
+    somebody has inserted another image since.
 
     Raises NotRestored for drives that are gone, and what vSphere has against a drive, after all others are restored.
     """

@@ -1,4 +1,4 @@
-"""One HTTPS connection to vSphere: proxy, trust and stale sockets are dealt with here, for API and data alike."""
+"""One HTTPS connection to vSphere: proxy, certificate check and stale sockets, the same for API and data."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from hypersdk.vsphere.endpoint import Endpoint, http_proxy_for
 
 
 class TrustedConnection(http.client.HTTPConnection):
-    """An ``http.client`` connection whose ``connect`` judges the certificate before a byte of ours is sent.
+    """An ``http.client`` connection whose ``connect`` verifies the certificate before anything is sent.
 
     ``connect`` raises ConnectError (``certificate_unknown``, ``certificate_changed``) or OSError. A kept-alive socket
-    that the server has closed meanwhile is replaced before the next request instead of failing it.
+    that the server has closed is replaced before the next request instead of failing it.
     """
 
     default_port = 443
@@ -43,9 +43,9 @@ class TrustedConnection(http.client.HTTPConnection):
         connect_to: Callable[[], str] | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
-        """``connect_to`` gives, before each dialling, the address to dial in place of looking ``host`` up, and raises
-        where there must be no connection; the certificate is judged by ``host`` all the same. ``limits`` are those of
-        the next answer."""
+        """``connect_to`` returns, before each connection, the address to connect to instead of resolving ``host``, and
+        raises where there must be no connection; the certificate is still verified for ``host``. ``limits`` are those
+        of the next response."""
         super().__init__(host, port)
         self.limits = UNKNOWN_SERVER
         self._tls = tls
@@ -57,7 +57,7 @@ class TrustedConnection(http.client.HTTPConnection):
         self._aborted = False
 
     def connect(self) -> None:
-        """Connects, shakes hands, judges the certificate."""
+        """Connects, shakes hands, verifies the certificate."""
         try:
             self.sock = self._handshake(self._tls, self._pin)
         except ssl.SSLCertVerificationError as exc:
@@ -68,8 +68,7 @@ class TrustedConnection(http.client.HTTPConnection):
         self._check_aborted()
 
     def abort(self) -> None:
-        """Has whoever waits for this connection, in another thread, meet its end at once. It is of no use
-        afterwards."""
+        """Fails calls of other threads that wait for this connection, at once. It cannot be used afterwards."""
         self._aborted = True
         sock = self.sock or self._shaking
         if sock is not None:
@@ -78,7 +77,7 @@ class TrustedConnection(http.client.HTTPConnection):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def request(self, *args: object, **kwargs: object) -> None:
-        """As ``http.client``; a socket that the server has hung up is dropped first (``auto_open`` then makes a new
+        """As ``http.client``; a socket that the server has closed is dropped first (``auto_open`` then makes a new
         one)."""
         if self.sock is not None and _has_ended(self.sock):
             self.close()
@@ -121,7 +120,7 @@ class TrustedConnection(http.client.HTTPConnection):
             raise ConnectionAbortedError("the connection was broken off")
 
     def _shown(self) -> PeerCertificate | None:
-        """The untrusted certificate, fetched once more for the message; the message does without where that fails."""
+        """The untrusted certificate, fetched once more for the message; None where that fails."""
         try:
             return peer_certificate(self._dialled(), self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
         except OSError:
@@ -145,7 +144,7 @@ def open_connection(
 ) -> TrustedConnection:
     """A connection (not yet open) to the endpoint, or to an ESXi ``host`` behind it.
 
-    The endpoint's own pin and remembered print say nothing about another host: that one is judged by ``pinned_sha1``
+    The endpoint's own pin and known fingerprint do not apply to another host: that one is verified by ``pinned_sha1``
     from the lease, else by the CA bundle.
     """
     name, number = host or endpoint.host, port or endpoint.port

@@ -1,7 +1,7 @@
-"""What of a running machine's removable devices and network cards is connected, and the same again after a power cycle.
+"""Which removable devices and network adapters of a running machine are connected, restored after a power cycle.
 
-A machine that is powered on connects what has ``startConnected``. That need not be what was connected before: a card
-may have been cut off on purpose, a drive connected by hand.
+Power-on connects the devices with ``startConnected``. Those need not be the ones that were connected before: an adapter
+may have been disconnected on purpose, a drive connected by hand.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ LOG: Final = logging.getLogger(__name__)
 def connections(session: Session, moref: str, *, cancel: CancelToken) -> dict[str, bool]:
     """Device key -> connected, of all devices that can be connected; JSON-able."""
     devices = read_one(session, "VirtualMachine", moref, [DEVICES], cancel=cancel).items(DEVICES)
-    known = ((to_int(child_text(one, "key")), child_text(one, "connectable", "connected")) for one in devices)
+    known = ((to_int(child_text(device, "key")), child_text(device, "connectable", "connected")) for device in devices)
     return {str(key): connected == "true" for key, connected in known if key is not None and connected is not None}
 
 
 def reconnect(session: Session, moref: str, found: Mapping[str, bool], *, cancel: CancelToken) -> None:
-    """Connects and disconnects what is not as ``found``, in one reconfiguration. A device that is gone meanwhile is
-    left out.
+    """Connects and disconnects what is not as ``found``, in one reconfiguration. A device that no longer exists is
+    skipped.
 
-    A power cycle needs no right to do so: an account that lacks it is told which devices are left otherwise, and that
-    is all.
+    An account may power-cycle a machine without the privilege to do so: then the devices that differ are logged.
     """
     now = connections(session, moref, cancel=cancel) if found else {}
     due = {key: connected for key, connected in found.items() if now.get(key, connected) != connected}

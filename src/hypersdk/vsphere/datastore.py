@@ -1,4 +1,4 @@
-"""How much a held snapshot takes on its datastore."""
+"""How much space a snapshot takes on its datastore."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LAYOUT: Final = "layoutEx"
 def delta_bytes(session: Session, moref: str, *, cancel: CancelToken | None = None) -> int:
     """Bytes of the files that a machine's running point writes to, where a snapshot lies below it; 0 without one.
 
-    vCenter keeps the sizes of files and the free space of datastores for up to half an hour, so it is asked to look
-    again first.
+    vCenter caches the sizes of files and the free space of datastores for up to half an hour, so a refresh is requested
+    first.
     """
     token = cancel or CancelToken()
     _refresh(session, moref, token)

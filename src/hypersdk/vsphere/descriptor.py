@@ -1,4 +1,4 @@
-"""The server's own OVF descriptor, where it has one to give."""
+"""The server's own OVF descriptor, where it offers one."""
 
 from __future__ import annotations
 

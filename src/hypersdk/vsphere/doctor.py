@@ -1,5 +1,5 @@
-"""Why does it not work here? One check after the other, from the name server to the free space, each with its next
-step."""
+"""Diagnosis, check by check: name resolution, port, certificate, login, privileges, routes, free space; each with its
+next step."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run_doctor(
     output_dir: Path | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[DoctorCheck]:
-    """All checks, as they finish; the rest is left out where one failed that they need.
+    """All checks, as they finish; those that need a failed one are skipped.
 
     ``machine`` (any selector) narrows privileges and datastores down to one machine; ``output_dir`` adds the local free
     space.
@@ -138,7 +138,7 @@ def _resolve(host: str) -> DoctorCheck:
 
 
 def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> DoctorCheck:
-    """Whether the certificate is trusted by the endpoint's own rules; always with its print."""
+    """Whether the endpoint's own rules trust the certificate; always with its fingerprint."""
     owner, until = shown.subject, f"valid until {shown.not_after:%Y-%m-%d}"
     detail = f"{owner}, SHA-256 {format_fingerprint(shown.sha256)}, {until}"
     connection = open_connection(endpoint)
@@ -163,8 +163,7 @@ def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> DoctorC
 def _inside(
     session: Session, machine: str | None, cancel: CancelToken, now: Callable[[], datetime]
 ) -> Iterator[DoctorCheck]:
-    """What only a logged-in session can tell. A check that vSphere refuses is a finding of its own and the others go
-    on."""
+    """Checks that need a login. One that vSphere refuses is a finding of its own; the others continue."""
     moref = None
     if machine is not None:
         try:

@@ -39,7 +39,7 @@ _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One vCenter or ESXi host. ``datacenter`` is the default for relative names. Nothing in here prints a password.
+    """One vCenter or ESXi host. ``datacenter`` is the default for relative names. No repr shows a password.
 
     ``judge`` returns the address to connect to for every host, the ESXi hosts that a lease names among them, and raises
     where there must be no connection; so a name cannot resolve to something else after it was checked.

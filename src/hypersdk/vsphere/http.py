@@ -2,8 +2,8 @@
 
 ::
 
-    open_get(url) ──> Connection ── connection.py: proxy, TLS, the certificate judged
-                          └─ get(path) ──> HttpBody.readinto(buffer) <── wire.py: patience, framing
+    open_get(url) ──> Connection ── connection.py: proxy, TLS, certificate check
+                          └─ get(path) ──> HttpBody.readinto(buffer) <── wire.py: time-outs, framing
 
 ``http.client`` writes the request and parses the head of the answer. No redirect is followed; the session cookie goes
 to the session's own host and to no other. A reset, a stall, a body shorter than announced and the answers 408, 425,
@@ -75,7 +75,7 @@ _DIGITS: Final = re.compile(r"[0-9]{1,19}")
 
 @dataclass(frozen=True, slots=True)
 class SessionCookie:
-    """The login session as the data plane shows it, and the only server it is shown to."""
+    """The session cookie for the data plane, and the only server it is sent to."""
 
     host: str
     port: int
@@ -162,7 +162,7 @@ class HttpBody:
             filled += count
 
     def text(self) -> str:
-        """The beginning of the body, made safe to print: what a server says about its error, if it says anything."""
+        """The beginning of the body, cleaned for display: the server's explanation of its error, if any."""
         buffer = memoryview(bytearray(ERROR_TEXT_BYTES))
         try:
             count = self.readinto(buffer)
@@ -280,8 +280,8 @@ def open_get(
 ) -> HttpBody:
     """GET of one ``url`` on a connection of its own, which ends with the body.
 
-    ``endpoint`` says by which proxy and whom to trust; ``pin`` is the print (SHA-1 or SHA-256) that its vCenter gave
-    for another host. Errors as ``Connection`` and its ``get``.
+    ``endpoint`` gives proxy and trust; ``pin`` is the fingerprint (SHA-1 or SHA-256) that its vCenter gave for another
+    host. Errors as ``Connection`` and its ``get``.
     """
     host, port, target = split_url(url)
     trusted = open_connection(endpoint, host=host, port=port, pinned_sha1=pin, connect_timeout_s=connect_timeout_s)
@@ -314,7 +314,7 @@ def _head(wire: Wire) -> http.client.HTTPResponse:
 
 
 def _accepted(body: HttpBody) -> HttpBody:
-    """``body``, if the answer is a success; else what it means."""
+    """``body``, if the response is a success; else raises what it means."""
     if body.status in (200, 206):
         return body
     if 300 <= body.status < 400:

@@ -1,4 +1,4 @@
-"""Every machine of every datacenter, in one paged retrieval; and finding the one that a user means."""
+"""All machines of all datacenters, in one paged retrieval; and finding one by what the user typed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ PLACES: Final = {
 }
 ROW: Final = (
     "name", "parent", "parentVApp", "config.uuid", "config.instanceUuid", "config.template", "config.guestFullName",
-    "config.hardware.numCPU", "config.hardware.memoryMB", "runtime.powerState", "runtime.host", "summary.storage.committed",
+    "config.hardware.numCPU", "config.hardware.memoryMB", "runtime.powerState", "runtime.host",
+    "summary.storage.committed",
 )  # fmt: skip
 DEVICES: Final = "config.hardware.device"
 _POWER: Final = {"poweredOn": Power.ON, "poweredOff": Power.OFF, "suspended": Power.SUSPENDED}
@@ -39,7 +40,7 @@ _MAX_CANDIDATES: Final = 10
 
 @dataclass(slots=True)
 class _Row:
-    """A machine whose path is still to be put together."""
+    """A machine whose path is not yet assembled."""
 
     properties: dict[str, str | None]
     moref: str
@@ -61,7 +62,7 @@ def list_machines(
     disks: bool = True,
     page_size: int = PAGE_SIZE,
 ) -> list[MachineSummary]:
-    """All machines and templates, sorted by path. ``on_count`` hears how many have come so far, page by page.
+    """All machines and templates, sorted by path. ``on_count`` is called with the number so far, page by page.
 
     One container view, one retrieval in pages: pages + 2 calls in all. ``disks=False`` leaves ``MachineSummary.disks``
     empty and spares the server and the wire the device lists, which are most of the data.

@@ -1,15 +1,14 @@
-"""An export lease from its first call to its last: opened, kept alive, opened again when it was lost, compared, ended.
+"""The life of an export lease: opened, kept alive, reopened when lost, compared with the server's manifest, ended.
 
 ::
 
     written down ─> ExportVm / ExportSnapshot ─> ready ─> streams ─> manifest compared ─> Complete
-                                                   │  ▲                                      Abort on every other way out
-                        renewed from a thread of its own, data or not                        │
+                                                   │  ▲                                    Abort in every other case
+                        renewed from a thread of its own, data or not                       │
                                                    └── lost (timed out, session ended): the next stream asks whether the
                                                        machine is at the same point in time, then opens another lease
 
-A lease belongs to its login session and holds its machine: no power-on, no migration, no second export while it is
-there.
+A lease belongs to its login session and holds its machine: no power-on, no migration, no second export while it exists.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ class Verdict(StrEnum):
 
 
 def routes_of(session: Session, stall_timeout_s: float = STALL_TIMEOUT_S) -> Routes:
-    """The routes that all leases of ``session`` share: what one of them finds out about a host, the others know."""
+    """The routes that all leases of ``session`` share: what one learns about a host, the others know."""
     with _ROUTES_LOCK:
         return _ROUTES.setdefault(session, Routes(session.endpoint, stall_s=stall_timeout_s))
 
@@ -116,10 +115,10 @@ class LeasedExport:
     """The export of one machine, or of one of its snapshots. A context manager: leaving it aborts what ``complete`` did
     not end.
 
-    ``on_opened`` hears of each lease before the server is asked for it (its ``lease_moref`` is empty then) and again
-    when the server has named it; ``on_closed`` when that record needs no undo any more. ``same_point`` is asked before
-    a lost lease is replaced, and raises where the machine is not provably at the point in time that the first one was
-    of. ``on_wait`` hears what is waited for, for people.
+    ``on_opened`` is called with each lease before the server is asked for it (its ``lease_moref`` is empty then) and
+    again when the server has named it; ``on_closed`` when that record no longer needs undo. ``same_point`` is asked
+    before a lost lease is replaced, and raises where the machine is not provably at the point in time that the first
+    one was of. ``on_wait`` is called with what is waited for, for people.
 
     Entering raises what the server refuses the export with; nothing is open then.
     """
@@ -210,7 +209,7 @@ class LeasedExport:
         return verdicts
 
     def complete(self) -> None:
-        """Ends the export as done. A lease that has ended by itself meanwhile is no error: everything had been
+        """Ends the export as done. A lease that has already ended by itself is not an error: everything was
         received."""
         self._stopped.set()
         with self._lock:
@@ -382,7 +381,7 @@ class LeasedExport:
         return held is not None and self._state(held, cancel) == nfc.READY
 
     def _current(self, cancel: CancelToken) -> _Held:
-        """The lease, if it is still there; else a new one of the same point in time. Other streams wait meanwhile."""
+        """The lease, if it is still there; else a new one of the same point in time. Other streams wait until then."""
         with self._turn(cancel):
             if self._held is None or self._state(self._held, cancel) != nfc.READY:
                 self._held = self._reopened(self._held, cancel)

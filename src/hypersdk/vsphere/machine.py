@@ -1,4 +1,4 @@
-"""One machine in full, its datastores, and the cheap look that tells whether its point in time is still the same."""
+"""One machine in full, its datastores, and a cheap check whether its disks are still at the same point in time."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ MACHINE_UNREADABLE: Final = register(
 )
 
 _DETAIL: Final = (
-    *ROW, DEVICES, "config.guestId", "config.version", "config.firmware", "config.bootOptions", "config.hardware.numCoresPerSocket",
-    "config.changeVersion", "config.changeTrackingEnabled", "config.annotation", "config.files.vmPathName", "config.keyId",
-    "runtime.bootTime", "runtime.connectionState", "runtime.consolidationNeeded", "snapshot", "layoutEx", "guest.toolsRunningStatus", "guest.toolsVersion",
+    *ROW, DEVICES, "config.guestId", "config.version", "config.firmware", "config.bootOptions",
+    "config.hardware.numCoresPerSocket", "config.changeVersion", "config.changeTrackingEnabled", "config.annotation",
+    "config.files.vmPathName", "config.keyId", "runtime.bootTime", "runtime.connectionState",
+    "runtime.consolidationNeeded", "snapshot", "layoutEx", "guest.toolsRunningStatus", "guest.toolsVersion",
     "guest.guestId", "guest.guestFullName", "guest.hostName", "guest.ipAddress", "guest.net",
 )  # fmt: skip
 SNAPSHOT_PATHS: Final = tuple(
@@ -78,7 +79,8 @@ class DatastoreFacts:
 
 @dataclass(frozen=True, slots=True)
 class PointFacts:
-    """What moves when a machine's disks may have changed. ``disk_files`` maps device keys to the file written to."""
+    """Facts that change when a machine's disks may have changed. ``disk_files`` maps device keys to the file written
+    to."""
 
     change_version: str | None
     boot_time: datetime | None

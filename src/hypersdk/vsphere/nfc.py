@@ -1,4 +1,4 @@
-"""HttpNfcLease on the wire: the calls of an export, and what the server says of its files. No policy in here.
+"""HttpNfcLease on the wire: the calls of an export, and the server's description of its files. No policy here.
 
 Facts: *HttpNfcLease*, *HttpNfcLeaseInfo*, *HttpNfcLeaseDeviceUrl*, *HttpNfcLeaseManifestEntry* in the vSphere Web
 Services API reference. ``fileSize`` is unset for disks, whose stream is made on the fly; ``sslCertificate`` came with
@@ -47,8 +47,8 @@ HOLDING: Final = frozenset({INITIALIZING, READY})
 
 @dataclass(frozen=True, slots=True)
 class DeviceUrl:
-    """One file of an export. ``pin`` is the print of the serving host's certificate (SHA-256 or SHA-1 hex), where the
-    server told it."""
+    """One file of an export. ``pin`` is the fingerprint of the serving host's certificate (SHA-256 or SHA-1 hex), where
+    the server gives it."""
 
     key: str
     url: str
@@ -147,7 +147,7 @@ def _device_url(element: Element) -> DeviceUrl:
 
 
 def _pin(element: Element) -> str | None:
-    """The serving host's certificate by its SHA-256, else by the SHA-1 print that older servers give."""
+    """The serving host's certificate by its SHA-256, else by the SHA-1 fingerprint that older servers give."""
     certificate, thumbprint = child_text(element, "sslCertificate"), child_text(element, "sslThumbprint")
     try:
         if certificate:
@@ -161,7 +161,7 @@ def ask_for_sha256(session: Session, lease: str, keys: Sequence[str]) -> bool:
     """Asks for a manifest with SHA-256 (vSphere 6.7 and later); to be called before the first byte. False where it
     stays SHA-1.
 
-    Whatever the server has against it: the manifest has SHA-1 in any case.
+    Where the server refuses, the manifest has SHA-1.
     """
 
     def ask() -> None:
@@ -179,7 +179,7 @@ def ask_for_sha256(session: Session, lease: str, keys: Sequence[str]) -> bool:
 
 
 def renew(session: Session, lease: str, percent: int) -> None:
-    """Tells progress, which keeps the lease alive."""
+    """Reports progress, which keeps the lease alive."""
     session.call(lambda: session.ref("HttpNfcLease", lease).HttpNfcLeaseProgress(percent=percent))
 
 
@@ -214,5 +214,5 @@ def complete(session: Session, lease: str) -> None:
 
 
 def abort(session: Session, lease: str) -> None:
-    """Ends the export as given up; the machine is free then."""
+    """Aborts the export; the machine is free then."""
     session.call(lambda: session.ref("HttpNfcLease", lease).HttpNfcLeaseAbort(fault=None))

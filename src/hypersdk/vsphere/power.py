@@ -1,4 +1,4 @@
-"""Power, only ever changed because someone asked for it by name."""
+"""Power state: changed only where the user asked for it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LOOK_EVERY_S: Final = 1.0
 
 
 def power_off(session: Session, moref: str, *, cancel: CancelToken) -> bool:
-    """Pulls the plug. False when it was off already. Raises Refused ``power_state`` for a suspended machine: its memory
-    would be lost."""
+    """Powers off, hard. False when it was off already. Raises Refused ``power_state`` for a suspended machine: its
+    memory would be lost."""
     if _power(session, moref, cancel) is Power.SUSPENDED:
         raise Refused(
             f"{moref} is suspended: powering it off would throw its memory away",
@@ -44,7 +44,7 @@ def power_on(session: Session, moref: str, *, cancel: CancelToken) -> bool:
 def ask_guest_down(session: Session, moref: str, *, cancel: CancelToken) -> bool:
     """Asks the guest to shut down, which cannot be recalled. False when the machine was off already.
 
-    Raises Refused ``tools_unavailable`` (nobody there to ask). After a ConnectError the guest may have been asked.
+    Raises Refused ``tools_unavailable`` (no VMware Tools running). After a ConnectError the guest may have been asked.
     """
     if _power(session, moref, cancel) is Power.OFF:
         return False

@@ -1,13 +1,13 @@
-"""Which way the data comes: straight from the ESXi host that the lease names, or through the server we are logged in
+"""The route of the data: directly from the ESXi host that the lease names, or through the server that we are logged in
 to.
 
 ::
 
-    URL names *              the server we are connected to, host and port
-    URL names an ESXi host   1. that host, its certificate pinned by the lease      fast, and vCenter is spared
-                             2. the same path on the server we are connected to     where the host cannot be reached from here
+    URL names *              the server that we are logged in to, host and port
+    URL names an ESXi host   1. that host, its certificate pinned by the lease     fast, and spares vCenter
+                             2. the same path on the server we are logged in to    where the host cannot be reached
 
-The way that worked is kept for all streams of that host, until it fails; then the other one is tried, and back.
+The route that worked is kept for all streams of that host until it fails; then the other one is tried.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ NO_ROUTE: Final = register(
 )
 
 VIA: Final = " via "
-"""Stands in the name of a way that leads round its host."""
+"""Part of the name of a route that goes around its host."""
 PROBE_TIMEOUT_S: Final = 5.0
-"""A host that another way leads round gets this long to answer: a firewall that drops packets never does."""
+"""How long a host may take to answer that another route goes around: a firewall that drops packets never does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One way to a file. ``text`` is for people."""
+    """One route to a file. ``text`` is for people."""
 
     url: str
     pin: str | None
@@ -48,7 +48,7 @@ class Route:
 
 
 class Routes:
-    """The ways to all files of a session's leases, and which of them work. Thread-safe."""
+    """The routes to all files of a session's leases, and which of them work. Thread-safe."""
 
     def __init__(self, endpoint: Endpoint, *, stall_s: float = STALL_TIMEOUT_S) -> None:
         self._endpoint = endpoint
@@ -57,12 +57,12 @@ class Routes:
         self._detour: set[str] = set()
 
     def host_of(self, url: str) -> str:
-        """The host that serves ``url``, for people and for the budget. Raises SourceError for a URL that is none."""
+        """The host that serves ``url``, for people and for the budget. Raises SourceError for an invalid URL."""
         host, _, _ = split_url(url)
         return self._endpoint.host if host == "*" else host
 
     def ways(self, url: str, pin: str | None) -> list[Route]:
-        """All ways to ``url``, the one to try first at the front."""
+        """All routes to ``url``, the one to try first at the front."""
         host, port, target = split_url(url)
         here = self._endpoint
         if host == "*" or (host.lower(), port) == (here.host.lower(), here.port):
@@ -73,10 +73,10 @@ class Routes:
             return ways[::-1] if name in self._detour else ways
 
     def open(self, url: str, pin: str | None, *, cookie: SessionCookie, cancel: CancelToken) -> HttpBody:
-        """GET by the first way that works. Raises TransientError ``no_route`` when none does, and what a way that
-        answers says.
+        """GET by the first route that works. Raises TransientError ``no_route`` when none does, and the error of a
+        route that answers.
 
-        A certificate that is not the pinned one is an error at once: nothing is tried behind its back.
+        A certificate that is not the pinned one is an error at once: no other route is tried.
         """
         ways = self.ways(url, pin)
         failures: list[HyperSDKError] = []
@@ -116,8 +116,7 @@ class Routes:
 
 
 def _leads_nowhere(error: HyperSDKError) -> bool:
-    """Whether another way may do better: nobody there, not to be trusted without a pin, or a server that does not know
-    the path."""
+    """Whether another route may work: no answer, not trusted without a pin, or a server that does not know the path."""
     if isinstance(error, ConnectError):
         return error.code != CERTIFICATE_CHANGED
     return error.code == HTTP_REFUSED

@@ -43,7 +43,7 @@ COOKIE: Final = "vmware_soap_session"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What the server says of itself. ``instance_uuid`` is that of a vCenter; an ESXi host has none."""
+    """What the server says about itself. ``instance_uuid`` is that of a vCenter; an ESXi host has none."""
 
     name: str
     full_name: str
@@ -117,8 +117,8 @@ class Session:
 
     @contextmanager
     def breakable(self, cancel: CancelToken) -> Iterator[None]:
-        """While there is nothing to put back: a cancel also ends the calls that are being waited for, and the session
-        with them. A vCenter that hangs would keep its caller for three minutes."""
+        """While nothing needs undo: a cancel also ends pending calls, and the session with them. A vCenter that hangs
+        would block its caller for three minutes."""
         with _broken_off(cancel, self.stub.abort):
             yield
 
@@ -131,8 +131,7 @@ class Session:
         self.close()
 
     def call(self, fn: Callable[[], T]) -> T:
-        """Runs ``fn`` with all faults translated; when the session has ended meanwhile, logs in again and runs it once
-        more.
+        """Runs ``fn`` with all faults translated; when the session has expired, logs in again and runs it once more.
 
         So ``fn`` must look its objects up itself, by ``ref``. It is repeated only after NotAuthenticated, when the
         server has done nothing.
@@ -176,8 +175,7 @@ class Session:
         return now.astimezone(UTC)
 
     def close(self) -> None:
-        """Ends the keep-alive and logs out. A server that is gone is no error here: the session ends there by
-        itself."""
+        """Ends the keep-alive and logs out. A server that is gone is not an error here: its session expires."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -213,8 +211,8 @@ class Session:
             self.key = str(user.key)
 
     def _keep_alive(self) -> None:
-        """Asks for the time now and then. An unreachable server is left to the next real call to report; a refused
-        login is not tried again."""
+        """Asks for the time now and then. An unreachable server is reported by the next real call; a refused login is
+        not retried."""
         while not self._closing.wait(self._keepalive_s):
             try:
                 self.server_time()
@@ -226,7 +224,7 @@ class Session:
 
 @contextmanager
 def _broken_off(cancel: CancelToken, abort: Callable[[], None]) -> Iterator[None]:
-    """Makes ``abort`` of a cancel, and Cancelled of what comes of that."""
+    """Turns a cancel into ``abort``, and the errors of that into Cancelled."""
     try:
         with cancel.calling(abort):
             yield

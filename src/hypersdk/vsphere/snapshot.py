@@ -1,4 +1,4 @@
-"""Temporary snapshots: made without memory, found again by name, removed with consolidation."""
+"""Temporary snapshots: created without memory, found again by name, removed with consolidation."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def create_snapshot(
 ) -> str:
     """Makes a snapshot of a machine's disks (no memory) and returns its moref.
 
-    Raises SourceError ``quiesce_failed`` when the guest could not be brought to rest, and what else the task's fault
-    means. When cancelled, or when the server was lost meanwhile, the task is brought to its end first, as far as it can
-    be reached: it would make the snapshot behind the back of whoever cleans up.
+    Raises SourceError ``quiesce_failed`` when the guest could not be quiesced, and what else the task's fault means.
+    When cancelled, or when the connection was lost, the task's end is waited for first, as far as it can be reached:
+    otherwise it would create the snapshot after the cleanup.
     """
 
     def start() -> str:
@@ -103,7 +103,7 @@ def _settle(session: Session, moref: str, task: str | None) -> None:
             _ask_to_cancel(session, task)
             wait_for_task(session, task, cancel=patience)
     except HyperSDKError as error:
-        # It failed, was cancelled, hangs, or cannot be seen: the journal's undo looks for the snapshot by name in any case.
+        # It failed, was cancelled, hangs, or cannot be seen: the journal's undo finds the snapshot by its name anyway.
         LOG.info("the snapshot task of %s: %s", moref, error.message)
     finally:
         timer.cancel()
@@ -125,7 +125,7 @@ def wait_for_snapshot_tasks(session: Session, moref: str, *, cancel: CancelToken
 
 
 def remove_snapshot(session: Session, snapshot: str, *, cancel: CancelToken) -> None:
-    """Removes one snapshot (its children stay) and consolidates its disks. One that is gone already is no error.
+    """Removes one snapshot (its children stay) and consolidates its disks. One that no longer exists is not an error.
 
     Raises NotRestored ``consolidation_left`` when the machine's disks still need consolidation afterwards, and
     SourceError ``snapshot_failed`` when it is still there though the server knows nothing of its removal any more.
@@ -192,7 +192,7 @@ def find_snapshots(session: Session, prefix: str, *, cancel: CancelToken | None 
 
 
 def consolidation_needed(session: Session, moref: str, *, cancel: CancelToken | None = None) -> bool:
-    """Whether the machine's disks have deltas that belong to no snapshot: what a failed removal leaves behind."""
+    """Whether the machine's disks have deltas that belong to no snapshot: which a failed removal leaves behind."""
     path = "runtime.consolidationNeeded"
     return read_one(session, "VirtualMachine", moref, [path], cancel=cancel or CancelToken()).flag(path)
 

@@ -36,7 +36,7 @@ _FAULT: Final = "{http://schemas.xmlsoap.org/soap/envelope/}Fault"
 
 
 class Element(Protocol):
-    """What is used of an lxml element."""
+    """The part of an lxml element that is used."""
 
     text: str | None
 
@@ -131,7 +131,7 @@ def parse_time(text: str | None) -> datetime | None:
 def read_objects(
     session: Session, specs: Sequence[Any], *, cancel: CancelToken, page_size: int = PAGE_SIZE, keep: bool = False
 ) -> Generator[ObjectProperties]:
-    """All objects that the filter specs select, page by page, each decoded when it is its turn.
+    """All objects that the filter specs select, page by page, each decoded when it is reached.
 
     Values are freed when the next object is asked for, unless ``keep``. To be used up inside ``Session.call``: faults
     come out untranslated; and a reply that is not read to its end costs its connection.

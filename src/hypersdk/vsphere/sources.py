@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from hypersdk.errors import Cancelled, HyperSDKError, SourceError, TransientError, register
 from hypersdk.model import Backing, Disk, Machine, Power, split_datastore_path
@@ -80,8 +80,8 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re
 class LeaseDiskSource:
     """A ``StreamSource``: one disk of an export lease.
 
-    ``device_key`` is vSphere's key of the disk, ``lease_key`` what the lease calls it (``deviceUrl.key``),
-    ``target_id`` the file name that the server suggests. Both keys stay the same when the lease is renewed.
+    ``device_key`` is vSphere's key of the disk, ``lease_key`` its key in the lease (``deviceUrl.key``), ``target_id``
+    the file name that the server suggests. Both keys stay the same when the lease is renewed.
     """
 
     label: str
@@ -289,7 +289,7 @@ def probe_flat(
 
 
 def _read_once(source: FlatDiskSource, length: int, cancel: CancelToken) -> None:
-    """Reads the beginning. A server that is busy for a moment is no reason to give the whole disk up."""
+    """Reads the beginning. A server that is busy for a moment is retried."""
     attempts = Attempts(RetryPolicy(retries=PROBE_RETRIES))
     while True:
         try:
@@ -300,7 +300,7 @@ def _read_once(source: FlatDiskSource, length: int, cancel: CancelToken) -> None
 
 
 def _why(error: SourceError) -> str:
-    """What a refused probe means."""
+    """Why a probe was refused."""
     status = error.fields.get("status")
     if error.code == HTTP_REFUSED and status == 404:
         return "its datastore keeps no flat file of it (as vSAN and vVols do)"
@@ -320,7 +320,7 @@ def _why_not_frozen(machine: Machine, disk: Disk, snapshot: str | None) -> str |
     if disk.encrypted or disk.backing not in (Backing.FLAT, Backing.SESPARSE):
         return f"it is not kept in a plain file ({'encrypted' if disk.encrypted else disk.backing.value})"
     if snapshot is not None:
-        # Only the base of a single snapshot is what the snapshot holds; a disk with one file came later than the snapshot.
+        # Only the base of a single snapshot is what the snapshot holds; a disk with one file is newer than the snapshot.
         single = [node.moref for node in machine.snapshots] == [snapshot] and files == _DELTA_AND_BASE
         return None if single else "only the base of a machine's only snapshot stands still, and it is not that"
     if machine.power is not Power.OFF:
@@ -338,7 +338,8 @@ def _folder_target(machine: Machine, disk: Disk) -> str | None:
     if parts is None or datacenter is None or not parts[1].endswith(_DESCRIPTOR):
         return None
     store, path = parts
-    return f"/folder/{quote(path.removesuffix(_DESCRIPTOR))}-flat.vmdk?dcPath={quote(datacenter, safe='')}&dsName={quote(store, safe='')}"
+    query = urlencode({"dcPath": datacenter, "dsName": store}, quote_via=quote, safe="")
+    return f"/folder/{quote(path.removesuffix(_DESCRIPTOR))}-flat.vmdk?{query}"
 
 
 def allocated_areas(

@@ -1,12 +1,11 @@
-"""Leases that a crashed process left behind: they belong to its login session, and hold the machine until someone ends
-them.
+"""Leases that a crashed process left behind: they belong to its login session, and block the machine until they end.
 
 ::
 
     our own session still?      abort it
     else                        cancel its export task
     else, may we?               end our old session: its leases end with it
-    else                        wait: nobody renews it any more, so it times out
+    else                        wait: it is not renewed any more, so it times out
 
 A record without a task is one whose request may never have been answered: then an export task counts that began on the
 machine while the answer was waited for.
@@ -72,10 +71,9 @@ def release_stale(
     on_wait: Callable[[str], None],
     timeout_s: float = DEFAULT_TIMEOUT_S + GRACE_S,
 ) -> None:
-    """Frees the machine of a lease that nobody holds any more, by the gentlest means that works; returns once it is
-    free.
+    """Ends a lease whose process is gone, by the gentlest means that works; returns once the machine is free.
 
-    ``on_wait`` hears what is waited for, counted down. Raises SourceError ``lease_held`` after ``timeout_s``.
+    ``on_wait`` is called with what is waited for, counted down. Raises SourceError ``lease_held`` after ``timeout_s``.
     """
     if record.session_key == session.key and record.lease_moref:
         end_quietly(session, record.lease_moref)

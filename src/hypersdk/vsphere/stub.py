@@ -1,4 +1,4 @@
-"""pyVmomi's SOAP stub on our connections. Imported late: pyVmomi takes half a second."""
+"""pyVmomi's SOAP stub on our connections. Imported late: pyVmomi takes half a second to import."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
         super().ReturnConnection(conn)
 
     def abort(self) -> None:
-        """Ends all calls that other threads wait for, with an error there, and takes no more. Thread-safe."""
+        """Fails all pending calls of other threads, and takes no more. Thread-safe."""
         with self.lock:
             self.aborted = True
             waiting = list(self._in_use)
@@ -68,11 +68,11 @@ class SessionStub(SoapStubAdapter):  # type: ignore[misc]  # pyVmomi is untyped
         if self.aborted:
             raise ConnectionAbortedError("the session was broken off")
 
-    def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:  # noqa: N802, N803 - pyVmomi's names
+    def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:  # noqa: N802, N803 - pyVmomi's
         try:
             found = super().InvokeMethod(mo, info, args, outerStub)
         except (KeyError, AttributeError, TypeError, ValueError, AssertionError, RecursionError, OverflowError) as exc:
-            # pyVmomi meets unknown types, unknown enum values and untyped values with these (it raises faults as they are).
+            # pyVmomi raises these for unknown types, unknown enum values and untyped values (and faults as they are).
             raise _undecodable(info, f"cannot be decoded: {type(exc).__name__}") from exc
         if isinstance(found, Exception):
             raise found  # a fault that came with the status 200, which pyVmomi takes for the result

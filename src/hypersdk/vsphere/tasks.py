@@ -1,4 +1,4 @@
-"""vSphere's tasks: started when the machine is free, waited for, looked at, cancelled."""
+"""vSphere tasks: started when the machine is free, awaited, read, cancelled."""
 
 from __future__ import annotations
 
@@ -136,10 +136,9 @@ def _run_once(
 
 
 def run_whole_task(session: Session, moref: str, start: Callable[[], Any], *, what: str, cancel: CancelToken) -> None:
-    """As ``run_task``, for a task of the machine that makes a change. When cancelled, or when the server was lost
-    meanwhile, its end is waited for first, as far as it can be reached: the change would be made behind the back of
-    whoever undoes it. ``what`` is part of its ``descriptionId``, in small letters.
-    """
+    """As ``run_task``, for a task of the machine that makes a change. When cancelled, or when the connection was lost,
+    its end is waited for first, as far as it can be reached: otherwise the change would be made after its undo.
+    ``what`` is part of its ``descriptionId``, in small letters."""
     run_task(session, start, cancel=cancel, abandoned=lambda task: _settle(session, moref, task, what))
 
 
@@ -172,7 +171,7 @@ def wait_for_no_task(session: Session, moref: str, what: str, *, timeout_s: floa
 
 
 def read_task(session: Session, moref: str, *, cancel: CancelToken) -> TaskState:
-    """One look at a task. Raises LookupFailed ``object_gone`` once vSphere has forgotten it (minutes after its end)."""
+    """Reads a task. Raises LookupFailed ``object_gone`` once vSphere has forgotten it (minutes after its end)."""
     item = read_one(session, "Task", moref, _INFO, cancel=cancel)
     fault = item.values.get("info.error")
     return TaskState(
@@ -190,7 +189,7 @@ def wait_for_task(
     """Waits for ``task`` (a pyVmomi object or a moref) to succeed and returns its result: a moref, a text or None.
 
     Raises what the task's fault means; Cancelled at once when ``cancel`` is set, while the task itself goes on
-    (``cancel_task`` ends it). ``on_progress`` hears percentages.
+    (``cancel_task`` ends it). ``on_progress`` is called with percentages.
     """
     moref = task if isinstance(task, str) else str(task._moId)
     pause_s = FIRST_POLL_S

@@ -1,4 +1,4 @@
-"""The receiving half of an HTTPS connection: patience, framing, and no copy of the data.
+"""The receiving half of an HTTPS connection: time-outs, framing, and no copy of the data.
 
 ::
 
@@ -7,7 +7,7 @@
 
 ``http.client``'s own body reader is not used: after a time-out it cannot go on, so it would have to wait out a whole
 stall to notice a cancel. Here the wait is cut into slices. A stall is counted from the last byte, never over a
-transfer: a slow stream is not a broken one.
+transfer: a slow stream is not an error.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ BAD_REPLY: Final = register(
 
 
 class Wire:
-    """A TLS connection, read with patience."""
+    """A TLS connection, read in slices of time."""
 
     def __init__(self, sock: ssl.SSLSocket, peer: str, cancel: CancelToken, stall_s: float) -> None:
         sock.settimeout(min(SLICE_S, stall_s))
@@ -75,7 +75,7 @@ class Wire:
         """Reads some bytes into ``view``, which is not empty.
 
         At least one; 0 at the end of the connection; -1 when ``wait`` is false and none came within a slice. Raises
-        TransientError on reset and stall, Cancelled when cancelled meanwhile.
+        TransientError on reset and stall, Cancelled when cancelled.
         """
         if self._at < len(self._ahead):
             return self._take(view)
@@ -135,7 +135,7 @@ class Wire:
                 raise broken(self.peer, error) from error
 
     def _look_around(self, started: float, error: TimeoutError) -> None:
-        """After a slice without a byte: cancelled meanwhile, or stalled for good?"""
+        """After a slice without a byte: raises when cancelled or stalled."""
         self.cancel.check()
         if time.monotonic() - started >= self._stall_s:
             raise TransientError(
@@ -149,7 +149,7 @@ def broken(peer: str, error: OSError) -> TransientError:
 
 
 def reason_of(error: OSError) -> str:
-    """A few words on why, without the address tuples and source lines that some of them carry."""
+    """The reason in a few words, without the address tuples and source lines that some errors carry."""
     return getattr(error, "reason", None) or error.strerror or type(error).__name__
 
 
