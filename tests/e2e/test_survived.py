@@ -32,7 +32,7 @@ HALF: Final = 3 * MiB
 
 @dataclass(frozen=True)
 class Case:
-    """A fault, and how often the disk it strikes is opened because of it."""
+    """A fault, and how often its disk is opened because of it."""
 
     name: str
     fault: Fault
@@ -77,7 +77,7 @@ def test_a_broken_stream_of_a_lease(case: Case, engine: EngineFactory, tmp_path:
     ran = engine(machines=(MACHINE,), settings=dict(case.settings))
     ran.simulator.set_faults(case.fault)
     assert survives(ran, tmp_path, method=Method.LEASE).proof == PROVED
-    assert ran.simulator.faults.struck[case.fault.kind] == (case.fault.times or 0)
+    assert ran.simulator.faults.applied[case.fault.kind] == (case.fault.times or 0)
     assert ran.simulator.counters.opened == {"web-01:0": case.opened, "web-01:1": 1}
     assert ran.simulator.counters.calls["ExportVm"] == 1
 

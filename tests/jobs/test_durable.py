@@ -270,7 +270,7 @@ def test_a_cancel_does_not_wait_for_a_vcenter_that_hangs(site: SiteFactory, meth
     made.simulator.set_faults(Fault(FaultKind.STALL, method=method, seconds=120))
     made.worker()
     (job,) = made.submit({"vm_path": "web-0"})
-    made.until(lambda: bool(made.simulator.faults.struck.get(FaultKind.STALL)))
+    made.until(lambda: bool(made.simulator.faults.applied.get(FaultKind.STALL)))
     made.service.cancel(job.id)
     asked = time.monotonic()
     (ended,) = made.until_ended([job])

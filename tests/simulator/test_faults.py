@@ -1,4 +1,4 @@
-"""Each fault strikes as it is documented, as often as it is told, and nowhere else."""
+"""Each fault applies as documented, as often as configured, and nowhere else."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def stream() -> Iterator[bytes]:
 @pytest.fixture
 def instance(server: Simulator) -> Iterator[Any]:
     server.set_faults()
-    server.faults.struck.clear()
+    server.faults.applied.clear()
     with login(server) as opened:
         yield opened
     server.set_faults()
@@ -81,7 +81,7 @@ def test_a_stream_breaks_at_its_byte_and_then_no_more(
             assert stream.startswith(partial)
             assert server.counters.stream_bytes["vm:0"] == AFTER
         assert get(server, first).body == stream
-    assert server.faults.struck == {kind: 2}
+    assert server.faults.applied == {kind: 2}
 
 
 @pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.DISCONNECT])

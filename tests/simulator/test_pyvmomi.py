@@ -249,10 +249,10 @@ def test_a_call_can_be_made_to_fail(server: Simulator, instance: Any) -> None:
     server.set_faults(Fault(FaultKind.CALL, method="ExportVm", fault="TaskInProgress"))
     with pytest.raises(vim.fault.TaskInProgress):
         find(instance, server, "off").ExportVm()
-    lease = find(instance, server, "off").ExportVm()  # it struck once
+    lease = find(instance, server, "off").ExportVm()  # the fault was applied once
     ready(lease)
     lease.HttpNfcLeaseAbort()
-    assert server.faults.struck[FaultKind.CALL] == 1
+    assert server.faults.applied[FaultKind.CALL] == 1
 
 
 def test_every_fault_that_can_be_ordered_arrives_as_itself(server: Simulator, instance: Any) -> None:

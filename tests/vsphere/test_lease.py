@@ -302,7 +302,7 @@ def test_kept_alive_while_nothing_moves(simulator: SimulatorFactory, log_in: Log
         lease.set_fraction(0.42)
         time.sleep(1.5)
         received = read_all(lease.sources[0])
-        assert server.faults.struck[FaultKind.STALL] == 1
+        assert server.faults.applied[FaultKind.STALL] == 1
         with server.platform.world.lock:
             assert server.vm("web").lease.task.info.progress == 42  # type: ignore[union-attr]
         assert lease.age_s > 3.5
@@ -318,7 +318,7 @@ def test_renewals_that_fail_are_made_again(simulator: SimulatorFactory, log_in: 
     with lease_on(log_in_to(log_in, server), moref_of(server), Book()):
         time.sleep(1.5)
         assert held(server)
-    assert server.faults.struck[FaultKind.CALL] == 2
+    assert server.faults.applied[FaultKind.CALL] == 2
 
 
 def time_out(server: Simulator, _session: Session, book: Book) -> None:

@@ -321,7 +321,7 @@ def _hanging(*methods: str) -> Iterator[Simulator]:
 
 
 def _hangs(simulator: Simulator) -> bool:
-    return bool(simulator.faults.struck.get(FaultKind.STALL))
+    return bool(simulator.faults.applied.get(FaultKind.STALL))
 
 
 def _endpoint_of(simulator: Simulator) -> Endpoint:

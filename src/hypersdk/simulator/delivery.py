@@ -24,7 +24,7 @@ class Delivery:
     """Sends one body. ``frame`` encodes a piece for the wire (as a chunk, or unchanged).
 
     ``alive`` says whether the lease and the simulator are still active: if not, the connection is reset, as a host
-    does. ``struck`` is called for faults that affect more than this connection, ``count`` with the number of bytes
+    does. ``on_fault`` is called for faults that affect more than this connection, ``count`` with the number of bytes
     before they are sent. ``length`` is that of the body where it is known: ``ending`` is called before the last byte is
     sent.
     """
@@ -37,7 +37,7 @@ class Delivery:
         *,
         frame: Callable[[bytes], bytes],
         alive: Callable[[], bool],
-        struck: Callable[[Fault], None],
+        on_fault: Callable[[Fault], None],
         count: Callable[[int], None],
         ending: Callable[[], None],
         length: int | None = None,
@@ -45,7 +45,7 @@ class Delivery:
         self._connection = connection
         self._frame = frame
         self._alive = alive
-        self._struck = struck
+        self._on_fault = on_fault
         self._count = count
         self._ending = ending
         self._length = length
@@ -80,7 +80,7 @@ class Delivery:
             if before:
                 self._put(piece[:before])
                 piece = piece[before:]
-            self._strike(fault)
+            self._apply(fault)
         self._put(piece)
         self._pace()
 
@@ -102,7 +102,7 @@ class Delivery:
                 self._corrupt.remove(fault)
         return data
 
-    def _strike(self, fault: Fault) -> None:
+    def _apply(self, fault: Fault) -> None:
         match fault.kind:
             case FaultKind.RESET:
                 self._connection.reset()
@@ -113,7 +113,7 @@ class Delivery:
             case FaultKind.STALL:
                 self._wait(fault.seconds)
             case _:
-                self._struck(fault)
+                self._on_fault(fault)
 
     def _pace(self) -> None:
         if self._rate is not None:

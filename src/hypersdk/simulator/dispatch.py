@@ -66,7 +66,7 @@ class Dispatcher:
     def _run(self, node: etree._Element, session: SessionRecord | None, peer_gone: Callable[[], bool]) -> SoapResponse:
         name, target = local(node), this(node)
         self._platform.counters.call(name)
-        self._strike(name, session)
+        self._apply_call_faults(name, session)
         if session is None and name not in OPEN_METHODS and not _reads_open_property(name, target):
             raise not_authenticated()
         managed = self._find(target, session)
@@ -140,7 +140,7 @@ class Dispatcher:
                 privilegeId=privilege,
             )
 
-    def _strike(self, name: str, session: SessionRecord | None) -> None:
+    def _apply_call_faults(self, name: str, session: SessionRecord | None) -> None:
         """Applies the faults of calls."""
         book = self._platform.faults
         if session is not None and book.take_call(FaultKind.SESSION_EXPIRY, name) is not None:

@@ -186,7 +186,7 @@ class FaultBook:
 
     _armed: list[_Armed] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    struck: dict[FaultKind, int] = field(default_factory=dict)
+    applied: dict[FaultKind, int] = field(default_factory=dict)
 
     def arm(self, faults: Iterable[Fault]) -> None:
         """Replaces all faults."""
@@ -208,7 +208,7 @@ class FaultBook:
                 due = fault.kind in wanted and armed.left != 0 and fault.method is None
                 if due and fault.matches(host, machine, index):
                     wanted.discard(fault.kind)
-                    self._strike(armed)
+                    self._apply(armed)
                     taken.append(fault)
         return taken
 
@@ -224,14 +224,14 @@ class FaultBook:
         with self._lock:
             for armed in self._armed:
                 if armed.fault.kind is kind and armed.fault.method == method and armed.left != 0:
-                    self._strike(armed)
+                    self._apply(armed)
                     return armed.fault
         return None
 
-    def _strike(self, armed: _Armed) -> None:
+    def _apply(self, armed: _Armed) -> None:
         if armed.left is not None:
             armed.left -= 1
-        self.struck[armed.fault.kind] = self.struck.get(armed.fault.kind, 0) + 1
+        self.applied[armed.fault.kind] = self.applied.get(armed.fault.kind, 0) + 1
 
     def standing(self, kind: FaultKind) -> list[Fault]:
         """Faults of a kind that describe a state and are not counted down."""

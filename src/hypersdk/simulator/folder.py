@@ -177,7 +177,7 @@ class FolderServer:
             self._platform.config.rate_bytes_s,
             frame=plain_frame,
             alive=lambda: not self._platform.world.closing,
-            struck=lambda _fault: self._expire(connection),
+            on_fault=lambda _fault: self._expire(connection),
             count=answer.sent,
             ending=answer.close,
             length=length,

@@ -97,7 +97,7 @@ class NfcServer:
             self._platform.config.rate_bytes_s,
             frame=chunk_frame if chunked else plain_frame,
             alive=lambda: not lease.ended and not closing.closing,
-            struck=lambda fault: self._strike(lease, fault),
+            on_fault=lambda fault: self._end_lease_or_session(lease, fault),
             count=lambda count: counters.sent(label, count),
             ending=stream.close,
             length=None if is_disk(file) else file.capacity_bytes,
@@ -139,7 +139,7 @@ class NfcServer:
         with self._platform.world.lock:
             file.sha1, file.sha256, file.sent_bytes = sha1, sha256, sent_bytes
 
-    def _strike(self, lease: ExportLease, fault: Fault) -> None:
+    def _end_lease_or_session(self, lease: ExportLease, fault: Fault) -> None:
         """Faults that end the lease or the session during the stream."""
         with self._platform.world.lock:
             if fault.kind is FaultKind.LEASE_TIMEOUT:
