@@ -19,7 +19,7 @@ ROOTS = ("r1", "r2", "r3")
 def submit(store: JobStore, name: str, **more: object) -> str:
     """A job with a folder and a machine of its own, where nothing else is said."""
     return store.submit(
-        new_job(**{"id": name, "output_path": f"/exports/{name}", "vm_path": f"/dc/vm/{name}", "root_id": "r1", **more})
+        new_job(**{"id": name, "target": f"/exports/{name}", "subject": f"/dc/vm/{name}", "root_id": "r1", **more})
     )[0].id
 
 
@@ -77,7 +77,7 @@ def test_order_is_by_priority_and_submit_and_only_roots_that_are_seen(store: Job
 
 @pytest.mark.parametrize(
     ("shared", "reason"),
-    [({"output_path": "/exports/one/."}, "folder_busy"), ({"vm_path": "/dc/vm/one"}, "machine_exported")],
+    [({"target": "/exports/one/."}, "folder_busy"), ({"subject": "/dc/vm/one"}, "machine_exported")],
 )
 def test_what_cannot_run_side_by_side_waits_and_says_so(store: JobStore, shared: dict[str, str], reason: str) -> None:
     one, other, free = submit(store, "one"), submit(store, "other", **shared), submit(store, "free")
@@ -96,7 +96,7 @@ def test_what_cannot_run_side_by_side_waits_and_says_so(store: JobStore, shared:
     assert begin(store, other).job.waiting is None
 
 
-@pytest.mark.parametrize("shared", [{"output_path": "/exports/all"}, {"vm_path": "/dc/vm/all"}])
+@pytest.mark.parametrize("shared", [{"target": "/exports/all"}, {"subject": "/dc/vm/all"}])
 def test_many_that_wait_do_not_hide_one_that_may_begin(
     store: JobStore, monkeypatch: pytest.MonkeyPatch, shared: dict[str, str]
 ) -> None:
@@ -113,15 +113,13 @@ def test_many_that_wait_do_not_hide_one_that_may_begin(
 
 
 def test_the_same_folder_below_another_root_is_another_folder(store: JobStore) -> None:
-    names = [
-        submit(store, name, output_path="/exports/same", root_id=root) for name, root in (("a", "r1"), ("b", "r2"))
-    ]
+    names = [submit(store, name, target="/exports/same", root_id=root) for name, root in (("a", "r1"), ("b", "r2"))]
     assert take(store, admission(store)) == names
 
 
 def test_a_claim_sees_to_it_once_more(store: JobStore) -> None:
     """Attempts of an earlier release, or of a worker whose limits were changed, may be in the engine already."""
-    one, rival, third = submit(store, "one"), submit(store, "rival", output_path="/exports/one"), submit(store, "third")
+    one, rival, third = submit(store, "one"), submit(store, "rival", target="/exports/one"), submit(store, "third")
     begin(store, one)
     claims = Claims(store.database, "w1", most=1)
     for name in (rival, third):
@@ -140,7 +138,7 @@ def test_what_is_undone_waits_for_the_folder_too_and_for_no_place(store: JobStor
     with store.database.write() as connection:
         connection.execute(sa.update(jobs).where(jobs.c.id == left).values(source_changes=1))
     store.cancel(left)
-    rival = begin(store, submit(store, "rival", output_path="/exports/left"))
+    rival = begin(store, submit(store, "rival", target="/exports/left"))
     attempt = store.get(left).attempt
     assert claims.claim(left, attempt, free=True) is None
     assert store.get(left).attempt == attempt

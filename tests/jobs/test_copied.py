@@ -63,13 +63,13 @@ def test_the_retry_of_a_published_job_only_puts_its_source_back(site: SiteFactor
     made.simulator.set_faults(Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None))
     assert hand.attempt(job).run() is JobState.FAILED
     first = made.store.get(job.id).result
-    written = {path: path.stat().st_mtime_ns for path in Path(job.output_path).iterdir()}
+    written = {path: path.stat().st_mtime_ns for path in Path(job.target).iterdir()}
     made.simulator.set_faults()
     made.simulator.reset_counters()
     made.service.retry(job.id)
     assert hand.attempt(job).run() is JobState.COMPLETED, made.told()
     assert_left_alone(made.simulator)
-    assert {path: path.stat().st_mtime_ns for path in Path(job.output_path).iterdir()} == written
+    assert {path: path.stat().st_mtime_ns for path in Path(job.target).iterdir()} == written
     last = made.store.get(job.id).result
     assert first is not None
     assert last is not None

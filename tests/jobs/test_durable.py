@@ -137,7 +137,7 @@ def test_a_cancel_at_any_moment_leaves_nothing_behind(site: SiteFactory) -> None
         with contextlib.suppress(JobStateError):  # it was faster
             getattr(made.service, act)(job.id)
     for job in made.until_ended(jobs):
-        folder = made.root / job.vm_path
+        folder = made.root / job.subject
         assert job.state in (JobState.CANCELLED, JobState.COMPLETED), f"{job.error} {made.told()}"
         if job.state is JobState.COMPLETED:
             assert_finished(folder)
@@ -215,7 +215,7 @@ def test_kill_9_at_random_moments_and_every_job_completes(site: SiteFactory) -> 
     made.worker()
     made.until_ended(jobs, 300)
     for job in jobs:
-        assert_exported(made, job, expected[job.vm_path])
+        assert_exported(made, job, expected[job.subject])
     assert {disk: fetches(made.simulator, *disk) for disk in finished} == finished
     assert source(made) == before
 
@@ -224,7 +224,7 @@ def _finished(site: Site, jobs: list[Job]) -> dict[tuple[str, int], int]:
     """How often each disk that is finished, by the run's record, was asked for so far. To be called while no worker
     lives."""
     return {
-        (job.vm_path, index): fetches(site.simulator, job.vm_path, index)
+        (job.subject, index): fetches(site.simulator, job.subject, index)
         for job in jobs
         for index, disk in enumerate(site.records(job))
         if disk["receipt"] is not None
@@ -255,8 +255,8 @@ def later_release(folder: Path) -> Path:
     engine = folder / "later" / "hypersdk" / "jobs" / "engine.py"
     text = engine.read_text()
     edited = text.replace(
-        "    return export(job_id, number)\n",
-        '    outcome = export(job_id, number)\n    return {**outcome, "by": "a later release"}\n',
+        "    return _execute(job_id, number, _durable)\n",
+        '    outcome = _execute(job_id, number, _durable)\n    return {**outcome, "by": "a later release"}\n',
     )
     assert edited != text
     engine.write_text(edited)

@@ -83,7 +83,7 @@ def test_jobs_of_an_earlier_release_are_completed(
         job = site.store.get(was.id)
         assert job.state is JobState.COMPLETED, site.told()
         assert (len(site.store.attempts(job.id)), job.epoch) == (tries[name] + 1, was.epoch + 1)
-        folder = Path(job.output_path)
+        folder = Path(job.target)
         assert_finished(folder)
         assert_holds(folder, expected[name], content_in_manifest(folder), tmp_path / f"judged-{name}")
     assert server.state() == before
@@ -149,7 +149,7 @@ def revision(folder: Path) -> str:
 def ids(folder: Path) -> dict[str, str]:
     """Jobs by their machine."""
     with closing(sqlite3.connect(folder / "db" / "state.sqlite3")) as database:
-        return dict(database.execute("SELECT vm_path, id FROM jobs ORDER BY number"))
+        return dict(database.execute("SELECT subject, id FROM jobs ORDER BY number"))
 
 
 def ranges(server: Simulator, machine: str) -> int:

@@ -114,7 +114,7 @@ def told(site: Site, job: Job) -> str:
     """All that a user is shown of the job's end, its log and its manifest included."""
     now = site.store.get(job.id)
     log = site.store.read_log(job.id)[0].decode()
-    manifest = Path(job.output_path) / "artifact-manifest.json"
+    manifest = Path(job.target) / "artifact-manifest.json"
     return "\n".join(
         [
             json.dumps(now.error),
@@ -148,7 +148,7 @@ def test_jobs_are_told_of_fields_and_of_their_folder(site: SiteFactory) -> None:
         assert flags(text) == []
     for job in ended[:2]:
         assert job.error is not None
-        assert job.output_path in job.error["message"]
+        assert job.target in job.error["message"]
     assert "`options.remove_cdrom` ejects it" in told(made, ended[3])
 
 

@@ -101,7 +101,7 @@ def test_a_row_that_its_own_worker_does_not_have_is_due_again(database: Database
 
 def test_an_older_epoch_is_not_in_hand_and_a_job_of_another_is_left_alone(database: Database) -> None:
     store, claims, other = JobStore(database), Claims(database, "w1"), Claims(database, "w2")
-    job, foreign = (store.submit(new_job(output_path=f"/tmp/{one}"))[0] for one in "ab")
+    job, foreign = (store.submit(new_job(target=f"/tmp/{one}"))[0] for one in "ab")
     assert claims.claim(job.id, 1)
     assert other.claim(foreign.id, 1)
     own = own_of(database, FakeEngine(), Working(frozenset(), {job.id: 7}))
@@ -202,7 +202,9 @@ def goes_on(made: Site, job: Job, since: float) -> bool:
     """It has ended, or bytes came after that moment of the database's clock."""
     now = made.store.get(job.id)
     return now.state in ENDED or (
-        now.state is JobState.RUNNING and now.updated_at > since and now.progress["rate_bytes_s"] is not None
+        now.state is JobState.RUNNING
+        and now.updated_at.timestamp() > since
+        and now.progress["rate_bytes_s"] is not None
     )
 
 
@@ -368,8 +370,8 @@ def test_an_end_that_cannot_be_written_is_kept_until_it_can(database: Database) 
                 raise DatabaseError("full", code="database_full")
             return super().end(*given, **more)
 
-    workshop: Any = SimpleNamespace(claims=Full(database, "w1"), ending=ending)
-    attempt = JobAttempt(workshop, claim, CancelToken())
+    context: Any = SimpleNamespace(claims=Full(database, "w1"), ending=ending)
+    attempt = JobAttempt(context, claim, CancelToken())
     attempt.progress.log("the last line")
     assert attempt.written(JobEvent.FAIL, error={"code": "no_space"}) is JobState.FAILED
     assert len(waits) == 2
@@ -389,7 +391,7 @@ def test_a_worker_that_ends_first_leaves_the_job_to_the_next(database: Database)
         def end(self, *_given: Any, **_more: Any) -> JobState:
             raise DatabaseError("down")
 
-    workshop: Any = SimpleNamespace(claims=Down(database, "w1"), ending=lambda _: True)
+    context: Any = SimpleNamespace(claims=Down(database, "w1"), ending=lambda _: True)
     with pytest.raises(DatabaseError):
-        JobAttempt(workshop, claim, CancelToken()).written(JobEvent.REQUEUE)
+        JobAttempt(context, claim, CancelToken()).written(JobEvent.REQUEUE)
     assert store.get(job.id).state is JobState.RUNNING

@@ -134,9 +134,7 @@ def test_what_the_register_shows_of_jobs_that_left_nothing_is_forgotten(store: J
     """Given up, or put back by a worker of another host: else users of this one read for ever of a snapshot that may be
     left."""
     claims = Claims(store.database, "w1")
-    running, failed, undone, given_up = (
-        store.submit(new_job(name=name, output_path=f"/tmp/{name}"))[0] for name in "abcd"
-    )
+    running, failed, undone, given_up = (store.submit(new_job(name=name, target=f"/tmp/{name}"))[0] for name in "abcd")
     for job, changes in ((running, 0), (failed, 1), (undone, 0), (given_up, 1)):
         claim = claims.claim(job.id, 1)
         assert claim is not None

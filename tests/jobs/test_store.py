@@ -57,7 +57,7 @@ def test_an_id_that_many_ask_for_at_once_is_one_job(store: JobStore) -> None:
 
 def test_a_list_is_sorted_filtered_paged_and_counted(store: JobStore) -> None:
     for number in range(25):
-        store.submit(new_job(name=f"vm {number % 5}", format="qcow2" if number % 2 else "raw"))
+        store.submit(new_job(name=f"vm {number % 5}", definition={"format": "qcow2" if number % 2 else "raw"}))
     page = store.page(Filter(where=ListConditions(equal=(("format", ("raw",)),))), PageRequest("name", limit=4))
     assert page.total == 13
     assert page.facets["state"] == {"queued": 13}
@@ -150,7 +150,7 @@ def test_bytes_are_counted_as_they_grow_and_the_counter_never_falls(store: JobSt
         )
         return _counted(store)
 
-    first, second = (store.submit(new_job(output_path=f"/exports/{name}"))[0].id for name in ("a", "b"))
+    first, second = (store.submit(new_job(target=f"/exports/{name}"))[0].id for name in ("a", "b"))
     had = [claims.claim(one, 1) for one in (first, second)]
     assert had[0] is not None
     assert had[1] is not None

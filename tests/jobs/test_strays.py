@@ -139,7 +139,7 @@ def test_a_job_whose_snapshot_is_removed_fails_with_its_code(method: str, site: 
     assert failed.state is JobState.FAILED
     assert failed.error is not None
     assert failed.error["code"] == "snapshot_gone", failed.error
-    assert not (Path(job.output_path) / "artifact-manifest.json").exists()
+    assert not (Path(job.target) / "artifact-manifest.json").exists()
     assert source(made) == before
     made.service.retry(job.id)
     made.until_ended([job])

@@ -464,12 +464,12 @@ def _finished(folder: Path, server: Simulator, ids: list[str]) -> dict[tuple[str
     database = Database.open(f"sqlite:///{folder}/state/state.sqlite3")
     try:
         with database.read() as connection:
-            query = sa.select(jobs.c.vm_path, runs.c.record).join(runs, runs.c.job_id == jobs.c.id)
+            query = sa.select(jobs.c.subject, runs.c.record).join(runs, runs.c.job_id == jobs.c.id)
             records = connection.execute(query.where(jobs.c.id.in_(ids))).all()
     finally:
         database.close()
     return {
-        (row.vm_path, index): fetches(server, row.vm_path, index)
+        (row.subject, index): fetches(server, row.subject, index)
         for row in records
         for index, disk in enumerate(json.loads(row.record)["disks"])
         if disk["receipt"] is not None

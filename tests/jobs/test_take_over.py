@@ -47,7 +47,7 @@ def test_a_killed_worker_is_replaced_by_the_other_and_limits_hold(site: SiteFact
     first.end(signal.SIGKILL)
     made.until_ended(jobs, 240)
     for job in jobs:
-        assert_exported(made, job, expected[job.vm_path])
+        assert_exported(made, job, expected[job.subject])
     for job in lost:
         assert made.store.attempts(job.id)[0].worker_id == first_of(made, "one")
         assert made.store.get(job.id).epoch == 2
@@ -202,7 +202,7 @@ def test_a_database_that_goes_away_costs_no_job(site: SiteFactory) -> None:
     _cut_off(made.database_url, 8.0)
     made.until_ended(jobs, 180)
     for job in jobs:
-        assert_exported(made, job, expected[job.vm_path])
+        assert_exported(made, job, expected[job.subject])
     assert worker.process.poll() is None
     assert source(made) == before
 

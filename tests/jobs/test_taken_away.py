@@ -47,7 +47,7 @@ def test_a_job_whose_folder_is_taken_away_fails_with_a_code_and_goes_on(
     made = site(machines=machines(2))
     before, expected = source(made), expected_raw(made.simulator, RUNNING, made.folder / "expected")
     hand, job = Hand(made), made.submit({"vm_path": RUNNING, "options": {"parallel_downloads": 1}})[0]
-    folder, left = Path(job.output_path), {}
+    folder, left = Path(job.target), {}
 
     def happens() -> None:
         act(folder)
@@ -110,7 +110,7 @@ def test_another_run_in_the_folder_of_a_failed_job_is_not_taken_for_an_earlier_a
     made = site(machines=machines(2))
     expected = expected_raw(made.simulator, RUNNING, made.folder / "expected")
     hand, job = Hand(made), made.submit({"vm_path": RUNNING})[0]
-    folder = Path(job.output_path)
+    folder = Path(job.target)
     with monkeypatch.context() as patch:
         at("during the copy", patch, lambda: removed(folder))
         assert hand.attempt(job).run() is JobState.FAILED

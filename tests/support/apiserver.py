@@ -77,12 +77,12 @@ class Api:
         """A queued job, straight into the database."""
         number = next(self._numbers)
         root = self.services.service.roots.roots[0]
-        folder = more.pop("output_path", str(root.path / f"job{number}"))
+        subject, folder = f"/data/vm/web{number}", str(root.path / f"job{number}")
         given: dict[str, Any] = {
             "name": f"job {number}",
-            "vm_path": f"/data/vm/web{number}",
-            "output_path": folder,
-            "definition": {"vm_path": f"/data/vm/web{number}", "output_path": folder},
+            "subject": subject,
+            "target": folder,
+            "definition": {"vm_path": subject, "output_path": folder, "format": more.pop("format", "qcow2")},
             "root_id": root.id,
         }
         return self.services.jobs.submit(new_job(**given | more))[0]
@@ -172,8 +172,8 @@ def fill(database: Database, count: int, prefix: str) -> None:
             new_job(
                 id=f"{prefix}-{number}",
                 name=prefix,
-                vm_path=f"/data/vm/{prefix}{number}",
-                output_path=f"/srv/{prefix}{number}",
+                subject=f"/data/vm/{prefix}{number}",
+                target=f"/srv/{prefix}{number}",
                 definition={"vm_path": f"/data/vm/{prefix}{number}"},
                 root_id="0" * 32,
             )

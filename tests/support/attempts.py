@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hypersdk.jobs.attempt import AttemptContext, JobAttempt
+from hypersdk.jobs.attempt import JobAttempt
 from hypersdk.jobs.claims import Claims
+from hypersdk.jobs.kinds.base import WorkerContext
 from hypersdk.jobs.records import Job
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.transfer.cancel import CancelToken
@@ -18,12 +19,12 @@ class Hand:
     """Does the attempts of a site's jobs in this process."""
 
     site: Site
-    workshop: AttemptContext = field(init=False)
+    context: WorkerContext = field(init=False)
 
     def __post_init__(self) -> None:
         site, settings = self.site, RunSettings(state=self.site.folder / "hand")
         shared = RunResources(settings)
-        self.workshop = AttemptContext(
+        self.context = WorkerContext(
             Claims(site.database, "hand"),
             endpoint_resolver(site.services, site.environ),
             site.service.roots,
@@ -35,6 +36,6 @@ class Hand:
 
     def attempt(self, job: Job) -> JobAttempt:
         """The one that is due."""
-        claim = self.workshop.claims.claim(job.id, self.site.store.get(job.id).attempt)
+        claim = self.context.claims.claim(job.id, self.site.store.get(job.id).attempt)
         assert claim is not None
-        return JobAttempt(self.workshop, claim, CancelToken())
+        return JobAttempt(self.context, claim, CancelToken())

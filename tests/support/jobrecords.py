@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from hypersdk.jobs.kinds.export import Export
+from hypersdk.jobs.locks import folder_lock, machine_lock
 from hypersdk.jobs.records import NewJob
+
+WEB = NewJob(
+    id=None,
+    name="web",
+    kind=Export.name,
+    subject="/DC0/vm/web",
+    target="/tmp/web",
+    definition={"vm_path": "/DC0/vm/web", "format": "qcow2"},
+    digest="0" * 64,
+    endpoint_id=None,
+    secret=None,
+    site="vcenter.example.com:443",
+    root_id="root",
+    steps=Export.steps,
+)
 
 
 def new_job(**changes: object) -> NewJob:
-    """One that can be submitted."""
-    facts: dict[str, object] = {
-        "id": None,
-        "name": "web",
-        "vm_path": "/DC0/vm/web",
-        "output_path": "/tmp/web",
-        "format": "qcow2",
-        "definition": {"vm_path": "/DC0/vm/web"},
-        "digest": "0" * 64,
-        "endpoint_id": None,
-        "secret": None,
-        "site": "vcenter.example.com:443",
-        "root_id": "root",
-    }
-    return NewJob(**{**facts, **changes})  # type: ignore[arg-type]
+    """An export, with the locks that it needs."""
+    job = replace(WEB, **changes)  # type: ignore[arg-type]
+    return replace(job, locks=(folder_lock(job.root_id, job.target), machine_lock(job.site, job.subject)))

@@ -236,9 +236,9 @@ def assert_exported(site: Site, job: Job, expected: list[Path]) -> None:
     """It is completed, and its images hold what they must, told digests included."""
     now = site.store.get(job.id)
     assert now.state is JobState.COMPLETED, f"{now.error} {site.told()}"
-    folder = Path(job.output_path)
+    folder = Path(job.target)
     assert_finished(folder)
-    assert_holds(folder, expected, content_in_manifest(folder), site.folder / f"scratch-{job.vm_path}")
+    assert_holds(folder, expected, content_in_manifest(folder), site.folder / f"scratch-{job.subject}")
 
 
 def fetches(simulator: Simulator, machine: str, index: int) -> int:

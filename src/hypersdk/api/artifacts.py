@@ -95,10 +95,10 @@ def open_artifact(job: Job, name: str, roots: ExportRoots) -> OpenArtifact:
     if name not in {one.name for one in artifacts_of(job)} or "/" in name or name in ("", ".", ".."):
         raise _unknown(job, name)
     root = roots.by_id(job.root_id)
-    if root is None or root != roots.of(job.output_path):
+    if root is None or root != roots.of(job.target):
         raise Refused(f"the files of job '{job.id}' are not reachable from here", code=ARTIFACT_ELSEWHERE)
     try:
-        with roots.opened(job.output_path, create=False) as folder:
+        with roots.opened(job.target, create=False) as folder:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             descriptor = os.open(name, flags, dir_fd=folder)
     except TargetError as error:

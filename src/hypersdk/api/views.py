@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from hypersdk.access.records import ApiToken, AuditEntry, EndpointInfo, User
 from hypersdk.api.times import rfc3339
-from hypersdk.jobs.records import Attempt, Job, JobColumns, WorkerInfo
+from hypersdk.jobs.records import Attempt, Job, JobColumns, StepColumns, WorkerInfo
 from hypersdk.model import DiskProgress, ExportProgress, derived_fields, job_object, json_fields
 from hypersdk.resource import ListRecord, Named, shown_fields
 from hypersdk.state.pages import PageResult
@@ -106,7 +106,12 @@ def _shown(named: Named, kind: Any) -> tuple[Any, Any]:
     return (kind | None if named.optional else kind), Field(**{key: text for key, text in told.items() if text})
 
 
-@view_of(JobColumns, progress=ProgressView, error=StoredError)
+@view_of(StepColumns, error=StoredError)
+class StepView(View):
+    """A named part of a job's work."""
+
+
+@view_of(JobColumns, steps=list[StepView], progress=ProgressView, error=StoredError)
 class JobView(View):
     """One job."""
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar, get_origin
 from hypersdk.access.records import ApiToken
 from hypersdk.client.errors import bad_answer, family_of_exit, remote_error
 from hypersdk.errors import HyperSDKError
-from hypersdk.jobs.records import JobColumns
+from hypersdk.jobs.records import JobColumns, StepColumns
 from hypersdk.model import ExportProgress, read_fields
 from hypersdk.resource import ListRecord, Named, fields_of
 from hypersdk.secret import Secret
@@ -237,6 +237,7 @@ _READERS: Final[Mapping[Any, Callable[[Raw, str, Any], Any]]] = {
     tuple[str, ...]: lambda raw, key, _: tuple(take(raw, key, list)),
     Mapping[str, Any]: lambda raw, key, _: take(raw, key, dict),
     Progress: lambda raw, key, _: Progress.of(take(raw, key, dict)),
+    tuple[StepColumns, ...]: lambda raw, key, _: tuple(decode(StepColumns, one) for one in objects(raw, key)),
 }
 _REQUIRED: Final[Any] = object()
 

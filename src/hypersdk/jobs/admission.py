@@ -2,8 +2,8 @@
 
 ::
 
-    queued rows that are due ──> my roots ──> room? all, of the site, of me ──> folder free? ──> machine free? ──> engine
-                                                 no: later                       no: the row says what it waits for
+    queued rows that are due ──> my roots ──> room? all, of the site, of me ──> locks free? ──> engine
+                                                 no: later           no: the row says what it waits for
 
 The engine's queues know limits too, but there is one queue for each export root, and a limit holds over all of them. So
 a worker hands over no more than it has room for itself, in the order of priority and submit; whatever is in the engine
@@ -13,29 +13,24 @@ counts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from hypersdk.jobs.locks import BUSY, HELD_BY_WORKER, busy_code, locks_of
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.states import FOLDER_BUSY, HELD, MACHINE_BUSY, JobState
+from hypersdk.jobs.states import JobState
 from hypersdk.jobs.transition import set_waiting
 from hypersdk.state.database import Database
-from hypersdk.state.tables import jobs
+from hypersdk.state.tables import jobs, locks
 
 PAGE: Final = 500
 """Queued jobs that are read at a time."""
 PAGES: Final = 8
 """Pages that are read in one round, for as many jobs as there is room for: a queue may begin with many that wait for
 one folder."""
-_HELD: Final = [state.value for state in HELD]
-Folder = tuple[str, str]
-"""Id of the root, and the folder below it."""
-Machine = tuple[str, str]
-"""The vSphere that has it, and its path there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +52,11 @@ class _Engine:
     mine: int = 0
     waiting: int = 0
     sites: Counter[str] = field(default_factory=Counter)
-    folders: set[Folder] = field(default_factory=set)
-    machines: set[Machine] = field(default_factory=set)
+    locks: set[str] = field(default_factory=set)
 
-    def add(self, row: Any) -> None:
-        self.sites[row.site] += 1
-        self.folders.add(_folder(row))
-        self.machines.add(_machine(row))
+    def add(self, site: str, locks: Iterable[str]) -> None:
+        self.sites[site] += 1
+        self.locks.update(locks)
 
 
 class Admission:
@@ -93,15 +86,18 @@ class Admission:
         taken: list[DueAttempt] = []
         reasons: dict[str, str | None] = {}
         for rows in self._pages(connection, now):
+            wanted = locks_of(connection, jobs.c.id.in_([row.id for row in rows]))
             for row in rows:
                 if now.sites[row.site] >= self._settings.jobs_per_site:
                     continue
-                reason = _conflict(now, row)
-                if row.waiting != reason and (reason or row.waiting in (FOLDER_BUSY, MACHINE_BUSY)):
+                names = wanted.get(row.id, [])
+                busy = [name for name in names if name in now.locks]
+                reason = busy_code(busy) if busy else None
+                if row.waiting != reason and (reason or row.waiting in BUSY):
                     reasons[row.id] = reason
                 if reason is None and len(taken) < room:
                     taken.append(DueAttempt(row.id, row.attempt, row.root_id, row.site, row.priority, row.number))
-                    now.add(row)
+                    now.add(row.site, names)
             if len(taken) == room:
                 break
         self._database.lock_rows(connection, jobs.c.id, [*(due.id for due in taken), *reasons])
@@ -109,8 +105,8 @@ class Admission:
         return taken
 
     def _pages(self, connection: sa.Connection, now: _Engine) -> Iterator[Sequence[Any]]:
-        """Rows that are due, in their order, of sites that are not full. What waits for the folder or the machine of a
-        row that was found to wait is left out of the later ones."""
+        """Rows that are due, in their order, of sites that are not full. What waits for a lock that is held is left out
+        of the later pages."""
         query = self._due()
         for _ in range(PAGES):
             rows = connection.execute(query.where(jobs.c.site.not_in(self._full(now))).limit(PAGE)).all()
@@ -118,13 +114,11 @@ class Admission:
             if len(rows) < PAGE:
                 return
             last = rows[-1]
-            folders = [(row.root_id, row.output_path) for row in rows if _folder(row) in now.folders]
-            machines = [(row.site, row.vm_path) for row in rows if _machine(row) in now.machines]
+            blocked = sa.select(locks.c.job_id).where(locks.c.name.in_(sorted(now.locks)))
             query = self._due().where(
                 (jobs.c.priority < last.priority)
                 | ((jobs.c.priority == last.priority) & (jobs.c.number > last.number)),
-                sa.tuple_(jobs.c.root_id, jobs.c.output_path).not_in(folders),
-                sa.tuple_(jobs.c.site, jobs.c.vm_path).not_in(machines),
+                jobs.c.id.not_in(blocked),
             )
 
     def _due(self) -> sa.Select[Any]:
@@ -136,8 +130,6 @@ class Admission:
                 jobs.c.site,
                 jobs.c.priority,
                 jobs.c.number,
-                jobs.c.output_path,
-                jobs.c.vm_path,
                 jobs.c.waiting,
             )
             .where(
@@ -154,45 +146,16 @@ class Admission:
         return [site for site, count in now.sites.items() if count >= self._settings.jobs_per_site]
 
     def _current_load(self, connection: sa.Connection) -> _Engine:
-        held = sa.and_(jobs.c.state.in_(_HELD), jobs.c.worker_id.is_not(None))
         waiting = sa.and_(jobs.c.state == JobState.QUEUED.value, jobs.c.enqueued == jobs.c.attempt)
-        query = sa.select(
-            jobs.c.state, jobs.c.worker_id, jobs.c.site, jobs.c.root_id, jobs.c.output_path, jobs.c.vm_path
-        ).where(sa.or_(held, waiting))
+        counted = sa.or_(HELD_BY_WORKER, waiting)
+        held = locks_of(connection, counted)
         found = _Engine()
-        for row in connection.execute(query):
-            found.add(row)
+        for row in connection.execute(
+            sa.select(jobs.c.id, jobs.c.state, jobs.c.worker_id, jobs.c.site, jobs.c.root_id).where(counted)
+        ):
+            found.add(row.site, held.get(row.id, ()))
             if row.state == JobState.QUEUED.value:
                 found.waiting += row.root_id in self._roots
             else:
                 found.mine += row.worker_id == self._worker_id
         return found
-
-
-def folder_of(root_id: str, output_path: str) -> Folder:
-    """The same for all spellings of a folder."""
-    return root_id, str(PurePosixPath(output_path))
-
-
-def conflicting_job(connection: sa.Connection, job_id: str) -> str | None:
-    """Another job that a worker has, and that works in the folder of this one."""
-    place = (jobs.c.id, jobs.c.root_id, jobs.c.output_path)
-    here = connection.execute(sa.select(*place).where(jobs.c.id == job_id)).one()
-    others = sa.select(*place).where(
-        jobs.c.root_id == here.root_id, jobs.c.state.in_(_HELD), jobs.c.worker_id.is_not(None), jobs.c.id != job_id
-    )
-    return next((row.id for row in connection.execute(others) if _folder(row) == _folder(here)), None)
-
-
-def _conflict(now: _Engine, row: Any) -> str | None:
-    if _folder(row) in now.folders:
-        return FOLDER_BUSY
-    return MACHINE_BUSY if _machine(row) in now.machines else None
-
-
-def _folder(row: Any) -> Folder:
-    return folder_of(row.root_id, row.output_path)
-
-
-def _machine(row: Any) -> Machine:
-    return row.site, row.vm_path

@@ -1,74 +1,58 @@
-"""One attempt of a job in a worker: log in, open the folder, export or undo, and say how it ended.
+"""One attempt of a job in a worker: run its steps, or undo them, and say how it ended.
 
 ::
 
-    claim ── cancelling ──> undo what earlier attempts left at the source ──> cancelled
-        ├─── pausing ─────> the same, but for a snapshot to go on from ─────> paused
-        └──> log in ─> folder below its root ─> plan ─> export ─┬─ result     ──> completed
-                                                                ├─ Cancelled  ──> by a user: undo, cancelled | paused | drained: queued again
-                                                                └─ any error  ──> failed, with its code
+    claim ── cancelling ──> undo what earlier attempts did ─────────────────────────────> cancelled
+        ├─── pausing ─────> undo what must not stay while nobody works on it ───────────> paused
+        └──> step ─> step ─> ... ─┬─ all done     ──> completed
+                                  ├─ Cancelled    ──> by a user: undo, cancelled | paused | drained: queued again
+                                  └─ any error    ──> failed, with its code
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from hypersdk.errors import Cancelled, HyperSDKError
-from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
-from hypersdk.jobs.login import EndpointResolver
-from hypersdk.jobs.nextsteps import told_of_job, warning_of_job
+from hypersdk.jobs.claims import Claim, StaleAttempt
+from hypersdk.jobs.kinds import kind_of
+from hypersdk.jobs.kinds.base import JobRun, RunContext, WorkerContext
+from hypersdk.jobs.nextsteps import told_of_job
 from hypersdk.jobs.progress import JobProgress
-from hypersdk.jobs.roots import ExportRoots
-from hypersdk.jobs.runstore import DatabaseRuns
-from hypersdk.jobs.states import JobEvent, JobState
-from hypersdk.migration.export import Outcome, export_machines
-from hypersdk.migration.jobfile import JobDefinition
-from hypersdk.migration.plan import make_plan
-from hypersdk.migration.publish import ExportResult
-from hypersdk.migration.runs import clean_up, give_up
-from hypersdk.migration.settings import RunResources, RunSettings
-from hypersdk.migration.spec import ExportSpec, Resume
+from hypersdk.jobs.records import Step
+from hypersdk.jobs.states import JobEvent, JobState, StepState
 from hypersdk.state.database import DatabaseError
 from hypersdk.state.faults import DATABASE_DAMAGED
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.session import Session
 
 LOG: Final = logging.getLogger(__name__)
+T = TypeVar("T")
 WRITE_AGAIN_S: Final = 1.0
+Durable = Callable[[str, Callable[[], bool]], bool]
+"""Runs a step by name and remembers, beyond the death of this process, what it returned."""
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptContext:
-    """What all attempts of a worker share; ``shared_of`` is per site."""
-
-    claims: Claims
-    logins: EndpointResolver
-    roots: ExportRoots
-    guard: Callable[[], None]
-    settings: RunSettings
-    shared_of: Callable[[str], RunResources]
-    ending: Callable[[float], bool]
-    """Waits so many seconds, or until the worker is to end; whether it is."""
+def not_durable(_name: str, act: Callable[[], bool]) -> bool:
+    """For attempts that the engine does not run: those that only undo."""
+    return act()
 
 
 @dataclass(slots=True)
 class JobAttempt:
     """One claimed job. ``why`` is what ended it, where it was told to end: ``cancel``, ``pause`` or ``drain``."""
 
-    workshop: AttemptContext
+    worker: WorkerContext
     claim: Claim
     cancel: CancelToken
-    progress: JobProgress = field(init=False)
+    progress: JobProgress = field(default_factory=JobProgress)
     why: str = ""
     keep_partial: bool = False
-
-    def __post_init__(self) -> None:
-        self.progress = JobProgress(str(self.claim.job.definition.get("export_method") or "auto"))
+    _result: Mapping[str, Any] | None = None
+    _error: HyperSDKError | None = None
 
     def stop(self, why: str, *, keep_partial: bool = False) -> None:
         """Asks it to end; the first reason stands, but for a cancel, which overrules the others."""
@@ -76,14 +60,14 @@ class JobAttempt:
             self.why, self.keep_partial = why, keep_partial
         self.cancel.cancel({"cancel": "cancelled", "pause": "paused"}.get(why, "the daemon stops"))
 
-    def run(self) -> JobState:
-        """Runs it to its end and writes that down; a cancel is over once the source is as it was found.
+    def run(self, durable: Durable = not_durable) -> JobState:
+        """Runs it to its end and writes that down; a cancel is over once everything is undone.
 
         Raises StaleAttempt, and nothing else that is expected; DatabaseError where the worker ends before the database
         can be written again.
         """
         job = self.claim.job
-        self.progress.log(f"attempt {job.attempt} on {self.workshop.claims.worker_id} (epoch {self.claim.epoch})")
+        self.progress.log(f"attempt {job.attempt} on {self.worker.claims.worker_id} (epoch {self.claim.epoch})")
         try:
             match job.state:
                 case JobState.CANCELLING:
@@ -92,7 +76,7 @@ class JobAttempt:
                 case JobState.PAUSING:
                     return self._stood_down()
                 case _:
-                    return self._export()
+                    return self._run_steps(durable)
         except StaleAttempt:
             LOG.warning("job %s: this worker has it no more", job.id)
             raise
@@ -101,92 +85,46 @@ class JobAttempt:
         except HyperSDKError as error:
             return self._failed(error)
 
-    # The export
+    # Steps
 
-    def _export(self) -> JobState:
+    def _run_steps(self, durable: Durable) -> JobState:
+        run = self._new_run()
         try:
-            outcome = self._exported()
-        except StaleAttempt:
-            raise
-        except Cancelled:
-            return self._stopped()  # while it logged in or planned
-        return self._ended(outcome)
+            done = all(durable(step.name, partial(self._step, run, step.position)) for step in self.claim.job.steps)
+        finally:
+            run.close()  # before its end is written: whoever takes the job up then finds nothing held
+        if done:
+            self.progress.log("completed")
+            return self._end(JobEvent.FINISH, result=self._result or self.worker.claims.last_result(self.claim))
+        if self._error is None:  # the engine remembers of an earlier process that the step did not finish
+            return self._end(JobEvent.REQUEUE)
+        if isinstance(self._error, StaleAttempt | DatabaseError):
+            raise self._error
+        if isinstance(self._error, Cancelled):
+            return self._stopped()
+        return self._failed(self._error, self._result)
 
-    def _exported(self) -> Outcome:
-        job, runs = self.claim.job, self._runs
-        with self._source(self.cancel) as (session, spec):
-            if runs.exists(spec.output_dir):
-                spec = replace(spec, resume=Resume.DISCARD if job.discard else Resume.RESUME)
-            settings = self._settings(runs)
-            with session.breakable(self.cancel):
-                plan = make_plan(session, spec, cancel=self.cancel, min_free=settings.min_free, runs=runs)
-            plan = replace(plan, warnings=tuple(map(warning_of_job, plan.warnings)))
-            for change in plan.changes:
-                self.progress.log(f"at the source: {change}")
-            for warning in plan.warnings:
-                self.progress.log(f"warning: {warning}")
-            (outcome,) = export_machines(
-                session,
-                [plan],
-                cancel=self.cancel,
-                observer=self.progress.observe,
-                settings=settings,
-                shared=self.workshop.shared_of(job.site),
-            )
-            return outcome
+    def _step(self, run: JobRun, position: int) -> bool:
+        """Whether the step is done. Raises nothing that is expected: the engine would remember the error."""
+        try:
+            step = self.worker.claims.begin_step(self.claim, position)
+            if step.state is StepState.DONE:
+                return True
+            outcome = run.step(step.name)
+            self._result, self._error = outcome.result, outcome.error
+            if outcome.error is None:
+                self._finish_step(step)
+        except HyperSDKError as error:
+            self._error = error
+        return self._error is None
 
-    @contextmanager
-    def _source(self, cancel: CancelToken) -> Iterator[tuple[Session, ExportSpec]]:
-        """A login, and the export as asked for, into a folder that is held open."""
-        job, workshop = self.claim.job, self.workshop
-        definition = JobDefinition.model_validate(job.definition)
-        endpoint = workshop.logins.endpoint_for(job, definition)
-        connecting = Session.connect(endpoint, cancel=cancel, guard=workshop.guard)
-        with connecting as session, workshop.roots.opened(job.output_path, create=True) as descriptor:
-            folder = Path(f"/proc/self/fd/{descriptor}")
-            yield (
-                session,
-                replace(
-                    definition.to_spec(),
-                    output_dir=folder,
-                    display_dir=Path(job.output_path),
-                    job_id=job.id,
-                    job_name=job.name,
-                ),
-            )
+    def _finish_step(self, step: Step) -> None:
+        self._when_writable(partial(self.worker.claims.end_step, self.claim, step, self._result))
 
-    def _settings(self, runs: DatabaseRuns) -> RunSettings:
-        return replace(
-            self.workshop.settings,
-            runs=runs,
-            guard=self.workshop.guard,
-            attempt_suffix=self._suffix,
-            locate=self.workshop.roots.locate,
-        )
-
-    @property
-    def _runs(self) -> DatabaseRuns:
-        return DatabaseRuns(self.workshop.claims, self.claim, self.workshop.settings.register)
-
-    @property
-    def _suffix(self) -> str:
-        return f".{self.claim.epoch}"
+    def _new_run(self) -> JobRun:
+        return kind_of(self.claim.job.kind).run(RunContext(self.worker, self.claim, self.cancel, self.progress))
 
     # Ends
-
-    def _ended(self, outcome: Outcome) -> JobState:
-        result = None if outcome.result is None else result_object(outcome.result)
-        if outcome.error is None:
-            assert outcome.result is not None
-            for warning in outcome.result.warnings:
-                self.progress.log(f"warning: {warning}")
-            self.progress.log("completed")
-            return self._end(JobEvent.FINISH, result=result)
-        if isinstance(outcome.error, StaleAttempt | DatabaseError):
-            raise outcome.error
-        if isinstance(outcome.error, Cancelled):
-            return self._stopped()
-        return self._failed(outcome.error, result)
 
     def _stopped(self) -> JobState:
         match self.why:
@@ -200,8 +138,8 @@ class JobAttempt:
                 return self._end(JobEvent.REQUEUE)
 
     def _interrupted(self, error: DatabaseError) -> JobState:
-        """Nothing is wrong with the machine or the disk: another attempt goes on, once this can be written down. It
-        would meet the same damage."""
+        """Nothing is wrong with the job: another attempt goes on, once this can be written down. It would meet the same
+        damage."""
         LOG.error("job %s stops where it is: %s (%s)", self.claim.job.id, error.message, error.code)
         if error.code == DATABASE_DAMAGED:
             return self._failed(error)
@@ -214,71 +152,26 @@ class JobAttempt:
         return self._end(JobEvent.FAIL, result=result, error=error)
 
     def _cancelled(self) -> JobState:
-        """Undoes what this attempt or an earlier one left, with a login of its own: the cancel that stopped the export
-        must not stop this.
-
-        Raises NotRestored, and whatever keeps it from logging in: then the job is not cancelled, and its record is
-        kept.
-        """
-        job, runs = self.claim.job, self._runs
-        published = False
-        if runs.exists(Path(job.output_path)):
-            never = CancelToken()
-            with self._source(never) as (session, spec):
-                published = give_up(
-                    session,
-                    spec,
-                    runs,
-                    keep_partial=self.keep_partial,
-                    attempt_suffix=self._suffix,
-                    cancel=never,
-                    note=self.progress.log,
-                )
-        if published and job.result is not None:
-            self.progress.log("the source is as it was found; the files were complete before")
-            return self._end(JobEvent.FINISH, result={**job.result, "restored": True})
-        self.progress.log("cancelled; the source is as it was found")
+        """Undoes what this attempt or an earlier one did. Raises HyperSDKError; then the job is not cancelled, and its
+        record is kept."""
+        result = self._new_run().undo(keep_partial=self.keep_partial)
+        if result is not None:
+            return self._end(JobEvent.FINISH, result=result)
         return self._end(JobEvent.CANCELLED)
 
     def _stood_down(self) -> JobState:
-        """For a pause that its worker died in, and for a paused job whose temporary snapshot is too old to be kept.
-
-        Where the source does not answer the job stays paused all the same; the reconciler sends another attempt later.
-        """
-        self._tidy()
+        """For a pause that its worker died in, and for a paused job whose temporary snapshot is too old to be kept."""
+        self._new_run().stand_down()
         self.progress.log("paused")
         return self._end(JobEvent.PAUSED)
 
-    def tidy(self) -> None:
-        """For a job that nobody works on and that stays what it is: what it left at the source is undone as far as the
-        source lets us, its temporary snapshot where it is too old to go on from. Raises StaleAttempt, DatabaseError."""
-        self.progress.log("looking after what is left at the source")
-        self._tidy()
+    def cleanup_source(self) -> None:
+        """For a job that nobody works on and that stays what it is: undoes what must not stay any longer, as far as the
+        source lets us. Raises StaleAttempt, DatabaseError."""
+        self.progress.log("checking what is left at the source")
+        self._new_run().stand_down()
         with self.progress.taking_log() as lines:
-            self.workshop.claims.log(self.claim, lines)
-
-    def _tidy(self) -> None:
-        runs = self._runs
-        if not runs.exists(Path(self.claim.job.output_path)):
-            return
-        never = CancelToken()
-        try:
-            with self._source(never) as (session, spec):
-                done = clean_up(
-                    session,
-                    spec.output_dir,
-                    runs,
-                    drop_snapshot=False,
-                    attempt_suffix=self._suffix,
-                    cancel=never,
-                    note=self.progress.log,
-                )
-            for problem in done.problems:
-                self.progress.log(f"not undone at the source: {problem.change}: {problem.error.message}")
-        except (StaleAttempt, DatabaseError):
-            raise
-        except HyperSDKError as error:
-            self.progress.log(f"the source could not be looked at: {error.message}")
+            self.worker.claims.log(self.claim, lines)
 
     def _end(
         self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: HyperSDKError | None = None
@@ -289,20 +182,28 @@ class JobAttempt:
     def written(
         self, event: JobEvent, *, result: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
     ) -> JobState:
-        """Writes down how it ended. A database that cannot be written is waited for: meanwhile the outcome is known
-        here only. Raises StaleAttempt; DatabaseError where the worker ends first."""
-        claims, job = self.workshop.claims, self.claim.job
+        """Writes down how it ended; meanwhile the outcome is known here only. Raises StaleAttempt; DatabaseError where
+        the worker ends before the database can be written."""
+        claims, job = self.worker.claims, self.claim.job
         latest = self.progress.latest if self.progress.begun else job.progress
+
+        def write() -> JobState:
+            claims.write_progress({job.id: self.claim.epoch}, {job.id: latest})
+            with self.progress.taking_log() as lines:
+                claims.log(self.claim, lines)
+            return claims.end(
+                self.claim, event, result=result, error=error, keep_run=self.keep_partial, progress=latest
+            )
+
+        return self._when_writable(write)
+
+    def _when_writable(self, write: Callable[[], T]) -> T:
+        """Waits for a database that cannot be written. Raises DatabaseError where the worker ends first."""
         while True:
             try:
-                claims.write_progress({job.id: self.claim.epoch}, {job.id: latest})
-                with self.progress.taking_log() as lines:
-                    claims.log(self.claim, lines)
-                return claims.end(
-                    self.claim, event, result=result, error=error, keep_run=self.keep_partial, progress=latest
-                )
+                return write()
             except DatabaseError:
-                if self.workshop.ending(WRITE_AGAIN_S):
+                if self.worker.ending(WRITE_AGAIN_S):
                     raise
 
 
@@ -322,38 +223,3 @@ def _plain(value: object) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     return str(value)
-
-
-def result_object(result: ExportResult) -> dict[str, Any]:
-    """``result`` of a job: those of the legacy routes first. ``duration`` is in nanoseconds."""
-    folder = result.output_dir
-    names = [file.name for file in result.files]
-    ovf = next((name for name in names if name.endswith(".ovf")), "")
-    return {
-        "vm_name": result.machine,
-        "output_dir": str(folder),
-        "ovf_path": str(folder / ovf) if ovf else "",
-        "files": names,
-        "output_files": [str(folder / name) for name in names],
-        "total_size": sum(file.size_bytes for file in result.files),
-        "duration": int(result.elapsed_s * 1_000_000_000),
-        "success": True,
-        "export_method": result.method,
-        "error": "",
-        "proof": result.proof,
-        "artifacts": [
-            {
-                "name": file.name,
-                "size_bytes": file.size_bytes,
-                "sha256": file.sha256,
-                "content": result.content.get(file.name),
-            }
-            for file in result.files
-        ],
-        "warnings": list(result.warnings),
-        "bytes_downloaded": result.wire_bytes,
-        "data_bytes": result.data_bytes,
-        "capacity_bytes": result.capacity_bytes,
-        "blocks_skipped": result.blocks_skipped,
-        "restored": result.restored,
-    }

@@ -16,9 +16,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.errors import Cancelled, register
-from hypersdk.jobs.admission import conflicting_job
-from hypersdk.jobs.records import Job
-from hypersdk.jobs.states import ATTEMPT_LOST, HELD, UNDOING, JobEvent, JobState, after
+from hypersdk.jobs import steps
+from hypersdk.jobs.locks import conflicting_job
+from hypersdk.jobs.records import Job, Step
+from hypersdk.jobs.states import ATTEMPT_LOST, HELD, UNDOING, JobEvent, JobState, StepState, after
+from hypersdk.jobs.steps import read_steps
 from hypersdk.jobs.store import JobStore, append_log
 from hypersdk.jobs.transition import (
     CURRENT,
@@ -86,14 +88,14 @@ class Claims:
         """Takes the job up: its epoch rises, whoever had it before is stale from here on. None where the attempt is not
         the job's last one, or the job has ended or is paused meanwhile; with ``free`` also where a worker has it.
 
-        None as well where another job works in its folder, or this worker has as many as it may: then another attempt
+        None as well where another job holds a lock of it, or this worker has as many as it may: then another attempt
         is due."""
         with self._claiming, self.database.write() as connection:
             job = lock(connection, jobs.c.id == job_id, jobs.c.attempt == attempt, *may(JobEvent.START))
             if job is None or (free and job.worker_id is not None):
                 return None
-            folder_busy = conflicting_job(connection, job_id) is not None
-            if folder_busy or (not free and self._others(connection, job_id) >= self._most):
+            busy = conflicting_job(connection, job_id) is not None
+            if busy or (not free and self._others(connection, job_id) >= self._most):
                 if not free:
                     transition(self.database, connection, job, JobEvent.REQUEUE)
                 return None
@@ -262,6 +264,7 @@ class Claims:
                 connection,
                 job,
                 event,
+                keep=keep_run,
                 result=None if result is None else dict(result),
                 error=failure,
                 discard=False,
@@ -279,6 +282,32 @@ class Claims:
         with self._counting:
             self._counted.pop(claim.job.id, None)
         return new
+
+    def last_result(self, claim: Claim) -> Mapping[str, Any] | None:
+        """What the last step left: the result of a job all of whose steps were done in earlier processes."""
+        return self._store.get(claim.job.id).steps[-1].result
+
+    def begin_step(self, claim: Claim, position: int) -> Step:
+        """Says that a step runs, unless it is done already; the step as it was. Raises StaleAttempt."""
+        with self.database.write() as connection:
+            self._ours(connection, claim)
+            step = read_steps(connection, [claim.job.id])[claim.job.id][position]
+            if step.state is not StepState.DONE:
+                now = self.database.now(connection)
+                steps.begin(connection, claim.job.id, position, claim.job.attempt, now)
+                self._tell_step(connection, claim, step.name, StepState.RUNNING, now)
+            return step
+
+    def end_step(self, claim: Claim, step: Step, result: Mapping[str, Any] | None) -> None:
+        """Says that a step is done, and what later ones need to know of it. Raises StaleAttempt."""
+        with self.database.write() as connection:
+            self._ours(connection, claim)
+            now = self.database.now(connection)
+            steps.finish(connection, claim.job.id, step.position, now, result)
+            self._tell_step(connection, claim, step.name, StepState.DONE, now)
+
+    def _tell_step(self, connection: sa.Connection, claim: Claim, name: str, state: StepState, now: float) -> None:
+        change(self.database, connection, claim.job.id, now, "step", {"step": name, "state": state.value})
 
     def write_progress(self, claims: Mapping[str, int], progress: Mapping[str, Mapping[str, Any]]) -> None:
         """Progress of several jobs in one transaction; those that are not ours any more are left alone. ``claims`` is

@@ -1,9 +1,8 @@
-"""The durable engine (DBOS): one thin workflow for each attempt of a job, in a queue for each export root.
+"""The durable engine (DBOS): one workflow for each attempt of a job, in a queue for each place where jobs can run.
 
 What was measured of it decides how it is used (docs/decisions): an executor id for each worker process, a protocol
-version instead of a hash of our code, JSON instead of pickle, one step for the whole export of a machine, our own rows
-for cancel and pause. Only workers know of it; the API writes rows, and the dispatcher of any worker hands them over
-within a second.
+version instead of a hash of our code, JSON instead of pickle, our own rows for cancel, pause and what users see of
+steps. Only workers know of it; the API writes rows, and the dispatcher of any worker hands them over within a second.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
 
 from hypersdk.jobs.admission import Admission
+from hypersdk.jobs.attempt import Durable
 from hypersdk.jobs.enginecopy import engine_fault_of, engine_file
 from hypersdk.jobs.records import MAX_PRIORITY
 from hypersdk.jobs.settings import DaemonSettings
@@ -41,22 +41,21 @@ BUSY_S: Final = 10
 """How long the engine waits for another writer of its file: attempts are handed over within a transaction of ours, in
 which others wait."""
 POOL_SIZE: Final = 20
-Execute = Callable[[str, int], dict[str, Any]]
+Execute = Callable[[str, int, Durable], dict[str, Any]]
 
 _execute: Execute | None = None
 
 
 @DBOS.workflow(name="attempt", max_recovery_attempts=MAX_RECOVERIES)
 def attempt(job_id: str, number: int) -> dict[str, Any]:
-    """One attempt of a job. What comes after the export (convert, land, prove) will be steps behind it."""
-    return export(job_id, number)
-
-
-@DBOS.step(name="export")
-def export(job_id: str, number: int) -> dict[str, Any]:
-    """The export of one machine is one step: its lease covers all disks and cannot outlive the process."""
+    """One attempt of a job. Its steps are steps of the engine, by the names that the job's kind gives them; to claim the
+    job is not one, since whoever goes on with the attempt must claim it anew."""
     assert _execute is not None
-    return _execute(job_id, number)
+    return _execute(job_id, number, _durable)
+
+
+def _durable(name: str, act: Callable[[], bool]) -> bool:
+    return DBOS.run_step({"name": name}, act)
 
 
 class Engine:

@@ -11,13 +11,13 @@ from hypersdk.access.kinds.vsphere import VSPHERE, connection_to
 from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, Refused, UsageError, register
 from hypersdk.jobs.records import Job
-from hypersdk.jobs.service import JOB_PASSWORD
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
 from hypersdk.migration.jobfile import JobDefinition
 from hypersdk.net.guard import EndpointGuard
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
 
+JOB_PASSWORD: Final = "job-password"  # noqa: S105 - what the vault seals it for
 ENDPOINT_MOVED: Final = register(
     "endpoint_moved",
     "The vCenter or ESXi host that this worker would log in to is not the one that the job was submitted for.",

@@ -23,10 +23,10 @@ MAX_PENDING_LOG: Final = 256 * 1024
 class JobProgress:
     """Fed by the export's ticker, read by the worker's reporter. Thread-safe."""
 
-    def __init__(self, method: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, method: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = Lock()
-        self._method = method
+        self.method = method
         self._latest: Mapping[str, Any] = EMPTY_PROGRESS
         self._saved: Mapping[str, Any] | None = None
         self._log: list[str] = []
@@ -40,7 +40,7 @@ class JobProgress:
         for machine in machines:
             stalled = self._stalled(machine)
             with self._lock:
-                self._latest = job_object(replace(machine, method=self._method, stalled=stalled))
+                self._latest = job_object(replace(machine, method=self.method, stalled=stalled))
             self._note_changes(machine)
 
     def changed(self) -> Mapping[str, Any] | None:

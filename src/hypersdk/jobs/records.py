@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from hypersdk import model
-from hypersdk.jobs.states import JobState
+from hypersdk.jobs.states import JobState, StepState
 from hypersdk.model import ExportProgress, Phase, job_object, read_job_object
 from hypersdk.resource import LARGE, ListColumn, ListRecord, Named, Resource, TableColumn
 
@@ -26,15 +28,47 @@ def at_rest(progress: Mapping[str, Any], phase: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepColumns(ListRecord):
+    """What is shown of a named part of a job's work."""
+
+    name: str
+    state: Annotated[str, ListColumn(choices=StepState)]
+    attempt: Annotated[int | None, ListColumn("The attempt that ran it last")]
+    started_at: datetime | None
+    ended_at: datetime | None
+    error: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(StepColumns):
+    """A row of the database. ``result`` is for later steps."""
+
+    state: StepState
+    job_id: Annotated[str, ListColumn(internal=True)]
+    position: Annotated[int, ListColumn(internal=True)]
+    result: Annotated[Mapping[str, Any] | None, ListColumn(internal=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobColumns(ListRecord):
     """What is shown of a job, to everybody. ``progress`` is a document, in the form of each side."""
 
     id: Annotated[str, ListColumn(example="job-3f9a1c20d4e5", table=TableColumn("Job ID", 1, style="bold"))]
     number: Annotated[int, ListColumn("Rises with each submit")] = 0
     name: Annotated[str, ListColumn(part=True, table=TableColumn("Name", 2, least=12))]
-    vm_path: Annotated[str, ListColumn(part=True, table=TableColumn("VM Path", 3, least=12, optional=True))]
-    output_path: Annotated[str, ListColumn(part=True)]
-    format: Annotated[str, ListColumn(facet=True)]
+    kind: Annotated[str, ListColumn("What is done", example="export", facet=True)] = "export"
+    subject: Annotated[
+        str,
+        ListColumn(
+            "What it is done to: of an export the machine's path",
+            part=True,
+            table=TableColumn("VM Path", 3, least=12, optional=True),
+        ),
+    ]
+    target: Annotated[str, ListColumn("Where the result goes: of an export the folder", part=True)]
+    vm_path: Annotated[str | None, ListColumn("Of an export: the subject", part=True)] = None
+    output_path: Annotated[str | None, ListColumn("Of an export: the target", part=True)] = None
+    format: Annotated[str | None, ListColumn("Of an export", facet=True)] = None
     state: Annotated[str, ListColumn(choices=JobState, facet=True, table=TableColumn("Status", 4))]
     status: Annotated[
         str, ListColumn("The state in the words of the six legacy routes", choices=LegacyWord, derived=True)
@@ -49,6 +83,9 @@ class JobColumns(ListRecord):
     attempt: int = 1
     worker_id: str | None = None
     waiting: Annotated[str | None, ListColumn("Code of what a queued job waits for")] = None
+    steps: Annotated[
+        tuple[StepColumns, ...], ListColumn("The named parts of its work, in the order in which they run")
+    ] = ()
     progress: Annotated[object, ListColumn(table=TableColumn("Progress", 5))]
     result: Mapping[str, Any] | None = None
     error: Annotated[Mapping[str, Any] | None, ListColumn("Why it failed")] = None
@@ -67,6 +104,7 @@ class Job(JobColumns):
     """A row of the database. ``definition`` holds no secret; ``error`` has code, message, cause, next_step."""
 
     state: JobState
+    steps: tuple[Step, ...]
     progress: Mapping[str, Any]
     root_id: Annotated[str, ListColumn(internal=True)]
     keep_partial: Annotated[bool, ListColumn(internal=True)]
@@ -104,6 +142,7 @@ class WorkerInfo(ListRecord):
 
 PERCENT: Final = Named("percent", float, ListColumn("How much of the job is done", bounds=(0, 100), digits=1))
 JOBS: Final = Resource("jobs", Job, key="number", sort="-number", more=(PERCENT,))
+STEPS: Final = Resource("steps", Step, key="position", sort="position")
 ATTEMPTS: Final = Resource("attempts", Attempt, key="epoch", sort="epoch")
 WORKERS: Final = Resource("workers", WorkerInfo, key="id", sort="state")
 
@@ -114,14 +153,22 @@ class NewJob:
 
     id: str | None
     name: str
-    vm_path: str
-    output_path: str
-    format: str
+    kind: str
+    subject: str
+    target: str
     definition: Mapping[str, Any]
     digest: str
     endpoint_id: str | None
     secret: bytes | None
     site: str
     root_id: str
+    locks: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
     priority: int = 0
     owner: str | None = None
+
+
+def digest_of(definition: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of what was asked for; when it was written does not count."""
+    counted = {key: value for key, value in definition.items() if key != "created_at"}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -12,19 +11,19 @@ from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.errors import CODES, HyperSDKError, LookupFailed, UsageError, register
 from hypersdk.jobs.figures import workers_alive
+from hypersdk.jobs.kinds import kind_of
+from hypersdk.jobs.kinds.base import SubmitContext
+from hypersdk.jobs.kinds.export import Export
 from hypersdk.jobs.records import MAX_PRIORITY, Attempt, Job, NewJob
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ENDED, HELD, NO_WORKER, SOURCE_CHANGED_STILL, UNDOING, JobState, JobStateError
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.troubles import NO_TROUBLES, PROCESS_DIES, Troubles
-from hypersdk.migration.jobfile import JobDefinition, load_jobs
-from hypersdk.net.guard import check_submitted
-from hypersdk.vsphere.endpoint import resolve_endpoint
+from hypersdk.migration.jobfile import fields_of, load_documents
 
 AT_ONCE: Final = 200
 """Jobs that are changed in one transaction: a second at most, in which other writers wait."""
-JOB_PASSWORD: Final = "job-password"  # noqa: S105 - what the vault seals it for
 JOB_ID_RESERVED: Final = register(
     "job_id_reserved",
     "The id is a word of the API: the job could not be asked for.",
@@ -99,19 +98,26 @@ class JobService:
 
         Raises UsageError ``job_unreadable`` when there is nothing in the text that could be a job.
         """
-        wanted: list[tuple[int, NewJob, Sequence[str]]] = []
+        wanted: list[tuple[int, NewJob, tuple[str, ...]]] = []
         rejected: list[RejectedJob] = []
-        for entry in load_jobs(text, content_type=content_type, environ=self._environ):
+        context = SubmitContext(
+            owner,
+            max(-MAX_PRIORITY, min(MAX_PRIORITY, priority)),
+            endpoint_id,
+            self._vault,
+            self._endpoints,
+            self._settings,
+            self.roots,
+            self._environ,
+        )
+        for number, document in enumerate(load_documents(text, content_type=content_type), 1):
             try:
-                if entry.definition is None:
-                    assert entry.error is not None
-                    raise entry.error
-                new = self._new(entry.definition, owner, endpoint_id, priority)
+                new, warned = _accepted(document, context)
                 if new.id is None and key is not None:
-                    new = replace(new, id=_id_of(key, entry.number))
-                wanted.append((entry.number, new, (*entry.definition.warnings, *_without_effect(entry.definition))))
+                    new = replace(new, id=_id_of(key, number))
+                wanted.append((number, new, warned))
             except HyperSDKError as error:
-                rejected.append(RejectedJob(entry.number, error))
+                rejected.append(RejectedJob(number, error))
         accepted: list[Job] = []
         warnings: list[str] = []
         for (number, _, warned), found in zip(
@@ -123,47 +129,6 @@ class JobService:
                 accepted.append(found[0])
                 warnings += warned
         return SubmitResult(tuple(accepted), tuple(sorted(rejected, key=lambda one: one.number)), tuple(warnings))
-
-    def _new(self, definition: JobDefinition, owner: str | None, endpoint_id: str | None, priority: int) -> NewJob:
-        """Raises UsageError, Refused or LookupFailed for a job that cannot be taken."""
-        if definition.id in WORDS_OF_ROUTES:
-            raise UsageError(f"a job cannot be called '{definition.id}'", code=JOB_ID_RESERVED, id=definition.id)
-        root = self.roots.of(definition.folder)
-        given = definition.as_dict()
-        chosen, site = self._endpoint(definition, endpoint_id)
-        password = definition.endpoint.password
-        return NewJob(
-            id=definition.id,
-            name=definition.title,
-            vm_path=definition.vm_path,
-            output_path=definition.folder,
-            format=definition.format.value,
-            definition=given,
-            digest=_digest(given),
-            endpoint_id=chosen,
-            secret=None if password is None else self._vault.seal(password, JOB_PASSWORD),
-            site=site,
-            root_id=root.id,
-            priority=max(-MAX_PRIORITY, min(MAX_PRIORITY, priority)),
-            owner=owner,
-        )
-
-    def _endpoint(self, definition: JobDefinition, endpoint_id: str | None) -> tuple[str | None, str]:
-        """The stored endpoint, if it is one, and ``host:port`` of the server."""
-        own = definition.endpoint
-        if own.url is not None:
-            named = resolve_endpoint({}, None, url=own.url, username=own.username)
-            check_submitted(named.host, named.port, self._settings.allowed_endpoints)
-            return None, f"{named.host}:{named.port}"
-        if endpoint_id is None and self._environ.get("GOVC_URL"):
-            found = resolve_endpoint(self._environ, None)
-            return None, f"{found.host}:{found.port}"
-        stored = self._endpoints.get(endpoint_id) if endpoint_id else self._endpoints.default()
-        if stored is None:
-            found = resolve_endpoint({}, None)  # raises: no endpoint was named
-            return None, f"{found.host}:{found.port}"
-        named = resolve_endpoint({}, None, url=stored.url)
-        return stored.id, f"{named.host}:{named.port}"
 
     def explain(self, job: Job) -> JobExplanation:
         """Why the job is as it is."""
@@ -271,21 +236,16 @@ _SITUATIONS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def _without_effect(definition: JobDefinition) -> Iterator[str]:
-    own = definition.endpoint
-    if own.insecure and own.url is None:
-        yield (
-            f"{definition.title}: insecure has no effect on a job that names no server; how the daemon's own is trusted"
-            " is the daemon's matter"
-        )
+def _accepted(document: object, context: SubmitContext) -> tuple[NewJob, tuple[str, ...]]:
+    """The job that a definition asks for, by its kind. Raises HyperSDKError."""
+    given = fields_of(document)
+    kind = kind_of(given.get("kind", Export.name))
+    new, warnings = kind.accept({key: value for key, value in given.items() if key != "kind"}, context)
+    if new.id in WORDS_OF_ROUTES:
+        raise UsageError(f"a job cannot be called '{new.id}'", code=JOB_ID_RESERVED, id=new.id)
+    return new, warnings
 
 
 def _id_of(key: str, number: int) -> str:
     """As random as the key, and the same for the same key."""
     return f"job-{hashlib.sha256(f'{key}/{number}'.encode()).hexdigest()[:12]}"
-
-
-def _digest(definition: Mapping[str, Any]) -> str:
-    """Of what was asked for; when it was written does not count."""
-    counted = {key: value for key, value in definition.items() if key != "created_at"}
-    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()

@@ -29,17 +29,6 @@ NO_WORKER_FOR_ROOT: Final = register(
     "No worker that is alive sees the export root that the job writes to.",
     "Start a worker on a host where that root is mounted.",
 )
-FOLDER_BUSY: Final = register(
-    "folder_busy",
-    "Another job works in the same folder.",
-    "Nothing: it begins when that one has ended. A folder takes one export; cancel this job, and submit it with an"
-    " `output_path` of its own.",
-)
-MACHINE_BUSY: Final = register(
-    "machine_exported",
-    "Another job of this daemon exports the same machine.",
-    "Nothing: it begins when that one has ended. `hyperctl query -status running` shows it.",
-)
 NO_WORKER: Final = register(
     "no_worker",
     "No worker is alive.",
@@ -93,6 +82,17 @@ class JobEvent(StrEnum):
     RESUME = "resume"
     RETRY = "retry"
     EXPIRE = "expire"
+
+
+class StepState(StrEnum):
+    """Where a step of a job is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"  # the job was cancelled before it
+    UNDONE = "undone"  # the job was cancelled
 
 
 class JobStateError(HyperSDKError):

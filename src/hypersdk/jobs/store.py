@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -15,7 +15,9 @@ import sqlalchemy as sa
 from hypersdk.errors import LookupFailed, UsageError, register
 from hypersdk.jobs.records import ATTEMPTS, EMPTY_PROGRESS, JOBS, Attempt, Job, NewJob
 from hypersdk.jobs.states import ENDED, LEGACY_STATUS, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError
+from hypersdk.jobs.steps import add_steps, read_steps
 from hypersdk.jobs.transition import SUBMITTED, TOPIC, change, transition
+from hypersdk.migration.jobfile import DEFAULT_FORMAT
 from hypersdk.state.database import Database
 from hypersdk.state.outbox import REMOVED, Event, events_since, write_events
 from hypersdk.state.pages import (
@@ -27,17 +29,26 @@ from hypersdk.state.pages import (
     PageResult,
     current_revision,
 )
-from hypersdk.state.tables import attempts, job_log, jobs, runs
+from hypersdk.state.tables import attempts, job_log, jobs, locks, runs
 
 JOB_UNKNOWN: Final = register("job_unknown", "There is no job with that id.", "See `hyperctl query -all`.")
 JOB_EXISTS: Final = register(
     "job_exists", "A job with that id exists and asks for something else.", "Choose another id, or leave it out."
 )
+_EXPORT: Final = jobs.c.kind == "export"
+_OF_EXPORTS: Final[Mapping[str, sa.ColumnElement[Any]]] = {
+    "vm_path": sa.case((_EXPORT, jobs.c.subject)),
+    "output_path": sa.case((_EXPORT, jobs.c.target)),
+    "format": sa.case((_EXPORT, sa.func.coalesce(jobs.c.definition["format"].as_string(), DEFAULT_FORMAT.value))),
+}
+"""Columns that lists had when all jobs were exports."""
 JOB_LIST: Final = Listing(
     JOBS,
     jobs,
     status=sa.case({state.value: word for state, word in LEGACY_STATUS.items()}, value=jobs.c.state),
     percent=jobs.c.progress["percent_complete"].as_float(),
+    steps=sa.null(),  # rows of their own: see _with_steps
+    **_OF_EXPORTS,
 )
 ATTEMPT_LIST: Final = Listing(ATTEMPTS, attempts)
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
@@ -69,7 +80,7 @@ class Filter:
         if self.states:
             found.append(jobs.c.state.in_([state.value for state in self.states]))
         if self.text:
-            columns = (jobs.c.name, jobs.c.vm_path, jobs.c.output_path, jobs.c.id)
+            columns = (jobs.c.name, jobs.c.subject, jobs.c.target, jobs.c.id)
             found.append(sa.or_(*(column.icontains(self.text, autoescape=True) for column in columns)))
         if self.excluded:
             found.append(jobs.c.id.not_in(self.excluded))
@@ -171,9 +182,9 @@ class JobStore:
                 "id": job_id,
                 "number": number + place,
                 "name": new.name,
-                "vm_path": new.vm_path,
-                "output_path": new.output_path,
-                "format": new.format,
+                "kind": new.kind,
+                "subject": new.subject,
+                "target": new.target,
                 "definition": dict(new.definition),
                 "digest": new.digest,
                 "endpoint_id": new.endpoint_id,
@@ -204,6 +215,10 @@ class JobStore:
             for place, (job_id, new) in enumerate(fresh, 1)
         ]
         connection.execute(sa.insert(jobs), rows)
+        add_steps(connection, {job_id: new.steps for job_id, new in fresh})
+        held = [{"job_id": job_id, "name": name} for job_id, new in fresh for name in new.locks]
+        if held:
+            connection.execute(sa.insert(locks), held)
         write_events(connection, now, [Event(row["revision"], TOPIC, row["id"], SUBMITTED, {}) for row in rows])
 
     # Look
@@ -225,14 +240,15 @@ class JobStore:
                 raise UsageError("a cursor goes with sort=number or -number", code=LIST_QUERY)
             beyond = jobs.c.number < after if part.sort.startswith("-") else jobs.c.number > after
         with self.database.read() as connection:
-            return JOB_LIST.page(connection, JOB_LIST.select(), which.conditions(), part, beyond=beyond)
+            found = JOB_LIST.page(connection, JOB_LIST.select(), which.conditions(), part, beyond=beyond)
+            return replace(found, rows=tuple(_with_steps(connection, found.rows)))
 
     def newest(self, which: Filter, limit: int) -> tuple[Sequence[Job], int]:
         """Up to ``limit`` jobs of a filter, newest first, and how many there are; without facets, in one look."""
         conditions = which.conditions()
         query = JOB_LIST.select().where(*conditions).order_by(jobs.c.number.desc()).limit(limit)
         with self.database.read() as connection:
-            found = [JOB_LIST.record(row) for row in connection.execute(query)]
+            found = _with_steps(connection, map(JOB_LIST.record, connection.execute(query)))
             if len(found) < limit:
                 return found, len(found)
             return found, connection.execute(
@@ -257,7 +273,7 @@ class JobStore:
         """Jobs that changed after ``revision``, in the order of their last change."""
         query = JOB_LIST.select().where(jobs.c.revision > revision).order_by(jobs.c.revision).limit(limit)
         with self.database.read() as connection:
-            return [JOB_LIST.record(row) for row in connection.execute(query)]
+            return _with_steps(connection, map(JOB_LIST.record, connection.execute(query)))
 
     def events_since(self, revision: int, *, limit: int = 1000) -> list[Event]:
         """What happened to jobs and endpoints after ``revision``, oldest first."""
@@ -430,6 +446,12 @@ def append_log(connection: sa.Connection, job_id: str, data: bytes) -> None:
     connection.execute(sa.insert(job_log).values(job_id=job_id, start=start, data=data))
 
 
+def _with_steps(connection: sa.Connection, rows: Iterable[Job]) -> list[Job]:
+    found = list(rows)
+    steps = read_steps(connection, [job.id for job in found])
+    return [replace(job, steps=steps[job.id]) for job in found]
+
+
 def possible_id(text: str) -> bool:
     """Whether a job can have that id: anything else is not shown to the database, which may not even be able to write
     it."""
@@ -441,7 +463,7 @@ def _get(connection: sa.Connection, job_id: str) -> Job:
     row = connection.execute(_ONE, {"id": job_id}).one_or_none() if possible_id(job_id) else None
     if row is None:
         raise _unknown(job_id)
-    return JOB_LIST.record(row)
+    return _with_steps(connection, [JOB_LIST.record(row)])[0]
 
 
 def _digests(connection: sa.Connection, ids: Sequence[str]) -> dict[str, str]:
@@ -456,9 +478,8 @@ def _digests(connection: sa.Connection, ids: Sequence[str]) -> dict[str, str]:
 def _by_id(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Job]:
     found: dict[str, Job] = {}
     for part in _parts(ids):
-        found |= {
-            row.id: JOB_LIST.record(row) for row in connection.execute(JOB_LIST.select().where(jobs.c.id.in_(part)))
-        }
+        rows = connection.execute(JOB_LIST.select().where(jobs.c.id.in_(part)))
+        found |= {job.id: job for job in _with_steps(connection, map(JOB_LIST.record, rows))}
     return found
 
 

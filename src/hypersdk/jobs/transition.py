@@ -4,7 +4,7 @@
 
     who                        asks for an event                      transition()
     store     a user           cancel, pause, resume, retry, expire   state      states.after
-    claims    a worker         start, finish, fail, paused ...        revision, times, worker, attempt, progress at rest
+    claims    a worker         start, finish, fail, paused ...        revision, times, worker, attempt, progress, steps
     reconcile a worker lost    requeue, fail                          outbox     an event in the same transaction
 """
 
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from hypersdk.errors import CODES
 from hypersdk.jobs.records import at_rest
 from hypersdk.jobs.states import ATTEMPTS_EXHAUSTED, ENDED, JobEvent, JobState, after, before
+from hypersdk.jobs.steps import follow
 from hypersdk.state.database import Database
 from hypersdk.state.outbox import Event, write_events
 from hypersdk.state.tables import jobs
@@ -68,9 +69,16 @@ CURRENT: Final = (jobs.c.id, jobs.c.state, jobs.c.worker_id, jobs.c.progress)
 
 
 def transition(
-    database: Database, connection: sa.Connection, job: CurrentJob, event: JobEvent, **changes: Any
+    database: Database,
+    connection: sa.Connection,
+    job: CurrentJob,
+    event: JobEvent,
+    *,
+    keep: bool = True,
+    **changes: Any,
 ) -> JobState:
-    """Changes the state of a job and returns the new one. ``changes`` are further columns.
+    """Changes the state of a job and returns the new one. ``changes`` are further columns; with ``keep`` the steps that
+    are done stay done where it is cancelled or tried again.
 
     A job that waits for a worker afterwards is due for another attempt; one that rests shows a progress that does not
     move. Raises JobStateError ``job_state`` where the event may not happen.
@@ -89,6 +97,7 @@ def transition(
         values["started_at"] = sa.func.coalesce(jobs.c.started_at, now)
     if event is JobEvent.RETRY:
         values |= {"error": None, "result": None}
+    follow(connection, job.id, event, now, error=changes.get("error"), keep=keep)
     change(database, connection, job.id, now, event.value, {"from": state.value, "to": new.value}, **values)
     return new
 

@@ -28,12 +28,13 @@ from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.config.folders import state_folder
 from hypersdk.errors import HyperSDKError, UsageError
-from hypersdk.jobs.attempt import AttemptContext, JobAttempt
+from hypersdk.jobs.attempt import Durable, JobAttempt, not_durable
 from hypersdk.jobs.budget import Renewal, SharedBudget
 from hypersdk.jobs.claims import Claims, StaleAttempt
 from hypersdk.jobs.engine import Engine
 from hypersdk.jobs.enginecopy import ENGINE_DAMAGED, ENGINE_GONE
 from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
+from hypersdk.jobs.kinds.base import WorkerContext
 from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.reconcile import Reconciler
 from hypersdk.jobs.roots import ExportRoots
@@ -96,7 +97,7 @@ class Worker:
             vault = Vault.load(settings, self._environ)
             endpoints = EndpointStore(self._database, vault)
             logins = EndpointResolver(JobStore(self._database), vault, endpoints, settings, self._environ)
-            workshop = AttemptContext(
+            context = WorkerContext(
                 claims,
                 logins,
                 roots,
@@ -106,14 +107,18 @@ class Worker:
                 self._stopping.wait,
             )
             engine = Engine(
-                settings, self._database, identity, roots.ids, lambda job, n: self._attempt(workshop, job, n)
+                settings,
+                self._database,
+                identity,
+                roots.ids,
+                lambda job, n, durable: self._attempt(context, job, n, durable),
             )
             claims.release_undo(identity)  # of a killed one before us
             undoing = CancelRunner(
                 claims,
                 roots.ids,
-                lambda job, n: self._attempt(workshop, job, n, free=True),
-                lambda job, published: self._tidy(workshop, job, published),
+                lambda job, n: self._attempt(context, job, n, free=True),
+                lambda job, published: self._tidy(context, job, published),
             )
             engine.launch()
             try:
@@ -137,34 +142,38 @@ class Worker:
 
     # Jobs
 
-    def _attempt(self, workshop: AttemptContext, job_id: str, number: int, *, free: bool = False) -> dict[str, Any]:
+    def _attempt(
+        self, context: WorkerContext, job_id: str, number: int, durable: Durable = not_durable, *, free: bool = False
+    ) -> dict[str, Any]:
         """Called by the engine, or with ``free`` to undo, in a thread of its own. Never raises what is expected."""
         with self._lock:
             self._begun[f"{job_id}/{number}"] += 1
         try:
-            return self._attempted(workshop, job_id, number, free=free)
+            return self._attempted(context, job_id, number, durable, free=free)
         finally:
             with self._lock:
                 self._begun -= Counter([f"{job_id}/{number}"])
 
-    def _attempted(self, workshop: AttemptContext, job_id: str, number: int, *, free: bool) -> dict[str, Any]:
+    def _attempted(
+        self, context: WorkerContext, job_id: str, number: int, durable: Durable, *, free: bool
+    ) -> dict[str, Any]:
         try:
             if self._stopping.is_set():
-                workshop.claims.hand_back(job_id, number)
+                context.claims.hand_back(job_id, number)
                 return {"outcome": "handed back"}
-            claim = workshop.claims.claim(job_id, number, free=free)
+            claim = context.claims.claim(job_id, number, free=free)
         except DatabaseError as error:
             LOG.error("job %s was not taken up: %s", job_id, error.message)
             return {"outcome": "database failed"}
         if claim is None:
             return {"outcome": "superseded"}
-        attempt = JobAttempt(workshop, claim, self._cancel.child())
+        attempt = JobAttempt(context, claim, self._cancel.child())
         with self._lock:
             self._active[job_id] = attempt
         if self._stopping.is_set():
             attempt.stop("drain")
         try:
-            return {"outcome": attempt.run().value}
+            return {"outcome": attempt.run(durable).value}
         except StaleAttempt:
             return {"outcome": "stale"}
         except DatabaseError as error:
@@ -180,16 +189,16 @@ class Worker:
                     del self._active[job_id]
             self._room = True
 
-    def _tidy(self, workshop: AttemptContext, job_id: str, published: bool) -> None:
+    def _tidy(self, context: WorkerContext, job_id: str, published: bool) -> None:
         """Called in a thread of its own, for a job that nobody works on. One whose files are published is completed
         once its source is as it was found, any other stays what it is. Never raises."""
         try:
             if published:
                 JobStore(self._database).cancel(job_id)
                 return
-            claim = workshop.claims.claim_idle(job_id)
+            claim = context.claims.claim_idle(job_id)
             if claim is not None:
-                JobAttempt(workshop, claim, self._cancel.child()).tidy()
+                JobAttempt(context, claim, self._cancel.child()).cleanup_source()
         except (StaleAttempt, JobStateError):
             return  # somebody took it up
         except DatabaseError as error:

@@ -133,7 +133,8 @@ def _convert(
         board.phase(Phase.VERIFYING)
         verdict = _verdict(machine, copied, run, board, cancel)
         told = (*machine.warnings, *warnings, *verdict.warnings)
-        finished = Finished(disks.hashes(), told, restored=True, elapsed_s=time.monotonic() - started)
+        disks.wait()
+        finished = Finished(told, restored=True, elapsed_s=time.monotonic() - started)
         board.phase(Phase.PUBLISHING)
         result = Publishing(
             spec,

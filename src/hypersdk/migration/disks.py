@@ -49,7 +49,7 @@ class DiskSet:
     shared: RunResources
     verifier: Executor
     warn: Callable[[str], None]
-    _hashes: dict[int, Future[str | None]] = field(default_factory=dict)
+    _hashes: list[Future[None]] = field(default_factory=list)
 
     def copy(
         self, pairs: Sequence[tuple[DiskRecord, DiskSource]], identity: Callable[[int], str], cancel: CancelToken
@@ -148,9 +148,9 @@ class DiskSet:
 
     def hash_later(self, record: DiskRecord, cancel: CancelToken) -> None:
         """Has the checksum of a finished file computed, beside whatever else goes on."""
-        self._hashes[record.key] = self.verifier.submit(self._hash, record, cancel)
+        self._hashes.append(self.verifier.submit(self._hash, record, cancel))
 
-    def _hash(self, record: DiskRecord, cancel: CancelToken) -> str | None:
+    def _hash(self, record: DiskRecord, cancel: CancelToken) -> None:
         meter = self.board.meters[record.key]
         if record.sha256 is None and self._wants_hash:
             assert record.size_bytes is not None
@@ -159,12 +159,12 @@ class DiskSet:
             with self.run.changing():
                 record.sha256 = digest
         meter.enter(Phase.DONE)
-        return record.sha256
 
-    def hashes(self) -> dict[int, str | None]:
-        """SHA-256 (hex) of each file by device key, None where it was not hashed; waits for those that are still
-        computed."""
-        return {key: future.result() for key, future in self._hashes.items()}
+    def wait(self) -> None:
+        """Waits for the checksums that are still computed; they are in the run's record then. Raises what one of them
+        raised."""
+        for future in self._hashes:
+            future.result()
 
 
 def _damaged(label: str, blocks: int) -> str:

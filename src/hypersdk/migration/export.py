@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -94,6 +94,23 @@ def export_machines(
         return list(pool.map(MachineExport.outcome, exports))
 
 
+@contextmanager
+def machine_export(
+    session: Session,
+    plan: Plan,
+    *,
+    cancel: CancelToken,
+    observer: Observer,
+    settings: RunSettings,
+    shared: RunResources,
+) -> Iterator[MachineExport]:
+    """The export of one machine, opened, whose steps the caller runs; see ``export_machines``."""
+    board = MachineProgress(plan.machine.name, plan.disks)
+    export = MachineExport(session, plan, board, shared.with_settings(settings), cancel)
+    with ticking([export.progress], observer, settings.progress_interval_s), export.opened():
+        yield export
+
+
 class MachineExport:
     """One machine's export, from its plan to its published files."""
 
@@ -122,42 +139,73 @@ class MachineExport:
     def outcome(self) -> Outcome:
         """Runs it; every expected error becomes part of the outcome."""
         try:
-            with self._board.ended_by_errors():
-                result, problem = self.run()
+            result, problem = self.run()
         except HyperSDKError as error:
             return Outcome(self._plan, None, error)
-        self._board.phase(Phase.DONE)
         return Outcome(self._plan, result, problem)
 
     def run(self) -> tuple[ExportResult, NotRestored | None]:
-        """The whole of it. The second part says what could not be undone at the source, though the files are
-        published."""
+        """The whole of it; see ``publish``."""
+        with self.opened():
+            self.copy()
+            return self.publish()
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Holds the folder and the run, new or taken up, for ``copy`` and ``publish``."""
         self._cancel.check()
         self._started = time.monotonic()
         self._board.phase(Phase.PREPARING)
         place = self._plan.spec.output_dir.absolute()
-        with target_errors(f"creating {self._named}"):
-            place.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
+        with self._board.ended_by_errors(), ExitStack() as stack:
+            with target_errors(f"creating {self._named}"):
+                place.mkdir(parents=True, exist_ok=True)
             held = stack.enter_context(OutputFolder.opened(place, self._named, self._shared.settings.locate))
             self._held, self._folder = held, held.path
             run = self._locked(stack)
             with held.explaining():
-                return self._run_locked(run, stack)
+                self._work = self._open(run, stack)
+                stack.enter_context(self._work.run.registered())
+                try:
+                    stack.enter_context(self._room(self._work))
+                except HyperSDKError as error:
+                    undo_after(self._work, error, copied=False)  # what was taken over for the copy
+                    raise
+            yield
 
-    def _run_locked(self, run: RunFile | None, stack: ExitStack) -> tuple[ExportResult, NotRestored | None]:
-        work = self._open(run, stack)
-        stack.enter_context(work.run.registered())
-        try:
-            stack.enter_context(self._room(work))
-        except HyperSDKError as error:
-            undo_after(work, error, copied=False)  # what was taken over for the copy
-            raise
-        try:
-            return self._run(work)
-        except BaseException as error:
-            add_problems(work, error, self._not_undone)
-            raise
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """An error says what is wrong with the folder, and what could not be undone at the source."""
+        with self._board.ended_by_errors(), self._held.explaining():
+            try:
+                yield
+            except BaseException as error:
+                add_problems(self._work, error, self._not_undone)
+                raise
+
+    def copy(self) -> None:
+        """Copies all disks, puts the source back, and waits for the checksums of the files. In a run that has done so
+        already nothing is copied."""
+        with self._explained():
+            if not self._work.run.record.published:
+                self._copy_and_verify(self._work)
+
+    def publish(self) -> tuple[ExportResult, NotRestored | None]:
+        """Publishes what was copied. The second part says what could not be undone at the source, though the files are
+        published."""
+        with self._explained():
+            work = self._work
+            if work.run.record.published:
+                result = self._only_put_back(work)
+            else:
+                self._board.phase(Phase.PUBLISHING)
+                work.run.check()
+                result = self._publishing(work).publish()
+                if suffix := work.run.record.attempt_suffix:
+                    remove_other_attempts(self._folder, [file.name for file in result.files], suffix)
+            problem = self._ended(work)
+            self._board.phase(Phase.DONE)
+            return result, problem
 
     @contextmanager
     def _room(self, work: SourceWork) -> Iterator[None]:
@@ -230,7 +278,7 @@ class MachineExport:
                 check_undone_here(self._session, run)
             else:
                 check_same_run(self._session, self._plan, run)
-            work = self._work(run, stack)
+            work = self._taken_up(run, stack)
             take_over(work, self._cancel)
             if self._plan.spec.resume is not Resume.DISCARD:
                 run.make_known()
@@ -243,7 +291,7 @@ class MachineExport:
             self._give_up_unread()
         elif run is None and not self._plan.spec.force:
             refuse_foreign(self._folder, foreign_files(self._folder))  # once more, now that nobody else can begin here
-        return self._work(self._new_run(), stack)
+        return self._taken_up(self._new_run(), stack)
 
     def _give_up_unread(self) -> None:
         """What the run left at the source is in its record, so it is not known, and the user is told."""
@@ -275,7 +323,7 @@ class MachineExport:
             file_hash=spec.file_hash,
         )
 
-    def _work(self, run: RunFile, stack: ExitStack) -> SourceWork:
+    def _taken_up(self, run: RunFile, stack: ExitStack) -> SourceWork:
         if self._shared.settings.runs is None:
             run.held_in(self._held)
         journal, record = SourceJournal(self._session, run, note=self._board.note), run.record
@@ -285,34 +333,25 @@ class MachineExport:
         stack.callback(outputs.close)
         return SourceWork(self._session, self._plan, run, journal, outputs, self._warnings.append)
 
-    def _run(self, work: SourceWork) -> tuple[ExportResult, NotRestored | None]:
-        if work.run.record.published:
-            return self._only_put_back(work)
+    def _copy_and_verify(self, work: SourceWork) -> None:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier:
             disks = DiskSet(
                 self._plan.spec, work.run, work.outputs, self._held, self._board, self._shared, verifier, work.warn
             )
-            copy = MachineCopy(work, self._board, disks)
             copied_before = work.run.record.copied
             try:
-                self._copy(work, copy)
+                self._copy(work, MachineCopy(work, self._board, disks))
             except BaseException as error:
                 self._cancel.cancel("the export ended")
                 if isinstance(error, HyperSDKError):
                     name_inserted_iso(error, self._plan.machine)
                 undo_after(work, error)
                 raise
-            problems = self._put_back(work)
+            self._put_back(work)
             if work.journal.snapshot_was_gone and not copied_before:
                 self._disown(work)
             self._board.phase(Phase.VERIFYING)
-            hashes = disks.hashes()
-        self._board.phase(Phase.PUBLISHING)
-        work.run.check()
-        result = self._publishing(work, hashes, problems).publish()
-        if attempt_suffix := work.run.record.attempt_suffix:
-            remove_other_attempts(self._folder, [file.name for file in result.files], attempt_suffix)
-        return result, self._ended(work, problems)
+            disks.wait()
 
     def _disown(self, work: SourceWork) -> None:
         """The snapshot was gone when it was to be removed, so its removal may have begun while the last of it was read:
@@ -324,46 +363,41 @@ class MachineExport:
             record.proof = record.descriptor = None
         raise snapshot_gone(self._plan.machine.name, work.run.record.snapshot_name)
 
-    def _only_put_back(self, work: SourceWork) -> tuple[ExportResult, NotRestored | None]:
+    def _only_put_back(self, work: SourceWork) -> ExportResult:
         """The end of a run whose files are published: what an earlier try could not undo at the source."""
-        problems = self._put_back(work)
+        self._put_back(work)
         for meter in self._board.meters.values():
             meter.enter(Phase.DONE)
-        result = self._publishing(work, {}, problems).published()
-        return result, self._ended(work, problems)
+        return self._publishing(work).published()
 
-    def _put_back(self, work: SourceWork) -> list[UndoProblem]:
-        """Undoes all that is open at the source, also where the run is cancelled by now. What fails becomes a warning
-        and is returned."""
+    def _put_back(self, work: SourceWork) -> None:
+        """Undoes all that is open at the source, also where the run is cancelled by now. What fails becomes a
+        warning."""
         self._board.phase(Phase.PUBLISHING, "putting the source back as it was found")
-        problems = self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
+        self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
         self._warnings += [
-            f"not undone at the source: {problem.change}: {problem.error.message}" for problem in problems
+            f"not undone at the source: {problem.change}: {problem.error.message}" for problem in self._not_undone
         ]
-        return problems
 
-    def _publishing(
-        self, work: SourceWork, hashes: Mapping[int, str | None], problems: Sequence[UndoProblem]
-    ) -> Publishing:
+    def _publishing(self, work: SourceWork) -> Publishing:
         plan = self._plan
         finished = Finished(
-            hashes=hashes,
             warnings=tuple(self._warnings),
-            restored=not problems,
+            restored=not self._not_undone,
             elapsed_s=time.monotonic() - self._started,
         )
         record = work.run.record
-        stem = stem_of_run(record)  # as in _work: its disks have it, whatever the machine is called by now
+        stem = stem_of_run(record)  # as in _taken_up: its disks have it, whatever the machine is called by now
         return Publishing(plan.spec, plan.machine, stem, record, work.outputs, self._held, finished, self._cancel)
 
-    def _ended(self, work: SourceWork, problems: list[UndoProblem]) -> NotRestored | None:
+    def _ended(self, work: SourceWork) -> NotRestored | None:
         """The run is forgotten, unless something is still to be undone at the source: that is the error then."""
-        if not problems:
+        if not self._not_undone:
             work.run.remove()
             return None
         with work.run.changing() as record:
             record.published = True
-        return not_restored(self._plan.machine.name, problems)
+        return not_restored(self._plan.machine.name, self._not_undone)
 
     def _copy(self, work: SourceWork, copy: MachineCopy) -> None:
         """Source prepared, watched while a snapshot of ours is on it, copied. Where all is copied already the machine

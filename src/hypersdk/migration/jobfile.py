@@ -95,6 +95,9 @@ Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127
 Tag = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
 
 
+DEFAULT_FORMAT: Final = OutputFormat.OVF
+
+
 class _Part(BaseModel):
     """Unknown fields are errors. ``null`` and ``""`` mean "not given": programs write all the fields of a structure."""
 
@@ -178,11 +181,12 @@ class JobDefinition(_Part):
     """One export. ``output_dir`` and ``method`` are older names of ``output_path`` and ``export_method``."""
 
     id: Id | None = None
+    kind: Literal["export"] = Field(default="export", exclude=True)
     name: Line = ""
     vm_path: Line
     output_path: Line = ""
     output_dir: Line = ""
-    format: Annotated[OutputFormat, BeforeValidator(_one_spelling)] = OutputFormat.OVF
+    format: Annotated[OutputFormat, BeforeValidator(_one_spelling)] = DEFAULT_FORMAT
     export_method: Annotated[MethodWord, BeforeValidator(_one_spelling)] = "auto"
     method: Annotated[MethodWord, BeforeValidator(_one_spelling)] = "auto"
     compress: Flag | CompressWord = False
@@ -286,12 +290,15 @@ class JobEntry:
 
 
 def load_jobs(text: str, *, content_type: str | None = None, environ: Mapping[str, str]) -> list[JobEntry]:
-    """The jobs in ``text``, in order. ``content_type`` (a MIME type) settles the syntax; without it JSON, then YAML is
-    tried.
+    """The exports in ``text``, in order. ``environ`` gives ``HOME`` for output folders that start with ``~/``. Raises as
+    ``load_documents``; what is wrong with a single job is in its entry."""
+    documents = load_documents(text, content_type=content_type)
+    return [_entry(number, document, environ) for number, document in enumerate(documents, start=1)]
 
-    ``environ`` gives ``HOME`` for output folders that start with ``~/``. Raises UsageError ``job_unreadable`` when
-    there is nothing in the text that could be a job; what is wrong with a single job is in its entry.
-    """
+
+def load_documents(text: str, *, content_type: str | None = None) -> list[object]:
+    """What could be jobs in ``text``, in order. ``content_type`` (a MIME type) settles the syntax; without it JSON,
+    then YAML is tried. Raises UsageError ``job_unreadable`` when there is nothing that could be a job."""
     if len(text) > MAX_TEXT:
         raise _unreadable(f"the job file has {len(text)} characters, more than {MAX_TEXT}")
     document = _parser_for(content_type)(text.removeprefix("\ufeff"))
@@ -308,21 +315,27 @@ def load_jobs(text: str, *, content_type: str | None = None, environ: Mapping[st
         raise _unreadable("the job file holds neither a job nor a list of jobs")
     if len(jobs) > MAX_JOBS:
         raise _unreadable(f"the job file holds {len(jobs)} jobs, more than {MAX_JOBS}")
-    return [_entry(number, job, environ) for number, job in enumerate(jobs, start=1)]
+    return jobs
+
+
+def fields_of(document: object) -> Mapping[Any, Any]:
+    """The fields of one job. Raises UsageError ``job_invalid``."""
+    if not isinstance(document, Mapping):
+        raise _invalid("", "a job is a set of fields, not a single value")
+    return document
 
 
 def _entry(number: int, job: object, environ: Mapping[str, str]) -> JobEntry:
     try:
-        return JobEntry(number, _definition(job, environ), None)
+        return JobEntry(number, parse_definition(job, environ), None)
     except UsageError as error:
         return JobEntry(number, None, error)
 
 
-def _definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
-    if not isinstance(job, Mapping):
-        raise _invalid("", "a job is a set of fields, not a single value")
+def parse_definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
+    """The definition of one export. Raises UsageError that names the field."""
     try:
-        definition = JobDefinition.model_validate(job)
+        definition = JobDefinition.model_validate(fields_of(job))
     except ValidationError as error:
         raise _translated(error) from None  # the original holds the values, passwords among them
     if not definition.folder:

@@ -7,7 +7,7 @@ A disk is opened fresh or, where its ledger proves that what lies there is of th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +78,6 @@ class Publication(Protocol):
     @property
     def described(self) -> bool:
         """Whether the machine is known well enough for a descriptor."""
-        ...
-
-    @property
-    def hashes(self) -> Mapping[int, str | None]:
-        """SHA-256 (hex) of each disk by device key, None where it was not hashed."""
         ...
 
     def descriptor(self) -> bytes:

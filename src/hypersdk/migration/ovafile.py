@@ -116,7 +116,7 @@ class OvaFile(Outputs):
         file = self._file
         if has_name(file.whole, file.final):
             return
-        digests = {record.file_name: digest for record in self._records if (digest := publication.hashes[record.key])}
+        digests = {record.file_name: record.sha256 for record in self._records if record.sha256}
         with target_errors(f"finishing {file.final.name}"):
             self._archive(FdFile(file.whole), until=None).finish(publication.descriptor(), digests)
         file.publish()

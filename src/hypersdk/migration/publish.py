@@ -71,10 +71,8 @@ class ExportResult:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What is known when all is copied: file hashes by device key, and how the run went. ``started_at`` is RFC 3339
-    text."""
+    """How the run went, known when all is copied."""
 
-    hashes: Mapping[int, str | None]
     warnings: tuple[str, ...]
     restored: bool
     elapsed_s: float
@@ -161,11 +159,6 @@ class Publishing:
 
     # Files
 
-    @property
-    def hashes(self) -> Mapping[int, str | None]:
-        """See Publication."""
-        return self.finished.hashes
-
     def write(self, name: str, data: bytes) -> PublishedFile:
         """See Publication."""
         self._small[name] = write_held(self.run.folder / name, data, check=self.folder.check)
@@ -234,7 +227,7 @@ class Publishing:
     def _disk_artifact(self, disk: Disk, record: DiskRecord, archive: PublishedFile | None) -> DiskArtifact:
         assert record.receipt is not None
         assert record.size_bytes is not None
-        own = PublishedFile(record.file_name, record.size_bytes, self.hashes[record.key])
+        own = PublishedFile(record.file_name, record.size_bytes, record.sha256)
         return DiskArtifact(
             disk=disk,
             file=archive or own,

@@ -3,6 +3,8 @@
 ::
 
     jobs ──< attempts            what a user submitted; each time a worker took it up
+      ├──< steps               the named parts of its work, in order, and how each of them stands
+      ├──< locks               what it must have for itself while a worker has it
       ├── runs                   journal and receipts of the export that is under way
       └──< job_log               its log, by byte offset
     workers                      heartbeats, on the database's clock
@@ -36,9 +38,9 @@ jobs = sa.Table(
     sa.Column("id", Key, primary_key=True),
     sa.Column("number", Big, nullable=False, unique=True),  # rises with each submit: the order of lists
     sa.Column("name", sa.Text, nullable=False),
-    sa.Column("vm_path", sa.Text, nullable=False),
-    sa.Column("output_path", sa.Text, nullable=False),
-    sa.Column("format", sa.String(16), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),  # what is to be done: see hypersdk.jobs.kinds
+    sa.Column("subject", sa.Text, nullable=False),  # what it is done to: of an export the machine's path
+    sa.Column("target", sa.Text, nullable=False),  # where the result goes: of an export the folder
     sa.Column("definition", Json, nullable=False),  # as it was given, without any secret
     sa.Column("digest", sa.String(64), nullable=False),  # of the definition: the same id with another one is refused
     sa.Column("endpoint_id", Key, nullable=True),
@@ -68,6 +70,25 @@ jobs = sa.Table(
     sa.Column("updated_at", Time, nullable=False),
     sa.Column("revision", Big, nullable=False, index=True),
     sa.Index("jobs_by_state", "state", "number"),
+)
+locks = sa.Table(
+    "locks",
+    METADATA,
+    sa.Column("job_id", Key, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True, index=True),  # see hypersdk.jobs.locks
+)
+steps = sa.Table(
+    "steps",
+    METADATA,
+    sa.Column("job_id", Key, sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),  # from 0, in the order in which they run
+    sa.Column("name", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=True),  # the one that ran it last
+    sa.Column("started_at", Time, nullable=True),
+    sa.Column("ended_at", Time, nullable=True),
+    sa.Column("result", Json, nullable=True),  # for later steps
+    sa.Column("error", Json, nullable=True),
 )
 attempts = sa.Table(
     "attempts",

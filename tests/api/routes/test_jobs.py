@@ -49,7 +49,7 @@ def _run(api: Api, job: Job, event: JobEvent | None = None, **more: Any) -> None
 
 def _finish(api: Api, job: Job, files: dict[str, bytes]) -> Path:
     """A job that has ended, with its files in its folder."""
-    folder = Path(job.output_path)
+    folder = Path(job.target)
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)

@@ -33,7 +33,7 @@ LISTS = {
 KEYS = {"attempts": "epoch", "entries": "number"}
 """Which column names a row; elsewhere it is the id."""
 WHOLE = {
-    "jobs": {"status", "definition", "progress", "result", "error"},  # status is the state in other words
+    "jobs": {"status", "definition", "steps", "progress", "result", "error"},  # status is the state in other words
     "attempts": {"error"},
 }
 """Columns that are documents, or another one in other words."""

@@ -61,7 +61,7 @@ def test_submit_of_one_machine_by_flags(api: Api, ctl: Hyperctl) -> None:
         "7",
     )
     job = api.services.jobs.get(out.splitlines()[-1].removeprefix("Job ID: "))
-    assert (job.vm_path, job.format, job.name, job.priority) == ("/data/vm/a b", "qcow2", "n", 7)
+    assert (job.subject, job.definition["format"], job.name, job.priority) == ("/data/vm/a b", "qcow2", "n", 7)
 
 
 def test_submit_from_standard_input_for_programs(api: Api, ctl: Hyperctl) -> None:
@@ -146,7 +146,7 @@ def test_query_prints_the_columns_that_programs_read(api: Api, ctl: Hyperctl) ->
         assert columns == sorted(columns)
         row = lines[3]
         cells = [row[at:end].strip() for at, end in zip(columns, [*columns[1:], None], strict=True)]
-        assert cells[:5] == [first.id, "one", first.vm_path, "completed", "transferring (42.5%)"]
+        assert cells[:5] == [first.id, "one", first.subject, "completed", "done (42.5%)"]
         assert lines[2].split()[-3:] == ["queued", "(0.0%)", "-"]
         assert lines[2].startswith(second.id)
 
@@ -291,7 +291,7 @@ def test_watch_follows_to_the_end_and_its_status_is_the_jobs(api: Api, ctl: Hype
     done = ctl("watch")
     worker.join()
     assert done.status == 10
-    assert f"{good.id} good completed: {good.output_path}" in done.out
+    assert f"{good.id} good completed: {good.target}" in done.out
     assert f"{bad.id} bad failed" in done.out
     assert "good: queued" in done.err
     assert ctl("watch", good.id).status == 0
@@ -366,7 +366,7 @@ def _all() -> object:
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_the_table_fits_the_terminal_and_never_cuts_an_id(api: Api, width: int) -> None:
-    job = api.add_job(name="a rather long name of a machine that somebody gave it", vm_path="/Amsterdam/vm/" + "x" * 60)
+    job = api.add_job(name="a rather long name of a machine that somebody gave it", subject="/Amsterdam/vm/" + "x" * 60)
     with Client(api.url, token=api.tokens["viewer"], environ={}) as client:
         lines = jobs_table(client.query(), width).plain.split("\n")
     assert max(map(len, lines)) <= max(width, 60)

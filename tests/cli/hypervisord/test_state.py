@@ -17,8 +17,8 @@ from hypersdk.access.access import Access
 from hypersdk.access.roles import Role
 from hypersdk.access.vault import Vault
 from hypersdk.cli.hypervisord.app import program
+from hypersdk.jobs.login import JOB_PASSWORD
 from hypersdk.jobs.rotation import known_key
-from hypersdk.jobs.service import JOB_PASSWORD
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.supervisor import one_daemon

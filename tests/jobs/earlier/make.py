@@ -83,7 +83,7 @@ def _run(folder: Path, server: Simulator) -> float:
         {"vm_path": "web-0", "options": {**one_by_one, "remove_cdrom": True}},
         {"vm_path": "web-1", "options": one_by_one},
     )
-    ledgers = [site.root / job.vm_path / f"{job.vm_path}-disk2.qcow2.partial.blocks" for job in jobs]
+    ledgers = [site.root / job.subject / f"{job.subject}-disk2.qcow2.partial.blocks" for job in jobs]
     site.until(lambda: all(site.store.get(job.id).state.value == "running" for job in jobs))
     jobs += site.submit({"vm_path": "web-2"})
     site.until(lambda: all(path.exists() and path.stat().st_size > HEADER for path in ledgers))

@@ -404,7 +404,7 @@ def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
         )
         for one in artifacts_of(job)
     ]
-    return ArtifactsView(folder=job.output_path, files=files)
+    return ArtifactsView(folder=job.target, files=files)
 
 
 @router.get(

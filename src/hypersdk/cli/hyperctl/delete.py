@@ -44,5 +44,5 @@ def _left_behind(ctl: Ctl, job_id: str) -> Iterator[str]:
         told = error.get("message") if error.get("code") == "not_restored" else None
         yield (
             told
-            or f"{changes - len(snapshots)} other change(s) of '{job.vm_path}'; the job's log, gone with it, said which"
+            or f"{changes - len(snapshots)} other change(s) of '{job.subject}'; the job's log, gone with it, said which"
         )

@@ -10,7 +10,7 @@ import click
 
 from hypersdk.cli.hyperctl.app import common_flags
 from hypersdk.cli.hyperctl.ctl import Ctl, pass_ctl
-from hypersdk.cli.hyperctl.shown import moment_text, status_text
+from hypersdk.cli.hyperctl.shown import moment_text, status_text, step_text
 from hypersdk.cli.programs.groups import Command
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def command(ctl: Ctl, job_id: str) -> None:
     """Say why a job is where it is: the code, its cause, the next step, and what was tried before."""
     job = ctl.client.get(job_id)
     explanation = ctl.client.explain(job_id)
-    facts = {"id": job.id, "status": job.status, "state": job.state, **explanation.raw}
+    facts = {"id": job.id, "status": job.status, "state": job.state, "steps": job.raw["steps"], **explanation.raw}
     ctl.show(facts, lambda: _print(ctl, job, explanation))
 
 
@@ -42,6 +42,8 @@ def _print(ctl: Ctl, job: Job, found: Explanation) -> None:
     ):
         if text:
             ctl.output.print(labelled(label, text, width), soft_wrap=True)
+    for step in job.steps:
+        ctl.output.print(labelled("step", step_text(step), width, "dim"), soft_wrap=True)
     for one in found.history:
         ctl.output.print(labelled("tried", _attempt(one), width, "dim"), soft_wrap=True)
 

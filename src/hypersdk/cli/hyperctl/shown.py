@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from hypersdk.cli.columns import Cell
     from hypersdk.client import Job
+    from hypersdk.jobs.records import StepColumns
 
 STATUS_STYLES: Final = {
     "completed": "green",
@@ -36,6 +37,16 @@ def status_text(job: Job) -> str:
 def progress_text(job: Job) -> str:
     """``phase (x.x%)``."""
     return f"{clean(job.progress.phase, 40)} ({job.progress.percent_complete:.1f}%)"
+
+
+def step_text(step: StepColumns) -> str:
+    """``copy: done, took 3 min``."""
+    if step.started_at is None:
+        return f"{step.name}: {step.state}"
+    if step.ended_at is None:
+        return f"{step.name}: {step.state} since {moment_text(step.started_at)}"
+    took = format_duration((step.ended_at - step.started_at).total_seconds())
+    return f"{step.name}: {step.state}, took {took}"
 
 
 def moment_text(moment: datetime | None) -> str:
@@ -97,14 +108,16 @@ def job_facts(job: Job) -> Iterator[tuple[str, str]]:
     """The sheet of ``hyperctl get``."""
     yield "Job ID", job.id
     yield "Name", job.name
-    yield "VM Path", job.vm_path
-    yield "Output", job.output_path
-    yield "Format", job.format
+    yield ("VM Path" if job.vm_path else "Subject"), job.subject
+    yield ("Output" if job.output_path else "Target"), job.target
+    yield ("Format", job.format) if job.format else ("Kind", job.kind)
     yield "Status", status_text(job)
     if job.waiting:
         yield "Waits for", job.waiting
     yield "Progress", progress_text(job)
     yield from _amounts(job)
+    for number, step in enumerate(job.steps):
+        yield ("Steps" if number == 0 else ""), step_text(step)
     yield "Attempt", str(job.attempt)
     yield "Submitted", moment_text(job.created_at)
     yield "Started", moment_text(job.started_at)

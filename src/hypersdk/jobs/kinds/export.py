@@ -1,0 +1,274 @@
+"""Exports of a machine from vSphere into a folder.
+
+::
+
+    copy      log in ─> plan ─> prepare the source ─> copy all disks ─> put the source back ─> checksums
+    publish   final names, descriptor, manifest last
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from hypersdk.errors import HyperSDKError
+from hypersdk.jobs.claims import StaleAttempt
+from hypersdk.jobs.kinds.base import RunContext, StepOutcome, SubmitContext
+from hypersdk.jobs.locks import folder_lock, machine_lock
+from hypersdk.jobs.login import JOB_PASSWORD
+from hypersdk.jobs.nextsteps import warning_of_job
+from hypersdk.jobs.records import NewJob, digest_of
+from hypersdk.migration.export import MachineExport, machine_export
+from hypersdk.migration.jobfile import JobDefinition, parse_definition
+from hypersdk.migration.plan import Plan, make_plan
+from hypersdk.migration.publish import ExportResult
+from hypersdk.migration.runs import clean_up, give_up
+from hypersdk.migration.settings import RunSettings
+from hypersdk.migration.spec import ExportSpec, Resume
+from hypersdk.net.guard import check_submitted
+from hypersdk.state.database import DatabaseError
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.endpoint import resolve_endpoint
+from hypersdk.vsphere.session import Session
+
+COPY: Final = "copy"
+PUBLISH: Final = "publish"
+
+
+class Export:
+    """The kind of all jobs that name no other."""
+
+    name: ClassVar[str] = "export"
+    steps: ClassVar[tuple[str, ...]] = (COPY, PUBLISH)
+
+    def accept(self, given: Mapping[str, Any], context: SubmitContext) -> tuple[NewJob, tuple[str, ...]]:
+        """See JobKind."""
+        definition = parse_definition(given, context.environ)
+        root = context.roots.of(definition.folder)
+        kept = definition.as_dict()
+        chosen, site = _endpoint(definition, context)
+        password = definition.endpoint.password
+        new = NewJob(
+            id=definition.id,
+            name=definition.title,
+            kind=self.name,
+            subject=definition.vm_path,
+            target=definition.folder,
+            definition=kept,
+            digest=digest_of(kept),
+            endpoint_id=chosen,
+            secret=None if password is None else context.vault.seal(password, JOB_PASSWORD),
+            site=site,
+            root_id=root.id,
+            locks=(folder_lock(root.id, definition.folder), machine_lock(site, definition.vm_path)),
+            steps=self.steps,
+            priority=context.priority,
+            owner=context.owner,
+        )
+        return new, (*definition.warnings, *_without_effect(definition))
+
+    def run(self, context: RunContext) -> ExportRun:
+        """See JobKind."""
+        return ExportRun(context)
+
+
+def _endpoint(definition: JobDefinition, context: SubmitContext) -> tuple[str | None, str]:
+    """The stored endpoint, if it is one, and ``host:port`` of the server."""
+    own, endpoint_id = definition.endpoint, context.endpoint_id
+    if own.url is not None:
+        named = resolve_endpoint({}, None, url=own.url, username=own.username)
+        check_submitted(named.host, named.port, context.settings.allowed_endpoints)
+        return None, f"{named.host}:{named.port}"
+    if endpoint_id is None and context.environ.get("GOVC_URL"):
+        found = resolve_endpoint(context.environ, None)
+        return None, f"{found.host}:{found.port}"
+    stored = context.endpoints.get(endpoint_id) if endpoint_id else context.endpoints.default()
+    if stored is None:
+        found = resolve_endpoint({}, None)  # raises: no endpoint was named
+        return None, f"{found.host}:{found.port}"
+    named = resolve_endpoint({}, None, url=stored.url)
+    return stored.id, f"{named.host}:{named.port}"
+
+
+def _without_effect(definition: JobDefinition) -> Iterator[str]:
+    own = definition.endpoint
+    if own.insecure and own.url is None:
+        yield (
+            f"{definition.title}: insecure has no effect on a job that names no server; how the daemon's own is trusted"
+            " is configured at the daemon"
+        )
+
+
+class ExportRun:
+    """One attempt. Both steps of an attempt share one login and one plan; a publish without a copy before it in this
+    process goes on from the run's record, which says that all is copied."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._stack = ExitStack()
+        self._export: MachineExport | None = None
+        context.progress.method = str(context.job.definition.get("export_method") or "auto")
+
+    def step(self, name: str) -> StepOutcome:
+        """See JobRun."""
+        if self._export is None:
+            self._export = self._stack.enter_context(self._opened())
+            self._export.copy()
+        if name == COPY:
+            return StepOutcome()
+        result, problem = self._export.publish()
+        for warning in result.warnings:
+            self._context.progress.log(f"warning: {warning}")
+        return StepOutcome(result_object(result), problem)
+
+    @contextmanager
+    def _opened(self) -> Iterator[MachineExport]:
+        context, log = self._context, self._context.progress.log
+        with self._source(context.cancel) as (session, spec):
+            if context.begun:
+                spec = replace(spec, resume=Resume.DISCARD if context.job.discard else Resume.RESUME)
+            plan = self._plan(session, spec)
+            for change in plan.changes:
+                log(f"at the source: {change}")
+            for warning in plan.warnings:
+                log(f"warning: {warning}")
+            with machine_export(
+                session,
+                plan,
+                cancel=context.cancel,
+                observer=context.progress.observe,
+                settings=self._settings,
+                shared=context.worker.resources_of(context.job.site),
+            ) as export:
+                yield export
+
+    def _plan(self, session: Session, spec: ExportSpec) -> Plan:
+        context = self._context
+        with session.breakable(context.cancel):
+            plan = make_plan(
+                session, spec, cancel=context.cancel, min_free=context.worker.settings.min_free, runs=context.runs
+            )
+        return replace(plan, warnings=tuple(map(warning_of_job, plan.warnings)))
+
+    @contextmanager
+    def _source(self, cancel: CancelToken) -> Iterator[tuple[Session, ExportSpec]]:
+        """A login, and the export as asked for, into a folder that is held open."""
+        job, worker = self._context.job, self._context.worker
+        definition = JobDefinition.model_validate(job.definition)
+        endpoint = worker.endpoints.endpoint_for(job, definition)
+        connecting = Session.connect(endpoint, cancel=cancel, guard=worker.guard)
+        with connecting as session, worker.roots.opened(job.target, create=True) as descriptor:
+            spec = replace(
+                definition.to_spec(),
+                output_dir=Path(f"/proc/self/fd/{descriptor}"),
+                display_dir=Path(job.target),
+                job_id=job.id,
+                job_name=job.name,
+            )
+            yield session, spec
+
+    @property
+    def _settings(self) -> RunSettings:
+        worker = self._context.worker
+        return replace(
+            worker.settings,
+            runs=self._context.runs,
+            guard=worker.guard,
+            attempt_suffix=self._suffix,
+            locate=worker.roots.locate,
+        )
+
+    @property
+    def _suffix(self) -> str:
+        return f".{self._context.claim.epoch}"
+
+    def undo(self, *, keep_partial: bool) -> Mapping[str, Any] | None:
+        """See JobRun: with a login of its own, the cancel that stopped the export must not stop this. Raises
+        NotRestored, and whatever keeps it from logging in: then the job is not cancelled, and its record is kept."""
+        self.close()
+        context, published = self._context, False
+        if context.begun:
+            never = CancelToken()
+            with self._source(never) as (session, spec):
+                published = give_up(
+                    session,
+                    spec,
+                    context.runs,
+                    keep_partial=keep_partial,
+                    attempt_suffix=self._suffix,
+                    cancel=never,
+                    note=context.progress.log,
+                )
+        if published and context.job.result is not None:
+            context.progress.log("the source is as it was found; the files were complete before")
+            return {**context.job.result, "restored": True}
+        context.progress.log("cancelled; the source is as it was found")
+        return None
+
+    def stand_down(self) -> None:
+        """See JobRun: the temporary snapshot goes where it is too old to go on from. A source that does not answer is
+        no error: the reconciler sends another attempt later. Raises StaleAttempt, DatabaseError."""
+        context = self._context
+        if not context.begun:
+            return
+        never = CancelToken()
+        try:
+            with self._source(never) as (session, spec):
+                done = clean_up(
+                    session,
+                    spec.output_dir,
+                    context.runs,
+                    drop_snapshot=False,
+                    attempt_suffix=self._suffix,
+                    cancel=never,
+                    note=context.progress.log,
+                )
+            for problem in done.problems:
+                context.progress.log(f"not undone at the source: {problem.change}: {problem.error.message}")
+        except (StaleAttempt, DatabaseError):
+            raise
+        except HyperSDKError as error:
+            context.progress.log(f"the source could not be looked at: {error.message}")
+
+    def close(self) -> None:
+        """See JobRun."""
+        self._export = None
+        self._stack.close()
+
+
+def result_object(result: ExportResult) -> dict[str, Any]:
+    """``result`` of a job: those of the legacy routes first. ``duration`` is in nanoseconds."""
+    folder = result.output_dir
+    names = [file.name for file in result.files]
+    ovf = next((name for name in names if name.endswith(".ovf")), "")
+    return {
+        "vm_name": result.machine,
+        "output_dir": str(folder),
+        "ovf_path": str(folder / ovf) if ovf else "",
+        "files": names,
+        "output_files": [str(folder / name) for name in names],
+        "total_size": sum(file.size_bytes for file in result.files),
+        "duration": int(result.elapsed_s * 1_000_000_000),
+        "success": True,
+        "export_method": result.method,
+        "error": "",
+        "proof": result.proof,
+        "artifacts": [
+            {
+                "name": file.name,
+                "size_bytes": file.size_bytes,
+                "sha256": file.sha256,
+                "content": result.content.get(file.name),
+            }
+            for file in result.files
+        ],
+        "warnings": list(result.warnings),
+        "bytes_downloaded": result.wire_bytes,
+        "data_bytes": result.data_bytes,
+        "capacity_bytes": result.capacity_bytes,
+        "blocks_skipped": result.blocks_skipped,
+        "restored": result.restored,
+    }
