@@ -72,7 +72,7 @@ def tls_of(settings: DaemonSettings) -> ReloadableTls | None:
         host = settings.addr.rpartition(":")[0].strip("[]")
         write_private(path, self_signed(_names(host)))
         LOG.warning("made a self-signed certificate: %s", path)
-    LOG.info("SHA-256 print of the certificate: %s", fingerprint(path))
+    LOG.info("SHA-256 fingerprint of the certificate: %s", fingerprint(path))
     return ReloadableTls(path, path)
 
 
@@ -101,7 +101,7 @@ def self_signed(names: list[str], *, now: datetime.datetime | None = None) -> st
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 print of the first certificate in a PEM file, as people compare it."""
+    """SHA-256 fingerprint of the first certificate in a PEM file, as people compare it."""
     der = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(serialization.Encoding.DER)
     return format_fingerprint(hashlib.sha256(der).hexdigest())
 

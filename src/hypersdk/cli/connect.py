@@ -24,8 +24,8 @@ PASSWORD_IN_ARGV: Final = register(
     "Leave the password out of --url; use --password-file, --password-stdin, $GOVC_PASSWORD or the prompt.",
 )
 UNTRUSTED: Final = (
-    "Ask whoever runs the server for the SHA-256 print, then pass it with --thumbprint; or name the authority's file"
-    " with --ca-bundle."
+    "Ask the server's administrator for the SHA-256 fingerprint, then pass it with --thumbprint; or name the"
+    " authority's file with --ca-bundle."
 )
 LOGIN_REFUSED: Final = "login_refused"
 CERTIFICATE_UNKNOWN: Final = "certificate_unknown"
@@ -148,7 +148,10 @@ def _connect(cli: Cli, endpoint: Endpoint) -> Session:
 
 def _ask_trust(cli: Cli, endpoint: Endpoint, error: ConnectError) -> bool:
     notes = cli.output.notes
-    notes.print(f"{endpoint.address} shows a certificate that no authority known here vouches for.", style="yellow")
+    notes.print(
+        f"{endpoint.address} shows a certificate that is not signed by an authority this machine trusts.",
+        style="yellow",
+    )
     facts = {key: clean(str(error.fields.get(key, "")), 200) for key in ("sha256", "sha1", "subject", "issuer")}
     shown = [
         ("SHA-256", facts["sha256"][:PRINT_LINE]),
@@ -160,7 +163,7 @@ def _ask_trust(cli: Cli, endpoint: Endpoint, error: ConnectError) -> bool:
     ]
     for label, text in shown:
         notes.print(f"  {label:<12}{text}", soft_wrap=True)
-    notes.print("Compare the SHA-256 print with the one shown on the server itself.")
+    notes.print("Compare the SHA-256 fingerprint with the one shown on the server itself.")
     return cli.ask("Trust it from now on? Type yes: ").strip().lower() == "yes"
 
 

@@ -93,7 +93,7 @@ def labelled(label: str, text: str, width: int, style: str = "") -> Text:
 
 
 def wrapped(text: str, width: int, first_indent: int) -> list[str]:
-    """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a print, a path) stays whole,
+    """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a fingerprint, a path) stays whole,
     to be copied."""
     lines = textwrap.wrap(
         " " * first_indent + clean(text),

@@ -46,8 +46,8 @@ class Endpoints:
         """Keeps a connection. ``secret_ref`` says where the daemon finds the password (``vault:``, ``env:``, ``file:``)
         in place of it.
 
-        Raises Refused ``certificate_unknown`` with the certificate's print as ``sha256`` in its fields where nobody
-        vouches for it: compare it with what the server itself shows, then call again with it as ``thumbprint``.
+        Raises Refused ``certificate_unknown`` with the certificate's fingerprint as ``sha256`` in its fields where it is
+        not trusted: compare it with the one shown on the server itself, then call again with it as ``thumbprint``.
         """
         more = {
             "secret_ref": secret_ref,

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from hypersdk.net.certificate import format_fingerprint
 from hypersdk.simulator.world import now
 
 
@@ -29,12 +30,12 @@ class ServerCertificate:
     @property
     def sha256(self) -> str:
         """Thumbprint as ``AB:CD:...``."""
-        return _print(hashlib.sha256(self.der).hexdigest())
+        return format_fingerprint(hashlib.sha256(self.der).hexdigest())
 
     @property
     def sha1(self) -> str:
         """Thumbprint as the API writes it."""
-        return _print(hashlib.sha1(self.der, usedforsecurity=False).hexdigest())
+        return format_fingerprint(hashlib.sha1(self.der, usedforsecurity=False).hexdigest())
 
     def context(self) -> ssl.SSLContext:
         """A server-side context with it. OpenSSL reads keys from files only: they exist for a moment, readable only by
@@ -47,11 +48,6 @@ class ServerCertificate:
             chain.write_bytes(self.key_pem + self.certificate_pem)
             context.load_cert_chain(chain)
         return context
-
-
-def _print(digest: str) -> str:
-    upper = digest.upper()
-    return ":".join(upper[i : i + 2] for i in range(0, len(upper), 2))
 
 
 class Authority:

@@ -90,8 +90,8 @@ _TRUST: Final = (
             help="Read the token from this file (else $HYPERVISORD_TOKEN, the context, a local daemon's own file)."),
     _shared("ca_bundle", "--ca-bundle", type=_FILE, metavar="FILE",
             help="Trust certificates signed by the authorities in this PEM file."),
-    _shared("thumbprint", "--thumbprint", metavar="PRINT",
-            help="Trust the certificate with this SHA-256 or SHA-1 print and no other."),
+    _shared("thumbprint", "--thumbprint", metavar="FINGERPRINT",
+            help="Trust the certificate with this SHA-256 or SHA-1 fingerprint and no other."),
     _shared("insecure", "--insecure", is_flag=True, help="Trust any certificate. Anyone on the path can then read the token."),
 )  # fmt: skip
 _TIME: Final = (

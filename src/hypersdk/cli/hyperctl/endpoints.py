@@ -36,7 +36,7 @@ def command() -> None:
 @flag(
     "--secret-ref", metavar="REF", help="Let the daemon look the password up itself: vault:NAME, env:NAME or file:PATH."
 )
-@flag("--pin", metavar="PRINT", help="Trust the server's certificate with this SHA-256 print.")
+@flag("--pin", metavar="FINGERPRINT", help="Trust the server's certificate with this SHA-256 fingerprint.")
 @flag(
     "--trust-any",
     is_flag=True,
@@ -93,12 +93,12 @@ def add(
 
 
 def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
-    """The print, when a person says that it is the right one; raises ``error``, with the flag to use, where nobody
-    can."""
+    """The fingerprint, once the user has confirmed it. Raises ``error``, with the flag to use, where nobody can be
+    asked."""
     shown = str(error.fields.get("sha256") or "")
     if not shown or not ctl.output.can_ask:
         error.next_step = (
-            f"Compare this print with the one shown on the server itself, then pass --pin {shown}"
+            f"Compare this fingerprint with the one shown on the server itself, then pass --pin {shown}"
             if shown
             else error.next_step
         )
@@ -117,7 +117,7 @@ def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
     ):
         if value := error.fields.get(key):
             notes.print(f"  {label:<12}{clean(str(value), 200)}", soft_wrap=True)
-    notes.print("Compare the SHA-256 print with the one shown on the server itself.")
+    notes.print("Compare the SHA-256 fingerprint with the one shown on the server itself.")
     if not ctl.confirm("Shall the daemon trust it from now on?"):
         raise error
     return shown

@@ -124,7 +124,7 @@ def _show_certificate(ctl: Ctl, target: Target, error: HyperSDKError) -> None:
         ("valid until", "not_after"),
     ):
         notes.print(f"  {label:<12}{clean(str(error.fields.get(key, '')), 200)}", soft_wrap=True)
-    notes.print("Compare the SHA-256 print with the one that the daemon wrote to its log when it started.")
+    notes.print("Compare the SHA-256 fingerprint with the one in the daemon's log.")
 
 
 def _checked(ctl: Ctl, target: Target) -> Me:

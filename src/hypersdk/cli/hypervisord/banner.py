@@ -53,7 +53,7 @@ def _facts(settings: DaemonSettings) -> Iterator[tuple[str, str, str]]:
     elif (path := settings.state_dir / ADMIN_TOKEN).exists():
         yield "Token", f"{path} (hyperctl on this machine finds it)", ""
     if settings.tls_self_signed:
-        yield "TLS", "self-signed; its print is in the log above", ""
+        yield "TLS", "self-signed; its fingerprint is in the log above", ""
 
 
 def routes_table(width: int) -> Text:
