@@ -1,4 +1,4 @@
-"""The error tree. Every failure that a user can meet has a stable code, a cause, a next step and an exit status.
+"""The error tree. Every failure that a user can meet has a stable code, a cause, remedies and an exit status.
 
 ::
 
@@ -17,14 +17,33 @@
     └── Cancelled                 Ctrl-C, SIGTERM, cancel; the state is resumable       exit 130
 
 A class is a family and carries the exit status; the ``code`` of an instance names the case. Every code is registered in
-``CODES`` with its default cause and next step; ``docs/errors.md`` is made from it. Adapters translate foreign
+``CODES`` with its default cause and remedies; ``docs/errors.md`` is made from it. Adapters translate foreign
 exceptions at their border, once, with ``raise ... from``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
+
+from hypersdk.remedies import (
+    Advice,
+    ChooseFolder,
+    Discard,
+    First,
+    FreeSpace,
+    Look,
+    Remedy,
+    ReplaceFiles,
+    ReplaceInput,
+    ReportBug,
+    RestoreSource,
+    Resume,
+    Retry,
+    advice,
+    as_json,
+)
 
 EXIT_OK: Final = 0
 EXIT_INTERNAL: Final = 1
@@ -36,29 +55,35 @@ class CodeInfo:
     say."""
 
     cause: str
-    next_step: str
+    remedies: tuple[Remedy, ...]
 
 
 CODES: Final[dict[str, CodeInfo]] = {}
 
 
-def register(code: str, cause: str, next_step: str) -> str:
-    """Registers ``code`` (snake_case, stable for ever once released) and returns it; a second registration is a bug."""
+def register(code: str, cause: str, *remedies: Remedy | str) -> str:
+    """Registers ``code`` (snake_case, stable for ever once released) and returns it; a second registration is a bug.
+
+    A text among ``remedies`` is an ``Advice``. It names no flag: every face says in its own words what helps.
+    """
     if code in CODES:
         raise ValueError(f"error code registered twice: {code}")
-    CODES[code] = CodeInfo(cause, next_step)
+    CODES[code] = CodeInfo(cause, tuple(Advice(one) if isinstance(one, str) else one for one in remedies))
     return code
 
 
 class HyperSDKError(Exception):
     """Base of all expected failures.
 
-    ``message`` is one sentence for people that names the object; ``cause`` says why and ``next_step`` what to do, both
-    defaulting to what the code says in general. ``fields`` are facts for programs (JSON-able, never secret).
+    ``message`` is one sentence for people that names the object; ``cause`` says why and ``remedies`` what helps, both
+    defaulting to what the code says in general; ``next_step`` is short for one ``Advice``. ``reasons`` are the errors
+    that this one stands for. ``fields`` are facts for programs (JSON-able, never secret).
     """
 
     exit_status: ClassVar[int] = EXIT_INTERNAL
     default_code: ClassVar[str]
+    told_step: str | None = None
+    """The next step in the words of the daemon that told of the error."""
 
     def __init__(
         self,
@@ -67,6 +92,8 @@ class HyperSDKError(Exception):
         code: str | None = None,
         cause: str | None = None,
         next_step: str | None = None,
+        remedies: Sequence[Remedy] = (),
+        reasons: Sequence[HyperSDKError] = (),
         **fields: object,
     ) -> None:
         super().__init__(message)
@@ -74,16 +101,24 @@ class HyperSDKError(Exception):
         info = CODES[self.code]
         self.message = message
         self.cause = cause or info.cause
-        self.next_step = next_step or info.next_step
+        self.remedies = (Advice(next_step),) if next_step else tuple(remedies) or info.remedies
+        self.reasons = tuple(reasons)
         self.fields = fields
 
+    @property
+    def next_step(self) -> str:
+        """What to do, for a user of the Python client: the daemon's text or, of our own errors, what can be said
+        without the words of a program. Programs render ``remedies``."""
+        return self.told_step or advice(self.remedies)
+
     def as_dict(self) -> dict[str, object]:
-        """For JSON output: ``code``, ``message``, ``cause``, ``next_step``, ``exit_status`` and the fields."""
+        """For JSON output: ``code``, ``message``, ``cause``, ``remedies``, ``exit_status`` and the fields. ``error_dict``
+        of a face adds ``next_step``."""
         return {
             "code": self.code,
             "message": self.message,
             "cause": self.cause,
-            "next_step": self.next_step,
+            "remedies": as_json(self.remedies),
             "exit_status": self.exit_status,
             **self.fields,
         }
@@ -93,7 +128,7 @@ class UsageError(HyperSDKError):
     """The command line, job file or selector is not valid."""
 
     exit_status = 2
-    default_code = register("usage", "A flag, value or file was given that cannot be used.", "See `--help`.")
+    default_code = register("usage", "A flag, value or file was given that cannot be used.", Look("help"))
 
 
 class ConnectError(HyperSDKError):
@@ -101,7 +136,7 @@ class ConnectError(HyperSDKError):
 
     exit_status = 3
     default_code = register(
-        "connect_failed", "The server did not answer.", "Check the address, port and firewall; run `hyper2kvm doctor`."
+        "connect_failed", "The server did not answer.", "Check the address, port and firewall.", Look("connection")
     )
 
 
@@ -112,7 +147,7 @@ class AccessError(HyperSDKError):
     default_code = register(
         "access_denied",
         "The account may not do this.",
-        "Run `hyper2kvm doctor`: it lists the missing privileges by name.",
+        Look("connection"),
     )
 
 
@@ -120,16 +155,14 @@ class LookupFailed(HyperSDKError):  # noqa: N818 - reads as what happened
     """The object asked for does not exist, or is not unique."""
 
     exit_status = 5
-    default_code = register(
-        "not_found", "Nothing in the inventory has that name.", "Run `hyper2kvm list` to see what is there."
-    )
+    default_code = register("not_found", "Nothing in the inventory has that name.", Look("machines"))
 
 
 class Refused(HyperSDKError):  # noqa: N818
     """Preflight refuses, before anything was changed."""
 
     exit_status = 6
-    default_code = register("refused", "The machine cannot be exported as asked.", "See the reason given.")
+    default_code = register("refused", "The machine cannot be exported as requested.", "Check the reason given.")
 
 
 class SourceError(HyperSDKError):
@@ -139,7 +172,8 @@ class SourceError(HyperSDKError):
     default_code = register(
         "source_failed",
         "vSphere ended the operation with a fault.",
-        "Look at the task in vCenter, then run the command again with --resume.",
+        First("check the task in vCenter"),
+        Resume(),
     )
 
 
@@ -149,7 +183,8 @@ class TransientError(SourceError):
     default_code = register(
         "transfer_interrupted",
         "The data stream broke and the retries were used up.",
-        "Check the network path, then run it again with --resume.",
+        First("check the network path"),
+        Resume(),
     )
 
 
@@ -160,8 +195,9 @@ class IntegrityError(HyperSDKError):
     default_code = register(
         "corrupt_data",
         "The data received is not valid.",
-        "Run an export again with --resume; if it repeats, check the source datastore. Of a converted file, get another"
-        " copy.",
+        Resume(),
+        "If it happens again, check the source datastore.",
+        ReplaceInput(),
     )
 
 
@@ -181,7 +217,8 @@ class PartlyFailed(HyperSDKError):  # noqa: N818
     default_code = register(
         "partly_failed",
         "At least one of several machines failed.",
-        "See the failures above; run the same command again with --resume.",
+        First("check each failure"),
+        Resume(),
     )
 
 
@@ -192,56 +229,69 @@ class NotRestored(HyperSDKError):  # noqa: N818
     default_code = register(
         "not_restored",
         "A change made to the source could not be undone.",
-        "Once vSphere answers again, run `hyper2kvm cleanup`, or for a job of the daemon `hyperctl cancel ID`.",
+        First("wait until vSphere answers again"),
+        RestoreSource(),
     )
 
 
 class Cancelled(HyperSDKError):  # noqa: N818
-    """The user or a signal ended the run. What was written is kept for --resume."""
+    """The user or a signal ended the run. What was written is kept, to be resumed."""
 
     exit_status = 130
     default_code = register(
         "cancelled",
         "The run was interrupted.",
-        "Run the same command again with --resume, or with --discard to give it up.",
+        Resume(),
+        Discard(),
     )
 
+
+INTERNAL = register("internal", "A bug in HyperSDK.", ReportBug())
 
 # Codes are registered beside the class that most often carries them.
 
 # Integrity
 TRUNCATED_STREAM = register(
     "truncated_stream",
-    "The stream ended before all the data it announced had come.",
-    "Run an export again with --resume. Of a converted file, get another copy.",
+    "The stream ended before all announced data was received.",
+    Resume(),
+    ReplaceInput(),
 )
 CORRUPT_GRAIN = register(
     "corrupt_grain",
     "A compressed block fails its own checksum.",
-    "Run an export again with --resume; if it repeats at the same offset, the source disk is damaged. Of a converted"
-    " file, get another copy.",
+    Resume(),
+    "If it happens again at the same offset, the source disk is damaged.",
+    ReplaceInput(),
 )
 BAD_FORMAT = register(
     "bad_format",
     "The data is not in the format it claims to be, or uses a feature that is not supported.",
-    "Check that the file is a VMDK, OVA or OVF made by vSphere or qemu-img.",
+    "Check that the file is a VMDK, OVA or OVF written by vSphere or qemu-img.",
 )
 MANIFEST_MISMATCH = register(
     "manifest_mismatch",
-    "The bytes differ from the server's own manifest or, of a converted package, from its .mf.",
-    "Nothing was published. Run an export again with --resume; check the path to the ESXi host for a device that alters"
-    " traffic. Of a converted package, get another copy.",
+    "The data differs from the server's own manifest or, for a converted package, from its .mf.",
+    "Nothing was published.",
+    Resume(),
+    "If it happens again, check the path to the ESXi host for a device that alters traffic.",
+    ReplaceInput(),
 )
 
 # Target
-NO_SPACE = register("no_space", "The output file system is full.", "Free space, then run it again with --resume.")
+NO_SPACE = register("no_space", "The output file system is full.", FreeSpace(), Resume())
 TARGET_DENIED = register(
     "target_denied",
     "The output folder cannot be written by this user.",
-    "Choose another folder with -o, or change its owner.",
+    First("make the folder writable for this user"),
+    Retry(),
+    ChooseFolder(),
 )
 FOREIGN_OUTPUT = register(
     "foreign_output",
     "The output folder holds another export.",
-    "Choose an empty folder, or pass --force to replace what is there.",
+    First("empty the folder"),
+    Retry(),
+    ChooseFolder(),
+    ReplaceFiles(),
 )

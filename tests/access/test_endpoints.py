@@ -21,6 +21,7 @@ from hypersdk.access.kinds import KINDS
 from hypersdk.access.kinds.base import CertificateNotTrusted, EndpointLogin
 from hypersdk.access.vault import Vault
 from hypersdk.errors import AccessError, ConnectError, HyperSDKError, LookupFailed, UsageError
+from hypersdk.jobs.remedies import next_step
 from hypersdk.net.address import is_loopback_name
 from hypersdk.net.certificate import TlsPolicy
 from hypersdk.net.guard import EndpointGuard, check_submitted
@@ -255,7 +256,7 @@ def test_a_certificate_that_is_not_trusted_wants_its_pin(
         endpoints.create(new(vcenter))
     assert caught.value.code == "certificate_unknown"
     pin = caught.value.fields["sha256"]
-    assert str(pin) in caught.value.next_step
+    assert str(pin) in next_step(caught.value)
     assert endpoints.page(EVERYTHING, PageRequest("name")).rows == ()
     made = endpoints.create(new(vcenter, thumbprint=pin))
     assert (made.thumbprint, made.has_password, made.is_default) == (pin, True, True)

@@ -14,6 +14,7 @@ from hypersdk.api.problems import STATUS, is_legacy, problem, status_of
 from hypersdk.api.security import viewer
 from hypersdk.cli.errorlist import load_all
 from hypersdk.errors import CODES, ConnectError, HyperSDKError
+from hypersdk.jobs.remedies import next_step
 from tests.support.servedapi import ServeApi
 
 
@@ -37,7 +38,7 @@ def test_every_code_says_cause_and_next_step() -> None:
     load_all()
     for code, info in CODES.items():
         assert info.cause.strip(), code
-        assert info.next_step.strip(), code
+        assert next_step(info).strip(), code
 
 
 def test_fields_do_not_hide_what_a_problem_must_say() -> None:
@@ -50,7 +51,11 @@ def test_fields_do_not_hide_what_a_problem_must_say() -> None:
         "detail": "no answer",
         "code": "connect_failed",
         "cause": error.cause,
-        "next_step": error.next_step,
+        "next_step": next_step(error),
+        "remedies": [
+            {"kind": "advice", "text": "Check the address, port and firewall."},
+            {"kind": "look", "at": "connection"},
+        ],
         "exit_status": 3,
         "host": "vcenter.example.com",
     }

@@ -66,7 +66,7 @@ def test_one_finding_is_told_once() -> None:
 
 
 def test_several_reasons_are_told_each_with_its_fix() -> None:
-    reasons = [errors.Refused("it is suspended").as_dict(), errors.Refused("it is encrypted").as_dict()]
+    reasons = [errors.Refused("it is suspended"), errors.Refused("it is encrypted")]
     output, _, err = outputs(json_lines=False)
     report(output, errors.Refused("two reasons", reasons=reasons))
     assert "it is suspended" in err.getvalue()

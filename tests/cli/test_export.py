@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import SourceError
 from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.model import Cdrom
@@ -474,10 +475,10 @@ def test_the_flag_is_named_for_the_image_alone(file: str, ejects: bool) -> None:
         SourceError(f"File {file} was not found", code="file_fault"),
     ):
         name_inserted_iso(error, machine)
-        assert ("--remove-cdrom" in error.next_step) is ejects
+        assert ("--remove-cdrom" in next_step(error)) is ejects
     other = SourceError(f"{file} is locked", code="file_locked")
     name_inserted_iso(other, machine)
-    assert "--remove-cdrom" not in other.next_step
+    assert "--remove-cdrom" not in next_step(other)
 
 
 # --- cleanup

@@ -17,6 +17,7 @@ from hypersdk.cli import errorlist
 from hypersdk.cli.app import COMMANDS
 from hypersdk.cli.man import EXIT_STATUS
 from hypersdk.cli.programs.pages import roff
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import CODES
 from tests.support.cli.commandline import environment, run
 
@@ -178,7 +179,7 @@ def test_every_code_has_a_cause_and_a_next_step_in_whole_sentences() -> None:
     errorlist.load_all()
     for code, info in CODES.items():
         assert re.fullmatch(r"[a-z][a-z0-9_]*", code)
-        for text in (info.cause, info.next_step):
+        for text in (info.cause, next_step(info)):
             assert text[-1] in ".?!", (code, text)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.client import address
 from hypersdk.client.address import AddressOptions, find_target, listeners, normal_url
 from hypersdk.client.contexts import Context, Contexts, contexts_path, load_contexts, save_contexts
@@ -236,5 +237,5 @@ def test_contexts_that_cannot_be_written_say_which_folder_it_is(tmp_path: Path) 
     with pytest.raises(TargetError) as caught:
         save_contexts(tmp_path / "hypersdk" / "contexts.toml", Contexts({}))
     assert caught.value.code == "target_denied"
-    assert str(tmp_path / "hypersdk") in caught.value.next_step
-    assert "XDG_CONFIG_HOME" in caught.value.next_step
+    assert str(tmp_path / "hypersdk") in next_step(caught.value)
+    assert "XDG_CONFIG_HOME" in next_step(caught.value)

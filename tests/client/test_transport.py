@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.client import Client, DaemonError
 from hypersdk.client import transport as module
 from hypersdk.client.address import AddressOptions, find_target
@@ -290,7 +291,7 @@ def test_an_answer_that_says_no_is_an_error_of_its_family(
     assert raised.value.code == code
     assert raised.value.fields["http_status"] == int(status[:3])
     if isinstance(document, dict) and "cause" in document:
-        assert (raised.value.message, raised.value.cause, raised.value.next_step) == ("d", "c", "n")
+        assert (raised.value.message, raised.value.cause, next_step(raised.value)) == ("d", "c", "n")
 
 
 def test_a_certificate_is_shown_pinned_and_held_to(tmp_path: Path) -> None:
@@ -299,7 +300,7 @@ def test_a_certificate_is_shown_pinned_and_held_to(tmp_path: Path) -> None:
         with Client(api.url, token=token, environ={}) as client, pytest.raises(ConnectError) as raised:
             client.status()
         assert raised.value.code == "certificate_unknown"
-        assert "endpoints add" not in raised.value.next_step, "it is the daemon's own certificate"
+        assert "endpoints add" not in next_step(raised.value), "it is the daemon's own certificate"
         shown = str(raised.value.fields["sha256"])
         with Client(api.url, token=token, thumbprint=shown, environ={}) as client:
             assert client.status().total_jobs == 0

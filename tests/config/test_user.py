@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.config.user import MAX_CONFIG_BYTES, Connection, ExportDefaults, load_config, parse_config
 from hypersdk.errors import UsageError
 from tests.support.cli.commandline import run
@@ -62,7 +63,7 @@ space_wait_s = 0
 def test_what_is_wrong_is_named(text: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_config(text.encode(), HERE)
-    assert said in f"{caught.value.message} {caught.value.next_step}"
+    assert said in f"{caught.value.message} {next_step(caught.value)}"
     assert "config.toml" in caught.value.message
 
 

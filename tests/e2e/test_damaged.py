@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import pytest
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import IntegrityError
 from hypersdk.formats.image import BLOCK
 from hypersdk.migration.export import Outcome
@@ -405,7 +406,7 @@ def test_a_run_whose_record_cannot_be_read_can_be_given_up(kind: str, engine: En
     with pytest.raises(IntegrityError) as refused:
         ran.export("web-01", folder, resume=Resume.RESUME, **KINDS[kind])
     assert refused.value.code == "run_unreadable"
-    assert "--discard" in refused.value.next_step
+    assert "--discard" in next_step(refused.value)
     result = succeeded(ran.export("web-01", folder, resume=Resume.DISCARD, **KINDS[kind]))
     assert any("snapshots named hypersdk-*" in warning for warning in result.warnings)
     expected = expected_raw(ran.simulator, "web-01", tmp_path / "expected")

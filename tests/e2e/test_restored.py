@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import HyperSDKError, TargetError
 from hypersdk.migration import journal
 from hypersdk.migration.disks import DiskSet
@@ -213,7 +214,7 @@ def pending(engine: EngineFactory, folder: Path) -> Engine:
     error = failed(ran, folder, state=SourceState.SHUTDOWN)
     (told,) = error.fields["not_undone"]  # type: ignore[misc] # a list, as the test finds out
     assert "cannot be recalled" in told
-    assert "`hyper2kvm cleanup`" in told
+    assert "`hyper2kvm cleanup`" in next_step(error)
     assert power(ran) == "poweredOn"
     return ran
 
@@ -295,7 +296,7 @@ def test_what_is_not_undone_is_told_where_the_end_fails_too(
     assert error.code == "no_space"
     (told,) = error.fields["not_undone"]  # type: ignore[misc] # a list, as the test finds out
     assert "remove the temporary snapshot" in told
-    assert "`hyper2kvm cleanup --drop-snapshots`" in told
+    assert "`hyper2kvm cleanup --drop-snapshots`" in next_step(error)
     ran.simulator.set_faults()
     assert cleaned(ran, tmp_path / "out") == ("snapshot",)
     assert ran.simulator.state() == before

@@ -89,4 +89,4 @@ def test_the_same_key_is_the_same_jobs(made: Made) -> None:
 def test_a_cancelled_job_is_explained_by_its_own_words(made: Made) -> None:
     job = made.submit()
     told = made.service.explain(made.store.cancel(job.id))
-    assert (told.code, told.next_step) == ("cancelled", "`hyperctl retry ID` begins it again.")
+    assert (told.code, told.next_step) == ("cancelled", "Run `hyperctl retry ID` to continue.")

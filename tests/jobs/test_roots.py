@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from hypersdk.errors import HyperSDKError, TargetError
+from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.roots import ROOT_ID_FILE, ExportRoots
 
 
@@ -27,7 +28,7 @@ def test_outside_is_refused_with_the_key_to_change(tmp_path: Path, folder: str) 
     with pytest.raises(HyperSDKError) as caught:
         roots.of(folder.format(root=tmp_path / "root"))
     assert caught.value.code == "outside_export_roots"
-    assert "export_roots" in caught.value.next_step
+    assert "export_roots" in next_step(caught.value)
 
 
 @pytest.mark.parametrize("place", ["link", "link/below", "real/link", "file"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import CODES, Refused
 from hypersdk.migration.convert import convert_file
 from hypersdk.migration.formats import FORMATS
@@ -34,8 +35,10 @@ def test_the_rule(output: OutputFormat) -> None:
 
 
 def test_the_next_step_says_the_rule() -> None:
-    step = CODES["compress_unfit"].next_step
-    assert step == "qcow2 takes every kind; ovf, ova and vmdk take none, checked and unchecked; raw takes none."
+    step = next_step(CODES["compress_unfit"])
+    assert (
+        step == "qcow2 supports every kind; ovf, ova and vmdk support none, checked and unchecked; raw supports none."
+    )
 
 
 @pytest.mark.parametrize(("output", "compress"), [pair for pair in UNFIT if pair[0] in ("raw", "vmdk")])

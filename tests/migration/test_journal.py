@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import Cancelled, SourceError, TargetError
 from hypersdk.migration.journal import SourceJournal
 from hypersdk.migration.runfile import Change, ChangeKind, FolderRuns, RunFile
@@ -60,5 +61,5 @@ def test_a_state_folder_that_cannot_be_written_is_not_taken_for_the_output_folde
     (tmp_path / "state").write_text("")
     with pytest.raises(TargetError) as caught:
         FolderRuns(tmp_path / "state").make_known(tmp_path / "out", "run-1")
-    assert str(tmp_path / "state") in caught.value.next_step
-    assert "XDG_STATE_HOME" in caught.value.next_step
+    assert str(tmp_path / "state") in next_step(caught.value)
+    assert "XDG_STATE_HOME" in next_step(caught.value)

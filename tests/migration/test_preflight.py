@@ -3,10 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import CODES, LookupFailed, Refused, TargetError
 from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of, stem_of_run
@@ -21,6 +21,7 @@ from hypersdk.migration.preflight import (
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import ExportSpec, OutputFormat, SourceState
 from hypersdk.model import Backing, Machine, Power
+from hypersdk.remedies import ExcludeDisk
 from hypersdk.units import GiB, TiB
 from tests.support.machines import make_disk, make_machine, make_snapshot
 
@@ -51,7 +52,18 @@ def codes(machine: Machine, **changes: object) -> list[str]:
 )
 def test_refuses_by_name(machine: Machine, code: str) -> None:
     assert codes(machine) == [code]
-    assert CODES[code].next_step
+    assert next_step(CODES[code])
+
+
+def told(machine: Machine, wanted: ExportSpec) -> str:
+    return " ".join(warning.text for warning in warnings_for(machine, wanted))
+
+
+def test_the_disk_that_may_be_left_out_is_named() -> None:
+    disk = make_disk(shared=True)
+    (refusal,) = machine_refusals(make_machine(disks=(disk,)), spec(), (disk,))
+    assert ExcludeDisk(disk.label) in refusal.as_error().remedies
+    assert f"leave '{disk.label}' out with --exclude-disk" in next_step(refusal.as_error())
 
 
 def test_a_plain_machine_is_not_refused() -> None:
@@ -65,9 +77,8 @@ def test_all_reasons_are_told_at_once() -> None:
     machine = make_machine(has_vtpm=True, disks=(make_disk(shared=True),))
     with pytest.raises(Refused) as caught:
         raise_if_any(machine.name, list(machine_refusals(machine, spec(), machine.disks)))
-    reasons: Any = caught.value.fields["reasons"]
-    assert [reason["code"] for reason in reasons] == ["vtpm_present", "shared_disk"]
-    assert "vtpm_present: " in caught.value.next_step
+    assert [reason.code for reason in caught.value.reasons] == ["vtpm_present", "shared_disk"]
+    assert "vtpm_present: " in next_step(caught.value)
 
 
 def test_only_a_running_machine_wants_a_snapshot() -> None:
@@ -91,12 +102,12 @@ def test_the_floor_is_the_larger_of_the_two() -> None:
 
 def test_warnings_say_what_the_copy_is_of() -> None:
     running = make_machine(power=Power.ON, snapshots=(make_snapshot(), make_snapshot("after", depth=1)))
-    texts = " ".join(warnings_for(running, spec()))
+    texts = told(running, spec())
     assert "2 snapshot(s), 2 deep" in texts
     assert "crash-consistent" not in texts
     silent = replace(running, guest=replace(running.guest, tools_running=False))
-    assert "crash-consistent" in " ".join(warnings_for(silent, spec()))
-    assert "crash-consistent" in " ".join(warnings_for(running, spec(quiesce=False)))
+    assert "crash-consistent" in told(silent, spec())
+    assert "crash-consistent" in told(running, spec(quiesce=False))
 
 
 def test_numbers_follow_controller_and_unit_and_do_not_move() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import IntegrityError, TargetError
 from hypersdk.migration.point import point_of
 from hypersdk.migration.runfile import (
@@ -103,7 +104,7 @@ def test_a_state_that_cannot_be_read_is_not_one_without_runs(where: str, tmp_pat
     for look in (unfinished_runs, other_runs):
         with pytest.raises(TargetError, match="reading ") as caught:
             look(tmp_path / "state")
-        assert f"Make {tmp_path / 'state'} a folder" in str(caught.value.next_step)
+        assert f"Make {tmp_path / 'state'} writable" in next_step(caught.value)
 
 
 def test_a_state_that_cannot_be_written_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,9 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hypersdk.cli import remedies as programs
 from hypersdk.errors import CODES, ConnectError, UsageError
+from hypersdk.jobs import remedies as daemon
 from hypersdk.net.certificate import TlsPolicy, format_fingerprint, peer_certificate, read_certificate
 from hypersdk.net.proxy import Proxy
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
@@ -67,13 +69,14 @@ def test_an_unknown_certificate_is_refused_before_a_byte_is_sent(server: TlsServ
     assert caught.value.code == "certificate_unknown"
     assert caught.value.fields["sha256"] == format_fingerprint(identity.sha256)
     assert caught.value.fields["sha1"] == format_fingerprint(identity.sha1)
-    for way in (
-        f"--thumbprint {format_fingerprint(identity.sha256)}",
-        f"hyperctl endpoints add NAME URL --pin {format_fingerprint(identity.sha256)}",
-        "GOVC_TLS_KNOWN_HOSTS",
+    shown = format_fingerprint(identity.sha256)
+    for face, way in (
+        (programs, f"--thumbprint {shown}"),
+        (daemon, f"hyperctl endpoints add NAME URL --pin {shown}"),
+        (daemon, "GOVC_TLS_KNOWN_HOSTS"),
     ):
-        assert way in caught.value.next_step
-        assert way.partition(format_fingerprint(identity.sha256))[0].strip() in CODES["certificate_unknown"].next_step
+        assert way in face.next_step(caught.value)
+        assert way.partition(shown)[0].strip() in face.next_step(CODES["certificate_unknown"])
     assert caught.value.fields["subject"] == "CN=localhost"
     assert not server.received
 

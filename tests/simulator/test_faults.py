@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyVmomi import vim
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import UsageError
 from hypersdk.simulator import DiskSpec, Fault, FaultKind, MachineSpec, Simulator
 from hypersdk.units import KiB, MiB
@@ -336,7 +337,7 @@ def test_faults_as_text(text: str, want: Fault) -> None:
 def test_faults_that_could_never_strike_are_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Fault.parse(text)
-    assert caught.value.next_step
+    assert next_step(caught.value)
 
 
 @given(st.text(max_size=60))

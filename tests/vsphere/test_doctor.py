@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import Cancelled
 from hypersdk.net.certificate import TlsPolicy
 from hypersdk.secret import Secret
@@ -44,7 +45,7 @@ def examine(endpoint: Endpoint, **options: Any) -> dict[str, DoctorCheck]:
     found = {check.name: check for check in checks}
     assert len(found) == len(checks)
     for check in checks:
-        assert bool(check.next_step) or check.status is CheckStatus.OK or check.name.startswith("datastore"), check
+        assert bool(next_step(check)) or check.status is CheckStatus.OK or check.name.startswith("datastore"), check
     return found
 
 
@@ -111,7 +112,7 @@ def test_a_certificate_that_is_not_trusted_ends_it_before_the_password(
 ) -> None:
     server = simulator(machines=(SMALL,))
     check = ends_with(examine(endpoint_to(server, **tls)), "certificate")
-    assert server.thumbprint_sha256 in check.detail + check.next_step
+    assert server.thumbprint_sha256 in check.detail + next_step(check)
     assert server.counters.calls["Login"] == 0
 
 
@@ -121,10 +122,10 @@ def test_a_certificate_by_its_authority_by_nobody_and_near_its_end(simulator: Si
     bundle.write_bytes(server.ca_pem)
     assert examine(endpoint_to(server, ca_bundle=bundle))["certificate"].status is CheckStatus.OK
     insecure = examine(endpoint_to(server, insecure=True))["certificate"]
-    assert (insecure.status, server.thumbprint_sha256 in insecure.next_step) == (CheckStatus.WARN, True)
+    assert (insecure.status, server.thumbprint_sha256 in next_step(insecure)) == (CheckStatus.WARN, True)
     later = datetime.now(UTC) + timedelta(days=390)
     found = examine(endpoint_to(server, ca_bundle=bundle), now=lambda: later)
-    assert (found["certificate"].status, found["certificate"].detail.startswith("ends soon")) == (
+    assert (found["certificate"].status, found["certificate"].detail.startswith("expires soon")) == (
         CheckStatus.WARN,
         True,
     )
@@ -149,7 +150,7 @@ def test_missing_privileges_by_name_and_operation(simulator: SimulatorFactory) -
     found = examine(endpoint_to(simulator(machines=(SMALL,), denied_privileges=denied)))
     export = found["privileges: export"]
     assert (export.status, export.detail) == (CheckStatus.FAIL, "missing: VApp.Export")
-    assert "VApp.Export" in export.next_step
+    assert "VApp.Export" in next_step(export)
     snapshot = found["privileges: snapshot"]
     assert (snapshot.status, snapshot.detail) == (CheckStatus.WARN, "missing: VirtualMachine.State.CreateSnapshot")
     assert found["privileges: cleanup after a crash"].detail == "missing: Sessions.TerminateSession"

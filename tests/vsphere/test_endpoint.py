@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.config.user import Connection
 from hypersdk.errors import UsageError
 from hypersdk.net.certificate import TlsPolicy
@@ -272,7 +273,7 @@ def test_any_text_as_address_gives_an_endpoint_or_a_usage_error(text: str) -> No
 def test_an_address_that_programs_read_in_different_ways_is_none(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve_endpoint({}, None, url=url)
-    assert url not in str(caught.value) + caught.value.next_step
+    assert url not in str(caught.value) + next_step(caught.value)
     assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.errors import Cancelled, LookupFailed
 from hypersdk.model import DiskSummary, MachineSummary, Power
 from hypersdk.transfer.cancel import CancelToken
@@ -215,7 +216,7 @@ def test_a_near_miss_is_answered_with_similar_names(selector: str, similar: str)
         find_machine(POOL, selector)
     assert caught.value.code == "not_found"
     assert similar in caught.value.fields["similar"]  # type: ignore[operator]
-    assert similar in caught.value.next_step
+    assert similar in next_step(caught.value)
 
 
 @pytest.mark.parametrize("selector", ["/web", "/prod/db", "", "/", "DC0", "vm/web/x"])

@@ -17,21 +17,22 @@ from hypersdk.access.records import ENDPOINTS, EndpointInfo
 from hypersdk.access.references import check_reference
 from hypersdk.access.vault import Vault
 from hypersdk.errors import LookupFailed, UsageError, register
+from hypersdk.remedies import Look
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.outbox import REMOVED, Event, write_events
 from hypersdk.state.pages import ListConditions, Listing, PageRequest, PageResult, by_id_first
 from hypersdk.state.tables import endpoints, jobs
 
-ENDPOINT_UNKNOWN: Final = register("endpoint_unknown", "There is no such endpoint.", "See `hyperctl endpoints list`.")
+ENDPOINT_UNKNOWN: Final = register("endpoint_unknown", "There is no such endpoint.", Look("endpoints"))
 ENDPOINT_EXISTS: Final = register(
-    "endpoint_exists", "There is an endpoint of that name.", "Choose another name, or delete that endpoint first."
+    "endpoint_exists", "An endpoint with that name exists.", "Choose another name, or delete that endpoint first."
 )
 ENDPOINT_USED: Final = register(
     "endpoint_used",
-    "Jobs use the endpoint that have not ended, or that still need it to undo what they changed at their source.",
-    "Wait until they have ended, or `hyperctl cancel ID`, which undoes what a failed one left; for a cancelled one"
-    " `hyperctl retry ID` does.",
+    "The endpoint is used by jobs that are not finished, or that need it to undo what they changed at their source.",
+    "Wait until they are finished, or cancel them with `hyperctl cancel ID`, which also undoes what a failed job left."
+    " For a cancelled job, `hyperctl retry ID` does so.",
 )
 MAX_ENDPOINTS: Final = 1000
 ENDPOINT_LIST: Final = Listing(

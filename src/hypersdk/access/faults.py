@@ -6,55 +6,60 @@ import re
 from typing import Final
 
 from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, UsageError, register
+from hypersdk.remedies import LogIn, Look, UseToken
 
 UNAUTHENTICATED: Final = register(
     "unauthenticated",
-    "The request shows no token or session that is valid.",
-    "Log in with `hyperctl login`, or pass a token with --token-file.",
+    "The request has no valid token or session.",
+    LogIn(),
+    UseToken(),
 )
 LOGIN_WRONG: Final = register(
-    "login_wrong", "The name or the password is not right.", "Try again; an administrator can set a new password."
+    "login_wrong", "The user name or the password is wrong.", "Try again; an administrator can set a new password."
 )
 LOGIN_LOCKED: Final = register(
     "login_locked",
-    "There were too many wrong passwords for this user or from this address.",
-    "Wait as long as Retry-After says, or use an API token.",
+    "There were too many failed logins for this user or from this address.",
+    "Wait for the time given in Retry-After, or use an API token.",
 )
 FORBIDDEN: Final = register(
     "forbidden",
-    "The caller's role does not allow this.",
-    "Ask an administrator for the role; `GET /api/v1/auth/permissions` says which is needed.",
+    "The caller's role does not permit this.",
+    "Ask an administrator for the role.",
+    Look("permissions"),
 )
 USER_UNKNOWN: Final = register(
     "user_unknown",
     "There is no such user.",
-    "See `hyperctl users list`; on the daemon's machine, `hypervisord user list`, and `hypervisord user add NAME --role"
-    " admin` makes an administrator.",
+    Look("users"),
+    "On the daemon's host, `hypervisord user list` and `hypervisord user add NAME` need no login.",
 )
 USER_EXISTS: Final = register(
-    "user_exists", "There is a user of that name.", "Choose another name, or change that user."
+    "user_exists", "A user with that name exists.", "Choose another name, or change that user."
 )
 USER_INVALID: Final = register(
-    "user_invalid", "The user cannot be like that.", "The message names the field and what it takes."
+    "user_invalid", "The user definition is invalid.", "Correct the field that the message names."
 )
 LAST_ADMIN: Final = register(
     "last_admin",
-    "It is the last administrator; without one, nobody could let anyone in.",
+    "This is the last administrator; without one, nobody could manage users.",
     "Make another user an administrator first.",
 )
-TOKEN_UNKNOWN: Final = register("token_unknown", "There is no such token.", "See `GET /api/v1/auth/tokens`.")
+TOKEN_UNKNOWN: Final = register("token_unknown", "There is no such token.", Look("tokens"))
 TOKEN_INVALID: Final = register(
-    "token_invalid", "A token cannot be made like that.", "The message names the field and what it takes."
+    "token_invalid", "The token request is invalid.", "Correct the field that the message names."
 )
 TOKEN_OUTLIVES: Final = register(
     "token_outlives",
-    "A token makes only tokens that end no later than itself.",
-    "Ask for a shorter life, or log in for longer first: `hyperctl login --days N`.",
+    "A token can only create tokens that expire no later than itself.",
+    "Request a shorter lifetime.",
+    LogIn(longer=True),
 )
 TOKEN_ABOVE: Final = register(
     "token_above",
-    "A token revokes itself, and tokens whose scope is not above its own.",
-    "Use a token of that scope, or log in.",
+    "A token can revoke itself, and tokens whose scope is not above its own.",
+    "Use a token with that scope.",
+    LogIn(),
 )
 _ID: Final = re.compile(r"^(user|token|endpoint|job)-[0-9a-f]{12}\Z")
 

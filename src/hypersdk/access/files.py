@@ -15,9 +15,9 @@ from hypersdk.units import KiB
 
 SECRET_FILE: Final = register(
     "secret_file",
-    "The file cannot be taken as a secret.",
-    "It must be a regular file (no link) that belongs to the daemon's user or root and that nobody else can read: chmod"
-    " 600. The packaged service cannot read root's files: hand it over with LoadCredential= (docs/daemon.md).",
+    "The file cannot be used as a secret.",
+    "It must be a regular file (no link), owned by the daemon's user or root and readable by nobody else: run `chmod"
+    " 600` on it. The packaged service cannot read root's files: use LoadCredential= (docs/daemon.md).",
 )
 MAX_SECRET_BYTES: Final = 64 * KiB
 

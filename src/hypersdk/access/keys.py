@@ -26,15 +26,15 @@ from hypersdk.errors import HyperSDKError, UsageError, register
 
 KEY_UNUSABLE: Final = register(
     "vault_key_unusable",
-    "The key that seals passwords cannot be read.",
+    "The encryption key for stored passwords cannot be read.",
     "Correct it: 32 bytes as base64 or hex, in a file that only the daemon's user can read.",
 )
 KEY_LOST: Final = register(
     "vault_key_lost",
-    "The database holds sealed passwords, and the key that opens them is not there. Without it nobody can read them, by"
-    " design.",
-    "Put the key back from its backup (it is no part of the database's). If it is lost for good: `hypervisord"
-    " reset-vault` forgets the sealed passwords, which must then be given again; jobs and users stay.",
+    "The database holds encrypted passwords, and the key that decrypts them is missing. Without it nobody can read"
+    " them, by design.",
+    "Restore the key from its backup (it is not part of the database's backup). If it is lost for good, `hypervisord"
+    " reset-vault` deletes the encrypted passwords, which must then be given again; jobs and users are kept.",
 )
 KEY_BYTES: Final = 32
 KEY_FILE: Final = "vault.key"
@@ -81,7 +81,7 @@ def _read(path: Path, environ: Mapping[str, str]) -> str:
     try:
         return read_private(path, environ).reveal()
     except UsageError as error:
-        raise VaultError(error.message, next_step=error.next_step) from error
+        raise VaultError(error.message, remedies=error.remedies) from error
 
 
 def _decoded(text: str, where: str) -> bytes:

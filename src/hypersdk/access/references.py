@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 SECRET_REF: Final = register(
     "secret_reference",
-    "The reference to a secret cannot be followed.",
-    "Write env:NAME, file:/path or vault:mount/path#field, and see that it is there.",
+    "The reference to a secret cannot be resolved.",
+    "Write env:NAME, file:/path or vault:mount/path#field, and check that it exists.",
 )
 VAULT_UNREACHABLE: Final = register(
     "vault_unreachable",
-    "HashiCorp Vault did not hand out the secret.",
+    "HashiCorp Vault did not return the secret.",
     "Check VAULT_ADDR, VAULT_TOKEN and the policy of that token with `vault kv get`.",
 )
 MAX_ANSWER_BYTES: Final = 1 * MiB

@@ -30,14 +30,14 @@ from hypersdk.state.tables import endpoints, idempotency, jobs, meta
 
 WRONG_KEY: Final = register(
     "vault_wrong_key",
-    "The secrets in the database were sealed with another key than the one that is here.",
-    "Put the right key back (systemd credential hypersdk-key, keyring or key file). Without it they are lost:"
-    " `hypervisord reset-vault` forgets them, and the passwords of the endpoints must be given again.",
+    "The secrets in the database were encrypted with another key than the one that was found.",
+    "Restore the right key (systemd credential hypersdk-key, keyring or key file). If it is lost, `hypervisord"
+    " reset-vault` deletes the secrets, and the passwords of the endpoints must be given again.",
 )
 DAMAGED: Final = register(
     "vault_damaged",
-    "A sealed secret was altered, or belongs to something else.",
-    "Give the password again; restore the database if there are more of them.",
+    "An encrypted secret was altered, or belongs to another object.",
+    "Give the password again; if more secrets are damaged, restore the database from a backup.",
 )
 _VERSION: Final = b"\x01"
 _NONCE_BYTES: Final = 12

@@ -8,29 +8,32 @@ from typing import Final
 from hypersdk.errors import HyperSDKError, UsageError, register
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.net.address import is_loopback_address
+from hypersdk.remedies import Configure
 
 LISTEN_ADDRESS: Final = register(
     "listen_address", "The daemon cannot listen on that address.", "Write it as host:port, [v6]:port or :port."
 )
 ADDRESS_TAKEN: Final = register(
     "address_taken",
-    "Another program has the port, or this user may not take it.",
-    "Choose another with --addr, or end the other program.",
+    "Another program uses the port, or this user may not listen on it.",
+    "Stop the other program, or choose another address.",
+    Configure("addr"),
 )
 ADDRESS_ABSENT: Final = register(
     "address_absent",
-    "This machine has no such address, or not yet: its network may still be starting.",
-    "Name an address of this machine with --addr; `ip address` lists them.",
+    "This host does not have that address, or not yet: its network may still be starting.",
+    "Choose an address of this host; `ip address` lists them.",
+    Configure("addr"),
 )
 TLS_REQUIRED: Final = register(
     "tls_required",
-    "On an address that others can reach, tokens would cross the network in clear.",
-    "Give tls_cert and tls_key, or --tls-self-signed; or listen on localhost behind a proxy that ends TLS.",
+    "On an address that other hosts can reach, tokens would cross the network unencrypted.",
+    "Set `tls_cert` and `tls_key`, or `tls_self_signed`; or listen on localhost behind a proxy that terminates TLS.",
 )
 NO_AUTH_PUBLIC: Final = register(
     "no_auth_public",
-    "Without authentication everybody who reaches the address could export any machine.",
-    "Listen on localhost with --no-auth, or leave it out.",
+    "Without authentication everybody who can reach the address could export any machine.",
+    "Listen on localhost, or leave authentication switched on.",
 )
 
 
@@ -66,7 +69,7 @@ def check_exposure(settings: DaemonSettings) -> None:
                 "allowed_hosts names hosts, and there is no authentication",
                 code=NO_AUTH_PUBLIC,
                 cause="Whoever reaches the proxy could export any machine.",
-                next_step="Leave out --no-auth, or allowed_hosts.",
+                next_step="Leave out `no_auth`, or `allowed_hosts`.",
             )
         return
     if not settings.auth:

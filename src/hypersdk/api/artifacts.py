@@ -26,17 +26,19 @@ from hypersdk.jobs.roots import ExportRoots
 from hypersdk.units import KiB
 
 ARTIFACT_UNKNOWN: Final = register(
-    "artifact_unknown", "The job has no such file, or it is not there any more.", "See GET /api/v1/jobs/{id}/artifacts."
+    "artifact_unknown",
+    "The job has no such file, or it does not exist any more.",
+    "See `GET /api/v1/jobs/{id}/artifacts`.",
 )
 ARTIFACT_ELSEWHERE: Final = register(
     "artifact_elsewhere",
-    "The export root of the job's files is not mounted where this API runs.",
-    "Ask the daemon of the host that made them, or mount the root here under the same path.",
+    "The export root with the job's files is not mounted on the host of this API.",
+    "Ask the daemon of the host that wrote them, or mount the export root here at the same path.",
 )
 ARTIFACT_RANGE: Final = register(
     "artifact_range",
-    "The file does not reach as far as the range that was asked for.",
-    "Content-Range says how long it is.",
+    "The requested range is beyond the end of the file.",
+    "Content-Range gives the size of the file.",
 )
 MANIFEST: Final = "artifact-manifest.json"
 PIECE: Final = 256 * KiB

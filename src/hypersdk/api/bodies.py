@@ -10,15 +10,17 @@ from starlette.requests import Request
 
 from hypersdk.errors import UsageError, register
 from hypersdk.migration.jobfile import JOB_UNREADABLE
+from hypersdk.remedies import Look
 
 BODY_UNREADABLE: Final = register(
     "body_unreadable",
-    "The body is not the JSON that this route takes.",
-    "See the route at /docs; the message names the field.",
+    "The body is not the JSON that this route expects.",
+    "The message names the field.",
+    Look("request"),
 )
 BODY_KIND: Final = register(
     "body_kind",
-    "The route does not take a body of that content type.",
+    "The route does not accept a body of that content type.",
     "Send `Content-Type: application/json`, or application/yaml for a job file.",
 )
 _UNTOLD: Final = frozenset({"", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded", "*/*"})

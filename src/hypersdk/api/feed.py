@@ -52,8 +52,8 @@ BATCH: Final = 200
 
 STREAMS_FULL: Final = register(
     "streams_full",
-    "The daemon has as many event streams open as it takes.",
-    "Close some, or follow single jobs by GET /api/v1/jobs/{id}.",
+    "The daemon has reached its limit of open event streams.",
+    "Close some, or follow single jobs with `GET /api/v1/jobs/{id}`.",
 )
 
 

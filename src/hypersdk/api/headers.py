@@ -16,10 +16,9 @@ from hypersdk.net.address import is_loopback_name, normal_host, split_host_port
 LOG: Final = logging.getLogger(__name__)
 HOST_REFUSED: Final = register(
     "host_refused",
-    "The Host header names a host that is not this one. On loopback that is how a web page reaches local services (DNS"
-    " rebinding).",
-    "Use http://localhost or the address that the daemon listens on; behind a proxy, list the name that it serves as"
-    " allowed_hosts.",
+    "The Host header names another host. On loopback, web pages reach local services in this way (DNS rebinding).",
+    "Use http://localhost or the address that the daemon listens on; behind a proxy, add the name that it serves to"
+    " `allowed_hosts` in the daemon's configuration.",
 )
 CSP: Final = "default-src 'self'; object-src 'none'; frame-ancestors 'none'"
 SECURITY_HEADERS: Final = {

@@ -41,15 +41,17 @@ from hypersdk.state.tables import idempotency
 
 KEY_INVALID: Final = register(
     "idempotency_key",
-    "The Idempotency-Key cannot be used.",
+    "The Idempotency-Key is invalid.",
     "Send 1 to 128 letters, digits and . _ -; a UUID is best.",
 )
 KEY_REUSED: Final = register(
-    "idempotency_reused", "The Idempotency-Key was used for another request.", "Use a new key for each new request."
+    "idempotency_reused",
+    "The Idempotency-Key was already used for another request.",
+    "Use a new key for each new request.",
 )
 KEY_RUNNING: Final = register(
     "idempotency_running",
-    "The first request with that Idempotency-Key is still being answered.",
+    "The first request with that Idempotency-Key is still being processed.",
     "Repeat it in a moment.",
 )
 HEADER: Final = "idempotency-key"

@@ -22,24 +22,24 @@ from hypersdk.errors import HyperSDKError, UsageError, register
 
 RATE_LIMITED: Final = register(
     "rate_limited",
-    "There were more requests than one caller or address may make.",
-    "Wait as long as Retry-After says. Follow jobs with /api/v1/events in place of polling, submit many jobs in one"
-    " request.",
+    "The caller or its address sent more requests than the limit allows.",
+    "Wait for the time given in Retry-After. Follow jobs with /api/v1/events instead of polling, and submit many jobs"
+    " in one request.",
 )
 BODY_TOO_LARGE: Final = register(
-    "body_too_large", "The request's body is larger than the daemon takes.", "Split it; the limit is max_body_bytes."
+    "body_too_large", "The request's body is larger than the limit `max_body_bytes`.", "Split it."
 )
 BODY_AMBIGUOUS: Final = register(
-    "body_ambiguous", "The request gives both Content-Length and Transfer-Encoding.", "Send one of them."
+    "body_ambiguous", "The request has both Content-Length and Transfer-Encoding.", "Send one of them."
 )
 REQUEST_SLOW: Final = register(
-    "request_slow", "The request's body did not come in time.", "Send it faster, or in smaller parts."
+    "request_slow", "The request's body was not received in time.", "Send it faster, or in smaller parts."
 )
 REQUEST_TIMEOUT: Final = register(
     "request_timeout",
-    "The daemon could not answer in time. What was asked for may still have been done.",
-    "Look whether it was done before repeating it. A submit can be repeated with the same Idempotency-Key: its jobs are"
-    " there once.",
+    "The daemon did not answer in time. The request may still have been carried out.",
+    "Check whether it was before you repeat it. A submit can be repeated with the same Idempotency-Key without"
+    " creating its jobs twice.",
 )
 LOGIN_PATH: Final = "/api/v1/auth/login"
 MAX_BUCKETS: Final = 10_000

@@ -5,7 +5,7 @@
     native routes     application/problem+json  (RFC 9457)  type title status detail code cause next_step ...fields
     the six legacy    application/json                      error code timestamp
 
-What is no HyperSDKError is a bug: the traceback goes to the log, the answer says nothing but that.
+Anything that is not a HyperSDKError is a bug: the traceback goes to the log, the answer says nothing but that.
 """
 
 from __future__ import annotations
@@ -45,23 +45,24 @@ from hypersdk.errors import (
     UsageError,
     register,
 )
+from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import JobStateError
 from hypersdk.jobs.store import JOB_EXISTS
+from hypersdk.remedies import Look, ReportBug
 from hypersdk.state.database import DatabaseError
 
 LOG: Final = logging.getLogger(__name__)
 
-ROUTE_UNKNOWN: Final = register("route_unknown", "The API has no such address.", "See /docs.")
-METHOD_REFUSED: Final = register("method_refused", "The address does not take that method.", "See /docs.")
+ROUTE_UNKNOWN: Final = register("route_unknown", "The API has no such path.", Look("request"))
+METHOD_REFUSED: Final = register("method_refused", "The path does not support that method.", Look("request"))
 REQUEST_INVALID: Final = register(
     "request_invalid",
-    "A value of the request cannot be used.",
-    "The message names the field; see /docs for what it takes.",
+    "A value of the request is invalid.",
+    "The message names the field.",
+    Look("request"),
 )
-INTERNAL: Final = register(
-    "daemon_internal", "A bug in HyperSDK.", "See the daemon's log for the traceback of that time, and report it."
-)
-HTTP_ERROR: Final = register("http_error", "The request cannot be served.", "See the status and the message.")
+INTERNAL: Final = register("daemon_internal", "A bug in HyperSDK.", ReportBug())
+HTTP_ERROR: Final = register("http_error", "The request cannot be served.", "Check the status and the message.")
 
 STATUS: Final[Mapping[type[HyperSDKError], int]] = {
     Unauthenticated: 401,
@@ -120,16 +121,14 @@ def answer(path: str, error: HyperSDKError) -> Response:
 
 def problem(error: HyperSDKError, status: int) -> dict[str, Any]:
     """RFC 9457; fields of ours never hide one of its own."""
-    document = {key: value for key, value in error.fields.items() if value is not None and key != "close"}
+    document = {key: value for key, value in error_dict(error).items() if value is not None}
+    del document["message"]
+    document.pop("close", None)
     return document | {
         "type": "about:blank",
         "title": _title(status),
         "status": status,
         "detail": error.message,
-        "code": error.code,
-        "cause": error.cause,
-        "next_step": error.next_step,
-        "exit_status": error.exit_status,
     }
 
 
@@ -203,7 +202,7 @@ def from_framework(path: str, error: HTTPException) -> Response:
     """404, 405 and what else the framework raises."""
     code = {404: ROUTE_UNKNOWN, 405: METHOD_REFUSED}.get(error.status_code, HTTP_ERROR)
     allow = (error.headers or {}).get("Allow") or (error.headers or {}).get("allow")
-    text = {404: "there is no such address", 405: "the address does not take that method"}.get(error.status_code)
+    text = {404: "there is no such path", 405: "the path does not support that method"}.get(error.status_code)
     return answer_as(path, error.status_code, HttpError(text or str(error.detail)[:300], code=code, allow=allow))
 
 

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema
+
+from hypersdk.remedies import KINDS, Remedy
 
 PROBLEM_TYPE: Final = "application/problem+json"
+
+
+def _schema(kind: str, remedy: type[Remedy]) -> dict[str, Any]:
+    schema: dict[str, Any] = TypeAdapter(remedy).json_schema()
+    properties = {"kind": {"const": kind, "type": "string"}, **schema.get("properties", {})}
+    required = ["kind", *schema.get("required", ())]
+    return {**schema, "title": remedy.__name__, "properties": properties, "required": required}
+
+
+Remedies = list[
+    Annotated[
+        dict[str, Any],
+        WithJsonSchema(
+            {
+                "title": "Remedy",
+                "description": "One thing that helps, for a program to offer. Newer versions may have more kinds.",
+                "anyOf": [_schema(kind, remedy) for kind, remedy in KINDS.items()] + [{"type": "object"}],
+            }
+        ),
+    ]
+]
+"""As they were written down, maybe by another version: they are documented and not checked."""
 
 
 class Problem(BaseModel):
@@ -19,10 +43,11 @@ class Problem(BaseModel):
                 "type": "about:blank",
                 "title": "Not Found",
                 "status": 404,
-                "detail": "there is no job 'job-3f9a1c20d4e5'",
-                "code": "job_unknown",
-                "cause": "There is no job with that id.",
-                "next_step": "See `hyperctl query -all`.",
+                "detail": "there is no endpoint 'vc9'",
+                "code": "endpoint_unknown",
+                "cause": "There is no such endpoint.",
+                "next_step": "See `hyperctl endpoints list` for the endpoints.",
+                "remedies": [{"kind": "look", "at": "endpoints"}],
             }
         },
     )
@@ -34,6 +59,7 @@ class Problem(BaseModel):
     code: str = Field(description="Stable; see docs/errors.md")
     cause: str = ""
     next_step: str = ""
+    remedies: Remedies = Field(default_factory=list, description="What helps, in the order in which to try it")
 
 
 class LegacyErrorView(BaseModel):

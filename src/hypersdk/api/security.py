@@ -33,8 +33,8 @@ from hypersdk.secret import Secret
 
 CSRF_REFUSED: Final = register(
     "csrf_refused",
-    "A write with a session cookie must show the session's CSRF token and come from the daemon's own pages.",
-    "Send X-CSRF-Token with the value that login answered, or use an API token.",
+    "A write with a session cookie needs the session's CSRF token and must be same-origin.",
+    "Send X-CSRF-Token with the value returned by login, or use an API token.",
 )
 COOKIE: Final = "hypersdk_session"
 CSRF_HEADER: Final = "x-csrf-token"

@@ -216,8 +216,7 @@ class HTTPServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         if not settings.auth:
             LOG.warning(
-                "NO AUTHENTICATION: everybody on this machine may export, cancel and delete. --no-auth is for trying"
-                " things out."
+                "NO AUTHENTICATION: every local user is administrator and may export, cancel and delete. For trials only."
             )
 
     @property

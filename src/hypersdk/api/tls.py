@@ -25,7 +25,7 @@ LOG: Final = logging.getLogger(__name__)
 TLS_FILES: Final = register(
     "tls_files",
     "Certificate and key cannot be used together.",
-    "Give PEM files: tls_cert with the certificate and its chain, tls_key with its key, which has no passphrase.",
+    "Give PEM files: `tls_cert` with the certificate and its chain, `tls_key` with its key, without a passphrase.",
 )
 SELF_SIGNED: Final = "tls.pem"
 LIFE_DAYS: Final = 397

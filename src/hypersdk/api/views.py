@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, TypeVar, cast, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from hypersdk.access.records import ApiToken, AuditEntry, EndpointInfo, User
+from hypersdk.api.responses import Remedies
 from hypersdk.api.times import rfc3339
 from hypersdk.jobs.records import Attempt, Job, JobColumns, StepColumns, WorkerInfo
 from hypersdk.model import DiskProgress, ExportProgress, derived_fields, job_object, json_fields
@@ -76,6 +77,7 @@ class ErrorView(OpenView):
     message: str
     cause: str = ""
     next_step: str = ""
+    remedies: Remedies = Field(default_factory=list, description="What helps, in the order in which to try it")
 
 
 def _completed(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

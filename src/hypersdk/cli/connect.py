@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PASSWORD_IN_ARGV: Final = register(
     "password_in_argv",
-    "Every user of this machine can read the command line of a process.",
+    "Every user of this host can read the command line of a process.",
     "Leave the password out of --url; use --password-file, --password-stdin, $GOVC_PASSWORD or the prompt.",
 )
 UNTRUSTED: Final = (

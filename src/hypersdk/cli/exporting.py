@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hypersdk.cli.options import connection_words
+from hypersdk.cli.remedies import error_dict, warning_text
 from hypersdk.cli.report import LABEL_CELLS, labelled, report, tell
 from hypersdk.cli.state import Cli
 from hypersdk.cli.text import clean, count
@@ -17,6 +18,7 @@ from hypersdk.errors import Cancelled, HyperSDKError, PartlyFailed, Refused
 from hypersdk.migration.formats import FORMATS
 from hypersdk.migration.spec import ExportSpec, Method, Resume
 from hypersdk.model import Firmware, MachineSummary, boot_sequence
+from hypersdk.remedies import of_source
 from hypersdk.text import shell_line, shell_word
 from hypersdk.units import MiB, format_duration, format_size
 
@@ -160,7 +162,9 @@ def show_plans(cli: Cli, plans: Sequence[Plan], failures: Sequence[Failure]) -> 
     """What will be done, to whom, and what it takes; events of type "plan" with --json."""
     if cli.output.json_lines:
         for plan in plans:
-            cli.output.event("plan", plan.as_dict())
+            cli.output.event(
+                "plan", {**plan.as_dict(), "warnings": [warning_text(warning) for warning in plan.warnings]}
+            )
     elif len(plans) > MAX_PANELS:
         _show_as_table(cli, plans)
     else:
@@ -209,7 +213,7 @@ def _plan_facts(plan: Plan) -> Iterator[tuple[str, str, str]]:
     for change in plan.changes or ("nothing is changed",):
         yield "at the source", change, ""
     for warning in plan.warnings:
-        yield "warning", warning, "yellow"
+        yield "warning", warning_text(warning), "yellow"
 
 
 def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
@@ -243,7 +247,10 @@ def _show_as_table(cli: Cli, plans: Sequence[Plan]) -> None:
             text = f"{plan.machine.name}: {plan.resumption.text}"
             notes.print(labelled("resume", text, notes.width), soft_wrap=True)
         for warning in plan.warnings:
-            notes.print(labelled("warning", f"{plan.machine.name}: {warning}", notes.width, "yellow"), soft_wrap=True)
+            notes.print(
+                labelled("warning", f"{plan.machine.name}: {warning_text(warning)}", notes.width, "yellow"),
+                soft_wrap=True,
+            )
 
 
 def carry_out(cli: Cli, session: Session, plans: Sequence[Plan], settings: RunSettings) -> list[Outcome]:
@@ -285,6 +292,8 @@ def _gather(error: Cancelled, errors: Sequence[Cancelled], *names: str) -> None:
         lists = [listed for each in errors if isinstance(listed := each.fields.get(name), list)]
         if lists:
             error.fields[name] = [entry for listed in lists for entry in listed]
+    left = [remedy for each in errors for remedy in of_source(each.remedies)]
+    error.remedies = tuple(dict.fromkeys((*error.remedies, *left)))
 
 
 def _tell_kept_snapshots(cli: Cli, outcomes: Sequence[Outcome]) -> None:
@@ -320,7 +329,7 @@ def _partly_failed(outcomes: Sequence[Outcome], failed: Sequence[Failure], total
 def tell_failure(cli: Cli, failure: Failure) -> None:
     """One machine's failure among several: an event of type "error" that names it, or a message."""
     if cli.output.json_lines:
-        cli.output.event("error", {"machine": failure.machine, **failure.error.as_dict()})
+        cli.output.event("error", {"machine": failure.machine, **error_dict(failure.error)})
     elif failure.machine in failure.error.message:
         tell(cli.output, failure.error)
     else:

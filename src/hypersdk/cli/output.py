@@ -37,9 +37,17 @@ class Output:
     """The two streams of a run. Thread-safe: lines of concurrent events never mix."""
 
     def __init__(
-        self, stdout: TextIO, stderr: TextIO, environ: Mapping[str, str], *, json_lines: bool, stdin_is_tty: bool
+        self,
+        stdout: TextIO,
+        stderr: TextIO,
+        environ: Mapping[str, str],
+        *,
+        json_lines: bool,
+        stdin_is_tty: bool,
+        program: str = "hyper2kvm",
     ) -> None:
         self.json_lines = json_lines
+        self.program = program
         self._stdout = stdout
         self._stderr = stderr
         self._environ = environ

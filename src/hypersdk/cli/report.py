@@ -10,18 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hypersdk.cli.output import Output
+from hypersdk.cli.remedies import error_dict, next_step
 from hypersdk.cli.text import clean
-from hypersdk.errors import EXIT_INTERNAL, Cancelled, HyperSDKError, register
+from hypersdk.errors import EXIT_INTERNAL, INTERNAL, Cancelled, HyperSDKError
 from hypersdk.text import clean_lines
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-INTERNAL: Final = register(
-    "internal",
-    "The program met something that it was not written for.",
-    "Report it with the crash file; it holds no password.",
-)
 EXIT_TERMINATED: Final = 143
 """128 + SIGTERM, as shells report a process ended by that signal."""
 EXIT_BROKEN_PIPE: Final = 141
@@ -37,7 +33,7 @@ def report(output: Output, error: HyperSDKError, *, debug: bool = False) -> int:
     """Tells ``error`` to whoever is there, and returns the exit status."""
     status = exit_status(error)
     if output.json_lines:
-        output.event("error", {**error.as_dict(), "exit_status": status})
+        output.event("error", {**error_dict(error, output.program), "exit_status": status})
         return status
     tell(output, error)
     if debug:
@@ -62,16 +58,15 @@ def tell(output: Output, error: HyperSDKError) -> None:
     message = "\n".join(wrapped(error.message.removeprefix("stopped: "), output.notes.width, len(label) + 2))
     heading = Text.assemble((f"{label}: ", f"bold {colour}"), (message, colour))
     output.notes.print(heading, soft_wrap=True)
-    for label, text in _facts(error):
+    for label, text in _facts(error, output.program):
         output.notes.print(labelled(label, text, output.notes.width), soft_wrap=True)
 
 
-def _facts(error: HyperSDKError) -> Iterator[tuple[str, str]]:
-    reasons = error.fields.get("reasons")
-    if isinstance(reasons, list):  # several refusals at once, each with its own cause and fix
-        for reason in reasons:
-            yield "-", f"{reason['message']} ({reason['code']})"
-            yield "next", str(reason["next_step"])
+def _facts(error: HyperSDKError, program: str) -> Iterator[tuple[str, str]]:
+    if error.reasons:  # several refusals at once, each with its own cause and fix
+        for reason in error.reasons:
+            yield "-", f"{reason.message} ({reason.code})"
+            yield "next", next_step(reason, program)
         yield "code", f"{error.code} (exit status {exit_status(error)})"
         return
     if not isinstance(error, Cancelled) and error.cause.rstrip(".").lower() != error.message.rstrip(".").lower():
@@ -79,7 +74,7 @@ def _facts(error: HyperSDKError) -> Iterator[tuple[str, str]]:
     entries = [entry for entry in _listed(error) if entry not in error.message]
     if entries != [f"{error.message} ({error.code})"]:  # one alone is the message once more
         yield from (("-", entry) for entry in entries)
-    yield "next", error.next_step
+    yield "next", next_step(error, program)
     yield "code", f"{error.code} (exit status {exit_status(error)})"
 
 

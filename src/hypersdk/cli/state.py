@@ -17,6 +17,7 @@ from hypersdk.cli.programs.program import Run
 from hypersdk.cli.signals import STOPPING, WARNING, Interrupts, cancelled_by, watched
 from hypersdk.config.user import Config, load_config
 from hypersdk.errors import Cancelled
+from hypersdk.remedies import Advice, of_source
 from hypersdk.text import clean, clean_lines
 from hypersdk.transfer.cancel import CancelToken
 
@@ -47,12 +48,12 @@ class Cli(Run):
         told = error
         if self.interrupts.received is not None and "signal" not in error.fields:
             told = cancelled_by(self.interrupts.received)
-            told.next_step, told.cause = error.next_step, error.cause
+            told.remedies, told.cause = error.remedies, error.cause
             told.fields.update(error.fields)
         if not self.resumable:
-            told.next_step = NOTHING_BEGUN
+            told.remedies = (Advice(NOTHING_BEGUN),)
         elif self.interactive:
-            told.next_step = PICK_AGAIN
+            told.remedies = (Advice(PICK_AGAIN), *of_source(told.remedies))
         return told
 
     def show_debug(self) -> None:

@@ -25,26 +25,28 @@ from hypersdk.config.folders import service_state, user_state
 from hypersdk.errors import AccessError, HyperSDKError, UsageError, register
 from hypersdk.net.address import host_port, is_loopback_address
 from hypersdk.net.certificate import TlsPolicy, parse_fingerprint
+from hypersdk.remedies import First, UseToken
 from hypersdk.secret import Secret
 from hypersdk.units import KiB
 
 DAEMON_ADDRESS: Final = register(
-    "daemon_address", "The address of the daemon cannot be used.", "Write it like https://hypervisord.example.com:8443."
+    "daemon_address", "The address of the daemon is invalid.", "Write it like https://hypervisord.example.com:8443."
 )
 PLAIN_HTTP: Final = register(
     "token_over_plain_http",
-    "Everyone on the path could read the token.",
+    "Everyone on the network path could read the token.",
     "Give the daemon a certificate and use https://, or reach it through an SSH tunnel on localhost.",
 )
 TOKEN_SOURCE: Final = register(
     "token_source",
-    "The token could not be read from where it was said to be.",
+    "The token could not be read from the given source.",
     "Name a file with the token on its first line.",
 )
 FOREIGN_LISTENER: Final = register(
     "foreign_listener",
-    "What listens on that port is run by another user than the one who owns the token, so it may not be the daemon.",
-    "Look who listens there (`ss -ltnp`); if it is right, hand the token over yourself with --token-file.",
+    "The process that listens on that port belongs to another user than the token, so it may not be the daemon.",
+    First("check which process listens there (`ss -ltnp`)"),
+    UseToken(),
 )
 
 DEFAULT_URL: Final = "http://localhost:8080"

@@ -23,22 +23,21 @@ from typing import Any, Final
 from hypersdk.config.folders import config_folder
 from hypersdk.config.toml import TomlFile, quoted
 from hypersdk.errors import TARGET_DENIED, LookupFailed, TargetError, UsageError, register
+from hypersdk.remedies import Look
 from hypersdk.secret import Secret
 from hypersdk.units import KiB
 
 CONTEXTS_BAD: Final = register(
     "contexts_invalid",
-    "The file of daemons holds something that cannot be used.",
+    "The file of known daemons holds something invalid.",
     "Correct it, or remove it and log in again.",
 )
 CONTEXTS_EXPOSED: Final = register(
     "contexts_exposed",
-    "The file holds tokens and other users of this machine can read it.",
+    "The file holds tokens and other users of this host can read it.",
     "Run `chmod 600` on it; if others may have read it, revoke its tokens with `hyperctl tokens revoke`.",
 )
-CONTEXT_UNKNOWN: Final = register(
-    "context_unknown", "No daemon is known under that name.", "See `hyperctl contexts list`."
-)
+CONTEXT_UNKNOWN: Final = register("context_unknown", "No daemon is known by that name.", Look("contexts"))
 
 MAX_BYTES: Final = 256 * KiB
 NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")

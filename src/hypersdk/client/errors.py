@@ -23,34 +23,37 @@ from hypersdk.errors import (
     UsageError,
     register,
 )
+from hypersdk.remedies import Advice, Look, NameDaemon, of_json
 
-DAEMON_FAILED: Final = register(
-    "daemon_failed", "The daemon met an error of its own.", "Look at its log: `journalctl -u hypervisord`."
-)
+DAEMON_FAILED: Final = register("daemon_failed", "The daemon reported an internal error.", Look("daemon_log"))
 DAEMON_UNREACHABLE: Final = register(
     "daemon_unreachable",
-    "Nothing answers at that address.",
-    "Start it with `hypervisord`, or name another one with --url or $HYPERVISORD_URL.",
+    "The daemon does not answer at that address.",
+    "Check that `hypervisord` is running there.",
+    NameDaemon(),
 )
 DAEMON_TIMEOUT: Final = register(
     "daemon_timeout",
-    "The daemon took longer to answer than was allowed.",
-    "Try again; `hyperctl status` tells how busy it is.",
+    "The daemon did not answer within the time limit.",
+    "Try again.",
+    Look("daemon"),
 )
 ANSWER_UNREADABLE: Final = register(
     "answer_unreadable",
-    "What answers at that address is no HyperSDK daemon, or one that is much older or newer.",
-    "Check the address; `hyperctl status` shows the daemon's version.",
+    "The server at that address is not a HyperSDK daemon, or its version is incompatible.",
+    "Check the address.",
+    Look("daemon"),
 )
 TOO_MANY_REQUESTS: Final = register(
     "too_many_requests",
-    "The daemon limits how many requests a token or an address may make.",
-    "Wait a minute, then go on.",
+    "The daemon limits the requests of a token and of an address.",
+    "Wait a minute, then continue.",
 )
 WAIT_OVER: Final = register(
     "wait_over",
-    "The job did not end in the time that was allowed for it.",
-    "It goes on; look at it with `hyperctl get ID`.",
+    "The job was not finished within the time limit.",
+    "It continues.",
+    Look("job"),
 )
 
 
@@ -70,7 +73,20 @@ class DaemonUnavailable(DaemonError):  # noqa: N818 - reads as what happened
 MAX_TEXT: Final = 2000
 """Characters kept of a text inside an answer that says no."""
 _KNOWN_KEYS: Final = frozenset(
-    {"type", "title", "status", "detail", "instance", "code", "cause", "next_step", "exit_status", "error", "timestamp"}
+    {
+        "type",
+        "title",
+        "status",
+        "detail",
+        "instance",
+        "code",
+        "cause",
+        "next_step",
+        "remedies",
+        "exit_status",
+        "error",
+        "timestamp",
+    }
 )
 _BY_EXIT: Final[Mapping[int, type[HyperSDKError]]] = {
     family.exit_status: family
@@ -127,7 +143,9 @@ def remote_error(
     family: type[HyperSDKError], message: str, facts: Mapping[str, Any], fallback: str, fields: Mapping[str, Any]
 ) -> HyperSDKError:
     """An error that was raised elsewhere. Its code may be one that a newer daemon has and this version does not."""
-    error = family(message, code=fallback, cause=_text(facts.get("cause")), next_step=_text(facts.get("next_step")))
+    error = family(message, code=fallback, cause=_text(facts.get("cause")))
+    error.told_step = step = _text(facts.get("next_step"))
+    error.remedies = of_json(facts.get("remedies")) or ((Advice(step),) if step else error.remedies)
     error.code = _text(facts.get("code")) or fallback
     error.fields = dict(fields)
     return error

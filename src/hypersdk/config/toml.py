@@ -71,7 +71,10 @@ class TomlFile:
 
     def error(self, problem: str, *, key: str | None = None) -> UsageError:
         """What is wrong with the file, as an error to raise."""
-        return UsageError(f"{self.path} {problem}", code=self.code, **({} if key is None else {"key": key}))
+        error = UsageError(f"{self.path} {problem}", code=self.code)
+        if key is not None:
+            error.fields["key"] = key
+        return error
 
 
 def table(shape: type[T], values: Mapping[str, object], *, code: str, where: str, of: str = "") -> T:

@@ -28,17 +28,20 @@ from hypersdk.config.folders import config_folder
 from hypersdk.config.toml import TomlFile, table, unknown
 from hypersdk.config.values import Flag, Size, Takes, Text, whole
 from hypersdk.errors import UsageError, register
+from hypersdk.remedies import First, NameConfiguration, Retry
 from hypersdk.units import KiB
 
 CONFIG_BAD: Final = register(
     "config_invalid",
-    "The configuration file holds something that cannot be used.",
-    "Correct the file, or pass another one with --config.",
+    "The configuration file holds something invalid.",
+    First("correct the file"),
+    Retry(),
+    NameConfiguration(),
 )
 CONFIG_EXPOSED: Final = register(
     "config_exposed",
-    "The file holds a password and other users of this machine can read it.",
-    "Run `chmod 600` on it, or move the password into a file of its own and name it as password_file.",
+    "The file holds a password and other users of this host can read it.",
+    "Run `chmod 600` on it, or move the password to a file of its own and set `password_file`.",
 )
 
 MAX_CONFIG_BYTES: Final = 64 * KiB

@@ -32,6 +32,7 @@ from hypersdk.errors import BAD_FORMAT, TRUNCATED_STREAM, IntegrityError, Target
 from hypersdk.formats.image import BlockFile, ReadableFile
 from hypersdk.formats.mf import format_mf
 from hypersdk.formats.names import is_bare_name, is_inner_path
+from hypersdk.remedies import SetOption
 from hypersdk.units import KiB, MiB, align_up
 
 TAR_BLOCK: Final = 512
@@ -61,8 +62,8 @@ _APPLE_DOUBLE: Final = "._"
 
 OVA_ROOM = register(
     "ova_room",
-    "The descriptor is larger than the room kept for it at the front of the OVA.",
-    "Export with --format ovf, which has no such limit.",
+    "The descriptor is larger than the space reserved for it at the start of the OVA.",
+    SetOption("format", "ovf"),
 )
 
 

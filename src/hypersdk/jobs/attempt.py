@@ -21,9 +21,9 @@ from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.jobs.claims import Claim, StaleAttempt
 from hypersdk.jobs.kinds import kind_of
 from hypersdk.jobs.kinds.base import JobRun, RunContext, WorkerContext
-from hypersdk.jobs.nextsteps import told_of_job
 from hypersdk.jobs.progress import JobProgress
 from hypersdk.jobs.records import Step
+from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import JobEvent, JobState, StepState
 from hypersdk.state.database import DatabaseError
 from hypersdk.state.faults import DATABASE_DAMAGED
@@ -209,7 +209,7 @@ class JobAttempt:
 
 def _json_error(error: HyperSDKError) -> dict[str, Any]:
     """The error for the row: its fields as JSON knows them, with what to do about a job, and what was noted on it."""
-    found = {key: _plain(value) for key, value in told_of_job(error).items()}
+    found = {key: _plain(value) for key, value in error_dict(error).items()}
     if notes := getattr(error, "__notes__", None):
         found["notes"] = [str(note) for note in notes]
     return found

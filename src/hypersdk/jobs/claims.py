@@ -19,6 +19,7 @@ from hypersdk.errors import Cancelled, register
 from hypersdk.jobs import steps
 from hypersdk.jobs.locks import conflicting_job
 from hypersdk.jobs.records import Job, Step
+from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import ATTEMPT_LOST, HELD, UNDOING, JobEvent, JobState, StepState, after
 from hypersdk.jobs.steps import read_steps
 from hypersdk.jobs.store import JobStore, append_log
@@ -29,18 +30,17 @@ from hypersdk.jobs.transition import (
     exhaust,
     lock,
     may,
-    recorded_error,
     requeue,
     transition,
 )
 from hypersdk.migration.runs import SNAPSHOT_MAX_AGE
-from hypersdk.state.database import Database
+from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.tables import attempts, jobs, runs
 
 STALE_ATTEMPT: Final = register(
     "stale_attempt",
-    "Another worker has taken the job over, because this one gave no sign of life for too long.",
-    "Nothing: the other worker goes on with it.",
+    "Another worker has taken over the job, because this one sent no heartbeat for too long.",
+    "Nothing needs to be done: the other worker continues the job.",
 )
 
 
@@ -201,7 +201,7 @@ class Claims:
             attempt = connection.execute(sa.select(jobs.c.attempt).where(*mine, held).with_for_update()).scalar()
             if attempt is None:
                 return None
-            error = recorded_error(ATTEMPT_LOST, "how the attempt ended could not be written down", exit_status=12)
+            error = error_dict(DatabaseError("the end of the attempt could not be stored", code=ATTEMPT_LOST))
             connection.execute(
                 sa.update(attempts)
                 .where(attempts.c.job_id == job_id, attempts.c.epoch == epoch, attempts.c.ended_at.is_(None))

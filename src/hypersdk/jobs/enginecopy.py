@@ -27,22 +27,23 @@ VERSION_ROW: Final = "engine"
 """Row of ``meta``: the version of the library that opened the file last."""
 ENGINE_DAMAGED: Final = register(
     "engine_damaged",
-    "engine.sqlite3, the file of the job engine, is damaged.",
-    "Nothing, if the daemon could put it aside: jobs go on from their checkpoints with a new one. Else let the daemon's"
-    " user write in the folder. Look at the disk it lay on.",
+    "engine.sqlite3, the job engine's database, is damaged.",
+    "Nothing needs to be done if the daemon could move it aside: jobs continue from their checkpoints with a new one."
+    " Otherwise make the state directory writable for the daemon's user. Check the drive that it was on.",
 )
 ENGINE_GONE: Final = register(
     "engine_gone",
-    "engine.sqlite3, the file of the job engine, was removed or replaced while the daemon ran.",
-    "Nothing: the worker starts again with the file that is there, or a new one, and jobs go on from their"
-    " checkpoints.",
+    "engine.sqlite3, the job engine's database, was removed or replaced while the daemon was running.",
+    "Nothing needs to be done: the worker restarts with the file that is there, or a new one, and jobs continue from"
+    " their checkpoints.",
 )
 _OWN_CODES: Final = {DATABASE_DAMAGED: ENGINE_DAMAGED, DATABASE_GONE: ENGINE_GONE}
 LOOK_S: Final = 10
 ENGINE_COPY: Final = register(
     "engine_copy",
     "engine.sqlite3 could not be copied, and without a copy a new version of the job engine does not open it.",
-    "Make room in the state directory and let its user write there; the daemon then goes on by itself.",
+    "Free space in the state directory and make it writable for the daemon's user; the daemon then continues by"
+    " itself.",
 )
 
 

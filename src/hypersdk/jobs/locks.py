@@ -16,23 +16,26 @@ import sqlalchemy as sa
 
 from hypersdk.errors import register
 from hypersdk.jobs.states import HELD
+from hypersdk.remedies import Look
 from hypersdk.state.tables import jobs, locks
 
 FOLDER_BUSY: Final = register(
     "folder_busy",
-    "Another job works in the same folder.",
-    "Nothing: it begins when that one has ended. A folder takes one export; cancel this job, and submit it with an"
-    " `output_path` of its own.",
+    "Another job is using the same folder.",
+    "Nothing needs to be done: the job starts when that one has finished. A folder holds one export; otherwise cancel"
+    " this job and submit it with another `output_path`.",
 )
 MACHINE_BUSY: Final = register(
     "machine_exported",
-    "Another job of this daemon exports the same machine.",
-    "Nothing: it begins when that one has ended. `hyperctl query -status running` shows it.",
+    "Another job of this daemon is exporting the same machine.",
+    "Nothing needs to be done: the job starts when that one has finished.",
+    Look("jobs"),
 )
 LOCK_BUSY: Final = register(
     "lock_busy",
-    "Another job works on the same object.",
-    "Nothing: it begins when that one has ended. `hyperctl query -status running` shows it.",
+    "Another job is using the same object.",
+    "Nothing needs to be done: the job starts when that one has finished.",
+    Look("jobs"),
 )
 FOLDER: Final = "folder"
 MACHINE: Final = "machine"

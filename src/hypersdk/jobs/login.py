@@ -80,7 +80,7 @@ def _judge(endpoint: Endpoint, guard: EndpointGuard) -> Callable[[str, int], str
         try:
             return guard(host, port)
         except UsageError as error:
-            raise ConnectError(error.message, cause=error.cause, next_step=error.next_step) from error
+            raise ConnectError(error.message, cause=error.cause, remedies=error.remedies) from error
 
     return address_of
 

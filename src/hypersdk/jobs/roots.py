@@ -40,13 +40,14 @@ OUTSIDE_ROOTS: Final = register(
 )
 FOLDER_LINK: Final = register(
     "folder_is_link",
-    "A part of the output folder's path is a symbolic link or no folder; the daemon follows none below an export root.",
+    "A part of the output folder's path is a symbolic link or not a folder; the daemon follows no links below an"
+    " export root.",
     "Name the real folder, or remove the link.",
 )
 ROOT_LEFT_OUT: Final = register(
     "export_root_left_out",
-    "The daemon cannot use this export root, for the reason given, and left it out when it started.",
-    "Put the reason right and restart the daemon, or choose a folder below another root.",
+    "The daemon cannot use this export root, for the reason given, and disabled it at its start.",
+    "Fix the cause and restart the daemon, or choose a folder below another root.",
 )
 ROOT_ID_FILE: Final = ".hypersdk-root"
 _ID: Final = re.compile(r"[0-9a-f]{32}")

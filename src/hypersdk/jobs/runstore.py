@@ -18,8 +18,6 @@ class DatabaseRuns:
 
     claims: Claims
     claim: Claim
-    undo_command: ClassVar[str] = "hyperctl cancel ID"
-    undo_all_command: ClassVar[str] = undo_command
     program: ClassVar[str] = "hypervisord"
     register: Register = field(default_factory=Register)
 

@@ -9,24 +9,26 @@ from typing import Any, Final
 
 from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
-from hypersdk.errors import CODES, HyperSDKError, LookupFailed, UsageError, register
+from hypersdk.errors import CODES, CodeInfo, HyperSDKError, LookupFailed, UsageError, register
 from hypersdk.jobs.figures import workers_alive
 from hypersdk.jobs.kinds import kind_of
 from hypersdk.jobs.kinds.base import SubmitContext
 from hypersdk.jobs.kinds.export import Export
 from hypersdk.jobs.records import MAX_PRIORITY, Attempt, Job, NewJob
+from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ENDED, HELD, NO_WORKER, SOURCE_CHANGED_STILL, UNDOING, JobState, JobStateError
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.troubles import NO_TROUBLES, PROCESS_DIES, Troubles
 from hypersdk.migration.jobfile import fields_of, load_documents
+from hypersdk.remedies import Advice, Look, Resume, StartWorker, as_json
 
 AT_ONCE: Final = 200
 """Jobs that are changed in one transaction: a second at most, in which other writers wait."""
 JOB_ID_RESERVED: Final = register(
     "job_id_reserved",
-    "The id is a word of the API: the job could not be asked for.",
+    "The id is a word of the API: the job could not be requested by it.",
     "Choose another id, or leave it out.",
 )
 WORDS_OF_ROUTES: Final = frozenset({"submit", "query", "cancel", "bulk"})
@@ -57,7 +59,15 @@ class JobExplanation:
     message: str
     cause: str
     next_step: str
+    remedies: Sequence[Mapping[str, Any]]
     history: tuple[Attempt, ...]
+
+    @classmethod
+    def of(
+        cls, code: str, message: str, info: CodeInfo | HyperSDKError, history: tuple[Attempt, ...]
+    ) -> JobExplanation:
+        """With the cause and the remedies of ``info``."""
+        return cls(code, message, info.cause, next_step(info), as_json(info.remedies), history)
 
 
 class JobService:
@@ -135,7 +145,7 @@ class JobService:
         history = tuple(self.store.attempts(job.id))
         if job.state not in ENDED and (fault := self.store.database.writable()) is not None:
             message = f"'{job.name}' is {job.state}, as far as it could be written down: {fault.message}"
-            return JobExplanation(fault.code, message, fault.cause, fault.next_step, history)
+            return JobExplanation.of(fault.code, message, fault, history)
         if (
             job.state in (JobState.QUEUED, *HELD)
             and self.store.database.is_sqlite
@@ -147,18 +157,18 @@ class JobService:
                 f"'{job.name}' is {job.state}; a worker"
                 f" {'ends each time that it starts' if trouble.ends else 'cannot do its work'}"
             )
-            return JobExplanation(trouble.code, message, met.cause, met.next_step, history)
+            return JobExplanation.of(trouble.code, message, met, history)
         error = job.error or (history[-1].error if history and job.state not in (JobState.COMPLETED,) else None)
         if error and job.state in (JobState.FAILED, JobState.CANCELLED, JobState.QUEUED):
-            message, step = str(error["message"]), str(error["next_step"])
+            message, step, remedies = str(error["message"]), str(error["next_step"]), list(error.get("remedies", ()))
             if job.source_changes and job.state is JobState.FAILED:
                 message += f"; {job.source_changes} change(s) at the source are not undone"
-                step += f" {CODES[SOURCE_CHANGED_STILL].next_step}"
-            return JobExplanation(str(error["code"]), message, str(error["cause"]), step, history)
+                step += f" {next_step(CODES[SOURCE_CHANGED_STILL])}"
+                remedies += as_json(CODES[SOURCE_CHANGED_STILL].remedies)
+            return JobExplanation(str(error["code"]), message, str(error["cause"]), step, remedies, history)
         code, message = self._situation(job)
         info = CODES.get(code) if code in (job.waiting, NO_WORKER) else None
-        cause, step = (info.cause, info.next_step) if info else _SITUATIONS.get(code, _SITUATIONS[job.state.value])
-        return JobExplanation(code, message, cause, step, history)
+        return JobExplanation.of(code, message, info or _SITUATIONS.get(code, _SITUATIONS[job.state.value]), history)
 
     def _situation(self, job: Job) -> tuple[str, str]:
         if job.state not in (*ENDED, JobState.PAUSED) and not workers_alive(
@@ -213,26 +223,37 @@ class JobService:
         return outcome
 
 
-_SITUATIONS: Final[Mapping[str, tuple[str, str]]] = {
-    "queued": ("It waits for a free place in the queue.", "Nothing; `hyperctl query -all` shows what runs before it."),
-    "running": ("A worker copies it.", "Nothing; `hyperctl watch ID` follows it."),
-    "pausing": ("The worker brings it to a checkpoint.", "Nothing; it is paused within seconds."),
-    "paused": ("Someone paused it.", "`hyperctl resume ID` goes on, `hyperctl cancel ID` ends it."),
-    "cancelling": (
-        "The worker puts the source back as it was found.",
-        "Nothing; it is cancelled when the lease is free.",
-    ),
-    "undo_due": (
-        "Its source is to be put back as it was found.",
-        "A worker does so within seconds; if none is alive, start one with `hypervisord --role worker`.",
-    ),
-    "completed": ("All was copied and verified.", "`hyper2kvm verify DIR` proves it again."),
-    "failed": ("It ended with an error.", "See the log with `hyperctl logs ID`."),
-    "cancelled": ("Someone cancelled it.", "`hyperctl retry ID` begins it again."),
-    "stalled": (
-        "No byte has come for a while.",
-        "Look at the ESXi host and the network; `hyper2kvm doctor` checks the way to each host.",
-    ),
+_NOTHING: Final = Advice("Nothing needs to be done.")
+_SITUATIONS: Final[Mapping[str, CodeInfo]] = {
+    code: CodeInfo(cause, remedies)
+    for code, cause, remedies in (
+        ("queued", "It waits for a free place in the queue.", (_NOTHING, Look("jobs"))),
+        ("running", "A worker is copying it.", (Advice("Nothing needs to be done; `hyperctl watch ID` follows it."),)),
+        ("pausing", "The worker is stopping at a checkpoint.", (Advice("It is paused within seconds."),)),
+        (
+            "paused",
+            "Someone paused it.",
+            (Advice("`hyperctl resume ID` continues it, `hyperctl cancel ID` ends it."),),
+        ),
+        ("cancelling", "The worker is undoing its changes at the source.", (_NOTHING,)),
+        (
+            "undo_due",
+            "Its changes at the source are to be undone.",
+            (Advice("A worker does so within seconds, if one is running."), StartWorker()),
+        ),
+        (
+            "completed",
+            "All data was copied and verified.",
+            (Advice("`hyper2kvm verify DIR` verifies it again."),),
+        ),
+        ("failed", "It ended with an error.", (Advice("`hyperctl logs ID` shows its log."),)),
+        ("cancelled", "Someone cancelled it.", (Resume(),)),
+        (
+            "stalled",
+            "No data was received for a while.",
+            (Advice("Check the ESXi host and the network."), Look("connection")),
+        ),
+    )
 }
 
 

@@ -35,12 +35,14 @@ from hypersdk.config.values import (
 )
 from hypersdk.errors import UsageError, register
 from hypersdk.net.address import ip_address, normal_host
+from hypersdk.remedies import Look
 from hypersdk.units import KiB, MiB
 
 DAEMON_CONFIG: Final = register(
     "daemon_config",
-    "The daemon's configuration holds something that cannot be used.",
-    "Correct it; `hypervisord --show-config` prints all keys with their values.",
+    "The daemon's configuration holds something invalid.",
+    "Correct it.",
+    Look("daemon_config"),
 )
 MAX_CONFIG_BYTES: Final = 256 * KiB
 ROLES: Final = frozenset({"api", "worker"})

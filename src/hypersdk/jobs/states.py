@@ -19,37 +19,39 @@ from enum import StrEnum
 from typing import Final
 
 from hypersdk.errors import HyperSDKError, register
+from hypersdk.remedies import First, GiveUp, Look, RestoreSource, Resume, StartWorker
 
-JOB_STATE: Final = register(
-    "job_state", "The job is in a state that does not allow this.", "Look at it with `hyperctl get ID`."
-)
+JOB_STATE: Final = register("job_state", "The job's state does not allow this.", Look("job"))
 
 NO_WORKER_FOR_ROOT: Final = register(
     "no_worker_for_root",
-    "No worker that is alive sees the export root that the job writes to.",
+    "No running worker has access to the export root that the job writes to.",
     "Start a worker on a host where that root is mounted.",
 )
 NO_WORKER: Final = register(
     "no_worker",
-    "No worker is alive.",
-    "Start one with `hypervisord --role worker`, or see in the daemon's log why it does not start.",
+    "No worker is running.",
+    StartWorker(),
+    Look("daemon_log"),
 )
 SOURCE_CHANGED_STILL: Final = register(
     "source_not_restored",
     "The job changed something at the source that is not undone yet.",
-    "`hyperctl cancel ID` undoes it, `hyperctl retry ID` goes on and undoes it at its end. Of what is gone for good,"
-    " `hyperctl delete --give-up ID` forgets the job and leaves its source as it is.",
+    RestoreSource(),
+    Resume(),
+    GiveUp(),
 )
 ATTEMPTS_EXHAUSTED: Final = register(
     "attempts_exhausted",
-    "The job's attempts ended with the death of their worker each time.",
-    "Look at the daemon's log for what kills the worker (memory?), then `hyperctl retry ID`.",
+    "Every attempt ended because its worker process died.",
+    First("check the daemon's log for what kills the worker (memory?)"),
+    Resume(),
 )
 ATTEMPT_LOST: Final = register(
     "attempt_lost",
-    "The worker that had the job could not write down how the attempt ended: the database could not be written then.",
-    "Nothing: another attempt goes on from the last checkpoint. `hyperctl explain ID` says whether the database can be"
-    " written now.",
+    "The worker could not store how the attempt ended, because the database could not be written.",
+    "Nothing needs to be done: another attempt continues from the last checkpoint. `hyperctl explain ID` shows whether"
+    " the database can be written now.",
 )
 
 

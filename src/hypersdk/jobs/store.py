@@ -18,6 +18,7 @@ from hypersdk.jobs.states import ENDED, LEGACY_STATUS, SOURCE_CHANGED_STILL, Job
 from hypersdk.jobs.steps import add_steps, read_steps
 from hypersdk.jobs.transition import SUBMITTED, TOPIC, change, transition
 from hypersdk.migration.jobfile import DEFAULT_FORMAT
+from hypersdk.remedies import Look
 from hypersdk.state.database import Database
 from hypersdk.state.outbox import REMOVED, Event, events_since, write_events
 from hypersdk.state.pages import (
@@ -31,9 +32,9 @@ from hypersdk.state.pages import (
 )
 from hypersdk.state.tables import attempts, job_log, jobs, locks, runs
 
-JOB_UNKNOWN: Final = register("job_unknown", "There is no job with that id.", "See `hyperctl query -all`.")
+JOB_UNKNOWN: Final = register("job_unknown", "There is no job with that id.", Look("jobs"))
 JOB_EXISTS: Final = register(
-    "job_exists", "A job with that id exists and asks for something else.", "Choose another id, or leave it out."
+    "job_exists", "A job with that id exists and has another definition.", "Choose another id, or leave it out."
 )
 _EXPORT: Final = jobs.c.kind == "export"
 _OF_EXPORTS: Final[Mapping[str, sa.ColumnElement[Any]]] = {

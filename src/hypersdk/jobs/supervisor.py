@@ -28,10 +28,12 @@ from types import FrameType
 from typing import Final
 
 from hypersdk.errors import CODES, HyperSDKError, UsageError, register
+from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.signs import FAILED, KEPT, READY
 from hypersdk.jobs.systemd import watchdog_s
 from hypersdk.jobs.troubles import PROCESS_DIES, VARIABLE, WORKER_ID_HELD, Troubles
+from hypersdk.remedies import Configure
 from hypersdk.state.database import DATABASE_NEWER
 from hypersdk.state.faults import DATABASE_DAMAGED
 from hypersdk.transfer.cancel import SignalFlag
@@ -40,8 +42,9 @@ from hypersdk.transfer.files import owned_like_folder, target_errors
 LOG: Final = logging.getLogger(__name__)
 DAEMON_RUNS: Final = register(
     "daemon_runs",
-    "A daemon works with this state directory already.",
-    "Stop it first, or give this one a state directory of its own with --state-dir.",
+    "Another daemon is already using this state directory.",
+    "Stop the other daemon, or give this one a state directory of its own.",
+    Configure("state_dir"),
 )
 LOOK_S: Final = 0.2
 STEADY_S: Final = 30.0
@@ -264,7 +267,7 @@ def supervise(
                     "%s cannot be started (%s): the daemon ends. %s",
                     hopeless.name,
                     failure,
-                    CODES.get(failure, CODES[PROCESS_DIES]).next_step,
+                    next_step(CODES.get(failure, CODES[PROCESS_DIES])),
                 )
                 _end(children, settings.drain_s)
                 return hopeless.status

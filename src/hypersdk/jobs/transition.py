@@ -15,8 +15,9 @@ from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 
-from hypersdk.errors import CODES
+from hypersdk.errors import SourceError
 from hypersdk.jobs.records import at_rest
+from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import ATTEMPTS_EXHAUSTED, ENDED, JobEvent, JobState, after, before
 from hypersdk.jobs.steps import follow
 from hypersdk.state.database import Database
@@ -147,22 +148,10 @@ def exhaust(database: Database, connection: sa.Connection, job_id: str, attempt:
     job = lock(connection, jobs.c.id == job_id, jobs.c.attempt == attempt, *may(JobEvent.START))
     if job is None:
         return None
-    error = recorded_error(ATTEMPTS_EXHAUSTED, f"attempt {attempt} never finished", exit_status=7)
+    error = error_dict(SourceError(f"attempt {attempt} never finished", code=ATTEMPTS_EXHAUSTED))
     return transition(database, connection, job, JobEvent.FAIL, error=error)
 
 
 def may(event: JobEvent) -> tuple[sa.ColumnElement[bool]]:
     """The condition that a job is in a state in which ``event`` may happen."""
     return (jobs.c.state.in_([state.value for state in before(event)]),)
-
-
-def recorded_error(code: str, message: str, *, exit_status: int) -> dict[str, Any]:
-    """An error as it is written into a row."""
-    info = CODES[code]
-    return {
-        "code": code,
-        "message": message,
-        "exit_status": exit_status,
-        "cause": info.cause,
-        "next_step": info.next_step,
-    }

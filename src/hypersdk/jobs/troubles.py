@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from hypersdk.errors import register
+from hypersdk.remedies import Configure
 
 PROCESS_DIES: Final = register(
     "process_dies",
-    "A process of the daemon ends again and again, each time soon after its start.",
-    "See in the daemon's log why; the code is that of the error which ends it, where it says one.",
+    "A process of the daemon exits repeatedly, each time soon after its start.",
+    "Check the daemon's log; the code is that of the error that ends it, if it reported one.",
 )
 WORKER_ID_HELD: Final = register(
     "worker_id_held",
     "All worker identities of this state directory are in use by running processes.",
-    "Stop the other daemon, or give this one a state directory of its own with --state-dir.",
+    "Stop the other daemon, or give this one a state directory of its own.",
+    Configure("state_dir"),
 )
 VARIABLE: Final = "HYPERSDK_TROUBLES"
 _SAID: Final = re.compile(rb"(ends|kept) ([a-z0-9_]{1,64})")

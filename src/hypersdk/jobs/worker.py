@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.config.folders import state_folder
-from hypersdk.errors import HyperSDKError, UsageError
+from hypersdk.errors import INTERNAL, HyperSDKError, UsageError
 from hypersdk.jobs.attempt import Durable, JobAttempt, not_durable
 from hypersdk.jobs.budget import Renewal, SharedBudget
 from hypersdk.jobs.claims import Claims, StaleAttempt
@@ -37,6 +37,7 @@ from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
 from hypersdk.jobs.kinds.base import WorkerContext
 from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.reconcile import Reconciler
+from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobStateError
@@ -45,6 +46,7 @@ from hypersdk.jobs.troubles import WORKER_ID_HELD
 from hypersdk.jobs.undoing import CancelRunner
 from hypersdk.migration.plan import MinFreeSpace
 from hypersdk.migration.settings import RunResources, RunSettings
+from hypersdk.remedies import ReportBug, Resume
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.transfer.cancel import CancelToken, SignalFlag
 from hypersdk.transfer.files import target_errors
@@ -208,16 +210,9 @@ class Worker:
 
     def _give_up(self, attempt: JobAttempt, error: Exception) -> None:
         """The one funnel for the unexpected: the job fails with a code, the traceback goes to the daemon's log."""
-        internal = {
-            "code": "internal",
-            "message": f"internal error: {type(error).__name__}",
-            "exit_status": 1,
-            "cause": "The program met something that it was not written for.",
-            "next_step": (
-                "Report it with the traceback in the daemon's log; `hyperctl retry ID` goes on from the last"
-                " checkpoint."
-            ),
-        }
+        internal = error_dict(
+            HyperSDKError(f"internal error: {type(error).__name__}", code=INTERNAL, remedies=(ReportBug(), Resume()))
+        )
         try:
             attempt.written(JobEvent.FAIL, error=internal)
         except HyperSDKError as failed:

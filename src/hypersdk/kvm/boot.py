@@ -23,8 +23,8 @@ from hypersdk.units import MiB
 
 BOOT_UNPROVED: Final = register(
     "boot_unproved",
-    "The image was started, and the expected text did not appear on its serial port in time.",
-    "Look at the serial output; a guest without a serial console cannot be proved this way.",
+    "The image was started, and the expected text did not appear on its serial console in time.",
+    "Check the serial output; a guest without a serial console cannot be tested in this way.",
 )
 
 _OVMF: Final = (

@@ -31,14 +31,18 @@ from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.migration.ticking import ticking
 from hypersdk.model import ExportProgress, Phase
+from hypersdk.remedies import SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.folder import OutputFolder
 
 NO_DESCRIPTION: Final = register(
     "no_description",
-    "A lone VMDK does not say what machine it belongs to, and an OVF or OVA must.",
-    "Use --format vmdk, qcow2 or raw, or convert the .ovf that describes the machine.",
+    "A VMDK on its own does not describe its machine, as an OVF or OVA must.",
+    SetOption("format", "vmdk"),
+    SetOption("format", "qcow2"),
+    SetOption("format", "raw"),
+    "Or convert the .ovf that describes the machine.",
 )
 LOCAL_ENDPOINT: Final = "local"
 

@@ -26,6 +26,7 @@ from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import Method
 from hypersdk.migration.takeover import damage_of
 from hypersdk.model import Phase
+from hypersdk.remedies import ExcludeDisk, First, Resume, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
 from hypersdk.vsphere.descriptor import server_descriptor
@@ -38,18 +39,24 @@ from hypersdk.vsphere.sources import FlatDiskSource, probe_flat
 LOG: Final = logging.getLogger(__name__)
 
 NO_RANGES: Final = register(
-    "no_ranges", "The disk cannot be read as ranges from its datastore.", "Use --source lease, or leave --source out."
+    "no_ranges",
+    "The datastore does not serve ranges of the disk.",
+    SetOption("export_method", "lease"),
+    SetOption("export_method", "auto"),
 )
 DISK_NOT_SERVED: Final = register(
     "disk_not_served",
     "The export lease does not offer one of the machine's disks.",
-    "Check the disk in vCenter, or leave it out with --exclude-disk.",
+    First("check the disk in vCenter"),
+    Retry(),
+    ExcludeDisk(),
 )
 FINISHED_DAMAGED: Final = register(
     "finished_disk_damaged",
-    "The file of a disk that an earlier run finished is not what was written: it was damaged or replaced before it was"
-    " published.",
-    "Check the drive it lies on; then run the command again with --resume: that disk is copied again.",
+    "The file of a disk that an earlier run had finished was damaged or replaced before it was published.",
+    First("check the drive that the folder is on"),
+    Resume(),
+    "That disk is copied again.",
 )
 NO_LEASE: Final = frozenset({LICENSE_REFUSES_EXPORT, NOT_SUPPORTED})
 """What a server answers that does not export by lease. Any other refusal is of this machine at this moment, and is

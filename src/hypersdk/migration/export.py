@@ -123,7 +123,7 @@ class MachineExport:
         self._shared = shared
         self._cancel = cancel.child()
         self._named = plan.spec.shown_dir.absolute()
-        self._warnings = list(plan.warnings)
+        self._warnings = [warning.text for warning in plan.warnings]
         self._started = time.monotonic()
         self._reservation: Reservation | None = None
         self._not_undone: list[UndoProblem] = []

@@ -53,12 +53,12 @@ JOB_UNREADABLE = register(
 )
 JOB_INVALID = register(
     "job_invalid",
-    "A field of the job is missing or has a value that cannot be used.",
-    "Correct the field named in the message.",
+    "A field of the job is missing or has an invalid value.",
+    "Correct the field that the message names.",
 )
 JOB_UNKNOWN_FIELD = register(
     "job_unknown_field",
-    "The job has a field that does not exist; nothing is ignored silently.",
+    "The job has a field that does not exist; no field is silently ignored.",
     "Correct its spelling or remove it; docs/job-file.md lists all fields.",
 )
 UNSUPPORTED_OPTION = register(

@@ -15,7 +15,7 @@ nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from hypersdk.errors import (
 )
 from hypersdk.migration.runfile import Change, ChangeKind, RunFile
 from hypersdk.model import Machine, Power
+from hypersdk.remedies import Advice, First, Remedy, RestoreSource
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_duration
 from hypersdk.vsphere.cdrom import CdromChange, remove_isos, restore_isos
@@ -274,9 +275,10 @@ class SourceJournal:
                 "the guest was asked to shut down, which cannot be recalled, and still runs: once it is down it stays"
                 " off until this is undone",
                 code=SHUTDOWN_TIMEOUT,
-                next_step=(
-                    f"Run `{self._run.undo_command({ChangeKind.POWER})}` once it is off, which powers it on again, or"
-                    " in an hour: then it counts as one that stays on."
+                remedies=(
+                    First("wait until it is off"),
+                    RestoreSource(),
+                    Advice("This powers the machine on again. After an hour it counts as a machine that stays on."),
                 ),
             ) from error
 
@@ -323,11 +325,11 @@ class _JournaledChange:
                 self._change.made = True
 
 
-def not_restored(machine: str, problems: list[UndoProblem], *, next_step: str | None = None) -> NotRestored:
+def not_restored(machine: str, problems: list[UndoProblem], remedies: Sequence[Remedy] = ()) -> NotRestored:
     """The error that says what is left to do at the source."""
     left = "; ".join(f"{problem.change}: {problem.error.message}" for problem in problems)
     return NotRestored(
-        f"'{machine}' is not as it was found: {left}",
-        next_step=next_step,
+        f"'{machine}' was not restored: {left}",
+        remedies=remedies,
         left=[problem.change for problem in problems],
     )

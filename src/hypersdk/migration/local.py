@@ -43,8 +43,8 @@ from hypersdk.units import SECTOR, KiB, align_up, format_size
 
 UNKNOWN_INPUT: Final = register(
     "unknown_input",
-    "The file is none of those that can be converted.",
-    "Give a .vmdk, .ovf or .ova file; a .vmdk or .ova may be packed (.gz).",
+    "The file is of no type that can be converted.",
+    "Give a .vmdk, .ovf or .ova file; a .vmdk or .ova may be compressed (.gz).",
 )
 
 _FIRST_KEY: Final = 2000

@@ -40,7 +40,7 @@ CONTENT_ALGORITHM: Final = "blake3-64k-512m"
 
 VERIFY_BAD_MANIFEST = register(
     "verify_bad_manifest",
-    "artifact-manifest.json cannot be read as what it should be: it was damaged, edited, or made by something else.",
+    "artifact-manifest.json cannot be read: it was damaged, edited, or written by another program.",
     "Restore it from a backup, or export again; do not trust the folder as it is.",
 )
 VERIFY_MANIFEST_CHANGED = register(

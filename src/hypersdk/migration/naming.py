@@ -11,6 +11,7 @@ from hypersdk.errors import FOREIGN_OUTPUT, TARGET_DENIED, LookupFailed, TargetE
 from hypersdk.migration.runfile import RUN_FILE, RunRecord
 from hypersdk.migration.spec import OutputFormat
 from hypersdk.model import Disk, unit_order
+from hypersdk.remedies import First, Look, Retry
 from hypersdk.text import file_name
 from hypersdk.transfer.files import shown_path
 
@@ -22,8 +23,10 @@ _MAX_STEM_BYTES: Final = 180
 
 NO_SUCH_DISK = register(
     "no_such_disk",
-    "A disk is to be left out that the machine does not have.",
-    "Run `hyper2kvm inspect VM` to see its disks.",
+    "The machine does not have the disk that is to be left out.",
+    Look("machine"),
+    First("correct the list of excluded disks"),
+    Retry(),
 )
 
 _DISK_ENDING = re.compile(r"-disk\d+\.[a-z0-9]+\Z")

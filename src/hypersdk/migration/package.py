@@ -34,7 +34,7 @@ from hypersdk.units import MiB
 
 MISSING_DISK_FILE: Final = register(
     "missing_disk_file",
-    "The descriptor names a disk file that is not there.",
+    "The descriptor names a disk file that does not exist.",
     "Put all files of the OVF into one folder.",
 )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hypersdk.config.folders import state_folder
-from hypersdk.errors import TARGET_DENIED, IntegrityError, LookupFailed, TargetError, register
+from hypersdk.errors import CODES, TARGET_DENIED, IntegrityError, LookupFailed, TargetError, register
 from hypersdk.migration import preflight
 from hypersdk.migration.formats import FORMATS, most_bytes, most_bytes_around
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
@@ -18,6 +18,8 @@ from hypersdk.migration.resumption import Resumption, resumption_of
 from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore
 from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState
 from hypersdk.model import Disk, Machine, MachineSummary, Power
+from hypersdk.remedies import Discard, FreeSpace, Look, Notice, SetOption
+from hypersdk.remedies import Resume as ResumeRun
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path, target_errors
 from hypersdk.units import format_size
@@ -27,16 +29,17 @@ from hypersdk.vsphere.session import Session
 
 SNAPSHOT_NOT_FOUND = register(
     "snapshot_not_found",
-    "The machine has no snapshot of that name.",
-    "Run `hyper2kvm inspect VM` to see its snapshots.",
+    "The machine has no snapshot with that name.",
+    Look("machine"),
 )
 RESUMABLE_STATE = register(
     "resumable_state",
     "An earlier export into this folder did not finish.",
-    "Run the same command again with --resume to go on, or with --discard to begin anew.",
+    ResumeRun(),
+    Discard(),
 )
 NOTHING_TO_RESUME = register(
-    "nothing_to_resume", "There is no unfinished export in this folder.", "Leave --resume out."
+    "nothing_to_resume", "There is no unfinished export in this folder.", SetOption("resume", False)
 )
 
 
@@ -76,7 +79,7 @@ class Plan:
     point: str
     method: Method
     changes: tuple[str, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[Notice, ...]
     needs_bytes: int
     free_bytes: int
     route: str
@@ -105,7 +108,7 @@ class Plan:
                 for disk in self.disks
             ],
             "changes": list(self.changes),
-            "warnings": list(self.warnings),
+            "warnings": [warning.text for warning in self.warnings],
             "needs_bytes": self.needs_bytes,
             "free_bytes": self.free_bytes,
             "resume": None if self.resumption is None else self.resumption.as_dict(),
@@ -271,6 +274,7 @@ def _space_refusals(spec: ExportSpec, needs: int, free: int) -> Iterator[Refusal
         yield Refusal(
             preflight.TARGET_TOO_SMALL,
             f"{spec.shown_dir} has {format_size(free)} free, the export may need {format_size(needs)}",
+            (FreeSpace(needs - free, str(spec.shown_dir)), *CODES[preflight.TARGET_TOO_SMALL].remedies[1:]),
         )
 
 

@@ -14,17 +14,19 @@ from typing import Any
 
 from hypersdk.errors import SourceError, register
 from hypersdk.model import Machine, Power
+from hypersdk.remedies import Discard, Resume
 
 SOURCE_CHANGED = register(
     "source_changed",
-    "The machine is no longer at the point in time that the export began at.",
-    "Start the export again with --discard; what was copied belongs to another point in time.",
+    "The machine is no longer at the point in time at which the export began.",
+    Discard(),
+    "What was copied belongs to another point in time.",
 )
 SNAPSHOT_GONE = register(
     "snapshot_gone",
-    "Somebody removed the snapshot while it was exported: what was read of it may mix two points in time.",
-    "Run it again with --resume, which begins anew with a snapshot of its own; keep other programs from removing"
-    " snapshots named hypersdk-*.",
+    "The snapshot was removed while it was exported: the data read from it may mix two points in time.",
+    Resume(),
+    "It starts over with a new snapshot. Keep other programs from removing snapshots named hypersdk-*.",
 )
 
 

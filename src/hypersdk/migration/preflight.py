@@ -6,80 +6,106 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from hypersdk.errors import Refused, register
+from hypersdk.errors import CODES, Refused, register
 from hypersdk.formats.vmdk.layout import MAX_CAPACITY
 from hypersdk.migration.runfile import SNAPSHOT_PREFIX
 from hypersdk.migration.spec import ExportSpec, SourceState
 from hypersdk.model import Backing, Disk, Machine, Power, boot_sequence
+from hypersdk.remedies import ChooseFolder, ExcludeDisk, First, FreeSpace, LowerLimit, Notice, Remedy, Retry, SetOption
 from hypersdk.units import SECTOR, GiB, format_size
 
 NO_DISKS = register(
-    "no_disks", "There is no disk to export.", "Check --exclude-disk; a machine without disks has nothing to export."
+    "no_disks",
+    "There is no disk to export.",
+    "Check which disks are excluded; a machine without disks has nothing to export.",
 )
 DISK_CAPACITY = register(
     "disk_capacity",
-    "vSphere reports a size for the disk that no disk can have: nothing, a part of a sector, or more than vSphere"
-    " itself allows.",
-    "Look at the disk in vCenter and repair its descriptor, or leave it out with --exclude-disk.",
+    "vSphere reports an impossible size for the disk: zero, not a multiple of a sector, or more than vSphere itself"
+    " supports.",
+    First("check the disk in vCenter and repair its descriptor"),
+    Retry(),
+    ExcludeDisk(),
 )
 RDM_PHYSICAL = register(
     "rdm_physical",
     "A physical-mode raw device mapping bypasses vSphere: its data cannot be exported.",
-    "Leave it out with --exclude-disk, and move its LUN apart.",
+    ExcludeDisk(),
+    "Migrate its LUN separately.",
 )
 INDEPENDENT_DISK = register(
     "independent_disk",
-    "An independent disk is left out of snapshots, so it cannot be exported while the machine runs.",
-    "Use --power-off, or leave it out with --exclude-disk.",
+    "An independent disk is not part of snapshots, so it cannot be exported while the machine is running.",
+    SetOption("source", "power-off"),
+    ExcludeDisk(),
 )
 SHARED_DISK = register(
     "shared_disk",
-    "The disk is shared between machines (multi-writer): a copy of it would be of no single point in time.",
-    "Stop all machines that use it and switch sharing off, or leave it out with --exclude-disk.",
+    "The disk is shared between machines (multi-writer): a copy of it would not be of a single point in time.",
+    First("stop all machines that use it and disable sharing"),
+    Retry(),
+    ExcludeDisk(),
 )
 ENCRYPTED_MACHINE = register(
     "encrypted_machine",
     "vSphere does not export encrypted machines or disks.",
-    "Decrypt it in vCenter (storage policy 'Datastore Default') first.",
+    First("decrypt it in vCenter (storage policy 'Datastore Default')"),
+    Retry(),
 )
 VTPM_PRESENT = register(
     "vtpm_present",
-    "The virtual TPM and the keys in it cannot leave vSphere; a BitLocker guest would ask for its recovery key.",
-    "Suspend BitLocker or note the recovery key, then remove the vTPM from the machine.",
+    "The virtual TPM and its keys cannot leave vSphere; a BitLocker guest would ask for its recovery key.",
+    First("suspend BitLocker or note the recovery key, remove the vTPM from the machine"),
+    Retry(),
 )
 MACHINE_SUSPENDED = register(
-    "machine_suspended", "A suspended machine has part of its state in memory files.", "Resume it, or power it off."
+    "machine_suspended",
+    "A suspended machine has part of its state in memory files.",
+    First("resume the machine or power it off"),
+    Retry(),
 )
 MACHINE_BUSY = register(
-    "machine_busy", "Another task works on the machine.", "Wait until it has ended, or cancel it in vCenter."
+    "machine_busy",
+    "Another task is using the machine.",
+    First("wait until it has finished, or cancel it in vCenter"),
+    Retry(),
 )
 DATASTORE_UNREACHABLE = register(
     "datastore_unreachable",
     "A datastore of the machine is not accessible.",
-    "Bring the datastore back, or leave its disks out with --exclude-disk.",
+    First("make the datastore accessible again"),
+    Retry(),
+    ExcludeDisk(),
 )
 CONSOLIDATION_NEEDED = register(
     "consolidation_needed",
-    "The machine's disks need consolidation; one more snapshot would make it worse.",
-    "Consolidate its disks in vCenter first.",
+    "The machine's disks need consolidation; another snapshot would make it worse.",
+    First("consolidate its disks in vCenter"),
+    Retry(),
 )
 DATASTORE_LOW = register(
     "datastore_low",
     "A snapshot could fill the datastore.",
-    "Free space on the datastore, lower the floor with --datastore-floor, or use --power-off.",
+    First("free space on the datastore"),
+    Retry(),
+    LowerLimit("datastore_min_free"),
+    SetOption("source", "power-off"),
 )
 TARGET_TOO_SMALL = register(
     "target_too_small",
-    "The output file system has less room than the export needs.",
-    "Free space, choose another folder with -o, or use --compress.",
+    "The output file system has less free space than the export needs.",
+    FreeSpace(),
+    Retry(),
+    ChooseFolder(),
+    SetOption("compress", True),
 )
 SNAPSHOT_REFUSED = register(
-    "snapshot_refused", "The machine cannot be snapshotted.", "Power it off and export it as it is."
+    "snapshot_refused", "No snapshot can be created of the machine.", "Power it off and export it as it is."
 )
 COMPRESS_UNFIT = register(
     "compress_unfit",
-    "That kind of compression does not go with the output format.",
-    "qcow2 takes every kind; ovf, ova and vmdk take none, checked and unchecked; raw takes none.",
+    "The output format does not support that kind of compression.",
+    "qcow2 supports every kind; ovf, ova and vmdk support none, checked and unchecked; raw supports none.",
 )
 
 MIN_FREE_FRACTION: Final = 0.10
@@ -104,14 +130,22 @@ class Refusal:
 
     code: str
     message: str
+    remedies: tuple[Remedy, ...] = ()
+
+    @classmethod
+    def of_disk(cls, code: str, disk: Disk, message: str) -> Refusal:
+        """Where what helps is to leave this disk out, it is named."""
+        remedies = CODES[code].remedies
+        named = (ExcludeDisk(disk.label) if remedy == ExcludeDisk() else remedy for remedy in remedies)
+        return cls(code, message, tuple(named))
 
     def as_error(self) -> Refused:
         """The error to raise when it is the only one."""
-        return Refused(self.message, code=self.code)
+        return Refused(self.message, code=self.code, remedies=self.remedies)
 
 
 def raise_if_any(machine: str, refusals: Sequence[Refusal]) -> None:
-    """Raises Refused: with the reason's own code if there is one, else with all of them in ``fields['reasons']``."""
+    """Raises Refused: with the reason's own code if there is one, else with all of them as its ``reasons``."""
     if not refusals:
         return
     if len(refusals) == 1:
@@ -120,8 +154,8 @@ def raise_if_any(machine: str, refusals: Sequence[Refusal]) -> None:
     raise Refused(
         f"'{machine}' cannot be exported for {len(errors)} reasons: " + "; ".join(error.message for error in errors),
         cause="; ".join(error.cause for error in errors),
-        next_step="\n".join(f"{error.code}: {error.next_step}" for error in errors),
-        reasons=[error.as_dict() for error in errors],
+        remedies=tuple(dict.fromkeys(remedy for error in errors for remedy in error.remedies)),
+        reasons=errors,
     )
 
 
@@ -167,7 +201,7 @@ def capacity_refusals(machine: Machine, disks: Sequence[Disk]) -> Iterator[Refus
     for disk in disks:
         if not 0 < disk.capacity_bytes <= MAX_CAPACITY or disk.capacity_bytes % SECTOR:
             said = f"a capacity of {disk.capacity_bytes} bytes"
-            yield Refusal(DISK_CAPACITY, f"'{disk.label}' of '{machine.name}' has {said}")
+            yield Refusal.of_disk(DISK_CAPACITY, disk, f"'{disk.label}' of '{machine.name}' has {said}")
 
 
 def _unreachable(machine: Machine, disks: Sequence[Disk]) -> Iterator[Refusal]:
@@ -179,13 +213,15 @@ def _unreachable(machine: Machine, disks: Sequence[Disk]) -> Iterator[Refusal]:
 
 def _disk_refusals(name: str, disk: Disk, through_snapshot: bool) -> Iterator[Refusal]:
     if disk.backing is Backing.RDM_PHYSICAL:
-        yield Refusal(RDM_PHYSICAL, f"'{disk.label}' of '{name}' is a physical raw device mapping")
+        yield Refusal.of_disk(RDM_PHYSICAL, disk, f"'{disk.label}' of '{name}' is a physical raw device mapping")
     if disk.shared:
-        yield Refusal(SHARED_DISK, f"'{disk.label}' of '{name}' is shared with other machines")
+        yield Refusal.of_disk(SHARED_DISK, disk, f"'{disk.label}' of '{name}' is shared with other machines")
     if disk.encrypted:
         yield Refusal(ENCRYPTED_MACHINE, f"'{disk.label}' of '{name}' is encrypted")
     if disk.independent and through_snapshot:
-        yield Refusal(INDEPENDENT_DISK, f"'{disk.label}' of '{name}' is independent and the machine is running")
+        yield Refusal.of_disk(
+            INDEPENDENT_DISK, disk, f"'{disk.label}' of '{name}' is independent and the machine is running"
+        )
 
 
 def min_free_bytes(capacity_bytes: int, fraction: float = MIN_FREE_FRACTION, at_least: int = MIN_FREE_BYTES) -> int:
@@ -209,29 +245,27 @@ def datastore_refusals(
             )
 
 
-def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[str]:
+def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[Notice]:
     """What the user should know before saying yes; none of it stops the export."""
     if wants_snapshot(machine, spec):
         if not spec.quiesce:
-            yield "the snapshot is crash-consistent: quiescing was switched off"
+            yield Notice("the snapshot is crash-consistent: quiescing is disabled")
         elif not machine.guest.tools_running:
-            yield "the snapshot is crash-consistent: VMware Tools do not run in the guest"
+            yield Notice("the snapshot is crash-consistent: VMware Tools are not running in the guest")
     snapshots = [node for node in machine.snapshots if not node.name.startswith(SNAPSHOT_PREFIX)]
     if snapshots and spec.state is not SourceState.SNAPSHOT:
         depth = max(node.depth for node in snapshots) + 1
-        yield (
-            f"the machine has {len(snapshots)} snapshot(s), {depth} deep; the running point is exported, not one of"
-            " them"
+        yield Notice(
+            f"the machine has {len(snapshots)} snapshot(s), {depth} deep; its current state is exported, not one of them"
         )
     if any(cdrom.iso for cdrom in machine.cdroms) and not spec.remove_cdrom:
-        yield "an ISO image is inserted; it is not exported (--remove-cdrom ejects it during the export)"
+        yield Notice("an ISO image is inserted; it is not exported", (SetOption("remove_cdrom", True),))
     if machine.firmware == "efi":
-        yield "the machine starts by UEFI; its NVRAM boot entries stay behind"
+        yield Notice("the machine boots with UEFI; its NVRAM boot entries are not exported")
     if not boot_sequence(machine) and machine.disks:
-        yield (
-            "which disk the machine boots from is not known: it has disks on several controllers and no boot order that"
-            " names one"
+        yield Notice(
+            "the boot disk is not known: the machine has disks on several controllers, and its boot order names none"
         )
     for disk in machine.disks:
         if disk.backing is Backing.RDM_VIRTUAL:
-            yield f"'{disk.label}' is a raw device mapping; its content is exported as an ordinary disk"
+            yield Notice(f"'{disk.label}' is a raw device mapping; its content is exported as an ordinary disk")

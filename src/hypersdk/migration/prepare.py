@@ -25,6 +25,7 @@ from hypersdk.migration.point import SOURCE_CHANGED, PointKind, point_of
 from hypersdk.migration.runfile import ChangeKind, DiskRecord, RunFile
 from hypersdk.migration.spec import Resume, SourceState
 from hypersdk.model import Machine, Power
+from hypersdk.remedies import Discard, First, RestoreSource, Retry
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session
@@ -32,14 +33,16 @@ from hypersdk.vsphere.session import Session
 RESUME_MISMATCH = register(
     "resume_mismatch",
     "The unfinished export in this folder is of another machine or was begun with other options.",
-    "Repeat the options it was begun with, or pass --discard to begin anew.",
+    "It can only be resumed with the options that it was begun with.",
+    Discard(),
 )
 RUN_ELSEWHERE = register(
     "run_elsewhere",
-    "The unfinished export in this folder is of another server, and what it changed there is not undone. Machines of"
+    "The unfinished export in this folder is from another server, and what it changed there is not undone. Machines of"
     " two servers may have the same id.",
-    "Log in to the server that is named, as the user that is named, and run `hyper2kvm cleanup --drop-snapshots`; then"
-    " run this command again.",
+    First("log in to the server that is named, as the user that is named"),
+    RestoreSource(snapshots=True),
+    "Then export again.",
 )
 
 
@@ -132,8 +135,8 @@ def take_over(work: SourceWork, cancel: CancelToken) -> None:
     still = work.run.record.point is not None and not copied and _still_at_point(work, cancel)
     problems = work.journal.undo(keep=keep, cancel=cancel)
     if problems and not copied:
-        step = f"Once vSphere answers again, run `{_undo_command(work, keep)}`."
-        raise not_restored(work.plan.machine.name, problems, next_step=step)
+        remedies = (First("wait until vSphere answers again"), _restore(work, keep))
+        raise not_restored(work.plan.machine.name, problems, remedies)
     if still:
         _follow_own_changes(work)
 
@@ -175,7 +178,7 @@ def _check_disks(plan: Plan, now: Machine) -> None:
             code=SOURCE_CHANGED,
             disks=different,
             cause="A disk was added, taken away or resized after the plan was made.",
-            next_step="Run it again.",
+            remedies=(Retry(),),
         )
 
 
@@ -240,7 +243,7 @@ def undo_after(work: SourceWork, error: BaseException, *, copied: bool = True) -
     try:
         problems = work.journal.undo(keep=keep, cancel=cancel)
     except HyperSDKError as unreachable:
-        _add(error, f"the source was not put back: {unreachable.message}; run `{_undo_command(work, keep)}`")
+        _add(error, f"the source was not restored: {unreachable.message}", _restore(work, keep))
         return
     finally:
         _name_kept(work, error, keep)
@@ -262,7 +265,7 @@ def add_problems(
     """Adds to ``error`` what could not be undone at the source, and how to have it undone."""
     for problem in problems:
         text = f"not undone at the source: {problem.change}: {problem.error.message}"
-        _add(error, f"{text}; run `{_undo_command(work, keep)}`")
+        _add(error, text, _restore(work, keep))
 
 
 def _was_still(work: SourceWork, cancel: CancelToken) -> bool:
@@ -275,14 +278,16 @@ def _was_still(work: SourceWork, cancel: CancelToken) -> bool:
         return False
 
 
-def _undo_command(work: SourceWork, keep: Collection[ChangeKind]) -> str:
+def _restore(work: SourceWork, keep: Collection[ChangeKind]) -> RestoreSource:
     """What undoes all that is open, but for what is kept."""
-    return work.run.undo_command({change.kind for change in work.run.record.open_changes}.difference(keep))
+    kinds = {change.kind for change in work.run.record.open_changes}.difference(keep)
+    return RestoreSource(snapshots=ChangeKind.SNAPSHOT in kinds)
 
 
-def _add(error: BaseException, text: str) -> None:
+def _add(error: BaseException, text: str, remedy: RestoreSource) -> None:
     """To the fields of an error that is told to people and programs, to the traceback of any other."""
     if isinstance(error, HyperSDKError):
+        error.remedies = tuple(dict.fromkeys((*error.remedies, remedy)))
         told = error.fields.setdefault("not_undone", [])
         assert isinstance(told, list)
         told.append(text)

@@ -39,7 +39,7 @@ from hypersdk.transfer.files import check_name, open_regular, remove_own, shown_
 from hypersdk.transfer.folder import FOLDER_MOVED, OutputFolder
 
 UNPROVED_UNKNOWN: Final = "unproved: the run does not say whether the server's manifest was compared"
-NO_HASH_WARNING: Final = "the files were not hashed (--no-file-hash): verify can compare their sizes only"
+NO_HASH_WARNING: Final = "the files were not hashed: verify can compare their sizes only"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.point import PointInTime
 from hypersdk.migration.register import RUN_ID, Register, RunEntry, entry_of
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
+from hypersdk.remedies import Advice, ChooseFolder, Discard, First, ReplaceFiles, Retry
 from hypersdk.transfer.files import (
     NotRegularError,
     has_name,
@@ -59,13 +60,17 @@ _MAX_OWNER_BYTES: Final = 1024
 RUN_ACTIVE: Final = register(
     "run_active",
     "Another process is exporting into this folder.",
-    "Wait for it to end, or choose another folder with -o.",
+    First("wait until it has finished"),
+    Retry(),
+    ChooseFolder(),
 )
 RUN_UNREADABLE: Final = register(
     "run_unreadable",
     "The record of an unfinished export cannot be read.",
-    "Begin anew with --discard (`convert`: --force); then look for what that run left at the source: snapshots named"
-    " hypersdk-*, ISO images that were ejected, a machine that is off.",
+    Discard(),
+    ReplaceFiles(),
+    "Then check what that run left at the source: snapshots named hypersdk-*, ejected ISO images, a machine that is"
+    " powered off.",
 )
 
 
@@ -176,13 +181,9 @@ SNAPSHOT_PREFIX: Final = "hypersdk-"
 class RunStore(Protocol):
     """Where the record of a run is kept: in the output folder (``FolderRuns``), or in a daemon's database.
 
-    ``undo_command`` is what a user types to have the source put back later, but for a snapshot that a resume needs;
-    ``undo_all_command`` takes the snapshot away too. ``program`` and ``job`` (empty without one) say in ``register``
-    whose the run is.
+    ``program`` and ``job`` (empty without one) say in ``register`` whose the run is.
     """
 
-    undo_command: ClassVar[str]
-    undo_all_command: ClassVar[str]
     program: ClassVar[str]
 
     @property
@@ -221,8 +222,6 @@ class FolderRuns:
     """Runs that lie in their own output folder; ``state / "runs"`` has a pointer to each."""
 
     state: Path
-    undo_command: ClassVar[str] = "hyper2kvm cleanup"
-    undo_all_command: ClassVar[str] = "hyper2kvm cleanup --drop-snapshots"
     program: ClassVar[str] = "hyper2kvm"
     job: ClassVar[str] = ""
 
@@ -295,8 +294,8 @@ class FolderRuns:
             with target_errors(doing):
                 yield
         except TargetError as error:
-            error.next_step = (
-                f"Make {self.state} a folder that your user can write, or name another one in $XDG_STATE_HOME."
+            error.remedies = (
+                Advice(f"Make {self.state} writable for your user, or set another state folder in $XDG_STATE_HOME."),
             )
             raise
 
@@ -318,10 +317,6 @@ class RunFile:
         """From now on nothing is written where ``folder`` has lost this process's lock: for a record that lies in
         it."""
         self._folder = folder
-
-    def undo_command(self, kinds: Collection[ChangeKind]) -> str:
-        """What a user types to have changes of these kinds undone (see RunStore)."""
-        return self._store.undo_all_command if ChangeKind.SNAPSHOT in kinds else self._store.undo_command
 
     @classmethod
     def create(cls, folder: Path, store: RunStore, **facts: Any) -> RunFile:

@@ -40,19 +40,19 @@ from hypersdk.migration.runfile import (
     locked_folder,
 )
 from hypersdk.migration.spec import ExportSpec
+from hypersdk.remedies import Look
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import UNKNOWN_TIME, FoundSnapshot, find_snapshots, remove_snapshot
 
-RUN_UNKNOWN: Final = register(
-    "run_unknown", "No unfinished export of this user is known by that name.", "See `hyper2kvm status`."
-)
+RUN_UNKNOWN: Final = register("run_unknown", "No unfinished export of this user has that name.", Look("runs"))
 SNAPSHOT_USED: Final = register(
     "snapshot_used",
-    "A run or a job that is not over needs the snapshot: it would go on with other bytes, or fail.",
-    "Wait for its end. What ends it now: Ctrl-C in its terminal, or `hyperctl cancel ID`; each removes what it made.",
+    "A run or a job that is not finished needs the snapshot: without it, it would fail or continue with other data.",
+    "Wait until it has finished, or end it: Ctrl-C in its terminal, or `hyperctl cancel ID`. Each removes what it"
+    " created.",
 )
 
 SNAPSHOT_MAX_AGE: Final = timedelta(hours=24)

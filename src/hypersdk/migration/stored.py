@@ -40,13 +40,14 @@ UNREADABLE_INPUT: Final = register(
 )
 INPUT_NOT_A_FILE: Final = register(
     "input_not_a_file",
-    "What is to be converted, or a file that belongs to it, is a folder, a pipe, a socket or a device.",
-    "Give a regular file. Copy a device into one first.",
+    "The file to convert, or a file that belongs to it, is a folder, a pipe, a socket or a device.",
+    "Give a regular file. Copy a device to a file first.",
 )
 INPUT_CHANGED: Final = register(
     "input_changed",
     "A file changed while it was converted.",
-    "Nothing was published. Wait until nobody writes to the file, then run it again.",
+    "Nothing was published.",
+    "Wait until no program writes to the file, then convert it again.",
 )
 
 MAX_OPEN: Final = 128

@@ -12,6 +12,7 @@ from hypersdk.errors import HyperSDKError, SourceError, register
 from hypersdk.migration.plan import MinFreeSpace
 from hypersdk.migration.point import SNAPSHOT_GONE
 from hypersdk.migration.preflight import min_free_bytes
+from hypersdk.remedies import First, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_size
 from hypersdk.vsphere.datastore import delta_bytes
@@ -20,8 +21,11 @@ from hypersdk.vsphere.session import Session
 
 DATASTORE_FLOOR = register(
     "datastore_floor",
-    "While the temporary snapshot was held, its datastore fell below the free space that must remain.",
-    "Free space on the datastore, or export with --power-off; the snapshot has been removed.",
+    "While the temporary snapshot existed, the free space of its datastore fell below the minimum.",
+    "The snapshot has been removed.",
+    First("free space on the datastore"),
+    Retry(),
+    SetOption("source", "power-off"),
 )
 
 

@@ -29,25 +29,24 @@ from hypersdk.units import KiB
 
 if TYPE_CHECKING:
     from cryptography import x509
+from hypersdk.remedies import First, TrustCertificate
 
 CERTIFICATE_UNKNOWN: Final = register(
     "certificate_unknown",
-    "The server's certificate is not signed by an authority that this machine trusts.",
-    "Compare the SHA-256 print with the one shown in vCenter or on the host, then pass it with --thumbprint, or name"
-    " the authority's file with --ca-bundle. For jobs of the daemon: `hyperctl endpoints add NAME URL --pin PRINT`, or"
-    " GOVC_TLS_KNOWN_HOSTS or GOVC_TLS_CA_CERTS in the daemon's environment.",
+    "The server's certificate is not signed by an authority that this host trusts.",
+    First("compare the SHA-256 fingerprint with the one shown in vCenter or on the host itself"),
+    TrustCertificate(),
 )
 CERTIFICATE_CHANGED: Final = register(
     "certificate_changed",
-    "The server shows another certificate than the one that was pinned: it was renewed, or something stands in"
-    " between.",
-    "Find out whether it was renewed; only then pass the new print with --thumbprint. For jobs of the daemon: delete"
-    " the endpoint with `hyperctl endpoints delete NAME`, and add it again with the new --pin.",
+    "The server's certificate is not the one that was pinned: it was renewed, or the connection is intercepted.",
+    First("find out whether it was renewed"),
+    TrustCertificate(renewed=True),
 )
 TLS_FAILED: Final = register(
     "tls_failed",
-    "The TLS handshake failed: the port does not speak TLS, or no common protocol version was found.",
-    "Check host and port; a proxy or load balancer in between may end TLS itself.",
+    "The TLS handshake failed: the port does not use TLS, or there is no common protocol version.",
+    "Check host and port; a proxy or load balancer may terminate TLS itself.",
 )
 
 MAX_CERTIFICATE_BYTES: Final = 64 * KiB
@@ -233,23 +232,18 @@ def _changed_error(host: str, expected: str, der: bytes) -> ConnectError:
 def unknown_error(
     host: str, reason: str, certificate: PeerCertificate | None, *, of_daemon: bool = False
 ) -> ConnectError:
-    """``certificate_unknown``; where the certificate could be fetched, with its fingerprints and the flags that pin it.
+    """``certificate_unknown``; where the certificate could be fetched, with its fingerprints.
     ``of_daemon``: it is that of ``hypervisord`` itself, and no vSphere's."""
     if certificate is None:
         return ConnectError(f"the certificate of {host} is not trusted: {reason}", code=CERTIFICATE_UNKNOWN, host=host)
     shown = format_fingerprint(certificate.sha256)
-    jobs = (
-        ""
-        if of_daemon
-        else (
-            f" or, for jobs of the daemon, use `hyperctl endpoints add NAME URL --pin {shown}`, or GOVC_TLS_KNOWN_HOSTS"
-            " or GOVC_TLS_CA_CERTS in the daemon's environment"
-        )
-    )
     return ConnectError(
         f"the certificate of {host} is not trusted: {reason} (SHA-256 {shown})",
         code=CERTIFICATE_UNKNOWN,
-        next_step=f"Compare this print with the one shown on the server itself, then pass --thumbprint {shown}{jobs}",
+        remedies=(
+            First("compare the fingerprint with the one shown on the server itself"),
+            TrustCertificate(shown, of_daemon=of_daemon),
+        ),
         host=host,
         sha256=shown,
         sha1=format_fingerprint(certificate.sha1),

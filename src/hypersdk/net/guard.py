@@ -26,12 +26,12 @@ from hypersdk.net.address import IpAddress, host_port, normal_host
 
 ENDPOINT_REFUSED: Final = register(
     "endpoint_refused",
-    "A job may not name an endpoint on the daemon's own host (by any of its addresses), on a link-local or on a cloud's"
-    " metadata address.",
-    "Have an administrator make the endpoint, or list it as allowed_endpoints in the daemon's configuration.",
+    "A job may not name an endpoint on the daemon's own host (at any of its addresses), at a link-local address or at"
+    " a cloud's metadata address.",
+    "Have an administrator register the endpoint, or add it to `allowed_endpoints` in the daemon's configuration.",
 )
 ENDPOINT_UNRESOLVED: Final = register(
-    "endpoint_unresolved", "The endpoint's name has no address.", "Check the name and the daemon's DNS."
+    "endpoint_unresolved", "The endpoint's host name does not resolve.", "Check the name and the daemon's DNS."
 )
 MAX_ADDRESSES: Final = 32
 Resolve: TypeAlias = Callable[[str, int], list[str]]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NoReturn, TextIO, TypeVar
 
 from hypersdk.errors import UsageError
+from hypersdk.remedies import advice
 from hypersdk.secret import Secret
 from hypersdk.simulator.config import DEFAULT_PASSWORD, DEFAULT_USERNAME, SimulatorConfig
 from hypersdk.simulator.faults import MAX_SECONDS, Fault, FaultKind
@@ -236,7 +237,7 @@ def _read(reader: Callable[[str], T]) -> Callable[[str], T]:
         try:
             return reader(text)
         except UsageError as error:
-            raise argparse.ArgumentTypeError(f"{error.message}. {error.next_step}") from error
+            raise argparse.ArgumentTypeError(f"{error.message}. {advice(error.remedies)}") from error
 
     return read
 
@@ -360,7 +361,11 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     try:
         return _run(parser().parse_args(argv), out or sys.stdout)
     except UsageError as error:
-        lines = (f"error: {error.message} [{error.code}]", f"  cause: {error.cause}", f"  next:  {error.next_step}")
+        lines = (
+            f"error: {error.message} [{error.code}]",
+            f"  cause: {error.cause}",
+            f"  next:  {advice(error.remedies)}",
+        )
         print(*lines, sep="\n", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:  # before it was ready

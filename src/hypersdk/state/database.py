@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 DATABASE_URL: Final = register(
     "database_url",
-    "The address of the database cannot be used.",
+    "The address of the database is invalid.",
     "Leave it out for SQLite in the state directory, or write postgresql://user@host/name.",
 )
 DATABASE_NEWER: Final = register(
@@ -49,8 +49,8 @@ DATABASE_NEWER: Final = register(
 )
 SQLITE_OLD: Final = register(
     "sqlite_old",
-    "The SQLite of this Python is too old: that of RHEL 9, for one.",
-    "Use PostgreSQL (`database_url`), or a Python that brings a newer SQLite.",
+    "Python's SQLite is too old, as on RHEL 9.",
+    "Use PostgreSQL (`database_url`), or a Python with a newer SQLite.",
 )
 SQLITE_LEAST: Final = (3, 42, 0) if sys.version_info >= (3, 12) else (3, 35, 0)
 """We need RETURNING and DROP COLUMN; the job engine, on Python 3.12 and later, unixepoch('subsec')."""

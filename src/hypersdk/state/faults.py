@@ -22,43 +22,45 @@ from typing import Final
 import sqlalchemy as sa
 
 from hypersdk.errors import HyperSDKError, register
+from hypersdk.remedies import advice
 
 LOG: Final = logging.getLogger(__name__)
 DATABASE_DOWN: Final = register(
-    "database_down", "The database does not answer.", "Check that it runs and that this host may connect to it."
+    "database_down", "The database does not answer.", "Check that it is running and that this host may connect to it."
 )
 DATABASE_FULL: Final = register(
     "database_full",
-    "The file system of the daemon's database is full: nothing can be written down.",
-    "Free space there. The daemon goes on by itself; jobs go on from their checkpoints.",
+    "The file system of the daemon's database is full: nothing can be stored.",
+    "Free space there. The daemon continues by itself; jobs continue from their checkpoints.",
 )
 DATABASE_READ_ONLY: Final = register(
     "database_read_only",
-    "The daemon's database, or its folder, cannot be written by the daemon's user.",
-    "Mount its file system writable, or give file and folder to the daemon's user. A daemon that runs goes on by"
+    "The daemon's user cannot write to the daemon's database or its folder.",
+    "Mount its file system read-write, or give file and folder to the daemon's user. A running daemon continues by"
     " itself.",
 )
 DATABASE_LOCKED: Final = register(
     "database_locked",
     "Another program keeps the daemon's database locked.",
-    "End what has it open (`fuser -v FILE` names it): a backup, an sqlite3 shell. The daemon goes on by itself.",
+    "Close the program that has it open (`fuser -v FILE` names it), such as a backup or an sqlite3 shell. The daemon"
+    " continues by itself.",
 )
 DATABASE_DAMAGED: Final = register(
     "database_damaged",
-    "The file of the daemon's database is damaged, or is no database.",
-    "Stop the daemon, move the file away, and put a backup back with `hypervisord restore FILE`; look at the disk it"
-    " lay on.",
+    "The file of the daemon's database is damaged, or is not a database.",
+    "Stop the daemon, move the file away, and restore a backup with `hypervisord restore FILE`; check the drive that"
+    " it was on.",
 )
 DATABASE_GONE: Final = register(
     "database_gone",
-    "The file of the daemon's database was removed or renamed while the daemon ran.",
-    "Put it back under its name, or stop the daemon, put a backup back with `hypervisord restore FILE`, and start it.",
+    "The file of the daemon's database was removed or renamed while the daemon was running.",
+    "Put it back under its name; or stop the daemon, restore a backup with `hypervisord restore FILE`, and start it.",
 )
 DATABASE_IO: Final = register(
     "database_io",
     "The file system of the daemon's database reports an error.",
-    "See the kernel's log (`dmesg`) for what the disk says. The daemon goes on by itself once the file can be read and"
-    " written.",
+    "Check the kernel's log (`dmesg`) for errors of the drive. The daemon continues by itself once the file can be"
+    " read and written.",
 )
 OVER_S: Final = 3.0
 """An outage is over when something succeeds so long after the last failure: on a full disk, one of two writes may find
@@ -180,7 +182,7 @@ class Outage:
             if fault.code == DATABASE_DAMAGED:
                 self._damage = fault
         if first and self.tell:
-            LOG.error("%s cannot be used: %s (%s). %s", self._name, fault.message, fault.code, fault.next_step)
+            LOG.error("%s cannot be used: %s (%s). %s", self._name, fault.message, fault.code, advice(fault.remedies))
 
     def succeeded(self, *, writing: bool) -> None:
         """A call did what it should. What only looks does not end an outage of writes."""

@@ -16,7 +16,9 @@ from hypersdk.resource import FilterKind, ListRecord, Named, Resource, fields_of
 from hypersdk.state.tables import counters
 
 LIST_QUERY: Final = register(
-    "list_query", "The list cannot be filtered or sorted like that.", "The message names the column and what it takes."
+    "list_query",
+    "The list cannot be filtered or sorted in this way.",
+    "The message names the column and what it accepts.",
 )
 MAX_PAGE: Final = 1000
 LAST_SECOND: Final = 253_402_300_799.0

@@ -99,7 +99,13 @@ def named(label: str) -> Iterator[None]:
         if error.message.startswith(label):
             raise
         raise IntegrityError(
-            f"{label}: {error.message}", code=error.code, cause=error.cause, next_step=error.next_step, **error.fields
+            f"{label}: {error.message}",
+            code=error.code,
+            cause=error.cause,
+            next_step=None,
+            remedies=error.remedies,
+            reasons=error.reasons,
+            **error.fields,
         ) from error
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import NO_SPACE, TARGET_DENIED, TargetError, register
+from hypersdk.remedies import First, Resume
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.holes import pieces
 
@@ -30,8 +31,9 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 OUTPUT_REPLACED: Final = register(
     "output_replaced",
-    "Another process replaced, moved or removed a file of this run. Nothing that is not this run's own was published.",
-    "Find out who writes to the output folder, then run it again with --resume.",
+    "Another process replaced, moved or removed a file of this run. Only this run's own files were published.",
+    First("find out what writes to the output folder"),
+    Resume(),
 )
 SYMBOLIC_LINK: Final = "a symbolic link"
 _KINDS: Final = (

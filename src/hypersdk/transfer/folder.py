@@ -20,22 +20,28 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from hypersdk.errors import TargetError, register
+from hypersdk.remedies import ChooseFolder, First, Resume, Retry, of_source
 from hypersdk.transfer.files import has_name, shown_path, target_errors
 
 FOLDER_MOVED: Final = register(
     "folder_moved",
-    "The output folder was renamed or moved while the run wrote into it.",
-    "Move it back, then run it again with --resume; what was written is kept.",
+    "The output folder was renamed or moved while the run was writing to it.",
+    First("move it back"),
+    Resume(),
+    "What was written is kept.",
 )
 FOLDER_REMOVED: Final = register(
     "folder_removed",
-    "The output folder was removed while the run wrote into it, or another file system was mounted over it.",
-    "Find out who removes it, then run it again.",
+    "The output folder was removed while the run was writing to it, or another file system was mounted over it.",
+    First("find out what removes it"),
+    Retry(),
 )
 FOLDER_TAKEN: Final = register(
     "folder_taken",
-    "The run's lock file was removed from the output folder, so another process may be working there.",
-    "End the other process or choose another folder, then run it again.",
+    "The run's lock file was removed from the output folder, so another process may be using it.",
+    First("end the other process"),
+    Retry(),
+    ChooseFolder(),
 )
 CHECK_INTERVAL_S: Final = 5.0
 """How late a copy notices that its folder is gone: a look costs three system calls, a copy in vain costs hours."""
@@ -146,6 +152,7 @@ class OutputFolder:
                 if reason.code == error.code:
                     raise error from error.__cause__
                 reason.fields |= {key: value for key, value in error.fields.items() if key in _ABOUT_SOURCE}
+                reason.remedies += of_source(error.remedies)
                 raise reason from error
             raise
 

@@ -44,6 +44,7 @@ from typing import Final
 
 from hypersdk.errors import TargetError, register
 from hypersdk.formats.image import BLOCK
+from hypersdk.remedies import Discard, First, Look, Retry
 from hypersdk.transfer.blockmap import BlockMap
 from hypersdk.transfer.digest import (
     GROUP_BLOCKS,
@@ -60,12 +61,14 @@ from hypersdk.units import KiB
 LEDGER_UNUSABLE: Final = register(
     "ledger_unusable",
     "The record of what was already copied is damaged or belongs to another point in time, disk or format.",
-    "Start this export again with --discard.",
+    Discard(),
 )
 LEDGER_BUSY: Final = register(
     "ledger_busy",
     "Another process is writing this image.",
-    "Wait for it to end, or stop it; `hyper2kvm status` shows what runs.",
+    First("wait until it has finished, or stop it"),
+    Retry(),
+    Look("runs"),
 )
 
 UNHASHED: Final = bytes(HASH_SIZE)

@@ -18,6 +18,7 @@ from typing import Final, Self
 from hypersdk.errors import HyperSDKError, IntegrityError, register
 from hypersdk.formats.image import BLOCK, Buffer, ImageWriter, Piece
 from hypersdk.formats.vmdk.stream import inflate
+from hypersdk.remedies import Discard
 from hypersdk.transfer.activity import Activity, Timeline
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import ZERO_BLOCK
@@ -28,8 +29,10 @@ from hypersdk.transfer.progress import Meter
 
 CONTENT_DIFFERS: Final = register(
     "content_differs",
-    "A block that was read again is not what it was before: the disk changed, or one of the two copies came damaged.",
-    "Start this export again with --discard; if it repeats, check the source datastore and the path to it.",
+    "A block that was read again differs from its first copy: the disk changed, or one of the two copies was damaged"
+    " in transit.",
+    Discard(),
+    "If it happens again, check the source datastore and the network path to it.",
 )
 
 BEHIND: Final = 4

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from hypersdk.errors import NO_SPACE, TargetError
 from hypersdk.formats.image import BlockFile, Buffer
+from hypersdk.remedies import FreeSpace, Resume
 from hypersdk.transfer.activity import Activity, doing
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import FULL, shown_path, target_error
@@ -181,6 +182,7 @@ class SpaceGate:
             f"{shown} stayed full for {format_duration(self._max_wait_s)}",
             code=NO_SPACE,
             cause=full.cause,
+            remedies=(FreeSpace(folder=str(shown)), Resume()),
             folder=str(shown),
         )
 

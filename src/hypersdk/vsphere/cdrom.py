@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from hypersdk.errors import HyperSDKError, NotRestored, Refused, SourceError
 from hypersdk.model import Machine, split_datastore_path
+from hypersdk.remedies import First, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.faults import FILE_FAULT, clean_text
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import Element, child, child_text, kind_of, read_one, to_int
 from hypersdk.vsphere.tasks import RECONFIGURE_TASK, run_whole_task
 
-ISO_STEP: Final = "Pass --remove-cdrom, which ejects the image for the time of the export, or eject it yourself."
 LOG: Final = logging.getLogger(__name__)
 DEVICES: Final = "config.hardware.device"
 _ISO: Final = "VirtualCdromIsoBackingInfo"
@@ -69,7 +69,7 @@ def name_inserted_iso(error: HyperSDKError, machine: Machine) -> None:
         # A host names the file by its own path, /vmfs/volumes/...: only the last part is the same.
         if cdrom.iso and name and any(f"{before}{name}" in named for before in "/ "):
             error.cause = f"The image in '{cdrom.label}', {clean_text(cdrom.iso)}, cannot be read."
-            error.next_step = ISO_STEP
+            error.remedies = (First("eject it"), Retry(), SetOption("remove_cdrom", True))
 
 
 def remove_isos(

@@ -18,6 +18,7 @@ from typing import Any, Final
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.net.certificate import PeerCertificate, format_fingerprint, peer_certificate
 from hypersdk.net.proxy import dial
+from hypersdk.remedies import Advice, ChooseFolder, Remedy, TrustCertificate
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import GiB, format_duration, format_size
 from hypersdk.vsphere.connection import open_connection
@@ -50,12 +51,12 @@ class CheckStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DoctorCheck:
-    """One finding. ``next_step`` is empty when there is nothing to do."""
+    """One finding. ``remedies`` are empty when there is nothing to do."""
 
     name: str
     status: CheckStatus
     detail: str
-    next_step: str = ""
+    remedies: tuple[Remedy, ...] = ()
 
 
 def run_doctor(
@@ -95,7 +96,7 @@ def run_doctor(
 
 
 def _failed(name: str, exc: HyperSDKError, status: CheckStatus = CheckStatus.FAIL) -> DoctorCheck:
-    return DoctorCheck(name, status, exc.message, exc.next_step)
+    return DoctorCheck(name, status, exc.message, exc.remedies)
 
 
 def _reach(endpoint: Endpoint, now: Callable[[], datetime]) -> Iterator[DoctorCheck]:
@@ -145,17 +146,20 @@ def _trust(endpoint: Endpoint, shown: PeerCertificate, now: datetime) -> DoctorC
     try:
         connection.connect()
     except HyperSDKError as exc:
-        return DoctorCheck("certificate", CheckStatus.FAIL, f"{exc.message}; {owner}, {until}", exc.next_step)
+        return DoctorCheck("certificate", CheckStatus.FAIL, f"{exc.message}; {owner}, {until}", exc.remedies)
     except OSError as exc:
         return _failed("certificate", translate(exc, endpoint.address))
     finally:
         connection.close()
     if endpoint.tls.insecure and endpoint.tls.thumbprint is None:
-        pin = f"Pin it: --thumbprint {format_fingerprint(shown.sha256)}"
-        return DoctorCheck("certificate", CheckStatus.WARN, f"not checked (--insecure): {detail}", pin)
+        pin = TrustCertificate(format_fingerprint(shown.sha256))
+        return DoctorCheck("certificate", CheckStatus.WARN, f"not verified: {detail}", (pin,))
     if shown.not_after - now < EXPIRES_SOON:
         return DoctorCheck(
-            "certificate", CheckStatus.WARN, f"ends soon: {detail}", "Have it renewed; a pin changes with it."
+            "certificate",
+            CheckStatus.WARN,
+            f"expires soon: {detail}",
+            (Advice("Have it renewed; a pinned fingerprint changes with it."),),
         )
     return DoctorCheck("certificate", CheckStatus.OK, detail)
 
@@ -197,7 +201,7 @@ def _clock(session: Session, now: Callable[[], datetime]) -> Iterator[DoctorChec
     way = "ahead of" if skew > timedelta(0) else "behind"
     detail = f"the server's clock is {format_duration(seconds)} {way} this machine's"
     if seconds > MAX_SKEW.total_seconds():
-        yield DoctorCheck("clock", CheckStatus.WARN, detail, "Synchronise both with the same NTP servers.")
+        yield DoctorCheck("clock", CheckStatus.WARN, detail, (Advice("Synchronise both with the same NTP servers."),))
     else:
         yield DoctorCheck("clock", CheckStatus.OK, detail)
 
@@ -215,9 +219,9 @@ def _licence(session: Session, cancel: CancelToken) -> Iterator[DoctorCheck]:
 
     editions = session.call(read)
     if FREE_LICENCE in editions:
-        advice = "Give the host a licence that includes the API, or add it to a vCenter."
+        advice = Advice("Give the host a license that includes the API, or add it to a vCenter.")
         yield DoctorCheck(
-            "licence", CheckStatus.FAIL, "the host runs on the free licence, which refuses exports", advice
+            "licence", CheckStatus.FAIL, "the host runs on the free licence, which refuses exports", (advice,)
         )
     else:
         yield DoctorCheck(
@@ -239,8 +243,8 @@ def _privileges(session: Session, moref: str | None, cancel: CancelToken) -> Ite
             yield DoctorCheck(f"privileges: {operation}", CheckStatus.OK, "granted")
         else:
             status = CheckStatus.FAIL if operation in ESSENTIAL else CheckStatus.WARN
-            advice = f"Have an administrator add {names} to the account's role."
-            yield DoctorCheck(f"privileges: {operation}", status, f"missing: {names}", advice)
+            advice = Advice(f"Have an administrator add {names} to the account's role.")
+            yield DoctorCheck(f"privileges: {operation}", status, f"missing: {names}", (advice,))
 
 
 def _scopes(session: Session, moref: str | None, cancel: CancelToken) -> tuple[list[Any], list[Any], list[Any]]:
@@ -291,18 +295,23 @@ def _host(endpoint: Endpoint, name: str, state: str) -> DoctorCheck:
     title = f"host {name}"
     if state != "connected":
         return DoctorCheck(
-            title, CheckStatus.WARN, f"vCenter says it is {state or 'in an unknown state'}", "Reconnect it in vCenter."
+            title,
+            CheckStatus.WARN,
+            f"vCenter says it is {state or 'in an unknown state'}",
+            (Advice("Reconnect it in vCenter."),),
         )
     started = time.monotonic()
     try:
         dial(name, HTTPS_PORT, proxy=http_proxy_for(endpoint, name), timeout_s=HOST_TIMEOUT_S).close()
     except OSError as exc:
-        advice = f"Open port {HTTPS_PORT} from here to the host for full speed, and check that its name resolves here."
+        advice = Advice(
+            f"Open port {HTTPS_PORT} from here to the host for full speed, and check that its name resolves here."
+        )
         return DoctorCheck(
             title,
             CheckStatus.WARN,
             f"not reachable ({translate(exc, name).message}): its disks come through vCenter",
-            advice,
+            (advice,),
         )
     return DoctorCheck(
         title, CheckStatus.OK, f"port {HTTPS_PORT} answers in {format_duration(time.monotonic() - started)}"
@@ -328,14 +337,17 @@ def _datastore(store: DatastoreFacts) -> DoctorCheck:
     title = f"datastore {store.name}"
     if not store.accessible:
         return DoctorCheck(
-            title, CheckStatus.WARN, "not accessible", "Bring the storage back: machines on it cannot be exported."
+            title,
+            CheckStatus.WARN,
+            "not accessible",
+            (Advice("Make it accessible again: machines on it cannot be exported."),),
         )
     if store.free_bytes is None or store.capacity_bytes is None:
         return DoctorCheck(title, CheckStatus.WARN, "its free space is not known")
     detail = f"{format_size(store.free_bytes)} of {format_size(store.capacity_bytes)} free"
     if store.free_bytes < snapshot_floor(store.capacity_bytes):
-        advice = "Free space, or export its machines while they are off: a running one needs a temporary snapshot."
-        return DoctorCheck(title, CheckStatus.WARN, detail, advice)
+        advice = Advice("Free space, or export its machines powered off: a running one needs a temporary snapshot.")
+        return DoctorCheck(title, CheckStatus.WARN, detail, (advice,))
     return DoctorCheck(title, CheckStatus.OK, detail)
 
 
@@ -348,6 +360,6 @@ def _local_space(folder: Path) -> DoctorCheck:
             "output",
             CheckStatus.FAIL,
             f"{folder} cannot be looked at: {exc.strerror}",
-            "Choose another folder with -o.",
+            (ChooseFolder(),),
         )
     return DoctorCheck("output", CheckStatus.OK, f"{format_size(usage.free)} free at {folder}")

@@ -18,12 +18,13 @@ from hypersdk.net.address import host_port
 from hypersdk.net.certificate import TlsPolicy, parse_fingerprint
 from hypersdk.net.knownhosts import known_fingerprint
 from hypersdk.net.proxy import Proxy, proxy_from_environ
+from hypersdk.remedies import NameServer
 from hypersdk.secret import Secret
 
 NO_ENDPOINT: Final = register(
     "no_endpoint",
-    "No vCenter or ESXi host was named.",
-    "Set GOVC_URL, pass --url, or put `url` into the configuration file.",
+    "No vCenter or ESXi host was given.",
+    NameServer(),
 )
 
 HTTPS_PORT: Final = 443

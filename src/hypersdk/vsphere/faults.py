@@ -27,12 +27,13 @@ from hypersdk.errors import (
     register,
 )
 from hypersdk.net.certificate import CERTIFICATE_CHANGED, CERTIFICATE_UNKNOWN, TLS_FAILED
+from hypersdk.remedies import First, Look, LowerLimit, Resume, Retry, SetOption
 from hypersdk.text import clean
 
 LOGIN_REFUSED: Final = register(
     "login_refused",
     "vSphere does not accept this user name and password.",
-    "Check the user name (with its domain, like name@vsphere.local) and the password; several wrong tries lock an"
+    "Check the user name (with its domain, like name@vsphere.local) and the password; several failed logins lock an"
     " account for a while.",
 )
 NOT_AUTHENTICATED: Final = register(
@@ -43,83 +44,91 @@ NOT_AUTHENTICATED: Final = register(
 PRIVILEGE_MISSING: Final = register(
     "privilege_missing",
     "The account lacks a privilege on this object.",
-    "Have an administrator add the privilege to the account's role on this object; `hyper2kvm doctor` lists what is"
-    " missing.",
+    "Have an administrator add the privilege to the account's role on this object.",
+    Look("connection"),
 )
 OBJECT_GONE: Final = register(
     "object_gone",
     "The object was removed, or is not visible to this account.",
-    "Read the inventory again with `hyper2kvm list`.",
+    Look("machines"),
 )
 POWER_STATE: Final = register(
     "power_state",
-    "The machine is not in the power state that this needs.",
-    "Look at its power state with `hyper2kvm inspect`.",
+    "The machine is not in the power state that this requires.",
+    Look("machine"),
 )
 BUSY: Final = register(
     "busy",
-    "Another operation holds the machine.",
-    "Wait for the running task to end, or cancel it in vCenter, and try again.",
+    "Another operation is using the machine.",
+    First("wait for the running task to finish, or cancel it in vCenter"),
+    Retry(),
 )
 LICENSE_REFUSES_EXPORT: Final = register(
     "license_refuses_export",
-    "The host's licence does not include the export API, as with a standalone ESXi on a free licence.",
-    "Add the host to a vCenter or give it a licence that includes the API.",
+    "The host's license does not include the export API, as with a standalone ESXi host on a free license.",
+    "Add the host to a vCenter or give it a license that includes the API.",
 )
 NOT_SUPPORTED: Final = register(
     "not_supported",
-    "This server or machine does not offer the operation.",
+    "This server or machine does not support the operation.",
     "Check the server's version and the machine's devices.",
 )
 NFC_EXHAUSTED: Final = register(
     "nfc_exhausted",
     "The ESXi host has no memory left for another disk stream.",
-    "Fewer streams at once: lower --parallel, or let other copies from this host finish.",
+    First("let other copies from this host finish"),
+    Retry(),
+    LowerLimit("streams"),
 )
 HOST_DISCONNECTED: Final = register(
     "host_disconnected",
-    "vCenter cannot talk to the ESXi host at the moment.",
+    "vCenter cannot communicate with the ESXi host.",
     "Check the host's connection state in vCenter.",
 )
 OPERATION_TIMEOUT: Final = register(
     "operation_timeout",
-    "vSphere gave the operation up after waiting for too long.",
-    "Try again when the host is less busy.",
+    "The vSphere operation timed out.",
+    First("wait until the host is less busy"),
+    Retry(),
 )
 DATASTORE_FULL: Final = register(
     "datastore_full",
-    "The machine's datastore has no room for this.",
-    "Free space on the datastore, or export while the machine is off.",
+    "The machine's datastore has no space for this.",
+    First("free space on the datastore"),
+    Retry(),
+    SetOption("source", "power-off"),
 )
 FILE_LOCKED: Final = register(
     "file_locked",
-    "Another process or host holds the file open.",
+    "Another process or host has the file open.",
     "Look for a running backup, or a machine that uses the same disk.",
 )
 FILE_FAULT: Final = register(
-    "file_fault", "A file of the machine cannot be read.", "Look at the machine's files in the datastore browser."
+    "file_fault", "A file of the machine cannot be read.", "Check the machine's files in the datastore browser."
 )
 QUIESCE_FAILED: Final = register(
     "quiesce_failed",
-    "VMware Tools could not bring the guest's file systems to rest.",
+    "VMware Tools could not quiesce the guest's file systems.",
     "Try again without quiescing, or shut the guest down first.",
 )
 SNAPSHOT_FAILED: Final = register(
-    "snapshot_failed", "vSphere could not make or remove the snapshot.", "Look at the snapshot task in vCenter."
+    "snapshot_failed", "vSphere could not create or remove the snapshot.", "Check the snapshot task in vCenter."
 )
 TOOLS_UNAVAILABLE: Final = register(
-    "tools_unavailable", "VMware Tools do not run in the guest.", "Use --power-off, or start VMware Tools."
+    "tools_unavailable",
+    "VMware Tools are not running in the guest.",
+    First("start VMware Tools"),
+    Retry(),
+    SetOption("source", "power-off"),
 )
-TASK_CANCELLED: Final = register(
-    "task_cancelled", "Someone cancelled the task in vCenter.", "Run it again with --resume."
-)
+TASK_CANCELLED: Final = register("task_cancelled", "The task was cancelled in vCenter.", Resume())
 VSPHERE_FAULT: Final = register(
     "vsphere_fault",
     "vSphere ended the operation with a fault.",
-    "Look at the task's details and the events in vCenter.",
+    "Check the task's details and the events in vCenter.",
 )
 NAME_UNRESOLVED: Final = register(
-    "name_unresolved", "The host name is not known to DNS.", "Check the spelling, the DNS server and the search domain."
+    "name_unresolved", "The host name does not resolve.", "Check the spelling, the DNS server and the search domain."
 )
 CONNECTION_REFUSED: Final = register(
     "connection_refused", "Nothing listens on that port.", "Check host and port; vSphere answers on 443."
@@ -127,12 +136,13 @@ CONNECTION_REFUSED: Final = register(
 CONNECT_TIMEOUT: Final = register(
     "connect_timeout",
     "The server did not answer in time.",
-    "Check the network path and firewalls; run `hyper2kvm doctor`.",
+    "Check the network path and firewalls.",
+    Look("connection"),
 )
 BAD_ANSWER: Final = register(
     "bad_answer",
-    "What answered is no vSphere API, or something in between alters its answers.",
-    "Check that the address is a vCenter or ESXi host and not a proxy's or gateway's page.",
+    "The server is not a vSphere API, or something on the network path alters its answers.",
+    "Check that the address is that of a vCenter or ESXi host and not of a proxy or gateway.",
 )
 
 
@@ -243,7 +253,7 @@ def retried_when_away() -> Iterator[None]:
     except ConnectError as error:
         if error.code in (CERTIFICATE_CHANGED, CERTIFICATE_UNKNOWN):
             raise
-        raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
+        raise TransientError(error.message, cause=error.cause, remedies=error.remedies) from error
 
 
 def _described(exc: BaseException) -> str:

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from hypersdk.errors import SourceError, TransientError, register
 from hypersdk.net.proxy import CONNECT_TIMEOUT_S
+from hypersdk.remedies import First, Look, Resume
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB
@@ -54,18 +55,20 @@ LENGTH_MAX_BYTES: Final = 1 << 60
 
 SERVER_BUSY: Final = register(
     "server_busy",
-    "The server answered that it cannot serve this now.",
-    "Run it again with --resume when the server has less to do.",
+    "The server answered that it is too busy.",
+    First("wait until the server is less busy"),
+    Resume(),
 )
 HTTP_REFUSED: Final = register(
     "http_refused",
     "The server answered the request with an error.",
-    "See the status in the message; `hyper2kvm doctor` checks session, privileges and route.",
+    "Check the status in the message.",
+    Look("connection"),
 )
 REDIRECT_REFUSED: Final = register(
     "redirect_refused",
-    "The server answered with a redirect. None is followed: data and cookies go to no other host.",
-    "Check for a captive portal or a gateway between this machine and vSphere.",
+    "The server answered with a redirect. Redirects are not followed: data and cookies go to no other host.",
+    "Check for a captive portal or a gateway between this host and vSphere.",
 )
 
 UNAUTHORIZED: Final = 401

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from hypersdk.errors import LookupFailed, register
 from hypersdk.model import DiskSummary, MachineSummary, Power
+from hypersdk.remedies import First, Look, Retry
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere.paths import Place, datacenter_of, decode_name, encode_name, inventory_path
@@ -20,7 +21,9 @@ from hypersdk.vsphere.specs import filter_spec, traversal
 AMBIGUOUS: Final = register(
     "ambiguous",
     "More than one machine has that name or UUID.",
-    "Name it by its inventory path or its moref, as `hyper2kvm list` shows them.",
+    First("name it by its inventory path or its moref"),
+    Retry(),
+    Look("machines"),
 )
 
 PLACES: Final = {

@@ -38,6 +38,7 @@ from hypersdk.errors import (
 )
 from hypersdk.formats.ovf import place_in_key
 from hypersdk.model import Disk
+from hypersdk.remedies import First, Resume
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.retry import Attempts, RetryPolicy
 from hypersdk.transfer.source import ByteStream, StreamDigests
@@ -58,8 +59,9 @@ LOG: Final = logging.getLogger(__name__)
 
 LEASE_LOST: Final = register(
     "lease_lost",
-    "vSphere ended the export while it ran: its lease timed out, or someone cancelled its task or its session.",
-    "Look at the export task in vCenter, then run the command again with --resume.",
+    "vSphere ended the export while it was running: its lease timed out, or its task or session was cancelled.",
+    First("check the export task in vCenter"),
+    Resume(),
 )
 
 RENEWALS_PER_TIMEOUT: Final = 5

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from hypersdk.errors import LookupFailed, Refused, register
 from hypersdk.model import Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Power, SnapshotNode
+from hypersdk.remedies import First, Retry
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.devices import boot_order, read_hardware
 from hypersdk.vsphere.faults import OBJECT_GONE, clean_text
@@ -32,7 +33,8 @@ from hypersdk.vsphere.tasks import RUNNING
 MACHINE_UNREADABLE: Final = register(
     "machine_unreadable",
     "vCenter has no configuration for this machine: it is orphaned, inaccessible or its host is disconnected.",
-    "Bring its host and datastore back, or register the machine again; then repeat.",
+    First("bring its host and datastore back, or register the machine again"),
+    Retry(),
 )
 
 _DETAIL: Final = (

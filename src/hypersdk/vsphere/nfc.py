@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from hypersdk.errors import HyperSDKError, LookupFailed, Refused, SourceError, TransientError, UsageError, register
 from hypersdk.net.certificate import parse_fingerprint
+from hypersdk.remedies import First, Retry
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.faults import NOT_SUPPORTED, clean_text
 from hypersdk.vsphere.session import Session
@@ -28,8 +29,9 @@ LOG: Final = logging.getLogger(__name__)
 
 LEASE_NOT_READY: Final = register(
     "lease_not_ready",
-    "The ESXi host did not make the export ready in time.",
-    "Look at the load of the host and at the export task in vCenter; then run it again.",
+    "The ESXi host did not prepare the export in time.",
+    First("check the load of the host and the export task in vCenter"),
+    Retry(),
 )
 
 READY_TIMEOUT_S: Final = 300.0

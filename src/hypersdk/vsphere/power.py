@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from hypersdk.errors import HyperSDKError, Refused, SourceError, register
 from hypersdk.model import Power
+from hypersdk.remedies import First, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.faults import POWER_STATE
 from hypersdk.vsphere.inventory import power_of
@@ -18,7 +19,9 @@ from hypersdk.vsphere.tasks import POWER_OFF_TASK, run_task, run_whole_task
 SHUTDOWN_TIMEOUT: Final = register(
     "shutdown_timeout",
     "The guest was asked to shut down and is still running.",
-    "Look at the guest's console; shut it down from within, or use --power-off.",
+    First("check the guest's console and shut it down from within"),
+    Retry(),
+    SetOption("source", "power-off"),
 )
 
 LOOK_EVERY_S: Final = 1.0

@@ -20,6 +20,7 @@ from typing import Final
 from hypersdk.errors import ConnectError, HyperSDKError, SourceError, TransientError, register
 from hypersdk.net.certificate import CERTIFICATE_CHANGED
 from hypersdk.net.proxy import CONNECT_TIMEOUT_S
+from hypersdk.remedies import Look
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint
 from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, HttpBody, SessionCookie, open_get, split_url
@@ -28,8 +29,9 @@ LOG: Final = logging.getLogger(__name__)
 
 NO_ROUTE: Final = register(
     "no_route",
-    "Neither the ESXi host itself nor the way through vCenter delivers the disk.",
-    "Open port 443 from this machine to the ESXi host; `hyper2kvm doctor` checks the way to each host.",
+    "The disk cannot be read from the ESXi host itself, nor through vCenter.",
+    "Open port 443 from this host to the ESXi host.",
+    Look("connection"),
 )
 
 VIA: Final = " via "

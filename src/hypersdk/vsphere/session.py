@@ -17,6 +17,7 @@ from xml.parsers.expat import ExpatError
 from lxml import etree
 
 from hypersdk.errors import AccessError, Cancelled, ConnectError, HyperSDKError, UsageError, register
+from hypersdk.remedies import GiveLogin
 from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.answers import CALL, LOGIN
@@ -32,7 +33,7 @@ T = TypeVar("T")
 NO_PASSWORD: Final = register(
     "no_password",
     "There is no user name or password to log in with.",
-    "Set GOVC_USERNAME and GOVC_PASSWORD, pass --username and --password-file, or run it at a terminal to be asked.",
+    GiveLogin(),
 )
 
 KEEPALIVE_S: Final = 240.0

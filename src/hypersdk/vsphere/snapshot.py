@@ -33,9 +33,9 @@ LOG: Final = logging.getLogger(__name__)
 
 CONSOLIDATION_LEFT: Final = register(
     "consolidation_left",
-    "The temporary snapshot is gone, but vSphere could not merge its delta into the disk: something holds the files"
-    " open.",
-    "Look for a backup that holds the disks, then consolidate the machine's disks in vCenter (Snapshots, Consolidate).",
+    "The temporary snapshot was removed, but vSphere could not merge its delta into the disk because its files are in"
+    " use.",
+    "Look for a backup that uses the disks, then consolidate the machine's disks in vCenter (Snapshots, Consolidate).",
 )
 
 SETTLE_S: Final = 600.0

@@ -29,6 +29,7 @@ from urllib.parse import quote, urlencode
 
 from hypersdk.errors import Cancelled, HyperSDKError, SourceError, TransientError, register
 from hypersdk.model import Backing, Disk, Machine, Power, split_datastore_path
+from hypersdk.remedies import Discard, First, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.retry import Attempts, RetryPolicy
 from hypersdk.transfer.source import ByteStream
@@ -53,18 +54,22 @@ LOG: Final = logging.getLogger(__name__)
 
 RANGE_IGNORED: Final = register(
     "range_ignored",
-    "The server sent the file from its start where a part of it was asked for.",
-    "Use --source lease; a proxy in between may not pass ranges on.",
+    "The server sent the whole file where a range of it was requested.",
+    SetOption("export_method", "lease"),
+    "A proxy on the network path may not support ranges.",
 )
 RANGE_MISMATCH: Final = register(
     "range_mismatch",
-    "The server sent another part of the file than was asked for, or the file has another size.",
-    "Use --source lease; if it repeats, a proxy in between alters traffic.",
+    "The server sent another range of the file than was requested, or the file has another size.",
+    SetOption("export_method", "lease"),
+    "If it happens again, a proxy on the network path alters traffic.",
 )
 SOURCE_FILE_CHANGED: Final = register(
     "source_file_changed",
     "The disk's file changed while it was read.",
-    "Something writes to the disk: find it, then start again with --discard, or use --source lease.",
+    First("find out what writes to the disk"),
+    Discard(),
+    SetOption("export_method", "lease"),
 )
 CBT_TRUSTED_SINCE: Final = (6, 7)
 """Before, growing a disk past a 128 GiB boundary could leave areas out of what QueryChangedDiskAreas says (VMware KB
@@ -159,7 +164,7 @@ class FlatDiskSource:
         except SourceError as error:
             if error.fields.get("status") != UNAUTHORIZED:
                 raise
-            raise TransientError(error.message, cause=error.cause, next_step=error.next_step) from error
+            raise TransientError(error.message, cause=error.cause, remedies=error.remedies) from error
 
     def _is_stale(self, error: SourceError, kept: Connection | None, key: str) -> bool:
         """Whether ``error`` only says that a connection, or the session with that ``key``, was idle for too long; then

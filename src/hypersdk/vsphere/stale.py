@@ -21,6 +21,7 @@ from datetime import timedelta
 from typing import Final
 
 from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, Refused, SourceError, register
+from hypersdk.remedies import First, Retry
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_duration
 from hypersdk.vsphere.answers import REPLY_TIMEOUT_S
@@ -33,8 +34,9 @@ LOG: Final = logging.getLogger(__name__)
 
 LEASE_HELD: Final = register(
     "lease_held",
-    "An export that was interrupted still holds the machine, and did not time out when it should have.",
-    "Cancel its export task in vCenter, or end the old session of this account; then run the command again.",
+    "An interrupted export still holds the machine, and has not timed out as it should have.",
+    First("cancel its export task in vCenter, or end the old session of this account"),
+    Retry(),
 )
 
 GRACE_S: Final = 60.0

@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from hypersdk.errors import SourceError, TransientError, register
+from hypersdk.remedies import First, Resume
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB
 
@@ -34,23 +35,26 @@ _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;|$)")
 
 CONNECTION_RESET: Final = register(
     "connection_reset",
-    "The connection was closed by the server or by something on the way.",
-    "Check the network path and firewalls with idle time-outs; then run it again with --resume.",
+    "The connection was closed by the server or by a device on the network path.",
+    First("check the network path and firewalls with idle timeouts"),
+    Resume(),
 )
 STREAM_STALLED: Final = register(
     "stream_stalled",
-    "The server sent nothing for too long.",
-    "Look at the load of the ESXi host and its datastore; then run it again with --resume.",
+    "The server sent no data for too long.",
+    First("check the load of the ESXi host and its datastore"),
+    Resume(),
 )
 SHORT_BODY: Final = register(
     "short_body",
-    "The server ended its answer before all it had announced was sent.",
-    "Run it again with --resume; if it repeats, look at the ESXi host's hostd log.",
+    "The server ended its answer before all announced data was sent.",
+    Resume(),
+    "If it happens again, check the ESXi host's hostd log.",
 )
 BAD_REPLY: Final = register(
     "bad_reply",
-    "The answer is not one that HTTP or vSphere allows here.",
-    "Check for a proxy that alters traffic between this machine and vSphere.",
+    "The answer is not valid for HTTP or vSphere.",
+    "Check for a proxy that alters traffic between this host and vSphere.",
 )
 
 

@@ -11,7 +11,7 @@ from hypersdk.net.certificate import CERTIFICATE_UNKNOWN
 from hypersdk.secret import Secret
 
 ENDPOINT_INVALID = register(
-    "endpoint_invalid", "The endpoint definition is invalid.", "The message names the field and what it takes."
+    "endpoint_invalid", "The endpoint definition is invalid.", "Correct the field that the message names."
 )
 
 

@@ -68,11 +68,6 @@ def connection_to(login: EndpointLogin) -> Endpoint:
 
 
 def _not_trusted(error: ConnectError) -> CertificateNotTrusted:
-    shown = error.fields.get("sha256")
-    found = CertificateNotTrusted(
-        error.message,
-        next_step="Compare the fingerprint with the one shown on the server itself, then repeat the request with"
-        f' "thumbprint": "{shown}".',
-    )
+    found = CertificateNotTrusted(error.message, remedies=error.remedies)
     found.fields.update(error.fields)
     return found

@@ -20,7 +20,7 @@ from hypersdk.api.context import Services, services
 from hypersdk.api.examples import JOB_FILE_BODY
 from hypersdk.api.idempotency import idempotency_key
 from hypersdk.api.queries import AttemptQuery, BulkBody, JobQuery
-from hypersdk.api.responses import problems
+from hypersdk.api.responses import Remedies, problems
 from hypersdk.api.security import Caller, operator, viewer
 from hypersdk.api.views import (
     AttemptView,
@@ -34,16 +34,16 @@ from hypersdk.api.views import (
     progress_view,
 )
 from hypersdk.errors import HyperSDKError, UsageError, register
-from hypersdk.jobs.nextsteps import told_of_job
 from hypersdk.jobs.records import Job
+from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import ENDED
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.pages import LIST_QUERY
 
 BULK_QUERY: Final = register(
     "bulk_query",
-    "A bulk call names its jobs either by ids, or by a filter and the revision of the list that its caller saw.",
-    "Send one of the two; GET /api/v1/jobs gives the revision.",
+    "A bulk request names its jobs either by ids, or by a filter and the revision of the list that the caller saw.",
+    "Send one of the two; `GET /api/v1/jobs` gives the revision.",
 )
 MAX_BULK: Final = 1000
 """Jobs of one bulk call; ``remaining`` says how many more there are."""
@@ -84,6 +84,7 @@ class ExplanationView(BaseModel):
     message: str
     cause: str
     next_step: str
+    remedies: Remedies
     history: list[AttemptView]
 
 
@@ -175,7 +176,7 @@ async def create(
         response.status_code = 200
     return SubmissionView(
         accepted=[JobView.model_validate(job) for job in done.accepted],
-        rejected=[RejectionView(number=one.number, error=error_view(told_of_job(one.error))) for one in done.rejected],
+        rejected=[RejectionView(number=one.number, error=_error(one.error)) for one in done.rejected],
         warnings=list(done.warnings),
     )
 
@@ -348,6 +349,7 @@ def explain(id: Id, use: Use, _: Viewer) -> ExplanationView:  # noqa: A002
         message=found.message,
         cause=found.cause,
         next_step=found.next_step,
+        remedies=[dict(remedy) for remedy in found.remedies],
         history=[AttemptView.model_validate(one) for one in found.history],
     )
 
@@ -449,4 +451,4 @@ def _detail(job: Job, caller: Caller) -> JobDetailView:
 
 
 def _error(error: HyperSDKError) -> ErrorView:
-    return error_view(error.as_dict())
+    return error_view(error_dict(error))

@@ -31,7 +31,7 @@ from hypersdk.jobs.store import Filter, JobStore
 QUERY_STATUS: Final = register(
     "query_status",
     "The query names a status that does not exist.",
-    "One of pending, running, completed, failed, cancelled.",
+    "Use one of pending, running, completed, failed, cancelled.",
 )
 MAX_JOBS: Final = 10_000
 """Of one answer; ``total`` says how many there are."""

@@ -17,13 +17,15 @@ from hypersdk.api.metrics import CONTENT_TYPE
 from hypersdk.api.openapi import document, document_json
 from hypersdk.api.page import STYLE, page
 from hypersdk.api.readiness import Readiness
-from hypersdk.api.responses import problems
+from hypersdk.api.responses import Remedies, problems
 from hypersdk.api.security import Viewer, metrics_reader
 from hypersdk.api.times import now_rfc3339, rfc3339
 from hypersdk.errors import CODES
 from hypersdk.jobs.figures import KEEP_MINUTES, read_samples, read_statistics
+from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.states import JobState
 from hypersdk.jobs.troubles import PROCESS_DIES, Troubles
+from hypersdk.remedies import as_json
 
 router = APIRouter()
 Use = Annotated[Services, Depends(services)]
@@ -37,6 +39,7 @@ class ReasonView(BaseModel):
     code: str = Field(examples=["database_full"])
     cause: str
     next_step: str
+    remedies: Remedies
 
 
 class ReadyView(BaseModel):
@@ -116,7 +119,9 @@ async def ready(request: Request, response: Response, use: Use) -> ReadyView:
 def _reason(part: str, code: str) -> ReasonView:
     """A code of a worker may be one that this process does not know."""
     info = CODES.get(code, CODES[PROCESS_DIES])
-    return ReasonView(part=part, code=code, cause=info.cause, next_step=info.next_step)
+    return ReasonView(
+        part=part, code=code, cause=info.cause, next_step=next_step(info), remedies=as_json(info.remedies)
+    )
 
 
 def _readiness(request: Request, use: Services) -> Readiness:

@@ -11,6 +11,7 @@ import click
 
 from hypersdk.cli.options import connection_options, output_options
 from hypersdk.cli.programs.groups import Command
+from hypersdk.cli.remedies import error_dict
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.errors import Cancelled, HyperSDKError, LookupFailed, NotRestored, Refused, UsageError, register
 
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 SNAPSHOT_UNCLAIMED: Final = register(
     "snapshot_unclaimed",
-    "Nothing proves that the run which made the snapshot is over: it may be of another user, of another host, or of a"
+    "Nothing proves that the run which created the snapshot has ended: it may belong to another user or host, or to a"
     " daemon that was not asked.",
-    "Ask the owner that is named. Then answer the question at a terminal, or name exactly that snapshot with --snapshot"
-    " NAME.",
+    "Ask the owner that is named. Then answer the question at a terminal, or name exactly that snapshot with"
+    " --snapshot NAME.",
 )
 ASK_DAEMON_S: Final = 5.0
 
@@ -126,7 +127,7 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool,
                 "folder": run.folder,
                 "undone": done.undone,
                 "kept": done.kept,
-                "problems": [problem.error.as_dict() for problem in done.problems],
+                "problems": [error_dict(problem.error) for problem in done.problems],
                 "given_up": [problem.left for problem in done.problems if problem.given_up],
             },
         )

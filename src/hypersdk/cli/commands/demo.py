@@ -53,7 +53,7 @@ def command(cli: Cli, output: Path | None, machines: int) -> None:
     Takes less than a minute and needs neither a vCenter nor root. The boot is skipped where qemu is not installed.
     """
     from hypersdk.cli import exporting
-    from hypersdk.cli.commands.verify import verify_folder
+    from hypersdk.cli.commands.verify import raise_for_findings, verify_folder
 
     folder = output.absolute() if output is not None else _new_folder()
     with _simulated(cli, machines) as session:
@@ -61,7 +61,7 @@ def command(cli: Cli, output: Path | None, machines: int) -> None:
         outcome = _export(cli, session, chosen, folder)
     exporting.conclude(cli, [outcome], [])
     _step(cli, "Verify: read the files back and compare them with the manifest")
-    verify_folder(cli, folder).raise_for_findings()
+    raise_for_findings(verify_folder(cli, folder))
     _boot(cli, folder / exporting.in_boot_order(outcome.plan)[0].file_name)
     _farewell(cli, folder)
 

@@ -9,9 +9,11 @@ import click
 
 from hypersdk.cli.options import connection_options, output_options
 from hypersdk.cli.programs.groups import Command
+from hypersdk.cli.remedies import next_step
 from hypersdk.cli.state import Cli, pass_cli
 from hypersdk.cli.text import clean
 from hypersdk.errors import ConnectError, register
+from hypersdk.remedies import as_json
 
 if TYPE_CHECKING:
     from hypersdk.vsphere.doctor import DoctorCheck
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 DOCTOR_FAILED: Final = register(
     "doctor_failed",
     "At least one check failed.",
-    "Follow the advice below each check that failed, the first one first.",
+    "Follow the advice below each failed check, starting with the first.",
 )
 
 INDENT: Final = 2
@@ -59,10 +61,10 @@ def command(cli: Cli, machine: str | None, output: Path | None) -> None:
 
 
 def _show(cli: Cli, check: DoctorCheck) -> None:
+    step = next_step(check)
     if cli.output.json_lines:
-        cli.output.event(
-            "check", {"name": check.name, "status": check.status, "detail": check.detail, "next_step": check.next_step}
-        )
+        facts = {"name": check.name, "status": check.status, "detail": check.detail, "next_step": step}
+        cli.output.event("check", {**facts, "remedies": as_json(check.remedies)})
         return
     from rich.text import Text
 
@@ -73,6 +75,6 @@ def _show(cli: Cli, check: DoctorCheck) -> None:
     lines = wrapped(check.detail, width - INDENT, len(name) + 2)
     detail = f"\n{' ' * INDENT}".join(lines)
     cli.output.print(Text.assemble((f"{sign} ", f"bold {colour}"), (f"{name}: ", "bold"), detail), soft_wrap=True)
-    if check.next_step and check.status != "ok":
-        for line in wrapped(check.next_step, width - INDENT, 0):
+    if step and check.status != "ok":
+        for line in wrapped(step, width - INDENT, 0):
             cli.output.print(Text(" " * INDENT + line, style=colour), soft_wrap=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hypersdk.cli.options import output_options
 from hypersdk.cli.programs.groups import Command
+from hypersdk.cli.remedies import next_step
 from hypersdk.cli.state import Cli, pass_cli
+from hypersdk.errors import IntegrityError
 
 if TYPE_CHECKING:
     from hypersdk.migration.findings import VerifyReport
@@ -25,7 +27,7 @@ def command(cli: Cli, folder: Path) -> None:
     Finds a flipped bit, a swapped disk, a missing, extra or truncated file and a wrong manifest line, each with its own
     code. Fails with status 8 if there is a finding. With --json: events of type progress, verified and error.
     """
-    verify_folder(cli, folder).raise_for_findings()
+    raise_for_findings(verify_folder(cli, folder))
 
 
 def verify_folder(cli: Cli, folder: Path) -> VerifyReport:
@@ -37,10 +39,24 @@ def verify_folder(cli: Cli, folder: Path) -> VerifyReport:
         progress = FolderProgress(folder.absolute().name, _size_of(folder), observer)
         report = verify_directory(folder, cancel=cli.cancel, observer=progress)
     if cli.output.json_lines:
-        cli.output.event("verified", report.as_dict())
+        cli.output.event("verified", {**report.as_dict(), "findings": _told(report)})
     else:
         _show(cli, report)
     return report
+
+
+def raise_for_findings(report: VerifyReport) -> None:
+    """Raises IntegrityError with the code of the first finding, and all of them in the field ``findings``."""
+    if report.ok:
+        return
+    first, more = report.findings[0], len(report.findings) - 1
+    raise IntegrityError(
+        first.message + (f" (and {more} more)" if more else ""), code=first.code, findings=_told(report)
+    )
+
+
+def _told(report: VerifyReport) -> list[dict[str, Any]]:
+    return [{**finding.as_dict(), "next_step": next_step(finding)} for finding in report.findings]
 
 
 def _size_of(folder: Path) -> int:

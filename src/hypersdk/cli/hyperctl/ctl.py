@@ -97,6 +97,7 @@ pass_ctl = click.make_pass_decorator(Ctl)
 def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], Any]) -> tuple[list[Any], list[HyperSDKError]]:
     """``act`` on every id; those that fail are told of and do not keep the others from it. What is no matter of the id
     is raised."""
+    from hypersdk.cli.remedies import error_dict
     from hypersdk.cli.report import tell
     from hypersdk.errors import AccessError, ConnectError
 
@@ -113,7 +114,7 @@ def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], Any]) -> tuple[l
             if len(wanted) > 1 and ctl.for_people:
                 tell(ctl.output, error)
             elif len(wanted) > 1:
-                ctl.output.event("error", {**error.as_dict(), "id": one})
+                ctl.output.event("error", {**error_dict(error, ctl.output.program), "id": one})
     return done, failed
 
 

@@ -97,11 +97,6 @@ def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
     asked."""
     shown = str(error.fields.get("sha256") or "")
     if not shown or not ctl.output.can_ask:
-        error.next_step = (
-            f"Compare this fingerprint with the one shown on the server itself, then pass --pin {shown}"
-            if shown
-            else error.next_step
-        )
         raise error
     notes = ctl.output.notes
     notes.print(

@@ -57,7 +57,7 @@ def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int,
     definition = _definition(ctl, file, one)
     endpoint_id = None if endpoint is None else ctl.client.endpoints.get(endpoint).id
     done = ctl.client.submit(definition, endpoint_id=endpoint_id, priority=priority)
-    ctl.show(_facts(done), lambda: _print(ctl, done))
+    ctl.show(_facts(done, ctl.output.program), lambda: _print(ctl, done))
     if watch and done.accepted:
         from hypersdk.cli.hyperctl.watch import follow
 
@@ -84,13 +84,15 @@ def _definition(ctl: Ctl, file: Path | None, one: dict[str, Any]) -> Any:
     return {names[key]: value for key, value in given.items()}
 
 
-def _facts(done: Submission) -> dict[str, Any]:
+def _facts(done: Submission, program: str) -> dict[str, Any]:
+    from hypersdk.cli.remedies import error_dict
+
     return {
         "type": "submitted",
         "job_ids": [job.id for job in done.accepted],
         "accepted": len(done.accepted),
         "rejected": len(done.rejected),
-        "errors": [{"number": one.number, **one.error.as_dict()} for one in done.rejected],
+        "errors": [{"number": one.number, **error_dict(one.error, program)} for one in done.rejected],
         "warnings": list(done.warnings),
     }
 

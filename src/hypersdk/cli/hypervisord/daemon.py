@@ -24,21 +24,22 @@ if TYPE_CHECKING:
 DATABASE_VARIABLE: Final = "HYPERVISORD_DATABASE_URL"
 URL_IN_ARGV: Final = register(
     "database_password_in_argv",
-    "Every user of this machine can read the command line of a process.",
-    f"Put the URL into the configuration file (database_url) or ${DATABASE_VARIABLE}, or the password into ~/.pgpass.",
+    "Every user of this host can read the command line of a process.",
+    "Put the URL into the configuration file (`database_url`) or $HYPERVISORD_DATABASE_URL, or the password into"
+    " ~/.pgpass.",
 )
 SERVICE_STATE: Final = Path("/var/lib/hypersdk")
 WHICH_STATE: Final = register(
     "which_state",
-    "The packaged service has a state of its own, and without a word the command would work on one of root's.",
-    f"Name the service's with `--config /etc/hypersdk/hypervisord.toml --state-dir {SERVICE_STATE}`, or another with"
-    " --state-dir.",
+    "The packaged service has its own state directory; run by root, the command would otherwise use root's.",
+    "For the service, pass `--config /etc/hypersdk/hypervisord.toml --state-dir /var/lib/hypersdk`; for another state"
+    " directory, --state-dir.",
 )
 NO_STATE: Final = register(
     "no_state",
-    "A daemon makes its state when it first starts, and none has started with that folder.",
-    "Name the daemon's folder with --state-dir, or its database with --database; `hypervisord migrate-db` makes an"
-    " empty one.",
+    "A daemon creates its state at its first start, and none has been started with that directory.",
+    "Name the daemon's directory with --state-dir, or its database with --database; `hypervisord migrate-db` creates"
+    " an empty one.",
 )
 _ROLES: Final[Mapping[str, tuple[str, ...]]] = {"api": ("api",), "worker": ("worker",), "all": ("api", "worker")}
 

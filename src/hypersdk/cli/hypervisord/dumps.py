@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
 POSTGRESQL_TOOLS: Final = register(
     "postgresql_tools",
-    "A state in PostgreSQL is copied by PostgreSQL's own pg_dump and pg_restore, which are not on this machine.",
-    "Install postgresql-client of the server's version or a newer one, or run the command where it is.",
+    "A backup of a PostgreSQL database needs pg_dump and pg_restore, which are not installed on this host.",
+    "Install postgresql-client, of the server's version or newer, or run the command on a host that has it.",
 )
 DUMP_FAILED: Final = register(
     "dump_failed",
-    "pg_dump or pg_restore failed. A restore is one transaction: the database is as it was.",
-    "What PostgreSQL says is in the message. The tools must not be older than the server.",
+    "pg_dump or pg_restore failed. A restore is one transaction: the database is unchanged.",
+    "The message has PostgreSQL's own. The tools must not be older than the server.",
 )
 STATE_USED: Final = register(
-    "state_used", "Daemons use the database.", "Stop `hypervisord` on every host that uses it, then restore again."
+    "state_used",
+    "A running daemon is using this database.",
+    "Stop `hypervisord` on every host that uses it, then restore again.",
 )
 MAX_SAID: Final = 1000
 TIMEOUT_S: Final = 6 * 3600

@@ -38,18 +38,17 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 BACKUP_UNREADABLE: Final = register(
-    "backup_unreadable", "The file is no backup of a daemon's state, or not a whole one.", "Take another backup."
+    "backup_unreadable", "The file is not a backup of a daemon's state, or it is incomplete.", "Use another backup."
 )
 STATE_EXISTS: Final = register(
     "state_exists",
-    "There is a state already, which the backup would replace.",
-    "Pass --force: what was there is kept, as files beside the new ones or as a dump in the state folder.",
+    "There is already a state, which the backup would replace.",
+    "Pass --force: the old state is kept, as files beside the new ones or as a dump in the state directory.",
 )
 OTHER_DATABASE: Final = register(
     "backup_other_database",
-    "A backup of SQLite files goes back into files, one of a PostgreSQL database into PostgreSQL.",
-    "Name the database that it is for with --database or in the configuration; without one it is SQLite in"
-    " --state-dir.",
+    "A backup of SQLite files can only be restored to files, one of a PostgreSQL database only to PostgreSQL.",
+    "Name the database with --database or in the configuration; without one it is SQLite in --state-dir.",
 )
 MAX_ABOUT_BYTES: Final = 64 * KiB
 MAX_MEMBER_BYTES: Final = TiB

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 KEY_ELSEWHERE: Final = register(
     "key_elsewhere",
     "The key comes from a systemd credential or a keyring, which only you can change.",
-    "Make a new key (`head -c 32 /dev/urandom | base64`), pass its file with --new-key, then put it where the old"
-    " one is.",
+    "Create a new key (`head -c 32 /dev/urandom | base64`), pass its file with --new-key, then replace the old one"
+    " with it.",
 )
 KEY_BYTES: Final = 32
 

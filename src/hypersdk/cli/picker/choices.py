@@ -17,6 +17,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input, Label, Static
 
+from hypersdk.cli.remedies import next_step
 from hypersdk.cli.text import clean, count
 from hypersdk.errors import HyperSDKError, UsageError
 from hypersdk.migration.formats import FORMATS
@@ -225,7 +226,7 @@ class ChoicesScreen(Screen["Choices | None"]):
         try:
             self.dismiss(self._answers())
         except UsageError as error:
-            self.query_one("#error", Static).update(Text(clean(f"{error.message}. {error.next_step}")))
+            self.query_one("#error", Static).update(Text(clean(f"{error.message}. {next_step(error)}")))
 
     def _answers(self) -> Choices:
         chosen = {choice.id: choice.value for choice in self.query(Choice)}

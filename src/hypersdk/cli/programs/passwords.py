@@ -10,7 +10,7 @@ from hypersdk.secret import Secret
 
 PASSWORD_SOURCE: Final = register(
     "password_source",
-    "The password could not be read from where it was said to be.",
+    "The password could not be read from the given source.",
     "Give one of --password-file and --password-stdin, with the password on the first line.",
 )
 MAX_PASSWORD_BYTES: Final = 4096

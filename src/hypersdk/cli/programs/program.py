@@ -19,7 +19,7 @@ from hypersdk.cli.programs.groups import F, RootGroup, flag
 from hypersdk.cli.programs.passwords import checked, given_password
 from hypersdk.cli.report import EXIT_BROKEN_PIPE, EXIT_TERMINATED, report, report_unexpected
 from hypersdk.config.folders import state_folder
-from hypersdk.errors import CODES, EXIT_OK, Cancelled, HyperSDKError, UsageError
+from hypersdk.errors import EXIT_OK, Cancelled, HyperSDKError, UsageError
 from hypersdk.secret import Secret
 
 JSON_FLAGS: Final = frozenset({"--json", "-json"})
@@ -114,7 +114,8 @@ class Program:
         self, arguments: Sequence[str], stdout: TextIO, stderr: TextIO, stdin: TextIO, environ: Mapping[str, str]
     ) -> int:
         """Runs one command line on the given streams and environment, and returns the exit status."""
-        output = Output(stdout, stderr, environ, json_lines=self._wants_json(arguments), stdin_is_tty=stdin.isatty())
+        json_lines = self._wants_json(arguments)
+        output = Output(stdout, stderr, environ, json_lines=json_lines, stdin_is_tty=stdin.isatty(), program=self.name)
         run = self.make_run(output, environ, stdin, stdout)
         run.arguments = tuple(arguments)
         try:
@@ -148,7 +149,7 @@ class Program:
         except Cancelled as error:
             return report(run.output, run.stopped(error), debug=run.debug)
         except HyperSDKError as error:
-            return report(run.output, with_help(error, self.name), debug=run.debug)
+            return report(run.output, error, debug=run.debug)
         except click.ClickException as error:
             return report(run.output, usage_of(error, self.name), debug=run.debug)
         except (click.Abort, KeyboardInterrupt):
@@ -191,13 +192,6 @@ def usage_of(error: click.ClickException, program: str) -> UsageError:
     path = ctx.command_path if isinstance(ctx, click.Context) else program
     message = error.format_message().strip().removesuffix(".")
     return UsageError(message[:1].lower() + message[1:], next_step=f"See `{path} --help`.")
-
-
-def with_help(error: HyperSDKError, program: str) -> HyperSDKError:
-    """A wrong use that has no better next step, with the name of the program whose help tells more."""
-    if error.code == UsageError.default_code and error.next_step == CODES[error.code].next_step:
-        error.next_step = f"See `{program} --help`."
-    return error
 
 
 def wants_json(arguments: Iterable[str], flags: Collection[str], options: Collection[str] = ()) -> bool:

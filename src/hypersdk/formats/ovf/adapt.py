@@ -27,7 +27,8 @@ from hypersdk.formats.ovf.values import Warnings
 OVF_DISK_UNKNOWN = register(
     "ovf_disk_unknown",
     "The server's descriptor and the exported disks cannot be matched without guessing.",
-    "None: HyperSDK writes its own descriptor instead. Report it with the descriptor if that one does not suit you.",
+    "Nothing needs to be done: HyperSDK writes its own descriptor instead. If that one is not suitable, report it with"
+    " the descriptor.",
 )
 
 _PLACE: Final = re.compile(r"([A-Za-z]{1,60})(\d{1,3}):(\d{1,3})")

@@ -16,9 +16,9 @@ from hypersdk.formats.ovf.values import Warnings
 
 OVF_UNSAFE = register(
     "ovf_unsafe",
-    "The OVF descriptor holds what only an attack needs: a document type, a path out of its folder, absurd nesting or"
-    " size.",
-    "Do not use this file. Ask whoever made it for one written by ovftool, vSphere or HyperSDK.",
+    "The OVF descriptor has content that only an attack needs: a document type, a path out of its folder, or nesting"
+    " or a size beyond the limit.",
+    "Do not use this file. Ask its author for one written by ovftool, vSphere or HyperSDK.",
 )
 
 _MARKS: Final = (

@@ -25,11 +25,12 @@ from hypersdk.formats.qcow2.layout import (
     plain_entry,
 )
 from hypersdk.formats.qcow2.pages import PageCache
+from hypersdk.remedies import Discard
 
 PARTIAL_DAMAGED: Final = register(
     "partial_damaged",
-    "The unfinished image is not one that was begun for this disk, or its tables are damaged.",
-    "Run it again with --discard: the disk starts from its beginning.",
+    "The unfinished image was not begun for this disk, or its tables are damaged.",
+    Discard(),
 )
 _TABLE_PAGES: Final = 64  # 4 MiB of L2 tables: 32 GiB of the guest's disk
 _NO_ENTRIES: Final = bytes(512)

@@ -33,6 +33,7 @@ from hypersdk.formats.vmdk.layout import (
     TABLE_BYTES,
     MarkerType,
 )
+from hypersdk.remedies import SetOption
 from hypersdk.units import SECTOR, MiB, align_up
 
 FRONT_BYTES: Final = GRAIN_SECTORS * SECTOR
@@ -41,8 +42,9 @@ TABLE_RECORD_BYTES: Final = SECTOR + TABLE_BYTES
 
 VMDK_TOO_LARGE: Final = register(
     "vmdk_too_large",
-    "A sparse VMDK addresses its blocks with 32 bits: no more than 2 TiB of compressed data fit into one.",
-    "Export this machine as qcow2 or raw.",
+    "A sparse VMDK addresses its blocks with 32 bits: it holds at most 2 TiB of compressed data.",
+    SetOption("format", "qcow2"),
+    SetOption("format", "raw"),
 )
 
 _NOTE: Final = Struct("<4sQQQ")

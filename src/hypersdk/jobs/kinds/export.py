@@ -19,8 +19,8 @@ from hypersdk.jobs.claims import StaleAttempt
 from hypersdk.jobs.kinds.base import RunContext, StepOutcome, SubmitContext
 from hypersdk.jobs.locks import folder_lock, machine_lock
 from hypersdk.jobs.login import JOB_PASSWORD
-from hypersdk.jobs.nextsteps import warning_of_job
 from hypersdk.jobs.records import NewJob, digest_of
+from hypersdk.jobs.remedies import warning_text
 from hypersdk.migration.export import MachineExport, machine_export
 from hypersdk.migration.jobfile import JobDefinition, parse_definition
 from hypersdk.migration.plan import Plan, make_plan
@@ -134,7 +134,7 @@ class ExportRun:
             for change in plan.changes:
                 log(f"at the source: {change}")
             for warning in plan.warnings:
-                log(f"warning: {warning}")
+                log(f"warning: {warning_text(warning)}")
             with machine_export(
                 session,
                 plan,
@@ -148,10 +148,9 @@ class ExportRun:
     def _plan(self, session: Session, spec: ExportSpec) -> Plan:
         context = self._context
         with session.breakable(context.cancel):
-            plan = make_plan(
+            return make_plan(
                 session, spec, cancel=context.cancel, min_free=context.worker.settings.min_free, runs=context.runs
             )
-        return replace(plan, warnings=tuple(map(warning_of_job, plan.warnings)))
 
     @contextmanager
     def _source(self, cancel: CancelToken) -> Iterator[tuple[Session, ExportSpec]]:

@@ -1,0 +1,110 @@
+"""Remedies in the words of the three programs: their flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from hypersdk import remedies as fix
+from hypersdk.errors import CodeInfo, HyperSDKError
+from hypersdk.jobs import remedies as daemon
+from hypersdk.remedies import Remedy, text_of
+
+if TYPE_CHECKING:
+    from hypersdk.migration.findings import Finding
+    from hypersdk.vsphere.doctor import DoctorCheck
+
+_OPTIONS: Final[Mapping[tuple[str, str | bool], str]] = {
+    ("source", "power-off"): "use --power-off",
+    ("export_method", "lease"): "use --source lease",
+    ("export_method", "auto"): "leave --source out",
+    ("compress", True): "use --compress",
+    ("remove_cdrom", True): "use --remove-cdrom, which ejects ISO images during the export",
+    ("resume", False): "leave --resume out",
+}
+_LIMITS: Final = {"datastore_min_free": "lower the minimum with --datastore-min-free", "streams": "lower --parallel"}
+
+
+def next_step(found: HyperSDKError | CodeInfo | DoctorCheck | Finding, program: str = "hyper2kvm") -> str:
+    """What to do, in one text. Of several reasons each has a line, with its code before it."""
+    if isinstance(found, HyperSDKError) and found.reasons:
+        return "\n".join(f"{reason.code}: {next_step(reason, program)}" for reason in found.reasons)
+    return text_of(found.remedies, lambda remedy: clause(remedy, program))
+
+
+def error_dict(error: HyperSDKError, program: str = "hyper2kvm") -> dict[str, Any]:
+    """``error`` as JSON output has it."""
+    told = error.as_dict() | {"next_step": next_step(error, program)}
+    return told | ({"reasons": [error_dict(reason, program) for reason in error.reasons]} if error.reasons else {})
+
+
+def warning_text(warning: fix.Notice) -> str:
+    """A warning with what helps, in one line."""
+    step = text_of(warning.remedies, lambda remedy: clause(remedy, "hyper2kvm"))
+    return f"{warning.text}. {step}" if step else warning.text
+
+
+def clause(remedy: Remedy, program: str) -> str | None:
+    """One remedy as a clause; None where the program has no such thing."""
+    match remedy:
+        case fix.UseToken():
+            return "pass a token with --token-file"
+        case fix.NameDaemon():
+            return "name another daemon with --url or $HYPERVISORD_URL"
+        case fix.ReportBug():
+            return "report it with the crash file, which holds no password"
+        case fix.NameConfiguration():
+            return "pass another one with --config"
+        case fix.Configure(key):
+            return f"set --{key.replace('_', '-')} (`{key}` in the configuration file)"
+        case fix.Retry():
+            return "run the command again"
+        case fix.Look("help"):
+            return f"see `{program} --help`"
+        case _ if program == "hyper2kvm":
+            return _of_export(remedy)
+        case fix.TrustCertificate(shown, renewed=False, of_daemon=of_daemon):
+            return f"pass it with {'--thumbprint' if of_daemon else '--pin'} {shown or 'FINGERPRINT'}"
+        case _:
+            return daemon.clause(remedy)
+
+
+def _of_export(remedy: Remedy) -> str | None:
+    """In the flags of ``hyper2kvm``."""
+    match remedy:
+        case fix.Resume():
+            return "run the command again with --resume"
+        case fix.Discard():
+            return "start over with --discard"
+        case fix.RestoreSource(snapshots):
+            return f"run `hyper2kvm cleanup{' --drop-snapshots' if snapshots else ''}`, which undoes what is left at the source"
+        case fix.ExcludeDisk(disk):
+            return f"leave {daemon.disk_name(disk)} out with --exclude-disk"
+        case fix.ChooseFolder():
+            return "choose another folder with -o"
+        case fix.ReplaceFiles():
+            return "use --force to replace what is there"
+        case fix.ReplaceInput():
+            return "if it was a file that was converted, get another copy"
+        case fix.SetOption(name, value):
+            return _OPTIONS.get((name, value), f"use --{name.replace('_', '-')} {value}")
+        case fix.LowerLimit(limit):
+            return _LIMITS[limit]
+        case _:
+            return _of_connection(remedy)
+
+
+def _of_connection(remedy: Remedy) -> str | None:
+    match remedy:
+        case fix.TrustCertificate(shown, renewed):
+            pin = f"pass {'the new fingerprint' if renewed else 'it'} with --thumbprint {shown or 'FINGERPRINT'}"
+            return pin if renewed else f"{pin}, or name the authority's file with --ca-bundle"
+        case fix.NameServer():
+            return "set GOVC_URL, pass --url, or set `url` in the configuration file"
+        case fix.GiveLogin():
+            return (
+                "set GOVC_USERNAME and GOVC_PASSWORD, pass --username and --password-file, or run it at a terminal to be"
+                " asked"
+            )
+        case _:
+            return daemon.clause(remedy)
