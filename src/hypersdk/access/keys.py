@@ -89,7 +89,7 @@ def _decoded(text: str, where: str) -> bytes:
     try:
         key = bytes.fromhex(text) if len(text) == 2 * KEY_BYTES else base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):
-        raise VaultError(f"{where} holds no key: neither base64 nor hex") from None
+        raise VaultError(f"{where} is not a key in base64 or hex") from None
     if len(key) != KEY_BYTES:
         raise VaultError(f"{where} holds a key of {len(key)} bytes; {KEY_BYTES} are needed")
     return key

@@ -116,7 +116,7 @@ def _client(environ: Mapping[str, str]) -> httpx.Client:
     try:
         url = httpx.URL(address)
     except httpx.InvalidURL:
-        raise UsageError("VAULT_ADDR is no URL", code=SECRET_REF) from None
+        raise UsageError("VAULT_ADDR is not a URL", code=SECRET_REF) from None
     if not address or not token:
         raise UsageError("VAULT_ADDR and VAULT_TOKEN are not set for the daemon", code=SECRET_REF)
     if url.scheme != "https" and not (url.scheme == "http" and is_loopback_name(url.host)):

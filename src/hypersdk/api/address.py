@@ -1,4 +1,4 @@
-"""Where the daemon listens, and what it demands there: TLS and authentication off loopback."""
+"""Where the daemon listens, and what that requires: TLS and authentication on any address but loopback."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NO_AUTH_PUBLIC: Final = register(
 
 
 class ListenError(HyperSDKError):
-    """Nothing can be listened on now; that may mend by itself."""
+    """The daemon cannot listen now; a later try may succeed."""
 
     exit_status = 12
     default_code = ADDRESS_TAKEN
@@ -50,7 +50,7 @@ def split_address(addr: str) -> tuple[str, int]:
     host, colon, port = addr.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
-        raise UsageError(f"'{addr[:100]}' is no address to listen on", code=LISTEN_ADDRESS)
+        raise UsageError(f"'{addr[:100]}' is not an address to listen on", code=LISTEN_ADDRESS)
     return host.strip("[]"), int(port)
 
 
@@ -84,7 +84,7 @@ def addresses_of(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise ListenError(f"'{host[:100]}' is no address of this machine", code=ADDRESS_ABSENT) from error
+        raise ListenError(f"'{host[:100]}' is not an address of this machine", code=ADDRESS_ABSENT) from error
     return list(dict.fromkeys((socket.AddressFamily(entry[0]), str(entry[4][0])) for entry in found))
 
 

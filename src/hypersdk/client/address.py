@@ -113,7 +113,7 @@ def normal_url(text: str) -> str:
         parts = urlsplit(whole.strip())
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise UsageError("the daemon's address is no valid URL", code=DAEMON_ADDRESS) from None
+        raise UsageError("the daemon's address is not a valid URL", code=DAEMON_ADDRESS) from None
     if parts.scheme not in ("http", "https") or not host:
         raise UsageError("the daemon's address begins with neither http:// nor https://", code=DAEMON_ADDRESS)
     if parts.username is not None or parts.password is not None:
@@ -182,7 +182,7 @@ def _checked(text: str, what: str) -> Secret:
         raise UsageError(f"{what} is empty", code=TOKEN_SOURCE)
     if len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable() or " " in token:
         raise UsageError(
-            f"{what} is no token",
+            f"{what} is not a token",
             code=TOKEN_SOURCE,
             cause="A token is one word of ASCII characters.",
             next_step="Take the token alone, as it was shown when it was made.",

@@ -64,13 +64,13 @@ class DaemonResponse:
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise bad_answer("it is no JSON") from error
+            raise bad_answer("it is not JSON") from error
 
     def object(self) -> dict[str, Any]:
         """The answer, which must be a JSON object."""
         found = self.json()
         if not isinstance(found, dict):
-            raise bad_answer("it is no JSON object")
+            raise bad_answer("it is not a JSON object")
         return found
 
 
@@ -94,7 +94,7 @@ class Transport:
                 follow_redirects=False,
             )
         except httpx.InvalidURL as error:
-            raise UsageError("the daemon's address is no valid URL", code=DAEMON_ADDRESS) from error
+            raise UsageError("the daemon's address is not a valid URL", code=DAEMON_ADDRESS) from error
 
     def close(self) -> None:
         """Closes all connections."""
@@ -180,7 +180,7 @@ class Transport:
                 if not response.is_success:
                     raise error_of(response.status_code, _document(_read(response)))
                 if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                    raise bad_answer("it is no event stream")
+                    raise bad_answer("it is not an event stream")
             yield self._chunks(response)
         finally:
             response.close()

@@ -83,7 +83,7 @@ def refusal(address: IpAddress) -> str | None:
     if _is_local(address):
         return "an address of the daemon's own host"
     if address.is_multicast or (isinstance(address, ipaddress.IPv4Address) and address in _THIS_NETWORK):
-        return "no address of a single host"
+        return "not the address of a single host"
     return None
 
 
