@@ -138,7 +138,7 @@ def test_states_are_understood_in_both_vocabularies(api: Api, client: Client) ->
     assert {job.id for job in client.list(states=["pending"])} == {waiting.id, paused.id}
     assert [job.id for job in client.list(states=["paused"])] == [paused.id]
     assert client.query([paused.id, "nothing", waiting.id], ["queued"]) == (client.get(waiting.id),)
-    with pytest.raises(UsageError, match="no state"):
+    with pytest.raises(UsageError, match="not a job state"):
         list(client.list(states=["sleeping"]))
 
 

@@ -1,8 +1,8 @@
-"""Who may do what, and the secrets that the daemon keeps.
+"""Authentication, authorization, and the secrets that the daemon stores.
 
 ::
 
-    access.py      the doorway: token or cookie -> Identity; login; first start
+    access.py authentication: token or cookie -> Identity; login; first start
       users  tokens  logins  lockout  audit        rows of the database
     vault.py       sealing (keys.py: where the key is), references env: file: vault:
     endpoints.py   registered servers; kinds/: one module per kind of server

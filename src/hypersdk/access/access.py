@@ -1,4 +1,4 @@
-"""The doorway: from a token or cookie to who is asking; login; the first start."""
+"""Authentication: from a token or cookie to an identity; login; the first start."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from hypersdk.state.tables import users
 ADMIN_TOKEN: Final = "admin.token"  # noqa: S105 - the name of a file
 FIRST_USER: Final = "admin"
 UNKNOWN_USER: Final = "(unknown user)"
-"""In the audit trail, for a name that nobody has. No user can be called so."""
+"""In the audit trail, for a name that no user has. It is not a valid user name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is asking. ``role`` None: a token that may only read metrics. ``csrf`` is what a session's writes must
-    show."""
+    """The authenticated caller. ``role`` None: a token that may only read metrics. ``csrf`` is the token that a
+    session's writes must carry."""
 
     user_id: str
     name: str
@@ -55,7 +55,7 @@ class Access:
         self.audit: Final = Audit(database)
 
     def by_token(self, text: Secret) -> Identity | None:
-        """Whose token it is; None where it is not valid. A token never may more than its user."""
+        """The identity of a token; None if it is not valid. A token never has more rights than its user."""
         use = self.tokens.use(text)
         if use is None:
             return None
@@ -63,28 +63,28 @@ class Access:
         return Identity(use.user_id, use.name, role, use.scope, token_id=use.token_id)
 
     def by_cookie(self, cookie: Secret) -> Identity | None:
-        """Whose session it is; None where it is not valid."""
+        """The identity of a session; None if it is not valid."""
         use = self.logins.use(cookie)
         return None if use is None else Identity(use.user_id, use.name, use.role, use.role.value, csrf=use.csrf)
 
     def login(self, name: str, password: Secret, address: str) -> tuple[User, NewLogin]:
-        """Begins a session. Raises LoginRefused ``login_wrong`` and TooMany ``login_locked``; what it says and how long
-        it takes is the same for a wrong password, an unknown user and a disabled one. The audit trail has a name only
-        where a user has it: people type their password into the wrong field."""
+        """Starts a session. Raises LoginRefused ``login_wrong`` and TooMany ``login_locked``; message and timing are
+        the same for a wrong password, an unknown user and a disabled one. The audit trail contains the name only if
+        such a user exists: people type passwords into the wrong field."""
         user = self.users.get(self._check(name, password, address, "login"))
         login = self.logins.begin(user.id)
         self.audit.write(name, address, "login")
         return user, login
 
     def change_password(self, name: str, current: Secret, new: Secret, address: str) -> None:
-        """A user's own new password; its sessions end. Raises as ``login``, and UsageError ``user_invalid``."""
+        """Changes the caller's own password; its sessions end. Raises as ``login``, and UsageError ``user_invalid``."""
         user_id = self._check(name, current, address, "password.change")
         self.users.change(user_id, password=new)
         self.audit.write(name, address, "password.change")
 
     def _check(self, name: str, password: Secret, address: str, action: str) -> str:
-        """The id of the very user whose password it is. Whoever goes on with the name may find another: names can look
-        like ids."""
+        """The id of the user whose password was checked. Continuing with the name could find another user: names can
+        look like ids."""
         found = self._stored(name)
         told = UNKNOWN_USER if found is None else name
         if (wait := self.lockout.remaining_s(name, address)) > 0:
@@ -101,11 +101,11 @@ class Access:
         return str(found.id)
 
     def first_start(self, state_dir: Path) -> Path | None:
-        """On a database without an administrator: makes one and its token, which goes into a file that only its owner
-        can read.
+        """On a database without an administrator: creates one and its token, which is written to a file that only its
+        owner can read.
 
-        The path of the file, or None where there was one. The file is there before the row is committed, so a crash in
-        between leaves neither a locked door nor a lost token: the next start makes both anew.
+        The path of the file, or None where there was one. The file is written before the row is committed, so that a
+        crash in between loses no access: the next start creates both again.
         """
         with self._database.write() as connection:
             known = connection.execute(sa.select(users.c.name, users.c.role, users.c.disabled)).all()

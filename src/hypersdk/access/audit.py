@@ -1,5 +1,5 @@
-"""Who did what, from where, and how it ended. No secret is ever in it: what is written are names, ids and codes, never
-bodies."""
+"""The audit trail: who did what, from where, and with which outcome. It contains names, ids and codes, never bodies or
+secrets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypersdk.state.tables import audit
 from hypersdk.text import clean
 
 MAX_ROWS: Final = 200_000
-"""Oldest are dropped beyond; some 60 MB."""
+"""The oldest beyond this are deleted; about 60 MB."""
 PRUNE_EVERY: Final = 1000
 NEWEST: Final = PageRequest(AUDIT.sort, limit=100)
 AUDIT_LIST: Final = Listing(AUDIT, audit)
@@ -41,7 +41,7 @@ class Audit:
         outcome: str = "ok",
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        """Adds one line; it is durable when this returns."""
+        """Adds an entry; it is durable when this returns."""
         with self._database.write() as connection:
             connection.execute(
                 sa.insert(audit).values(
@@ -63,7 +63,7 @@ class Audit:
     def page(
         self, where: ListConditions = EVERYTHING, part: PageRequest = NEWEST, *, before: int | None = None
     ) -> PageResult[AuditEntry]:
-        """``before`` continues a list by falling number behind that one. Raises UsageError ``list_query``."""
+        """``before`` continues a list in descending order after that number. Raises UsageError ``list_query``."""
         if before is not None and part.sort != NEWEST.sort:
             raise UsageError(f"a cursor goes with sort={NEWEST.sort}", code=LIST_QUERY)
         beyond = None if before is None else audit.c.number < before
@@ -71,7 +71,7 @@ class Audit:
             return AUDIT_LIST.page(connection, AUDIT_LIST.select(), AUDIT_LIST.conditions(where), part, beyond=beyond)
 
     def prune(self, max_rows: int = MAX_ROWS) -> int:
-        """Drops the oldest beyond ``max_rows``; how many."""
+        """Deletes the oldest beyond ``max_rows``; returns how many."""
         with self._database.write() as connection:
             last = connection.execute(sa.select(sa.func.max(audit.c.number))).scalar_one()
             if last is None:

@@ -1,4 +1,4 @@
-"""What can go wrong at the door."""
+"""Errors of authentication and authorization."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ _ID: Final = re.compile(r"^(user|token|endpoint|job)-[0-9a-f]{12}\Z")
 
 
 class Unauthenticated(AccessError):  # noqa: N818 - these read as what happened
-    """Nobody is known to be asking."""
+    """The caller is not authenticated."""
 
     default_code = UNAUTHENTICATED
 
 
 class Forbidden(AccessError):  # noqa: N818
-    """Who asks is known, and may not."""
+    """The caller is authenticated and not authorized."""
 
     default_code = FORBIDDEN
 
@@ -83,7 +83,7 @@ class LoginRefused(Unauthenticated):
 
 
 class TooMany(HyperSDKError):  # noqa: N818
-    """Too often. ``retry_after_s`` among the fields says when it may be tried again."""
+    """Too many attempts. ``retry_after_s`` in the fields is the time until the next one is allowed."""
 
     exit_status = 4
     default_code = LOGIN_LOCKED
@@ -96,18 +96,18 @@ class AccountUnknown(LookupFailed):
 
 
 class AccountConflict(UsageError):  # noqa: N818
-    """The change contradicts what is there."""
+    """The change conflicts with what exists."""
 
     default_code = USER_EXISTS
 
 
 def known_form(key: str) -> bool:
-    """Whether ``key`` could be an id or a name at all. What could not (NUL, lone surrogates) is not shown to the
+    """Whether ``key`` could be an id or a name at all. Anything else (NUL, lone surrogates) is not passed to the
     database, which would fail on it."""
     return 0 < len(key) <= 200 and key.isascii() and key.isprintable()
 
 
 def looks_like_id(name: str) -> bool:
-    """Whether ``name`` could be taken for an id of ours. Users and endpoints are asked for by either, so none is named
-    like that."""
+    """Whether ``name`` looks like a generated id. Users and endpoints are looked up by both, so such names are not
+    allowed."""
     return _ID.match(name) is not None

@@ -1,4 +1,4 @@
-"""Files that only their owner may read: written whole, read with suspicion."""
+"""Files that only their owner may read: written atomically, checked when read."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ MAX_SECRET_BYTES: Final = 64 * KiB
 
 
 def read_private(path: Path, environ: Mapping[str, str]) -> Secret:
-    """The text of a file, without the line end. A systemd credential may have an access list that shows as group bits;
-    any other file must be its owner's alone. Raises UsageError ``secret_file``."""
+    """The text of a file, without the final newline. A systemd credential may have an access list that shows as group
+    bits; any other file must be its owner's alone. Raises UsageError ``secret_file``."""
     try:
-        # Not blocking: a FIFO in its place must not hang us. It is judged by its descriptor, so nothing can be put there in between.
+        # Not blocking: a FIFO in its place must not hang the process. The descriptor is checked, not the path, so
+        # that the file cannot be replaced in between.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
@@ -61,7 +62,7 @@ def _check(path: Path, found: os.stat_result, environ: Mapping[str, str]) -> Non
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, whole or not at all, replacing what is there. Raises OSError."""
+    """Atomically writes a file that only its owner can read, replacing an existing one. Raises OSError."""
     partial = _partial(path, text)
     try:
         partial.replace(path)
@@ -70,7 +71,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def write_new_private(path: Path, text: str) -> None:
-    """The same, for a file that must not be there yet. Raises FileExistsError."""
+    """The same, for a file that must not exist yet. Raises FileExistsError."""
     partial = _partial(path, text)
     try:
         os.link(partial, path)

@@ -1,12 +1,12 @@
-"""Wrong passwords make the next try wait: per user in the database, per address and per unknown name in this process.
+"""Delays after wrong passwords: per user in the database, per address and per unknown name in this process.
 
 ::
 
     failures   1..4   5    6    7    8    9   10   11 ...
     wait         0    2 s  4 s  8 s 16 s 32 s 64 s 128 s, no more than 5 minutes
 
-The longest wait is short on purpose: whoever knows a name could otherwise keep its owner out. Tokens and sessions are
-not touched. An unknown name is locked like a known one, so the lock tells nothing.
+The longest delay is short on purpose: anyone who knows a name could otherwise lock its owner out. Tokens and sessions
+are not touched. An unknown name is locked like a known one, so the lock tells nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hypersdk.state.tables import users
 
 FREE_FAILURES: Final = 4
 FREE_FAILURES_OF_ADDRESS: Final = 19
-"""Several people may share one address."""
+"""Several people may share an address."""
 MAX_WAIT_S: Final = 300.0
 MAX_KEYS: Final = 10_000
 FORGET_S: Final = 3600.0
@@ -35,7 +35,7 @@ _KEY: Final = secrets.token_bytes(32)
 
 
 def wait_s(failures: int, free: int = FREE_FAILURES) -> float:
-    """How long to wait after so many failures in a row, in seconds."""
+    """The delay after so many consecutive failures, in seconds."""
     return 0.0 if failures <= free else min(MAX_WAIT_S, 2.0 ** min(failures - free, 16))
 
 
@@ -56,7 +56,7 @@ class Lockout:
         self._counts: OrderedDict[str, _Count] = OrderedDict()
 
     def remaining_s(self, name: str, address: str) -> float:
-        """Seconds until a login with that name from that address is looked at; 0: now."""
+        """Seconds until a login with that name from that address is accepted; 0: now."""
         now = self._clock()
         with self._lock:
             found = [self._counts.get(key) for key in (_name(name), _address(address))]
@@ -69,7 +69,7 @@ class Lockout:
         return max(0.0, *waits) if waits else 0.0
 
     def failed(self, name: str, address: str) -> None:
-        """A wrong password, or a name that nobody has."""
+        """A wrong password, or an unknown name."""
         self._count(_name(name), FREE_FAILURES)
         self._count(_address(address), FREE_FAILURES_OF_ADDRESS)
         with self._database.write() as connection:
@@ -85,8 +85,8 @@ class Lockout:
                 connection.execute(sa.update(users).where(users.c.name == name).values(locked_until=until))
 
     def succeeded(self, name: str, user_id: str) -> None:
-        """The right password: the user's count begins anew. The address's does not, or an account of one's own would
-        open all others."""
+        """The right password: resets the user's count. The address's count stays, or an attacker with an account could
+        reset it."""
         with self._lock:
             self._counts.pop(_name(name), None)
         with self._database.write() as connection:
@@ -104,7 +104,7 @@ class Lockout:
 
 
 def _name(name: str) -> str:
-    """Hashed with a key of this process: what was typed as a name may be a password, and is not kept."""
+    """Hashed with a key of this process: a name that was typed may be a password and is not stored."""
     return f"name {hashlib.blake2b(name.encode('utf-8', 'surrogatepass'), key=_KEY).hexdigest()}"
 
 

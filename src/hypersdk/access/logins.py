@@ -1,4 +1,4 @@
-"""Sessions of browsers, kept on the server. The cookie is 256 random bits, the database has its SHA-256."""
+"""Browser sessions, stored on the server. The cookie is 256 random bits; the database has its SHA-256."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from hypersdk.state.database import Database
 from hypersdk.state.tables import logins, users
 
 IDLE_S: Final = 60 * 60.0
-"""Without a request for so long, a session ends before its time. An open dashboard polls."""
+"""Idle timeout of a session. An open dashboard polls."""
 USED_EVERY_S: Final = 60.0
 MAX_SESSIONS: Final = 20
-"""Of one user; the oldest ends when another begins."""
+"""Per user; the oldest session ends when another one starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewLogin:
-    """A session just begun: what goes into the cookie, and the token that writes must show beside it."""
+    """A new session: the value of the cookie, and the CSRF token that writes must carry."""
 
     cookie: Secret
     csrf: Secret
@@ -50,7 +50,7 @@ class SessionStore:
         self._idle_s: Final = idle_s
 
     def begin(self, user_id: str) -> NewLogin:
-        """A new session; those that have ended, and those over ``MAX_SESSIONS``, are removed."""
+        """Starts a session; deletes expired ones and those over ``MAX_SESSIONS``."""
         cookie, csrf = Secret(secrets.token_urlsafe(32)), Secret(secrets.token_urlsafe(32))
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -73,7 +73,7 @@ class SessionStore:
         return NewLogin(cookie, csrf, expires)
 
     def use(self, cookie: Secret) -> SessionIdentity | None:
-        """Whose session that is; None for one that is unknown, has ended, or whose user is disabled."""
+        """The identity of a session; None if it is unknown or expired, or its user is disabled."""
         if not known_form(cookie.reveal()):
             return None
         digest = digest_of(cookie)

@@ -1,7 +1,7 @@
 """Passwords as argon2id hashes. A check takes the same time whether the user exists or not.
 
-One hash takes 64 MiB (RFC 9106, second recommended option: t=3, p=4), so that no more than two are made at a time: a
-flood of logins waits, it does not eat the memory.
+One hash takes 64 MiB (RFC 9106, second recommended option: t=3, p=4), so at most two are computed at a time: a flood
+of logins has to wait and does not exhaust memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SLOTS: Final = threading.BoundedSemaphore(2)
 
 
 def hash_password(password: Secret) -> str:
-    """The hash to keep. Raises UsageError ``user_invalid`` for a password too short or too long."""
+    """The hash to store. Raises UsageError ``user_invalid`` for a password that is too short or too long."""
     text = password.reveal()
     if not MIN_LENGTH <= len(text) <= MAX_LENGTH:
         raise UsageError(f"password: takes {MIN_LENGTH} to {MAX_LENGTH} characters", code=USER_INVALID)
@@ -35,7 +35,7 @@ def hash_password(password: Secret) -> str:
 
 
 def check_password(stored: str | None, password: Secret) -> bool:
-    """Whether it is that password. ``stored`` None (no such user, or one without a password) costs as much and is
+    """Whether the password matches. ``stored`` None (no such user, or one without a password) takes as long and is
     always False."""
     text = password.reveal()[: MAX_LENGTH + 1]
     with _SLOTS:
@@ -48,11 +48,11 @@ def check_password(stored: str | None, password: Secret) -> bool:
 
 
 def outdated(stored: str) -> bool:
-    """Whether the hash was made with other parameters than today's."""
+    """Whether the hash was made with other than the current parameters."""
     return _HASHER.check_needs_rehash(stored)
 
 
 @lru_cache(maxsize=1)
 def _nobody() -> str:
-    """Hash of a password that nobody has."""
+    """Hash of a password that no user has."""
     return _HASHER.hash(secrets.token_urlsafe(32))

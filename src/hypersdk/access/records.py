@@ -1,5 +1,5 @@
-"""Users, tokens, endpoints and lines of the audit trail, as everybody may see them: no secret has a place in any of
-them. Each column is declared here and nowhere else (see ``resource``)."""
+"""Users, tokens, endpoints and entries of the audit trail, as the API shows them: without secrets. Each column is
+declared here and nowhere else (see ``resource``)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class EndpointInfo(ListRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEntry(ListRecord):
-    """One line of the audit trail. ``outcome`` is ``ok``, ``partial`` where some of many failed, or the code or status
+    """One entry of the audit trail. ``outcome`` is ``ok``, ``partial`` where some of many failed, or the code or status
     of the refusal."""
 
     number: Annotated[int, ListColumn(bounds=LARGE)]

@@ -2,9 +2,9 @@
 
 ::
 
-    viewer    sees everything but the files of exports, changes nothing
-    operator  and submits, cancels, pauses, retries jobs, downloads their files
-    admin     and keeps users, tokens of others, endpoints
+    viewer reads everything except exported files
+    operator also submits, cancels, pauses, retries jobs, downloads their files
+    admin also manages users, tokens of others, endpoints
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ METRICS: Final = "metrics"
 
 
 class Role(StrEnum):
-    """What a user may do. Each role may do all that those before it may."""
+    """What a user may do. Each role includes those before it."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
     ADMIN = "admin"
 
     def allows(self, needed: Role) -> bool:
-        """Whether this role may do what needs ``needed``."""
+        """Whether this role includes ``needed``."""
         return _RANK[self] >= _RANK[needed]
 
 
@@ -54,12 +54,12 @@ ACTIONS: Final[Mapping[str, Role]] = {
     "users.change": Role.ADMIN,
     "audit.view": Role.ADMIN,
 }
-"""What needs which role; what ``permissions`` answers from."""
+"""The role that each action needs; the source of ``permissions``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """Whether ``action`` is allowed, and if not, why not."""
+    """Whether ``action`` is allowed, and the reason if not."""
 
     action: str
     allowed: bool
@@ -68,7 +68,7 @@ class Permission:
 
 
 def permissions(role: Role | None) -> list[Permission]:
-    """Every action for a caller of that role; None is a caller that may only read metrics."""
+    """All actions for a caller of that role; None is a caller that may only read metrics."""
     return [_permission(action, needed, role) for action, needed in ACTIONS.items()]
 
 

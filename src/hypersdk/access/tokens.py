@@ -1,5 +1,5 @@
-"""API tokens: ``hst_`` and 256 random bits, shown once. The database has their SHA-256, which is enough for a random
-value of that length."""
+"""API tokens: ``hst_`` and 256 random bits, shown once. The database stores the SHA-256, which is sufficient for a
+random value of that length."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from hypersdk.state.pages import EVERYTHING, ListConditions, Listing, PageReques
 from hypersdk.state.tables import api_tokens, users
 
 PREFIX: Final = "hst_"
-"""By it, scanners of source code and logs recognise a token."""
+"""Secret scanners recognise a token by it."""
 MAX_TOKENS: Final = 100
 """Of one user."""
 MAX_LIFE_S: Final = 10 * 366 * 86_400.0
 USED_EVERY_S: Final = 60.0
-"""``used_at`` is written no more often: a poll every second is no write every second."""
+"""``used_at`` is written at most this often: a poll every second is not a write every second."""
 NEWEST: Final = PageRequest(TOKENS.sort)
 TOKEN_LIST: Final = Listing(TOKENS, api_tokens, user=users.c.name)
 _RANK: Final = {scope: rank for rank, scope in enumerate((METRICS, *Role))}
@@ -45,7 +45,7 @@ _FORM: Final = re.compile(r"^hst_[A-Za-z0-9_-]{43}\Z")
 
 @dataclass(frozen=True, slots=True)
 class TokenIdentity:
-    """A valid token: whose it is and what it may."""
+    """A valid token: its user and its scope."""
 
     token_id: str
     user_id: str
@@ -88,8 +88,8 @@ class TokenStore:
         maker: str | None = None,
         shorten: bool = False,
     ) -> tuple[ApiToken, Secret]:
-        """A new token and its text, which is nowhere else. ``maker`` is the id of the token that asks, if one does:
-        what it makes ends no later than itself, and is shortened to that with ``shorten``.
+        """Creates a token and returns it with its secret, which is not stored. ``maker`` is the id of the creating
+        token, if any: the new token may not outlive it, and its lifetime is cut to that with ``shorten``.
 
         Raises UsageError ``token_invalid``, AccountUnknown ``user_unknown``, Forbidden ``token_outlives``.
         """
@@ -131,13 +131,13 @@ class TokenStore:
         return TOKEN_LIST.record(row)
 
     def revoke(self, token_id: str) -> None:
-        """It is worth nothing from now on. Raises AccountUnknown ``token_unknown``."""
+        """Takes effect immediately. Raises AccountUnknown ``token_unknown``."""
         with self._database.write() as connection:
             if not connection.execute(sa.delete(api_tokens).where(api_tokens.c.id == token_id)).rowcount:
                 raise AccountUnknown(f"there is no token '{token_id[:128]}'", code=TOKEN_UNKNOWN)
 
     def use(self, text: Secret) -> TokenIdentity | None:
-        """Whose token that is; None for one that is unknown, has expired, or whose user is disabled."""
+        """The identity of a token; None if it is unknown or expired, or its user is disabled."""
         if not _FORM.match(text.reveal()):
             return None
         with self._database.read() as connection:
@@ -150,8 +150,7 @@ class TokenStore:
 
 
 def note_use(database: Database, change: sa.Update) -> None:
-    """Writes down that something was used, if that can be done just now: who only looks is not kept out by a full
-    disk."""
+    """Records the time of use, if the database can be written: a full disk does not block reading."""
     if database.outage.fault is not None:
         return
     with suppress(DatabaseError), database.write() as connection:  # it says so itself
@@ -190,8 +189,8 @@ def check_revocable(token: ApiToken, scope: str, token_id: str) -> None:
 
 
 def _left_s(connection: sa.Connection, now: float, token_id: str) -> float | None:
-    """How long a token still lives; None: for ever. Raises Unauthenticated for one that was revoked or ended
-    meanwhile."""
+    """The remaining lifetime of a token; None: it does not expire. Raises Unauthenticated if it was revoked or has
+    expired meanwhile."""
     row = connection.execute(sa.select(api_tokens.c.expires_at).where(api_tokens.c.id == token_id)).first()
     if row is None or (row.expires_at is not None and row.expires_at <= now):
         raise Unauthenticated("the token is not valid")

@@ -56,12 +56,12 @@ class UserStore:
             return _user(connection, user_id)
 
     def get(self, user_id: str) -> User:
-        """By id or name; where it is the one of one user and the other of another, by id. Raises AccountUnknown."""
+        """By id or name; the id has precedence over another user's name. Raises AccountUnknown."""
         with self._database.read() as connection:
             return _user(connection, user_id)
 
     def list(self) -> list[User]:
-        """All of them, by name."""
+        """All, sorted by name."""
         with self._database.read() as connection:
             return [USER_LIST.record(row) for row in connection.execute(USER_LIST.select().order_by(users.c.name))]
 
@@ -73,8 +73,8 @@ class UserStore:
     def change(
         self, user_id: str, *, role: Role | None = None, password: Secret | None = None, disabled: bool | None = None
     ) -> User:
-        """Changes what is given. A new password, role or disabling ends the user's sessions; a new password lifts the
-        lock.
+        """Changes the given values. A new password, role or disabling ends the user's sessions; a new password lifts
+        the lock.
 
         Raises AccountUnknown, AccountConflict ``last_admin``, UsageError ``user_invalid``.
         """
@@ -95,7 +95,7 @@ class UserStore:
             return _user(connection, user.id)
 
     def delete(self, user_id: str) -> User:
-        """Removes a user with all tokens and sessions. Raises AccountUnknown, AccountConflict ``last_admin``."""
+        """Deletes a user with all tokens and sessions. Raises AccountUnknown, AccountConflict ``last_admin``."""
         with self._database.write() as connection:
             user = _user(connection, user_id)
             connection.execute(sa.delete(users).where(users.c.id == user.id))

@@ -4,9 +4,9 @@
 
     01 | key id (8) | nonce (12) | ciphertext and tag          associated data: "hypersdk:1:" purpose
 
-The purpose names the row (``endpoint:ID``, ``job:ID``): a sealed value copied into another row does not open there. The
-key id makes a wrong key a clear error instead of damage. Random nonces of 96 bits are safe for 2^32 values of one key
-(NIST SP 800-38D, 8.3).
+The purpose names the row (``endpoint:ID``, ``job:ID``): a sealed value that is copied into another row cannot be
+opened there. The key id makes a wrong key a clear error instead of damage. Random nonces of 96 bits are safe for 2^32
+values of one key (NIST SP 800-38D, 8.3).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _KEY_ROW: Final = "vault_key"
 
 
 class VaultSettings(Protocol):
-    """What is needed of the daemon's settings."""
+    """The settings that are needed."""
 
     @property
     def state_dir(self) -> Path: ...
@@ -56,7 +56,7 @@ class VaultSettings(Protocol):
 
 
 class Vault:
-    """Seals, opens, and follows references. Thread-safe; the key never shows."""
+    """Seals and opens secrets and resolves references. Thread-safe; the key is never exposed."""
 
     def __init__(self, key: bytes, *, environ: Mapping[str, str] | None = None, own: Path | None = None) -> None:
         if len(key) != KEY_BYTES:
@@ -68,10 +68,8 @@ class Vault:
 
     @classmethod
     def load(cls, settings: VaultSettings, environ: Mapping[str, str], database: Database | None = None) -> Vault:
-        """The vault of that database. Its key is made on the first start and never again: a database that knows a key
-        wants that one.
-
-        Without a database (a worker, which comes after the first start) no key is made. Raises VaultError
+        """The vault of that database. Its key is created on the first start only: a database that has a key id needs
+        that key. Without a database (a worker, which starts later) no key is created. Raises VaultError
         ``vault_key_lost``, ``vault_wrong_key``, ``vault_key_unusable``.
         """
         may_make = database is not None and _known_key(database) is None
@@ -82,7 +80,7 @@ class Vault:
         return vault
 
     def seal(self, text: Secret, purpose: str) -> bytes:
-        """The text, readable with the key and for that purpose only."""
+        """The text, encrypted with the key and bound to that purpose."""
         return self.seal_bytes(text.reveal().encode("utf-8"), purpose)
 
     def open(self, sealed: bytes, purpose: str) -> Secret:
@@ -114,14 +112,14 @@ class Vault:
         return follow(ref, self._environ, own=self._own)
 
     def _claim(self, database: Database) -> None:
-        """Writes the key's id down, or compares it with the one that is."""
+        """Stores the key's id, or compares it with the stored one."""
         mine = self.key_id.hex()
         with database.write() as connection:
             known = connection.execute(sa.select(meta.c.value).where(meta.c.name == _KEY_ROW)).scalar_one_or_none()
             if known is None:
                 connection.execute(sa.insert(meta).values(name=_KEY_ROW, value=mine))
         if known not in (None, mine):
-            raise VaultError(f"the database wants the key {known}; the key here is {mine}", code=WRONG_KEY)
+            raise VaultError(f"the database needs the key {known}; the key here is {mine}", code=WRONG_KEY)
 
 
 def _known_key(database: Database) -> str | None:
@@ -134,13 +132,13 @@ def _bound(purpose: str) -> bytes:
 
 
 def forget_answers(connection: sa.Connection) -> None:
-    """Forgets the answers kept for repeated requests, which are sealed. Their keys stay: a submit that is repeated
-    makes no second jobs."""
+    """Deletes the stored answers to repeated requests, which are sealed. Their keys stay: a repeated submit creates no
+    second jobs."""
     connection.execute(sa.update(idempotency).values(status=None, answer=None, taken_at=None))
 
 
 def forget_sealed(database: Database) -> int:
-    """Forgets every sealed secret and the key's id, for a key that is lost; how many endpoints and jobs must be given
+    """Deletes every sealed secret and the key's id, after a key was lost; returns how many endpoints and jobs need
     their password again."""
     with database.write() as connection:
         connection.execute(sa.delete(meta).where(meta.c.name == _KEY_ROW))

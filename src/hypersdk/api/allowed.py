@@ -1,4 +1,4 @@
-"""What a caller may do with a job now, and why not: the same tables that decide when it is tried."""
+"""What a caller may do with a job now, and why not: from the same tables that decide when an action is attempted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hypersdk.jobs.store import Filter
 
 
 class AllowedActionView(BaseModel):
-    """Whether an action would be let through."""
+    """Whether an action is allowed."""
 
     model_config = ConfigDict(frozen=True)
 
     allowed: bool
     code: str | None = Field(
-        description="Of the error that trying would give; null when it is allowed", examples=[None, "job_state"]
+        description="Error code of the attempt; null if it is allowed", examples=[None, "job_state"]
     )
     reason: str | None = Field(examples=[None, "a job that is completed cannot be paused"])
 

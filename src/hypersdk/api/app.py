@@ -1,17 +1,17 @@
-"""The application: routers, and around them the layers that every request passes, outermost first.
+"""The application: routers and the middleware around them, outermost first.
 
 ::
 
-    Measured       how long it took
-    Funnel         headers on every answer, the unexpected ends here
+    Measured       request durations
+    ErrorBoundary  headers on every response; unexpected errors are handled here
     HostCheck      DNS rebinding
     AddressRate    requests per address
     BodyLimit      bytes and time of a request
     Authenticate   401; the caller; CSRF
     TokenRate      requests per caller
-    GZip           compression, but of files and streams
+    GZip           compression, except of files and streams
     Idempotent     Idempotency-Key
-    Audited        a line in the audit trail for each write
+    Audited        an entry in the audit trail for each write
     routes         each with a guard: 403
 """
 
@@ -53,13 +53,13 @@ ROUTERS: Final = (
     meta.router,
 )
 HEADS: Final = heads_of(router for router in ROUTERS if router not in (legacy.router, events.router))
-"""Not of the legacy routes, which stay as they are, nor of the stream, which has no end to tell the length of."""
+"""Not for the legacy routes, which stay unchanged, nor for the stream, which has no length."""
 
 
 def create_app(services: Services) -> FastAPI:
     """The API over ``services``. Raises RuntimeError for a route without a guard: that is a bug which must not
     start."""
-    # The framework's own /docs loads scripts from elsewhere, which the Content-Security-Policy forbids, and knows no guard.
+    # The framework's own /docs loads external scripts, which the Content-Security-Policy forbids, and has no guard.
     app = FastAPI(
         title="HyperSDK", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=_alive
     )
@@ -74,7 +74,7 @@ def create_app(services: Services) -> FastAPI:
 
 @asynccontextmanager
 async def _alive(app: FastAPI) -> AsyncIterator[None]:
-    """What runs beside the requests."""
+    """Background tasks."""
     use: Services = app.state.services
     async with background(use.feed, use.database, take_over_s=use.settings.take_over_s):
         yield
@@ -111,7 +111,7 @@ def _add_layers(app: FastAPI, services: Services) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A route and who may use it. ``role`` None: metrics. ``open``: nobody need be known."""
+    """A route and who may use it. ``role`` None: metrics. ``open``: no authentication."""
 
     path: str
     methods: frozenset[str]

@@ -1,4 +1,4 @@
-"""Files of a finished export, read by those who may: below an export root, following no link, in ranges.
+"""Downloads of a finished export's files: below an export root, without following links, in ranges.
 
 The folder comes from the job's row and the name from its result; neither is trusted. The folder is opened below its
 root's descriptor component by component, and the file below that, so whatever somebody put into the folder meanwhile
@@ -122,7 +122,7 @@ def _unknown(job: Job, name: str) -> LookupFailed:
 
 
 def part_of(header: str | None, if_range: str | None, file: OpenArtifact) -> tuple[int, int] | None:
-    """First byte and end of the part that was asked for (RFC 9110, section 14); None for the whole file.
+    """First byte and end of the requested range (RFC 9110, section 14); None for the whole file.
 
     Several ranges, other units and a stale ``If-Range`` give the whole. Raises RangeMissed.
     """

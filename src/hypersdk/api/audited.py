@@ -1,5 +1,5 @@
-"""Every write that a known caller makes leaves a line in the audit trail: who, from where, which route, which object,
-how it ended. Where the line cannot be written, the answer says so in place of success. So does every download of a
+"""Every write of an authenticated caller adds an entry to the audit trail: who, from where, which route, which object,
+and the outcome. Where the line cannot be written, the answer says so in place of success. So does every download of a
 file: a disk image holds password hashes and keys. HEAD of one is a line of its own kind, without first and last byte.
 
 Routes of ``/api/v1/auth`` write their own, which say more; what they refuse is written here.
@@ -23,14 +23,14 @@ from hypersdk.jobs.store import possible_id
 from hypersdk.state.database import DatabaseError
 
 QUERIES: Final = frozenset({"/jobs/query"})
-"""Written with POST, and only look."""
+"""Sent with POST, but read-only."""
 DOWNLOADS: Final = frozenset({"/api/v1/jobs/{id}/artifacts/{name}"})
-"""Routes that only look, and are written down all the same."""
+"""Read-only routes that are audited nevertheless."""
 PARTIAL: Final = "partial"
 """Outcome of a write that was answered with success, while some or all of its items failed; the detail has the
 numbers."""
 MAX_IDS: Final = 100
-"""Ids in one line; how many more there were is a number."""
+"""Ids in one entry; the rest is only counted."""
 _TOLD: Final = "audit"
 OWN: Final = "/api/v1/auth/"
 
@@ -47,7 +47,7 @@ def tell(scope: Scope, detail: Mapping[str, Any], *, ids: Sequence[str] = (), pa
 
 
 def tell_submission(scope: Scope, done: SubmitResult) -> None:
-    """What became of a job file."""
+    """The result of a submission."""
     detail = {"action": "submit", "accepted": len(done.accepted), "rejected": len(done.rejected)}
     tell(scope, detail, ids=[job.id for job in done.accepted], partial=bool(done.rejected))
 
@@ -83,7 +83,7 @@ class Audited:
                 try:
                     await self._write(scope, found[0].name, message["status"])
                 except DatabaseError as error:
-                    # A refusal stays what it is, and mostly says the same. Nothing is raised: the answer has begun, for those below.
+                    # A refusal is sent unchanged. Nothing is raised: for the layers below, the response has started.
                     if refused := message["status"] < 400:
                         await answer(scope["path"], error)(scope, receive, send)
                         return

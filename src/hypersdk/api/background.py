@@ -1,5 +1,4 @@
-"""What runs beside the requests in an API process: the event stream's feed, and a sample of the figures every
-minute."""
+"""Background tasks of an API process: the event stream's feed, and a sample of the statistics every minute."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ async def background(feed: Feed, database: Database, *, take_over_s: float) -> A
 
 
 def report_end(task: asyncio.Task[None]) -> None:
-    """A task that should run for ever and ended by a bug must not do so in silence."""
+    """A background task that ends because of a bug must be logged."""
     if not task.cancelled() and (error := task.exception()) is not None:
         LOG.critical("%s ended: it does nothing until the daemon is restarted", task.get_name(), exc_info=error)
 

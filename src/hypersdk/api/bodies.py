@@ -24,13 +24,13 @@ BODY_KIND: Final = register(
     "Send `Content-Type: application/json`, or application/yaml for a job file.",
 )
 _UNTOLD: Final = frozenset({"", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded", "*/*"})
-"""What programs send that do not say what they send; ``curl -d`` says the last but one."""
+"""Content types of programs that do not set one; ``curl -d`` sends the last but one."""
 _YAML: Final = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "text/vnd.yaml"})
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class BodyKind(UsageError):  # noqa: N818 - reads as what happened
-    """415: the content type is not one that the route takes."""
+    """415: the route does not accept this content type."""
 
     default_code = BODY_KIND
 
@@ -45,7 +45,7 @@ def not_json(request: Request) -> BodyKind:
     form."""
     kind = kind_of(request)
     shown = f", not {kind[:80]}" if kind else ""
-    return BodyKind(f"the route takes a body with Content-Type: application/json{shown}")
+    return BodyKind(f"the route expects a body with Content-Type: application/json{shown}")
 
 
 async def job_file(request: Request) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""What the routes work with. One per API process, made at its start and never changed."""
+"""The services that routes use. One per API process, created at its start and never changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypersdk.state.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything that routes need."""
+    """All services that routes need."""
 
     settings: DaemonSettings
     database: Database

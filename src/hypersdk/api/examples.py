@@ -1,4 +1,4 @@
-"""Examples that the OpenAPI document shows, and that tests submit as they stand."""
+"""Examples of the OpenAPI document; tests submit them unchanged."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""What changed, for all clients at once: one poll of the database per process, however many listen.
+"""The event stream: one poll of the database per process, however many clients listen.
 
 ::
 
-    database ──poll, at most every 0.5 s──> Feed: the last change of each object, by revision ──> client: its place, a revision
-                                              │ at most MAX_ENTRIES objects, MAX_BYTES                    │
-                                              └ floor: the highest revision that was dropped              └ below the floor: resync
+    database ──poll, at most every 0.5 s──> Feed: last change of each object, by revision ──> client: a revision
+                                              │ at most MAX_ENTRIES objects, MAX_BYTES          │
+                                              └ floor: highest revision that was dropped        └ below it: resync
 
-A client has no queue: it keeps a place in the one log that all share. Only the last change of an object is kept, so a
-client that is slow, or was away, gets each object once as it is now; a client whose place was dropped meanwhile is told
-to load everything anew. The text of an event is made once. One job shows at most one change per poll: progress at most
+A client has no queue, only a position in the shared log. Only the last change of an object is kept, so a client that is
+slow, or was away, gets each object once in its current state; a client whose position was dropped meanwhile is told to
+load everything again. The text of an event is made once. One job shows at most one change per poll: progress at most
 twice a second.
 
 Nobody listens: nothing is polled.
@@ -46,9 +46,9 @@ MAX_ENTRIES: Final = 4096
 MAX_BYTES: Final = 16 * MiB
 MAX_CLIENTS: Final = 4000
 MAX_STREAM_S: Final = 900.0
-"""Then the stream ends and the client comes back where it was: what it may see is looked at again."""
+"""Then the stream ends and the client reconnects at its position: its permissions are checked again."""
 BATCH: Final = 200
-"""Events that one client is sent in one piece."""
+"""Events that one client is sent at once."""
 
 STREAMS_FULL: Final = register(
     "streams_full",
@@ -81,7 +81,7 @@ class FeedEntry:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What one client asked for; empty ``ids`` are all."""
+    """The filter of one client; empty ``ids``: all."""
 
     topics: frozenset[str]
     ids: frozenset[str] = frozenset()
@@ -140,7 +140,7 @@ class ChangeLog:
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """What one poll read, in one transaction each."""
+    """The result of one poll, one transaction per table."""
 
     revision: int
     jobs: list[Job]

@@ -1,4 +1,4 @@
-"""Headers of every answer, and the check of the request's Host."""
+"""Headers of every response, and the check of the request's Host."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HSTS: Final = "max-age=31536000"
 
 
 class ErrorBoundary:
-    """Outermost: headers on every answer; and the one place where the unexpected ends.
+    """Outermost: headers on every response; and the one place where unexpected errors are handled.
 
     The peer went away: nothing is said. The answer had begun: the connection breaks. A known error: its answer. Else:
     500 and a traceback in the log.
@@ -79,7 +79,7 @@ def _add_headers(headers: MutableHeaders, scope: Scope) -> None:
 
 
 class HostCheck:
-    """Refuses a Host that is not ours, where we listen on loopback. ``names`` are accepted besides loopback's own."""
+    """Refuses a foreign Host header when listening on loopback. ``names`` are accepted besides loopback's own."""
 
     def __init__(self, app: ASGIApp, *, only_loopback: bool, names: frozenset[str]) -> None:
         self._app = app
@@ -90,7 +90,7 @@ class HostCheck:
         if scope["type"] in ("http", "websocket"):
             hosts = Headers(scope=scope).getlist("host")
             if len(hosts) > 1 or (self._only_loopback and not (hosts and self._is_ours(hosts[0]))):
-                raise Forbidden("the Host header does not name this daemon", code=HOST_REFUSED)
+                raise Forbidden("the Host header does not match this daemon", code=HOST_REFUSED)
         await self._app(scope, receive, send)
 
     def _is_ours(self, host: str) -> bool:

@@ -1,4 +1,4 @@
-"""``Idempotency-Key``: a write that is repeated because its answer got lost is not done twice.
+"""``Idempotency-Key``: a write that is retried because its response was lost is not executed twice.
 
 ::
 

@@ -209,7 +209,7 @@ class BodyLimit:
             body.size += len(message.get("body", b""))
             loop = asyncio.get_running_loop()
             if body.size > self._max_bytes:
-                # Not raised here: the framework makes "400, error parsing the body" of whatever is raised while it reads one.
+                # Not raised here: the framework answers "400, error parsing the body" to any error while it reads one.
                 body.too_large = True
                 limit.reschedule(loop.time())
                 await loop.create_future()

@@ -32,9 +32,9 @@ HALF_SHOWN_S: Final = 0.5e-6
 """Times are shown to the microsecond: a row is at the time that it shows."""
 Word = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Large = Annotated[int, Field(ge=LARGE[0], le=LARGE[1])]
-Offset = Annotated[int, Field(ge=0, le=BIGGEST, description="Rows to leave out at the start: for a scroll bar")]
+Offset = Annotated[int, Field(ge=0, le=BIGGEST, description="Rows to skip: for a scroll bar")]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
-SORT: Final = "A column, with - before it for falling order; rows without a value come last"
+SORT: Final = "A column, prefixed with - for descending order; rows without a value come last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def parameters_of(named: Named) -> Iterator[Parameter]:
         most = len(value) if isinstance(value, EnumType) else MAX_VALUES
         yield Parameter(name, named, "", Annotated[list[value], Field(max_length=most)], [], about)
     elif named.kind is FilterKind.PART:
-        yield Parameter(name, named, "", Word, "", "A part of it, in any case")
+        yield Parameter(name, named, "", Word, "", "Part of the text, ignoring case")
     elif named.kind is FilterKind.FLAG:
         yield Parameter(name, named, "", bool | None, None, about)
     elif named.kind is FilterKind.TIME:
@@ -73,7 +73,7 @@ def parameters_of(named: Named) -> Iterator[Parameter]:
         least, greatest = named.column.bounds or (-BIGGEST, BIGGEST)
         number: Any = Annotated[named.type, Field(ge=least, le=greatest)] | None
         yield Parameter(f"{name}_min", named, "min", number, None, about)
-        yield Parameter(f"{name}_max", named, "max", number, None, "This value still counts")
+        yield Parameter(f"{name}_max", named, "max", number, None, "Inclusive")
 
 
 class Conditions(BaseModel):

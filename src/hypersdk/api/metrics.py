@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: state from the database when it is asked, requests as they are answered.
+"""Metrics for Prometheus: state from the database when it is asked, requests as they are answered.
 
 Every label has a bounded number of values: routes by their template, states and codes from our own lists, workers'
 states, ESXi hosts up to ``MAX_HOSTS``. No label holds a job, a machine, a user or a path.

@@ -16,16 +16,16 @@ from hypersdk.api.security import COOKIE, CSRF_HEADER, OPEN
 DESCRIPTION: Final = """\
 Durable exports of virtual machines from vSphere.
 
-Native routes are under `/api/v1`; their errors are problem documents (RFC 9457) with a stable `code`. Six legacy routes at the root are kept as
-they were; their errors are `{error, code, timestamp}`. Times are RFC 3339 in UTC. Every write takes an `Idempotency-Key`: the same key with the
-same request gets the first answer again for 22 hours.
+Native routes are under `/api/v1`; their errors are problem documents (RFC 9457) with a stable `code`. Six legacy
+routes at the root are kept as they were; their errors are `{error, code, timestamp}`. Times are RFC 3339 in UTC. Every
+write takes an `Idempotency-Key`: the same key with the same request gets the first answer again for 22 hours.
 """
 TAGS: Final = (
-    ("jobs", "Exports: submit, follow, ask for something, read what came of them."),
+    ("jobs", "Exports: submit, follow, control, results."),
     ("events", "One stream of changes."),
     ("endpoints", "vCenters and ESXi hosts."),
     ("workers", "The processes that copy."),
-    ("statistics", "Numbers of the daemon, now and over time."),
+    ("statistics", "Statistics of the daemon, now and over time."),
     ("auth", "Login, users, tokens, audit trail."),
     ("meta", "Readiness and metrics."),
     ("legacy", "Six legacy routes, kept as they were."),

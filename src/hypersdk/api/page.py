@@ -120,7 +120,8 @@ def _fields(spec: Spec, schema: Spec) -> Iterator[str]:
         text = one.get("description") or _resolved(spec, one).get("description", "")
         star = " *" if name in required else ""
         yield (
-            f"<tr><td><code>{escape(name)}{star}</code></td><td>{escape(_kind(spec, one))}</td><td>{escape(text)}</td></tr>"
+            f"<tr><td><code>{escape(name)}{star}</code></td><td>{escape(_kind(spec, one))}</td>"
+            f"<td>{escape(text)}</td></tr>"
         )
     yield "</table>"
 

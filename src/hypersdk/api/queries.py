@@ -21,7 +21,7 @@ Cursor = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")]
 class JobFilter(Conditions):
     """Which jobs. All conditions must hold; of several values of one field, any."""
 
-    text: Word = Field(default="", description="Part of name, machine, folder or id, in any case")
+    text: Word = Field(default="", description="Part of name, machine, folder or id, ignoring case")
 
     def as_filter(self, *, excluded: tuple[str, ...] = (), seen_revision: int | None = None) -> Filter:
         """As the store understands it."""
@@ -42,49 +42,49 @@ class JobQuery(JobFilter, PageQuery):
 
     limit: Limit = 100
     cursor: Cursor | None = Field(
-        default=None, description="`next_cursor` of the page before: for programs; goes with sort number or -number"
+        default=None, description="`next_cursor` of the previous page: for programs; requires sort number or -number"
     )
 
 
 @query_of(ATTEMPTS)
 class AttemptQuery(PageQuery):
-    """Some attempts of a job."""
+    """A page of the attempts at a job."""
 
 
 @query_of(WORKERS)
 class WorkerQuery(PageQuery):
-    """Some workers."""
+    """A page of the list of workers."""
 
 
 @query_of(ENDPOINTS)
 class EndpointQuery(PageQuery):
-    """Some endpoints."""
+    """A page of the list of endpoints."""
 
 
 @query_of(USERS)
 class UserQuery(PageQuery):
-    """Some users."""
+    """A page of the list of users."""
 
 
 @query_of(TOKENS)
 class TokenQuery(PageQuery):
-    """Some tokens."""
+    """A page of the list of tokens."""
 
     everyone: bool = Field(default=False, alias="all", description="Of all users; administrators only")
 
 
 @query_of(AUDIT)
 class AuditQuery(PageQuery):
-    """Some lines of the audit trail."""
+    """A page of the audit trail."""
 
     limit: Limit = 100
     before: Large | None = Field(
-        default=None, description="`next` of the page before: for programs; goes with sort -number"
+        default=None, description="`next` of the previous page: for programs; requires sort -number"
     )
 
 
 class BulkBody(BaseModel):
-    """One action on many jobs: either `ids`, or `filter` with the `revision` of the list that the caller saw. Jobs that
+    """Act on many jobs: either `ids`, or `filter` with the `revision` of the list that the caller saw. Jobs that
     came later are left alone, and so are those in `except`."""
 
     model_config = ConfigDict(
@@ -104,6 +104,6 @@ class BulkBody(BaseModel):
     except_: Ids = Field(default=[], alias="except")
     revision: Large | None = None
     keep_partial: bool = Field(
-        default=False, description="For cancel: what was copied so far stays, and retry goes on from there"
+        default=False, description="For cancel: keeps the data copied so far, so that retry continues from there"
     )
-    discard: bool = Field(default=False, description="For retry: begins anew")
+    discard: bool = Field(default=False, description="For retry: starts over")

@@ -1,4 +1,4 @@
-"""Whether the daemon can do its work: for load balancers and service managers. Open to everyone, so it is asked of the
+"""Whether the daemon is ready: for load balancers and service managers. Open to everyone, so it is asked of the
 database at most once a second, and says only which part is missing, with a code."""
 
 from __future__ import annotations

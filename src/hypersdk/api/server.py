@@ -305,7 +305,8 @@ def listen(addr: str) -> list[socket.socket]:
 def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socket | None:
     """None for an address that this machine does not have, as ::1 where IPv6 is switched off. Raises OSError."""
     try:
-        # With the protocol named, asyncio sets TCP_NODELAY on what is accepted; without, each answer waits 40 ms for a delayed ACK.
+        # With the protocol named, asyncio sets TCP_NODELAY on accepted sockets; else each response waits 40 ms for a
+        # delayed ACK.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError:
         return None

@@ -1,5 +1,4 @@
-"""What the native face shows: the shapes of its answers, and how they come from rows. No secret has a place in any of
-them."""
+"""Response models of the native routes, made from records. None of them has a field for a secret."""
 
 from __future__ import annotations
 
@@ -31,13 +30,13 @@ _JSON: Final[Mapping[Any, Any]] = {datetime: Moment, Mapping[str, Any]: dict[str
 
 
 class View(BaseModel):
-    """Base of all answers; made from a record by ``model_validate``."""
+    """Base of all responses; made from a record by ``model_validate``."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
 class OpenView(View):
-    """Base of answers to which fields may be added."""
+    """Base of responses to which fields may be added."""
 
     model_config = ConfigDict(extra="allow", json_schema_serialization_defaults_required=True)
 
@@ -60,12 +59,11 @@ def _type_in_json(kind: Any) -> Any:
 
 
 class DiskProgressView(_fields_of(DiskProgress)):  # type: ignore[misc] # made from the record
-    """One disk of a job. More fields may come."""
+    """Progress of one disk of a job. More fields may be added."""
 
 
 class ProgressView(_fields_of(ExportProgress)):  # type: ignore[misc] # made from the record
-    """How far a job is. Every field is there from the first answer on; those that are not known yet are 0, empty or
-    null."""
+    """Progress of a job. Every field is present from the first response on; unknown values are 0, empty or null."""
 
 
 class ErrorView(OpenView):
@@ -85,7 +83,7 @@ def _completed(error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 StoredError = Annotated[ErrorView | None, BeforeValidator(_completed)]
-"""An error as it was written down."""
+"""An error as it was stored."""
 V = TypeVar("V", bound=View)
 
 
@@ -119,29 +117,30 @@ class JobView(View):
 
 
 class ListView(View):
-    """Part of a list."""
+    """A page of a list."""
 
     total: int = Field(description="Rows that match, on all pages")
     revision: int = Field(
-        description="Of all lists: for bulk calls, and to follow changes from here on with the event stream"
+        description="Revision of all lists: for bulk calls, and to follow changes from here on with the event stream"
     )
     facets: dict[str, dict[str, int]] = Field(
-        description="Matching rows by value of a column", examples=[{"state": {"running": 3, "completed": 120}}]
+        description="Counts of matching rows by value of a column",
+        examples=[{"state": {"running": 3, "completed": 120}}],
     )
 
 
 class JobsView(ListView):
-    """Part of the list of jobs."""
+    """A page of the list of jobs."""
 
     jobs: list[JobView]
     next_cursor: str | None = Field(
-        description="For the page behind this one; null on the last, and for lists that have no cursor"
+        description="Cursor of the next page; null on the last page, and for sort orders without a cursor"
     )
 
 
 @view_of(Attempt, error=StoredError)
 class AttemptView(View):
-    """One time that a worker had the job. `outcome` is null while it has it, and when the worker died."""
+    """One attempt of a worker at the job. `outcome` is null while it is running, and if the worker died."""
 
 
 @view_of(WorkerInfo)
@@ -156,26 +155,26 @@ class UserView(View):
 
 @view_of(ApiToken)
 class TokenView(View):
-    """A token, without its text."""
+    """A token, without its secret."""
 
 
 @view_of(EndpointInfo)
 class EndpointView(View):
-    """An endpoint as everybody may see it."""
+    """An endpoint, without its password."""
 
 
 @view_of(AuditEntry)
 class AuditEntryView(View):
-    """One line of the audit trail."""
+    """One entry of the audit trail."""
 
 
 def progress_view(job: Job) -> ProgressView:
-    """Its progress, whatever of it the worker has written so far."""
+    """The progress as last stored by the worker."""
     return cast(ProgressView, ProgressView.model_validate(job.progress))
 
 
 def error_view(error: Mapping[str, Any]) -> ErrorView:
-    """An error as it was written down."""
+    """An error as it was stored."""
     return ErrorView.model_validate(_completed(error))
 
 

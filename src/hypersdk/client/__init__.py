@@ -1,4 +1,4 @@
-"""Typed client for the daemon's REST API; synchronous. ``from hypersdk import Client`` is the way in.
+"""Typed, synchronous client for the daemon's REST API: ``from hypersdk import Client``.
 
 ::
 

@@ -18,13 +18,13 @@ USERS: Final = f"{AUTH}/users"
 
 
 class Tokens:
-    """API tokens: the caller's own, or for an administrator those of all."""
+    """API tokens: the caller's own, or those of all users for an administrator."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport: Final = transport
 
     def list(self, *, everyone: bool = False) -> Sequence[ApiToken]:
-        """Newest first, without their texts."""
+        """Newest first, without the secrets themselves."""
         found = every(self._transport, TOKENS, "tokens", {"all": True} if everyone else {})
         return tuple(decode(ApiToken, one) for one in found)
 
@@ -36,8 +36,9 @@ class Tokens:
         expires_in_days: float | Literal["default"] | None = "default",
         user: str | None = None,
     ) -> NewToken:
-        """A new one. ``scope`` is viewer, operator, admin or metrics; None days: it does not expire. ``default``: 90
-        days, or until the token that asks ends, whichever is sooner. Its text is in the answer and nowhere else."""
+        """Creates a token. ``scope`` is viewer, operator, admin or metrics; None days: it does not expire.
+        ``default``: 90 days, or until the creating token expires, whichever is sooner. The secret is in this answer
+        and nowhere else."""
         body: dict[str, Any] = {"label": label, "scope": scope}
         if expires_in_days != "default":
             body["expires_in_days"] = expires_in_days
@@ -46,7 +47,7 @@ class Tokens:
         return _new_token(self._transport.request("POST", TOKENS, json_body=body).object())
 
     def revoke(self, token_id: str) -> None:
-        """It is worth nothing from now on."""
+        """Takes effect immediately."""
         self._transport.request("DELETE", f"{TOKENS}/{path_part(token_id)}")
 
 
@@ -57,11 +58,11 @@ class Users:
         self._transport: Final = transport
 
     def list(self) -> Sequence[User]:
-        """All of them, by name."""
+        """All, sorted by name."""
         return tuple(decode(User, one) for one in every(self._transport, USERS, "users"))
 
     def create(self, name: str, role: str, password: Secret | None = None) -> User:
-        """Without a password the user comes in by tokens only."""
+        """Without a password the user can log in with tokens only."""
         body: dict[str, Any] = {"name": name, "role": role}
         if password is not None:
             body["password"] = password.reveal()
@@ -70,19 +71,19 @@ class Users:
     def change(
         self, user: str, *, role: str | None = None, password: Secret | None = None, disabled: bool | None = None
     ) -> User:
-        """Changes what is given; the user's sessions end."""
+        """Changes the given values; the user's sessions end."""
         values: Mapping[str, Any] = {"role": role, "password": password and password.reveal(), "disabled": disabled}
         body = {key: value for key, value in values.items() if value is not None}
         return decode(User, self._transport.request("PATCH", f"{USERS}/{path_part(user)}", json_body=body).object())
 
     def delete(self, user: str) -> None:
-        """Removes a user, with all tokens and sessions."""
+        """Deletes a user, with all tokens and sessions."""
         self._transport.request("DELETE", f"{USERS}/{path_part(user)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Me:
-    """Who the caller is to the daemon. ``via`` is token, cookie or local (a daemon that asks nobody)."""
+    """The identity of the caller. ``via`` is token, cookie or local (a daemon without authentication)."""
 
     name: str
     role: str
@@ -91,7 +92,7 @@ class Me:
 
 
 def who_am_i(transport: Transport) -> Me:
-    """Raises AccessError where the daemon does not know the caller."""
+    """Raises AccessError if the daemon does not accept the credentials."""
     facts = transport.request("GET", f"{AUTH}/me").object()
     return Me(*(take(facts, key, str) for key in ("name", "role", "scope", "via")))
 
@@ -99,7 +100,8 @@ def who_am_i(transport: Transport) -> Me:
 def log_in(
     transport: Transport, username: str, password: Secret, *, label: str, expires_in_days: float | None = 30.0
 ) -> tuple[Me, NewToken]:
-    """Begins a session with a password, makes a token in it, and ends it. ``transport`` must have no token of its own.
+    """Starts a session with a password, creates a token in it, and ends it. ``transport`` must have no token of its
+    own.
 
     Raises AccessError for a wrong password, TransientError where the account is locked for a while.
     """

@@ -91,7 +91,7 @@ class Client:
 
     @property
     def url(self) -> str:
-        """Where the daemon is."""
+        """The daemon's address."""
         return self.target.url
 
     def close(self) -> None:
@@ -117,12 +117,12 @@ class Client:
         return DaemonStatus.of(self._transport.request("GET", "/status").object())
 
     def me(self) -> Me:
-        """Who the caller is to the daemon."""
+        """The identity of the caller."""
         return who_am_i(self._transport)
 
     @cached_property
     def endpoints(self) -> Endpoints:
-        """The daemon's connections to vCenter and ESXi."""
+        """The vCenter and ESXi hosts registered with the daemon."""
         return Endpoints(self._transport)
 
     @cached_property
@@ -149,7 +149,7 @@ class Client:
         YAML).
 
         Each definition is accepted or rejected on its own. ``endpoint_id`` is for those that name no endpoint; a higher
-        ``priority`` goes first (-1000 to 1000). Raises UsageError where nothing can be read at all.
+        ``priority`` goes first (-1000 to 1000). Raises UsageError if the text cannot be parsed at all.
         """
         body, kind = job_file(definition)
         headers = {"Content-Type": kind}
@@ -190,7 +190,8 @@ class Client:
         return Page.of(self._transport.request("GET", JOBS, params=params).object())
 
     def list(self, *, states: Sequence[str] = (), text: str = "", limit: int | None = None) -> Iterator[Job]:
-        """All jobs, newest first, page by page; jobs that come or go meanwhile shift nothing."""
+        """All jobs, newest first, fetched page by page; jobs that are added or deleted meanwhile do not shift the
+        pages."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
@@ -202,8 +203,8 @@ class Client:
                 return
 
     def query(self, ids: Sequence[str] = (), status: Sequence[str] = (), text: str = "") -> Sequence[Job]:
-        """The jobs with these ids, in these states, with ``text`` in them; all without any. Ids that do not exist are
-        left out."""
+        """The jobs with these ids, in these states, containing ``text``; all jobs without any of these. Unknown ids
+        are skipped."""
         if not ids:
             return tuple(self.list(states=status, text=text))
         found: dict[str, Job] = {}
@@ -212,12 +213,12 @@ class Client:
         return tuple(found[one] for one in dict.fromkeys(ids) if one in found)
 
     def snapshots(self) -> Sequence[HeldSnapshot]:
-        """The temporary snapshots that jobs hold at their sources: nobody else may remove them."""
+        """The temporary snapshots that jobs hold at their sources. Only the job may remove them."""
         answer = self._transport.request("GET", f"{API}/snapshots").object()
         return tuple(HeldSnapshot.of(one) for one in objects(answer, "snapshots"))
 
     def explain(self, job_id: str) -> Explanation:
-        """Why the job is where it is, and what to do."""
+        """The reason for the job's current state, and what to do about it."""
         return Explanation.of(self._transport.request("GET", f"{job_path(job_id)}/explain").object())
 
     # Follow
@@ -225,11 +226,11 @@ class Client:
     def wait(
         self, job_id: str, timeout_s: float | None = None, on_progress: Callable[[Job], None] | None = None
     ) -> Job:
-        """The job when it has ended, whichever way: see ``Job.raise_for_failure``. ``on_progress`` is called at most a
-        few times a second.
+        """The job once it has finished, successfully or not: see ``Job.raise_for_failure``. ``on_progress`` is called
+        at most a few times a second.
 
-        A daemon that restarts meanwhile is waited for. Raises TransientError ``wait_over`` after ``timeout_s``; the job
-        goes on.
+        Waits for a daemon that restarts meanwhile. Raises TransientError ``wait_over`` after ``timeout_s``; the job
+        continues.
         """
         last: Job | None = None
         for last in self._watch((job_id,), timeout_s):
@@ -239,8 +240,8 @@ class Client:
         return last
 
     def watch(self, ids: Sequence[str] = (), timeout_s: float | None = None) -> Iterator[Job]:
-        """Each job as it is and again whenever it changes, by the event stream where there is one. Ends when all of
-        ``ids`` have ended; without ids it follows all jobs and does not end."""
+        """Each job as it is now and again whenever it changes, using the event stream if available. Ends when all of
+        ``ids`` have finished; without ids it follows all jobs and does not end."""
         return self._watch(tuple(dict.fromkeys(ids)), timeout_s)
 
     def _watch(self, ids: tuple[str, ...], timeout_s: float | None) -> Iterator[Job]:
@@ -248,16 +249,15 @@ class Client:
         return Watch(self, self._transport, ids, deadline).updates()
 
     def logs(self, job_id: str, after: int = 0, wait_s: int = 0) -> LogPart:
-        """The job's log from byte ``after`` on; with ``wait_s`` (at most 20) the daemon answers when there is something
-        new."""
+        """The job's log from byte ``after`` on; with ``wait_s`` (at most 20) the daemon waits for new output."""
         wait_s = min(wait_s, LOG_WAIT_S)
         params = {"after": after, "wait": wait_s}
         answer = self._transport.request("GET", f"{job_path(job_id)}/logs", params=params, wait_s=wait_s).object()
         return LogPart(take(answer, "text", str), take(answer, "end", int), take(answer, "ended", bool))
 
     def follow_logs(self, job_id: str) -> Iterator[str]:
-        """The job's log in pieces as they come, to its end. A daemon that restarts meanwhile is waited for; nothing is
-        lost or comes twice."""
+        """The job's log in chunks as they arrive, to its end. Waits for a daemon that restarts meanwhile; nothing is
+        lost or repeated."""
         part = self.logs(job_id)
         while True:
             if part.text:
@@ -269,12 +269,12 @@ class Client:
     # Ask
 
     def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
-        """Asks for the job's end: it is ``cancelled`` when its source is as it was found. Raises Refused for one that
-        has ended."""
+        """Requests cancellation: the job is ``cancelled`` once its source is restored. Raises Refused for a finished
+        job."""
         return self._ask(job_id, "cancel", {"keep_partial": keep_partial} if keep_partial else None)
 
     def pause(self, job_id: str) -> Job:
-        """Brings the job to a checkpoint, where it stays until it is resumed."""
+        """Pauses the job at its next checkpoint until it is resumed."""
         return self._ask(job_id, "pause")
 
     def resume(self, job_id: str) -> Job:
@@ -287,8 +287,8 @@ class Client:
         return self._ask(job_id, "retry", {"discard": discard} if discard else None)
 
     def delete(self, job_id: str, *, give_up: bool = False) -> None:
-        """Forgets a job that has ended, and its log; the files that it made stay. With ``give_up`` also one whose
-        source could not be put back: what it changed there stays as it is."""
+        """Deletes a finished job and its log; the exported files are kept. With ``give_up`` also a job whose source
+        could not be restored: its changes there remain."""
         self._transport.request("DELETE", job_path(job_id), params={"give_up": give_up} if give_up else None)
 
     def _ask(self, job_id: str, what: str, params: Mapping[str, bool] | None = None) -> Job:
@@ -302,17 +302,17 @@ def states_of(words: Sequence[str]) -> Sequence[str]:
     for word in words:
         states = [state for state, legacy in LEGACY_STATUS.items() if word.lower() in (state.value, legacy)]
         if not states:
-            raise UsageError(f"'{word[:40]}' is no state of a job", next_step=f"One of {', '.join(STATE_WORDS)}.")
+            raise UsageError(f"'{word[:40]}' is not a job state", next_step=f"One of {', '.join(STATE_WORDS)}.")
         # "running" is a state and one of the legacy words: the legacy one is meant, which is the wider.
         found |= dict.fromkeys(state.value for state in states)
     return list(found)
 
 
 def job_path(job_id: str) -> str:
-    """The path of a job; an id with a slash in it does not lead elsewhere."""
+    """The path of a job; a slash in the id is escaped."""
     if job_id in ("", ".", ".."):
         raise UsageError(
-            f"'{job_id}' is no id of a job", next_step="Give one that submit printed; `hyperctl query -all` lists them."
+            f"'{job_id}' is not a job id", next_step="Give one that submit printed; `hyperctl query -all` lists them."
         )
     return f"{JOBS}/{path_part(job_id)}"
 
@@ -323,14 +323,14 @@ def job_file(definition: Definition) -> tuple[bytes, str]:
         return _bounded(_read(definition), str(definition)), JSON if definition.suffix.lower() == ".json" else YAML
     if isinstance(definition, str | bytes):
         data = definition if isinstance(definition, bytes) else _encoded(definition)
-        # JSON is YAML too, as far as job files go; the daemon reads both as YAML and refuses what only one of them allows.
+        # JSON is also YAML, as far as job files go: the daemon parses both as YAML and rejects what only one allows.
         return _bounded(data, "the job file"), JSON if data.lstrip()[:1] in (b"{", b"[") else YAML
     try:
         return _bounded(json.dumps(definition, default=_plain).encode(), "the definition"), JSON
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"the definition cannot be written as JSON: {error}",
-            next_step="Give texts, numbers, lists and mappings only.",
+            next_step="Use strings, numbers, lists and mappings only.",
         ) from error
 
 
@@ -339,7 +339,7 @@ def _encoded(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UsageError(
-            "the job file holds characters that UTF-8 does not have", next_step="Read it as bytes, or as UTF-8."
+            "the job file has characters that cannot be encoded as UTF-8", next_step="Read it as bytes, or as UTF-8."
         ) from error
 
 
@@ -348,7 +348,7 @@ def _plain(value: object) -> object:
         return dict(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _read(path: Path) -> bytes:
@@ -360,7 +360,7 @@ def _read(path: Path) -> bytes:
         raise UsageError(
             f"the job file {path} cannot be read: {reason}",
             cause=f"{reason}.",
-            next_step="Name a file that is there and that you can read.",
+            next_step="Name an existing file that you can read.",
         ) from error
 
 

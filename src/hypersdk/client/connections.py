@@ -1,4 +1,4 @@
-"""The daemon's connections to vCenter and ESXi."""
+"""The vCenter and ESXi hosts registered with the daemon."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hypersdk.secret import Secret
 
 ENDPOINTS: Final = "/api/v1/endpoints"
 DIAL_S: Final = 120.0
-"""The daemon asks another server first, which may be slow."""
+"""The daemon contacts another server first, which may be slow."""
 
 
 class Endpoints:
-    """Create, test, list, delete. A password goes in and never comes out."""
+    """Create, test, list, delete. Passwords are never returned."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport: Final = transport
 
     def list(self) -> Sequence[EndpointInfo]:
-        """All of them, by name."""
+        """All, sorted by name."""
         return tuple(decode(EndpointInfo, one) for one in every(self._transport, ENDPOINTS, "endpoints"))
 
     def get(self, endpoint: str) -> EndpointInfo:
@@ -43,11 +43,11 @@ class Endpoints:
         datacenter: str | None = None,
         default: bool = False,
     ) -> EndpointInfo:
-        """Keeps a connection. ``secret_ref`` says where the daemon finds the password (``vault:``, ``env:``, ``file:``)
-        in place of it.
+        """Registers an endpoint. ``secret_ref`` is a reference to the password that the daemon resolves (``vault:``,
+        ``env:``, ``file:``).
 
-        Raises Refused ``certificate_unknown`` with the certificate's fingerprint as ``sha256`` in its fields where it is
-        not trusted: compare it with the one shown on the server itself, then call again with it as ``thumbprint``.
+        Raises Refused ``certificate_unknown`` with the certificate's fingerprint as ``sha256`` in its fields if it is not
+        trusted: compare it with the one shown on the server itself, then call again with it as ``thumbprint``.
         """
         more = {
             "secret_ref": secret_ref,
@@ -69,11 +69,11 @@ class Endpoints:
         return decode(EndpointInfo, self._transport.request("POST", f"{_path(endpoint)}/default").object())
 
     def test(self, endpoint: str) -> Mapping[str, Any]:
-        """Logs in and out; what the server says of itself. Raises the error where that fails."""
+        """Logs in and out; returns the server's description of itself. Raises the error if that fails."""
         return self._transport.request("POST", f"{_path(endpoint)}/test", timeout_s=DIAL_S).object()
 
     def delete(self, endpoint: str) -> None:
-        """Forgets it, with its password."""
+        """Deletes it and its password."""
         self._transport.request("DELETE", _path(endpoint))
 
 

@@ -1,4 +1,5 @@
-"""Answers that say no, as errors: the server's code, cause and next step in the family that gives the exit status."""
+"""Error responses as exceptions: the server's code, cause and next step, in the class that determines the exit
+status."""
 
 from __future__ import annotations
 
@@ -58,20 +59,20 @@ WAIT_OVER: Final = register(
 
 
 class DaemonError(HyperSDKError):
-    """The daemon failed or answered with something that cannot be understood."""
+    """The daemon failed, or its response cannot be parsed."""
 
     exit_status = 13
     default_code = DAEMON_FAILED
 
 
 class DaemonUnavailable(DaemonError):  # noqa: N818 - reads as what happened
-    """The daemon cannot do it now: its database failed, or it is too busy."""
+    """The daemon is temporarily unavailable: its database failed, or it is overloaded."""
 
     exit_status = 12
 
 
 MAX_TEXT: Final = 2000
-"""Characters kept of a text inside an answer that says no."""
+"""Characters kept of a text in an error response."""
 _KNOWN_KEYS: Final = frozenset(
     {
         "type",
@@ -118,7 +119,7 @@ _BY_STATUS: Final[Mapping[int, type[HyperSDKError]]] = {
 _DECIDED: Final = frozenset(
     {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.TOO_MANY_REQUESTS}
 )
-"""What these say is about the call itself, whatever family the daemon's own error has."""
+"""These are about the call itself, whatever class the daemon's own error has."""
 _FALLBACK_CODE: Final[Mapping[int, str]] = {
     HTTPStatus.UNAUTHORIZED: UNAUTHENTICATED,
     HTTPStatus.FORBIDDEN: FORBIDDEN,
@@ -142,7 +143,7 @@ def error_of(status: int, document: object) -> HyperSDKError:
 def remote_error(
     family: type[HyperSDKError], message: str, facts: Mapping[str, Any], fallback: str, fields: Mapping[str, Any]
 ) -> HyperSDKError:
-    """An error that was raised elsewhere. Its code may be one that a newer daemon has and this version does not."""
+    """An error that was raised by the daemon. A newer daemon may use codes that this version does not know."""
     error = family(message, code=fallback, cause=_text(facts.get("cause")))
     error.told_step = step = _text(facts.get("next_step"))
     error.remedies = of_json(facts.get("remedies")) or ((Advice(step),) if step else error.remedies)
@@ -177,5 +178,5 @@ def _phrase(status: int) -> str:
 
 
 def bad_answer(what: str) -> DaemonError:
-    """The daemon answered, and not as agreed."""
-    return DaemonError(f"the daemon's answer cannot be read: {what}", code=ANSWER_UNREADABLE)
+    """The response does not match the API."""
+    return DaemonError(f"the daemon's response cannot be parsed: {what}", code=ANSWER_UNREADABLE)

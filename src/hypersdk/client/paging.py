@@ -1,4 +1,4 @@
-"""Whole lists, page after page."""
+"""Complete lists, fetched page by page."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from hypersdk.client.transport import Params, Transport
 
 
 def every(transport: Transport, path: str, key: str, params: Params | None = None) -> Iterator[Raw]:
-    """All rows of a list, each once, even where rows come or go while its pages are read. Raises as
+    """All rows of a list, each once, even if rows are added or deleted while its pages are fetched. Raises as
     ``Transport.request``."""
     seen: set[str] = set()
     offset = 0
     while True:
-        # The first page without a word of paging: daemons of the first release answer with all there is, and know no offset.
+        # The first page without paging parameters: daemons of the first release return all rows and know no offset.
         asked = {**(params or {}), **({"offset": offset} if offset else {})}
         answer = transport.request("GET", path, params=asked or None).object()
         rows = objects(answer, key)

@@ -1,6 +1,6 @@
-"""What comes back from the daemon. Frozen; sizes in bytes, durations in seconds, moments with their zone.
+"""Records returned by the daemon. Frozen; sizes in bytes, durations in seconds, times with their zone.
 
-A field that a newer daemon adds stands in ``raw``, which is the JSON object as it came.
+A field that a newer daemon adds is in ``raw``, the JSON object as received.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENDED_STATES: Final = frozenset({"completed", "failed", "cancelled"})
 
 @dataclass(frozen=True, slots=True)
 class Progress(ExportProgress):
-    """How far a job is. All fields are there from the first answer on; 0, empty or None where nothing is known yet."""
+    """Progress of a job. All fields are there from the first answer on; 0, empty or None where nothing is known yet."""
 
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
 
@@ -61,17 +61,17 @@ class Job(JobColumns):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more happens to it by itself."""
+        """Whether it is finished: completed, failed or cancelled."""
         return self.state in ENDED_STATES
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files that it made; empty until it is completed."""
+        """The exported files; empty until the job is completed."""
         found = (self.result or {}).get("files") or ()
         return tuple(str(name) for name in found) if isinstance(found, Sequence) else ()
 
     def raise_for_failure(self) -> Job:
-        """The job itself; raises the error that ended it where it failed or was cancelled."""
+        """Returns the job itself; raises its error if it failed or was cancelled."""
         if self.state not in ("failed", "cancelled"):
             return self
         facts: Raw = self.error or ({} if self.state == "failed" else {"code": "cancelled", "exit_status": 130})
@@ -82,7 +82,7 @@ class Job(JobColumns):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A definition that was not taken. ``number`` is its place in what was submitted, from 1."""
+    """A rejected definition. ``number`` is its position in the submission, from 1."""
 
     number: int
     error: HyperSDKError
@@ -99,8 +99,8 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What became of a job file: each definition was accepted or rejected on its own. ``warnings`` are about what has
-    no effect."""
+    """The result of a submission: each definition was accepted or rejected on its own. ``warnings`` are about settings
+    without effect."""
 
     accepted: tuple[Job, ...]
     rejected: tuple[Rejection, ...]
@@ -118,7 +118,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a list. ``revision`` moves with every change of the list."""
+    """A page of a list. ``revision`` moves with every change of the list."""
 
     jobs: tuple[Job, ...]
     total: int
@@ -140,7 +140,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a job is where it is: cause and next step, and what happened to it before."""
+    """The reason for a job's current state: cause, next step and earlier attempts."""
 
     code: str
     message: str
@@ -156,13 +156,13 @@ class Explanation:
 
     @property
     def history(self) -> list[Raw]:
-        """Every time that a worker had the job, oldest first."""
+        """All attempts, oldest first."""
         return objects(self.raw, "history") if "history" in self.raw else []
 
 
 @dataclass(frozen=True, slots=True)
 class HeldSnapshot:
-    """A temporary snapshot that a job holds at its source, or left there."""
+    """A temporary snapshot that a job holds, or left behind, at its source."""
 
     snapshot: str
     job_id: str
@@ -176,7 +176,7 @@ class HeldSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """The daemon and its jobs, in numbers."""
+    """The daemon's version, uptime and job counts."""
 
     version: str
     uptime: str
@@ -196,7 +196,7 @@ class DaemonStatus:
 
 @dataclass(frozen=True, slots=True)
 class LogPart:
-    """A piece of a job's log. ``end`` is where to go on reading; ``ended``: nothing more will come."""
+    """A chunk of a job's log. ``end`` is the offset to continue from; ``ended``: the log is complete."""
 
     text: str
     end: int
@@ -205,7 +205,7 @@ class LogPart:
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A token that was just made. ``secret`` is shown this once and never again."""
+    """A new token. ``secret`` is available only here."""
 
     token: ApiToken
     secret: Secret
@@ -259,12 +259,12 @@ def maybe(raw: Raw, key: str, kind: type[V]) -> V | None:
 
 
 def number(raw: Raw, key: str) -> float:
-    """A number, which JSON may write with or without a point."""
+    """A number, with or without a fraction."""
     return float(take(raw, key, int | float))  # type: ignore[arg-type] # isinstance takes a union
 
 
 def moment(raw: Raw, key: str) -> datetime:
-    """A moment, RFC 3339."""
+    """A time, RFC 3339."""
     text = take(raw, key, str)
     try:
         found = datetime.fromisoformat(text)

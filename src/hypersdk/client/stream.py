@@ -17,7 +17,7 @@ MAX_EVENT_CHARS: Final = 4 * MiB
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """One event. ``id`` is what to resume behind; ``name`` is ``message`` where the server gave none."""
+    """One event. ``id`` is the position to resume after; ``name`` is ``message`` if the server sent none."""
 
     name: str
     id: str
@@ -32,7 +32,7 @@ class StreamEvent:
 
 
 class EventDecoder:
-    """Turns chunks of a stream into events; a line or event may be cut anywhere."""
+    """Parses chunks of a stream into events; a chunk may end anywhere."""
 
     def __init__(self) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace")
@@ -65,7 +65,8 @@ class EventDecoder:
             self._name = value
         elif name == "id" and "\0" not in value:
             self.last_id = value
-        return None  # a line that begins with a colon is a comment: the server's ping; ``retry`` is never sent, pauses are the caller's
+        # A line that begins with a colon is a comment: the server's ping. ``retry`` is never sent.
+        return None
 
     def _dispatch(self) -> StreamEvent | None:
         data, name = self._data, self._name

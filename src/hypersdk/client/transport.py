@@ -1,8 +1,8 @@
-"""One request and its answer: TLS, time limits, retries, and an answer that is never larger than agreed.
+"""One request and its response: TLS, timeouts, retries, and a limit on the size of a response.
 
-A write carries an ``Idempotency-Key``, so that it can be sent again when the connection broke and nobody knows whether
-it arrived: the daemon gives the first answer again. A daemon that restarts is waited for after a connection broke, not
-when it was not there at all.
+A write carries an ``Idempotency-Key``, so that it can be retried safely after a connection broke: the daemon repeats
+its first response. Broken connections are retried while a daemon restarts; a daemon that was never reachable is an
+error at once.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ FIRST_PAUSE_S: Final = 0.2
 """Doubled with each further try: about 6 s in all, in which a daemon restarts."""
 MAX_RETRY_AFTER_S: Final = 60.0
 ANSWER_S: Final = 10.0
-"""Least time for an answer after the wait that was asked for."""
+"""Minimum time for a response after the requested wait."""
 STILL_ANSWERED: Final = "idempotency_running"
-"""The connection broke, or the daemon died, while it answered this very request."""
+"""The connection broke, or the daemon died, during this very request."""
 BUSY: Final = frozenset({429, 503})
 STREAM_SILENCE_S: Final = 45.0
 """Three pings of 15 s: a stream that is silent for longer is dead, whatever the kernel believes."""
@@ -53,7 +53,7 @@ Params = Mapping[str, str | int | bool | list[str]]
 
 @dataclass(frozen=True, slots=True)
 class DaemonResponse:
-    """An answer that says yes."""
+    """A successful response."""
 
     status: int
     headers: Mapping[str, str]
@@ -112,7 +112,8 @@ class Transport:
         timeout_s: float | None = None,
         wait_s: float = 0.0,
     ) -> DaemonResponse:
-        """Sends it, again where that is safe. ``wait_s`` is how long the daemon was asked to wait before it answers.
+        """Sends the request, with retries where that is safe. ``wait_s`` is how long the daemon was asked to wait
+        before it responds.
 
         Raises HyperSDKError: the daemon's own, ConnectError or DaemonError.
         """
@@ -167,7 +168,7 @@ class Transport:
     def stream(
         self, path: str, *, params: Params, headers: Mapping[str, str], silence_s: float = STREAM_SILENCE_S
     ) -> Iterator[Iterator[bytes]]:
-        """An answer without end, in chunks as they come; tried once. Raises as ``request``, also while it is read.
+        """An endless response, in chunks as they arrive; tried once. Raises as ``request``, also while it is read.
 
         What the caller raises inside the block is not looked at: only reading is translated.
         """
@@ -229,7 +230,7 @@ _UNSENDABLE: Final = (httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)
 
 
 def path_part(text: str) -> str:
-    """``text`` as one part of a path; a slash in it does not lead elsewhere. Raises UsageError."""
+    """``text`` as one segment of a path; a slash in it is escaped. Raises UsageError."""
     try:
         return quote(text, safe="")
     except UnicodeEncodeError:

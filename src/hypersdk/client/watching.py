@@ -1,4 +1,4 @@
-"""Following jobs: the event stream while there is one, else asking again and again.
+"""Following jobs: by the event stream if available, else by polling.
 
 ::
 
@@ -31,7 +31,7 @@ CHUNK: Final = 200
 MAX_STREAM_IDS: Final = 200
 """That a stream can be narrowed to; for more, it carries all jobs and the others are left out here."""
 PATIENCE_S: Final = 120.0
-"""How long a daemon may be away, to restart or to be upgraded, before whoever waits is told."""
+"""How long a daemon may be unreachable, for a restart or an upgrade, before waiting fails."""
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Source(Protocol):
 
 
 class _NoStream(Exception):  # noqa: N818
-    """There is no event stream for us; the jobs are asked for."""
+    """The event stream is not available; jobs are polled."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Watch:
         return bool(self.ids) and all(one in self._jobs and self._jobs[one].ended for one in self.ids)
 
     def _retry_until_back(self, step: Callable[[], Iterator[Job]]) -> Iterator[Job]:
-        """``step`` until it returns; a daemon that is away is waited for."""
+        """Runs ``step`` until it returns; retries while the daemon is unreachable."""
         pause_s = FIRST_PAUSE_S
         while True:
             begun = self._alive
@@ -214,7 +214,7 @@ class Watch:
 def retry_until_back(
     ask: Callable[[], T], clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
 ) -> T:
-    """What ``ask`` returns; a daemon that is away is waited for."""
+    """Returns what ``ask`` returns; retries while the daemon is unreachable."""
     begun, pause_s = clock(), FIRST_PAUSE_S
     while True:
         try:
@@ -261,8 +261,8 @@ def _object(event: StreamEvent) -> Mapping[str, Any]:
 
 
 def _shown(job: Job) -> Mapping[str, Any]:
-    """What counts as a change: not what the caller may do, which only some answers say, and not how often the row was
-    written."""
+    """What counts as a change: without the caller's permissions, which only some responses have, and without the write
+    count of the row."""
     return {key: value for key, value in job.raw.items() if key not in ("permissions", "revision", "updated_at")}
 
 
@@ -276,6 +276,6 @@ def _legacy_status(state: str, otherwise: str) -> str:
 def _removed(job_id: str) -> LookupFailed:
     return LookupFailed(
         f"job '{job_id}' was deleted",
-        cause="Somebody deleted it, or it was older than the daemon keeps jobs.",
+        cause="It was deleted by a user, or removed by the daemon's retention.",
         next_step="`hyperctl query -all` lists the jobs that are there.",
     )

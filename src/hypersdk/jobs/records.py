@@ -115,7 +115,7 @@ class Job(JobColumns):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt(ListRecord):
-    """One time that a worker had the job. ``outcome`` is None while it has it, or when the worker died."""
+    """One attempt of a worker at the job. ``outcome`` is None while it is running, and if the worker died."""
 
     epoch: Annotated[int, ListColumn(bounds=LARGE)]
     attempt: int

@@ -42,7 +42,7 @@ def test_an_endpoint_whose_certificate_is_unknown_is_refused_with_its_print_and_
     assert "pinned" in listed
     assert server.password not in listed + str(ctl("endpoints", "list", "--json").events)
     assert ctl.ok("endpoints", "delete", "vc1") == "Deleted endpoint vc1\n"
-    assert "No endpoint is known" in ctl.ok("endpoints", "list")
+    assert "No endpoint is registered" in ctl.ok("endpoints", "list")
 
 
 def test_at_a_terminal_the_print_is_shown_and_the_password_asked_for(
@@ -262,7 +262,7 @@ def test_login_keeps_the_context_of_another_daemon_on_the_same_host(api: Api, ct
 
 def test_contexts(ctl: Hyperctl) -> None:
     person = Hyperctl("", ctl.home, None)
-    assert "No daemon is remembered" in person("contexts", "list").out
+    assert "No daemon is saved" in person("contexts", "list").out
     assert person("contexts", "add", "a", "https://a.example.com", "-thumbprint", "AB" * 32).status == 0
     assert person("contexts", "add", "b", "http://localhost:1").status == 0
     assert person("contexts", "use", "b").out == "b is the current context\n"

@@ -1,4 +1,4 @@
-"""``/api/v1/auth``: login and logout of browsers, who am I and what may I, users, API tokens, the audit trail."""
+"""``/api/v1/auth``: browser sessions, the caller's identity and permissions, users, API tokens, the audit trail."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LoginBody(_StrictBody):
 
 
 class PermissionView(BaseModel):
-    """Whether the caller may do something, and why not."""
+    """Whether the caller may perform an action, and the reason if not."""
 
     action: str = Field(examples=["jobs.submit"])
     allowed: bool
@@ -52,7 +52,7 @@ class PermissionView(BaseModel):
 
 
 class MeView(BaseModel):
-    """Who is asking. ``csrf_token`` goes into X-CSRF-Token of every write with the session cookie."""
+    """The caller. ``csrf_token`` must be sent as X-CSRF-Token with every write that uses the session cookie."""
 
     user_id: str
     name: str
@@ -64,13 +64,13 @@ class MeView(BaseModel):
 
 
 class LoginView(MeView):
-    """A session has begun; the cookie is in the headers."""
+    """A new session; the cookie is in the headers."""
 
     expires_at: str
 
 
 class UserBody(_StrictBody):
-    """A new user; without a password it comes in by tokens only."""
+    """A new user; without a password it can log in with tokens only."""
 
     name: Name
     role: Role = Role.VIEWER
@@ -78,7 +78,7 @@ class UserBody(_StrictBody):
 
 
 class UserChangeBody(_StrictBody):
-    """What is to change; what is left out stays."""
+    """The values to change; omitted ones are kept."""
 
     role: Role | None = None
     password: SecretStr | None = Field(default=None, max_length=1024)
@@ -86,22 +86,21 @@ class UserChangeBody(_StrictBody):
 
 
 class PasswordBody(_StrictBody):
-    """A user's own new password."""
+    """A new password for the caller."""
 
     current: SecretStr = Field(max_length=1024)
     new: SecretStr = Field(max_length=1024)
 
 
 class NewTokenView(TokenView):
-    """``token`` is shown this once."""
+    """``token`` is returned only here."""
 
     token: str = Field(examples=["hst_..."])
 
 
 class TokenBody(_StrictBody):
-    """A new token. Without ``user`` it is the caller's own. ``expires_in_days`` null: it does not expire. A token makes
-    only tokens that end no later than itself; left out, it is 90 days or the end of the token that asks, whichever is
-    sooner."""
+    """A new token. Without ``user`` it is the caller's own. ``expires_in_days`` null: it does not expire. A token
+    cannot create one that outlives it; if omitted, 90 days or the expiry of the creating token, whichever is sooner."""
 
     label: Line
     scope: Scope = "viewer"
@@ -110,19 +109,19 @@ class TokenBody(_StrictBody):
 
 
 class UsersView(ListView):
-    """By name, if nothing else is asked for."""
+    """Sorted by name by default."""
 
     users: list[UserView]
 
 
 class TokensView(ListView):
-    """Newest first, if nothing else is asked for."""
+    """Newest first by default."""
 
     tokens: list[TokenView]
 
 
 class AuditView(ListView):
-    """Newest first, if nothing else is asked for; ``next`` goes into ``before`` for what follows."""
+    """Newest first by default; pass ``next`` as ``before`` for the following page."""
 
     entries: list[AuditEntryView]
     next: int | None = None
@@ -133,7 +132,7 @@ class AuditView(ListView):
 
 @router.post("/login", responses=problems())
 async def login(body: LoginBody, request: Request, response: Response, use: Use) -> LoginView:
-    """Begins a session; its cookie is HttpOnly, the CSRF token is in the answer."""
+    """Starts a session; the cookie is HttpOnly, the CSRF token is in the response."""
     password = _secret(body.password)
     user, begun = await run_in_threadpool(use.access.login, body.username, password, address_of(request.scope))
     response.set_cookie(
@@ -159,7 +158,7 @@ async def login(body: LoginBody, request: Request, response: Response, use: Use)
 
 @router.post("/logout", status_code=204, responses=problems())
 async def logout(request: Request, response: Response, caller: Viewer, use: Use) -> None:
-    """Ends the session of the cookie. A token is not revoked by it."""
+    """Ends the session of the cookie. Tokens are not revoked."""
     cookie = request.cookies.get(COOKIE)
     if caller.via == "cookie" and cookie:
         await run_in_threadpool(use.access.logins.end, Secret(cookie))
@@ -169,7 +168,7 @@ async def logout(request: Request, response: Response, caller: Viewer, use: Use)
 
 @router.get("/me", responses=problems())
 async def me(caller: Viewer) -> MeView:
-    """Who the caller is and what it may do."""
+    """The caller's identity and permissions."""
     return MeView(
         user_id=caller.user_id,
         name=caller.name,
@@ -183,13 +182,13 @@ async def me(caller: Viewer) -> MeView:
 
 @router.get("/permissions", responses=problems())
 async def list_permissions(caller: Viewer) -> list[PermissionView]:
-    """Every action: whether the caller may, and why not."""
+    """All actions: whether the caller may perform them, and the reason if not."""
     return _permissions(caller.role)
 
 
 @router.post("/password", status_code=204, responses=problems())
 async def change_password(body: PasswordBody, caller: Viewer, use: Use) -> None:
-    """Changes the caller's own password, and ends its sessions."""
+    """Changes the caller's own password and ends its sessions."""
     current, new = _secret(body.current), _secret(body.new)
     await run_in_threadpool(use.access.change_password, caller.name, current, new, caller.address)
 
@@ -206,7 +205,7 @@ async def list_users(query: Annotated[UserQuery, Query()], _caller: Admin, use: 
 
 @router.post("/users", status_code=201, responses=problems(409))
 async def create_user(body: UserBody, caller: Admin, use: Use) -> UserView:
-    """Makes a user."""
+    """Creates a user."""
     password = None if body.password is None else _secret(body.password)
     user = await run_in_threadpool(use.access.users.create, body.name, body.role, password)
     await _note(use.access, caller, "user.create", user.name, role=user.role)
@@ -221,7 +220,7 @@ async def get_user(user_id: str, _caller: Admin, use: Use) -> UserView:
 
 @router.patch("/users/{user_id}", responses=problems(404, 409))
 async def change_user(user_id: str, body: UserChangeBody, caller: Admin, use: Use) -> UserView:
-    """Changes role, password or whether the user may log in; its sessions end."""
+    """Changes the role or the password, or disables the user; its sessions end."""
     password = None if body.password is None else _secret(body.password)
     user = await run_in_threadpool(
         lambda: use.access.users.change(user_id, role=body.role, password=password, disabled=body.disabled)
@@ -233,7 +232,7 @@ async def change_user(user_id: str, body: UserChangeBody, caller: Admin, use: Us
 
 @router.delete("/users/{user_id}", status_code=204, responses=problems(404, 409))
 async def delete_user(user_id: str, caller: Admin, use: Use) -> None:
-    """Removes a user with its tokens and sessions."""
+    """Deletes a user with its tokens and sessions."""
     user = await run_in_threadpool(use.access.users.delete, user_id)
     await _note(use.access, caller, "user.delete", user.name)
 
@@ -243,9 +242,9 @@ async def delete_user(user_id: str, caller: Admin, use: Use) -> None:
 
 @router.get("/tokens", responses=problems())
 async def list_tokens(query: Annotated[TokenQuery, Query()], caller: Viewer, use: Use) -> TokensView:
-    """The caller's tokens, or with `all` those of everybody; filtered and sorted by any column."""
+    """The caller's tokens, or with `all` those of all users; filtered and sorted by any column."""
     if query.everyone and not caller.role.allows(Role.ADMIN):
-        raise Forbidden("only an administrator sees the tokens of others", needs="admin")
+        raise Forbidden("only an administrator may list the tokens of others", needs="admin")
     whose = None if query.everyone else caller.user_id
     found = await run_in_threadpool(use.access.tokens.page, whose, query.where(), query.part())
     return TokensView(tokens=[TokenView.model_validate(token) for token in found.rows], **listed(found))
@@ -253,8 +252,8 @@ async def list_tokens(query: Annotated[TokenQuery, Query()], caller: Viewer, use
 
 @router.post("/tokens", status_code=201, responses=problems(404))
 async def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenView:
-    """Makes a token. Its text is in this answer and nowhere else. It may no more than its user, and no more than who
-    makes it; made by a token, it ends no later than that one."""
+    """Creates a token. Its secret is in this response and nowhere else. It has no more rights than its user and its
+    creator; created by a token, it expires no later than that one."""
     owner = await run_in_threadpool(_owner, use.access, caller, body)
     lifetime = None if body.expires_in_days is None else body.expires_in_days * DAY_S
     token, text = await run_in_threadpool(
@@ -273,10 +272,10 @@ async def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenVie
 
 @router.delete("/tokens/{token_id}", status_code=204, responses=problems(404))
 async def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
-    """Makes a token worthless, at once. A token revokes itself, and tokens whose scope is not above its own."""
+    """Revokes a token, immediately. A token can revoke itself, and tokens whose scope is not above its own."""
     token = await run_in_threadpool(use.access.tokens.get, token_id)
     if token.user_id != caller.user_id and not caller.role.allows(Role.ADMIN):
-        raise Forbidden("only an administrator revokes the tokens of others", needs="admin")
+        raise Forbidden("only an administrator may revoke the tokens of others", needs="admin")
     if caller.token_id is not None:
         check_revocable(token, caller.scope, caller.token_id)
     await run_in_threadpool(use.access.tokens.revoke, token_id)
@@ -288,9 +287,10 @@ async def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
 
 @router.get("/audit", responses=problems())
 async def list_audit(query: Annotated[AuditQuery, Query()], _caller: Admin, use: Use) -> AuditView:
-    """Who did what. Filtered and sorted by any column; by `before` for programs, by `offset` for a scroll bar."""
+    """The audit trail, filtered and sorted by any column. Paged by `before` for programs, by `offset` for a scroll
+    bar."""
     if query.before is not None and query.offset:
-        raise UsageError("offset goes without before", code=LIST_QUERY)
+        raise UsageError("offset cannot be combined with before", code=LIST_QUERY)
     found = await run_in_threadpool(lambda: use.access.audit.page(query.where(), query.part(), before=query.before))
     more = len(found.rows) == query.limit and query.sort == NEWEST.sort
     entries = [AuditEntryView.model_validate(entry) for entry in found.rows]
@@ -298,11 +298,11 @@ async def list_audit(query: Annotated[AuditQuery, Query()], _caller: Admin, use:
 
 
 def _owner(access: Access, caller: Caller, body: TokenBody) -> str:
-    """Whose token it will be. Raises Forbidden, AccountUnknown."""
+    """The owner of the new token. Raises Forbidden, AccountUnknown."""
     owner = caller.user_id
     if body.user is not None and body.user not in (caller.user_id, caller.name):
         if not caller.role.allows(Role.ADMIN):
-            raise Forbidden("only an administrator makes tokens for others", needs="admin")
+            raise Forbidden("only an administrator may create tokens for others", needs="admin")
         owner = access.users.get(body.user).id
     elif caller.via == "local":
         owner = access.users.get(body.user or "admin").id
@@ -318,7 +318,7 @@ async def _note(access: Access, caller: Caller, action: str, target: str, **deta
 
 
 def _secret(given: SecretStr) -> Secret:
-    """Raises UsageError for what is no text: JSON can write half of a character."""
+    """Raises UsageError for invalid Unicode: JSON can encode a lone surrogate."""
     text = given.get_secret_value()
     try:
         text.encode("utf-8")

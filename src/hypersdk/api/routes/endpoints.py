@@ -26,7 +26,8 @@ Use = Annotated[Services, Depends(services)]
 Id = Annotated[str, Path(max_length=128, description="Id or name of an endpoint", examples=["endpoint-3f9a1c20d4e5"])]
 Line = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 DIALS: Final = anyio.CapacityLimiter(4)
-"""Calls that wait for somebody else's server, at once: they must not take the threads that answer from the database."""
+"""Concurrent calls that wait for another server: they must not use up the threads that serve requests from the
+database."""
 T = TypeVar("T")
 
 
@@ -66,13 +67,13 @@ class EndpointBody(BaseModel):
 
 
 class EndpointsView(ListView):
-    """By name, if nothing else is asked for."""
+    """Sorted by name by default."""
 
     endpoints: list[EndpointView]
 
 
 class ServerView(BaseModel):
-    """What the server says of itself."""
+    """The server's description of itself."""
 
     name: str
     full_name: str
@@ -140,7 +141,7 @@ def delete(id: Id, use: Use, _: Admin) -> None:  # noqa: A002
     "/{id}/test", operation_id="test_endpoint", summary="Log in and out again", responses=problems(404, 409, 502)
 )
 async def test(id: Id, use: Use, _: Operator) -> ServerView:  # noqa: A002
-    """What the server says of itself; 502 says what does not work."""
+    """Returns the server's description of itself; 502 says what failed."""
     about = await _dial(use.endpoints.probe, _key(id))
     return ServerView(
         name=about.name,
@@ -160,7 +161,7 @@ def make_default(id: Id, use: Use, _: Admin) -> EndpointView:  # noqa: A002
 
 
 def _key(text: str) -> str:
-    """What no endpoint can be called is not shown to the database."""
+    """A string that cannot be the name of an endpoint is not passed to the database."""
     if not (text.isascii() and text.isprintable()):
         raise LookupFailed("there is no endpoint of that name", code=ENDPOINT_UNKNOWN)
     return text

@@ -25,7 +25,7 @@ _EXAMPLE: Final = (
 
 
 class EventStream(Response):
-    """Sends a client its events until it goes, the feed ends, or its time is over."""
+    """Sends events until the client disconnects, the feed ends, or the time limit is reached."""
 
     media_type = "text/event-stream"
 
@@ -67,10 +67,10 @@ async def events(
     ] = None,
 ) -> Response:
     """Events: `hello` (where the stream begins), `job` (a whole job, when more than its progress changed), `progress`
-    (at most twice a second for one job), `endpoint`, `removed` (`{topic, id}`), `ping` (every 15 s), and `resync`: what
-    was missed is not known any more, load everything anew. The id of an event is a revision of the database; a client
-    that comes back with `Last-Event-ID` gets each object that changed meanwhile once, as it is now. A stream ends after
-    15 minutes at most; browsers come back by themselves."""
+    (at most twice a second for one job), `endpoint`, `removed` (`{topic, id}`), `ping` (every 15 s), and `resync`:
+    missed events are no longer available; load everything again. The id of an event is a revision of the database; a
+    client that comes back with `Last-Event-ID` gets each object that changed meanwhile once, as it is now. A stream
+    ends after 15 minutes at most; browsers come back by themselves."""
     use.feed.check_room()
     seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else after
     wanted = Subscription(frozenset(topics or TOPICS), frozenset(ids or ()))

@@ -1,4 +1,4 @@
-"""Jobs: submit, look, ask for something, read what came of it."""
+"""Jobs: submit, list, control, results."""
 
 from __future__ import annotations
 
@@ -57,28 +57,28 @@ Id = Annotated[str, Path(max_length=128, description="Id of a job", examples=["j
 
 
 class RejectionView(BaseModel):
-    """A job of the file that was not taken."""
+    """A rejected job of the file."""
 
-    number: int = Field(description="Its place in the file, from 1")
+    number: int = Field(description="Its position in the file, from 1")
     error: ErrorView
 
 
 class SubmissionView(BaseModel):
-    """What became of a job file."""
+    """The result of a submission."""
 
     accepted: list[JobView]
     rejected: list[RejectionView]
-    warnings: list[str] = Field(description="About what was accepted and has no effect")
+    warnings: list[str] = Field(description="About accepted settings that have no effect")
 
 
 class JobDetailView(JobView):
-    """One job, and what the caller may do with it now."""
+    """One job, and the caller's permissions on it."""
 
     permissions: dict[str, AllowedActionView]
 
 
 class ExplanationView(BaseModel):
-    """Why a job is as it is, and what to do."""
+    """The reason for a job's current state, and what to do about it."""
 
     code: str
     message: str
@@ -89,7 +89,7 @@ class ExplanationView(BaseModel):
 
 
 class BulkResultView(BaseModel):
-    """What became of one job."""
+    """The result for one job."""
 
     id: str
     ok: bool
@@ -97,22 +97,22 @@ class BulkResultView(BaseModel):
 
 
 class BulkResultsView(BaseModel):
-    """What became of each."""
+    """The result for each job."""
 
     results: list[BulkResultView]
     succeeded: int
     failed: int
-    remaining: int = Field(description="Jobs that match the filter and were not reached; call again")
-    skipped: int = Field(description="Jobs that match the filter and are in a state that does not allow the action")
+    remaining: int = Field(description="Jobs that match the filter and were not processed; call again")
+    skipped: int = Field(description="Jobs that match the filter in a state that does not allow the action")
 
 
 class LogView(BaseModel):
-    """A piece of a job's log."""
+    """A chunk of a job's log."""
 
     text: str
     start: int = Field(description="Offset of its first byte")
-    end: int = Field(description="Where to go on reading: the next `after`")
-    ended: bool = Field(description="Nothing more will come")
+    end: int = Field(description="Offset to continue from: the next `after`")
+    ended: bool = Field(description="The log is complete")
 
 
 class ArtifactView(BaseModel):
@@ -122,20 +122,20 @@ class ArtifactView(BaseModel):
     size_bytes: int | None
     sha256: str | None
     href: str = Field(
-        description="Where it can be downloaded, percent-encoded",
+        description="URL of the download, percent-encoded",
         examples=["/api/v1/jobs/job-3f9a1c20d4e5/artifacts/web01-disk1.qcow2"],
     )
 
 
 class ArtifactsView(BaseModel):
-    """The files of an export; none until the job is completed."""
+    """List the files of an export; empty until the job is completed."""
 
     folder: str
     files: list[ArtifactView]
 
 
 class AttemptsView(ListView):
-    """Every time that a worker had the job, oldest first if nothing else is asked for."""
+    """All attempts at the job, oldest first by default."""
 
     attempts: list[AttemptView]
 
@@ -146,7 +146,7 @@ class AttemptsView(ListView):
     summary="Submit a job file",
     status_code=201,
     openapi_extra=JOB_FILE_BODY,
-    responses={200: {"description": "No job of the file was taken", "model": SubmissionView}, **problems(404)},
+    responses={200: {"description": "All jobs of the file were rejected", "model": SubmissionView}, **problems(404)},
 )
 async def create(
     request: Request,
@@ -156,10 +156,10 @@ async def create(
     endpoint_id: Annotated[
         str | None, Query(max_length=128, description="For jobs that name no endpoint of their own")
     ] = None,
-    priority: Annotated[int, Query(ge=-1000, le=1000, description="Higher goes first")] = 0,
+    priority: Annotated[int, Query(ge=-1000, le=1000, description="Higher priorities start first")] = 0,
 ) -> SubmissionView:
-    """One job, `{jobs: [...]}` or a list, as JSON or YAML. Each stands or falls alone; an `id` that exists with the
-    same definition is the job that is there."""
+    """One job, `{jobs: [...]}` or a list, as JSON or YAML. Each job is accepted or rejected on its own; an existing
+    `id` with the same definition returns the existing job."""
     text, kind = await job_file(request)
     submit = partial(
         use.service.submit,
@@ -183,20 +183,20 @@ async def create(
 
 @router.get("", operation_id="list_jobs", summary="List jobs", responses=problems())
 def list_jobs(query: Annotated[JobQuery, Query()], use: Use, _: Viewer) -> JobsView:
-    """Filtered and sorted by any column; by `cursor` for programs, by `offset` for a scroll bar."""
+    """Filtered and sorted by any column. Paged by `cursor` for programs, by `offset` for a scroll bar."""
     after = None if query.cursor is None else int(query.cursor)
     if after is not None and query.offset:
-        raise UsageError("offset goes without cursor", code=LIST_QUERY)
+        raise UsageError("offset cannot be combined with cursor", code=LIST_QUERY)
     page = use.jobs.page(query.as_filter(), query.part(), after=after)
     more = len(page.rows) == query.limit and query.sort.removeprefix("-") == "number"
     cursor = str(page.rows[-1].number) if more else None
     return JobsView(jobs=[JobView.model_validate(job) for job in page.rows], next_cursor=cursor, **listed(page))
 
 
-@router.post("/bulk", operation_id="bulk_jobs", summary="One action on many jobs", responses=problems())
+@router.post("/bulk", operation_id="bulk_jobs", summary="Act on many jobs", responses=problems())
 def bulk(body: BulkBody, request: Request, use: Use, _: Operator) -> BulkResultsView:
-    """Cancel, pause, resume, retry or delete. The answer says for each job what became of it. By filter, jobs in a
-    state that does not allow the action are only counted: repeat the call until `remaining` is 0."""
+    """Cancel, pause, resume, retry or delete. The response has a result for each job. With a filter, jobs in a state
+    that does not allow the action are only counted: repeat the call until `remaining` is 0."""
     ids, remaining, skipped = _chosen(body, use.jobs)
     outcome = use.service.each(ids, _action(body))
     results = [
@@ -219,7 +219,7 @@ def _chosen(body: BulkBody, store: JobStore) -> tuple[list[str], int, int]:
         return [one for one in dict.fromkeys(body.ids) if one not in set(body.except_)], 0, 0
     assert body.filter is not None
     if body.revision is None:
-        raise UsageError("a filter goes with the revision of the list", code=BULK_QUERY, field="revision")
+        raise UsageError("a filter needs the revision of the list", code=BULK_QUERY, field="revision")
     which = body.filter.as_filter(excluded=tuple(body.except_), seen_revision=body.revision)
     fitting = {one for part in acted_on(which, body.action) for one in store.ids(part)}
     every = store.ids(which)
@@ -240,14 +240,14 @@ def _action(body: BulkBody) -> Callable[[JobStore, str], Any]:
 
 @router.get("/{id}", operation_id="get_job", summary="One job", responses=problems(404))
 def get(id: Id, use: Use, caller: Viewer) -> JobDetailView:  # noqa: A002 - the parameter's name
-    """With its progress, its result once it has ended, and what the caller may do with it."""
+    """With its progress, its result once it has finished, and the caller's permissions."""
     return _detail(use.jobs.get(id), caller)
 
 
 @router.delete(
     "/{id}",
     operation_id="delete_job",
-    summary="Forget a job that has ended",
+    summary="Delete a finished job",
     status_code=204,
     responses=problems(404, 409),
 )
@@ -257,10 +257,10 @@ def delete(
     use: Use,
     _: Operator,
     give_up: Annotated[
-        bool, Query(description="Also a job whose source could not be put back: what it changed there stays as it is")
+        bool, Query(description="Also a job whose source could not be restored: its changes there remain")
     ] = False,
 ) -> None:
-    """Its row and its log; the files that it wrote stay."""
+    """Deletes its record and its log; the exported files are kept."""
     if give_up:
         tell(request.scope, {"give_up": True})
     use.service.delete(id, give_up=give_up)
@@ -272,18 +272,18 @@ def cancel(
     use: Use,
     caller: Operator,
     keep_partial: Annotated[
-        bool, Query(description="What was copied so far stays, and retry goes on from there")
+        bool, Query(description="Keeps the data copied so far, so that retry continues from there")
     ] = False,
 ) -> JobDetailView:
-    """Bytes stop within two seconds; it is cancelled once its source is as it was found. Asking again is no error."""
+    """Copying stops within two seconds; the job is cancelled once its source is restored. Idempotent."""
     return _detail(use.service.cancel(id, keep_partial=keep_partial), caller)
 
 
 @router.post(
-    "/{id}/pause", operation_id="pause_job", summary="Stop a job at its next checkpoint", responses=problems(404, 409)
+    "/{id}/pause", operation_id="pause_job", summary="Pause a job at its next checkpoint", responses=problems(404, 409)
 )
 def pause(id: Id, use: Use, caller: Operator) -> JobDetailView:  # noqa: A002
-    """Asking again is no error."""
+    """Idempotent."""
     return _detail(use.service.pause(id), caller)
 
 
@@ -294,20 +294,20 @@ def pause(id: Id, use: Use, caller: Operator) -> JobDetailView:  # noqa: A002
     responses=problems(404, 409),
 )
 def resume(id: Id, use: Use, caller: Operator) -> JobDetailView:  # noqa: A002
-    """It goes on from its checkpoint."""
+    """It continues from its checkpoint."""
     return _detail(use.service.resume(id), caller)
 
 
 @router.post(
-    "/{id}/retry", operation_id="retry_job", summary="Try a failed or cancelled job again", responses=problems(404, 409)
+    "/{id}/retry", operation_id="retry_job", summary="Retry a failed or cancelled job", responses=problems(404, 409)
 )
 def retry(
     id: Id,  # noqa: A002
     use: Use,
     caller: Operator,
-    discard: Annotated[bool, Query(description="Begins anew, instead of from the last checkpoint")] = False,
+    discard: Annotated[bool, Query(description="Starts over instead of continuing from the last checkpoint")] = False,
 ) -> JobDetailView:
-    """From its last checkpoint."""
+    """It continues from its last checkpoint."""
     return _detail(use.service.retry(id, discard=discard), caller)
 
 
@@ -318,20 +318,20 @@ def retry(
     responses=problems(404),
 )
 def permissions(id: Id, use: Use, caller: Viewer) -> dict[str, AllowedActionView]:  # noqa: A002
-    """By action, with the reason why not."""
+    """By action, with the reason if it is not allowed."""
     return job_permissions(use.jobs.get(id), caller.role)
 
 
-@router.get("/{id}/progress", operation_id="job_progress", summary="How far a job is", responses=problems(404))
+@router.get("/{id}/progress", operation_id="job_progress", summary="Progress of a job", responses=problems(404))
 def progress(id: Id, use: Use, _: Viewer) -> ProgressView:  # noqa: A002
-    """Every field is there from the first answer on."""
+    """Every field is present from the first response on."""
     return progress_view(use.jobs.get(id))
 
 
 @router.get(
     "/{id}/attempts",
     operation_id="job_attempts",
-    summary="Every time that a worker had the job",
+    summary="List the attempts at a job",
     responses=problems(404),
 )
 def attempts(id: Id, query: Annotated[AttemptQuery, Query()], use: Use, _: Viewer) -> AttemptsView:  # noqa: A002
@@ -340,9 +340,11 @@ def attempts(id: Id, query: Annotated[AttemptQuery, Query()], use: Use, _: Viewe
     return AttemptsView(attempts=[AttemptView.model_validate(one) for one in found.rows], **listed(found))
 
 
-@router.get("/{id}/explain", operation_id="explain_job", summary="Why a job is as it is", responses=problems(404))
+@router.get(
+    "/{id}/explain", operation_id="explain_job", summary="Explain a job's current state", responses=problems(404)
+)
 def explain(id: Id, use: Use, _: Viewer) -> ExplanationView:  # noqa: A002
-    """Code, cause, next step, and what happened before."""
+    """Code, cause, next step and earlier attempts."""
     found = use.service.explain(use.jobs.get(id))
     return ExplanationView(
         code=found.code,
@@ -355,17 +357,17 @@ def explain(id: Id, use: Use, _: Viewer) -> ExplanationView:  # noqa: A002
 
 
 @router.get(
-    "/{id}/logs", operation_id="job_logs", summary="A job's log, from a byte offset on", responses=problems(404)
+    "/{id}/logs", operation_id="job_logs", summary="Read a job's log from a byte offset", responses=problems(404)
 )
 async def logs(
     id: Id,  # noqa: A002
     request: Request,
     use: Use,
     _: Viewer,
-    after: Annotated[int, Query(ge=0, le=2**40, description="Offset to read from: `end` of the answer before")] = 0,
-    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for something to come")] = 0,
+    after: Annotated[int, Query(ge=0, le=2**40, description="Offset to read from: `end` of the previous response")] = 0,
+    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for new output")] = 0,
 ) -> LogView:
-    """Up to 256 KiB. With `wait` the answer comes as soon as there is something, or the job has ended."""
+    """Up to 256 KiB. With `wait` the response is sent as soon as there is new output or the job has finished."""
     loop = asyncio.get_running_loop()
     until = loop.time() + wait
     while True:
@@ -395,9 +397,11 @@ def _cut_off(data: bytes) -> int:
     return 0
 
 
-@router.get("/{id}/artifacts", operation_id="job_artifacts", summary="The files of an export", responses=problems(404))
+@router.get(
+    "/{id}/artifacts", operation_id="job_artifacts", summary="List the files of an export", responses=problems(404)
+)
 def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
-    """By the job's result."""
+    """From the job's result."""
     job = use.jobs.get(id)
     below = f"/api/v1/jobs/{job.id}/artifacts"
     files = [
@@ -429,9 +433,9 @@ def download(
     range: Annotated[str | None, Header(max_length=200)] = None,  # noqa: A002 - the header's name
     if_range: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
-    """For operators: a disk holds the secrets of its guest. Only what lies below an export root; no link is followed.
-    One range of bytes can be asked for. Each answer is a line in the audit trail. `HEAD` says how long the file is, and
-    reads nothing of it."""
+    """For operators: a disk contains the secrets of its guest. Only files below an export root; links are not
+    followed. A single byte range can be requested. Every download is recorded in the audit trail. `HEAD` returns the
+    size without reading the file."""
     file = open_artifact(use.jobs.get(id), name, use.service.roots)
     if request.method == "HEAD":
         tell(request.scope, {"size_bytes": file.size})

@@ -49,14 +49,14 @@ Use = Annotated[Services, Depends(services)]
 
 
 class HealthView(BaseModel):
-    """The process answers."""
+    """The process is running."""
 
     status: str = Field(examples=["healthy"])
     timestamp: str
 
 
 class LegacyStatusView(BaseModel):
-    """How the daemon stands."""
+    """The state of the daemon."""
 
     version: str
     uptime: str = Field(description="A duration as Go prints it", examples=["2m9.167s"])
@@ -69,12 +69,12 @@ class LegacyStatusView(BaseModel):
 
 
 class LegacySubmissionView(BaseModel):
-    """What became of a job file."""
+    """The result of a submission."""
 
     job_ids: list[str]
     accepted: int
     rejected: int
-    errors: list[str] | None = Field(default=None, description="One line for each job that was not taken")
+    errors: list[str] | None = Field(default=None, description="One line for each rejected job")
     timestamp: str
 
 
@@ -100,7 +100,7 @@ class LegacyJobsView(BaseModel):
 
 
 class LegacyCancelView(BaseModel):
-    """What became of a cancel."""
+    """The result of a cancel request."""
 
     cancelled: list[str]
     failed: list[str]
@@ -133,15 +133,15 @@ def _json(model: type[BaseModel]) -> dict[str, Any]:
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", operation_id="health", summary="Whether the process answers", responses=legacy_errors())
+@router.get("/health", operation_id="health", summary="Whether the process is running", responses=legacy_errors())
 async def health() -> HealthView:
-    """Open to everyone, and needs neither database nor worker; `/ready` looks at those."""
+    """No authentication; needs neither database nor worker, which `/ready` checks."""
     return HealthView(status="healthy", timestamp=now_rfc3339())
 
 
-@router.get("/status", operation_id="status", summary="Numbers of jobs, version, uptime", responses=legacy_errors())
+@router.get("/status", operation_id="status", summary="Job counts, version, uptime", responses=legacy_errors())
 def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyStatusView:
-    """Jobs by the words of these routes; what waits is in the total only."""
+    """Job counts in the words of these routes; waiting jobs are in the total only."""
     counts = dict.fromkeys(LEGACY_STATUS.values(), 0)
     for state, count in use.jobs.counts().items():
         counts[LEGACY_STATUS[state]] += count
@@ -166,8 +166,8 @@ def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyStatusView:
     responses=legacy_errors(),
 )
 async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(operator)]) -> LegacySubmissionView:
-    """One definition, `{jobs: [...]}` or a bare list, as JSON or YAML. A job that is not valid is rejected with its
-    reason, the others are accepted; 400 only when the text cannot be read at all."""
+    """One definition, `{jobs: [...]}` or a bare list, as JSON or YAML. An invalid job is rejected with its reason, the
+    others are accepted; 400 only if the text cannot be parsed at all."""
     text, kind = await job_file(request)
     submit = partial(use.service.submit, text, kind, caller.user_id, key=idempotency_key(request))
     done: SubmitResult = await run_in_threadpool(submit)
@@ -190,7 +190,7 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
     responses=legacy_errors(),
 )
 async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobsView:
-    """By id, by status, or all. Ids that do not exist are left out."""
+    """By id, by status, or all. Unknown ids are skipped."""
     question = await json_body(request, LegacyQueryBody)
     return await run_in_threadpool(_find, use.jobs, question)
 
@@ -206,7 +206,7 @@ def query_by_parameters(
     use: Use,
     _: Annotated[Caller, Depends(viewer)],
     all: Annotated[bool, Query(description="All jobs")] = True,  # noqa: A002 - the parameter's name
-    status: Annotated[list[str] | None, Query(max_length=20, description="May be given more than once")] = None,
+    status: Annotated[list[str] | None, Query(max_length=20, description="May be repeated")] = None,
     limit: Annotated[int, Query(ge=0, le=2**31, description=LIMIT)] = 0,
 ) -> LegacyJobsView:
     """The same without a body: `?all=true`."""
@@ -217,7 +217,7 @@ def query_by_parameters(
     "/jobs/{id}", operation_id="job", summary="One job", response_model_exclude_none=True, responses=legacy_errors(404)
 )
 def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobView:  # noqa: A002 - the parameter's name
-    """With its progress, and with its result once it has ended."""
+    """With its progress, and its result once it has finished."""
     return legacy_job(use.jobs.get(id))
 
 
@@ -230,7 +230,7 @@ def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobVi
     responses=legacy_errors(),
 )
 async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operator)]) -> LegacyCancelView:
-    """Each stands alone: those that do not exist or have ended are in `failed`, with the reason in `errors`."""
+    """Each on its own: unknown or finished jobs are in `failed`, with the reason in `errors`."""
     wanted = await json_body(request, LegacyCancelBody)
     outcome = await run_in_threadpool(use.service.each, wanted.job_ids, JobStore.cancel)
     tell_each(request.scope, "cancel", outcome)
@@ -264,7 +264,7 @@ def _states(words: Sequence[str]) -> tuple[JobState, ...]:
 
 
 def legacy_job(job: Job) -> LegacyJobView:
-    """A row in the shape and the words of these routes."""
+    """A job in the format and the words of these routes."""
     return LegacyJobView(
         definition={**job.definition, "id": job.id, "name": job.name, "created_at": rfc3339(job.created_at)},
         status=LEGACY_STATUS[job.state],

@@ -33,7 +33,7 @@ MAX_POINTS: Final = 1500
 
 
 class ReasonView(BaseModel):
-    """Why a part does not work, and what to do."""
+    """Why a part does not work, and what to do about it."""
 
     part: str = Field(examples=["database"])
     code: str = Field(examples=["database_full"])
@@ -43,7 +43,7 @@ class ReasonView(BaseModel):
 
 
 class ReadyView(BaseModel):
-    """Whether the daemon can do its work."""
+    """Whether the daemon is ready."""
 
     status: str = Field(examples=["ready", "not ready"])
     checks: dict[str, str] = Field(examples=[{"database": "ok", "schema": "ok", "workers": "ok", "engine": "ok"}])
@@ -52,7 +52,7 @@ class ReadyView(BaseModel):
 
 
 class StatisticsView(BaseModel):
-    """How the daemon stands now."""
+    """The current state of the daemon."""
 
     jobs: dict[JobState, int]
     waiting: dict[str, int] = Field(
@@ -99,9 +99,9 @@ class HistoryView(BaseModel):
 @router.get(
     "/ready",
     operation_id="ready",
-    summary="Whether the daemon can do its work",
+    summary="Whether the daemon is ready",
     tags=["meta"],
-    responses={503: {"description": "It cannot, and `checks` says why", "model": ReadyView}},
+    responses={503: {"description": "Not ready; `checks` says why", "model": ReadyView}},
 )
 async def ready(request: Request, response: Response, use: Use) -> ReadyView:
     """The database answers and can be written, its schema is this version's, and a worker is alive where this daemon
@@ -117,7 +117,7 @@ async def ready(request: Request, response: Response, use: Use) -> ReadyView:
 
 
 def _reason(part: str, code: str) -> ReasonView:
-    """A code of a worker may be one that this process does not know."""
+    """A worker may report a code that this process does not know."""
     info = CODES.get(code, CODES[PROCESS_DIES])
     return ReasonView(
         part=part, code=code, cause=info.cause, next_step=next_step(info), remedies=as_json(info.remedies)
@@ -136,7 +136,7 @@ def _readiness(request: Request, use: Services) -> Readiness:
 @router.get(
     "/metrics",
     operation_id="metrics",
-    summary="Numbers for Prometheus",
+    summary="Metrics for Prometheus",
     tags=["meta"],
     response_class=Response,
     responses={
@@ -146,14 +146,14 @@ def _readiness(request: Request, use: Services) -> Readiness:
     dependencies=[Depends(metrics_reader)],
 )
 def metrics(use: Use) -> Response:
-    """State comes from the database when it is asked. A token with the scope `metrics` reads this and nothing else."""
+    """The values are read from the database on each request. A token with the scope `metrics` can read only this."""
     return Response(use.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
 
 @router.get(
     "/api/v1/statistics",
     operation_id="statistics",
-    summary="Numbers of the daemon now",
+    summary="Current statistics",
     tags=["statistics"],
     responses=problems(),
 )
@@ -180,16 +180,16 @@ def statistics(use: Use, _: Viewer) -> StatisticsView:
 @router.get(
     "/api/v1/statistics/history",
     operation_id="history",
-    summary="Rate and numbers of jobs over time",
+    summary="History of rate and job counts",
     tags=["statistics"],
     responses=problems(),
 )
 def history(
     use: Use,
     _: Viewer,
-    since: Annotated[AwareDatetime | None, Query(description="Without it: an hour ago")] = None,
-    until: Annotated[AwareDatetime | None, Query(description="Without it: now")] = None,
-    points: Annotated[int, Query(ge=1, le=MAX_POINTS, description="At most so many")] = 500,
+    since: Annotated[AwareDatetime | None, Query(description="Default: an hour ago")] = None,
+    until: Annotated[AwareDatetime | None, Query(description="Default: now")] = None,
+    points: Annotated[int, Query(ge=1, le=MAX_POINTS, description="Maximum number of samples")] = 500,
 ) -> HistoryView:
     """A sample a minute, kept for 30 days."""
     last = _minute(until, time.time() + 60)
@@ -211,13 +211,13 @@ def _minute(moment: datetime | None, otherwise: float) -> int:
 
 @router.get("/openapi.json", include_in_schema=False)
 def openapi(request: Request, _: Viewer) -> Response:
-    """The document that describes the API."""
+    """The OpenAPI document."""
     return Response(document_json(request.app), media_type="application/json")
 
 
 @router.get("/docs", include_in_schema=False)
 def docs(request: Request, _: Viewer) -> HTMLResponse:
-    """The same for people: a page without scripts, so the strict policy holds."""
+    """The same for people: a page without scripts, to satisfy the strict policy."""
     return HTMLResponse(page(document(request.app)))
 
 

@@ -1,4 +1,4 @@
-"""Temporary snapshots of jobs: what whoever cleans up at a source must leave alone."""
+"""Temporary snapshots of jobs, which nothing else may remove at the source."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SnapshotView(BaseModel):
 
 
 class SnapshotsView(BaseModel):
-    """All of them, by the age of their jobs."""
+    """All of them, sorted by the age of their jobs."""
 
     snapshots: list[SnapshotView]
 

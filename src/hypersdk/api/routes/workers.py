@@ -17,13 +17,13 @@ router = APIRouter(prefix="/api/v1/workers", tags=["workers"])
 
 
 class WorkersView(ListView):
-    """Those that live first."""
+    """Live workers first."""
 
     workers: list[WorkerView]
 
 
 @router.get("", operation_id="list_workers", summary="List workers", responses=problems())
 def get(query: Annotated[WorkerQuery, Query()], use: Annotated[Services, Depends(services)], _: Viewer) -> WorkersView:
-    """With the age of their last sign of life; dead ones are forgotten after a week."""
+    """With the age of their last heartbeat; dead workers are removed after a week."""
     found = list_workers(use.database, query.where(), query.part())
     return WorkersView(workers=[WorkerView.model_validate(worker) for worker in found.rows], **listed(found))

@@ -1,4 +1,4 @@
-"""The commands of ``hyperctl`` and the flags that all of them take."""
+"""The commands of ``hyperctl`` and their common flags."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "get": Entry(f"{_HERE}.get", "Show one job."),
         "watch": Entry(f"{_HERE}.watch", "Follow jobs while they run."),
         "logs": Entry(f"{_HERE}.logs", "Print a job's log."),
-        "explain": Entry(f"{_HERE}.explain", "Say why a job is where it is, and what to do."),
+        "explain": Entry(f"{_HERE}.explain", "Explain a job's current state and what to do about it."),
         "cancel": Entry(f"{_HERE}.cancel", "Cancel jobs."),
-        "pause": Entry(f"{_HERE}.pause", "Bring jobs to a checkpoint and leave them there."),
-        "resume": Entry(f"{_HERE}.resume", "Go on with paused jobs."),
+        "pause": Entry(f"{_HERE}.pause", "Pause jobs at their next checkpoint."),
+        "resume": Entry(f"{_HERE}.resume", "Resume paused jobs."),
         "retry": Entry(f"{_HERE}.retry", "Put failed or cancelled jobs back into the queue."),
-        "delete": Entry(f"{_HERE}.delete", "Forget jobs that have ended; their files stay."),
+        "delete": Entry(f"{_HERE}.delete", "Delete finished jobs; their files are kept."),
     },
     "Daemon": {
-        "status": Entry(f"{_HERE}.status", "Show the daemon's version, uptime and numbers of jobs."),
-        "endpoints": Entry(f"{_HERE}.endpoints", "Connections to vCenter and ESXi: add, list, test, delete."),
+        "status": Entry(f"{_HERE}.status", "Show the daemon's version, uptime and job counts."),
+        "endpoints": Entry(f"{_HERE}.endpoints", "vCenter and ESXi hosts for jobs: add, list, test, delete."),
         "tokens": Entry(f"{_HERE}.tokens", "API tokens: create, list, revoke."),
         "users": Entry(f"{_HERE}.users", "Users: add, list, change, delete."),
     },
     "Access": {
-        "login": Entry(f"{_HERE}.login", "Log in to a daemon and remember it."),
-        "logout": Entry(f"{_HERE}.logout", "Revoke the remembered token and forget it."),
-        "contexts": Entry(f"{_HERE}.contexts", "Daemons that are remembered: list, use, add, remove."),
+        "login": Entry(f"{_HERE}.login", "Log in to a daemon and save it as a context."),
+        "logout": Entry(f"{_HERE}.logout", "Revoke the saved token and remove it."),
+        "contexts": Entry(f"{_HERE}.contexts", "Saved daemons: list, use, add, remove."),
     },
     "Get started": {
         "completion": Entry(f"{_HERE}.completion", "Print or install shell completion."),
@@ -83,7 +83,7 @@ _WHICH: Final = (
             " http://localhost:8080)."
         ),
     ),
-    _shared("context", "--context", metavar="NAME", help="A remembered daemon (see `hyperctl contexts list`)."),
+    _shared("context", "--context", metavar="NAME", help="A saved daemon (see `hyperctl contexts list`)."),
 )
 _TRUST: Final = (
     _shared("token_file", "--token-file", type=_FILE, metavar="FILE",
@@ -92,7 +92,8 @@ _TRUST: Final = (
             help="Trust certificates signed by the authorities in this PEM file."),
     _shared("thumbprint", "--thumbprint", metavar="FINGERPRINT",
             help="Trust the certificate with this SHA-256 or SHA-1 fingerprint and no other."),
-    _shared("insecure", "--insecure", is_flag=True, help="Trust any certificate. Anyone on the path can then read the token."),
+    _shared("insecure", "--insecure", is_flag=True,
+            help="Trust any certificate. Anyone on the path can then read the token."),
 )  # fmt: skip
 _TIME: Final = (
     _shared(
@@ -100,13 +101,13 @@ _TIME: Final = (
         "--timeout",
         type=click.FloatRange(0.1, 3600),
         metavar="SECONDS",
-        help="How long an answer may take (60).",
+        help="Timeout for a response (60).",
     ),
 )
 
 
 def json_flag(command: F) -> F:
-    """``--json``; read early, so that what goes wrong while the other flags are read is told as JSON already."""
+    """``--json``; parsed first, so that errors in other flags are printed as JSON too."""
     return flag(
         "--json",
         is_flag=True,
@@ -127,27 +128,27 @@ def format_flag(command: F) -> F:
         is_eager=True,
         expose_value=False,
         callback=_record_format,
-        help="How to print results: table for people, json (one object a line) or yaml for programs.",
+        help="Output format: table, json (one object per line) or yaml.",
     )(command)
 
 
 def daemon_flags(command: F) -> F:
-    """The flags that say which daemon and who asks, and ``--debug``."""
+    """The flags that select the daemon and the credentials, and ``--debug``."""
     return _with((*_WHICH, *_TRUST, *_TIME), debug_flag(command))
 
 
 def common_flags(command: F) -> F:
-    """All that every command takes which asks a daemon."""
+    """The flags of every command that contacts a daemon."""
     return format_flag(json_flag(daemon_flags(command)))
 
 
 def local_flags(command: F) -> F:
-    """All that a command takes which asks no daemon."""
+    """The flags of a command that contacts no daemon."""
     return format_flag(json_flag(debug_flag(command)))
 
 
 def trust_flags(command: F) -> F:
-    """The flags of ``daemon_flags`` that say who asks and which certificate is trusted: those that a context keeps."""
+    """The flags of ``daemon_flags`` for the token and the trusted certificate, which are stored in a context."""
     return _with(_TRUST, command)
 
 
@@ -167,13 +168,13 @@ def _with(flags: Sequence[Callable[[Any], Any]], command: F) -> F:
 @click.version_option(__version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")
 @common_flags
 def root() -> None:
-    """Control the HyperSDK daemon: submit export jobs, follow them, look after them."""
+    """Control the HyperSDK daemon: submit export jobs, follow and manage them."""
 
 
 program: Final = Program(PROGRAM, root, Ctl, folders=("submit", "man"))
 
 
 def run() -> int:
-    """What the installed script calls."""
+    """Entry point of the installed script."""
     end_on_sigterm()
     return program.run()

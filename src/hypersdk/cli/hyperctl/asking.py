@@ -1,5 +1,5 @@
-"""What cancel, pause, resume, retry and delete have in common: ids as arguments or with -id, a line that says how
-many."""
+"""What cancel, pause, resume, retry and delete have in common: ids as arguments or with -id, and a line with the
+count."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ids_given(command: F) -> F:
 def ask(
     ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...], act: Callable[[str], Job | None], done_word: str
 ) -> list[Job]:
-    """Acts on all of them. Prints ``Cancelled N job(s)`` and the like; raises what failed."""
+    """Acts on each job. Prints ``Cancelled N job(s)`` and the like; raises the errors of those that failed."""
     wanted = list(dict.fromkeys([*ids, *named]))
     if not wanted:
         raise UsageError("no job was named", next_step="Give its id; `hyperctl query -all` lists them.")

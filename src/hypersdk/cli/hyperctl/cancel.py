@@ -10,21 +10,22 @@ from hypersdk.cli.programs.groups import Command, flag
 
 
 @click.command("cancel", cls=Command)
-@flag("--keep-partial", is_flag=True, help="Keep what was copied, so that `hyperctl retry` goes on from there.")
-@flag("--wait", is_flag=True, help="Wait until the sources are as they were found.")
+@flag(
+    "--keep-partial", is_flag=True, help="Keep the data copied so far, so that `hyperctl retry` continues from there."
+)
+@flag("--wait", is_flag=True, help="Wait until the sources are restored.")
 @ids_given
 @pass_ctl
 def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...], keep_partial: bool, wait: bool) -> None:
     """Cancel jobs.
 
-    Copying stops within two seconds. A job is cancelled when its export lease is closed and its source is as it was
-    found.
+    Copying stops within two seconds. A job is cancelled once its export lease is closed and its source is restored.
     """
     jobs = ask(ctl, ids, named, lambda one: ctl.client.cancel(one, keep_partial=keep_partial), "Cancelled")
     going = [job.id for job in jobs if not job.ended]
     if wait and going:
-        with ctl.output.working("Waiting for the sources to be put back ..."):
+        with ctl.output.working("Waiting for the sources to be restored ..."):
             for _ in ctl.client.watch(going):
                 pass
     elif going and ctl.for_people:
-        ctl.output.note("The source is being put back; see `hyperctl watch " + " ".join(going[:3]) + "`.", style="dim")
+        ctl.output.note("The source is being restored; see `hyperctl watch " + " ".join(going[:3]) + "`.", style="dim")

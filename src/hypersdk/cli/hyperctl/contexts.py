@@ -1,4 +1,4 @@
-"""`hyperctl contexts`: daemons that are remembered."""
+"""`hyperctl contexts`: saved daemons."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 @click.group("contexts", cls=Group)
 def command() -> None:
-    """Daemons that are remembered, one of them being the current one. They stand in
-    ~/.config/hypersdk/contexts.toml."""
+    """Saved daemons, one of which is current. They are stored in ~/.config/hypersdk/contexts.toml."""
 
 
 @command.command("list")
 @local_flags
 @pass_ctl
 def list_(ctl: Ctl) -> None:
-    """List the contexts; the current one has a star."""
+    """List the contexts; the current one is marked with a star."""
     contexts = _load(ctl)
     facts = [_facts(name, one, contexts) for name, one in contexts.known.items()]
     ctl.show(facts, lambda: _print(ctl, contexts))
@@ -38,7 +37,7 @@ def _print(ctl: Ctl, contexts: Contexts) -> None:
     from hypersdk.cli.columns import Column, lay_out
 
     if not contexts.known:
-        ctl.output.line("No daemon is remembered. Log in to one with `hyperctl login URL`.")
+        ctl.output.line("No daemon is saved. Log in to one with `hyperctl login URL`.")
         return
     columns = (Column(""), Column("Name"), Column("URL", least=20), Column("Token"), Column("Trust", optional=True))
     rows = [
@@ -90,8 +89,7 @@ def use(ctl: Ctl, name: str) -> None:
 @local_flags
 @pass_ctl
 def add(ctl: Ctl, name: str, address: str) -> None:
-    """Remember a daemon; --token-file, --ca-bundle, --thumbprint and --insecure are remembered with it. Nothing is
-    asked of it now."""
+    """Save a daemon, with --token-file, --ca-bundle, --thumbprint and --insecure. It is not contacted."""
     from hypersdk.client.address import normal_url, read_token
     from hypersdk.client.contexts import Context
     from hypersdk.net.certificate import parse_fingerprint
@@ -116,7 +114,7 @@ def add(ctl: Ctl, name: str, address: str) -> None:
 @local_flags
 @pass_ctl
 def remove(ctl: Ctl, name: str) -> None:
-    """Forget a context and its token. The token stays valid; `hyperctl logout` revokes it."""
+    """Remove a context and its token. The token stays valid; `hyperctl logout` revokes it."""
     _save(ctl, _load(ctl).without(name))
     ctl.show({"name": name, "removed": True}, lambda: ctl.say(f"Removed context {name}"))
 

@@ -1,4 +1,4 @@
-"""What one run of ``hyperctl`` knows: streams, flags, the client, and how results are printed."""
+"""The state of one run of ``hyperctl``: streams, flags, the client, and the output format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMATS: Final = ("table", "json", "yaml")
 
 
 class Ctl(Run):
-    """Handed to every command. ``given`` holds the flags that say which daemon, by parameter name."""
+    """Passed to every command. ``given`` holds the flags that select the daemon, by parameter name."""
 
     def __init__(self, output: Output, environ: Mapping[str, str], stdin: TextIO, stdout: TextIO) -> None:
         super().__init__(output, environ, stdin, stdout)
@@ -32,13 +32,13 @@ class Ctl(Run):
         self._open = ExitStack()
 
     def choose_format(self, name: str) -> None:
-        """The later flag counts."""
+        """The last flag wins."""
         self.format = name
         self.output.json_lines = name == "json"
 
     @cached_property
     def client(self) -> Client:
-        """The daemon's client, made when first needed."""
+        """The daemon's client, created on first use."""
         return self.connect(**self.given)
 
     def connect(self, **given: Any) -> Client:
@@ -54,7 +54,7 @@ class Ctl(Run):
 
     @property
     def for_people(self) -> bool:
-        """Whether results are tables and sentences."""
+        """Whether results are printed for people: as tables and sentences."""
         return self.format == "table"
 
     def show(self, facts: Facts | Sequence[Facts], people: Callable[[], None]) -> None:
@@ -79,7 +79,7 @@ class Ctl(Run):
         click.echo(text if text == clean_lines(text) else dumped(unicode=False), file=self.stdout)
 
     def say(self, text: str, style: str = "bold") -> None:
-        """A line on stdout that programs may look for, as it is; with a style at a terminal."""
+        """A line on stdout that programs may match, unchanged; with a style at a terminal."""
         from rich.text import Text
 
         self.output.print(Text(clean(text), style=style), soft_wrap=True)
@@ -95,8 +95,8 @@ pass_ctl = click.make_pass_decorator(Ctl)
 
 
 def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], Any]) -> tuple[list[Any], list[HyperSDKError]]:
-    """``act`` on every id; those that fail are told of and do not keep the others from it. What is no matter of the id
-    is raised."""
+    """Calls ``act`` with every id. An error of one id is printed and the others continue; an error that is not
+    specific to an id is raised."""
     from hypersdk.cli.remedies import error_dict
     from hypersdk.cli.report import tell
     from hypersdk.errors import AccessError, ConnectError
@@ -126,7 +126,7 @@ def raise_failures(
     things: str = "jobs",
     next_step: str = "See the reasons above.",
 ) -> None:
-    """Nothing where all went well, and the error itself where there was one thing to do.
+    """Does nothing without failures; raises the error itself if there was only one id.
 
     Where none was done and all failed in one way, an error of that family, for its exit status; else PartlyFailed.
     """

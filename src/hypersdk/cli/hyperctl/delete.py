@@ -15,12 +15,12 @@ from hypersdk.cli.programs.groups import Command, flag
 @flag(
     "--give-up",
     is_flag=True,
-    help="Also jobs whose source could not be put back: tells what stays behind, and nobody undoes it any more.",
+    help="Also delete jobs whose source could not be restored: prints what is left there. It is not undone afterwards.",
 )
 @ids_given
 @pass_ctl
 def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...], give_up: bool) -> None:
-    """Forget jobs that have ended, with their logs. The files that they made stay."""
+    """Delete finished jobs and their logs. The exported files are kept."""
     ask(ctl, ids, named, lambda job_id: _delete(ctl, job_id, give_up), "Deleted")
 
 
@@ -28,11 +28,11 @@ def _delete(ctl: Ctl, job_id: str, give_up: bool) -> None:
     left = list(_left_behind(ctl, job_id)) if give_up else []
     ctl.client.delete(job_id, give_up=give_up)
     for text in left:
-        ctl.output.warn(f"{job_id}: given up, stays behind: {text}")
+        ctl.output.warn(f"{job_id}: deleted; left at the source: {text}")
 
 
 def _left_behind(ctl: Ctl, job_id: str) -> Iterator[str]:
-    """What nobody looks after any more. The job may have failed for another reason, which says nothing about that."""
+    """What is left at the source. The job may have failed for another reason, which does not mention it."""
     job = ctl.client.get(job_id)
     if not (changes := job.raw.get("source_changes")):
         return

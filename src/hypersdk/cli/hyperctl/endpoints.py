@@ -1,4 +1,4 @@
-"""`hyperctl endpoints`: the daemon's connections to vCenter and ESXi."""
+"""`hyperctl endpoints`: vCenter and ESXi hosts registered with the daemon."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 @click.group("endpoints", cls=Group)
 def command() -> None:
-    """Connections to vCenter and ESXi that the daemon keeps for jobs. Passwords go in and never come out."""
+    """vCenter and ESXi hosts that jobs can use. Stored passwords are never returned."""
 
 
 @command.command("add")
 @click.argument("name")
 @click.argument("address", metavar="URL")
-@flag("--username", metavar="NAME", help="Who logs in there; asked for where it is missing.")
+@flag("--username", metavar="NAME", help="User name for the server; asked for if missing.")
 @flag("--password-file", type=_FILE, metavar="FILE", help="Read the password from the first line of this file.")
 @flag("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @flag(
-    "--secret-ref", metavar="REF", help="Let the daemon look the password up itself: vault:NAME, env:NAME or file:PATH."
+    "--secret-ref",
+    metavar="REF",
+    help="Reference to the password, resolved by the daemon: vault:NAME, env:NAME or file:PATH.",
 )
 @flag("--pin", metavar="FINGERPRINT", help="Trust the server's certificate with this SHA-256 fingerprint.")
 @flag(
@@ -42,7 +44,7 @@ def command() -> None:
     is_flag=True,
     help="Trust any certificate of the server. Anyone on the path can then read the password.",
 )
-@flag("--datacenter", metavar="NAME", help="Datacenter for relative paths of machines.")
+@flag("--datacenter", metavar="NAME", help="Datacenter for relative machine paths.")
 @flag("--default", is_flag=True, help="Jobs that name no endpoint use this one.")
 @common_flags
 @pass_ctl
@@ -59,12 +61,12 @@ def add(
     datacenter: str | None,
     default: bool,
 ) -> None:
-    """Keep a connection. A certificate that nobody vouches for is shown, and trusted on your word.
+    """Register an endpoint. An untrusted certificate is shown and trusted only after you confirm it.
 
     The password comes from a file, standard input or the prompt, never from the command line.
     """
     if secret_ref is not None and (password_file is not None or password_stdin):
-        raise UsageError("--secret-ref goes without a password", next_step="Give one of them.")
+        raise UsageError("--secret-ref cannot be combined with a password", next_step="Give one of them.")
     if username is None:
         if not ctl.output.can_ask:
             raise UsageError("--username is missing", next_step="Give the account that the daemon logs in with.")
@@ -100,7 +102,7 @@ def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
         raise error
     notes = ctl.output.notes
     notes.print(
-        f"{clean(address, 200)} shows the daemon a certificate that no authority known to it vouches for.",
+        f"{clean(address, 200)} presents a certificate that the daemon does not trust.",
         style="yellow",
     )
     for label, key in (
@@ -113,7 +115,7 @@ def _confirmed(ctl: Ctl, address: str, error: HyperSDKError) -> str:
         if value := error.fields.get(key):
             notes.print(f"  {label:<12}{clean(str(value), 200)}", soft_wrap=True)
     notes.print("Compare the SHA-256 fingerprint with the one shown on the server itself.")
-    if not ctl.confirm("Shall the daemon trust it from now on?"):
+    if not ctl.confirm("Trust it from now on?"):
         raise error
     return shown
 
@@ -131,7 +133,7 @@ def _print(ctl: Ctl, endpoints: Sequence[EndpointInfo]) -> None:
     from hypersdk.client import EndpointInfo
 
     if not endpoints:
-        ctl.output.line("No endpoint is known. Add one with `hyperctl endpoints add NAME URL`.")
+        ctl.output.line("No endpoint is registered. Add one with `hyperctl endpoints add NAME URL`.")
         return
     ctl.output.print(table(endpoints, EndpointInfo, ctl.output.width, thumbprint=_trust))
 
@@ -159,7 +161,7 @@ def test(ctl: Ctl, endpoint: str) -> None:
 @common_flags
 @pass_ctl
 def default_(ctl: Ctl, endpoint: str) -> None:
-    """Let jobs that name no endpoint use this one."""
+    """Make an endpoint the default for jobs that name none."""
     made = ctl.client.endpoints.make_default(endpoint)
     ctl.show(dict(made.raw), lambda: ctl.say(f"{made.name} is the default endpoint"))
 
@@ -169,6 +171,6 @@ def default_(ctl: Ctl, endpoint: str) -> None:
 @common_flags
 @pass_ctl
 def delete(ctl: Ctl, endpoint: str) -> None:
-    """Forget an endpoint, with its password. Refused while jobs that have not ended use it."""
+    """Delete an endpoint and its password. Refused while unfinished jobs use it."""
     ctl.client.endpoints.delete(endpoint)
     ctl.show({"endpoint": endpoint, "deleted": True}, lambda: ctl.say(f"Deleted endpoint {endpoint}"))

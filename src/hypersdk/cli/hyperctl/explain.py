@@ -1,4 +1,4 @@
-"""`hyperctl explain`: why a job is where it is."""
+"""`hyperctl explain`: a job's current state and the reasons for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @common_flags
 @pass_ctl
 def command(ctl: Ctl, job_id: str) -> None:
-    """Say why a job is where it is: the code, its cause, the next step, and what was tried before."""
+    """Explain a job's current state: code, cause, next step and earlier attempts."""
     job = ctl.client.get(job_id)
     explanation = ctl.client.explain(job_id)
     facts = {"id": job.id, "status": job.status, "state": job.state, "steps": job.raw["steps"], **explanation.raw}

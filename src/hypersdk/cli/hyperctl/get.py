@@ -15,6 +15,6 @@ from hypersdk.cli.programs.groups import Command
 @common_flags
 @pass_ctl
 def command(ctl: Ctl, job_id: str) -> None:
-    """Show one job: where it is, how far, and what came of it."""
+    """Show one job: its state, progress and result."""
     job = ctl.client.get(job_id)
     ctl.show(dict(job.raw), lambda: ctl.output.print(facts_table(list(job_facts(job))), soft_wrap=True))

@@ -1,4 +1,4 @@
-"""`hyperctl login`: a password for a token, which the context keeps."""
+"""`hyperctl login`: exchanges a password for a token, which is stored in a context."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 @click.command("login", cls=Command)
 @click.argument("address", required=False, metavar="[URL]")
-@flag(
-    "--name", metavar="NAME", help="Name to remember the daemon by (its host name, with the port where that is taken)."
-)
-@flag("--username", metavar="NAME", help="Who logs in; asked for where it is missing.")
+@flag("--name", metavar="NAME", help="Name of the context (the host name, with the port if that name is taken).")
+@flag("--username", metavar="NAME", help="User name; asked for if missing.")
 @flag("--password-file", type=_FILE, metavar="FILE", help="Read the password from the first line of this file.")
 @flag("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @flag(
@@ -42,7 +40,7 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
     default=30.0,
     show_default=True,
     metavar="N",
-    help="How long the token is valid.",
+    help="Lifetime of the token.",
 )
 @common_flags
 @pass_ctl
@@ -55,11 +53,11 @@ def command(
     password_stdin: bool,
     days: float,
 ) -> None:
-    """Log in to a daemon and remember it as the current context.
+    """Log in to a daemon and save it as the current context.
 
-    The password is exchanged for a token, which is kept in a file that only you can read; the password is not kept.
-    With --token-file, that token is checked and kept in place of a login. A certificate that is not trusted is shown,
-    and pinned on your word.
+    The password is exchanged for a token, which is stored in a file that only you can read; the password is not
+    stored. With --token-file, that token is checked and stored instead. An untrusted certificate is shown and pinned
+    only after you confirm it.
     """
     if address is not None:
         ctl.given["url"] = address
@@ -77,7 +75,7 @@ def command(
 
 
 def _target(ctl: Ctl) -> Target:
-    """The daemon, without any token that lies around: this is about getting one."""
+    """The daemon, without any saved token: this command obtains one."""
     from hypersdk.client.address import AddressOptions, find_target
 
     given = {key: value for key, value in ctl.given.items() if key != "timeout_s"}
@@ -93,7 +91,7 @@ def _transport(ctl: Ctl, target: Target) -> Transport:
 
 
 def _trusted(ctl: Ctl, target: Target) -> Target:
-    """The target as it is where it answers; with the certificate pinned where a person says so. Raises ConnectError."""
+    """The target, with its certificate pinned if it is untrusted and a person confirms it. Raises ConnectError."""
     transport = _transport(ctl, replace(target, token=None))
     try:
         transport.request("GET", "/health")
@@ -116,7 +114,7 @@ def _show_certificate(ctl: Ctl, target: Target, error: HyperSDKError) -> None:
     from hypersdk.cli.text import clean
 
     notes = ctl.output.notes
-    notes.print(f"{target.url} shows a certificate that no authority known here vouches for.", style="yellow")
+    notes.print(f"{target.url} presents a certificate that is not trusted here.", style="yellow")
     for label, key in (
         ("SHA-256", "sha256"),
         ("subject", "subject"),

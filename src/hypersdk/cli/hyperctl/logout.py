@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 @common_flags
 @pass_ctl
 def command(ctl: Ctl) -> None:
-    """Forget the token of the current context (or of --context, or of the one for --url), and revoke it where the
-    daemon answers."""
+    """Remove the token of the current context (or of --context, or of the one for --url), and revoke it if the daemon
+    can be reached."""
     from hypersdk.client.contexts import CONTEXT_UNKNOWN, contexts_path, load_contexts, save_contexts
 
     path = contexts_path(ctl.environ)
     contexts = load_contexts(path)
     name = _meant(ctl, contexts)
     if name is None or contexts.get(name).token is None:
-        raise LookupFailed("nobody is logged in", code=CONTEXT_UNKNOWN, next_step="See `hyperctl contexts list`.")
+        raise LookupFailed("not logged in", code=CONTEXT_UNKNOWN, next_step="See `hyperctl contexts list`.")
     context = contexts.get(name)
     revoked = _revoke(ctl, name, context)
     save_contexts(path, contexts.with_context(name, replace(context, token=None, token_id=None)))
@@ -36,8 +36,8 @@ def command(ctl: Ctl) -> None:
 
 
 def _meant(ctl: Ctl, contexts: Contexts) -> str | None:
-    """The name of the context. An address that is not that of one context is an error: its token would be another
-    daemon's."""
+    """The name of the context. An address that does not belong to exactly one context is an error: the token could be
+    another daemon's."""
     from hypersdk.client.address import URL_VARIABLE, is_at, normal_url
 
     named = ctl.given.get("context")
@@ -57,7 +57,7 @@ def _meant(ctl: Ctl, contexts: Contexts) -> str | None:
 
 
 def _revoke(ctl: Ctl, name: str, context: Context) -> bool:
-    """Whether the daemon made the token worthless. One that was given by --token-file is not ours to revoke."""
+    """Whether the daemon revoked the token. A token from --token-file is never revoked."""
     if context.token_id is None:
         return False
     given = {key: value for key, value in ctl.given.items() if key not in ("context", "url", "token_file")}

@@ -1,4 +1,4 @@
-"""`hyperctl logs`: what a job wrote down."""
+"""`hyperctl logs`: a job's log."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hypersdk.cli.programs.groups import Command, flag
 
 @click.command("logs", cls=Command)
 @click.argument("job_id", metavar="ID")
-@flag("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
+@flag("--follow", "-f", is_flag=True, help="Follow the log until the job has finished.")
 @common_flags
 @pass_ctl
 def command(ctl: Ctl, job_id: str, follow: bool) -> None:
-    """Print a job's log, of all its attempts.
+    """Print a job's log, including all attempts.
 
     With --json, one object a line: {"line": ...}.
     """
@@ -44,7 +44,7 @@ def _so_far(ctl: Ctl, job_id: str) -> Iterator[str]:
 
 
 def _lines(pieces: Iterator[str]) -> Iterator[str]:
-    """Whole lines out of pieces that may end anywhere."""
+    """Whole lines from chunks that may end anywhere."""
     rest = ""
     for piece in pieces:
         *whole, rest = (rest + piece).split("\n")

@@ -1,4 +1,4 @@
-"""`hyperctl man`, and what its pages say beside the commands."""
+"""`hyperctl man`, and the parts of its pages that are not about commands."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MANUAL: Final = Manual(
         ("HYPERVISORD_URL", "Address of the daemon, where neither --url nor --context is given."),
         ("HYPERVISORD_TOKEN", "Token, where --token-file is not given."),
         ("STATE_DIRECTORY, XDG_STATE_HOME", "Where the token of a daemon on this machine is looked for: admin.token."),
-        ("XDG_CONFIG_HOME", "Where contexts are kept."),
+        ("XDG_CONFIG_HOME", "Directory of the contexts file."),
         ("HTTPS_PROXY, NO_PROXY", "Proxy on the way to a daemon on another machine."),
         ("NO_COLOR", "No colours."),
     ),
     files=(
-        ("~/.config/hypersdk/contexts.toml", "Remembered daemons and their tokens; readable by you only."),
+        ("~/.config/hypersdk/contexts.toml", "Saved daemons and their tokens; readable only by you."),
         (
             "~/.local/state/hypersdk/admin.token, /var/lib/hypersdk/admin.token",
             "Token that a daemon on this machine made when it first started.",

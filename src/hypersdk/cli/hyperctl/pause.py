@@ -13,5 +13,5 @@ from hypersdk.cli.programs.groups import Command
 @ids_given
 @pass_ctl
 def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...]) -> None:
-    """Bring jobs to a checkpoint and leave them there until they are resumed."""
+    """Pause jobs at their next checkpoint until they are resumed."""
     ask(ctl, ids, named, ctl.client.pause, "Paused")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hypersdk.client import Job
 
 MAX_SHOWN: Final = 5
-"""Ids in one message; the JSON form has them all."""
+"""Ids in one message; the JSON output has all of them."""
 
 
 @click.command("query", cls=Command)
@@ -27,7 +27,7 @@ MAX_SHOWN: Final = 5
     "ids",
     multiple=True,
     metavar="ID",
-    help="This job; may be given more than once. One that does not exist is left out, and the exit status is 5.",
+    help="This job; may be repeated. An unknown id is skipped, and the exit status is 5.",
 )
 @flag(
     "--status",
@@ -39,8 +39,8 @@ MAX_SHOWN: Final = 5
         " paused."
     ),
 )
-@flag("--text", metavar="WORDS", default="", help="Jobs with this in name, machine or folder.")
-@flag("--limit", type=click.IntRange(1, 1_000_000), metavar="N", help="At most so many, the newest.")
+@flag("--text", metavar="WORDS", default="", help="Jobs whose name, machine or folder contains this text.")
+@flag("--limit", type=click.IntRange(1, 1_000_000), metavar="N", help="At most N jobs, the newest.")
 @common_flags
 @pass_ctl
 def command(
@@ -48,10 +48,10 @@ def command(
 ) -> None:
     """List jobs, newest first.
 
-    With --json, one job a line, as GET /api/v1/jobs/{id} gives it.
+    With --json, one job per line, as GET /api/v1/jobs/{id} gives it.
     """
     if everything and ids:
-        raise UsageError("--all and --id exclude each other", next_step="Give one of them.")
+        raise UsageError("--all and --id are mutually exclusive", next_step="Give one of them.")
     wanted = [word for given in states for word in given.split(",") if word]
     found = ctl.client.query(ids, wanted, text) if ids else list(ctl.client.list(states=wanted, text=text, limit=limit))
     jobs = found[:limit]
@@ -60,8 +60,8 @@ def command(
 
 
 def _check_there(ctl: Ctl, ids: Sequence[str], found: Sequence[Job], *, filtered: bool) -> None:
-    """Raises LookupFailed ``job_unknown`` where one of ``ids`` is no job; one that is only filtered away is no
-    error."""
+    """Raises LookupFailed ``job_unknown`` if one of ``ids`` does not exist; one that only the filter excludes is not
+    an error."""
     missing = _without(dict.fromkeys(ids), found)
     if missing and filtered:
         missing = _without(missing, ctl.client.query(missing))

@@ -13,5 +13,5 @@ from hypersdk.cli.programs.groups import Command
 @ids_given
 @pass_ctl
 def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...]) -> None:
-    """Go on with paused jobs, from their checkpoints."""
+    """Resume paused jobs from their checkpoints."""
     ask(ctl, ids, named, ctl.client.resume, "Resumed")

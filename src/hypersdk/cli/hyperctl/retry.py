@@ -10,9 +10,9 @@ from hypersdk.cli.programs.groups import Command, flag
 
 
 @click.command("retry", cls=Command)
-@flag("--discard", is_flag=True, help="Begin anew, in place of going on from the last checkpoint.")
+@flag("--discard", is_flag=True, help="Start over instead of continuing from the last checkpoint.")
 @ids_given
 @pass_ctl
 def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...], discard: bool) -> None:
-    """Put failed or cancelled jobs back into the queue. They go on from their last checkpoint."""
+    """Put failed or cancelled jobs back into the queue. They continue from their last checkpoint."""
     ask(ctl, ids, named, lambda one: ctl.client.retry(one, discard=discard), "Retried")

@@ -1,4 +1,5 @@
-"""Jobs as hyperctl shows them: rows of a table whose titles and words programs read, and a sheet of one job."""
+"""How hyperctl shows jobs and other records: tables, whose titles and words programs parse, and the details of one
+job."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ R = TypeVar("R", bound=ListRecord)
 
 
 def status_text(job: Job) -> str:
-    """One of the five words that programs know, with the daemon's own word behind it where that says more."""
+    """One of the five legacy words, followed by the daemon's own state where that is more precise."""
     same = job.state in (job.status, "queued")
     return job.status if same else f"{job.status} ({job.state})"
 
@@ -50,7 +51,7 @@ def step_text(step: StepColumns) -> str:
 
 
 def moment_text(moment: datetime | None) -> str:
-    """In the zone of whoever reads it, to the second."""
+    """In local time, to the second."""
     return "-" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
@@ -95,7 +96,7 @@ def jobs_table(jobs: Sequence[Job], width: int | None) -> Text:
 
 
 def facts_table(facts: Facts) -> Text:
-    """Labels and values, one pair a line."""
+    """Labels and values, one pair per line."""
     from hypersdk.cli.columns import Column, lay_out
 
     rows = [((label, "bold"), (clean(value, 4096), "")) for label, value in facts]
@@ -105,7 +106,7 @@ def facts_table(facts: Facts) -> Text:
 
 
 def job_facts(job: Job) -> Iterator[tuple[str, str]]:
-    """The sheet of ``hyperctl get``."""
+    """The details that ``hyperctl get`` prints."""
     yield "Job ID", job.id
     yield "Name", job.name
     yield ("VM Path" if job.vm_path else "Subject"), job.subject

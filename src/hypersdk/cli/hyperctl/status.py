@@ -1,4 +1,4 @@
-"""`hyperctl status`: the daemon in numbers."""
+"""`hyperctl status`: version, uptime and job counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @common_flags
 @pass_ctl
 def command(ctl: Ctl) -> None:
-    """Show the daemon's version, uptime and numbers of jobs."""
+    """Show the daemon's version, uptime and job counts."""
     status = ctl.client.status()
     ctl.show(dict(status.raw), lambda: _print(ctl, status))
 

@@ -35,24 +35,28 @@ MAX_NAMED = 10
     "--output-dir",
     "folder",
     metavar="DIR",
-    help="With --vm: folder for the files, as the daemon's host sees it.",
+    help="With --vm: folder for the files, on the daemon's host.",
 )
 @flag("--format", "image", type=click.Choice(FORMATS), help="With --vm: format of the files (ovf).")
 @flag("--name", metavar="NAME", help="With --vm: name of the job (the machine's).")
 @flag("--compress", is_flag=True, help="With --vm: compressed qcow2.")
 @flag("--endpoint", metavar="NAME", help="Endpoint for jobs that name none (see `hyperctl endpoints list`).")
 @flag(
-    "--priority", type=click.IntRange(-1000, 1000), default=0, metavar="N", help="Jobs with a higher one go first (0)."
+    "--priority",
+    type=click.IntRange(-1000, 1000),
+    default=0,
+    metavar="N",
+    help="Jobs with a higher priority start first (0).",
 )
-@flag("--watch", is_flag=True, help="Follow the jobs to their end; the exit status is theirs.")
+@flag("--watch", is_flag=True, help="Follow the jobs until they finish; the exit status is theirs.")
 @json_flag
 @daemon_flags
 @pass_ctl
 def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int, watch: bool, **one: Any) -> None:
     """Submit the jobs of a file, or one machine.
 
-    Each job of a file is accepted or rejected on its own; the reasons are printed. The daemon goes on when hyperctl
-    ends.
+    Each job of a file is accepted or rejected on its own; the reasons are printed. The jobs run in the daemon and
+    continue when hyperctl exits.
     """
     definition = _definition(ctl, file, one)
     endpoint_id = None if endpoint is None else ctl.client.endpoints.get(endpoint).id
@@ -66,7 +70,7 @@ def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int,
             follow(ctl, ids)
         except KeyboardInterrupt as error:
             names = f" {' '.join(ids)}" if len(ids) <= MAX_NAMED else ""
-            again = f"Nothing is lost: jobs run in the daemon, not here. `hyperctl watch{names}` shows them again."
+            again = f"Nothing is lost: jobs run in the daemon. `hyperctl watch{names}` shows them again."
             raise Cancelled("stopped: interrupted", signal="SIGINT", next_step=again) from error
     _raise_rejections(done)
 
@@ -75,7 +79,9 @@ def _definition(ctl: Ctl, file: Path | None, one: dict[str, Any]) -> Any:
     given = {key: value for key, value in one.items() if value}
     if file is not None:
         if given:
-            raise UsageError("--file goes without the flags of one machine", next_step="Write it into the job file.")
+            raise UsageError(
+                "--file cannot be combined with the flags of a single machine", next_step="Write it into the job file."
+            )
         # As bytes: what is no UTF-8 is for the daemon to tell, as in a file that is named.
         return ctl.stdin.buffer.read(MAX_STDIN_BYTES + 1) if str(file) == "-" else file
     if not one["vm"] or not one["folder"]:
@@ -116,4 +122,4 @@ def _print(ctl: Ctl, done: Submission) -> None:
 
 def _raise_rejections(done: Submission) -> None:
     errors = [one.error for one in done.rejected]
-    raise_failures(done.accepted, errors, "accepted", next_step="Correct them; submit them alone.")
+    raise_failures(done.accepted, errors, "accepted", next_step="Correct them and submit them again on their own.")

@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 @click.group("tokens", cls=Group)
 def command() -> None:
-    """API tokens: for programs, and for people who come in without a password."""
+    """API tokens: for programs, and for people who log in without a password."""
 
 
 @command.command("create")
 @click.argument("label")
 @token_flags("What it may do.")
-@flag("--user", metavar="NAME", help="Whose token it is (yours); for administrators.")
+@flag("--user", metavar="NAME", help="Owner of the token (you); for administrators.")
 @flag(
     "--to-file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write it into this file, readable by its owner only, in place of showing it.",
+    help="Write it to this file, readable only by its owner, instead of printing it.",
 )
 @common_flags
 @pass_ctl
 def create(
     ctl: Ctl, label: str, scope: str, days: float, forever: bool, user: str | None, to_file: Path | None
 ) -> None:
-    """Make a token. It is shown this once and never again. It ends no later than the token that you use now."""
+    """Create a token. It is shown only once. It expires no later than the token used to create it."""
 
     def make() -> NewToken:
         return ctl.client.tokens.create(label, scope, expires_in_days=None if forever else _asked(days), user=user)
@@ -55,19 +55,19 @@ def create(
 
 
 def _asked(days: float) -> float | Literal["default"]:
-    """What was not typed is for the daemon to decide: it may not be more than the token that asks has left."""
+    """Without --days the daemon decides: a token may not outlive the one that creates it."""
     typed = click.get_current_context().get_parameter_source("days") is not ParameterSource.DEFAULT
     return days if typed else "default"
 
 
 def _tell(ctl: Ctl, secret: Secret) -> None:
     ctl.output.line(secret.reveal())
-    ctl.output.note("Keep it now: it is not shown again.", style="yellow")
+    ctl.output.note("Save it now: it is not shown again.", style="yellow")
 
 
 def _made_into(ctl: Ctl, path: Path, make: Callable[[], NewToken]) -> ApiToken:
-    """The file comes first: a token that nobody can read would stay valid for months. One that cannot be written down
-    is revoked."""
+    """The file is created first: an unreadable token would stay valid for months. A token that cannot be written is
+    revoked."""
     import os
 
     made: NewToken | None = None
@@ -111,11 +111,11 @@ def _revoke_unseen(ctl: Ctl, token_id: str) -> None:
 
 
 @command.command("list")
-@flag("--all", "everyone", is_flag=True, help="Of all users; for administrators.")
+@flag("--all", "everyone", is_flag=True, help="Tokens of all users; for administrators.")
 @common_flags
 @pass_ctl
 def list_(ctl: Ctl, everyone: bool) -> None:
-    """List tokens, newest first, without their texts."""
+    """List tokens, newest first, without the secret itself."""
     tokens = ctl.client.tokens.list(everyone=everyone)
     ctl.show([dict(token.raw) for token in tokens], lambda: _print(ctl, tokens))
 
@@ -135,7 +135,7 @@ def _expiry(token: ApiToken) -> tuple[str, str]:
 @common_flags
 @pass_ctl
 def revoke(ctl: Ctl, ids: tuple[str, ...]) -> None:
-    """Make tokens worthless, at once."""
+    """Revoke tokens, immediately."""
     from hypersdk.cli.hyperctl.ctl import for_each, raise_failures
 
     def one(token_id: str) -> str:

@@ -1,4 +1,4 @@
-"""`hyperctl users`: who may log in to the daemon."""
+"""`hyperctl users`: users of the daemon."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group("users", cls=Group)
 def command() -> None:
-    """Users of the daemon, for administrators. A viewer looks, an operator runs jobs, an admin keeps users and
+    """Users of the daemon; for administrators. A viewer can read, an operator can run jobs, an admin manages users and
     endpoints."""
 
 
@@ -67,7 +67,7 @@ def _login(user: User) -> tuple[str, str]:
 @common_flags
 @pass_ctl
 def passwd(ctl: Ctl, name: str, password_file: Path | None, password_stdin: bool) -> None:
-    """Give a user a new password. The user's sessions end, a lock is lifted."""
+    """Set a user's password. The user's sessions end and a lock is lifted."""
     password = ctl.password(f"New password for {name}: ", password_file, from_stdin=password_stdin, twice=True)
     user = ctl.client.users.change(name, password=password)
     ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} has a new password"))
@@ -79,7 +79,7 @@ def passwd(ctl: Ctl, name: str, password_file: Path | None, password_stdin: bool
 @common_flags
 @pass_ctl
 def role_(ctl: Ctl, name: str, role: str) -> None:
-    """Give a user another role."""
+    """Change a user's role."""
     user = ctl.client.users.change(name, role=role)
     ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} is {user.role}"))
 
@@ -89,7 +89,7 @@ def role_(ctl: Ctl, name: str, role: str) -> None:
 @common_flags
 @pass_ctl
 def disable(ctl: Ctl, name: str) -> None:
-    """Let a user in no more; tokens and sessions stop working at once."""
+    """Disable a user; tokens and sessions stop working immediately."""
     user = ctl.client.users.change(name, disabled=True)
     ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} is disabled"))
 
@@ -99,7 +99,7 @@ def disable(ctl: Ctl, name: str) -> None:
 @common_flags
 @pass_ctl
 def enable(ctl: Ctl, name: str) -> None:
-    """Let a disabled user in again."""
+    """Enable a disabled user."""
     user = ctl.client.users.change(name, disabled=False)
     ctl.show(dict(user.raw), lambda: ctl.say(f"{user.name} may log in"))
 
@@ -109,6 +109,6 @@ def enable(ctl: Ctl, name: str) -> None:
 @common_flags
 @pass_ctl
 def delete(ctl: Ctl, name: str) -> None:
-    """Remove a user, with all tokens and sessions."""
+    """Delete a user, with all tokens and sessions."""
     ctl.client.users.delete(name)
     ctl.show({"name": name, "deleted": True}, lambda: ctl.say(f"Deleted user {name}"))

@@ -28,9 +28,8 @@ STATES_AS_PHASES: Final = frozenset({"failed", "cancelled", "queued", "paused"})
 @common_flags
 @pass_ctl
 def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
-    """Follow jobs to their end; without an id, all that have not ended: at most 500, those first that have begun.
-
-    The exit status is 0 when all were completed. Ctrl-C stops watching and leaves the jobs alone. With --json, a job a
+    """Follow jobs until they finish; without an id, all unfinished jobs: at most 500, started ones first. The exit
+    status is 0 if all were completed. Ctrl-C stops watching and does not affect the jobs. With --json, one job per
     line whenever it changes.
     """
     wanted, more = (list(dict.fromkeys(ids)), 0) if ids else _not_ended(ctl.client)
@@ -45,8 +44,7 @@ def command(ctl: Ctl, ids: tuple[str, ...]) -> None:
 
 
 def _not_ended(client: Client) -> tuple[list[str], int]:
-    """Ids of jobs: those that a worker has, those that are paused, then the queue from its head; and how many more
-    there are."""
+    """Ids of jobs: those held by a worker, paused ones, then the queue from its head; and how many more there are."""
     # The queue is read first: a job that is begun meanwhile is then seen twice, not missed.
     # The last of the words is the wide one: all that a worker has.
     words = ("queued", "paused", "running")
@@ -57,7 +55,8 @@ def _not_ended(client: Client) -> tuple[list[str], int]:
 
 
 def follow(ctl: Ctl, ids: Sequence[str]) -> None:
-    """Shows the jobs until all have ended. Raises the error of one that did not complete, PartlyFailed for several."""
+    """Shows the jobs until all have finished. Raises the error of one that did not complete, PartlyFailed for
+    several."""
     ended: dict[str, Job] = {}
     if ctl.for_people:
         ended = _shown(ctl, ids)
