@@ -1,10 +1,13 @@
 """Jobs that an earlier release had in its hands when it was killed are completed by this one.
 
-``earlier/0.1.0a`` is the state that the code of that release left: see ``earlier/make.py``, which made it.
+``earlier/0.1.0a`` and ``earlier/0.1.0b`` are states that the code of such a release left: see ``earlier/make.py``, which
+made them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import sqlite3
 import tarfile
@@ -14,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from alembic.script import ScriptDirectory
@@ -34,12 +37,14 @@ from tests.support.exporter import Engine
 from tests.support.simulator import SimulatorFactory
 from tests.support.site import Site
 
-EARLIER: Final = Path(__file__).parent / "earlier" / "0.1.0a"
+EARLIER: Final = Path(__file__).parent / "earlier"
 DISKS: Final = (DiskSpec(64 * KiB), DiskSpec(256 * KiB))
 MACHINES: Final = (
     MachineSpec("web-0", DISKS, iso="[iso-library] debian-12.iso"),
     MachineSpec("web-1", DISKS, power="poweredOn"),
     MachineSpec("web-2", DISKS),
+    MachineSpec("web-3", DISKS),
+    MachineSpec("web-4", DISKS),
 )
 """As in ``earlier/make.py``."""
 HEAD: Final = ScriptDirectory.from_config(_alembic()).get_current_head()
@@ -51,18 +56,30 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
+STATES: Final = {
+    "web-0": (JobState.RUNNING, 1),
+    "web-1": (JobState.RUNNING, 1),
+    "web-2": (JobState.QUEUED, 0),
+    "web-3": (JobState.PAUSED, 1),
+    "web-4": (JobState.FAILED, 1),
+}
+"""State of each machine's job, and how often a worker had it. The first release has the first three."""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(("release", "schema", "count"), [("0.1.0a", "0001", 3), ("0.1.0b", "0004", 5)])
 def test_jobs_of_an_earlier_release_are_completed(
-    simulator: SimulatorFactory, stack: ExitStack, tmp_path: Path
+    release: str, schema: str, count: int, simulator: SimulatorFactory, stack: ExitStack, tmp_path: Path
 ) -> None:
-    """Two were running, with a temporary snapshot and an ejected ISO image at the source; one waited."""
+    """Two were running, with a temporary snapshot and an ejected ISO image at the source; one waited, one was paused,
+    one had failed."""
     server = simulator(machines=MACHINES)
     before = server.state()
     expected = {spec.name: expected_raw(server, spec.name, tmp_path / f"expected-{spec.name}") for spec in MACHINES}
-    facts = leave_source_as_it_was(server, tmp_path)
+    facts = leave_source_as_it_was(server, tmp_path, release)
     assert server.state() != before
-    restore(tmp_path, {**facts, "FOLDER": str(tmp_path), "SERVER": server.authority_part})
-    assert revision(tmp_path) == "0001"
+    restore(tmp_path, release, {**facts, "FOLDER": str(tmp_path), "SERVER": server.authority_part})
+    assert revision(tmp_path) == schema
     server.reset_counters()
 
     site = Site(tmp_path, server, f"sqlite:///{tmp_path / 'db' / 'state.sqlite3'}", {"jobs_per_worker": 2})
@@ -70,35 +87,38 @@ def test_jobs_of_an_earlier_release_are_completed(
     assert revision(tmp_path) == HEAD
     jobs = {name: site.store.get(job_id) for name, job_id in ids(tmp_path).items()}
     tries = {name: len(site.store.attempts(job.id)) for name, job in jobs.items()}
-    assert {name: (job.state, tries[name]) for name, job in jobs.items()} == {
-        "web-0": (JobState.RUNNING, 1),
-        "web-1": (JobState.RUNNING, 1),
-        "web-2": (JobState.QUEUED, 0),
-    }
-    assert [jobs[name].source_changes > 0 for name in ("web-0", "web-1", "web-2")] == [True, True, False]
+    assert {name: (job.state, tries[name]) for name, job in jobs.items()} == dict(list(STATES.items())[:count])
+    assert {name for name, job in jobs.items() if job.source_changes} == {"web-0", "web-1"}
+    for job in jobs.values():
+        assert (job.kind, job.target) == ("export", str(tmp_path / "exports" / job.subject))
+        assert [(step.name, step.state) for step in job.steps] == [("copy", "waiting"), ("publish", "waiting")]
 
+    for name, ask in (("web-3", site.service.resume), ("web-4", site.service.retry)):
+        if name in jobs:
+            ask(jobs[name].id)
     site.worker()
     site.until_ended(list(jobs.values()))
     for name, was in jobs.items():
         job = site.store.get(was.id)
         assert job.state is JobState.COMPLETED, site.told()
         assert (len(site.store.attempts(job.id)), job.epoch) == (tries[name] + 1, was.epoch + 1)
+        assert {step.state for step in job.steps} == {"done"}
         folder = Path(job.target)
         assert_finished(folder)
         assert_holds(folder, expected[name], content_in_manifest(folder), tmp_path / f"judged-{name}")
     assert server.state() == before
     opened = server.counters.opened
-    assert (opened["web-0:0"], opened["web-1:0"]) == (0, 0), "a disk that was whole was fetched again"
-    assert ranges(server, "web-0") == ranges(server, "web-1") == 0
+    for name in {"web-0", "web-1", "web-3"} & set(jobs):
+        assert (opened[f"{name}:0"], ranges(server, name)) == (0, 0), "a disk that was whole was fetched again"
     went_on = site.store.get(jobs["web-1"].id).result
     assert went_on is not None
     assert went_on["blocks_skipped"] > 0, "a disk that was begun started again"
     assert site.engine_rows("SELECT count(*) FROM workflow_status WHERE status <> 'SUCCESS'") == [(0,)]
 
 
-def leave_source_as_it_was(server: Simulator, folder: Path) -> dict[str, str]:
+def leave_source_as_it_was(server: Simulator, folder: Path, release: str) -> dict[str, str]:
     """The source as the earlier release left it; facts of it that the run's records hold."""
-    text = (EARLIER / "state.sql").read_text()
+    text = (EARLIER / release / "state.sql").read_text()
     (snapshot,) = re.findall(r"\"name\": \"(hypersdk-[\w-]+)\",\n\s+\"moref\": \"snapshot-1\"", text)
     never = CancelToken()
     facts = {}
@@ -106,7 +126,7 @@ def leave_source_as_it_was(server: Simulator, folder: Path) -> dict[str, str]:
         remove_isos(session, read_machine(session, "vm-1"), before=lambda _: None, cancel=never)
         moref = create_snapshot(session, "vm-2", name=snapshot, description="", quiesce=False, cancel=never)
         assert moref == "snapshot-1"
-        for number, name in ((1, "web-0"), (2, "web-1")):
+        for number, name in enumerate(STATES, 1):
             machine = read_machine(session, f"vm-{number}")
             assert machine.name == name
             facts[f"CHANGED:{name}"] = str(machine.change_version)
@@ -114,7 +134,7 @@ def leave_source_as_it_was(server: Simulator, folder: Path) -> dict[str, str]:
     return facts
 
 
-def restore(folder: Path, facts: dict[str, str]) -> None:
+def restore(folder: Path, release: str, facts: dict[str, str]) -> None:
     """The state of the earlier release, as if it had been killed a moment ago."""
     now = time.time()
     times = {
@@ -126,7 +146,7 @@ def restore(folder: Path, facts: dict[str, str]) -> None:
     def filled(found: re.Match[str]) -> str:
         return times[found[2]](float(found[3])) if found[2] else facts[found[1]]
 
-    with tarfile.open(EARLIER / "files.tar.xz") as archive:
+    with tarfile.open(EARLIER / release / "files.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     for ledger in folder.glob("exports/*/*.blocks"):
         data = ledger.read_bytes()
@@ -134,9 +154,23 @@ def restore(folder: Path, facts: dict[str, str]) -> None:
         ledger.write_bytes(head + zlib.crc32(head).to_bytes(4, "little") + data[512:])
     (folder / "db").mkdir()
     for name in ("state", "engine"):
-        text = re.sub(r"@(([TMI])([+-][\d.]+)|[A-Z]+(?::[\w-]+)?)@", filled, (EARLIER / f"{name}.sql").read_text())
+        text = re.sub(
+            r"@(([TMI])([+-][\d.]+)|[A-Z]+(?::[\w-]+)?)@", filled, (EARLIER / release / f"{name}.sql").read_text()
+        )
         with closing(sqlite3.connect(folder / "db" / f"{name}.sqlite3")) as database:
             database.executescript(text)
+            if name == "state":
+                for job_id, record in database.execute("SELECT job_id, record FROM runs").fetchall():
+                    sealed = with_checksum(json.loads(record))
+                    database.execute("UPDATE runs SET record = ? WHERE job_id = ?", (json.dumps(sealed), job_id))
+                database.commit()
+
+
+def with_checksum(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run, whose facts were changed, with the checksum that its release would have written."""
+    if record.pop("checksum", None) is None:
+        return record
+    return {**record, "checksum": hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}
 
 
 def revision(folder: Path) -> str:

@@ -1,10 +1,11 @@
 """Makes the state of an earlier release: ``python make.py FOLDER``, in the folder of that release's source, with its
 ``src`` in PYTHONPATH.
 
-``0.1.0a`` was made so with the source of the commit 3f572f5, whose database has the revision 0001. A worker of that
-release has two jobs and is killed with -9 in the middle of their second disks; a third job waits. ``state.sql`` and
-``engine.sql`` are the two databases, ``files.tar.xz`` has the export root, the key (it seals nothing) and the identity
-of the worker.
+``0.1.0b`` was made so with the source of the commit 000c50d, whose database has the revision 0004: one job has failed,
+one is paused, two are in the hands of a worker that is killed with -9 in the middle of their second disks, and one
+waits. ``0.1.0a`` was made with that of 3f572f5 (revision 0001), without the failed and the paused one. ``state.sql``
+and ``engine.sql`` are the two databases, ``files.tar.xz`` has the export root, the key (it seals nothing) and the
+identity of the worker.
 
 What depends on where and when it is used again stands between @ signs: @FOLDER@, @SERVER@, @CHANGED:machine@ and
 @BOOTED:machine@ (facts of the simulated machine), @boot-of-host-1@ in the ledgers, and times relative to the kill:
@@ -32,6 +33,7 @@ sys.path.insert(0, ".")
 
 from hypersdk.simulator import Simulator, SimulatorConfig
 from hypersdk.simulator.config import DiskSpec, MachineSpec
+from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.ledger import boot_id
 from hypersdk.units import KiB
 from tests.support.site import Site
@@ -41,7 +43,10 @@ MACHINES: Final = (
     MachineSpec("web-0", DISKS, iso="[iso-library] debian-12.iso"),
     MachineSpec("web-1", DISKS, power="poweredOn"),
     MachineSpec("web-2", DISKS),
+    MachineSpec("web-3", DISKS),
+    MachineSpec("web-4", DISKS),
 )
+CORRUPT: Final = Fault(FaultKind.CORRUPT, disk="web-4:1", after_bytes=64 * KiB, times=None)
 RATE: Final = 20 * KiB
 HEADER: Final = 512
 """Bytes of a ledger without entries. The last four are the CRC-32 of the others."""
@@ -79,20 +84,31 @@ def _run(folder: Path, server: Simulator) -> float:
     site = Site(folder, server, f"sqlite:///{folder / 'db' / 'state.sqlite3'}", options)
     one_by_one = {"parallel_downloads": 1}
     worker = site.worker()
+    server.set_faults(CORRUPT)
+    failed, paused = site.submit(
+        {"vm_path": "web-4", "options": one_by_one}, {"vm_path": "web-3", "options": one_by_one}
+    )
+    site.until(lambda: _ledger(site, "web-3").exists() and _ledger(site, "web-3").stat().st_size > HEADER)
+    site.service.pause(paused.id)
+    site.until(lambda: [site.store.get(job.id).state.value for job in (failed, paused)] == ["failed", "paused"])
     jobs = site.submit(
         {"vm_path": "web-0", "options": {**one_by_one, "remove_cdrom": True}},
         {"vm_path": "web-1", "options": one_by_one},
     )
-    ledgers = [site.root / job.subject / f"{job.subject}-disk2.qcow2.partial.blocks" for job in jobs]
+    ledgers = [_ledger(site, name) for name in ("web-0", "web-1")]
     site.until(lambda: all(site.store.get(job.id).state.value == "running" for job in jobs))
     jobs += site.submit({"vm_path": "web-2"})
     site.until(lambda: all(path.exists() and path.stat().st_size > HEADER for path in ledgers))
     worker.end(signal.SIGKILL)
-    for path in ledgers:
+    for path in site.root.glob("*/*.blocks"):
         _forget_boot(path)
     assert [site.store.get(job.id).state.value for job in jobs] == ["running", "running", "queued"]
     site.database.close()
     return time.time()
+
+
+def _ledger(site: Site, machine: str) -> Path:
+    return site.root / machine / f"{machine}-disk2.qcow2.partial.blocks"
 
 
 def _forget_boot(ledger: Path) -> None:
