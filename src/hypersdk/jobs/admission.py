@@ -5,9 +5,8 @@
     queued rows that are due ──> my roots ──> room? all, of the site, of me ──> locks free? ──> engine
                                                  no: later           no: the row says what it waits for
 
-The engine's queues know limits too, but there is one queue for each export root, and a limit holds over all of them. So
-a worker hands over no more than it has room for itself, in the order of priority and submit; whatever is in the engine
-counts.
+A worker hands over no more than it has room for itself, in the order of priority and submit; whatever is in the engine
+counts. So what the engine gets begins at once, and its queues know neither limits nor priorities.
 """
 
 from __future__ import annotations
@@ -40,9 +39,6 @@ class DueAttempt:
     id: str
     attempt: int
     root_id: str
-    site: str
-    priority: int
-    number: int
 
 
 @dataclass(slots=True)
@@ -96,7 +92,7 @@ class Admission:
                 if row.waiting != reason and (reason or row.waiting in BUSY):
                     reasons[row.id] = reason
                 if reason is None and len(taken) < room:
-                    taken.append(DueAttempt(row.id, row.attempt, row.root_id, row.site, row.priority, row.number))
+                    taken.append(DueAttempt(row.id, row.attempt, row.root_id))
                     now.add(row.site, names)
             if len(taken) == room:
                 break

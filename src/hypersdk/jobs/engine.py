@@ -15,12 +15,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
 from hypersdk.jobs.admission import Admission
 from hypersdk.jobs.attempt import Durable
 from hypersdk.jobs.enginecopy import engine_fault_of, engine_file
-from hypersdk.jobs.records import MAX_PRIORITY
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.state.database import Database, DatabaseError, connect_args, parse_url, sqlite_engine
 from hypersdk.state.faults import Outage, fault_of_file, is_conflict
@@ -36,7 +35,6 @@ MAX_RECOVERIES: Final = 100
 """An attempt that killed its worker so often is given up."""
 EXHAUSTED: Final = "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
 """The engine's word for an attempt that it has given up."""
-NUMBERS: Final = 1_000_000
 BUSY_S: Final = 10
 """How long the engine waits for another writer of its file: attempts are handed over within a transaction of ours, in
 which others wait."""
@@ -85,9 +83,7 @@ class Engine:
             for root in self._roots:
                 DBOS.register_queue(
                     queue_of(root),
-                    worker_concurrency=self._settings.jobs_per_worker,
-                    global_concurrency=self._settings.max_jobs or None,
-                    partition_concurrency=self._settings.jobs_per_site,
+                    worker_concurrency=self._settings.jobs_per_worker,  # all other limits: see admission
                     polling_interval_sec=POLL_S,
                     on_conflict="always_update",
                 )
@@ -125,14 +121,11 @@ class Engine:
         self._tables.check()  # here, where nobody waits for us
         with self._tables.translated(), self._database.write() as connection:
             taken = self._admission.take(connection)
-            for one in taken:
-                options = SetEnqueueOptions(
-                    priority=engine_priority(one.priority, one.number), queue_partition_key=one.site
-                )
-                with SetWorkflowID(f"{one.id}/{one.attempt}"), options:
-                    DBOS.enqueue_workflow(queue_of(one.root_id), attempt, one.id, one.attempt)
-                mine = sa.update(jobs).where(jobs.c.id == one.id, jobs.c.attempt == one.attempt)
-                connection.execute(mine.values(enqueued=one.attempt))
+            for due in taken:
+                with SetWorkflowID(f"{due.id}/{due.attempt}"):
+                    DBOS.enqueue_workflow(queue_of(due.root_id), attempt, due.id, due.attempt)
+                mine = sa.update(jobs).where(jobs.c.id == due.id, jobs.c.attempt == due.attempt)
+                connection.execute(mine.values(enqueued=due.attempt))
         return len(taken)
 
     def take_over(self, dead_worker: str) -> list[str]:
@@ -274,15 +267,6 @@ def _executed(
 ) -> None:
     if context is not None and (context.isinsert or context.isupdate or context.isdelete):
         connection.info["wrote"] = True
-
-
-def engine_priority(priority: int, number: int) -> int:
-    """The engine's priority, of which the lowest goes first: by ours, then in the order of submits. Its own clock
-    counts whole seconds.
-
-    Fits into 31 bits; after a million jobs the numbers begin again, and one in a million may be taken before its turn.
-    """
-    return (MAX_PRIORITY - priority) * NUMBERS + number % NUMBERS + 1
 
 
 def queue_of(root_id: str) -> str:
