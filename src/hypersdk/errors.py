@@ -152,14 +152,14 @@ class AccessError(HyperSDKError):
 
 
 class LookupFailed(HyperSDKError):  # noqa: N818 - reads as what happened
-    """The object asked for does not exist, or is not unique."""
+    """The requested object does not exist, or is not unique."""
 
     exit_status = 5
     default_code = register("not_found", "Nothing in the inventory has that name.", Look("machines"))
 
 
 class Refused(HyperSDKError):  # noqa: N818
-    """Preflight refuses, before anything was changed."""
+    """Refused by the checks before an export; nothing was changed."""
 
     exit_status = 6
     default_code = register("refused", "The machine cannot be exported as requested.", "Check the reason given.")
@@ -178,7 +178,7 @@ class SourceError(HyperSDKError):
 
 
 class TransientError(SourceError):
-    """Another try may succeed. Retry loops catch this class and nothing else."""
+    """A retry may succeed. Retry loops catch this class and nothing else."""
 
     default_code = register(
         "transfer_interrupted",
@@ -189,7 +189,7 @@ class TransientError(SourceError):
 
 
 class IntegrityError(HyperSDKError):
-    """Bytes are not what they must be; never retried silently into success."""
+    """Data is damaged or differs from what it must be; never retried silently."""
 
     exit_status = 8
     default_code = register(
@@ -202,7 +202,7 @@ class IntegrityError(HyperSDKError):
 
 
 class TargetError(HyperSDKError):
-    """The local side: no space, not writable, foreign files in the way."""
+    """The output: no space, not writable, or other files are in the way."""
 
     exit_status = 9
     default_code = register(

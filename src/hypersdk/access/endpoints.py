@@ -46,7 +46,7 @@ _MAY_UNDO: Final = ("failed", "cancelled")
 
 
 class EndpointConflict(UsageError):  # noqa: N818
-    """The change contradicts what is there."""
+    """The change conflicts with what exists."""
 
     default_code = ENDPOINT_EXISTS
 

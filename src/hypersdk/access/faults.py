@@ -77,7 +77,7 @@ class Forbidden(AccessError):  # noqa: N818
 
 
 class LoginRefused(Unauthenticated):
-    """Wrong name or password; it does not say which."""
+    """Wrong user name or password; the message does not say which."""
 
     default_code = LOGIN_WRONG
 

@@ -159,7 +159,7 @@ def _title(status: int) -> str:
 
 
 class HttpError(HyperSDKError):
-    """What the framework refuses, as one of ours."""
+    """What the framework refuses, as an error of ours."""
 
     exit_status = 2
     default_code = HTTP_ERROR
@@ -222,4 +222,4 @@ def _of_validation(error: RequestValidationError) -> HyperSDKError:
     """Without the values, which may be secrets."""
     found = [(".".join(str(part)[:60] for part in one["loc"]), str(one["msg"])[:200]) for one in error.errors()[:5]]
     text = "; ".join(f"{place}: {message}" for place, message in found)
-    return HttpError(text or "the request is not valid", code=REQUEST_INVALID, fields=[place for place, _ in found])
+    return HttpError(text or "the request is invalid", code=REQUEST_INVALID, fields=[place for place, _ in found])

@@ -57,7 +57,7 @@ REQUESTS: Final = {JobState.CANCELLING: "cancel", JobState.PAUSING: "pause"}
 
 
 class StaleAttempt(Cancelled):
-    """This worker has the job no more. It must not touch source or target again."""
+    """This worker no longer has the job. It must not touch source or target again."""
 
     default_code = STALE_ATTEMPT
 

@@ -174,11 +174,11 @@ class JobService:
         if job.state not in (*ENDED, JobState.PAUSED) and not workers_alive(
             self.store.database, take_over_s=self._settings.take_over_s
         ):
-            return NO_WORKER, f"'{job.name}' is {job.state}, and no worker is alive"
+            return NO_WORKER, f"'{job.name}' is {job.state}, and no worker is running"
         if job.state is JobState.QUEUED and job.waiting:
             return job.waiting, f"'{job.name}' waits"
         if job.state in UNDOING and job.worker_id is None:
-            return "undo_due", f"'{job.name}' is {job.state}, and no worker has taken that up yet"
+            return "undo_due", f"'{job.name}' is {job.state}, and no worker has started that yet"
         if job.progress.get("stalled"):
             return "stalled", str(job.progress["stalled"])
         notes = [job.progress.get("note"), *(disk.get("note") for disk in job.progress.get("disks", ()))]

@@ -98,7 +98,7 @@ class StepState(StrEnum):
 
 
 class JobStateError(HyperSDKError):
-    """The job cannot do that now."""
+    """The job's state does not allow this."""
 
     exit_status = 6
     default_code = JOB_STATE

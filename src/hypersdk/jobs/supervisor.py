@@ -68,7 +68,7 @@ _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 
 
 class AlreadyRunning(HyperSDKError):  # noqa: N818 - what is so
-    """It may end by itself."""
+    """The other daemon may exit on its own."""
 
     exit_status = 12
     default_code = DAEMON_RUNS

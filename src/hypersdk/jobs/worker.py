@@ -206,7 +206,7 @@ class Worker:
         except DatabaseError as error:
             LOG.warning("job %s: %s", job_id, error.message)
         except Exception:
-            LOG.exception("job %s could not be looked after", job_id)
+            LOG.exception("job %s could not be cleaned up", job_id)
 
     def _give_up(self, attempt: JobAttempt, error: Exception) -> None:
         """The one funnel for the unexpected: the job fails with a code, the traceback goes to the daemon's log."""

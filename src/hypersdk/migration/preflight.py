@@ -152,7 +152,7 @@ def raise_if_any(machine: str, refusals: Sequence[Refusal]) -> None:
         raise refusals[0].as_error()
     errors = [refusal.as_error() for refusal in refusals]
     raise Refused(
-        f"'{machine}' cannot be exported for {len(errors)} reasons: " + "; ".join(error.message for error in errors),
+        f"'{machine}' cannot be exported, for {len(errors)} reasons: " + "; ".join(error.message for error in errors),
         cause="; ".join(error.cause for error in errors),
         remedies=tuple(dict.fromkeys(remedy for error in errors for remedy in error.remedies)),
         reasons=errors,

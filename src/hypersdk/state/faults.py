@@ -1,9 +1,8 @@
-"""What is wrong with a database, from what its driver says; and one line in the log for each outage, not one for each
-call.
+"""Database errors, translated from the driver's; and one line in the log for each outage, not one for each call.
 
 ::
 
-    full, read-only, locked, gone     goes by when somebody mends it: whoever uses it tries again
+    full, read-only, locked, gone     temporary until somebody fixes it: callers try again
     damaged                           does not: a backup has to be put back
     down                              all else: it does not answer, or the driver says something new
 """

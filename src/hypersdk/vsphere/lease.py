@@ -413,7 +413,7 @@ class LeasedExport:
         try:
             return nfc.lease_state(self._session, held.record.lease_moref, cancel)
         except (ConnectError, AccessError) as error:
-            raise TransientError(f"the lease could not be looked at: {error.message}", cause=error.cause) from error
+            raise TransientError(f"the lease could not be read: {error.message}", cause=error.cause) from error
 
     def _release(self, held: _Held, cancel: CancelToken) -> None:
         LOG.info("the lease %s is lost", held.record.lease_moref)

@@ -84,7 +84,7 @@ def create_snapshot(
         _settle(session, moref, task)
         raise
     if result is None:
-        raise SourceError(f"the snapshot task of {moref} told no snapshot", code=SNAPSHOT_FAILED)
+        raise SourceError(f"the snapshot task of {moref} returned no snapshot", code=SNAPSHOT_FAILED)
     return result
 
 
@@ -145,7 +145,7 @@ def remove_snapshot(session: Session, snapshot: str, *, cancel: CancelToken) -> 
     except LookupFailed as error:  # of the snapshot, or of a task that a server started anew has forgotten
         if _machine_of(session, snapshot, cancel)[0]:
             raise SourceError(
-                f"the snapshot {snapshot} is still there, and its removal has no task any more", code=SNAPSHOT_FAILED
+                f"the snapshot {snapshot} still exists, and its removal has no task any more", code=SNAPSHOT_FAILED
             ) from error
     if machine:
         _consolidate(session, machine, cancel)

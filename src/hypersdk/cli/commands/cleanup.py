@@ -101,7 +101,7 @@ def command(
         cli.output.note("Nothing to put back here.")
     if failed or strays.failed:
         names = [run.record.machine for run in failed if run.record] + strays.failed
-        raise NotRestored(f"not everything could be put back: {', '.join(names)}", next_step=GIVE_UP_STEP)
+        raise NotRestored(f"not everything could be restored: {', '.join(names)}", next_step=GIVE_UP_STEP)
 
 
 def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool, give_up: bool) -> bool:
