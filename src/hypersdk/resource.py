@@ -131,12 +131,14 @@ class Resource(Generic[R]):
     @property
     def columns(self) -> tuple[Named, ...]:
         """All that rows can be chosen and sorted by."""
-        return tuple(one for one in (*shown_fields(self.record), *self.more) if one.kind is not FilterKind.DOCUMENT)
+        return tuple(
+            column for column in (*shown_fields(self.record), *self.more) if column.kind is not FilterKind.DOCUMENT
+        )
 
     @property
     def facets(self) -> tuple[str, ...]:
         """Columns by whose values matching rows are counted."""
-        return tuple(one.name for one in self.columns if one.column.facet)
+        return tuple(column.name for column in self.columns if column.column.facet)
 
 
 def fields_of(record: type[ListRecord]) -> tuple[Named, ...]:
@@ -147,12 +149,12 @@ def fields_of(record: type[ListRecord]) -> tuple[Named, ...]:
 
 def shown_fields(record: type[ListRecord]) -> tuple[Named, ...]:
     """Those that an answer has."""
-    return tuple(one for one in fields_of(record) if not one.column.internal)
+    return tuple(column for column in fields_of(record) if not column.column.internal)
 
 
 def table_of(record: type[ListRecord]) -> tuple[tuple[str, TableColumn], ...]:
     """The columns of its table with the names of their fields, from left to right."""
-    found = [(one.name, one.column.table) for one in fields_of(record) if one.column.table is not None]
+    found = [(column.name, column.column.table) for column in fields_of(record) if column.column.table is not None]
     return tuple(sorted(found, key=lambda named: named[1].place))
 
 
@@ -164,11 +166,11 @@ def _fields_of(record: type) -> tuple[Named, ...]:
 def _read_fields(record: type) -> Iterator[Named]:
     hints = get_type_hints(record)
     columns = _columns_of(record)
-    for one in dataclasses.fields(record):
-        if one.name != "raw":
-            kind, optional = _without_none(hints[one.name])
-            required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-            yield Named(one.name, kind, columns.get(one.name, ListColumn()), optional, required)
+    for entry in dataclasses.fields(record):
+        if entry.name != "raw":
+            kind, optional = _without_none(hints[entry.name])
+            required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+            yield Named(entry.name, kind, columns.get(entry.name, ListColumn()), optional, required)
 
 
 def _columns_of(record: type) -> dict[str, ListColumn]:

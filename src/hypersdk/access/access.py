@@ -113,7 +113,7 @@ class Access:
                 return None
             now, names = self._database.now(connection), {user.name for user in known}
             free = itertools.chain([FIRST_USER], map(f"{FIRST_USER}-{{}}".format, itertools.count(2)))
-            name = next(one for one in free if one not in names)
+            name = next(candidate for candidate in free if candidate not in names)
             try:
                 user_id = insert_user(connection, now, name, Role.ADMIN, None)
             except sa.exc.IntegrityError:

@@ -86,7 +86,7 @@ class Conditions(BaseModel):
 
     def given(self) -> Mapping[str, tuple[Parameter, Any]]:
         """The parameters with a value, by name."""
-        found = {one.name: (one, getattr(self, one.name)) for one in self.PARAMETERS}
+        found = {parameter.name: (parameter, getattr(self, parameter.name)) for parameter in self.PARAMETERS}
         return {name: pair for name, pair in found.items() if pair[1] not in (None, "", [])}
 
     def where(self, *, but: Iterable[str] = ()) -> ListConditions:
@@ -94,12 +94,12 @@ class Conditions(BaseModel):
         equal: list[tuple[str, tuple[Any, ...]]] = []
         within: list[tuple[str, float | None, float | None]] = []
         containing: list[tuple[str, str]] = []
-        for one, value in (pair for name, pair in self.given().items() if name not in but):
-            column = one.column.name
-            if one.end:
-                limit = _limit(one, value)
-                within.append((column, limit, None) if one.end == "min" else (column, None, limit))
-            elif one.column.kind is FilterKind.PART:
+        for parameter, value in (pair for name, pair in self.given().items() if name not in but):
+            column = parameter.column.name
+            if parameter.end:
+                limit = _limit(parameter, value)
+                within.append((column, limit, None) if parameter.end == "min" else (column, None, limit))
+            elif parameter.column.kind is FilterKind.PART:
                 containing.append((column, value))
             else:
                 values = value if isinstance(value, list) else [value]
@@ -107,13 +107,13 @@ class Conditions(BaseModel):
         return ListConditions(tuple(equal), tuple(within), tuple(containing))
 
 
-def _limit(one: Parameter, value: datetime | float) -> float:
+def _limit(parameter: Parameter, value: datetime | float) -> float:
     """The least value of a range, or the first one above it: a value that shows as ``_max`` still counts."""
     if isinstance(value, datetime):
         return value.timestamp() - HALF_SHOWN_S
-    if one.end == "min":
+    if parameter.end == "min":
         return value
-    return value + (1 if one.column.type is int else 0.5 * 10.0 ** -(one.column.column.digits or 0))
+    return value + (1 if parameter.column.type is int else 0.5 * 10.0 ** -(parameter.column.column.digits or 0))
 
 
 class PageQuery(Conditions):
@@ -135,10 +135,10 @@ def query_of(resource: Resource[Any]) -> Callable[[type[C]], type[C]]:
     """A decorator: adds the parameters of the resource."""
 
     def derive(base: type[C]) -> type[C]:
-        parameters = tuple(one for column in resource.columns for one in parameters_of(column))
-        fields: dict[str, Any] = {one.name: one.field for one in parameters}
+        parameters = tuple(parameter for column in resource.columns for parameter in parameters_of(column))
+        fields: dict[str, Any] = {parameter.name: parameter.field for parameter in parameters}
         if issubclass(base, PageQuery):
-            allowed = StringConstraints(pattern=rf"^-?({'|'.join(one.name for one in resource.columns)})$")
+            allowed = StringConstraints(pattern=rf"^-?({'|'.join(column.name for column in resource.columns)})$")
             fields["sort"] = (Annotated[str, allowed], Field(default=resource.sort, description=SORT))
         made = create_model(base.__name__, __base__=base, __module__=base.__module__, __doc__=base.__doc__, **fields)
         made.PARAMETERS = parameters

@@ -91,7 +91,7 @@ def view_of(record: type[ListRecord], **types: Any) -> Callable[[type[V]], type[
     """A decorator: adds the fields of the record, in their order. ``types`` are those of documents."""
 
     def derive(base: type[V]) -> type[V]:
-        fields: dict[str, Any] = {one.name: _shown(one, types.get(one.name)) for one in shown_fields(record)}
+        fields: dict[str, Any] = {field.name: _shown(field, types.get(field.name)) for field in shown_fields(record)}
         return create_model(base.__name__, __base__=base, __module__=base.__module__, __doc__=base.__doc__, **fields)
 
     return derive

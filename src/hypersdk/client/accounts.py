@@ -26,7 +26,7 @@ class Tokens:
     def list(self, *, everyone: bool = False) -> Sequence[ApiToken]:
         """Newest first, without the secrets themselves."""
         found = every(self._transport, TOKENS, "tokens", {"all": True} if everyone else {})
-        return tuple(decode(ApiToken, one) for one in found)
+        return tuple(decode(ApiToken, token) for token in found)
 
     def create(
         self,
@@ -59,7 +59,7 @@ class Users:
 
     def list(self) -> Sequence[User]:
         """All, sorted by name."""
-        return tuple(decode(User, one) for one in every(self._transport, USERS, "users"))
+        return tuple(decode(User, user) for user in every(self._transport, USERS, "users"))
 
     def create(self, name: str, role: str, password: Secret | None = None) -> User:
         """Without a password the user can log in with tokens only."""

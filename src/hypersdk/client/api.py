@@ -160,8 +160,8 @@ class Client:
             params["endpoint_id"] = endpoint_id
         answer = self._transport.request("POST", JOBS, params=params, body=body, headers=headers).object()
         return Submission(
-            tuple(decode(Job, one) for one in objects(answer, "accepted")),
-            tuple(Rejection.of(one) for one in objects(answer, "rejected")),
+            tuple(decode(Job, job) for job in objects(answer, "accepted")),
+            tuple(Rejection.of(rejection) for rejection in objects(answer, "rejected")),
             tuple(str(text) for text in take(answer, "warnings", list, [])),
         )
 
@@ -210,12 +210,12 @@ class Client:
         found: dict[str, Job] = {}
         for at in range(0, len(ids), PAGE):
             found |= {job.id: job for job in self.page(ids=ids[at : at + PAGE], states=status, text=text).jobs}
-        return tuple(found[one] for one in dict.fromkeys(ids) if one in found)
+        return tuple(found[job_id] for job_id in dict.fromkeys(ids) if job_id in found)
 
     def snapshots(self) -> Sequence[HeldSnapshot]:
         """The temporary snapshots that jobs hold at their sources. Only the job may remove them."""
         answer = self._transport.request("GET", f"{API}/snapshots").object()
-        return tuple(HeldSnapshot.of(one) for one in objects(answer, "snapshots"))
+        return tuple(HeldSnapshot.of(snapshot) for snapshot in objects(answer, "snapshots"))
 
     def explain(self, job_id: str) -> Explanation:
         """The reason for the job's current state, and what to do about it."""

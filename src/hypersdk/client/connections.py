@@ -24,7 +24,7 @@ class Endpoints:
 
     def list(self) -> Sequence[EndpointInfo]:
         """All, sorted by name."""
-        return tuple(decode(EndpointInfo, one) for one in every(self._transport, ENDPOINTS, "endpoints"))
+        return tuple(decode(EndpointInfo, endpoint) for endpoint in every(self._transport, ENDPOINTS, "endpoints"))
 
     def get(self, endpoint: str) -> EndpointInfo:
         """By id or name. Raises LookupFailed."""

@@ -130,7 +130,7 @@ class Page:
     def of(cls, raw: Raw) -> Page:
         """From its JSON object."""
         return cls(
-            tuple(decode(Job, one) for one in objects(raw, "jobs")),
+            tuple(decode(Job, job) for job in objects(raw, "jobs")),
             take(raw, "total", int),
             take(raw, "revision", int),
             maybe(raw, "next_cursor", str),
@@ -217,7 +217,8 @@ R = TypeVar("R", bound=ListRecord)
 def decode(record: type[R], raw: Raw) -> R:
     """A record from its JSON object. Raises DaemonError ``answer_unreadable``."""
     return record(
-        **{one.name: _value(one, raw) for one in fields_of(record) if one.required or one.name in raw}, raw=raw
+        **{column.name: _value(column, raw) for column in fields_of(record) if column.required or column.name in raw},
+        raw=raw,
     )
 
 
@@ -237,7 +238,7 @@ _READERS: Final[Mapping[Any, Callable[[Raw, str, Any], Any]]] = {
     tuple[str, ...]: lambda raw, key, _: tuple(take(raw, key, list)),
     Mapping[str, Any]: lambda raw, key, _: take(raw, key, dict),
     Progress: lambda raw, key, _: Progress.of(take(raw, key, dict)),
-    tuple[StepColumns, ...]: lambda raw, key, _: tuple(decode(StepColumns, one) for one in objects(raw, key)),
+    tuple[StepColumns, ...]: lambda raw, key, _: tuple(decode(StepColumns, step) for step in objects(raw, key)),
 }
 _REQUIRED: Final[Any] = object()
 
@@ -278,6 +279,6 @@ def moment(raw: Raw, key: str) -> datetime:
 def objects(raw: Raw, key: str) -> list[Raw]:
     """A list of JSON objects."""
     found = take(raw, key, list)
-    if not all(isinstance(one, dict) for one in found):
+    if not all(isinstance(item, dict) for item in found):
         raise bad_answer(f"'{key}' is no list of objects")
     return found

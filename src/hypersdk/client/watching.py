@@ -82,7 +82,7 @@ class Watch:
 
     @property
     def _done(self) -> bool:
-        return bool(self.ids) and all(one in self._jobs and self._jobs[one].ended for one in self.ids)
+        return bool(self.ids) and all(job_id in self._jobs and self._jobs[job_id].ended for job_id in self.ids)
 
     def _retry_until_back(self, step: Callable[[], Iterator[Job]]) -> Iterator[Job]:
         """Runs ``step`` until it returns; retries while the daemon is unreachable."""
@@ -110,18 +110,18 @@ class Watch:
             page = self.source.page(ids=self.ids[at : at + CHUNK])
             found |= {job.id: job for job in page.jobs}
             revisions.append(page.revision)
-        for one in self.ids:
-            if one not in found and one not in self._jobs:
-                found[one] = self.source.get(one)  # says that it does not exist
+        for job_id in self.ids:
+            if job_id not in found and job_id not in self._jobs:
+                found[job_id] = self.source.get(job_id)  # says that it does not exist
         self._last_id = str(min(revisions))
         self._alive = self.clock()
         self._forget_removed(found)
         yield from (job for job in found.values() if self._changed(job))
 
     def _forget_removed(self, found: Mapping[str, Job]) -> None:
-        for one in self.ids:
-            if one not in found:
-                raise _removed(one)
+        for job_id in self.ids:
+            if job_id not in found:
+                raise _removed(job_id)
         if not self.ids:
             self._jobs = {key: job for key, job in self._jobs.items() if key in found}
 
@@ -205,7 +205,7 @@ class Watch:
 
     def _check_deadline(self) -> None:
         if self.deadline is not None and self.clock() >= self.deadline:
-            waiting = [one for one in self.ids if one not in self._jobs or not self._jobs[one].ended]
+            waiting = [job_id for job_id in self.ids if job_id not in self._jobs or not self._jobs[job_id].ended]
             raise TransientError(
                 f"{', '.join(waiting[:5]) or 'the job'} did not end in time", code=WAIT_OVER, jobs=waiting
             )

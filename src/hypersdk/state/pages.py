@@ -72,9 +72,9 @@ class Listing(Generic[R]):
             return computed[name] if name in computed else table.c[name]
 
         self.resource: Final = resource
-        self.columns: Final = {one.name: _comparable(column(one.name), one) for one in resource.columns}
-        self._selected: Final = [column(one.name).label(one.name) for one in fields_of(resource.record)]
-        self._readers: Final = [_reader(one) for one in fields_of(resource.record)]
+        self.columns: Final = {named.name: _comparable(column(named.name), named) for named in resource.columns}
+        self._selected: Final = [column(named.name).label(named.name) for named in fields_of(resource.record)]
+        self._readers: Final = [_reader(named) for named in fields_of(resource.record)]
 
     def select(self) -> sa.Select[Any]:
         """What ``record`` takes as a row."""

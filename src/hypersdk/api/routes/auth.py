@@ -328,8 +328,10 @@ def _secret(given: SecretStr) -> Secret:
 
 
 def _permissions(role: Role) -> list[PermissionView]:
-    return [_permission(one) for one in permissions(role)]
+    return [_permission(permission) for permission in permissions(role)]
 
 
-def _permission(one: Permission) -> PermissionView:
-    return PermissionView(action=one.action, allowed=one.allowed, needs=one.needs, reason=one.reason)
+def _permission(permission: Permission) -> PermissionView:
+    return PermissionView(
+        action=permission.action, allowed=permission.allowed, needs=permission.needs, reason=permission.reason
+    )

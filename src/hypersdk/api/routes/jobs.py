@@ -176,7 +176,7 @@ async def create(
         response.status_code = 200
     return SubmissionView(
         accepted=[JobView.model_validate(job) for job in done.accepted],
-        rejected=[RejectionView(number=one.number, error=_error(one.error)) for one in done.rejected],
+        rejected=[RejectionView(number=rejection.number, error=_error(rejection.error)) for rejection in done.rejected],
         warnings=list(done.warnings),
     )
 
@@ -204,7 +204,7 @@ def bulk(body: BulkBody, request: Request, use: Use, _: Operator) -> BulkResults
         for one, error in outcome.items()
     ]
     tell_each(request.scope, body.action, outcome)
-    failed = sum(not one.ok for one in results)
+    failed = sum(not result.ok for result in results)
     return BulkResultsView(
         results=results, succeeded=len(results) - failed, failed=failed, remaining=remaining, skipped=skipped
     )
@@ -216,14 +216,14 @@ def _chosen(body: BulkBody, store: JobStore) -> tuple[list[str], int, int]:
     if (body.ids is None) == (body.filter is None):
         raise UsageError("give either ids or filter", code=BULK_QUERY, field="ids")
     if body.ids is not None:
-        return [one for one in dict.fromkeys(body.ids) if one not in set(body.except_)], 0, 0
+        return [job_id for job_id in dict.fromkeys(body.ids) if job_id not in set(body.except_)], 0, 0
     assert body.filter is not None
     if body.revision is None:
         raise UsageError("a filter needs the revision of the list", code=BULK_QUERY, field="revision")
     which = body.filter.as_filter(excluded=tuple(body.except_), seen_revision=body.revision)
-    fitting = {one for part in acted_on(which, body.action) for one in store.ids(part)}
+    fitting = {job_id for part in acted_on(which, body.action) for job_id in store.ids(part)}
     every = store.ids(which)
-    found = [one for one in every if one in fitting]
+    found = [job_id for job_id in every if job_id in fitting]
     return found[:MAX_BULK], max(0, len(found) - MAX_BULK), len(every) - len(found)
 
 
@@ -337,7 +337,7 @@ def progress(id: Id, use: Use, _: Viewer) -> ProgressView:  # noqa: A002
 def attempts(id: Id, query: Annotated[AttemptQuery, Query()], use: Use, _: Viewer) -> AttemptsView:  # noqa: A002
     """Filtered and sorted by any column."""
     found = use.jobs.attempts_page(use.jobs.get(id).id, query.where(), query.part())
-    return AttemptsView(attempts=[AttemptView.model_validate(one) for one in found.rows], **listed(found))
+    return AttemptsView(attempts=[AttemptView.model_validate(attempt) for attempt in found.rows], **listed(found))
 
 
 @router.get(
@@ -352,7 +352,7 @@ def explain(id: Id, use: Use, _: Viewer) -> ExplanationView:  # noqa: A002
         cause=found.cause,
         next_step=found.next_step,
         remedies=[dict(remedy) for remedy in found.remedies],
-        history=[AttemptView.model_validate(one) for one in found.history],
+        history=[AttemptView.model_validate(attempt) for attempt in found.history],
     )
 
 
@@ -406,9 +406,12 @@ def list_artifacts(id: Id, use: Use, _: Viewer) -> ArtifactsView:  # noqa: A002
     below = f"/api/v1/jobs/{job.id}/artifacts"
     files = [
         ArtifactView(
-            name=one.name, size_bytes=one.size_bytes, sha256=one.sha256, href=f"{below}/{quote(one.name, safe='')}"
+            name=artifact.name,
+            size_bytes=artifact.size_bytes,
+            sha256=artifact.sha256,
+            href=f"{below}/{quote(artifact.name, safe='')}",
         )
-        for one in artifacts_of(job)
+        for artifact in artifacts_of(job)
     ]
     return ArtifactsView(folder=job.target, files=files)
 

@@ -176,7 +176,7 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
         job_ids=[job.id for job in done.accepted],
         accepted=len(done.accepted),
         rejected=len(done.rejected),
-        errors=[f"job {one.number}: {one.error.message}" for one in done.rejected] or None,
+        errors=[f"job {rejection.number}: {rejection.error.message}" for rejection in done.rejected] or None,
         timestamp=now_rfc3339(),
     )
 

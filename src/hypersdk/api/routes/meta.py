@@ -197,10 +197,10 @@ def history(
     found = read_samples(use.database, first, last, limit=points) if first < last else []
     shown = [
         PointView(
-            at=rfc3339(one.minute * 60.0),
-            **{name: getattr(one, name) for name in PointView.model_fields if name != "at"},
+            at=rfc3339(sample.minute * 60.0),
+            **{name: getattr(sample, name) for name in PointView.model_fields if name != "at"},
         )
-        for one in found
+        for sample in found
     ]
     return HistoryView(since=rfc3339(first * 60.0), until=rfc3339(last * 60.0), points=shown)
 

@@ -38,4 +38,4 @@ def get(use: Annotated[Services, Depends(services)], _: Viewer) -> SnapshotsView
     """Each is removed by its job: at its end, when it is cancelled (`hyperctl cancel ID`), or when it is too old to go
     on from."""
     held = JobStore(use.database).snapshots()
-    return SnapshotsView(snapshots=[SnapshotView(**asdict(one)) for one in held])
+    return SnapshotsView(snapshots=[SnapshotView(**asdict(snapshot)) for snapshot in held])

@@ -21,7 +21,7 @@ def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...], keep_partial
 
     Copying stops within two seconds. A job is cancelled once its export lease is closed and its source is restored.
     """
-    jobs = ask(ctl, ids, named, lambda one: ctl.client.cancel(one, keep_partial=keep_partial), "Cancelled")
+    jobs = ask(ctl, ids, named, lambda job_id: ctl.client.cancel(job_id, keep_partial=keep_partial), "Cancelled")
     going = [job.id for job in jobs if not job.ended]
     if wait and going:
         with ctl.output.working("Waiting for the sources to be restored ..."):

@@ -60,8 +60,8 @@ class Ctl(Run):
     def show(self, facts: Facts | Sequence[Facts], people: Callable[[], None]) -> None:
         """A result: ``facts`` for programs (a list is one object a line in JSON), ``people`` prints it for people."""
         if self.format == "json":
-            for one in [facts] if isinstance(facts, Mapping) else facts:
-                self.output.row(one)
+            for row in [facts] if isinstance(facts, Mapping) else facts:
+                self.output.row(row)
         elif self.format == "yaml":
             self.yaml(facts)
         else:
@@ -104,9 +104,9 @@ def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], Any]) -> tuple[l
     done: list[Any] = []
     failed: list[HyperSDKError] = []
     wanted = list(dict.fromkeys(ids))
-    for one in wanted:
+    for item in wanted:
         try:
-            done.append(act(one))
+            done.append(act(item))
         except (ConnectError, AccessError):
             raise
         except HyperSDKError as error:
@@ -114,7 +114,7 @@ def for_each(ctl: Ctl, ids: Iterable[str], act: Callable[[str], Any]) -> tuple[l
             if len(wanted) > 1 and ctl.for_people:
                 tell(ctl.output, error)
             elif len(wanted) > 1:
-                ctl.output.event("error", {**error_dict(error, ctl.output.program), "id": one})
+                ctl.output.event("error", {**error_dict(error, ctl.output.program), "id": item})
     return done, failed
 
 
@@ -140,7 +140,7 @@ def raise_failures(
     if len({error.exit_status for error in failed}) > 1:
         raise PartlyFailed(message, cause=f"None of the {things} was {what}, for several reasons.", next_step=next_step)
     error = type(failed[0])(message, cause=f"None of the {things} was {what}.", next_step=next_step)
-    if len({one.code for one in failed}) == 1:
+    if len({error.code for error in failed}) == 1:
         error.code = failed[0].code
         error.cause = failed[0].cause
     raise error

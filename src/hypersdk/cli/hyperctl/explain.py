@@ -44,15 +44,15 @@ def _print(ctl: Ctl, job: Job, found: Explanation) -> None:
             ctl.output.print(labelled(label, text, width), soft_wrap=True)
     for step in job.steps:
         ctl.output.print(labelled("step", step_text(step), width, "dim"), soft_wrap=True)
-    for one in found.history:
-        ctl.output.print(labelled("tried", _attempt(one), width, "dim"), soft_wrap=True)
+    for attempt in found.history:
+        ctl.output.print(labelled("tried", _attempt(attempt), width, "dim"), soft_wrap=True)
 
 
 OUTCOMES: Final = {"finish": "completed", "fail": "failed", "requeue": "handed back to the queue"}
 
 
-def _attempt(one: Mapping[str, Any]) -> str:
-    error, outcome = one.get("error"), str(one.get("outcome") or "no end")
+def _attempt(attempt: Mapping[str, Any]) -> str:
+    error, outcome = attempt.get("error"), str(attempt.get("outcome") or "no end")
     why = f": {error.get('message')}" if isinstance(error, Mapping) and error.get("message") else ""
-    begun = moment_text(datetime.fromisoformat(str(one["started_at"]))) if one.get("started_at") else "-"
-    return f"{begun} on {one.get('worker_id')}, attempt {one.get('attempt')}: {OUTCOMES.get(outcome, outcome)}{why}"
+    begun = moment_text(datetime.fromisoformat(str(attempt["started_at"]))) if attempt.get("started_at") else "-"
+    return f"{begun} on {attempt.get('worker_id')}, attempt {attempt.get('attempt')}: {OUTCOMES.get(outcome, outcome)}{why}"

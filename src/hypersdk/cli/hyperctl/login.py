@@ -165,7 +165,7 @@ def _keep(ctl: Ctl, target: Target, token: tuple[Secret, str | None], name: str 
 
     path = contexts_path(ctl.environ)
     contexts = load_contexts(path)
-    same = next((key for key, one in contexts.known.items() if is_at(one, target.url)), None)
+    same = next((key for key, context in contexts.known.items() if is_at(context, target.url)), None)
     chosen = name or ctl.given.get("context") or same or _free_name(ctl, target.url, contexts)
     if chosen in contexts.known and not is_at(contexts.get(chosen), target.url):
         ctl.output.warn(f"context {chosen} was that of {contexts.get(chosen).url} until now")
@@ -185,7 +185,7 @@ def _free_name(ctl: Ctl, url: str, contexts: Contexts) -> str:
     """By host; with the port, and where that is taken too with a number, where the name is another daemon's."""
     host, port = _name_of(url), urlsplit(url).port or (443 if url.startswith("https:") else 80)
     names = chain((host, f"{host[:57]}-{port}"), (f"{host[:50]}-{port}-{number}" for number in count(2)))
-    free = next(one for one in names if one not in contexts.known)
+    free = next(candidate for candidate in names if candidate not in contexts.known)
     if free != host:
         ctl.output.note(f"{host} is the context of {contexts.get(host).url}; this daemon is remembered as {free}.")
     return free

@@ -47,7 +47,7 @@ def _meant(ctl: Ctl, contexts: Contexts) -> str | None:
     if not address:
         return named or contexts.current
     url = normal_url(address)
-    found = [name for name, one in contexts.known.items() if is_at(one, url) and named in (None, name)]
+    found = [name for name, context in contexts.known.items() if is_at(context, url) and named in (None, name)]
     if contexts.current in found:
         return contexts.current
     if len(found) != 1:

@@ -67,7 +67,7 @@ def _check_there(ctl: Ctl, ids: Sequence[str], found: Sequence[Job], *, filtered
         missing = _without(missing, ctl.client.query(missing))
     if not missing:
         return
-    shown = ", ".join(f"'{one}'" for one in missing[:MAX_SHOWN]) + (", ..." if len(missing) > MAX_SHOWN else "")
+    shown = ", ".join(f"'{job_id}'" for job_id in missing[:MAX_SHOWN]) + (", ..." if len(missing) > MAX_SHOWN else "")
     several = f"{len(missing)} of the jobs do not exist: {shown}"
     error = LookupFailed(
         f"there is no job {shown}" if len(missing) == 1 else several,
@@ -81,7 +81,7 @@ def _check_there(ctl: Ctl, ids: Sequence[str], found: Sequence[Job], *, filtered
 
 def _without(ids: Iterable[str], found: Sequence[Job]) -> list[str]:
     there = {job.id for job in found}
-    return [one for one in ids if one not in there]
+    return [job_id for job_id in ids if job_id not in there]
 
 
 def _print(ctl: Ctl, jobs: Sequence[Job]) -> None:

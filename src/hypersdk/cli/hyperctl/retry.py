@@ -15,4 +15,4 @@ from hypersdk.cli.programs.groups import Command, flag
 @pass_ctl
 def command(ctl: Ctl, ids: tuple[str, ...], named: tuple[str, ...], discard: bool) -> None:
     """Put failed or cancelled jobs back into the queue. They continue from their last checkpoint."""
-    ask(ctl, ids, named, lambda one: ctl.client.retry(one, discard=discard), "Retried")
+    ask(ctl, ids, named, lambda job_id: ctl.client.retry(job_id, discard=discard), "Retried")

@@ -52,13 +52,13 @@ MAX_NAMED = 10
 @json_flag
 @daemon_flags
 @pass_ctl
-def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int, watch: bool, **one: Any) -> None:
+def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int, watch: bool, **machine: Any) -> None:
     """Submit the jobs of a file, or one machine.
 
     Each job of a file is accepted or rejected on its own; the reasons are printed. The jobs run in the daemon and
     continue when hyperctl exits.
     """
-    definition = _definition(ctl, file, one)
+    definition = _definition(ctl, file, machine)
     endpoint_id = None if endpoint is None else ctl.client.endpoints.get(endpoint).id
     done = ctl.client.submit(definition, endpoint_id=endpoint_id, priority=priority)
     ctl.show(_facts(done, ctl.output.program), lambda: _print(ctl, done))
@@ -75,8 +75,8 @@ def command(ctl: Ctl, /, file: Path | None, endpoint: str | None, priority: int,
     _raise_rejections(done)
 
 
-def _definition(ctl: Ctl, file: Path | None, one: dict[str, Any]) -> Any:
-    given = {key: value for key, value in one.items() if value}
+def _definition(ctl: Ctl, file: Path | None, machine: dict[str, Any]) -> Any:
+    given = {key: value for key, value in machine.items() if value}
     if file is not None:
         if given:
             raise UsageError(
@@ -84,7 +84,7 @@ def _definition(ctl: Ctl, file: Path | None, one: dict[str, Any]) -> Any:
             )
         # As bytes: what is no UTF-8 is for the daemon to tell, as in a file that is named.
         return ctl.stdin.buffer.read(MAX_STDIN_BYTES + 1) if str(file) == "-" else file
-    if not one["vm"] or not one["folder"]:
+    if not machine["vm"] or not machine["folder"]:
         raise UsageError("nothing to submit", next_step="Give --file FILE, or --vm PATH and --output DIR.")
     names = {"vm": "vm_path", "folder": "output_path", "image": "format", "name": "name", "compress": "compress"}
     return {names[key]: value for key, value in given.items()}
@@ -98,7 +98,7 @@ def _facts(done: Submission, program: str) -> dict[str, Any]:
         "job_ids": [job.id for job in done.accepted],
         "accepted": len(done.accepted),
         "rejected": len(done.rejected),
-        "errors": [{"number": one.number, **error_dict(one.error, program)} for one in done.rejected],
+        "errors": [{"number": rejection.number, **error_dict(rejection.error, program)} for rejection in done.rejected],
         "warnings": list(done.warnings),
     }
 
@@ -109,9 +109,9 @@ def _print(ctl: Ctl, done: Submission) -> None:
     for warning in done.warnings:
         ctl.output.warn(warning)
     if len(done.accepted) + len(done.rejected) > 1:  # the only one is told of at the end
-        for one in done.rejected:
-            ctl.output.note(f"Job {one.number} of the file was not accepted:", style="bold red")
-            tell(ctl.output, one.error)
+        for rejection in done.rejected:
+            ctl.output.note(f"Job {rejection.number} of the file was not accepted:", style="bold red")
+            tell(ctl.output, rejection.error)
     ctl.say(f"Submitted {len(done.accepted)} job(s)", "bold green" if done.accepted else "bold")
     ctl.output.line(f"Accepted Jobs: {len(done.accepted)}")
     if done.rejected:
@@ -121,5 +121,5 @@ def _print(ctl: Ctl, done: Submission) -> None:
 
 
 def _raise_rejections(done: Submission) -> None:
-    errors = [one.error for one in done.rejected]
+    errors = [rejection.error for rejection in done.rejected]
     raise_failures(done.accepted, errors, "accepted", next_step="Correct them and submit them again on their own.")

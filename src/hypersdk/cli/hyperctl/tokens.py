@@ -143,5 +143,5 @@ def revoke(ctl: Ctl, ids: tuple[str, ...]) -> None:
         return token_id
 
     done, failed = for_each(ctl, ids, one)
-    ctl.show([{"id": one, "revoked": True} for one in done], lambda: ctl.say(f"Revoked {len(done)} token(s)"))
+    ctl.show([{"id": token_id, "revoked": True} for token_id in done], lambda: ctl.say(f"Revoked {len(done)} token(s)"))
     raise_failures(done, failed, "revoked", things="tokens")

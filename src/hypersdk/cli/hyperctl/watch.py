@@ -67,7 +67,7 @@ def follow(ctl: Ctl, ids: Sequence[str]) -> None:
                 ctl.output.row(job.raw)
         if ctl.format == "yaml":
             ctl.yaml([dict(job.raw) for job in ended.values()])
-    _conclude(ctl, [ended[one] for one in ids])
+    _conclude(ctl, [ended[job_id] for job_id in ids])
 
 
 def _shown(ctl: Ctl, ids: Sequence[str]) -> dict[str, Job]:
@@ -83,7 +83,7 @@ def _watch(client: Client, ids: Sequence[str], jobs: dict[str, Job], show: Obser
     for job in client.watch(ids):
         jobs[job.id] = job
         if len(jobs) == len(ids):  # the first round shows all of them at once
-            show([machine_of(jobs[one]) for one in ids])
+            show([machine_of(jobs[job_id]) for job_id in ids])
 
 
 def _conclude(ctl: Ctl, jobs: Sequence[Job]) -> None:
