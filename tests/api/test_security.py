@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -642,7 +643,9 @@ def test_a_token_makes_no_token_that_outlives_it(running: ServedApi) -> None:
             assert (answer.status_code, answer.json()["code"]) == (403, "token_outlives"), body
         assert client.post(path, json={"label": "a", "expires_in_days": 0.01}).status_code == 201
         inherited = client.post(path, json={"label": "a"}).json()
-        assert access.tokens.get(inherited["id"]).expires_at == pytest.approx(made.expires_at, abs=0.01)
+        assert access.tokens.get(inherited["id"]).expires_at == pytest.approx(
+            made.expires_at, abs=timedelta(seconds=0.01)
+        )
     with running.client() as browser:  # acts with the user's role, not with a token's life
         csrf = logged_in(running, browser, name="long-lived")
         answer = browser.post(path, json={"label": "a", "expires_in_days": 365}, headers={"X-CSRF-Token": csrf})
