@@ -161,8 +161,8 @@ def test_a_preparation_belongs_to_the_remedy_after_it() -> None:
 
 def test_what_is_left_at_the_source_is_told_apart() -> None:
     assert step(Resume(), RestoreSource(snapshots=True)) == (
-        "Run the command again with --resume. Run `hyper2kvm cleanup --drop-snapshots`, which undoes what is left at the"
-        " source."
+        "Run the command again with --resume. Run `hyper2kvm cleanup --drop-snapshots`, which undoes what is left"
+        " at the source."
     )
 
 

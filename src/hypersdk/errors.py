@@ -112,8 +112,8 @@ class HyperSDKError(Exception):
         return self.told_step or advice(self.remedies)
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON output: ``code``, ``message``, ``cause``, ``remedies``, ``exit_status`` and the fields. ``error_dict``
-        of a face adds ``next_step``."""
+        """For JSON output: ``code``, ``message``, ``cause``, ``remedies``, ``exit_status`` and the fields.
+        ``error_dict`` of a face adds ``next_step``."""
         return {
             "code": self.code,
             "message": self.message,

@@ -9,8 +9,8 @@
         ├─ hypersdk.jobs.remedies            fields of the job file, hyperctl commands, routes: rows of jobs and the API
         └─ as_json                           records that a dashboard makes buttons of
 
-Remedies are listed in the order in which to try them. A preparation (``First``, ``ReportBug``, ``FreeSpace``) belongs to the remedy
-after it; ``Advice`` and ``Look`` stand alone.
+Remedies are listed in the order in which to try them. A preparation (``First``, ``ReportBug``, ``FreeSpace``) belongs
+to the remedy after it; ``Advice`` and ``Look`` stand alone.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@ hold anything.
 
 What is unsafe is decided by Unicode category, so that no list has to be kept up to date::
 
-    Cc Zl Zp      controls, line and paragraph separators: they move the cursor, colour, and begin lines that we did not write
-    Cf            format characters (bidi controls, soft hyphen, joiners, tags): invisible, and they reorder what stands around them
+    Cc Zl Zp      controls, line and paragraph separators: they move the cursor, colour, and begin lines that we did
+                  not write
+    Cf            format characters (bidi controls, soft hyphen, joiners, tags): invisible, and they reorder what stands
+                  around them
     Cs Co Cn      surrogates, private use, not assigned: nobody knows what a terminal makes of them; many are invisible
     _BLANK        letters and marks that Unicode says to draw as nothing
 

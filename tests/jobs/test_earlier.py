@@ -1,7 +1,7 @@
 """Jobs that an earlier release had in its hands when it was killed are completed by this one.
 
-``earlier/0.1.0a`` and ``earlier/0.1.0b`` are states that the code of such a release left: see ``earlier/make.py``, which
-made them.
+``earlier/0.1.0a`` and ``earlier/0.1.0b`` are states that the code of such a release left: see ``earlier/make.py``,
+which made them.
 """
 
 from __future__ import annotations

@@ -216,7 +216,8 @@ class HTTPServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         if not settings.auth:
             LOG.warning(
-                "NO AUTHENTICATION: every local user is administrator and may export, cancel and delete. For trials only."
+                "NO AUTHENTICATION: every local user is administrator and may export, cancel and delete."
+                " For trials only."
             )
 
     @property

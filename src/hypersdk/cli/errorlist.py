@@ -16,12 +16,12 @@ _HEAD = """# Error codes and exit statuses
 
 <!-- Made by `python -m hypersdk.cli.errorlist`; change the registry, not this page. -->
 
-Codes and exit statuses are stable: scripts may rely on them. With `--json`, an error is one line on standard output with `type`
-`error`, the `code`, a message, the cause, the next step, the remedies and the exit status.
+Codes and exit statuses are stable: scripts may rely on them. With `--json`, an error is one line on standard output,
+with `type` `error`, the `code`, a message, the cause, the next step, the remedies and the exit status.
 
-A *next step* is a text for people: in flags for the three programs, in fields of the job file, commands and routes for a job's
-error and the API. `remedies` says the same for programs, as records with a `kind`: `{"kind": "exclude_disk"}` is a flag of
-`hyper2kvm`, a field of a job, and could be a button. New kinds may come.
+A *next step* is a text for people: in flags for the three programs, in fields of the job file, commands and routes for
+a job's error and the API. `remedies` says the same for programs, as records with a `kind`: `{"kind": "exclude_disk"}`
+is a flag of `hyper2kvm`, a field of a job, and could be a button. New kinds may come.
 
 ## Exit statuses
 

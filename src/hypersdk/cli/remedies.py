@@ -77,7 +77,8 @@ def _of_export(remedy: Remedy) -> str | None:
         case fix.Discard():
             return "start over with --discard"
         case fix.RestoreSource(snapshots):
-            return f"run `hyper2kvm cleanup{' --drop-snapshots' if snapshots else ''}`, which undoes what is left at the source"
+            flag = " --drop-snapshots" if snapshots else ""
+            return f"run `hyper2kvm cleanup{flag}`, which undoes what is left at the source"
         case fix.ExcludeDisk(disk):
             return f"leave {daemon.disk_name(disk)} out with --exclude-disk"
         case fix.ChooseFolder():
@@ -103,8 +104,8 @@ def _of_connection(remedy: Remedy) -> str | None:
             return "set GOVC_URL, pass --url, or set `url` in the configuration file"
         case fix.GiveLogin():
             return (
-                "set GOVC_USERNAME and GOVC_PASSWORD, pass --username and --password-file, or run it at a terminal to be"
-                " asked"
+                "set GOVC_USERNAME and GOVC_PASSWORD, pass --username and --password-file, or run it at a terminal to"
+                " be asked"
             )
         case _:
             return daemon.clause(remedy)

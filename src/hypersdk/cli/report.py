@@ -88,8 +88,8 @@ def labelled(label: str, text: str, width: int, style: str = "") -> Text:
 
 
 def wrapped(text: str, width: int, first_indent: int) -> list[str]:
-    """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a fingerprint, a path) stays whole,
-    to be copied."""
+    """``text`` in lines; the first one begins after ``first_indent`` cells. A long word (a fingerprint, a path) stays
+    whole, to be copied."""
     lines = textwrap.wrap(
         " " * first_indent + clean(text),
         max(width, 20),

@@ -46,7 +46,8 @@ class Endpoints:
         """Registers an endpoint. ``secret_ref`` is a reference to the password that the daemon resolves (``vault:``,
         ``env:``, ``file:``).
 
-        Raises Refused ``certificate_unknown`` with the certificate's fingerprint as ``sha256`` in its fields if it is not
+        Raises Refused ``certificate_unknown`` with the certificate's fingerprint as ``sha256`` in its fields if it is
+        not
         trusted: compare it with the one shown on the server itself, then call again with it as ``thumbprint``.
         """
         more = {

@@ -24,8 +24,8 @@ TAKES: Final = "takes"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Takes:
-    """A value of exactly the annotated type (no number in quotes) within ``bounds``, or the result of ``convert``, which
-    raises ValueError. ``words`` complete the sentence "this key takes ..."."""
+    """A value of exactly the annotated type (no number in quotes) within ``bounds``, or the result of ``convert``,
+    which raises ValueError. ``words`` complete the sentence "this key takes ..."."""
 
     words: str
     bounds: Mapping[str, Any] = field(default_factory=dict)

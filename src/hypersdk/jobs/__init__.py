@@ -2,7 +2,7 @@
 
 ::
 
-    submit ─> row (queued) ─> engine: attempt ID/1 ─> worker: claim (epoch + 1) ─> export ─> completed | failed | cancelled | paused
-                                   ▲                        │ heartbeat                          │
-                                   └── take-over by another ┘ worker, drain, retry, resume ──────┘  attempt ID/2 ...
+    submit ─> row (queued) ─> engine: attempt ID/1 ─> worker: claim (epoch + 1) ─> steps ─> completed | failed | ...
+                                   ▲                        │ heartbeat                         │
+                                   └── take-over by another ┘ worker, drain, retry, resume ─────┘  attempt ID/2 ...
 """

@@ -46,8 +46,8 @@ _execute: Execute | None = None
 
 @DBOS.workflow(name="attempt", max_recovery_attempts=MAX_RECOVERIES)
 def attempt(job_id: str, number: int) -> dict[str, Any]:
-    """One attempt of a job. Its steps are steps of the engine, by the names that the job's kind gives them; to claim the
-    job is not one, since whoever goes on with the attempt must claim it anew."""
+    """One attempt of a job. Its steps are steps of the engine, by the names that the job's kind gives them; to claim
+    the job is not one, since whoever goes on with the attempt must claim it anew."""
     assert _execute is not None
     return _execute(job_id, number, _durable)
 
@@ -98,7 +98,8 @@ class Engine:
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
             "console_log_level": "WARNING",
-            # We send no notifications: listening for them would cost 100 wake-ups a second, looking now and then costs nothing.
+            # We send no notifications: listening for them would cost 100 wake-ups a second, looking now and then costs
+            # nothing.
             "use_listen_notify": False,
             "notification_listener_polling_interval_sec": 0.5,
             "scheduler_polling_interval_sec": 60.0,  # we have no schedules

@@ -52,7 +52,8 @@ class EndpointResolver:
             return replace(stored, datacenter=own.datacenter or stored.datacenter)
         sealed = self.store.sealed_secret(job.id)
         password = None if sealed is None else self.vault.open(sealed, JOB_PASSWORD)
-        # A job that names its server gets nothing of the daemon's own login: that would send it wherever a submitter likes.
+        # A job that names its server gets nothing of the daemon's own login: that would send it wherever a submitter
+        # likes.
         environ = self.environ if own.url is None else _without_login(self.environ)
         # Nor may it have that login sent to a server that nobody vouches for.
         insecure = own.insecure if own.url is not None else None

@@ -6,9 +6,11 @@ component, following no symbolic link: what a job writes to cannot be turned els
 
 Whose word counts for the id depends on who may write in the root::
 
-    everybody (/tmp)        .hypersdk-root-UID   ours or root's, and nobody else may write it; each user's daemon has an id of its own
-    owner, or a group too   .hypersdk-root       one for all hosts; whoever made it, for those who may write here are trusted with the
-                                                 images already. Not writable by everybody, nor by a group that the root is not
+    everybody (/tmp)        .hypersdk-root-UID   ours or root's, and nobody else may write it; each user's daemon has
+                                                 an id of its own
+    owner, or a group too   .hypersdk-root       one for all hosts; whoever made it, for those who may write here are
+                                                 trusted with the images already. Not writable by everybody, nor by a
+                                                 group that the root is not
 
 In the second case the owner is not looked at: the packaged service may run under another uid on each host, and a file
 server may show another owner than the one who wrote. A root whose file is neither is left out: the daemon starts
@@ -186,7 +188,8 @@ def _make(name: str, folder: int) -> None:
 
 def _read_id(path: Path, name: str, folder: int, kind: os.stat_result) -> str:
     try:
-        # Not blocking: a FIFO in its place must not hang us. It is judged by its descriptor, so nothing can be put there in between.
+        # Not blocking: a FIFO in its place must not hang us. It is judged by its descriptor, so nothing can be put
+        # there in between.
         descriptor = os.open(
             name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=folder
         )

@@ -151,7 +151,8 @@ class JobService:
             and self.store.database.is_sqlite
             and (trouble := self._troubles.read())
         ):
-            # There is one host, so it concerns every job. A code of the worker's may be one that this process does not know.
+            # There is one host, so it concerns every job. A code of the worker's may be one that this process does not
+            # know.
             met = CODES.get(trouble.code, CODES[PROCESS_DIES])
             message = (
                 f"'{job.name}' is {job.state}; a worker"
@@ -185,7 +186,8 @@ class JobService:
         note = next((str(one) for one in notes if one), "")
         return job.state.value, f"'{job.name}' is {job.state}" + (f": {note}" if note else "")
 
-    # Asking: the row is changed here, the worker that has the job sees it within half a second, the dispatcher within one
+    # Asking: the row is changed here, the worker that has the job sees it within half a second, the dispatcher within
+    # one
 
     def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
         """See JobStore.cancel."""

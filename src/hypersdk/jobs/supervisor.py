@@ -131,7 +131,8 @@ class Child:
         _LIBC.prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
         if self.nice:
             os.nice(self.nice)
-            # Whoever has to answer takes the processor from a copy at once, not at the end of its turn. Not allowed in some containers.
+            # Whoever has to answer takes the processor from a copy at once, not at the end of its turn. Not allowed in
+            # some containers.
             with suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
             _low_io_priority()

@@ -3,9 +3,10 @@ requests in.
 
 ::
 
-    engine thread (one per job)    claim ─> export ─> end
+    engine thread (one per job)    claim ─> steps ─> end
     heartbeat                      every 2 s
-    reporter                       every 0.5 s: cancel and pause requests in; every second: progress and logs out, due attempts to the engine
+    reporter                       every 0.5 s: cancel and pause requests in; every second: progress and logs out, due
+                                   attempts to the engine
     watch                          every few seconds: dead workers, attempts that the engine lost, old rows
     own                            every 2 s: rows and attempts that are said to run here, and do not
 """
@@ -264,8 +265,8 @@ class Worker:
                 try:
                     step()
                 except DatabaseError as error:
-                    # Both databases say themselves that they cannot be used, once; what needs the one that can is done all the same. The engine's
-                    # file is another one after a new start.
+                    # Both databases say themselves that they cannot be used, once; what needs the one that can is done
+                    # all the same. The engine's file is another one after a new start.
                     if error.code in (ENGINE_DAMAGED, ENGINE_GONE):
                         raise
 

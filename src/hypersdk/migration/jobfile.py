@@ -290,8 +290,8 @@ class JobEntry:
 
 
 def load_jobs(text: str, *, content_type: str | None = None, environ: Mapping[str, str]) -> list[JobEntry]:
-    """The exports in ``text``, in order. ``environ`` gives ``HOME`` for output folders that start with ``~/``. Raises as
-    ``load_documents``; what is wrong with a single job is in its entry."""
+    """The exports in ``text``, in order. ``environ`` gives ``HOME`` for output folders that start with ``~/``. Raises
+    as ``load_documents``; what is wrong with a single job is in its entry."""
     documents = load_documents(text, content_type=content_type)
     return [_entry(number, document, environ) for number, document in enumerate(documents, start=1)]
 

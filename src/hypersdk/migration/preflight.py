@@ -256,7 +256,8 @@ def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[Notice]:
     if snapshots and spec.state is not SourceState.SNAPSHOT:
         depth = max(node.depth for node in snapshots) + 1
         yield Notice(
-            f"the machine has {len(snapshots)} snapshot(s), {depth} deep; its current state is exported, not one of them"
+            f"the machine has {len(snapshots)} snapshot(s), {depth} deep; its current state is exported, not one of"
+            " them"
         )
     if any(cdrom.iso for cdrom in machine.cdroms) and not spec.remove_cdrom:
         yield Notice("an ISO image is inserted; it is not exported", (SetOption("remove_cdrom", True),))

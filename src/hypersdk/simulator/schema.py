@@ -1,5 +1,5 @@
-"""The types of ``schema_table`` as objects: fields in wire order, ancestors, methods. Also the property paths that the API
-has at all."""
+"""The types of ``schema_table`` as objects: fields in wire order, ancestors, methods. Also the property paths that the
+API has at all."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ class Database:
 
     def __init__(self, engine: sa.Engine, path: Path | None) -> None:
         self.engine: Final = engine
-        # On PostgreSQL each statement of a reader sees what is committed by then, in a transaction or not; without one, two trips less.
+        # On PostgreSQL each statement of a reader sees what is committed by then, in a transaction or not; without one,
+        # two trips less.
         self._reading: Final = engine if path else engine.execution_options(isolation_level="AUTOCOMMIT")
         self.path: Final = path
         """The SQLite file; None on PostgreSQL."""
@@ -331,7 +332,8 @@ def _sqlite(url: URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
-        # A transaction that reads first and writes later fails at once when another has written meanwhile; this one waits instead.
+        # A transaction that reads first and writes later fails at once when another has written meanwhile; this one
+        # waits instead.
         immediate = connection.get_execution_options().get("read_only") is not True
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 

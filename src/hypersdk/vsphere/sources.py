@@ -325,7 +325,8 @@ def _why_not_frozen(machine: Machine, disk: Disk, snapshot: str | None) -> str |
     if disk.encrypted or disk.backing not in (Backing.FLAT, Backing.SESPARSE):
         return f"it is not kept in a plain file ({'encrypted' if disk.encrypted else disk.backing.value})"
     if snapshot is not None:
-        # Only the base of a single snapshot is what the snapshot holds; a disk with one file is newer than the snapshot.
+        # Only the base of a single snapshot is what the snapshot holds; a disk with one file is newer than the
+        # snapshot.
         single = [node.moref for node in machine.snapshots] == [snapshot] and files == _DELTA_AND_BASE
         return None if single else "only the base of a machine's only snapshot stands still, and it is not that"
     if machine.power is not Power.OFF:

@@ -2,7 +2,8 @@
 
 ::
 
-    auto     at a terminal or into a file: text; under systemd: text behind the priority that sd-daemon(3) defines, no time (the journal has it)
+    auto     at a terminal or into a file: text; under systemd: text behind the priority that sd-daemon(3) defines,
+             without the time, which the journal has
     text     time, level, logger, message
     json     one object a line: timestamp, level, logger, event, and the traceback where there is one
 """
