@@ -183,7 +183,7 @@ def test_a_broken_export_is_seen_by_status_and_gone_on_with(shell: Shell, tmp_pa
     assert f"export {seen['moref']} -o {out} --format qcow2 --compress=none --source lease --url https://" in told.err
     assert shell("export", "off", "-o", out, "--json").error["code"] == "resumable_state"
     assert shell("export", "off", "-o", out, "--resume", "--discard").status == 2
-    assert shell.good("cleanup", out).out == f"off in {out}: nothing to put back\n"
+    assert shell.good("cleanup", out).out == f"off in {out}: nothing to restore\n"
     shell.good("export", "off", "-o", out, flag)
     assert shell.good("status").out == "No unfinished exports.\n"
     shell.good("verify", out)
@@ -485,7 +485,7 @@ def test_the_flag_is_named_for_the_image_alone(file: str, ejects: bool) -> None:
 
 
 def test_cleanup_removes_a_stray_snapshot_only_when_asked(shell: Shell, tmp_path: Path) -> None:
-    assert "Nothing to put back" in shell.good("cleanup").err
+    assert "Nothing to restore" in shell.good("cleanup").err
     told = shell.good("cleanup", tmp_path / "nothing")
     assert "no unfinished export" in told.err
     assert shell.good("cleanup", "--json").out == ""

@@ -67,9 +67,9 @@ def test_an_image_on_a_datastore_that_is_gone(shell: Shell, tmp_path: Path) -> N
         assert "--give-up" in failed.error["next_step"]
     before = shell.server.state()
     ended = shell.good("cleanup", out, "--give-up")
-    assert "stays behind: drives of 'web' (" in ended.err
+    assert "left behind: drives of 'web' (" in ended.err
     assert "CD/DVD drive 1 without [gone] tools.iso" in ended.err
-    assert "put back" not in ended.out.replace("nothing to put back", "")
+    assert "restore" not in ended.out.replace("nothing to restore", "")
     assert shell.server.state() == before
     shell.good("cleanup", out)
     (seen,) = shell.good("status", "--json").events

@@ -213,7 +213,7 @@ def pending(engine: EngineFactory, folder: Path) -> Engine:
     ran = engine(machines=(ON,), shutdown_s=600, settings={"shutdown_timeout_s": 0.2})
     error = failed(ran, folder, state=SourceState.SHUTDOWN)
     (told,) = error.fields["not_undone"]  # type: ignore[misc] # a list, as the test finds out
-    assert "cannot be recalled" in told
+    assert "cannot be cancelled" in told
     assert "`hyper2kvm cleanup`" in next_step(error)
     assert power(ran) == "poweredOn"
     return ran

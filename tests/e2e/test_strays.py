@@ -111,7 +111,7 @@ def test_a_killed_run_of_mine_without_its_folder(program: ProgramFactory, copyin
     for answer, left in (("\n", [name]), ("y\n", [])):
         with terminal([str(HYPER2KVM), "cleanup", "--stray"], env, (120, 30)) as shown_at:
             shown_at.wait_for("[y/N]")
-            assert "no process works on it" in " ".join(shown_at.text.split())
+            assert "no process is working on it" in " ".join(shown_at.text.split())
             shown_at.type(answer)
             assert shown_at.finish() == 0
         assert snapshot_names(simulator) == left

@@ -150,7 +150,7 @@ def test_what_a_failed_job_left_is_undone_later_by_itself(site: SiteFactory) -> 
     now = made.store.get(failed.id)
     assert (now.state, now.error, now.attempt) == (JobState.FAILED, failed.error, failed.attempt)
     assert source(made) == before
-    made.until(lambda: b"looking after what is left" in made.store.read_log(failed.id)[0])  # written when all is done
+    made.until(lambda: b"checking what is left" in made.store.read_log(failed.id)[0])  # written when all is done
     made.service.retry(failed.id)
     (ended,) = made.until_ended([failed])
     assert ended.state is JobState.COMPLETED, made.told()

@@ -525,7 +525,7 @@ def test_a_folder_that_cannot_be_listed_is_read_all_the_same(
     (path.parent / "m.mf").unlink()
     result = convert(path, tmp_path / "out2")
     assert result.proof == UNPROVED_LOCAL
-    assert "no .mf was looked for but m.mf" in result.warnings[0]
+    assert "the only .mf looked for was m.mf" in result.warnings[0]
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ def test_a_machine_that_nobody_touched_is_at_the_same_point() -> None:
     [
         ({"change_version": "v2"}, "reconfigured"),
         ({"boot_time": datetime(2026, 1, 1, tzinfo=UTC)}, "powered on"),
-        ({"disks": (make_disk(file="[ds1] vm/vm-000001.vmdk"),)}, "not the same files"),
-        ({"disks": (make_disk(change_id="52/9"),)}, "not the same files"),
+        ({"disks": (make_disk(file="[ds1] vm/vm-000001.vmdk"),)}, "no longer the same files"),
+        ({"disks": (make_disk(change_id="52/9"),)}, "no longer the same files"),
         ({"change_version": None}, "reconfigured"),
     ],
 )

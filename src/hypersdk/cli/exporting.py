@@ -1,4 +1,4 @@
-"""Plans made, shown, carried out and told of: what the command, the interactive flow and the demo share."""
+"""Plans made, shown, run and reported: what the command, the interactive flow and the demo share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAX_PANELS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One machine that was not exported, or not put back."""
+    """One machine that was not exported, or not restored."""
 
     machine: str
     error: HyperSDKError
@@ -193,7 +193,7 @@ def plan_panel(plan: Plan) -> RenderableType:
 
 
 METHOD_TEXT: Final = {
-    Method.AUTO: "the best way that vSphere offers",
+    Method.AUTO: "the best method that vSphere offers",
     Method.LEASE: "the export stream (lease)",
     Method.DATASTORE: "ranges of the datastore",
 }
@@ -264,8 +264,8 @@ def carry_out(cli: Cli, session: Session, plans: Sequence[Plan], settings: RunSe
 
 
 def conclude(cli: Cli, outcomes: Sequence[Outcome], failures: Sequence[Failure]) -> None:
-    """Tells how each machine ended, and raises what decides the exit status. ``failures`` of several were told with the
-    plans."""
+    """Reports how each machine ended, and raises what decides the exit status. ``failures`` of several were reported
+    with the plans."""
     for outcome in outcomes:
         if outcome.result is not None:
             show_result(cli, outcome.result)
@@ -309,7 +309,7 @@ def _tell_kept_snapshots(cli: Cli, outcomes: Sequence[Outcome]) -> None:
             outcome.error.fields["kept"] = [{"snapshot": name, "folder": folder, "command": command}]
             continue
         cli.output.note(
-            f"{outcome.plan.machine.name}: snapshot {name} stays on the machine, because --resume goes on from it; the"
+            f"{outcome.plan.machine.name}: snapshot {name} stays on the machine for --resume; the"
             " resumed export removes it at its end. It grows as the machine writes, and nothing removes it by itself:"
             f" any `hyper2kvm cleanup` does once the export is {SNAPSHOT_KEPT} old. This removes it now:",
             style="yellow",
@@ -374,7 +374,7 @@ def _result_facts(result: ExportResult, *, local: bool) -> Iterator[tuple[str, s
     if result.blocks_skipped:
         yield "resumed", f"{format_size(result.blocks_skipped * MiB // 16)} had been copied before", ""
     if not result.restored:
-        yield "source", "NOT put back; run `hyper2kvm cleanup`", "bold red"
+        yield "source", "NOT restored; run `hyper2kvm cleanup`", "bold red"
     elif not local:
         yield "source", "left as it was found", ""
     for warning in result.warnings:

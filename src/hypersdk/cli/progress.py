@@ -1,4 +1,4 @@
-"""The progress of a run, shown in the way that fits who watches.
+"""The progress of a run, shown to fit the output.
 
 ::
 

@@ -1,4 +1,4 @@
-"""How a failure is told: the one renderer for all errors of all commands."""
+"""How failures are reported: the one renderer for the errors of all commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_LISTED: Final = 12
 
 
 def report(output: Output, error: HyperSDKError, *, debug: bool = False) -> int:
-    """Tells ``error`` to whoever is there, and returns the exit status."""
+    """Reports ``error`` to the user or the program, and returns the exit status."""
     status = exit_status(error)
     if output.json_lines:
         output.event("error", {**error_dict(error, output.program), "exit_status": status})
@@ -119,7 +119,7 @@ def _entry(entry: object) -> str:
 
 
 def report_unexpected(output: Output, error: Exception, state_dir: Path) -> int:
-    """Tells of a bug: a general message to the user, the traceback into a crash file."""
+    """Reports a bug: a general message to the user, the traceback into a crash file."""
     where = _write_crash(error, state_dir)
     failure = InternalError(
         f"internal error: {type(error).__name__}", code=INTERNAL, crash_file=None if where is None else str(where)

@@ -4,7 +4,7 @@
 
     offsets inside   0 ────────┬─────────┬─────────┬──────────>
                      begin     copy 1    copy 2    copy 3         every 4 MiB, at most 512: then half of them go
-                                           └── read(offset) goes on from a copy of the nearest one before it
+                                           └── read(offset) continues from a copy of the nearest one before it
 
 Who reads from front to end inflates everything once, and whoever reads in several places inflates a little more. Memory
 is 40 KiB for each copy, whatever is inside. zlib compares length and CRC-32 of each member when it comes to its end.

@@ -1,4 +1,4 @@
-"""What every image writer can do, and what it writes to. One conformance suite runs all writers.
+"""The interface of all image writers and of the files they write to. One conformance suite tests every writer.
 
 ::
 

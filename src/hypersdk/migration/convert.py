@@ -1,6 +1,7 @@
-"""Local conversion: a VMDK, OVF or OVA on disk into any output format, through the same engine as an export.
+"""Image conversion: a local VMDK, OVF or OVA into any output format, by the code that copies an export.
 
-Reading a local file again costs little, so a conversion that was interrupted begins anew; nothing is taken over.
+The guest inside is not changed; that would be guest conversion. Reading a local file again costs little, so an
+interrupted conversion starts again.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ def _split(disks: Sequence[LocalDisk], output: Format) -> tuple[list[LocalDisk],
 
 @contextmanager
 def _cancelled_on_failure(cancel: CancelToken) -> Iterator[None]:
-    """Whoever ends does not wait for checksums that nobody needs any more."""
+    """A run that ends does not wait for checksums that are not needed any more."""
     try:
         yield
     except BaseException:

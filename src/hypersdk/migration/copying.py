@@ -139,7 +139,7 @@ class MachineCopy:
             if gone.code == SNAPSHOT_GONE:
                 raise gone from error
         except HyperSDKError as unknown:
-            LOG.info("whether the snapshot is still there cannot be told: %s", unknown.message)
+            LOG.info("cannot tell whether the snapshot still exists: %s", unknown.message)
 
     def check_snapshot(self) -> None:
         """Raises SourceError ``snapshot_gone`` where the snapshot that is exported is not there any more."""
@@ -184,7 +184,7 @@ class MachineCopy:
             return self._ranges(pending, cancel)
         except Refused as neither:
             refused.fields["no_ranges"] = neither.message
-            refused.add_note(f"nor can the datastore be read instead: {neither.message}")
+            refused.add_note(f"and the datastore cannot be read instead: {neither.message}")
             raise refused from neither
 
     @property
@@ -328,10 +328,10 @@ class MachineCopy:
         for record in pending:
             disk = disks.get(record.key)
             if disk is None:
-                yield record, "the machine has it no more"
+                yield record, "the VM no longer has this disk"
                 continue
             if snapshot and then.get(record.key) not in disk.chain:
-                yield record, "another disk has its place since the snapshot was made"
+                yield record, "another disk took its place after the snapshot was made"
                 continue
             with budget.stream(session.endpoint.host, cancel):
                 found = probe_flat(

@@ -105,7 +105,7 @@ class DiskSet:
         self.folder.check()
         with self.outputs.open(record, identity, patient) as disk:
             if disk.begun_again:
-                self.warn(f"{record.label} was begun again, nothing of the earlier run is used: {disk.begun_again}")
+                self.warn(f"{record.label} starts again, nothing of the earlier run is used: {disk.begun_again}")
             self._save_when_room(self.run.save, meter, cancel)  # the place inside an OVA is known now
             meter.expect_read_back(self._read_back_share(record, disk))
             receipt = transfer_disk(
@@ -123,7 +123,7 @@ class DiskSet:
                 return receipt, disk.file.size(), _digest_in_passing(disk)
 
     def _guard(self) -> None:
-        """Before every write to an image: raises where this process, or this folder, is not to be written any more."""
+        """Before every write to an image: raises where this process may not write any more, or this folder is lost."""
         if (guard := self.shared.settings.guard) is not None:
             guard()
         self.folder.check_sometimes()
@@ -147,7 +147,7 @@ class DiskSet:
         return READ_BACK_COST * file_bytes / (READ_BACK_COST * file_bytes + copied)
 
     def hash_later(self, record: DiskRecord, cancel: CancelToken) -> None:
-        """Has the checksum of a finished file computed, beside whatever else goes on."""
+        """Has the checksum of a finished file computed in the background."""
         self._hashes.append(self.verifier.submit(self._hash, record, cancel))
 
     def _hash(self, record: DiskRecord, cancel: CancelToken) -> None:

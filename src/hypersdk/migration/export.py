@@ -1,4 +1,4 @@
-"""Machines out of vSphere: prepare the source, copy, put the source back, publish. Reads as the plan does.
+"""The export of machines: prepare the source, copy, restore the source, publish. Reads as the plan does.
 
 ::
 
@@ -10,7 +10,7 @@ Once all is copied nothing of the machine is read any more: a run that ends afte
 that has published its files only puts the source back.
 
 Success and failure undo everything. A cancelled run (Ctrl-C, SIGTERM) keeps its temporary snapshot, so that --resume
-goes on at the same point in time; `hyper2kvm status` shows it. After a kill, the next command in the folder does what
+continues at the same point in time; `hyper2kvm status` shows it. After a kill, the next command in the folder does what
 is left.
 """
 
@@ -63,7 +63,7 @@ Observer = Callable[[Sequence[ExportProgress]], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one of several machines ended: a result, an error, or both (copied, but the source could not be put back)."""
+    """How one of several machines ended: a result, an error, or both (copied, but the source could not be restored)."""
 
     plan: Plan
     result: ExportResult | None
@@ -262,7 +262,7 @@ class MachineExport:
         return f"job {self._plan.spec.job_id}" if self._shared.settings.attempt_suffix else f"process {os.getpid()}"
 
     def _change_suffix(self, run: RunFile, attempt_suffix: str) -> RunFile:
-        """The same run, its journal kept, with files of its own; files that were published before are nobody else's."""
+        """The same run, its journal kept, with files of its own; published files keep their names."""
         with run.changing() as record:
             record.attempt_suffix = attempt_suffix
             if not record.published:
@@ -299,7 +299,7 @@ class MachineExport:
         if not self._plan.spec.force:
             refuse_foreign(self._folder, [name for name in foreign_files(self._folder) if name != RUN_FILE])
         self._warnings.append(
-            f"{self._unreadable}; it was given up. What that run left at the source is not known: look there for"
+            f"{self._unreadable}; it was discarded. What that run left at the source is not known: look there for"
             f" snapshots named {SNAPSHOT_PREFIX}*, ISO images that were ejected, a machine that is off"
         )
 
@@ -327,7 +327,7 @@ class MachineExport:
         if self._shared.settings.runs is None:
             run.held_in(self._held)
         journal, record = SourceJournal(self._session, run, note=self._board.note), run.record
-        # The run's own files, also where it is given up for another format, or the machine has another name by now.
+        # The run's own files, also where it is discarded for another format, or the machine has another name by now.
         spec = record.begun_as(self._plan.spec)
         outputs = outputs_for(spec, self._folder, stem_of_run(record), record, self._held.check_lock)
         stack.callback(outputs.close)
@@ -373,7 +373,7 @@ class MachineExport:
     def _put_back(self, work: SourceWork) -> None:
         """Undoes all that is open at the source, also where the run is cancelled by now. What fails becomes a
         warning."""
-        self._board.phase(Phase.PUBLISHING, "putting the source back as it was found")
+        self._board.phase(Phase.PUBLISHING, "restoring the source")
         self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
         self._warnings += [
             f"not undone at the source: {problem.change}: {problem.error.message}" for problem in self._not_undone

@@ -1,7 +1,7 @@
 """Output files of a run while they are written: their names, the descriptor each is held by, what is removed of them.
 
 A file that was opened stays open until the outputs are closed: it is hashed, finished and published by that descriptor,
-and a file of the same name that somebody else put there is never taken for it.
+and a file that another process put under the same name is never mistaken for it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def remove_other_attempts(folder: Path, names: Sequence[str], attempt_suffix: st
 
 
 def remove_unfinished(folder: Path, stem: str) -> None:
-    """Removes what grew in ``folder`` for a machine whose run nobody can read any more."""
+    """Removes what grew in ``folder`` for a machine whose run record is unreadable."""
     ours = re.compile(rf"{re.escape(stem)}(-disk\d+)?\.[a-z0-9]+{re.escape(PARTIAL)}")
     with target_errors(f"removing what an unfinished run left in {shown_path(folder)}"):
         for path in folder.iterdir():
@@ -108,7 +108,7 @@ def remove_unfinished(folder: Path, stem: str) -> None:
 
 
 def remove_half_published(folder: Path, run: RunRecord, stem: str) -> None:
-    """Removes what ``run``, which is given up, had named already when it ended in the middle of publishing. Where a
+    """Removes the files that ``run``, which is discarded, had already named when it ended while publishing. Where a
     manifest is, it had not begun to, and the names are those of the export that it was to replace."""
     names = [record.file_name for record in run.disks] + [f"{stem}{suffix}" for suffix in (".ova", ".ovf", ".mf")]
     with target_errors(f"removing what an earlier run left in {shown_path(folder)}"):

@@ -49,9 +49,9 @@ LOG: Final = logging.getLogger(__name__)
 GRACE_S: Final = 60.0
 """How much longer than asked for the undo waits for a guest that shuts down."""
 LATE_S: Final = 120.0
-"""But no longer than this at once: somebody waits for the end of the run."""
+"""The longest single wait: the user waits for the end of the run."""
 GUEST_GOES_S: Final = 3600.0
-"""A guest may install updates before it goes down. One that still runs after an hour has not obeyed."""
+"""A guest may install updates before it goes down. One that still runs after an hour did not shut down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class SourceJournal:
         self._run = run
         self._note = note
         self.snapshot_was_gone = False
-        """Whether the undo looked for the temporary snapshot, and somebody else had removed it."""
+        """Whether the temporary snapshot was already gone when the undo looked for it."""
 
     @property
     def _moref(self) -> str:
@@ -114,7 +114,7 @@ class SourceJournal:
             raise
 
     def eject_isos(self, machine: Machine, cancel: CancelToken) -> None:
-        """Takes ISO images out of all drives; they are put back at the end."""
+        """Ejects the ISO images of all drives; they are re-inserted at the end."""
         self._note("ejecting ISO images")
         with ExitStack() as making:
 
@@ -169,7 +169,7 @@ class SourceJournal:
 
     @property
     def guest_may_go_down(self) -> bool:
-        """Whether a guest was asked to shut down, and nobody has seen yet what became of it."""
+        """Whether a guest was asked to shut down and the outcome is not known yet."""
         return bool(self._guest_asked())
 
     def _guest_asked(self) -> dict[str, Any]:
@@ -220,7 +220,7 @@ class SourceJournal:
                 drives = ", ".join(
                     f"{drive['label']} without {drive['iso']}" for drive in change.data.get("drives", ())
                 )
-                return f"drives of {machine}, where they have not got their image back: {drives}"
+                return f"drives of {machine}, where their image was not re-inserted: {drives}"
             case ChangeKind.SNAPSHOT:
                 return (
                     f"snapshot {change.data.get('name', record.snapshot_name)} of {machine}, whose delta grows until"
@@ -272,7 +272,7 @@ class SourceJournal:
             if error.code != SHUTDOWN_TIMEOUT:
                 raise
             raise SourceError(
-                "the guest was asked to shut down, which cannot be recalled, and still runs: once it is down it stays"
+                "the guest was asked to shut down, which cannot be cancelled, and still runs: once it is down it stays"
                 " off until this is undone",
                 code=SHUTDOWN_TIMEOUT,
                 remedies=(

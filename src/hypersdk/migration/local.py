@@ -1,4 +1,4 @@
-"""Images on disk as sources: a VMDK, an OVF with its files, an OVA. Everything in them may be hostile.
+"""Local images as sources: a VMDK, an OVF with its files, an OVA. All of their content may be hostile.
 
 ::
 

@@ -14,7 +14,7 @@ from hypersdk.transfer.progress import MAX_UNFINISHED_FRACTION, Meter
 
 
 class ProgressDisk(Protocol):
-    """The part of a planned disk that a board needs."""
+    """The part of a planned disk that is needed for progress."""
 
     @property
     def key(self) -> int: ...
@@ -29,7 +29,7 @@ class ProgressDisk(Protocol):
 
 
 class LeaseAge(Protocol):
-    """The part of an export lease that a board needs."""
+    """The part of an export lease that is needed for progress."""
 
     @property
     def age_s(self) -> float:
@@ -70,7 +70,7 @@ class MachineProgress:
 
     @contextmanager
     def ended_by_errors(self) -> Iterator[None]:
-        """An expected error inside is the end of the machine here too, and goes on to the caller."""
+        """An expected error inside ends the machine's progress, and is raised again."""
         try:
             yield
         except HyperSDKError as error:

@@ -219,7 +219,7 @@ def _old_ledger(place: Path, record: DiskRecord, identity: str) -> tuple[BlockLe
     if not place.exists():
         return None, "the record of what was copied is missing"
     try:
-        return BlockLedger.open(place, record.capacity_bytes, identity), "nothing of it was on record"
+        return BlockLedger.open(place, record.capacity_bytes, identity), "its record is empty"
     except TargetError as error:
         if error.code != LEDGER_UNUSABLE:
             raise

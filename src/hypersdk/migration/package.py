@@ -202,12 +202,12 @@ class Package:
         try:
             found = self._store.manifests(self._folder)
         except TargetError as error:
-            self._warnings.append(f"no .mf was looked for but {path}: {error.message}")
+            self._warnings.append(f"the only .mf looked for was {path}: {error.message}")
             return None
         same = [other for other in found if other.lower() == path.lower()]
         if len(same or found) > 1:
             self._warnings.append(
-                f"of {len(found)} .mf files none is called as the descriptor is; nothing was compared with them"
+                f"of {len(found)} .mf files none has the name of the descriptor; nothing was compared with them"
             )
         return self._store.open((same or found)[0]) if len(same or found) == 1 else None
 

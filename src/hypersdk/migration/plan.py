@@ -68,7 +68,7 @@ class Plan:
     """What will be done to one machine. ``changes`` lists what is changed at the source and undone at the end.
 
     ``snapshot`` is the moref of the existing snapshot to export; None with ``temporary_snapshot`` or a machine that is
-    off. ``resumption`` is set where an unfinished run is gone on with and something is still to be copied.
+    off. ``resumption`` is set where an unfinished run is resumed and something is still to be copied.
     """
 
     spec: ExportSpec
@@ -180,7 +180,7 @@ class _Found:
         return preflight.wants_snapshot(self.machine, self.spec)
 
     def resumption(self) -> Resumption | None:
-        """How the run is gone on with, where something is still to be copied."""
+        """How the run is resumed, where something is still to be copied."""
         if not self.resuming or self.run is None or self.only_publish:
             return None
         return resumption_of(self.machine, self.spec, self.run, self.spec.output_dir.absolute())
@@ -258,7 +258,7 @@ def _nothing_begun(spec: ExportSpec, runs: RunStore) -> bool:
 
 
 def _run_of(spec: ExportSpec, machine: Machine, runs: RunStore) -> RunRecord | None:
-    """The unfinished run of this machine that is taken up or given up."""
+    """The unfinished run of this machine that is resumed or discarded."""
     folder = spec.output_dir.absolute()
     run = RunFile.load_to_discard(folder, runs)[0] if spec.resume is Resume.DISCARD else RunFile.load(folder, runs)
     return run.record if run is not None and run.record.moref == machine.moref else None
@@ -304,15 +304,15 @@ def _changes(found: _Found, resumption: Resumption | None) -> Iterator[str]:
     """What is changed at the source, for people."""
     if found.only_publish:
         if found.run is not None and found.run.open_changes:
-            yield "put the machine back as the earlier run found it"
+            yield "restore the machine to its state before the earlier run"
         return
     machine, spec = found.machine, found.spec
     yield from _power_changes(machine, spec)
     if spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms):
-        yield "eject ISO images; put them back at the end"
+        yield "eject ISO images; re-insert them at the end"
     if found.temporary:
         held = resumption is not None and not resumption.anew
-        first = "go on from the temporary snapshot" if held else "make a temporary snapshot"
+        first = "continue from the temporary snapshot" if held else "make a temporary snapshot"
         yield f"{first}; remove it at the end"
     if spec.method is not Method.DATASTORE:
         yield "hold an export lease (no power-on and no migration meanwhile)"

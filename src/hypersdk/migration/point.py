@@ -1,8 +1,8 @@
 """The point in time that an export is of. One image never mixes two of them.
 
-A powered-off machine stands still as long as it is not reconfigured and not powered on: ``config.changeVersion`` and
-the last power-on tell. A snapshot stands still as long as it exists. A token of either is stored with the run, and a
-run goes on only where the token is proved equal.
+A powered-off machine does not change as long as it is not reconfigured and not powered on: ``config.changeVersion`` and
+the last power-on tell. A snapshot does not change as long as it exists. A token of either is stored with the run, and a
+run continues only where the token is proved equal.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PointInTime:
         if self.change_version is None or self.change_version != now.change_version:
             return "it was reconfigured or powered on since"
         if self.disks != now.disks:
-            return "its disks are not the same files any more"
+            return "its disks are no longer the same files"
         return None
 
     def holds_of(self, machine: Machine) -> bool:
@@ -112,7 +112,7 @@ def point_of(machine: Machine, snapshot: str | None) -> PointInTime:
     Raises SourceError ``source_changed`` when the machine runs and no snapshot is given, or the snapshot is gone.
     """
     if snapshot is None and machine.power is not Power.OFF:
-        raise SourceError(f"'{machine.name}' is not powered off any more", code=SOURCE_CHANGED)
+        raise SourceError(f"'{machine.name}' is no longer powered off", code=SOURCE_CHANGED)
     if snapshot is not None and all(node.moref != snapshot for node in machine.snapshots):
         raise SourceError(f"snapshot {snapshot} of '{machine.name}' is gone", code=SOURCE_CHANGED)
     return PointInTime(

@@ -6,7 +6,7 @@
                               --discard   undo what is open at the source, remove the partial files, start;
                                           else run_elsewhere
                               neither     refused (resumable_state), unless nothing was begun: then begin
-    all copied, proof written down?       the source is only put back, whatever point in time it is at by now
+    all copied, proof written down?       the source is only restored, whatever point in time it is at by now
     point in time proved equal?           finished disks stay finished, begun disks go on
                               else        every disk starts again, and the result says so
 """
@@ -269,7 +269,7 @@ def add_problems(
 
 
 def _was_still(work: SourceWork, cancel: CancelToken) -> bool:
-    """Whether what was begun can be gone on with after the undo. Where that cannot be found out it cannot; the undo is
+    """Whether the run can be resumed after the undo. Where that cannot be found out it cannot; the undo is
     tried all the same."""
     record = work.run.record
     try:

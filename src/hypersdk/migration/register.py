@@ -122,7 +122,7 @@ class Register:
                 os.close(descriptor)
 
     def forget(self, run_id: str) -> None:
-        """Removes the entry: nothing of the run is left at its source, or somebody took it on himself."""
+        """Removes the entry: nothing of the run is left at its source, or the user took responsibility for it."""
         for path in self._paths(run_id):
             try:
                 path.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from hypersdk.units import format_size
 
 @dataclass(frozen=True, slots=True)
 class ResumeCost:
-    """What each way of going on is expected to read of the guest's disks. ``holes``: ranges read them too, as nobody
+    """What each way to resume is expected to read of the guest's disks. ``holes``: ranges read them too, as nobody
     knows where they are."""
 
     ranges_bytes: int
@@ -69,7 +69,7 @@ class ResumeCost:
 @dataclass(frozen=True, slots=True)
 class Resumption:
     """What is expected of a resume. ``again_bytes`` is received although it, or part of it, was received before:
-    ``recorded_bytes`` are on record, and none where the run begins anew. ``receive_bytes`` is all that is going to
+    ``recorded_bytes`` are on record, and none where the run starts again. ``receive_bytes`` is all that is going to
     come. Guest bytes, about. ``untracked``: ranges are no way out, as they would read holes too.
     """
 

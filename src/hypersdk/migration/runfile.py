@@ -209,7 +209,7 @@ class RunStore(Protocol):
         ...
 
     def remove(self, folder: Path, run_id: str) -> None:
-        """Forgets the run: it was finished or given up."""
+        """Forgets the run: it is finished or discarded."""
         ...
 
     def check(self) -> None:
@@ -377,7 +377,7 @@ class RunFile:
             self.save()
 
     def remove(self) -> None:
-        """Forgets the run: it was finished or given up."""
+        """Forgets the run: it is finished or discarded."""
         with self._lock:
             self._store.register.forget(self.record.run_id)
             self._store.remove(

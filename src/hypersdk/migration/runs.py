@@ -56,7 +56,7 @@ SNAPSHOT_USED: Final = register(
 )
 
 SNAPSHOT_MAX_AGE: Final = timedelta(hours=24)
-"""A temporary snapshot that waits for a resume is given up after this: its delta grows on a production datastore."""
+"""A temporary snapshot kept for a resume is removed after this: its delta grows on a production datastore."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Method(StrEnum):
 
 
 class SourceState(StrEnum):
-    """What may happen to the machine so that its disks stand still."""
+    """What may be done to the machine so that its disks do not change."""
 
     AUTO = "auto"  # off: as it is; running: through a temporary snapshot
     POWER_OFF = "power-off"
@@ -90,5 +90,5 @@ class ExportSpec:
     @property
     def shown_dir(self) -> Path:
         """``output_dir`` for people and manifests. The two differ where ``output_dir`` names a folder by an open
-        descriptor of this process (``/proc/self/fd/7``), so that nobody can put another folder in its place."""
+        descriptor of this process (``/proc/self/fd/7``), so that another folder cannot take its place."""
         return self.display_dir or self.output_dir

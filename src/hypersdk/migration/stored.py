@@ -68,7 +68,7 @@ _Stamp: TypeAlias = tuple[int, int, int, int]
 
 
 def _stamp(fd: int) -> _Stamp:
-    """What is another after somebody replaced the file or wrote to it."""
+    """What differs after the file was replaced or written to."""
     found = os.fstat(fd)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -88,7 +88,7 @@ class OpenFile(FdFile):
         self._before = _stamp(fd)
 
     def check_unchanged(self) -> None:
-        """Raises IntegrityError ``input_changed`` when somebody wrote to the file since it was opened."""
+        """Raises IntegrityError ``input_changed`` when the file was written to since it was opened."""
         if _stamp(self._descriptor) != self._before:
             raise _changed(self.name)
 

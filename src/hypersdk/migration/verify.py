@@ -62,7 +62,7 @@ def verify_directory(
 ) -> VerifyReport:
     """Verifies the export in ``path``, of any of the five formats. What differs is in the report, not raised.
 
-    ``observer`` hears of each file as it is read. Raises UsageError when ``path`` is not a folder that can be read,
+    ``observer`` is called for each file as it is read. Raises UsageError when ``path`` is not a readable folder,
     Cancelled.
     """
     began = clock()

@@ -1,5 +1,8 @@
-"""Watches a temporary snapshot of ours and the datastore that it grows on: below the floor the export ends and the
-snapshot goes. It ends as well where somebody else removed the snapshot, hours before the end of the copy would tell."""
+"""Watches a temporary snapshot of ours and the datastore that it grows on. Where too little space is left there, the
+export ends and the snapshot is removed.
+
+It also ends where others removed the snapshot, hours before the end of the copy would show it.
+"""
 
 from __future__ import annotations
 

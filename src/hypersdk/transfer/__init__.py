@@ -1,1 +1,1 @@
-"""One disk from source to sink: stream, retry, limit, digest, checkpoint, progress."""
+"""Copies one disk: streams and ranges, retries, limits, digests, checkpoints, progress."""

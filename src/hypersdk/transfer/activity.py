@@ -1,12 +1,12 @@
-"""What the threads of a copy spend their time on, and which of it holds the copy up.
+"""What the threads of a copy spend their time on, and which activity limits the copy.
 
 ::
 
-    a reading thread:  reading | paying the limit | backlog: nobody takes what it has | cpu | writing
+    a reading thread:  reading | paying the limit | backlog: waits for the workers | cpu | writing
     a working thread:  idle: nothing to do                                            | cpu | writing
 
-The reading threads set the pace, so their time tells: much ``reading`` means the source is slow, much ``backlog`` that
-the others are, and those say whether they compute or write.
+The reading threads set the pace, so their time shows the bottleneck: much ``reading`` means the source is slow, much
+``backlog`` that the others are, and those say whether they compute or write.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NOTHING: Spent = (0.0,) * len(Activity)
 
 
 class Timeline:
-    """One thread's time. That thread alone switches; anybody may look, also at what has not ended yet."""
+    """One thread's time. Only that thread switches; any thread may read it, the running activity included."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -11,7 +11,7 @@ _NOT_EMPTY: Final = re.compile(rb"[^\x00]")
 
 
 class BlockMap:
-    """Block indexes from 0 to ``blocks``. Adding is not locked; looking while somebody adds is harmless."""
+    """Block indexes from 0 to ``blocks``. Adding is not locked; reading while another thread adds is harmless."""
 
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks

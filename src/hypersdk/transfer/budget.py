@@ -21,7 +21,7 @@ EXHAUSTED_CODE: Final = "nfc_exhausted"
 """Code of the TransientError of a host that has no room for another stream."""
 PER_HOST: Final = 8
 PER_VCENTER: Final = 40
-"""vCenter relays about 52 NFC connections; others want some too."""
+"""vCenter relays about 52 NFC connections; other programs need some of them."""
 GROW_AFTER_S: Final = 60.0
 SETTLE_S: Final = 5.0
 """Streams that fail together are one refusal, not several."""

@@ -1,4 +1,4 @@
-"""The cancel token: one per run, looked at by every loop. And what signal handlers may set."""
+"""The cancel token: one per run, checked by every loop. And an event that signal handlers may set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SignalFlag:
         weakref.finalize(self, _close_all, self._reader, self._writer)
 
     def set(self) -> None:
-        """Wakes whoever waits. Safe in a signal handler, and from any thread."""
+        """Wakes the waiting thread. Safe in a signal handler, and from any thread."""
         self._set = True
         with suppress(BlockingIOError):  # full of what nobody has read: it wakes all the same
             os.write(self._writer, b"!")

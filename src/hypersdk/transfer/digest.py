@@ -95,7 +95,7 @@ def content_digest_of(
     """Hex content digest of a disk that can be read at random, from its bytes alone.
 
     ``extents`` (``(offset, length)``, rising) are the ranges that may hold data; the rest is known to read as zeros
-    and is not read. ``on_bytes`` hears how many more guest bytes are accounted for, read or not.
+    and is not read. ``on_bytes`` is called with the number of further guest bytes done, read or not.
     """
     reader = _GroupReader(disk, capacity, iter(extents) if extents is not None else iter([(0, capacity)]))
     return disk_digest(capacity, reader.digests(cancel, on_bytes))

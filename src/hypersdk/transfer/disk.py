@@ -81,7 +81,7 @@ def transfer_disk(
         kept = ledger if ledger is not None else stack.enter_context(BlockLedger.unnamed(writer.capacity))
         copy = _Copy(writer, kept, cancel, meter, policies, options)
         copy.take_over()
-        # Closed before the image is finished: of two syncs at once only one hears of an error, and a checkpoint must
+        # Closed before the image is finished: of two syncs at once only one gets the error, and a checkpoint must
         # not call durable what the other lost.
         with copy.checkpointed(durable=ledger is not None):
             digests = copy.run(source)

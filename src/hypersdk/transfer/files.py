@@ -25,7 +25,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.holes import pieces
 
 FILE_MODE: Final = 0o640
-"""Images hold what the guest held: not for everybody to read. The group may, so that qemu can be let in."""
+"""Images hold the guest's data: others may not read them. The group may, so that qemu can be given access."""
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a write fails with when more room makes it succeed."""
 
@@ -56,7 +56,7 @@ def shown_path(path: Path) -> Path:
 
 
 def owned_like_folder(descriptor: int, folder: Path) -> None:
-    """Gives a file that root has made to the owner of ``folder``: root looks after the state of a service that runs as
+    """Gives a file that root has made to the owner of ``folder``: root maintains the state of a service that runs as
     another user."""
     if os.geteuid() == 0:
         owner, now = folder.stat(), os.fstat(descriptor)
@@ -254,7 +254,7 @@ def sha256_of(
     region: range | None = None,
     written: int | None = None,
 ) -> str:
-    """Hex SHA-256 of the file as it lies there, or of the ``region`` of its bytes; ``on_bytes`` hears how many more
+    """Hex SHA-256 of the file as it lies there, or of the ``region`` of its bytes; ``on_bytes`` gets how many more
     were read.
 
     Read from the descriptor ``written``, where there is one, and from ``path`` else. Holes are hashed but not read

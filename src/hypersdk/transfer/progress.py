@@ -36,7 +36,7 @@ RATE_WINDOW_S: Final = 10.0
 BOTTLENECK_WINDOW_S: Final = 5.0
 _SAMPLE_EVERY_S: Final = 0.25
 MAX_UNFINISHED_FRACTION: Final = 0.994
-"""What is not finished is not 1, and no rounding to whole per cents makes it so."""
+"""The most that is shown of unfinished work: it does not round up to 100 %."""
 
 
 @contextmanager
@@ -124,7 +124,7 @@ class Meter:
         self._workers: list[Timeline] = []
         self._samples: deque[_Sample] = deque()
 
-    # Fed by whoever runs the disk
+    # Fed by the caller
 
     def enter(self, phase: Phase, note: str = "") -> None:
         """The disk is in ``phase`` now; ``note`` is one line for people."""

@@ -1,4 +1,4 @@
-"""Room on the output file systems: what was promised to whom, and what happens when it runs out all the same.
+"""Room on the output file systems: what is reserved, and what happens when it runs out all the same.
 
 Nothing is preallocated: images are sparse, and how much a disk will take is an expectation. ``SpaceLedger`` adds up the
 expectations of all disks of all machines per file system. ``SpaceWaitingFile`` wraps the file of an image: a full disk
@@ -27,7 +27,7 @@ from hypersdk.units import MiB, format_duration, format_size
 T = TypeVar("T")
 
 GO_ON_BYTES: Final = 64 * MiB
-"""Room that must be there before a paused copy goes on: else every freed megabyte starts and stops it."""
+"""Room needed before a paused copy continues: else every freed megabyte starts and stops it."""
 POLL_S: Final = 5.0
 MAX_WAIT_S: Final = 3600.0
 

@@ -1,4 +1,4 @@
-"""What an earlier process wrote is proved by what lies in the file, before a copy goes on with it.
+"""What an earlier process wrote is read back and compared before the copy continues.
 
 ::
 

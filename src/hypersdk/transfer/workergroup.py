@@ -1,4 +1,4 @@
-"""Threads that live and die together: what one copy is made of.
+"""A group of threads that start, stop and fail together; each copy is one.
 
 ::
 

@@ -1,4 +1,4 @@
-"""`hyper2kvm cleanup`: puts back what interrupted exports left on the source."""
+"""`hyper2kvm cleanup`: restores what interrupted exports left on the source."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def command(
     from hypersdk.migration.runs import unfinished_runs
 
     if give_up and not folders:
-        raise UsageError("--give-up needs the folders of the exports that are given up", next_step=GIVE_UP_STEP)
+        raise UsageError("--give-up needs the folders of the exports to give up", next_step=GIVE_UP_STEP)
     with connected(cli) as session:
         here = endpoint_name(session)
         every = not folders and not snapshots
@@ -98,7 +98,7 @@ def command(
         if not any(run.lies_in(folder) for run in runs):
             cli.output.warn(f"{folder}: no unfinished export of this user lies there, or one is running")
     if not mine and not strays.removed and not strays.failed:
-        cli.output.note("Nothing to put back here.")
+        cli.output.note("Nothing to restore here.")
     if failed or strays.failed:
         names = [run.record.machine for run in failed if run.record] + strays.failed
         raise NotRestored(f"not everything could be restored: {', '.join(names)}", next_step=GIVE_UP_STEP)
@@ -132,19 +132,19 @@ def _clean(cli: Cli, session: Session, run: UnfinishedRun, drop_snapshots: bool,
             },
         )
         return all(problem.given_up for problem in done.problems)
-    undone = f"put back {', '.join(done.undone)}" if done.undone else "nothing to put back"
+    undone = f"restored {', '.join(done.undone)}" if done.undone else "nothing to restore"
     kept = f"; {', '.join(done.kept)} kept for --resume (or --drop-snapshots)" if done.kept else ""
     cli.output.line(f"{name} in {run.folder}: {undone}{kept}")
     for problem in done.problems:
         cli.output.warn(f"{name}: could not {problem.change}: {problem.error.message}")
         if problem.given_up:
-            cli.output.warn(f"{name}: given up, stays behind: {problem.left}")
+            cli.output.warn(f"{name}: gave up, left behind: {problem.left}")
     return all(problem.given_up for problem in done.problems)
 
 
 @dataclass(slots=True)
 class _Strays:
-    """Snapshots with our name that no run of this user knows: tells of them, and removes those that are ``named`` or
+    """HyperSDK snapshots that no run of this user knows: reports them, and removes those that are ``named`` or
     agreed to.
 
     ``removed`` and ``failed`` are names of snapshots; ``unclaimed`` are those that nobody could be asked about.
@@ -167,7 +167,7 @@ class _Strays:
                 (self.removed if _remove(self.cli, self.session, stray) else self.failed).append(stray.found.name)
         if missing := sorted(set(self.named) - {stray.found.name for stray in strays}):
             raise LookupFailed(
-                f"no snapshot of ours that no run of yours needs is called {', '.join(missing)}",
+                f"there is no removable HyperSDK snapshot called {', '.join(missing)}",
                 code="snapshot_not_found",
                 next_step=(
                     "`hyper2kvm cleanup` shows them. One of an unfinished run of yours goes with `hyper2kvm cleanup"
@@ -175,7 +175,7 @@ class _Strays:
                 ),
             )
         if self.unclaimed:
-            raise Refused(f"whose they are is not certain: {', '.join(self.unclaimed)}", code=SNAPSHOT_UNCLAIMED)
+            raise Refused(f"their owner is not certain: {', '.join(self.unclaimed)}", code=SNAPSHOT_UNCLAIMED)
 
     def _find(self) -> Sequence[Stray]:
         from hypersdk.migration.runs import RunClaim, stray_snapshots
@@ -202,7 +202,7 @@ class _Strays:
             return False
         left_over = stray.claim is RunClaim.LEFT_OVER
         if not self.ask:
-            whose = "A run of yours left it over" if left_over else "Nothing proves that its run is over"
+            whose = "It was left by one of your runs" if left_over else "Nothing proves that its run is over"
             output.warn(f"{_told(stray)}. {whose}; --stray asks whether to remove it")
             return False
         if output.can_ask:
@@ -214,7 +214,7 @@ class _Strays:
 
 
 def _told(stray: Stray) -> str:
-    """Which it is, how old, and whose."""
+    """The snapshot, its age and its owner."""
     from hypersdk.units import format_duration
 
     age = "of unknown age" if stray.age is None else f"{format_duration(stray.age.total_seconds())} old"

@@ -141,7 +141,7 @@ def _boot(cli: Cli, image: Path) -> None:
 
     _step(cli, "Boot the image")
     if find_qemu() is None:
-        cli.output.note("Left out: qemu-system-x86_64 is not installed.", style="yellow")
+        cli.output.note("Skipped: qemu-system-x86_64 is not installed.", style="yellow")
         return
     with cli.output.working("Waiting for its serial port ..."):
         proof = prove_boot(image, marker=MARKER, timeout_s=BOOT_TIMEOUT_S, cancel=cli.cancel)

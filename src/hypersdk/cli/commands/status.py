@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @output_options
 @pass_cli
 def command(cli: Cli, forget: str | None) -> None:
-    """Show every unfinished export of this user on this machine, with the command that goes on with it, and what it
+    """Show every unfinished export of this user on this machine, with the command that resumes it, and what it
     left on the source.
 
     Runs of other users and jobs of a daemon are shown as far as this machine's register knows of them. No server is
@@ -59,7 +59,7 @@ def command(cli: Cli, forget: str | None) -> None:
     for other in others:
         entry = other.entry
         cli.output.line(f"{entry.machine or 'unknown machine'}: {entry.owner}")
-        held = f"running now, process {entry.pid}" if other.held else "no process works on it now"
+        held = f"running now, process {entry.pid}" if other.held else "no process is working on it"
         cli.output.line(f"  {held}; may have left snapshot {entry.snapshot} at {entry.endpoint}")
 
 
@@ -77,7 +77,7 @@ def _forget(cli: Cli, which: str) -> None:
 
 
 def _left_behind(run: UnfinishedRun) -> Iterator[str]:
-    """What nobody looks after any more."""
+    """Runs and snapshots without an owner."""
     from hypersdk.migration.runfile import SNAPSHOT_PREFIX
 
     snapshot = f"snapshot {SNAPSHOT_PREFIX}{run.run_id}"
@@ -85,7 +85,7 @@ def _left_behind(run: UnfinishedRun) -> Iterator[str]:
     if run.record is None:
         at = f" at {run.entry.endpoint}" if run.entry else ""
         yield f"perhaps {snapshot}{at}; {removed}"
-        yield "perhaps an ejected ISO image or a machine that was powered off: the record that would tell is gone"
+        yield "perhaps an ejected ISO image or a machine that was powered off: its record is gone"
     else:
         for change in run.record.open_changes:
             kind = change.kind.value
@@ -199,13 +199,13 @@ def _hint(cli: Cli, run: UnfinishedRun) -> None:
             cli.output.note("Remove what it left: hyper2kvm cleanup --stray")
         cli.output.note(f"Forget it: hyper2kvm status --forget {run.run_id}")
         return
-    if record.moref:  # else a conversion: it begins anew
+    if record.moref:  # else an image conversion: it starts again
         command = shell_line(_resume_command(run.folder, record))
         cli.output.notes.print(clean(f"Go on with {record.machine}: {command}"), markup=False, soft_wrap=True)
     kinds = {change.kind.value for change in record.open_changes}
     folder = shell_word(str(run.folder))
     if kinds - {"snapshot"}:
-        cli.output.notes.print(clean(f"Put its source back: hyper2kvm cleanup {folder}"), markup=False, soft_wrap=True)
+        cli.output.notes.print(clean(f"Restore its source: hyper2kvm cleanup {folder}"), markup=False, soft_wrap=True)
     if "snapshot" in kinds:
         cli.output.note(
             f"Its snapshot {record.snapshot_name} is kept for that, and grows. A `hyper2kvm cleanup` removes it once"

@@ -31,7 +31,7 @@ def command(cli: Cli, folder: Path) -> None:
 
 
 def verify_folder(cli: Cli, folder: Path) -> VerifyReport:
-    """Verifies with live progress and tells what was found good; findings are for the caller to raise."""
+    """Verifies with live progress and reports what is good; the caller raises the findings."""
     from hypersdk.cli.progress import FolderProgress, watching
     from hypersdk.migration.verify import verify_directory
 

@@ -85,7 +85,7 @@ def snapshot_text(snapshot: SnapshotNode) -> Text:
 
 
 def obstacles(machine: Machine) -> Iterator[str]:
-    """What will stop or complicate an export, as far as the machine itself tells."""
+    """What will stop or complicate an export, as far as the machine's own properties say."""
     if machine.encrypted:
         yield "encrypted: vSphere does not export it"
     if machine.has_vtpm:
