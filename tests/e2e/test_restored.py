@@ -283,7 +283,7 @@ def test_a_guest_that_cannot_be_asked_is_not_waited_for(engine: EngineFactory, t
     assert ran.simulator.state() == before
 
 
-@pytest.mark.parametrize("place", [(DiskSet, "hashes"), (Publishing, "publish")], ids=["hashing", "publishing"])
+@pytest.mark.parametrize("place", [(DiskSet, "wait"), (Publishing, "publish")], ids=["hashing", "publishing"])
 def test_what_is_not_undone_is_told_where_the_end_fails_too(
     place: tuple[type, str], engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
