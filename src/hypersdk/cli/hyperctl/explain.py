@@ -55,4 +55,5 @@ def _attempt(attempt: Mapping[str, Any]) -> str:
     error, outcome = attempt.get("error"), str(attempt.get("outcome") or "no end")
     why = f": {error.get('message')}" if isinstance(error, Mapping) and error.get("message") else ""
     begun = moment_text(datetime.fromisoformat(str(attempt["started_at"]))) if attempt.get("started_at") else "-"
-    return f"{begun} on {attempt.get('worker_id')}, attempt {attempt.get('attempt')}: {OUTCOMES.get(outcome, outcome)}{why}"
+    what = f"{OUTCOMES.get(outcome, outcome)}{why}"
+    return f"{begun} on {attempt.get('worker_id')}, attempt {attempt.get('attempt')}: {what}"
