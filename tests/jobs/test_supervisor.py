@@ -198,7 +198,7 @@ def test_a_worker_that_begins_while_the_state_is_away_waits_for_it(tmp_path: Pat
         before = (state / "state.sqlite3").stat().st_ino
         state.rename(aside)
         os.kill(worker, signal.SIGKILL)
-        until(lambda: "worker:0" in children_of(process.pid) and children_of(process.pid)["worker:0"] != worker)
+        until(lambda: children_of(process.pid).get("worker:0", worker) != worker)
         until(lambda: httpx.get(f"{url}/ready").status_code == 503)
         until(lambda: (tmp_path / "log").read_text().count("database_gone") >= 2)  # the API's line, and the worker's
         second = children_of(process.pid)["worker:0"]

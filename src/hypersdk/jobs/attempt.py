@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 from hypersdk.errors import Cancelled, HyperSDKError
 from hypersdk.jobs.claims import Claim, StaleAttempt
+from hypersdk.jobs.enginecopy import ENGINE_DAMAGED, ENGINE_GONE
 from hypersdk.jobs.kinds import kind_of
 from hypersdk.jobs.kinds.base import JobRun, RunContext, WorkerContext
 from hypersdk.jobs.progress import JobProgress
@@ -140,7 +141,8 @@ class JobAttempt:
     def _interrupted(self, error: DatabaseError) -> JobState:
         """Nothing is wrong with the job: another attempt goes on, once this can be written down. It would meet the same
         damage."""
-        LOG.error("job %s stops where it is: %s (%s)", self.claim.job.id, error.message, error.code)
+        if error.code not in (ENGINE_DAMAGED, ENGINE_GONE):  # which end the worker, and say so themselves
+            LOG.error("job %s stops where it is: %s (%s)", self.claim.job.id, error.message, error.code)
         if error.code == DATABASE_DAMAGED:
             return self._failed(error)
         self.progress.log(f"handed back to the queue: {error.message}")

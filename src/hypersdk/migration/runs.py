@@ -311,7 +311,7 @@ def _judged(found: FoundSnapshot, register: Register, jobs: Mapping[str, str]) -
     if job := jobs.get(found.name):
         return Stray(found, RunClaim.USED, job)
     if known is not None:
-        owner = f"{known.entry.owner}; no process works on it"
+        owner = f"{known.entry.owner}; no process is working on it"
         left_over = known.ours and known.here and known.entry.program == FolderRuns.program
         return Stray(found, RunClaim.LEFT_OVER if left_over else RunClaim.UNKNOWN, owner)
     return Stray(found, RunClaim.UNKNOWN, described_owner(found.description) or "unknown: its description names none")
