@@ -107,6 +107,7 @@ class JobAttempt:
 
     def _step(self, run: JobRun, position: int) -> bool:
         """Whether the step is done. Raises nothing that is expected: the engine would remember the error."""
+        self._result = self._error = None  # of a step before
         try:
             step = self.worker.claims.begin_step(self.claim, position)
             if step.state is StepState.DONE:

@@ -36,6 +36,7 @@ from hypersdk.jobs.transition import (
 from hypersdk.migration.runs import SNAPSHOT_MAX_AGE
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.tables import attempts, jobs, runs
+from hypersdk.state.tables import steps as step_rows
 
 STALE_ATTEMPT: Final = register(
     "stale_attempt",
@@ -99,7 +100,7 @@ class Claims:
                 if not free:
                     transition(self.database, connection, job, JobEvent.REQUEUE)
                 return None
-            epoch = self._next_epoch(connection, job_id)
+            epoch = job.epoch + 1
             transition(self.database, connection, job, JobEvent.START, worker_id=self.worker_id, epoch=epoch)
             connection.execute(
                 sa.insert(attempts).values(
@@ -111,9 +112,6 @@ class Claims:
                 )
             )
         return Claim(self._store.get(job_id), epoch)
-
-    def _next_epoch(self, connection: sa.Connection, job_id: str) -> int:
-        return int(connection.execute(sa.select(jobs.c.epoch).where(jobs.c.id == job_id)).scalar_one()) + 1
 
     def _others(self, connection: sa.Connection, job_id: str) -> int:
         query = sa.select(sa.func.count()).where(
@@ -165,9 +163,10 @@ class Claims:
         with self.database.write() as connection:
             now = self.database.now(connection)
             idle = jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value])
-            if lock(connection, jobs.c.id == job_id, idle, jobs.c.updated_at < now - TIDY_EVERY_S) is None:
+            job = lock(connection, jobs.c.id == job_id, idle, jobs.c.updated_at < now - TIDY_EVERY_S)
+            if job is None:
                 return None
-            epoch = self._next_epoch(connection, job_id)
+            epoch = job.epoch + 1
             change(self.database, connection, job_id, now, epoch=epoch)
         return Claim(self._store.get(job_id), epoch)
 
@@ -285,7 +284,12 @@ class Claims:
 
     def last_result(self, claim: Claim) -> Mapping[str, Any] | None:
         """What the last step left: the result of a job all of whose steps were done in earlier processes."""
-        return self._store.get(claim.job.id).steps[-1].result
+        mine = sa.select(step_rows.c.result).where(step_rows.c.job_id == claim.job.id)
+        with self.database.read() as connection:
+            found: Mapping[str, Any] | None = connection.execute(
+                mine.order_by(step_rows.c.position.desc()).limit(1)
+            ).scalar_one()
+        return found
 
     def begin_step(self, claim: Claim, position: int) -> Step:
         """Says that a step runs, unless it is done already; the step as it was. Raises StaleAttempt."""
@@ -366,10 +370,9 @@ class Claims:
         Raises StaleAttempt, and then nothing was written.
         """
         with self.database.write() as connection:
-            self._ours(connection, claim)
+            known = self._ours(connection, claim).source_changes
             now = self.database.now(connection)
-            mine = jobs.c.id == claim.job.id
-            if connection.execute(sa.select(jobs.c.source_changes).where(mine)).scalar_one() != source_changes:
+            if known != source_changes:
                 change(self.database, connection, claim.job.id, now, source_changes=source_changes)
             done = connection.execute(
                 sa.update(runs).where(runs.c.job_id == claim.job.id).values(record=record, updated_at=now)

@@ -41,12 +41,11 @@ class StepColumns(ListRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step(StepColumns):
-    """A row of the database. ``result`` is for later steps."""
+    """A row of the database, but for its result."""
 
     state: StepState
     job_id: Annotated[str, ListColumn(internal=True)]
     position: Annotated[int, ListColumn(internal=True)]
-    result: Annotated[Mapping[str, Any] | None, ListColumn(internal=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -245,11 +245,12 @@ class JobStore:
             return replace(found, rows=tuple(_with_steps(connection, found.rows)))
 
     def newest(self, which: Filter, limit: int) -> tuple[Sequence[Job], int]:
-        """Up to ``limit`` jobs of a filter, newest first, and how many there are; without facets, in one look."""
+        """Up to ``limit`` jobs of a filter, newest first, and how many there are; without facets and steps, in one
+        look."""
         conditions = which.conditions()
         query = JOB_LIST.select().where(*conditions).order_by(jobs.c.number.desc()).limit(limit)
         with self.database.read() as connection:
-            found = _with_steps(connection, map(JOB_LIST.record, connection.execute(query)))
+            found = [JOB_LIST.record(row) for row in connection.execute(query)]
             if len(found) < limit:
                 return found, len(found)
             return found, connection.execute(

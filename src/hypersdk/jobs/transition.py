@@ -61,11 +61,19 @@ class CurrentJob(Protocol):
         """The worker that has it."""
 
     @property
+    def epoch(self) -> int:
+        """How often workers had it."""
+
+    @property
     def progress(self) -> Mapping[str, Any]:
         """As far as it was written."""
 
+    @property
+    def source_changes(self) -> int:
+        """How many of its changes at the source are not undone."""
 
-CURRENT: Final = (jobs.c.id, jobs.c.state, jobs.c.worker_id, jobs.c.progress)
+
+CURRENT: Final = tuple(jobs.c[name] for name in ("id", "state", "worker_id", "epoch", "progress", "source_changes"))
 """The columns of a ``CurrentJob``."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import EnumType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, get_origin
 
 import sqlalchemy as sa
 
@@ -139,7 +139,7 @@ def _comparable(column: sa.ColumnElement[Any], named: Named) -> sa.ColumnElement
 def _reader(named: Named) -> tuple[str, Callable[[Any], Any]]:
     """How a value of the database becomes one of the record."""
     choices = named.column.choices
-    read = choices if isinstance(choices, EnumType) else _READERS.get(named.type, _same)
+    read = choices if isinstance(choices, EnumType) else _READERS.get(get_origin(named.type) or named.type, _same)
     return named.name, (lambda value: None if value is None else read(value)) if named.optional else read
 
 
@@ -147,8 +147,8 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _items(value: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(value)
+def _items(value: Sequence[Any] | None) -> tuple[Any, ...]:
+    return tuple(value or ())
 
 
 def moment(seconds: float) -> datetime:
@@ -156,7 +156,7 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(min(max(seconds, 0.0), LAST_SECOND), UTC)
 
 
-_READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {datetime: moment, bool: bool, tuple[str, ...]: _items}
+_READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {datetime: moment, bool: bool, tuple: _items}
 
 
 def current_revision(connection: sa.Connection) -> int:
