@@ -114,7 +114,9 @@ class DiskSet:
                 disk.ledger,
                 cancel=cancel,
                 meter=meter,
-                policies=Policies(RetryPolicy(self.spec.retries), self.shared.limit, self.shared.budget, gate),
+                policies=Policies(
+                    RetryPolicy(self.spec.retries), self.shared.limit, self.shared.budget, gate, self._guard
+                ),
                 options=CopyOptions(check=self.spec.compress is not Compression.UNCHECKED),
             )
             if receipt.blocks_damaged:

@@ -44,12 +44,14 @@ class RangeReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The policies of one copy; None where there is none. ``space`` waits for room for the ledger."""
+    """The policies of one copy; None where there is none. ``space`` waits for room for the ledger, ``guard`` raises
+    where nothing may be written any more."""
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     limit: BandwidthLimit | None = None
     budget: StreamBudget | None = None
     space: SpaceGate | None = None
+    guard: Callable[[], None] | None = None
 
     def stream(self, source: StreamSource, meter: Meter) -> Open[ByteStream]:
         """Opens ``source`` with all of them around it, but for the retries."""
@@ -76,11 +78,18 @@ class Policies:
         return self._in_budget(opened, source.host, waiting)
 
     def record(self, ledger: BlockLedger, cancel: CancelToken, meter: Meter) -> Record:
-        """``ledger.record``, which waits for room."""
-        space = self.space
-        if space is None:
-            return ledger.record
-        return lambda first, hashes: space.retry_when_full(lambda: ledger.record(first, hashes), cancel, meter.waiting)
+        """``ledger.record``, which waits for room. Guarded like the image: blocks of zeros are recorded without a write
+        to it."""
+
+        def record(first: int, hashes: Sequence[bytes]) -> None:
+            if self.guard is not None:
+                self.guard()
+            if self.space is None:
+                ledger.record(first, hashes)
+            else:
+                self.space.retry_when_full(lambda: ledger.record(first, hashes), cancel, meter.waiting)
+
+        return record
 
     def step_bytes(self, most: int) -> int:
         """How much to read at a time, at most ``most``: a limit makes it less, for an even flow."""
