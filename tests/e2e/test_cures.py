@@ -515,6 +515,15 @@ class Service:
             assert job["state"] not in ENDED, job
             time.sleep(0.1)
 
+    def source(self) -> dict[str, Any]:
+        """The state of the simulated vCenter while no job works on it: the jobs that earlier tests submitted have
+        ended."""
+        end = time.monotonic() + TIMEOUT_S
+        while unfinished := [job for job in self.works("query") if job["state"] not in ENDED]:
+            assert time.monotonic() < end, unfinished
+            time.sleep(0.1)
+        return self.server.state()
+
 
 ENDED: Final = ("completed", "failed", "cancelled")
 ServiceCure: TypeAlias = Callable[[Bench, Service], None]
@@ -616,30 +625,30 @@ def leave_a_snapshot(service: Service, folder: str) -> str:
 
 @cures_of_service("not_restored")
 def _(bench: Bench, service: Service) -> None:
-    before = service.server.state()
+    before = service.source()
     job_id = leave_a_snapshot(service, "stuck")
-    assert service.server.state() != before
+    assert service.source() != before
     told = bench.listen("not_restored", service.works("explain", job_id)[0])
     service.works(*told.command("hyperctl cancel", ID=job_id))
     service.until(job_id, "completed")
-    assert service.server.state() == before
+    assert service.source() == before
     assert_finished(service.folder / "exports/stuck")
 
 
 @cures_of_service("source_not_restored")
 def _(bench: Bench, service: Service) -> None:
-    before = service.server.state()
+    before = service.source()
     for way in ("hyperctl cancel", "hyperctl retry"):
         job_id = leave_a_snapshot(service, way.replace(" ", "-"))
         told = bench.listen("source_not_restored", service.fails("delete", job_id))
         service.works(*told.command(way, ID=job_id))
         service.until(job_id, "completed")
-        assert service.server.state() == before
+        assert service.source() == before
         service.works("delete", job_id)
     job_id = leave_a_snapshot(service, "gone-for-good")
     told = bench.listen("source_not_restored", service.fails("delete", job_id))
     service.works(*told.command("hyperctl delete", ID=job_id))
-    assert service.server.state() != before, "nobody undoes it"
+    assert service.source() != before, "nobody undoes it"
 
 
 @cures_of_service("daemon_runs")
