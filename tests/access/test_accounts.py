@@ -10,14 +10,14 @@ import sqlalchemy as sa
 
 from hypersdk.access import access as access_module
 from hypersdk.access.access import Access
-from hypersdk.access.faults import AccountConflict, AccountUnknown, LoginRefused, TooMany
+from hypersdk.access.faults import Conflict, LoginRefused, TooMany
 from hypersdk.access.lockout import MAX_KEYS, MAX_WAIT_S, Lockout, wait_s
 from hypersdk.access.logins import MAX_SESSIONS, SessionStore
 from hypersdk.access.passwords import check_password, hash_password
 from hypersdk.access.roles import ACTIONS, Role, permissions
 from hypersdk.access.tokens import MAX_TOKENS
 from hypersdk.access.users import User, insert_user
-from hypersdk.errors import UsageError
+from hypersdk.errors import LookupFailed, UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.pages import ListConditions, PageRequest
@@ -104,7 +104,7 @@ def test_a_name_like_anothers_id_is_not_that_one(access: Access, database: Datab
     boss, viewer = twins
     user, begun = access.login(boss.id, PASSWORD, "192.0.2.1")
     assert (user.id, user.role) == (viewer.id, Role.VIEWER)
-    session = access.by_cookie(begun.cookie)
+    session = access.logins.use(begun.cookie)
     assert session is not None
     assert (session.user_id, session.role) == (viewer.id, Role.VIEWER)
     with pytest.raises(LoginRefused):
@@ -137,13 +137,14 @@ def test_users_are_made_changed_and_removed(access: Access) -> None:
     second = access.users.create("bob", Role.VIEWER, None)
     assert [user.name for user in access.users.list()] == ["ann", "bob"]
     assert (first.has_password, second.has_password) == (True, False)
-    with pytest.raises(AccountConflict, match="there is a user 'ann'"):
+    with pytest.raises(Conflict, match="there is a user 'ann'"):
         access.users.create("ann", Role.VIEWER, None)
     assert access.users.change("bob", role=Role.OPERATOR).role is Role.OPERATOR
     assert access.users.get(second.id).role is Role.OPERATOR
     access.users.delete("bob")
-    with pytest.raises(AccountUnknown):
+    with pytest.raises(LookupFailed) as caught:
         access.users.get("bob")
+    assert caught.value.code == "user_unknown"
 
 
 def test_the_last_administrator_stays(access: Access) -> None:
@@ -153,7 +154,7 @@ def test_the_last_administrator_stays(access: Access) -> None:
         lambda: access.users.change("ann", disabled=True),
         lambda: access.users.delete("ann"),
     ):
-        with pytest.raises(AccountConflict) as caught:
+        with pytest.raises(Conflict) as caught:
             change()
         assert caught.value.code == "last_admin"
     assert access.users.get("ann").role is Role.ADMIN
@@ -170,7 +171,7 @@ def test_a_token_is_256_bits_and_only_its_digest_is_kept(access: Access, databas
         row = connection.execute(sa.select(api_tokens)).one()
     assert row.digest == hashlib.sha256(text.reveal().encode()).hexdigest()
     assert text.reveal() not in repr(row)
-    found = access.by_token(text)
+    found = access.tokens.use(text)
     assert found is not None
     assert (found.name, found.role, found.token_id) == ("ann", Role.OPERATOR, token.id)
 
@@ -179,16 +180,16 @@ def test_a_token_may_no_more_than_its_user(access: Access) -> None:
     user = access.users.create("ann", Role.VIEWER, None)
     access.users.create("root", Role.ADMIN, None)
     _, text = access.tokens.create(user.id, "wide", "admin")
-    found = access.by_token(text)
+    found = access.tokens.use(text)
     assert found is not None
     assert found.role is Role.VIEWER
     access.users.change("ann", role=Role.ADMIN)
     _, narrow = access.tokens.create(user.id, "narrow", "viewer")
-    found = access.by_token(narrow)
+    found = access.tokens.use(narrow)
     assert found is not None
     assert found.role is Role.VIEWER
     _, metrics = access.tokens.create(user.id, "scrape", "metrics")
-    found = access.by_token(metrics)
+    found = access.tokens.use(metrics)
     assert found is not None
     assert found.role is None
 
@@ -197,19 +198,20 @@ def test_a_token_ends(access: Access, database: Database) -> None:
     user = access.users.create("ann", Role.VIEWER, None)
     access.users.create("root", Role.ADMIN, None)
     token, text = access.tokens.create(user.id, "short", "viewer", lifetime_s=60)
-    assert access.by_token(text) is not None
+    assert access.tokens.use(text) is not None
     with database.write() as connection:
         connection.execute(sa.update(api_tokens).values(expires_at=database.now(connection) - 1))
-    assert access.by_token(text) is None
+    assert access.tokens.use(text) is None
     other, kept = access.tokens.create(user.id, "other", "viewer")
     access.users.change("ann", disabled=True)
-    assert access.by_token(kept) is None
+    assert access.tokens.use(kept) is None
     access.users.change("ann", disabled=False)
-    assert access.by_token(kept) is not None
+    assert access.tokens.use(kept) is not None
     access.tokens.revoke(other.id)
-    assert access.by_token(kept) is None
-    with pytest.raises(AccountUnknown):
+    assert access.tokens.use(kept) is None
+    with pytest.raises(LookupFailed) as caught:
         access.tokens.revoke(other.id)
+    assert caught.value.code == "token_unknown"
     access.users.delete("ann")
     assert token.id not in [one.id for one in access.tokens.page().rows]
 
@@ -218,7 +220,7 @@ def test_a_token_ends(access: Access, database: Database) -> None:
     "text", ["", "hst_", "hst_x", "' OR 1=1 --", "hst_" + "a" * 43, "hst_" + "ü" * 43, "x" * 100_000]
 )
 def test_no_other_text_is_a_token(access: Access, text: str) -> None:
-    assert access.by_token(Secret(text)) is None
+    assert access.tokens.use(Secret(text)) is None
 
 
 def test_a_user_has_no_more_than_so_many_tokens(access: Access) -> None:
@@ -242,21 +244,21 @@ def test_a_token_is_asked_for_in_order(access: Access, label: str, scope: str, l
 def test_used_at_is_written_once_a_minute(access: Access, database: Database) -> None:
     user = access.users.create("ann", Role.VIEWER, None)
     token, text = access.tokens.create(user.id, "poll", "viewer")
-    access.by_token(text)
+    access.tokens.use(text)
     first = access.tokens.get(token.id).used_at
     assert first is not None
-    access.by_token(text)
+    access.tokens.use(text)
     assert access.tokens.get(token.id).used_at == first
     with database.write() as connection:
         connection.execute(sa.update(api_tokens).values(used_at=first.timestamp() - 3600))
-    access.by_token(text)
+    access.tokens.use(text)
     assert access.tokens.get(token.id).used_at >= first
 
 
 def test_a_session_ends_idle_and_absolutely(access: Access, database: Database) -> None:
     user = access.users.create("ann", Role.VIEWER, PASSWORD)
     begun = access.logins.begin(user.id)
-    found = access.by_cookie(begun.cookie)
+    found = access.logins.use(begun.cookie)
     assert found is not None
     assert found.csrf == begun.csrf
     with database.read() as connection:
@@ -264,15 +266,15 @@ def test_a_session_ends_idle_and_absolutely(access: Access, database: Database) 
     assert begun.cookie.reveal() not in repr(row)
     with database.write() as connection:
         connection.execute(sa.update(logins).values(used_at=logins.c.used_at - 3601))
-    assert access.by_cookie(begun.cookie) is None
+    assert access.logins.use(begun.cookie) is None
     with database.write() as connection:
         connection.execute(sa.update(logins).values(used_at=logins.c.used_at + 3601, expires_at=logins.c.created_at))
-    assert access.by_cookie(begun.cookie) is None
+    assert access.logins.use(begun.cookie) is None
     other = access.logins.begin(user.id)
     with database.read() as connection:
         assert len(connection.execute(sa.select(logins)).all()) == 1, "the one that ended was removed"
     access.logins.end(other.cookie)
-    assert access.by_cookie(other.cookie) is None
+    assert access.logins.use(other.cookie) is None
 
 
 def test_a_change_of_the_user_ends_its_sessions(access: Access) -> None:
@@ -281,7 +283,7 @@ def test_a_change_of_the_user_ends_its_sessions(access: Access) -> None:
     for change in ({"password": Secret("another long one")}, {"role": Role.OPERATOR}, {"disabled": True}):
         cookie = access.logins.begin(user.id).cookie
         access.users.change("ann", **change)
-        assert access.by_cookie(cookie) is None
+        assert access.logins.use(cookie) is None
 
 
 def test_only_so_many_sessions_of_one_user(access: Access, database: Database) -> None:
@@ -377,7 +379,7 @@ def test_the_first_start_makes_an_administrator_where_there_is_none(access: Acce
     access.users.create("admin", Role.VIEWER, None)
     path = access.first_start(tmp_path)
     assert path is not None
-    found = access.by_token(Secret(path.read_text().strip()))
+    found = access.tokens.use(Secret(path.read_text().strip()))
     assert found is not None
     assert (found.name, found.role) == ("admin-2", Role.ADMIN)
     assert access.first_start(tmp_path) is None

@@ -11,7 +11,8 @@ from typing import ClassVar
 import pytest
 import sqlalchemy as sa
 
-from hypersdk.access.endpoints import EndpointConflict, EndpointStore, NewEndpoint
+from hypersdk.access.endpoints import EndpointStore, NewEndpoint
+from hypersdk.access.faults import Conflict
 from hypersdk.access.kinds import KINDS
 from hypersdk.access.kinds.base import CertificateNotTrusted, EndpointLogin
 from hypersdk.access.vault import Vault
@@ -95,7 +96,7 @@ def test_default_names_and_deletion(endpoints: EndpointStore, vcenter: Simulator
     first = endpoints.create(new(vcenter, insecure=True))
     second = endpoints.create(new(vcenter, name="vc2", insecure=True))
     assert not second.is_default
-    with pytest.raises(EndpointConflict):
+    with pytest.raises(Conflict):
         endpoints.create(new(vcenter, insecure=True))
     endpoints.make_default("vc2")
     default = endpoints.default()

@@ -174,7 +174,7 @@ def test_the_first_start_makes_an_administrator(
     assert path == tmp_path / "admin.token"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     text = path.read_text().strip()
-    found = access.by_token(Secret(text))
+    found = access.tokens.use(Secret(text))
     assert found is not None
     assert (found.name, found.role) == ("admin", Role.ADMIN)
     assert access.first_start(tmp_path) is None

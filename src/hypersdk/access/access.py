@@ -1,10 +1,9 @@
-"""Authentication: from a token or cookie to an identity; login; the first start."""
+"""Login with a password, and the first administrator. Tokens and sessions are in modules of their own."""
 
 from __future__ import annotations
 
 import hmac
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from hypersdk.access.lockout import Lockout
 from hypersdk.access.logins import NewLogin, SessionStore
 from hypersdk.access.passwords import check_password, hash_password, outdated
 from hypersdk.access.records import User
-from hypersdk.access.roles import METRICS, Role
+from hypersdk.access.roles import Role
 from hypersdk.access.tokens import TokenStore, insert_token
 from hypersdk.access.users import UserStore, insert_user
 from hypersdk.secret import Secret
@@ -30,19 +29,6 @@ UNKNOWN_USER: Final = "(unknown user)"
 """In the audit trail, for a name that no user has. It is not a valid user name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """The authenticated caller. ``role`` None: a token that may only read metrics. ``csrf`` is the token that a
-    session's writes must carry."""
-
-    user_id: str
-    name: str
-    role: Role | None
-    scope: str
-    token_id: str | None = None
-    csrf: Secret | None = None
-
-
 class Access:
     """Users, tokens, sessions, lock-out and audit trail of one database. Thread-safe."""
 
@@ -53,19 +39,6 @@ class Access:
         self.logins: Final = SessionStore(database, session_s)
         self.lockout: Final = Lockout(database)
         self.audit: Final = Audit(database)
-
-    def by_token(self, text: Secret) -> Identity | None:
-        """The identity of a token; None if it is not valid. A token never has more rights than its user."""
-        use = self.tokens.use(text)
-        if use is None:
-            return None
-        role = None if use.scope == METRICS else min(use.role, Role(use.scope), key=list(Role).index)
-        return Identity(use.user_id, use.name, role, use.scope, token_id=use.token_id)
-
-    def by_cookie(self, cookie: Secret) -> Identity | None:
-        """The identity of a session; None if it is not valid."""
-        use = self.logins.use(cookie)
-        return None if use is None else Identity(use.user_id, use.name, use.role, use.role.value, csrf=use.csrf)
 
     def login(self, name: str, password: Secret, address: str) -> tuple[User, NewLogin]:
         """Starts a session. Raises LoginRefused ``login_wrong`` and TooMany ``login_locked``; message and timing are
@@ -86,14 +59,14 @@ class Access:
         """The id of the user whose password was checked. Continuing with the name could find another user: names can
         look like ids."""
         found = self._stored(name)
-        told = UNKNOWN_USER if found is None else name
+        actor = UNKNOWN_USER if found is None else name
         if (wait := self.lockout.remaining_s(name, address)) > 0:
-            self.audit.write(told, address, action, outcome=LOGIN_LOCKED)
+            self.audit.write(actor, address, action, outcome=LOGIN_LOCKED)
             raise TooMany("too many wrong passwords", code=LOGIN_LOCKED, retry_after_s=int(wait) + 1)
         right = check_password(None if found is None else found.password, password)
         if found is None or not right or found.disabled:
             self.lockout.failed(name, address)
-            self.audit.write(told, address, action, outcome=LOGIN_WRONG)
+            self.audit.write(actor, address, action, outcome=LOGIN_WRONG)
             raise LoginRefused("the name or the password is not right")
         self.lockout.succeeded(name, found.id)
         if outdated(found.password):
@@ -112,8 +85,8 @@ class Access:
             if any(user.role == Role.ADMIN.value and not user.disabled for user in known):
                 return None
             now, names = self._database.now(connection), {user.name for user in known}
-            free = itertools.chain([FIRST_USER], map(f"{FIRST_USER}-{{}}".format, itertools.count(2)))
-            name = next(candidate for candidate in free if candidate not in names)
+            free = (f"{FIRST_USER}-{number}" for number in itertools.count(2))
+            name = FIRST_USER if FIRST_USER not in names else next(name for name in free if name not in names)
             try:
                 user_id = insert_user(connection, now, name, Role.ADMIN, None)
             except sa.exc.IntegrityError:

@@ -9,20 +9,20 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hypersdk.access.faults import known_form, looks_like_id
+from hypersdk.access.faults import Conflict, known_form, looks_like_id
 from hypersdk.access.kinds import kind_of
-from hypersdk.access.kinds.base import ENDPOINT_INVALID, EndpointKind, EndpointLogin, ServerFacts
+from hypersdk.access.kinds.base import ENDPOINT_INVALID, EndpointLogin
 from hypersdk.access.kinds.vsphere import VSPHERE
 from hypersdk.access.records import ENDPOINTS, EndpointInfo
 from hypersdk.access.references import check_reference
 from hypersdk.access.vault import Vault
 from hypersdk.errors import LookupFailed, UsageError, register
 from hypersdk.remedies import Look
-from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.outbox import REMOVED, Event, write_events
 from hypersdk.state.pages import ListConditions, Listing, PageRequest, PageResult, by_id_first
 from hypersdk.state.tables import endpoints, jobs
+from hypersdk.vsphere.session import About
 
 ENDPOINT_UNKNOWN: Final = register("endpoint_unknown", "There is no such endpoint.", Look("endpoints"))
 ENDPOINT_EXISTS: Final = register(
@@ -45,25 +45,12 @@ _ENDED: Final = ("completed", "failed", "cancelled")
 _MAY_UNDO: Final = ("failed", "cancelled")
 
 
-class EndpointConflict(UsageError):  # noqa: N818
-    """The change conflicts with what exists."""
-
-    default_code = ENDPOINT_EXISTS
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewEndpoint:
-    """An endpoint to register. ``password`` or ``secret_ref``, not both. ``thumbprint`` pins the certificate;
-    ``insecure`` trusts any."""
+class NewEndpoint(EndpointLogin):
+    """An endpoint to register. ``password`` or ``secret_ref``, not both."""
 
     name: str
-    url: str
-    username: str = ""
-    password: Secret | None = None
     secret_ref: str | None = None
-    thumbprint: str | None = None
-    insecure: bool = False
-    datacenter: str | None = None
     default: bool = False
     kind: str = VSPHERE
 
@@ -79,12 +66,11 @@ class EndpointStore:
         """Connects to see the certificate, then stores the endpoint; the first becomes the default.
 
         Raises CertificateNotTrusted where the certificate must be pinned, ConnectError where it is not the pinned one
-        or nothing answers, UsageError ``endpoint_invalid`` and EndpointConflict ``endpoint_exists``.
+        or nothing answers, UsageError ``endpoint_invalid`` and Conflict ``endpoint_exists``.
         """
-        kind = kind_of(new.kind)
-        login = _checked(new, kind)
+        login = _checked(new)
         self._check_free(new.name)
-        kind.check_trust(login)
+        kind_of(new.kind).check_trust(login)
         endpoint_id = f"endpoint-{secrets.token_hex(6)}"
         purpose = _purpose(endpoint_id)
         with self._database.write() as connection:
@@ -147,7 +133,7 @@ class EndpointStore:
             return _get(connection, endpoint.id)
 
     def delete(self, endpoint_id: str) -> EndpointInfo:
-        """Deletes it, with its password. Raises LookupFailed ``endpoint_unknown``, EndpointConflict
+        """Deletes it, with its password. Raises LookupFailed ``endpoint_unknown``, Conflict
         ``endpoint_used``."""
         with self._database.write() as connection:
             self._database.serialize(connection, "endpoint-default")
@@ -156,9 +142,7 @@ class EndpointStore:
             needed = sa.or_(jobs.c.state.not_in(_ENDED), to_undo)
             using = sa.select(sa.func.count()).where(jobs.c.endpoint_id == endpoint.id, needed)
             if count := connection.execute(using).scalar_one():
-                raise EndpointConflict(
-                    f"{count} jobs use the endpoint '{endpoint.name}'", code=ENDPOINT_USED, jobs=count
-                )
+                raise Conflict(f"{count} jobs use the endpoint '{endpoint.name}'", code=ENDPOINT_USED, jobs=count)
             connection.execute(sa.delete(endpoints).where(endpoints.c.id == endpoint.id))
             revision, now = self._database.revision(connection), self._database.now(connection)
             write_events(connection, now, [Event(revision, "endpoints", endpoint.id, REMOVED, {})])
@@ -167,27 +151,34 @@ class EndpointStore:
     def login_of(self, endpoint_id: str, *, kind: str) -> EndpointLogin:
         """What to connect with, password and pin included. Raises LookupFailed, VaultError, UsageError where it is of
         another kind, and what following a reference raises."""
-        row = self._found(endpoint_id)
+        row = self._row(endpoint_id)
         if row.kind != kind:
             raise UsageError(f"the endpoint '{row.name}' is of the kind {row.kind}, not {kind}")
         return self._login_of(row)
 
-    def _found(self, endpoint_id: str) -> Any:
+    def _row(self, endpoint_id: str) -> Any:
         with self._database.read() as connection:
             return _row(connection, sa.select(endpoints), endpoint_id)
 
     def _login_of(self, row: Any) -> EndpointLogin:
+        password = None
         if row.secret_ref is not None:
-            password: Secret | None = self._vault.resolve(row.secret_ref)
+            password = self._vault.resolve(row.secret_ref)
         elif row.secret is not None:
             password = self._vault.open(row.secret, _purpose(row.id))
-        else:
-            password = None
-        return _login(row, password)
+        return EndpointLogin(
+            url=row.url,
+            username=row.username,
+            password=password,
+            thumbprint=row.thumbprint,
+            insecure=row.insecure,
+            datacenter=row.datacenter,
+        )
 
-    def probe(self, endpoint_id: str) -> ServerFacts:
-        """Logs in and out again; what the server says of itself. Raises ConnectError, AccessError, UsageError."""
-        row = self._found(endpoint_id)
+    def probe(self, endpoint_id: str) -> About:
+        """Logs in and out again; returns what the server says of itself. Raises ConnectError, AccessError,
+        UsageError."""
+        row = self._row(endpoint_id)
         return kind_of(row.kind).probe(self._login_of(row))
 
     def _check_free(self, name: str) -> None:
@@ -205,12 +196,11 @@ class EndpointStore:
 
     def _unset_default(self, connection: sa.Connection) -> None:
         """There is one at most. Serialized by the caller, or two of them would each leave the other's."""
-        if self._default_id(connection) is not None:
-            values = {"is_default": False, "revision": self._database.revision(connection)}
-            connection.execute(sa.update(endpoints).where(endpoints.c.is_default).values(**values))
+        values = {"is_default": False, "revision": self._database.revision(connection)}
+        connection.execute(sa.update(endpoints).where(endpoints.c.is_default).values(**values))
 
 
-def _checked(new: NewEndpoint, kind: EndpointKind) -> EndpointLogin:
+def _checked(new: NewEndpoint) -> EndpointLogin:
     """How to log in, with the password that came in the URL or beside it. Raises UsageError."""
     if not _NAME.match(new.name):
         raise UsageError("name: takes letters, digits and . _ -, up to 128", code=ENDPOINT_INVALID)
@@ -222,26 +212,14 @@ def _checked(new: NewEndpoint, kind: EndpointKind) -> EndpointLogin:
         raise UsageError("insecure: contradicts thumbprint", code=ENDPOINT_INVALID)
     if new.secret_ref is not None:
         check_reference(new.secret_ref)
-    login = kind.normalize(_login(new, new.password))
+    login = kind_of(new.kind).normalize(new)
     if new.secret_ref is not None and login.password:
         raise UsageError("secret_ref: contradicts password", code=ENDPOINT_INVALID)
     return login
 
 
-def _login(of: Any, password: Secret | None) -> EndpointLogin:
-    """Of a new endpoint, or of a row."""
-    return EndpointLogin(
-        url=of.url,
-        username=of.username,
-        password=password,
-        thumbprint=of.thumbprint,
-        insecure=of.insecure,
-        datacenter=of.datacenter,
-    )
-
-
-def _exists(name: str) -> EndpointConflict:
-    return EndpointConflict(f"there is an endpoint '{name}'", name=name)
+def _exists(name: str) -> Conflict:
+    return Conflict(f"there is an endpoint '{name}'", code=ENDPOINT_EXISTS, name=name)
 
 
 def _purpose(endpoint_id: str) -> str:

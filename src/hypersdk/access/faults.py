@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from hypersdk.errors import AccessError, HyperSDKError, LookupFailed, UsageError, register
+from hypersdk.errors import AccessError, HyperSDKError, UsageError, register
 from hypersdk.remedies import LogIn, Look, UseToken
 
 UNAUTHENTICATED: Final = register(
@@ -89,16 +89,8 @@ class TooMany(HyperSDKError):  # noqa: N818
     default_code = LOGIN_LOCKED
 
 
-class AccountUnknown(LookupFailed):
-    """No such user or token."""
-
-    default_code = USER_UNKNOWN
-
-
-class AccountConflict(UsageError):  # noqa: N818
+class Conflict(UsageError):  # noqa: N818
     """The change conflicts with what exists."""
-
-    default_code = USER_EXISTS
 
 
 def known_form(key: str) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from hypersdk.errors import UsageError, register
 from hypersdk.secret import Secret
-from hypersdk.transfer.files import owned_like_folder
+from hypersdk.transfer.files import open_regular, owned_like_folder
 from hypersdk.units import KiB
 
 SECRET_FILE: Final = register(
@@ -26,18 +25,14 @@ def read_private(path: Path, environ: Mapping[str, str]) -> Secret:
     """The text of a file, without the final newline. A systemd credential may have an access list that shows as group
     bits; any other file must be its owner's alone. Raises UsageError ``secret_file``."""
     try:
-        # Not blocking: a FIFO in its place must not hang the process. The descriptor is checked, not the path, so
-        # that the file cannot be replaced in between.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        descriptor = open_regular(path)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{path} cannot be read: {reason}", code=SECRET_FILE) from error
-    try:
+    with open(descriptor, "rb") as file:
+        # The descriptor is checked, not the path: the file cannot be replaced in between.
         _check(path, os.fstat(descriptor), environ)
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(MAX_SECRET_BYTES + 1)
-    finally:
-        os.close(descriptor)
+        data = file.read(MAX_SECRET_BYTES + 1)
     if len(data) > MAX_SECRET_BYTES:
         raise UsageError(f"{path} is larger than {MAX_SECRET_BYTES} bytes", code=SECRET_FILE)
     try:
@@ -47,8 +42,6 @@ def read_private(path: Path, environ: Mapping[str, str]) -> Secret:
 
 
 def _check(path: Path, found: os.stat_result, environ: Mapping[str, str]) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise UsageError(f"{path} is not a regular file", code=SECRET_FILE)
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if directory and path.parent == Path(directory):
         return

@@ -67,10 +67,14 @@ def key_id(key: bytes) -> bytes:
     return hashlib.sha256(b"hypersdk key id\0" + key).digest()[:8]
 
 
+def new_key() -> str:
+    """The text of a new random key."""
+    return base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+
+
 def _make(path: Path) -> None:
-    text = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode() + "\n"
     try:
-        write_new_private(path, text)
+        write_new_private(path, new_key() + "\n")
     except FileExistsError:
         return  # another process of the daemon was first; its key is read
     except OSError as error:
@@ -110,7 +114,7 @@ def _from_keyring(entry: str, *, may_make: bool) -> bytes:
     try:
         text = keyring.get_password(service, user)
         if text is None and may_make:
-            text = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+            text = new_key()
             keyring.set_password(service, user, text)
     except KeyringError as error:
         raise VaultError(f"the keyring does not answer: {type(error).__name__}") from error

@@ -9,7 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from hypersdk.access.faults import known_form
-from hypersdk.access.roles import Role
+from hypersdk.access.roles import Identity, Role
 from hypersdk.access.tokens import digest_of, note_use
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
@@ -29,16 +29,6 @@ class NewLogin:
     cookie: Secret
     csrf: Secret
     expires_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class SessionIdentity:
-    """A valid session."""
-
-    user_id: str
-    name: str
-    role: Role
-    csrf: Secret
 
 
 class SessionStore:
@@ -72,7 +62,7 @@ class SessionStore:
             )
         return NewLogin(cookie, csrf, expires)
 
-    def use(self, cookie: Secret) -> SessionIdentity | None:
+    def use(self, cookie: Secret) -> Identity | None:
         """The identity of a session; None if it is unknown or expired, or its user is disabled."""
         if not known_form(cookie.reveal()):
             return None
@@ -88,7 +78,7 @@ class SessionStore:
             return None
         if row.now - row.used_at > min(USED_EVERY_S, self._idle_s / 2):
             note_use(self._database, sa.update(logins).where(logins.c.digest == digest).values(used_at=row.now))
-        return SessionIdentity(row.user_id, row.name, Role(row.role), Secret(row.csrf))
+        return Identity(row.user_id, row.name, Role(row.role), row.role, csrf=Secret(row.csrf))
 
     def end(self, cookie: Secret) -> None:
         """Ends a session; no error where there is none."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from hypersdk.secret import Secret
+
 METRICS: Final = "metrics"
 """Scope of a token that may read ``/metrics`` and nothing else."""
 
@@ -27,11 +29,25 @@ class Role(StrEnum):
 
     def allows(self, needed: Role) -> bool:
         """Whether this role includes ``needed``."""
-        return _RANK[self] >= _RANK[needed]
+        return SCOPES.index(self) >= SCOPES.index(needed)
 
 
-_RANK: Final = {role: rank for rank, role in enumerate(Role)}
-SCOPES: Final = (*(role.value for role in Role), METRICS)
+SCOPES: Final = (METRICS, *(role.value for role in Role))
+"""Of a token, from the least to the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The authenticated caller. ``role`` is None for a token that may only read metrics. ``csrf`` is the token that a
+    session's writes must carry."""
+
+    user_id: str
+    name: str
+    role: Role | None
+    scope: str
+    token_id: str | None = None
+    csrf: Secret | None = None
+
 
 ACTIONS: Final[Mapping[str, Role]] = {
     "jobs.view": Role.VIEWER,
@@ -69,12 +85,11 @@ class Permission:
 
 def permissions(role: Role | None) -> list[Permission]:
     """All actions for a caller of that role; None is a caller that may only read metrics."""
-    return [_permission(action, needed, role) for action, needed in ACTIONS.items()]
-
-
-def _permission(action: str, needed: Role, role: Role | None) -> Permission:
-    if role is None:
-        allowed = action == "metrics.view"
-        return Permission(action, allowed, needed, None if allowed else "this token may only read metrics")
-    allowed = role.allows(needed)
-    return Permission(action, allowed, needed, None if allowed else f"needs the role {needed}; you have {role}")
+    found = []
+    for action, needed in ACTIONS.items():
+        if role is None:
+            allowed, reason = action == "metrics.view", "this token may only read metrics"
+        else:
+            allowed, reason = role.allows(needed), f"needs the role {needed}; you have {role}"
+        found.append(Permission(action, allowed, needed, None if allowed else reason))
+    return found

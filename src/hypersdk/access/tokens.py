@@ -7,7 +7,6 @@ import hashlib
 import re
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -17,14 +16,14 @@ from hypersdk.access.faults import (
     TOKEN_INVALID,
     TOKEN_OUTLIVES,
     TOKEN_UNKNOWN,
-    AccountUnknown,
+    USER_UNKNOWN,
     Forbidden,
     Unauthenticated,
     known_form,
 )
 from hypersdk.access.records import TOKENS, ApiToken
-from hypersdk.access.roles import METRICS, SCOPES, Role
-from hypersdk.errors import UsageError
+from hypersdk.access.roles import METRICS, SCOPES, Identity, Role
+from hypersdk.errors import LookupFailed, UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.pages import EVERYTHING, ListConditions, Listing, PageRequest, PageResult
@@ -39,19 +38,7 @@ USED_EVERY_S: Final = 60.0
 """``used_at`` is written at most this often: a poll every second is not a write every second."""
 NEWEST: Final = PageRequest(TOKENS.sort)
 TOKEN_LIST: Final = Listing(TOKENS, api_tokens, user=users.c.name)
-_RANK: Final = {scope: rank for rank, scope in enumerate((METRICS, *Role))}
 _FORM: Final = re.compile(r"^hst_[A-Za-z0-9_-]{43}\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class TokenIdentity:
-    """A valid token: its user and its scope."""
-
-    token_id: str
-    user_id: str
-    name: str
-    role: Role
-    scope: str
 
 
 class TokenStore:
@@ -91,13 +78,13 @@ class TokenStore:
         """Creates a token and returns it with its secret, which is not stored. ``maker`` is the id of the creating
         token, if any: the new token may not outlive it, and its lifetime is cut to that with ``shorten``.
 
-        Raises UsageError ``token_invalid``, AccountUnknown ``user_unknown``, Forbidden ``token_outlives``.
+        Raises UsageError ``token_invalid``, LookupFailed ``user_unknown``, Forbidden ``token_outlives``.
         """
         _check(label, scope, lifetime_s)
         with self._database.write() as connection:
             user = connection.execute(sa.select(users.c.id).where(users.c.id == user_id)).first()
             if user is None:
-                raise AccountUnknown(f"there is no user '{user_id[:128]}'")
+                raise LookupFailed(f"there is no user '{user_id[:128]}'", code=USER_UNKNOWN)
             of_user = sa.select(sa.func.count()).select_from(api_tokens).where(api_tokens.c.user_id == user_id)
             if connection.execute(of_user).scalar_one() >= MAX_TOKENS:
                 raise UsageError(f"the user has {MAX_TOKENS} tokens; revoke one first", code=TOKEN_INVALID)
@@ -121,23 +108,24 @@ class TokenStore:
             return TOKEN_LIST.page(connection, _query(), conditions, part)
 
     def get(self, token_id: str) -> ApiToken:
-        """Raises AccountUnknown ``token_unknown``."""
+        """Raises LookupFailed ``token_unknown``."""
         row = None
         if known_form(token_id):
             with self._database.read() as connection:
                 row = connection.execute(_query().where(api_tokens.c.id == token_id)).first()
         if row is None:
-            raise AccountUnknown(f"there is no token {token_id[:128]!a}", code=TOKEN_UNKNOWN)
+            raise LookupFailed(f"there is no token {token_id[:128]!a}", code=TOKEN_UNKNOWN)
         return TOKEN_LIST.record(row)
 
     def revoke(self, token_id: str) -> None:
-        """Takes effect immediately. Raises AccountUnknown ``token_unknown``."""
+        """Takes effect immediately. Raises LookupFailed ``token_unknown``."""
         with self._database.write() as connection:
             if not connection.execute(sa.delete(api_tokens).where(api_tokens.c.id == token_id)).rowcount:
-                raise AccountUnknown(f"there is no token '{token_id[:128]}'", code=TOKEN_UNKNOWN)
+                raise LookupFailed(f"there is no token '{token_id[:128]}'", code=TOKEN_UNKNOWN)
 
-    def use(self, text: Secret) -> TokenIdentity | None:
-        """The identity of a token; None if it is unknown or expired, or its user is disabled."""
+    def use(self, text: Secret) -> Identity | None:
+        """The identity of a token; None if it is unknown or expired, or its user is disabled. A token never has more
+        rights than its user."""
         if not _FORM.match(text.reveal()):
             return None
         with self._database.read() as connection:
@@ -146,7 +134,8 @@ class TokenStore:
             return None
         if row.used_at is None or row.now - row.used_at > USED_EVERY_S:
             note_use(self._database, sa.update(api_tokens).where(api_tokens.c.id == row.id).values(used_at=row.now))
-        return TokenIdentity(row.id, row.user_id, row.name, Role(row.role), row.scope)
+        role = None if row.scope == METRICS else Role(min(row.role, row.scope, key=SCOPES.index))
+        return Identity(row.user_id, row.name, role, row.scope, token_id=row.id)
 
 
 def note_use(database: Database, change: sa.Update) -> None:
@@ -184,7 +173,7 @@ def digest_of(text: Secret) -> str:
 
 def check_revocable(token: ApiToken, scope: str, token_id: str) -> None:
     """Whether the token ``token_id`` of ``scope`` may revoke ``token``. Raises Forbidden ``token_above``."""
-    if token.id != token_id and _RANK[token.scope] > _RANK[scope]:
+    if token.id != token_id and SCOPES.index(token.scope) > SCOPES.index(scope):
         raise Forbidden(f"the token has the scope {token.scope}, yours has {scope}", code=TOKEN_ABOVE)
 
 

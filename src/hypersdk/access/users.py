@@ -12,15 +12,15 @@ from hypersdk.access.faults import (
     LAST_ADMIN,
     USER_EXISTS,
     USER_INVALID,
-    AccountConflict,
-    AccountUnknown,
+    USER_UNKNOWN,
+    Conflict,
     known_form,
     looks_like_id,
 )
 from hypersdk.access.passwords import hash_password
 from hypersdk.access.records import USERS, User
 from hypersdk.access.roles import Role
-from hypersdk.errors import UsageError
+from hypersdk.errors import LookupFailed, UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.database import Database
 from hypersdk.state.pages import ListConditions, Listing, PageRequest, PageResult, by_id_first
@@ -38,7 +38,7 @@ class UserStore:
         self._database: Final = database
 
     def create(self, name: str, role: Role, password: Secret | None) -> User:
-        """Raises UsageError ``user_invalid``, AccountConflict ``user_exists``."""
+        """Raises UsageError ``user_invalid``, Conflict ``user_exists``."""
         if not _NAME.match(name):
             raise UsageError(
                 "name: takes letters, digits and . _ @ -, begins with a letter or digit, up to 128", code=USER_INVALID
@@ -52,11 +52,11 @@ class UserStore:
             try:
                 user_id = insert_user(connection, self._database.now(connection), name, role, hashed)
             except sa.exc.IntegrityError:
-                raise AccountConflict(f"there is a user '{name}'", code=USER_EXISTS, name=name) from None
+                raise Conflict(f"there is a user '{name}'", code=USER_EXISTS, name=name) from None
             return _user(connection, user_id)
 
     def get(self, user_id: str) -> User:
-        """By id or name; the id has precedence over another user's name. Raises AccountUnknown."""
+        """By id or name; the id has precedence over another user's name. Raises LookupFailed."""
         with self._database.read() as connection:
             return _user(connection, user_id)
 
@@ -76,7 +76,7 @@ class UserStore:
         """Changes the given values. A new password, role or disabling ends the user's sessions; a new password lifts
         the lock.
 
-        Raises AccountUnknown, AccountConflict ``last_admin``, UsageError ``user_invalid``.
+        Raises LookupFailed, Conflict ``last_admin``, UsageError ``user_invalid``.
         """
         changes: dict[str, Any] = {}
         if role is not None:
@@ -90,17 +90,15 @@ class UserStore:
             if changes:
                 connection.execute(sa.update(users).where(users.c.id == user.id).values(**changes))
                 connection.execute(sa.delete(logins).where(logins.c.user_id == user.id))
-            if _is_admin(user):
-                _check_admin_left(connection)
+            _check_admin_left(connection, user)
             return _user(connection, user.id)
 
     def delete(self, user_id: str) -> User:
-        """Deletes a user with all tokens and sessions. Raises AccountUnknown, AccountConflict ``last_admin``."""
+        """Deletes a user with all tokens and sessions. Raises LookupFailed, Conflict ``last_admin``."""
         with self._database.write() as connection:
             user = _user(connection, user_id)
             connection.execute(sa.delete(users).where(users.c.id == user.id))
-            if _is_admin(user):
-                _check_admin_left(connection)
+            _check_admin_left(connection, user)
             return user
 
 
@@ -122,21 +120,20 @@ def insert_user(connection: sa.Connection, now: float, name: str, role: Role, ha
     return user_id
 
 
-def _is_admin(user: User) -> bool:
-    return user.role == Role.ADMIN.value and not user.disabled
-
-
-def _check_admin_left(connection: sa.Connection) -> None:
+def _check_admin_left(connection: sa.Connection, changed: User) -> None:
+    """After a change of the user ``changed``, who was as given. Raises Conflict ``last_admin``."""
+    if changed.role != Role.ADMIN.value or changed.disabled:
+        return
     condition = sa.and_(users.c.role == Role.ADMIN.value, users.c.disabled.is_(False))
     # Rows are locked so that two administrators cannot remove each other at the same time.
     if not connection.execute(sa.select(users.c.id).where(condition).with_for_update()).all():
-        raise AccountConflict("there must be an administrator who can log in", code=LAST_ADMIN)
+        raise Conflict("there must be an administrator who can log in", code=LAST_ADMIN)
 
 
 def _user(connection: sa.Connection, key: str) -> User:
-    """By id or name. Raises AccountUnknown."""
+    """By id or name. Raises LookupFailed."""
     query = USER_LIST.select().where(sa.or_(users.c.id == key, users.c.name == key))
     found = connection.execute(query.order_by(by_id_first(users.c.id, key))).first() if known_form(key) else None
     if found is None:
-        raise AccountUnknown(f"there is no user {key[:128]!a}")
+        raise LookupFailed(f"there is no user {key[:128]!a}", code=USER_UNKNOWN)
     return USER_LIST.record(found)

@@ -32,7 +32,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hypersdk.access.access import Identity
+from hypersdk.access.roles import Identity
 from hypersdk.access.vault import Vault
 from hypersdk.api.security import READS, identity_of
 from hypersdk.errors import HyperSDKError, UsageError, register

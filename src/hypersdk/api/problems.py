@@ -23,8 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from hypersdk.access.endpoints import EndpointConflict
-from hypersdk.access.faults import AccountConflict, Forbidden, TooMany, Unauthenticated
+from hypersdk.access.faults import Conflict, Forbidden, TooMany, Unauthenticated
 from hypersdk.access.kinds.base import CertificateNotTrusted
 from hypersdk.api.bodies import BodyKind, not_json
 from hypersdk.api.responses import PROBLEM_TYPE
@@ -68,8 +67,7 @@ STATUS: Final[Mapping[type[HyperSDKError], int]] = {
     Unauthenticated: 401,
     Forbidden: 403,
     TooMany: 429,
-    AccountConflict: 409,
-    EndpointConflict: 409,
+    Conflict: 409,
     CertificateNotTrusted: 409,
     BodyKind: 415,
     JobStateError: 409,

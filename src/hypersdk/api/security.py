@@ -23,9 +23,9 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hypersdk.access.access import Access, Identity, same_secret
+from hypersdk.access.access import Access, same_secret
 from hypersdk.access.faults import FORBIDDEN, Forbidden, Unauthenticated
-from hypersdk.access.roles import METRICS, Role
+from hypersdk.access.roles import METRICS, Identity, Role
 from hypersdk.api.headers import host_name
 from hypersdk.api.parameters import check_parameters
 from hypersdk.errors import register
@@ -94,12 +94,12 @@ class Authenticate:
             kind, _, text = authorization.partition(" ")
             found = None
             if kind.lower() == "bearer":
-                found = await run_in_threadpool(self._access.by_token, Secret(text.strip()))
+                found = await run_in_threadpool(self._access.tokens.use, Secret(text.strip()))
             if found is None:
                 raise Unauthenticated("the token is not valid")
             return found, "token"
         if cookie := cookie_parser(headers.get("cookie", "")).get(COOKIE):
-            if (session := await run_in_threadpool(self._access.by_cookie, Secret(cookie))) is None:
+            if (session := await run_in_threadpool(self._access.logins.use, Secret(cookie))) is None:
                 raise Unauthenticated("the session has ended")
             return session, "cookie"
         raise Unauthenticated("no token was sent")

@@ -175,7 +175,7 @@ def test_users_and_tokens_without_a_running_daemon(state: Path, tmp_path: Path) 
     )
     token = run("token", "create", "cron", "--user", "eve", "--scope", "viewer").strip()
     database = Database.open(f"sqlite:///{state}/state.sqlite3")
-    found = Access(database).by_token(Secret(token))
+    found = Access(database).tokens.use(Secret(token))
     database.close()
     assert found is not None
     assert found.name == "eve"

@@ -9,6 +9,7 @@ from typing import Protocol
 from hypersdk.errors import ConnectError, register
 from hypersdk.net.certificate import CERTIFICATE_UNKNOWN
 from hypersdk.secret import Secret
+from hypersdk.vsphere.session import About
 
 ENDPOINT_INVALID = register(
     "endpoint_invalid", "The endpoint definition is invalid.", "Correct the field that the message names."
@@ -34,25 +35,6 @@ class EndpointLogin:
     datacenter: str | None = None
 
 
-class ServerFacts(Protocol):
-    """What a server says of itself. ``instance_uuid`` is None where it has none."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def full_name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def build(self) -> str: ...
-    @property
-    def api_version(self) -> str: ...
-    @property
-    def api_type(self) -> str: ...
-    @property
-    def instance_uuid(self) -> str | None: ...
-
-
 class EndpointKind(Protocol):
     """One kind. Stateless; each call may block as long as a connection does."""
 
@@ -68,5 +50,5 @@ class EndpointKind(Protocol):
         """Connects without logging in. Raises CertificateNotTrusted where the certificate must be pinned, ConnectError
         where it is not the pinned one or nothing answers."""
 
-    def probe(self, login: EndpointLogin) -> ServerFacts:
+    def probe(self, login: EndpointLogin) -> About:
         """Logs in and out again. Raises ConnectError, AccessError, UsageError."""

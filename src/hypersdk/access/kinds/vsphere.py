@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from hypersdk.access.kinds.base import CertificateNotTrusted, EndpointLogin, ServerFacts
+from hypersdk.access.kinds.base import CertificateNotTrusted, EndpointLogin
 from hypersdk.errors import ConnectError
 from hypersdk.net.certificate import CERTIFICATE_UNKNOWN, format_fingerprint
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
-from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.session import About, Session
 
 VSPHERE: Final = "vsphere"
 
@@ -48,7 +48,7 @@ class Vsphere:
         finally:
             connection.close()
 
-    def probe(self, login: EndpointLogin) -> ServerFacts:
+    def probe(self, login: EndpointLogin) -> About:
         with Session.connect(connection_to(login), cancel=CancelToken()) as session:
             return session.about
 

@@ -298,7 +298,7 @@ async def list_audit(query: Annotated[AuditQuery, Query()], _caller: Admin, use:
 
 
 def _owner(access: Access, caller: Caller, body: TokenBody) -> str:
-    """The owner of the new token. Raises Forbidden, AccountUnknown."""
+    """The owner of the new token. Raises Forbidden, LookupFailed."""
     owner = caller.user_id
     if body.user is not None and body.user not in (caller.user_id, caller.name):
         if not caller.role.allows(Role.ADMIN):
