@@ -18,10 +18,9 @@ from hypersdk.simulator import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from hypersdk.vsphere.cdrom import CdromChange, remove_isos, restore_isos
-from hypersdk.vsphere.datastore import delta_bytes, written_bytes
 from hypersdk.vsphere.descriptor import server_descriptor
 from hypersdk.vsphere.inventory import find_machine, list_machines
-from hypersdk.vsphere.machine import read_machine
+from hypersdk.vsphere.machine import delta_bytes, read_machine, written_bytes
 from hypersdk.vsphere.power import ask_guest_down, power_off, power_on, wait_until_off
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import consolidation_needed, create_snapshot, find_snapshots, remove_snapshot
@@ -241,7 +240,7 @@ def test_an_image_that_cannot_go_back_does_not_keep_the_others_out(simulator: Si
     backing = vim.vm.device.VirtualCdrom.IsoBackingInfo(fileName=iso)
     second = vim.vm.device.VirtualCdrom(key=-1, controllerKey=201, unitNumber=0, backing=backing)
     spec = vim.vm.ConfigSpec(deviceChange=[vim.vm.device.VirtualDeviceSpec(operation="add", device=second)])
-    wait_for_task(session, session.ref("VirtualMachine", moref).ReconfigVM_Task(spec=spec), cancel=CancelToken())
+    wait_for_task(session, session.ref("VirtualMachine", moref).ReconfigVM_Task(spec=spec)._moId, cancel=CancelToken())
     taken: list[CdromChange] = []
     remove_isos(session, read_machine(session, moref), before=taken.extend, cancel=CancelToken())
     assert len(taken) == 2

@@ -84,7 +84,7 @@ def test_a_disk_on_such_a_datastore_is_read_in_ranges(
     (store,) = {disk.datastore for disk in read_machine(session, moref_of(server)).disks}
     folder = session.content.rootFolder.childEntity[0].datastoreFolder
     (found,) = [entity for entity in folder.childEntity if entity.name == store]
-    wait_for_task(session, found.Rename_Task(newName=name), cancel=CancelToken())
+    wait_for_task(session, found.Rename_Task(newName=name)._moId, cancel=CancelToken())
     machine = read_machine(session, moref_of(server))
     target = _folder_target(machine, machine.disks[0])
     assert target is not None

@@ -197,7 +197,7 @@ def test_hosts_that_cannot_be_reached_or_are_away(simulator: SimulatorFactory, m
     with server.platform.world.lock:
         one.rename("127.0.0.9")
     away = {one.ref.moref: "connected", two.ref.moref: "notResponding"}
-    real = doctor._read_view
+    real = doctor._read_all
 
     def read(*args: Any) -> Any:
         items = real(*args)
@@ -206,7 +206,7 @@ def test_hosts_that_cannot_be_reached_or_are_away(simulator: SimulatorFactory, m
                 item.values["runtime.connectionState"].text = away[item.moref]
         return items
 
-    monkeypatch.setattr(doctor, "_read_view", read)
+    monkeypatch.setattr(doctor, "_read_all", read)
     found = examine(endpoint_to(server))
     check = found["host 127.0.0.9"]
     assert (check.status, "its disks come through vCenter" in check.detail) == (CheckStatus.WARN, True)
@@ -227,7 +227,7 @@ def test_a_datastore_without_room_for_a_snapshot(simulator: SimulatorFactory) ->
 def test_the_floor_of_a_datastore() -> None:
     assert snapshot_floor(1 * TiB) == TiB // 10
     assert snapshot_floor(100 * GiB) == 20 * GiB
-    away = DatastoreFacts("datastore-1", "away", "NFS", None, None, False, None)
+    away = DatastoreFacts("datastore-1", "away", None, None, False)
     assert doctor._datastore(away).status is CheckStatus.WARN
     assert doctor._datastore(replace(away, accessible=True)).status is CheckStatus.WARN
 

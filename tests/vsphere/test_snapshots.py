@@ -11,7 +11,6 @@ import pytest
 from hypersdk.errors import Cancelled, ConnectError, LookupFailed, NotRestored, SourceError
 from hypersdk.simulator import Fault, FaultKind, Simulator
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere import snapshot as snapshot_module
 from hypersdk.vsphere import tasks as tasks_module
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session
@@ -125,7 +124,7 @@ def lose_first_answer(session: Session, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_lost_answer_is_waited_for_so_that_the_undo_finds_the_snapshot(
     simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot_module, "SETTLE_LOOK_S", 0.05)
+    monkeypatch.setattr(tasks_module, "LAST_POLL_S", 0.05)
     server = simulator(machines=(SMALL,), task_s=0.5)
     session = log_in_to(log_in, server)
     lose_first_answer(session, monkeypatch)
@@ -138,7 +137,7 @@ def test_a_server_lost_while_the_task_runs_is_waited_for(
     simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = simulator(machines=(SMALL,), task_s=0.5)
-    session, real, lost = log_in_to(log_in, server), snapshot_module.wait_for_task, []
+    session, real, lost = log_in_to(log_in, server), tasks_module.wait_for_task, []
 
     def wait(*args: Any, **more: Any) -> Any:
         if not lost:
@@ -146,7 +145,7 @@ def test_a_server_lost_while_the_task_runs_is_waited_for(
             raise ConnectError("hung up")
         return real(*args, **more)
 
-    monkeypatch.setattr(snapshot_module, "wait_for_task", wait)
+    monkeypatch.setattr(tasks_module, "wait_for_task", wait)
     with pytest.raises(ConnectError, match="hung up"):
         make(session, moref_of(server))
     assert names(session) == ["hypersdk-1"]

@@ -19,8 +19,7 @@ from hypersdk.vsphere import soap
 from hypersdk.vsphere.answers import PROPERTIES
 from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import read_objects, to_int
-from hypersdk.vsphere.specs import filter_spec
+from hypersdk.vsphere.soap import filter_spec, read_objects, to_int
 from tests.support.soapresponses import CONTENT, ENVELOPE, LOGIN, LOGOUT, OBJECT, VERSIONS
 from tests.support.tls import Authority, TlsServer, http_answer
 
@@ -83,7 +82,7 @@ def read(liar: Liar, server: TlsServer) -> Iterator[Callable[..., list[str]]]:
             liar.replies[:] = replies
             spec = filter_spec(session.ref("Folder", "group-d1"), {"Folder": ("name",)})
             token = cancel or CancelToken()
-            return session.call(lambda: [item.moref for item in read_objects(session, [spec], cancel=token)])
+            return session.call(lambda: [item.moref for item in read_objects(session, spec, cancel=token)])
 
         yield go
 

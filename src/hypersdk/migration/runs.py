@@ -44,8 +44,9 @@ from hypersdk.remedies import Look
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import shown_path
 from hypersdk.transfer.folder import OutputFolder
+from hypersdk.vsphere.machine import UNKNOWN_TIME
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.snapshot import UNKNOWN_TIME, FoundSnapshot, find_snapshots, remove_snapshot
+from hypersdk.vsphere.snapshot import FoundSnapshot, find_snapshots, remove_snapshot
 
 RUN_UNKNOWN: Final = register("run_unknown", "No unfinished export of this user has that name.", Look("runs"))
 SNAPSHOT_USED: Final = register(

@@ -18,8 +18,7 @@ from hypersdk.migration.preflight import min_free_bytes
 from hypersdk.remedies import First, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_size
-from hypersdk.vsphere.datastore import delta_bytes
-from hypersdk.vsphere.machine import read_datastores
+from hypersdk.vsphere.machine import delta_bytes, read_datastores
 from hypersdk.vsphere.session import Session
 
 DATASTORE_FLOOR = register(

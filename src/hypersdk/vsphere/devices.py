@@ -84,8 +84,6 @@ def read_hardware(
 
 def boot_order(options: Element | None) -> tuple[str, ...]:
     """``config.bootOptions.bootOrder`` in the words of ``VirtualDevices``."""
-    if options is None:
-        return ()
     return tuple(word for entry in children(options, "bootOrder") if (word := _boot_device(entry)) is not None)
 
 
@@ -126,7 +124,7 @@ def _disk(
     controller_key = to_int(child_text(device, "controllerKey")) or 0
     controller = controllers.get(controller_key, _Controller(*_UNKNOWN_CONTROLLER, 0, False))
     backing = child(device, "backing")
-    datastore = None if backing is None else child_text(backing, "datastore")
+    datastore = child_text(backing, "datastore")
     return Disk(
         key=key,
         label=_label(device),
@@ -137,26 +135,20 @@ def _disk(
         bus_number=controller.bus_number,
         unit_number=to_int(child_text(device, "unitNumber")) or 0,
         backing=_backing_kind(backing),
-        file=_member(backing, "fileName"),
+        file=child_text(backing, "fileName"),
         chain=_chain(backing),
         datastore=datastores.get(datastore) if datastore else None,
-        thin={"true": True, "false": False}.get(_member(backing, "thinProvisioned") or ""),
-        independent=(_member(backing, "diskMode") or "").startswith("independent"),
-        shared=controller.shared or _member(backing, "sharing") == "sharingMultiWriter",
-        encrypted=backing is not None and child(backing, "keyId") is not None,
-        change_id=_member(backing, "changeId"),
-        uuid=_member(backing, "uuid"),
+        thin={"true": True, "false": False}.get(child_text(backing, "thinProvisioned") or ""),
+        independent=(child_text(backing, "diskMode") or "").startswith("independent"),
+        shared=controller.shared or child_text(backing, "sharing") == "sharingMultiWriter",
+        encrypted=child(backing, "keyId") is not None,
+        change_id=child_text(backing, "changeId"),
+        uuid=child_text(backing, "uuid"),
         used_bytes=used.get(key),
     )
 
 
-def _member(backing: Element | None, name: str) -> str | None:
-    return None if backing is None else child_text(backing, name)
-
-
 def _backing_kind(backing: Element | None) -> Backing:
-    if backing is None:
-        return Backing.OTHER
     kind = kind_of(backing)
     if kind.startswith("VirtualDiskRawDisk"):
         physical = child_text(backing, "compatibilityMode") != "virtualMode"
@@ -193,8 +185,6 @@ def _nic(device: Element, networks: Mapping[str, str]) -> Nic:
 
 def _network(backing: Element | None, networks: Mapping[str, str]) -> str | None:
     """The network's name: of a standard portgroup, a distributed one (by its key), or an opaque one (by its id)."""
-    if backing is None:
-        return None
     identity = (
         child_text(backing, "network")
         or child_text(backing, "port", "portgroupKey")
@@ -206,11 +196,7 @@ def _network(backing: Element | None, networks: Mapping[str, str]) -> str | None
 
 def _cdrom(device: Element) -> Cdrom:
     backing = child(device, "backing")
-    iso = (
-        child_text(backing, "fileName")
-        if backing is not None and kind_of(backing) == "VirtualCdromIsoBackingInfo"
-        else None
-    )
+    iso = child_text(backing, "fileName") if kind_of(backing) == "VirtualCdromIsoBackingInfo" else None
     return Cdrom(
         _key(device) or 0, _label(device), iso or None, child_text(device, "connectable", "connected") == "true"
     )

@@ -3,7 +3,6 @@ next step."""
 
 from __future__ import annotations
 
-import ipaddress
 import shutil
 import socket
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.errors import Cancelled, HyperSDKError
+from hypersdk.net.address import ip_address
 from hypersdk.net.certificate import PeerCertificate, format_fingerprint, peer_certificate
 from hypersdk.net.proxy import dial
 from hypersdk.remedies import Advice, ChooseFolder, Remedy, TrustCertificate
@@ -24,13 +24,12 @@ from hypersdk.units import GiB, format_duration, format_size
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint, http_proxy_for
 from hypersdk.vsphere.faults import translate
-from hypersdk.vsphere.inventory import container_view, find_machine, list_machines
+from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.machine import DATASTORE, DatastoreFacts, datastore_facts, read_datastores
 from hypersdk.vsphere.paths import decode_name
 from hypersdk.vsphere.privileges import ESSENTIAL, ON_DATASTORES, ON_ROOT, Operation, missing_privileges
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import ObjectProperties, child_text, read_objects
-from hypersdk.vsphere.specs import filter_spec, traversal
+from hypersdk.vsphere.soap import ObjectProperties, child_text, read_inventory, read_one
 
 HOST_TIMEOUT_S: Final = 5.0
 HOSTS_AT_ONCE: Final = 16
@@ -125,11 +124,7 @@ def _reach(endpoint: Endpoint, now: Callable[[], datetime]) -> Iterator[DoctorCh
 
 
 def _resolve(host: str) -> DoctorCheck:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        pass
-    else:
+    if ip_address(host) is not None:
         return DoctorCheck("name", CheckStatus.OK, f"{host} is an address")
     try:
         found = socket.getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM)
@@ -210,14 +205,9 @@ def _licence(session: Session, cancel: CancelToken) -> Iterator[DoctorCheck]:
     """A lone ESXi host on the free licence refuses every export."""
     if session.about.is_vcenter or session.content.licenseManager is None:
         return
-    manager = session.ref("LicenseManager", session.content.licenseManager._moId)
-
-    def read() -> list[str]:
-        spec = filter_spec(manager, {"LicenseManager": ("licenses",)})
-        found = read_objects(session, [spec], cancel=cancel)
-        return [child_text(item, "editionKey") or "" for entry in found for item in entry.items("licenses")]
-
-    editions = session.call(read)
+    manager = session.content.licenseManager._moId
+    licenses = read_one(session, "LicenseManager", manager, ["licenses"], cancel=cancel).items("licenses")
+    editions = [child_text(item, "editionKey") or "" for item in licenses]
     if FREE_LICENCE in editions:
         advice = Advice("Give the host a license that includes the API, or add it to a vCenter.")
         yield DoctorCheck(
@@ -254,23 +244,14 @@ def _scopes(session: Session, moref: str | None, cancel: CancelToken) -> tuple[l
         stores = read_datastores(session, moref, cancel=cancel)
         machine = [session.ref("VirtualMachine", moref)]
         return machine, [session.ref("Datastore", store.moref) for store in stores] or machine, root
-    centers = _read_view(session, {"Datacenter": ("name",)}, cancel)
+    centers = _read_all(session, {"Datacenter": ("name",)}, cancel)
     found = [session.ref("Datacenter", item.moref) for item in centers] or root
     return found, found, root
 
 
-def _read_view(session: Session, paths: dict[str, tuple[str, ...]], cancel: CancelToken) -> list[ObjectProperties]:
+def _read_all(session: Session, paths: dict[str, tuple[str, ...]], cancel: CancelToken) -> list[ObjectProperties]:
     """All objects of these types, with these properties."""
-
-    def read() -> list[ObjectProperties]:
-        view = container_view(session, list(paths))
-        try:
-            spec = filter_spec(view, paths, select=[traversal("ContainerView", "view")], skip=True)
-            return list(read_objects(session, [spec], cancel=cancel, keep=True))
-        finally:
-            view.DestroyView()
-
-    return session.call(read)
+    return session.call(lambda: list(read_inventory(session, paths, cancel=cancel, keep=True)))
 
 
 def _hosts(session: Session, cancel: CancelToken) -> Iterator[DoctorCheck]:
@@ -278,7 +259,7 @@ def _hosts(session: Session, cancel: CancelToken) -> Iterator[DoctorCheck]:
     443."""
     if not session.about.is_vcenter:
         return
-    hosts = _read_view(session, {"HostSystem": ("name", "runtime.connectionState")}, cancel)
+    hosts = _read_all(session, {"HostSystem": ("name", "runtime.connectionState")}, cancel)
     names = sorted(
         (decode_name(item.text("name") or item.moref), item.text("runtime.connectionState") or "") for item in hosts
     )
@@ -321,7 +302,7 @@ def _host(endpoint: Endpoint, name: str, state: str) -> DoctorCheck:
 def _datastores(session: Session, moref: str | None, cancel: CancelToken) -> Iterator[DoctorCheck]:
     """Room for the delta of a temporary snapshot."""
     if moref is None:
-        found = [datastore_facts(item) for item in _read_view(session, {"Datastore": DATASTORE}, cancel)]
+        found = [datastore_facts(item) for item in _read_all(session, {"Datastore": DATASTORE}, cancel)]
     else:
         found = read_datastores(session, moref, cancel=cancel)
     for store in sorted(found, key=lambda facts: facts.name):

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from hypersdk.errors import LookupFailed, register
 from hypersdk.model import DiskSummary, MachineSummary, Power
@@ -15,8 +15,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere.paths import Place, datacenter_of, decode_name, encode_name, inventory_path
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.soap import PAGE_SIZE, Element, ObjectProperties, child_text, kind_of, read_objects, to_int
-from hypersdk.vsphere.specs import filter_spec, traversal
+from hypersdk.vsphere.soap import PAGE_SIZE, Element, ObjectProperties, child_text, kind_of, read_inventory, to_int
 
 AMBIGUOUS: Final = register(
     "ambiguous",
@@ -42,17 +41,11 @@ _MAX_CANDIDATES: Final = 10
 
 
 @dataclass(slots=True)
-class _Row:
-    """A machine whose path is not yet assembled."""
-
-    properties: dict[str, str | None]
-    moref: str
-    disks: tuple[DiskSummary, ...]
-
-
-@dataclass(slots=True)
 class _Inventory:
-    rows: list[_Row] = field(default_factory=list)
+    """The objects read. ``rows`` are machines (moref, values of ``ROW``, disks) whose paths are assembled once all
+    places are known."""
+
+    rows: list[tuple[str, dict[str, str | None], tuple[DiskSummary, ...]]] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)
 
@@ -71,43 +64,28 @@ def list_machines(
     empty and spares the server and the wire the device lists, which are most of the data.
     """
     found = session.call(lambda: _collect(session, cancel, on_count, disks=disks, page_size=page_size))
-    return sorted((_summary(row, found) for row in found.rows), key=lambda machine: machine.path)
+    return sorted((summary_of(*row, found.places, found.hosts) for row in found.rows), key=lambda machine: machine.path)
 
 
 def _collect(
     session: Session, cancel: CancelToken, on_count: Callable[[int], None] | None, *, disks: bool, page_size: int
 ) -> _Inventory:
     found = _Inventory()
-    kinds = [*PLACES, "HostSystem", "VirtualMachine"]
-    view = container_view(session, kinds)
-    try:
-        paths = {**PLACES, "HostSystem": ("name",), "VirtualMachine": (*ROW, DEVICES) if disks else ROW}
-        specs = [filter_spec(view, paths, select=[traversal("ContainerView", "view")], skip=True)]
-        with closing(read_objects(session, specs, cancel=cancel, page_size=page_size)) as objects:
-            for item in objects:
-                _sort_in(found, item)
-                if on_count is not None and item.kind == "VirtualMachine" and len(found.rows) % page_size == 0:
-                    on_count(len(found.rows))
-    finally:
-        view.DestroyView()
+    paths = {**PLACES, "HostSystem": ("name",), "VirtualMachine": (*ROW, DEVICES) if disks else ROW}
+    with closing(read_inventory(session, paths, cancel=cancel, page_size=page_size)) as objects:
+        for item in objects:
+            _sort_in(found, item)
+            if on_count is not None and item.kind == "VirtualMachine" and len(found.rows) % page_size == 0:
+                on_count(len(found.rows))
     if on_count is not None:
         on_count(len(found.rows))
     return found
 
 
-def container_view(session: Session, kinds: Sequence[str]) -> Any:
-    """A view of all objects of these types, everywhere. To be made inside ``Session.call``, and destroyed after use."""
-    from pyVmomi.VmomiSupport import GetWsdlType
-
-    content = session.content
-    types = [GetWsdlType("urn:vim25", kind) for kind in kinds]
-    return content.viewManager.CreateContainerView(container=content.rootFolder, type=types, recursive=True)
-
-
 def _sort_in(found: _Inventory, item: ObjectProperties) -> None:
     if item.kind == "VirtualMachine":
         values = {path: item.text(path) for path in ROW}
-        found.rows.append(_Row(values, item.moref, disk_summaries(item.items(DEVICES))))
+        found.rows.append((item.moref, values, disk_summaries(item.items(DEVICES))))
     elif item.kind == "HostSystem":
         found.hosts[item.moref] = decode_name(item.text("name") or item.moref)
     elif item.kind in PLACES:
@@ -144,10 +122,6 @@ def capacity_bytes(disk: Element) -> int:
 def power_of(text: str | None) -> Power:
     """A ``VirtualMachinePowerState``."""
     return _POWER.get(text or "", Power.UNKNOWN)
-
-
-def _summary(row: _Row, found: _Inventory) -> MachineSummary:
-    return summary_of(row.moref, row.properties, row.disks, found.places, found.hosts)
 
 
 def summary_of(

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from hypersdk.errors import LookupFailed, Refused, register
-from hypersdk.model import Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, Power, SnapshotNode
+from hypersdk.errors import AccessError, LookupFailed, Refused, register
+from hypersdk.model import Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, SnapshotNode
 from hypersdk.remedies import First, Retry
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.devices import boot_order, read_hardware
 from hypersdk.vsphere.faults import OBJECT_GONE, clean_text
 from hypersdk.vsphere.inventory import DEVICES, PLACES, ROW, location_of, power_of, summary_of
 from hypersdk.vsphere.paths import decode_name
-from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.session import NEVER, Session
 from hypersdk.vsphere.soap import (
     Element,
     ObjectProperties,
     child_text,
     children,
-    kind_of,
+    filter_spec,
     parse_time,
-    read_objects,
+    read_linked,
+    read_list,
     read_one,
     to_int,
+    traversal,
 )
-from hypersdk.vsphere.specs import filter_spec, traversal
 from hypersdk.vsphere.tasks import RUNNING
 
 MACHINE_UNREADABLE: Final = register(
@@ -50,85 +51,72 @@ SNAPSHOT_PATHS: Final = tuple(
     if path.startswith("config.") and path not in ("config.changeVersion", "config.files.vmPathName")
 )
 """What a snapshot has of its own."""
-_POINT: Final = ("config.changeVersion", "runtime.bootTime", "runtime.powerState", "snapshot.currentSnapshot", DEVICES)
 _NETWORKS: Final = {"Network": ("name",), "DistributedVirtualPortgroup": ("name", "key"), "OpaqueNetwork": ("name",)}
-DATASTORE: Final = (
-    "name",
-    "summary.accessible",
-    "summary.type",
-    "summary.capacity",
-    "summary.freeSpace",
-    "summary.url",
-)
+DATASTORE: Final = ("name", "summary.accessible", "summary.capacity", "summary.freeSpace")
 _TASK: Final = ("info.state", "info.descriptionId")
 _DISK_FILES: Final = frozenset({"diskExtent", "diskDescriptor", "digestDescriptor", "diskReplicationPersistentState"})
 _MAX_SNAPSHOTS: Final = 1024
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+UNKNOWN_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""Creation time of a snapshot whose server does not say when it was made."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatastoreFacts:
-    """One datastore of a machine. ``kind`` is vSphere's type: ``VMFS``, ``NFS``, ``vsan``, ``VVOL`` ..."""
+    """One datastore of a machine."""
 
     moref: str
     name: str
-    kind: str
     capacity_bytes: int | None
     free_bytes: int | None
     accessible: bool
-    url: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class PointFacts:
-    """Facts that change when a machine's disks may have changed. ``disk_files`` maps device keys to the file written
-    to."""
-
-    change_version: str | None
-    boot_time: datetime | None
-    power: Power
-    current_snapshot: str | None
-    disk_files: dict[int, str | None]
-
-
-def read_machine(
-    session: Session, moref: str, *, snapshot: str | None = None, cancel: CancelToken | None = None
-) -> Machine:
+def read_machine(session: Session, moref: str, *, snapshot: str | None = None, cancel: CancelToken = NEVER) -> Machine:
     """All that is known of one machine, with its host, networks, datastores, folders and running tasks, in one call.
 
     With a ``snapshot`` (its moref), in one call more, its hardware and settings are those that the snapshot holds:
     since then a disk may have been added or removed, or another one put in its place. Where the server does not show
     them, they are today's. Raises LookupFailed ``object_gone``, Refused ``machine_unreadable`` (no configuration).
     """
-    token = cancel or CancelToken()
-    found = session.call(lambda: _read_related(session, moref, token))
+    found = _read_related(session, moref, cancel)
     machine = _decode(moref, found)
     if snapshot is None:
         return machine
-    then = read_one(session, "VirtualMachineSnapshot", snapshot, SNAPSHOT_PATHS, cancel=token)
+    then = read_one(session, "VirtualMachineSnapshot", snapshot, SNAPSHOT_PATHS, cancel=cancel)
     return machine if DEVICES not in then.values else _as_of(machine, found, then)
 
 
-def read_datastores(session: Session, moref: str, *, cancel: CancelToken | None = None) -> list[DatastoreFacts]:
+def read_datastores(session: Session, moref: str, *, cancel: CancelToken = NEVER) -> list[DatastoreFacts]:
     """The datastores that a machine has files on, by name."""
-    token = cancel or CancelToken()
-
-    def read() -> list[DatastoreFacts]:
-        spec = filter_spec(
-            session.ref("VirtualMachine", moref),
-            {"Datastore": DATASTORE},
-            select=[traversal("VirtualMachine", "datastore")],
-            skip=True,
-        )
-        return [datastore_facts(item) for item in read_objects(session, [spec], cancel=token)]
-
-    return sorted(session.call(read), key=lambda facts: facts.name)
+    found = read_linked(session, "VirtualMachine", moref, "datastore", "Datastore", DATASTORE, cancel=cancel)
+    return sorted(map(datastore_facts, found), key=lambda facts: facts.name)
 
 
-def read_point(session: Session, moref: str, *, cancel: CancelToken | None = None) -> PointFacts:
-    """The facts that prove two looks at a machine to be of the same point in time. Raises LookupFailed
-    ``object_gone``."""
-    return _point(read_one(session, "VirtualMachine", moref, _POINT, cancel=cancel or CancelToken()))
+def delta_bytes(session: Session, moref: str, *, cancel: CancelToken = NEVER) -> int:
+    """Bytes of the files that a machine writes to while it has a snapshot; 0 without one.
+
+    vCenter caches the sizes of files and the free space of datastores for up to half an hour, so a refresh is requested
+    first.
+    """
+    machine = session.ref("VirtualMachine", moref)
+    stores = read_one(session, "VirtualMachine", moref, ["datastore"], cancel=cancel).items("datastore")
+    session.call(machine.RefreshStorageInfo)
+    for store in stores:
+        # Without the privilege, or on a server without the call, the cached figures are used.
+        with suppress(AccessError, Refused, LookupFailed):
+            session.call(session.ref("Datastore", store.text or "").RefreshDatastoreStorageInfo)
+    layout = read_one(session, "VirtualMachine", moref, ["layoutEx"], cancel=cancel).values.get("layoutEx")
+    return written_bytes(layout)
+
+
+def written_bytes(layout: Element | None) -> int:
+    """Bytes of the deltas in a ``layoutEx`` that are written to now: those of the last unit of each chain of several.
+
+    *VirtualMachineFileLayoutExDiskLayout*: a chain begins at its root.
+    """
+    sizes = {child_text(file, "key"): to_int(child_text(file, "size")) or 0 for file in children(layout, "file")}
+    chains = [children(disk, "chain") for disk in children(layout, "disk")]
+    return sum(sizes.get(key.text, 0) for chain in chains if len(chain) > 1 for key in children(chain[-1], "fileKey"))
 
 
 @dataclass(slots=True)
@@ -156,9 +144,10 @@ def _read_related(session: Session, moref: str, cancel: CancelToken) -> _Related
         **PLACES,
         **_NETWORKS,
     }
-    spec = filter_spec(session.ref("VirtualMachine", moref), paths, select=_ways())
     found = _Related(None, {})
-    for item in read_objects(session, [spec], cancel=cancel, keep=True):
+    for item in read_list(
+        session, lambda: filter_spec(session.ref("VirtualMachine", moref), paths, select=_traversals()), cancel=cancel
+    ):
         if item.kind == "VirtualMachine":
             found.machine = item
         else:
@@ -166,7 +155,7 @@ def _read_related(session: Session, moref: str, cancel: CancelToken) -> _Related
     return found
 
 
-def _ways() -> list[Any]:
+def _traversals() -> list[Any]:
     """From a machine to its folders (up to the root), host, datastores, networks and recent tasks."""
     return [
         traversal("ManagedEntity", "parent", name="up", then=["up", "app", "appFolder"]),
@@ -183,7 +172,7 @@ def _ways() -> list[Any]:
 def _decode(moref: str, found: _Related) -> Machine:
     vm = found.machine
     if vm is None:
-        raise _gone(moref)
+        raise LookupFailed(f"the machine {moref} is gone", code=OBJECT_GONE, object=f"VirtualMachine:{moref}")
     if vm.text("config.hardware.numCPU") is None:
         state = vm.text("runtime.connectionState") or "unknown"
         raise Refused(
@@ -202,7 +191,7 @@ def _decode(moref: str, found: _Related) -> Machine:
     return Machine(
         summary=_summary(vm, disks, found),
         firmware=Firmware.EFI if vm.text("config.firmware") == "efi" else Firmware.BIOS,
-        secure_boot=options is not None and child_text(options, "efiSecureBootEnabled") == "true",
+        secure_boot=child_text(options, "efiSecureBootEnabled") == "true",
         guest=_guest(vm),
         guest_id=vm.text("config.guestId"),
         hardware_version=vm.text("config.version"),
@@ -210,7 +199,7 @@ def _decode(moref: str, found: _Related) -> Machine:
         disks=hardware.disks,
         nics=hardware.nics,
         cdroms=hardware.cdroms,
-        snapshots=_snapshots(vm.values.get("snapshot")),
+        snapshots=snapshot_nodes(vm.values.get("snapshot")),
         boot_order=boot_order(options),
         cbt_enabled=vm.flag("config.changeTrackingEnabled"),
         change_version=vm.text("config.changeVersion"),
@@ -241,10 +230,6 @@ def _identity(disk: Disk) -> tuple[int, int, str | None]:
     return disk.key, disk.capacity_bytes, disk.uuid
 
 
-def _gone(moref: str) -> LookupFailed:
-    return LookupFailed(f"the machine {moref} is gone", code=OBJECT_GONE, object=f"VirtualMachine:{moref}")
-
-
 def _summary(vm: ObjectProperties, disks: tuple[DiskSummary, ...], found: _Related) -> MachineSummary:
     places = {moref: location_of(item) for moref, item in found.by_moref.items() if item.kind in PLACES}
     return summary_of(vm.moref, {path: vm.text(path) for path in ROW}, disks, places, found.names("HostSystem"))
@@ -271,11 +256,9 @@ def datastore_facts(item: ObjectProperties) -> DatastoreFacts:
     return DatastoreFacts(
         moref=item.moref,
         name=decode_name(item.text("name") or item.moref),
-        kind=item.text("summary.type") or "",
         capacity_bytes=item.number("summary.capacity"),
         free_bytes=item.number("summary.freeSpace"),
         accessible=item.flag("summary.accessible"),
-        url=item.text("summary.url"),
     )
 
 
@@ -299,10 +282,8 @@ def _guest(vm: ObjectProperties) -> GuestFacts:
     )
 
 
-def _snapshots(info: Element | None) -> tuple[SnapshotNode, ...]:
-    """The tree, flattened, parents first."""
-    if info is None:
-        return ()
+def snapshot_nodes(info: Element | None) -> tuple[SnapshotNode, ...]:
+    """The snapshots in the property ``snapshot`` of a machine, parents first."""
     current = child_text(info, "currentSnapshot")
     found: list[SnapshotNode] = []
     waiting = [(root, 0) for root in reversed(children(info, "rootSnapshotList"))]
@@ -319,7 +300,7 @@ def _snapshot(node: Element, depth: int, current: str | None) -> SnapshotNode:
         moref=moref,
         name=decode_name(child_text(node, "name") or ""),
         description=child_text(node, "description") or "",
-        created=parse_time(child_text(node, "createTime")) or _EPOCH,
+        created=parse_time(child_text(node, "createTime")) or UNKNOWN_TIME,
         depth=depth,
         current=bool(moref) and moref == current,
         quiesced=child_text(node, "quiesced") == "true",
@@ -329,32 +310,13 @@ def _snapshot(node: Element, depth: int, current: str | None) -> SnapshotNode:
 
 def _used_by_disk(layout: Element | None) -> dict[int, int]:
     """Bytes that each disk's files take on the datastore, its snapshots' included, from ``layoutEx``."""
-    if layout is None:
-        return {}
-    sizes = {child_text(file, "key"): _file_bytes(file) for file in children(layout, "file")}
-    return {
-        key: sum(sizes.get(name, 0) for name in _chain_keys(disk))
-        for disk in children(layout, "disk")
-        if (key := to_int(child_text(disk, "key"))) is not None
+    sizes = {
+        child_text(file, "key"): to_int(child_text(file, "size")) or 0
+        for file in children(layout, "file")
+        if child_text(file, "type") in _DISK_FILES
     }
-
-
-def _chain_keys(disk: Element) -> Iterable[str | None]:
-    return {item.text for unit in children(disk, "chain") for item in children(unit, "fileKey")}
-
-
-def _file_bytes(file: Element) -> int:
-    if child_text(file, "type") not in _DISK_FILES:
-        return 0
-    return to_int(child_text(file, "size")) or 0
-
-
-def _point(item: ObjectProperties) -> PointFacts:
-    disks = [device for device in item.items(DEVICES) if kind_of(device) == "VirtualDisk"]
-    return PointFacts(
-        change_version=item.text("config.changeVersion"),
-        boot_time=parse_time(item.text("runtime.bootTime")),
-        power=power_of(item.text("runtime.powerState")),
-        current_snapshot=item.text("snapshot.currentSnapshot"),
-        disk_files={to_int(child_text(disk, "key")) or 0: child_text(disk, "backing", "fileName") for disk in disks},
-    )
+    used: dict[int, int] = {}
+    for disk in children(layout, "disk"):
+        keys = {item.text for unit in children(disk, "chain") for item in children(unit, "fileKey")}
+        used[to_int(child_text(disk, "key")) or 0] = sum(sizes.get(key, 0) for key in keys)
+    return used

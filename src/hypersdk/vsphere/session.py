@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.cookies import CookieError, SimpleCookie
@@ -39,6 +38,8 @@ NO_PASSWORD: Final = register(
 KEEPALIVE_S: Final = 240.0
 """vCenter drops a session after 30 minutes without a call; a bulk download is none. Several misses fit in between."""
 CLOSE_WAIT_S: Final = 5.0
+NEVER: Final = CancelToken()
+"""Never cancelled: for single reads of callers that have no token."""
 COOKIE: Final = "vmware_soap_session"
 
 
@@ -116,12 +117,10 @@ class Session:
         session.keepalive.start()
         return session
 
-    @contextmanager
-    def breakable(self, cancel: CancelToken) -> Iterator[None]:
+    def breakable(self, cancel: CancelToken) -> AbstractContextManager[None]:
         """While nothing needs undo: a cancel also ends pending calls, and the session with them. A vCenter that hangs
         would block its caller for three minutes."""
-        with _broken_off(cancel, self.stub.abort):
-            yield
+        return _broken_off(cancel, self.stub.abort)
 
     def __enter__(self) -> Session:
         return self
@@ -182,7 +181,7 @@ class Session:
         self._closing.set()
         if self.keepalive.is_alive() and self.keepalive is not threading.current_thread():
             self.keepalive.join(CLOSE_WAIT_S)
-        with contextlib.suppress(HyperSDKError):
+        with suppress(HyperSDKError):
             self._guard()
             _translated(
                 self.endpoint.address, lambda: self.content.sessionManager.Logout()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import http.client
 import io
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -20,9 +20,8 @@ from hypersdk.errors import ConnectError, HyperSDKError, LookupFailed
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from hypersdk.vsphere.answers import PROPERTIES
-from hypersdk.vsphere.faults import BAD_ANSWER, OBJECT_GONE, clean_text, fault_error
+from hypersdk.vsphere.faults import BAD_ANSWER, OBJECT_GONE, clean_text, fault_error, lineage
 from hypersdk.vsphere.session import Session
-from hypersdk.vsphere.specs import filter_spec
 
 VIM: Final = "{urn:vim25}"
 XSI_TYPE: Final = "{http://www.w3.org/2001/XMLSchema-instance}type"
@@ -80,29 +79,27 @@ def local(tag: str) -> str:
     return tag.rpartition("}")[2].rpartition(":")[2]
 
 
-def kind_of(element: Element) -> str:
+def kind_of(element: Element | None) -> str:
     """The ``xsi:type`` of a value, without prefix; empty when it has none."""
-    return local(element.get(XSI_TYPE) or "")
+    return "" if element is None else local(element.get(XSI_TYPE) or "")
 
 
-def child(element: Element, *names: str) -> Element | None:
-    """The element down the path ``names``."""
-    found: Element | None = element
+def child(element: Element | None, *names: str) -> Element | None:
+    """The element down the path ``names``; None where a step is missing."""
     for name in names:
-        if found is None:
+        if element is None:
             return None
-        found = found.find(VIM + name)
-    return found
+        element = element.find(VIM + name)
+    return element
 
 
-def children(element: Element, name: str) -> list[Element]:
+def children(element: Element | None, name: str) -> list[Element]:
     """All direct children called ``name``."""
-    tag = VIM + name
-    return [item for item in element if item.tag == tag]
+    return [] if element is None else [item for item in element if item.tag == VIM + name]
 
 
-def child_text(element: Element, *names: str) -> str | None:
-    """Text of the element down the path ``names``."""
+def child_text(element: Element | None, *names: str) -> str | None:
+    """Text of the element down the path ``names``; None where a step is missing."""
     found = child(element, *names)
     return None if found is None else found.text
 
@@ -128,10 +125,40 @@ def parse_time(text: str | None) -> datetime | None:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
+def traversal(kind: str, path: str, *, name: str | None = None, then: Iterable[str] = ()) -> Any:
+    """A TraversalSpec: from objects of type ``kind`` along the reference property ``path``, and on by the traversals
+    with the names ``then``."""
+    from pyVmomi import vmodl
+    from pyVmomi.VmomiSupport import GetWsdlType
+
+    collector = vmodl.query.PropertyCollector
+    following = [collector.SelectionSpec(name=step) for step in then]
+    return collector.TraversalSpec(
+        name=name, type=GetWsdlType("urn:vim25", kind), path=path, skip=False, selectSet=following
+    )
+
+
+def filter_spec(
+    root: Any, paths: Mapping[str, Iterable[str]], *, select: Iterable[Any] = (), skip: bool = False
+) -> Any:
+    """A FilterSpec: the properties ``paths`` (by type name) of the object ``root``, unless ``skip``, and of those that
+    the traversals ``select`` reach from it."""
+    from pyVmomi import vmodl
+    from pyVmomi.VmomiSupport import GetWsdlType
+
+    collector = vmodl.query.PropertyCollector
+    properties = [
+        collector.PropertySpec(type=GetWsdlType("urn:vim25", kind), pathSet=list(names))
+        for kind, names in paths.items()
+    ]
+    objects = [collector.ObjectSpec(obj=root, skip=skip, selectSet=list(select))]
+    return collector.FilterSpec(propSet=properties, objectSet=objects)
+
+
 def read_objects(
-    session: Session, specs: Sequence[Any], *, cancel: CancelToken, page_size: int = PAGE_SIZE, keep: bool = False
+    session: Session, spec: Any, *, cancel: CancelToken, page_size: int = PAGE_SIZE, keep: bool = False
 ) -> Generator[ObjectProperties]:
-    """All objects that the filter specs select, page by page, each decoded when it is reached.
+    """All objects that the filter spec selects, page by page, each decoded when it is reached.
 
     Values are freed when the next object is asked for, unless ``keep``. To be used up inside ``Session.call``: faults
     come out untranslated; and a reply that is not read to its end costs its connection.
@@ -140,7 +167,7 @@ def read_objects(
 
     collector = session.ref("PropertyCollector", session.content.propertyCollector._moId)
     options = vmodl.query.PropertyCollector.RetrieveOptions(maxObjects=page_size)
-    reply = _Reply(session, collector, "RetrievePropertiesEx", (list(specs), options))
+    reply = _Reply(session, collector, "RetrievePropertiesEx", ([spec], options))
     count = 0
     for _ in range(MAX_PAGES):
         for item in reply.objects(cancel, keep):
@@ -158,14 +185,49 @@ def read_objects(
 def read_one(session: Session, kind: str, moref: str, paths: Sequence[str], *, cancel: CancelToken) -> ObjectProperties:
     """Properties ``paths`` of one object, in one ``Session.call`` of its own. Raises LookupFailed ``object_gone``."""
 
-    def read() -> list[ObjectProperties]:
-        spec = filter_spec(session.ref(kind, moref), {kind: paths})
-        return list(read_objects(session, [spec], cancel=cancel, keep=True))
-
-    found = session.call(read)
+    found = read_list(session, lambda: filter_spec(session.ref(kind, moref), {kind: paths}), cancel=cancel)
     if not found:
         raise LookupFailed(f"{kind} {moref} is gone", code=OBJECT_GONE, object=f"{kind}:{moref}")
     return found[0]
+
+
+def read_linked(
+    session: Session, kind: str, moref: str, link: str, target: str, paths: Sequence[str], *, cancel: CancelToken
+) -> list[ObjectProperties]:
+    """Properties ``paths`` of the objects of type ``target`` that the property ``link`` of one object names, in one
+    ``Session.call`` of its own. Raises LookupFailed ``object_gone`` for that object."""
+
+    def spec() -> Any:
+        return filter_spec(session.ref(kind, moref), {target: paths}, select=[traversal(kind, link)], skip=True)
+
+    return read_list(session, spec, cancel=cancel)
+
+
+def read_list(session: Session, spec: Callable[[], Any], *, cancel: CancelToken) -> list[ObjectProperties]:
+    """All objects that ``spec()`` selects, in one ``Session.call`` of its own."""
+    return session.call(lambda: list(read_objects(session, spec(), cancel=cancel, keep=True)))
+
+
+def read_inventory(
+    session: Session,
+    paths: Mapping[str, Iterable[str]],
+    *,
+    cancel: CancelToken,
+    page_size: int = PAGE_SIZE,
+    keep: bool = False,
+) -> Generator[ObjectProperties]:
+    """The properties ``paths`` (by type name) of all objects of these types, everywhere; otherwise as
+    ``read_objects``."""
+    from pyVmomi.VmomiSupport import GetWsdlType
+
+    content = session.content
+    types = [GetWsdlType("urn:vim25", kind) for kind in paths]
+    view = content.viewManager.CreateContainerView(container=content.rootFolder, type=types, recursive=True)
+    try:
+        spec = filter_spec(view, paths, select=[traversal("ContainerView", "view")], skip=True)
+        yield from read_objects(session, spec, cancel=cancel, page_size=page_size, keep=keep)
+    finally:
+        view.DestroyView()
 
 
 class _Reply:
@@ -173,7 +235,7 @@ class _Reply:
 
     def __init__(self, session: Session, collector: Any, method: str, arguments: tuple[Any, ...]) -> None:
         self._stub = session.stub
-        self._body = self._stub.SerializeRequest(collector, _method_info(collector, method), arguments)
+        self._body = self._stub.SerializeRequest(collector, collector._GetMethodInfo(method), arguments)
         self._element = f"{VIM}{method}Response"
         self.token: str | None = None
 
@@ -205,7 +267,7 @@ class _Reply:
         return answer
 
     def _decode(self, answer: http.client.HTTPResponse, cancel: CancelToken, keep: bool) -> Iterator[ObjectProperties]:
-        """A fault is told by what the answer holds, not by its status: servers have sent some with 200."""
+        """A fault is recognized by what the answer holds, not by its status: some servers send it with 200."""
         source = _Bounded(answer)
         events = etree.iterparse(
             source,
@@ -235,10 +297,6 @@ class _Reply:
             raise ConnectError(f"the server's answer is not valid XML: {exc.msg}", code=BAD_ANSWER) from exc
         if not answered:
             raise ConnectError("the server's answer does not hold what it was asked for", code=BAD_ANSWER)
-
-
-def _method_info(collector: Any, method: str) -> Any:
-    return collector._GetMethodInfo(method)
 
 
 class _Bounded(io.RawIOBase):
@@ -284,8 +342,7 @@ def _object(element: Any) -> ObjectProperties:
 
 
 def _check_missing(item: Any) -> None:
-    fault = child(item, "fault", "fault")
-    if fault is not None and kind_of(fault) == "NotAuthenticated":
+    if kind_of(child(item, "fault", "fault")) == "NotAuthenticated":
         raise fault_error(["NotAuthenticated"], child_text(item, "fault", "localizedMessage"))
 
 
@@ -310,25 +367,17 @@ def _soap_fault(body: bytes, stub: Any) -> BaseException:
 
 def localized_fault(element: Element) -> HyperSDKError:
     """Our error for a ``LocalizedMethodFault`` (a task's or lease's ``error``)."""
-    from hypersdk.vsphere.faults import lineage
-
-    fault = child(element, "fault")
-    name = kind_of(fault) if fault is not None else ""
-    known = _fault_class(name)
-    names = [name or "unknown fault"] if known is None else lineage(known)
-    fields: dict[str, object] = {}
-    if fault is not None and (privilege := child_text(fault, "privilegeId")):
-        fields["privilege"] = privilege
-    if fault is not None and (file := child_text(fault, "file")):
-        fields["file"] = clean_text(file)
-    return fault_error(names, child_text(element, "localizedMessage"), **fields)
-
-
-def _fault_class(name: str) -> type | None:
     from pyVmomi.VmomiSupport import GetWsdlType
 
+    fault = child(element, "fault")
+    name = kind_of(fault)
     try:
-        found: type = GetWsdlType("urn:vim25", name)
+        names = lineage(GetWsdlType("urn:vim25", name))
     except KeyError:
-        return None
-    return found
+        names = [name or "unknown fault"]
+    fields: dict[str, object] = {}
+    if privilege := child_text(fault, "privilegeId"):
+        fields["privilege"] = privilege
+    if file := child_text(fault, "file"):
+        fields["file"] = clean_text(file)
+    return fault_error(names, child_text(element, "localizedMessage"), **fields)
