@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from hypersdk.access.roles import Role
 from hypersdk.api.readiness import Readiness
 from hypersdk.jobs.records import NewJob
-from hypersdk.jobs.troubles import VARIABLE, Troubles
+from hypersdk.jobs.workerfault import VARIABLE, SharedFault, WorkerFault
 from hypersdk.state.database import DatabaseError
 from hypersdk.state.tables import api_tokens
 from tests.support.apiserver import beating
@@ -61,7 +61,7 @@ def test_a_state_that_cannot_be_written_is_told_once_in_the_log_and_to_all_who_a
             told = client.get(f"/api/v1/jobs/{job}/explain").json()
             assert time.monotonic() - began < 10, "who only looks does not wait for the lock"
             assert told["code"] == "database_locked"
-            assert "as far as it could be written down" in told["message"]
+            assert "as far as it could be stored" in told["message"]
             for _ in range(20):
                 assert client.get("/ready").status_code == 503
                 assert client.get(f"/api/v1/jobs/{job}").status_code == 200
@@ -130,22 +130,22 @@ def test_the_file_of_the_engine_is_looked_at_too(serve_api: ServeApi, how: str, 
 
 
 def test_a_worker_that_does_not_stay_alive(serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    troubles = Troubles.make()
-    monkeypatch.setenv(VARIABLE, str(troubles.descriptor))
+    shared_fault = SharedFault.make()
+    monkeypatch.setenv(VARIABLE, str(shared_fault.descriptor))
     found = serve_api()
     with beating(found.services):
         assert ready(found)[0] == 200
         for code in ("engine_copy", "vault_key_lost", "a_code_of_some_later_version"):
-            troubles.write(code)
+            shared_fault.write(WorkerFault(code, exits=True))
             status, checks, codes = ready(found)
-            assert (status, checks["workers"], codes) == (503, "one ends each time that it starts", {"workers": code})
-        troubles.write(None)
+            assert (status, checks["workers"], codes) == (503, "one exits each time that it starts", {"workers": code})
+        shared_fault.write(None)
         assert ready(found)[0] == 200
 
 
 def test_a_look_that_ends_by_a_bug_is_not_the_last_one(serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch) -> None:
     found = serve_api(roles=frozenset({"api"}))
-    readiness = Readiness(found.services.database, found.services.settings, Troubles(None))
+    readiness = Readiness(found.services.database, found.services.settings, SharedFault(None))
     with monkeypatch.context() as patched:
         patched.setattr(found.services.database, "writable", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -157,13 +157,13 @@ def test_a_worker_that_lives_and_cannot_work_is_told_to_all_who_ask(
     serve_api: ServeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It met what no small write of this process meets: a larger one did not fit, or its engine's file is locked."""
-    troubles = Troubles.make()
-    monkeypatch.setenv(VARIABLE, str(troubles.descriptor))
+    shared_fault = SharedFault.make()
+    monkeypatch.setenv(VARIABLE, str(shared_fault.descriptor))
     found = serve_api()
     token, job = found.token(Role.VIEWER), a_job(found)
     with beating(found.services), found.client(token) as client:
         assert client.get(f"/api/v1/jobs/{job}/explain").json()["code"] == "queued"
-        troubles.write("database_full", ends=False)
+        shared_fault.write(WorkerFault("database_full", exits=False))
         assert ready(found)[1:] == (
             {"database": "ok", "schema": "ok", "workers": "one cannot do its work"},
             {"workers": "database_full"},
@@ -171,13 +171,13 @@ def test_a_worker_that_lives_and_cannot_work_is_told_to_all_who_ask(
         told = client.get(f"/api/v1/jobs/{job}/explain").json()
         assert (told["code"], "cannot do its work" in told["message"]) == ("database_full", True)
         assert "Free space" in told["next_step"]
-        troubles.write("a_code_of_some_later_version")
+        shared_fault.write(WorkerFault("a_code_of_some_later_version", exits=True))
         told = client.get(f"/api/v1/jobs/{job}/explain").json()
-        assert (told["code"], "ends each time" in told["message"]) == ("a_code_of_some_later_version", True)
-        troubles.write(None)
+        assert (told["code"], "exits each time" in told["message"]) == ("a_code_of_some_later_version", True)
+        shared_fault.write(None)
         assert client.get(f"/api/v1/jobs/{job}/explain").json()["code"] == "queued"
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "999", "²"])
-def test_nobody_tells_of_troubles_where_the_variable_is_not_ours(text: str) -> None:
-    assert Troubles.inherited({VARIABLE: text}).read() is None
+def test_there_is_no_fault_where_the_variable_is_not_ours(text: str) -> None:
+    assert SharedFault.inherited({VARIABLE: text}).read() is None

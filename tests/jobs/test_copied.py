@@ -35,7 +35,7 @@ def test_an_attempt_ended_between_the_undo_and_the_names(
         if why == "killed":
             raise Killed
         if why == "pause":
-            made.service.pause(job.id)
+            made.store.pause(job.id)
         attempt.stop(why)
         cancel.check()
         raise AssertionError("the attempt's cancel token does not reach its checksums")
@@ -48,7 +48,7 @@ def test_an_attempt_ended_between_the_undo_and_the_names(
         else:
             assert attempt.run() is {"pause": JobState.PAUSED, "drain": JobState.QUEUED}[why]
     if why == "pause":
-        made.service.resume(job.id)
+        made.store.resume(job.id)
     made.simulator.reset_counters()
     assert hand.attempt(job).run() is JobState.COMPLETED
     assert_left_alone(made.simulator)
@@ -66,7 +66,7 @@ def test_the_retry_of_a_published_job_only_puts_its_source_back(site: SiteFactor
     written = {path: path.stat().st_mtime_ns for path in Path(job.target).iterdir()}
     made.simulator.set_faults()
     made.simulator.reset_counters()
-    made.service.retry(job.id)
+    made.store.retry(job.id)
     assert hand.attempt(job).run() is JobState.COMPLETED, made.told()
     assert_left_alone(made.simulator)
     assert {path: path.stat().st_mtime_ns for path in Path(job.target).iterdir()} == written

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import hypersdk
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import ENDED, JobState, JobStateError
 from hypersdk.migration.runfile import locked_folder
 from hypersdk.simulator.config import DiskSpec, MachineSpec
@@ -45,7 +45,7 @@ def test_a_cancel_stops_the_bytes_frees_the_lease_and_takes_the_files_away(site:
     made.worker()
     running = made.submit({"vm_path": "web-1"})[0]
     made.copied(running, MiB)
-    made.service.cancel(running.id)
+    made.store.cancel(running.id)
     asked = time.monotonic()
     made.until(lambda: made.simulator.counters.streams_now.total() == 0)
     assert time.monotonic() - asked < 60  # the promise is 2 s, told by the benchmark; the rest is for a busy machine
@@ -66,7 +66,7 @@ def test_a_pause_keeps_its_place_and_resume_fetches_no_finished_disk_again(site:
     made.until(
         lambda: made.store.get(job.id).progress["disks"][1]["bytes_written"] > 0
     )  # what is on its way only is dropped by a pause
-    made.service.pause(job.id)
+    made.store.pause(job.id)
     made.until_state(job, JobState.PAUSED)
     told = made.store.get(job.id).progress
     assert (told["phase"], told["rate_bytes_s"], told["eta_s"], told["estimated_remaining"]) == (
@@ -79,7 +79,7 @@ def test_a_pause_keeps_its_place_and_resume_fetches_no_finished_disk_again(site:
     assert source(made) == before
     assert [disk["receipt"] is not None for disk in made.records(job)] == [True, False]
     made.simulator.reset_counters()
-    made.service.resume(job.id)
+    made.store.resume(job.id)
     made.until_ended([job])
     assert_exported(made, job, expected)
     ended = made.store.get(job.id)
@@ -98,13 +98,13 @@ def test_a_job_that_nobody_works_on_is_cancelled_with_all_that_it_left(site: Sit
     job = made.submit({"vm_path": "web-1"})[0]
     made.copied(job, MiB)
     if how == "paused":
-        made.service.pause(job.id)
+        made.store.pause(job.id)
         made.until_state(job, JobState.PAUSED)
     else:
         assert worker.end(signal.SIGTERM) == 0
         assert made.store.get(job.id).state is JobState.QUEUED
     assert source(made) != before
-    asked = made.service.cancel(job.id)
+    asked = made.store.cancel(job.id)
     assert asked.state is JobState.CANCELLING
     if how == "drained":
         made.worker()
@@ -173,7 +173,7 @@ def test_a_failed_job_says_why_and_a_retry_goes_on(site: SiteFactory) -> None:
     assert codes[refused.id][0] is JobState.FAILED
     assert made.service.explain(made.store.get(unknown.id)).next_step
     made.simulator.add_machine(MachineSpec("none", DISKS))
-    made.service.retry(unknown.id)
+    made.store.retry(unknown.id)
     assert made.until_ended([unknown])[0].state is JobState.COMPLETED
     assert len(made.store.attempts(unknown.id)) == 2
 
@@ -220,7 +220,7 @@ def test_kill_9_at_random_moments_and_every_job_completes(site: SiteFactory) -> 
     assert source(made) == before
 
 
-def _finished(site: Site, jobs: list[Job]) -> dict[tuple[str, int], int]:
+def _finished(site: Site, jobs: list[JobRecord]) -> dict[tuple[str, int], int]:
     """How often each disk that is finished, by the run's record, was asked for so far. To be called while no worker
     lives."""
     return {
@@ -271,7 +271,7 @@ def test_a_cancel_does_not_wait_for_a_vcenter_that_hangs(site: SiteFactory, meth
     made.worker()
     (job,) = made.submit({"vm_path": "web-0"})
     made.until(lambda: bool(made.simulator.faults.applied.get(FaultKind.STALL)))
-    made.service.cancel(job.id)
+    made.store.cancel(job.id)
     asked = time.monotonic()
     (ended,) = made.until_ended([job])
     assert ended.state is JobState.CANCELLED
@@ -330,6 +330,6 @@ def test_a_password_that_is_sent_again_is_the_one_that_counts(site: SiteFactory)
     (ended,) = made.until_ended(made.submit({**allowed, "vcenter": {**server, "password": "wrong"}}))
     assert (ended.error or {})["code"] == "login_refused"
     made.submit({**allowed, "vcenter": {**server, "password": made.simulator.password}})
-    made.service.retry("again")
+    made.store.retry("again")
     (ended,) = made.until_ended([ended])
     assert ended.state is JobState.COMPLETED, made.told()

@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from hypersdk.jobs.claims import Claims, StaleAttempt
-from hypersdk.jobs.figures import list_workers
 from hypersdk.jobs.heartbeat import Heartbeat, declare_dead
+from hypersdk.jobs.statistics import list_workers
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 from hypersdk.state.tables import workers

@@ -11,7 +11,7 @@ import pytest
 
 from hypersdk.api.context import Services
 from hypersdk.errors import Refused, UsageError
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.migration.jobfile import JobDefinition
 from tests.support.services import endpoint_resolver, running_services
 
@@ -30,7 +30,7 @@ class Made:
         self.logins = endpoint_resolver(services, ENVIRON)
         self.output = str(folder / "exports" / "web")
 
-    def submit(self, more: str = "") -> Job:
+    def submit(self, more: str = "") -> JobRecord:
         """The job of a file with these lines added."""
         self.done = self.service.submit(f"vm_path: web\noutput_path: {self.output}\n{more}", None, None)
         assert self.done.rejected == (), self.done.rejected

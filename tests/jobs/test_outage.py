@@ -26,7 +26,7 @@ from hypersdk.jobs import worker
 from hypersdk.jobs.attempt import JobAttempt
 from hypersdk.jobs.claims import MOST_LOST, Claims
 from hypersdk.jobs.engine import Tables
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ENDED, JobEvent, JobState
 from hypersdk.jobs.store import JobStore
@@ -198,7 +198,7 @@ def nobody_says_running(made: Site) -> None:
         assert connection.execute(query).scalar_one() == 0
 
 
-def goes_on(made: Site, job: Job, since: float) -> bool:
+def goes_on(made: Site, job: JobRecord, since: float) -> bool:
     """It has ended, or bytes came after that moment of the database's clock."""
     now = made.store.get(job.id)
     return now.state in ENDED or (
@@ -228,7 +228,7 @@ def through(made: Site, outage: AbstractContextManager[None], lasts_s: float, *t
     took = time.monotonic() - began
     assert took < GOES_ON_S, made.told()
     if made.store.get(cancelled.id).state not in ENDED:
-        made.service.cancel(cancelled.id)
+        made.store.cancel(cancelled.id)
     ended = made.until_ended([ends, copies, cancelled])
     assert [job.state for job in ended[:2]] == [JobState.COMPLETED] * 2, made.told()
     assert ended[2].state in (JobState.CANCELLED, JobState.COMPLETED)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import JobState
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
@@ -23,7 +23,7 @@ def flags(text: str) -> list[str]:
     return [*FLAG.findall(own), *re.findall(r"hyper2kvm (?:export|cleanup|status)|same command", own)]
 
 
-def told(site: Site, job: Job) -> str:
+def told(site: Site, job: JobRecord) -> str:
     """All that a user is shown of the job's end, its log and its manifest included."""
     now = site.store.get(job.id)
     log = site.store.read_log(job.id)[0].decode()

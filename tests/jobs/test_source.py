@@ -42,17 +42,17 @@ def test_a_snapshot_that_stays_is_told_and_a_cancel_removes_it(site: SiteFactory
     assert permitted["cancel"].allowed
     assert permitted["delete"].code == "source_not_restored"
     with pytest.raises(JobStateError) as caught:
-        made.service.delete(failed.id)
+        made.store.delete(failed.id)
     assert caught.value.code == "source_not_restored"
     made.simulator.set_faults()
-    made.service.cancel(failed.id)
+    made.store.cancel(failed.id)
     (ended,) = made.until_ended([failed])
     assert (ended.state, ended.source_changes) == (JobState.COMPLETED, 0), made.told()
     assert ended.result is not None
     assert ended.result["restored"] is True
     assert source(made) == before
     assert_finished(made.root / RUNNING)
-    made.service.delete(failed.id)
+    made.store.delete(failed.id)
 
 
 def test_a_failed_job_is_cancelled_only_for_what_it_left(site: SiteFactory) -> None:
@@ -67,7 +67,7 @@ def test_a_failed_job_is_cancelled_only_for_what_it_left(site: SiteFactory) -> N
     assert len(failed.error["not_undone"]) == 1
     assert "hyperctl cancel ID" in failed.error["next_step"]
     made.simulator.set_faults()
-    made.service.cancel(failed.id)
+    made.store.cancel(failed.id)
     (ended,) = made.until_ended([failed])
     assert (ended.state, ended.source_changes) == (JobState.CANCELLED, 0), made.told()
     assert source(made) == before
@@ -76,7 +76,7 @@ def test_a_failed_job_is_cancelled_only_for_what_it_left(site: SiteFactory) -> N
     (again,) = made.until_ended(made.submit({"vm_path": "web-0"}))
     assert (again.state, again.source_changes) == (JobState.FAILED, 0)
     with pytest.raises(JobStateError, match="as it was found"):
-        made.service.cancel(again.id)
+        made.store.cancel(again.id)
 
 
 def test_what_is_known_of_a_source_outlives_the_retention(site: SiteFactory) -> None:
@@ -102,7 +102,7 @@ def test_the_snapshot_of_a_long_pause_is_removed_and_resume_begins_anew(site: Si
     worker = made.worker()
     job = made.submit({"vm_path": RUNNING})[0]
     made.copied(job, MiB)
-    made.service.pause(job.id)
+    made.store.pause(job.id)
     paused = made.until_state(job, JobState.PAUSED)
     assert paused.source_changes == 1
     assert source(made) != before
@@ -112,7 +112,7 @@ def test_the_snapshot_of_a_long_pause_is_removed_and_resume_begins_anew(site: Si
     made.until(lambda: made.store.get(job.id).source_changes == 0)
     assert made.until_state(job, JobState.PAUSED).attempt == 2
     assert source(made) == before
-    made.service.resume(job.id)
+    made.store.resume(job.id)
     made.until_ended([job])
     assert_exported(made, job, expected)
     assert source(made) == before
@@ -123,7 +123,7 @@ def test_a_source_that_does_not_answer_leaves_the_job_paused(site: SiteFactory) 
     worker = made.worker()
     job = made.submit({"vm_path": RUNNING})[0]
     made.copied(job, MiB)
-    made.service.pause(job.id)
+    made.store.pause(job.id)
     made.until_state(job, JobState.PAUSED)
     worker.end()
     made.simulator.set_faults(STUCK)
@@ -151,7 +151,7 @@ def test_what_a_failed_job_left_is_undone_later_by_itself(site: SiteFactory) -> 
     assert (now.state, now.error, now.attempt) == (JobState.FAILED, failed.error, failed.attempt)
     assert source(made) == before
     made.until(lambda: b"checking what is left" in made.store.read_log(failed.id)[0])  # written when all is done
-    made.service.retry(failed.id)
+    made.store.retry(failed.id)
     (ended,) = made.until_ended([failed])
     assert ended.state is JobState.COMPLETED, made.told()
 
@@ -198,15 +198,15 @@ def test_a_cancel_does_not_wait_for_a_place_in_the_queue(site: SiteFactory) -> N
     made.worker()
     paused = made.submit({"vm_path": RUNNING})[0]
     made.copied(paused, MiB // 2)
-    made.service.pause(paused.id)
+    made.store.pause(paused.id)
     made.until_state(paused, JobState.PAUSED)
     running = made.submit({"vm_path": "web-0"})[0]
     made.copied(running, MiB // 2)
-    made.service.cancel(paused.id)
+    made.store.cancel(paused.id)
     (ended,) = made.until_ended([paused], 20)
     assert (ended.state, ended.source_changes) == (JobState.CANCELLED, 0), made.told()
     assert made.store.get(running.id).state is JobState.RUNNING
-    made.service.cancel(running.id)
+    made.store.cancel(running.id)
     made.until_ended([running])
     assert source(made) == before
 
@@ -229,9 +229,9 @@ def test_what_is_gone_for_good_can_be_given_up(site: SiteFactory) -> None:
     (failed,) = made.until_ended(made.submit({"vm_path": RUNNING}))
     assert failed.source_changes == 1
     with pytest.raises(JobStateError, match="not undone"):
-        made.service.delete(failed.id)
+        made.store.delete(failed.id)
     changed = source(made)
-    made.service.delete(failed.id, give_up=True)
+    made.store.delete(failed.id, give_up=True)
     with pytest.raises(LookupFailed):
         made.store.get(failed.id)
     made.simulator.set_faults()

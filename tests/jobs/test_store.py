@@ -8,8 +8,8 @@ import pytest
 
 from hypersdk.errors import LookupFailed, UsageError
 from hypersdk.jobs.claims import Claim, Claims, StaleAttempt
-from hypersdk.jobs.figures import read_statistics
 from hypersdk.jobs.states import JobEvent, JobState, JobStateError
+from hypersdk.jobs.statistics import read_statistics
 from hypersdk.jobs.store import MAX_LOG_BYTES, Filter, JobStore
 from hypersdk.state.database import Database, DatabaseError
 from hypersdk.state.pages import ListConditions, PageRequest

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hypersdk.access.roles import Role
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import JobState
 from hypersdk.jobs.store import JobSnapshot
 from hypersdk.transfer.cancel import CancelToken
@@ -35,7 +35,7 @@ def snapshots(site: Site) -> list[str]:
         return [found.name for found in find_snapshots(session, "hypersdk-")]
 
 
-def with_snapshot(site: Site, method: str = "auto") -> Job:
+def with_snapshot(site: Site, method: str = "auto") -> JobRecord:
     """A job of a running machine that copies from its temporary snapshot."""
     (job,) = site.submit({"vm_path": RUNNING, "export_method": method})
     site.copied(job, MiB // 2)
@@ -103,7 +103,7 @@ def test_a_daemon_that_answers_says_which_are_its_jobs(site: SiteFactory) -> Non
     worker = made.worker()
     job = with_snapshot(made)
     (name,) = snapshots(made)
-    made.service.pause(job.id)
+    made.store.pause(job.id)
     made.until_state(job, JobState.PAUSED)
     worker.end()
     assert made.store.snapshots() == [
@@ -141,6 +141,6 @@ def test_a_job_whose_snapshot_is_removed_fails_with_its_code(method: str, site: 
     assert failed.error["code"] == "snapshot_gone", failed.error
     assert not (Path(job.target) / "artifact-manifest.json").exists()
     assert source(made) == before
-    made.service.retry(job.id)
+    made.store.retry(job.id)
     made.until_ended([job])
     assert_exported(made, job, expected)

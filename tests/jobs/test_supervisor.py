@@ -21,9 +21,10 @@ import pytest
 import sqlalchemy as sa
 
 from hypersdk.jobs import supervisor
+from hypersdk.jobs.liveness import LivenessReporter
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.signs import LivenessReporter
 from hypersdk.jobs.supervisor import PAUSE_FIRST_S, PAUSE_MAX_S, STEADY_S, Child
+from hypersdk.jobs.workerfault import WorkerFault
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.config import DiskSpec
 from hypersdk.state.database import Database
@@ -36,6 +37,7 @@ from tests.support.simulator import SimulatorFactory
 from tests.support.site import SEED, SMALL, fetches, machines
 
 FLAGS = ("--no-auth", "--export-root")
+DIES = WorkerFault("process_dies", exits=True)
 
 
 def until(true: object, timeout_s: float = 90) -> None:
@@ -64,7 +66,7 @@ def test_what_dies_at_once_is_started_again_after_a_growing_pause() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "trouble", "hopeless"),
+    ("said", "status", "code", "hopeless"),
     [
         ("failed database_damaged", 12, "database_damaged", True),
         ("failed database_newer", 12, "database_newer", True),
@@ -75,7 +77,7 @@ def test_what_dies_at_once_is_started_again_after_a_growing_pause() -> None:
     ],
 )
 def test_what_dies_again_and_again_is_told_with_its_reason_and_given_up_where_it_is_hopeless(
-    said: str, status: int, trouble: str, hopeless: bool
+    said: str, status: int, code: str, hopeless: bool
 ) -> None:
     now = [0.0]
     words = f"import sys; print({said!r}, flush=True); sys.exit({status})"
@@ -85,8 +87,8 @@ def test_what_dies_again_and_again_is_told_with_its_reason_and_given_up_where_it
         assert child.process is not None
         assert child.process.wait(60) == status
         child.look()
-        until(lambda: child.said == said.removeprefix("failed "))
-        assert child.trouble == (trouble if death >= supervisor.QUICK_DEATHS else None)
+        until(lambda: child.error_code == said.removeprefix("failed "))
+        assert child.fault == (WorkerFault(code, exits=True) if death >= supervisor.QUICK_DEATHS else None)
         assert child.is_hopeless == (hopeless and death >= supervisor.LAST_DEATHS)
         now[0] += PAUSE_MAX_S
         child.look()
@@ -94,22 +96,24 @@ def test_what_dies_again_and_again_is_told_with_its_reason_and_given_up_where_it
     assert child.process.wait(60) == status
 
 
-def test_a_part_that_stays_alive_is_no_trouble_any_more() -> None:
+def test_a_part_that_stays_alive_is_not_reported_any_more() -> None:
     now = [0.0]
-    child = Child("worker-0", ["/bin/sleep", "600"], 0, clock=lambda: now[0], deaths=supervisor.LAST_DEATHS, said="x")
+    child = Child(
+        "worker-0", ["/bin/sleep", "600"], 0, clock=lambda: now[0], deaths=supervisor.LAST_DEATHS, error_code="x"
+    )
     child.look()
     try:
-        assert child.trouble == "x"
+        assert child.fault == WorkerFault("x", exits=True)
         now[0] += STEADY_S
         child.look()
-        assert child.trouble is None
+        assert child.fault is None
     finally:
         child.signal(signal.SIGKILL)
         assert child.wait(now[0] + 30)
 
 
 @pytest.mark.parametrize("fell", [False, True])
-def test_a_part_that_could_not_start_is_no_trouble_any_more_once_it_does_its_work(fell: bool) -> None:
+def test_a_part_that_could_not_start_is_not_reported_any_more_once_it_does_its_work(fell: bool) -> None:
     """As a worker whose database was stopped for a minute; one that died after it was ready may do so again."""
     now = [0.0]
     dies = f"print({'ready' if fell else 'hello'!r}, flush=True); raise SystemExit(1)"
@@ -120,13 +124,13 @@ def test_a_part_that_could_not_start_is_no_trouble_any_more_once_it_does_its_wor
         until(child.heard.is_set)
         child.heard.clear()
         _died(child)
-    assert child.trouble == "process_dies"
+    assert child.fault == DIES
     child.command = [sys.executable, "-c", SPEAKS, "ready"]
     now[0] += PAUSE_MAX_S
     child.look()
     try:
         until(child.ready.is_set)
-        assert child.trouble == ("process_dies" if fell else None)
+        assert child.fault == (DIES if fell else None)
     finally:
         child.signal(signal.SIGKILL)
         assert child.wait(now[0] + 30)
@@ -134,28 +138,28 @@ def test_a_part_that_could_not_start_is_no_trouble_any_more_once_it_does_its_wor
 
 def test_what_keeps_a_part_that_lives_from_its_work_is_known_until_it_can_work_again() -> None:
     reading, writing = os.pipe()
-    signs = LivenessReporter(writing)
+    liveness = LivenessReporter(writing)
     with os.fdopen(reading, "rb") as said, os.fdopen(writing, "wb"):
         told = []
         for kept in ("", "database_full", "", ""):
-            signs.alive(kept)
+            liveness.alive(kept)
             told.append(os.read(said.fileno(), 100) if select.select([said], [], [], 0.2)[0] else b"")
-    assert told == [b"alive\n", b"kept database_full\n", b"alive\n", b""], "a change is told at once"
+    assert told == [b"alive\n", b"blocked database_full\n", b"alive\n", b""], "a change is told at once"
     for lines, kept in ((told[:2], "database_full"), (told, "")):
         child = Child("worker-0", [sys.executable, "-c", SPEAKS, *(line.decode().strip() for line in lines if line)], 0)
         child.look()
         try:
             until(partial(_says, child, kept))
-            assert child.trouble is None
+            assert child.fault == (WorkerFault(kept, exits=False) if kept else None)
         finally:
             child.signal(signal.SIGKILL)
             assert child.wait(time.monotonic() + 30)
         child.look()
-        assert child.kept == "", "one that is dead is kept from nothing"
+        assert child.blocked_by == "", "one that is dead is kept from nothing"
 
 
 def _says(child: Child, kept: str) -> bool:
-    return child.heard.is_set() and child.kept == kept
+    return child.heard.is_set() and child.blocked_by == kept
 
 
 @pytest.mark.slow
@@ -278,7 +282,7 @@ def test_what_is_silent_for_too_long_is_killed_and_started_again(
         now[0] += 1
         child.look()
         assert child.hung
-        assert "api gave no sign of life" in caplog.text
+        assert "api reported nothing" in caplog.text
         assert first.wait(30) == -signal.SIGKILL
         child.look()
         assert (child.hung, child.process, child.ready.is_set()) == (False, None, False)
@@ -368,8 +372,8 @@ def test_a_stopped_part_is_noticed_and_a_busy_worker_is_left_alone(simulator: Si
         os.kill(first["worker:0"], signal.SIGSTOP)
         until(lambda: children_of(process.pid).get("worker:0", first["worker:0"]) != first["worker:0"])
     log = (tmp_path / "log").read_text()
-    assert log.count("gave no sign of life") == 2
-    assert "api gave no sign of life" in log
+    assert log.count("reported nothing for") == 2
+    assert "api reported nothing" in log
 
 
 @pytest.mark.slow

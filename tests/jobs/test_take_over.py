@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import JobState
 from hypersdk.units import MiB
 from tests.support.exportchecks import expected_raw
@@ -62,7 +62,7 @@ def first_of(site: Site, host: str) -> str:
     return (site.folder / host / "workers" / "0.id").read_text().split()[0]
 
 
-def _has(site: Site, job: Job, worker_id: str) -> bool:
+def _has(site: Site, job: JobRecord, worker_id: str) -> bool:
     now = site.store.get(job.id)
     return now.worker_id == worker_id and now.progress["bytes_downloaded"] > MiB
 
@@ -109,7 +109,7 @@ def test_a_job_whose_worker_sleeps_is_cancelled_by_another(site: SiteFactory) ->
     job = made.submit({"vm_path": "web-1"})[0]
     made.copied(job, MiB)
     stale.send(signal.SIGSTOP)
-    made.service.cancel(job.id)
+    made.store.cancel(job.id)
     made.worker("two")
     (ended,) = made.until_ended([job])
     assert ended.state is JobState.CANCELLED, made.told()

@@ -73,7 +73,7 @@ def test_a_job_whose_folder_is_taken_away_fails_with_a_code_and_goes_on(
         moved_place(folder).rename(folder)
     elif act is not removed:
         removed(folder)
-    made.service.retry(job.id)
+    made.store.retry(job.id)
     assert hand.attempt(job).run() is JobState.COMPLETED, made.told()
     assert_exported(made, job, expected)
     assert source(made) == before
@@ -116,12 +116,12 @@ def test_another_run_in_the_folder_of_a_failed_job_is_not_taken_for_an_earlier_a
         assert hand.attempt(job).run() is JobState.FAILED
     folder.mkdir()
     (folder / "theirs.qcow2.partial").write_bytes(b"theirs")
-    made.service.retry(job.id)
+    made.store.retry(job.id)
     with locked_folder(folder, owner=owner):
         assert hand.attempt(job).run() is JobState.FAILED
         assert (made.store.get(job.id).error or {})["code"] == "run_active"
         assert sorted(path.name for path in folder.iterdir()) == [LOCK_FILE, "theirs.qcow2.partial"]
-    made.service.retry(job.id)
+    made.store.retry(job.id)
     assert hand.attempt(job).run() is JobState.COMPLETED, made.told()
     (folder / "theirs.qcow2.partial").unlink()
     assert_exported(made, job, expected)

@@ -103,7 +103,7 @@ def test_an_attempt_that_kills_its_worker_every_time_is_given_up_with_a_code(sit
     assert ended.error is not None
     assert ended.error["code"] == "attempts_exhausted"
     assert "hyperctl retry" in made.service.explain(ended).next_step
-    made.service.retry(job.id)
+    made.store.retry(job.id)
     assert made.until_ended([job])[0].state is JobState.COMPLETED, made.told()
     assert source(made) == before
 

@@ -28,7 +28,7 @@ from hypersdk.api.context import Services
 from hypersdk.api.server import ConnectionLimiter, HTTPServer
 from hypersdk.jobs.claims import Claims
 from hypersdk.jobs.heartbeat import Heartbeat
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.store import JobStore
 from hypersdk.state.database import Database
 from tests.support.jobrecords import new_job
@@ -73,7 +73,7 @@ class Api:
         self._clients.append(client)
         return client
 
-    def add_job(self, **more: Any) -> Job:
+    def add_job(self, **more: Any) -> JobRecord:
         """A queued job, straight into the database."""
         number = next(self._numbers)
         root = self.services.service.roots.roots[0]

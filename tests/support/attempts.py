@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypersdk.jobs.attempt import JobAttempt
 from hypersdk.jobs.claims import Claims
 from hypersdk.jobs.kinds.base import WorkerContext
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.transfer.cancel import CancelToken
 from tests.support.services import endpoint_resolver
@@ -34,7 +34,7 @@ class Hand:
             lambda _: True,
         )
 
-    def attempt(self, job: Job) -> JobAttempt:
+    def attempt(self, job: JobRecord) -> JobAttempt:
         """The one that is due."""
         claim = self.context.claims.claim(job.id, self.site.store.get(job.id).attempt)
         assert claim is not None

@@ -19,7 +19,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.api.process import open_services
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.settings import DaemonSettings, load_settings
 from hypersdk.jobs.states import ENDED, JobState
 from hypersdk.jobs.store import Filter
@@ -143,7 +143,7 @@ class Site:
         self.started.append(started)
         return started
 
-    def submit(self, *definitions: dict[str, Any]) -> list[Job]:
+    def submit(self, *definitions: dict[str, Any]) -> list[JobRecord]:
         """Jobs from definitions; ``output_path`` is below the root, by the machine's name, where it is not given."""
         jobs = [{"output_path": str(self.root / one["vm_path"]), "format": "qcow2", **one} for one in definitions]
         submission = self.service.submit(json.dumps(jobs), "application/json", None)
@@ -163,7 +163,7 @@ class Site:
         events = self.store.events_since(revision)
         return [event.id for event in events if (event.topic, event.event) == ("jobs", "removed")]
 
-    def copied(self, job: Job, count: int, disk: int | None = None) -> None:
+    def copied(self, job: JobRecord, count: int, disk: int | None = None) -> None:
         """Waits until so many bytes of the job, or of one of its disks, have come."""
 
         def there() -> bool:
@@ -176,7 +176,7 @@ class Site:
 
         self.until(there)
 
-    def records(self, job: Job) -> list[dict[str, Any]]:
+    def records(self, job: JobRecord) -> list[dict[str, Any]]:
         """The disks of the job's run, as they are written down; none where there is no run."""
         with self.database.read() as connection:
             text = connection.execute(sa.select(runs.c.record).where(runs.c.job_id == job.id)).scalar_one_or_none()
@@ -187,12 +187,12 @@ class Site:
         with closing(sqlite3.connect(self.folder / "db" / "engine.sqlite3", timeout=30)) as engine, engine:
             return list(engine.execute(query, values))
 
-    def until_ended(self, jobs: Collection[Job], timeout_s: float = WAIT_S) -> list[Job]:
+    def until_ended(self, jobs: Collection[JobRecord], timeout_s: float = WAIT_S) -> list[JobRecord]:
         """All of ``jobs`` once they have ended."""
         self.until(lambda: all(self.store.get(job.id).state in ENDED for job in jobs), timeout_s)
         return [self.store.get(job.id) for job in jobs]
 
-    def until_state(self, job: Job, state: JobState, timeout_s: float = WAIT_S) -> Job:
+    def until_state(self, job: JobRecord, state: JobState, timeout_s: float = WAIT_S) -> JobRecord:
         """``job`` once it is in that state."""
         self.until(lambda: self.store.get(job.id).state is state, timeout_s)
         return self.store.get(job.id)
@@ -232,7 +232,7 @@ def source(site: Site) -> dict[str, object]:
     return site.simulator.state()
 
 
-def assert_exported(site: Site, job: Job, expected: list[Path]) -> None:
+def assert_exported(site: Site, job: JobRecord, expected: list[Path]) -> None:
     """It is completed, and its images hold what they must, told digests included."""
     now = site.store.get(job.id)
     assert now.state is JobState.COMPLETED, f"{now.error} {site.told()}"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hypersdk.access.faults import FORBIDDEN
 from hypersdk.access.roles import ACTIONS, Role
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import ENDED, JOB_STATE, SOURCE_CHANGED_STILL, JobEvent, JobState, before
 from hypersdk.jobs.store import Filter
 
@@ -39,7 +39,7 @@ _STATES: dict[str, tuple[frozenset[JobState], str]] = {
 _FAILED: Final = frozenset({JobState.FAILED})
 
 
-def job_permissions(job: Job, role: Role | None) -> dict[str, AllowedActionView]:
+def job_permissions(job: JobRecord, role: Role | None) -> dict[str, AllowedActionView]:
     """By action."""
     return {action: _permission(action, job, role) for action in _STATES}
 
@@ -61,7 +61,7 @@ def acted_on(which: Filter, action: str) -> list[Filter]:
     ]
 
 
-def _permission(action: str, job: Job, role: Role | None) -> AllowedActionView:
+def _permission(action: str, job: JobRecord, role: Role | None) -> AllowedActionView:
     needed = ACTIONS[f"jobs.{action}"]
     if role is None or not role.allows(needed):
         have = f"; you have {role}" if role else ""

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hypersdk.errors import LookupFailed, Refused, TargetError, UsageError, register
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.units import KiB
 
@@ -61,7 +61,7 @@ class Artifact:
     sha256: str | None
 
 
-def artifacts_of(job: Job) -> list[Artifact]:
+def artifacts_of(job: JobRecord) -> list[Artifact]:
     """By the job's result; empty until it is completed."""
     if job.result is None or not job.result.get("success"):
         return []
@@ -92,7 +92,7 @@ class OpenArtifact:
         os.close(self.descriptor)
 
 
-def open_artifact(job: Job, name: str, roots: ExportRoots) -> OpenArtifact:
+def open_artifact(job: JobRecord, name: str, roots: ExportRoots) -> OpenArtifact:
     """Raises LookupFailed ``artifact_unknown``, Refused ``artifact_elsewhere``."""
     if name not in {one.name for one in artifacts_of(job)} or "/" in name or name in ("", ".", ".."):
         raise _unknown(job, name)
@@ -116,7 +116,7 @@ def open_artifact(job: Job, name: str, roots: ExportRoots) -> OpenArtifact:
     return OpenArtifact(descriptor, name, facts.st_size, f'"{facts.st_ino:x}-{facts.st_size:x}-{facts.st_mtime_ns:x}"')
 
 
-def _unknown(job: Job, name: str) -> LookupFailed:
+def _unknown(job: JobRecord, name: str) -> LookupFailed:
     shown = name[:200].encode("ascii", "backslashreplace").decode()
     return LookupFailed(f"job '{job.id}' has no file '{shown}'", code=ARTIFACT_UNKNOWN)
 

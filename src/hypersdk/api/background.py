@@ -11,7 +11,7 @@ from typing import Final
 from starlette.concurrency import run_in_threadpool
 
 from hypersdk.api.feed import Feed
-from hypersdk.jobs.figures import read_statistics, take_sample
+from hypersdk.jobs.statistics import read_statistics, take_sample
 from hypersdk.state.database import Database, DatabaseError
 
 LOG: Final = logging.getLogger(__name__)

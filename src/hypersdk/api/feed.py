@@ -31,7 +31,7 @@ from starlette.types import Receive, Send
 from hypersdk.api.times import now_rfc3339
 from hypersdk.api.views import JobView, progress_view
 from hypersdk.errors import HyperSDKError, register
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.transition import TOPIC
 from hypersdk.state.database import DatabaseError
@@ -143,7 +143,7 @@ class _Changes:
     """The result of one poll, one transaction per table."""
 
     revision: int
-    jobs: list[Job]
+    jobs: list[JobRecord]
     endpoints: list[tuple[int, str, Mapping[str, Any]]]
     events: list[Event]
     restored: bool = False
@@ -363,7 +363,7 @@ class Feed:
                 yield event("ping", {"revision": place, "timestamp": now_rfc3339()}, place)
 
 
-def _job_entries(job: Job, *, own: bool) -> Iterator[FeedEntry]:
+def _job_entries(job: JobRecord, *, own: bool) -> Iterator[FeedEntry]:
     """The job's own change, when anything but its progress changed, and that of its progress."""
     if own:
         yield FeedEntry(

@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hypersdk import __version__
-from hypersdk.jobs.figures import Statistics, quantile, read_statistics
+from hypersdk.jobs.statistics import Statistics, quantile, read_statistics
 from hypersdk.state.database import Database, DatabaseError
 
 LOG: Final = logging.getLogger(__name__)

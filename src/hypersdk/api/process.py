@@ -21,7 +21,7 @@ from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.service import JobService
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
-from hypersdk.jobs.troubles import Troubles
+from hypersdk.jobs.workerfault import SharedFault
 from hypersdk.state.database import Database
 
 LOG: Final = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
         if (path := access.first_start(settings.state_dir)) is not None:
             LOG.info("first start: the administrator's token is in %s", path)
         endpoints, store = EndpointStore(database, vault), JobStore(database)
-        roots, troubles = ExportRoots(settings.roots), Troubles.inherited(os.environ)
-        service = JobService(store, vault, endpoints, settings, roots, environ, troubles=troubles)
+        roots, shared_fault = ExportRoots(settings.roots), SharedFault.inherited(os.environ)
+        service = JobService(store, vault, endpoints, settings, roots, environ, shared_fault)
         feed = Feed(store)
         metrics = Metrics(database, feed, take_over_s=settings.take_over_s)
         yield Services(

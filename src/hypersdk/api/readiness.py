@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.jobs.enginecopy import engine_fault_of, engine_file
-from hypersdk.jobs.figures import workers_alive
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import NO_WORKER
-from hypersdk.jobs.troubles import Troubles
+from hypersdk.jobs.statistics import workers_alive
+from hypersdk.jobs.workerfault import SharedFault
 from hypersdk.state.database import DATABASE_NEWER, PROBE_WAIT_S, Database, DatabaseError, connect_sqlite
 from hypersdk.state.faults import DATABASE_DOWN
 
@@ -36,14 +36,13 @@ class ReadinessCheck:
 
 
 class Readiness:
-    """Thread-safe. ``troubles`` is what the parent of this process says of workers that do not stay alive or cannot
-    work."""
+    """Thread-safe. ``shared_fault`` is what the supervisor reports of workers that do not stay alive or cannot work."""
 
     def __init__(
         self,
         database: Database,
         settings: DaemonSettings,
-        troubles: Troubles,
+        shared_fault: SharedFault,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -51,7 +50,7 @@ class Readiness:
         self._needs_worker = "worker" in settings.roles
         self._take_over_s = settings.take_over_s
         self._engine = engine_file(settings) if self._needs_worker else None
-        self._troubles = troubles
+        self._shared_fault = shared_fault
         self._clock = clock
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "readiness")
@@ -91,9 +90,9 @@ class Readiness:
             "schema": ReadinessCheck() if current else ReadinessCheck("not the one of this version", DATABASE_NEWER),
             "workers": ReadinessCheck() if alive else ReadinessCheck("none is alive", NO_WORKER),
         }
-        if trouble := self._troubles.read():
-            word = "one ends each time that it starts" if trouble.ends else "one cannot do its work"
-            checks["workers"] = ReadinessCheck(word, trouble.code)
+        if worker_fault := self._shared_fault.read():
+            word = "one exits each time that it starts" if worker_fault.exits else "one cannot do its work"
+            checks["workers"] = ReadinessCheck(word, worker_fault.code)
         if self._engine is not None and (found := _look_at_engine(self._engine)).code is not None:
             checks["engine"] = found
         return checks

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from hypersdk.access.records import ApiToken, AuditEntry, EndpointInfo, User
 from hypersdk.api.responses import Remedies
 from hypersdk.api.times import rfc3339
-from hypersdk.jobs.records import Attempt, Job, JobColumns, StepColumns, WorkerInfo
+from hypersdk.jobs.records import Attempt, JobColumns, JobRecord, StepColumns, WorkerInfo
 from hypersdk.model import DiskProgress, ExportProgress, derived_fields, job_object, json_fields
 from hypersdk.resource import ListRecord, Named, shown_fields
 from hypersdk.state.pages import PageResult
@@ -168,7 +168,7 @@ class AuditEntryView(View):
     """One entry of the audit trail."""
 
 
-def progress_view(job: Job) -> ProgressView:
+def progress_view(job: JobRecord) -> ProgressView:
     """The progress as last stored by the worker."""
     return cast(ProgressView, ProgressView.model_validate(job.progress))
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from hypersdk.errors import Cancelled, register
 from hypersdk.jobs import steps
 from hypersdk.jobs.locks import conflicting_job
-from hypersdk.jobs.records import Job, Step
+from hypersdk.jobs.records import JobRecord, Step
 from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import ATTEMPT_LOST, HELD, UNDOING, JobEvent, JobState, StepState, after
 from hypersdk.jobs.steps import read_steps
@@ -49,7 +49,7 @@ MANY: Final = 1_000_000
 LOST: Final = "lost"
 """Outcome of an attempt whose worker found that it does not have it."""
 MOST_LOST: Final = 100
-TIDY_EVERY_S: Final = 3600.0
+CLEANUP_EVERY_S: Final = 3600.0
 LOOKED_AT: Final = 100
 
 
@@ -67,7 +67,7 @@ class StaleAttempt(Cancelled):
 class Claim:
     """A job that this worker has. ``epoch`` is the fence."""
 
-    job: Job
+    job: JobRecord
     epoch: int
 
 
@@ -135,7 +135,7 @@ class Claims:
         with self.database.read() as connection:
             return [(job_id, attempt) for job_id, attempt in connection.execute(query)]
 
-    def tidy_due(self, root_ids: Sequence[str], limit: int) -> list[tuple[str, bool]]:
+    def cleanup_due(self, root_ids: Sequence[str], limit: int) -> list[tuple[str, bool]]:
         """Jobs below these roots that nobody works on, whose source is not as it was found, and that were left alone
         for an hour: failed ones, and those that wait in the queue with a snapshot that is too old to be kept. With
         each, whether its files are published."""
@@ -147,7 +147,7 @@ class Claims:
                 .where(
                     jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value]),
                     jobs.c.source_changes > 0,
-                    jobs.c.updated_at < now - TIDY_EVERY_S,
+                    jobs.c.updated_at < now - CLEANUP_EVERY_S,
                     jobs.c.root_id.in_(root_ids),
                 )
                 .order_by(jobs.c.updated_at)
@@ -163,7 +163,7 @@ class Claims:
         with self.database.write() as connection:
             now = self.database.now(connection)
             idle = jobs.c.state.in_([JobState.FAILED.value, JobState.QUEUED.value])
-            job = lock(connection, jobs.c.id == job_id, idle, jobs.c.updated_at < now - TIDY_EVERY_S)
+            job = lock(connection, jobs.c.id == job_id, idle, jobs.c.updated_at < now - CLEANUP_EVERY_S)
             if job is None:
                 return None
             epoch = job.epoch + 1

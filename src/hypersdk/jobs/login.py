@@ -10,7 +10,7 @@ from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.kinds.vsphere import VSPHERE, connection_to
 from hypersdk.access.vault import Vault
 from hypersdk.errors import ConnectError, Refused, UsageError, register
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
 from hypersdk.migration.jobfile import JobDefinition
@@ -36,7 +36,7 @@ class EndpointResolver:
     settings: DaemonSettings
     environ: Mapping[str, str]
 
-    def endpoint_for(self, job: Job, definition: JobDefinition) -> Endpoint:
+    def endpoint_for(self, job: JobRecord, definition: JobDefinition) -> Endpoint:
         """Where ``job`` is to log in. Raises UsageError, LookupFailed, Refused or AccessError."""
         endpoint = self._found(job, definition)
         if (site := f"{endpoint.host}:{endpoint.port}") != job.site:
@@ -45,7 +45,7 @@ class EndpointResolver:
             )
         return endpoint
 
-    def _found(self, job: Job, definition: JobDefinition) -> Endpoint:
+    def _found(self, job: JobRecord, definition: JobDefinition) -> Endpoint:
         own = definition.endpoint
         if job.endpoint_id is not None and own.url is None:
             stored = connection_to(self.endpoints.login_of(job.endpoint_id, kind=VSPHERE))

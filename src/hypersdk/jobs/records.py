@@ -99,7 +99,7 @@ class JobColumns(ListRecord):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job(JobColumns):
+class JobRecord(JobColumns):
     """A row of the database. ``definition`` holds no secret; ``error`` has code, message, cause, next_step."""
 
     state: JobState
@@ -140,7 +140,7 @@ class WorkerInfo(ListRecord):
 
 
 PERCENT: Final = Named("percent", float, ListColumn("How much of the job is done", bounds=(0, 100), digits=1))
-JOBS: Final = Resource("jobs", Job, key="number", sort="-number", more=(PERCENT,))
+JOBS: Final = Resource("jobs", JobRecord, key="number", sort="-number", more=(PERCENT,))
 STEPS: Final = Resource("steps", Step, key="position", sort="position")
 ATTEMPTS: Final = Resource("attempts", Attempt, key="epoch", sort="epoch")
 WORKERS: Final = Resource("workers", WorkerInfo, key="id", sort="state")

@@ -10,17 +10,17 @@ from typing import Any, Final
 from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.errors import CODES, CodeInfo, HyperSDKError, LookupFailed, UsageError, register
-from hypersdk.jobs.figures import workers_alive
 from hypersdk.jobs.kinds import kind_of
 from hypersdk.jobs.kinds.base import SubmitContext
 from hypersdk.jobs.kinds.export import Export
-from hypersdk.jobs.records import MAX_PRIORITY, Attempt, Job, NewJob
+from hypersdk.jobs.records import MAX_PRIORITY, Attempt, JobRecord, NewJob
 from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import ENDED, HELD, NO_WORKER, SOURCE_CHANGED_STILL, UNDOING, JobState, JobStateError
+from hypersdk.jobs.statistics import workers_alive
 from hypersdk.jobs.store import JobStore
-from hypersdk.jobs.troubles import NO_TROUBLES, PROCESS_DIES, Troubles
+from hypersdk.jobs.workerfault import PROCESS_DIES, SharedFault
 from hypersdk.migration.jobfile import fields_of, load_documents
 from hypersdk.remedies import Advice, Look, Resume, StartWorker, as_json
 
@@ -46,7 +46,7 @@ class RejectedJob:
 class SubmitResult:
     """What became of a job file. ``warnings`` are about what was accepted and has no effect."""
 
-    accepted: tuple[Job, ...]
+    accepted: tuple[JobRecord, ...]
     rejected: tuple[RejectedJob, ...]
     warnings: tuple[str, ...]
 
@@ -81,8 +81,7 @@ class JobService:
         settings: DaemonSettings,
         roots: ExportRoots,
         environ: Mapping[str, str],
-        *,
-        troubles: Troubles = NO_TROUBLES,
+        shared_fault: SharedFault,
     ) -> None:
         self.store: Final = store
         self._vault = vault
@@ -90,7 +89,7 @@ class JobService:
         self._settings = settings
         self.roots: Final = roots
         self._environ = environ
-        self._troubles = troubles
+        self._shared_fault = shared_fault
 
     def submit(
         self,
@@ -128,7 +127,7 @@ class JobService:
                 wanted.append((number, new, warned))
             except HyperSDKError as error:
                 rejected.append(RejectedJob(number, error))
-        accepted: list[Job] = []
+        accepted: list[JobRecord] = []
         warnings: list[str] = []
         for (number, _, warned), found in zip(
             wanted, self.store.submit_all([new for _, new, _ in wanted]), strict=True
@@ -138,28 +137,21 @@ class JobService:
             else:
                 accepted.append(found[0])
                 warnings += warned
-        return SubmitResult(tuple(accepted), tuple(sorted(rejected, key=lambda one: one.number)), tuple(warnings))
+        return SubmitResult(tuple(accepted), tuple(sorted(rejected, key=lambda job: job.number)), tuple(warnings))
 
-    def explain(self, job: Job) -> JobExplanation:
-        """Why the job is as it is."""
+    def explain(self, job: JobRecord) -> JobExplanation:
+        """Why the job is in its state."""
         history = tuple(self.store.attempts(job.id))
-        if job.state not in ENDED and (fault := self.store.database.writable()) is not None:
-            message = f"'{job.name}' is {job.state}, as far as it could be written down: {fault.message}"
+        database = self.store.database
+        if job.state not in ENDED and (fault := database.writable()) is not None:
+            message = f"'{job.name}' is {job.state}, as far as it could be stored: {fault.message}"
             return JobExplanation.of(fault.code, message, fault, history)
-        if (
-            job.state in (JobState.QUEUED, *HELD)
-            and self.store.database.is_sqlite
-            and (trouble := self._troubles.read())
-        ):
-            # There is one host, so it concerns every job. A code of the worker's may be one that this process does not
-            # know.
-            met = CODES.get(trouble.code, CODES[PROCESS_DIES])
-            message = (
-                f"'{job.name}' is {job.state}; a worker"
-                f" {'ends each time that it starts' if trouble.ends else 'cannot do its work'}"
-            )
-            return JobExplanation.of(trouble.code, message, met, history)
-        error = job.error or (history[-1].error if history and job.state not in (JobState.COMPLETED,) else None)
+        if job.state in (JobState.QUEUED, *HELD) and database.is_sqlite and (worker := self._shared_fault.read()):
+            # There is one host, so it concerns every job. The worker may report a code that this process does not know.
+            known = CODES.get(worker.code, CODES[PROCESS_DIES])
+            problem = "exits each time that it starts" if worker.exits else "cannot do its work"
+            return JobExplanation.of(worker.code, f"'{job.name}' is {job.state}; a worker {problem}", known, history)
+        error = job.error or (history[-1].error if history else None)
         if error and job.state in (JobState.FAILED, JobState.CANCELLED, JobState.QUEUED):
             message, step, remedies = str(error["message"]), str(error["next_step"]), list(error.get("remedies", ()))
             if job.source_changes and job.state is JobState.FAILED:
@@ -171,7 +163,7 @@ class JobService:
         info = CODES.get(code) if code in (job.waiting, NO_WORKER) else None
         return JobExplanation.of(code, message, info or _SITUATIONS.get(code, _SITUATIONS[job.state.value]), history)
 
-    def _situation(self, job: Job) -> tuple[str, str]:
+    def _situation(self, job: JobRecord) -> tuple[str, str]:
         if job.state not in (*ENDED, JobState.PAUSED) and not workers_alive(
             self.store.database, take_over_s=self._settings.take_over_s
         ):
@@ -183,31 +175,8 @@ class JobService:
         if job.progress.get("stalled"):
             return "stalled", str(job.progress["stalled"])
         notes = [job.progress.get("note"), *(disk.get("note") for disk in job.progress.get("disks", ()))]
-        note = next((str(one) for one in notes if one), "")
+        note = next((str(note) for note in notes if note), "")
         return job.state.value, f"'{job.name}' is {job.state}" + (f": {note}" if note else "")
-
-    # Asking: the row is changed here, the worker that has the job sees it within half a second, the dispatcher within
-    # one
-
-    def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
-        """See JobStore.cancel."""
-        return self.store.cancel(job_id, keep_partial=keep_partial)
-
-    def pause(self, job_id: str) -> Job:
-        """See JobStore.pause."""
-        return self.store.pause(job_id)
-
-    def resume(self, job_id: str) -> Job:
-        """See JobStore.resume."""
-        return self.store.resume(job_id)
-
-    def retry(self, job_id: str, *, discard: bool = False) -> Job:
-        """See JobStore.retry."""
-        return self.store.retry(job_id, discard=discard)
-
-    def delete(self, job_id: str, *, give_up: bool = False) -> None:
-        """See JobStore.delete."""
-        self.store.delete(job_id, give_up=give_up)
 
     def each(self, job_ids: Sequence[str], act: Callable[[JobStore, str], Any]) -> dict[str, HyperSDKError | None]:
         """``act`` on each job, some hundred in one transaction; its error, or None. Raises DatabaseError, and then the

@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.errors import LookupFailed, UsageError, register
-from hypersdk.jobs.records import ATTEMPTS, EMPTY_PROGRESS, JOBS, Attempt, Job, NewJob
+from hypersdk.jobs.records import ATTEMPTS, EMPTY_PROGRESS, JOBS, Attempt, JobRecord, NewJob
 from hypersdk.jobs.states import ENDED, LEGACY_STATUS, SOURCE_CHANGED_STILL, JobEvent, JobState, JobStateError
 from hypersdk.jobs.steps import add_steps, read_steps
 from hypersdk.jobs.transition import SUBMITTED, TOPIC, change, transition
@@ -124,7 +124,7 @@ class JobStore:
 
     # Submit
 
-    def submit(self, new: NewJob) -> tuple[Job, bool]:
+    def submit(self, new: NewJob) -> tuple[JobRecord, bool]:
         """Writes a job down; True when it is new. The same id with the same definition is the job that is there.
 
         Raises UsageError ``job_exists``. The engine hears of it afterwards, by the dispatcher of any worker.
@@ -134,7 +134,7 @@ class JobStore:
             raise found
         return found
 
-    def submit_all(self, wanted: Sequence[NewJob]) -> list[tuple[Job, bool] | UsageError]:
+    def submit_all(self, wanted: Sequence[NewJob]) -> list[tuple[JobRecord, bool] | UsageError]:
         """The same for many, in one transaction; for each, in their order, what ``submit`` would return or raise."""
         with self.database.write() as connection:
             self.database.serialize(connection, "submit")  # an id that two ask for at once
@@ -156,7 +156,7 @@ class JobStore:
             )
             there = _by_id(connection, [job_id for job_id in ids if job_id is not None])
         made = {job_id for job_id, _ in fresh}
-        found: list[tuple[Job, bool] | UsageError] = []
+        found: list[tuple[JobRecord, bool] | UsageError] = []
         for taken, new in zip(ids, wanted, strict=True):
             if taken is None:
                 found.append(UsageError(f"job '{new.id}' exists with another definition", code=JOB_EXISTS, id=new.id))
@@ -224,12 +224,12 @@ class JobStore:
 
     # Look
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str) -> JobRecord:
         """Raises LookupFailed ``job_unknown``."""
         with self.database.read() as connection:
             return _get(connection, job_id)
 
-    def page(self, which: Filter, part: PageRequest = NEWEST, *, after: int | None = None) -> PageResult[Job]:
+    def page(self, which: Filter, part: PageRequest = NEWEST, *, after: int | None = None) -> PageResult[JobRecord]:
         """Part of the list. ``after`` continues a list in order of submit behind that ``number``, whatever came or went
         meanwhile.
 
@@ -244,7 +244,7 @@ class JobStore:
             found = JOB_LIST.page(connection, JOB_LIST.select(), which.conditions(), part, beyond=beyond)
             return replace(found, rows=tuple(_with_steps(connection, found.rows)))
 
-    def newest(self, which: Filter, limit: int) -> tuple[Sequence[Job], int]:
+    def newest(self, which: Filter, limit: int) -> tuple[Sequence[JobRecord], int]:
         """Up to ``limit`` jobs of a filter, newest first, and how many there are; without facets and steps, in one
         look."""
         conditions = which.conditions()
@@ -271,7 +271,7 @@ class JobStore:
                 connection.execute(sa.select(jobs.c.id).where(*which.conditions()).order_by(jobs.c.number)).scalars()
             )
 
-    def changed_since(self, revision: int, *, limit: int = 1000) -> list[Job]:
+    def changed_since(self, revision: int, *, limit: int = 1000) -> list[JobRecord]:
         """Jobs that changed after ``revision``, in the order of their last change."""
         query = JOB_LIST.select().where(jobs.c.revision > revision).order_by(jobs.c.revision).limit(limit)
         with self.database.read() as connection:
@@ -328,7 +328,7 @@ class JobStore:
 
     # Ask
 
-    def cancel(self, job_id: str, *, keep_partial: bool = False) -> Job:
+    def cancel(self, job_id: str, *, keep_partial: bool = False) -> JobRecord:
         """Asks for the job's end. One that no worker ever had is cancelled at once; any other once its source is as it
         was found. A failed job can be cancelled where something at its source is not undone.
 
@@ -350,14 +350,14 @@ class JobStore:
                 transition(self.database, connection, job, JobEvent.CANCEL, keep_partial=keep_partial)
             return _get(connection, job_id)
 
-    def pause(self, job_id: str) -> Job:
+    def pause(self, job_id: str) -> JobRecord:
         """Asks for a stop at the next checkpoint. Asking again is no error. Raises as ``cancel``."""
         with self._asking(job_id) as (connection, job):
             if job.state not in (JobState.PAUSED, JobState.PAUSING):
                 transition(self.database, connection, job, JobEvent.PAUSE)
             return _get(connection, job_id)
 
-    def resume(self, job_id: str) -> Job:
+    def resume(self, job_id: str) -> JobRecord:
         """Puts a paused job back into the queue. Raises as ``cancel``."""
         with self._asking(job_id) as (connection, job):
             transition(self.database, connection, job, JobEvent.RESUME)
@@ -370,7 +370,7 @@ class JobStore:
             if job.state is JobState.PAUSED:
                 transition(self.database, connection, job, JobEvent.EXPIRE)
 
-    def retry(self, job_id: str, *, discard: bool = False) -> Job:
+    def retry(self, job_id: str, *, discard: bool = False) -> JobRecord:
         """Puts a failed or cancelled job back into the queue: from its last checkpoint, or anew with ``discard``.
         Raises as ``cancel``."""
         with self._asking(job_id) as (connection, job):
@@ -401,7 +401,7 @@ class JobStore:
         connection.execute(sa.delete(jobs).where(jobs.c.id.in_(job_ids)))
 
     @contextmanager
-    def _asking(self, job_id: str) -> Iterator[tuple[sa.Connection, Job]]:
+    def _asking(self, job_id: str) -> Iterator[tuple[sa.Connection, JobRecord]]:
         """The job, locked. Raises LookupFailed ``job_unknown``."""
         with self._writing() as connection:
             yield connection, _locked(connection, job_id)
@@ -448,7 +448,7 @@ def append_log(connection: sa.Connection, job_id: str, data: bytes) -> None:
     connection.execute(sa.insert(job_log).values(job_id=job_id, start=start, data=data))
 
 
-def _with_steps(connection: sa.Connection, rows: Iterable[Job]) -> list[Job]:
+def _with_steps(connection: sa.Connection, rows: Iterable[JobRecord]) -> list[JobRecord]:
     found = list(rows)
     steps = read_steps(connection, [job.id for job in found])
     return [replace(job, steps=steps[job.id]) for job in found]
@@ -460,7 +460,7 @@ def possible_id(text: str) -> bool:
     return 0 < len(text) <= 128 and text.isascii() and text.isprintable()
 
 
-def _get(connection: sa.Connection, job_id: str) -> Job:
+def _get(connection: sa.Connection, job_id: str) -> JobRecord:
     """Raises LookupFailed ``job_unknown``."""
     row = connection.execute(_ONE, {"id": job_id}).one_or_none() if possible_id(job_id) else None
     if row is None:
@@ -477,8 +477,8 @@ def _digests(connection: sa.Connection, ids: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _by_id(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Job]:
-    found: dict[str, Job] = {}
+def _by_id(connection: sa.Connection, ids: Sequence[str]) -> dict[str, JobRecord]:
+    found: dict[str, JobRecord] = {}
     for part in _parts(ids):
         rows = connection.execute(JOB_LIST.select().where(jobs.c.id.in_(part)))
         found |= {job.id: job for job in _with_steps(connection, map(JOB_LIST.record, rows))}
@@ -490,7 +490,7 @@ def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE))
 
 
-def _locked(connection: sa.Connection, job_id: str) -> Job:
+def _locked(connection: sa.Connection, job_id: str) -> JobRecord:
     """The job, which nobody else changes until the transaction ends."""
     query = JOB_LIST.select().where(jobs.c.id == job_id).with_for_update()
     row = connection.execute(query).one_or_none() if possible_id(job_id) else None

@@ -1,10 +1,9 @@
-"""The parent of a daemon: starts the API and the workers as processes of their own, watches them, and ends them in
-order.
+"""The supervisor, parent of a daemon's processes: starts the API and the workers, watches them, and ends them in order.
 
 The API never copies data, and workers run with lower CPU and IO priority: so the API answers in milliseconds while
-disks are copied. A process that dies is started again, after a pause that grows when it dies at once. One that gives no
-sign of life (``signs``) for too long is killed first: it is stopped, or stuck. The watchdog of the service manager is
-told that all is well only while no process is silent so long.
+disks are copied. A process that dies is started again, after a pause that grows if it dies soon after its start. One
+that reports nothing (``liveness``) for too long is killed first: it is stopped, or stuck. The service manager's
+watchdog is fed only while no process is silent.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from types import FrameType
 from typing import Final
 
 from hypersdk.errors import CODES, HyperSDKError, UsageError, register
+from hypersdk.jobs.liveness import BLOCKED, FAILED, READY
 from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.settings import DaemonSettings
-from hypersdk.jobs.signs import FAILED, KEPT, READY
 from hypersdk.jobs.systemd import watchdog_s
-from hypersdk.jobs.troubles import PROCESS_DIES, VARIABLE, WORKER_ID_HELD, Troubles
+from hypersdk.jobs.workerfault import PROCESS_DIES, VARIABLE, WORKER_ID_HELD, SharedFault, WorkerFault
 from hypersdk.remedies import Configure
 from hypersdk.state.database import DATABASE_NEWER
 from hypersdk.state.faults import DATABASE_DAMAGED
@@ -48,26 +47,26 @@ DAEMON_RUNS: Final = register(
 )
 LOOK_S: Final = 0.2
 STEADY_S: Final = 30.0
-"""A process that lived so long did not die of its start."""
+"""A process that has run for this long has started successfully."""
 PAUSE_FIRST_S: Final = 0.5
 PAUSE_MAX_S: Final = 15.0
 QUICK_DEATHS: Final = 3
-"""After so many one after another, soon after the start, `/ready` says so."""
+"""After so many deaths in a row, each soon after the start, `/ready` reports it."""
 LAST_DEATHS: Final = 4
-"""After so many, the daemon ends where none of its processes will ever do better."""
+"""After so many, the daemon ends if another start cannot succeed."""
 HOPELESS: Final = frozenset({DATABASE_DAMAGED, DATABASE_NEWER})
 SILENT_S: float = 60.0
-"""Without a sign of life for so long, a process counts as hung."""
+"""A process that is silent for this long is hung."""
 START_S: float = 900.0
-"""The same before it is ready: it may have a large database to copy before an upgrade."""
+"""The limit before it is ready: it may have to copy a large database before an upgrade."""
 LOOK_MOST_S: Final = 1.0
-"""What one look counts as silence at most: when this process did not run itself, it cannot judge others."""
+"""How much silence one look counts at most: the supervisor itself may not have run since the last one."""
 WORKER_NICENESS: Final = 10
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)  # here, because nothing may be loaded between fork and exec
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 
 
-class AlreadyRunning(HyperSDKError):  # noqa: N818 - what is so
+class AlreadyRunning(HyperSDKError):  # noqa: N818 - a state, not a failure
     """The other daemon may exit on its own."""
 
     exit_status = 12
@@ -76,11 +75,11 @@ class AlreadyRunning(HyperSDKError):  # noqa: N818 - what is so
 
 @dataclass(slots=True)
 class Child:
-    """One process to keep running. ``name`` is ``api`` or ``worker-N``; ``silent_s`` is how long it may give no sign.
+    """One process to keep running. ``name`` is ``api`` or ``worker-N``; it may be silent for ``silent_s``.
 
-    ``deaths`` counts those soon after a start, one after another; ``said`` is the code of the error that it ends by,
-    where it says one, and ``failure`` that of the one before; ``kept`` is the code of what keeps it from its work while
-    it lives. ``fell``: it was ready before it died. ``troubles`` are for it to read.
+    ``deaths`` counts those in a row that came soon after a start. ``error_code`` is that of the error which ended the
+    last process that ended; ``blocked_by`` that of the error which keeps the running one from its work. ``was_ready``:
+    the last process that ended had been ready. ``shared_fault`` is what the process reads.
     """
 
     name: str
@@ -96,34 +95,29 @@ class Child:
     looked: float = 0.0
     killed: bool = False
     deaths: int = 0
-    said: str = ""
-    failure: str = ""
-    kept: str = ""
-    fell: bool = False
-    troubles: Troubles | None = None
-    _spoke: subprocess.Popen[bytes] | None = None
+    error_code: str = ""
+    blocked_by: str = ""
+    was_ready: bool = False
+    shared_fault: SharedFault | None = None
     heard: threading.Event = field(default_factory=threading.Event)
     ready: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.monotonic
 
     def start(self) -> None:
-        """Starts it; its ``ready`` is set when it says so on its standard output, and ``heard`` with whatever it
-        says."""
-        told = None if self.troubles is None else self.troubles.descriptor
-        environ, kept = (None, ()) if told is None else ({**os.environ, VARIABLE: str(told)}, (told,))
-        self.failure, self.said = self.said, ""
-        self.process = self._spoke = subprocess.Popen(
+        """Starts it. ``ready`` is set when it reports that on its standard output, ``heard`` with every report."""
+        descriptor = None if self.shared_fault is None else self.shared_fault.descriptor
+        self.process = subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,
             preexec_fn=self._prepare,
-            env=environ,
-            pass_fds=kept,
+            env=None if descriptor is None else {**os.environ, VARIABLE: str(descriptor)},
+            pass_fds=() if descriptor is None else (descriptor,),
         )
         self.started = self.looked = self.clock()
         self.silence_s, self.killed = 0.0, False
-        threading.Thread(target=self._listen, args=(self.process,), name=f"{self.name}-ready", daemon=True).start()
+        threading.Thread(target=self._listen, args=(self.process,), name=f"{self.name}-reports", daemon=True).start()
 
     def _prepare(self) -> None:
         """In the child: ends with its parent, and lets others go first."""
@@ -139,20 +133,23 @@ class Child:
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        with process.stdout as words:
-            for line in words:
-                if line.startswith(FAILED) and process is self._spoke:  # it may have ended since
-                    self.said = line[len(FAILED) :].decode("ascii", "replace").strip()
-                if process is not self.process:  # the end of what the one before it said
-                    return
-                if line == READY:
-                    self.ready.set()
-                self.kept = line[len(KEPT) :].decode("ascii", "replace").strip() if line.startswith(KEPT) else ""
-                self.heard.set()
+        error_code = ""
+        with process.stdout as lines:
+            for line in lines:
+                word, _, code = line.decode("ascii", "replace").strip().partition(" ")
+                if word == FAILED:
+                    error_code = code
+                if process is self.process:  # its death has not been noticed yet
+                    if word == READY:
+                        self.ready.set()
+                    self.blocked_by = code if word == BLOCKED else ""
+                    self.heard.set()
+        if self.process in (process, None):
+            self.error_code = error_code
 
     @property
     def hung(self) -> bool:
-        """Whether it runs, and was silent for too long."""
+        """Whether it runs and has been silent for too long."""
         return self.process is not None and self.silence_s > (self.silent_s if self.ready.is_set() else START_S)
 
     @property
@@ -160,46 +157,43 @@ class Child:
         return self.clock() - self.started >= STEADY_S
 
     @property
-    def trouble(self) -> str | None:
-        """The code of why it does not stay alive; None where it does."""
-        if self.deaths < QUICK_DEATHS or (
-            self.ready.is_set() and not self.fell
-        ):  # it came no further than its start before
-            return None
-        return self.said or self.failure or PROCESS_DIES
+    def fault(self) -> WorkerFault | None:
+        """Why it does not do its work, for `/ready` and for users."""
+        if self.deaths >= QUICK_DEATHS and (self.was_ready or not self.ready.is_set()):
+            return WorkerFault(self.error_code or PROCESS_DIES, exits=True)
+        return WorkerFault(self.blocked_by, exits=False) if self.blocked_by else None
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no further start will do better: what is wrong has to be put right by hand. The worker of a parent
-        that was killed may have its place for as long as it takes to bring its jobs to a checkpoint."""
-        failure = self.said or self.failure
-        if self.deaths < LAST_DEATHS or failure == WORKER_ID_HELD:
+        """Whether another start cannot succeed: somebody has to fix the cause. A worker of a killed supervisor may hold
+        the worker id for as long as it takes to bring its jobs to a checkpoint."""
+        if self.deaths < LAST_DEATHS or self.error_code == WORKER_ID_HELD:
             return False
-        return failure in HOPELESS or self.status == UsageError.exit_status
+        return self.error_code in HOPELESS or self.status == UsageError.exit_status
 
     def look(self) -> None:
-        """Starts it again when it has died and its pause is over; kills it when it is hung."""
+        """Starts it again if it has died and its pause is over; kills it if it is hung."""
         if self.process is not None:
             status = self.process.poll()
             if status is None:
                 if self._is_steady:
                     self.deaths = 0
-                self._listened()
+                self._check_silence()
                 return
             self.status = status
             self.process = None
-            self.kept = ""
-            self.fell = self.ready.is_set()
+            self.blocked_by = ""
+            self.was_ready = self.ready.is_set()
             self.ready.clear()
             steady = self._is_steady
             self.deaths = 0 if steady else self.deaths + 1
             self.pause_s = PAUSE_FIRST_S if steady else min(self.pause_s * 2, PAUSE_MAX_S)
             self.again_at = self.clock() + self.pause_s
-            LOG.error("%s ended with status %d; it is started again in %.1f s", self.name, status, self.pause_s)
+            LOG.error("%s ended with status %d; restarting it in %.1f s", self.name, status, self.pause_s)
         if self.clock() >= self.again_at:
             self.start()
 
-    def _listened(self) -> None:
+    def _check_silence(self) -> None:
         now = self.clock()
         self.silence_s += min(now - self.looked, LOOK_MOST_S)
         self.looked = now
@@ -208,7 +202,7 @@ class Child:
             self.silence_s = 0.0
         if self.hung and not self.killed:
             self.killed = True
-            LOG.error("%s gave no sign of life for %.0f s and is killed", self.name, self.silence_s)
+            LOG.error("%s reported nothing for %.0f s and is killed", self.name, self.silence_s)
             self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
@@ -246,24 +240,25 @@ def supervise(
     they have.
 
     ``arguments`` are the flags of this daemon, which its processes are started with. ``ready`` is called once all of
-    them are. SIGHUP makes the API read its certificate again; with ``hangup_ends`` it is the end like SIGTERM: a
-    terminal that was closed sends it. Returns the exit
-    status: that of a part that cannot ever be started, where there is one. Raises DaemonRuns.
+    them are ready. SIGHUP makes the API reload its certificate; with ``hangup_ends`` it ends the daemon like SIGTERM,
+    since a closed terminal sends it. Returns the exit status: that of a process that cannot be started, if there is
+    one. Raises AlreadyRunning.
     """
     with one_daemon(settings.state_dir):
-        troubles = Troubles.make()
+        shared_fault = SharedFault.make()
         children = _children(settings, arguments)
         for child in children:
-            child.troubles = troubles if child.name == "api" else None
+            child.shared_fault = shared_fault if child.name == "api" else None
         stop, reload = SignalFlag(), SignalFlag()
         _on_signals(stop, stop if hangup_ends else reload)
-        told = False
+        is_ready = False
         while not stop.is_set():
             for child in children:
                 child.look()
-            _tell(troubles, [child for child in children if child.name != "api"])
+            faults = [child.fault for child in children if child.name != "api" and child.fault is not None]
+            shared_fault.write(max(faults, key=lambda fault: fault.exits, default=None))
             if hopeless := next((child for child in children if child.is_hopeless), None):
-                failure = hopeless.trouble or PROCESS_DIES
+                failure = hopeless.error_code or PROCESS_DIES
                 LOG.critical(
                     "%s cannot be started (%s): the daemon ends. %s",
                     hopeless.name,
@@ -272,8 +267,8 @@ def supervise(
                 )
                 _end(children, settings.drain_s)
                 return hopeless.status
-            if not told and all(child.ready.is_set() for child in children):
-                told = True
+            if not is_ready and all(child.ready.is_set() for child in children):
+                is_ready = True
                 ready()
             if reload.is_set():
                 reload.clear()
@@ -285,19 +280,14 @@ def supervise(
         return _end(children, settings.drain_s)
 
 
-def _tell(troubles: Troubles, workers: Sequence[Child]) -> None:
-    ends = next((code for child in workers if (code := child.trouble)), None)
-    troubles.write(ends or next((child.kept for child in workers if child.kept), None), ends=ends is not None)
-
-
 def silence_limit(settings: DaemonSettings) -> float:
-    """Seconds without a sign after which a process is hung: two periods of the watchdog at least, and longer than a
-    worker takes to its end."""
+    """Seconds of silence after which a process is hung: at least two periods of the watchdog, and longer than a worker
+    takes to end."""
     return max(SILENT_S, 2 * (watchdog_s() or 0.0), settings.drain_s + 10.0)
 
 
 def _children(settings: DaemonSettings, arguments: Sequence[str]) -> list[Child]:
-    # As this process: the folder that it was started in, and with -I the user's own packages, have no say in what runs.
+    # As this process: nothing is imported from the current folder nor, with -I, from the user's own packages.
     safe = "-I" if sys.flags.isolated else "-P"
     base = [sys.executable, safe, "-m", "hypersdk.cli.hypervisord", *arguments]
     silent_s = silence_limit(settings)
@@ -313,11 +303,12 @@ def _children(settings: DaemonSettings, arguments: Sequence[str]) -> list[Child]
 
 
 def _end(children: Sequence[Child], drain_s: float) -> int:
-    """Workers first; the API goes on answering meanwhile. What does not end in time is killed: its jobs are resumed at
-    the next start."""
+    """Ends workers first; the API answers meanwhile. A process that does not end in time is killed, and its jobs are
+    resumed at the next start."""
     until = time.monotonic() + drain_s + 10.0
     late = False
-    for group in ([one for one in children if one.name != "api"], [one for one in children if one.name == "api"]):
+    workers = [child for child in children if child.name != "api"]
+    for group in (workers, [child for child in children if child not in workers]):
         for child in group:
             child.signal(signal.SIGTERM)
         for child in group:
@@ -339,7 +330,7 @@ def _on_signals(stop: SignalFlag, hangup: SignalFlag) -> None:
 
 @contextmanager
 def one_daemon(state_dir: Path) -> Iterator[None]:
-    """Holds the state directory for this daemon; says who has it when it is taken."""
+    """Locks the state directory for this daemon. Raises AlreadyRunning, which names the process that has it."""
     path = state_dir / "daemon.lock"
     with target_errors(f"opening {path}"):
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

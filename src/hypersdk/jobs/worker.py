@@ -31,6 +31,7 @@ from hypersdk.config.folders import state_folder
 from hypersdk.errors import INTERNAL, HyperSDKError, UsageError
 from hypersdk.jobs.attempt import Durable, JobAttempt, not_durable
 from hypersdk.jobs.budget import Renewal, SharedBudget
+from hypersdk.jobs.cancelrunner import CancelRunner
 from hypersdk.jobs.claims import Claims, StaleAttempt
 from hypersdk.jobs.engine import Engine
 from hypersdk.jobs.enginecopy import ENGINE_DAMAGED, ENGINE_GONE
@@ -43,8 +44,7 @@ from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobStateError
 from hypersdk.jobs.store import JobStore
-from hypersdk.jobs.troubles import WORKER_ID_HELD
-from hypersdk.jobs.undoing import CancelRunner
+from hypersdk.jobs.workerfault import WORKER_ID_HELD
 from hypersdk.migration.plan import MinFreeSpace
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.remedies import ReportBug, Resume
@@ -121,7 +121,7 @@ class Worker:
                 claims,
                 roots.ids,
                 lambda job, n: self._attempt(context, job, n, free=True),
-                lambda job, published: self._tidy(context, job, published),
+                lambda job, published: self._clean_up(context, job, published),
             )
             engine.launch()
             try:
@@ -192,7 +192,7 @@ class Worker:
                     del self._active[job_id]
             self._room = True
 
-    def _tidy(self, context: WorkerContext, job_id: str, published: bool) -> None:
+    def _clean_up(self, context: WorkerContext, job_id: str, published: bool) -> None:
         """Called in a thread of its own, for a job that nobody works on. One whose files are published is completed
         once its source is as it was found, any other stays what it is. Never raises."""
         try:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import JobEvent
 from hypersdk.state.tables import jobs
 from tests.support.apiserver import Api, beating, fill
@@ -39,7 +39,7 @@ def _ids(answer: httpx.Response) -> list[str]:
     return [job["id"] for job in answer.json()["jobs"]]
 
 
-def _run(api: Api, job: Job, event: JobEvent | None = None, **more: Any) -> None:
+def _run(api: Api, job: JobRecord, event: JobEvent | None = None, **more: Any) -> None:
     claims = api.claims()
     claim = claims.claim(job.id, job.attempt)
     assert claim is not None
@@ -47,7 +47,7 @@ def _run(api: Api, job: Job, event: JobEvent | None = None, **more: Any) -> None
         claims.end(claim, event, **more)
 
 
-def _finish(api: Api, job: Job, files: dict[str, bytes]) -> Path:
+def _finish(api: Api, job: JobRecord, files: dict[str, bytes]) -> Path:
     """A job that has ended, with its files in its folder."""
     folder = Path(job.target)
     folder.mkdir(parents=True, exist_ok=True)

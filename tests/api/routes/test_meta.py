@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hypersdk.api.background import sample_once
-from hypersdk.jobs.figures import read_statistics, take_sample
+from hypersdk.jobs.statistics import read_statistics, take_sample
 from hypersdk.state.tables import samples
 from tests.support.apiserver import Api, beating, running_api
 

@@ -89,7 +89,7 @@ def _run(folder: Path, server: Simulator) -> float:
         {"vm_path": "web-4", "options": one_by_one}, {"vm_path": "web-3", "options": one_by_one}
     )
     site.until(lambda: _ledger(site, "web-3").exists() and _ledger(site, "web-3").stat().st_size > HEADER)
-    site.service.pause(paused.id)
+    site.store.pause(paused.id)
     site.until(lambda: [site.store.get(job.id).state.value for job in (failed, paused)] == ["failed", "paused"])
     jobs = site.submit(
         {"vm_path": "web-0", "options": {**one_by_one, "remove_cdrom": True}},

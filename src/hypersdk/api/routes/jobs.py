@@ -34,7 +34,7 @@ from hypersdk.api.views import (
     progress_view,
 )
 from hypersdk.errors import HyperSDKError, UsageError, register
-from hypersdk.jobs.records import Job
+from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import ENDED
 from hypersdk.jobs.store import JobStore
@@ -263,7 +263,7 @@ def delete(
     """Deletes its record and its log; the exported files are kept."""
     if give_up:
         tell(request.scope, {"give_up": True})
-    use.service.delete(id, give_up=give_up)
+    use.jobs.delete(id, give_up=give_up)
 
 
 @router.post("/{id}/cancel", operation_id="cancel_job", summary="Cancel a job", responses=problems(404, 409))
@@ -276,7 +276,7 @@ def cancel(
     ] = False,
 ) -> JobDetailView:
     """Copying stops within two seconds; the job is cancelled once its source is restored. Idempotent."""
-    return _detail(use.service.cancel(id, keep_partial=keep_partial), caller)
+    return _detail(use.jobs.cancel(id, keep_partial=keep_partial), caller)
 
 
 @router.post(
@@ -284,7 +284,7 @@ def cancel(
 )
 def pause(id: Id, use: Use, caller: Operator) -> JobDetailView:  # noqa: A002
     """Idempotent."""
-    return _detail(use.service.pause(id), caller)
+    return _detail(use.jobs.pause(id), caller)
 
 
 @router.post(
@@ -295,7 +295,7 @@ def pause(id: Id, use: Use, caller: Operator) -> JobDetailView:  # noqa: A002
 )
 def resume(id: Id, use: Use, caller: Operator) -> JobDetailView:  # noqa: A002
     """It continues from its checkpoint."""
-    return _detail(use.service.resume(id), caller)
+    return _detail(use.jobs.resume(id), caller)
 
 
 @router.post(
@@ -308,7 +308,7 @@ def retry(
     discard: Annotated[bool, Query(description="Starts over instead of continuing from the last checkpoint")] = False,
 ) -> JobDetailView:
     """It continues from its last checkpoint."""
-    return _detail(use.service.retry(id, discard=discard), caller)
+    return _detail(use.jobs.retry(id, discard=discard), caller)
 
 
 @router.get(
@@ -453,7 +453,7 @@ def download(
     return FileResponse(file, part)
 
 
-def _detail(job: Job, caller: Caller) -> JobDetailView:
+def _detail(job: JobRecord, caller: Caller) -> JobDetailView:
     return JobDetailView(**JobView.model_validate(job).model_dump(), permissions=job_permissions(job, caller.role))
 
 

@@ -23,7 +23,7 @@ from hypersdk.api.responses import legacy_errors
 from hypersdk.api.security import Caller, operator, viewer
 from hypersdk.api.times import go_duration, maybe_rfc3339, nanoseconds, now_rfc3339, rfc3339
 from hypersdk.errors import UsageError, register
-from hypersdk.jobs.records import EMPTY_PROGRESS, Job
+from hypersdk.jobs.records import EMPTY_PROGRESS, JobRecord
 from hypersdk.jobs.service import SubmitResult
 from hypersdk.jobs.states import LEGACY_STATUS, JobState
 from hypersdk.jobs.store import Filter, JobStore
@@ -263,7 +263,7 @@ def _states(words: Sequence[str]) -> tuple[JobState, ...]:
     return tuple(found)
 
 
-def legacy_job(job: Job) -> LegacyJobView:
+def legacy_job(job: JobRecord) -> LegacyJobView:
     """A job in the format and the words of these routes."""
     return LegacyJobView(
         definition={**job.definition, "id": job.id, "name": job.name, "created_at": rfc3339(job.created_at)},
@@ -277,7 +277,7 @@ def legacy_job(job: Job) -> LegacyJobView:
     )
 
 
-def _progress(job: Job) -> dict[str, Any]:
+def _progress(job: JobRecord) -> dict[str, Any]:
     """Every field, always: users' loops read ``percent_complete`` from the first answer on."""
     known = {**EMPTY_PROGRESS, **job.progress}
     shown = {name: known[name] for name in PROGRESS_FIELDS}

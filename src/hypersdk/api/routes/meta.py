@@ -21,10 +21,10 @@ from hypersdk.api.responses import Remedies, problems
 from hypersdk.api.security import Viewer, metrics_reader
 from hypersdk.api.times import now_rfc3339, rfc3339
 from hypersdk.errors import CODES
-from hypersdk.jobs.figures import KEEP_MINUTES, read_samples, read_statistics
 from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.states import JobState
-from hypersdk.jobs.troubles import PROCESS_DIES, Troubles
+from hypersdk.jobs.statistics import KEEP_MINUTES, read_samples, read_statistics
+from hypersdk.jobs.workerfault import PROCESS_DIES, SharedFault
 from hypersdk.remedies import as_json
 
 router = APIRouter()
@@ -128,7 +128,7 @@ def _readiness(request: Request, use: Services) -> Readiness:
     """One per application."""
     state = request.app.state
     if not hasattr(state, "readiness"):
-        state.readiness = Readiness(use.database, use.settings, Troubles.inherited(os.environ))
+        state.readiness = Readiness(use.database, use.settings, SharedFault.inherited(os.environ))
     found: Readiness = state.readiness
     return found
 

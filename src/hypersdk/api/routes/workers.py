@@ -11,7 +11,7 @@ from hypersdk.api.queries import WorkerQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Viewer
 from hypersdk.api.views import ListView, WorkerView, listed
-from hypersdk.jobs.figures import list_workers
+from hypersdk.jobs.statistics import list_workers
 
 router = APIRouter(prefix="/api/v1/workers", tags=["workers"])
 

@@ -15,8 +15,8 @@ from hypersdk.cli.hypervisord.logs import start_logging
 from hypersdk.errors import HyperSDKError, UsageError
 
 if TYPE_CHECKING:
+    from hypersdk.jobs.liveness import LivenessReporter
     from hypersdk.jobs.settings import DaemonSettings
-    from hypersdk.jobs.signs import LivenessReporter
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -51,24 +51,24 @@ def serve_part(daemon: Daemon, name: str) -> int:
     """One process of the daemon; it says ``ready`` on standard output when it is."""
     gc.disable()  # until it is ready: what a start loads stays
     start_logging(daemon.settings.log_format, sys.stderr, daemon.environ)
-    from hypersdk.jobs.signs import LivenessReporter
+    from hypersdk.jobs.liveness import LivenessReporter
 
-    signs = LivenessReporter()
+    liveness = LivenessReporter()
     kind, _, number = name.partition(":")
     try:
         if kind == "api" and not number:
-            _wait_for_database(daemon.settings, signs)
-            return _serve_api(daemon, signs)
+            _wait_for_database(daemon.settings, liveness)
+            return _serve_api(daemon, liveness)
         if kind == "worker" and number.isdecimal():
-            _wait_for_database(daemon.settings, signs)
-            return _serve_worker(daemon, int(number), signs)
+            _wait_for_database(daemon.settings, liveness)
+            return _serve_worker(daemon, int(number), liveness)
     except HyperSDKError as error:
-        signs.failed(error.code)
+        liveness.failed(error.code)
         raise
     raise UsageError(f"there is no process '{name[:40]}'")
 
 
-def _wait_for_database(settings: DaemonSettings, signs: LivenessReporter) -> None:
+def _wait_for_database(settings: DaemonSettings, liveness: LivenessReporter) -> None:
     """A process that is started again in an outage says so once and waits, instead of ending and saying it at each
     start."""
     from hypersdk.state.database import Database
@@ -76,32 +76,32 @@ def _wait_for_database(settings: DaemonSettings, signs: LivenessReporter) -> Non
     database = Database.open(settings.url)
     database.outage.tell = True
     try:
-        database.wait_until_usable(signs.alive)
+        database.wait_until_usable(liveness.alive)
     finally:
         database.close()
 
 
-def _serve_api(daemon: Daemon, signs: LivenessReporter) -> int:
+def _serve_api(daemon: Daemon, liveness: LivenessReporter) -> int:
     from hypersdk.api.process import run_api
 
     def ready(_server: object) -> None:
         """Called in the server's event loop."""
         _settle()
-        signs.ready()
-        signs.alive_in_loop()
+        liveness.ready()
+        liveness.alive_in_loop()
 
     run_api(daemon.settings, daemon.environ, ready)
     return 0
 
 
-def _serve_worker(daemon: Daemon, index: int, signs: LivenessReporter) -> int:
+def _serve_worker(daemon: Daemon, index: int, liveness: LivenessReporter) -> int:
     from hypersdk.jobs.process import work
 
     def ready() -> None:
         _settle()
-        signs.ready()
+        liveness.ready()
 
-    return work(daemon.settings, index, daemon.environ, ready=ready, alive=signs.alive)
+    return work(daemon.settings, index, daemon.environ, ready=ready, alive=liveness.alive)
 
 
 def _settle() -> None:

@@ -13,7 +13,7 @@ from hypersdk.errors import HyperSDKError
 from hypersdk.jobs.claims import Claim, Claims
 from hypersdk.jobs.login import EndpointResolver
 from hypersdk.jobs.progress import JobProgress
-from hypersdk.jobs.records import Job, NewJob
+from hypersdk.jobs.records import JobRecord, NewJob
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.runstore import DatabaseRuns
 from hypersdk.jobs.settings import DaemonSettings
@@ -60,7 +60,7 @@ class RunContext:
     progress: JobProgress
 
     @property
-    def job(self) -> Job:
+    def job(self) -> JobRecord:
         """As it was when it was claimed."""
         return self.claim.job
 
