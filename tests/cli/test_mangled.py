@@ -23,7 +23,8 @@ from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
 from tests.support.cli.commandline import run
 from tests.support.simulator import SimulatorFactory
-from tests.support.tls import Authority, Identity, TlsServer
+from tests.support.tls import Authority, Identity
+from tests.support.tlsserver import TlsServer, answering
 
 SEED = os.environ.get("HYPERSDK_MANGLE_SEED") or str(random.SystemRandom().randrange(1 << 32))
 ROUNDS = 24
@@ -160,7 +161,7 @@ def test_no_answer_ends_a_command_with_an_internal_error(
         draw = random.Random(f"{SEED}/{number}")
         words, calls = COMMANDS[draw.choice(list(COMMANDS))]
         mangler = Mangler(behind, draw.randrange(calls), draw)
-        with TlsServer(identity, mangler) as server:
+        with TlsServer(identity, answering(mangler)) as server:
             began = time.monotonic()
             ended = run(
                 *words, *([str(tmp_path / "out")] if words[-1] == "-o" else []), env=environ(behind, server, tmp_path)

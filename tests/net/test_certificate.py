@@ -25,7 +25,8 @@ from hypersdk.net.certificate import TlsPolicy, format_fingerprint, peer_certifi
 from hypersdk.net.proxy import Proxy
 from hypersdk.vsphere.connection import TrustedConnection, open_connection
 from hypersdk.vsphere.endpoint import Endpoint
-from tests.support.tls import Authority, ConnectProxy, Identity, PlainServer, TlsServer, http_answer
+from tests.support.tls import Authority, Identity
+from tests.support.tlsserver import ConnectProxy, PlainServer, TlsServer, answering, http_answer
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -42,7 +43,7 @@ def identity(authority: Authority) -> Identity:
 
 @pytest.fixture
 def server(identity: Identity) -> Iterator[TlsServer]:
-    with TlsServer(identity, lambda _: http_answer(b"hello")) as running:
+    with TlsServer(identity, answering(lambda _: http_answer(b"hello"))) as running:
         yield running
 
 
@@ -88,7 +89,9 @@ def test_another_authority_does_not_help(server: TlsServer, tmp_path: Path) -> N
 
 
 def test_a_certificate_for_another_name_is_refused(authority: Authority) -> None:
-    with TlsServer(authority.identity("vc.example.com", "vc.example.com"), lambda _: http_answer(b"")) as other:
+    with TlsServer(
+        authority.identity("vc.example.com", "vc.example.com"), answering(lambda _: http_answer(b""))
+    ) as other:
         with pytest.raises(ConnectError) as caught:
             _get(other, TlsPolicy(ca_bundle=authority.bundle))
         assert caught.value.code == "certificate_unknown"
@@ -171,7 +174,7 @@ def test_everything_holds_through_a_proxy(server: TlsServer, identity: Identity)
 
 
 def test_a_connection_that_the_server_closed_is_replaced_not_failed(identity: Identity) -> None:
-    with TlsServer(identity, lambda _: http_answer(b"hello", "200 OK", "X-Hang-Up: 1")) as server:
+    with TlsServer(identity, answering(lambda _: http_answer(b"hello", "200 OK", "X-Hang-Up: 1"))) as server:
         connection = TrustedConnection("127.0.0.1", server.port, TlsPolicy(insecure=True))
         for _ in range(3):
             connection.request("GET", "/")

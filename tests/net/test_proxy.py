@@ -9,7 +9,8 @@ from hypersdk.errors import UsageError
 from hypersdk.net.certificate import peer_certificate
 from hypersdk.net.proxy import Proxy, dial, proxy_from_environ
 from hypersdk.secret import Secret
-from tests.support.tls import Authority, ConnectProxy, TlsServer
+from tests.support.tls import Authority
+from tests.support.tlsserver import ConnectProxy, TlsServer, answering
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_proxy_that_cannot_be_used_is_refused(text: str) -> None:
 def test_a_tunnel_carries_tls_and_authorises(tmp_path: Path) -> None:
     secret = "Basic " + base64.b64encode(b"user:word").decode()
     identity = Authority(tmp_path).identity("localhost", "127.0.0.1")
-    with TlsServer(identity, lambda _: b"") as target, ConnectProxy(authorization=secret) as proxy:
+    with TlsServer(identity, answering(lambda _: b"")) as target, ConnectProxy(authorization=secret) as proxy:
         shown = peer_certificate("127.0.0.1", target.port, proxy=Proxy("127.0.0.1", proxy.port, Secret(secret)))
         assert shown.sha256 == identity.sha256
         assert proxy.requests[0].startswith(f"CONNECT 127.0.0.1:{target.port} HTTP/1.")

@@ -10,7 +10,7 @@ import pytest
 
 from hypersdk.vsphere.session import Session
 from tests.support.peers import Vcsim
-from tests.support.tls import PEER
+from tests.support.tlsserver import PEER
 from tests.support.vsphere import connect
 
 PATIENCE_S = 5.0

@@ -21,7 +21,8 @@ from typing import Final
 import pytest
 
 from tests.support.soapresponses import CONTENT, ENVELOPE, LOGIN, LOGOUT, OBJECT, VERSIONS
-from tests.support.tls import Authority, Identity, TlsServer, http_answer
+from tests.support.tls import Authority, Identity
+from tests.support.tlsserver import TlsServer, answering, http_answer
 
 ADDRESS_SPACE_BYTES: Final = 1_000_000_000
 PATIENCE_S: Final = 60
@@ -164,7 +165,7 @@ def server(identity: Identity, attacked: str, attack: Callable[[], Iterator[byte
         cookie = ['Set-Cookie: vmware_soap_session="c"; Path=/'] if stage == "login" else []
         return http_answer(ENVELOPE.format(texts.get(stage or "", LOGOUT)).encode(), "200 OK", *cookie)
 
-    return TlsServer(identity, answer)
+    return TlsServer(identity, answering(answer))
 
 
 @pytest.fixture(scope="module")

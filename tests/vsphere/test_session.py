@@ -28,7 +28,8 @@ from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.inventory import list_machines
 from hypersdk.vsphere.session import Session
 from tests.support.peers import Vcsim, running_vcsim
-from tests.support.tls import Authority, ConnectProxy, Identity, TlsServer, http_answer
+from tests.support.tls import Authority, Identity
+from tests.support.tlsserver import ConnectProxy, TlsServer, answering, http_answer
 from tests.support.vsphere import connect, endpoint_of
 
 PASSWORD = 'pässwörd <&> "quoted" %2f'
@@ -243,7 +244,7 @@ BOMB = b'<!DOCTYPE n [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&
     ],
 )
 def test_what_is_no_vsphere_is_said_to_be_none_and_gets_no_password(identity: Identity, answer: bytes) -> None:
-    with TlsServer(identity, lambda _: answer) as server:
+    with TlsServer(identity, answering(lambda _: answer)) as server:
         endpoint = Endpoint("127.0.0.1", server.port, "user", Secret("s3cret"), TlsPolicy(insecure=True))
         with pytest.raises(ConnectError) as caught:
             Session.connect(endpoint, cancel=CancelToken())
@@ -253,7 +254,7 @@ def test_what_is_no_vsphere_is_said_to_be_none_and_gets_no_password(identity: Id
 
 
 def test_a_pinned_server_that_changes_its_certificate_gets_no_password(identity: Identity) -> None:
-    with TlsServer(identity, lambda _: b"") as server:
+    with TlsServer(identity, answering(lambda _: b"")) as server:
         endpoint = Endpoint("127.0.0.1", server.port, "user", Secret("s3cret"), TlsPolicy(thumbprint="ab" * 32))
         with pytest.raises(ConnectError) as caught:
             Session.connect(endpoint, cancel=CancelToken())
@@ -370,7 +371,7 @@ def test_an_answer_without_end_is_given_up(identity: Identity) -> None:
             return http_answer(_versions("urn:vim25", "8.0.1.0"))
         return http_answer(b"<a>" + b"x" * 2 * MiB + b"</a>")
 
-    with TlsServer(identity, answer) as server:
+    with TlsServer(identity, answering(answer)) as server:
         endpoint = Endpoint("127.0.0.1", server.port, "user", Secret("s3cret"), TlsPolicy(insecure=True))
         with pytest.raises(ConnectError):
             Session.connect(endpoint, cancel=CancelToken())

@@ -21,7 +21,8 @@ from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import filter_spec, read_objects, to_int
 from tests.support.soapresponses import CONTENT, ENVELOPE, LOGIN, LOGOUT, OBJECT, VERSIONS
-from tests.support.tls import Authority, TlsServer, http_answer
+from tests.support.tls import Authority
+from tests.support.tlsserver import TlsServer, answering, http_answer
 
 
 def _reply(inner: str, method: str = "RetrievePropertiesEx") -> bytes:
@@ -67,7 +68,7 @@ def liar() -> Liar:
 @pytest.fixture(scope="module")
 def server(liar: Liar, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     identity = Authority(tmp_path_factory.mktemp("ca")).identity("localhost", "127.0.0.1")
-    with TlsServer(identity, liar) as running:
+    with TlsServer(identity, answering(liar)) as running:
         yield running
 
 
