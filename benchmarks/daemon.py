@@ -21,9 +21,10 @@ import httpx
 from benchmarks.measure import Row
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator, SimulatorConfig
 from hypersdk.units import GiB, MiB
-from tests.support.cli.hypervisord import children_of, daemon, environ_of
+from tests.support.cli.hypervisord import children_of, daemon
 from tests.support.databases import fresh_database, running_postgres
 from tests.support.processes import memory_bytes, processor_s
+from tests.support.vsphere import environ_of
 
 JOBS = 1000
 ASKED = 2000

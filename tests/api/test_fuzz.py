@@ -16,7 +16,7 @@ import pytest
 
 from hypersdk.jobs.states import JobEvent
 from hypersdk.state.database import Database
-from tests.support.apiserver import Program, api_process, fill
+from tests.support.apiserver import ApiProcess, api_process, fill
 
 SECONDS = int(os.environ.get("HYPERSDK_FUZZ_S", "45"))
 SEED = os.environ.get("HYPERSDK_FUZZ_SEED", "1")
@@ -26,7 +26,7 @@ DIALS = r"^/api/v1/endpoints(/\{id\}/test)?$"
 """Asks a server that the fuzzer made up, so 502 is the right answer there; checked apart."""
 
 
-def _schemathesis(program: Program, folder: Path, *more: str, seconds: int) -> None:
+def _schemathesis(program: ApiProcess, folder: Path, *more: str, seconds: int) -> None:
     # One worker: in CPython 3.11, two threads that parse Python at a time, as hypothesis does, can end in a SystemError
     # (python/cpython#106905).
     command = [

@@ -11,13 +11,13 @@ import httpx
 import pytest
 
 from hypersdk.state.database import Database
-from tests.support.apiserver import Program, api_process, fill
+from tests.support.apiserver import ApiProcess, api_process, fill
 
 CLIENTS = 1000
 MiB = 1024 * 1024
 
 
-async def _open(program: Program) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _open(program: ApiProcess) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     address = urlsplit(program.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     head = (
@@ -40,7 +40,7 @@ async def _until(reader: asyncio.StreamReader, text: bytes) -> None:
         kept = kept[-len(text) :] + data
 
 
-async def _all(program: Program, folder: Path, slow: int) -> None:
+async def _all(program: ApiProcess, folder: Path, slow: int) -> None:
     """Opens them all; changes a job; everybody who reads is told."""
     connections: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     try:
@@ -61,7 +61,7 @@ async def _all(program: Program, folder: Path, slow: int) -> None:
         await asyncio.gather(*(writer.wait_closed() for _, writer in connections), return_exceptions=True)
 
 
-def _metric(program: Program, name: str) -> float:
+def _metric(program: ApiProcess, name: str) -> float:
     headers = {"Authorization": f"Bearer {program.tokens['metrics']}"}
     text = httpx.get(f"{program.url}/metrics", headers=headers, timeout=60).text
     return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + " "))

@@ -22,6 +22,7 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.units import MiB
 from tests.support.exportchecks import MANIFEST, RUN_FILE, assert_finished, assert_holds, expected_raw
 from tests.support.exporter import Engine, EngineFactory, succeeded
+from tests.support.vsphere import environ_of
 
 SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED") or time.time() // 86400)
 EACH: Final = "HYPERSDK_KILL_EACH" in os.environ
@@ -64,10 +65,7 @@ def forking(engine: Engine) -> Iterator[Exports]:
     simulator = engine.simulator
     env = {
         **os.environ,
-        "GOVC_URL": simulator.url,
-        "GOVC_USERNAME": simulator.username,
-        "GOVC_PASSWORD": simulator.password,
-        "GOVC_INSECURE": "1",
+        **environ_of(simulator),
         "STATE_DIRECTORY": str(engine.state),
     }
     command = [sys.executable, "-m", "tests.support.programs.dyingexport"]

@@ -29,8 +29,9 @@ from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import GiB, KiB, MiB
 from tests.support.advice import Advice
 from tests.support.cli.hyper2kvm import TIMEOUT_S, Ended, Program, Running
-from tests.support.cli.hypervisord import daemon, environ_of, free_port
+from tests.support.cli.hypervisord import daemon, free_port
 from tests.support.exportchecks import assert_finished, assert_holds, expected_raw
+from tests.support.vsphere import environ_of
 
 PROGRAMS: Final = Path(sys.executable).parent
 DISK: Final = DiskSpec(4 * MiB, allocated_bytes=2 * MiB)

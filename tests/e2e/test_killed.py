@@ -110,7 +110,7 @@ def is_at(moment: Moment, simulator: Simulator, total: int) -> Callable[[], bool
 
 
 @dataclass(frozen=True)
-class Killed:
+class Leftovers:
     """What lay there after the kill: of each disk that was begun, the blocks on record, those of them that hold data;
     and the finished disks."""
 
@@ -119,7 +119,7 @@ class Killed:
     done: frozenset[str]
 
 
-def look(folder: Path) -> Killed:
+def look(folder: Path) -> Leftovers:
     """Reads run file and ledgers by their documented layout."""
     run = run_of(folder)
     disks = run["disks"] if run else []
@@ -128,7 +128,7 @@ def look(folder: Path) -> Killed:
         for disk in disks
         if disk["receipt"] is None
     }
-    return Killed(
+    return Leftovers(
         recorded={name: len(digests) for name, digests in begun.items()},
         with_data={name: sum(digest != ZERO_BLOCK for digest in digests) for name, digests in begun.items()},
         done=frozenset(disk["file_name"] for disk in disks if disk["receipt"]),
@@ -196,7 +196,7 @@ class Case:
         return sum(image.kind(index) in kinds for image in images for index in image.allocated_blocks())
 
 
-def assert_nothing_written_twice(case: Case, killed: Killed, ended: Ended) -> None:
+def assert_nothing_written_twice(case: Case, killed: Leftovers, ended: Ended) -> None:
     """What was on record was skipped, and all else written once: over both runs each block with data was written
     exactly once."""
     with_data = case.kinds(BlockKind.COMPRESSIBLE, BlockKind.RANDOM)

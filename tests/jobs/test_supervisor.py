@@ -30,11 +30,12 @@ from hypersdk.simulator.config import DiskSpec
 from hypersdk.state.database import Database
 from hypersdk.state.tables import jobs, runs
 from hypersdk.units import MiB
-from tests.support.cli.hypervisord import START_S, children_of, daemon, environ_of
+from tests.support.cli.hypervisord import START_S, children_of, daemon
 from tests.support.exportchecks import assert_finished, assert_holds, content_in_manifest, expected_raw
 from tests.support.outages import locked
 from tests.support.simulator import SimulatorFactory
 from tests.support.site import SEED, SMALL, fetches, machines
+from tests.support.vsphere import environ_of
 
 FLAGS = ("--no-auth", "--export-root")
 DIES = WorkerFault("process_dies", exits=True)

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.states import JobState
 from hypersdk.units import MiB
+from tests.support.databases import administration
 from tests.support.exportchecks import expected_raw
 from tests.support.site import SLOW, Site, SiteFactory, assert_exported, machines, source
 
@@ -209,12 +210,7 @@ def test_a_database_that_goes_away_costs_no_job(site: SiteFactory) -> None:
 
 def _cut_off(url: str, seconds: float) -> None:
     server, _, name = url.rpartition("/")
-    admin = sa.create_engine(
-        server.replace("postgresql:", "postgresql+psycopg:") + "/postgres",
-        isolation_level="AUTOCOMMIT",
-        poolclass=sa.NullPool,
-    )
-    with admin.connect() as connection:
+    with administration(server).connect() as connection:
         connection.execute(sa.text(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'))
         end = time.monotonic() + seconds
         while time.monotonic() < end:

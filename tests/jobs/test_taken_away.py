@@ -4,7 +4,6 @@ it is never ``completed`` with a path that is not there."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import pytest
 
@@ -15,28 +14,17 @@ from tests.support.attempts import Hand
 from tests.support.exportchecks import expected_raw
 from tests.support.site import RUNNING, SiteFactory, assert_exported, machines, source
 from tests.support.takeaway import (
+    CODES,
     MOMENTS,
     Act,
     at,
     linked,
-    made_again,
     moved,
     moved_place,
     nothing_left_open,
     others_in,
     removed,
-    swapped,
-    taken,
 )
-
-CODES: Final[dict[Act, str]] = {
-    removed: "folder_removed",
-    moved: "folder_moved",
-    linked: "folder_moved",
-    made_again: "folder_removed",
-    taken: "folder_taken",
-    swapped: "output_replaced",
-}
 
 
 @pytest.mark.parametrize("act", list(CODES), ids=lambda act: act.__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -21,10 +20,9 @@ HOST_1, HOST_2 = "esx01.example.com", "esx02.example.com"
 
 
 @pytest.fixture
-def instance(server: Simulator) -> Iterator[Any]:
-    with login(server) as opened:
-        server.reset_counters()
-        yield opened
+def instance(server: Simulator, instance: Any) -> Any:
+    server.reset_counters()
+    return instance
 
 
 def test_calls_and_connections(server: Simulator, instance: Any) -> None:

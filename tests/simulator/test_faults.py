@@ -53,11 +53,10 @@ def stream() -> Iterator[bytes]:
 
 
 @pytest.fixture
-def instance(server: Simulator) -> Iterator[Any]:
+def instance(server: Simulator, instance: Any) -> Iterator[Any]:
     server.set_faults()
     server.faults.applied.clear()
-    with login(server) as opened:
-        yield opened
+    yield instance
     server.set_faults()
 
 

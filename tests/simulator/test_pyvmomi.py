@@ -36,10 +36,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def instance(server: Simulator) -> Iterator[Any]:
+def instance(server: Simulator, instance: Any) -> Iterator[Any]:
+    yield instance
     server.set_faults()
-    with login(server) as opened:
-        yield opened
 
 
 def test_every_property_of_every_object_reads(server: Simulator, instance: Any) -> None:

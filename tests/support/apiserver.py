@@ -129,7 +129,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 
 @dataclass(frozen=True)
-class Program:
+class ApiProcess:
     """An API in a process of its own."""
 
     url: str
@@ -143,7 +143,7 @@ class Program:
 
 
 @contextmanager
-def api_process(folder: Path, url: str | None = None) -> Iterator[Program]:
+def api_process(folder: Path, url: str | None = None) -> Iterator[ApiProcess]:
     """Runs for as long as the block does."""
     command = [sys.executable, "-m", "tests.support.programs.apiserver", str(folder), *([url] if url else [])]
     log = folder / "api.log"
@@ -152,7 +152,7 @@ def api_process(folder: Path, url: str | None = None) -> Iterator[Program]:
         try:
             line = process.stdout.readline()
             assert line, log.read_text()
-            yield Program(**json.loads(line))
+            yield ApiProcess(**json.loads(line))
         finally:
             process.terminate()
             process.wait(START_S)

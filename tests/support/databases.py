@@ -130,7 +130,7 @@ def postgres_server() -> Iterator[str]:
 
 
 def _wait_for(url: str) -> None:
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:") + "/postgres", poolclass=sa.NullPool)
+    engine = administration(url)
     until = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
@@ -140,6 +140,15 @@ def _wait_for(url: str) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
+
+
+def administration(server: str) -> sa.Engine:
+    """Connections of the server's administrator, who works outside the tests' databases and transactions."""
+    return sa.create_engine(
+        server.replace("postgresql:", "postgresql+psycopg:") + "/postgres",
+        isolation_level="AUTOCOMMIT",
+        poolclass=sa.NullPool,
+    )
 
 
 @pytest.fixture
@@ -153,11 +162,7 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 def fresh_database(server: str) -> Iterator[str]:
     """A database of the server, dropped with the block."""
     name = f"t{secrets.token_hex(6)}"
-    admin = sa.create_engine(
-        server.replace("postgresql:", "postgresql+psycopg:") + "/postgres",
-        isolation_level="AUTOCOMMIT",
-        poolclass=sa.NullPool,
-    )
+    admin = administration(server)
     with admin.connect() as connection:
         connection.execute(sa.text(f'CREATE DATABASE "{name}"'))
     try:

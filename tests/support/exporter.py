@@ -16,8 +16,8 @@ from hypersdk.migration.spec import ExportSpec
 from hypersdk.model import ExportProgress
 from hypersdk.simulator import Simulator
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.endpoint import resolve_endpoint
 from hypersdk.vsphere.session import Session
+from tests.support.vsphere import log_in_to
 
 
 @dataclass(slots=True)
@@ -32,13 +32,7 @@ class Engine:
 
     def log_in(self) -> Session:
         """A new login."""
-        environ = {
-            "GOVC_URL": self.simulator.url,
-            "GOVC_USERNAME": self.simulator.username,
-            "GOVC_PASSWORD": self.simulator.password,
-            "GOVC_INSECURE": "1",
-        }
-        return Session.connect(resolve_endpoint(environ, None), cancel=CancelToken())
+        return log_in_to(self.simulator)
 
     def export(self, machine: str, folder: Path, *, cancel: CancelToken | None = None, **spec: Any) -> Outcome:
         """Exports one machine and leaves no thread behind."""

@@ -15,7 +15,6 @@ from hypersdk.units import MiB
 from hypersdk.vsphere.lease import LeasedExport
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.stale import LeaseRecord
-from tests.support.sessions import LogIn
 
 SMALL = MachineSpec("web", (DiskSpec(4 * MiB, allocated_bytes=2 * MiB),))
 QUICK = RetryPolicy(first_s=0.05, max_s=0.1)
@@ -50,11 +49,6 @@ class Book:
     def leases(self) -> list[LeaseRecord]:
         """All leases that were opened, in their order."""
         return [record for word, record in self.entries if word == "opened" and record.lease_moref]
-
-
-def log_in_to(log_in: LogIn, server: Simulator) -> Session:
-    """A session on a simulator."""
-    return log_in(server, server.username, server.password)
 
 
 def moref_of(server: Simulator, name: str = "web") -> str:

@@ -8,42 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Protocol
 
 import pytest
 
-from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.endpoint import resolve_endpoint
 from hypersdk.vsphere.session import Session
 from tests.support.peers import Vcsim
-
-
-class Server(Protocol):
-    """What a login needs to know."""
-
-    @property
-    def url(self) -> str: ...
-
+from tests.support.vsphere import log_in_to
 
 LogIn = Callable[..., Session]
 
 
 @pytest.fixture
 def log_in() -> Iterator[LogIn]:
-    """Logs in to ``server`` as ``username`` (default ``user``, password ``pass``); sessions end with the test."""
+    """Logs in to a server; sessions end with the test."""
     with ExitStack() as stack:
-
-        def connect(server: Server, username: str = "user", password: str = "pass") -> Session:
-            environ = {
-                "GOVC_URL": server.url,
-                "GOVC_USERNAME": username,
-                "GOVC_PASSWORD": password,
-                "GOVC_INSECURE": "1",
-            }
-            endpoint = resolve_endpoint(environ, None)
-            return stack.enter_context(Session.connect(endpoint, cancel=CancelToken()))
-
-        yield connect
+        yield lambda server: stack.enter_context(log_in_to(server))
 
 
 @pytest.fixture

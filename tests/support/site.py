@@ -28,6 +28,7 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.state.tables import runs
 from hypersdk.units import MiB
 from tests.support.exportchecks import assert_finished, assert_holds, content_in_manifest
+from tests.support.vsphere import environ_of
 
 WAIT_S = 90.0
 SEED: Final = int(os.environ.get("HYPERSDK_KILL_SEED", "20"))
@@ -79,10 +80,7 @@ class Site:
                 for key, value in os.environ.items()
                 if key != "PYTHONDONTWRITEBYTECODE" and key[:5] != "GOVC_"
             },
-            "GOVC_URL": self.simulator.url,
-            "GOVC_USERNAME": self.simulator.username,
-            "GOVC_PASSWORD": self.simulator.password,
-            "GOVC_INSECURE": "1",
+            **environ_of(self.simulator),
             "HOME": str(self.folder),
         }
         self.root = self.folder / "exports"

@@ -81,6 +81,17 @@ def swapped(folder: Path) -> None:
     _others(folder, names)
 
 
+CODES: Final[dict[Act, str]] = {
+    removed: "folder_removed",
+    moved: "folder_moved",
+    linked: "folder_moved",
+    made_again: "folder_removed",
+    taken: "folder_taken",
+    swapped: "output_replaced",
+}
+"""What a run fails with when that happens."""
+
+
 def unfinished_names(folder: Path) -> list[str]:
     """Images and archives as they lie there, by the names that they have."""
     kinds = (".qcow2", ".raw", ".vmdk", ".ova")

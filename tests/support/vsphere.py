@@ -4,12 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.endpoint import Endpoint, resolve_endpoint
 from hypersdk.vsphere.session import Session
 from tests.support.peers import Vcsim
+
+
+class Server(Protocol):
+    """What a login needs."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def username(self) -> str: ...
+    @property
+    def password(self) -> str: ...
+
+
+def environ_of(server: Server) -> dict[str, str]:
+    """The variables that lead to a server, its certificate not checked."""
+    return {
+        "GOVC_URL": server.url,
+        "GOVC_USERNAME": server.username,
+        "GOVC_PASSWORD": server.password,
+        "GOVC_INSECURE": "1",
+    }
+
+
+def log_in_to(server: Server) -> Session:
+    """A session on a server; to be closed by the caller."""
+    return Session.connect(resolve_endpoint(environ_of(server), None), cancel=CancelToken())
 
 
 def endpoint_of(server: Vcsim, **changes: str) -> Endpoint:

@@ -25,7 +25,7 @@ from hypersdk.vsphere.power import ask_guest_down, power_off, power_on, wait_unt
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import consolidation_needed, create_snapshot, find_snapshots, remove_snapshot
 from hypersdk.vsphere.tasks import wait_for_task
-from tests.support.leases import log_in_to, moref_of
+from tests.support.leases import moref_of
 from tests.support.peers import Vcsim
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
@@ -236,7 +236,7 @@ def test_an_image_that_cannot_go_back_does_not_keep_the_others_out(simulator: Si
 
     iso = "[iso-library] tools/virtio-win.iso"
     server = simulator(machines=(MachineSpec("web", (DiskSpec(MiB),), iso=iso),))
-    session, moref = log_in_to(log_in, server), moref_of(server)
+    session, moref = log_in(server), moref_of(server)
     backing = vim.vm.device.VirtualCdrom.IsoBackingInfo(fileName=iso)
     second = vim.vm.device.VirtualCdrom(key=-1, controllerKey=201, unitNumber=0, backing=backing)
     spec = vim.vm.ConfigSpec(deviceChange=[vim.vm.device.VirtualDeviceSpec(operation="add", device=second)])

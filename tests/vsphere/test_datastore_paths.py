@@ -17,7 +17,7 @@ from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.sources import _folder_target
 from hypersdk.vsphere.tasks import wait_for_task
 from tests.support.cli.shell import Shell
-from tests.support.leases import log_in_to, moref_of
+from tests.support.leases import moref_of
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
 
@@ -80,7 +80,7 @@ def test_a_disk_on_such_a_datastore_is_read_in_ranges(
     simulator: SimulatorFactory, log_in: LogIn, tmp_path: Path, name: str
 ) -> None:
     server = simulator(machines=(MachineSpec("web", (DiskSpec(2 * MiB, allocated_bytes=MiB),)),))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     (store,) = {disk.datastore for disk in read_machine(session, moref_of(server)).disks}
     folder = session.content.rootFolder.childEntity[0].datastoreFolder
     (found,) = [entity for entity in folder.childEntity if entity.name == store]

@@ -35,7 +35,7 @@ from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot
 from hypersdk.vsphere.tasks import cancel_task
-from tests.support.leases import SMALL, Book, held, lease_on, log_in_to, moref_of, read_all
+from tests.support.leases import SMALL, Book, held, lease_on, moref_of, read_all
 from tests.support.machines import make_disk
 from tests.support.peers import Vcsim
 from tests.support.sessions import LogIn
@@ -64,7 +64,7 @@ def test_each_disk_has_its_own_stream_whatever_its_controller(simulator: Simulat
     kinds: tuple[Any, ...] = ("pvscsi", "pvscsi", "nvme", "ahci", "ide", "ide")
     disks = tuple(DiskSpec((number + 1) * MiB, controller=kind) for number, kind in enumerate(kinds))
     server = simulator(machines=(MachineSpec("web", disks, iso="[iso-library] tools/virtio-win.iso"),))
-    session, book = log_in_to(log_in, server), Book()
+    session, book = log_in(server), Book()
     machine = read_machine(session, moref_of(server))
     assert {disk.bus for disk in machine.disks} == {"scsi", "nvme", "sata", "ide"}
     with lease_on(session, machine.moref, book) as lease:
@@ -84,7 +84,7 @@ def test_the_journal_hears_before_the_server_and_again_with_the_name(
     server = simulator(machines=(SMALL,))
     asked: list[int] = []
     book = Book(before=lambda _: asked.append(server.counters.calls["ExportVm"]))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     with lease_on(session, moref_of(server), book) as lease:
         assert book.words == ["opened ?", "opened lease", "closed ?"]
         (record,) = book.left
@@ -104,7 +104,7 @@ def test_every_other_way_out_aborts(simulator: SimulatorFactory, log_in: LogIn, 
     server = simulator(machines=(SMALL,))
     before = server.state()
     book = Book()
-    session = log_in_to(log_in, server)
+    session = log_in(server)
 
     def export() -> None:
         with lease_on(session, moref_of(server), book) as lease:
@@ -128,7 +128,7 @@ def test_a_journal_that_cannot_be_written_leaves_no_lease(simulator: SimulatorFa
         if len(heard) == at:
             raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"), lease_on(log_in_to(log_in, server), moref_of(server), Book(full)):
+    with pytest.raises(OSError, match="disk full"), lease_on(log_in(server), moref_of(server), Book(full)):
         pytest.fail("no lease that is not written down is used")
     assert server.counters.calls["ExportVm"] == at - 1
     assert not held(server)
@@ -140,7 +140,7 @@ def test_cancel_while_the_host_prepares(simulator: SimulatorFactory, log_in: Log
     timer = threading.Timer(0.3, cancel.cancel, ["test"])
     timer.start()
     started = time.monotonic()
-    with pytest.raises(Cancelled), lease_on(log_in_to(log_in, server), moref_of(server), book, cancel=cancel):
+    with pytest.raises(Cancelled), lease_on(log_in(server), moref_of(server), book, cancel=cancel):
         pytest.fail("it is not ready")
     assert time.monotonic() - started < 1.5
     timer.join()
@@ -153,7 +153,7 @@ def test_a_host_that_cannot_prepare_it(simulator: SimulatorFactory, log_in: LogI
     book = Book()
     with (
         pytest.raises(SourceError, match="failed to prepare the export"),
-        lease_on(log_in_to(log_in, server), moref_of(server), book),
+        lease_on(log_in(server), moref_of(server), book),
     ):
         pytest.fail("it is in error")
     assert book.left == []
@@ -162,7 +162,7 @@ def test_a_host_that_cannot_prepare_it(simulator: SimulatorFactory, log_in: LogI
 def test_what_passes_is_asked_again(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,), faults=(Fault(FaultKind.CALL, method="ExportVm", fault="Timedout", times=2),))
     book, heard = Book(), []
-    with lease_on(log_in_to(log_in, server), moref_of(server), book, on_wait=heard.append):
+    with lease_on(log_in(server), moref_of(server), book, on_wait=heard.append):
         assert len(book.left) == 1
     assert len(heard) == 2
     assert "trying again" in heard[0]
@@ -187,7 +187,7 @@ def test_refusals_by_name(
 ) -> None:
     server = simulator(**{"machines": (SMALL,), **settings})
     book = Book()
-    with pytest.raises(family) as caught, lease_on(log_in_to(log_in, server), moref_of(server), book):
+    with pytest.raises(family) as caught, lease_on(log_in(server), moref_of(server), book):
         pytest.fail("it is refused")
     assert caught.value.code == code
     assert words in caught.value.message
@@ -196,7 +196,7 @@ def test_refusals_by_name(
 
 def test_a_busy_machine_is_waited_for(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    first, second = log_in_to(log_in, server), log_in_to(log_in, server)
+    first, second = log_in(server), log_in(server)
     moref, heard = moref_of(server), []
     with lease_on(first, moref, Book()) as earlier:
         done = threading.Timer(0.3, earlier.complete)
@@ -212,8 +212,8 @@ def test_a_machine_that_stays_busy(simulator: SimulatorFactory, log_in: LogIn, m
     monkeypatch.setattr(lease_module, "BUSY_PATIENCE_S", 0.2)
     server = simulator(machines=(SMALL,))
     book = Book()
-    with lease_on(log_in_to(log_in, server), moref_of(server), Book()):
-        with pytest.raises(Refused) as caught, lease_on(log_in_to(log_in, server), moref_of(server), book):
+    with lease_on(log_in(server), moref_of(server), Book()):
+        with pytest.raises(Refused) as caught, lease_on(log_in(server), moref_of(server), book):
             pytest.fail("it is held")
         assert held(server)
     assert caught.value.code == "busy"
@@ -229,7 +229,7 @@ def snapshot_of(session: Session, moref: str) -> str:
 
 def test_a_running_machine_through_its_snapshot(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(replace(SMALL, power="poweredOn"),))
-    session, moref = log_in_to(log_in, server), moref_of(server)
+    session, moref = log_in(server), moref_of(server)
     snapshot = snapshot_of(session, moref)
     with lease_on(session, moref, Book(), snapshot=snapshot) as lease:
         first = read_all(lease.sources[0])
@@ -243,7 +243,7 @@ def test_a_snapshot_has_the_disks_of_its_time(simulator: SimulatorFactory, log_i
     one."""
     disks = (DiskSpec(1 * MiB), DiskSpec(2 * MiB), DiskSpec(3 * MiB))
     server = simulator(machines=(MachineSpec("web", disks),))
-    session, moref = log_in_to(log_in, server), moref_of(server)
+    session, moref = log_in(server), moref_of(server)
     snapshot = snapshot_of(session, moref)
     machine = server.vm("web")
     with server.platform.world.lock:
@@ -298,7 +298,7 @@ def test_kept_alive_while_nothing_moves(simulator: SimulatorFactory, log_in: Log
     stall = Fault(FaultKind.STALL, after_bytes=64 * KiB, seconds=2.5)
     server = simulator(machines=(SMALL,), lease_timeout_s=1, faults=(stall,))
     book = Book()
-    with lease_on(log_in_to(log_in, server), moref_of(server), book) as lease:
+    with lease_on(log_in(server), moref_of(server), book) as lease:
         lease.set_fraction(0.42)
         time.sleep(1.5)
         received = read_all(lease.sources[0])
@@ -315,7 +315,7 @@ def test_kept_alive_while_nothing_moves(simulator: SimulatorFactory, log_in: Log
 def test_renewals_that_fail_are_made_again(simulator: SimulatorFactory, log_in: LogIn) -> None:
     fault = Fault(FaultKind.CALL, method="HttpNfcLeaseProgress", times=2)
     server = simulator(machines=(SMALL,), lease_timeout_s=1, faults=(fault,))
-    with lease_on(log_in_to(log_in, server), moref_of(server), Book()):
+    with lease_on(log_in(server), moref_of(server), Book()):
         time.sleep(1.5)
         assert held(server)
     assert server.faults.applied[FaultKind.CALL] == 2
@@ -349,7 +349,7 @@ LOSSES = [time_out, end_session, cancel_its_task]
 def test_a_lost_lease_is_opened_again_at_the_same_point(simulator: SimulatorFactory, log_in: LogIn, lose: Lose) -> None:
     machine = replace(SMALL, disks=(DiskSpec(2 * MiB), DiskSpec(3 * MiB)))
     server = simulator(machines=(machine,))
-    session, book, asked = log_in_to(log_in, server), Book(), []
+    session, book, asked = log_in(server), Book(), []
     with lease_on(session, moref_of(server), book, same_point=lambda: asked.append(held(server))) as lease:
         one, two = lease.sources
         first = read_all(one)
@@ -371,7 +371,7 @@ def test_a_lost_lease_is_opened_again_at_the_same_point(simulator: SimulatorFact
 @pytest.mark.parametrize("lose", LOSSES)
 def test_no_new_lease_of_another_point(simulator: SimulatorFactory, log_in: LogIn, lose: Lose) -> None:
     server = simulator(machines=(SMALL,))
-    session, book = log_in_to(log_in, server), Book()
+    session, book = log_in(server), Book()
 
     def moved() -> None:
         raise SourceError("it was powered on")
@@ -390,7 +390,7 @@ def test_no_new_lease_of_another_point(simulator: SimulatorFactory, log_in: LogI
 @pytest.mark.parametrize("kind", [FaultKind.LEASE_TIMEOUT, FaultKind.SESSION_EXPIRY])
 def test_a_lease_lost_under_a_stream(simulator: SimulatorFactory, log_in: LogIn, kind: FaultKind) -> None:
     server = simulator(machines=(SMALL,), faults=(Fault(kind, after_bytes=64 * KiB),))
-    session, book = log_in_to(log_in, server), Book()
+    session, book = log_in(server), Book()
     with lease_on(session, moref_of(server), book) as lease:
         with pytest.raises(TransientError):
             read_all(lease.sources[0])
@@ -408,7 +408,7 @@ def test_a_data_request_that_is_not_authorized_leads_to_a_new_login_and_lease(
     server = simulator(
         machines=(SMALL,), faults=(Fault(FaultKind.STATUS, status=401, times=2 * times),)
     )  # by both ways
-    session, book = log_in_to(log_in, server), Book()
+    session, book = log_in(server), Book()
     keys, before = {session.key}, server.counters.calls["Login"]
     with lease_on(session, moref_of(server), book) as lease:
         (source,) = lease.sources
@@ -438,7 +438,7 @@ def test_streams_that_are_not_authorized_together_lead_to_one_login(
     monkeypatch.setattr(LeasedExport, "_give_up", give_up_together)
     disks = tuple(DiskSpec(2 * MiB) for _ in range(4))
     server = simulator(machines=(MachineSpec("web", disks),), faults=(Fault(FaultKind.STATUS, status=401, times=8),))
-    session, book = log_in_to(log_in, server), Book()
+    session, book = log_in(server), Book()
     before = server.counters.calls["Login"]
     with lease_on(session, moref_of(server), book) as lease, ThreadPoolExecutor(4) as pool:
         refused = [pool.submit(read_all, source) for source in lease.sources]
@@ -453,7 +453,7 @@ def test_a_stream_that_is_cancelled_does_not_wait_for_another_ones_lease(
     simulator: SimulatorFactory, log_in: LogIn
 ) -> None:
     server = simulator(machines=(SMALL,))
-    session, book, asked, go = log_in_to(log_in, server), Book(), threading.Event(), threading.Event()
+    session, book, asked, go = log_in(server), Book(), threading.Event(), threading.Event()
 
     def slow() -> None:
         asked.set()
@@ -499,7 +499,7 @@ def test_a_lost_answer_stays_in_the_journal(
     server = simulator(machines=(SMALL,))
     book = Book()
     lost = lose_answers(monkeypatch, 1)
-    with pytest.raises(ConnectError), lease_on(log_in_to(log_in, server), moref_of(server), book):
+    with pytest.raises(ConnectError), lease_on(log_in(server), moref_of(server), book):
         pytest.fail("nobody knows of the lease")
     assert lost
     assert held(server)
@@ -510,7 +510,7 @@ def test_a_lost_answer_does_not_make_the_machine_look_busy(
     simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = simulator(machines=(SMALL,))
-    session, book = log_in_to(log_in, server), Book()
+    session, book = log_in(server), Book()
     with lease_on(session, moref_of(server), book) as lease:
         end_session(server, session, book)
         lose_answers(monkeypatch, 1)
@@ -545,14 +545,14 @@ def test_the_verdict_of_the_servers_manifest(
     simulator: SimulatorFactory, log_in: LogIn, manifest: str, wants_sha1: bool, verdict: Verdict
 ) -> None:
     server = simulator(machines=(SMALL,), manifest=manifest)
-    assert received_and_verdict(server, log_in_to(log_in, server))[1:] == (verdict, wants_sha1)
+    assert received_and_verdict(server, log_in(server))[1:] == (verdict, wants_sha1)
 
 
 @pytest.mark.parametrize("manifest", ["sha256", "sha1"])
 def test_a_mismatch_is_an_error_that_names_the_disk(simulator: SimulatorFactory, log_in: LogIn, manifest: str) -> None:
     server = simulator(machines=(SMALL,), manifest=manifest, faults=(Fault(FaultKind.WRONG_MANIFEST),))
     with pytest.raises(IntegrityError, match="Hard disk 1") as caught:
-        received_and_verdict(server, log_in_to(log_in, server))
+        received_and_verdict(server, log_in(server))
     assert caught.value.code == "manifest_mismatch"
     assert caught.value.fields["disks"] == ["Hard disk 1"]
     assert not held(server)
@@ -562,7 +562,7 @@ def test_the_manifest_is_asked_for_before_the_end_and_its_kind_before_the_first_
     simulator: SimulatorFactory, log_in: LogIn
 ) -> None:
     server = simulator(machines=(SMALL,))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     with lease_on(session, moref_of(server), Book()) as lease:
         assert server.counters.calls["HttpNfcLeaseSetManifestChecksumType"] == 1
         assert not server.counters.stream_bytes
@@ -587,7 +587,7 @@ def test_a_digest_of_another_length_is_no_mismatch_where_the_stream_was_begun_tw
 def test_an_end_that_the_server_does_not_hear_of_is_an_abort(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,), faults=(Fault(FaultKind.CALL, method="HttpNfcLeaseComplete"),))
     book = Book()
-    with lease_on(log_in_to(log_in, server), moref_of(server), book) as lease:
+    with lease_on(log_in(server), moref_of(server), book) as lease:
         lease.complete()
     assert server.counters.calls["HttpNfcLeaseAbort"] == 1
     assert book.left == []
@@ -600,7 +600,7 @@ def test_a_lease_that_may_still_be_there_stays_in_the_journal(
     server = simulator(machines=(SMALL,))
     book = Book()
     monkeypatch.setattr(lease_module, "_ABORT_PAUSE_S", 0.01)
-    with lease_on(log_in_to(log_in, server), moref_of(server), book):
+    with lease_on(log_in(server), moref_of(server), book):
         server.set_faults(Fault(FaultKind.CALL, method="HttpNfcLeaseAbort", times=None))
     assert [record.lease_moref for record in book.left] == [book.leases[0].lease_moref]
     assert held(server)

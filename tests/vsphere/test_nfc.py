@@ -16,7 +16,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere import nfc
 from hypersdk.vsphere.nfc import LeaseInfo, ManifestEntry, lease_info
 from hypersdk.vsphere.soap import ObjectProperties
-from tests.support.leases import SMALL, log_in_to, moref_of
+from tests.support.leases import SMALL, moref_of
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
 from tests.support.tls import Identity
@@ -117,7 +117,7 @@ def test_a_host_that_takes_too_long(
 ) -> None:
     monkeypatch.setattr(nfc, "READY_TIMEOUT_S", 0.3)
     server = simulator(machines=(SMALL,), lease_ready_s=60)
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     lease = nfc.request_lease(session, moref_of(server), None)
     with pytest.raises(TransientError) as caught:
         nfc.wait_until_ready(session, lease, cancel=CancelToken())
@@ -126,7 +126,7 @@ def test_a_host_that_takes_too_long(
 
 def test_cancel_ends_the_wait_for_the_host(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,), lease_ready_s=60)
-    session, cancel = log_in_to(log_in, server), CancelToken()
+    session, cancel = log_in(server), CancelToken()
     lease = nfc.request_lease(session, moref_of(server), None)
     timer = threading.Timer(0.3, cancel.cancel, ["test"])
     timer.start()
@@ -139,7 +139,7 @@ def test_cancel_ends_the_wait_for_the_host(simulator: SimulatorFactory, log_in: 
 
 def test_a_lease_that_is_gone(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     assert nfc.lease_state(session, "session[x]lease-9", CancelToken()) is None
     with pytest.raises(LookupFailed):
         nfc.wait_until_ready(session, "session[x]lease-9", cancel=CancelToken())
@@ -148,7 +148,7 @@ def test_a_lease_that_is_gone(simulator: SimulatorFactory, log_in: LogIn) -> Non
 @pytest.mark.parametrize("fault", ["NotSupported", "InvalidArgument", "SystemError", "InvalidState"])
 def test_a_server_that_keeps_to_sha1(simulator: SimulatorFactory, log_in: LogIn, fault: str) -> None:
     server = simulator(machines=(SMALL,))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     lease = nfc.request_lease(session, moref_of(server), None)
     info = nfc.wait_until_ready(session, lease, cancel=CancelToken())
     keys = [file.key for file in info.files if file.is_disk]
@@ -159,7 +159,7 @@ def test_a_server_that_keeps_to_sha1(simulator: SimulatorFactory, log_in: LogIn,
 
 def test_states(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,), lease_ready_s=0.3)
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     lease = nfc.request_lease(session, moref_of(server), None)
     assert nfc.lease_state(session, lease, CancelToken()) == nfc.INITIALIZING
     nfc.wait_until_ready(session, lease, cancel=CancelToken())

@@ -16,7 +16,7 @@ from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.http import SessionCookie
 from hypersdk.vsphere.lease import routes_of
 from hypersdk.vsphere.routes import VIA, Routes
-from tests.support.leases import SMALL, Book, lease_on, log_in_to, moref_of, read_all
+from tests.support.leases import SMALL, Book, lease_on, moref_of, read_all
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
 from tests.support.tlsserver import Exchange, Request, Script, TlsServer
@@ -168,7 +168,7 @@ def test_the_way_that_worked_is_kept_until_it_fails(tls_server: ServerFactory) -
 
 def streamed(server: Simulator, log_in: LogIn) -> str:
     """Exports one disk; the route that it came by."""
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     with lease_on(session, moref_of(server), Book()) as lease:
         (source,) = lease.sources
         with source.open(CancelToken()) as stream:
@@ -210,6 +210,6 @@ def test_a_host_with_another_certificate_than_its_vcenter_says(simulator: Simula
 
 def test_leases_of_a_session_share_what_they_know(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    one, two = log_in_to(log_in, server), log_in_to(log_in, server)
+    one, two = log_in(server), log_in(server)
     assert routes_of(one) is routes_of(one)
     assert routes_of(one) is not routes_of(two)

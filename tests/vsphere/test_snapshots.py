@@ -15,7 +15,7 @@ from hypersdk.vsphere import tasks as tasks_module
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot, find_snapshots, remove_snapshot
-from tests.support.leases import SMALL, log_in_to, moref_of
+from tests.support.leases import SMALL, moref_of
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
 
@@ -32,7 +32,7 @@ def names(session: Session) -> list[str]:
 
 def test_a_removal_that_leaves_a_delta_behind_is_consolidated(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    session, moref = log_in_to(log_in, server), moref_of(server)
+    session, moref = log_in(server), moref_of(server)
     snapshot = make(session, moref)
     with server.platform.world.lock:
         server.vm("web").consolidation_needed = True
@@ -43,7 +43,7 @@ def test_a_removal_that_leaves_a_delta_behind_is_consolidated(simulator: Simulat
 
 def test_a_removal_without_need_consolidates_nothing(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     remove_snapshot(session, make(session, moref_of(server)), cancel=CancelToken())
     assert server.counters.calls["ConsolidateVMDisks_Task"] == 0
     assert names(session) == []
@@ -52,7 +52,7 @@ def test_a_removal_without_need_consolidates_nothing(simulator: SimulatorFactory
 def test_a_delta_that_does_not_merge_is_said(simulator: SimulatorFactory, log_in: LogIn) -> None:
     locked = Fault(FaultKind.CALL, method="ConsolidateVMDisks_Task", fault="FileLocked", times=None)
     server = simulator(machines=(SMALL,), faults=(locked,))
-    session, moref = log_in_to(log_in, server), moref_of(server)
+    session, moref = log_in(server), moref_of(server)
     snapshot = make(session, moref)
     with server.platform.world.lock:
         server.vm("web").consolidation_needed = True
@@ -78,7 +78,7 @@ def test_a_lost_task_is_not_taken_for_a_snapshot_that_is_gone(
     simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = simulator(machines=(SMALL,), task_s=0.5)
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     snapshot = make(session, moref_of(server))
     forget_tasks(monkeypatch, done=False)
     with pytest.raises(SourceError) as caught:
@@ -93,7 +93,7 @@ def test_after_a_lost_task_consolidation_is_looked_at(
     server = simulator(machines=(SMALL,))
     if not merges:
         server.set_faults(Fault(FaultKind.CALL, method="ConsolidateVMDisks_Task", fault="FileLocked", times=None))
-    session, moref = log_in_to(log_in, server), moref_of(server)
+    session, moref = log_in(server), moref_of(server)
     snapshot = make(session, moref)
     with server.platform.world.lock:
         server.vm("web").consolidation_needed = True
@@ -126,7 +126,7 @@ def test_a_lost_answer_is_waited_for_so_that_the_undo_finds_the_snapshot(
 ) -> None:
     monkeypatch.setattr(tasks_module, "LAST_POLL_S", 0.05)
     server = simulator(machines=(SMALL,), task_s=0.5)
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     lose_first_answer(session, monkeypatch)
     with pytest.raises(ConnectError, match="hung up"):
         make(session, moref_of(server))
@@ -137,7 +137,7 @@ def test_a_server_lost_while_the_task_runs_is_waited_for(
     simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = simulator(machines=(SMALL,), task_s=0.5)
-    session, real, lost = log_in_to(log_in, server), tasks_module.wait_for_task, []
+    session, real, lost = log_in(server), tasks_module.wait_for_task, []
 
     def wait(*args: Any, **more: Any) -> Any:
         if not lost:
@@ -160,7 +160,7 @@ def busy(server: Simulator) -> bool:
 def test_a_cancel_is_a_cancel_even_if_the_task_may_not_be_cancelled(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,), task_s=0.6)
     server.set_faults(Fault(FaultKind.CALL, method="CancelTask", fault="NoPermission", times=None))
-    session, cancel = log_in_to(log_in, server), CancelToken()
+    session, cancel = log_in(server), CancelToken()
     timer = threading.Timer(0.2, cancel.cancel, ["test"])
     timer.start()
     with pytest.raises(Cancelled):
@@ -176,7 +176,7 @@ def test_what_the_task_ends_with_is_raised_at_once(simulator: SimulatorFactory, 
     server = simulator(machines=(SMALL,), faults=(fault,))
     started = time.monotonic()
     with pytest.raises(SourceError) as caught:
-        make(log_in_to(log_in, server), moref_of(server))
+        make(log_in(server), moref_of(server))
     assert caught.value.code == "file_locked"
     assert time.monotonic() - started < 1
     assert not busy(server)

@@ -27,7 +27,7 @@ from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot
 from hypersdk.vsphere.sources import FlatDiskSource, allocated_areas, probe_flat
-from tests.support.leases import SMALL, log_in_to, moref_of
+from tests.support.leases import SMALL, moref_of
 from tests.support.machines import make_disk, make_machine, make_snapshot
 from tests.support.peers import Vcsim
 from tests.support.sessions import LogIn
@@ -63,7 +63,7 @@ def snapshot_of(session: Session, moref: str, name: str = "s") -> str:
 def test_the_bytes_are_those_of_the_disk_from_several_threads(simulator: SimulatorFactory, log_in: LogIn) -> None:
     spec = MachineSpec("100% R&D / ü #1", (DiskSpec(4 * MiB, allocated_bytes=2 * MiB),))
     server = simulator(machines=(spec,))
-    session, image = log_in_to(log_in, server), server.disk_image(spec.name)
+    session, image = log_in(server), server.disk_image(spec.name)
     source = flat(session, moref_of(server, spec.name))
     with ThreadPoolExecutor(4) as pool:
         pieces = list(pool.map(lambda offset: fetch(source, offset, 256 * KiB), range(0, 4 * MiB, 256 * KiB)))
@@ -78,7 +78,7 @@ def test_the_bytes_are_those_of_the_disk_from_several_threads(simulator: Simulat
 
 def test_the_base_of_the_only_snapshot_of_a_running_machine(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(replace(SMALL, power="poweredOn"),))
-    session, moref = log_in_to(log_in, server), moref_of(server)
+    session, moref = log_in(server), moref_of(server)
     frozen = server.disk_image("web")
     snapshot = snapshot_of(session, moref)
     source = flat(session, moref, snapshot=snapshot)
@@ -89,7 +89,7 @@ def test_the_base_of_the_only_snapshot_of_a_running_machine(simulator: Simulator
 
 def test_a_session_that_ended_is_renewed(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     source, key = flat(session, moref_of(server)), session.key
     server.end_sessions()
     assert fetch(source, 0, MiB) == server.disk_image("web").read(0, MiB)
@@ -98,7 +98,7 @@ def test_a_session_that_ended_is_renewed(simulator: SimulatorFactory, log_in: Lo
 
 def test_a_disk_that_changes_between_two_reads(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    source = flat(log_in_to(log_in, server), moref_of(server))
+    source = flat(log_in(server), moref_of(server))
     server.change_disk("web")
     with pytest.raises(SourceError) as caught:
         fetch(source, 0, 512)
@@ -109,7 +109,7 @@ def test_a_disk_that_changes_between_two_reads(simulator: SimulatorFactory, log_
 @pytest.mark.parametrize("kind", [FaultKind.RESET, FaultKind.DISCONNECT, FaultKind.SHORT, FaultKind.STATUS])
 def test_what_breaks_may_be_tried_again(simulator: SimulatorFactory, log_in: LogIn, kind: FaultKind) -> None:
     server = simulator(machines=(SMALL,))
-    source = flat(log_in_to(log_in, server), moref_of(server))
+    source = flat(log_in(server), moref_of(server))
     source.close()  # a kept connection would be replaced silently
     server.set_faults(Fault(kind, after_bytes=64 * KiB))
     with pytest.raises(TransientError):
@@ -119,7 +119,7 @@ def test_what_breaks_may_be_tried_again(simulator: SimulatorFactory, log_in: Log
 
 def test_cancel_ends_a_read_that_stalls(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    source, cancel = flat(log_in_to(log_in, server), moref_of(server)), CancelToken()
+    source, cancel = flat(log_in(server), moref_of(server)), CancelToken()
     server.set_faults(Fault(FaultKind.STALL, after_bytes=64 * KiB, seconds=3))
     timer = threading.Timer(0.3, cancel.cancel, ["test"])
     timer.start()
@@ -370,7 +370,7 @@ def test_names_with_anything_in_them_become_one_path(tls_server: ServerFactory) 
 
 def test_a_machine_that_runs_without_a_snapshot(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(replace(SMALL, power="poweredOn"),))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     assert "not powered off" in reason(session, read_machine(session, moref_of(server)))
 
 
@@ -387,7 +387,7 @@ def areas_of(session: Session, server: Simulator, snapshot: str | None = None) -
 
 def test_areas_are_where_the_data_is(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(CBT,))
-    session, image = log_in_to(log_in, server), server.disk_image("web")
+    session, image = log_in(server), server.disk_image("web")
     areas = areas_of(session, server)
     assert areas == list(image.extents())
     assert 0 < sum(length for _, length in areas) < 8 * MiB
@@ -404,7 +404,7 @@ def test_areas_in_many_answers(simulator: SimulatorFactory, log_in: LogIn) -> No
     """The simulator gives 2,000 areas at a time."""
     spec = replace(CBT, disks=(DiskSpec(4096 * MiB, stride_bytes=1 * MiB),))
     server = simulator(machines=(spec,))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     assert areas_of(session, server) == list(server.disk_image("web").extents())
     assert server.counters.calls["QueryChangedDiskAreas"] > 1
 
@@ -421,7 +421,7 @@ def test_where_areas_are_not_known_all_is_read(
     simulator: SimulatorFactory, log_in: LogIn, settings: dict[str, Any]
 ) -> None:
     server = simulator(**settings)
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     assert areas_of(session, server) is None
     source = flat(session, moref_of(server))
     if "faults" not in settings:

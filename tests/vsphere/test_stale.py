@@ -15,7 +15,7 @@ from hypersdk.vsphere import nfc
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.stale import LeaseRecord, release_stale
 from hypersdk.vsphere.tasks import running_tasks
-from tests.support.leases import SMALL, held, log_in_to, moref_of
+from tests.support.leases import SMALL, held, moref_of
 from tests.support.sessions import LogIn
 from tests.support.simulator import SimulatorFactory
 
@@ -42,7 +42,7 @@ def release(session: Session, record: LeaseRecord, timeout_s: float = 10) -> lis
 
 def test_our_own_session_aborts_it(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     record = open_lease(session, server)
     assert release(session, record) == []
     assert not held(server)
@@ -52,7 +52,7 @@ def test_our_own_session_aborts_it(simulator: SimulatorFactory, log_in: LogIn) -
 
 def test_another_session_cancels_its_task(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    dead, session = log_in_to(log_in, server), log_in_to(log_in, server)
+    dead, session = log_in(server), log_in(server)
     record = open_lease(dead, server)
     assert nfc.lease_state(session, record.lease_moref, CancelToken()) is None
     release(session, record)
@@ -62,7 +62,7 @@ def test_another_session_cancels_its_task(simulator: SimulatorFactory, log_in: L
 
 def test_else_the_old_session_is_ended(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,), faults=(NO_CANCEL,))
-    dead, session = log_in_to(log_in, server), log_in_to(log_in, server)
+    dead, session = log_in(server), log_in(server)
     record = open_lease(dead, server)
     release(session, record)
     assert not held(server)
@@ -77,7 +77,7 @@ def test_else_the_old_session_is_ended(simulator: SimulatorFactory, log_in: LogI
 def test_else_it_is_waited_out_and_counted_down(simulator: SimulatorFactory, log_in: LogIn, fault: str) -> None:
     end = Fault(FaultKind.CALL, method="TerminateSession", fault=fault, times=None)
     server = simulator(machines=(SMALL,), faults=(NO_CANCEL, end), lease_timeout_s=1.2)
-    dead, session = log_in_to(log_in, server), log_in_to(log_in, server)
+    dead, session = log_in(server), log_in(server)
     record = open_lease(dead, server)
     said = release(session, record)
     assert not held(server)
@@ -88,7 +88,7 @@ def test_else_it_is_waited_out_and_counted_down(simulator: SimulatorFactory, log
 
 def test_without_the_privilege_it_is_waited_out(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,), faults=(NO_CANCEL,), denied_privileges=NO_END, lease_timeout_s=1)
-    dead, session = log_in_to(log_in, server), log_in_to(log_in, server)
+    dead, session = log_in(server), log_in(server)
     record = open_lease(dead, server)
     assert release(session, record)
     assert not held(server)
@@ -96,7 +96,7 @@ def test_without_the_privilege_it_is_waited_out(simulator: SimulatorFactory, log
 
 def test_one_that_does_not_time_out_is_said(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,), faults=(NO_CANCEL,), denied_privileges=NO_END)
-    dead, session = log_in_to(log_in, server), log_in_to(log_in, server)
+    dead, session = log_in(server), log_in(server)
     record = open_lease(dead, server)
     with pytest.raises(SourceError) as caught:
         release(session, record, timeout_s=0.5)
@@ -106,7 +106,7 @@ def test_one_that_does_not_time_out_is_said(simulator: SimulatorFactory, log_in:
 
 def test_cancel_ends_the_wait(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,), faults=(NO_CANCEL,), denied_privileges=NO_END)
-    dead, session = log_in_to(log_in, server), log_in_to(log_in, server)
+    dead, session = log_in(server), log_in(server)
     record, cancel = open_lease(dead, server), CancelToken()
     timer = threading.Timer(0.4, cancel.cancel, ["test"])
     timer.start()
@@ -120,7 +120,7 @@ def test_cancel_ends_the_wait(simulator: SimulatorFactory, log_in: LogIn) -> Non
 def test_a_request_without_an_answer_is_found_by_its_time(simulator: SimulatorFactory, log_in: LogIn) -> None:
     """The process died between the request and the note of its answer."""
     server = simulator(machines=(SMALL,))
-    dead, session = log_in_to(log_in, server), log_in_to(log_in, server)
+    dead, session = log_in(server), log_in(server)
     record = replace(open_lease(dead, server), lease_moref="", task_moref=None)
     release(session, record)
     assert not held(server)
@@ -131,7 +131,7 @@ def test_a_request_without_an_answer_is_found_by_its_time(simulator: SimulatorFa
 def test_somebody_elses_export_is_left_alone(simulator: SimulatorFactory, log_in: LogIn, opened_at: str) -> None:
     """An old record without a task, and an export that began at another time."""
     server = simulator(machines=(SMALL,))
-    other, session = log_in_to(log_in, server), log_in_to(log_in, server)
+    other, session = log_in(server), log_in(server)
     record = replace(
         open_lease(other, server), lease_moref="", task_moref=None, session_key="gone", opened_at=opened_at
     )
@@ -144,7 +144,7 @@ def test_an_export_of_another_account_is_not_cancelled(
     simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = simulator(machines=(SMALL,), lease_timeout_s=1)
-    other, session = log_in_to(log_in, server), log_in_to(log_in, server)
+    other, session = log_in(server), log_in(server)
     record = replace(open_lease(other, server), lease_moref="", task_moref=None, session_key="gone")
     monkeypatch.setattr(session, "user", "EXAMPLE\\somebody-else")
     assert release(session, record)  # waited out: it may be ours, under another name
@@ -153,7 +153,7 @@ def test_an_export_of_another_account_is_not_cancelled(
 
 def test_a_machine_that_is_gone_is_not_held(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(SMALL,))
-    session = log_in_to(log_in, server)
+    session = log_in(server)
     record = LeaseRecord("gone", "", None, "2026-01-01T00:00:00+00:00", "vm-9999")
     assert release(session, record) == []
     assert release(session, replace(record, task_moref="task-9999")) == []

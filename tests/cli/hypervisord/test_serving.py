@@ -22,6 +22,7 @@ from tests.support.cli.hyperctl import Hyperctl
 from tests.support.cli.hypervisord import START_S, children_of, daemon, free_port
 from tests.support.simulator import SimulatorFactory
 from tests.support.tls import Authority
+from tests.support.vsphere import environ_of
 
 
 def test_the_banners_table_has_every_route() -> None:
@@ -36,13 +37,7 @@ def test_the_banners_table_has_every_route() -> None:
 @pytest.mark.slow
 def test_a_machine_is_exported_by_the_programs_that_users_have(simulator: SimulatorFactory, tmp_path: Path) -> None:
     server = simulator(vms=1, machines=(MachineSpec("web01"),), password=Secret("planted-3Hs8"))
-    govc = {
-        "GOVC_URL": server.url,
-        "GOVC_USERNAME": server.username,
-        "GOVC_PASSWORD": server.password,
-        "GOVC_INSECURE": "1",
-    }
-    with daemon(tmp_path, "--export-root", tmp_path / "exports", env=govc) as (url, process):
+    with daemon(tmp_path, "--export-root", tmp_path / "exports", env=environ_of(server)) as (url, process):
         assert (tmp_path / "state" / "admin.token").stat().st_mode & 0o777 == 0o600
         ctl = Hyperctl(url, tmp_path, None)  # finds the token by itself
         state = {"STATE_DIRECTORY": str(tmp_path / "state")}

@@ -14,23 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from hypersdk.simulator import Simulator
+from tests.support.vsphere import Server, environ_of
 
 HYPER2KVM: Final = Path(sys.executable).parent / "hyper2kvm"
 TIMEOUT_S: Final = 120
-
-
-class Server(Protocol):
-    """What a login needs."""
-
-    @property
-    def url(self) -> str: ...
-    @property
-    def username(self) -> str: ...
-    @property
-    def password(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +127,7 @@ class Program:
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
             "LANG": "C.UTF-8",
-            "GOVC_URL": self.server.url,
-            "GOVC_USERNAME": self.server.username,
-            "GOVC_PASSWORD": self.server.password,
-            "GOVC_INSECURE": "1",
+            **environ_of(self.server),
             "PYTHONFAULTHANDLER": "1",
             **_where_the_product_is(),
             **self.more_env,

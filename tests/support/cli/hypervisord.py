@@ -14,7 +14,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 
 from hypersdk.cli.hypervisord.app import program
-from hypersdk.simulator import Simulator
 from tests.support.cli.commandline import Run
 
 START_S = 120
@@ -78,16 +77,6 @@ def _until_ready(listener: socket.socket, process: subprocess.Popen[str], log: P
         except TimeoutError:
             continue
     raise AssertionError(f"it did not become ready: {log.read_text()}")
-
-
-def environ_of(simulator: Simulator) -> dict[str, str]:
-    """The simulator as the daemon's default endpoint."""
-    return {
-        "GOVC_URL": simulator.url,
-        "GOVC_USERNAME": simulator.username,
-        "GOVC_PASSWORD": simulator.password,
-        "GOVC_INSECURE": "1",
-    }
 
 
 def children_of(pid: int) -> dict[str, int]:

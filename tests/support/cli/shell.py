@@ -10,6 +10,7 @@ import pytest
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
 from hypersdk.units import MiB
 from tests.support.cli.commandline import Run, run
+from tests.support.vsphere import environ_of
 
 SMALL = DiskSpec(capacity_bytes=4 * MiB, allocated_bytes=1 * MiB)
 
@@ -23,10 +24,7 @@ def login(server: Simulator, home: Path, **more: str) -> dict[str, str]:
     """An environment with a home of its own that leads to ``server``."""
     return {
         "HOME": str(home),
-        "GOVC_URL": server.url,
-        "GOVC_USERNAME": server.username,
-        "GOVC_PASSWORD": server.password,
-        "GOVC_INSECURE": "1",
+        **environ_of(server),
         **more,
     }
 
