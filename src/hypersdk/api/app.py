@@ -13,12 +13,13 @@
     Idempotent     Idempotency-Key
     Audited        an entry in the audit trail for each write
     routes         each with a guard: 403
+
+Layers and routes receive HTTP requests only: the server has no websockets, and runs the background tasks itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,7 +33,6 @@ from hypersdk.access.roles import Role
 from hypersdk.api import problems
 from hypersdk.api.address import listens_on
 from hypersdk.api.audited import Audited
-from hypersdk.api.background import background
 from hypersdk.api.context import Services
 from hypersdk.api.headers import ErrorBoundary, HostCheck
 from hypersdk.api.heads import heads_of
@@ -57,12 +57,9 @@ HEADS: Final = heads_of(router for router in ROUTERS if router not in (legacy.ro
 
 
 def create_app(services: Services) -> FastAPI:
-    """The API over ``services``. Raises RuntimeError for a route without a guard: that is a bug which must not
-    start."""
+    """The application. Raises RuntimeError for a route without a guard, which would be open to everyone."""
     # The framework's own /docs loads external scripts, which the Content-Security-Policy forbids, and has no guard.
-    app = FastAPI(
-        title="HyperSDK", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=_alive
-    )
+    app = FastAPI(title="HyperSDK", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = services
     for router in (*ROUTERS, HEADS):
         app.include_router(router)
@@ -70,14 +67,6 @@ def create_app(services: Services) -> FastAPI:
     check_guards(app)
     _add_layers(app, services)
     return app
-
-
-@asynccontextmanager
-async def _alive(app: FastAPI) -> AsyncIterator[None]:
-    """Background tasks."""
-    use: Services = app.state.services
-    async with background(use.feed, use.database, take_over_s=use.settings.take_over_s):
-        yield
 
 
 def _add_layers(app: FastAPI, services: Services) -> None:

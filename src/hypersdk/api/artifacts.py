@@ -1,8 +1,8 @@
-"""Downloads of a finished export's files: below an export root, without following links, in ranges.
+"""Downloads of a finished export's files: from below an export root, without following links, in ranges.
 
-The folder comes from the job's row and the name from its result; neither is trusted. The folder is opened below its
-root's descriptor component by component, and the file below that, so whatever somebody put into the folder meanwhile
-leads nowhere else.
+The folder comes from the job's row and the file name from its result; neither is trusted. The folder is opened relative
+to the descriptor of its root, component by component, and the file relative to that, so whatever was placed in the
+folder meanwhile cannot lead elsewhere.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from hypersdk.api.refusals import register_refusal
 from hypersdk.errors import LookupFailed, Refused, TargetError, UsageError, register
 from hypersdk.jobs.records import JobRecord
 from hypersdk.jobs.roots import ExportRoots
@@ -35,7 +36,8 @@ ARTIFACT_ELSEWHERE: Final = register(
     "The export root with the job's files is not mounted on the host of this API.",
     "Ask the daemon of the host that wrote them, or mount the export root here at the same path.",
 )
-ARTIFACT_RANGE: Final = register(
+ARTIFACT_RANGE: Final = register_refusal(
+    416,
     "artifact_range",
     "The requested range is beyond the end of the file.",
     "Content-Range gives the size of the file.",
@@ -43,13 +45,6 @@ ARTIFACT_RANGE: Final = register(
 MANIFEST: Final = "artifact-manifest.json"
 PIECE: Final = 256 * KiB
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-
-
-class RangeMissed(UsageError):  # noqa: N818 - reads as what happened
-    """416."""
-
-    http_status: Final = 416
-    default_code = ARTIFACT_RANGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +119,7 @@ def _unknown(job: JobRecord, name: str) -> LookupFailed:
 def part_of(header: str | None, if_range: str | None, file: OpenArtifact) -> tuple[int, int] | None:
     """First byte and end of the requested range (RFC 9110, section 14); None for the whole file.
 
-    Several ranges, other units and a stale ``If-Range`` give the whole. Raises RangeMissed.
+    Several ranges, other units and a stale ``If-Range`` give the whole file. Raises UsageError ``artifact_range``.
     """
     match = _RANGE.fullmatch(header.replace(" ", "")) if header else None
     if match is None or (if_range is not None and if_range != file.tag):
@@ -139,7 +134,7 @@ def part_of(header: str | None, if_range: str | None, file: OpenArtifact) -> tup
         if last and int(last) < start:
             return None
     if start >= file.size or start >= end:
-        raise RangeMissed(f"'{file.name}' has {file.size} bytes", size=file.size)
+        raise UsageError(f"'{file.name}' has {file.size} bytes", code=ARTIFACT_RANGE, size=file.size)
     return start, end
 
 

@@ -1,8 +1,9 @@
-"""Every write of an authenticated caller adds an entry to the audit trail: who, from where, which route, which object,
-and the outcome. Where the line cannot be written, the answer says so in place of success. So does every download of a
-file: a disk image holds password hashes and keys. HEAD of one is a line of its own kind, without first and last byte.
+"""The audit trail of requests: every write of an authenticated caller adds an entry with the caller, its address, the
+route, the object and the outcome. If the entry cannot be written, the caller gets an error in place of a success.
+Downloads of files are recorded too: a disk image contains password hashes and keys. HEAD of a file is an entry of its
+own kind, without first and last byte.
 
-Routes of ``/api/v1/auth`` write their own, which say more; what they refuse is written here.
+Routes of ``/api/v1/auth`` write their own, more detailed entries; only their refusals are recorded here.
 """
 
 from __future__ import annotations
@@ -23,52 +24,52 @@ from hypersdk.jobs.store import possible_id
 from hypersdk.state.database import DatabaseError
 
 QUERIES: Final = frozenset({"/jobs/query"})
-"""Sent with POST, but read-only."""
+"""Routes that are read-only although their method is POST."""
 DOWNLOADS: Final = frozenset({"/api/v1/jobs/{id}/artifacts/{name}"})
 """Read-only routes that are audited nevertheless."""
 PARTIAL: Final = "partial"
-"""Outcome of a write that was answered with success, while some or all of its items failed; the detail has the
+"""Outcome of a write that was answered with success although some or all of its items failed; the detail has the
 numbers."""
 MAX_IDS: Final = 100
-"""Ids in one entry; the rest is only counted."""
-_TOLD: Final = "audit"
+"""Ids in one entry; more are only counted."""
+_DETAIL: Final = "audit"
 OWN: Final = "/api/v1/auth/"
 
 
 def tell(scope: Scope, detail: Mapping[str, Any], *, ids: Sequence[str] = (), partial: bool = False) -> None:
-    """What the line of this request says beside route and object: numbers, words and ids, never a secret. What cannot
-    be an id is not shown to the database, only counted."""
-    said = dict(detail)
+    """Sets the detail of this request's entry: numbers, words and ids, never a secret. A text that cannot be an id is
+    not passed to the database, only counted."""
+    entry = dict(detail)
     if ids:
-        said["ids"] = [one for one in ids[:MAX_IDS] if possible_id(one)]
-        if left_out := len(ids) - len(said["ids"]):
-            said["ids_left_out"] = left_out
-    scope.setdefault("state", {})[_TOLD] = (said, partial)
+        entry["ids"] = [job_id for job_id in ids[:MAX_IDS] if possible_id(job_id)]
+        if left_out := len(ids) - len(entry["ids"]):
+            entry["ids_left_out"] = left_out
+    scope.setdefault("state", {})[_DETAIL] = (entry, partial)
 
 
 def tell_submission(scope: Scope, done: SubmitResult) -> None:
-    """The result of a submission."""
+    """Sets the detail of a submission."""
     detail = {"action": "submit", "accepted": len(done.accepted), "rejected": len(done.rejected)}
     tell(scope, detail, ids=[job.id for job in done.accepted], partial=bool(done.rejected))
 
 
 def tell_each(scope: Scope, action: str, outcome: Mapping[str, HyperSDKError | None]) -> None:
-    """What became of one action on many jobs."""
+    """Sets the detail of one action on many jobs."""
     failed = sum(error is not None for error in outcome.values())
     detail = {"action": action, "succeeded": len(outcome) - failed, "failed": failed}
     tell(scope, detail, ids=list(outcome), partial=failed > 0)
 
 
 class Audited:
-    """The layer next to the routes. A repeat that is answered from memory passes none of them and leaves no second
-    line."""
+    """ASGI middleware around the routes. A repeated request that gets its stored response does not reach it, and adds
+    no second entry."""
 
     def __init__(self, app: ASGIApp, audit: Audit) -> None:
         self._app = app
         self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = identity_of(scope) if scope["type"] == "http" else None
+        found = identity_of(scope)
         if found is None or scope["path"] in QUERIES:
             await self._app(scope, receive, send)
             return
@@ -92,10 +93,10 @@ class Audited:
         await self._app(scope, receive, watched)
 
     async def _write(self, scope: Scope, actor: str, status: int) -> None:
-        """Before the answer goes out: a line that was promised is there."""
+        """Adds the entry. Called before the response is sent, so that a success always has its entry."""
         if status < 400 and scope["path"].startswith(OWN):
             return
-        detail, partial = scope.get("state", {}).get(_TOLD, ({}, False))
+        detail, partial = scope.get("state", {}).get(_DETAIL, ({}, False))
         outcome = str(status) if status >= 400 else PARTIAL if partial else "ok"
         action = f"{scope['method']} {route_of(scope)}"
         await run_in_threadpool(
@@ -106,5 +107,5 @@ class Audited:
 
 
 def _is_written(scope: Scope) -> bool:
-    """Known once the route has been found: before its answer goes out."""
+    """Whether the request is recorded. Known once its route was found."""
     return scope["method"] not in READS or route_of(scope) in DOWNLOADS

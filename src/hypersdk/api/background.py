@@ -16,38 +16,41 @@ from hypersdk.state.database import Database, DatabaseError
 
 LOG: Final = logging.getLogger(__name__)
 SAMPLE_EVERY_S: Final = 20.0
-"""Three tries for each minute's sample."""
+"""Three attempts for each minute's sample."""
 
 
 @asynccontextmanager
 async def background(feed: Feed, database: Database, *, take_over_s: float) -> AsyncIterator[None]:
-    """Runs both for as long as the block does."""
-    feed.start()
-    sampler = asyncio.create_task(_sample(database, take_over_s), name="sampler")
-    sampler.add_done_callback(report_end)
+    """Runs both tasks until the block ends."""
+    tasks = [
+        asyncio.create_task(feed.run(), name="the event stream"),
+        asyncio.create_task(_sample(database, take_over_s), name="the sampler"),
+    ]
+    for task in tasks:
+        task.add_done_callback(_report_failure)
     try:
         yield
     finally:
-        sampler.cancel()
-        await asyncio.gather(sampler, return_exceptions=True)
-        await feed.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def report_end(task: asyncio.Task[None]) -> None:
-    """A background task that ends because of a bug must be logged."""
+def _report_failure(task: asyncio.Task[None]) -> None:
+    """Logs a task that ended because of a bug."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        LOG.critical("%s ended: it does nothing until the daemon is restarted", task.get_name(), exc_info=error)
+        LOG.critical("%s ended; it is not available until the daemon is restarted", task.get_name(), exc_info=error)
 
 
 async def _sample(database: Database, take_over_s: float) -> None:
     while True:
         try:
             await run_in_threadpool(sample_once, database, take_over_s)
-        except DatabaseError as error:  # a gap in the history says it too
+        except DatabaseError as error:  # the gap shows in the history
             LOG.debug("no sample for the history: %s", error.message)
         await asyncio.sleep(SAMPLE_EVERY_S)
 
 
 def sample_once(database: Database, take_over_s: float) -> bool:
-    """Whether this process wrote the minute's sample."""
+    """Writes the sample of the current minute. False if another process already wrote it."""
     return take_sample(database, read_statistics(database, take_over_s=take_over_s))

@@ -11,6 +11,7 @@ from hypersdk.access.endpoints import EndpointStore
 from hypersdk.access.vault import Vault
 from hypersdk.api.feed import Feed
 from hypersdk.api.metrics import Metrics
+from hypersdk.api.readiness import Readiness
 from hypersdk.jobs.service import JobService
 from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.store import JobStore
@@ -30,6 +31,7 @@ class Services:
     endpoints: EndpointStore
     feed: Feed
     metrics: Metrics
+    readiness: Readiness
 
 
 async def services(request: HTTPConnection) -> Services:

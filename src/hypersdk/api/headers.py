@@ -22,6 +22,7 @@ HOST_REFUSED: Final = register(
 )
 CSP: Final = "default-src 'self'; object-src 'none'; frame-ancestors 'none'"
 SECURITY_HEADERS: Final = {
+    "cache-control": "no-store",
     "content-security-policy": CSP,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -34,19 +35,16 @@ HSTS: Final = "max-age=31536000"
 
 
 class ErrorBoundary:
-    """Outermost: headers on every response; and the one place where unexpected errors are handled.
+    """Adds headers to every response, and handles all errors of the layers inside.
 
-    The peer went away: nothing is said. The answer had begun: the connection breaks. A known error: its answer. Else:
-    500 and a traceback in the log.
+    A HyperSDKError becomes an error response, any other exception a response 500 and a traceback in the log. If the
+    response has already begun, the connection is closed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         begun = False
 
         async def with_headers(message: Message) -> None:
@@ -72,8 +70,6 @@ class ErrorBoundary:
 def _add_headers(headers: MutableHeaders, scope: Scope) -> None:
     for name, value in SECURITY_HEADERS.items():
         headers.setdefault(name, value)
-    if not scope["path"].startswith("/static/"):
-        headers.setdefault("cache-control", "no-store")
     if scope.get("scheme") == "https":
         headers.setdefault("strict-transport-security", HSTS)
 
@@ -87,10 +83,9 @@ class HostCheck:
         self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
-            hosts = Headers(scope=scope).getlist("host")
-            if len(hosts) > 1 or (self._only_loopback and not (hosts and self._is_ours(hosts[0]))):
-                raise Forbidden("the Host header does not match this daemon", code=HOST_REFUSED)
+        hosts = Headers(scope=scope).getlist("host")
+        if len(hosts) > 1 or (self._only_loopback and not (hosts and self._is_ours(hosts[0]))):
+            raise Forbidden("the Host header does not match this daemon", code=HOST_REFUSED)
         await self._app(scope, receive, send)
 
     def _is_ours(self, host: str) -> bool:

@@ -1,6 +1,6 @@
-"""How much and how often: token buckets per address and per caller, the size of a request, the time that it may take.
+"""Limits of requests: token buckets per address and per caller, the size of a body, the time that a request may take.
 
-The buckets are those of this process: with N API nodes behind one address a caller gets N times the rate.
+The buckets are per process: with N API nodes behind one address a caller gets N times the rate.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hypersdk.access.faults import TooMany
+from hypersdk.api.refusals import Unavailable, register_refusal
 from hypersdk.api.security import address_of, identity_of
-from hypersdk.errors import HyperSDKError, UsageError, register
+from hypersdk.errors import UsageError, register
 
 RATE_LIMITED: Final = register(
     "rate_limited",
@@ -26,16 +27,18 @@ RATE_LIMITED: Final = register(
     "Wait for the time given in Retry-After. Follow jobs with /api/v1/events instead of polling, and submit many jobs"
     " in one request.",
 )
-BODY_TOO_LARGE: Final = register(
-    "body_too_large", "The request's body is larger than the limit `max_body_bytes`.", "Split it."
+BODY_TOO_LARGE: Final = register_refusal(
+    413, "body_too_large", "The request's body is larger than the limit `max_body_bytes`.", "Split it."
 )
 BODY_AMBIGUOUS: Final = register(
     "body_ambiguous", "The request has both Content-Length and Transfer-Encoding.", "Send one of them."
 )
-REQUEST_SLOW: Final = register(
-    "request_slow", "The request's body was not received in time.", "Send it faster, or in smaller parts."
+"""RFC 9112, 6.1: this is how requests are smuggled past a proxy."""
+REQUEST_SLOW: Final = register_refusal(
+    408, "request_slow", "The request's body was not received in time.", "Send it faster, or in smaller parts."
 )
-REQUEST_TIMEOUT: Final = register(
+REQUEST_TIMEOUT: Final = register_refusal(
+    504,
     "request_timeout",
     "The daemon did not answer in time. The request may still have been carried out.",
     "Check whether it was before you repeat it. A submit can be repeated with the same Idempotency-Key without"
@@ -46,34 +49,6 @@ MAX_BUCKETS: Final = 10_000
 EXEMPT: Final = frozenset({"/health", "/ready"})
 
 
-class BodyTooLarge(UsageError):  # noqa: N818 - these read as what happened
-    """413."""
-
-    http_status: Final = 413
-    default_code = BODY_TOO_LARGE
-
-
-class RequestSlow(UsageError):  # noqa: N818
-    """408."""
-
-    http_status: Final = 408
-    default_code = REQUEST_SLOW
-
-
-class BodyAmbiguous(UsageError):  # noqa: N818
-    """400. RFC 9112, 6.1: a length beside a transfer coding is how requests are smuggled past a proxy."""
-
-    default_code = BODY_AMBIGUOUS
-
-
-class RequestTimeout(HyperSDKError):  # noqa: N818
-    """504."""
-
-    http_status: Final = 504
-    exit_status = 12
-    default_code = REQUEST_TIMEOUT
-
-
 @dataclass(slots=True)
 class _Bucket:
     left: float
@@ -81,8 +56,8 @@ class _Bucket:
 
 
 class Rate:
-    """Token buckets by key: ``per_minute`` on average, a quarter of a minute's worth at once. For one thread (the event
-    loop)."""
+    """Token buckets by key: ``per_minute`` on average, in bursts of up to a quarter of that. Not thread-safe: used in
+    the event loop only."""
 
     def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_s = per_minute / 60
@@ -97,7 +72,7 @@ class Rate:
         if bucket is None:
             bucket = self._buckets[key] = _Bucket(self._burst, now)
             while len(self._buckets) > MAX_BUCKETS:
-                self._buckets.popitem(last=False)  # the one that asked longest ago
+                self._buckets.popitem(last=False)  # the one unused for longest
         self._buckets.move_to_end(key)
         bucket.left = min(self._burst, bucket.left + (now - bucket.at) * self._per_s)
         bucket.at = now
@@ -108,8 +83,8 @@ class Rate:
 
 
 def network_of(address: str) -> str:
-    """What one caller can have of its own: an address of IPv4, and of IPv6 the /64 that a host chooses its addresses
-    from (RFC 4291, 2.5.4)."""
+    """The addresses that one client can use: an IPv4 address itself, and the /64 network of an IPv6 address, in which
+    a host chooses its addresses (RFC 4291, 2.5.4)."""
     try:
         return str(ipaddress.IPv6Network((address.partition("%")[0], 64), strict=False))
     except ValueError:
@@ -117,7 +92,8 @@ def network_of(address: str) -> str:
 
 
 class AddressRate:
-    """Per address, before anything is looked up; logins have a lower rate of their own. Health checks are free."""
+    """Limits the requests of an address, before the database is used. Logins have a lower limit of their own; health
+    checks have none."""
 
     def __init__(self, app: ASGIApp, *, per_minute: int, logins_per_minute: int) -> None:
         self._app = app
@@ -125,7 +101,7 @@ class AddressRate:
         self._logins = Rate(logins_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and scope["path"] not in EXEMPT:
+        if scope["path"] not in EXEMPT:
             network = network_of(address_of(scope))
             self._all.take(network)
             if scope["path"] == LOGIN_PATH:
@@ -134,7 +110,7 @@ class AddressRate:
 
 
 class TokenRate:
-    """Per token; the sessions of one user share one."""
+    """Limits the requests of a token; the sessions of a user share one limit."""
 
     def __init__(self, app: ASGIApp, *, per_minute: int) -> None:
         self._app = app
@@ -149,7 +125,7 @@ class TokenRate:
 
 @dataclass(slots=True)
 class _Body:
-    """How far the body of one request has come. ``awaited``: the application waits for more of it."""
+    """How much of a request's body was received. ``awaited``: the application is waiting for more of it."""
 
     size: int = 0
     whole: bool = False
@@ -158,11 +134,11 @@ class _Body:
 
 
 class BodyLimit:
-    """Bytes and seconds of one request.
+    """Limits the size and the duration of a request.
 
-    The body must be there ``timeout_s`` after the head, the answer must begin ``timeout_s`` after that, and a client
-    that takes nothing of the answer for ``timeout_s`` is dropped. An answer that has begun may last: event streams,
-    logs.
+    The body must be complete ``timeout_s`` after the head, and the response must begin ``timeout_s`` after that. A
+    client that reads nothing of the response for ``timeout_s`` is disconnected. A response that has begun may take as
+    long as it needs: event streams, downloads.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
@@ -171,9 +147,6 @@ class BodyLimit:
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         self._check_announced(scope)
         limit = asyncio.timeout(self._timeout_s)
         body = _Body()
@@ -186,30 +159,29 @@ class BodyLimit:
             if body.too_large:
                 raise self._too_large() from error
             if body.awaited:
-                raise RequestSlow(
-                    f"the request's body did not come within {self._timeout_s:g} s", close=True
-                ) from error
-            raise RequestTimeout(f"no answer within {self._timeout_s:g} s", close=True) from error
+                message = f"the request's body was not received within {self._timeout_s:g} s"
+                raise UsageError(message, code=REQUEST_SLOW, close=True) from error
+            raise Unavailable(f"no answer within {self._timeout_s:g} s", code=REQUEST_TIMEOUT, close=True) from error
 
     def _check_announced(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         text = headers.get("content-length")
         if text is not None and "transfer-encoding" in headers:
-            raise BodyAmbiguous("the request gives its length in two ways", close=True)
-        if text is not None and int(text) > self._max_bytes:  # h11 lets nothing but digits through
+            raise UsageError("the request gives its length in two ways", code=BODY_AMBIGUOUS, close=True)
+        if text is not None and int(text) > self._max_bytes:  # h11 accepts digits only
             raise self._too_large()
 
     def _counted(self, receive: Receive, limit: asyncio.Timeout, body: _Body) -> Receive:
         async def counted() -> Message:
-            if body.whole:  # from here on it is only told when the client goes away
+            if body.whole:  # all that can follow is that the client disconnects
                 return await receive()
-            body.awaited = True  # stays so where the time is over before it has come
+            body.awaited = True  # remains true if the time runs out first
             message = await receive()
             body.awaited = False
             body.size += len(message.get("body", b""))
             loop = asyncio.get_running_loop()
             if body.size > self._max_bytes:
-                # Not raised here: the framework answers "400, error parsing the body" to any error while it reads one.
+                # Not raised here: FastAPI answers "400, error parsing the body" to any error while it reads a body.
                 body.too_large = True
                 limit.reschedule(loop.time())
                 await loop.create_future()
@@ -230,5 +202,6 @@ class BodyLimit:
 
         return timed
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the body is larger than {self._max_bytes} bytes", max_bytes=self._max_bytes)
+    def _too_large(self) -> UsageError:
+        limit = self._max_bytes
+        return UsageError(f"the body is larger than {limit} bytes", code=BODY_TOO_LARGE, max_bytes=limit)

@@ -1,11 +1,11 @@
-"""Errors as answers: one table from error class to status, and the two forms that an answer has.
+"""Error responses: the HTTP status of each class of errors, and the two forms of the body.
 
 ::
 
     native routes     application/problem+json  (RFC 9457)  type title status detail code cause next_step ...fields
     the six legacy    application/json                      error code timestamp
 
-Anything that is not a HyperSDKError is a bug: the traceback goes to the log, the answer says nothing but that.
+Anything that is not a HyperSDKError is a bug: the log has the traceback, the response says no more than that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from starlette.routing import Match
 
 from hypersdk.access.faults import Conflict, Forbidden, TooMany, Unauthenticated
 from hypersdk.access.kinds.base import CertificateNotTrusted
-from hypersdk.api.bodies import BodyKind, not_json
+from hypersdk.api.bodies import not_json
+from hypersdk.api.refusals import STATUS_OF_CODE
 from hypersdk.api.responses import PROBLEM_TYPE
 from hypersdk.api.times import now_rfc3339
 from hypersdk.errors import (
@@ -46,7 +47,6 @@ from hypersdk.errors import (
 )
 from hypersdk.jobs.remedies import error_dict
 from hypersdk.jobs.states import JobStateError
-from hypersdk.jobs.store import JOB_EXISTS
 from hypersdk.remedies import Look, ReportBug
 from hypersdk.state.database import DatabaseError
 
@@ -69,12 +69,11 @@ STATUS: Final[Mapping[type[HyperSDKError], int]] = {
     TooMany: 429,
     Conflict: 409,
     CertificateNotTrusted: 409,
-    BodyKind: 415,
     JobStateError: 409,
     DatabaseError: 503,
     UsageError: 400,
     ConnectError: 502,
-    AccessError: 502,  # vSphere refused our login there; who calls us is let in or not by the classes above
+    AccessError: 502,  # vSphere refused the daemon's login; the classes above are about the caller
     LookupFailed: 404,
     Refused: 409,
     SourceError: 502,
@@ -86,19 +85,15 @@ STATUS: Final[Mapping[type[HyperSDKError], int]] = {
     Cancelled: 409,
     HyperSDKError: 500,
 }
-"""An error has the status of the nearest of its classes."""
-_CODE_STATUS: Final[Mapping[str, int]] = {JOB_EXISTS: 409}
+"""An error has the status of its code in ``refusals``, else that of the nearest of its classes."""
 _METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 LEGACY_PATHS: Final = frozenset({"/health", "/status", "/jobs/submit", "/jobs/query", "/jobs/cancel"})
 
 
 def status_of(error: HyperSDKError) -> int:
     """The HTTP status of an error."""
-    own: int | None = getattr(type(error), "http_status", None)
-    if own is not None:
-        return own
-    if error.code in _CODE_STATUS:
-        return _CODE_STATUS[error.code]
+    if error.code in STATUS_OF_CODE:
+        return STATUS_OF_CODE[error.code]
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
@@ -108,23 +103,21 @@ def is_legacy(path: str) -> bool:
 
 
 def answer(path: str, error: HyperSDKError) -> Response:
-    """The answer that says what went wrong, in the form of the route at ``path``."""
+    """The error response, in the form of the route at ``path``."""
     status = status_of(error)
-    if status >= 500 and not isinstance(error, DatabaseError):  # which says so itself, once
+    if status >= 500 and not isinstance(error, DatabaseError):  # an outage of the database is logged once
         LOG.warning("%s answered %d: %s (%s)", path, status, error.message, error.code)
-    document = _legacy(error) if is_legacy(path) else problem(error, status)
-    kind = "application/json" if is_legacy(path) else PROBLEM_TYPE
-    return Response(json.dumps(document, default=str), status, _headers(error, status), kind)
+    return answer_as(path, status, error)
 
 
 def problem(error: HyperSDKError, status: int) -> dict[str, Any]:
-    """RFC 9457; fields of ours never hide one of its own."""
+    """A problem document (RFC 9457). The error's fields cannot replace its members."""
     document = {key: value for key, value in error_dict(error).items() if value is not None}
     del document["message"]
     document.pop("close", None)
     return document | {
         "type": "about:blank",
-        "title": _title(status),
+        "title": http.HTTPStatus(status).phrase,
         "status": status,
         "detail": error.message,
     }
@@ -149,22 +142,8 @@ def _headers(error: HyperSDKError, status: int) -> dict[str, str]:
     return headers
 
 
-def _title(status: int) -> str:
-    try:
-        return http.HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"
-
-
-class HttpError(HyperSDKError):
-    """What the framework refuses, as an error of ours."""
-
-    exit_status = 2
-    default_code = HTTP_ERROR
-
-
 def install(app: FastAPI) -> None:
-    """Makes the framework's own errors look like ours."""
+    """Handles all errors of routes, FastAPI's own too, with responses of the same form."""
 
     @app.exception_handler(HyperSDKError)
     async def _known(request: Request, error: Exception) -> Response:
@@ -187,7 +166,7 @@ def install(app: FastAPI) -> None:
 
 
 def _methods_at(request: Request) -> list[str]:
-    """Of all routes at the address, which the framework does not say: it names those of the first that it found."""
+    """The methods of all routes at the path. Starlette names only those of the first one that it finds."""
     asked = {name: request.scope[name] for name in ("type", "path", "root_path") if name in request.scope}
     return [
         method
@@ -197,27 +176,27 @@ def _methods_at(request: Request) -> list[str]:
 
 
 def from_framework(path: str, error: HTTPException) -> Response:
-    """404, 405 and what else the framework raises."""
+    """The response to 404, 405 and other errors that FastAPI raises."""
     code = {404: ROUTE_UNKNOWN, 405: METHOD_REFUSED}.get(error.status_code, HTTP_ERROR)
     allow = (error.headers or {}).get("Allow") or (error.headers or {}).get("allow")
     text = {404: "there is no such path", 405: "the path does not support that method"}.get(error.status_code)
-    return answer_as(path, error.status_code, HttpError(text or str(error.detail)[:300], code=code, allow=allow))
+    return answer_as(path, error.status_code, UsageError(text or str(error.detail)[:300], code=code, allow=allow))
 
 
 def answer_as(path: str, status: int, error: HyperSDKError) -> Response:
-    """``answer`` with a status of its own."""
+    """The error response with the given status."""
     document = _legacy(error) if is_legacy(path) else problem(error, status)
     kind = "application/json" if is_legacy(path) else PROBLEM_TYPE
     return Response(json.dumps(document, default=str), status, _headers(error, status), kind)
 
 
 def internal(path: str) -> Response:
-    """For what should not happen."""
-    return answer_as(path, 500, HttpError("the daemon failed to answer", code=INTERNAL))
+    """The response if an unexpected error occurred."""
+    return answer_as(path, 500, UsageError("the daemon failed to answer", code=INTERNAL))
 
 
 def _of_validation(error: RequestValidationError) -> HyperSDKError:
     """Without the values, which may be secrets."""
     found = [(".".join(str(part)[:60] for part in one["loc"]), str(one["msg"])[:200]) for one in error.errors()[:5]]
     text = "; ".join(f"{place}: {message}" for place, message in found)
-    return HttpError(text or "the request is invalid", code=REQUEST_INVALID, fields=[place for place, _ in found])
+    return UsageError(text or "the request is invalid", code=REQUEST_INVALID, fields=[place for place, _ in found])

@@ -1,4 +1,4 @@
-"""The API process: everything put together from settings, served until a signal."""
+"""The API process: opens the services and serves the API until a signal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypersdk.api.app import create_app
 from hypersdk.api.context import Services
 from hypersdk.api.feed import Feed
 from hypersdk.api.metrics import Metrics
+from hypersdk.api.readiness import Readiness
 from hypersdk.api.server import HTTPServer
 from hypersdk.jobs.roots import ExportRoots
 from hypersdk.jobs.service import JobService
@@ -29,8 +30,8 @@ LOG: Final = logging.getLogger(__name__)
 
 @contextmanager
 def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Iterator[Services]:
-    """Opens and upgrades the database, makes key and administrator on the first start. Raises what those raise; nothing
-    is left open then."""
+    """Opens and upgrades the database; on the first start, creates the encryption key and the administrator. Raises
+    DatabaseError, VaultError; nothing is left open then."""
     database = Database.open(settings.url)
     database.outage.tell = True
     try:
@@ -41,19 +42,18 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
             LOG.info("first start: the administrator's token is in %s", path)
         endpoints, store = EndpointStore(database, vault), JobStore(database)
         roots, shared_fault = ExportRoots(settings.roots), SharedFault.inherited(os.environ)
-        service = JobService(store, vault, endpoints, settings, roots, environ, shared_fault)
         feed = Feed(store)
-        metrics = Metrics(database, feed, take_over_s=settings.take_over_s)
         yield Services(
             settings=settings,
             database=database,
             jobs=store,
-            service=service,
+            service=JobService(store, vault, endpoints, settings, roots, environ, shared_fault),
             access=access,
             vault=vault,
             endpoints=endpoints,
             feed=feed,
-            metrics=metrics,
+            metrics=Metrics(database, feed, take_over_s=settings.take_over_s),
+            readiness=Readiness(database, settings, shared_fault),
         )
     finally:
         database.close()
@@ -62,9 +62,10 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
 def run_api(
     settings: DaemonSettings, environ: Mapping[str, str], ready: Callable[[HTTPServer], None] = lambda _: None
 ) -> None:
-    """Serves until SIGTERM, SIGINT or ``stop`` of the server that ``ready`` is given; SIGHUP reloads the certificate.
+    """Serves until SIGTERM, SIGINT or ``stop`` of the server that is passed to ``ready``; SIGHUP reloads the
+    certificate.
 
-    Raises UsageError for an address that must not be served so, DatabaseError, VaultError.
+    Raises UsageError for an address that needs TLS or authentication, DatabaseError, VaultError.
     """
     check_exposure(settings)
     with open_services(settings, environ) as services:

@@ -1,19 +1,20 @@
-"""Who is asking, and whether that caller may.
+"""Authentication and authorization of requests.
 
 ::
 
     Authorization: Bearer hst_...    programs
-    Cookie: hypersdk_session=...     browsers; writes also show X-CSRF-Token and come from our own origin
-    --no-auth                        everybody is the local administrator; on loopback only
+    Cookie: hypersdk_session=...     browsers; writes also send X-CSRF-Token and must be same-origin
+    --no-auth                        every caller is the local administrator; on loopback only
 
-``Authenticate`` lets nothing through but the open paths, whether a route exists or not. A route then names the role
-that it needs with one of ``viewer``, ``operator``, ``admin``, ``metrics_reader``; one that names none does not start
-(``app.check_guards``).
+``Authenticate`` refuses everything but the open paths, whether a route exists or not. Each route then declares the role
+that it needs with one of ``viewer``, ``operator``, ``admin``, ``metrics_reader``; an application with a route that
+declares none does not start (``app.check_guards``).
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -25,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hypersdk.access.access import Access, same_secret
 from hypersdk.access.faults import FORBIDDEN, Forbidden, Unauthenticated
-from hypersdk.access.roles import METRICS, Identity, Role
+from hypersdk.access.roles import Identity, Role
 from hypersdk.api.headers import host_name
 from hypersdk.api.parameters import check_parameters
 from hypersdk.errors import register
@@ -44,14 +45,14 @@ OPEN: Final = frozenset(
         ("POST", "/api/v1/auth/login"),
     }
 )
-"""Health checks of balancers ask with HEAD."""
+"""Load balancers use HEAD for health checks."""
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOCAL: Final = Identity("local", "local", Role.ADMIN, Role.ADMIN.value)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking. ``scope`` is that of the token. ``user_id`` is ``local`` without authentication."""
+    """The authenticated caller. ``scope`` is that of the token. ``user_id`` is ``local`` without authentication."""
 
     user_id: str
     name: str
@@ -64,7 +65,8 @@ class Caller:
 
 
 class Authenticate:
-    """Puts the caller into the scope, or refuses. ``proxied`` are the names that a proxy which may end TLS serves."""
+    """ASGI middleware: adds the caller's identity to the scope, or refuses the request. ``proxied`` are the names that
+    a proxy serves, which may terminate TLS."""
 
     def __init__(
         self, app: ASGIApp, access: Access, *, auth: bool, public_metrics: bool, proxied: frozenset[str] = frozenset()
@@ -76,15 +78,14 @@ class Authenticate:
         self._open = OPEN | ({("GET", "/metrics"), ("HEAD", "/metrics")} if public_metrics else set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
-            method, headers = scope.get("method", "GET"), Headers(scope=scope)
-            if method not in READS or scope["type"] == "websocket":
-                check_origin(scope, headers, self._proxied)
-            if (method, scope["path"]) not in self._open:
-                identity, via = await self._identify(headers)
-                if via == "cookie" and method not in READS:
-                    _check_csrf(identity, headers)
-                scope.setdefault("state", {})["identity"] = (identity, via)
+        method, headers = scope["method"], Headers(scope=scope)
+        if method not in READS:
+            check_origin(scope, headers, self._proxied)
+        if (method, scope["path"]) not in self._open:
+            identity, via = await self._identify(headers)
+            if via == "cookie" and method not in READS:
+                _check_csrf(identity, headers)
+            scope.setdefault("state", {})["identity"] = (identity, via)
         await self._app(scope, receive, send)
 
     async def _identify(self, headers: Headers) -> tuple[Identity, str]:
@@ -106,10 +107,11 @@ class Authenticate:
 
 
 def check_origin(scope: Scope, headers: Headers, proxied: frozenset[str]) -> None:
-    """Refuses a write that another site's page makes in a user's browser. Programs send neither header. Raises
+    """Refuses a write that a page of another site makes in a user's browser. Programs send neither header. Raises
     Forbidden ``csrf_refused``.
 
-    For a name in ``proxied`` an origin of https is ours too: the proxy ends TLS, and what comes from it is plain.
+    For a name in ``proxied`` an https origin is accepted too: the proxy terminates TLS, and its own requests are plain
+    HTTP.
     """
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         raise Forbidden("the request comes from a page of another site", code=CSRF_REFUSED)
@@ -119,20 +121,15 @@ def check_origin(scope: Scope, headers: Headers, proxied: frozenset[str]) -> Non
 
 
 def came_by_tls(scope: Scope) -> bool:
-    """Whether the browser that wrote this speaks TLS, to us or to a proxy. For writes that ``check_origin`` let
-    through."""
-    return _scheme(scope) == "https" or Headers(scope=scope).get("origin", "").lower().startswith("https://")
+    """Whether the browser uses TLS, to the daemon or to a proxy. For writes that ``check_origin`` accepted."""
+    return bool(scope["scheme"] == "https") or Headers(scope=scope).get("origin", "").lower().startswith("https://")
 
 
 def _own_origins(scope: Scope, host: str, proxied: frozenset[str]) -> set[str]:
-    own = {f"{_scheme(scope)}://{host}"}
+    own = {f"{scope['scheme']}://{host}"}
     if host_name(host) in proxied:
         own.add(f"https://{host.removesuffix(':443')}")  # an origin leaves out the port of its scheme, RFC 6454, 6.1
     return own
-
-
-def _scheme(scope: Scope) -> str:
-    return {"ws": "http", "wss": "https"}.get(scope["scheme"], str(scope["scheme"]))
 
 
 def _check_csrf(identity: Identity, headers: Headers) -> None:
@@ -141,14 +138,14 @@ def _check_csrf(identity: Identity, headers: Headers) -> None:
 
 
 def identity_of(scope: Scope) -> tuple[Identity, str] | None:
-    """Who is asking, where it is known already."""
+    """The caller's identity, and how it was proved; None for a request without authentication."""
     found: tuple[Identity, str] | None = scope.get("state", {}).get("identity")
     return found
 
 
 def address_of(scope: Scope) -> str:
-    """The client's address, without its port: the peer's, or what a proxy in ``trusted_proxies`` says. ``unknown``
-    where that is no address."""
+    """The client's IP address: the peer's, or the one that a proxy in ``trusted_proxies`` reports; ``unknown`` if that
+    is not an address."""
     client = scope.get("client")
     if not client:
         return ""
@@ -158,53 +155,48 @@ def address_of(scope: Scope) -> str:
         return "unknown"
 
 
-def _caller(request: HTTPConnection, needed: Role) -> Caller:
-    found = identity_of(request.scope)
-    if found is None:
-        raise Unauthenticated("no token was sent")
-    identity, via = found
-    if identity.role is None:
-        raise Forbidden("the token may only read metrics", code=FORBIDDEN, needs=needed.value)
-    if not identity.role.allows(needed):
-        raise Forbidden(
-            f"this needs the role {needed}; you have {identity.role}",
-            code=FORBIDDEN,
-            needs=needed.value,
-            has=identity.role.value,
+def _guard(needed: Role) -> Callable[[HTTPConnection], Awaitable[Caller]]:
+    """A dependency of routes that admits callers with the role, and returns the caller."""
+
+    async def guard(request: HTTPConnection) -> Caller:
+        found = identity_of(request.scope)
+        if found is None:
+            raise Unauthenticated("no token was sent")
+        identity, via = found
+        if identity.role is None:
+            raise Forbidden("the token may only read metrics", code=FORBIDDEN, needs=needed.value)
+        if not identity.role.allows(needed):
+            raise Forbidden(
+                f"this needs the role {needed}; you have {identity.role}",
+                code=FORBIDDEN,
+                needs=needed.value,
+                has=identity.role.value,
+            )
+        check_parameters(request)  # after the role: a caller without it learns nothing else
+        return Caller(
+            identity.user_id,
+            identity.name,
+            identity.role,
+            identity.scope,
+            via,  # type: ignore[arg-type] # one of the three, by Authenticate
+            address_of(request.scope),
+            identity.token_id,
+            identity.csrf,
         )
-    check_parameters(request)  # who may not is told that first
-    return Caller(
-        identity.user_id,
-        identity.name,
-        identity.role,
-        identity.scope,
-        via,  # type: ignore[arg-type] # one of the three, by Authenticate
-        address_of(request.scope),
-        identity.token_id,
-        identity.csrf,
-    )
+
+    return guard
 
 
-async def viewer(request: HTTPConnection) -> Caller:
-    """Guard of routes that only show."""
-    return _caller(request, Role.VIEWER)
+viewer: Final = _guard(Role.VIEWER)
+"""Guard of routes that only read."""
+operator: Final = _guard(Role.OPERATOR)
+"""Guard of routes that change jobs."""
+admin: Final = _guard(Role.ADMIN)
+"""Guard of routes that change users and endpoints."""
 
 
-async def operator(request: HTTPConnection) -> Caller:
-    """Guard of routes that change jobs."""
-    return _caller(request, Role.OPERATOR)
-
-
-async def admin(request: HTTPConnection) -> Caller:
-    """Guard of routes that change users and endpoints."""
-    return _caller(request, Role.ADMIN)
-
-
-async def metrics_reader(request: HTTPConnection) -> None:
-    """Guard of ``/metrics``: any role, the scope ``metrics``, or everybody where metrics are public."""
-    found = identity_of(request.scope)
-    if found is not None:
-        assert found[0].role is not None or found[0].scope == METRICS
+async def metrics_reader() -> None:
+    """Guard of ``/metrics``: any authenticated caller, the scope ``metrics`` too, or everyone if metrics are public."""
 
 
 GUARDS: Final = {viewer: Role.VIEWER, operator: Role.OPERATOR, admin: Role.ADMIN, metrics_reader: None}

@@ -84,7 +84,7 @@ def test_an_id_that_is_too_old_or_from_elsewhere_is_a_resync(api: Api, monkeypat
 
 
 def test_pings_when_nothing_happens(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    api.services.feed._ping_s = 0.2
+    monkeypatch.setattr(feed_module, "PING_S", 0.2)
     with listening(api.client()) as events:
         events.next("hello")
         assert events.next()[0] == "ping"

@@ -6,11 +6,10 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Header, Query
 from pydantic import StringConstraints
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response, StreamingResponse
 
 from hypersdk.api.context import Services, services
-from hypersdk.api.feed import TOPICS, Feed, Subscription
+from hypersdk.api.feed import TOPICS, Subscription
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Caller, viewer
 
@@ -22,21 +21,6 @@ _EXAMPLE: Final = (
     'event: hello\nid: 4711\ndata: {"revision":4711,"timestamp":"2026-01-31T12:00:00.000000Z"}\n\nevent: progress\nid:'
     ' 4712\ndata: {"id":"job-3f9a1c20d4e5","state":"running","progress":{"percent_complete":12.5}}\n\n'
 )
-
-
-class EventStream(Response):
-    """Sends events until the client disconnects, the feed ends, or the time limit is reached."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, feed: Feed, wanted: Subscription, last: int | None) -> None:
-        super().__init__(None, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
-        del self.headers["content-length"]
-        self._feed, self._wanted, self._last = feed, wanted, last
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await self._feed.serve(self._wanted, self._last, receive, send)
 
 
 @router.get(
@@ -74,4 +58,5 @@ async def events(
     use.feed.check_room()
     seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else after
     wanted = Subscription(frozenset(topics or TOPICS), frozenset(ids or ()))
-    return EventStream(use.feed, wanted, seen)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(use.feed.listen(wanted, seen), headers=headers, media_type="text/event-stream")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from hypersdk.api.allowed import AllowedActionView, acted_on, job_permissions
-from hypersdk.api.artifacts import FileResponse, RangeMissed, artifacts_of, open_artifact, part_of
+from hypersdk.api.artifacts import FileResponse, artifacts_of, open_artifact, part_of
 from hypersdk.api.audited import tell, tell_each, tell_submission
 from hypersdk.api.bodies import job_file
 from hypersdk.api.context import Services, services
@@ -445,7 +445,7 @@ def download(
         return FileResponse(file, None)  # a range is for GET only: RFC 9110, 14.2
     try:
         part = part_of(range, if_range, file)
-    except RangeMissed:
+    except UsageError:
         file.close()
         raise
     start, end = part or (0, file.size)

@@ -1,8 +1,7 @@
-"""About the daemon itself: readiness, metrics, statistics and their history, the document and its page."""
+"""The daemon itself: readiness, metrics, statistics and their history, the OpenAPI document and its page."""
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import datetime
 from typing import Annotated, Final
@@ -16,7 +15,6 @@ from hypersdk.api.context import Services, services
 from hypersdk.api.metrics import CONTENT_TYPE
 from hypersdk.api.openapi import document, document_json
 from hypersdk.api.page import STYLE, page
-from hypersdk.api.readiness import Readiness
 from hypersdk.api.responses import Remedies, problems
 from hypersdk.api.security import Viewer, metrics_reader
 from hypersdk.api.times import now_rfc3339, rfc3339
@@ -24,7 +22,7 @@ from hypersdk.errors import CODES
 from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.states import JobState
 from hypersdk.jobs.statistics import KEEP_MINUTES, read_samples, read_statistics
-from hypersdk.jobs.workerfault import PROCESS_DIES, SharedFault
+from hypersdk.jobs.workerfault import PROCESS_DIES
 from hypersdk.remedies import as_json
 
 router = APIRouter()
@@ -103,12 +101,11 @@ class HistoryView(BaseModel):
     tags=["meta"],
     responses={503: {"description": "Not ready; `checks` says why", "model": ReadyView}},
 )
-async def ready(request: Request, response: Response, use: Use) -> ReadyView:
+async def ready(response: Response, use: Use) -> ReadyView:
     """The database answers and can be written, its schema is this version's, and a worker is alive where this daemon
     has workers. Open to everyone."""
-    readiness = _readiness(request, use)
-    checks = dict(await run_in_threadpool(readiness.checks))
-    fine = readiness.fine(checks)
+    checks = await run_in_threadpool(use.readiness.checks)
+    fine = use.readiness.fine(checks)
     response.status_code = 200 if fine else 503
     reasons = [_reason(part, check.code) for part, check in checks.items() if check.code is not None]
     words = {part: check.word for part, check in checks.items()}
@@ -122,15 +119,6 @@ def _reason(part: str, code: str) -> ReasonView:
     return ReasonView(
         part=part, code=code, cause=info.cause, next_step=next_step(info), remedies=as_json(info.remedies)
     )
-
-
-def _readiness(request: Request, use: Services) -> Readiness:
-    """One per application."""
-    state = request.app.state
-    if not hasattr(state, "readiness"):
-        state.readiness = Readiness(use.database, use.settings, SharedFault.inherited(os.environ))
-    found: Readiness = state.readiness
-    return found
 
 
 @router.get(
