@@ -163,7 +163,7 @@ def test_grains_that_can_be_no_cluster_come_back(tmp_path: Path) -> None:
     with block_file(tmp_path / "image") as file:
         writer = Qcow2Writer.create(file, capacity, compression="pass")
         assert list(writer.write_deflated([good, *returned])) == returned
-        assert list(writer.data_extents()) == [(0, BLOCK)]
+        assert list(writer.stored()) == [range(1)]
 
 
 @pytest.mark.parametrize("compression", ["none", "repack"])
@@ -216,7 +216,7 @@ def test_what_is_not_trusted_reads_as_zeros_and_gives_its_room_back(tmp_path: Pa
     kept = {index: kind for index, kind in guest.kinds.items() if index % 2 == 0 and index < 60}
     with block_file(image) as file:
         writer = Qcow2Writer.resume(file, guest.capacity, trusted=kept.__contains__)
-        assert list(writer.data_extents()) == [(index * BLOCK, BLOCK) for index in kept]
+        assert list(writer.stored()) == [range(index, index + 1) for index in kept]
         writer.finish()
     assert_same(Guest(guest.capacity, kept), image, "qcow2")
     assert image.stat().st_blocks * 512 <= before - (65 - len(kept)) * BLOCK + MiB // 4

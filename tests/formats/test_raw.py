@@ -15,7 +15,7 @@ def test_a_new_image_forgets_what_the_file_held(tmp_path: Path) -> None:
     image.write_bytes(b"old" * BLOCK)
     with block_file(image) as file:
         writer = RawWriter.create(file, BLOCK + 512)
-        assert list(writer.data_extents()) == []
+        assert list(writer.stored()) == []
         writer.finish()
     assert image.read_bytes() == bytes(BLOCK + 512)
 

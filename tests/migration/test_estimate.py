@@ -78,7 +78,7 @@ def test_the_borders_of_refcount_blocks_are_counted(tmp_path: Path, run: int, *,
         clusters = HostClusters.fresh(file, geometry)
         for _ in range(blocks if packed else blocks // run):
             if packed:
-                clusters.reserve_bytes(DEFLATED_MAX)
+                clusters.allocate_bytes(DEFLATED_MAX)
             else:
                 clusters.reserve(run)
         for _ in range(geometry.l1_entries):

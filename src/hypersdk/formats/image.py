@@ -24,11 +24,9 @@ class ReadableFile(Protocol):
 
     def pread(self, length: int, offset: int) -> bytes:
         """Up to ``length`` bytes at ``offset``; fewer only at the end of the file."""
-        ...
 
     def size(self) -> int:
         """Bytes from the start to the end of what was written or truncated to."""
-        ...
 
 
 class BlockFile(ReadableFile, Protocol):
@@ -36,24 +34,19 @@ class BlockFile(ReadableFile, Protocol):
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
         """Writes all buffers, one after another, at ``offset``; never short."""
-        ...
 
     def truncate(self, size: int) -> None:
         """Sets the size; what is new reads as zeros and takes no room."""
-        ...
 
     def discard(self, offset: int, length: int) -> None:
         """Gives room back where the file system can (punch hole); the range reads as zeros afterwards, always."""
-        ...
 
     def data_runs(self, start: int) -> Iterator[range]:
         """Runs of bytes from ``start`` on that hold data, rising; between them are holes. All is data where the file
         system knows no holes."""
-        ...
 
     def sync(self) -> None:
         """Returns when all that was written is durable (fdatasync)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +62,11 @@ class Piece:
 class ImageWriter(Protocol):
     """Writes one guest disk of ``capacity`` bytes. What is never written reads as zeros.
 
-    Disjoint ranges may be written from several threads, each range once per run. A range may be written again in a
-    later run (after ``reopen``): the last write wins. When ``write*`` returns, data **and the table entries that lead
-    to it** have been handed to the operating system: they survive the death of this process (not a power cut; ``sync``
-    is for that). OSError passes through unchanged. After ``finish`` the writer is spent.
+    Disjoint ranges may be written from several threads. A block that the image has is not written again, unless it was
+    dropped. When ``write*`` returns, data **and the table entries that lead to it** have been handed to the operating
+    system: they survive the death of this process (not a power cut; ``sync`` is for that). OSError passes through
+    unchanged. After any error, and after ``finish``, the writer cannot be used any more: the image is resumed with a
+    new one.
     """
 
     ordered: ClassVar[bool]
@@ -80,55 +74,34 @@ class ImageWriter(Protocol):
     capacity: int
 
     def write(self, offset: int, data: Buffer) -> None:
-        """``data`` at guest ``offset``. ``offset`` is a multiple of BLOCK; so is the length, except at the end of the
-        disk."""
-        ...
+        """Writes ``data`` at guest ``offset``. ``offset`` is a multiple of BLOCK; so is the length, except at the end
+        of the disk."""
 
     def write_deflated(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
-        """Stores compressed blocks as they are where the format can; returns those it cannot: inflate them and call
+        """Stores compressed blocks as they are where the format can; returns the others: inflate them and call
         ``write``.
 
         A writer without compression returns all of them. The caller has checked the grains (or was told not to).
         """
-        ...
 
     def sync(self) -> None:
         """Makes all that was written so far durable."""
-        ...
 
     def finish(self) -> None:
-        """Tables, header last, sync. Before it returns, no reader accepts the file as an image."""
-        ...
-
-    def data_extents(self) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` of guest ranges that hold data so far, rising, disjoint; for tests and for rebuilding
-        state."""
-        ...
+        """Writes the tables, then the header, and syncs. Before it returns, no reader accepts the file as an image."""
 
     def stored(self) -> Iterator[range]:
-        """Runs of blocks that may read as anything but zeros, rising. Not while others write."""
-        ...
+        """Returns runs of blocks that may read as anything but zeros, rising. Not while others write."""
 
     def read(self, offset: int, buffer: memoryview) -> None:
-        """Fills ``buffer`` from guest ``offset``, through the image's own tables, as the file has it by now. Whole
-        blocks, as in ``write``.
+        """Fills ``buffer`` from guest ``offset``, through the image's own tables. Whole blocks, as in ``write``.
 
-        Thread-safe; not while others write there. Raises IntegrityError where what lies there cannot be decoded.
+        Thread-safe; not while others write there. Raises IntegrityError where the data cannot be decoded.
         """
-        ...
 
     def drop(self, blocks: Iterable[int]) -> None:
-        """Lets go of ``blocks``, which rise: they read as zeros afterwards, until they are written again. Not while
-        others write."""
-        ...
-
-    def allocated_runs(self) -> Iterator[range]:
-        """Runs of blocks that the image holds whole, rising, by its tables and its file's holes: no data is read.
-
-        To be asked right after it was reopened: something may have cut the file, or lost parts of it, since the blocks
-        were written.
-        """
-        ...
+        """Removes ``blocks``, which rise: they read as zeros until they are written again. A writer that appends may
+        lose other blocks with them; ``stored`` has what is left. Not while others write."""
 
 
 def check_range(offset: int, length: int, capacity: int) -> None:
@@ -137,3 +110,16 @@ def check_range(offset: int, length: int, capacity: int) -> None:
     end = offset + length
     if offset < 0 or offset % BLOCK or length <= 0 or end > capacity or (end % BLOCK and end != capacity):
         raise ValueError(f"a writer takes whole blocks of its disk, not {length} bytes at {offset} of {capacity}")
+
+
+def runs_of(indexes: Iterable[int]) -> Iterator[range]:
+    """Joins rising ``indexes`` to runs of neighbours."""
+    start = end = 0
+    for index in indexes:
+        if index != end:
+            if end > start:
+                yield range(start, end)
+            start = index
+        end = index + 1
+    if end > start:
+        yield range(start, end)

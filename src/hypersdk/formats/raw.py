@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Self
 
 from hypersdk.formats.image import BLOCK, BlockFile, Buffer, Piece, check_range
-from hypersdk.units import MiB
-
-_SCAN: Final = 4 * MiB  # bytes read at once by data_extents
-_ZEROS: Final = bytes(_SCAN)
 
 
 class RawWriter:
@@ -56,19 +52,6 @@ class RawWriter:
             self._file.truncate(self.capacity)
         self._file.sync()
 
-    def data_extents(self) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` of runs of blocks that are not all zero. Reads the whole image: nothing else knows what
-        was written."""
-        start: int | None = None
-        for offset, is_data in self._blocks():
-            if is_data:
-                start = offset if start is None else start
-            elif start is not None:
-                yield start, offset - start
-                start = None
-        if start is not None:
-            yield start, self.capacity - start
-
     def stored(self) -> Iterator[range]:
         """Runs of blocks that are not all hole."""
         end = 0
@@ -87,22 +70,3 @@ class RawWriter:
         """Makes holes of ``blocks``."""
         for index in blocks:
             self._file.discard(index * BLOCK, min(BLOCK, self.capacity - index * BLOCK))
-
-    def allocated_runs(self) -> Iterator[range]:
-        """Runs of blocks that have no hole in them and end before the file does."""
-        for run in self._file.data_runs(0):
-            first = -(-run.start // BLOCK)
-            end = -(-self.capacity // BLOCK) if run.stop >= self.capacity else run.stop // BLOCK
-            if first < end:
-                yield range(first, end)
-
-    def _blocks(self) -> Iterator[tuple[int, bool]]:
-        """``(offset, is_data)``, in large steps where all is zero."""
-        for offset in range(0, self.capacity, _SCAN):
-            data = self._file.pread(min(_SCAN, self.capacity - offset), offset)
-            if data == _ZEROS[: len(data)]:
-                yield offset, False
-                continue
-            for start in range(0, len(data), BLOCK):
-                block = data[start : start + BLOCK]
-                yield offset + start, block != _ZEROS[: len(block)]

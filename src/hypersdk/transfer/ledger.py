@@ -231,20 +231,18 @@ class BlockLedger:
             for at, digest in enumerate(hashes):
                 self._count(first + at, digest)
 
-    def forget_except(self, stored: Iterable[range]) -> int:
-        """Forgets each block of data that is not in ``stored``, runs of blocks that rise; returns how many. Blocks of
-        zeros need no place in an image.
+    def forget_except(self, stored: Iterable[range]) -> None:
+        """Forgets each block of data that is not in ``stored``, runs of blocks that rise. Blocks of zeros need no place
+        in an image.
 
         To be called before anything is recorded. Raises OSError.
         """
-        forgotten = position = 0
+        position = 0
         for run in chain(stored, [range(self.blocks, self.blocks)]):
             for known in self._map.runs(position, run.start, present=True):
-                forgotten += self._wipe(known, zeros=False)
+                self._wipe(known, zeros=False)
             position = run.stop
-        if forgotten:
-            os.fdatasync(self._handle)  # else a power cut could bring them back when others lie in their place
-        return forgotten
+        os.fdatasync(self._handle)  # else a power cut could bring them back when others lie in their place
 
     def forget(self, blocks: Iterable[range]) -> None:
         """Takes back that ``blocks`` are in the image: what was read back from there is something else. Not while
@@ -328,10 +326,8 @@ class BlockLedger:
         if digest != ZERO_BLOCK:
             self._data_bytes += self._length(index)
 
-    def _wipe(self, known: range, *, zeros: bool) -> int:
-        """Wipes the records of ``known``, those of zero blocks only with ``zeros``. Returns how many blocks were
-        recorded and are not any more."""
-        forgotten = 0
+    def _wipe(self, known: range, *, zeros: bool) -> None:
+        """Wipes the records of ``known``, those of zero blocks only with ``zeros``."""
         for start in range(known.start, known.stop, _SCAN_RECORDS):
             count = min(_SCAN_RECORDS, known.stop - start)
             data = self._read(start, count)
@@ -343,8 +339,6 @@ class BlockLedger:
                     _write_all(self._handle, bytes(_RECORD.size), _position(index))
                     if self._map.remove(index):
                         self._data_bytes -= 0 if digest == ZERO_BLOCK else self._length(index)
-                        forgotten += 1
-        return forgotten
 
     def _length(self, index: int) -> int:
         return min(BLOCK, self.capacity - index * BLOCK)

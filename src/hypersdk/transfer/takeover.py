@@ -42,9 +42,10 @@ def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, 
 
     To be called after the image was reopened, before anything is written. Raises TargetError and Cancelled.
     """
+    before = ledger.recorded
     with target_errors(f"looking at {meter.file_name}"):
         stored = _map_of(ledger.blocks, writer.stored())
-        lost = ledger.forget_except(stored.runs(0, ledger.blocks, present=True))
+        ledger.forget_except(stored.runs(0, ledger.blocks, present=True))
         check = _Check(writer, ledger, meter, stored)
         meter.check_earlier(stored.count * BLOCK)
         with WorkerGroup(cancel, meter.label) as group:
@@ -53,22 +54,20 @@ def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, 
             group.wait()
         if check.wrong.count:
             ledger.forget(check.wrong.runs(0, ledger.blocks, present=True))
-            with ledger.syncing():  # a VMDK is put in order
-                writer.drop(index for run in check.wrong.runs(0, ledger.blocks, present=True) for index in run)
+            writer.drop(index for run in check.wrong.runs(0, ledger.blocks, present=True) for index in run)
+            ledger.forget_except(writer.stored())
         meter.enter(Phase.PREPARING)
-    return lost + check.damaged
+    return before - ledger.recorded
 
 
 @dataclass(slots=True)
 class _Check:
-    """Compares the blocks of ``stored`` with the ledger. ``wrong`` are those that must go, ``damaged`` how many of them
-    were on record."""
+    """Compares the blocks of ``stored`` with the ledger. ``wrong`` are those that must go."""
 
     writer: ImageWriter
     ledger: BlockLedger
     meter: Meter
     stored: BlockMap
-    damaged: int = 0
     wrong: BlockMap = field(init=False)
     _pieces: Iterator[range] = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -93,11 +92,9 @@ class _Check:
         found = self._hashes(piece, buffer)
         recorded = self.ledger.hashes(piece.start, len(piece))
         for index, digest, known in zip(piece, found, recorded, strict=True):
-            on_record = self.ledger.has(index)
-            if digest != (known if on_record else ZERO_BLOCK):
+            if digest != (known if self.ledger.has(index) else ZERO_BLOCK):
                 with self._lock:
                     self.wrong.add(index)
-                    self.damaged += on_record
 
     def _hashes(self, piece: range, buffer: memoryview) -> list[bytes | None]:
         """Of each block as the image has it; None where it cannot be read."""

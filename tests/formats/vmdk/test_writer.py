@@ -16,7 +16,7 @@ CAPACITY = 40 * MiB
 
 
 def test_a_table_that_names_what_is_not_there_any_more_is_passed_over(tmp_path: Path) -> None:
-    """A move that broke off leaves copies of tables whose grains were behind the end that the file has now."""
+    """Damage can leave a table whose grains are behind the end that the file has now."""
     path = tmp_path / "disk.vmdk"
     with block_file(path) as file:
         writer = StreamOptimizedWriter.create(file, CAPACITY)

@@ -79,28 +79,32 @@ class HostClusters:
         area = (first + count - 1) // COUNTS_PER_BLOCK
         if area >= self._areas():
             first = refcount_block(area) + 1
-            self._check_room(first + count)
+            if first + count > self._geometry.most_host_clusters:
+                message = "the image was resumed so often that its refcount table is full; begin it again"
+                raise OSError(errno.EFBIG, message)
             self.retain(refcount_block(area), 1)
         self._end = first + count
         return first * CLUSTER
 
-    def _check_room(self, end: int) -> None:
-        if end > self._geometry.most_host_clusters:
-            raise OSError(errno.EFBIG, "the image was resumed so often that its refcount table is full; begin it again")
+    def allocate(self, count: int) -> int:
+        """``reserve``, with one reference to each of the clusters."""
+        offset = self.reserve(count)
+        self.retain(offset // CLUSTER, count)
+        return offset
 
-    def reserve_bytes(self, length: int) -> int:
-        """Byte offset of room for ``length`` compressed bytes, right behind the last ones where that is possible."""
+    def allocate_bytes(self, length: int) -> int:
+        """Byte offset of room for ``length`` compressed bytes, right behind the last ones where that is possible. The
+        clusters that it touches get one more reference."""
         if self._packed + length > self._region_end:
             self._open_region()
         start = self._packed
         self._packed += length
+        first = start // CLUSTER
+        self.retain(first, (self._packed - 1) // CLUSTER - first + 1)
         return start
 
     def _open_region(self) -> None:
         start = self.reserve(REGION)
-        # The file is as long as its region before there is data in it: one that ends earlier was cut. Nobody writes
-        # behind the end yet.
-        self._file.truncate(self._end * CLUSTER)
         if start != self._region_end:
             self._packed = start
         self._region_end = start + REGION * CLUSTER
@@ -155,7 +159,6 @@ class HostClusters:
         """Writes counts and refcount table; the file ends with the last cluster given out."""
         if self._region_end == self._end * CLUSTER:
             self._end = align_up(self._packed, CLUSTER) // CLUSTER
-            self._region_end = self._packed
         self._counts.flush()
         blocks = [refcount_block(area) * CLUSTER for area in range(self._areas())]
         table = struct.pack(f">{len(blocks)}Q", *blocks)

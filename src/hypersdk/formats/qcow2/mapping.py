@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from hypersdk.errors import IntegrityError, register
-from hypersdk.formats.dataruns import DataRuns
-from hypersdk.formats.image import BlockFile
+from hypersdk.formats.image import BlockFile, runs_of
 from hypersdk.formats.qcow2.clusters import HostClusters
 from hypersdk.formats.qcow2.layout import (
     CLUSTER,
@@ -77,14 +76,9 @@ class GuestMap:
     def _new_table(self, table_index: int, data: bytes, position: int) -> int:
         """A new L2 table that has ``data`` at ``position``: its cluster was never used before and reads as zeros
         without being written."""
-        offset = self._clusters.reserve(1)
-        self._clusters.retain(offset // CLUSTER, 1)
-        try:
-            self._file.pwrite([data], offset + position)
-            self._set_table(table_index, plain_entry(offset))
-        except OSError:
-            self._clusters.release(offset // CLUSTER, 1)
-            raise
+        offset = self._clusters.allocate(1)
+        self._file.pwrite([data], offset + position)
+        self._set_table(table_index, plain_entry(offset))
         return offset
 
     def _set_table(self, table_index: int, entry: int) -> None:
@@ -93,12 +87,11 @@ class GuestMap:
 
     def load(self, trusted: Callable[[int], bool]) -> None:
         """Reads the tables of an image that another run began; counts what they refer to and clears entries that are
-        not ``trusted``, and those whose data the file has not or not all of: it was cut, or has a hole there.
+        not ``trusted`` or lead behind the end of the file.
 
         Raises IntegrityError ``partial_damaged`` when a table or a trusted entry leads to the fixed part of the image,
         or two L1 entries to one table.
         """
-        data_runs = DataRuns(self._file.data_runs(0))
         length = len(self._tables) * _L1_ENTRY.size
         data = self._file.pread(length, self._geometry.l1_offset).ljust(length, b"\0")
         for table_index, entry in enumerate(_words(data)):
@@ -111,16 +104,16 @@ class GuestMap:
                 continue
             self._claim_table(entry)
             self._tables[table_index] = entry & OFFSET_MASK
-            self._load_table(table_index, trusted, data_runs)
+            self._load_table(table_index, trusted)
 
-    def _load_table(self, table_index: int, trusted: Callable[[int], bool], data_runs: DataRuns) -> None:
+    def _load_table(self, table_index: int, trusted: Callable[[int], bool]) -> None:
         offset = self._tables[table_index]
         page = self._pages.page(offset)
         cleared = False
         first = table_index * L2_ENTRIES
         for index, entry in _entries(page):
             on_disk = first + index < self._geometry.guest_clusters
-            if on_disk and trusted(first + index) and self._is_whole(entry, data_runs):
+            if on_disk and trusted(first + index) and self._is_usable(entry):
                 self._clusters.retain(*entry_span(entry))
             else:
                 page[index * 8 : index * 8 + 8] = bytes(8)
@@ -136,11 +129,11 @@ class GuestMap:
             raise IntegrityError(f"no table can be in cluster {cluster} of the unfinished image", code=PARTIAL_DAMAGED)
         self._clusters.retain(cluster, 1)
 
-    def _is_whole(self, entry: int, data_runs: DataRuns) -> bool:
-        """Whether the file has data there; not where the entry has flags that this program never sets: others would
-        read it otherwise."""
+    def _is_usable(self, entry: int) -> bool:
+        """Whether ``entry`` lies inside the image and has no flag that this program never sets: other programs would
+        read it differently."""
         self._check(entry)
-        return is_ours(entry) and data_runs.cover(*entry_bytes(entry))
+        return is_ours(entry) and not self._clusters.is_behind_end(entry_bytes(entry)[1] - 1)
 
     def _check(self, entry: int) -> None:
         span = entry_span(entry)
@@ -148,17 +141,9 @@ class GuestMap:
         if misaligned or not self._clusters.can_be_data(*span):
             raise IntegrityError(f"a table of the unfinished image leads to cluster {span[0]}", code=PARTIAL_DAMAGED)
 
-    def extents(self) -> Iterator[tuple[int, int]]:
-        """``(first, count)`` of runs of guest clusters that have an entry, rising."""
-        start = end = -1
-        for index in self._mapped():
-            if index != end:
-                if start >= 0:
-                    yield start, end - start
-                start = index
-            end = index + 1
-        if start >= 0:
-            yield start, end - start
+    def stored(self) -> Iterator[range]:
+        """Returns runs of guest clusters that have an entry, rising."""
+        return runs_of(self._mapped())
 
     def _mapped(self) -> Iterator[int]:
         for table_index, offset in enumerate(self._tables):

@@ -64,7 +64,6 @@ class Qcow2Writer:
         self._map = GuestMap(file, geometry, clusters)
         self._passes = compression == "pass"
         self._deflate = _DEFLATE[compression]
-        self._replaced: list[int] = []
         self._incompressible: set[int] = set()
         self._lock = threading.Lock()
 
@@ -83,7 +82,7 @@ class Qcow2Writer:
     ) -> Self:
         """Goes on with an image that ``create`` began, after any kind of death. ``trusted(index)`` says whether the
         data of the 64 KiB block ``index`` is known to be good; all others read as zeros afterwards and their room is
-        given back. So do those that the file has lost.
+        freed.
 
         Raises IntegrityError ``partial_damaged`` when the file is no such image.
         """
@@ -126,12 +125,12 @@ class Qcow2Writer:
         """Longer than ``DEFLATED_MAX`` where it is not worth it."""
         assert self._deflate is not None
         with self._lock:
-            stubborn = index in self._incompressible
+            incompressible = index in self._incompressible
             self._incompressible.discard(index)
         whole = _whole(cluster)  # a short one at the end would pass for one that had shrunk
         # Deflating takes as long as all else with a cluster. What the source's compressor could not shrink is only
         # tried where its start shrinks.
-        if stubborn and len(self._deflate(cluster[:_SAMPLE])) > _SAMPLE_SHRUNK:
+        if incompressible and len(self._deflate(cluster[:_SAMPLE])) > _SAMPLE_SHRUNK:
             return whole
         return self._deflate(whole)
 
@@ -155,81 +154,54 @@ class Qcow2Writer:
         return refused
 
     def _store_plain(self, first: int, data: memoryview) -> None:
-        """At most ``_STEP`` bytes as plain clusters; the last one is filled up with zeros."""
+        """Stores at most ``_STEP`` bytes as plain clusters; the last one is filled up with zeros."""
         count = -(-len(data) // CLUSTER)
-        placed: list[tuple[int, int]] = []
-        try:
-            with self._lock:
-                offset = self._clusters.reserve(count)
-                self._clusters.retain(offset // CLUSTER, count)
-                placed = [(first + number, plain_entry(offset + number * CLUSTER)) for number in range(count)]
-            self._file.pwrite([data, bytes(count * CLUSTER - len(data))], offset)
-            self._enter(placed)
-        except OSError:
-            self._give_back(placed)
-            raise
+        with self._lock:
+            offset = self._clusters.allocate(count)
+        self._file.pwrite([data, bytes(count * CLUSTER - len(data))], offset)
+        self._enter([(first + number, plain_entry(offset + number * CLUSTER)) for number in range(count)])
 
     def _store_packed(self, deflated: Sequence[tuple[int, Buffer]]) -> None:
-        """``(guest cluster, raw deflate)`` packed byte to byte; pieces that lie in a row go out with one write."""
-        placed: list[tuple[int, int]] = []
-        try:
-            with self._lock:
-                offsets = [self._place(index, len(data), placed) for index, data in deflated]
-            for start, buffers in _adjacent(offsets, [data for _, data in deflated]):
-                self._file.pwrite(buffers, start)
-            self._enter(placed)
-        except OSError:
-            self._give_back(placed)
-            raise
+        """Stores ``(guest cluster, raw deflate)`` packed byte to byte; adjacent ones are written together."""
+        with self._lock:
+            offsets = [self._clusters.allocate_bytes(len(data)) for _, data in deflated]
+        for start, buffers in _adjacent(offsets, [data for _, data in deflated]):
+            self._file.pwrite(buffers, start)
+        self._enter(
+            [
+                (index, compressed_entry(offset, len(data)))
+                for (index, data), offset in zip(deflated, offsets, strict=True)
+            ]
+        )
 
-    def _place(self, index: int, length: int, placed: list[tuple[int, int]]) -> int:
-        offset = self._clusters.reserve_bytes(length)
-        entry = compressed_entry(offset, length)
-        self._clusters.retain(*entry_span(entry))
-        placed.append((index, entry))
-        return offset
-
-    def _enter(self, placed: list[tuple[int, int]]) -> None:
-        """Puts entries whose data is written into the L2 tables and takes them off the list, so that what is left on it
-        has no owner."""
+    def _enter(self, placed: Sequence[tuple[int, int]]) -> None:
+        """Puts ``(guest cluster, entry)``, whose data is written, into the L2 tables."""
         with self._lock:
             while placed:
                 run = _same_table_run(placed)
-                self._replaced += self._map.replace(run[0][0], [entry for _, entry in run])
-                del placed[: len(run)]
-            while self._replaced:
-                self._clusters.release(*entry_span(self._replaced.pop()))
+                self._replace(run[0][0], [entry for _, entry in run])
+                placed = placed[len(run) :]
 
-    def _give_back(self, placed: list[tuple[int, int]]) -> None:
-        with self._lock:
-            for _, entry in placed:
-                self._clusters.release(*entry_span(entry))
+    def _replace(self, first: int, entries: Sequence[int]) -> None:
+        """Sets the entries of clusters in a row and frees what they replace."""
+        for entry in self._map.replace(first, entries):
+            self._clusters.release(*entry_span(entry))
 
     def sync(self) -> None:
         """Makes all that was written so far durable; nothing of it is held back in memory that ``resume`` needs."""
         self._file.sync()
 
     def finish(self) -> None:
-        """Refcounts and their table, then, when all that is durable, the header. May be called again after an
-        OSError."""
+        """Writes refcounts and their table, then, when all that is durable, the header."""
         with self._lock:
             self._clusters.close()
             self._file.sync()
             self._file.pwrite([self._geometry.header(MAGIC)], 0)
             self._file.sync()
 
-    def data_extents(self) -> Iterator[tuple[int, int]]:
-        """Guest ranges that have clusters. Not while others write."""
-        for first, count in self._map.extents():
-            start = first * CLUSTER
-            yield start, min(count * CLUSTER, self.capacity - start)
-
-    def allocated_runs(self) -> Iterator[range]:
-        """Runs of blocks that have clusters: ``resume`` kept only entries whose data is in the file."""
-        for first, count in self._map.extents():
-            yield range(first, first + count)
-
-    stored = allocated_runs
+    def stored(self) -> Iterator[range]:
+        """Returns runs of blocks that have clusters."""
+        return self._map.stored()
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Clusters as the L2 tables name them; plain ones that lie in a row come with one read."""
@@ -255,12 +227,11 @@ class Qcow2Writer:
         return data
 
     def drop(self, blocks: Iterable[int]) -> None:
-        """Clears the entries of ``blocks`` and gives their clusters back."""
+        """Clears the entries of ``blocks`` and frees their clusters."""
         with self._lock:
             for index in blocks:
                 if self._map.entries(index, 1) != [0]:
-                    for entry in self._map.replace(index, [0]):
-                        self._clusters.release(*entry_span(entry))
+                    self._replace(index, [0])
 
 
 def most_bytes(capacity: int, blocks: int, *, compressed: bool) -> int:

@@ -46,19 +46,14 @@ class GrainTables:
         """Where ``grain`` is."""
         return self._table(grain // ENTRIES_PER_TABLE).entries[grain % ENTRIES_PER_TABLE]
 
-    def put(self, grain: int, sector: int) -> int:
-        """Sets where ``grain`` is (0: nowhere any more) and returns where it was."""
+    def put(self, grain: int, sector: int) -> None:
+        """Sets where ``grain`` is. Raises ValueError where it is somewhere already."""
         table = self._table(grain // ENTRIES_PER_TABLE)
-        before = table.entries[grain % ENTRIES_PER_TABLE]
-        if before != sector:
-            table.entries[grain % ENTRIES_PER_TABLE] = sector
-            table.missing += (sector == 0) - (before == 0)
-            table.changed = True
-        return before
-
-    def load(self, grain: int) -> None:
-        """Brings the table of ``grain`` into memory, so that the next ``put`` cannot fail."""
-        self._table(grain // ENTRIES_PER_TABLE)
+        if table.entries[grain % ENTRIES_PER_TABLE]:
+            raise ValueError(f"block {grain} is in the image already")
+        table.entries[grain % ENTRIES_PER_TABLE] = sector
+        table.missing -= 1
+        table.changed = True
 
     def due(self) -> list[int]:
         """Tables to be written out now: full ones, and the longest unused beyond what may stay in memory."""

@@ -1,9 +1,9 @@
 """Writes a streamOptimized VMDK as ESXi sends it: grains, a table after each 512 of them, directory, footer, end
 marker.
 
-The stream goes forward only, so a block written again leaves its old grain behind; such grains are squeezed out
-(``log``) and the finished file names and holds each block once. The header comes last: until then the file starts with
-a magic number that no reader knows.
+The stream goes forward only: a block that is to be written again is cut off first, with all that follows it in the
+file, so the finished file names and holds each block once. The header comes last: until then the file starts with a
+magic number that no reader knows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import ClassVar, Final, Self
 
 from isal import isal_zlib
 
-from hypersdk.formats.image import BLOCK, BlockFile, Buffer, Piece, check_range
+from hypersdk.formats.image import BLOCK, BlockFile, Buffer, Piece, check_range, runs_of
 from hypersdk.formats.vmdk.descriptor import stream_descriptor
 from hypersdk.formats.vmdk.layout import (
     DEFLATED_MOST,
@@ -49,6 +49,7 @@ UNFINISHED_MAGIC: Final = b"kdm~"
 _DESCRIPTOR_SECTORS: Final = 20
 _CID: Final = re.compile(rb"^CID=([0-9a-f]{8})$", re.MULTILINE)
 _RESERVED_CIDS: Final = 0xFFFFFFFE  # this one, and 0xffffffff for "no parent"
+_LEVEL: Final = 1  # of isal's 0 to 3
 
 
 class StreamOptimizedWriter:
@@ -57,58 +58,42 @@ class StreamOptimizedWriter:
     ordered: ClassVar[bool] = True
     """Blocks should be written in rising order, as far as the source has it: some readers of streams expect that."""
 
-    def __init__(self, file: BlockFile, header: SparseHeader, log: StreamLog, *, level: int) -> None:
-        self.capacity = capacity = header.capacity
+    sha256: str | None = None
+    """Hex digest of the finished file; None before, and where the file was not written from first to last in one go."""
+
+    def __init__(self, file: BlockFile, capacity: int, digest: hashlib._Hash | None) -> None:
+        self.capacity = capacity
         self._file = file
-        self._header = header
-        self._log = log
-        self._level = level
-        self._front = _front(header, secrets.randbelow(_RESERVED_CIDS - 1) + 1)
+        self._header = _header(capacity)
+        self._front = _front(self._header, secrets.randbelow(_RESERVED_CIDS - 1) + 1)
+        self._digest = digest
+        self._log = StreamLog(file, digest)
         self._tables = GrainTables(file, capacity)
-        self._first_dead: int | None = None  # bytes; the lowest grain that no table names any more
-        self._moved: dict[int, int] | None = None  # while grains are moved: tables and the sectors they will have
-        self._unnumbered: int | None = None  # bytes; grains from here on have moved, and their tables do not know yet
-        self._whole = False
-        self._hash: hashlib._Hash | None = None
         self._lock = threading.Lock()
 
     @classmethod
-    def create(cls, file: BlockFile, capacity: int, *, level: int = 1) -> Self:
-        """Begins anew; what was in ``file`` goes. ``capacity`` in bytes, a multiple of 512; ``level`` as isal has it, 0
-        to 3."""
+    def create(cls, file: BlockFile, capacity: int) -> Self:
+        """Begins a new image; what was in ``file`` is gone. ``capacity`` in bytes, a multiple of 512."""
         digest = hashlib.sha256()
-        writer = cls(file, _header(capacity), StreamLog(file, digest=digest), level=level)
+        writer = cls(file, capacity, digest)
         digest.update(writer._front)
-        writer._hash = digest
         file.truncate(0)
         writer._write_front(UNFINISHED_MAGIC)
         return writer
 
     @classmethod
-    def resume(cls, file: BlockFile, capacity: int, *, trusted: Callable[[int], bool], level: int = 1) -> Self:
-        """Goes on with what an earlier run left in ``file``; ``trusted(block)`` says whose data is known to be good,
-        the rest goes; so does all behind the first damage.
+    def resume(cls, file: BlockFile, capacity: int, *, trusted: Callable[[int], bool]) -> Self:
+        """Goes on with what an earlier run left in ``file``, up to the first damage, or the first block of which
+        ``trusted(block)`` does not say that its data is known to be good.
 
-        Raises IntegrityError ``bad_format`` where ``file`` is no such thing. ``sha256`` is None for good.
+        Raises IntegrityError ``bad_format`` where ``file`` is not such an image.
         """
-        header = _header(capacity)
-        _require_ours(file, header)
-        _cut_at_hole(file)
-        log = StreamLog(file)
-        writer = cls(file, header, log, level=level)
+        writer = cls(file, capacity, None)
+        _require_ours(file, writer._header)
         file.pwrite([UNFINISHED_MAGIC], 0)
         file.sync()
-        log.finish_move()
-        writer._read_log()
-        writer._drop(trusted)
-        writer._squeeze()
+        writer._read_log(trusted)
         return writer
-
-    @property
-    def sha256(self) -> str | None:
-        """Hex digest of the finished file; None before, and where the file was not written from first to last in one
-        go."""
-        return self._hash.hexdigest() if self._whole and self._hash is not None else None
 
     def write(self, offset: int, data: Buffer) -> None:
         """``data`` at guest ``offset``; see ImageWriter."""
@@ -129,37 +114,19 @@ class StreamOptimizedWriter:
         self._file.sync()
 
     def finish(self) -> None:
-        """Tables, directory, footer, end marker, and the header last; durable on return. May be called again after an
-        OSError."""
+        """Writes tables, directory, footer, end marker, and the header last; durable on return."""
         with self._lock:
-            if not self._whole:
-                self._squeeze()
-                self._append_tables(self._tables.changed())
-                self._log.append(self._trailer())
-                self._whole = True
+            self._append_tables(self._tables.changed())
+            self._log.append(self._trailer())
             self._file.truncate(self._log.end)
             self._file.sync()
             self._write_front(MAGIC)
             self._file.sync()
+            self.sha256 = self._digest.hexdigest() if self._digest is not None else None
 
-    def data_extents(self) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` of guest ranges that hold grains, rising."""
-        start = end = 0
-        for grain in self._grains():
-            if grain * BLOCK != end:
-                if end > start:
-                    yield start, end - start
-                start = grain * BLOCK
-            end = min((grain + 1) * BLOCK, self.capacity)
-        if end > start:
-            yield start, end - start
-
-    def allocated_runs(self) -> Iterator[range]:
-        """Runs of blocks whose grains are in the log: ``resume`` found each of them whole."""
-        for offset, length in self.data_extents():
-            yield range(offset // BLOCK, -(-(offset + length) // BLOCK))
-
-    stored = allocated_runs
+    def stored(self) -> Iterator[range]:
+        """Returns runs of blocks whose grains are in the log."""
+        return runs_of(self._grains())
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Inflates the grains of the log that the tables name."""
@@ -180,11 +147,15 @@ class StreamOptimizedWriter:
         return Piece(offset, length, data)
 
     def drop(self, blocks: Iterable[int]) -> None:
-        """Takes the grains of ``blocks`` out of the log; those behind them move down."""
+        """Cuts the log off before the first grain of ``blocks``: all grains behind it are lost with it."""
         with self._lock:
+            first = self._log.end // SECTOR
             for grain in blocks:
-                self._drop_grain(grain)
-            self._squeeze()
+                first = min(first, self._tables.sector(grain) or first)
+                self._tables.trim()
+            self._digest = None
+            self._file.truncate(first * SECTOR)
+            self._read_log(lambda _: True)
 
     def _grains(self) -> Iterator[int]:
         with self._lock:
@@ -199,28 +170,17 @@ class StreamOptimizedWriter:
     def _deflated(self, offset: int, data: memoryview) -> Piece:
         """A whole grain is deflated also at the end of an odd disk: the format knows no shorter ones."""
         block: Buffer = data if len(data) == BLOCK else bytes(data).ljust(BLOCK, b"\0")
-        return Piece(offset, len(data), isal_zlib.compress(block, self._level))
+        return Piece(offset, len(data), isal_zlib.compress(block, _LEVEL))
 
     def _append(self, pieces: Sequence[Piece]) -> None:
-        """All of ``pieces``, or none of them when an error is raised."""
         records = [grain_record(piece.offset, piece.zlib) for piece in pieces]
         with self._lock:
             self._append_tables(self._tables.due())
-            for piece in pieces:
-                self._tables.load(piece.offset // BLOCK)
             at = self._log.append([buffer for record in records for buffer in record])
             for piece, record in zip(pieces, records, strict=True):
-                self._put(piece.offset // BLOCK, at)
+                self._tables.put(piece.offset // BLOCK, at // SECTOR)
                 at += sum(map(len, record))
             self._tables.trim()
-
-    def _put(self, grain: int, start: int) -> None:
-        before = self._tables.put(grain, start // SECTOR) * SECTOR
-        if before and before != start:
-            self._dead(before)
-
-    def _dead(self, start: int) -> None:
-        self._first_dead = start if self._first_dead is None else min(start, self._first_dead)
 
     def _append_tables(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -245,15 +205,18 @@ class StreamOptimizedWriter:
 
     # Going on after a crash.
 
-    def _read_log(self) -> None:
-        """Enters everything that an earlier run appended; of a block that is there twice the later one counts."""
+    def _read_log(self, trusted: Callable[[int], bool]) -> None:
+        """Enters what an earlier run appended, up to the first grain that is not ``trusted``, or comes twice, and cuts
+        the rest off."""
+        self._tables = GrainTables(self._file, self.capacity)
         end = FRONT_BYTES
-        self._log.end = self._file.size()
-        for record in self._log.records(FRONT_BYTES, self.capacity):
-            if record.grain is not None:
-                self._put(record.grain, record.start)
-            else:
+        for record in self._log.records(self.capacity):
+            if record.grain is None:
                 self._adopt_table(record)
+            elif self._tables.sector(record.grain) or not trusted(record.grain):
+                break
+            else:
+                self._tables.put(record.grain, record.start // SECTOR)
             self._tables.trim()
             end = record.start + record.length
         self._log.end = end
@@ -267,60 +230,11 @@ class StreamOptimizedWriter:
         first = next(filter(None, entries), 0)
         marker = self._file.pread(META_MARKER.size, first * SECTOR)
         if len(marker) < META_MARKER.size:
-            return  # of a move that a crash broke off: what it named has gone elsewhere
+            return  # of a file that was cut off and written on
         lba, _, _ = META_MARKER.unpack(marker)
         number = lba * SECTOR // (BLOCK * ENTRIES_PER_TABLE)
         if first and number < len(self._tables.directory) and self._tables.entries(number) == entries:
-            self._tables.stored(number, record.sector)
-
-    def _drop(self, trusted: Callable[[int], bool]) -> None:
-        for grain in self._grains():
-            if not trusted(grain):
-                self._drop_grain(grain)
-
-    def _drop_grain(self, grain: int) -> None:
-        self._append_tables(self._tables.due())
-        if start := self._tables.put(grain, 0) * SECTOR:
-            self._dead(start)
-
-    def _squeeze(self) -> None:
-        """Takes the grains that no table names out of the log. After an OSError it goes on where it was."""
-        if self._first_dead is not None:
-            self._move(self._first_dead)
-        if self._unnumbered is not None:
-            for record in self._log.records(self._unnumbered, self.capacity):
-                if record.grain is not None:
-                    self._append_tables(self._tables.due())
-                    self._tables.put(record.grain, record.sector)
-                self._unnumbered = record.start + record.length
-            self._unnumbered = None
-
-    def _move(self, target: int) -> None:
-        self._hash = None
-        if self._moved is None:
-            self._append_tables(self._tables.changed())
-            moved: dict[int, int] = {}
-            self._log.prepare_move(target, self._named(target, moved))
-            self._moved = moved
-        self._log.finish_move()
-        for number, sector in self._moved.items():
-            self._tables.directory[number] = sector
-        self._first_dead, self._moved, self._unnumbered = None, None, target
-
-    def _named(self, target: int, moved: dict[int, int]) -> Iterator[Record]:
-        """The records from ``target`` on that are still named; ``moved`` gets the sector of each table once all of them
-        stand at ``target``."""
-        tables = {sector: number for number, sector in enumerate(self._tables.directory) if sector * SECTOR > target}
-        at = target
-        for record in self._log.records(target, self.capacity):
-            if record.grain is not None:
-                named = self._tables.sector(record.grain) == record.sector
-                self._tables.trim()
-            elif named := record.sector in tables:
-                moved[tables[record.sector]] = (at + SECTOR) // SECTOR
-            if named:
-                at += record.length
-                yield record
+            self._tables.stored(number, record.start // SECTOR + 1)
 
 
 def most_bytes(capacity: int, blocks: int) -> int:
@@ -350,15 +264,6 @@ def _header(capacity: int) -> SparseHeader:
     if capacity % SECTOR or not 0 < capacity <= MAX_CAPACITY:
         raise ValueError(f"no VMDK can have a capacity of {capacity} bytes")
     return stream_header(capacity, descriptor_sectors=_DESCRIPTOR_SECTORS, overhead_sectors=FRONT_BYTES // SECTOR)
-
-
-def _cut_at_hole(file: BlockFile) -> None:
-    """A log is written without a hole, so where one is, something was lost; the heads of records alone would not
-    tell."""
-    first = next(file.data_runs(FRONT_BYTES), None)
-    end = first.stop if first is not None and first.start == FRONT_BYTES else FRONT_BYTES
-    if end < file.size():
-        file.truncate(end)
 
 
 def _require_ours(file: BlockFile, header: SparseHeader) -> None:
