@@ -18,9 +18,10 @@ from hypersdk.model import Basis, Phase
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import content_digest_of
-from hypersdk.transfer.disk import CopyOptions, transfer_disk
+from hypersdk.transfer.disk import transfer_disk
 from hypersdk.transfer.files import open_output
 from hypersdk.transfer.ledger import BlockLedger
+from hypersdk.transfer.policies import CopyOptions
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import DiskSource

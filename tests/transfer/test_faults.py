@@ -22,10 +22,10 @@ from hypersdk.model import Phase
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.budget import EXHAUSTED_CODE, StreamBudget
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.disk import CopyOptions, transfer_disk
+from hypersdk.transfer.disk import transfer_disk
 from hypersdk.transfer.files import open_output
 from hypersdk.transfer.ledger import BlockLedger
-from hypersdk.transfer.policies import Policies
+from hypersdk.transfer.policies import CopyOptions, Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy
@@ -83,6 +83,7 @@ class Bench:
         budget: StreamBudget | None = None,
         **options: int,
     ) -> Receipt:
+        self.meter = Meter("Hard disk 1", "out.raw", self.disk.capacity)  # each run has its own
         with self.opened() as (writer, ledger):
             try:
                 return transfer_disk(

@@ -74,8 +74,10 @@ def test_a_link_in_the_place_of_the_output_is_not_followed(tmp_path: Path) -> No
 
 def test_publish_moves_the_name(tmp_path: Path) -> None:
     partial, final = tmp_path / "disk.partial", tmp_path / "disk"
-    partial.write_bytes(b"image")
-    publish(partial, final)
+    handle = open_output(partial, fresh=True)
+    os.write(handle, b"image")
+    publish(handle, partial, final)
+    os.close(handle)
     assert final.read_bytes() == b"image"
     assert not partial.exists()
 
@@ -85,12 +87,16 @@ def test_publish_moves_the_name(tmp_path: Path) -> None:
 def test_only_a_file_of_ours_is_published(tmp_path: Path, kind: str) -> None:
     partial, final, victim = tmp_path / "disk.partial", tmp_path / "disk", tmp_path / "victim"
     victim.write_bytes(b"precious")
+    handle = open_output(partial, fresh=True)
+    partial.unlink()
     if kind == "link":
         partial.symlink_to(victim)
     else:
         os.mkfifo(partial)
-    with pytest.raises(TargetError, match="publishing disk"):
-        publish(partial, final)
+    with pytest.raises(TargetError) as caught:
+        publish(handle, partial, final)
+    os.close(handle)
+    assert caught.value.code == "output_replaced"
     assert not final.exists()
 
 
@@ -193,10 +199,10 @@ def test_another_file_of_the_same_name_is_not_published(tmp_path: Path) -> None:
     partial.unlink()
     partial.write_bytes(b"yours")
     with pytest.raises(TargetError) as caught:
-        publish(partial, final, handle)
+        publish(handle, partial, final)
     assert caught.value.code == "output_replaced"
     assert (partial.read_bytes(), final.exists()) == (b"yours", False)
-    assert sha256_of(partial, CancelToken(), written=handle) == hashlib.sha256(b"mine").hexdigest()
+    assert sha256_of(handle, "disk", CancelToken()) == hashlib.sha256(b"mine").hexdigest()
     os.close(handle)
 
 
@@ -219,7 +225,7 @@ def test_another_file_that_comes_between_the_look_and_the_rename_gets_its_name_b
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", late)
         with pytest.raises(TargetError) as caught:
-            publish(partial, final, handle)
+            publish(handle, partial, final)
     os.close(handle)
     assert caught.value.code == "output_replaced"
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"disk.partial": b"yours"}
@@ -259,8 +265,12 @@ def test_two_writers_of_one_small_file_never_publish_half_of_the_other(
 
 
 def test_publish_of_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="publishing disk"):
-        publish(tmp_path / "disk.partial", tmp_path / "disk")
+    handle = open_output(tmp_path / "disk.partial", fresh=True)
+    (tmp_path / "disk.partial").unlink()
+    with pytest.raises(TargetError) as caught:
+        publish(handle, tmp_path / "disk.partial", tmp_path / "disk")
+    os.close(handle)
+    assert caught.value.code == "output_replaced"
 
 
 @pytest.mark.parametrize(
@@ -285,7 +295,8 @@ def test_read_back_is_the_files_sha256_and_counts_its_bytes(tmp_path: Path) -> N
     path = tmp_path / "image"
     path.write_bytes(data)
     counts: list[int] = []
-    assert sha256_of(path, CancelToken(), counts.append) == hashlib.sha256(data).hexdigest()
+    with path.open("rb") as file:
+        assert sha256_of(file.fileno(), "image", CancelToken(), counts.append) == hashlib.sha256(data).hexdigest()
     assert sum(counts) == len(data)
 
 
@@ -293,8 +304,8 @@ def test_read_back_can_be_cancelled(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(bytes(9 * MiB))
     cancel = CancelToken()
-    with pytest.raises(Cancelled):
-        sha256_of(path, cancel, lambda _count: cancel.cancel("enough"))
+    with path.open("rb") as file, pytest.raises(Cancelled):
+        sha256_of(file.fileno(), "image", cancel, lambda _count: cancel.cancel("enough"))
 
 
 def test_read_back_of_a_part(tmp_path: Path) -> None:
@@ -302,14 +313,16 @@ def test_read_back_of_a_part(tmp_path: Path) -> None:
     path = tmp_path / "archive"
     path.write_bytes(data)
     expected = hashlib.sha256(data[1000 : 1000 + 5 * MiB]).hexdigest()
-    assert sha256_of(path, CancelToken(), region=range(1000, 1000 + 5 * MiB)) == expected
+    with path.open("rb") as file:
+        found = sha256_of(file.fileno(), "archive", CancelToken(), region=range(1000, 1000 + 5 * MiB))
+    assert found == expected
 
 
 def test_read_back_of_a_file_that_is_too_short(tmp_path: Path) -> None:
     path = tmp_path / "archive"
     path.write_bytes(bytes(1000))
-    with pytest.raises(TargetError, match="ends 24 bytes before it should"):
-        sha256_of(path, CancelToken(), region=range(1024))
+    with path.open("rb") as file, pytest.raises(TargetError, match="archive ends 24 bytes before it should"):
+        sha256_of(file.fileno(), "archive", CancelToken(), region=range(1024))
 
 
 def test_a_folder_that_is_named_by_a_descriptor_is_shown_by_its_name(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class DiskFiles(Outputs):
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
         file = self._file(record)
-        return sha256_of(file.partial, cancel, on_bytes, written=file.whole)
+        return sha256_of(file.whole, file.partial.name, cancel, on_bytes)
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs."""

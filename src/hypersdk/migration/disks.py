@@ -17,10 +17,10 @@ from hypersdk.migration.settings import RunResources
 from hypersdk.migration.spec import Compression, ExportSpec
 from hypersdk.model import Phase
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.disk import CopyOptions, transfer_disk
+from hypersdk.transfer.disk import transfer_disk
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.folder import OutputFolder
-from hypersdk.transfer.policies import Policies
+from hypersdk.transfer.policies import CopyOptions, Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import RetryPolicy

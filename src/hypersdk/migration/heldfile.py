@@ -50,7 +50,7 @@ class HeldFile:
     def publish(self, on_lost: Callable[[], None] | None = None) -> None:
         """Gives it its final name; again after a crash in between, where it may have it already. Raises TargetError."""
         if not has_name(self.whole, self.final):
-            publish(self.partial, self.final, self.whole, on_lost)
+            publish(self.whole, self.partial, self.final, on_lost)
 
     def take_back(self) -> None:
         """Gives it its unfinished name again. Raises TargetError."""

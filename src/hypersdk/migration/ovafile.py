@@ -26,7 +26,7 @@ from hypersdk.migration.outputs import (
     Wrap,
 )
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.transfer.blockfile import FdFile, RegionFile
+from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import has_name, sha256_of, target_errors
 
@@ -60,7 +60,7 @@ class OvaFile(Outputs):
             fresh = not self._file.partial.exists() or (first and not found.trusted)
             descriptor = self._file.opened(fresh=fresh)
             record.start = self._archive(FdFile(descriptor), until=record).begin_member(record.file_name)
-            file = RegionFile(wrap(FdFile(descriptor)), record.start)
+            file = wrap(FdFile(descriptor, record.start))
             if not found.trusted:
                 file.truncate(0)
             yield self._opened(file, record, found)
@@ -94,7 +94,7 @@ class OvaFile(Outputs):
 
     def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
         """See Outputs."""
-        return sha256_of(self._file.partial, cancel, on_bytes, _region(record), written=self._file.whole)
+        return sha256_of(self._file.whole, self._file.partial.name, cancel, on_bytes, _region(record))
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs. Disks behind it move, so they go with it: the caller forgets all or the last ones."""
@@ -125,7 +125,7 @@ class OvaFile(Outputs):
         """Of the whole archive, which is known only now. Where that is cancelled it loses its name again: it is not
         published yet."""
         try:
-            return sha256_of(self._file.final, cancel, written=self._file.whole)
+            return sha256_of(self._file.whole, self._file.final.name, cancel)
         except Cancelled:
             self._file.take_back()
             raise

@@ -1,4 +1,4 @@
-"""Block files: an open file descriptor, and a region of one (a member of an OVA)."""
+"""The block file of an open file descriptor, or of the end of one (a member of an OVA)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from hypersdk.formats.image import BlockFile, Buffer
+from hypersdk.formats.image import Buffer
 from hypersdk.transfer.holes import runs
 from hypersdk.units import GiB, MiB
 
@@ -24,21 +24,22 @@ _NO_HOLES: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM}
 call."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
-if _fallocate is not None:
-    _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    _fallocate.restype = ctypes.c_int
+_fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_fallocate.restype = ctypes.c_int
 
 
 class FdFile:
-    """An open, seekable file descriptor as a BlockFile. The descriptor stays the caller's, who closes it after the last
-    call."""
+    """An open, seekable file descriptor as a BlockFile, from byte ``start`` to its end. The caller closes the
+    descriptor after the last call."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, start: int = 0) -> None:
         self._fd = fd
+        self._start = start
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
         """Writes all buffers at ``offset``, with as few system calls as the kernel lets us."""
+        offset += self._start
         for start in range(0, len(buffers), _BUFFERS_AT_ONCE):
             offset += self._pwrite_all(buffers[start : start + _BUFFERS_AT_ONCE], offset)
 
@@ -55,23 +56,21 @@ class FdFile:
 
     def pread(self, length: int, offset: int) -> bytes:
         """Up to ``length`` bytes at ``offset``; fewer only at the end of the file."""
-        data = os.pread(self._fd, min(length, _BYTES_AT_ONCE), offset)
-        if len(data) == length or not data:
-            return data
-        parts = [data]
-        done = len(data)
-        while done < length and (data := os.pread(self._fd, min(length - done, _BYTES_AT_ONCE), offset + done)):
+        offset += self._start
+        parts: list[bytes] = []
+        while length and (data := os.pread(self._fd, min(length, _BYTES_AT_ONCE), offset)):
             parts.append(data)
-            done += len(data)
-        return b"".join(parts)
+            length -= len(data)
+            offset += len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def size(self) -> int:
-        """Bytes of the file."""
-        return os.fstat(self._fd).st_size
+        """Bytes from ``start`` to the end of the file."""
+        return max(0, os.fstat(self._fd).st_size - self._start)
 
     def truncate(self, size: int) -> None:
         """Sets the size; what is new is a hole."""
-        os.ftruncate(self._fd, size)
+        os.ftruncate(self._fd, self._start + size)
 
     def discard(self, offset: int, length: int) -> None:
         """Punches a hole; writes zeros where the file system has no holes. Never changes the size."""
@@ -80,10 +79,8 @@ class FdFile:
             self._zero(offset, length)
 
     def _punch(self, offset: int, length: int) -> bool:
-        if _fallocate is None:
-            return False
         mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-        if _fallocate(self._fd, mode, offset, length) == 0:
+        if _fallocate(self._fd, mode, self._start + offset, length) == 0:
             return True
         code = ctypes.get_errno()
         if code not in _NO_HOLES:
@@ -99,7 +96,9 @@ class FdFile:
 
     def data_runs(self, start: int) -> Iterator[range]:
         """Runs of bytes from ``start`` on that hold data."""
-        return (run for run, is_data in runs(self._fd, range(start, self.size())) if is_data)
+        for run, is_data in runs(self._fd, range(self._start + start, self._start + self.size())):
+            if is_data:
+                yield range(run.start - self._start, run.stop - self._start)
 
     def sync(self) -> None:
         """Waits until data and size are durable."""
@@ -115,41 +114,3 @@ def _without(buffers: Sequence[Buffer], done: int) -> list[memoryview]:
             left.append(view[done:])
         done = max(0, done - len(view))
     return left
-
-
-class RegionFile:
-    """``file`` from byte ``start`` on, as a file of its own. It is the last region of ``file``: its end is the file's
-    end."""
-
-    def __init__(self, file: BlockFile, start: int) -> None:
-        self._file = file
-        self._start = start
-
-    def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
-        """Writes all buffers at ``offset`` of the region."""
-        self._file.pwrite(buffers, self._start + offset)
-
-    def pread(self, length: int, offset: int) -> bytes:
-        """Up to ``length`` bytes at ``offset`` of the region."""
-        return self._file.pread(length, self._start + offset)
-
-    def size(self) -> int:
-        """Bytes from the region's start to the end of the file."""
-        return max(0, self._file.size() - self._start)
-
-    def truncate(self, size: int) -> None:
-        """Moves the end of the file."""
-        self._file.truncate(self._start + size)
-
-    def discard(self, offset: int, length: int) -> None:
-        """Gives the room of a range of the region back."""
-        self._file.discard(self._start + offset, length)
-
-    def data_runs(self, start: int) -> Iterator[range]:
-        """Runs of bytes from ``start`` of the region on that hold data."""
-        for run in self._file.data_runs(self._start + start):
-            yield range(run.start - self._start, run.stop - self._start)
-
-    def sync(self) -> None:
-        """Makes the whole file durable."""
-        self._file.sync()

@@ -12,46 +12,26 @@ What surrounds sources and ledger (budget, retries, limit, waiting for room) is 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Final
+from dataclasses import dataclass
 
 from hypersdk.errors import HyperSDKError, IntegrityError
 from hypersdk.formats.image import BLOCK, ImageWriter
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.ledger import BlockLedger
-from hypersdk.transfer.policies import DEFAULT_POLICIES, Policies
+from hypersdk.transfer.policies import DEFAULT_OPTIONS, DEFAULT_POLICIES, CopyOptions, Policies
 from hypersdk.transfer.progress import Meter
-from hypersdk.transfer.ranging import PIECE, RangeOptions, RangePass
+from hypersdk.transfer.ranging import RangePass
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.retry import Attempts
-from hypersdk.transfer.sink import Checkpoints, Sink, StoredCounts
+from hypersdk.transfer.sink import Checkpoints, Sink
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests, StreamSource
-from hypersdk.transfer.streaming import PassOptions, StreamPass
+from hypersdk.transfer.streaming import StreamPass
 from hypersdk.transfer.takeover import take_over
 from hypersdk.transfer.workergroup import WorkerGroup
-from hypersdk.units import MiB, format_duration
-
-CHECKPOINT_BYTES: Final = 64 * MiB
-RANGE_STREAMS: Final = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyOptions:
-    """How a copy is run. ``check=False`` passes grains on unseen: then there is no content digest. ``workers`` inflate
-    and hash. ``hashes`` are the digests of the stream; SHA-1 is added where the source wants it. A try that stored
-    ``checkpoint_bytes`` made progress: the count of failures starts again."""
-
-    check: bool = True
-    workers: int = 2
-    range_streams: int = RANGE_STREAMS
-    hashes: Collection[str] = ("sha256",)
-    checkpoint_bytes: int = CHECKPOINT_BYTES
-    clock: Callable[[], float] = time.monotonic
+from hypersdk.units import format_duration
 
 
 def transfer_disk(
@@ -62,7 +42,7 @@ def transfer_disk(
     cancel: CancelToken,
     meter: Meter,
     policies: Policies = DEFAULT_POLICIES,
-    options: CopyOptions = CopyOptions(),
+    options: CopyOptions = DEFAULT_OPTIONS,
 ) -> Receipt:
     """Copies ``source`` into ``writer`` and finishes it: when this returns, the image is whole and durable.
 
@@ -120,10 +100,8 @@ class _Copy:
     policies: Policies
     options: CopyOptions
     checkpoints: Checkpoints | None = None
-    stored: StoredCounts = field(default_factory=StoredCounts)
     found: int = 0
     damaged: int = 0
-    tries: int = 0
     route: str = ""
 
     def take_over(self) -> None:
@@ -156,7 +134,7 @@ class _Copy:
         attempts = Attempts(self.policies.retry)
         while True:
             before = self.ledger.recorded
-            self._tried()
+            self.meter.tried()
             try:
                 return self._stream_once(source)
             except HyperSDKError as error:
@@ -167,32 +145,26 @@ class _Copy:
                 self.cancel.sleep(wait_s)
 
     def _stream_once(self, source: StreamSource) -> StreamDigests:
-        hashes = dict.fromkeys([*self.options.hashes, *(["sha1"] if source.wants_sha1 else [])])
-        options = PassOptions(
-            tuple(hashes), self.options.check, self.writer.ordered, self.options.workers, self.options.clock
-        )
-        opened = self.policies.stream(source, self.meter)
-        with named(source.label), WorkerGroup(self.cancel, source.label) as group, opened(group.token) as stream:
+        with (
+            named(source.label),
+            WorkerGroup(self.cancel, source.label) as group,
+            self.policies.stream(source, self.meter, group.token) as stream,
+        ):
             self.route = stream.route
             self.meter.begin_stream(stream.length_bytes, source.allocated_bytes)
-            return StreamPass(group, stream, source.capacity_bytes, self._sink(group), self.meter, options).run()
+            return StreamPass(group, stream, source, self._sink(group), self.meter, self.options).run()
 
     def _ranges(self, source: RangeSource) -> None:
         """Fetches what is missing; each range is tried again by itself."""
-        options = RangeOptions(self.options.range_streams, self.writer.ordered, self.policies.step_bytes(PIECE))
-        opened = partial(self.policies.ranges, source, self.meter, retried=self._tried)
         self.route = f"{source.host}, ranges"
-        self._tried()
+        self.meter.tried()
         with WorkerGroup(self.cancel, source.label) as group:
-            RangePass(group, source, opened, self.ledger, self._sink(group), self.meter, options).run()
+            sink = self._sink(group)
+            RangePass(group, source, self.policies, self.ledger, sink, self.meter, self.options.range_streams).run()
 
     def _sink(self, group: WorkerGroup) -> Sink:
         record = self.policies.record(self.ledger, group.token, self.meter)
-        return Sink(self.writer, self.ledger, record, self.meter, self.stored, self.checkpoints, group.token)
-
-    def _tried(self) -> None:
-        self.tries += 1
-        self.meter.tried()
+        return Sink(group, self.writer, self.ledger, record, self.meter, self.checkpoints)
 
     def receipt(self, source: DiskSource, digests: StreamDigests | None, elapsed_s: float) -> Receipt:
         """What was done."""
@@ -204,10 +176,10 @@ class _Copy:
             wire_bytes=self.meter.wire_bytes,
             written_bytes=self.meter.written_bytes,
             data_bytes=self.ledger.data_bytes,
-            blocks_written=self.stored.written,
+            blocks_written=self.meter.blocks_written,
             blocks_skipped=self.found,
-            blocks_zero=self.stored.zero,
-            attempts=self.tries,
+            blocks_zero=self.meter.blocks_zero,
+            attempts=self.meter.attempts,
             elapsed_s=elapsed_s,
             route=self.route,
             blocks_damaged=self.damaged,

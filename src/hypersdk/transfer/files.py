@@ -168,33 +168,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def publish(partial: Path, final: Path, written: int | None = None, on_lost: Callable[[], None] | None = None) -> None:
-    """Gives a whole file its name: content durable first, then the name, then the name durable. Raises TargetError.
+def publish(descriptor: int, partial: Path, final: Path, on_lost: Callable[[], None] | None = None) -> None:
+    """Gives the finished file ``descriptor`` its name: first its content is made durable, then the new name. Raises
+    TargetError, ``output_replaced`` where another file has the name ``partial`` by now: that one keeps it.
 
-    ``written`` is the descriptor that the file was written with: another one that has its name by now is an error
-    (``output_replaced``), and keeps the name that it had. Without it the file is the one that is found. ``on_lost`` is
-    called when the content could not be made
-    durable: the next sync would succeed all the same.
+    ``on_lost`` is called when the content could not be made durable: the next sync would succeed all the same.
     """
     with target_errors(f"publishing {final.name}"):
-        descriptor = open_regular(partial) if written is None else written
         try:
-            _sync_content(descriptor, on_lost)
-            check_name(descriptor, partial)
-            _rename_own(descriptor, partial, final)
-            sync_folder(final.parent)
-        finally:
-            if written is None:
-                os.close(descriptor)
-
-
-def _sync_content(descriptor: int, on_lost: Callable[[], None] | None) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if on_lost is not None:
-            on_lost()
-        raise
+            os.fsync(descriptor)
+        except OSError:
+            if on_lost is not None:
+                on_lost()
+            raise
+        check_name(descriptor, partial)
+        _rename_own(descriptor, partial, final)
+        sync_folder(final.parent)
 
 
 def _rename_own(descriptor: int, old: Path, new: Path) -> None:
@@ -248,33 +237,28 @@ def write_held(path: Path, data: bytes, mode: int = FILE_MODE, check: Callable[[
 
 
 def sha256_of(
-    path: Path,
+    descriptor: int,
+    name: str,
     cancel: CancelToken,
     on_bytes: Callable[[int], None] | None = None,
     region: range | None = None,
-    written: int | None = None,
 ) -> str:
-    """Hex SHA-256 of the file as it lies there, or of the ``region`` of its bytes; ``on_bytes`` gets how many more
-    were read.
+    """Hex SHA-256 of the open file ``name``, or of the ``region`` of its bytes; ``on_bytes`` gets how many more were
+    read.
 
-    Read from the descriptor ``written``, where there is one, and from ``path`` else. Holes are hashed but not read
-    (``transfer.holes``). Raises TargetError, also when the file ends before its region, and Cancelled.
+    Holes are hashed but not read (``transfer.holes``). Raises TargetError, also when the file ends before its region,
+    and Cancelled.
     """
     digest = hashlib.sha256()
-    with target_errors(f"reading {path.name} back"):
-        descriptor = open_regular(path) if written is None else written
-        try:
-            whole = region or range(os.fstat(descriptor).st_size)
-            left = len(whole)
-            for piece in pieces(descriptor, whole):
-                cancel.check()
-                digest.update(piece)
-                left -= len(piece)
-                if on_bytes is not None:
-                    on_bytes(len(piece))
-        finally:
-            if written is None:
-                os.close(descriptor)
+    with target_errors(f"reading {name} back"):
+        whole = region or range(os.fstat(descriptor).st_size)
+        left = len(whole)
+        for piece in pieces(descriptor, whole):
+            cancel.check()
+            digest.update(piece)
+            left -= len(piece)
+            if on_bytes is not None:
+                on_bytes(len(piece))
     if left:
-        raise TargetError(f"{path.name} ends {left} bytes before it should")
+        raise TargetError(f"{name} ends {left} bytes before it should")
     return digest.hexdigest()

@@ -1,5 +1,5 @@
-"""What surrounds a copy: budget, retries, bandwidth limit, waiting for room, accounting. Each wraps the interface that
-it implements; they are stacked here and nowhere else.
+"""What surrounds a copy: budget, retries, bandwidth limit, waiting for room, accounting. They are put together here and
+nowhere else.
 
 ::
 
@@ -7,16 +7,17 @@ it implements; they are stacked here and nowhere else.
     RangeSource.read ─── slot of the host ── tried again ── counted ── limited ──> RangePass
     BlockLedger.record ── waits for room ──> Sink        (the image's file: SpaceWaitingFile, by who opens it)
 
-``counted`` tells the meter of bytes, and the thread's timeline that it reads; the limit is outside of it, so that
-waiting for the limit is not taken for a slow source.
+What is read is counted, and the thread's timeline has it as reading; waiting for the limit comes after that, so it is
+not taken for a slow source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 from hypersdk.errors import HyperSDKError, TransientError
 from hypersdk.transfer.activity import Activity, doing
@@ -28,18 +29,9 @@ from hypersdk.transfer.progress import Meter, Waiting
 from hypersdk.transfer.retry import Attempts, RetryPolicy
 from hypersdk.transfer.source import ByteStream, RangeSource, StreamSource
 from hypersdk.transfer.space import SpaceGate
+from hypersdk.units import MiB
 
-S = TypeVar("S")
-Open: TypeAlias = Callable[[CancelToken], AbstractContextManager[S]]
 Record: TypeAlias = Callable[[int, Sequence[bytes]], None]
-
-
-class RangeReader(Protocol):
-    """The part of a RangeSource that reads."""
-
-    def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
-        """See RangeSource."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +45,20 @@ class Policies:
     space: SpaceGate | None = None
     guard: Callable[[], None] | None = None
 
-    def stream(self, source: StreamSource, meter: Meter) -> Open[ByteStream]:
-        """Opens ``source`` with all of them around it, but for the retries."""
+    @contextmanager
+    def stream(self, source: StreamSource, meter: Meter, cancel: CancelToken) -> Iterator[ByteStream]:
+        """Opens ``source`` in a slot of its host; what is read is counted and limited."""
+        with self._slot(source.host, cancel, meter.waiting), source.open(cancel) as stream:
+            yield _PolicedStream(stream, meter, self.limit, cancel)
 
-        @contextmanager
-        def opened(cancel: CancelToken) -> Iterator[ByteStream]:
-            with source.open(cancel) as stream:
-                found: ByteStream = _CountedStream(stream, meter)
-                yield found if self.limit is None else _LimitedStream(found, self.limit, cancel)
-
-        return self._in_budget(opened, source.host, meter.waiting)
-
+    @contextmanager
     def ranges(
-        self, source: RangeSource, meter: Meter, waiting: Waiting, retried: Callable[[], None]
-    ) -> Open[RangeReader]:
-        """Opens one of several streams of ranges. ``waiting`` shows that it waits for its slot, ``retried`` hears of
-        each new try."""
-
-        @contextmanager
-        def opened(_cancel: CancelToken) -> Iterator[RangeReader]:
-            found: RangeReader = _CountedRanges(_RetriedRanges(source, self, retried), meter)
-            yield found if self.limit is None else _LimitedRanges(found, self.limit)
-
-        return self._in_budget(opened, source.host, waiting)
+        self, source: RangeSource, meter: Meter, cancel: CancelToken, waiting: Waiting
+    ) -> Iterator[PolicedRanges]:
+        """One of several streams of ranges, in a slot of the host, until ``cancel``. ``waiting`` shows that it waits
+        for the slot. What is read is tried again, counted and limited."""
+        with self._slot(source.host, cancel, waiting):
+            yield PolicedRanges(source, meter, self)
 
     def record(self, ledger: BlockLedger, cancel: CancelToken, meter: Meter) -> Record:
         """``ledger.record``, which waits for room. Guarded like the image: blocks of zeros are recorded without a write
@@ -103,94 +86,74 @@ class Policies:
         self.budget.exhausted(host)
         return self.budget.use(host).running > 0
 
-    def _in_budget(self, opened: Open[S], host: str, waiting: Waiting) -> Open[S]:
-        budget = self.budget
-        if budget is None:
-            return opened
-
-        @contextmanager
-        def with_slot(cancel: CancelToken) -> Iterator[S]:
-            with budget.stream(host, cancel, waiting), opened(cancel) as stream:
-                yield stream
-
-        return with_slot
+    def _slot(self, host: str, cancel: CancelToken, waiting: Waiting) -> AbstractContextManager[None]:
+        return nullcontext() if self.budget is None else self.budget.stream(host, cancel, waiting)
 
 
 DEFAULT_POLICIES: Final = Policies()
 """Retries, and nothing else."""
 
 
-class _CountedStream:
-    """Tells the meter and the thread's timeline."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyOptions:
+    """How a copy is run. ``check=False`` passes grains on without a look: then there is no content digest. ``workers``
+    inflate and hash. ``hashes`` are the digests of the stream; SHA-1 is added where the source wants it. A try that
+    stored ``checkpoint_bytes`` made progress: the count of failures starts again."""
 
-    def __init__(self, stream: ByteStream, meter: Meter) -> None:
+    check: bool = True
+    workers: int = 2
+    range_streams: int = 4
+    hashes: Collection[str] = ("sha256",)
+    checkpoint_bytes: int = 64 * MiB
+    clock: Callable[[], float] = time.monotonic
+
+
+DEFAULT_OPTIONS: Final = CopyOptions()
+
+
+class _PolicedStream:
+    """Tells the meter and the thread's timeline what is read, and pays for it before it returns."""
+
+    def __init__(self, stream: ByteStream, meter: Meter, limit: BandwidthLimit | None, cancel: CancelToken) -> None:
         self.length_bytes, self.route = stream.length_bytes, stream.route
-        self._stream, self._meter = stream, meter
+        self._stream, self._meter, self._limit, self._cancel = stream, meter, limit, cancel
 
     def readinto(self, buffer: memoryview) -> int:
         """See ByteStream."""
+        if self._limit is not None:
+            buffer = buffer[: self._limit.step_bytes]
         with doing(Activity.READING):
             count = self._stream.readinto(buffer)
         self._meter.add_wire(count)
-        return count
-
-
-class _LimitedStream:
-    """Pays for what was read before it returns."""
-
-    def __init__(self, stream: ByteStream, limit: BandwidthLimit, cancel: CancelToken) -> None:
-        self.length_bytes, self.route = stream.length_bytes, stream.route
-        self._stream, self._limit, self._cancel = stream, limit, cancel
-
-    def readinto(self, buffer: memoryview) -> int:
-        """See ByteStream."""
-        count = self._stream.readinto(buffer[: self._limit.step_bytes])
-        if count:
+        if self._limit is not None and count:
             with doing(Activity.LIMITED):
                 self._limit.take(count, self._cancel)
         return count
 
 
-class _RetriedRanges:
-    """Reads a range again when that may help."""
+class PolicedRanges:
+    """Reads a range again when that may help, tells the meter and the thread's timeline what is read, and pays for it
+    before it returns."""
 
-    def __init__(self, source: RangeSource, policies: Policies, retried: Callable[[], None]) -> None:
-        self._source, self._policies, self._retried = source, policies, retried
+    def __init__(self, source: RangeSource, meter: Meter, policies: Policies) -> None:
+        self._source, self._meter, self._policies = source, meter, policies
 
     def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
         """See RangeSource."""
+        with doing(Activity.READING):
+            self._read(offset, buffer, cancel)
+        self._meter.add_wire(len(buffer))
+        if self._policies.limit is not None:
+            with doing(Activity.LIMITED):
+                self._policies.limit.take(len(buffer), cancel)
+
+    def _read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
         attempts = Attempts(self._policies.retry)
         while True:
             try:
                 return self._source.read(offset, buffer, cancel)
             except TransientError as error:
                 wait_s = attempts.failed(error)
-                self._retried()
+                self._meter.tried()
                 self._policies.refused(error, self._source.host)
             cancel.sleep(wait_s)
-
-
-class _CountedRanges:
-    """Tells the meter and the thread's timeline."""
-
-    def __init__(self, ranges: RangeReader, meter: Meter) -> None:
-        self._ranges, self._meter = ranges, meter
-
-    def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
-        """See RangeSource."""
-        with doing(Activity.READING):
-            self._ranges.read(offset, buffer, cancel)
-        self._meter.add_wire(len(buffer))
-
-
-class _LimitedRanges:
-    """Pays for what was read before it returns."""
-
-    def __init__(self, ranges: RangeReader, limit: BandwidthLimit) -> None:
-        self._ranges, self._limit = ranges, limit
-
-    def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
-        """See RangeSource."""
-        self._ranges.read(offset, buffer, cancel)
-        with doing(Activity.LIMITED):
-            self._limit.take(len(buffer), cancel)

@@ -116,9 +116,9 @@ class Meter:
         self._note = ""
         self._waits: list[str] = []
         self._pass = _Pass()
-        self._wire = self._guest = self._written = self._skipped = self._read_back = 0
-        self._read_back_total = 0
-        self._attempt = 0
+        self._guest = self._skipped = self._read_back = self._read_back_total = 0
+        # Over all tries: bytes received and bytes handed to the image's file; blocks written and blocks found zero.
+        self.wire_bytes = self.written_bytes = self.blocks_written = self.blocks_zero = self.attempts = 0
         self._fraction = 0.0
         self._readers: list[Timeline] = []
         self._workers: list[Timeline] = []
@@ -186,7 +186,7 @@ class Meter:
     def tried(self) -> None:
         """Another try begins."""
         with self._lock:
-            self._attempt += 1
+            self.attempts += 1
 
     def found(self, skipped_bytes: int) -> None:
         """So many guest bytes are in the image from an earlier run."""
@@ -197,7 +197,7 @@ class Meter:
     def add_wire(self, count: int) -> None:
         """Bytes received."""
         with self._lock:
-            self._wire += count
+            self.wire_bytes += count
             self._pass.wire += count
 
     def add_decoded(self, data_bytes: int, position: int | None) -> None:
@@ -207,11 +207,14 @@ class Meter:
             self._pass.data += data_bytes
             self._pass.position = position
 
-    def add_stored(self, guest_bytes: int, written_bytes: int) -> None:
-        """Guest bytes that are in the image now, and the bytes handed to its file for them."""
+    def add_stored(self, guest_bytes: int, written_bytes: int, blocks_written: int, blocks_zero: int) -> None:
+        """Guest bytes that are in the image now, the bytes handed to its file for them, and how many blocks were
+        written and not written because they are zero."""
         with self._lock:
             self._guest += guest_bytes
-            self._written += written_bytes
+            self.written_bytes += written_bytes
+            self.blocks_written += blocks_written
+            self.blocks_zero += blocks_zero
 
     def complete_pass(self) -> None:
         """The source was read to its end."""
@@ -234,16 +237,6 @@ class Meter:
 
     # Read by a display
 
-    @property
-    def wire_bytes(self) -> int:
-        """Bytes received so far, over all tries."""
-        return self._wire
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes handed to the image's file so far."""
-        return self._written
-
     def snapshot(self, now: float) -> DiskProgress:
         """How it stands at ``now`` (seconds of any steady clock, rising from call to call)."""
         with self._lock:
@@ -255,16 +248,16 @@ class Meter:
                 file_name=self.file_name,
                 phase=Phase.WAITING if self._waits else self._phase,
                 capacity_bytes=self._capacity,
-                wire_bytes=self._wire,
+                wire_bytes=self.wire_bytes,
                 guest_bytes=self._guest,
-                written_bytes=self._written,
+                written_bytes=self.written_bytes,
                 skipped_bytes=self._skipped,
                 fraction=self._fraction,
                 basis=self._basis(),
                 rate_bytes_s=self._rate(now),
                 eta_s=self._eta(now),
                 bottleneck=self._bottleneck(now),
-                attempt=self._attempt,
+                attempt=self.attempts,
                 note=self._waits[-1] if self._waits else self._note,
                 again_bytes=self._pass.again,
             )
@@ -292,7 +285,7 @@ class Meter:
         return Basis.BYTES_READ if self._reads_back else self._pass.basis(self._capacity)
 
     def _moved(self) -> int:
-        return self._read_back if self._reads_back else self._wire
+        return self._read_back if self._reads_back else self.wire_bytes
 
     def _sample(self, now: float, share: float) -> None:
         if self._samples and now - self._samples[-1].now < _SAMPLE_EVERY_S:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Final
 
@@ -15,24 +13,14 @@ from hypersdk.transfer.activity import Activity, Timeline
 from hypersdk.transfer.blockmap import BlockMap
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import BlockLedger
-from hypersdk.transfer.policies import Open, RangeReader
+from hypersdk.transfer.policies import PolicedRanges, Policies
 from hypersdk.transfer.progress import Meter, Waiting, unseen
 from hypersdk.transfer.sink import Block, Sink
 from hypersdk.transfer.source import RangeSource
-from hypersdk.transfer.workergroup import SequenceGate, WorkerGroup
+from hypersdk.transfer.workergroup import WorkerGroup
 from hypersdk.units import MiB
 
 PIECE: Final = 4 * MiB
-
-
-@dataclass(frozen=True, slots=True)
-class RangeOptions:
-    """How ranges are fetched: ``streams`` at once, each reading at most ``piece_bytes`` at a time; ``ordered`` stores
-    them in rising order."""
-
-    streams: int
-    ordered: bool
-    piece_bytes: int
 
 
 class RangePass:
@@ -42,22 +30,21 @@ class RangePass:
         self,
         group: WorkerGroup,
         source: RangeSource,
-        opened: Callable[[Waiting], Open[RangeReader]],
+        policies: Policies,
         ledger: BlockLedger,
         sink: Sink,
         meter: Meter,
-        options: RangeOptions,
+        streams: int,
     ) -> None:
-        """``opened`` has the policies around ``source``."""
+        """``streams`` ranges are read at once."""
         self._group = group
         self._source = source
-        self._opened = opened
+        self._policies = policies
         self._ledger = ledger
         self._sink = sink
         self._meter = meter
-        self._streams = options.streams
-        self._piece_blocks = max(1, options.piece_bytes // BLOCK)
-        self._turns: SequenceGate | None = group.adopt(SequenceGate()) if options.ordered else None
+        self._streams = streams
+        self._piece_blocks = max(1, policies.step_bytes(PIECE) // BLOCK)
         self._lock = threading.Lock()
         self._pieces: Iterator[tuple[int, range]] = iter(())
         self._none_left = group.token.child()
@@ -70,15 +57,16 @@ class RangePass:
         self._pieces = enumerate(_cut(_missing(wanted, self._ledger), self._piece_blocks))
         for number in range(max(1, min(self._streams, missing))):
             # One of them shows that it waits for its slot: while others copy, the disk does not wait.
-            opened = self._opened(self._meter.waiting if number == 0 else unseen)
-            self._group.start(f"range {number + 1}", partial(self._fetch, opened))
+            waiting = self._meter.waiting if number == 0 else unseen
+            self._group.start(f"range {number + 1}", partial(self._fetch, waiting))
         self._group.wait()
         self._meter.complete_pass()
 
-    def _fetch(self, opened: Open[RangeReader]) -> None:
+    def _fetch(self, waiting: Waiting) -> None:
         buffer = memoryview(bytearray(self._piece_blocks * BLOCK))
+        opened = self._policies.ranges(self._source, self._meter, self._none_left, waiting)
         try:
-            with opened(self._none_left) as ranges, self._meter.reader() as time:
+            with opened as ranges, self._meter.reader() as time:
                 while (piece := self._next_piece()) is not None:
                     number, blocks = piece
                     self._fetch_piece(ranges, number, blocks, buffer, time)
@@ -92,15 +80,16 @@ class RangePass:
             self._none_left.cancel("no ranges are left")
         return piece
 
-    def _fetch_piece(self, ranges: RangeReader, number: int, blocks: range, buffer: memoryview, time: Timeline) -> None:
+    def _fetch_piece(
+        self, ranges: PolicedRanges, number: int, blocks: range, buffer: memoryview, time: Timeline
+    ) -> None:
         offset = blocks.start * BLOCK
         view = buffer[: min(blocks.stop * BLOCK, self._source.capacity_bytes) - offset]
         ranges.read(offset, view, self._group.token)
         time.switch(Activity.CPU)
         found = [_block(offset + at, view[at : at + BLOCK]) for at in range(0, len(view), BLOCK)]
         time.switch(Activity.IDLE)
-        with nullcontext() if self._turns is None else self._turns.turn(number):
-            self._sink.store(found, time)
+        self._sink.store(number, found, time)
         self._meter.add_decoded(len(view), None)
 
 

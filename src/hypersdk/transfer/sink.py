@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -26,6 +27,7 @@ from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.ledger import UNHASHED, BlockLedger
 from hypersdk.transfer.policies import Record
 from hypersdk.transfer.progress import Meter
+from hypersdk.transfer.workergroup import SequenceGate, WorkerGroup
 
 CONTENT_DIFFERS: Final = register(
     "content_differs",
@@ -65,60 +67,49 @@ class Block:
         return self.data
 
 
-class StoredCounts:
-    """What all passes of one run stored. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.written = 0
-        self.zero = 0
-
-    def add(self, written: int, zero: int) -> None:
-        """So many more blocks were written, and found to be zero."""
-        with self._lock:
-            self.written += written
-            self.zero += zero
-
-
 class Sink:
     """Stores blocks, for one pass. Thread-safe, each block once."""
 
     def __init__(
         self,
+        group: WorkerGroup,
         writer: ImageWriter,
         ledger: BlockLedger,
         record: Record,
         meter: Meter,
-        stored: StoredCounts,
         checkpoints: Checkpoints | None,
-        cancel: CancelToken,
     ) -> None:
         """``record`` is the ledger's, with policies around it."""
+        self._gate = group.adopt(SequenceGate()) if writer.ordered else None
         self._writer = writer
         self._ledger = ledger
         self._record_blocks = record
         self._meter = meter
-        self._stored = stored
         self._checkpoints = checkpoints
-        self._cancel = cancel
+        self._cancel = group.token
         self._doing = f"writing {meter.file_name}"
 
-    def store(self, blocks: Sequence[Block], time: Timeline) -> None:
-        """Writes what is new. When it returns, all of ``blocks`` survive the death of this process.
+    def store(self, number: int, blocks: Sequence[Block], time: Timeline) -> None:
+        """Writes what is new of the batch ``number``, in the order of the numbers where the writer needs it. When it
+        returns, all of ``blocks`` survive the death of this process.
 
         Raises TargetError, and IntegrityError ``content_differs`` when a block that the ledger has is another one now.
         """
+        with nullcontext() if self._gate is None else self._gate.turn(number):
+            time.switch(Activity.CPU)
+            self._store(blocks, time)
+            time.switch(Activity.IDLE)
+
+    def _store(self, blocks: Sequence[Block], time: Timeline) -> None:
         new = [block for block in blocks if not self._ledger.has(block.index)]
         if len(new) < len(blocks):
             self._compare([block for block in blocks if self._ledger.has(block.index)])
         data = [block for block in new if block.digest != ZERO_BLOCK]
-        time.switch(Activity.CPU)  # but for what the file takes (transfer.space)
         with target_errors(self._doing):
-            written = self._write(data)
+            written = self._write(data)  # counted as CPU, but for the file's part (transfer.space)
             time.switch(Activity.WRITING)
             self._record(new)
-        self._stored.add(len(data), len(new) - len(data))
-        self._meter.add_stored(sum(block.length for block in new), written)
+        self._meter.add_stored(sum(block.length for block in new), written, len(data), len(new) - len(data))
         if self._checkpoints is not None:
             self._checkpoints.wrote(sum(block.length for block in data), self._cancel)
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,10 +22,11 @@ from hypersdk.formats.vmdk.stream import Grain, GrainDecoder, inflate
 from hypersdk.transfer.activity import Activity
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import UNHASHED
+from hypersdk.transfer.policies import CopyOptions
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.sink import Block, Sink
-from hypersdk.transfer.source import ByteStream, StreamDigests
-from hypersdk.transfer.workergroup import Channel, SequenceGate, WorkerGroup
+from hypersdk.transfer.source import ByteStream, StreamDigests, StreamSource
+from hypersdk.transfer.workergroup import Channel, WorkerGroup
 from hypersdk.units import MiB
 
 CHUNK: Final = 4 * MiB
@@ -69,37 +69,31 @@ class _Batch:
     chunk: _Chunk
 
 
-@dataclass(frozen=True, slots=True)
-class PassOptions:
-    """How a pass is run. ``hashes`` are names of ``hashlib``; ``check`` looks into every grain; ``ordered`` stores them
-    in stream order."""
-
-    hashes: Sequence[str]
-    check: bool
-    ordered: bool
-    workers: int
-    clock: Callable[[], float]
-
-
 class StreamPass:
     """Made inside a group's block, run once."""
 
     def __init__(
-        self, group: WorkerGroup, stream: ByteStream, capacity: int, sink: Sink, meter: Meter, options: PassOptions
+        self,
+        group: WorkerGroup,
+        stream: ByteStream,
+        source: StreamSource,
+        sink: Sink,
+        meter: Meter,
+        options: CopyOptions,
     ) -> None:
         self._group = group
         self._stream = stream
         self._sink = sink
         self._meter = meter
         self._options = options
-        self._decoder = GrainDecoder(expected_capacity=capacity)
-        self._hashers = [hashlib.new(name, usedforsecurity=False) for name in options.hashes]
+        self._decoder = GrainDecoder(expected_capacity=source.capacity_bytes)
+        names = dict.fromkeys([*options.hashes, *(["sha1"] if source.wants_sha1 else [])])
+        self._hashers = [hashlib.new(name, usedforsecurity=False) for name in names]
         self._free = group.adopt(Channel[_Chunk](CHUNKS))
         for _ in range(CHUNKS):
             self._free.put(_Chunk(self._free, CHUNK))
         self._to_hash = group.adopt(Channel[tuple[_Chunk, memoryview]](CHUNKS))
         self._batches = group.adopt(Channel[_Batch](BATCHES))
-        self._turns: SequenceGate | None = group.adopt(SequenceGate()) if options.ordered else None
         self._batch_number = 0
         self._received = 0
         self._position: int | None = 0
@@ -212,14 +206,8 @@ class StreamPass:
                 time.switch(Activity.CPU)
                 blocks = [self._block(grain) for grain in batch.grains]
                 time.switch(Activity.IDLE)
-                with self._turn(batch.number):
-                    time.switch(Activity.CPU)
-                    self._sink.store(blocks, time)
-                    time.switch(Activity.IDLE)
+                self._sink.store(batch.number, blocks, time)
                 batch.chunk.release()
-
-    def _turn(self, number: int) -> AbstractContextManager[None]:
-        return nullcontext() if self._turns is None else self._turns.turn(number)
 
     def _block(self, grain: Grain) -> Block:
         if not self._options.check:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hypersdk.cli.app import program
-from hypersdk.transfer.disk import CopyOptions
+from hypersdk.transfer.policies import CopyOptions
 
 BY_PATH: Final = ("replace", "rename", "unlink")
 BY_DESCRIPTOR: Final = ("ftruncate", "pwrite", "pwritev", "fdatasync", "fsync")

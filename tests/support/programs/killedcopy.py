@@ -21,11 +21,11 @@ from hypersdk.formats.raw import RawWriter
 from hypersdk.formats.vmdk.writer import StreamOptimizedWriter
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.disk import CopyOptions, transfer_disk
+from hypersdk.transfer.disk import transfer_disk
 from hypersdk.transfer.files import open_output
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.limit import BandwidthLimit
-from hypersdk.transfer.policies import Policies
+from hypersdk.transfer.policies import CopyOptions, Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import DiskSource
