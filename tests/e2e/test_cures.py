@@ -31,6 +31,7 @@ from tests.support.advice import Advice
 from tests.support.cli.hyper2kvm import TIMEOUT_S, Ended, Program, Running
 from tests.support.cli.hypervisord import daemon, free_port
 from tests.support.exportchecks import assert_finished, assert_holds, expected_raw
+from tests.support.simulator import lift_rate_limit
 from tests.support.vsphere import environ_of
 
 PROGRAMS: Final = Path(sys.executable).parent
@@ -176,6 +177,7 @@ def _(bench: Bench) -> None:
     running.until(lambda: server.counters.streams_now.total() > 0)
     running.process.terminate()
     told = bench.told("cancelled", running.wait())
+    lift_rate_limit(server)
     bench.exported(hyper2kvm.export("web-01", "-o", bench.out, told.flag("--resume")))
     assert server.state() == before
 
@@ -211,6 +213,7 @@ def _(bench: Bench) -> None:
     running.until(lambda: server.counters.streams_now.total() > 0)
     running.process.terminate()
     given_up = bench.told("cancelled", running.wait()).flag("--discard")
+    lift_rate_limit(server)
     server.set_faults(STUCK)
     told = bench.told("not_restored", hyper2kvm.export("web-01", "-o", bench.out, given_up))
     server.set_faults()

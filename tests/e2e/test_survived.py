@@ -228,7 +228,7 @@ def stalled_lease(engine: EngineFactory, tmp_path: Path, *, lease_s: float, disk
 
 @pytest.mark.slow
 def test_a_lease_lives_on_while_no_data_flow(engine: EngineFactory, tmp_path: Path) -> None:
-    stalled_lease(engine, tmp_path, lease_s=1, disk_s=3, stall_s=4)
+    stalled_lease(engine, tmp_path, lease_s=2, disk_s=3, stall_s=5)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.units import MiB
 from tests.support.exportchecks import assert_finished, expected_raw
+from tests.support.simulator import lift_rate_limit
 from tests.support.site import (
     DISKS,
     LARGE,
@@ -79,6 +80,7 @@ def test_a_pause_keeps_its_place_and_resume_fetches_no_finished_disk_again(site:
     assert source(made) == before
     assert [disk["receipt"] is not None for disk in made.records(job)] == [True, False]
     made.simulator.reset_counters()
+    lift_rate_limit(made.simulator)
     made.store.resume(job.id)
     made.until_ended([job])
     assert_exported(made, job, expected)
@@ -157,6 +159,7 @@ def test_a_drained_worker_hands_its_jobs_back(site: SiteFactory) -> None:
     assert worker.end(signal.SIGTERM) == 0
     assert {made.store.get(job.id).state for job in jobs} == {JobState.QUEUED}
     assert made.simulator.counters.streams_now.total() == 0
+    lift_rate_limit(made.simulator)
     made.worker()
     assert {job.state for job in made.until_ended(jobs)} == {JobState.COMPLETED}
     assert source(made) == before
@@ -240,6 +243,7 @@ def test_jobs_of_an_earlier_release_complete_under_a_later_one(site: SiteFactory
     made.until(lambda: any(made.store.get(job.id).progress["bytes_downloaded"] > MiB for job in jobs))
     worker.end(signal.SIGKILL)
     assert sum(made.store.get(job.id).state in ENDED for job in jobs) == 0
+    lift_rate_limit(made.simulator)
     made.worker(source=later_release(tmp_path))
     assert {job.state for job in made.until_ended(jobs, 180)} == {JobState.COMPLETED}, made.told()
     made.until(lambda: made.engine_rows("SELECT count(*) FROM workflow_status WHERE status = 'SUCCESS'") == [(3,)])

@@ -18,6 +18,7 @@ from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.state.tables import jobs, runs
 from hypersdk.units import MiB
 from tests.support.exportchecks import assert_finished, expected_raw
+from tests.support.simulator import lift_rate_limit
 from tests.support.site import SLOW, SiteFactory, assert_exported, machines, source
 
 STUCK = Fault(FaultKind.CALL, method="RemoveSnapshot_Task", times=None)
@@ -112,6 +113,7 @@ def test_the_snapshot_of_a_long_pause_is_removed_and_resume_begins_anew(site: Si
     made.until(lambda: made.store.get(job.id).source_changes == 0)
     assert made.until_state(job, JobState.PAUSED).attempt == 2
     assert source(made) == before
+    lift_rate_limit(made.simulator)
     made.store.resume(job.id)
     made.until_ended([job])
     assert_exported(made, job, expected)
@@ -151,6 +153,7 @@ def test_what_a_failed_job_left_is_undone_later_by_itself(site: SiteFactory) -> 
     assert (now.state, now.error, now.attempt) == (JobState.FAILED, failed.error, failed.attempt)
     assert source(made) == before
     made.until(lambda: b"checking what is left" in made.store.read_log(failed.id)[0])  # written when all is done
+    lift_rate_limit(made.simulator)
     made.store.retry(failed.id)
     (ended,) = made.until_ended([failed])
     assert ended.state is JobState.COMPLETED, made.told()
@@ -184,6 +187,7 @@ def test_a_queued_job_keeps_no_old_snapshot(site: SiteFactory) -> None:
     with made.database.write() as connection:
         connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(priority=-5))
     _grow_old(made.database.write, job.id, timedelta(hours=25))
+    lift_rate_limit(made.simulator)
     made.worker()
     made.until(lambda: made.store.get(job.id).source_changes == 0)
     made.until_ended([job])

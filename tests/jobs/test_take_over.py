@@ -20,6 +20,7 @@ from hypersdk.jobs.states import JobState
 from hypersdk.units import MiB
 from tests.support.databases import administration
 from tests.support.exportchecks import expected_raw
+from tests.support.simulator import lift_rate_limit
 from tests.support.site import SLOW, Site, SiteFactory, assert_exported, machines, source
 
 
@@ -173,6 +174,7 @@ def test_a_running_job_whose_root_nobody_else_sees_waits_and_is_not_shown_as_run
     assert (now.state, now.worker_id) == (JobState.QUEUED, None)
     assert (now.progress["phase"], now.progress["rate_bytes_s"], now.progress["eta_s"]) == ("queued", None, None)
     assert made.service.explain(now).code == "no_worker_for_root"
+    lift_rate_limit(made.simulator)
     made.worker("one")
     (ended,) = made.until_ended([job])
     assert_exported(made, ended, expected)

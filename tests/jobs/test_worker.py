@@ -19,6 +19,7 @@ from hypersdk.state.tables import job_log, jobs
 from hypersdk.units import MiB
 from tests.support.exportchecks import expected_raw
 from tests.support.processes import memory_bytes, processor_s, wake_ups
+from tests.support.simulator import lift_rate_limit
 from tests.support.site import SLOW, SiteFactory, assert_exported, machines, source
 
 
@@ -103,6 +104,7 @@ def test_an_attempt_that_kills_its_worker_every_time_is_given_up_with_a_code(sit
     assert ended.error is not None
     assert ended.error["code"] == "attempts_exhausted"
     assert "hyperctl retry" in made.service.explain(ended).next_step
+    lift_rate_limit(made.simulator)
     made.store.retry(job.id)
     assert made.until_ended([job])[0].state is JobState.COMPLETED, made.told()
     assert source(made) == before
@@ -116,6 +118,7 @@ def test_an_attempt_that_the_engine_lost_is_made_good(site: SiteFactory) -> None
     made.copied(job, MiB)
     worker.end(signal.SIGKILL)
     made.engine_rows("DELETE FROM workflow_status")
+    lift_rate_limit(made.simulator)
     made.worker()
     (ended,) = made.until_ended([job])
     assert ended.state is JobState.COMPLETED, made.told()

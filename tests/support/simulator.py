@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,12 @@ def simulator() -> Iterator[SimulatorFactory]:
             return running.enter_context(Simulator(SimulatorConfig(**settings)))
 
         yield start
+
+
+def lift_rate_limit(simulator: Simulator) -> None:
+    """Streams that are opened from here on are as fast as they can be: for what comes after the moment that a slow
+    stream was needed for."""
+    simulator.platform.config = replace(simulator.platform.config, rate_bytes_s=None)
 
 
 def snapshot_names(simulator: Simulator) -> list[str]:
