@@ -11,7 +11,7 @@ import pytest
 from hypersdk.migration.runfile import Change, ChangeKind, FolderRuns, RunFile
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.faults import Fault, FaultKind
-from hypersdk.simulator.snapshot import take_snapshot
+from hypersdk.simulator.machine import take_snapshot
 from hypersdk.vsphere.cdrom import CdromChange
 from tests.support.cli.shell import Shell, small
 from tests.support.simulator import SimulatorFactory

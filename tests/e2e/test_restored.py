@@ -114,7 +114,7 @@ def power(engine: Engine) -> str:
 def guest_goes_down(engine: Engine) -> None:
     """At last."""
     with engine.simulator.platform.world.lock:
-        engine.simulator.vm("web-01").set_power(None, "poweredOff", "VmPoweredOffEvent", "down")
+        engine.simulator.vm("web-01").set_power(None, "poweredOff")
 
 
 def test_a_guest_that_goes_down_after_the_time_out_is_powered_on_again(engine: EngineFactory, tmp_path: Path) -> None:

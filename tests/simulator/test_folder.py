@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
-from hypersdk.simulator.machine import SimulatedMachine
-from hypersdk.simulator.snapshot import take_snapshot
+from hypersdk.simulator.machine import SimulatedMachine, take_snapshot
 from hypersdk.units import MiB
 from tests.support.simulatorclients import get, login, request, session_id, simulated, soap_login
 

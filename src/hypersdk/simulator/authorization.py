@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hypersdk.simulator.fault import MethodFault, not_authenticated
-from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.managed import Call, operation, prop
+from hypersdk.simulator.platform import PlatformObject
 from hypersdk.simulator.values import Data
-
-if TYPE_CHECKING:
-    from hypersdk.simulator.platform import Platform
 
 PRIVILEGES: Final = (
     "System.Anonymous", "System.Read", "System.View", "Global.CancelTask", "Global.Licenses",
@@ -29,14 +27,8 @@ PRIVILEGES: Final = (
 )  # fmt: skip
 
 
-class AuthorizationManager(Managed):
+class AuthorizationManager(PlatformObject, api_type="AuthorizationManager"):
     """Lists privileges, and says which the account has."""
-
-    wsdl = "AuthorizationManager"
-
-    def __init__(self, platform: Platform, moref: str) -> None:
-        self.platform = platform
-        super().__init__(platform.world, moref)
 
     def granted(self) -> list[str]:
         """The privileges that the account has."""

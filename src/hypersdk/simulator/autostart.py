@@ -11,10 +11,8 @@ from hypersdk.simulator.values import Data
 from hypersdk.simulator.world import World, WorldObject
 
 
-class AutoStartManager(Managed):
+class AutoStartManager(Managed, api_type="HostAutoStartManager"):
     """Of one host. libvirt reads it without checking that the host has one, and crashes if it has not."""
-
-    wsdl = "HostAutoStartManager"
 
     def __init__(self, world: World, moref: str, machines: Sequence[WorldObject]) -> None:
         self._on_host = machines

@@ -117,13 +117,13 @@ class Selection:
     def wanted(self, managed: Managed) -> RequestedProperties | None:
         """The properties to read of the object: all propSets that name its type or a base type, merged. ``None``
         where none does."""
-        if managed.wsdl not in self._wanted:
+        if managed.api_type not in self._wanted:
             sets = [propset for propset in self._spec.propSet if managed.is_a(propset["type"])]
             paths = tuple(dict.fromkeys(path for propset in sets for path in propset.pathSet or []))
-            self._wanted[managed.wsdl] = (
+            self._wanted[managed.api_type] = (
                 RequestedProperties(any(propset.all for propset in sets), paths) if sets else None
             )
-        return self._wanted[managed.wsdl]
+        return self._wanted[managed.api_type]
 
     def values(self, managed: Managed) -> list[tuple[str, str]]:
         """Path and ``<val>`` of each wanted property that is set."""
@@ -145,10 +145,8 @@ def object_content(selection: Selection, managed: Managed, name: str) -> str:
 Page = Iterator[tuple[Selection, Managed]]
 
 
-class PropertyCollector(Managed):
+class PropertyCollector(Managed, api_type="PropertyCollector"):
     """The default collector of a session, or a private one made by CreatePropertyCollector."""
-
-    wsdl = "PropertyCollector"
 
     def __init__(self, world: World, moref: str, *, page_objects: int) -> None:
         super().__init__(world, moref)
@@ -323,10 +321,8 @@ class PropertyCollector(Managed):
         return Raw(f"<returnval><version>{self._versions[key]}</version>{news}{more}</returnval>")
 
 
-class PropertyFilter(Managed):
+class PropertyFilter(Managed, api_type="PropertyFilter"):
     """What a session watches; remembers what it has reported."""
-
-    wsdl = "PropertyFilter"
 
     def __init__(
         self, world: World, moref: str, collector: PropertyCollector, selection: Selection, **values: Any

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 
 @dataclass(slots=True)
@@ -71,10 +69,6 @@ class Counters:
             self.via_vcenter[host] += via_vcenter
         return OpenStream(self, host, self.streams_now, self.streams_peak)
 
-    def open_range(self, host: str, file: str, offset: int) -> OpenRange:
-        """Counts an answer of ``/folder`` until it is closed."""
-        return OpenRange(self, host, file, offset)
-
 
 class OpenStream:
     """One stream that is being sent. ``number`` is how many were open on its host when it began, itself included."""
@@ -95,14 +89,6 @@ class OpenStream:
             if self._open:
                 self._open = False
                 self._now[self._host] -= 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class OpenRange(OpenStream):

@@ -10,10 +10,17 @@ from hypersdk.simulator.tasks import Task
 from hypersdk.simulator.values import Data, Ref
 
 
-class Datacenter(Entity):
+class Datacenter(
+    Entity,
+    api_type="Datacenter",
+    references={
+        "vmFolder": "vm_folder",
+        "hostFolder": "host_folder",
+        "datastoreFolder": "datastore_folder",
+        "networkFolder": "network_folder",
+    },
+):
     """A datacenter with its four folders."""
-
-    wsdl = "Datacenter"
 
     def __init__(self, platform: Platform, moref: str, name: str, parent: Folder) -> None:
         super().__init__(platform, moref, name, parent)
@@ -29,22 +36,6 @@ class Datacenter(Entity):
 
     def children(self) -> list[Entity]:
         return [self.vm_folder, self.host_folder, self.datastore_folder, self.network_folder]
-
-    @prop("vmFolder")
-    def _vm_folder(self) -> Ref:
-        return self.vm_folder.ref
-
-    @prop("hostFolder")
-    def _host_folder(self) -> Ref:
-        return self.host_folder.ref
-
-    @prop("datastoreFolder")
-    def _datastore_folder(self) -> Ref:
-        return self.datastore_folder.ref
-
-    @prop("networkFolder")
-    def _network_folder(self) -> Ref:
-        return self.network_folder.ref
 
     @prop("datastore")
     def _datastore(self) -> list[Ref]:

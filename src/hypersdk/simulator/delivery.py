@@ -21,7 +21,7 @@ class EndEarly(Exception):  # noqa: N818
 
 
 class Delivery:
-    """Sends one body. ``frame`` encodes a piece for the wire (as a chunk, or unchanged).
+    """Sends one body, in chunks if ``chunked``.
 
     ``alive`` says whether the lease and the simulator are still active: if not, the connection is reset, as a host
     does. ``on_fault`` is called for faults that affect more than this connection, ``count`` with the number of bytes
@@ -35,15 +35,15 @@ class Delivery:
         faults: Sequence[Fault],
         rate_bytes_s: float | None,
         *,
-        frame: Callable[[bytes], bytes],
         alive: Callable[[], bool],
         on_fault: Callable[[Fault], None],
         count: Callable[[int], None],
         ending: Callable[[], None],
-        length: int | None = None,
+        length: int | None,
+        chunked: bool = False,
     ) -> None:
         self._connection = connection
-        self._frame = frame
+        self._chunked = chunked
         self._alive = alive
         self._on_fault = on_fault
         self._count = count
@@ -61,7 +61,7 @@ class Delivery:
     def send(self, data: bytes, grain_starts: Iterable[int] = ()) -> None:
         """Sends more of the body. ``grain_starts`` are stream offsets at which a flipped bit is certain to be detected.
 
-        Raises PeerLost when the connection is gone, EndEarly when a fault ends the body.
+        Raises OSError when the connection is gone, EndEarly when a fault ends the body.
         """
         if not self._alive():
             self._connection.reset()
@@ -90,7 +90,7 @@ class Delivery:
             self._count(len(data))
             if self.sent == self._length:
                 self._ending()
-            self._connection.transmit(self._frame(data))
+            self._connection.wfile.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def _spoil(self, data: bytes, grain_starts: list[int]) -> bytes:
         """Flips a bit for a CORRUPT fault that is due: in the first block from its offset on, else where it points."""
@@ -120,7 +120,7 @@ class Delivery:
             self._wait(self._began + self.sent / self._rate - time.monotonic())
 
     def _wait(self, seconds: float) -> None:
-        """Pauses. Raises PeerLost when the client, the lease or the simulator ends meanwhile."""
+        """Pauses. Raises OSError when the client, the lease or the simulator ends meanwhile."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, NAP_S))

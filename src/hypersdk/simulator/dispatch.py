@@ -127,7 +127,7 @@ class Dispatcher:
         if session is None and path not in OPEN_PROPERTIES:
             raise not_authenticated()
         if "." in path:
-            raise invalid_property(managed.wsdl, path)
+            raise invalid_property(managed.api_type, path)
         value, field = managed.resolve(path)
         return "" if value is None or field is None else property_value("returnval", value, field)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from hypersdk.simulator.fault import MethodFault
-from hypersdk.simulator.managed import Call, Managed, operation, prop
-from hypersdk.simulator.platform import Platform
+from hypersdk.simulator.managed import Call, operation, prop
+from hypersdk.simulator.platform import Platform, PlatformObject
 from hypersdk.simulator.values import Ref
 from hypersdk.simulator.world import World
 
@@ -20,15 +20,13 @@ def escape_name(name: str) -> str:
     return name.replace("%", "%25").replace("/", "%2f").replace("\\", "%5c")
 
 
-class Entity(Managed):
+class Entity(PlatformObject, api_type="ManagedEntity", references={"parent": "parent"}):
     """A ManagedEntity: has a name and a parent, and tasks."""
 
-    wsdl = "ManagedEntity"
-
     def __init__(self, platform: Platform, moref: str, name: str, parent: Entity | None, **values: Any) -> None:
-        self.platform = platform
         self.parent = parent
-        super().__init__(platform.world, moref, name=name, **values)
+        status = {"overallStatus": "green", "configStatus": "green"}
+        super().__init__(platform, moref, name=name, effectiveRole=[-1], **status, **values)
 
     @property
     def name(self) -> str:
@@ -36,25 +34,9 @@ class Entity(Managed):
         name: str = self.values["name"]
         return name
 
-    @prop("parent")
-    def _parent(self) -> Ref | None:
-        return self.parent.ref if self.parent else None
-
-    @prop("overallStatus")
-    def _overall_status(self) -> str:
-        return "green"
-
-    @prop("configStatus")
-    def _config_status(self) -> str:
-        return "green"
-
     @prop("recentTask")
     def _recent_task(self) -> list[Ref]:
         return self.platform.tasks.recent_of(self.ref)
-
-    @prop("effectiveRole")
-    def _effective_role(self) -> list[int]:
-        return [-1]
 
     def children(self) -> list[Entity]:
         """The entities directly below, as a container view sees them."""
@@ -72,9 +54,9 @@ class Entity(Managed):
             yield entity
             entity = entity.parent
 
-    def datacenter(self) -> Entity | None:
-        """The datacenter it lies in."""
-        return next((entity for entity in self.lineage_up() if entity.is_a("Datacenter")), None)
+    def datacenter(self) -> Entity:
+        """The datacenter that contains it: all machines, hosts, datastores and networks are in one."""
+        return next(entity for entity in self.lineage_up() if entity.is_a("Datacenter"))
 
     def rename(self, name: str) -> None:
         """Renames it. Raises MethodFault (InvalidName, DuplicateName)."""
@@ -82,14 +64,16 @@ class Entity(Managed):
             raise MethodFault.of(
                 "InvalidName", f"The name '{name[:MAX_NAME]}' is invalid.", name=name[:MAX_NAME], entity=self.ref
             )
-        if self.parent is not None:
-            for sibling in self.parent.children():
-                if sibling is not self and sibling.name == name:
-                    raise MethodFault.of(
-                        "DuplicateName", f"The name '{name}' already exists.", name=name, object=sibling.ref
-                    )
+        if self.parent is not None and name != self.name:
+            self.parent.check_free(name)
         self.values["name"] = name
         self.touch()
+
+    def check_free(self, name: str) -> None:
+        """Raises MethodFault (DuplicateName) when an entity directly below has that name."""
+        for child in self.children():
+            if child.name == name:
+                raise MethodFault.of("DuplicateName", f"The name '{name}' already exists.", name=name, object=child.ref)
 
     @operation("Rename_Task", privilege="VirtualMachine.Config.Rename")
     def _rename(self, call: Call) -> Ref:
@@ -110,10 +94,8 @@ def descendants(container: Entity, *, recursive: bool) -> Iterator[Entity]:
             pending.extend(reversed(entity.children()))
 
 
-class Folder(Entity):
+class Folder(Entity, api_type="Folder", references={"childEntity": "members"}):
     """Holds entities of the kinds in ``childType``."""
-
-    wsdl = "Folder"
 
     def __init__(self, platform: Platform, moref: str, name: str, parent: Entity | None, kinds: list[str]) -> None:
         self.members: list[Entity] = []
@@ -133,10 +115,6 @@ class Folder(Entity):
 
     def children(self) -> list[Entity]:
         return self.members
-
-    @prop("childEntity")
-    def _child_entity(self) -> list[Ref]:
-        return [entity.ref for entity in self.members]
 
 
 def root_folder(world: World) -> Folder:

@@ -19,10 +19,8 @@ KINDS: Final = {
 }  # fmt: skip
 
 
-class EventManager(Managed):
+class EventManager(Managed, api_type="EventManager"):
     """Keeps the latest events."""
-
-    wsdl = "EventManager"
 
     def __init__(self, world: World, moref: str) -> None:
         super().__init__(world, moref, maxCollector=1000)
@@ -120,10 +118,8 @@ def _above(world: World, event: Data) -> set[Ref]:
     return above | {event.host.host, event.computeResource.computeResource} if above else above
 
 
-class EventHistoryCollector(Managed):
+class EventHistoryCollector(Managed, api_type="EventHistoryCollector"):
     """A session's filtered view of the events."""
-
-    wsdl = "EventHistoryCollector"
 
     def __init__(self, world: World, moref: str, manager: EventManager, spec: Data) -> None:
         super().__init__(world, moref, filter=spec, initialized=True)

@@ -50,9 +50,10 @@ def object_not_found(ref: Ref) -> MethodFault:
     return MethodFault.of("ManagedObjectNotFound", message, obj=ref)
 
 
-def invalid_power_state(existing: str, requested: str | None, what: str) -> MethodFault:
+def invalid_power_state(existing: str, requested: str) -> MethodFault:
     """The machine's power state does not allow this."""
-    message = f"The attempted operation cannot be performed in the current state ({what})."
+    shown = {"poweredOn": "Powered on", "poweredOff": "Powered off", "suspended": "Suspended"}[existing]
+    message = f"The attempted operation cannot be performed in the current state ({shown})."
     return MethodFault.of("InvalidPowerState", message, requestedState=requested, existingState=existing)
 
 

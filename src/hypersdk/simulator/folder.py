@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from contextlib import closing
 from datetime import UTC
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Final
@@ -14,8 +15,8 @@ from hypersdk.simulator.datacenter import Datacenter
 from hypersdk.simulator.delivery import Delivery
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
-from hypersdk.simulator.httpd import BadRequest, ClientConnection
-from hypersdk.simulator.nfc import plain_frame, refuse
+from hypersdk.simulator.httpd import ClientConnection, Refusal
+from hypersdk.simulator.nfc import refuse
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.storage import MAX_UPLOAD_BYTES, Datastore, StoredFile, datastores
 from hypersdk.units import MiB
@@ -31,64 +32,48 @@ class FolderServer:
 
     def serve(self, connection: ClientConnection, path: str, query: str) -> None:
         """Answers GET and HEAD."""
-        found = self._locate(connection, path, query)
-        if found is None:
-            return
-        store, name, cookie = found
+        store, name, cookie = self._locate(connection, path, query)
         with self._platform.world.lock:
             file = store.file(name)
         if file is None:
-            connection.refuse(404, f"There is no file [{store.name}] {name}.")
-        elif file.content is None:
-            connection.refuse(403, "The simulator lists this file but does not serve it.")
-        elif file.locked:
-            connection.refuse(500, "The file is locked by a running virtual machine.")
-        else:
-            self._answer(connection, store, file, cookie)
+            raise Refusal(404, f"There is no file [{store.name}] {name}.")
+        if file.content is None:
+            raise Refusal(403, "The simulator lists this file but does not serve it.")
+        if file.locked:
+            raise Refusal(500, "The file is locked by a running virtual machine.")
+        self._answer(connection, store, file, cookie)
 
     def upload(self, connection: ClientConnection, path: str, query: str) -> None:
         """Answers PUT."""
-        found = self._locate(connection, path, query)
-        if found is None:
-            return
-        store, name, cookie = found
+        store, name, cookie = self._locate(connection, path, query)
         data = connection.body(MAX_UPLOAD_BYTES)
         try:
             with self._platform.world.lock:
                 new = store.put(name, data)
         except MethodFault as fault:
-            connection.refuse(507 if fault.fault.type == "NoDiskSpace" else 500, fault.message)
-            return
+            raise Refusal(507 if fault.fault.type == "NoDiskSpace" else 500, fault.message) from fault
         connection.reply(201 if new else 200, b"", "text/plain", cookie)
 
     # Requests
 
-    def _locate(
-        self, connection: ClientConnection, path: str, query: str
-    ) -> tuple[Datastore, str, dict[str, str]] | None:
-        """Datastore, path on it, and the cookie to set; ``None`` when the request was refused."""
+    def _locate(self, connection: ClientConnection, path: str, query: str) -> tuple[Datastore, str, dict[str, str]]:
+        """Datastore, path on it, and the header that sets a cookie. Raises Refusal."""
         cookie = self._authenticate(connection)
-        if cookie is None:
-            connection.refuse(401, "Log in first.", {"WWW-Authenticate": 'Basic realm="VMware HTTP server"'})
-            return None
         privilege = "Datastore.FileManagement" if connection.command == "PUT" else "Datastore.Browse"
         if privilege in self._platform.config.denied_privileges:
-            connection.refuse(403, f"Permission to perform this operation was denied: {privilege}.")
-            return None
+            raise Refusal(403, f"Permission to perform this operation was denied: {privilege}.")
         options = parse_qs(query)
         names, places = options.get("dsName", []), options.get("dcPath", [])
         name = unquote(path).strip("/")
         if len(names) != 1 or not name or ".." in name.split("/"):
-            connection.refuse(400, "A datastore (dsName) and a path are needed.")
-            return None
+            raise Refusal(400, "A datastore (dsName) and a path are needed.")
         with self._platform.world.lock:
             datacenter = self._datacenter(places[0]) if places else None
             store = next(
                 (store for store in datastores(self._platform.world, datacenter) if store.name == names[0]), None
             )
         if store is None or (places and datacenter is None):
-            connection.refuse(404, f"There is no datastore '{names[0]}' in that datacenter.")
-            return None
+            raise Refusal(404, f"There is no datastore '{names[0]}' in that datacenter.")
         return store, name, cookie
 
     def _datacenter(self, path: str) -> Datacenter | None:
@@ -97,43 +82,35 @@ class FolderServer:
         found = self._platform.world.all(Datacenter)
         return next((datacenter for datacenter in found if datacenter.path() == wanted), None)
 
-    def _authenticate(self, connection: ClientConnection) -> dict[str, str] | None:
-        """Headers for the response; ``None`` when the client has neither a session's cookie nor Basic credentials."""
+    def _authenticate(self, connection: ClientConnection) -> dict[str, str]:
+        """Headers for the response. Raises Refusal when the client has neither a session's cookie nor Basic
+        credentials."""
+        sessions = self._platform.sessions
         with self._platform.world.lock:
-            if self._platform.sessions.by_cookie(session_cookie(connection.headers.get("Cookie", ""))) is not None:
+            if sessions.by_cookie(session_cookie(connection)) is not None:
                 return {}
             credentials = _basic(connection.headers.get("Authorization", ""))
-            if credentials is None or not self._platform.sessions.accepts(*credentials):
-                return None
-            session = self._platform.sessions.log_in(*credentials)
-        return {"Set-Cookie": f'vmware_soap_session="{session.cookie}"; Path=/; HttpOnly; Secure'}
+            if credentials is None or not sessions.accepts(*credentials):
+                raise Refusal(401, "Log in first.", {"WWW-Authenticate": 'Basic realm="VMware HTTP server"'})
+            return set_cookie(sessions.log_in(*credentials).cookie)
 
     # Responses
 
     def _answer(
         self, connection: ClientConnection, store: Datastore, file: StoredFile, headers: dict[str, str]
     ) -> None:
-        try:
-            asked = _range(connection, file)
-        except BadRequest:
-            connection.refuse(
-                416, "The range lies outside of the file.", {"Content-Range": f"bytes */{file.size_bytes}"}
-            )
-            return
+        asked = _range(connection, file)
         if connection.command == "HEAD":
             self._head(connection, file, asked, headers, None)
             return
         host = file.host or store.hosts[0].name
         book, machine, index = self._platform.faults, file.machine, file.disk_index
-        refusal = book.take_refusal(host=host, machine=machine, index=index)
-        if refusal is not None:
-            refuse(connection, refusal)
-            return
+        refuse(book.take_refusal(host=host, machine=machine, index=index))
         faults = book.take(STREAM_FAULTS - {FaultKind.LEASE_TIMEOUT}, host=host, machine=machine, index=index)
         offset, length = asked or (0, file.size_bytes)
         short = min([length, *(fault.after_bytes for fault in faults if fault.kind is FaultKind.SHORT)])
         self._head(connection, file, asked, headers, short)
-        with self._platform.counters.open_range(host, f"[{store.name}] {file.path}", offset) as answer:
+        with closing(OpenRange(self._platform.counters, host, f"[{store.name}] {file.path}", offset)) as answer:
             self._pump(connection, file, offset, short, faults, answer)
 
     def _head(
@@ -175,7 +152,6 @@ class FolderServer:
             connection,
             faults,
             self._platform.config.rate_bytes_s,
-            frame=plain_frame,
             alive=lambda: not self._platform.world.closing,
             on_fault=lambda _fault: self._expire(connection),
             count=answer.sent,
@@ -187,18 +163,23 @@ class FolderServer:
 
     def _expire(self, connection: ClientConnection) -> None:
         with self._platform.world.lock:
-            session = self._platform.sessions.by_cookie(session_cookie(connection.headers.get("Cookie", "")))
+            session = self._platform.sessions.by_cookie(session_cookie(connection))
             if session is not None:
                 self._platform.sessions.end(session)
 
 
-def session_cookie(header: str) -> str | None:
-    """The session's id in a Cookie header: bare, quoted, or followed by the attributes that some clients send back."""
-    for part in header.replace(",", ";").split(";"):
+def session_cookie(connection: ClientConnection) -> str | None:
+    """The session's id in the request: bare, quoted, or followed by the attributes that some clients send back."""
+    for part in connection.headers.get("Cookie", "").replace(",", ";").split(";"):
         name, _, value = part.strip().partition("=")
         if name == "vmware_soap_session":
             return value.strip().strip('"')
     return None
+
+
+def set_cookie(cookie: str) -> dict[str, str]:
+    """The header that gives the client its session's cookie."""
+    return {"Set-Cookie": f'vmware_soap_session="{cookie}"; Path=/; HttpOnly; Secure'}
 
 
 def _basic(header: str) -> tuple[str, str] | None:
@@ -213,7 +194,7 @@ def _basic(header: str) -> tuple[str, str] | None:
 
 
 def _range(connection: ClientConnection, file: StoredFile) -> tuple[int, int] | None:
-    """Offset and length asked for; ``None`` for the whole file. Raises BadRequest for a range outside of the file."""
+    """Offset and length asked for; ``None`` for the whole file. Raises Refusal for a range outside of the file."""
     match = RANGE.match(connection.headers.get("Range", "").strip())
     if match is None or (match[1] == match[2] == "") or not _still_valid(connection.headers.get("If-Range", ""), file):
         return None
@@ -223,7 +204,7 @@ def _range(connection: ClientConnection, file: StoredFile) -> tuple[int, int] | 
     else:
         start, end = int(match[1]), min(int(match[2] or size - 1), size - 1)
     if start >= size or start > end:
-        raise BadRequest("range")
+        raise Refusal(416, "The range lies outside of the file.", {"Content-Range": f"bytes */{size}"})
     return start, end - start + 1
 
 

@@ -26,10 +26,8 @@ class HostedMachine(WorldObject, Protocol):
         """A property of the API."""
 
 
-class ComputeResource(Entity):
+class ComputeResource(Entity, api_type="ComputeResource", references={"host": "hosts", "resourcePool": "pool"}):
     """Hosts with one root resource pool; a standalone host is one of its own."""
-
-    wsdl = "ComputeResource"
 
     def __init__(self, platform: Platform, moref: str, name: str, parent: Folder) -> None:
         self.hosts: list[Host] = []
@@ -39,14 +37,6 @@ class ComputeResource(Entity):
 
     def children(self) -> list[Entity]:
         return [*self.hosts, self.pool]
-
-    @prop("host")
-    def _host(self) -> list[Ref]:
-        return [host.ref for host in self.hosts]
-
-    @prop("resourcePool")
-    def _pool(self) -> Ref:
-        return self.pool.ref
 
     @prop("datastore")
     def _datastore(self) -> list[Ref]:
@@ -80,10 +70,8 @@ class ComputeResource(Entity):
         return Data("ComputeResourceSummary", **fields)
 
 
-class Cluster(ComputeResource):
+class Cluster(ComputeResource, api_type="ClusterComputeResource"):
     """A ClusterComputeResource."""
-
-    wsdl = "ClusterComputeResource"
 
     @prop("configurationEx")
     def _configuration(self) -> Data:
@@ -103,18 +91,12 @@ class Cluster(ComputeResource):
         return Data("ClusterComputeResourceSummary", **fields, currentFailoverLevel=1, numVmotions=0)
 
 
-class ResourcePool(Entity):
+class ResourcePool(Entity, api_type="ResourcePool", references={"owner": "owner_resource"}):
     """The root pool of a compute resource."""
-
-    wsdl = "ResourcePool"
 
     def __init__(self, platform: Platform, moref: str, name: str, owner: ComputeResource) -> None:
         super().__init__(platform, moref, name, owner, resourcePool=[])
         self.owner_resource = owner
-
-    @prop("owner")
-    def _owner(self) -> Ref:
-        return self.owner_resource.ref
 
     @prop("vm")
     def _vm(self) -> list[Ref]:
@@ -159,10 +141,18 @@ def _usage(most: int) -> Data:
     )
 
 
-class Host(Entity):
+class Host(
+    Entity,
+    api_type="HostSystem",
+    references={
+        "vm": "machines",
+        "datastore": "datastores",
+        "network": "networks",
+        "datastoreBrowser": "datastore_browser",
+    },
+):
     """An ESXi host; its NFC data comes from a network address of its own."""
 
-    wsdl = "HostSystem"
     CORES: Final = 32
     MHZ: Final = 2900
     MEMORY_BYTES: Final = 512 * GiB
@@ -176,7 +166,7 @@ class Host(Entity):
         manager = "ha-autostart-mgr" if platform.esxi else f"autoStartManager-{moref.rpartition('-')[2]}"
         self.autostart = AutoStartManager(platform.world, manager, self.machines)
         moref = platform.moref("datastoreBrowser-", "ha-host-datastorebrowser")
-        self._datastore_browser = DatastoreBrowser(platform, moref, self.datastores)
+        self.datastore_browser = DatastoreBrowser(platform, moref, self.datastores)
         parent.hosts.append(self)
 
     @property
@@ -187,22 +177,6 @@ class Host(Entity):
 
     def children(self) -> list[Entity]:
         return []
-
-    @prop("vm")
-    def _vm(self) -> list[Ref]:
-        return [machine.ref for machine in self.machines]
-
-    @prop("datastore")
-    def _datastore(self) -> list[Ref]:
-        return [datastore.ref for datastore in self.datastores]
-
-    @prop("network")
-    def _network(self) -> list[Ref]:
-        return [network.ref for network in self.networks]
-
-    @prop("datastoreBrowser")
-    def _browser(self) -> Ref:
-        return self._datastore_browser.ref
 
     @prop("runtime")
     def _runtime(self) -> Data:
@@ -293,7 +267,7 @@ class Host(Entity):
                 policy=Data("HostNetworkPolicy"),
             )
             for network in self.networks
-            if network.wsdl == "Network"
+            if network.api_type == "Network"
         }
         switch = Data(
             "HostVirtualSwitch",
@@ -370,19 +344,13 @@ def _cpu_features() -> list[Data]:
     return [Data("HostCpuIdInfo", level=-2147483647, eax=nothing, ebx=nothing, ecx=nothing, edx="0010" + nothing[4:])]
 
 
-class Network(Entity):
+class Network(Entity, api_type="Network", references={"host": "hosts"}):
     """A standard network, or a distributed port group."""
-
-    wsdl = "Network"
 
     def __init__(self, platform: Platform, moref: str, name: str, parent: Folder) -> None:
         self.hosts: list[Host] = []
         super().__init__(platform, moref, name, parent)
         parent.put(self)
-
-    @prop("host")
-    def _host(self) -> list[Ref]:
-        return [host.ref for host in self.hosts]
 
     @prop("vm")
     def _vm(self) -> list[Ref]:
@@ -393,10 +361,8 @@ class Network(Entity):
         return Data("NetworkSummary", network=self.ref, name=self.name, accessible=True)
 
 
-class PortGroup(Network):
+class PortGroup(Network, api_type="DistributedVirtualPortgroup"):
     """A distributed port group of the datacenter's switch."""
-
-    wsdl = "DistributedVirtualPortgroup"
 
     def __init__(self, platform: Platform, moref: str, name: str, parent: Folder, switch: Switch) -> None:
         super().__init__(platform, moref, name, parent)
@@ -429,20 +395,14 @@ class PortGroup(Network):
         )
 
 
-class Switch(Entity):
+class Switch(Entity, api_type="VmwareDistributedVirtualSwitch", references={"portgroup": "groups"}):
     """A distributed switch."""
-
-    wsdl = "VmwareDistributedVirtualSwitch"
 
     def __init__(self, platform: Platform, moref: str, name: str, parent: Folder) -> None:
         self.groups: list[PortGroup] = []
         self.uuid = platform.uuid("dvs", name)
         super().__init__(platform, moref, name, parent, uuid=self.uuid)
         parent.put(self)
-
-    @prop("portgroup")
-    def _portgroup(self) -> list[Ref]:
-        return [group.ref for group in self.groups]
 
     @prop("summary")
     def _summary(self) -> Data:

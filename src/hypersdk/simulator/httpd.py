@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from hypersdk.units import KiB, format_size
 
@@ -36,20 +36,13 @@ CHUNK_SIZE: Final = re.compile(rb"^[0-9A-Fa-f]{1,8}$")
 log: Final = logging.getLogger("hypersdk.simulator")
 
 
-class RequestTooLarge(Exception):  # noqa: N818
-    """The body is larger than the ``most_bytes`` allowed."""
+class Refusal(Exception):  # noqa: N818
+    """The request is answered with an error status and a short text."""
 
-    def __init__(self, most_bytes: int) -> None:
-        super().__init__(most_bytes)
-        self.most_bytes = most_bytes
-
-
-class BadRequest(Exception):  # noqa: N818
-    """The request does not follow HTTP."""
-
-
-class PeerLost(Exception):  # noqa: N818
-    """The connection was broken, by the client or on purpose: nothing more can be sent."""
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers or {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +55,11 @@ class Site:
     host: str | None
 
 
-class RequestRouter(Protocol):
-    """Answers the requests of a connection, by their method."""
-
-    def get(self, connection: ClientConnection) -> None:
-        """GET and HEAD."""
-
-    def post(self, connection: ClientConnection) -> None:
-        """SOAP calls."""
-
-    def put(self, connection: ClientConnection) -> None:
-        """Uploads."""
-
-
 class ClientConnection(http.server.BaseHTTPRequestHandler):
-    """One client connection. Methods are handed to ``router``."""
+    """One client connection. ``route`` answers its requests.
+
+    A broken connection, by the client or on purpose, is an OSError, which ends the thread that serves it.
+    """
 
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.1"  # requests that cannot be parsed get a status line too
@@ -88,46 +71,30 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Listener  # type: ignore[assignment] # only what the base class really uses is there
 
-    def __init__(
-        self, request: ssl.SSLSocket, client: Any, listener: Listener, site: Site, router: RequestRouter
-    ) -> None:
+    def __init__(self, request: ssl.SSLSocket, client: Any, listener: Listener, site: Site, route: Route) -> None:
         self.site = site
-        self._router = router
+        self._route = route
         self._answering = False
         super().__init__(request, client, listener)  # type: ignore[arg-type] # see ``server``
 
     def do_GET(self) -> None:
-        self._answer(self._router.get)
-
-    def do_HEAD(self) -> None:
-        self._answer(self._router.get)
-
-    def do_POST(self) -> None:
-        self._answer(self._router.post)
-
-    def do_PUT(self) -> None:
-        self._answer(self._router.put)
-
-    def _answer(self, route: Callable[[ClientConnection], None]) -> None:
-        """Runs the route; every error of a request ends here."""
+        """Answers the request; every error of a request ends here."""
         self._answering = False
         try:
-            route(self)
-        except PeerLost:
+            self._route(self)
+        except Refusal as error:
+            self._refuse(error)
+        except OSError:  # the client went away, or was too slow
             raise
-        except RequestTooLarge as error:
-            self.refuse(413, f"The simulator takes no more than {format_size(error.most_bytes)} here.")
-        except BadRequest as error:
-            self.refuse(400, f"Bad request: {error}.")
-        except OSError as error:  # the client went away, or was too slow
-            raise PeerLost from error
         except Exception as error:
             log.exception("%s %s failed", self.command, self.path)
             if self._answering:
-                raise PeerLost from error
-            self.refuse(500, "The simulator failed; see its log.")
+                raise ConnectionAbortedError from error
+            self._refuse(Refusal(500, "The simulator failed; see its log."))
         finally:
             self.server.expect_request(self.connection)
+
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the base class finds them by these names
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Logs nothing: the counters show what was served."""
@@ -135,23 +102,19 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
     # Reading
 
     def body(self, most: int) -> bytes:
-        """The request's body. Raises RequestTooLarge or BadRequest."""
-        parts = (
-            self._chunks(most)
-            if "chunked" in self.headers.get("Transfer-Encoding", "").lower()
-            else self._counted(most)
-        )
-        whole = b"".join(parts)
+        """The request's body. Raises Refusal for one that is longer than ``most`` bytes or not valid."""
+        chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
+        whole = b"".join(self._chunks(most) if chunked else self._counted(most))
         self.server.request_read(self.connection)
         return whole
 
     def _counted(self, most: int) -> Iterator[bytes]:
         text = self.headers.get("Content-Length", "0")
         if not text.isdecimal() or len(text) > 15:
-            raise BadRequest("Content-Length is not a number")
+            raise bad_request("Content-Length is not a number")
         left = int(text)
         if left > most:
-            raise RequestTooLarge(most)
+            raise _too_large(most)
         while left:
             data = self._exactly(min(left, READ_STEP))
             left -= len(data)
@@ -162,25 +125,25 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
         while size := self._chunk_size():
             total += size
             if total > most:
-                raise RequestTooLarge(most)
+                raise _too_large(most)
             yield self._exactly(size)
             if self._exactly(2) != b"\r\n":
-                raise BadRequest("a chunk is longer than it says")
+                raise bad_request("a chunk is longer than it says")
         for _ in range(MAX_TRAILERS):
             if not self.rfile.readline(1024).strip():
                 return
-        raise BadRequest("too many trailers")
+        raise bad_request("too many trailers")
 
     def _chunk_size(self) -> int:
         text = self.rfile.readline(1024).split(b";")[0].strip()
         if CHUNK_SIZE.match(text) is None:
-            raise BadRequest("bad chunk size")
+            raise bad_request("bad chunk size")
         return int(text, 16)
 
     def _exactly(self, size: int) -> bytes:
         data = self.rfile.read(size)
         if len(data) != size:
-            raise PeerLost
+            raise ConnectionAbortedError
         return data
 
     def peer_gone(self) -> bool:
@@ -206,50 +169,56 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
         self.server.request_read(self.connection)
         super().send_response(code, message)
 
-    def refuse(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        """An error response with a short text. The connection is closed: a body that was not read may follow."""
+    def _refuse(self, refusal: Refusal) -> None:
+        """Sends the refusal. The connection is closed: a body that was not read may follow."""
         self.close_connection = True
-        self._refuse(status, text, headers)
+        self.reply(
+            refusal.status,
+            f"{refusal}\n".encode(),
+            "text/plain; charset=utf-8",
+            {"Connection": "close", **refusal.headers},
+        )
         if self.command in ("POST", "PUT"):
             self._drain()
 
-    def _refuse(self, status: int, text: str, headers: dict[str, str] | None) -> None:
-        self.reply(
-            status, f"{text}\n".encode(), "text/plain; charset=utf-8", {"Connection": "close", **(headers or {})}
-        )
-
     def _drain(self) -> None:
-        """Reads on for a moment: closing with unread bytes would reset the connection before the client reads the
-        answer."""
+        """Announces the end and reads on for a moment: closing with unread bytes would reset the connection before the
+        client reads the answer."""
         until = time.monotonic() + DRAIN_S
         with contextlib.suppress(OSError):  # the client has its response already
+            self.connection.shutdown(socket.SHUT_WR)
             self.connection.settimeout(DRAIN_S)
             while time.monotonic() < until and self.connection.recv(READ_STEP):
                 pass
 
-    def transmit(self, data: bytes | memoryview) -> None:
-        """Body bytes. Raises PeerLost."""
-        try:
-            self.connection.sendall(data)
-        except OSError as error:
-            raise PeerLost from error
-
     def reset(self) -> None:
-        """Resets the connection (RST). Raises PeerLost."""
+        """Resets the connection (RST). Raises ConnectionAbortedError."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.drop()
 
     def drop(self) -> None:
-        """Closes the connection without the end that HTTP announced. Raises PeerLost."""
+        """Closes the connection without the end that HTTP announced. Raises ConnectionAbortedError."""
         self.close_connection = True
-        raise PeerLost
+        raise ConnectionAbortedError
+
+
+Route = Callable[[ClientConnection], None]
+
+
+def bad_request(what: str) -> Refusal:
+    """The request does not follow HTTP."""
+    return Refusal(400, f"Bad request: {what}.")
+
+
+def _too_large(most_bytes: int) -> Refusal:
+    return Refusal(413, f"The simulator takes no more than {format_size(most_bytes)} here.")
 
 
 class Listener:
     """Accepts connections on several addresses and gives each a thread of its own."""
 
-    def __init__(self, router: RequestRouter, on_connect: Callable[[], None]) -> None:
-        self._router = router
+    def __init__(self, route: Route, on_connect: Callable[[], None]) -> None:
+        self._route = route
         self._on_connect = on_connect
         self._selector = selectors.DefaultSelector()
         self._lock = threading.Lock()
@@ -358,7 +327,7 @@ class Listener:
                     with self._lock:
                         del self._open[secured]
                         self._deadlines.pop(secured, None)
-        except (OSError, PeerLost):
+        except OSError:
             pass  # the client does not trust the certificate, or went away
         finally:
             with self._lock:
@@ -368,7 +337,7 @@ class Listener:
     def _converse(self, secured: ssl.SSLSocket, client: Any, site: Site) -> None:
         secured.do_handshake()
         self.expect_request(secured)
-        ClientConnection(secured, client, self, site, self._router)
+        ClientConnection(secured, client, self, site, self._route)
 
 
 def _shut(connection: socket.socket) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,10 +51,8 @@ class LeaseFile:
     sent_bytes: int = 0
 
 
-class ExportLease(Managed):
+class ExportLease(Managed, api_type="HttpNfcLease"):
     """One HttpNfcLease."""
-
-    wsdl = "HttpNfcLease"
 
     def __init__(self, moref: str, machine: MachineState, disks: list[DiskState], task: Task) -> None:
         self.platform = machine.platform
@@ -279,8 +276,7 @@ def open_lease(call: Call, machine: MachineState, disks: list[DiskState]) -> Exp
         )
     machine.check_idle()
     _check_disks(machine)
-    on_cancel: list[Callable[[], None]] = []
-    task = platform.tasks.open(call, machine, cancel=lambda: on_cancel[0]())
+    task = platform.tasks.open(call, machine, cancelable=True)
     moref = f"session[{call.session.key}]{world.number('lease-')}"
     try:
         lease = ExportLease(moref, machine, disks, task)
@@ -289,7 +285,7 @@ def open_lease(call: Call, machine: MachineState, disks: list[DiskState]) -> Exp
         raise
     lease.owner = call.session.key
     call.session.belongings.append(lease)
-    on_cancel.append(lambda: lease.end(MethodFault.of("RequestCanceled", "The task was canceled by a user.")))
+    task.on_cancel = lambda: lease.end(MethodFault.of("RequestCanceled", "The task was canceled by a user."))
     machine.busy = task
     machine.touch()
     world.later(platform.config.lease_ready_s, lambda: _prepared(lease))

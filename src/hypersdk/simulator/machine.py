@@ -1,7 +1,8 @@
-"""A virtual machine as the API has it: properties and calls on the state of ``machine_state``."""
+"""A virtual machine and its snapshots as the API has them: properties and calls on the state of ``machine_state``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from hypersdk.simulator import machine_view
@@ -11,17 +12,16 @@ from hypersdk.simulator.fault import MethodFault, invalid_power_state
 from hypersdk.simulator.hosts import Host, Network
 from hypersdk.simulator.lease import ExportLease, open_lease, open_leases
 from hypersdk.simulator.machine_files import machine_files
-from hypersdk.simulator.machine_state import MachineState
+from hypersdk.simulator.machine_state import MachineState, SnapshotState
 from hypersdk.simulator.managed import Call, operation, prop
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.reconfigure import reconfigure
-from hypersdk.simulator.snapshot import Snapshot, take_snapshot
 from hypersdk.simulator.storage import Datastore, StoredFile
 from hypersdk.simulator.values import Data, Ref
 from hypersdk.units import MiB
 
 
-class SimulatedMachine(MachineState):
+class SimulatedMachine(MachineState, references={"rootSnapshot": "snapshots"}, computed=machine_view.PROPERTIES):
     """A VirtualMachine."""
 
     def files_on(self, datastore: Datastore) -> list[StoredFile]:
@@ -32,38 +32,6 @@ class SimulatedMachine(MachineState):
     def lease(self) -> ExportLease | None:
         """The export of it that is open."""
         return next((lease for lease in open_leases(self.world) if lease.machine is self), None)
-
-    @prop("config")
-    def _config(self) -> Data:
-        return machine_view.config_info(self)
-
-    @prop("runtime")
-    def _runtime(self) -> Data:
-        return machine_view.runtime_info(self)
-
-    @prop("guest")
-    def _guest(self) -> Data:
-        return machine_view.guest_info(self)
-
-    @prop("summary")
-    def _summary(self) -> Data:
-        return machine_view.summary(self)
-
-    @prop("layoutEx")
-    def _layout(self) -> Data:
-        return machine_view.layout_ex(self)
-
-    @prop("storage")
-    def _storage(self) -> Data:
-        return machine_view.storage_info(self)
-
-    @prop("snapshot")
-    def _snapshot(self) -> Data | None:
-        return machine_view.snapshot_info(self)
-
-    @prop("rootSnapshot")
-    def _root_snapshot(self) -> list[Ref]:
-        return [snapshot.ref for snapshot in self.snapshots]
 
     @prop("datastore")
     def _datastore(self) -> list[Ref]:
@@ -77,18 +45,6 @@ class SimulatedMachine(MachineState):
     def _resource_pool(self) -> Ref | None:
         return None if self.template else self.host.resource.pool.ref
 
-    @prop("resourceConfig")
-    def _resource_config(self) -> Data:
-        return machine_view.resource_config(self)
-
-    @prop("capability")
-    def _capability(self) -> Data:
-        return machine_view.capability()
-
-    @prop("guestHeartbeatStatus")
-    def _heartbeat(self) -> str:
-        return "green" if self.tools_run else "gray"
-
     # Power
 
     def check_power_on(self) -> None:
@@ -97,12 +53,12 @@ class SimulatedMachine(MachineState):
         if self.template:
             raise MethodFault.of("NotSupported", "A template cannot be powered on.")
         if self.power == "poweredOn":
-            raise invalid_power_state("poweredOn", "poweredOff", "Powered on")
+            raise invalid_power_state(self.power, "poweredOff")
 
     def set_power_on(self, call: Call | None) -> None:
         """Powers it on."""
         self.home.need(self.memory_mb * MiB)
-        self.set_power(call, "poweredOn", "VmPoweredOnEvent", f"{self.name} on {self.host.name} is powered on")
+        self.set_power(call, "poweredOn")
 
     @operation("PowerOnVM_Task", privilege="VirtualMachine.Interact.PowerOn")
     def _power_on(self, call: Call) -> Ref:
@@ -112,51 +68,38 @@ class SimulatedMachine(MachineState):
     @operation("PowerOffVM_Task", privilege="VirtualMachine.Interact.PowerOff")
     def _power_off(self, call: Call) -> Ref:
         if self.power == "poweredOff":
-            raise invalid_power_state("poweredOff", "poweredOn", "Powered off")
-        return self.start_task(call, lambda: self._set_power_off(call))
-
-    def _set_power_off(self, call: Call | None) -> None:
-        self.set_power(call, "poweredOff", "VmPoweredOffEvent", f"{self.name} on {self.host.name} is powered off")
+            raise invalid_power_state(self.power, "poweredOn")
+        return self.start_task(call, lambda: self.set_power(call, "poweredOff"))
 
     @operation("SuspendVM_Task", privilege="VirtualMachine.Interact.Suspend")
     def _suspend(self, call: Call) -> Ref:
-        self._need_power("poweredOn")
-        text = f"{self.name} on {self.host.name} is suspended"
-        return self.start_task(call, lambda: self.set_power(call, "suspended", "VmSuspendedEvent", text))
+        self.need_power("poweredOn")
+        return self.start_task(call, lambda: self.set_power(call, "suspended"))
 
     @operation("ResetVM_Task", privilege="VirtualMachine.Interact.Reset")
     def _reset(self, call: Call) -> Ref:
-        self._need_power("poweredOn")
+        self.need_power("poweredOn")
         text = f"{self.name} on {self.host.name} is reset"
-        return self.start_task(call, lambda: self.set_power(call, "poweredOn", "VmResettingEvent", text))
-
-    def _need_power(self, state: str) -> None:
-        if self.power != state:
-            raise invalid_power_state(
-                self.power, state, {"poweredOff": "Powered off", "suspended": "Suspended"}.get(self.power, "Powered on")
-            )
+        return self.start_task(call, lambda: self.restart(call, "VmResettingEvent", text))
 
     @operation("ShutdownGuest", privilege="VirtualMachine.Interact.PowerOff")
     def _shutdown_guest(self, call: Call) -> None:
         self._need_tools()
         self.post_event("VmGuestShutdownEvent", f"Guest OS shut down for {self.name}", call)
-        self.world.later(self.platform.config.shutdown_s, lambda: self._guest_is_down(call))
-
-    def _guest_is_down(self, call: Call) -> None:
-        if self.power == "poweredOn":
-            self._set_power_off(call)
+        self._later_if_running(lambda: self.set_power(call, "poweredOff"))
 
     @operation("RebootGuest", privilege="VirtualMachine.Interact.Reset")
     def _reboot_guest(self, call: Call) -> None:
         self._need_tools()
-        self.world.later(self.platform.config.shutdown_s, lambda: self._guest_is_up_again(call))
+        text = f"Guest OS reboot for {self.name}"
+        self._later_if_running(lambda: self.restart(call, "VmGuestRebootEvent", text))
 
-    def _guest_is_up_again(self, call: Call) -> None:
-        if self.power == "poweredOn":
-            self.set_power(call, "poweredOn", "VmGuestRebootEvent", f"Guest OS reboot for {self.name}")
+    def _later_if_running(self, work: Callable[[], None]) -> None:
+        """Does the work once the guest had time to shut down, if the machine is still on then."""
+        self.world.later(self.platform.config.shutdown_s, lambda: work() if self.power == "poweredOn" else None)
 
     def _need_tools(self) -> None:
-        self._need_power("poweredOn")
+        self.need_power("poweredOn")
         if not self.spec.tools:
             raise MethodFault.of(
                 "ToolsUnavailable",
@@ -170,8 +113,6 @@ class SimulatedMachine(MachineState):
         args = call.args
         if self.template:
             raise MethodFault.of("NotSupported", "A template has no snapshots.")
-        for disk in self.disks:
-            disk.datastore.need(MiB)
 
         def work() -> Ref:
             for disk in self.disks:
@@ -191,11 +132,7 @@ class SimulatedMachine(MachineState):
 
     @operation("RemoveAllSnapshots_Task", privilege="VirtualMachine.State.RemoveSnapshot")
     def _remove_all_snapshots(self, call: Call) -> Ref:
-        def work() -> None:
-            for snapshot in list(self.snapshots):
-                snapshot.remove(children=True)
-
-        return self.start_task(call, work)
+        return self.start_task(call, self.remove_snapshots)
 
     @operation("ConsolidateVMDisks_Task", privilege="VirtualMachine.State.RemoveSnapshot")
     def _consolidate(self, call: Call) -> Ref:
@@ -220,7 +157,7 @@ class SimulatedMachine(MachineState):
     @operation("MarkAsTemplate", privilege="VirtualMachine.Provisioning.MarkAsTemplate")
     def _mark_as_template(self, _call: Call) -> None:
         self.check_idle()
-        self._need_power("poweredOff")
+        self.need_power("poweredOff")
         self.template = True
         self.changed_config()
 
@@ -239,15 +176,12 @@ class SimulatedMachine(MachineState):
 
     @operation("Destroy_Task", privilege="VirtualMachine.Inventory.Delete")
     def _destroy(self, call: Call) -> Ref:
-        if self.power != "poweredOff":
-            raise invalid_power_state(self.power, "poweredOff", "Powered on")
-
+        self.need_power("poweredOff")
         return self.start_task(call, self._delete)
 
     def _delete(self) -> None:
         """Removes it from the inventory, with its files."""
-        for snapshot in list(self.snapshots):
-            snapshot.remove(children=True)
+        self.remove_snapshots()
         for store in self.datastores():
             store.machines.pop(self.folder_name, None)
         self.host.machines.remove(self)
@@ -260,13 +194,43 @@ class SimulatedMachine(MachineState):
 
     @operation("ExportVm", privilege="VApp.Export")
     def _export(self, call: Call) -> Ref:
-        if self.power != "poweredOff":
-            raise invalid_power_state(self.power, "poweredOff", "Powered on")
+        self.need_power("poweredOff")
         return open_lease(call, self, self.disks).ref
 
     @operation("QueryChangedDiskAreas", privilege="VirtualMachine.Provisioning.DiskRandomRead")
     def _changed_areas(self, call: Call) -> Data:
         return machine_view.changed_areas(self, call.args)
+
+
+class Snapshot(SnapshotState, references={"vm": "machine", "childSnapshot": "children"}):
+    """A VirtualMachineSnapshot."""
+
+    @operation("RevertToSnapshot_Task", privilege="VirtualMachine.State.RevertToSnapshot")
+    def _revert(self, call: Call) -> Ref:
+        return self.machine.start_task(call, lambda: self.revert(suppress_power_on=bool(call.args.suppressPowerOn)))
+
+    @operation("RemoveSnapshot_Task", privilege="VirtualMachine.State.RemoveSnapshot")
+    def _remove(self, call: Call) -> Ref:
+        return self.machine.start_task(call, lambda: self.remove(children=call.args.removeChildren))
+
+    @operation("RenameSnapshot", privilege="VirtualMachine.State.RenameSnapshot")
+    def _rename(self, call: Call) -> None:
+        self.name = call.args.name if call.args.name is not None else self.name
+        self.description = call.args.description if call.args.description is not None else self.description
+        self.machine.touch()
+
+    @operation("ExportSnapshot", privilege="VApp.Export")
+    def _export(self, call: Call) -> Ref:
+        return open_lease(call, self.machine, self.disks).ref
+
+
+def take_snapshot(
+    machine: MachineState, name: str, description: str, *, quiesced: bool = False, memory: bool = False
+) -> Snapshot:
+    """Takes a snapshot of the machine; with ``memory`` a revert to it brings back a running machine."""
+    power = machine.power if memory else "poweredOff"
+    config = machine_view.config_info(machine)
+    return Snapshot(machine, name, description, quiesced=quiesced, power=power, config=config)
 
 
 def add_machine(
@@ -288,9 +252,7 @@ def _clone(call: Call, source: SimulatedMachine) -> Ref:
     world, name, spec = source.world, call.args.name, call.args.spec
     folder = world.get(call.args.folder, Folder)
     stored = escape_name(name) if "%" not in name else name
-    for sibling in folder.children():
-        if sibling.name == stored:
-            raise MethodFault.of("DuplicateName", f"The name '{name}' already exists.", name=name, object=sibling.ref)
+    folder.check_free(stored)
     host = world.get(spec.location.host, Host) if spec.location.host else source.host
     store = world.get(spec.location.datastore, Datastore) if spec.location.datastore else source.home
     snapshot = world.get(spec.snapshot, Snapshot) if spec.snapshot else None

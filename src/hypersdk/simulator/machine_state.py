@@ -15,7 +15,7 @@ from hypersdk.simulator.config import MachineSpec
 from hypersdk.simulator.content import DiskImage
 from hypersdk.simulator.disks import DiskState, Layer, content_of, disk_device, merge_spare_layers
 from hypersdk.simulator.entities import Entity, Folder, escape_name
-from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.fault import MethodFault, invalid_power_state
 from hypersdk.simulator.hosts import Host, Network
 from hypersdk.simulator.managed import Call, Managed
 from hypersdk.simulator.platform import Platform
@@ -25,13 +25,17 @@ from hypersdk.simulator.values import Data, Ref
 from hypersdk.simulator.world import now
 from hypersdk.units import MiB
 
+_POWER_EVENTS: Final = {
+    "poweredOn": ("VmPoweredOnEvent", "powered on"),
+    "poweredOff": ("VmPoweredOffEvent", "powered off"),
+    "suspended": ("VmSuspendedEvent", "suspended"),
+}
 _UNSAFE: Final = re.compile(r'[/\\:*?"<>|%]')
 
 
-class MachineState(Entity):
+class MachineState(Entity, api_type="VirtualMachine"):
     """A VirtualMachine without its calls."""
 
-    wsdl = "VirtualMachine"
     cached = True
 
     def __init__(
@@ -193,26 +197,41 @@ class MachineState(Entity):
                 task=self.busy.ref,
             )
 
-    def start_task(self, call: Call, work: Callable[[], Any], *, seconds: float | None = None) -> Ref:
+    def need_power(self, state: str) -> None:
+        """Raises MethodFault (InvalidPowerState) unless the machine is in that power state."""
+        if self.power != state:
+            raise invalid_power_state(self.power, state)
+
+    def start_task(self, call: Call, work: Callable[[], Any]) -> Ref:
         """Starts a task that has the machine for itself."""
         self.check_idle()
-        ref = self.platform.tasks.run(call, self, work, seconds=seconds)
+        ref = self.platform.tasks.run(call, self, work)
         self.busy = self.world.get(ref, Task)
         return ref
 
-    def set_power(self, call: Call | None, state: str, event: str, text: str) -> None:
+    def set_power(self, call: Call | None, state: str) -> None:
         """Sets the power state and posts its event. A machine that goes on connects what starts connected; one that
         goes off connects nothing."""
+        event, shown = _POWER_EVENTS[state]
         before, self.power = self.power, state
-        if state == "poweredOn":
-            self.booted = now()
-            self.changes += 1
-            self.reconfigured = now()
-        elif state == "poweredOff":
+        if state == "poweredOff":
             self.booted = None
         if state != before and "poweredOff" in (state, before):
             on = state == "poweredOn"
             self._devices = [devices.with_power(device, on=on) for device in self.device_list]
+        text = f"{self.name} on {self.host.name} is {shown}"
+        if state == "poweredOn":
+            self.restart(call, event, text)
+        else:
+            self._power_changed(call, event, text)
+
+    def restart(self, call: Call | None, event: str, text: str) -> None:
+        """The guest boots; posts the event."""
+        self.booted = self.reconfigured = now()
+        self.changes += 1
+        self._power_changed(call, event, text)
+
+    def _power_changed(self, call: Call | None, event: str, text: str) -> None:
         self.touch()
         self.host.touch()
         self.post_event(event, text, call)
@@ -223,15 +242,13 @@ class MachineState(Entity):
 
     def _event_arguments(self) -> dict[str, Any]:
         datacenter, resource, host = self.datacenter(), self.host.resource, self.host
-        arguments: dict[str, Any] = {
+        return {
+            "datacenter": Data("DatacenterEventArgument", name=datacenter.name, datacenter=datacenter.ref),
             "computeResource": Data("ComputeResourceEventArgument", name=resource.name, computeResource=resource.ref),
             "host": Data("HostEventArgument", name=host.name, host=host.ref),
             "vm": Data("VmEventArgument", name=self.name, vm=self.ref),
             "template": self.template,
         }
-        if datacenter is not None:
-            arguments["datacenter"] = Data("DatacenterEventArgument", name=datacenter.name, datacenter=datacenter.ref)
-        return arguments
 
     @property
     def tools_run(self) -> bool:
@@ -240,13 +257,12 @@ class MachineState(Entity):
 
     def all_snapshots(self) -> list[SnapshotState]:
         """All snapshots, parents before children."""
-        found: list[SnapshotState] = []
-        pending = list(reversed(self.snapshots))
-        while pending:
-            snapshot = pending.pop()
-            found.append(snapshot)
-            pending.extend(reversed(snapshot.children))
-        return found
+        return [snapshot for root in self.snapshots for snapshot in root.tree()]
+
+    def remove_snapshots(self) -> None:
+        """Removes all snapshots."""
+        for snapshot in list(self.snapshots):
+            snapshot.remove(children=True)
 
 
 def _folder_name(stores: set[Datastore], name: str) -> str:
@@ -259,11 +275,9 @@ def _folder_name(stores: set[Datastore], name: str) -> str:
     return folder
 
 
-class SnapshotState(Managed):
+class SnapshotState(Managed, api_type="VirtualMachineSnapshot"):
     """A VirtualMachineSnapshot without its calls: the machine's disks and configuration as they were. ``power`` is what
     a revert brings back: ``poweredOff`` without memory."""
-
-    wsdl = "VirtualMachineSnapshot"
 
     def __init__(
         self, machine: MachineState, name: str, description: str, *, quiesced: bool, power: str, config: Data
@@ -280,6 +294,10 @@ class SnapshotState(Managed):
         self._siblings().append(self)
         machine.current = self
         self._next_deltas()
+
+    def tree(self) -> list[SnapshotState]:
+        """The snapshot and all below it, parents before children."""
+        return [self, *(snapshot for child in self.children for snapshot in child.tree())]
 
     def _siblings(self) -> list[SnapshotState]:
         return self.parent.children if self.parent else self.machine.snapshots
@@ -303,8 +321,7 @@ class SnapshotState(Managed):
         machine.current = self
         power = "poweredOff" if suppress_power_on else self.power
         if machine.power != power:
-            event = "VmPoweredOnEvent" if power == "poweredOn" else "VmPoweredOffEvent"
-            machine.set_power(None, power, event, f"{machine.name} is {power} by a revert")
+            machine.set_power(None, power)
         self._next_deltas()
 
     def remove(self, *, children: bool) -> None:

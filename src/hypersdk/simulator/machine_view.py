@@ -175,7 +175,7 @@ def resource_config(machine: MachineState) -> Data:
     return Data("ResourceConfigSpec", entity=machine.ref, cpuAllocation=allocation(-1), memoryAllocation=allocation(-1))
 
 
-def capability() -> Data:
+def capability(_machine: MachineState) -> Data:
     """``capability``, as far as clients read it."""
     names = (
         "snapshotOperationsSupported",
@@ -211,6 +211,11 @@ def capability() -> Data:
 
 
 # State
+
+
+def heartbeat(machine: MachineState) -> str:
+    """``guestHeartbeatStatus``."""
+    return "green" if machine.tools_run else "gray"
 
 
 def runtime_info(machine: MachineState) -> Data:
@@ -336,7 +341,7 @@ def summary(machine: MachineState) -> Data:
         overallCpuDemand=60 if on else 0,
         guestMemoryUsage=machine.memory_mb // 4 if on else 0,
         hostMemoryUsage=machine.memory_mb // 2 if on else 0,
-        guestHeartbeatStatus=machine.get("guestHeartbeatStatus"),
+        guestHeartbeatStatus=heartbeat(machine),
         privateMemory=0,
         sharedMemory=0,
         swappedMemory=0,
@@ -461,6 +466,14 @@ def _tree(machine: MachineState, snapshot: SnapshotState) -> Data:
         childSnapshotList=[_tree(machine, child) for child in snapshot.children],
         replaySupported=False,
     )
+
+
+PROPERTIES: Final[dict[str, Callable[[MachineState], Any]]] = {
+    "config": config_info, "runtime": runtime_info, "guest": guest_info, "summary": summary, "layoutEx": layout_ex,
+    "storage": storage_info, "snapshot": snapshot_info, "resourceConfig": resource_config, "capability": capability,
+    "guestHeartbeatStatus": heartbeat,
+}  # fmt: skip
+"""The properties of a machine that are computed here."""
 
 
 def changed_areas(machine: MachineState, args: Data) -> Data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -46,6 +46,10 @@ class MethodImplementation:
     privilege: str | None
 
 
+Getter = Callable[[Any], Any]
+"""Computes a property of the object."""
+
+
 def operation(name: str, privilege: str | None = None) -> Callable[[F], F]:
     """Marks a method ``(self, call) -> value`` as the implementation of the API method ``name``."""
 
@@ -69,16 +73,27 @@ def prop(name: str) -> Callable[[F], F]:
 class Managed:
     """A managed object. Stored properties lie in ``values``; computed ones are methods marked with ``prop``."""
 
-    wsdl: ClassVar[str]
+    api_type: ClassVar[str]
     cached: ClassVar[bool] = False
     """Whether the XML of properties may be cached until ``touch``: only for classes whose every change ends in
     ``touch``."""
     operations: ClassVar[dict[str, MethodImplementation]] = {}
-    getters: ClassVar[dict[str, Callable[[Any], Any]]] = {}
+    getters: ClassVar[dict[str, Getter]] = {}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.operations, cls.getters = dict(cls.operations), dict(cls.getters)
+    def __init_subclass__(
+        cls,
+        *,
+        api_type: str | None = None,
+        references: Mapping[str, str] | None = None,
+        computed: Mapping[str, Getter] | None = None,
+    ) -> None:
+        """``api_type`` is the type's name in the API. ``references`` are properties that refer to the object, or the
+        list of objects, in a Python attribute; ``computed`` are properties with their functions."""
+        super().__init_subclass__()
+        if api_type is not None:
+            cls.api_type = api_type
+        refer = {name: _reference_getter(attribute) for name, attribute in (references or {}).items()}
+        cls.operations, cls.getters = dict(cls.operations), {**cls.getters, **refer, **(computed or {})}
         for member in vars(cls).values():
             marks = getattr(member, "__dict__", {})
             cls.operations.update(marks.get("_operations", {}))
@@ -87,7 +102,7 @@ class Managed:
 
     def __init__(self, world: World, moref: str, **values: Any) -> None:
         self.world = world
-        self.ref = Ref(self.wsdl, moref)
+        self.ref = Ref(self.api_type, moref)
         self.values = values
         self.owner: str | None = None  # session key, for objects that only their session sees
         self._xml: dict[str, str] = {}
@@ -96,7 +111,7 @@ class Managed:
     @property
     def schema(self) -> ManagedType:
         """The API's view of this type."""
-        return managed_types()[self.wsdl]
+        return managed_types()[self.api_type]
 
     def is_a(self, type_: str) -> bool:
         """Whether the object is of that API type or a subtype."""
@@ -152,12 +167,20 @@ class Managed:
             field = _member(value, field, name)
             value, field = _item(value.fields.get(name) if isinstance(value, Data) else None, field, key)
         if field is None and not in_wsdl(self.schema, path):
-            raise invalid_property(self.wsdl, path)
+            raise invalid_property(self.api_type, path)
         return value, field
 
     def property_names(self) -> Iterator[str]:
         """All properties that have a value, for ``all=true``."""
         return (name for name in self.schema.properties if self.get(name) is not None)
+
+
+def _reference_getter(attribute: str) -> Getter:
+    def read(managed: Managed) -> Any:
+        value = getattr(managed, attribute)
+        return [item.ref for item in value] if isinstance(value, list) else value and value.ref
+
+    return read
 
 
 def _steps(path: str) -> list[tuple[str, str]]:

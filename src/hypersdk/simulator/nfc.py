@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 
 from hypersdk.simulator.content import DiskImage
@@ -12,7 +13,7 @@ from hypersdk.simulator.counters import OpenStream
 from hypersdk.simulator.delivery import Delivery, EndEarly
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
-from hypersdk.simulator.httpd import ClientConnection
+from hypersdk.simulator.httpd import ClientConnection, Refusal
 from hypersdk.simulator.lease import ExportLease, LeaseFile, open_leases
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.stream import VmdkStream
@@ -20,16 +21,6 @@ from hypersdk.units import MiB
 
 CONTENT_TYPE: Final = "application/x-vnd.vmware-streamVmdk"
 EXHAUSTED: Final = "NFC server failed to allocate a buffer: the host has too many open streams"
-
-
-def chunk_frame(data: bytes) -> bytes:
-    """One chunk of a chunked body."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def plain_frame(data: bytes) -> bytes:
-    """Bytes of a body with a length."""
-    return data
 
 
 class NfcServer:
@@ -45,8 +36,7 @@ class NfcServer:
             lease = next((lease for lease in open_leases(self._platform.world) if lease.ticket == ticket), None)
             file = lease.file(name) if lease is not None and lease.state == "ready" else None
         if lease is None or file is None or connection.site.host not in (None, lease.machine.host.ref.moref):
-            connection.refuse(404, "There is no such file in an open lease here.")
-            return
+            raise Refusal(404, "There is no such file in an open lease here.")
         if connection.command == "HEAD":
             self._head(connection, file)
             return
@@ -55,14 +45,12 @@ class NfcServer:
         limit = self._platform.config.nfc_streams_per_host
         book = self._platform.faults
         through = connection.site.host is None
-        with self._platform.counters.open_stream(host, label, via_vcenter=through) as stream:
+        with closing(self._platform.counters.open_stream(host, label, via_vcenter=through)) as stream:
             if limit is not None and stream.number > limit:
-                connection.refuse(500, EXHAUSTED)
-            elif (refusal := book.take_refusal(host=host, machine=machine, index=file.index)) is not None:
-                refuse(connection, refusal)
-            else:
-                faults = book.take(STREAM_FAULTS, host=host, machine=machine, index=file.index)
-                self._send(connection, lease, file, faults, label, stream)
+                raise Refusal(500, EXHAUSTED)
+            refuse(book.take_refusal(host=host, machine=machine, index=file.index))
+            faults = book.take(STREAM_FAULTS, host=host, machine=machine, index=file.index)
+            self._send(connection, lease, file, faults, label, stream)
 
     def _head(self, connection: ClientConnection, file: LeaseFile) -> bool:
         """Status and headers; says whether the body will be chunked."""
@@ -95,7 +83,7 @@ class NfcServer:
             connection,
             faults,
             self._platform.config.rate_bytes_s,
-            frame=chunk_frame if chunked else plain_frame,
+            chunked=chunked,
             alive=lambda: not lease.ended and not closing.closing,
             on_fault=lambda fault: self._end_lease_or_session(lease, fault),
             count=lambda count: counters.sent(label, count),
@@ -109,7 +97,7 @@ class NfcServer:
                 connection.drop()
         if chunked:
             stream.close()
-            connection.transmit(b"0\r\n\r\n")
+            connection.wfile.write(b"0\r\n\r\n")
 
     def _pump(self, delivery: Delivery, lease: ExportLease, file: LeaseFile) -> None:
         """Sends the whole file and records its digests before the last bytes are sent, as the host does."""
@@ -168,10 +156,11 @@ def is_disk(file: LeaseFile) -> bool:
     return isinstance(file.content, DiskImage) and file.index is not None
 
 
-def refuse(connection: ClientConnection, fault: Fault) -> None:
-    """Answers with an error instead of data."""
+def refuse(fault: Fault | None) -> None:
+    """Raises the Refusal that the injected fault asks for, if there is one."""
+    if fault is None:
+        return
     if fault.kind is FaultKind.NFC_EXHAUSTED:
-        connection.refuse(500, EXHAUSTED)
-    else:
-        retry = {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s is not None else None
-        connection.refuse(fault.status, "The simulator refuses the request: an injected fault.", retry)
+        raise Refusal(500, EXHAUSTED)
+    retry = {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s is not None else None
+    raise Refusal(fault.status, "The simulator refuses the request: an injected fault.", retry)

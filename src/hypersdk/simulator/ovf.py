@@ -34,10 +34,8 @@ _CONTROLLERS: Final = {
 }
 
 
-class OvfManager(Managed):
+class OvfManager(Managed, api_type="OvfManager"):
     """Creates OVF descriptors."""
-
-    wsdl = "OvfManager"
 
     @operation("CreateDescriptor", privilege="VApp.Export")
     def _create(self, call: Call) -> Data:

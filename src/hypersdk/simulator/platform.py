@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 import uuid as uuid_module
 from dataclasses import dataclass
+from typing import Any
 
 from hypersdk.simulator.config import SimulatorConfig
 from hypersdk.simulator.counters import Counters
 from hypersdk.simulator.events import EventManager
 from hypersdk.simulator.faults import FaultBook
+from hypersdk.simulator.managed import Managed
 from hypersdk.simulator.service import about
 from hypersdk.simulator.session import SessionStore
 from hypersdk.simulator.tasks import TaskManager
@@ -91,3 +93,11 @@ class Platform:
             return "*"
         endpoint = self.endpoints[host.ref.moref]
         return f"{endpoint.address}:{endpoint.port}"
+
+
+class PlatformObject(Managed):
+    """A managed object that uses the services of its simulator."""
+
+    def __init__(self, platform: Platform, moref: str, **values: Any) -> None:
+        self.platform = platform
+        super().__init__(platform.world, moref, **values)

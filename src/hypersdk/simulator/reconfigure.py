@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hypersdk.simulator import devices
 from hypersdk.simulator.entities import escape_name
-from hypersdk.simulator.fault import MethodFault, invalid_power_state
+from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.machine_state import MachineState
 from hypersdk.simulator.storage import datastore_of_path
 from hypersdk.simulator.values import Data
@@ -40,12 +40,12 @@ def _set_name(machine: MachineState, value: str) -> None:
 
 
 def _set_cpus(machine: MachineState, value: int) -> None:
-    _need_off(machine)
+    machine.need_power("poweredOff")
     machine.cpus = _within("numCPUs", value, MAX_CPUS)
 
 
 def _set_memory(machine: MachineState, value: int) -> None:
-    _need_off(machine)
+    machine.need_power("poweredOff")
     machine.memory_mb = _within("memoryMB", value, MAX_MEMORY_MB)
 
 
@@ -78,11 +78,6 @@ def _within(name: str, value: int, most: int) -> int:
             "InvalidArgument", f"{name} must lie between 1 and {most}.", invalidProperty=f"spec.{name}"
         )
     return value
-
-
-def _need_off(machine: MachineState) -> None:
-    if machine.power != "poweredOff":
-        raise invalid_power_state(machine.power, "poweredOff", "Powered on")
 
 
 def _changed_devices(machine: MachineState, changes: list[Data]) -> list[Data] | None:

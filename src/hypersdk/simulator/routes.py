@@ -7,8 +7,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from hypersdk.simulator.decode import MAX_REQUEST_BYTES
 from hypersdk.simulator.dispatch import Dispatcher
-from hypersdk.simulator.folder import FolderServer, session_cookie
-from hypersdk.simulator.httpd import BadRequest, ClientConnection
+from hypersdk.simulator.folder import FolderServer, session_cookie, set_cookie
+from hypersdk.simulator.httpd import ClientConnection, Refusal, bad_request
 from hypersdk.simulator.machine import SimulatedMachine
 from hypersdk.simulator.nfc import NfcServer
 from hypersdk.simulator.platform import Platform
@@ -26,9 +26,17 @@ class SimulatorRouter:
         self._nfc = NfcServer(platform)
         self._folder = FolderServer(platform)
 
-    def get(self, connection: ClientConnection) -> None:
+    def __call__(self, connection: ClientConnection) -> None:
+        """Answers one request."""
+        try:
+            url = urlsplit(connection.path)
+        except ValueError as error:
+            raise bad_request("the path cannot be read") from error
+        answer = {"POST": self._post, "PUT": self._put}.get(connection.command, self._get)
+        answer(connection, url)
+
+    def _get(self, connection: ClientConnection, url: SplitResult) -> None:
         """GET and HEAD."""
-        url = _split(connection.path)
         parts = url.path.split("/")
         if url.path == "/sdk/vimServiceVersions.xml":
             connection.reply(200, VERSIONS_XML.encode(), XML)
@@ -39,27 +47,21 @@ class SimulatorRouter:
         elif url.path == "/":
             connection.reply(200, self._welcome().encode(), "text/html; charset=utf-8")
         else:
-            connection.refuse(404, "The simulator serves /sdk, /folder and /nfc.")
+            raise Refusal(404, "The simulator serves /sdk, /folder and /nfc.")
 
-    def post(self, connection: ClientConnection) -> None:
+    def _post(self, connection: ClientConnection, url: SplitResult) -> None:
         """SOAP calls."""
-        if _split(connection.path).path.rstrip("/") not in ("/sdk", "/sdk/vimService"):
-            connection.refuse(404, "SOAP calls go to /sdk.")
-            return
+        if url.path.rstrip("/") not in ("/sdk", "/sdk/vimService"):
+            raise Refusal(404, "SOAP calls go to /sdk.")
         body = connection.body(MAX_REQUEST_BYTES)
-        cookie = session_cookie(connection.headers.get("Cookie", ""))
-        answer = self._dispatcher.answer(body, cookie, connection.peer_gone)
-        headers = {}
-        if answer.cookie is not None:
-            headers["Set-Cookie"] = f'vmware_soap_session="{answer.cookie}"; Path=/; HttpOnly; Secure'
+        answer = self._dispatcher.answer(body, session_cookie(connection), connection.peer_gone)
+        headers = set_cookie(answer.cookie) if answer.cookie is not None else {}
         connection.reply(answer.status, answer.body, XML, headers)
 
-    def put(self, connection: ClientConnection) -> None:
+    def _put(self, connection: ClientConnection, url: SplitResult) -> None:
         """Uploads."""
-        url = _split(connection.path)
         if not url.path.startswith("/folder/"):
-            connection.refuse(404, "Uploads go to /folder.")
-            return
+            raise Refusal(404, "Uploads go to /folder.")
         self._folder.upload(connection, url.path.removeprefix("/folder"), url.query)
 
     def _welcome(self) -> str:
@@ -68,10 +70,3 @@ class SimulatorRouter:
             for machine in self._platform.world.all(SimulatedMachine)[:500]
         )
         return f"<!doctype html><title>HyperSDK simulator</title><h1>HyperSDK simulator</h1><ul>{names}</ul>"
-
-
-def _split(path: str) -> SplitResult:
-    try:
-        return urlsplit(path)
-    except ValueError as error:
-        raise BadRequest("the path cannot be read") from error

@@ -234,8 +234,8 @@ class Simulator:
         """Powers a machine on and off again, without the client."""
         machine = self.vm(name)
         with self._platform.world.lock:
-            for state, event in (("poweredOn", "VmPoweredOnEvent"), ("poweredOff", "VmPoweredOffEvent")):
-                machine.set_power(None, state, event, f"{machine.name} is {state}")
+            machine.set_power(None, "poweredOn")
+            machine.set_power(None, "poweredOff")
 
     def add_machine(self, spec: MachineSpec) -> SimulatedMachine:
         """Adds a machine, in the first datacenter."""

@@ -57,10 +57,8 @@ def about(*, esxi: bool, instance_uuid: str) -> Data:
     )
 
 
-class ServiceInstance(Managed):
+class ServiceInstance(Managed, api_type="ServiceInstance"):
     """The service instance."""
-
-    wsdl = "ServiceInstance"
 
     def __init__(self, world: World, content: dict[str, Any]) -> None:
         super().__init__(world, "ServiceInstance", content=Data("ServiceContent", **content))

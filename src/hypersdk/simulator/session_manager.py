@@ -9,10 +9,8 @@ from hypersdk.simulator.values import Data
 from hypersdk.simulator.world import World
 
 
-class SessionManager(Managed):
+class SessionManager(Managed, api_type="SessionManager"):
     """Logs in and out, and lists the sessions."""
-
-    wsdl = "SessionManager"
 
     def __init__(self, world: World, moref: str, sessions: SessionStore) -> None:
         super().__init__(

@@ -15,7 +15,7 @@ from hypersdk.simulator.entities import Entity, Folder
 from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import FaultKind
 from hypersdk.simulator.managed import Call, Managed, operation, prop
-from hypersdk.simulator.platform import Platform
+from hypersdk.simulator.platform import Platform, PlatformObject
 from hypersdk.simulator.values import Data, Ref
 from hypersdk.simulator.world import World, WorldObject, now
 from hypersdk.units import GiB, MiB, TiB
@@ -88,10 +88,8 @@ class StoredMachine(WorldObject, Protocol):
         """Its properties have changed."""
 
 
-class Datastore(Entity):
+class Datastore(Entity, api_type="Datastore", references={"browser": "browser"}):
     """A datastore with a size."""
-
-    wsdl = "Datastore"
 
     def __init__(
         self, platform: Platform, moref: str, name: str, parent: Folder, *, kind: str, capacity_bytes: int
@@ -180,10 +178,6 @@ class Datastore(Entity):
         self.uploads[path] = StoredFile(path, len(data), len(data), now(), kind_of(path), data)
         self.touch()
         return old is None
-
-    @prop("browser")
-    def _browser(self) -> Ref:
-        return self.browser.ref
 
     @operation("RefreshDatastore", privilege="Datastore.Browse")
     def _refresh(self, _call: Call) -> None:
@@ -320,19 +314,12 @@ def kind_of(path: str) -> str:
     return _KINDS.get(posixpath.splitext(path)[1].lower(), "file")
 
 
-class DatastoreBrowser(Managed):
+class DatastoreBrowser(PlatformObject, api_type="HostDatastoreBrowser", references={"datastore": "datastores"}):
     """Lists the files of a datastore, or of all datastores of a host."""
 
-    wsdl = "HostDatastoreBrowser"
-
     def __init__(self, platform: Platform, moref: str, datastores: list[Datastore]) -> None:
-        self.platform = platform
         self.datastores = datastores
-        super().__init__(platform.world, moref)
-
-    @prop("datastore")
-    def _datastore(self) -> list[Ref]:
-        return [datastore.ref for datastore in self.datastores]
+        super().__init__(platform, moref)
 
     @prop("supportedType")
     def _supported(self) -> list[Data]:
@@ -430,10 +417,8 @@ def _details(flags: Data | None, size_bytes: int, modified: datetime) -> dict[st
     return {name: value for name, value in values.items() if flags is not None and flags.fields.get(asked[name])}
 
 
-class VirtualDiskManager(Managed):
+class VirtualDiskManager(Managed, api_type="VirtualDiskManager"):
     """Reports which disk a file is; creates and changes none."""
-
-    wsdl = "VirtualDiskManager"
 
     @operation("QueryVirtualDiskUuid", privilege="Datastore.Browse")
     def _uuid(self, call: Call) -> str:
@@ -451,14 +436,8 @@ def spaced_uuid(uuid: str) -> str:
     return " ".join(pairs[:8]) + "-" + " ".join(pairs[8:])
 
 
-class FileManager(Managed):
+class FileManager(PlatformObject, api_type="FileManager"):
     """Deletes files and makes folders."""
-
-    wsdl = "FileManager"
-
-    def __init__(self, platform: Platform, moref: str) -> None:
-        self.platform = platform
-        super().__init__(platform.world, moref)
 
     @operation("DeleteDatastoreFile_Task", privilege="Datastore.DeleteFile")
     def _delete(self, call: Call) -> Ref:

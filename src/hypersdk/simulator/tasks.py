@@ -15,15 +15,10 @@ KEPT_TASKS: Final = 2000
 RECENT_TASKS: Final = 10
 
 
-class Task(Managed):
-    """One piece of work. ``cancel_hook`` ends it early; without one the task is not cancelable."""
+class Task(Managed, api_type="Task"):
+    """One piece of work. ``on_cancel`` is called when a client cancels it, if it is cancelable."""
 
-    wsdl = "Task"
-
-    def __init__(self, world: World, moref: str, info: Data, cancel_hook: Callable[[], None] | None) -> None:
-        super().__init__(world, moref, info=info)
-        self._cancel_hook = cancel_hook
-        self.on_end: list[Callable[[Task], None]] = []
+    on_cancel: Callable[[], None]
 
     @property
     def info(self) -> Data:
@@ -48,33 +43,25 @@ class Task(Managed):
         """Ends it successfully, with its result."""
         if self.running:
             self._set(state="success", result=result, completeTime=now(), progress=None, cancelable=False)
-            self._ended()
 
     def fail(self, fault: MethodFault) -> None:
         """Ends it with a fault."""
         if self.running:
             self._set(state="error", error=fault.localized(), completeTime=now(), progress=None, cancelable=False)
-            self._ended()
-
-    def _ended(self) -> None:
-        for hook in self.on_end:
-            hook(self)
 
     @operation("CancelTask")
     def _cancel(self, _call: Call) -> None:
         if not self.running:
             raise MethodFault.of("InvalidState", "The task has ended already.")
-        if self._cancel_hook is None:
+        if not self.info.cancelable:
             raise MethodFault.of("NotSupported", "The task cannot be canceled.")
         self._set(cancelled=True)
         self.fail(MethodFault.of("RequestCanceled", "The task was canceled by a user."))
-        self._cancel_hook()
+        self.on_cancel()
 
 
-class TaskManager(Managed):
+class TaskManager(Managed, api_type="TaskManager"):
     """Starts tasks and keeps them."""
-
-    wsdl = "TaskManager"
 
     def __init__(self, world: World, moref: str, *, task_s: float) -> None:
         super().__init__(world, moref, maxCollector=32)
@@ -100,8 +87,8 @@ class TaskManager(Managed):
         own = [task for task in self._tasks[-200:] if task.info.entity == entity]
         return [task.ref for task in own[-RECENT_TASKS:]]
 
-    def open(self, call: Call, entity: Managed, *, method: str = "", cancel: Callable[[], None] | None = None) -> Task:
-        """A running task, to be ended by its owner."""
+    def open(self, call: Call, entity: Managed, *, cancelable: bool = False) -> Task:
+        """A running task, to be ended by its owner, who sets ``on_cancel`` where it is cancelable."""
         moref = self.world.number("task-")
         self._event_chain += 1
         user = call.session.user if call.session else "system"
@@ -110,28 +97,28 @@ class TaskManager(Managed):
             "TaskInfo",
             key=moref,
             task=Ref("Task", moref),
-            name=method or call.method,
-            descriptionId=description_id(entity.wsdl, method or call.method),
+            name=call.method,
+            descriptionId=description_id(entity.api_type, call.method),
             entity=entity.ref,
             entityName=entity.get("name"),
             state="running",
             cancelled=False,
-            cancelable=cancel is not None,
+            cancelable=cancelable,
             reason=Data("TaskReasonUser", userName=user),
             queueTime=moment,
             startTime=moment,
             eventChainId=self._event_chain,
             progress=0,
         )
-        task = Task(self.world, moref, info, cancel)
+        task = Task(self.world, moref, info=info)
         self._tasks.append(task)
         if len(self._tasks) > KEPT_TASKS:
             self.world.remove(self._tasks.pop(0))
         self.touch()
         return task
 
-    def run(self, call: Call, entity: Managed, work: Callable[[], Any], *, seconds: float | None = None) -> Ref:
-        """Starts a task that runs ``work`` after ``seconds`` and ends with its result or fault."""
+    def run(self, call: Call, entity: Managed, work: Callable[[], Any]) -> Ref:
+        """Starts a task that runs ``work`` after a moment and ends with its result or fault."""
         task = self.open(call, entity)
         entity.touch()
 
@@ -146,11 +133,11 @@ class TaskManager(Managed):
                 task.succeed(result)
             entity.touch()
 
-        self.world.later(self.task_s if seconds is None else seconds, finish)
+        self.world.later(self.task_s, finish)
         return task.ref
 
 
-def description_id(wsdl: str, method: str) -> str:
+def description_id(api_type: str, method: str) -> str:
     """``VirtualMachine.powerOff`` for ``PowerOffVM_Task``."""
     known = {
         "PowerOnVM_Task": "powerOn",
@@ -164,5 +151,7 @@ def description_id(wsdl: str, method: str) -> str:
         "RemoveSnapshot_Task": "remove",
     }
     bare = method.removesuffix("_Task")
-    owner = {"VirtualMachineSnapshot": "vm.Snapshot", "HostDatastoreBrowser": "host.DatastoreBrowser"}.get(wsdl, wsdl)
+    owner = {"VirtualMachineSnapshot": "vm.Snapshot", "HostDatastoreBrowser": "host.DatastoreBrowser"}.get(
+        api_type, api_type
+    )
     return f"{owner}.{known.get(method, bare[:1].lower() + bare[1:])}"

@@ -30,9 +30,6 @@ class Data:
     def __getitem__(self, name: str) -> Any:
         return self.fields[name]
 
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.fields[name] = value
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Data) and (self.type, self.fields) == (other.type, other.fields)
 

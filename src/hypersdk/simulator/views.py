@@ -11,10 +11,8 @@ from hypersdk.simulator.values import Ref
 from hypersdk.simulator.world import World
 
 
-class InventoryView(Managed):
+class InventoryView(Managed, api_type="View"):
     """Base class of the views."""
-
-    wsdl = "View"
 
     @operation("DestroyView")
     def _destroy(self, call: Call) -> None:
@@ -23,10 +21,8 @@ class InventoryView(Managed):
         self.world.remove(self)
 
 
-class ContainerView(InventoryView):
+class ContainerView(InventoryView, api_type="ContainerView"):
     """All objects of some types below a container, as they are when the view is read."""
-
-    wsdl = "ContainerView"
 
     @prop("view")
     def _view(self) -> list[Ref]:
@@ -36,10 +32,8 @@ class ContainerView(InventoryView):
         return [entity.ref for entity in found if not types or any(entity.is_a(type_) for type_ in types)]
 
 
-class ListView(InventoryView):
+class ListView(InventoryView, api_type="ListView"):
     """A list that its client defines."""
-
-    wsdl = "ListView"
 
     def __init__(self, world: World, moref: str, refs: list[Ref]) -> None:
         super().__init__(world, moref)
@@ -68,10 +62,8 @@ class ListView(InventoryView):
         return list(unknown)
 
 
-class ViewManager(Managed):
+class ViewManager(Managed, api_type="ViewManager"):
     """Creates views."""
-
-    wsdl = "ViewManager"
 
     @prop("viewList")
     def _views(self) -> list[Ref]:
