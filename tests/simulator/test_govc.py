@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hypersdk.simulator import DiskSpec, MachineSpec, Simulator
+from hypersdk.simulator.machine import SimulatedMachine
 from hypersdk.units import GiB, MiB
 from tests.support.peers import govc, run_govc
 from tests.support.simulatorclients import eventually, govc_url, simulated
@@ -355,7 +356,7 @@ def test_clone_and_template(tmp_path: Path) -> None:
         run(server, "vm.power", "-on", "copy")
         run(server, "vm.power", "-off", "copy")
         run(server, "vm.destroy", "copy")
-        assert server.machine_names() == ["origin"]
+        assert [machine.name for machine in server.platform.world.all(SimulatedMachine)] == ["origin"]
 
 
 def test_a_big_disk_in_little_time(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def test_all_is_well(simulator: SimulatorFactory, monkeypatch: pytest.MonkeyPatc
     server = simulator(machines=(SMALL,), hosts=1)
     host = server.platform.world.all(Host)[0]
     with server.platform.world.lock:
-        host.rename(server.platform.host_address(host))
-    monkeypatch.setattr(doctor, "HTTPS_PORT", server.platform.endpoints[host.ref.moref].port)
+        host.rename(host.endpoint.address)
+    monkeypatch.setattr(doctor, "HTTPS_PORT", host.endpoint.port)
     found = examine(endpoint_to(server), output_dir=tmp_path / "not" / "there")
     assert {check.status for check in found.values()} == {CheckStatus.OK}, found
     names = ["output", "name", "port", "certificate", "login", "clock", *(f"privileges: {one}" for one in Operation)]

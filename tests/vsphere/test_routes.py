@@ -11,6 +11,7 @@ from hypersdk.errors import ConnectError, SourceError, TransientError
 from hypersdk.net.certificate import TlsPolicy
 from hypersdk.secret import Secret
 from hypersdk.simulator import Fault, FaultKind, MachineSpec, Simulator
+from hypersdk.simulator.hosts import Host
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.http import SessionCookie
@@ -197,10 +198,10 @@ def test_a_lone_esxi_host_names_itself_with_a_star(simulator: SimulatorFactory, 
 
 def test_a_host_with_another_certificate_than_its_vcenter_says(simulator: SimulatorFactory, log_in: LogIn) -> None:
     server = simulator(machines=(MachineSpec("web"),))
-    platform = server.platform
-    with platform.world.lock:
-        for key, told in platform.endpoints.items():
-            platform.endpoints[key] = replace(told, thumbprint=":".join(["AB"] * 20))
+    world = server.platform.world
+    with world.lock:
+        for host in world.all(Host):
+            host.endpoint = replace(host.endpoint, thumbprint=":".join(["AB"] * 20))
     with pytest.raises(ConnectError) as caught:
         streamed(server, log_in)
     assert caught.value.code == "certificate_changed"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from hypersdk.simulator.fault import MethodFault, not_authenticated
 from hypersdk.simulator.managed import Call, operation, prop
 from hypersdk.simulator.platform import PlatformObject
-from hypersdk.simulator.values import Data
+from hypersdk.simulator.values import Data, MethodFault, not_authenticated
 
 PRIVILEGES: Final = (
     "System.Anonymous", "System.Read", "System.View", "Global.CancelTask", "Global.Licenses",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import ssl
 import tempfile
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from hypersdk.net.address import ip_address
 from hypersdk.net.certificate import format_fingerprint
 from hypersdk.simulator.world import now
 
@@ -123,7 +123,5 @@ def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
 
 
 def _general_name(text: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(text))
-    except ValueError:
-        return x509.DNSName(text)
+    address = ip_address(text)
+    return x509.DNSName(text) if address is None else x509.IPAddress(address)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hypersdk.simulator.encode import reference
-from hypersdk.simulator.fault import MethodFault, invalid_request, not_authenticated, object_not_found
-from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.managed import Call, Managed, SessionObject, operation, prop, visible_object
 from hypersdk.simulator.session import SessionRecord
-from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.values import Data, MethodFault, Ref, invalid_request, not_authenticated, object_not_found
 from hypersdk.simulator.world import World
 
 POLL_S: Final = 0.5
@@ -23,8 +23,6 @@ MAX_TOKENS: Final = 64
 MAX_SELECTIONS: Final = 1000
 """Clients send a dozen; each may visit every object."""
 
-Visible = Callable[[Ref], Managed | None]
-
 
 class Raw(str):
     """A method result that is XML already."""
@@ -32,25 +30,21 @@ class Raw(str):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedProperties:
-    """The properties to read of one object: paths in order, or everything."""
-
-    everything: bool
-    paths: tuple[str, ...]
-
-
 class Selection:
-    """One PropertyFilterSpec, ready to be walked."""
+    """One PropertyFilterSpec of a session, ready to be walked."""
 
-    def __init__(self, spec: Data, visible: Visible) -> None:
+    def __init__(self, world: World, session: SessionRecord, spec: Data) -> None:
+        self._world = world
+        self._session = session
         self._spec = spec
-        self._visible = visible
         self._named: dict[str, Data] = {}
         self._count = 0
         for start in spec.objectSet:
             self._collect_names(start.selectSet or [])
-        self._wanted: dict[str, RequestedProperties | None] = {}
+        self._prop_sets: dict[str, list[Data]] = {}  # by type
+
+    def _visible(self, ref: Ref) -> Managed | None:
+        return visible_object(self._world, ref, self._session)
 
     def _collect_names(self, selections: Sequence[Data]) -> None:
         for selection in selections:
@@ -73,13 +67,14 @@ class Selection:
                     continue
                 raise object_not_found(start.obj)
             for found in self._walk(managed, bool(start.skip), start.selectSet or [], walked):
-                if found.ref.moref not in emitted and self.wanted(found) is not None:
+                if found.ref.moref not in emitted and self._wanted(found):
                     emitted.add(found.ref.moref)
                     yield found
 
-    def missing(self) -> list[Ref]:
-        """Starting objects that do not exist."""
-        return [start.obj for start in self._spec.objectSet if self._visible(start.obj) is None]
+    def present(self) -> list[Managed]:
+        """As ``objects``; none once an object that the walk starts from is gone."""
+        gone = any(self._visible(start.obj) is None for start in self._spec.objectSet)
+        return [] if gone else list(self.objects())
 
     def _walk(
         self, start: Managed, skip: bool, selections: Sequence[Data], walked: set[tuple[str, int]]
@@ -114,23 +109,19 @@ class Selection:
         refs = value if isinstance(value, list) else [value] if value is not None else []
         return [child for ref in refs if isinstance(ref, Ref) and (child := self._visible(ref)) is not None]
 
-    def wanted(self, managed: Managed) -> RequestedProperties | None:
-        """The properties to read of the object: all propSets that name its type or a base type, merged. ``None``
-        where none does."""
-        if managed.api_type not in self._wanted:
-            sets = [propset for propset in self._spec.propSet if managed.is_a(propset["type"])]
-            paths = tuple(dict.fromkeys(path for propset in sets for path in propset.pathSet or []))
-            self._wanted[managed.api_type] = (
-                RequestedProperties(any(propset.all for propset in sets), paths) if sets else None
-            )
-        return self._wanted[managed.api_type]
+    def _wanted(self, managed: Managed) -> list[Data]:
+        """The propSets that name the object's type or a base type of it."""
+        if managed.api_type not in self._prop_sets:
+            named = [prop_set for prop_set in self._spec.propSet if managed.is_a(prop_set["type"])]
+            self._prop_sets[managed.api_type] = named
+        return self._prop_sets[managed.api_type]
 
     def values(self, managed: Managed) -> list[tuple[str, str]]:
         """Path and ``<val>`` of each wanted property that is set."""
-        wanted = self.wanted(managed)
-        if wanted is None:
-            return []
-        paths = itertools.chain(managed.property_names() if wanted.everything else (), wanted.paths)
+        wanted = self._wanted(managed)
+        paths = list(managed.property_names()) if any(prop_set.all for prop_set in wanted) else []
+        for prop_set in wanted:
+            paths += prop_set.pathSet or []
         read: dict[str, Any] = {}
         pairs = ((path, managed.property_xml(path, read)) for path in dict.fromkeys(paths))
         return [(path, val) for path, val in pairs if val]
@@ -142,7 +133,40 @@ def object_content(selection: Selection, managed: Managed, name: str) -> str:
     return f"<{name}>{reference('obj', managed.ref)}{sets}</{name}>"
 
 
-Page = Iterator[tuple[Selection, Managed]]
+Page = list[tuple[Selection, Managed]]
+
+
+@dataclass(slots=True)
+class Watch:
+    """What one session watches, the version that it was sent last, and whether it canceled its wait."""
+
+    filters: list[PropertyFilter] = field(default_factory=list)
+    version: int = 0
+    cancelled: bool = False
+
+    def check_version(self, version: str) -> None:
+        """The version that a wait starts from; an empty one starts anew. Raises MethodFault
+        (InvalidCollectorVersion)."""
+        if version == "":
+            self.version = 0
+            for watched in self.filters:
+                watched.start_over()
+        elif version != str(self.version):
+            raise MethodFault.of("InvalidCollectorVersion", "The version is not the one sent last.")
+
+    def news(self, budget: int) -> tuple[str, str]:
+        """The XML of at most ``budget`` updates, empty if there are none, and of the mark that there are more."""
+        filter_sets: list[str] = []
+        truncated = ""
+        for watched in self.filters:
+            updates, more = watched.updates(budget)
+            budget -= len(updates)
+            if more:
+                truncated = "<truncated>true</truncated>"
+            if updates:
+                filter_sets.append(f"<filterSet>{reference('filter', watched.ref)}{''.join(updates)}</filterSet>")
+        self.version += bool(filter_sets)
+        return "".join(filter_sets), truncated
 
 
 class PropertyCollector(Managed, api_type="PropertyCollector"):
@@ -151,23 +175,18 @@ class PropertyCollector(Managed, api_type="PropertyCollector"):
     def __init__(self, world: World, moref: str, *, page_objects: int) -> None:
         super().__init__(world, moref)
         self.page_objects = page_objects
-        self.filters: dict[str, list[PropertyFilter]] = {}  # session key -> filters
-        self.destroyed = False
-        self._tokens: dict[str, tuple[str, Page, int]] = {}  # token -> session key, rest, page size
-        self._versions: dict[str, int] = {}
-        self._cancelled_waits: set[str] = set()
+        self.watches: defaultdict[SessionRecord, Watch] = defaultdict(Watch)
+        self._tokens: dict[str, tuple[SessionRecord, Page, int]] = {}  # token -> session, rest, page size
         self._serial = itertools.count(1)
 
-    def drop_session(self, key: str) -> None:
+    def drop_session(self, session: SessionRecord) -> None:
         """Forgets the filters and pages of a session that ended."""
-        for dropped in self.filters.pop(key, []):
-            self.world.remove(dropped)
-        self._tokens = {token: rest for token, rest in self._tokens.items() if rest[0] != key}
-        self._versions.pop(key, None)
+        self.watches.pop(session, None)
+        self._tokens = {token: rest for token, rest in self._tokens.items() if rest[0] is not session}
 
     @prop("filter")
     def _filter(self) -> list[Ref]:
-        return [made.ref for filters in self.filters.values() for made in filters]
+        return [made.ref for watch in self.watches.values() for made in watch.filters]
 
     # Reading
 
@@ -188,8 +207,8 @@ class PropertyCollector(Managed, api_type="PropertyCollector"):
 
     @operation("ContinueRetrievePropertiesEx")
     def _continue(self, call: Call) -> Raw:
-        key, rest, size = self._tokens.pop(call.args.token, ("", iter(()), 0))
-        if key != session_key(call):
+        session, rest, size = self._tokens.pop(call.args.token, (None, [], 0))
+        if session is not call.session:
             raise MethodFault.of("InvalidArgument", "The token is not known.", invalidProperty="token")
         return self._page(call, rest, size)
 
@@ -199,85 +218,76 @@ class PropertyCollector(Managed, api_type="PropertyCollector"):
             raise MethodFault.of("InvalidArgument", "The token is not known.", invalidProperty="token")
 
     def _select(self, call: Call, specs: Sequence[Data]) -> Page:
-        visible = _visible_to(self.world, call.session)
-        chosen = [Selection(spec, visible) for spec in specs]
-        return iter([(selection, managed) for selection in chosen for managed in selection.objects()])
+        chosen = [Selection(self.world, call.caller, spec) for spec in specs]
+        return [(selection, managed) for selection in chosen for managed in selection.objects()]
 
-    def _page(self, call: Call, rest: Page, size: int) -> Raw:
-        page = list(itertools.islice(rest, size + 1))
-        objects = "".join(object_content(selection, managed, "objects") for selection, managed in page[:size])
-        if len(page) <= size:
+    def _page(self, call: Call, selected: Page, size: int) -> Raw:
+        objects = "".join(object_content(selection, managed, "objects") for selection, managed in selected[:size])
+        if len(selected) <= size:
             return Raw(f"<returnval>{objects}</returnval>" if objects else "")
         token = f"{self.ref.moref}-page-{next(self._serial)}"
         if len(self._tokens) >= MAX_TOKENS:
             self._tokens.pop(next(iter(self._tokens)))
-        self._tokens[token] = (session_key(call), itertools.chain(page[size:], rest), size)
+        self._tokens[token] = (call.caller, selected[size:], size)
         return Raw(f"<returnval><token>{token}</token>{objects}</returnval>")
 
     # Waiting
 
     @operation("CreatePropertyCollector")
     def _create(self, call: Call) -> Ref:
-        moref = f"session[{session_key(call)}]{self.world.number('collector-')}"
+        moref = f"session[{call.caller.key}]{self.world.number('collector-')}"
         private = PropertyCollector(self.world, moref, page_objects=self.page_objects)
-        belongs(private, call)
+        private.owner = call.caller
+        call.caller.belongings.append(private)
         return private.ref
 
     @operation("DestroyPropertyCollector")
     def _destroy(self, call: Call) -> None:
         if self.owner is None:
             raise MethodFault.of("NotSupported", "The default property collector cannot be destroyed.")
-        self.destroyed = True
-        self.drop_session(session_key(call))
+        for watched in self.watches[call.caller].filters:
+            watched.destroy(call)
+        call.caller.belongings.remove(self)
         self.world.remove(self)
 
     @operation("CreateFilter")
     def _create_filter(self, call: Call) -> Ref:
-        selection = Selection(call.args.spec, _visible_to(self.world, call.session))
-        moref = f"session[{session_key(call)}]{self.world.number('filter-')}"
-        created = PropertyFilter(
-            self.world, moref, self, selection, spec=call.args.spec, partialUpdates=call.args.partialUpdates
-        )
+        selection = Selection(self.world, call.caller, call.args.spec)
         for managed in selection.objects():
             selection.values(managed)  # a path that does not exist fails here, not in the wait
-        belongs(created, call)
-        self.filters.setdefault(session_key(call), []).append(created)
-        self.world.changed.notify_all()
-        return created.ref
+        return PropertyFilter(self.world, call, selection, self.watches[call.caller]).ref
 
     @operation("WaitForUpdatesEx")
     def _wait_ex(self, call: Call) -> Raw:
-        options = call.args.options
-        limit_s = options.maxWaitSeconds if options is not None else None
-        most = options.maxObjectUpdates if options is not None else None
-        return self._wait(call, call.args.version or "", limit_s, most)
+        options = call.args.options or Data("WaitOptions")
+        return self._wait(call, options.maxWaitSeconds, options.maxObjectUpdates)
 
     @operation("WaitForUpdates")
     def _wait_plain(self, call: Call) -> Raw:
-        return self._wait(call, call.args.version or "", None, None)
+        return self._wait(call)
 
     @operation("CheckForUpdates")
     def _check(self, call: Call) -> Raw:
-        return self._wait(call, call.args.version or "", 0, None)
+        return self._wait(call, limit_s=0)
 
     @operation("CancelWaitForUpdates")
     def _cancel_wait(self, call: Call) -> None:
-        self._cancelled_waits.add(session_key(call))
+        self.watches[call.caller].cancelled = True
         self.world.changed.notify_all()
 
-    def _wait(self, call: Call, version: str, limit_s: float | None, most: int | None) -> Raw:
+    def _wait(self, call: Call, limit_s: float | None = None, most: int | None = None) -> Raw:
         """Blocks under the world's condition until some filter of the session has updates."""
-        key = session_key(call)
-        self._check_version(key, version)
-        self._cancelled_waits.discard(key)
+        watch = self.watches[call.caller]
+        watch.check_version(call.args.version or "")
+        watch.cancelled = False
         deadline = None if limit_s is None else time.monotonic() + limit_s
         seen = -1
         while True:
             if self.world.tick != seen or seen < 0:
                 seen = self.world.tick
-                news, truncated = self._news(key, most)
+                news, truncated = watch.news(most or 2**31)
                 if news:
-                    return self._update_set(key, news, truncated)
+                    return Raw(f"<returnval><version>{watch.version}</version>{news}{truncated}</returnval>")
             if deadline is not None and time.monotonic() >= deadline:
                 return Raw("")
             self._sleep(call, deadline)
@@ -287,49 +297,23 @@ class PropertyCollector(Managed, api_type="PropertyCollector"):
         woken = self.world.changed.wait(span_s)
         if woken:
             self.world.changed.wait(SETTLE_S)
-        if self.destroyed or self.world.closing or session_key(call) in self._cancelled_waits:
-            raise MethodFault.of("RequestCanceled", "The request was canceled.")
-        if self.world.find(self.ref, Managed) is None or not call.session_alive():
+        if call.caller.ended:
             raise not_authenticated()
+        if self.world.closing or self.watches[call.caller].cancelled or self.world.find(self.ref, Managed) is None:
+            raise MethodFault.of("RequestCanceled", "The request was canceled.")
         if call.peer_gone():
             raise MethodFault.of("RequestCanceled", "The client went away.")
 
-    def _check_version(self, key: str, version: str) -> None:
-        filters = self.filters.get(key, [])
-        if version == "":
-            self._versions[key] = 0
-            for watched in filters:
-                watched.start_over()
-        elif version != str(self._versions.get(key, 0)):
-            raise MethodFault.of("InvalidCollectorVersion", "The version is not the one sent last.")
 
-    def _news(self, key: str, most: int | None) -> tuple[str, bool]:
-        budget = most or 2**31
-        out: list[str] = []
-        truncated = False
-        for watched in list(self.filters.get(key, [])):
-            updates, more = watched.updates(budget)
-            budget -= len(updates)
-            truncated = truncated or more
-            if updates:
-                out.append(f"<filterSet>{reference('filter', watched.ref)}{''.join(updates)}</filterSet>")
-        return "".join(out), truncated
-
-    def _update_set(self, key: str, news: str, truncated: bool) -> Raw:
-        self._versions[key] = self._versions.get(key, 0) + 1
-        more = "<truncated>true</truncated>" if truncated else ""
-        return Raw(f"<returnval><version>{self._versions[key]}</version>{news}{more}</returnval>")
-
-
-class PropertyFilter(Managed, api_type="PropertyFilter"):
+class PropertyFilter(SessionObject, api_type="PropertyFilter"):
     """What a session watches; remembers what it has reported."""
 
-    def __init__(
-        self, world: World, moref: str, collector: PropertyCollector, selection: Selection, **values: Any
-    ) -> None:
-        super().__init__(world, moref, **values)
-        self._collector = collector
+    def __init__(self, world: World, call: Call, selection: Selection, watch: Watch) -> None:
+        args = call.args
+        super().__init__(world, call, "filter-", spec=args.spec, partialUpdates=args.partialUpdates)
         self._selection = selection
+        self._watch = watch
+        watch.filters.append(self)
         self._told: dict[Ref, dict[str, str]] = {}
 
     def start_over(self) -> None:
@@ -340,7 +324,7 @@ class PropertyFilter(Managed, api_type="PropertyFilter"):
         """ObjectUpdates since the last call, at most ``budget``, and whether there are more."""
         updates: list[str] = []
         present: set[Ref] = set()
-        for managed in self._present():
+        for managed in self._selection.present():
             present.add(managed.ref)
             values = dict(self._selection.values(managed))
             told = self._told.get(managed.ref)
@@ -355,18 +339,10 @@ class PropertyFilter(Managed, api_type="PropertyFilter"):
             updates.append(f"<objectSet><kind>leave</kind>{reference('obj', ref)}</objectSet>")
         return updates, False
 
-    def _present(self) -> list[Managed]:
-        """The selected objects; none once the object that the filter starts from is gone."""
-        if self._selection.missing():
-            return []
-        return list(self._selection.objects())
-
     @operation("DestroyPropertyFilter")
     def _destroy(self, call: Call) -> None:
-        filters = self._collector.filters.get(session_key(call), [])
-        if self in filters:
-            filters.remove(self)
-        self.world.remove(self)
+        self._watch.filters.remove(self)
+        self.destroy(call)
 
 
 def _object_update(ref: Ref, told: dict[str, str] | None, values: dict[str, str]) -> str:
@@ -379,30 +355,3 @@ def _object_update(ref: Ref, told: dict[str, str] | None, values: dict[str, str]
     changes += [f"<changeSet><name>{path}</name><op>remove</op></changeSet>" for path in before if path not in values]
     kind = "enter" if told is None else "modify"
     return f"<objectSet><kind>{kind}</kind>{reference('obj', ref)}{''.join(changes)}</objectSet>"
-
-
-def session_key(call: Call) -> str:
-    """Key of the calling session. Raises MethodFault (NotAuthenticated)."""
-    if call.session is None:
-        raise not_authenticated()
-    return call.session.key
-
-
-def belongs(managed: Managed, call: Call) -> None:
-    """Makes the object private to the calling session; it is removed when the session ends."""
-    if call.session is None:
-        raise not_authenticated()
-    managed.owner = call.session.key
-    call.session.belongings.append(managed)
-
-
-def _visible_to(world: World, session: SessionRecord | None) -> Visible:
-    """Finds the objects that the session may see: not the private ones of other sessions."""
-
-    def visible(ref: Ref) -> Managed | None:
-        managed = world.find(ref, Managed)
-        if managed is None or (managed.owner is not None and (session is None or managed.owner != session.key)):
-            return None
-        return managed
-
-    return visible

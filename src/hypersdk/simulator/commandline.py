@@ -6,16 +6,20 @@ import argparse
 import difflib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, TextIO, TypeVar
 
 from hypersdk.errors import UsageError
 from hypersdk.remedies import advice
 from hypersdk.secret import Secret
+from hypersdk.simulator.authorization import PRIVILEGES
 from hypersdk.simulator.config import DEFAULT_PASSWORD, DEFAULT_USERNAME, SimulatorConfig
 from hypersdk.simulator.faults import MAX_SECONDS, Fault, FaultKind
+from hypersdk.simulator.hosts import Host
+from hypersdk.simulator.machine import SimulatedMachine
 from hypersdk.simulator.server import Simulator
+from hypersdk.simulator.storage import Datastore
 from hypersdk.transfer.cancel import SignalFlag
 from hypersdk.units import format_size, parse_size
 
@@ -302,30 +306,37 @@ def _file_error(file: Path, what: str, error: OSError | UnicodeDecodeError) -> U
 
 def check_names(simulator: Simulator, config: SimulatorConfig) -> None:
     """Raises UsageError for a fault or privilege that names nothing here: it would silently have no effect."""
-    known = simulator.known_names()
-    for privilege in sorted(config.denied_privileges - known.privileges):
-        raise _unknown("privilege", privilege, known.privileges)
+    world = simulator.platform.world
+    hosts = {host.name for host in world.all(Host)}
+    stores = {store.name for store in world.all(Datastore)}
+    machines = world.all(SimulatedMachine)
+    disks = {f"{machine.spec.name}:{disk.index}" for machine in machines for disk in machine.disks}
+    disks |= {machine.spec.name for machine in machines}
+    for privilege in config.denied_privileges:
+        _check_name("privilege", privilege, PRIVILEGES)
     for fault in config.faults:
-        if fault.host is not None and fault.host not in known.hosts:
-            raise _unknown("host", fault.host, known.hosts)
-        disks = known.datastores if fault.kind is FaultKind.DATASTORE_FULL else known.disks
-        if fault.disk is not None and fault.disk not in disks:
-            raise _unknown("datastore" if disks is known.datastores else "machine or disk", fault.disk, disks)
+        _check_name("host", fault.host, hosts)
+        if fault.kind is FaultKind.DATASTORE_FULL:
+            _check_name("datastore", fault.disk, stores)
+        else:
+            _check_name("machine or disk", fault.disk, disks)
 
 
-def _unknown(what: str, name: str, known: frozenset[str]) -> UsageError:
+def _check_name(what: str, name: str | None, known: Collection[str]) -> None:
+    if name is None or name in known:
+        return
     listed = sorted(known)
     near = difflib.get_close_matches(name, listed, n=5)
     more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
     hint = f"Did you mean: {', '.join(near)}?" if near else f"There are: {', '.join(listed[:8])}{more}."
-    return UsageError(f"there is no {what} '{name}'", cause="A flag names it.", next_step=hint)
+    raise UsageError(f"there is no {what} '{name}'", cause="A flag names it.", next_step=hint)
 
 
 def banner(simulator: Simulator, *, show_password: bool) -> str:
     """The address, and lines to copy."""
     config = simulator.config
     kind = "ESXi host" if config.esxi else "vCenter"
-    count = len(simulator.machine_names())
+    count = len(simulator.platform.world.all(SimulatedMachine))
     hosts = 1 if config.esxi else config.hosts * config.datacenters
     where = "" if config.esxi else f" on {hosts} host{'s' if hosts != 1 else ''}"
     limit = f", {format_size(config.rate_bytes_s)}/s per stream" if config.rate_bytes_s else ""

@@ -14,13 +14,15 @@ generation; a snapshot freezes the table of generations as it is.
 from __future__ import annotations
 
 import hashlib
+import heapq
+import math
 import random
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import Final, Protocol
+from typing import Final
 
 from hypersdk.units import KiB
 
@@ -94,26 +96,10 @@ def joined_adler(stamp: bytes, pattern: Pattern) -> int:
     return (high % _ADLER) << 16 | low % _ADLER
 
 
-class Allocation(Protocol):
-    """Which runs of a disk that nobody changed are allocated."""
-
-    def runs(self) -> Iterator[int]:
-        """Allocated runs, rising."""
-        ...
-
-    def has(self, run: int) -> bool:
-        """Whether the run is allocated."""
-        ...
-
-    def count(self) -> int:
-        """Number of allocated runs, without walking them."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class SpreadAllocation:
-    """``dense`` runs at the front, ``spread`` more among the other ``total - dense``: exactly these many, without a
-    table."""
+    """Which runs of an unchanged disk are allocated: ``dense`` runs at the front, ``spread`` more among the other
+    ``total - dense``: exactly these many, without a table."""
 
     total: int
     dense: int
@@ -129,15 +115,18 @@ class SpreadAllocation:
         return cls(total, dense, wanted - dense, _coprime_step(total - dense))
 
     def count(self) -> int:
+        """Number of allocated runs, without walking them."""
         return self.dense + self.spread
 
     def has(self, run: int) -> bool:
+        """Whether the run is allocated."""
         if run < self.dense:
             return True
         rest = self.total - self.dense
         return run < self.total and (run - self.dense) * self.step % rest < self.spread
 
     def runs(self) -> Iterator[int]:
+        """Allocated runs, in ascending order."""
         yield from range(self.dense)
         if self.spread:
             rest, step, spread = self.total - self.dense, self.step, self.spread
@@ -147,20 +136,14 @@ class SpreadAllocation:
 def _coprime_step(total: int) -> int:
     """A multiplier that permutes ``range(total)`` and scatters neighbours."""
     step = max(1, int(total * 0.6180339887))
-    while _gcd(step, total) != 1:
+    while math.gcd(step, total) != 1:
         step += 1
     return step
 
 
-def _gcd(a: int, b: int) -> int:
-    while b:
-        a, b = b, a % b
-    return a
-
-
 @dataclass(frozen=True, slots=True)
 class StrideAllocation:
-    """One run in each ``stride``: for disks of terabytes with almost no data."""
+    """As SpreadAllocation, with one run in each ``stride``: for disks of terabytes with almost no data."""
 
     total: int
     stride: int
@@ -173,6 +156,9 @@ class StrideAllocation:
 
     def runs(self) -> Iterator[int]:
         return iter(range(0, self.total, self.stride))
+
+
+Allocation = SpreadAllocation | StrideAllocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,9 +218,8 @@ class DiskImage:
 
     def allocated_blocks(self) -> Iterator[int]:
         """Indices of all blocks that are not holes, rising."""
-        untouched = self._made_blocks()
-        extra = sorted(index for index in self.generations if not self._made(index))
-        return _merge(untouched, iter(extra))
+        added = sorted(index for index in self.generations if not self._made(index))
+        return heapq.merge(self._made_blocks(), added)
 
     def _made_blocks(self) -> Iterator[int]:
         content = self.content
@@ -335,16 +320,3 @@ class DiskImage:
             end = offset + self.content.length(index)
         if end > start:
             yield start, end - start
-
-
-def _merge(one: Iterator[int], other: Iterator[int]) -> Iterator[int]:
-    """Two rising sequences without common members, as one."""
-    pending = next(other, None)
-    for index in one:
-        while pending is not None and pending < index:
-            yield pending
-            pending = next(other, None)
-        yield index
-    while pending is not None:
-        yield pending
-        pending = next(other, None)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from hypersdk.simulator.entities import Entity, Folder, descendants
+from typing import Final
+
+from hypersdk.simulator.entities import Entity, Folder, descendants, escape_name
+from hypersdk.simulator.hosts import Host
 from hypersdk.simulator.machine import SimulatedMachine
 from hypersdk.simulator.managed import Call, operation, prop
 from hypersdk.simulator.platform import Platform
-from hypersdk.simulator.tasks import Task
 from hypersdk.simulator.values import Data, Ref
+
+MACHINE_FOLDER: Final = ["Folder", "VirtualMachine", "VirtualApp"]
+"""What a folder of machines may hold."""
 
 
 class Datacenter(
@@ -24,15 +29,26 @@ class Datacenter(
 
     def __init__(self, platform: Platform, moref: str, name: str, parent: Folder) -> None:
         super().__init__(platform, moref, name, parent)
-        self.vm_folder = self._make_folder("vm", "group-v", ["Folder", "VirtualMachine", "VirtualApp"])
+        self.vm_folder = self._make_folder("vm", "group-v", MACHINE_FOLDER)
         self.host_folder = self._make_folder("host", "group-h", ["Folder", "ComputeResource"])
         self.datastore_folder = self._make_folder("datastore", "group-s", ["Folder", "Datastore", "StoragePod"])
         self.network_folder = self._make_folder("network", "group-n", ["Folder", "Network", "DistributedVirtualSwitch"])
+        self.hosts: list[Host] = []
+        self._folders = {"": self.vm_folder}  # by path below ``vm``
         parent.put(self)
 
     def _make_folder(self, name: str, prefix: str, kinds: list[str]) -> Folder:
         moref = self.platform.moref(prefix, f"ha-folder-{name}")
         return Folder(self.platform, moref, name, self, kinds)
+
+    def folder(self, path: str) -> Folder:
+        """The folder of that path below ``vm``, created if needed."""
+        if path not in self._folders:
+            parent, _, name = path.rpartition("/")
+            above = self.folder(parent)
+            moref = self.world.number("group-v")
+            self._folders[path] = Folder(self.platform, moref, escape_name(name), above, MACHINE_FOLDER)
+        return self._folders[path]
 
     def children(self) -> list[Entity]:
         return [self.vm_folder, self.host_folder, self.datastore_folder, self.network_folder]
@@ -56,7 +72,7 @@ class Datacenter(
                 machine.set_power_on(call)
             return Data("ClusterPowerOnVmResult")
 
-        ref = self.platform.tasks.run(call, self, work)
+        task = self.platform.tasks.run(call, self, work)
         for machine in machines:
-            machine.busy = self.world.get(ref, Task)
-        return ref
+            machine.busy = task
+        return task.ref

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 from lxml import etree
 
-from hypersdk.simulator.fault import MethodFault, invalid_request
 from hypersdk.simulator.schema import PRIMITIVES, DataType, Field, Kind, data_types
-from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.values import Data, MethodFault, Ref, invalid_request
 from hypersdk.units import MiB
 
 VIM: Final = "urn:vim25"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -14,16 +13,15 @@ AHCI: Final = 15000
 NVME: Final = 31000
 FIRST_DISK: Final = {"scsi": 2000, "ide": 3000, "sata": 16000, "nvme": 32000}
 FIRST_NIC: Final = 4000
-FLOPPY: Final = 8000
 
 CONTROLLERS: Final = {
-    # spec -> API type, key, bus, label, wire name in lease keys
-    "pvscsi": ("ParaVirtualSCSIController", SCSI, "scsi", "SCSI controller 0"),
-    "lsilogic": ("VirtualLsiLogicController", SCSI, "scsi", "SCSI controller 0"),
-    "lsilogic-sas": ("VirtualLsiLogicSASController", SCSI, "scsi", "SCSI controller 0"),
-    "ahci": ("VirtualAHCIController", AHCI, "sata", "SATA controller 0"),
-    "nvme": ("VirtualNVMEController", NVME, "nvme", "NVME controller 0"),
-    "ide": ("VirtualIDEController", IDE, "ide", "IDE 0"),
+    # spec -> API type, key, bus
+    "pvscsi": ("ParaVirtualSCSIController", SCSI, "scsi"),
+    "lsilogic": ("VirtualLsiLogicController", SCSI, "scsi"),
+    "lsilogic-sas": ("VirtualLsiLogicSASController", SCSI, "scsi"),
+    "ahci": ("VirtualAHCIController", AHCI, "sata"),
+    "nvme": ("VirtualNVMEController", NVME, "nvme"),
+    "ide": ("VirtualIDEController", IDE, "ide"),
 }  # fmt: skip
 
 
@@ -81,7 +79,7 @@ def base_devices() -> tuple[Data, ...]:
 
 def controller(spec: str, bus_number: int, children: list[int]) -> Data:
     """A disk controller."""
-    type_, key, bus, _ = CONTROLLERS[spec]
+    type_, key, bus = CONTROLLERS[spec]
     label = {"scsi": "SCSI", "sata": "SATA", "nvme": "NVME"}[bus]
     fields: dict[str, Any] = {"controllerKey": 100, "unitNumber": 3, "busNumber": bus_number, "device": children}
     if bus == "scsi":
@@ -172,11 +170,6 @@ def summary_of_backing(backing: Data | None) -> str:
     return f"Remote device {backing.deviceName or ''}".strip()
 
 
-def bus_of(controller_device: Data) -> str:
-    """``scsi``, ``sata``, ``nvme`` or ``ide``."""
-    names: dict[str, Callable[[str], bool]] = {
-        "sata": lambda t: "AHCI" in t or "SATA" in t,
-        "nvme": lambda t: "NVME" in t,
-        "ide": lambda t: "IDE" in t,
-    }
-    return next((bus for bus, matches in names.items() if matches(controller_device.type)), "scsi")
+def bus_of(controller_device: Data) -> str | None:
+    """``scsi``, ``sata``, ``nvme`` or ``ide``; ``None`` for a device that is not a controller of disks."""
+    return next((bus for type_, _, bus in CONTROLLERS.values() if type_ == controller_device.type), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -73,26 +73,14 @@ class DiskState:
         """``[datastore] folder/name.vmdk`` of a layer."""
         return f"[{self.datastore.name}] {self.folder}/{layer.name}.vmdk"
 
-    def chain(self) -> list[str]:
-        """Paths from the layer that is written now down to the base."""
-        return [self.path(layer) for layer in reversed(self.layers)]
-
     def add_delta(self, number: int) -> None:
         """Freezes the newest layer and continues in a new delta."""
         base = self.layers[0].name
         self.layers = (*self.layers, Layer(f"{base}-{number:06d}", self.image, time.monotonic(), delta=True))
 
-    def drop_layer(self, position: int) -> None:
-        """Merges the delta at ``position`` into the layer below it."""
-        self.layers = tuple(layer for other, layer in enumerate(self.layers) if other != position)
-
     def change_id(self) -> str:
         """CBT's change id of its content: a uuid and a sequence number."""
         return f"{self.change_uuid}/{sum(self.image.generations.values()) + 1}"
-
-    def frozen(self) -> DiskState:
-        """A copy that later changes do not affect."""
-        return replace(self)
 
     def base_content(self) -> DiskImage:
         """What the base file holds: the disk as it was when the first delta began, or as it is."""
@@ -111,7 +99,7 @@ class DiskState:
 
 def unit_number(disk: DiskState) -> int:
     """Unit number on the controller; SCSI leaves out 7, which is the controller itself."""
-    _, _, bus, _ = devices.CONTROLLERS[disk.spec.controller]
+    _, _, bus = devices.CONTROLLERS[disk.spec.controller]
     number = disk.key - devices.FIRST_DISK[bus]
     return number + 1 if bus == "scsi" and number >= 7 else number
 
@@ -121,7 +109,7 @@ def merge_spare_layers(current: DiskState, snapshots: list[DiskState]) -> None:
     while (spare := _spare_layer(current, snapshots)) is not None:
         position, holders = spare
         for disk in holders:
-            disk.drop_layer(position)
+            disk.layers = disk.layers[:position] + disk.layers[position + 1 :]
 
 
 def _spare_layer(current: DiskState, snapshots: list[DiskState]) -> tuple[int, list[DiskState]] | None:
@@ -144,7 +132,7 @@ def disk_device(disk: DiskState, *, change_tracking: bool) -> Data:
     spec = disk.spec
     capacity = spec.capacity_bytes if spec.reported_bytes is None else spec.reported_bytes
     kilobytes = capacity // KiB
-    _, controller_key, _, _ = devices.CONTROLLERS[spec.controller]
+    _, controller_key, _ = devices.CONTROLLERS[spec.controller]
     return devices.described(
         "VirtualDisk",
         disk.key,

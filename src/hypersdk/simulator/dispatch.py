@@ -6,19 +6,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
+from xml.sax.saxutils import escape
 
 from lxml import etree
 
 from hypersdk.simulator.collector import Raw
 from hypersdk.simulator.decode import local, parameters, parse_request, this
 from hypersdk.simulator.encode import element, members, property_value
-from hypersdk.simulator.fault import MethodFault, fault_element, not_authenticated, object_not_found, unexpected
 from hypersdk.simulator.faults import FaultKind
-from hypersdk.simulator.managed import Call, Managed, invalid_property
+from hypersdk.simulator.managed import Call, Managed, invalid_property, visible_object
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.schema import ApiMethod, Field, Kind, data_types
 from hypersdk.simulator.session import SessionRecord
-from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.values import (
+    Data,
+    MethodFault,
+    Ref,
+    not_authenticated,
+    object_not_found,
+    unexpected,
+)
 
 _HEAD: Final = (
     '<?xml version="1.0" encoding="UTF-8"?>\n<soapenv:Envelope'
@@ -67,11 +74,14 @@ class Dispatcher:
         name, target = local(node), this(node)
         self._platform.counters.call(name)
         self._apply_call_faults(name, session)
-        if session is None and name not in OPEN_METHODS and not _reads_open_property(name, target):
+        if session is None and name not in OPEN_METHODS and not _reads_open_property(node, target):
             raise not_authenticated()
-        managed = self._find(target, session)
+        managed = visible_object(self._platform.world, target, session)
+        if managed is None:
+            raise object_not_found(target)
+        self._platform.sessions.caller = session
         if name == "Fetch":
-            return _response(name, self._fetch(managed, node, session))
+            return SoapResponse(200, _envelope(name, _fetch(managed, _fetched_path(node))))
         method = managed.schema.methods.get(name)
         operation = managed.operations.get(name)
         if method is None or operation is None:
@@ -79,8 +89,8 @@ class Dispatcher:
                 "MethodNotFound", f"{target.type} has no method {name} here.", receiver=target, method=name
             )
         self._check_privilege(operation.privilege, target)
-        call = self._call(node, method, session, peer_gone)
-        result = self._invoke(managed, operation.function, call)
+        call = Call(name, parameters(node, method.parameters), session, peer_gone)
+        result = _invoke(managed, operation.function, call)
         cookie = call.session.cookie if call.session is not None and call.session is not session else None
         return SoapResponse(200, _envelope(name, _result(method, result)), cookie)
 
@@ -90,46 +100,6 @@ class Dispatcher:
         end = time.monotonic() + (fault.seconds if fault else 0)
         while (left := end - time.monotonic()) > 0 and not peer_gone():
             time.sleep(min(left, HANG_LOOK_S))
-
-    def _call(
-        self, node: etree._Element, method: ApiMethod, session: SessionRecord | None, peer_gone: Callable[[], bool]
-    ) -> Call:
-        sessions = self._platform.sessions
-        args = parameters(node, method.parameters)
-        return Call(method.name, args, session, peer_gone, lambda: sessions.alive(session))
-
-    def _invoke(self, managed: Managed, function: Callable[..., Any], call: Call) -> Any:
-        session = call.session
-        self._set_caller(session)
-        if session is None:
-            return function(managed, call)
-        session.calls_in_progress += 1
-        session.call_count += 1
-        try:
-            return function(managed, call)
-        finally:
-            session.calls_in_progress -= 1
-
-    def _set_caller(self, session: SessionRecord | None) -> None:
-        """``currentSession`` differs for each session."""
-        self._platform.sessions.caller = session
-
-    def _find(self, target: Ref, session: SessionRecord | None) -> Managed:
-        managed = self._platform.world.find(target, Managed)
-        if managed is None or (managed.owner is not None and (session is None or managed.owner != session.key)):
-            raise object_not_found(target)
-        return managed
-
-    def _fetch(self, managed: Managed, node: etree._Element, session: SessionRecord | None) -> str:
-        """The call by which pyVmomi reads each attribute of an object."""
-        path = next((child.text or "" for child in node if local(child) == "prop"), "")
-        self._set_caller(session)
-        if session is None and path not in OPEN_PROPERTIES:
-            raise not_authenticated()
-        if "." in path:
-            raise invalid_property(managed.api_type, path)
-        value, field = managed.resolve(path)
-        return "" if value is None or field is None else property_value("returnval", value, field)
 
     def _check_privilege(self, privilege: str | None, target: Ref) -> None:
         if privilege in self._platform.config.denied_privileges:
@@ -151,9 +121,34 @@ class Dispatcher:
             raise MethodFault(Data(fault.fault, **_required_members(fault.fault)), f"Injected fault: {fault.fault}.")
 
 
-def _reads_open_property(name: str, target: Ref) -> bool:
-    """Whether it reads a property that needs no session: see ``OPEN_PROPERTIES``."""
-    return name == "Fetch" and target.type in ("SessionManager", "ServiceInstance")
+def _invoke(managed: Managed, function: Callable[..., Any], call: Call) -> Any:
+    session = call.session
+    if session is None:
+        return function(managed, call)
+    session.calls_in_progress += 1
+    session.call_count += 1
+    try:
+        return function(managed, call)
+    finally:
+        session.calls_in_progress -= 1
+
+
+def _fetch(managed: Managed, path: str) -> str:
+    """Fetch, the call by which pyVmomi reads each attribute of an object."""
+    if "." in path:
+        raise invalid_property(managed.api_type, path)
+    value, field = managed.resolve(path)
+    return "" if value is None or field is None else property_value("returnval", value, field)
+
+
+def _fetched_path(node: etree._Element) -> str:
+    return next((child.text or "" for child in node if local(child) == "prop"), "")
+
+
+def _reads_open_property(node: etree._Element, target: Ref) -> bool:
+    """Whether it reads a property that needs no session."""
+    service = target.type in ("SessionManager", "ServiceInstance")
+    return service and local(node) == "Fetch" and _fetched_path(node) in OPEN_PROPERTIES
 
 
 def _required_members(type_: str) -> dict[str, Any]:
@@ -186,13 +181,15 @@ def _result(method: ApiMethod, result: Any) -> str:
     return element("returnval", result, method.result)
 
 
-def _response(name: str, inner: str) -> SoapResponse:
-    return SoapResponse(200, _envelope(name, inner))
-
-
 def _envelope(name: str, inner: str) -> bytes:
     return f'{_HEAD}<{name}Response xmlns="urn:vim25">{inner}</{name}Response>{_TAIL}'.encode()
 
 
 def _fault_response(fault: MethodFault) -> SoapResponse:
-    return SoapResponse(500, (_HEAD + fault_element(fault, members(fault.fault)) + _TAIL).encode())
+    name = fault.fault.type
+    element = (
+        f"<soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>{escape(fault.message)}</faultstring>"
+        f'<detail><{name}Fault xmlns="urn:vim25" xsi:type="{name}">{members(fault.fault)}</{name}Fault></detail>'
+        "</soapenv:Fault>"
+    )
+    return SoapResponse(500, (_HEAD + element + _TAIL).encode())

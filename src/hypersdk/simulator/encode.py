@@ -7,7 +7,7 @@ for types of the API; each item of an ``ArrayOfX`` is typed; a reference carries
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from xml.sax.saxutils import escape
@@ -16,6 +16,7 @@ from hypersdk.simulator.schema import Field, Kind, data_types
 from hypersdk.simulator.values import Data, Ref
 
 _INT32 = range(-(2**31), 2**31)
+_ANY = Field("", "anyType", Kind.ANY, many=False, required=False)
 
 
 def scalar(value: Any) -> str:
@@ -66,13 +67,12 @@ def _one(name: str, value: Any, field: Field, typed: bool) -> str:
     if isinstance(value, Ref):
         return reference(name, value, typed=typed or field.kind is Kind.ANY)
     if field.kind is Kind.ANY:
-        return any_value(name, value)
-    xsi = f' xsi:type="{_scalar_type(field)}"' if typed else ""
+        if isinstance(value, list | tuple):
+            return _any_list(name, value)
+        return f'<{name} xsi:type="xsd:{xsd_type(value)}">{scalar(value)}</{name}>'
+    type_name = field.type if field.kind is Kind.ENUM else f"xsd:{field.type}"
+    xsi = f' xsi:type="{type_name}"' if typed else ""
     return f"<{name}{xsi}>{scalar(value)}</{name}>"
-
-
-def _scalar_type(field: Field) -> str:
-    return field.type if field.kind is Kind.ENUM else f"xsd:{field.type}"
 
 
 def reference(name: str, ref: Ref, *, typed: bool = False) -> str:
@@ -101,20 +101,8 @@ def members(value: Data) -> str:
     return "".join(out)
 
 
-def any_value(name: str, value: Any) -> str:
-    """A value that stands for ``anyType`` and whose type is known from the value alone."""
-    if isinstance(value, Data):
-        return _data(name, value, typed=True)
-    if isinstance(value, Ref):
-        return reference(name, value, typed=True)
-    if isinstance(value, list | tuple):
-        return _any_list(name, value)
-    return f'<{name} xsi:type="xsd:{xsd_type(value)}">{scalar(value)}</{name}>'
-
-
-def _any_list(name: str, items: Iterable[Any]) -> str:
-    listed = list(items)
-    first = listed[0] if listed else ""
+def _any_list(name: str, items: Sequence[Any]) -> str:
+    first = items[0] if items else ""
     item_name = (
         "ManagedObjectReference"
         if isinstance(first, Ref)
@@ -123,7 +111,7 @@ def _any_list(name: str, items: Iterable[Any]) -> str:
         else xsd_type(first)
     )
     array = f"ArrayOf{item_name[0].upper()}{item_name[1:]}"
-    return f'<{name} xsi:type="{array}">{"".join(any_value(item_name, item) for item in listed)}</{name}>'
+    return f'<{name} xsi:type="{array}">{"".join(_one(item_name, item, _ANY, typed=True) for item in items)}</{name}>'
 
 
 def property_value(name: str, value: Any, field: Field) -> str:
@@ -132,6 +120,4 @@ def property_value(name: str, value: Any, field: Field) -> str:
         item_name = field.item_name
         items = "".join(_one(item_name, item, field, typed=True) for item in value)
         return f'<{name} xsi:type="{field.array_type}">{items}</{name}>'
-    if field.kind is Kind.ANY:
-        return any_value(name, value)
     return _one(name, value, field, typed=True)

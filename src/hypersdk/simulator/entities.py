@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.managed import Call, operation, prop
 from hypersdk.simulator.platform import Platform, PlatformObject
-from hypersdk.simulator.values import Ref
+from hypersdk.simulator.values import MethodFault, Ref
 from hypersdk.simulator.world import World
 
 MAX_NAME: Final = 80
@@ -77,7 +76,7 @@ class Entity(PlatformObject, api_type="ManagedEntity", references={"parent": "pa
 
     @operation("Rename_Task", privilege="VirtualMachine.Config.Rename")
     def _rename(self, call: Call) -> Ref:
-        return self.platform.tasks.run(call, self, lambda: self.rename(escape_name(call.args.newName)))
+        return self.platform.tasks.run(call, self, lambda: self.rename(escape_name(call.args.newName))).ref
 
 
 def descendants(container: Entity, *, recursive: bool) -> Iterator[Entity]:

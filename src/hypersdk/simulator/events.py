@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
-from hypersdk.simulator.collector import belongs, session_key
-from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.managed import Call, Managed, SessionObject, operation, prop
 from hypersdk.simulator.values import Data, Ref
 from hypersdk.simulator.world import World, now
 
@@ -70,10 +69,7 @@ class EventManager(Managed, api_type="EventManager"):
 
     @operation("CreateCollectorForEvents", privilege="System.View")
     def _create(self, call: Call) -> Ref:
-        moref = f"session[{session_key(call)}]{self.world.number('events-')}"
-        collector = EventHistoryCollector(self.world, moref, self, call.args.filter)
-        belongs(collector, call)
-        return collector.ref
+        return EventHistoryCollector(self, call).ref
 
     @operation("QueryEvents", privilege="System.View")
     def _query(self, call: Call) -> list[Data]:
@@ -118,13 +114,13 @@ def _above(world: World, event: Data) -> set[Ref]:
     return above | {event.host.host, event.computeResource.computeResource} if above else above
 
 
-class EventHistoryCollector(Managed, api_type="EventHistoryCollector"):
+class EventHistoryCollector(SessionObject, api_type="EventHistoryCollector"):
     """A session's filtered view of the events."""
 
-    def __init__(self, world: World, moref: str, manager: EventManager, spec: Data) -> None:
-        super().__init__(world, moref, filter=spec, initialized=True)
+    def __init__(self, manager: EventManager, call: Call) -> None:
         self._manager = manager
-        self._spec = spec
+        self._spec = call.args.filter
+        super().__init__(manager.world, call, "events-", filter=self._spec, initialized=True)
         self._page = 10
         self._read: set[int] = set()
 
@@ -151,15 +147,10 @@ class EventHistoryCollector(Managed, api_type="EventHistoryCollector"):
         return page
 
     @operation("RewindCollector")
-    def _rewind(self, _call: Call) -> None:
-        self._read.clear()
-
     @operation("ResetCollector")
     def _reset(self, _call: Call) -> None:
         self._read.clear()
 
     @operation("DestroyCollector")
     def _destroy(self, call: Call) -> None:
-        if call.session is not None and self in call.session.belongings:
-            call.session.belongings.remove(self)
-        self.world.remove(self)
+        self.destroy(call)

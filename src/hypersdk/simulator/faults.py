@@ -14,7 +14,7 @@ As text, for the command line: ``reset,after=10MiB,times=2,disk=web-01:0`` or
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -130,7 +130,10 @@ class Fault:
                     f"'{key}' is not an option of a fault", next_step=f"Choose one of: {', '.join(_OPTIONS)}."
                 )
             name, read = _OPTIONS[key]
-            values[name] = read(key, value)
+            try:
+                values[name] = read(value)
+            except ValueError as error:
+                raise UsageError(f"fault option '{key}': {error}") from error
         try:
             return cls(FaultKind(kind), **values)  # type: ignore[arg-type] # the readers match the fields
         except ValueError as error:
@@ -142,35 +145,27 @@ def _is_fault(name: str) -> bool:
     return type_ is not None and not type_.lineage.isdisjoint({"MethodFault", "VimFault", "RuntimeFault"})
 
 
-def _text(_key: str, value: str) -> str:
-    return value
-
-
-def _count(key: str, value: str) -> int:
+def _count(value: str) -> int:
     if not value.isdecimal():
-        raise UsageError(f"fault option '{key}': '{value}' is not a number")
+        raise ValueError(f"'{value}' is not a number")
     return int(value)
 
 
-def _times(key: str, value: str) -> int | None:
-    return None if value == "always" else _count(key, value)
+def _times(value: str) -> int | None:
+    return None if value == "always" else _count(value)
 
 
-def _seconds(key: str, value: str) -> float:
+def _seconds(value: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise UsageError(f"fault option '{key}': '{value}' is not a number of seconds") from error
+        raise ValueError(f"'{value}' is not a number of seconds") from error
 
 
-def _size(_key: str, value: str) -> int:
-    return parse_size(value)
-
-
-_OPTIONS = {
-    "times": ("times", _times), "host": ("host", _text), "disk": ("disk", _text), "after": ("after_bytes", _size),
-    "seconds": ("seconds", _seconds), "rate": ("rate", _size), "status": ("status", _count),
-    "retry-after": ("retry_after_s", _count), "method": ("method", _text), "fault": ("fault", _text),
+_OPTIONS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
+    "times": ("times", _times), "host": ("host", str), "disk": ("disk", str), "after": ("after_bytes", parse_size),
+    "seconds": ("seconds", _seconds), "rate": ("rate", parse_size), "status": ("status", _count),
+    "retry-after": ("retry_after_s", _count), "method": ("method", str), "fault": ("fault", str),
 }  # fmt: skip
 
 

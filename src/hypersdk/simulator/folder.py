@@ -13,12 +13,12 @@ from urllib.parse import parse_qs, unquote
 from hypersdk.simulator.counters import OpenRange
 from hypersdk.simulator.datacenter import Datacenter
 from hypersdk.simulator.delivery import Delivery
-from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
 from hypersdk.simulator.httpd import ClientConnection, Refusal
 from hypersdk.simulator.nfc import refuse
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.storage import MAX_UPLOAD_BYTES, Datastore, StoredFile, datastores
+from hypersdk.simulator.values import MethodFault
 from hypersdk.units import MiB
 
 RANGE: Final = re.compile(r"^bytes=(\d{0,18})-(\d{0,18})$")
@@ -124,7 +124,6 @@ class FolderServer:
         """Status and headers. ``short`` is the length of a body that will be shorter than the range that it claims to
         be."""
         offset, length = asked or (0, file.size_bytes)
-        connection.send_response(200 if asked is None else 206)
         fields = {
             "Content-Type": "application/octet-stream",
             "Accept-Ranges": "bytes",
@@ -135,9 +134,7 @@ class FolderServer:
         }
         if asked is not None:
             fields["Content-Range"] = f"bytes {offset}-{offset + length - 1}/{file.size_bytes}"
-        for name, value in fields.items():
-            connection.send_header(name, value)
-        connection.end_headers()
+        connection.head(200 if asked is None else 206, fields)
 
     def _pump(
         self,

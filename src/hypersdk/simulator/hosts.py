@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from hypersdk.simulator.autostart import AutoStartManager
 from hypersdk.simulator.entities import Entity, Folder
-from hypersdk.simulator.managed import prop
+from hypersdk.simulator.managed import Call, Managed, operation, prop
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.schema import data_types
+from hypersdk.simulator.service import about
 from hypersdk.simulator.storage import Datastore, DatastoreBrowser
-from hypersdk.simulator.values import Data, Ref
-from hypersdk.simulator.world import WorldObject, now
+from hypersdk.simulator.values import Data, MethodFault, Ref
+from hypersdk.simulator.world import World, WorldObject, now
 from hypersdk.units import GiB, MiB
 
 
@@ -141,6 +143,15 @@ def _usage(most: int) -> Data:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class HostEndpoint:
+    """Where a host's data comes from; ``thumbprint`` is the SHA-1 of its certificate, as the API writes it."""
+
+    address: str
+    port: int
+    thumbprint: str
+
+
 class Host(
     Entity,
     api_type="HostSystem",
@@ -156,6 +167,9 @@ class Host(
     CORES: Final = 32
     MHZ: Final = 2900
     MEMORY_BYTES: Final = 512 * GiB
+
+    endpoint: HostEndpoint
+    """Set when the simulator starts."""
 
     def __init__(self, platform: Platform, moref: str, name: str, parent: ComputeResource) -> None:
         self.machines: list[HostedMachine] = []
@@ -231,7 +245,7 @@ class Host(
 
     @prop("config")
     def _config(self) -> Data:
-        address = Data("HostIpConfig", dhcp=False, ipAddress=self.platform.host_address(self), subnetMask="255.0.0.0")
+        address = Data("HostIpConfig", dhcp=False, ipAddress=self.endpoint.address, subnetMask="255.0.0.0")
         spec = Data("HostVirtualNicSpec", ip=address, mac=self.platform.mac(self.name), mtu=1500)
         nic = Data(
             "HostVirtualNic",
@@ -250,7 +264,7 @@ class Host(
         return Data(
             "HostConfigInfo",
             host=self.ref,
-            product=self.platform.host_about(),
+            product=about(esxi=True, instance_uuid=""),
             virtualNicManagerInfo=Data("HostVirtualNicManagerInfo", netConfig=[management]),
             network=self._network_info(nic),
         )
@@ -311,8 +325,8 @@ class Host(
             "HostConfigSummary",
             name=self.name,
             port=443,
-            product=self.platform.host_about(),
-            sslThumbprint=self.platform.host_thumbprint(self),
+            product=about(esxi=True, instance_uuid=""),
+            sslThumbprint=self.endpoint.thumbprint,
             vmotionEnabled=True,
             faultToleranceEnabled=False,
         )
@@ -334,6 +348,46 @@ class Host(
             rebootRequired=False,
             managementServerIp=None if self.platform.esxi else self.platform.address,
         )
+
+
+class AutoStartManager(Managed, api_type="HostAutoStartManager"):
+    """Which machines start with their host. The settings are stored and reported without effect: a simulated host does
+    not restart. libvirt reads them without checking that a host has any, and crashes if it has not.
+    """
+
+    def __init__(self, world: World, moref: str, machines: Sequence[WorldObject]) -> None:
+        self._on_host = machines
+        self._defaults = Data(
+            "AutoStartDefaults",
+            enabled=False,
+            startDelay=120,
+            stopDelay=120,
+            waitForHeartbeat=False,
+            stopAction="powerOff",
+        )
+        self._powers: dict[str, Data] = {}  # by moref of the machine
+        super().__init__(world, moref)
+
+    @prop("config")
+    def _config(self) -> Data:
+        here = {machine.ref.moref for machine in self._on_host}
+        infos = [info for moref, info in self._powers.items() if moref in here]
+        return Data("HostAutoStartManagerConfig", defaults=self._defaults, powerInfo=infos)
+
+    @operation("ReconfigureAutostart", privilege="Host.Config.AutoStart")
+    def _reconfigure(self, call: Call) -> None:
+        spec = call.args.spec
+        here = {machine.ref for machine in self._on_host}
+        infos = spec.powerInfo or []
+        if any(info.key not in here for info in infos):
+            raise MethodFault.of(
+                "InvalidArgument", "The machine is not on this host.", invalidProperty="spec.powerInfo.key"
+            )
+        if spec.defaults is not None:
+            given = {name: value for name, value in spec.defaults.fields.items() if value is not None}
+            self._defaults = self._defaults.replace(**given)
+        self._powers.update({info.key.moref: info for info in infos})
+        self.touch()
 
 
 def _cpu_features() -> list[Data]:

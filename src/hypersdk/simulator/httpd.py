@@ -157,12 +157,16 @@ class ClientConnection(http.server.BaseHTTPRequestHandler):
 
     def reply(self, status: int, body: bytes, content_type: str, headers: dict[str, str] | None = None) -> None:
         """A complete response."""
-        self.send_response(status)
-        for name, value in {"Content-Type": content_type, "Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
+        self.head(status, {"Content-Type": content_type, "Content-Length": str(len(body)), **(headers or {})})
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def head(self, status: int, headers: dict[str, str]) -> None:
+        """Status and headers."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
 
     def send_response(self, code: int, message: str | None = None) -> None:
         self._answering = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from hypersdk.simulator.authorization import AuthorizationManager
 from hypersdk.simulator.collector import PropertyCollector
@@ -11,11 +11,10 @@ from hypersdk.simulator.config import MachineSpec
 from hypersdk.simulator.content import DiskContent, DiskImage, SpreadAllocation
 from hypersdk.simulator.datacenter import Datacenter
 from hypersdk.simulator.demo import ISO_FILES, ISO_STORE, demo_machines
-from hypersdk.simulator.entities import Folder, escape_name, root_folder
-from hypersdk.simulator.fault import MethodFault
+from hypersdk.simulator.entities import Folder, root_folder
 from hypersdk.simulator.hosts import Cluster, ComputeResource, Host, Network, PortGroup, Switch
 from hypersdk.simulator.lease import ExportLease
-from hypersdk.simulator.machine import add_machine
+from hypersdk.simulator.machine import SimulatedMachine, add_machine
 from hypersdk.simulator.managed import Managed
 from hypersdk.simulator.ovf import OvfManager
 from hypersdk.simulator.platform import Platform
@@ -23,7 +22,14 @@ from hypersdk.simulator.search import SearchIndex
 from hypersdk.simulator.service import ServiceInstance, about
 from hypersdk.simulator.session import SessionRecord
 from hypersdk.simulator.session_manager import SessionManager
-from hypersdk.simulator.storage import Datastore, FileManager, StoredFile, VirtualDiskManager, default_capacity
+from hypersdk.simulator.storage import (
+    Datastore,
+    FileManager,
+    StoredFile,
+    VirtualDiskManager,
+    datastore_named,
+)
+from hypersdk.simulator.values import Data, MethodFault
 from hypersdk.simulator.views import ViewManager
 
 DATACENTERS: Final = ("Amsterdam", "Frankfurt", "Helsinki", "Lisbon")
@@ -40,18 +46,17 @@ def build(platform: Platform) -> None:
     Folder(platform, moref, name, None, kinds)
     platform.world.root_moref = moref
     _managers(platform)
-    datacenters = [
-        _datacenter(platform, number) for number in range(1 if platform.esxi else platform.config.datacenters)
-    ]
-    _machines(platform, datacenters)
+    count = 1 if platform.esxi else platform.config.datacenters
+    for number in range(count):
+        _datacenter(platform, number)
+    for spec in (*demo_machines(platform.config, count), *platform.config.machines):
+        place_machine(platform, spec)
 
 
 def _managers(platform: Platform) -> None:
     world = platform.world
 
-    def moref(vcenter: str, esxi: str) -> str:
-        return platform.moref("", vcenter, esxi)
-
+    moref = platform.fixed_moref
     collector = PropertyCollector(
         world, moref("propertyCollector", "ha-property-collector"), page_objects=platform.config.page_objects
     )
@@ -63,15 +68,16 @@ def _managers(platform: Platform) -> None:
         "authorizationManager": AuthorizationManager(platform, moref("AuthorizationManager", "ha-authmgr")),
         "eventManager": platform.events,
         "taskManager": platform.tasks,
-        "searchIndex": SearchIndex(platform, moref("SearchIndex", "ha-searchindex")),
+        "searchIndex": SearchIndex(world, moref("SearchIndex", "ha-searchindex")),
         "fileManager": FileManager(platform, moref("FileManager", "ha-nfc-file-manager")),
         "virtualDiskManager": VirtualDiskManager(world, moref("virtualDiskManager", "ha-vdiskmanager")),
         "ovfManager": OvfManager(world, moref("OvfManager", "ha-ovf-manager")),
     }
-    content: dict[str, Any] = {name: managed.ref for name, managed in made.items()}
-    ServiceInstance(
-        world, {**content, "about": about(esxi=platform.esxi, instance_uuid=platform.uuid("instance", "vcenter"))}
-    )
+    content = {name: managed.ref for name, managed in made.items()}
+    vcenter = about(esxi=platform.esxi, instance_uuid=platform.uuid("instance", "vcenter"))
+    service_content = Data("ServiceContent", **content, about=vcenter)
+    able = Data("Capability", provisioningSupported=True, multiHostSupported=True, userShellAccessSupported=False)
+    ServiceInstance(world, "ServiceInstance", content=service_content, capability=able)
     _connect_sessions(platform, collector)
 
 
@@ -85,7 +91,7 @@ def _connect_sessions(platform: Platform, collector: PropertyCollector) -> None:
         )
 
     def ended(session: SessionRecord) -> None:
-        collector.drop_session(session.key)
+        collector.drop_session(session)
         for managed in session.belongings:
             if isinstance(managed, ExportLease):
                 managed.end(MethodFault.of("RequestCanceled", "The session that held the lease has ended."))
@@ -104,48 +110,16 @@ def _connect_sessions(platform: Platform, collector: PropertyCollector) -> None:
     platform.sessions.on_login, platform.sessions.on_end = began, ended
 
 
-class DatacenterContents:
-    """One datacenter, and the hosts, datastores and networks for its machines."""
-
-    def __init__(
-        self, datacenter: Datacenter, hosts: list[Host], stores: list[Datastore], networks: list[Network]
-    ) -> None:
-        self.datacenter = datacenter
-        self.hosts = hosts
-        self.stores = stores
-        self.networks = networks
-        self._folders: dict[str, Folder] = {"": datacenter.vm_folder}
-
-    def folder(self, path: str) -> Folder:
-        """The folder of that path below ``vm``, created if needed."""
-        if path not in self._folders:
-            parent, _, name = path.rpartition("/")
-            above = self.folder(parent)
-            platform, kinds = above.platform, ["Folder", "VirtualMachine", "VirtualApp"]
-            moref = platform.world.number("group-v")
-            self._folders[path] = Folder(platform, moref, escape_name(name), above, kinds)
-        return self._folders[path]
-
-    def store(self, name: str | None) -> Datastore:
-        """The datastore of that name, by default the first."""
-        found = self.stores[0] if name is None else next((store for store in self.stores if store.name == name), None)
-        if found is None:
-            raise ValueError(f"there is no datastore named {name}")
-        return found
-
-
-def _datacenter(platform: Platform, number: int) -> DatacenterContents:
+def _datacenter(platform: Platform, number: int) -> None:
     world = platform.world
     name = "ha-datacenter" if platform.esxi else _numbered(DATACENTERS, number)
     moref = "ha-datacenter" if platform.esxi else world.number("datacenter-")
     datacenter = Datacenter(platform, moref, name, root_folder(world))
-    hosts = _hosts(platform, datacenter, number)
-    stores = [
-        _datastore(platform, datacenter, hosts, *pair, suffix=f"-{number + 1}" if number else "") for pair in DATASTORES
-    ]
-    networks = _networks(platform, datacenter, hosts)
+    datacenter.hosts = _hosts(platform, datacenter, number)
+    suffix = f"-{number + 1}" if number else ""
+    stores = [_datastore(platform, datacenter, name + suffix, kind) for name, kind in DATASTORES]
+    _networks(platform, datacenter)
     _stock_isos(platform, stores[-1])
-    return DatacenterContents(datacenter, hosts, stores, networks)
 
 
 def _numbered(names: Sequence[str], number: int) -> str:
@@ -172,46 +146,42 @@ def _hosts(platform: Platform, datacenter: Datacenter, number: int) -> list[Host
     ]
 
 
-def _datastore(
-    platform: Platform, datacenter: Datacenter, hosts: list[Host], name: str, kind: str, *, suffix: str
-) -> Datastore:
+def _datastore(platform: Platform, datacenter: Datacenter, name: str, kind: str) -> Datastore:
     moref = platform.world.number("datastore-")
-    capacity = default_capacity(kind, platform.config.datastore_bytes)
-    store = Datastore(platform, moref, name + suffix, datacenter.datastore_folder, kind=kind, capacity_bytes=capacity)
-    store.hosts = list(hosts)
-    for host in hosts:
+    capacity = platform.config.datastore_bytes * (2 if kind == "NFS" else 1)  # so that lists look realistic
+    store = Datastore(platform, moref, name, datacenter.datastore_folder, kind=kind, capacity_bytes=capacity)
+    store.hosts += datacenter.hosts
+    for host in datacenter.hosts:
         host.datastores.append(store)
     return store
 
 
-def _networks(platform: Platform, datacenter: Datacenter, hosts: list[Host]) -> list[Network]:
+def _networks(platform: Platform, datacenter: Datacenter) -> None:
     world, folder = platform.world, datacenter.network_folder
     networks = [Network(platform, platform.moref("network-", "HaNetwork-VM Network"), NETWORKS[0], folder)]
     if not platform.esxi:
         switch = Switch(platform, world.number("dvs-"), "dvs-main", folder)
         networks += [PortGroup(platform, world.number("dvportgroup-"), name, folder, switch) for name in NETWORKS[1:]]
     for network in networks:
-        network.hosts = list(hosts)
-        for host in hosts:
-            host.networks.append(network)
-    return networks
+        network.hosts += datacenter.hosts
+    for host in datacenter.hosts:
+        host.networks += networks
 
 
 def _stock_isos(platform: Platform, store: Datastore) -> None:
     for path, size in ISO_FILES.items():
         content = DiskContent(f"iso/{path}", size, SpreadAllocation.of(size, size), {})
-        store.uploads[path] = StoredFile(path, size, size, platform.started, "iso", DiskImage(content))
+        store.uploads[path] = StoredFile(path, size, size, platform.started, DiskImage(content))
 
 
-def _machines(platform: Platform, datacenters: list[DatacenterContents]) -> None:
-    config = platform.config
-    specs: list[MachineSpec] = [*demo_machines(config, len(datacenters)), *config.machines]
-    for spec in specs:
-        if spec.datacenter >= len(datacenters):
-            raise ValueError(f"machine {spec.name}: there is no datacenter {spec.datacenter}")
-        contents = datacenters[spec.datacenter]
-        host = contents.hosts[spec.host % len(contents.hosts)]
-        count = len(contents.networks)
-        networks = [contents.networks[(index + spec.host) % count] for index in range(spec.nics)]
-        folder = contents.folder("" if platform.esxi else spec.folder)  # an ESXi host has no folders
-        add_machine(platform, spec, folder, host, contents.store(spec.datastore), networks)
+def place_machine(platform: Platform, spec: MachineSpec) -> SimulatedMachine:
+    """Adds a machine where its specification says. Raises ValueError for a datacenter or datastore that does not
+    exist."""
+    datacenters = platform.world.all(Datacenter)
+    if spec.datacenter >= len(datacenters):
+        raise ValueError(f"machine {spec.name}: there is no datacenter {spec.datacenter}")
+    datacenter = datacenters[spec.datacenter]
+    host = datacenter.hosts[spec.host % len(datacenter.hosts)]
+    networks = [host.networks[(index + spec.host) % len(host.networks)] for index in range(spec.nics)]
+    folder = datacenter.folder("" if platform.esxi else spec.folder)  # an ESXi host has no folders
+    return add_machine(platform, spec, folder, host, datastore_named(spec.datastore, host.datastores[0]), networks)

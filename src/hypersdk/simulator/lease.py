@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from hypersdk.simulator import devices
 from hypersdk.simulator.content import DiskImage
 from hypersdk.simulator.disks import DiskState, unit_number
-from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.simulator.machine_files import nvram
 from hypersdk.simulator.machine_state import MachineState
-from hypersdk.simulator.managed import Call, Managed, operation
+from hypersdk.simulator.managed import Call, SessionObject, operation
 from hypersdk.simulator.storage import datastore_of_path, split_path
 from hypersdk.simulator.stream import stream_length
 from hypersdk.simulator.tasks import Task
-from hypersdk.simulator.values import Data
+from hypersdk.simulator.values import Data, MethodFault
 from hypersdk.simulator.world import World
 from hypersdk.units import KiB
 
@@ -46,15 +45,14 @@ class LeaseFile:
     index: int | None
     capacity_bytes: int
     populated_bytes: int
-    sha1: str | None = None
-    sha256: str | None = None
+    digests: dict[str, str] = field(default_factory=dict)
     sent_bytes: int = 0
 
 
-class ExportLease(Managed, api_type="HttpNfcLease"):
+class ExportLease(SessionObject, api_type="HttpNfcLease"):
     """One HttpNfcLease."""
 
-    def __init__(self, moref: str, machine: MachineState, disks: list[DiskState], task: Task) -> None:
+    def __init__(self, call: Call, machine: MachineState, disks: list[DiskState], task: Task) -> None:
         self.platform = machine.platform
         self.machine = machine
         self.task = task
@@ -67,7 +65,8 @@ class ExportLease(Managed, api_type="HttpNfcLease"):
         capabilities = Data("HttpNfcLeaseCapabilities", pullModeSupported=True, corsSupported=True)
         super().__init__(
             machine.world,
-            moref,
+            call,
+            "lease-",
             state="initializing",
             initializeProgress=0,
             transferProgress=0,
@@ -81,9 +80,12 @@ class ExportLease(Managed, api_type="HttpNfcLease"):
         state: str = self.values["state"]
         return state
 
-    def become_ready(self) -> None:
-        """The host has prepared the export."""
-        if self.state == "initializing":
+    def prepared(self) -> None:
+        """The host has prepared the export, or failed to."""
+        if self._fault(FaultKind.LEASE_ERROR, None) is not None:
+            text = "A general system error occurred: the host failed to prepare the export"
+            self.end(MethodFault.of("SystemError", text, reason="nfc"))
+        elif self.state == "initializing":
             self.renewed = time.monotonic()
             self.values |= {"state": "ready", "initializeProgress": 100, "info": self._info()}
             self.touch()
@@ -131,13 +133,14 @@ class ExportLease(Managed, api_type="HttpNfcLease"):
         )
 
     def _device_url(self, file: LeaseFile) -> Data:
-        host = self.machine.host
+        host = self.machine.host.endpoint
+        authority = "*" if self.platform.esxi else f"{host.address}:{host.port}"
         return Data(
             "HttpNfcLeaseDeviceUrl",
             key=file.key,
             importKey=f"/{self.machine.name}{file.key[file.key.rfind('/') :]}",
-            url=f"https://{self.platform.nfc_authority(host)}/nfc/{self.ticket}/{file.name}",
-            sslThumbprint=self.platform.host_thumbprint(host),
+            url=f"https://{authority}/nfc/{self.ticket}/{file.name}",
+            sslThumbprint=host.thumbprint,
             disk=file.index is not None,
             targetId=file.name,
             datastoreKey=self.machine.home.url,
@@ -207,10 +210,10 @@ class ExportLease(Managed, api_type="HttpNfcLease"):
         self._need("ready")
         if self.platform.config.manifest == "absent" or self._fault(FaultKind.NO_MANIFEST, None) is not None:
             return []
-        return [self._entry(file) for file in self.files if file.sha1 is not None]
+        return [self._entry(file) for file in self.files if file.digests]
 
     def _entry(self, file: LeaseFile) -> Data:
-        sha1, sha256 = file.sha1 or "", file.sha256 or ""
+        sha1, sha256 = file.digests["sha1"], file.digests.get("sha256", "")
         if self._fault(FaultKind.WRONG_MANIFEST, file) is not None:
             sha1, sha256 = sha1[::-1], sha256[::-1]
         return Data(
@@ -268,50 +271,28 @@ def _iso_file(machine: MachineState, device: Data, number: int) -> LeaseFile:
 def open_lease(call: Call, machine: MachineState, disks: list[DiskState]) -> ExportLease:
     """Starts an export of those disks of the machine, as they are now or were at a snapshot. Raises MethodFault when
     another task has the machine, or the licence or a disk forbids it."""
-    assert call.session is not None
-    platform, world = machine.platform, machine.world
+    platform = machine.platform
     if platform.config.free_licence:
         raise MethodFault.of(
             "RestrictedVersion", "Current license or ESXi version prohibits execution of the requested operation."
         )
     machine.check_idle()
-    _check_disks(machine)
+    for disk in machine.disks:
+        if disk.spec.backing == "rdm-physical" or disk.spec.encrypted or machine.spec.encrypted:
+            raise MethodFault.of("NotSupported", "The operation is not supported on the object.")
     task = platform.tasks.open(call, machine, cancelable=True)
-    moref = f"session[{call.session.key}]{world.number('lease-')}"
     try:
-        lease = ExportLease(moref, machine, disks, task)
+        lease = ExportLease(call, machine, disks, task)
     except MethodFault as fault:
         task.fail(fault)
         raise
-    lease.owner = call.session.key
-    call.session.belongings.append(lease)
     task.on_cancel = lambda: lease.end(MethodFault.of("RequestCanceled", "The task was canceled by a user."))
     machine.busy = task
     machine.touch()
-    world.later(platform.config.lease_ready_s, lambda: _prepared(lease))
+    machine.world.later(platform.config.lease_ready_s, lease.prepared)
     return lease
 
 
 def open_leases(world: World) -> list[ExportLease]:
     """The leases that have not ended."""
     return [lease for lease in world.all(ExportLease) if not lease.ended]
-
-
-def _prepared(lease: ExportLease) -> None:
-    fault = lease.platform.faults.take(
-        [FaultKind.LEASE_ERROR], host=lease.machine.host.name, machine=lease.machine.spec.name, index=None
-    )
-    if fault:
-        lease.end(
-            MethodFault.of(
-                "SystemError", "A general system error occurred: the host failed to prepare the export", reason="nfc"
-            )
-        )
-    else:
-        lease.become_ready()
-
-
-def _check_disks(machine: MachineState) -> None:
-    for disk in machine.disks:
-        if disk.spec.backing == "rdm-physical" or disk.spec.encrypted or machine.spec.encrypted:
-            raise MethodFault.of("NotSupported", "The operation is not supported on the object.")

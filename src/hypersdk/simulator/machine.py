@@ -8,7 +8,6 @@ from dataclasses import replace
 from hypersdk.simulator import machine_view
 from hypersdk.simulator.config import MachineSpec
 from hypersdk.simulator.entities import Folder, escape_name
-from hypersdk.simulator.fault import MethodFault, invalid_power_state
 from hypersdk.simulator.hosts import Host, Network
 from hypersdk.simulator.lease import ExportLease, open_lease, open_leases
 from hypersdk.simulator.machine_files import machine_files
@@ -17,7 +16,7 @@ from hypersdk.simulator.managed import Call, operation, prop
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.reconfigure import reconfigure
 from hypersdk.simulator.storage import Datastore, StoredFile
-from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.values import Data, MethodFault, Ref, invalid_power_state
 from hypersdk.units import MiB
 
 
@@ -172,7 +171,24 @@ class SimulatedMachine(MachineState, references={"rootSnapshot": "snapshots"}, c
     def _clone(self, call: Call) -> Ref:
         if self.platform.esxi:
             raise MethodFault.of("NotSupported", "An ESXi host does not clone.")
-        return _clone(call, self)
+        name, spec = call.args.name, call.args.spec
+        folder = self.world.get(call.args.folder, Folder)
+        folder.check_free(escape_name(name) if "%" not in name else name)
+        host = self.world.get(spec.location.host, Host) if spec.location.host else self.host
+        store = self.world.get(spec.location.datastore, Datastore) if spec.location.datastore else self.home
+        snapshot = self.world.get(spec.snapshot, Snapshot) if spec.snapshot else None
+        made = replace(self.spec, name=name, template=bool(spec.template), power="poweredOff", snapshots=())
+
+        def work() -> Ref:
+            store.need(sum(disk.image.allocated_bytes() for disk in self.disks))
+            clone = add_machine(self.platform, made, folder, host, store, self.networks)
+            for disk, origin in zip(clone.disks, snapshot.disks if snapshot else self.disks, strict=False):
+                disk.image = origin.image
+            if spec.powerOn:
+                clone.set_power_on(call)
+            return clone.ref
+
+        return self.start_task(call, work)
 
     @operation("Destroy_Task", privilege="VirtualMachine.Inventory.Delete")
     def _destroy(self, call: Call) -> Ref:
@@ -245,26 +261,3 @@ def add_machine(
     for name in spec.snapshots:
         take_snapshot(machine, name, f"{name}, taken for the simulator")
     return machine
-
-
-def _clone(call: Call, source: SimulatedMachine) -> Ref:
-    """Starts cloning. Raises MethodFault (DuplicateName)."""
-    world, name, spec = source.world, call.args.name, call.args.spec
-    folder = world.get(call.args.folder, Folder)
-    stored = escape_name(name) if "%" not in name else name
-    folder.check_free(stored)
-    host = world.get(spec.location.host, Host) if spec.location.host else source.host
-    store = world.get(spec.location.datastore, Datastore) if spec.location.datastore else source.home
-    snapshot = world.get(spec.snapshot, Snapshot) if spec.snapshot else None
-    made = replace(source.spec, name=name, template=bool(spec.template), power="poweredOff", snapshots=())
-
-    def work() -> Ref:
-        store.need(sum(disk.image.allocated_bytes() for disk in source.disks))
-        clone = add_machine(source.platform, made, folder, host, store, source.networks)
-        for disk, origin in zip(clone.disks, snapshot.disks if snapshot else source.disks, strict=False):
-            disk.image = origin.image
-        if spec.powerOn:
-            clone.set_power_on(call)
-        return clone.ref
-
-    return source.start_task(call, work)

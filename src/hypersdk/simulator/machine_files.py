@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from hypersdk.simulator import devices
+from hypersdk.simulator.content import DiskImage
 from hypersdk.simulator.disks import DiskState
 from hypersdk.simulator.machine_state import MachineState
 from hypersdk.simulator.storage import Datastore, StoredFile
@@ -31,16 +32,16 @@ def machine_files(machine: MachineState, datastore: Datastore) -> list[StoredFil
 
 def _home_files(machine: MachineState) -> list[StoredFile]:
     stem = f"{machine.folder_name}/{machine.folder_name}"
-    suffix = "vmtx" if machine.template else "vmx"
+    snapshots = f'.encoding = "UTF-8"\nsnapshot.numSnapshots = "{len(machine.snapshots)}"\n'
     files = [
-        _small(machine, f"{stem}.{suffix}", "template" if machine.template else "vmx", vmx_text(machine).encode()),
-        _small(machine, f"{stem}.nvram", "nvram", nvram(machine)),
-        _small(machine, f"{stem}.vmsd", "snapshot", vmsd_text(machine).encode()),
-        _small(machine, f"{machine.folder_name}/vmware.log", "log", f"Log for {machine.name}\n".encode()),
+        _file(machine, f"{stem}.{'vmtx' if machine.template else 'vmx'}", vmx_text(machine).encode()),
+        _file(machine, f"{stem}.nvram", nvram(machine)),
+        _file(machine, f"{stem}.vmsd", snapshots.encode()),
+        _file(machine, f"{machine.folder_name}/vmware.log", f"Log for {machine.name}\n".encode()),
     ]
     if machine.power == "poweredOn":
         swap = machine.memory_mb * MiB
-        files.append(_file(machine, f"{stem}.vswp", "file", swap, swap, None))
+        files.append(_file(machine, f"{stem}.vswp", None, swap, swap))
     return files
 
 
@@ -49,52 +50,43 @@ def nvram(machine: MachineState) -> bytes:
     return machine.uuid.encode().ljust(NVRAM_BYTES, b"\xff")
 
 
-def _small(machine: MachineState, path: str, kind: str, data: bytes) -> StoredFile:
-    return _file(machine, path, kind, len(data), len(data), data)
-
-
 def _file(
     machine: MachineState,
     path: str,
-    kind: str,
-    size: int,
-    used: int,
-    content: Any,
+    content: bytes | DiskImage | None,
+    size: int = 0,
+    used: int = 0,
     written: datetime | None = None,
     **more: Any,
 ) -> StoredFile:
+    """A file of the machine. ``size`` and ``used`` may be left out for bytes."""
+    if isinstance(content, bytes):
+        size = used = len(content)
     modified = max(machine.reconfigured, written) if written else machine.reconfigured
-    return StoredFile(path, size, used, modified, kind, content, machine=machine.name, host=machine.host.name, **more)
+    return StoredFile(path, size, used, modified, content, machine=machine.name, host=machine.host.name, **more)
 
 
 def disk_files(machine: MachineState, disk: DiskState) -> list[StoredFile]:
     """Descriptor and data of each layer. A file that a running machine writes is locked."""
     files: list[StoredFile] = []
-    running = machine.power != "poweredOff"
+    only = len(disk.layers) == 1
     for place, layer in enumerate(disk.layers):
         stem = f"{disk.folder}/{layer.name}"
         used = disk.layer_bytes(place, machine.delta_growth() if place == len(disk.layers) - 1 else 0)
         text = disk_descriptor(disk, place).encode()
-        files.append(
-            _file(
-                machine, f"{stem}.vmdk", "vmdk", len(text), len(text), text, disk=_disk_info(disk), disk_uuid=disk.uuid
-            )
-        )
+        files.append(_file(machine, f"{stem}.vmdk", text, disk=_disk_info(disk), disk_uuid=disk.uuid))
         if layer.delta:
-            files.append(_file(machine, f"{stem}-sesparse.vmdk", "extent", used, used, None))
+            files.append(_file(machine, f"{stem}-sesparse.vmdk", None, used, used))
         elif not disk.spec.backing.startswith("rdm"):
-            size = disk.spec.capacity_bytes
-            locked = running and len(disk.layers) == 1
             files.append(
                 _file(
                     machine,
                     f"{stem}-flat.vmdk",
-                    "extent",
-                    size,
-                    used,
                     disk.base_content(),
-                    written=disk.written if len(disk.layers) == 1 else None,
-                    locked=locked,
+                    disk.spec.capacity_bytes,
+                    used,
+                    written=disk.written if only else None,
+                    locked=machine.power != "poweredOff" and only,
                     disk_index=disk.index,
                 )
             )
@@ -121,9 +113,3 @@ def disk_descriptor(disk: DiskState, place: int) -> str:
     else:
         extent, kind = f'RW {sectors} VMFS "{layer.name}-flat.vmdk"', "vmfs"
     return descriptor(disk.spec.capacity_bytes, extent, kind=kind, content_id=content_id(disk.image))
-
-
-def vmsd_text(machine: MachineState) -> str:
-    """The snapshot list file."""
-    count = len(machine.snapshots)
-    return f'.encoding = "UTF-8"\nsnapshot.numSnapshots = "{count}"\n'

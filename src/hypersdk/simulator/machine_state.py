@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, Final
 
 from hypersdk.simulator import devices
@@ -15,13 +17,12 @@ from hypersdk.simulator.config import MachineSpec
 from hypersdk.simulator.content import DiskImage
 from hypersdk.simulator.disks import DiskState, Layer, content_of, disk_device, merge_spare_layers
 from hypersdk.simulator.entities import Entity, Folder, escape_name
-from hypersdk.simulator.fault import MethodFault, invalid_power_state
 from hypersdk.simulator.hosts import Host, Network
 from hypersdk.simulator.managed import Call, Managed
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.storage import Datastore, datastore_named, datastore_of_path
 from hypersdk.simulator.tasks import Task
-from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.values import Data, MethodFault, Ref, invalid_power_state
 from hypersdk.simulator.world import now
 from hypersdk.units import MiB
 
@@ -62,7 +63,6 @@ class MachineState(Entity, api_type="VirtualMachine"):
         self.folder_name = _folder_name(stores, spec.name)
         self.uuid = platform.uuid("bios", moref)
         self.instance_uuid = platform.uuid("instance", moref)
-        self.made = platform.started
         self.booted = platform.started if spec.power == "poweredOn" else None
         self.reconfigured = platform.started
         self.changes = 0
@@ -72,7 +72,6 @@ class MachineState(Entity, api_type="VirtualMachine"):
         self.busy: Task | None = None
         """The last task that had the machine for itself, an export included."""
         self.consolidation_needed = False
-        self._devices: list[Data] | None = None
         super().__init__(platform, moref, escape_name(spec.name), folder)
         self.disks = self._make_disks()
 
@@ -101,16 +100,9 @@ class MachineState(Entity, api_type="VirtualMachine"):
 
     # Devices
 
-    @property
+    @cached_property
     def device_list(self) -> list[Data]:
-        """``config.hardware.device``. Computed from the specification until it is first changed."""
-        return self._devices if self._devices is not None else self._specified_devices()
-
-    @device_list.setter
-    def device_list(self, changed: list[Data]) -> None:
-        self._devices = changed
-
-    def _specified_devices(self) -> list[Data]:
+        """``config.hardware.device``: at first as specified. A change replaces the list."""
         made = [*devices.base_devices(), *self._controllers(), *self._disk_devices()]
         if self.spec.cdrom:
             made.append(self._cdrom())
@@ -154,10 +146,10 @@ class MachineState(Entity, api_type="VirtualMachine"):
         return self.platform.mac(f"{self.ref.moref}/{card}")
 
     def refresh_disk_devices(self) -> None:
-        """Makes changed device lists follow the disks' files."""
-        if self._devices is not None:
-            disks = {device.key: device for device in self._disk_devices()}
-            self._devices = [disks.get(device.key, device) for device in self._devices]
+        """Call it after each change of the disks' files: the device list follows them."""
+        disks = {device.key: device for device in self._disk_devices()}
+        self.device_list = [disks.get(device.key, device) for device in self.device_list]
+        self.touch()
 
     # Space
 
@@ -205,9 +197,8 @@ class MachineState(Entity, api_type="VirtualMachine"):
     def start_task(self, call: Call, work: Callable[[], Any]) -> Ref:
         """Starts a task that has the machine for itself."""
         self.check_idle()
-        ref = self.platform.tasks.run(call, self, work)
-        self.busy = self.world.get(ref, Task)
-        return ref
+        self.busy = self.platform.tasks.run(call, self, work)
+        return self.busy.ref
 
     def set_power(self, call: Call | None, state: str) -> None:
         """Sets the power state and posts its event. A machine that goes on connects what starts connected; one that
@@ -218,7 +209,7 @@ class MachineState(Entity, api_type="VirtualMachine"):
             self.booted = None
         if state != before and "poweredOff" in (state, before):
             on = state == "poweredOn"
-            self._devices = [devices.with_power(device, on=on) for device in self.device_list]
+            self.device_list = [devices.with_power(device, on=on) for device in self.device_list]
         text = f"{self.name} on {self.host.name} is {shown}"
         if state == "poweredOn":
             self.restart(call, event, text)
@@ -238,17 +229,18 @@ class MachineState(Entity, api_type="VirtualMachine"):
 
     def post_event(self, type_: str, text: str, call: Call | None = None, **more: Any) -> None:
         """An event about the machine."""
-        self.platform.events.post(type_, text, call=call, **more, **self._event_arguments())
-
-    def _event_arguments(self) -> dict[str, Any]:
         datacenter, resource, host = self.datacenter(), self.host.resource, self.host
-        return {
-            "datacenter": Data("DatacenterEventArgument", name=datacenter.name, datacenter=datacenter.ref),
-            "computeResource": Data("ComputeResourceEventArgument", name=resource.name, computeResource=resource.ref),
-            "host": Data("HostEventArgument", name=host.name, host=host.ref),
-            "vm": Data("VmEventArgument", name=self.name, vm=self.ref),
-            "template": self.template,
-        }
+        self.platform.events.post(
+            type_,
+            text,
+            call=call,
+            datacenter=Data("DatacenterEventArgument", name=datacenter.name, datacenter=datacenter.ref),
+            computeResource=Data("ComputeResourceEventArgument", name=resource.name, computeResource=resource.ref),
+            host=Data("HostEventArgument", name=host.name, host=host.ref),
+            vm=Data("VmEventArgument", name=self.name, vm=self.ref),
+            template=self.template,
+            **more,
+        )
 
     @property
     def tools_run(self) -> bool:
@@ -289,7 +281,7 @@ class SnapshotState(Managed, api_type="VirtualMachineSnapshot"):
         self.created = now()
         self.parent = machine.current
         self.children: list[SnapshotState] = []
-        self.disks = [disk.frozen() for disk in machine.disks if not disk.spec.independent]
+        self.disks = [replace(disk) for disk in machine.disks if not disk.spec.independent]
         super().__init__(machine.world, moref, config=config)
         self._siblings().append(self)
         machine.current = self

@@ -9,31 +9,31 @@ from typing import Any, Final
 from hypersdk.simulator import devices
 from hypersdk.simulator.content import BLOCK
 from hypersdk.simulator.disks import DiskState
-from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.hosts import allocation
 from hypersdk.simulator.machine_state import MachineState, SnapshotState
-from hypersdk.simulator.values import Data
+from hypersdk.simulator.values import Data, MethodFault
 from hypersdk.simulator.world import now
 
 GUESTS: Final = {
-    "debian12_64Guest": ("Debian GNU/Linux 12 (64-bit)", "linuxGuest"),
-    "ubuntu64Guest": ("Ubuntu Linux (64-bit)", "linuxGuest"),
-    "rhel9_64Guest": ("Red Hat Enterprise Linux 9 (64-bit)", "linuxGuest"),
-    "sles15_64Guest": ("SUSE Linux Enterprise 15 (64-bit)", "linuxGuest"),
-    "windows2019srv_64Guest": ("Microsoft Windows Server 2019 (64-bit)", "windowsGuest"),
-    "windows2022srvNext_64Guest": ("Microsoft Windows Server 2022 (64-bit)", "windowsGuest"),
-    "windows11_64Guest": ("Microsoft Windows 11 (64-bit)", "windowsGuest"),
-    "freebsd13_64Guest": ("FreeBSD 13 (64-bit)", "otherGuestFamily"),
-    "otherGuest64": ("Other (64-bit)", "otherGuestFamily"),
+    # guestId -> full name, family, guestOS in a .vmx
+    "debian12_64Guest": ("Debian GNU/Linux 12 (64-bit)", "linuxGuest", "debian12-64"),
+    "ubuntu64Guest": ("Ubuntu Linux (64-bit)", "linuxGuest", "ubuntu-64"),
+    "rhel9_64Guest": ("Red Hat Enterprise Linux 9 (64-bit)", "linuxGuest", "rhel9-64"),
+    "sles15_64Guest": ("SUSE Linux Enterprise 15 (64-bit)", "linuxGuest", "sles15-64"),
+    "windows2019srv_64Guest": ("Microsoft Windows Server 2019 (64-bit)", "windowsGuest", "windows2019srv-64"),
+    "windows2022srvNext_64Guest": ("Microsoft Windows Server 2022 (64-bit)", "windowsGuest", "windows2019srvNext-64"),
+    "windows11_64Guest": ("Microsoft Windows 11 (64-bit)", "windowsGuest", "windows11-64"),
+    "freebsd13_64Guest": ("FreeBSD 13 (64-bit)", "otherGuestFamily", "freebsd13-64"),
+    "otherGuest64": ("Other (64-bit)", "otherGuestFamily", "other-64"),
 }
 HARDWARE_VERSION: Final = "vmx-19"
 TOOLS_VERSION: Final = "12389"
 _BOOTABLE: Final = {"disk": "Disk", "nic": "Ethernet", "cdrom": "Cdrom", "floppy": "Floppy"}
 
 
-def guest_name(machine: MachineState) -> str:
-    """Full name of the guest operating system that the machine is configured for."""
-    return GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])[0]
+def guest_names(machine: MachineState) -> tuple[str, str, str]:
+    """Full name, family and ``.vmx`` name of the guest operating system that the machine is configured for."""
+    return GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])
 
 
 # Configuration
@@ -57,10 +57,10 @@ def config_info(machine: MachineState) -> Data:
         changeVersion=change_version(machine),
         modified=machine.reconfigured,
         name=machine.name,
-        guestFullName=guest_name(machine),
+        guestFullName=guest_names(machine)[0],
         version=HARDWARE_VERSION,
         uuid=machine.uuid,
-        createDate=machine.made,
+        createDate=machine.platform.started,
         instanceUuid=machine.instance_uuid,
         template=machine.template,
         guestId=spec.guest_id,
@@ -276,7 +276,7 @@ def guest_info(machine: MachineState) -> Data:
 
 
 def _running_guest(machine: MachineState) -> dict[str, Any]:
-    full_name, family = GUESTS.get(machine.spec.guest_id, GUESTS["otherGuest64"])
+    full_name, family, _ = guest_names(machine)
     nics = [_guest_nic(machine, index, network.name) for index, network in enumerate(machine.networks)]
     return {
         "guestId": machine.spec.guest_id,
@@ -319,7 +319,7 @@ def summary(machine: MachineState) -> Data:
         uuid=machine.uuid,
         instanceUuid=machine.instance_uuid,
         guestId=spec.guest_id,
-        guestFullName=guest_name(machine),
+        guestFullName=guest_names(machine)[0],
         annotation=machine.annotation,
     )
     info = guest_info(machine)
@@ -506,5 +506,7 @@ def _areas(disk: DiskState, since: str) -> list[tuple[int, int]]:
         return []
     prefix = since.rpartition("/")[0]
     if prefix != disk.change_id().rpartition("/")[0]:
-        raise MethodFault.of("FileFault", "Error caused by file: the change id is not known.", file=disk.chain()[0])
+        raise MethodFault.of(
+            "FileFault", "Error caused by file: the change id is not known.", file=disk.path(disk.layers[-1])
+        )
     return [(block * BLOCK, disk.image.content.length(block)) for block in sorted(disk.image.generations)]

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, TypeVar
 
 from hypersdk.simulator.encode import property_value
-from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.schema import Field, Kind, ManagedType, data_types, in_wsdl, managed_types
 from hypersdk.simulator.session import SessionRecord
-from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.values import Data, MethodFault, Ref
 from hypersdk.simulator.world import World
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,14 +27,18 @@ checking whether they are set."""
 
 @dataclass(slots=True)
 class Call:
-    """One call in progress. For calls that block, ``peer_gone`` says whether the client hung up and ``session_alive``
-    whether its session is still open."""
+    """One call in progress. For calls that block, ``peer_gone`` says whether the client hung up."""
 
     method: str
     args: Data
     session: SessionRecord | None
     peer_gone: Callable[[], bool]
-    session_alive: Callable[[], bool]
+
+    @property
+    def caller(self) -> SessionRecord:
+        """The calling session. The dispatcher lets no call without one through, but for ``OPEN_METHODS``."""
+        assert self.session is not None
+        return self.session
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class Managed:
     cached: ClassVar[bool] = False
     """Whether the XML of properties may be cached until ``touch``: only for classes whose every change ends in
     ``touch``."""
+    owner: SessionRecord | None = None
+    """The session that alone sees the object."""
     operations: ClassVar[dict[str, MethodImplementation]] = {}
     getters: ClassVar[dict[str, Getter]] = {}
 
@@ -104,7 +109,6 @@ class Managed:
         self.world = world
         self.ref = Ref(self.api_type, moref)
         self.values = values
-        self.owner: str | None = None  # session key, for objects that only their session sees
         self._xml: dict[str, str] = {}
         world.add(self)
 
@@ -173,6 +177,26 @@ class Managed:
     def property_names(self) -> Iterator[str]:
         """All properties that have a value, for ``all=true``."""
         return (name for name in self.schema.properties if self.get(name) is not None)
+
+
+class SessionObject(Managed):
+    """A managed object that only the calling session sees, and that ends with it."""
+
+    def __init__(self, world: World, call: Call, kind: str, **values: Any) -> None:
+        super().__init__(world, f"session[{call.caller.key}]{world.number(kind)}", **values)
+        self.owner = call.caller
+        call.caller.belongings.append(self)
+
+    def destroy(self, call: Call) -> None:
+        """Removes the object."""
+        call.caller.belongings.remove(self)
+        self.world.remove(self)
+
+
+def visible_object(world: World, ref: Ref, session: SessionRecord | None) -> Managed | None:
+    """The object, if the session may see it: not one that belongs to another session."""
+    managed = world.find(ref, Managed)
+    return managed if managed is not None and managed.owner in (None, session) else None
 
 
 def _reference_getter(attribute: str) -> Getter:

@@ -4,6 +4,7 @@ without ranges."""
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
@@ -11,12 +12,12 @@ from typing import Final
 from hypersdk.simulator.content import DiskImage
 from hypersdk.simulator.counters import OpenStream
 from hypersdk.simulator.delivery import Delivery, EndEarly
-from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
 from hypersdk.simulator.httpd import ClientConnection, Refusal
 from hypersdk.simulator.lease import ExportLease, LeaseFile, open_leases
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.stream import VmdkStream
+from hypersdk.simulator.values import MethodFault
 from hypersdk.units import MiB
 
 CONTENT_TYPE: Final = "application/x-vnd.vmware-streamVmdk"
@@ -28,7 +29,7 @@ class NfcServer:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._digests: dict[tuple[str, str], str] = {}  # by content and algorithm
+        self._digests: defaultdict[str, dict[str, str]] = defaultdict(dict)  # by content, then by algorithm
 
     def serve(self, connection: ClientConnection, ticket: str, name: str) -> None:
         """Answers one GET."""
@@ -54,18 +55,14 @@ class NfcServer:
 
     def _head(self, connection: ClientConnection, file: LeaseFile) -> bool:
         """Status and headers; says whether the body will be chunked."""
-        disk = is_disk(file)
-        chunked = disk and connection.request_version != "HTTP/1.0"
-        connection.send_response(200)
-        connection.send_header("Content-Type", CONTENT_TYPE if disk else "application/octet-stream")
-        if chunked:
-            connection.send_header("Transfer-Encoding", "chunked")
-        elif disk:
-            connection.send_header("Connection", "close")
-            connection.close_connection = True
-        else:
-            connection.send_header("Content-Length", str(file.capacity_bytes))
-        connection.end_headers()
+        if file.index is None:
+            length = str(file.capacity_bytes)
+            connection.head(200, {"Content-Type": "application/octet-stream", "Content-Length": length})
+            return False
+        chunked = connection.request_version != "HTTP/1.0"
+        framing = {"Transfer-Encoding": "chunked"} if chunked else {"Connection": "close"}
+        connection.close_connection = not chunked
+        connection.head(200, {"Content-Type": CONTENT_TYPE, **framing})
         return chunked
 
     def _send(
@@ -78,17 +75,17 @@ class NfcServer:
         stream: OpenStream,
     ) -> None:
         chunked = self._head(connection, file)
-        counters, closing = self._platform.counters, self._platform.world
+        counters, world = self._platform.counters, self._platform.world
         delivery = Delivery(
             connection,
             faults,
             self._platform.config.rate_bytes_s,
             chunked=chunked,
-            alive=lambda: not lease.ended and not closing.closing,
+            alive=lambda: not lease.ended and not world.closing,
             on_fault=lambda fault: self._end_lease_or_session(lease, fault),
             count=lambda count: counters.sent(label, count),
             ending=stream.close,
-            length=None if is_disk(file) else file.capacity_bytes,
+            length=file.capacity_bytes if file.index is None else None,
         )
         try:
             self._pump(delivery, lease, file)
@@ -101,9 +98,8 @@ class NfcServer:
 
     def _pump(self, delivery: Delivery, lease: ExportLease, file: LeaseFile) -> None:
         """Sends the whole file and records its digests before the last bytes are sent, as the host does."""
-        content = f"{file.content.key()}/{file.name}" if isinstance(file.content, DiskImage) else None
+        known = self._digests[f"{file.content.key()}/{file.name}"] if isinstance(file.content, DiskImage) else {}
         wanted = lease.digests()
-        known = {name: self._digests[content, name] for name in wanted if content and (content, name) in self._digests}
         hashes = {name: hashlib.new(name, usedforsecurity=False) for name in wanted if name not in known}
         last, starts = b"", [0]
         for data, next_starts in _pieces(file):
@@ -112,20 +108,18 @@ class NfcServer:
             if last:
                 delivery.send(last, starts)
             last, starts = data, next_starts
-        found = known | {name: digest.hexdigest() for name, digest in hashes.items()}
-        if content:
-            self._digests.update({(content, name): value for name, value in found.items()})
-        before = file.sha1, file.sha256, file.sent_bytes
-        self._note(file, found.get("sha1"), found.get("sha256"), delivery.sent + len(last))
+        known.update({name: digest.hexdigest() for name, digest in hashes.items()})
+        before = file.digests, file.sent_bytes
+        self._note(file, {name: known[name] for name in wanted}, delivery.sent + len(last))
         try:
             delivery.send(last, starts)
         except BaseException:
             self._note(file, *before)
             raise
 
-    def _note(self, file: LeaseFile, sha1: str | None, sha256: str | None, sent_bytes: int) -> None:
+    def _note(self, file: LeaseFile, digests: dict[str, str], sent_bytes: int) -> None:
         with self._platform.world.lock:
-            file.sha1, file.sha256, file.sent_bytes = sha1, sha256, sent_bytes
+            file.digests, file.sent_bytes = digests, sent_bytes
 
     def _end_lease_or_session(self, lease: ExportLease, fault: Fault) -> None:
         """Faults that end the lease or the session during the stream."""
@@ -133,9 +127,7 @@ class NfcServer:
             if fault.kind is FaultKind.LEASE_TIMEOUT:
                 lease.end(MethodFault.of("Timedout", "The lease timed out."))
             elif fault.kind is FaultKind.SESSION_EXPIRY and lease.owner is not None:
-                session = self._platform.sessions.by_key(lease.owner)
-                if session is not None:
-                    self._platform.sessions.end(session)
+                self._platform.sessions.end(lease.owner)
 
 
 def _pieces(file: LeaseFile) -> Iterator[tuple[bytes, list[int]]]:
@@ -149,11 +141,6 @@ def _pieces(file: LeaseFile) -> Iterator[tuple[bytes, list[int]]]:
             content = file.content
             piece = content.read(offset, MiB) if isinstance(content, DiskImage) else content[offset : offset + MiB]
             yield piece, []
-
-
-def is_disk(file: LeaseFile) -> bool:
-    """Whether it is sent as a stream that is generated while it is sent."""
-    return isinstance(file.content, DiskImage) and file.index is not None
 
 
 def refuse(fault: Fault | None) -> None:

@@ -9,11 +9,10 @@ from xml.sax.saxutils import quoteattr
 from hypersdk.simulator import machine_view
 from hypersdk.simulator.disks import DiskState, unit_number
 from hypersdk.simulator.encode import scalar
-from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.lease import disk_key
 from hypersdk.simulator.machine_state import MachineState
 from hypersdk.simulator.managed import Call, Managed, operation
-from hypersdk.simulator.values import Data
+from hypersdk.simulator.values import Data, MethodFault
 
 STREAM_FORMAT: Final = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
 _NAMESPACES: Final = (
@@ -125,7 +124,7 @@ def _virtual_system(machine: MachineState, name: str, disks: list[DiskState]) ->
     return (
         f"<VirtualSystem ovf:id={quoteattr(name)}><Info>A Virtual system</Info><Name>{scalar(name)}</Name>"
         f'<OperatingSystemSection ovf:id="101" vmw:osType="{spec.guest_id}"><Info>The operating system installed</Info>'
-        f"<Description>{scalar(machine_view.guest_name(machine))}</Description></OperatingSystemSection>"
+        f"<Description>{scalar(machine_view.guest_names(machine)[0])}</Description></OperatingSystemSection>"
         "<VirtualHardwareSection><Info>Virtual hardware requirements</Info><System><vssd:ElementName>Virtual Hardware"
         " Family</vssd:ElementName>"
         "<vssd:InstanceID>0</vssd:InstanceID>"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import uuid as uuid_module
-from dataclasses import dataclass
 from typing import Any
 
 from hypersdk.simulator.config import SimulatorConfig
@@ -13,24 +12,13 @@ from hypersdk.simulator.counters import Counters
 from hypersdk.simulator.events import EventManager
 from hypersdk.simulator.faults import FaultBook
 from hypersdk.simulator.managed import Managed
-from hypersdk.simulator.service import about
 from hypersdk.simulator.session import SessionStore
 from hypersdk.simulator.tasks import TaskManager
-from hypersdk.simulator.values import Data
-from hypersdk.simulator.world import World, WorldObject, now
-
-
-@dataclass(frozen=True, slots=True)
-class HostEndpoint:
-    """Where a host's data comes from; ``thumbprint`` is the SHA-1 of its certificate, as the API writes it."""
-
-    address: str
-    port: int
-    thumbprint: str
+from hypersdk.simulator.world import World, now
 
 
 class Platform:
-    """The services of one simulator. ``endpoints`` is filled in when it starts."""
+    """The services of one simulator."""
 
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
@@ -41,19 +29,19 @@ class Platform:
         self.faults = FaultBook()
         self.faults.arm(config.faults)
         self.address = "127.0.0.1"
-        self.endpoints: dict[str, HostEndpoint] = {}  # by moref
         self.sessions = SessionStore(
             self.world, config.username, config.password, config.session_idle_s, any_login=config.any_login
         )
-        self.tasks = TaskManager(self.world, self.moref("", "TaskManager", "ha-taskmgr"), task_s=config.task_s)
-        self.events = EventManager(self.world, self.moref("", "EventManager", "ha-eventmgr"))
+        self.tasks = TaskManager(self.world, self.fixed_moref("TaskManager", "ha-taskmgr"), task_s=config.task_s)
+        self.events = EventManager(self.world, self.fixed_moref("EventManager", "ha-eventmgr"))
 
-    def moref(self, prefix: str, *fixed: str) -> str:
-        """A new moref value, or one of the fixed ones: the first on a vCenter without prefix, the last on an ESXi
-        host."""
-        if not prefix:
-            return fixed[-1] if self.esxi else fixed[0]
-        return fixed[-1] if self.esxi and fixed else self.world.number(prefix)
+    def moref(self, prefix: str, esxi: str) -> str:
+        """A new moref value on a vCenter, a fixed one on an ESXi host."""
+        return esxi if self.esxi else self.world.number(prefix)
+
+    def fixed_moref(self, vcenter: str, esxi: str) -> str:
+        """The moref value of an object that there is once."""
+        return esxi if self.esxi else vcenter
 
     # Values fixed by the seed
 
@@ -72,27 +60,6 @@ class Platform:
         """A MAC address in the range that vCenter hands out (00:50:56:80-bf)."""
         digest = self._digest("mac", name)
         return f"00:50:56:{0x80 | digest[0] & 0x3F:02x}:{digest[1]:02x}:{digest[2]:02x}"
-
-    def host_about(self) -> Data:
-        """``AboutInfo`` of an ESXi host."""
-        return about(esxi=True, instance_uuid="")
-
-    # Hosts and their addresses
-
-    def host_thumbprint(self, host: WorldObject) -> str:
-        """SHA-1 of the host's certificate."""
-        return self.endpoints[host.ref.moref].thumbprint
-
-    def host_address(self, host: WorldObject) -> str:
-        """The host's own address."""
-        return self.endpoints[host.ref.moref].address
-
-    def nfc_authority(self, host: WorldObject) -> str:
-        """Host and port in an NFC URL; an ESXi host writes ``*``."""
-        if self.esxi:
-            return "*"
-        endpoint = self.endpoints[host.ref.moref]
-        return f"{endpoint.address}:{endpoint.port}"
 
 
 class PlatformObject(Managed):

@@ -3,15 +3,13 @@ name; none is ignored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from hypersdk.simulator import devices
 from hypersdk.simulator.entities import escape_name
-from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.machine_state import MachineState
 from hypersdk.simulator.storage import datastore_of_path
-from hypersdk.simulator.values import Data
+from hypersdk.simulator.values import Data, MethodFault
 
 MAX_MEMORY_MB: Final = 24 * 1024 * 1024
 MAX_CPUS: Final = 768
@@ -21,55 +19,43 @@ REMOVABLE: Final = ("VirtualCdrom", "VirtualFloppy")
 def reconfigure(machine: MachineState, spec: Data) -> None:
     """Applies the spec. Raises MethodFault before any change is made."""
     for name in spec.fields:
-        if name not in _SETTERS and name not in ("deviceChange", "changeVersion"):
+        if name not in (*_FIELDS, "deviceChange", "changeVersion"):
             raise MethodFault.of("NotSupported", f"The simulator does not reconfigure '{name}'.")
     expected = spec.changeVersion
     if expected and expected != machine.get("config").changeVersion:
         raise MethodFault.of("ConcurrentAccess", "The configuration was changed meanwhile.")
     listed = _changed_devices(machine, spec.deviceChange or [])
     for name, value in spec.fields.items():
-        if name in _SETTERS:
-            _SETTERS[name](machine, value)
+        if name in _FIELDS:
+            _set(machine, name, value)
     if listed is not None:
         machine.device_list = listed
     machine.changed_config()
 
 
-def _set_name(machine: MachineState, value: str) -> None:
-    machine.rename(escape_name(value))
+_FIELDS: Final = ("name", "numCPUs", "memoryMB", "annotation", "changeTrackingEnabled", "extraConfig")
 
 
-def _set_cpus(machine: MachineState, value: int) -> None:
-    machine.need_power("poweredOff")
-    machine.cpus = _within("numCPUs", value, MAX_CPUS)
-
-
-def _set_memory(machine: MachineState, value: int) -> None:
-    machine.need_power("poweredOff")
-    machine.memory_mb = _within("memoryMB", value, MAX_MEMORY_MB)
-
-
-def _set_annotation(machine: MachineState, value: str) -> None:
-    machine.annotation = value
-
-
-def _set_cbt(machine: MachineState, value: bool) -> None:
-    machine.cbt = value
-    machine.refresh_disk_devices()
-
-
-def _set_extra(machine: MachineState, values: list[Data]) -> None:
-    for option in values:
-        if option.value in ("", None):
-            machine.extra.pop(option.key, None)
-        else:
-            machine.extra[option.key] = str(option.value)
-
-
-_SETTERS: Final[dict[str, Callable[[MachineState, Any], None]]] = {
-    "name": _set_name, "numCPUs": _set_cpus, "memoryMB": _set_memory, "annotation": _set_annotation,
-    "changeTrackingEnabled": _set_cbt, "extraConfig": _set_extra,
-}  # fmt: skip
+def _set(machine: MachineState, name: str, value: Any) -> None:
+    """Sets one of ``_FIELDS``."""
+    match name:
+        case "name":
+            machine.rename(escape_name(value))
+        case "numCPUs":
+            machine.need_power("poweredOff")
+            machine.cpus = _within(name, value, MAX_CPUS)
+        case "memoryMB":
+            machine.need_power("poweredOff")
+            machine.memory_mb = _within(name, value, MAX_MEMORY_MB)
+        case "annotation":
+            machine.annotation = value
+        case "changeTrackingEnabled":
+            machine.cbt = value
+            machine.refresh_disk_devices()
+        case _:
+            given = {option.key: option.value for option in value}
+            merged = {**machine.extra, **given}
+            machine.extra = {key: str(text) for key, text in merged.items() if text not in ("", None)}
 
 
 def _within(name: str, value: int, most: int) -> int:

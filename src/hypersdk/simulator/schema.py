@@ -60,7 +60,6 @@ class Field:
 class ApiMethod:
     """One call: its parameters in wire order and what it returns."""
 
-    name: str
     parameters: tuple[Field, ...]
     result: Field | None
 
@@ -158,7 +157,7 @@ def managed_types() -> Mapping[str, ManagedType]:
             done[head[1]] = ManagedType(head[1], lineage, properties, methods)
         elif (call := _CALL.match(line)) is not None:
             result = _field(f"returnval={call[3]}") if call[3] else None
-            methods[call[1]] = ApiMethod(call[1], tuple(_field(text) for text in call[2].split()), result)
+            methods[call[1]] = ApiMethod(tuple(_field(text) for text in call[2].split()), result)
     return done
 
 

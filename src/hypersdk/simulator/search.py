@@ -9,13 +9,12 @@ from hypersdk.simulator import machine_view
 from hypersdk.simulator.entities import Entity, root_folder
 from hypersdk.simulator.hosts import Host
 from hypersdk.simulator.machine import SimulatedMachine
-from hypersdk.simulator.managed import Call, operation
-from hypersdk.simulator.platform import PlatformObject
+from hypersdk.simulator.managed import Call, Managed, operation
 from hypersdk.simulator.storage import split_path
 from hypersdk.simulator.values import Ref
 
 
-class SearchIndex(PlatformObject, api_type="SearchIndex"):
+class SearchIndex(Managed, api_type="SearchIndex"):
     """Answers lookups."""
 
     @operation("FindByInventoryPath")
@@ -55,8 +54,7 @@ class SearchIndex(PlatformObject, api_type="SearchIndex"):
     def _by_ip(self, call: Call) -> Any:
         wanted = call.args.ip
         if not call.args.vmSearch:
-            hosts = self.world.all(Host)
-            return _answer(call, [host for host in hosts if self.platform.host_address(host) == wanted])
+            return _answer(call, [host for host in self.world.all(Host) if host.endpoint.address == wanted])
         return _answer(call, [m for m in self._with_tools() if wanted in machine_view.addresses(m)])
 
     @operation("FindByDatastorePath")

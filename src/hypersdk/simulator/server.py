@@ -6,28 +6,25 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from hypersdk.errors import UsageError
-from hypersdk.simulator.authorization import PRIVILEGES
-from hypersdk.simulator.certificate import Authority, ServerCertificate
+from hypersdk.net.address import host_port, ip_address, split_host_port
+from hypersdk.simulator.certificate import Authority
 from hypersdk.simulator.config import MachineSpec, SimulatorConfig
 from hypersdk.simulator.content import DiskImage
-from hypersdk.simulator.counters import Counters
-from hypersdk.simulator.datacenter import Datacenter
-from hypersdk.simulator.fault import MethodFault
-from hypersdk.simulator.faults import Fault, FaultBook, FaultKind
-from hypersdk.simulator.hosts import Host
+from hypersdk.simulator.faults import Fault, FaultKind
+from hypersdk.simulator.hosts import Host, HostEndpoint
 from hypersdk.simulator.httpd import Listener, Site, listen
-from hypersdk.simulator.inventory import build
+from hypersdk.simulator.inventory import build, place_machine
 from hypersdk.simulator.lease import open_leases
-from hypersdk.simulator.machine import SimulatedMachine, add_machine
-from hypersdk.simulator.platform import HostEndpoint, Platform
+from hypersdk.simulator.machine import SimulatedMachine
+from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.routes import SimulatorRouter
-from hypersdk.simulator.storage import datastore_named, datastores
+from hypersdk.simulator.storage import datastores
+from hypersdk.simulator.values import MethodFault
 from hypersdk.simulator.world import now
 from hypersdk.units import MiB
 
@@ -44,31 +41,33 @@ SWEEP_S: Final = 0.1
 """How often idle sessions and leases that were not renewed are ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownNames:
-    """What can be named in a fault: ``disks`` holds ``machine`` and ``machine:index``."""
-
-    hosts: frozenset[str]
-    disks: frozenset[str]
-    datastores: frozenset[str]
-    privileges: frozenset[str]
-
-
 class Simulator:
-    """A simulated vCenter or ESXi host. Use it as a context manager, or ``start`` and ``stop`` it."""
+    """A simulated vCenter or ESXi host. Use it as a context manager, or ``start`` and ``stop`` it.
+
+    ``username`` and ``password`` are the one account's: no secrets, as they give access to nothing else. The
+    thumbprints are those of vCenter's certificate, ``AB:CD:...``; ``ca_pem`` is the authority that signed all
+    certificates here, for a CA bundle. ``platform`` is the inventory itself: hold ``platform.world.lock`` while using
+    it. ``counters`` count what was served; ``faults`` are the active faults, with how often each kind was applied.
+    """
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
         self.config = config or SimulatorConfig()
         self.host, self._wanted_port = _split(self.config.listen)
         self.port = 0
-        self._platform = Platform(self.config)
-        self._platform.address = self.host
-        build(self._platform)
+        self.username = self.config.username
+        self.password = self.config.password.reveal()
+        self.platform = Platform(self.config)
+        self.platform.address = self.host
+        self.counters = self.platform.counters
+        self.faults = self.platform.faults
+        build(self.platform)
         self._authority = Authority()
-        self._certificate = self._authority.issue(
-            "vcenter.example.com", ["localhost", "vcenter.example.com", self.host]
-        )
-        self._listener = Listener(SimulatorRouter(self._platform), self._platform.counters.connected)
+        certificate = self._authority.issue("vcenter.example.com", ["localhost", "vcenter.example.com", self.host])
+        self.thumbprint_sha256 = certificate.sha256
+        self.thumbprint_sha1 = certificate.sha1
+        self.ca_pem = self._authority.pem
+        self._context = certificate.context()
+        self._listener = Listener(SimulatorRouter(self.platform), self.counters.connected)
         self._sites: dict[str, tuple[Site, socket.socket | None]] = {}  # by the host's moref
 
     def __enter__(self) -> Simulator:
@@ -87,27 +86,27 @@ class Simulator:
         except UsageError:
             self._listener.stop()
             raise
-        self._platform.world.start()
-        self._platform.world.later(0, self._sweep)
+        self.platform.world.start()
+        self.platform.world.later(0, self._sweep)
         self._listener.start()
         self._apply_routes()
 
     def _open(self) -> None:
         main = _listen(self.host, self._wanted_port)
         self.port = main.getsockname()[1]
-        self._listener.add(main, Site(self.host, self.port, self._certificate.context(), None))
+        self._listener.add(main, Site(self.host, self.port, self._context, None))
         for number, host in enumerate(self._hosts()):
             self._open_host(number, host)
 
     def stop(self) -> None:
         """Ends all connections and threads. Has no effect when stopped already."""
-        self._platform.world.stop()
+        self.platform.world.stop()
         self._listener.stop()
 
     def _sweep(self) -> None:
         """Ends idle sessions and leases that were not renewed, and looks again a moment later."""
-        world = self._platform.world
-        self._platform.sessions.sweep()
+        world = self.platform.world
+        self.platform.sessions.sweep()
         for lease in open_leases(world):
             if lease.expired():
                 lease.end(MethodFault.of("Timedout", "The lease timed out: it was not renewed in time."))
@@ -123,88 +122,31 @@ class Simulator:
     @property
     def authority_part(self) -> str:
         """``HOST:PORT``."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def username(self) -> str:
-        """The one account."""
-        return self.config.username
-
-    @property
-    def password(self) -> str:
-        """Its password. Not a secret: it gives access to nothing else."""
-        return self.config.password.reveal()
-
-    @property
-    def thumbprint_sha256(self) -> str:
-        """SHA-256 of vCenter's certificate, ``AB:CD:...``."""
-        return self._certificate.sha256
-
-    @property
-    def thumbprint_sha1(self) -> str:
-        """SHA-1 of vCenter's certificate, ``AB:CD:...``."""
-        return self._certificate.sha1
-
-    @property
-    def ca_pem(self) -> bytes:
-        """The authority that signed all certificates here, for a CA bundle."""
-        return self._authority.pem
+        return host_port(self.host, self.port)
 
     # Inspection
 
-    @property
-    def counters(self) -> Counters:
-        """Counts of what was served."""
-        return self._platform.counters
-
-    @property
-    def faults(self) -> FaultBook:
-        """The active faults, and how often each kind was applied."""
-        return self._platform.faults
-
-    @property
-    def platform(self) -> Platform:
-        """The inventory itself. Hold ``platform.world.lock`` while using it."""
-        return self._platform
-
     def reset_counters(self) -> None:
         """Sets all counters to zero."""
-        self._platform.counters.reset()
+        self.counters.reset()
 
     def set_faults(self, *faults: Fault) -> None:
         """Replaces the active faults; without arguments there are none."""
-        self._platform.faults.arm(faults)
+        self.faults.arm(faults)
         self._apply_routes()
 
     def vm(self, name: str) -> SimulatedMachine:
         """The machine of that name, as the user typed it. Raises KeyError when there is none, or more than one."""
-        with self._platform.world.lock:
+        with self.platform.world.lock:
             found = [machine for machine in self._machines() if machine.spec.name == name or machine.name == name]
         if len(found) != 1:
             raise KeyError(f"{len(found)} machines are named {name!r}")
         return found[0]
 
-    def known_names(self) -> KnownNames:
-        """The names that faults and denied privileges may use."""
-        with self._platform.world.lock:
-            machines = self._machines()
-            disks = {f"{machine.spec.name}:{disk.index}" for machine in machines for disk in machine.disks}
-            return KnownNames(
-                hosts=frozenset(host.name for host in self._hosts()),
-                disks=frozenset(disks | {machine.spec.name for machine in machines}),
-                datastores=frozenset(store.name for store in datastores(self._platform.world)),
-                privileges=frozenset(PRIVILEGES),
-            )
-
-    def machine_names(self) -> list[str]:
-        """Names of all machines."""
-        with self._platform.world.lock:
-            return [machine.name for machine in self._machines()]
-
     def disk_image(self, name: str, index: int = 0, *, snapshot: str | None = None) -> DiskImage:
         """A disk's content now, or at the snapshot of that name."""
         machine = self.vm(name)
-        with self._platform.world.lock:
+        with self.platform.world.lock:
             if snapshot is None:
                 return machine.disks[index].image
             frozen = next(saved for saved in machine.all_snapshots() if saved.name == snapshot)
@@ -223,83 +165,69 @@ class Simulator:
     def change_disk(self, name: str, index: int = 0, blocks: Iterable[int] = range(4)) -> None:
         """Gives some 64 KiB blocks of a disk new content, as a running guest does. Snapshots keep the old."""
         machine = self.vm(name)
-        with self._platform.world.lock:
+        with self.platform.world.lock:
             disk = machine.disks[index]
             disk.image = disk.image.changed(list(blocks))
             disk.written = now()
             machine.refresh_disk_devices()
-            machine.touch()
 
     def power_cycle(self, name: str) -> None:
         """Powers a machine on and off again, without the client."""
         machine = self.vm(name)
-        with self._platform.world.lock:
+        with self.platform.world.lock:
             machine.set_power(None, "poweredOn")
             machine.set_power(None, "poweredOff")
 
     def add_machine(self, spec: MachineSpec) -> SimulatedMachine:
-        """Adds a machine, in the first datacenter."""
-        with self._platform.world.lock:
-            datacenter = self._platform.world.all(Datacenter)[0]
-            hosts = [host for host in self._hosts() if host.datacenter() is datacenter]
-            host = hosts[spec.host % len(hosts)]
-            stores = datastores(self._platform.world, datacenter)
-            store = datastore_named(spec.datastore, stores[0])
-            networks = [host.networks[index % len(host.networks)] for index in range(spec.nics)]
-            return add_machine(self._platform, spec, datacenter.vm_folder, host, store, networks)
+        """Adds a machine."""
+        with self.platform.world.lock:
+            return place_machine(self.platform, spec)
 
     def end_sessions(self) -> None:
         """Ends all sessions, as a restart of the service does."""
-        with self._platform.world.lock:
-            for session in self._platform.sessions.all():
-                self._platform.sessions.end(session)
+        with self.platform.world.lock:
+            for session in self.platform.sessions.all():
+                self.platform.sessions.end(session)
 
     def state(self) -> dict[str, Any]:
         """The state that an export must restore: machines and files, without times, tasks, events or sessions."""
-        with self._platform.world.lock:
+        with self.platform.world.lock:
             machines = {machine.path(): _machine_state(machine) for machine in self._machines()}
             files = {
                 store.path(): sorted((file.path, file.size_bytes) for file in store.uploads.values())
-                for store in datastores(self._platform.world)
+                for store in datastores(self.platform.world)
             }
         return {"machines": machines, "files": files}
 
     # Hosts
 
     def _machines(self) -> list[SimulatedMachine]:
-        return self._platform.world.all(SimulatedMachine)
+        return self.platform.world.all(SimulatedMachine)
 
     def _hosts(self) -> list[Host]:
-        return self._platform.world.all(Host)
+        return self.platform.world.all(Host)
 
     def _open_host(self, number: int, host: Host) -> None:
         """A listener and a certificate for an ESXi host. In ESXi mode the host is the server itself."""
-        key = host.ref.moref
         if self.config.esxi:
-            self._platform.endpoints[key] = HostEndpoint(self.host, self.port, self.thumbprint_sha1)
+            host.endpoint = HostEndpoint(self.host, self.port, self.thumbprint_sha1)
             return
-        address = self._host_address(number)
-        listening = _listen(address, self._host_port(address))
+        key, address, port = host.ref.moref, self.host, 0
+        if ipaddress.ip_address(self.host).is_loopback and ":" not in self.host:
+            # an address of its own, with the port that the user chose
+            address = str(ipaddress.ip_address("127.0.0.0") + FIRST_HOST_ADDRESS + number)
+            port = self._wanted_port
+        listening = _listen(address, port)
         port = listening.getsockname()[1]
-        certificate: ServerCertificate = self._authority.issue(host.name, [host.name, address])
+        certificate = self._authority.issue(host.name, [host.name, address])
         site = Site(address, port, certificate.context(), key)
-        self._platform.endpoints[key] = HostEndpoint(address, port, certificate.sha1)
+        host.endpoint = HostEndpoint(address, port, certificate.sha1)
         self._sites[key] = (site, listening)
         self._listener.add(listening, site)
 
-    def _host_address(self, number: int) -> str:
-        """An address of its own on the loopback network; elsewhere the server's address, on another port."""
-        if not ipaddress.ip_address(self.host).is_loopback or ":" in self.host:
-            return self.host
-        return str(ipaddress.ip_address("127.0.0.0") + FIRST_HOST_ADDRESS + number)
-
-    def _host_port(self, address: str) -> int:
-        """The same port on another address, where the port was chosen by the user."""
-        return self._wanted_port if address != self.host else 0
-
     def _apply_routes(self) -> None:
         """Closes the listeners of hosts that shall be unreachable, and opens those that shall not."""
-        down = [fault.host for fault in self._platform.faults.standing(FaultKind.UNREACHABLE)]
+        down = [fault.host for fault in self.faults.standing(FaultKind.UNREACHABLE)]
         for host in self._hosts():
             if host.ref.moref not in self._sites:
                 continue
@@ -316,13 +244,10 @@ class Simulator:
 
 def _split(listen_on: str) -> tuple[str, int]:
     """Host and port of ``127.0.0.1:8989`` or ``[::1]:8989``. Raises UsageError."""
-    host, _, port = listen_on.rpartition(":")
-    host = "127.0.0.1" if host == "localhost" else host.strip("[]")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        address = None
-    if address is None or not port.isdecimal() or int(port) > 65535:
+    host, port = split_host_port(listen_on)
+    host = "127.0.0.1" if host == "localhost" else host
+    address = ip_address(host)
+    if address is None or port is None or port > 65535:
         raise UsageError(
             f"'{listen_on}' is not an address to listen on",
             cause="It is not a numeric address and a port.",
@@ -337,7 +262,7 @@ def _split(listen_on: str) -> tuple[str, int]:
             ),
             next_step="Give the one address by which clients will reach it, such as 127.0.0.1.",
         )
-    return host, int(port)
+    return host, port
 
 
 def _listen(address: str, port: int) -> socket.socket:
@@ -361,7 +286,7 @@ def _machine_state(machine: SimulatedMachine) -> dict[str, Any]:
         "annotation": machine.annotation,
         "cbt": machine.cbt,
         "extra": dict(machine.extra),
-        "devices": [device.plain() for device in machine.device_list],
+        "devices": machine.device_list,
         "snapshots": [(saved.ref.moref, saved.name, saved.description) for saved in machine.all_snapshots()],
         "current_snapshot": machine.current.ref.moref if machine.current else None,
         "lease_open": machine.lease is not None,

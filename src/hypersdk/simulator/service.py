@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from datetime import datetime
+from typing import Final
 
-from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.managed import Call, Managed, operation
 from hypersdk.simulator.values import Data
-from hypersdk.simulator.world import World, now
+from hypersdk.simulator.world import now
 
 API_VERSION: Final = "8.0.3.0"
 PRIOR_VERSIONS: Final = (
@@ -57,19 +58,8 @@ def about(*, esxi: bool, instance_uuid: str) -> Data:
     )
 
 
-class ServiceInstance(Managed, api_type="ServiceInstance"):
+class ServiceInstance(Managed, api_type="ServiceInstance", computed={"serverClock": lambda _instance: now()}):
     """The service instance."""
-
-    def __init__(self, world: World, content: dict[str, Any]) -> None:
-        super().__init__(world, "ServiceInstance", content=Data("ServiceContent", **content))
-
-    @prop("serverClock")
-    def _clock(self) -> Any:
-        return now()
-
-    @prop("capability")
-    def _capability(self) -> Data:
-        return Data("Capability", provisioningSupported=True, multiHostSupported=True, userShellAccessSupported=False)
 
     @operation("RetrieveServiceContent")
     def _content(self, _call: Call) -> Data:
@@ -77,5 +67,5 @@ class ServiceInstance(Managed, api_type="ServiceInstance"):
         return content
 
     @operation("CurrentTime")
-    def _time(self, _call: Call) -> Any:
+    def _time(self, _call: Call) -> datetime:
         return now()

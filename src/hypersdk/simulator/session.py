@@ -9,20 +9,17 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from hypersdk.simulator.fault import MethodFault
-from hypersdk.simulator.values import Data
+from hypersdk.secret import Secret
+from hypersdk.simulator.values import Data, MethodFault
 from hypersdk.simulator.world import World, WorldObject, now
-
-if TYPE_CHECKING:
-    from hypersdk.secret import Secret
 
 MAX_SESSIONS: Final = 1000
 """vCenter allows about 2,000; bounds memory when clients never log out."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SessionRecord:
     """One login. ``cookie`` is what the client sends, ``key`` the name under which others may end it."""
 
@@ -34,6 +31,7 @@ class SessionRecord:
     active_at: float
     calls_in_progress: int = 0
     call_count: int = 0
+    ended: bool = False
     belongings: list[WorldObject] = field(default_factory=list)
 
     def as_data(self) -> Data:
@@ -116,6 +114,7 @@ class SessionStore:
         with self.world.lock:
             if self._by_cookie.pop(session.cookie, None) is None:
                 return
+            session.ended = True
             self.on_end(session)
             for managed in session.belongings:
                 self.world.remove(managed)
@@ -131,7 +130,3 @@ class SessionStore:
         if idle:
             self.end(session)
         return idle
-
-    def alive(self, session: SessionRecord | None) -> bool:
-        """Whether the session is still open."""
-        return session is not None and session.cookie in self._by_cookie

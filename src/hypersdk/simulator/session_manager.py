@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from hypersdk.simulator.fault import MethodFault, not_authenticated
 from hypersdk.simulator.managed import Call, Managed, operation, prop
-from hypersdk.simulator.session import SessionRecord, SessionStore
-from hypersdk.simulator.values import Data
+from hypersdk.simulator.session import SessionStore
+from hypersdk.simulator.values import Data, MethodFault
 from hypersdk.simulator.world import World
 
 
@@ -36,7 +35,7 @@ class SessionManager(Managed, api_type="SessionManager"):
 
     @operation("Logout")
     def _logout(self, call: Call) -> None:
-        self.sessions.end(_of(call))
+        self.sessions.end(call.caller)
 
     @operation("TerminateSession", privilege="Sessions.TerminateSession")
     def _terminate(self, call: Call) -> None:
@@ -54,9 +53,3 @@ class SessionManager(Managed, api_type="SessionManager"):
     def _is_active(self, call: Call) -> bool:
         session = self.sessions.by_key(call.args.sessionID)
         return session is not None and session.user == call.args.userName
-
-
-def _of(call: Call) -> SessionRecord:
-    if call.session is None:
-        raise not_authenticated()
-    return call.session

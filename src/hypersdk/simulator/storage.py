@@ -7,18 +7,18 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any, Final, Protocol
 
 from hypersdk.model import split_datastore_path
 from hypersdk.simulator.content import DiskImage
 from hypersdk.simulator.entities import Entity, Folder
-from hypersdk.simulator.fault import MethodFault
 from hypersdk.simulator.faults import FaultKind
 from hypersdk.simulator.managed import Call, Managed, operation, prop
 from hypersdk.simulator.platform import Platform, PlatformObject
-from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.values import Data, MethodFault, Ref
 from hypersdk.simulator.world import World, WorldObject, now
-from hypersdk.units import GiB, MiB, TiB
+from hypersdk.units import MiB, TiB
 
 MAX_UPLOAD_BYTES: Final = 64 * MiB
 """What is uploaded is kept in memory: enough for OVF files, scripts and small ISOs."""
@@ -34,7 +34,6 @@ class StoredFile:
     size_bytes: int
     used_bytes: int
     modified: datetime
-    kind: str
     content: bytes | DiskImage | None
     locked: bool = False
     machine: str | None = None
@@ -84,9 +83,6 @@ class StoredMachine(WorldObject, Protocol):
     def refresh_disk_devices(self) -> None:
         """The paths of its disks have changed."""
 
-    def touch(self) -> None:
-        """Its properties have changed."""
-
 
 class Datastore(Entity, api_type="Datastore", references={"browser": "browser"}):
     """A datastore with a size."""
@@ -101,7 +97,6 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
         self.uploads: dict[str, StoredFile] = {}
         self.folders: set[str] = set()
         self.browser = DatastoreBrowser(platform, platform.moref("datastoreBrowser-", f"ha-browser-{name}"), [self])
-        self.accessible = True
         super().__init__(platform, moref, name, parent)
         parent.put(self)
 
@@ -120,19 +115,15 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
         super().rename(name)
         for machine in self.machines.values():
             machine.refresh_disk_devices()
-            machine.touch()
-
-    def used_bytes(self) -> int:
-        """Space taken by machines and files."""
-        machines = sum(machine.used_on(self) for machine in self.machines.values())
-        return machines + sum(file.used_bytes for file in self.uploads.values())
 
     def free_bytes(self) -> int:
         """Space left, after faults."""
         for fault in self.platform.faults.standing(FaultKind.DATASTORE_FULL):
             if fault.disk in (None, self.name):
                 return fault.after_bytes
-        return max(0, self.capacity_bytes - self.used_bytes())
+        machines = sum(machine.used_on(self) for machine in self.machines.values())
+        uploads = sum(file.used_bytes for file in self.uploads.values())
+        return max(0, self.capacity_bytes - machines - uploads)
 
     def need(self, size_bytes: int) -> None:
         """Raises MethodFault (NoDiskSpace) when there is not that much room."""
@@ -149,20 +140,20 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
         machine = self.machines.get(folder)
         return next((file for file in machine.files_on(self) if file.path == path), None) if machine else None
 
-    def files(self, below: str = "") -> Iterator[StoredFile]:
-        """All files, or those below a folder."""
+    def files(self, below: str) -> Iterator[StoredFile]:
+        """The files below a folder; all of them for ""."""
         prefix = f"{below}/" if below else ""
-        first = below.partition("/")[0]
-        machines = [self.machines[first]] if first in self.machines else [] if first else list(self.machines.values())
-        for machine in machines:
-            yield from (file for file in machine.files_on(self) if file.path.startswith(prefix))
+        for folder, machine in self.machines.items():
+            if below in ("", folder):
+                yield from machine.files_on(self)
         yield from (file for file in self.uploads.values() if file.path.startswith(prefix))
 
-    def has_folder(self, path: str) -> bool:
-        """Whether the folder exists: made by a machine, an upload, or MakeDirectory."""
-        if path == "" or path in self.folders or path in self.machines:
-            return True
-        return any(file.path.startswith(f"{path}/") for file in self.uploads.values())
+    def all_folders(self) -> set[str]:
+        """Paths of all folders: those of the machines, of the uploads, and made by MakeDirectory; "" is the root."""
+        folders = {"", *self.folders, *self.machines}
+        for path in self.uploads:
+            folders.update(_parents(path))
+        return folders
 
     def put(self, path: str, data: bytes) -> bool:
         """Stores an upload; says whether the file is new. Raises MethodFault (NoDiskSpace, FileLocked)."""
@@ -175,7 +166,7 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
         stored = sum(len(f.content) for f in self.uploads.values() if isinstance(f.content, bytes))
         if stored + len(data) > MAX_UPLOADS_BYTES:
             raise MethodFault.of("NoDiskSpace", "The simulator stores no more uploads.", file=path, datastore=self.name)
-        self.uploads[path] = StoredFile(path, len(data), len(data), now(), kind_of(path), data)
+        self.uploads[path] = StoredFile(path, len(data), len(data), now(), data)
         self.touch()
         return old is None
 
@@ -194,7 +185,7 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
             path=self.mount_path,
             accessMode="readWrite",
             mounted=True,
-            accessible=self.accessible,
+            accessible=True,
         )
         return [Data("DatastoreHostMount", key=host.ref, mountInfo=mount) for host in self.hosts]
 
@@ -206,9 +197,9 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
             name=self.name,
             url=self.url,
             capacity=self.capacity_bytes,
-            freeSpace=self.free_bytes() if self.accessible else 0,
+            freeSpace=self.free_bytes(),
             uncommitted=0,
-            accessible=self.accessible,
+            accessible=True,
             multipleHostAccess=len(self.hosts) > 1,
             type=self.kind,
             maintenanceMode="normal",
@@ -291,27 +282,34 @@ def _locate(world: World, call: Call) -> tuple[Datastore, str]:
     """Datastore and path of the call's ``[name] path``. Raises MethodFault."""
     datacenter = call.args.datacenter
     within = world.get(Ref("Datacenter", datacenter.moref), Entity) if datacenter is not None else None
-    stores = {store.name: store for store in datastores(world, within)}
-    name, path = split_path(call.args.name, stores)
+    return _locate_among(datastores(world, within), call.args.name)
+
+
+def _locate_among(known: list[Datastore], text: str) -> tuple[Datastore, str]:
+    stores = {store.name: store for store in known}
+    name, path = split_path(text, stores)
     if name not in stores:
         raise MethodFault.of("InvalidDatastore", f"There is no datastore '{name}'.", name=name)
     return stores[name], path
 
 
-_KINDS: Final = {
-    ".iso": "iso", ".vmx": "vmx", ".vmtx": "template", ".log": "log", ".nvram": "nvram", ".flp": "floppy",
-    ".vmsd": "snapshot", ".vmsn": "snapshot", ".vmdk": "vmdk",
-}  # fmt: skip
+def _parents(path: str) -> list[str]:
+    """The folders that contain ``path``, from the innermost out."""
+    return [str(parent) for parent in PurePosixPath(path).parents][:-1]
+
+
 _INFO_TYPES: Final = {
-    "iso": "IsoImageFileInfo", "vmx": "VmConfigFileInfo", "template": "TemplateConfigFileInfo", "log": "VmLogFileInfo",
-    "nvram": "VmNvramFileInfo", "floppy": "FloppyImageFileInfo", "snapshot": "VmSnapshotFileInfo",
-    "vmdk": "VmDiskFileInfo",
+    ".iso": "IsoImageFileInfo", ".vmx": "VmConfigFileInfo", ".vmtx": "TemplateConfigFileInfo", ".log": "VmLogFileInfo",
+    ".nvram": "VmNvramFileInfo", ".flp": "FloppyImageFileInfo", ".vmsd": "VmSnapshotFileInfo",
+    ".vmsn": "VmSnapshotFileInfo", ".vmdk": "VmDiskFileInfo",
 }  # fmt: skip
 
 
-def kind_of(path: str) -> str:
-    """What a file is, by its name."""
-    return _KINDS.get(posixpath.splitext(path)[1].lower(), "file")
+def _info_type(path: str) -> str:
+    """The API's type of a file, by its name. The data of a virtual disk have none of their own."""
+    if path.endswith(("-flat.vmdk", "-sesparse.vmdk")):
+        return "FileInfo"
+    return _INFO_TYPES.get(posixpath.splitext(path)[1].lower(), "FileInfo")
 
 
 class DatastoreBrowser(PlatformObject, api_type="HostDatastoreBrowser", references={"datastore": "datastores"}):
@@ -323,53 +321,34 @@ class DatastoreBrowser(PlatformObject, api_type="HostDatastoreBrowser", referenc
 
     @prop("supportedType")
     def _supported(self) -> list[Data]:
-        return [Data(info.replace("FileInfo", "FileQuery")) for info in _INFO_TYPES.values()]
+        return [Data(info.replace("FileInfo", "FileQuery")) for info in dict.fromkeys(_INFO_TYPES.values())]
 
     @operation("SearchDatastore_Task", privilege="Datastore.Browse")
-    def _search(self, call: Call) -> Ref:
-        datastore, folder = self._start(call)
-        spec = call.args.searchSpec or Data("HostDatastoreBrowserSearchSpec")
-        return self.platform.tasks.run(call, datastore, lambda: _results(datastore, folder, spec))
-
     @operation("SearchDatastoreSubFolders_Task", privilege="Datastore.Browse")
-    def _search_below(self, call: Call) -> Ref:
-        datastore, folder = self._start(call)
+    def _search(self, call: Call) -> Ref:
+        datastore, folder = _locate_among(self.datastores, call.args.datastorePath)
         spec = call.args.searchSpec or Data("HostDatastoreBrowserSearchSpec")
 
-        def work() -> list[Data]:
-            folders = sorted(
-                {folder} | {name for name in _all_folders(datastore) if not folder or name.startswith(f"{folder}/")}
-            )
-            return [_results(datastore, name, spec) for name in folders]
+        def work() -> Any:
+            if call.method == "SearchDatastore_Task":
+                return _results(datastore, folder, spec)
+            prefix = f"{folder}/" if folder else ""
+            below = {name for name in datastore.all_folders() if name.startswith(prefix)}
+            return [_results(datastore, name, spec) for name in sorted(below | {folder})]
 
-        return self.platform.tasks.run(call, datastore, work)
-
-    def _start(self, call: Call) -> tuple[Datastore, str]:
-        name, folder = split_path(call.args.datastorePath, [store.name for store in self.datastores])
-        datastore = next((store for store in self.datastores if store.name == name), None)
-        if datastore is None:
-            raise MethodFault.of("InvalidDatastore", f"Datastore '{name}' is not here.", name=name)
-        return datastore, folder
-
-
-def _all_folders(datastore: Datastore) -> set[str]:
-    folders = set(datastore.folders) | set(datastore.machines)
-    for path in datastore.uploads:
-        parent = posixpath.dirname(path)
-        while parent:
-            folders.add(parent)
-            parent = posixpath.dirname(parent)
-    return folders
+        return self.platform.tasks.run(call, datastore, work).ref
 
 
 def _results(datastore: Datastore, folder: str, spec: Data) -> Data:
     """One folder's files. Raises MethodFault (FileNotFound) where there is no such folder."""
-    if not datastore.has_folder(folder):
+    folders = datastore.all_folders()
+    if folder not in folders:
         path = f"[{datastore.name}] {folder}"
         raise MethodFault.of("FileNotFound", f"File {path} was not found", file=path)
     patterns = spec.matchPattern or ["*"]
     wanted = {query.type.replace("FileQuery", "FileInfo") for query in spec.query or []}
-    infos = [_folder_info(datastore, folder, name, spec.details) for name in sorted(_subfolders(datastore, folder))]
+    subfolders = sorted(name for name in folders if name and posixpath.dirname(name) == folder)
+    infos = [_folder_info(datastore, name, spec.details) for name in subfolders]
     infos += [
         _file_info(file, spec.details, spec.query or [])
         for file in datastore.files(folder)
@@ -389,15 +368,10 @@ def _matches(info: Data, patterns: list[str], ignore_case: bool) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern.lower() if ignore_case else pattern) for pattern in patterns)
 
 
-def _subfolders(datastore: Datastore, folder: str) -> set[str]:
-    return {posixpath.basename(name) for name in _all_folders(datastore) if posixpath.dirname(name) == folder}
-
-
-def _folder_info(datastore: Datastore, parent: str, name: str, flags: Data | None) -> Data:
+def _folder_info(datastore: Datastore, path: str, flags: Data | None) -> Data:
     """Its modification time is that of the newest file in it."""
-    files = datastore.files(f"{parent}/{name}".lstrip("/"))
-    modified = max((file.modified for file in files), default=datastore.platform.started)
-    return Data("FolderFileInfo", path=name, **_details(flags, 0, modified))
+    modified = max((file.modified for file in datastore.files(path)), default=datastore.platform.started)
+    return Data("FolderFileInfo", path=posixpath.basename(path), **_details(flags, 0, modified))
 
 
 def _file_info(file: StoredFile, flags: Data | None, queries: list[Data]) -> Data:
@@ -406,8 +380,7 @@ def _file_info(file: StoredFile, flags: Data | None, queries: list[Data]) -> Dat
     if asked is not None and file.disk is not None:
         fields |= {name: value for name, value in file.disk.fields.items() if asked.fields.get(name)}
     fields |= _details(flags, file.used_bytes, file.modified)
-    type_ = _INFO_TYPES.get(file.kind, "FileInfo")
-    return Data(type_, **fields)
+    return Data(_info_type(file.path), **fields)
 
 
 def _details(flags: Data | None, size_bytes: int, modified: datetime) -> dict[str, Any]:
@@ -455,22 +428,16 @@ class FileManager(PlatformObject, api_type="FileManager"):
             else:
                 raise MethodFault.of("FileNotFound", f"File {call.args.name} was not found", file=call.args.name)
 
-        return self.platform.tasks.run(call, datastore, work)
+        return self.platform.tasks.run(call, datastore, work).ref
 
     @operation("MakeDirectory", privilege="Datastore.FileManagement")
     def _make_directory(self, call: Call) -> None:
         datastore, path = _locate(self.world, call)
-        if datastore.has_folder(path):
+        folders = datastore.all_folders()
+        if path in folders:
             raise MethodFault.of("FileAlreadyExists", f"{call.args.name} already exists", file=call.args.name)
         parent = posixpath.dirname(path)
-        if not datastore.has_folder(parent) and not call.args.createParentDirectories:
+        if parent not in folders and not call.args.createParentDirectories:
             raise MethodFault.of("FileNotFound", f"File [{datastore.name}] {parent} was not found", file=parent)
-        while path:
-            datastore.folders.add(path)
-            path = posixpath.dirname(path)
+        datastore.folders.update([path, *_parents(path)])
         datastore.touch()
-
-
-def default_capacity(kind: str, base_bytes: int) -> int:
-    """Capacity by kind, so that lists look realistic."""
-    return {"VMFS": base_bytes, "NFS": base_bytes * 2}.get(kind, 256 * GiB)

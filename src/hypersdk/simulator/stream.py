@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from hypersdk.simulator.content import BLOCK, STAMP, DiskImage, Pattern, joined_adler
+from hypersdk.simulator.content import BLOCK, STAMP, DiskImage, joined_adler
 from hypersdk.units import SECTOR, MiB
 
 GRAIN_SECTORS: Final = BLOCK // SECTOR
@@ -137,31 +137,21 @@ class VmdkStream:
         return (_header(capacity, AT_END) + text.encode()).ljust(OVERHEAD_SECTORS * SECTOR, b"\0")
 
     def _put_grain(self, index: int) -> None:
-        parts = self._image.parts(index)
+        """Adds a grain. One of zeros, of given bytes, or the short one at the end is deflated on the spot."""
         self.grain_starts.append(self._sector * SECTOR)
+        parts = self._image.parts(index)
+        pieces: tuple[bytes, ...]
         if parts is None or self._image.content.length(index) < BLOCK:
-            self._put_small(index, zlib.compress(self._image.block(index), 1))
+            pieces = (zlib.compress(self._image.block(index), 1),)
         else:
-            self._put_stamped(index, *parts)
-
-    def _put_small(self, index: int, deflated: bytes) -> None:
-        """A grain of zeros, of given bytes, or the short one at the end: deflated on the spot."""
-        size = GRAIN_MARKER.size + len(deflated)
-        self._put(GRAIN_MARKER.pack(index * GRAIN_SECTORS, len(deflated)) + deflated + _PADDING[: -size % SECTOR])
-        self._sector += -(-size // SECTOR)
-
-    def _put_stamped(self, index: int, stamp: bytes, pattern: Pattern) -> None:
-        deflated = pattern.deflated
-        length = len(_STORED_STAMP) + STAMP + len(deflated) + 4
-        size = GRAIN_MARKER.size + length
-        padding = -size % SECTOR
-        self._parts += (
-            GRAIN_MARKER.pack(index * GRAIN_SECTORS, length) + _STORED_STAMP + stamp,
-            deflated,
-            joined_adler(stamp, pattern).to_bytes(4, "big") + _PADDING[:padding],
-        )
-        self._size += size + padding
-        self._sector += (size + padding) // SECTOR
+            stamp, pattern = parts
+            pieces = (_STORED_STAMP + stamp, pattern.deflated, joined_adler(stamp, pattern).to_bytes(4, "big"))
+        length = sum(map(len, pieces))
+        padding = -(GRAIN_MARKER.size + length) % SECTOR
+        size = GRAIN_MARKER.size + length + padding
+        self._parts += (GRAIN_MARKER.pack(index * GRAIN_SECTORS, length), *pieces, _PADDING[:padding])
+        self._size += size
+        self._sector += size // SECTOR
 
     def _put_table(self, entries: list[int]) -> int:
         """Writes one grain table; returns the sector of its entries."""

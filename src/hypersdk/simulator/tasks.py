@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from hypersdk.simulator.fault import MethodFault, unexpected
 from hypersdk.simulator.managed import Call, Managed, operation, prop
-from hypersdk.simulator.values import Data, Ref
+from hypersdk.simulator.values import Data, MethodFault, Ref, unexpected
 from hypersdk.simulator.world import World, now
 
 KEPT_TASKS: Final = 2000
@@ -41,13 +40,15 @@ class Task(Managed, api_type="Task"):
 
     def succeed(self, result: Any = None) -> None:
         """Ends it successfully, with its result."""
-        if self.running:
-            self._set(state="success", result=result, completeTime=now(), progress=None, cancelable=False)
+        self._end(state="success", result=result)
 
     def fail(self, fault: MethodFault) -> None:
         """Ends it with a fault."""
+        self._end(state="error", error=fault.localized())
+
+    def _end(self, **fields: Any) -> None:
         if self.running:
-            self._set(state="error", error=fault.localized(), completeTime=now(), progress=None, cancelable=False)
+            self._set(**fields, completeTime=now(), progress=None, cancelable=False)
 
     @operation("CancelTask")
     def _cancel(self, _call: Call) -> None:
@@ -117,7 +118,7 @@ class TaskManager(Managed, api_type="TaskManager"):
         self.touch()
         return task
 
-    def run(self, call: Call, entity: Managed, work: Callable[[], Any]) -> Ref:
+    def run(self, call: Call, entity: Managed, work: Callable[[], Any]) -> Task:
         """Starts a task that runs ``work`` after a moment and ends with its result or fault."""
         task = self.open(call, entity)
         entity.touch()
@@ -134,7 +135,7 @@ class TaskManager(Managed, api_type="TaskManager"):
             entity.touch()
 
         self.world.later(self.task_s, finish)
-        return task.ref
+        return task
 
 
 def description_id(api_type: str, method: str) -> str:

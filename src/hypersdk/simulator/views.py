@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from hypersdk.simulator.collector import belongs, session_key
 from hypersdk.simulator.entities import Entity, descendants
-from hypersdk.simulator.managed import Call, Managed, operation, prop
+from hypersdk.simulator.managed import Call, Managed, SessionObject, operation, prop
 from hypersdk.simulator.values import Ref
 from hypersdk.simulator.world import World
 
 
-class InventoryView(Managed, api_type="View"):
+class InventoryView(SessionObject, api_type="View"):
     """Base class of the views."""
 
     @operation("DestroyView")
     def _destroy(self, call: Call) -> None:
-        if call.session is not None and self in call.session.belongings:
-            call.session.belongings.remove(self)
-        self.world.remove(self)
+        self.destroy(call)
 
 
 class ContainerView(InventoryView, api_type="ContainerView"):
@@ -35,9 +30,10 @@ class ContainerView(InventoryView, api_type="ContainerView"):
 class ListView(InventoryView, api_type="ListView"):
     """A list that its client defines."""
 
-    def __init__(self, world: World, moref: str, refs: list[Ref]) -> None:
-        super().__init__(world, moref)
-        self._refs = dict.fromkeys(refs)
+    def __init__(self, world: World, call: Call) -> None:
+        super().__init__(world, call, "view-")
+        self._refs: dict[Ref, None] = {}
+        self._add(call.args.obj or [])
 
     @prop("view")
     def _view(self) -> list[Ref]:
@@ -71,23 +67,12 @@ class ViewManager(Managed, api_type="ViewManager"):
 
     @operation("CreateContainerView", privilege="System.View")
     def _container_view(self, call: Call) -> Ref:
-        args: Any = call.args
+        args = call.args
         self.world.get(args.container, Entity)
-        moref = f"session[{session_key(call)}]{self.world.number('view-')}"
-        values = {
-            "container": args.container,
-            "type": args["type"] if "type" in args.fields else [],
-            "recursive": args.recursive,
-        }
-        view = ContainerView(self.world, moref, **values)
-        belongs(view, call)
-        return view.ref
+        types = args.fields.get("type", [])
+        values = {"container": args.container, "type": types, "recursive": args.recursive}
+        return ContainerView(self.world, call, "view-", **values).ref
 
     @operation("CreateListView", privilege="System.View")
     def _list_view(self, call: Call) -> Ref:
-        moref = f"session[{session_key(call)}]{self.world.number('view-')}"
-        view = ListView(
-            self.world, moref, [ref for ref in call.args.obj or [] if self.world.find(ref, Managed) is not None]
-        )
-        belongs(view, call)
-        return view.ref
+        return ListView(self.world, call).ref

@@ -12,6 +12,7 @@ from typing import Final
 from hypersdk.simulator import devices
 from hypersdk.simulator.disks import DiskState, unit_number
 from hypersdk.simulator.machine_state import MachineState
+from hypersdk.simulator.machine_view import guest_names
 from hypersdk.simulator.storage import datastore_of_path, datastores, spaced_uuid, split_path
 from hypersdk.simulator.values import Data
 
@@ -24,16 +25,6 @@ _SCSI_MODELS: Final = {
 }
 _DISK_TYPES: Final = {"scsi": "scsi-hardDisk", "ide": "ata-hardDisk"}
 """``deviceType`` of a disk, by bus; SATA and NVMe write none."""
-_GUESTS: Final = {
-    "debian12_64Guest": "debian12-64",
-    "ubuntu64Guest": "ubuntu-64",
-    "rhel9_64Guest": "rhel9-64",
-    "sles15_64Guest": "sles15-64",
-    "windows2019srv_64Guest": "windows2019srv-64",
-    "windows2022srvNext_64Guest": "windows2019srvNext-64",
-    "windows11_64Guest": "windows11-64",
-    "freebsd13_64Guest": "freebsd13-64",
-}
 
 
 def vmx_text(machine: MachineState) -> str:
@@ -55,7 +46,7 @@ def _machine(machine: MachineState) -> Pairs:
         ("config.version", "8"),
         ("virtualHW.version", "19"),
         ("displayName", machine.name),
-        ("guestOS", _GUESTS.get(machine.spec.guest_id, "other-64")),
+        ("guestOS", guest_names(machine)[2]),
         ("memSize", str(machine.memory_mb)),
         ("numvcpus", str(machine.cpus)),
         ("cpuid.coresPerSocket", "1"),
@@ -72,45 +63,40 @@ def _machine(machine: MachineState) -> Pairs:
         yield "annotation", machine.annotation
 
 
+def _keys(name: str, **values: str) -> Pairs:
+    """The keys of one device."""
+    for key, value in values.items():
+        yield f"{name}.{key}", value
+
+
 def _controllers(machine: MachineState) -> Pairs:
     for device in machine.device_list:
         bus = devices.bus_of(device)
-        if (
-            device.device
-            and device.busNumber is not None
-            and (bus != "scsi" or device.type in _SCSI_MODELS)
-            and bus != "ide"
-        ):
-            yield f"{bus}{device.busNumber}.present", "TRUE"
+        if device.device and bus not in (None, "ide"):
+            yield from _keys(f"{bus}{device.busNumber}", present="TRUE")
             if device.type in _SCSI_MODELS:
-                yield f"{bus}{device.busNumber}.virtualDev", _SCSI_MODELS[device.type]
+                yield from _keys(f"{bus}{device.busNumber}", virtualDev=_SCSI_MODELS[device.type])
 
 
 def _disk(machine: MachineState, disk: DiskState) -> Pairs:
     bus = devices.CONTROLLERS[disk.spec.controller][2]
     name = f"{bus}0:{unit_number(disk)}"
-    yield f"{name}.present", "TRUE"
+    yield from _keys(name, present="TRUE", fileName=_file(machine, disk.path(disk.layers[-1])))
     if bus in _DISK_TYPES:
-        yield f"{name}.deviceType", _DISK_TYPES[bus]
-    yield f"{name}.fileName", _file(machine, disk.path(disk.layers[-1]))
+        yield from _keys(name, deviceType=_DISK_TYPES[bus])
 
 
 def _cdrom(machine: MachineState, device: Data) -> Pairs:
     controller = next(have for have in machine.device_list if have.key == device.controllerKey)
     name = f"{devices.bus_of(controller)}{controller.busNumber}:{device.unitNumber}"
     backing, connection = device.backing, device.connectable
-    yield f"{name}.present", "TRUE"
-    yield f"{name}.startConnected", str(bool(connection and connection.startConnected)).upper()
+    yield from _keys(name, present="TRUE", startConnected=str(bool(connection and connection.startConnected)).upper())
     if backing.fileName:
-        yield f"{name}.deviceType", "cdrom-image"
-        yield f"{name}.fileName", _file(machine, backing.fileName)
+        yield from _keys(name, deviceType="cdrom-image", fileName=_file(machine, backing.fileName))
     elif backing.type == "VirtualCdromAtapiBackingInfo":
-        yield f"{name}.deviceType", "atapi-cdrom"
-        yield f"{name}.fileName", backing.deviceName or "auto detect"
+        yield from _keys(name, deviceType="atapi-cdrom", fileName=backing.deviceName or "auto detect")
     else:
-        yield f"{name}.deviceType", "cdrom-raw"
-        yield f"{name}.clientDevice", "TRUE"
-        yield f"{name}.fileName", "emptyBackingString"
+        yield from _keys(name, deviceType="cdrom-raw", clientDevice="TRUE", fileName="emptyBackingString")
 
 
 def _file(machine: MachineState, path: str) -> str:
@@ -125,19 +111,25 @@ def _file(machine: MachineState, path: str) -> str:
 
 def _nic(device: Data) -> Pairs:
     name = f"ethernet{device.key - devices.FIRST_NIC}"
-    yield f"{name}.present", "TRUE"
-    yield f"{name}.virtualDev", "vmxnet3"
-    yield f"{name}.startConnected", str(bool(device.connectable.startConnected)).upper()
-    if device.backing.port is not None:
-        port = device.backing.port
-        yield f"{name}.dvs.switchId", spaced_uuid(port.switchUuid)
-        yield f"{name}.dvs.portgroupId", port.portgroupKey
-        yield f"{name}.dvs.portId", port.portKey
-        yield f"{name}.dvs.connectionId", str(port.connectionCookie or 0)
+    yield from _keys(
+        name,
+        present="TRUE",
+        virtualDev="vmxnet3",
+        startConnected=str(bool(device.connectable.startConnected)).upper(),
+        addressType="vpx",
+        generatedAddress=device.macAddress,
+    )
+    port = device.backing.port
+    if port is not None:
+        yield from _keys(
+            f"{name}.dvs",
+            switchId=spaced_uuid(port.switchUuid),
+            portgroupId=port.portgroupKey,
+            portId=port.portKey,
+            connectionId=str(port.connectionCookie or 0),
+        )
     else:
-        yield f"{name}.networkName", device.backing.deviceName
-    yield f"{name}.addressType", "vpx"
-    yield f"{name}.generatedAddress", device.macAddress
+        yield from _keys(name, networkName=device.backing.deviceName)
 
 
 def _quote(text: str) -> str:

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar, cast
 
-from hypersdk.simulator.fault import object_not_found, unexpected
-from hypersdk.simulator.values import Ref
+from hypersdk.simulator.values import Ref, object_not_found, unexpected
 
 
 class WorldObject(Protocol):
@@ -53,7 +52,7 @@ class World:
         self._numbers: Counter[str] = Counter()
         self._scheduled: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._schedule_changed = threading.Condition()
+        self._schedule_changed = threading.Condition(self.lock)
         self._scheduler = threading.Thread(target=self._run_scheduled, name="simulator-scheduler", daemon=True)
 
     def start(self) -> None:
@@ -65,7 +64,6 @@ class World:
         with self.lock:
             self.closing = True
             self.changed.notify_all()
-        with self._schedule_changed:
             self._schedule_changed.notify_all()
         if self._scheduler.is_alive():
             self._scheduler.join()
@@ -114,31 +112,20 @@ class World:
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Runs ``action`` under the lock after ``delay_s`` seconds."""
-        with self._schedule_changed:
+        with self.lock:
             heapq.heappush(self._scheduled, (time.monotonic() + delay_s, next(self._order), action))
             self._schedule_changed.notify_all()
 
     def _run_scheduled(self) -> None:
-        while (action := self._next_due()) is not None:
-            with self.lock:
-                if not self.closing:
-                    self._run(action)
-
-    def _run(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # noqa: BLE001 - the scheduler lives on, whatever an action does
-            unexpected(error)
-
-    def _next_due(self) -> Callable[[], None] | None:
-        """Waits for the next scheduled action; ``None`` once the world is closing."""
-        with self._schedule_changed:
+        """Runs each scheduled action when it is due, until the world is closing."""
+        with self.lock:
             while not self.closing:
-                if not self._scheduled:
-                    self._schedule_changed.wait()
+                delay_s = self._scheduled[0][0] - time.monotonic() if self._scheduled else None
+                if delay_s is None or delay_s > 0:
+                    self._schedule_changed.wait(delay_s)
                     continue
-                delay_s = self._scheduled[0][0] - time.monotonic()
-                if delay_s <= 0:
-                    return heapq.heappop(self._scheduled)[2]
-                self._schedule_changed.wait(delay_s)
-            return None
+                _, _, action = heapq.heappop(self._scheduled)
+                try:
+                    action()
+                except Exception as error:  # noqa: BLE001 - the scheduler lives on, whatever an action does
+                    unexpected(error)
