@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, FastAPI
 
 from hypersdk.access.roles import Role
-from hypersdk.api.app import Guarded, check_guards, guarded_routes
+from hypersdk.api.app import Guarded, guarded_routes
 from hypersdk.api.headers import CSP
 from hypersdk.api.problems import is_legacy
 from hypersdk.api.security import OPEN, READS
@@ -282,7 +282,7 @@ def test_a_route_without_exactly_one_guard_does_not_start(guards: int, method: s
 
     app.include_router(router)
     with pytest.raises(RuntimeError, match="/x/forgotten needs one guard"):
-        check_guards(app)
+        guarded_routes(app)
 
 
 # Sessions of browsers

@@ -22,7 +22,7 @@ from hypersdk.client import Client, Job
 from hypersdk.client.accounts import log_in
 from hypersdk.client.address import AddressOptions, find_target
 from hypersdk.client.transport import Transport
-from hypersdk.client.watching import PATIENCE_S, retry_until_back
+from hypersdk.client.watching import PATIENCE_S, Patience, retry_until_back
 from hypersdk.errors import (
     AccessError,
     ConnectError,
@@ -292,11 +292,11 @@ def test_a_daemon_that_stays_away_is_given_up() -> None:
         raise ConnectError("away", code=code)
 
     with pytest.raises(ConnectError):
-        retry_until_back(lambda: ask("daemon_unreachable"), lambda: now, sleep)
+        retry_until_back(lambda: ask("daemon_unreachable"), Patience(lambda: now, sleep))
     assert PATIENCE_S < now < PATIENCE_S + 20
     now = 0.0
     with pytest.raises(ConnectError):
-        retry_until_back(lambda: ask("certificate_changed"), lambda: now, sleep)
+        retry_until_back(lambda: ask("certificate_changed"), Patience(lambda: now, sleep))
     assert now == 0.0
 
 

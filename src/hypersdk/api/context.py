@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
+from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from hypersdk.access.access import Access
@@ -35,7 +37,11 @@ class Services:
 
 
 async def services(request: HTTPConnection) -> Services:
-    """As a dependency of routes."""
+    """A dependency of routes."""
     found = request.app.state.services
     assert isinstance(found, Services)
     return found
+
+
+Use: TypeAlias = Annotated[Services, Depends(services)]
+"""The parameter of a route that uses the services."""

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI makes of the routes, with our errors, our security, and the job file's schema."""
+"""The OpenAPI document: FastAPI's, with our errors, security, and the schema of job files."""
 
 from __future__ import annotations
 
@@ -40,16 +40,10 @@ IDEMPOTENCY: Final = {
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """Made once per application. It is handed out as text or read only: nobody changes it."""
-    made: dict[str, Any] | None = getattr(app.state, "document", None)
-    if made is None:
-        made = app.state.document = _describe(app)
-    return made
-
-
-def document_json(app: FastAPI) -> bytes:
-    """The same as JSON."""
-    return json.dumps(document(app), ensure_ascii=False).encode()
+    """The document, made once per application. Must not be changed."""
+    if app.openapi_schema is None:
+        app.openapi_schema = _describe(app)
+    return app.openapi_schema
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:
@@ -100,5 +94,5 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
 
 def _is_problem(answer: dict[str, Any]) -> bool:
     content = answer.get("content", {})
-    schemas = [one.get("schema", {}).get("$ref", "") for one in content.values()]
+    schemas = [media.get("schema", {}).get("$ref", "") for media in content.values()]
     return any(ref.endswith(("/Problem", "/HTTPValidationError")) for ref in schemas) or not content

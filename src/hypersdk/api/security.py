@@ -8,7 +8,7 @@
 
 ``Authenticate`` refuses everything but the open paths, whether a route exists or not. Each route then declares the role
 that it needs with one of ``viewer``, ``operator``, ``admin``, ``metrics_reader``; an application with a route that
-declares none does not start (``app.check_guards``).
+declares none does not start (``app.guarded_routes``).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from hypersdk.api.responses import Remedies
 from hypersdk.api.times import rfc3339
 from hypersdk.jobs.records import Attempt, JobColumns, JobRecord, StepColumns, WorkerInfo
 from hypersdk.model import DiskProgress, ExportProgress, derived_fields, job_object, json_fields
-from hypersdk.resource import ListRecord, Named, shown_fields
+from hypersdk.resource import Named, shown_fields
 from hypersdk.state.pages import PageResult
 
 
@@ -87,11 +87,13 @@ StoredError = Annotated[ErrorView | None, BeforeValidator(_completed)]
 V = TypeVar("V", bound=View)
 
 
-def view_of(record: type[ListRecord], **types: Any) -> Callable[[type[V]], type[V]]:
-    """A decorator: adds the fields of the record, in their order. ``types`` are those of documents."""
+def view_of(record: type[Any], *, but: str = "", **types: Any) -> Callable[[type[V]], type[V]]:
+    """A decorator: adds the fields of a dataclass, in their order, without the one named ``but``. ``types`` are those
+    of fields that hold JSON objects."""
 
     def derive(base: type[V]) -> type[V]:
-        fields: dict[str, Any] = {field.name: _shown(field, types.get(field.name)) for field in shown_fields(record)}
+        shown = [field for field in shown_fields(record) if field.name != but]
+        fields: dict[str, Any] = {field.name: _shown(field, types.get(field.name)) for field in shown}
         return create_model(base.__name__, __base__=base, __module__=base.__module__, __doc__=base.__doc__, **fields)
 
     return derive
@@ -102,8 +104,8 @@ def _shown(named: Named, kind: Any) -> tuple[Any, Any]:
     kind = kind or column.choices or _JSON.get(named.type, named.type)
     if column.digits is not None:
         kind = Annotated[kind, BeforeValidator(partial(round, ndigits=column.digits))]
-    told: dict[str, Any] = {"description": column.about, "examples": column.example and [column.example]}
-    return (kind | None if named.optional else kind), Field(**{key: text for key, text in told.items() if text})
+    texts: dict[str, Any] = {"description": column.about, "examples": column.example and [column.example]}
+    return (kind | None if named.optional else kind), Field(**{key: text for key, text in texts.items() if text})
 
 
 @view_of(StepColumns, error=StoredError)

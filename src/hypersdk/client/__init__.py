@@ -11,7 +11,6 @@
 """
 
 from hypersdk.access.records import ApiToken, EndpointInfo, User
-from hypersdk.client.accounts import Me
 from hypersdk.client.api import Client
 from hypersdk.client.errors import DaemonError, DaemonUnavailable
 from hypersdk.client.records import (
@@ -20,6 +19,7 @@ from hypersdk.client.records import (
     HeldSnapshot,
     Job,
     LogPart,
+    Me,
     NewToken,
     Progress,
     Rejection,

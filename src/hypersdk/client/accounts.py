@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from hypersdk.access.records import ApiToken, User
 from hypersdk.client.paging import every
-from hypersdk.client.records import NewToken, decode, take
+from hypersdk.client.records import Me, NewToken, decode, take
 from hypersdk.client.transport import Transport, path_part
 from hypersdk.secret import Secret
 
@@ -81,20 +80,9 @@ class Users:
         self._transport.request("DELETE", f"{USERS}/{path_part(user)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Me:
-    """The identity of the caller. ``via`` is token, cookie or local (a daemon without authentication)."""
-
-    name: str
-    role: str
-    scope: str
-    via: str
-
-
 def who_am_i(transport: Transport) -> Me:
     """Raises AccessError if the daemon does not accept the credentials."""
-    facts = transport.request("GET", f"{AUTH}/me").object()
-    return Me(*(take(facts, key, str) for key in ("name", "role", "scope", "via")))
+    return decode(Me, transport.request("GET", f"{AUTH}/me").object())
 
 
 def log_in(
@@ -108,7 +96,7 @@ def log_in(
     facts = transport.request(
         "POST", f"{AUTH}/login", json_body={"username": username, "password": password.reveal()}
     ).object()
-    me = Me(*(take(facts, key, str) for key in ("name", "role", "scope", "via")))
+    me = decode(Me, facts)
     session = {"X-CSRF-Token": take(facts, "csrf_token", str)}
     body = {"label": label, "scope": me.role, "expires_in_days": expires_in_days}
     try:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
-from hypersdk.client.accounts import Me, Tokens, Users, who_am_i
+from hypersdk.client.accounts import Tokens, Users, who_am_i
 from hypersdk.client.address import AddressOptions, Target, find_target
 from hypersdk.client.connections import Endpoints
 from hypersdk.client.records import (
@@ -20,6 +19,7 @@ from hypersdk.client.records import (
     HeldSnapshot,
     Job,
     LogPart,
+    Me,
     Page,
     Rejection,
     Submission,
@@ -40,6 +40,8 @@ DEFAULT_TIMEOUT_S: Final = 60.0
 PAGE: Final = 200
 MAX_JOB_FILE_BYTES: Final = 4 * MiB
 LOG_WAIT_S: Final = 20
+LOG_ANSWER_S: Final = 10
+"""Time for the response after the requested wait."""
 STATE_WORDS: Final = tuple(dict.fromkeys([*LEGACY_STATUS.values(), *LEGACY_STATUS]))
 YAML: Final = "application/yaml"
 JSON: Final = "application/json"
@@ -88,6 +90,12 @@ class Client:
         )
         self.target: Final[Target] = find_target(wanted, os.environ if environ is None else environ)
         self._transport: Final = Transport(self.target, timeout_s)
+        self.endpoints: Final = Endpoints(self._transport)
+        """The vCenter and ESXi hosts registered with the daemon."""
+        self.tokens: Final = Tokens(self._transport)
+        """API tokens."""
+        self.users: Final = Users(self._transport)
+        """Users; for administrators."""
 
     @property
     def url(self) -> str:
@@ -114,26 +122,11 @@ class Client:
 
     def status(self) -> DaemonStatus:
         """Version, uptime and how many jobs there are."""
-        return DaemonStatus.of(self._transport.request("GET", "/status").object())
+        return decode(DaemonStatus, self._transport.request("GET", "/status").object())
 
     def me(self) -> Me:
         """The identity of the caller."""
         return who_am_i(self._transport)
-
-    @cached_property
-    def endpoints(self) -> Endpoints:
-        """The vCenter and ESXi hosts registered with the daemon."""
-        return Endpoints(self._transport)
-
-    @cached_property
-    def tokens(self) -> Tokens:
-        """API tokens."""
-        return Tokens(self._transport)
-
-    @cached_property
-    def users(self) -> Users:
-        """Users; for administrators."""
-        return Users(self._transport)
 
     # Submit
 
@@ -215,11 +208,11 @@ class Client:
     def snapshots(self) -> Sequence[HeldSnapshot]:
         """The temporary snapshots that jobs hold at their sources. Only the job may remove them."""
         answer = self._transport.request("GET", f"{API}/snapshots").object()
-        return tuple(HeldSnapshot.of(snapshot) for snapshot in objects(answer, "snapshots"))
+        return tuple(decode(HeldSnapshot, snapshot) for snapshot in objects(answer, "snapshots"))
 
     def explain(self, job_id: str) -> Explanation:
         """The reason for the job's current state, and what to do about it."""
-        return Explanation.of(self._transport.request("GET", f"{job_path(job_id)}/explain").object())
+        return decode(Explanation, self._transport.request("GET", f"{job_path(job_id)}/explain").object())
 
     # Follow
 
@@ -233,7 +226,7 @@ class Client:
         continues.
         """
         last: Job | None = None
-        for last in self._watch((job_id,), timeout_s):
+        for last in self.watch([job_id], timeout_s):
             if on_progress is not None:
                 on_progress(last)
         assert last is not None, "a watch of one job shows it at least once"
@@ -242,18 +235,15 @@ class Client:
     def watch(self, ids: Sequence[str] = (), timeout_s: float | None = None) -> Iterator[Job]:
         """Each job as it is now and again whenever it changes, using the event stream if available. Ends when all of
         ``ids`` have finished; without ids it follows all jobs and does not end."""
-        return self._watch(tuple(dict.fromkeys(ids)), timeout_s)
-
-    def _watch(self, ids: tuple[str, ...], timeout_s: float | None) -> Iterator[Job]:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        return Watch(self, self._transport, ids, deadline).updates()
+        unique = tuple(dict.fromkeys(ids))
+        return Watch(self.get, lambda some: self.page(ids=some), self._transport, unique, timeout_s).updates()
 
     def logs(self, job_id: str, after: int = 0, wait_s: int = 0) -> LogPart:
         """The job's log from byte ``after`` on; with ``wait_s`` (at most 20) the daemon waits for new output."""
         wait_s = min(wait_s, LOG_WAIT_S)
-        params = {"after": after, "wait": wait_s}
-        answer = self._transport.request("GET", f"{job_path(job_id)}/logs", params=params, wait_s=wait_s).object()
-        return LogPart(take(answer, "text", str), take(answer, "end", int), take(answer, "ended", bool))
+        path, params = f"{job_path(job_id)}/logs", {"after": after, "wait": wait_s}
+        answer = self._transport.request("GET", path, params=params, timeout_s=wait_s + LOG_ANSWER_S)
+        return decode(LogPart, answer.object())
 
     def follow_logs(self, job_id: str) -> Iterator[str]:
         """The job's log in chunks as they arrive, to its end. Waits for a daemon that restarts meanwhile; nothing is

@@ -12,9 +12,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -142,8 +140,10 @@ def save_contexts(path: Path, contexts: Contexts) -> None:
     lines = [] if contexts.current is None else [f"current = {quoted(contexts.current)}"]
     for name, context in contexts.known.items():
         lines += ["", f"[contexts.{quoted(name)}]", *_entries(context)]
+    from hypersdk.access.files import write_private  # most commands of hyperctl only read
+
     try:
-        _write(path, "\n".join(lines).lstrip("\n") + "\n")
+        write_private(path, "\n".join(lines).lstrip("\n") + "\n")
     except OSError as error:
         raise TargetError(
             f"{path} cannot be written: {error.strerror}",
@@ -163,18 +163,3 @@ def _entries(context: Context) -> list[str]:
     }
     lines = [f"{key} = {quoted(value)}" for key, value in values.items() if value]
     return [*lines, "insecure = true"] if context.insecure else lines
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

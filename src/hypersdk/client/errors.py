@@ -3,6 +3,7 @@ status."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -175,6 +176,17 @@ def _phrase(status: int) -> str:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         return str(status)
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """A JSON object that the daemon sent. Raises DaemonError ``answer_unreadable``."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise bad_answer("it is not JSON") from error
+    if not isinstance(found, dict):
+        raise bad_answer("it is not a JSON object")
+    return found
 
 
 def bad_answer(what: str) -> DaemonError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import NoneType
 from typing import Any, Final, TypeVar, get_origin
 
 from hypersdk.access.records import ApiToken
@@ -21,7 +20,6 @@ from hypersdk.secret import Secret
 
 V = TypeVar("V")
 Raw = Mapping[str, Any]
-JOB_COUNTS: Final = ("total", "running", "completed", "failed", "cancelled")
 ENDED_STATES: Final = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -89,12 +87,13 @@ class Rejection:
 
     @classmethod
     def of(cls, raw: Raw) -> Rejection:
-        """From its JSON object, with the error's facts in it or in ``error``."""
-        inner = raw.get("error")
-        facts: Raw = inner if isinstance(inner, Mapping) else raw
-        message = facts.get("message") or facts.get("detail") or inner or "not accepted"
+        """From its JSON object."""
+        facts: Raw = take(raw, "error", dict)
         family = family_of_exit(facts.get("exit_status", 2))
-        return cls(take(raw, "number", int, 1), remote_error(family, str(message), facts, family.default_code, {}))
+        return cls(
+            take(raw, "number", int, 1),
+            remote_error(family, take(facts, "message", str, "not accepted"), facts, family.default_code, {}),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,26 +132,19 @@ class Page:
             tuple(decode(Job, job) for job in objects(raw, "jobs")),
             take(raw, "total", int),
             take(raw, "revision", int),
-            maybe(raw, "next_cursor", str),
+            None if raw.get("next_cursor") is None else take(raw, "next_cursor", str),
             take(raw, "facets", dict, {}),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation(ListRecord):
     """The reason for a job's current state: cause, next step and earlier attempts."""
 
-    code: str
-    message: str
-    cause: str
-    next_step: str
-    raw: Raw = field(repr=False, compare=False)
-
-    @classmethod
-    def of(cls, raw: Raw) -> Explanation:
-        """From its JSON object."""
-        code, message, cause, next_step = (take(raw, key, str, "") for key in ("code", "message", "cause", "next_step"))
-        return cls(code, message, cause, next_step, raw)
+    code: str = ""
+    message: str = ""
+    cause: str = ""
+    next_step: str = ""
 
     @property
     def history(self) -> list[Raw]:
@@ -160,47 +152,45 @@ class Explanation:
         return objects(self.raw, "history") if "history" in self.raw else []
 
 
-@dataclass(frozen=True, slots=True)
-class HeldSnapshot:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldSnapshot(ListRecord):
     """A temporary snapshot that a job holds, or left behind, at its source."""
 
     snapshot: str
     job_id: str
     state: str
 
-    @classmethod
-    def of(cls, raw: Raw) -> HeldSnapshot:
-        """From its JSON object."""
-        return cls(take(raw, "snapshot", str), take(raw, "job_id", str), take(raw, "state", str))
 
-
-@dataclass(frozen=True, slots=True)
-class DaemonStatus:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonStatus(ListRecord):
     """The daemon's version, uptime and job counts."""
 
     version: str
     uptime: str
-    total_jobs: int
-    running_jobs: int
-    completed_jobs: int
-    failed_jobs: int
-    cancelled_jobs: int
-    raw: Raw = field(repr=False, compare=False)
-
-    @classmethod
-    def of(cls, raw: Raw) -> DaemonStatus:
-        """From the answer of ``GET /status``."""
-        counts = {f"{name}_jobs": take(raw, f"{name}_jobs", int, 0) for name in JOB_COUNTS}
-        return cls(version=take(raw, "version", str), uptime=take(raw, "uptime", str), raw=raw, **counts)
+    total_jobs: int = 0
+    running_jobs: int = 0
+    completed_jobs: int = 0
+    failed_jobs: int = 0
+    cancelled_jobs: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LogPart:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPart(ListRecord):
     """A chunk of a job's log. ``end`` is the offset to continue from; ``ended``: the log is complete."""
 
     text: str
     end: int
     ended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Me(ListRecord):
+    """The identity of the caller. ``via`` is token, cookie or local (a daemon without authentication)."""
+
+    name: str
+    role: str
+    scope: str
+    via: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +223,8 @@ def _typed(raw: Raw, key: str, kind: Any) -> Any:
 
 
 _READERS: Final[Mapping[Any, Callable[[Raw, str, Any], Any]]] = {
-    datetime: lambda raw, key, _: moment(raw, key),
-    float: lambda raw, key, _: number(raw, key),
+    datetime: lambda raw, key, _: _moment(raw, key),
+    float: lambda raw, key, _: float(take(raw, key, int | float)),  # type: ignore[arg-type] # isinstance takes a union
     tuple[str, ...]: lambda raw, key, _: tuple(take(raw, key, list)),
     Mapping[str, Any]: lambda raw, key, _: take(raw, key, dict),
     Progress: lambda raw, key, _: Progress.of(take(raw, key, dict)),
@@ -251,28 +241,15 @@ def take(raw: Raw, key: str, kind: type[V], default: Any = _REQUIRED) -> V:
     return value
 
 
-def maybe(raw: Raw, key: str, kind: type[V]) -> V | None:
-    """The value of ``key``, or None where it is null or missing."""
-    value = raw.get(key)
-    if not isinstance(value, kind | NoneType):
-        raise bad_answer(f"'{key}' is no {kind.__name__}")
-    return value
-
-
-def number(raw: Raw, key: str) -> float:
-    """A number, with or without a fraction."""
-    return float(take(raw, key, int | float))  # type: ignore[arg-type] # isinstance takes a union
-
-
-def moment(raw: Raw, key: str) -> datetime:
+def _moment(raw: Raw, key: str) -> datetime:
     """A time, RFC 3339."""
     text = take(raw, key, str)
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
-        raise bad_answer(f"'{key}' is no time") from error
+        raise bad_answer(f"'{key}' is not a time") from error
     if found.tzinfo is None:
-        raise bad_answer(f"'{key}' has no zone")
+        raise bad_answer(f"'{key}' has no time zone")
     return found
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hypersdk.client.errors import bad_answer
+from hypersdk.client.errors import bad_answer, json_object
 from hypersdk.units import MiB
 
 MAX_EVENT_CHARS: Final = 4 * MiB
@@ -23,12 +22,9 @@ class StreamEvent:
     id: str
     data: str
 
-    def json(self) -> Any:
-        """``data`` as JSON. Raises DaemonError ``answer_unreadable``."""
-        try:
-            return json.loads(self.data)
-        except ValueError as error:
-            raise bad_answer("an event holds no JSON") from error
+    def json(self) -> dict[str, Any]:
+        """``data`` as a JSON object. Raises DaemonError ``answer_unreadable``."""
+        return json_object(self.data)
 
 
 class EventDecoder:

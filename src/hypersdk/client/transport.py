@@ -28,6 +28,7 @@ from hypersdk.client.errors import (
     DaemonError,
     bad_answer,
     error_of,
+    json_object,
 )
 from hypersdk.errors import ConnectError, UsageError
 from hypersdk.net.certificate import checking_context, peer_certificate, unknown_error
@@ -40,8 +41,6 @@ RETRIES: Final = 5
 FIRST_PAUSE_S: Final = 0.2
 """Doubled with each further try: about 6 s in all, in which a daemon restarts."""
 MAX_RETRY_AFTER_S: Final = 60.0
-ANSWER_S: Final = 10.0
-"""Minimum time for a response after the requested wait."""
 STILL_ANSWERED: Final = "idempotency_running"
 """The connection broke, or the daemon died, during this very request."""
 BUSY: Final = frozenset({429, 503})
@@ -55,23 +54,11 @@ Params = Mapping[str, str | int | bool | list[str]]
 class DaemonResponse:
     """A successful response."""
 
-    status: int
-    headers: Mapping[str, str]
     body: bytes
 
-    def json(self) -> Any:
-        """Raises DaemonError ``answer_unreadable``."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError) as error:
-            raise bad_answer("it is not JSON") from error
-
     def object(self) -> dict[str, Any]:
-        """The answer, which must be a JSON object."""
-        found = self.json()
-        if not isinstance(found, dict):
-            raise bad_answer("it is not a JSON object")
-        return found
+        """The body, which must be a JSON object. Raises DaemonError ``answer_unreadable``."""
+        return json_object(self.body)
 
 
 class Transport:
@@ -109,11 +96,10 @@ class Transport:
         json_body: object = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
-        wait_s: float = 0.0,
+        timeout_s: float = 0.0,
     ) -> DaemonResponse:
-        """Sends the request, with retries where that is safe. ``wait_s`` is how long the daemon was asked to wait
-        before it responds.
+        """Sends the request, with retries where that is safe. ``timeout_s`` is for requests that may take longer than
+        others.
 
         Raises HyperSDKError: the daemon's own, ConnectError or DaemonError.
         """
@@ -125,12 +111,10 @@ class Transport:
             build["json"] = json_body
         elif body is not None:
             build["content"] = body
-        if timeout_s is not None:
-            build["timeout"] = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
-        elif wait_s:
-            connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
-            build["timeout"] = httpx.Timeout(max(self._timeout_s, wait_s + ANSWER_S), connect=connect_s)
-        return self._persist(lambda: self._once(method, path, build))
+        connect_s = min(CONNECT_TIMEOUT_S, self._timeout_s)
+        build["timeout"] = httpx.Timeout(max(self._timeout_s, timeout_s), connect=connect_s)
+        with self._translated():
+            return self._persist(lambda: self._once(method, path, build))
 
     def _persist(self, once: Callable[[], DaemonResponse]) -> DaemonResponse:
         pause_s, connected = FIRST_PAUSE_S, False
@@ -141,14 +125,10 @@ class Transport:
                 if not left:
                     raise busy.error from None
                 self._sleep(busy.after_s)
-            except httpx.TimeoutException as error:
-                raise self._timed_out(error) from error
-            except _UNSENDABLE:
-                raise _unsendable() from None
             except httpx.RequestError as error:
                 connected = connected or not isinstance(error, httpx.ConnectError)
-                if not left or not connected or _is_tls(error) or isinstance(error, httpx.DecodingError):
-                    raise self._unreachable(error) from error
+                if not left or not connected or _is_tls(error) or isinstance(error, _NOT_RETRIED):
+                    raise
                 self._sleep(pause_s)
                 pause_s *= 2
         raise AssertionError("the last try returns or raises")
@@ -162,7 +142,7 @@ class Transport:
             if busy and (after_s := _retry_after(response)) is not None:
                 raise _Busy(error, after_s)
             raise error
-        return DaemonResponse(response.status_code, response.headers, body)
+        return DaemonResponse(body)
 
     @contextmanager
     def stream(
@@ -225,8 +205,9 @@ class Transport:
         return unknown_error(f"{host}:{port}", _tls_reason(error), certificate, of_daemon=True)
 
 
+_NOT_RETRIED: Final = (httpx.TimeoutException, httpx.LocalProtocolError, httpx.DecodingError)
 _UNSENDABLE: Final = (httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError)
-"""HTTP has no form for the request; sent again, it would be the same."""
+"""The request cannot be expressed in HTTP; a retry would not change that."""
 
 
 def path_part(text: str) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
-from starlette.concurrency import run_in_threadpool
 
 from hypersdk.access.access import Access
 from hypersdk.access.audit import NEWEST
@@ -14,19 +13,18 @@ from hypersdk.access.faults import USER_INVALID, Forbidden
 from hypersdk.access.records import Scope
 from hypersdk.access.roles import Permission, Role, permissions
 from hypersdk.access.tokens import check_revocable
-from hypersdk.api.context import Services, services
+from hypersdk.api.context import Use
 from hypersdk.api.queries import AuditQuery, TokenQuery, UserQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import COOKIE, Admin, Caller, Viewer, address_of, came_by_tls
 from hypersdk.api.times import rfc3339
-from hypersdk.api.views import AuditEntryView, ListView, TokenView, UserView, listed
+from hypersdk.api.views import AuditEntryView, ListView, TokenView, UserView, View, listed, view_of
 from hypersdk.errors import UsageError
 from hypersdk.secret import Secret
 from hypersdk.state.pages import LIST_QUERY
 
 DAY_S: Final = 86_400.0
 router = APIRouter(prefix="/api/v1/auth", tags=["auth"])
-Use = Annotated[Services, Depends(services)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$", examples=["ann"])]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
@@ -42,13 +40,9 @@ class LoginBody(_StrictBody):
     password: SecretStr = Field(max_length=1024)
 
 
-class PermissionView(BaseModel):
+@view_of(Permission)
+class PermissionView(View):
     """Whether the caller may perform an action, and the reason if not."""
-
-    action: str = Field(examples=["jobs.submit"])
-    allowed: bool
-    needs: Role
-    reason: str | None = None
 
 
 class MeView(BaseModel):
@@ -131,10 +125,10 @@ class AuditView(ListView):
 
 
 @router.post("/login", responses=problems())
-async def login(body: LoginBody, request: Request, response: Response, use: Use) -> LoginView:
+def login(body: LoginBody, request: Request, response: Response, use: Use) -> LoginView:
     """Starts a session; the cookie is HttpOnly, the CSRF token is in the response."""
     password = _secret(body.password)
-    user, begun = await run_in_threadpool(use.access.login, body.username, password, address_of(request.scope))
+    user, begun = use.access.login(body.username, password, address_of(request.scope))
     response.set_cookie(
         COOKIE,
         begun.cookie.reveal(),
@@ -157,12 +151,12 @@ async def login(body: LoginBody, request: Request, response: Response, use: Use)
 
 
 @router.post("/logout", status_code=204, responses=problems())
-async def logout(request: Request, response: Response, caller: Viewer, use: Use) -> None:
+def logout(request: Request, response: Response, caller: Viewer, use: Use) -> None:
     """Ends the session of the cookie. Tokens are not revoked."""
     cookie = request.cookies.get(COOKIE)
     if caller.via == "cookie" and cookie:
-        await run_in_threadpool(use.access.logins.end, Secret(cookie))
-        await run_in_threadpool(use.access.audit.write, caller.name, caller.address, "logout")
+        use.access.logins.end(Secret(cookie))
+        use.access.audit.write(caller.name, caller.address, "logout")
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
 
 
@@ -187,111 +181,107 @@ async def list_permissions(caller: Viewer) -> list[PermissionView]:
 
 
 @router.post("/password", status_code=204, responses=problems())
-async def change_password(body: PasswordBody, caller: Viewer, use: Use) -> None:
+def change_password(body: PasswordBody, caller: Viewer, use: Use) -> None:
     """Changes the caller's own password and ends its sessions."""
     current, new = _secret(body.current), _secret(body.new)
-    await run_in_threadpool(use.access.change_password, caller.name, current, new, caller.address)
+    use.access.change_password(caller.name, current, new, caller.address)
 
 
 # Users
 
 
 @router.get("/users", responses=problems())
-async def list_users(query: Annotated[UserQuery, Query()], _caller: Admin, use: Use) -> UsersView:
+def list_users(query: Annotated[UserQuery, Query()], _caller: Admin, use: Use) -> UsersView:
     """Filtered and sorted by any column."""
-    found = await run_in_threadpool(use.access.users.page, query.where(), query.part())
+    found = use.access.users.page(query.where(), query.part())
     return UsersView(users=[UserView.model_validate(user) for user in found.rows], **listed(found))
 
 
 @router.post("/users", status_code=201, responses=problems(409))
-async def create_user(body: UserBody, caller: Admin, use: Use) -> UserView:
+def create_user(body: UserBody, caller: Admin, use: Use) -> UserView:
     """Creates a user."""
     password = None if body.password is None else _secret(body.password)
-    user = await run_in_threadpool(use.access.users.create, body.name, body.role, password)
-    await _note(use.access, caller, "user.create", user.name, role=user.role)
+    user = use.access.users.create(body.name, body.role, password)
+    _note(use.access, caller, "user.create", user.name, role=user.role)
     return UserView.model_validate(user)
 
 
 @router.get("/users/{user_id}", responses=problems(404))
-async def get_user(user_id: str, _caller: Admin, use: Use) -> UserView:
+def get_user(user_id: str, _caller: Admin, use: Use) -> UserView:
     """One user, by id or name."""
-    return UserView.model_validate(await run_in_threadpool(use.access.users.get, user_id))
+    return UserView.model_validate(use.access.users.get(user_id))
 
 
 @router.patch("/users/{user_id}", responses=problems(404, 409))
-async def change_user(user_id: str, body: UserChangeBody, caller: Admin, use: Use) -> UserView:
+def change_user(user_id: str, body: UserChangeBody, caller: Admin, use: Use) -> UserView:
     """Changes the role or the password, or disables the user; its sessions end."""
     password = None if body.password is None else _secret(body.password)
-    user = await run_in_threadpool(
-        lambda: use.access.users.change(user_id, role=body.role, password=password, disabled=body.disabled)
-    )
+    user = use.access.users.change(user_id, role=body.role, password=password, disabled=body.disabled)
     changed = sorted(body.model_fields_set)
-    await _note(use.access, caller, "user.change", user.name, changed=changed, role=user.role)
+    _note(use.access, caller, "user.change", user.name, changed=changed, role=user.role)
     return UserView.model_validate(user)
 
 
 @router.delete("/users/{user_id}", status_code=204, responses=problems(404, 409))
-async def delete_user(user_id: str, caller: Admin, use: Use) -> None:
+def delete_user(user_id: str, caller: Admin, use: Use) -> None:
     """Deletes a user with its tokens and sessions."""
-    user = await run_in_threadpool(use.access.users.delete, user_id)
-    await _note(use.access, caller, "user.delete", user.name)
+    user = use.access.users.delete(user_id)
+    _note(use.access, caller, "user.delete", user.name)
 
 
 # Tokens
 
 
 @router.get("/tokens", responses=problems())
-async def list_tokens(query: Annotated[TokenQuery, Query()], caller: Viewer, use: Use) -> TokensView:
+def list_tokens(query: Annotated[TokenQuery, Query()], caller: Viewer, use: Use) -> TokensView:
     """The caller's tokens, or with `all` those of all users; filtered and sorted by any column."""
     if query.everyone and not caller.role.allows(Role.ADMIN):
         raise Forbidden("only an administrator may list the tokens of others", needs="admin")
     whose = None if query.everyone else caller.user_id
-    found = await run_in_threadpool(use.access.tokens.page, whose, query.where(), query.part())
+    found = use.access.tokens.page(whose, query.where(), query.part())
     return TokensView(tokens=[TokenView.model_validate(token) for token in found.rows], **listed(found))
 
 
 @router.post("/tokens", status_code=201, responses=problems(404))
-async def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenView:
+def create_token(body: TokenBody, caller: Viewer, use: Use) -> NewTokenView:
     """Creates a token. Its secret is in this response and nowhere else. It has no more rights than its user and its
     creator; created by a token, it expires no later than that one."""
-    owner = await run_in_threadpool(_owner, use.access, caller, body)
+    owner = _owner(use.access, caller, body)
     lifetime = None if body.expires_in_days is None else body.expires_in_days * DAY_S
-    token, text = await run_in_threadpool(
-        lambda: use.access.tokens.create(
-            owner,
-            body.label,
-            body.scope,
-            lifetime_s=lifetime,
-            maker=caller.token_id,
-            shorten="expires_in_days" not in body.model_fields_set,
-        )
+    token, text = use.access.tokens.create(
+        owner,
+        body.label,
+        body.scope,
+        lifetime_s=lifetime,
+        maker=caller.token_id,
+        shorten="expires_in_days" not in body.model_fields_set,
     )
-    await _note(use.access, caller, "token.create", token.id, user=token.user, scope=token.scope)
+    _note(use.access, caller, "token.create", token.id, user=token.user, scope=token.scope)
     return NewTokenView(**TokenView.model_validate(token).model_dump(), token=text.reveal())
 
 
 @router.delete("/tokens/{token_id}", status_code=204, responses=problems(404))
-async def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
+def revoke_token(token_id: str, caller: Viewer, use: Use) -> None:
     """Revokes a token, immediately. A token can revoke itself, and tokens whose scope is not above its own."""
-    token = await run_in_threadpool(use.access.tokens.get, token_id)
+    token = use.access.tokens.get(token_id)
     if token.user_id != caller.user_id and not caller.role.allows(Role.ADMIN):
         raise Forbidden("only an administrator may revoke the tokens of others", needs="admin")
     if caller.token_id is not None:
         check_revocable(token, caller.scope, caller.token_id)
-    await run_in_threadpool(use.access.tokens.revoke, token_id)
-    await _note(use.access, caller, "token.revoke", token.id, user=token.user)
+    use.access.tokens.revoke(token_id)
+    _note(use.access, caller, "token.revoke", token.id, user=token.user)
 
 
 # Audit
 
 
 @router.get("/audit", responses=problems())
-async def list_audit(query: Annotated[AuditQuery, Query()], _caller: Admin, use: Use) -> AuditView:
+def list_audit(query: Annotated[AuditQuery, Query()], _caller: Admin, use: Use) -> AuditView:
     """The audit trail, filtered and sorted by any column. Paged by `before` for programs, by `offset` for a scroll
     bar."""
     if query.before is not None and query.offset:
         raise UsageError("offset cannot be combined with before", code=LIST_QUERY)
-    found = await run_in_threadpool(lambda: use.access.audit.page(query.where(), query.part(), before=query.before))
+    found = use.access.audit.page(query.where(), query.part(), before=query.before)
     more = len(found.rows) == query.limit and query.sort == NEWEST.sort
     entries = [AuditEntryView.model_validate(entry) for entry in found.rows]
     return AuditView(entries=entries, next=found.rows[-1].number if more else None, **listed(found))
@@ -311,10 +301,8 @@ def _owner(access: Access, caller: Caller, body: TokenBody) -> str:
     return owner
 
 
-async def _note(access: Access, caller: Caller, action: str, target: str, **detail: Any) -> None:
-    await run_in_threadpool(
-        lambda: access.audit.write(caller.name, caller.address, action, target=target, detail=detail)
-    )
+def _note(access: Access, caller: Caller, action: str, target: str, **detail: Any) -> None:
+    access.audit.write(caller.name, caller.address, action, target=target, detail=detail)
 
 
 def _secret(given: SecretStr) -> Secret:
@@ -328,10 +316,4 @@ def _secret(given: SecretStr) -> Secret:
 
 
 def _permissions(role: Role) -> list[PermissionView]:
-    return [_permission(permission) for permission in permissions(role)]
-
-
-def _permission(permission: Permission) -> PermissionView:
-    return PermissionView(
-        action=permission.action, allowed=permission.allowed, needs=permission.needs, reason=permission.reason
-    )
+    return [PermissionView.model_validate(permission) for permission in permissions(role)]

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Final, TypeVar
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from hypersdk.access.endpoints import ENDPOINT_UNKNOWN, NewEndpoint
 from hypersdk.access.kinds import KINDS
 from hypersdk.access.kinds.vsphere import VSPHERE
-from hypersdk.api.context import Services, services
+from hypersdk.api.context import Use
 from hypersdk.api.queries import EndpointQuery
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Admin, Operator, Viewer
@@ -22,7 +22,6 @@ from hypersdk.errors import LookupFailed
 from hypersdk.secret import Secret
 
 router = APIRouter(prefix="/api/v1/endpoints", tags=["endpoints"])
-Use = Annotated[Services, Depends(services)]
 Id = Annotated[str, Path(max_length=128, description="Id or name of an endpoint", examples=["endpoint-3f9a1c20d4e5"])]
 Line = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 DIALS: Final = anyio.CapacityLimiter(4)

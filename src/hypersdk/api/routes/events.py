@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Header, Query
 from pydantic import StringConstraints
 from starlette.responses import Response, StreamingResponse
 
-from hypersdk.api.context import Services, services
+from hypersdk.api.context import Use
 from hypersdk.api.feed import TOPICS, Subscription
 from hypersdk.api.responses import problems
-from hypersdk.api.security import Caller, viewer
+from hypersdk.api.security import Viewer
 
 router = APIRouter(prefix="/api/v1/events", tags=["events"])
 MAX_IDS: Final = 200
@@ -37,8 +37,8 @@ _EXAMPLE: Final = (
     },
 )
 async def events(
-    use: Annotated[Services, Depends(services)],
-    _: Annotated[Caller, Depends(viewer)],
+    use: Use,
+    _: Viewer,
     topics: Annotated[list[Topic] | None, Query(max_length=10, description="Without any: all")] = None,
     ids: Annotated[
         list[Id] | None, Query(max_length=MAX_IDS, description="Only these objects; without any: all")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -16,12 +17,12 @@ from hypersdk.api.allowed import AllowedActionView, acted_on, job_permissions
 from hypersdk.api.artifacts import FileResponse, artifacts_of, open_artifact, part_of
 from hypersdk.api.audited import tell, tell_each, tell_submission
 from hypersdk.api.bodies import job_file
-from hypersdk.api.context import Services, services
+from hypersdk.api.context import Use
 from hypersdk.api.examples import JOB_FILE_BODY
 from hypersdk.api.idempotency import idempotency_key
 from hypersdk.api.queries import AttemptQuery, BulkBody, JobQuery
 from hypersdk.api.responses import Remedies, problems
-from hypersdk.api.security import Caller, operator, viewer
+from hypersdk.api.security import Caller, Operator, Viewer
 from hypersdk.api.views import (
     AttemptView,
     ErrorView,
@@ -50,9 +51,6 @@ MAX_BULK: Final = 1000
 MAX_WAIT_S: Final = 30.0
 LOG_POLL_S: Final = 0.5
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
-Use = Annotated[Services, Depends(services)]
-Viewer = Annotated[Caller, Depends(viewer)]
-Operator = Annotated[Caller, Depends(operator)]
 Id = Annotated[str, Path(max_length=128, description="Id of a job", examples=["job-3f9a1c20d4e5"])]
 
 
@@ -200,8 +198,8 @@ def bulk(body: BulkBody, request: Request, use: Use, _: Operator) -> BulkResults
     ids, remaining, skipped = _chosen(body, use.jobs)
     outcome = use.service.each(ids, _action(body))
     results = [
-        BulkResultView(id=one, ok=error is None, error=None if error is None else _error(error))
-        for one, error in outcome.items()
+        BulkResultView(id=job_id, ok=error is None, error=None if error is None else _error(error))
+        for job_id, error in outcome.items()
     ]
     tell_each(request.scope, body.action, outcome)
     failed = sum(not result.ok for result in results)
@@ -378,23 +376,14 @@ async def logs(
 
 
 def _read_log(store: JobStore, job_id: str, after: int) -> LogView:
-    job = store.get(job_id)  # its state before its log: what it wrote last is there when it has ended
+    job = store.get(job_id)  # before the log: a job that has ended writes no more
     data, end = store.read_log(job.id, after)
-    whole = data[: len(data) - _cut_off(data)]
-    text = whole.decode("utf-8", "replace")
-    return LogView(text=text, start=after, end=end - (len(data) - len(whole)), ended=job.state in ENDED and not data)
-
-
-def _cut_off(data: bytes) -> int:
-    """Bytes at the end that begin a character whose rest is still to come; none where they are all there is."""
-    for back in range(1, min(4, len(data))):
-        byte = data[-back]
-        if byte >= 0xC0:
-            wants = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return back if wants > back else 0
-        if byte < 0x80:
-            return 0
-    return 0
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(data)
+    begun = decoder.getstate()[0]  # a character whose last bytes are not written yet
+    if not text:  # nothing follows it: the log was cut off
+        text, begun = data.decode("utf-8", "replace"), b""
+    return LogView(text=text, start=after, end=end - len(begun), ended=job.state in ENDED and not data)
 
 
 @router.get(

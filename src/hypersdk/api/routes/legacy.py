@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from hypersdk import __version__
 from hypersdk.api.audited import tell_each, tell_submission
 from hypersdk.api.bodies import job_file, json_body
-from hypersdk.api.context import Services, services
+from hypersdk.api.context import Use
 from hypersdk.api.examples import JOB_FILE_BODY
 from hypersdk.api.idempotency import idempotency_key
 from hypersdk.api.responses import legacy_errors
-from hypersdk.api.security import Caller, operator, viewer
+from hypersdk.api.security import Operator, Viewer
 from hypersdk.api.times import go_duration, maybe_rfc3339, nanoseconds, now_rfc3339, rfc3339
 from hypersdk.errors import UsageError, register
 from hypersdk.jobs.records import EMPTY_PROGRESS, JobRecord
@@ -45,7 +45,6 @@ RESULT_FIELDS: Final[Mapping[str, Any]] = {
     "success": False, "export_method": "", "error": "",
 }  # fmt: skip
 router = APIRouter(tags=["legacy"])
-Use = Annotated[Services, Depends(services)]
 
 
 class HealthView(BaseModel):
@@ -140,7 +139,7 @@ async def health() -> HealthView:
 
 
 @router.get("/status", operation_id="status", summary="Job counts, version, uptime", responses=legacy_errors())
-def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyStatusView:
+def status(use: Use, _: Viewer) -> LegacyStatusView:
     """Job counts in the words of these routes; waiting jobs are in the total only."""
     counts = dict.fromkeys(LEGACY_STATUS.values(), 0)
     for state, count in use.jobs.counts().items():
@@ -165,7 +164,7 @@ def status(use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyStatusView:
     response_model_exclude_none=True,
     responses=legacy_errors(),
 )
-async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(operator)]) -> LegacySubmissionView:
+async def submit(request: Request, use: Use, caller: Operator) -> LegacySubmissionView:
     """One definition, `{jobs: [...]}` or a bare list, as JSON or YAML. An invalid job is rejected with its reason, the
     others are accepted; 400 only if the text cannot be parsed at all."""
     text, kind = await job_file(request)
@@ -189,7 +188,7 @@ async def submit(request: Request, use: Use, caller: Annotated[Caller, Depends(o
     response_model_exclude_none=True,
     responses=legacy_errors(),
 )
-async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobsView:
+async def query(request: Request, use: Use, _: Viewer) -> LegacyJobsView:
     """By id, by status, or all. Unknown ids are skipped."""
     question = await json_body(request, LegacyQueryBody)
     return await run_in_threadpool(_find, use.jobs, question)
@@ -204,7 +203,7 @@ async def query(request: Request, use: Use, _: Annotated[Caller, Depends(viewer)
 )
 def query_by_parameters(
     use: Use,
-    _: Annotated[Caller, Depends(viewer)],
+    _: Viewer,
     all: Annotated[bool, Query(description="All jobs")] = True,  # noqa: A002 - the parameter's name
     status: Annotated[list[str] | None, Query(max_length=20, description="May be repeated")] = None,
     limit: Annotated[int, Query(ge=0, le=2**31, description=LIMIT)] = 0,
@@ -216,7 +215,7 @@ def query_by_parameters(
 @router.get(
     "/jobs/{id}", operation_id="job", summary="One job", response_model_exclude_none=True, responses=legacy_errors(404)
 )
-def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobView:  # noqa: A002 - the parameter's name
+def get(id: str, use: Use, _: Viewer) -> LegacyJobView:  # noqa: A002 - the parameter's name
     """With its progress, and its result once it has finished."""
     return legacy_job(use.jobs.get(id))
 
@@ -229,7 +228,7 @@ def get(id: str, use: Use, _: Annotated[Caller, Depends(viewer)]) -> LegacyJobVi
     response_model_exclude_none=True,
     responses=legacy_errors(),
 )
-async def cancel(request: Request, use: Use, _: Annotated[Caller, Depends(operator)]) -> LegacyCancelView:
+async def cancel(request: Request, use: Use, _: Operator) -> LegacyCancelView:
     """Each on its own: unknown or finished jobs are in `failed`, with the reason in `errors`."""
     wanted = await json_body(request, LegacyCancelBody)
     outcome = await run_in_threadpool(use.service.each, wanted.job_ids, JobStore.cancel)

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
-from hypersdk.api.context import Services, services
+from hypersdk.api.context import Use
 from hypersdk.api.metrics import CONTENT_TYPE
-from hypersdk.api.openapi import document, document_json
+from hypersdk.api.openapi import document
 from hypersdk.api.page import STYLE, page
 from hypersdk.api.responses import Remedies, problems
 from hypersdk.api.security import Viewer, metrics_reader
 from hypersdk.api.times import now_rfc3339, rfc3339
+from hypersdk.api.views import View, view_of
 from hypersdk.errors import CODES
 from hypersdk.jobs.remedies import next_step
 from hypersdk.jobs.states import JobState
-from hypersdk.jobs.statistics import KEEP_MINUTES, read_samples, read_statistics
+from hypersdk.jobs.statistics import KEEP_MINUTES, Sample, read_samples, read_statistics
 from hypersdk.jobs.workerfault import PROCESS_DIES
 from hypersdk.remedies import as_json
 
 router = APIRouter()
-Use = Annotated[Services, Depends(services)]
 MAX_POINTS: Final = 1500
 
 
@@ -69,20 +70,11 @@ class StatisticsView(BaseModel):
     timestamp: str
 
 
-class PointView(BaseModel):
+@view_of(Sample, but="minute")
+class PointView(View):
     """One minute."""
 
     at: str
-    rate_bytes_s: float
-    submitted: int
-    queued: int
-    running: int
-    paused: int
-    completed: int
-    failed: int
-    cancelled: int
-    workers: int
-    streams: int
 
 
 class HistoryView(BaseModel):
@@ -183,13 +175,7 @@ def history(
     last = _minute(until, time.time() + 60)
     first = max(_minute(since, (last - 60) * 60.0), last - KEEP_MINUTES)
     found = read_samples(use.database, first, last, limit=points) if first < last else []
-    shown = [
-        PointView(
-            at=rfc3339(sample.minute * 60.0),
-            **{name: getattr(sample, name) for name in PointView.model_fields if name != "at"},
-        )
-        for sample in found
-    ]
+    shown = [PointView(at=rfc3339(sample.minute * 60.0), **asdict(sample)) for sample in found]
     return HistoryView(since=rfc3339(first * 60.0), until=rfc3339(last * 60.0), points=shown)
 
 
@@ -200,12 +186,12 @@ def _minute(moment: datetime | None, otherwise: float) -> int:
 @router.get("/openapi.json", include_in_schema=False)
 def openapi(request: Request, _: Viewer) -> Response:
     """The OpenAPI document."""
-    return Response(document_json(request.app), media_type="application/json")
+    return JSONResponse(document(request.app))
 
 
 @router.get("/docs", include_in_schema=False)
 def docs(request: Request, _: Viewer) -> HTMLResponse:
-    """The same for people: a page without scripts, to satisfy the strict policy."""
+    """The OpenAPI document as a page without scripts, as the Content-Security-Policy requires."""
     return HTMLResponse(page(document(request.app)))
 
 

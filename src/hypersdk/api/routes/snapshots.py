@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from hypersdk.api.context import Services, services
+from hypersdk.api.context import Use
 from hypersdk.api.responses import problems
 from hypersdk.api.security import Viewer
 from hypersdk.jobs.store import JobStore
@@ -34,7 +33,7 @@ class SnapshotsView(BaseModel):
 
 
 @router.get("", operation_id="list_snapshots", summary="List the temporary snapshots of jobs", responses=problems())
-def get(use: Annotated[Services, Depends(services)], _: Viewer) -> SnapshotsView:
+def get(use: Use, _: Viewer) -> SnapshotsView:
     """Each is removed by its job: at its end, when it is cancelled (`hyperctl cancel ID`), or when it is too old to go
     on from."""
     held = JobStore(use.database).snapshots()

@@ -18,9 +18,9 @@ from hypersdk.cli.programs.groups import Command, flag
 from hypersdk.errors import AccessError, HyperSDKError
 
 if TYPE_CHECKING:
-    from hypersdk.client.accounts import Me
     from hypersdk.client.address import Target
     from hypersdk.client.contexts import Contexts
+    from hypersdk.client.records import Me
     from hypersdk.client.transport import Transport
     from hypersdk.secret import Secret
 
