@@ -13,7 +13,7 @@ import pytest
 from hypersdk.errors import ConnectError, HyperSDKError, UsageError
 from hypersdk.net.address import is_loopback_name
 from hypersdk.net.certificate import TlsPolicy
-from hypersdk.net.guard import EndpointGuard, check_submitted
+from hypersdk.net.guard import EndpointGuard
 from hypersdk.secret import Secret
 from hypersdk.vsphere.connection import open_connection
 from hypersdk.vsphere.endpoint import Endpoint
@@ -44,21 +44,28 @@ REFUSED = [
 ALLOWED = ["192.0.2.10", "10.0.0.5", "192.168.1.1", "172.16.0.1", "2001:db8::1", "fd12:3456::1", "64:ff9b::c000:20a"]
 
 
+def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
+    """Names resolve to these addresses, one answer after the other; the last one stays."""
+    rest = itertools.chain(answers, itertools.repeat(answers[-1]))
+    monkeypatch.setattr("hypersdk.net.guard._resolve", lambda *_: next(rest))
+
+
 @pytest.mark.parametrize("address", REFUSED)
-def test_a_job_may_not_lead_us_to_ourselves_or_to_metadata(address: str) -> None:
+def test_a_job_may_not_lead_us_to_ourselves_or_to_metadata(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, [address])
     with pytest.raises(UsageError) as caught:
-        check_submitted("vcenter.example.com", 443, (), resolve=lambda *_: [address])
+        EndpointGuard()("vcenter.example.com", 443)
     assert caught.value.code == "endpoint_refused"
+    assert EndpointGuard(("vcenter.example.com",))("vcenter.example.com", 443) == address
+    resolving(monkeypatch, ["192.0.2.10", address])
     with pytest.raises(UsageError):
-        check_submitted("vcenter.example.com", 443, (), resolve=lambda *_: ["192.0.2.10", address])
-    assert (
-        check_submitted("vcenter.example.com", 443, ("vcenter.example.com",), resolve=lambda *_: [address]) == address
-    )
+        EndpointGuard()("vcenter.example.com", 443)
 
 
 @pytest.mark.parametrize("address", ALLOWED)
-def test_a_job_may_lead_us_elsewhere(address: str) -> None:
-    assert check_submitted("vcenter.example.com", 443, (), resolve=lambda *_: [address]) == address
+def test_a_job_may_lead_us_elsewhere(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, [address])
+    assert EndpointGuard()("vcenter.example.com", 443) == address
 
 
 @pytest.mark.parametrize(
@@ -67,7 +74,7 @@ def test_a_job_may_lead_us_elsewhere(address: str) -> None:
 )
 def test_every_spelling_of_loopback_is_refused(host: str) -> None:
     with pytest.raises(HyperSDKError) as caught:
-        check_submitted(host, 443, ())
+        EndpointGuard()(host, 443)
     assert caught.value.code in ("endpoint_refused", "endpoint_unresolved")
 
 
@@ -85,10 +92,10 @@ def test_every_spelling_of_loopback_is_refused(host: str) -> None:
 )
 def test_what_is_listed_is_allowed(allowed: str, host: str, port: int, fine: bool) -> None:
     if fine:
-        assert check_submitted(host, port, (allowed,))
+        assert EndpointGuard((allowed,))(host, port)
     else:
         with pytest.raises(UsageError):
-            check_submitted(host, port, (allowed,))
+            EndpointGuard((allowed,))(host, port)
 
 
 ASK_OF_ALL = """
@@ -147,9 +154,9 @@ def test_no_address_of_this_very_host_is_an_endpoint() -> None:
     }
     for address in named | listed:
         with pytest.raises(UsageError, match="endpoint"):
-            check_submitted(address, 443, ())
+            EndpointGuard()(address, 443)
     with pytest.raises(UsageError):
-        check_submitted(socket.gethostname(), 443, ())
+        EndpointGuard()(socket.gethostname(), 443)
 
 
 def test_an_address_that_becomes_the_hosts_own_is_refused_at_the_next_connection(
@@ -162,7 +169,8 @@ def test_an_address_that_becomes_the_hosts_own_is_refused_at_the_next_connection
         raise ConnectionRefusedError
 
     monkeypatch.setattr("hypersdk.vsphere.connection.dial", unreachable)
-    guard = EndpointGuard(resolve=lambda *_: ["192.0.2.10"])
+    resolving(monkeypatch, ["192.0.2.10"])
+    guard = EndpointGuard()
     endpoint = Endpoint("vcenter.example.com", 443, "user", Secret("x"), TlsPolicy(insecure=True), judge=guard)
     connection = open_connection(endpoint)
     with pytest.raises(ConnectionRefusedError):
@@ -174,9 +182,9 @@ def test_an_address_that_becomes_the_hosts_own_is_refused_at_the_next_connection
     assert caught.value.code == "endpoint_refused"
 
 
-def test_a_name_that_changes_its_address_gains_nothing() -> None:
-    answers = itertools.chain([["192.0.2.10"]], itertools.repeat(["127.0.0.1"]))
-    guard = EndpointGuard(resolve=lambda *_: next(answers))
+def test_a_name_that_changes_its_address_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, ["192.0.2.10"], ["127.0.0.1"])
+    guard = EndpointGuard()
     assert guard("vcenter.example.com", 443) == "192.0.2.10"
     assert guard("VCENTER.example.com", 443) == "192.0.2.10", "resolved once"
     with pytest.raises(UsageError):
@@ -186,7 +194,7 @@ def test_a_name_that_changes_its_address_gains_nothing() -> None:
 def test_a_name_without_an_address() -> None:
     for host in ("name.invalid", "a" * 300, "\udcff"):
         with pytest.raises(ConnectError) as caught:
-            check_submitted(host, 443, ())
+            EndpointGuard()(host, 443)
         assert caught.value.code == "endpoint_unresolved"
 
 

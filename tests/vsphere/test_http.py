@@ -17,7 +17,7 @@ from hypersdk.secret import Secret
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere.connection import open_connection
-from hypersdk.vsphere.http import ByteRange, Connection, HttpBody, SessionCookie, open_get, split_url
+from hypersdk.vsphere.http import Connection, HttpBody, SessionCookie, open_get, split_url
 from tests.support.tlsserver import Exchange, Request, Script, TlsServer
 
 Starter = Callable[[Script], TlsServer]
@@ -347,7 +347,7 @@ def test_one_connection_serves_many_ranges(tls_server: Starter) -> None:
     connection = Connection(open_connection(server.endpoint()), cancel=CancelToken())
     for offset, length in [(0, 1), (5, 70_000), (len(DATA) - 3, 3)]:
         buffer = memoryview(bytearray(length))
-        with connection.get("/x", cancel=CancelToken(), byte_range=ByteRange(offset, length)) as body:
+        with connection.get("/x", cancel=CancelToken(), byte_range=range(offset, offset + length)) as body:
             assert body.header("content-range") == f"bytes {offset}-{offset + length - 1}/{len(DATA)}"
             body.fill(buffer)
         assert bytes(buffer) == DATA[offset : offset + length]
@@ -359,7 +359,7 @@ def test_one_connection_serves_many_ranges(tls_server: Starter) -> None:
 def test_a_body_left_half_read_ends_its_connection(tls_server: Starter) -> None:
     server = tls_server(serve_range)
     connection = Connection(open_connection(server.endpoint()), cancel=CancelToken())
-    with connection.get("/x", cancel=CancelToken(), byte_range=ByteRange(0, 100)) as body:
+    with connection.get("/x", cancel=CancelToken(), byte_range=range(100)) as body:
         body.readinto(memoryview(bytearray(50)))
     assert not connection.alive
 

@@ -29,6 +29,7 @@ from hypersdk.transfer.source import StreamDigests
 from hypersdk.units import KiB, MiB
 from hypersdk.vsphere import lease as lease_module
 from hypersdk.vsphere import nfc
+from hypersdk.vsphere import tasks as tasks_module
 from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.lease import LeasedExport, Verdict, _compare, match_disks
 from hypersdk.vsphere.machine import read_machine
@@ -209,7 +210,7 @@ def test_a_busy_machine_is_waited_for(simulator: SimulatorFactory, log_in: LogIn
 
 
 def test_a_machine_that_stays_busy(simulator: SimulatorFactory, log_in: LogIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_module, "BUSY_PATIENCE_S", 0.2)
+    monkeypatch.setattr(tasks_module, "BUSY_PATIENCE_S", 0.2)
     server = simulator(machines=(SMALL,))
     book = Book()
     with lease_on(log_in(server), moref_of(server), Book()):

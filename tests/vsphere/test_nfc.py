@@ -41,7 +41,7 @@ def test_a_lease_as_a_vcenter_words_it() -> None:
     rest = f"<sslThumbprint>{SHA1}</sslThumbprint><disk>true</disk><targetId>disk-0.vmdk</targetId>"
     other = device_url("/vm-1/nvram", "https://esx/nfc/1/file-1.nvram", "<disk>false</disk><fileSize>8684</fileSize>")
     info = info_of(device_url(rest=rest), other)
-    disk, nvram = info.files
+    disk, nvram = info.files.values()
     assert info.timeout_s == 300
     assert (disk.key, disk.pin, disk.is_disk, disk.target_id, disk.size_bytes) == (
         "/vm-1/VirtualLsiLogicController0:0",
@@ -56,7 +56,8 @@ def test_a_lease_as_a_vcenter_words_it() -> None:
 def test_a_certificate_pins_by_its_sha256(tls_certificate: Identity) -> None:
     pem = ssl.DER_cert_to_PEM_cert(tls_certificate.der)
     rest = f"<sslThumbprint>{SHA1}</sslThumbprint><sslCertificate>\n{pem}\n</sslCertificate>"
-    assert info_of(device_url(rest=rest)).files[0].pin == tls_certificate.sha256
+    (file,) = info_of(device_url(rest=rest)).files.values()
+    assert file.pin == tls_certificate.sha256
 
 
 @pytest.mark.parametrize("timeout", ["", "<leaseTimeout>x</leaseTimeout>", "<leaseTimeout>0</leaseTimeout>"])
@@ -74,7 +75,7 @@ def test_a_time_out_that_is_not_told_is_the_usual_one(timeout: str) -> None:
     ],
 )
 def test_what_older_servers_leave_out(url: str, rest: str, is_disk: bool, target: str) -> None:
-    (file,) = info_of(device_url(url=url, rest=rest)).files
+    (file,) = info_of(device_url(url=url, rest=rest)).files.values()
     assert (file.is_disk, file.target_id) == (is_disk, target)
 
 
@@ -151,7 +152,7 @@ def test_a_server_that_keeps_to_sha1(simulator: SimulatorFactory, log_in: LogIn,
     session = log_in(server)
     lease = nfc.request_lease(session, moref_of(server), None)
     info = nfc.wait_until_ready(session, lease, cancel=CancelToken())
-    keys = [file.key for file in info.files if file.is_disk]
+    keys = [file.key for file in info.files.values() if file.is_disk]
     assert nfc.ask_for_sha256(session, lease, keys) is True
     server.set_faults(Fault(FaultKind.CALL, method="HttpNfcLeaseSetManifestChecksumType", fault=fault))
     assert nfc.ask_for_sha256(session, lease, keys) is False

@@ -15,7 +15,6 @@ from hypersdk.simulator.hosts import Host
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.endpoint import Endpoint
 from hypersdk.vsphere.http import SessionCookie
-from hypersdk.vsphere.lease import routes_of
 from hypersdk.vsphere.routes import VIA, Routes
 from tests.support.leases import SMALL, Book, lease_on, moref_of, read_all
 from tests.support.sessions import LogIn
@@ -53,8 +52,8 @@ def endpoint() -> Endpoint:
 
 
 def test_ways_of_a_host_behind_vcenter(endpoint: Endpoint) -> None:
-    routes = Routes(endpoint)
-    direct, around = routes.ways("https://esx1/nfc/1/disk-0.vmdk?a=b", "ab" * 20)
+    routes = Routes(endpoint, set())
+    direct, around = routes.candidates("https://esx1/nfc/1/disk-0.vmdk?a=b", "ab" * 20)
     assert (direct.url, direct.pin, direct.text) == ("https://esx1/nfc/1/disk-0.vmdk?a=b", "ab" * 20, "esx1")
     assert (around.url, around.pin) == ("https://vc.example.com/nfc/1/disk-0.vmdk?a=b", None)
     assert around.text == f"esx1{VIA}vc.example.com"
@@ -65,15 +64,17 @@ def test_ways_of_a_host_behind_vcenter(endpoint: Endpoint) -> None:
     "url", ["https://*/nfc/1/d.vmdk", "https://VC.example.com/nfc/1/d.vmdk", "https://vc.example.com:443/nfc/1/d.vmdk"]
 )
 def test_the_server_itself_has_one_way_and_its_own_rules_of_trust(endpoint: Endpoint, url: str) -> None:
-    routes = Routes(endpoint)
-    (way,) = routes.ways(url, "ab" * 20)
-    assert (way.url, way.pin) == ("https://vc.example.com/nfc/1/d.vmdk", None)
+    routes = Routes(endpoint, set())
+    (route,) = routes.candidates(url, "ab" * 20)
+    assert (route.url, route.pin) == ("https://vc.example.com/nfc/1/d.vmdk", None)
     assert routes.host_of(url).lower() == "vc.example.com"
 
 
 def test_a_star_keeps_the_port_of_the_connection() -> None:
-    (way,) = Routes(Endpoint("::1", 8989, "user", None, TlsPolicy())).ways("https://*/nfc/1/d.vmdk", None)
-    assert way.url == "https://[::1]:8989/nfc/1/d.vmdk"
+    (route,) = Routes(Endpoint("::1", 8989, "user", None, TlsPolicy()), set()).candidates(
+        "https://*/nfc/1/d.vmdk", None
+    )
+    assert route.url == "https://[::1]:8989/nfc/1/d.vmdk"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_a_star_keeps_the_port_of_the_connection() -> None:
 )
 def test_urls_that_no_host_has(endpoint: Endpoint, url: str) -> None:
     with pytest.raises(SourceError) as caught:
-        Routes(endpoint).ways(url, None)
+        Routes(endpoint, set()).candidates(url, None)
     assert caught.value.code == "bad_reply"
 
 
@@ -91,7 +92,7 @@ def test_urls_that_no_host_has(endpoint: Endpoint, url: str) -> None:
 def test_the_cookie_goes_to_the_session_s_host_only(tls_server: ServerFactory) -> None:
     vcenter, esx = tls_server(answer(BODY)), tls_server(answer(BODY))
     endpoint = vcenter.endpoint()
-    routes = Routes(endpoint)
+    routes = Routes(endpoint, set())
     assert fetch(routes, endpoint, esx.url(), esx.certificate.sha1) == (b"KDMV", f"127.0.0.1:{esx.port}")
     fetch(routes, endpoint, "https://*/nfc/1/disk-0.vmdk")
     assert "cookie" not in esx.requests[0].headers
@@ -104,7 +105,7 @@ def test_no_redirect_is_followed_and_no_way_round_it(tls_server: ServerFactory) 
     redirect = f"HTTP/1.1 302 Found\r\nLocation: {vcenter.url()}\r\nContent-Length: 0\r\n\r\n"
     esx = tls_server(answer(redirect.encode()))
     with pytest.raises(SourceError) as caught:
-        fetch(Routes(vcenter.endpoint()), vcenter.endpoint(), esx.url(), esx.certificate.sha256)
+        fetch(Routes(vcenter.endpoint(), set()), vcenter.endpoint(), esx.url(), esx.certificate.sha256)
     assert caught.value.code == "redirect_refused"
     assert vcenter.requests == []
 
@@ -112,14 +113,14 @@ def test_no_redirect_is_followed_and_no_way_round_it(tls_server: ServerFactory) 
 def test_a_wrong_pin_ends_it_and_nothing_is_tried_behind_its_back(tls_server: ServerFactory) -> None:
     vcenter, esx = tls_server(answer(BODY)), tls_server(answer(BODY))
     with pytest.raises(ConnectError) as caught:
-        fetch(Routes(vcenter.endpoint()), vcenter.endpoint(), esx.url(), "ab" * 20)
+        fetch(Routes(vcenter.endpoint(), set()), vcenter.endpoint(), esx.url(), "ab" * 20)
     assert caught.value.code == "certificate_changed"
     assert (esx.requests, vcenter.connections) == ([], 0)
 
 
 def test_a_host_without_a_pin_is_not_trusted_but_led_round(tls_server: ServerFactory) -> None:
     vcenter, esx = tls_server(answer(BODY)), tls_server(answer(BODY))
-    assert fetch(Routes(vcenter.endpoint()), vcenter.endpoint(), esx.url())[1].endswith(
+    assert fetch(Routes(vcenter.endpoint(), set()), vcenter.endpoint(), esx.url())[1].endswith(
         f"{VIA}{vcenter.endpoint().address}"
     )
     assert esx.requests == []
@@ -128,7 +129,7 @@ def test_a_host_without_a_pin_is_not_trusted_but_led_round(tls_server: ServerFac
 def test_neither_way(tls_server: ServerFactory) -> None:
     vcenter = tls_server(answer(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))
     with pytest.raises(TransientError) as caught:
-        fetch(Routes(vcenter.endpoint()), vcenter.endpoint(), "https://127.0.0.1:1/nfc/1/d.vmdk", "ab" * 20)
+        fetch(Routes(vcenter.endpoint(), set()), vcenter.endpoint(), "https://127.0.0.1:1/nfc/1/d.vmdk", "ab" * 20)
     assert caught.value.code == "no_route"
     assert "Connection refused" in caught.value.cause
     assert "404" in caught.value.cause
@@ -139,7 +140,7 @@ def test_where_all_refuse_the_refusal_counts(tls_server: ServerFactory) -> None:
     gone = answer(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
     vcenter, esx = tls_server(gone), tls_server(gone)
     with pytest.raises(SourceError) as caught:
-        fetch(Routes(vcenter.endpoint()), vcenter.endpoint(), esx.url(), esx.certificate.sha256)
+        fetch(Routes(vcenter.endpoint(), set()), vcenter.endpoint(), esx.url(), esx.certificate.sha256)
     assert (caught.value.code, caught.value.fields["status"]) == ("http_refused", 404)
     assert (len(esx.requests), len(vcenter.requests)) == (1, 1)
 
@@ -153,7 +154,7 @@ def test_the_way_that_worked_is_kept_until_it_fails(tls_server: ServerFactory) -
     vcenter = tls_server(answer(BODY))
     esx = tls_server(script)
     endpoint, pin = vcenter.endpoint(), esx.certificate.sha256
-    routes = Routes(endpoint)
+    routes = Routes(endpoint, set())
     for _ in range(3):
         assert VIA in fetch(routes, endpoint, esx.url(), pin)[1]
     assert len(esx.requests) == 1
@@ -210,7 +211,9 @@ def test_a_host_with_another_certificate_than_its_vcenter_says(simulator: Simula
 
 
 def test_leases_of_a_session_share_what_they_know(simulator: SimulatorFactory, log_in: LogIn) -> None:
-    server = simulator(machines=(SMALL,))
+    server = simulator(machines=(SMALL,), faults=(Fault(FaultKind.UNREACHABLE, times=None),))
     one, two = log_in(server), log_in(server)
-    assert routes_of(one) is routes_of(one)
-    assert routes_of(one) is not routes_of(two)
+    with lease_on(one, moref_of(server), Book()) as lease:
+        read_all(lease.sources[0])
+    assert len(one.detours) == 1
+    assert two.detours == set()

@@ -31,7 +31,7 @@ from hypersdk.client.errors import (
     json_object,
 )
 from hypersdk.errors import ConnectError, UsageError
-from hypersdk.net.certificate import checking_context, peer_certificate, unknown_error
+from hypersdk.net.certificate import peer_certificate, ssl_context, unknown_error
 from hypersdk.units import MiB
 
 MAX_ANSWER_BYTES: Final = 64 * MiB
@@ -75,7 +75,7 @@ class Transport:
             self._http: Final = httpx.Client(
                 base_url=target.url,
                 headers=headers,
-                verify=target.url.startswith("https://") and checking_context(target.tls),
+                verify=target.url.startswith("https://") and ssl_context(target.tls),
                 timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
                 trust_env=not is_loopback(target.url),  # a proxy is not asked for this machine
                 follow_redirects=False,

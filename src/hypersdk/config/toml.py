@@ -54,14 +54,10 @@ class TomlFile:
             return None
         except OSError as error:
             raise self.error(f"cannot be read: {error.strerror}") from error
-        return Content(self.parse(data), mode)
-
-    def parse(self, data: bytes) -> dict[str, Any]:
-        """The tables in ``data``. Raises UsageError."""
         if len(data) > self.limit_bytes:
             raise self.error(f"is larger than {self.limit_bytes} bytes")
         try:
-            return tomllib.loads(data.decode("utf-8"))
+            return Content(tomllib.loads(data.decode("utf-8")), mode)
         except RecursionError:
             raise self.error("is nested too deeply") from None
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

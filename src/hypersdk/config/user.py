@@ -101,40 +101,23 @@ def load_config(environ: Mapping[str, str], named: Path | None = None) -> Config
     """Reads ``named``, which must exist, or else the user's own file, which need not. Raises UsageError for what is
     wrong in it."""
     path = named or config_folder(environ) / "config.toml"
-    content = _file(path).read()
+    file = TomlFile(path, CONFIG_BAD, MAX_CONFIG_BYTES)
+    content = file.read()
     if content is None:
         if named is None:
             return Config()
         raise UsageError(f"there is no configuration file {path}", code=CONFIG_BAD)
-    config = _config(path, content.document)
+    for name, values in content.document.items():
+        if name not in ("connection", "export"):
+            raise unknown(name, ["connection", "export"], code=CONFIG_BAD, where=str(path), what="table")
+        if not isinstance(values, dict):
+            raise file.error(f"has a value where the table [{name}] should be")
+
+    def read(shape: type[T], name: str) -> T:
+        values = content.document.get(name, {})
+        return table(shape, values, code=CONFIG_BAD, where=str(path), of=f" in [{name}]")
+
+    config = Config(read(Connection, "connection"), read(ExportDefaults, "export"), path)
     if config.connection.password is not None and content.exposed:
         raise UsageError(f"{path} holds a password and has mode {content.mode:04o}", code=CONFIG_EXPOSED)
     return config
-
-
-def parse_config(data: bytes, path: Path) -> Config:
-    """The tables in ``data``, checked. ``path`` is for the messages. Raises UsageError that names the key."""
-    return _config(path, _file(path).parse(data))
-
-
-def _file(path: Path) -> TomlFile:
-    return TomlFile(path, CONFIG_BAD, MAX_CONFIG_BYTES)
-
-
-def _config(path: Path, document: Mapping[str, object]) -> Config:
-    shapes = ("connection", "export")
-    for name, content in document.items():
-        if name not in shapes:
-            raise unknown(name, list(shapes), code=CONFIG_BAD, where=str(path), what="table")
-        if not isinstance(content, dict):
-            raise _file(path).error(f"has a value where the table [{name}] should be")
-    return Config(
-        _table(path, "connection", Connection, document), _table(path, "export", ExportDefaults, document), path
-    )
-
-
-def _table(path: Path, name: str, shape: type[T], document: Mapping[str, object]) -> T:
-    values = document.get(name)
-    if not isinstance(values, dict):
-        return shape()
-    return table(shape, values, code=CONFIG_BAD, where=str(path), of=f" in [{name}]")

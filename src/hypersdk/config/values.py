@@ -60,7 +60,13 @@ def number(least: float, most: float) -> Takes:
 
 def list_of(words: str, convert: Callable[[str], object]) -> Takes:
     """A list of texts, each converted; the result is a tuple."""
-    return Takes(words, convert=lambda value: tuple(convert(text) for text in _texts(value)))
+
+    def converted(value: object) -> tuple[object, ...]:
+        if not isinstance(value, list | tuple | frozenset | set):
+            raise ValueError("not a list")
+        return tuple(convert(text) for text in value)
+
+    return Takes(words, convert=converted)
 
 
 def text_line(value: object) -> str:
@@ -73,12 +79,6 @@ def text_line(value: object) -> str:
 def file_path(value: object) -> Path:
     """A path, its ``~`` expanded. Raises ValueError."""
     return Path(value if isinstance(value, Path) else text_line(value)).expanduser()
-
-
-def _texts(value: object) -> list[Any]:
-    if isinstance(value, list | tuple | frozenset | set):
-        return list(value)
-    raise ValueError("not a list")
 
 
 def _size(least: int) -> Takes:

@@ -31,10 +31,10 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
 from hypersdk.vsphere.descriptor import server_descriptor
 from hypersdk.vsphere.faults import LICENSE_REFUSES_EXPORT, NOT_SUPPORTED
-from hypersdk.vsphere.lease import LeasedExport, LeaseDiskSource, Verdict, routes_of
+from hypersdk.vsphere.lease import LeasedExport, Verdict
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.routes import VIA
-from hypersdk.vsphere.sources import FlatDiskSource, probe_flat
+from hypersdk.vsphere.sources import FlatDiskSource, LeaseDiskSource, probe_flat
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ class MachineCopy:
             on_opened=work.journal.lease_opened,
             on_closed=work.journal.lease_closed,
             on_wait=self.board.note,
-            routes=routes_of(work.session, self._stall_timeout_s),
+            stall_timeout_s=self._stall_timeout_s,
         ) as lease:
             self.board.watch_lease(lease)
             try:

@@ -21,7 +21,7 @@ import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hypersdk.errors import ConnectError, UsageError, register
 from hypersdk.net.proxy import CONNECT_TIMEOUT_S, Proxy, dial
@@ -51,8 +51,6 @@ TLS_FAILED: Final = register(
 
 MAX_CERTIFICATE_BYTES: Final = 64 * KiB
 _HEX: Final = re.compile(r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")
-_VERIFY_PARTIAL_CHAIN: Final = ssl.VERIFY_X509_PARTIAL_CHAIN
-_VERIFY_X509_STRICT: Final = ssl.VERIFY_X509_STRICT
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +80,6 @@ class PeerCertificate:
     issuer: str
     not_before: datetime
     not_after: datetime
-    der: bytes
-
-    def matches(self, pin: str) -> bool:
-        """Whether ``pin`` (SHA-256 or SHA-1) is this certificate's fingerprint."""
-        return parse_fingerprint(pin) in (self.sha256, self.sha1)
 
 
 def parse_fingerprint(text: str) -> str:
@@ -107,60 +100,53 @@ def format_fingerprint(digits: str) -> str:
     return ":".join(digits[i : i + 2] for i in range(0, len(digits), 2)).upper()
 
 
-def ssl_context(tls: TlsPolicy, *, pinned_sha1: str | None = None) -> ssl.SSLContext:
-    """A client context. With a pin (the policy's or ``pinned_sha1``) the chain is not verified: ``check_pin`` must
-    follow the handshake.
+class _PinnedSocket(ssl.SSLSocket):
+    """Checks the pin of its context as part of the handshake, before anything else can be sent."""
 
-    Raises UsageError when the CA bundle cannot be read.
+    def do_handshake(self, block: bool = False) -> None:
+        super().do_handshake(block)
+        try:
+            assert isinstance(self.context, _PinnedContext)
+            check_pin(self, self.context.pin, host=str(self.server_hostname))
+        except BaseException:
+            self.close()
+            raise
+
+
+class _PinnedContext(ssl.SSLContext):
+    """Trusts the certificate with the fingerprint ``pin``, and no other."""
+
+    sslsocket_class = _PinnedSocket
+    pin: str
+
+
+def ssl_context(tls: TlsPolicy) -> ssl.SSLContext:
+    """A client context whose handshake verifies the certificate by the rules of this module.
+
+    Raises UsageError when the CA bundle cannot be read. The handshake raises ssl.SSLCertVerificationError, or
+    ConnectError ``certificate_changed`` for another certificate than the pinned one.
     """
+    if tls.thumbprint is not None:
+        pinned = _PinnedContext(ssl.PROTOCOL_TLS_CLIENT)
+        pinned.check_hostname = False
+        pinned.verify_mode = ssl.CERT_NONE
+        pinned.pin = tls.thumbprint
+        return pinned
     context = ssl.create_default_context()
-    if pinned_sha1 or tls.thumbprint or tls.insecure:
+    if tls.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
     # vCenter's own authority issues certificates that fail the strict profile which newer Pythons switch on.
-    context.verify_flags &= ~_VERIFY_X509_STRICT
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if tls.ca_bundle is not None:
-        context.verify_flags |= (
-            _VERIFY_PARTIAL_CHAIN  # an intermediate or the server's own certificate may be the anchor
-        )
-        _load_bundle(context, tls.ca_bundle)
-    return context
-
-
-def _load_bundle(context: ssl.SSLContext, bundle: Path) -> None:
-    try:
-        if bundle.is_dir():
-            context.load_verify_locations(capath=str(bundle))
-        else:
-            context.load_verify_locations(cafile=str(bundle))
-    except (OSError, ssl.SSLError) as exc:
-        raise UsageError(f"the CA bundle {bundle} cannot be used: {exc.strerror or exc}") from exc
-
-
-class _PinnedContext(ssl.SSLContext):
-    """Checks the pin as part of the handshake."""
-
-    pin: str
-
-    def wrap_socket(self, *arguments: Any, **named: Any) -> ssl.SSLSocket:
-        wrapped = super().wrap_socket(*arguments, **named)
+        # An intermediate or the server's own certificate may be the anchor.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
-            check_pin(wrapped, self.pin, host=str(named.get("server_hostname")))
-        except BaseException:
-            wrapped.close()
-            raise
-        return wrapped
-
-
-def checking_context(tls: TlsPolicy) -> ssl.SSLContext:
-    """As ``ssl_context``, for libraries that shake hands themselves: a pin is checked before they can send anything."""
-    if tls.thumbprint is None:
-        return ssl_context(tls)
-    context = _PinnedContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.pin = tls.thumbprint
+            kind = "capath" if tls.ca_bundle.is_dir() else "cafile"
+            context.load_verify_locations(**{kind: str(tls.ca_bundle)})
+        except (OSError, ssl.SSLError) as exc:
+            raise UsageError(f"the CA bundle {tls.ca_bundle} cannot be used: {exc.strerror or exc}") from exc
     return context
 
 
@@ -185,7 +171,6 @@ def read_certificate(der: bytes) -> PeerCertificate:
                 issuer=_for_people(found.issuer),
                 not_before=found.not_valid_before_utc,
                 not_after=found.not_valid_after_utc,
-                der=der,
             )
     except (ValueError, x509.InvalidVersion) as error:
         raise ConnectError("the server's certificate cannot be read", code=TLS_FAILED) from error
@@ -210,23 +195,15 @@ def check_pin(sock: ssl.SSLSocket, pin: str, *, host: str) -> None:
     digits = parse_fingerprint(pin)
     digest = hashlib.sha256(der) if len(digits) == 64 else hashlib.sha1(der, usedforsecurity=False)
     if not der or digest.hexdigest() != digits:
-        raise _changed_error(host, digits, der)
-
-
-def _changed_error(host: str, expected: str, der: bytes) -> ConnectError:
-    """``certificate_changed`` with the old and the new fingerprint."""
-    sha256 = hashlib.sha256(der).hexdigest()
-    sha1 = hashlib.sha1(der, usedforsecurity=False).hexdigest()
-    shown = sha256 if len(expected) == 64 else sha1
-    return ConnectError(
-        f"{host} shows another certificate than the pinned one: expected {format_fingerprint(expected)}, got"
-        f" {format_fingerprint(shown)}",
-        code=CERTIFICATE_CHANGED,
-        host=host,
-        expected=format_fingerprint(expected),
-        sha256=format_fingerprint(sha256),
-        sha1=format_fingerprint(sha1),
-    )
+        shown = format_fingerprint(digest.hexdigest())
+        raise ConnectError(
+            f"{host} shows another certificate than the pinned one: expected {format_fingerprint(digits)}, got {shown}",
+            code=CERTIFICATE_CHANGED,
+            host=host,
+            expected=format_fingerprint(digits),
+            sha256=format_fingerprint(hashlib.sha256(der).hexdigest()),
+            sha1=format_fingerprint(hashlib.sha1(der, usedforsecurity=False).hexdigest()),
+        )
 
 
 def unknown_error(

@@ -16,10 +16,10 @@ import errno
 import ipaddress
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from hypersdk.errors import ConnectError, UsageError, register
 from hypersdk.net.address import IpAddress, host_port, normal_host
@@ -34,7 +34,7 @@ ENDPOINT_UNRESOLVED: Final = register(
     "endpoint_unresolved", "The endpoint's host name does not resolve.", "Check the name and the daemon's DNS."
 )
 MAX_ADDRESSES: Final = 32
-Resolve: TypeAlias = Callable[[str, int], list[str]]
+MAX_HOSTS: Final = 1024
 
 _METADATA: Final = tuple(
     ipaddress.ip_network(block)
@@ -49,23 +49,33 @@ _METADATA: Final = tuple(
 )
 
 
-def check_submitted(host: str, port: int, allowed: Iterable[str], *, resolve: Resolve | None = None) -> str:
-    """The address to connect to for an endpoint that a job names: numeric, and checked.
+@dataclass(slots=True)
+class EndpointGuard:
+    """Checks the hosts of one job before each connection; each is resolved once. Also for the ESXi hosts that such a
+    vCenter names, which are trusted as little as it is. Thread-safe.
 
-    ``allowed`` are ``host`` or ``host:port`` (IPv6 in brackets where a port follows) that are not checked. A name is
-    refused where any of its addresses is. Raises UsageError ``endpoint_refused``, ConnectError ``endpoint_unresolved``.
+    ``allowed`` are ``host`` or ``host:port`` (IPv6 in brackets where a port follows) that are not checked.
     """
-    addresses = (resolve or _resolve)(host, port)
-    _judge(host, port, addresses, allowed)
-    return addresses[0]
 
+    allowed: tuple[str, ...] = ()
+    _known: dict[tuple[str, int], list[str]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-def _judge(host: str, port: int, addresses: Iterable[str], allowed: Iterable[str]) -> None:
-    if _listed(host, port, allowed):
-        return
-    for address in addresses:
-        if (why := refusal(ipaddress.ip_address(address.partition("%")[0]))) is not None:
-            raise UsageError(f"the endpoint {host[:253]} is {why}", code=ENDPOINT_REFUSED, host=host[:253])
+    def __call__(self, host: str, port: int) -> str:
+        """The address to connect to: numeric, and checked. A name is refused where any of its addresses is. Raises
+        UsageError ``endpoint_refused``, ConnectError ``endpoint_unresolved``."""
+        key = (host.lower(), port)
+        with self._lock:
+            if key not in self._known:
+                if len(self._known) >= MAX_HOSTS:
+                    raise UsageError("the endpoint names too many hosts", code=ENDPOINT_REFUSED, host=host[:253])
+                self._known[key] = _resolve(host, port)
+            addresses = self._known[key]
+        if not _listed(host, port, self.allowed):
+            for address in addresses:
+                if (why := refusal(ipaddress.ip_address(address.partition("%")[0]))) is not None:
+                    raise UsageError(f"the endpoint {host[:253]} is {why}", code=ENDPOINT_REFUSED, host=host[:253])
+        return addresses[0]
 
 
 def refusal(address: IpAddress) -> str | None:
@@ -170,29 +180,6 @@ def _inner_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE: Final = ipaddress.ip_network("::/96")
-
-
-@dataclass(slots=True)
-class EndpointGuard:
-    """``check_submitted`` for all connections of one job: each host is resolved once, and checked at each connection.
-    Also for the ESXi hosts that such a vCenter names, which are trusted as little as it is. Thread-safe."""
-
-    allowed: tuple[str, ...] = ()
-    resolve: Resolve | None = None
-    _known: dict[tuple[str, int], list[str]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __call__(self, host: str, port: int) -> str:
-        """The address to connect to. Raises as ``check_submitted``."""
-        key = (host.lower(), port)
-        with self._lock:
-            if key not in self._known:
-                if len(self._known) >= 1024:
-                    raise UsageError("the endpoint names too many hosts", code=ENDPOINT_REFUSED, host=host[:253])
-                self._known[key] = (self.resolve or _resolve)(host, port)
-            addresses = self._known[key]
-        _judge(host, port, addresses, self.allowed)
-        return addresses[0]
 
 
 def _listed(host: str, port: int, allowed: Iterable[str]) -> bool:

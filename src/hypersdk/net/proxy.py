@@ -65,15 +65,13 @@ def proxy_from_environ(environ: Mapping[str, str]) -> Proxy | None:
     return Proxy(
         url.hostname,
         port or _DEFAULT_PORT,
-        _basic(url.username, url.password),
+        None if url.username is None else _basic(url.username, url.password or ""),
         tuple(rule.strip().lower() for rule in rules.split(",") if rule.strip()),
     )
 
 
-def _basic(username: str | None, password: str | None) -> Secret | None:
-    if username is None:
-        return None
-    pair = f"{unquote(username)}:{unquote(password or '')}"
+def _basic(username: str, password: str) -> Secret:
+    pair = f"{unquote(username)}:{unquote(password)}"
     return Secret("Basic " + base64.b64encode(pair.encode()).decode("ascii"))
 
 
@@ -83,19 +81,15 @@ def _rule_matches(rule: str, name: str, address: IpAddress | None, port: int) ->
     if rule == "*":
         return True
     if address is not None:
-        return _covers(rule, address)
+        try:
+            return address in ipaddress.ip_network(rule.strip("[]"), strict=False)
+        except ValueError:
+            return False
     domain, _, rule_port = rule.partition(":")
     if rule_port and rule_port != str(port):
         return False
     domain = domain.removeprefix("*").rstrip(".")
     return bool(domain) and (name == domain or name.endswith(domain if domain.startswith(".") else "." + domain))
-
-
-def _covers(rule: str, address: IpAddress) -> bool:
-    try:
-        return address in ipaddress.ip_network(rule.strip("[]"), strict=False)
-    except ValueError:
-        return False
 
 
 def dial(host: str, port: int, *, proxy: Proxy | None, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
@@ -105,16 +99,12 @@ def dial(host: str, port: int, *, proxy: Proxy | None, timeout_s: float = CONNEC
     Raises OSError (a proxy's refusal too).
     """
     try:
-        return _dialled(host, port, proxy, timeout_s)
+        if proxy is None:
+            return socket.create_connection((host, port), timeout_s)
+        connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=timeout_s)
+        connection.set_tunnel(host, port, proxy.headers)
+        connection.connect()
     except UnicodeError as error:  # the resolver's encoding of names: an empty label, or one of more than 63 characters
         raise socket.gaierror(socket.EAI_NONAME, "not a host name") from error
-
-
-def _dialled(host: str, port: int, proxy: Proxy | None, timeout_s: float) -> socket.socket:
-    if proxy is None:
-        return socket.create_connection((host, port), timeout_s)
-    connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=timeout_s)
-    connection.set_tunnel(host, port, proxy.headers)
-    connection.connect()
     sock: socket.socket = connection.sock
     return sock

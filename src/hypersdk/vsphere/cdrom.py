@@ -7,7 +7,7 @@ drive is a client device, which depends on no host.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,13 +16,14 @@ from hypersdk.errors import HyperSDKError, NotRestored, Refused, SourceError
 from hypersdk.model import Machine, split_datastore_path
 from hypersdk.remedies import First, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
+from hypersdk.vsphere.devices import label_of
 from hypersdk.vsphere.faults import FILE_FAULT, clean_text
+from hypersdk.vsphere.inventory import DEVICES
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import Element, child, child_text, kind_of, read_one, to_int
 from hypersdk.vsphere.tasks import RECONFIGURE_TASK, run_whole_task
 
 LOG: Final = logging.getLogger(__name__)
-DEVICES: Final = "config.hardware.device"
 _ISO: Final = "VirtualCdromIsoBackingInfo"
 
 
@@ -88,7 +89,7 @@ def remove_isos(
     kinds = vim.vm.device
     empty = kinds.VirtualCdrom.RemotePassthroughBackingInfo(deviceName="", useAutoDetect=False, exclusive=False)
     shut = kinds.VirtualDevice.ConnectInfo(startConnected=False, connected=False, allowGuestControl=True)
-    _edit(session, machine.moref, [_device(drive, empty, shut) for drive in full], cancel)
+    edit_devices(session, machine.moref, [_device(drive, empty, shut) for drive in full], cancel)
 
 
 def restore_isos(session: Session, moref: str, changes: Sequence[CdromChange], *, cancel: CancelToken) -> None:
@@ -99,15 +100,15 @@ def restore_isos(session: Session, moref: str, changes: Sequence[CdromChange], *
     """
     now = {drive.key: drive for drive in _drives(session, moref, cancel)}
     due = [change for change in changes if change.key in now and _is_due(now[change.key], change)]
-    devices = [_device(now[change.key], _backing(session, change), _connection(change)) for change in due]
+    devices = [_with_iso(session, now[change.key], change) for change in due]
     try:
         if devices:
-            _edit(session, moref, devices, cancel)
+            edit_devices(session, moref, devices, cancel)
     except (SourceError, Refused):
         # One image whose datastore is gone must not keep the others out.
         for device in devices if len(devices) > 1 else ():
             with suppress(SourceError, Refused):
-                _edit(session, moref, [device], cancel)
+                edit_devices(session, moref, [device], cancel)
         raise
     gone = [change for change in changes if change.key not in now]
     if gone:
@@ -126,22 +127,19 @@ def _is_due(drive: _Drive, change: CdromChange) -> bool:
 
 def _drives(session: Session, moref: str, cancel: CancelToken) -> list[_Drive]:
     devices = read_one(session, "VirtualMachine", moref, [DEVICES], cancel=cancel).items(DEVICES)
-    return list(_cdroms(devices))
+    return [_drive(device) for device in devices if kind_of(device) == "VirtualCdrom"]
 
 
-def _cdroms(devices: Sequence[Element]) -> Iterator[_Drive]:
-    for device in devices:
-        key = to_int(child_text(device, "key"))
-        if kind_of(device) == "VirtualCdrom" and key is not None:
-            label = child_text(device, "deviceInfo", "label") or f"device {key}"
-            controller, unit = to_int(child_text(device, "controllerKey")), to_int(child_text(device, "unitNumber"))
-            yield _Drive(key, label, controller, unit, _iso(device, key, label))
+def _drive(device: Element) -> _Drive:
+    key, label = to_int(child_text(device, "key")) or 0, label_of(device)
+    controller, unit = to_int(child_text(device, "controllerKey")), to_int(child_text(device, "unitNumber"))
+    return _Drive(key, label, controller, unit, _iso(device, key, label))
 
 
 def _iso(device: Element, key: int, label: str) -> CdromChange | None:
     backing = child(device, "backing")
-    name = child_text(backing, "fileName") if backing is not None and kind_of(backing) == _ISO else None
-    if backing is None or not name:
+    name = child_text(backing, "fileName") if kind_of(backing) == _ISO else None
+    if not name:
         return None
     return CdromChange(
         key=key,
@@ -156,25 +154,22 @@ def _iso(device: Element, key: int, label: str) -> CdromChange | None:
     )
 
 
-def _backing(session: Session, change: CdromChange) -> Any:
+def _with_iso(session: Session, drive: _Drive, change: CdromChange) -> Any:
+    """The drive with the image and the connection flags of ``change``, as an edit takes it."""
     from pyVmomi import vim
 
-    return vim.vm.device.VirtualCdrom.IsoBackingInfo(
+    backing = vim.vm.device.VirtualCdrom.IsoBackingInfo(
         fileName=change.iso,
         datastore=session.ref("Datastore", change.datastore) if change.datastore else None,
         backingObjectId=change.backing_object,
     )
-
-
-def _connection(change: CdromChange) -> Any:
-    from pyVmomi import vim
-
-    return vim.vm.device.VirtualDevice.ConnectInfo(
+    connection = vim.vm.device.VirtualDevice.ConnectInfo(
         connected=change.connected,
         startConnected=change.start_connected,
         allowGuestControl=change.allow_guest_control,
         migrateConnect=change.migrate_connect,
     )
+    return _device(drive, backing, connection)
 
 
 def _device(drive: _Drive, backing: Any, connectable: Any) -> Any:
@@ -190,8 +185,8 @@ def _device(drive: _Drive, backing: Any, connectable: Any) -> Any:
     )
 
 
-def _edit(session: Session, moref: str, devices: Sequence[Any], cancel: CancelToken) -> None:
-    """All edits in one reconfiguration: they are made together or not at all."""
+def edit_devices(session: Session, moref: str, devices: Sequence[Any], cancel: CancelToken) -> None:
+    """Edits devices of a machine in one reconfiguration: all of them or none."""
     from pyVmomi import vim
 
     changes = [vim.vm.device.VirtualDeviceSpec(operation="edit", device=device) for device in devices]

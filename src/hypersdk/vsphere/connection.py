@@ -8,12 +8,12 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 from hypersdk.net.certificate import (
     PeerCertificate,
     TlsPolicy,
-    check_pin,
     peer_certificate,
     ssl_context,
     unknown_error,
@@ -38,7 +38,6 @@ class TrustedConnection(http.client.HTTPConnection):
         port: int,
         tls: TlsPolicy,
         *,
-        pinned_sha1: str | None = None,
         proxy: Proxy | None = None,
         connect_to: Callable[[], str] | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
@@ -49,28 +48,27 @@ class TrustedConnection(http.client.HTTPConnection):
         super().__init__(host, port)
         self.limits = UNKNOWN_SERVER
         self._tls = tls
-        self._pin = pinned_sha1 or tls.thumbprint
         self._proxy = proxy
-        self._dialled = connect_to or (lambda: host)
+        self._address = connect_to or (lambda: host)
         self._connect_timeout_s = connect_timeout_s
-        self._shaking: socket.socket | None = None
+        self._handshaking: socket.socket | None = None
         self._aborted = False
 
     def connect(self) -> None:
-        """Connects, shakes hands, verifies the certificate."""
+        """Connects, performs the TLS handshake and verifies the certificate."""
         try:
-            self.sock = self._handshake(self._tls, self._pin)
+            self.sock = self._handshake(self._tls)
         except ssl.SSLCertVerificationError as exc:
             if self._tls.known is None:
                 raise unknown_error(self.host, exc.verify_message, self._shown()) from exc
-            self.sock = self._handshake(TlsPolicy(thumbprint=self._tls.known), self._tls.known)
+            self.sock = self._handshake(TlsPolicy(thumbprint=self._tls.known))
         self.sock.settimeout(self.limits.silence_s)
         self._check_aborted()
 
     def abort(self) -> None:
         """Fails calls of other threads that wait for this connection, at once. It cannot be used afterwards."""
         self._aborted = True
-        sock = self.sock or self._shaking
+        sock = self.sock or self._handshaking
         if sock is not None:
             with suppress(OSError):
                 # Not SSLSocket's own: that one takes the TLS layer away from under whoever reads.
@@ -86,33 +84,22 @@ class TrustedConnection(http.client.HTTPConnection):
         self.response_class = partial(Answer, limits=self.limits)  # type: ignore[assignment]
         super().request(*args, **kwargs)  # type: ignore[arg-type]
 
-    def _handshake(self, tls: TlsPolicy, pin: str | None) -> ssl.SSLSocket:
-        sock = dial(self._dialled(), self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
+    def _handshake(self, tls: TlsPolicy) -> ssl.SSLSocket:
+        sock = dial(self._address(), self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            wrapped = ssl_context(tls, pinned_sha1=pin).wrap_socket(
+            self._handshaking = sock = ssl_context(tls).wrap_socket(
                 sock, server_hostname=self.host, do_handshake_on_connect=False
             )
+            self._check_aborted()
+            sock.do_handshake()
         except BaseException:
             sock.close()
             raise
-        self._shaking = wrapped
-        try:
-            self._check_aborted()
-            wrapped.do_handshake()
-        except BaseException:
-            wrapped.close()
-            raise
         finally:
-            self._shaking = None
-        try:
-            if pin is not None:
-                check_pin(wrapped, pin, host=self.host)
-        except BaseException:
-            wrapped.close()
-            raise
-        return wrapped
+            self._handshaking = None
+        return sock
 
     def _check_aborted(self) -> None:
         """For an ``abort`` that came while there was no socket to end."""
@@ -122,7 +109,7 @@ class TrustedConnection(http.client.HTTPConnection):
     def _shown(self) -> PeerCertificate | None:
         """The untrusted certificate, fetched once more for the message; None where that fails."""
         try:
-            return peer_certificate(self._dialled(), self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
+            return peer_certificate(self._address(), self.port, proxy=self._proxy, timeout_s=self._connect_timeout_s)
         except OSError:
             return None
 
@@ -139,24 +126,25 @@ def open_connection(
     *,
     host: str | None = None,
     port: int | None = None,
-    pinned_sha1: str | None = None,
+    pin: str | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
 ) -> TrustedConnection:
     """A connection (not yet open) to the endpoint, or to an ESXi ``host`` behind it.
 
-    The endpoint's own pin and known fingerprint do not apply to another host: that one is verified by ``pinned_sha1``
+    The endpoint's own pin and known fingerprint do not apply to another host: that one is verified by the ``pin``
     from the lease, else by the CA bundle.
     """
     name, number = host or endpoint.host, port or endpoint.port
     tls = endpoint.tls
     if (name, number) != (endpoint.host, endpoint.port):
         tls = TlsPolicy(insecure=tls.insecure, ca_bundle=tls.ca_bundle)
+    if pin is not None:
+        tls = replace(tls, thumbprint=pin)
     judge = endpoint.judge
     return TrustedConnection(
         name,
         number,
         tls,
-        pinned_sha1=pinned_sha1,
         proxy=http_proxy_for(endpoint, name, number),
         connect_to=None if judge is None else lambda: judge(name, number),
         connect_timeout_s=connect_timeout_s,

@@ -12,11 +12,11 @@ from typing import Final
 
 from hypersdk.errors import AccessError
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.cdrom import DEVICES
+from hypersdk.vsphere.cdrom import edit_devices
 from hypersdk.vsphere.faults import PRIVILEGE_MISSING
+from hypersdk.vsphere.inventory import DEVICES
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import child_text, read_one, to_int
-from hypersdk.vsphere.tasks import RECONFIGURE_TASK, run_whole_task
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -38,19 +38,16 @@ def reconnect(session: Session, moref: str, found: Mapping[str, bool], *, cancel
     due = {key: connected for key, connected in found.items() if now.get(key, connected) != connected}
     if not due:
         return
-    from pyVmomi import vim
-
     machine = session.ref("VirtualMachine", moref)
-    changes, words = [], []
+    devices, words = [], []
     for device in session.call(lambda: machine.config.hardware.device):
         if str(device.key) in due:
             device.connectable.connected = due[str(device.key)]
-            changes.append(vim.vm.device.VirtualDeviceSpec(operation="edit", device=device))
+            devices.append(device)
             label = device.deviceInfo.label if device.deviceInfo else f"device {device.key}"
             words.append(f"{label} was {'' if device.connectable.connected else 'not '}connected")
-    spec = vim.vm.ConfigSpec(deviceChange=changes)
     try:
-        run_whole_task(session, moref, lambda: machine.ReconfigVM_Task(spec=spec), what=RECONFIGURE_TASK, cancel=cancel)
+        edit_devices(session, moref, devices, cancel)
     except AccessError as error:
         if error.code != PRIVILEGE_MISSING:
             raise

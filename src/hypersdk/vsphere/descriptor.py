@@ -43,21 +43,19 @@ def server_descriptor(session: Session, moref: str, snapshot: str | None, files:
 def _create(session: Session, moref: str, snapshot: str | None, files: Sequence[OvfDisk]) -> Any:
     from pyVmomi import vim
 
+    ovf_files = [
+        vim.OvfManager.OvfFile(
+            deviceId=file.lease_key,
+            path=file.file_name,
+            size=file.size_bytes,
+            capacity=file.capacity_bytes,
+            populatedSize=file.populated_bytes,
+        )
+        for file in files
+        if file.lease_key
+    ]
     params = vim.OvfManager.CreateDescriptorParams(
-        ovfFiles=[_ovf_file(file) for file in files if file.lease_key],
-        snapshot=session.ref("VirtualMachineSnapshot", snapshot) if snapshot else None,
+        ovfFiles=ovf_files, snapshot=session.ref("VirtualMachineSnapshot", snapshot) if snapshot else None
     )
     manager = session.ref("OvfManager", session.content.ovfManager._moId)
     return manager.CreateDescriptor(obj=session.ref("VirtualMachine", moref), cdp=params)
-
-
-def _ovf_file(file: OvfDisk) -> Any:
-    from pyVmomi import vim
-
-    return vim.OvfManager.OvfFile(
-        deviceId=file.lease_key,
-        path=file.file_name,
-        size=file.size_bytes,
-        capacity=file.capacity_bytes,
-        populatedSize=file.populated_bytes,
-    )

@@ -12,7 +12,7 @@ from typing import Final
 
 from hypersdk.model import Backing, Cdrom, Disk, Nic
 from hypersdk.vsphere.inventory import capacity_bytes, unit_order
-from hypersdk.vsphere.soap import VIM, Element, child, child_text, children, kind_of, to_int
+from hypersdk.vsphere.soap import Element, child, child_text, children, kind_of, to_int
 
 _CONTROLLERS: Final = {
     "ParaVirtualSCSIController": ("scsi", "pvscsi"),
@@ -39,6 +39,10 @@ _BACKINGS: Final = {
     "VirtualDiskSeSparseBackingInfo": Backing.SESPARSE,
     "VirtualDiskSparseVer1BackingInfo": Backing.SPARSE,
     "VirtualDiskSparseVer2BackingInfo": Backing.SPARSE,
+}
+_BOOT_KINDS: Final = {
+    "VirtualMachineBootOptionsBootableCdromDevice": "cdrom",
+    "VirtualMachineBootOptionsBootableFloppyDevice": "floppy",
 }
 _MAX_CHAIN: Final = 256
 _UNKNOWN_CONTROLLER: Final = ("scsi", "unknown")
@@ -76,7 +80,11 @@ def read_hardware(
     disks = sorted((device for device in devices if kind_of(device) == "VirtualDisk"), key=unit_order)
     return VirtualDevices(
         disks=tuple(_disk(device, controllers, datastores, used) for device in disks),
-        nics=tuple(_nic(device, networks) for device in devices if _is_nic(device)),
+        nics=tuple(
+            _nic(device, networks)
+            for device in devices
+            if kind_of(device) in _ADAPTERS or child(device, "macAddress") is not None
+        ),
         cdroms=tuple(_cdrom(device) for device in devices if kind_of(device) == "VirtualCdrom"),
         has_vtpm=any(kind_of(device) == "VirtualTPM" for device in devices),
     )
@@ -93,18 +101,15 @@ def _boot_device(entry: Element) -> str | None:
         return f"disk:{key}"
     if kind.endswith("BootableEthernetDevice"):
         return f"nic:{key}"
-    words = {
-        "VirtualMachineBootOptionsBootableCdromDevice": "cdrom",
-        "VirtualMachineBootOptionsBootableFloppyDevice": "floppy",
-    }
-    return words.get(kind)
+    return _BOOT_KINDS.get(kind)
 
 
 def _key(device: Element) -> int | None:
     return to_int(child_text(device, "key"))
 
 
-def _label(device: Element) -> str:
+def label_of(device: Element) -> str:
+    """The label that vCenter shows for a device."""
     return child_text(device, "deviceInfo", "label") or f"device {child_text(device, 'key')}"
 
 
@@ -127,7 +132,7 @@ def _disk(
     datastore = child_text(backing, "datastore")
     return Disk(
         key=key,
-        label=_label(device),
+        label=label_of(device),
         capacity_bytes=capacity_bytes(device),
         bus=controller.bus,
         controller=controller.name,
@@ -167,15 +172,11 @@ def _chain(backing: Element | None) -> tuple[str, ...]:
     return tuple(files)
 
 
-def _is_nic(device: Element) -> bool:
-    return kind_of(device) in _ADAPTERS or device.find(VIM + "macAddress") is not None
-
-
 def _nic(device: Element, networks: Mapping[str, str]) -> Nic:
     kind = kind_of(device)
     return Nic(
         key=_key(device) or 0,
-        label=_label(device),
+        label=label_of(device),
         mac=child_text(device, "macAddress"),
         network=_network(child(device, "backing"), networks),
         adapter=_ADAPTERS.get(kind, kind.removeprefix("Virtual").lower()),
@@ -198,5 +199,5 @@ def _cdrom(device: Element) -> Cdrom:
     backing = child(device, "backing")
     iso = child_text(backing, "fileName") if kind_of(backing) == "VirtualCdromIsoBackingInfo" else None
     return Cdrom(
-        _key(device) or 0, _label(device), iso or None, child_text(device, "connectable", "connected") == "true"
+        _key(device) or 0, label_of(device), iso or None, child_text(device, "connectable", "connected") == "true"
     )

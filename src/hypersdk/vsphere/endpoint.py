@@ -91,7 +91,7 @@ def resolve_endpoint(
     """The endpoint that flags (keywords), environment and configuration name together; each value from the first that
     has it.
 
-    A user name or password of the configuration goes only to the host of the configuration. ``GOVC_URL`` takes every
+    User name, password, pin and ``insecure`` of the configuration are for its own host only. ``GOVC_URL`` takes every
     form that govc takes: a bare host, ``user:password@``, with or without ``/sdk``; ``GOVC_USERNAME`` and
     ``GOVC_PASSWORD`` override what the URL holds and may name a file, as they may for govc. Raises UsageError; a
     missing password is not an error (the caller may ask for it).
@@ -102,12 +102,19 @@ def resolve_endpoint(
         raise UsageError("no vCenter or ESXi host was named", code=NO_ENDPOINT)
     address = parse_address(text)
     own = _for_host(config, address)
+    bundle = ca_bundle or environ.get("GOVC_TLS_CA_CERTS") or config.ca_bundle
+    pin = thumbprint or own.thumbprint
     return Endpoint(
         host=address.host,
         port=address.port,
         username=username or _from_env(environ, "GOVC_USERNAME") or address.username or own.username or "",
         password=password or _env_secret(environ) or address.password or _password(own),
-        tls=_tls(environ, config, address, insecure=insecure, thumbprint=thumbprint, ca_bundle=ca_bundle),
+        tls=TlsPolicy(
+            insecure=_insecure(environ, own) if insecure is None else insecure,
+            ca_bundle=Path(bundle).expanduser() if bundle else None,
+            thumbprint=parse_fingerprint(pin) if pin else None,
+            known=known_fingerprint(_known_hosts(environ, config), address.host, address.port),
+        ),
         datacenter=datacenter or environ.get("GOVC_DATACENTER") or config.datacenter,
         proxy=proxy_from_environ(environ),
     )
@@ -165,12 +172,12 @@ def _split(text: str) -> SplitResult:
 
 def _port(url: SplitResult) -> int:
     try:
-        port = url.port
+        port = HTTPS_PORT if url.port is None else url.port
     except ValueError:
         port = 0
-    if port == 0:
+    if not port:
         raise UsageError("the vSphere address has no valid port", next_step=_ESCAPES)
-    return port or HTTPS_PORT
+    return port
 
 
 def _from_env(environ: Mapping[str, str], name: str) -> str | None:
@@ -192,35 +199,15 @@ def _env_secret(environ: Mapping[str, str]) -> Secret | None:
     return Secret(text) if text else None
 
 
-def _flag(text: str, name: str) -> bool:
+def _insecure(environ: Mapping[str, str], own: Connection) -> bool:
+    """As the environment or the configuration says."""
+    text = environ.get("GOVC_INSECURE")
+    if text is None:
+        return own.insecure
     word = text.strip().lower()
     if word not in _TRUE | _FALSE:
-        raise UsageError(f"{name} is neither true nor false: '{text[:20]}'")
+        raise UsageError(f"GOVC_INSECURE is neither true nor false: '{text[:20]}'")
     return word in _TRUE
-
-
-def _tls(
-    environ: Mapping[str, str],
-    config: Connection,
-    address: Address,
-    *,
-    insecure: bool | None,
-    thumbprint: str | None,
-    ca_bundle: Path | None,
-) -> TlsPolicy:
-    """The first of flag, environment and configuration for each; a pin in the configuration holds for the
-    configuration's host only."""
-    own = _for_host(config, address)
-    if insecure is None and "GOVC_INSECURE" in environ:
-        insecure = _flag(environ["GOVC_INSECURE"], "GOVC_INSECURE")
-    bundle = ca_bundle or environ.get("GOVC_TLS_CA_CERTS") or config.ca_bundle
-    pin = thumbprint or own.thumbprint
-    return TlsPolicy(
-        insecure=own.insecure if insecure is None else insecure,
-        ca_bundle=Path(bundle).expanduser() if bundle else None,
-        thumbprint=parse_fingerprint(pin) if pin else None,
-        known=known_fingerprint(_known_hosts(environ, config), address.host, address.port),
-    )
 
 
 def known_hosts_file(environ: Mapping[str, str], config: Connection) -> Path:

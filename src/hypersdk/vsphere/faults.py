@@ -10,10 +10,10 @@ import http.client
 import re
 import socket
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 from xml.parsers.expat import ExpatError
 
 from hypersdk.errors import (
@@ -29,6 +29,10 @@ from hypersdk.errors import (
 from hypersdk.net.certificate import CERTIFICATE_CHANGED, CERTIFICATE_UNKNOWN, TLS_FAILED
 from hypersdk.remedies import First, Look, LowerLimit, Resume, Retry, SetOption
 from hypersdk.text import clean
+from hypersdk.transfer.cancel import CancelToken
+from hypersdk.transfer.retry import Attempts, RetryPolicy
+
+T = TypeVar("T")
 
 LOGIN_REFUSED: Final = register(
     "login_refused",
@@ -243,17 +247,33 @@ def translate(exc: BaseException, peer: str = "the server") -> HyperSDKError:
 
 @contextmanager
 def retried_when_away() -> Iterator[None]:
-    """A server that cannot be reached inside is a TransientError outside: in the middle of an export that is a matter
-    of retries.
-
-    A certificate that is not to be trusted stays what it is: no further try makes it better.
-    """
+    """Raises a ConnectError of the block as TransientError: in the middle of an export, a server that cannot be reached
+    is tried again. A certificate that is not trusted stays a ConnectError."""
     try:
         yield
     except ConnectError as error:
         if error.code in (CERTIFICATE_CHANGED, CERTIFICATE_UNKNOWN):
             raise
         raise TransientError(error.message, cause=error.cause, remedies=error.remedies) from error
+
+
+def with_retries(
+    call: Callable[[], T],
+    policy: RetryPolicy,
+    *,
+    cancel: CancelToken,
+    on_wait: Callable[[TransientError, float], None] = lambda _error, _wait_s: None,
+) -> T:
+    """``call()``, repeated by ``policy`` after a TransientError. ``on_wait`` is called with the error and the seconds
+    until the next attempt."""
+    attempts = Attempts(policy)
+    while True:
+        try:
+            return call()
+        except TransientError as error:
+            wait_s = attempts.failed(error)
+            on_wait(error, wait_s)
+        cancel.sleep(wait_s)
 
 
 def _described(exc: BaseException) -> str:

@@ -18,6 +18,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -25,6 +26,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from hypersdk.errors import SourceError, TransientError, register
+from hypersdk.net.address import host_port
 from hypersdk.net.proxy import CONNECT_TIMEOUT_S
 from hypersdk.remedies import First, Look, Resume
 from hypersdk.secret import Secret
@@ -35,11 +37,9 @@ from hypersdk.vsphere.endpoint import HTTPS_PORT, Endpoint
 from hypersdk.vsphere.faults import NFC_EXHAUSTED, clean_text, rule_for, translate
 from hypersdk.vsphere.wire import (
     BAD_REPLY,
-    BodyReader,
     ChunkedBody,
-    ClosedBody,
-    CountedBody,
     Head,
+    PlainBody,
     Wire,
     broken,
     short_body,
@@ -91,19 +91,6 @@ class SessionCookie:
         return {"Cookie": f"vmware_soap_session={self.value.reveal()}"}
 
 
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """``length`` bytes (at least one) from ``offset``."""
-
-    offset: int
-    length: int
-
-    @property
-    def header(self) -> str:
-        """As the Range header has it: both ends are in it."""
-        return f"bytes={self.offset}-{self.offset + self.length - 1}"
-
-
 def split_url(url: str) -> tuple[str, int, str]:
     """``(host, port, path and query)`` of an https URL that a server gave. Raises SourceError for anything else."""
     try:
@@ -117,7 +104,7 @@ def split_url(url: str) -> tuple[str, int, str]:
     return parts.hostname, port, f"{path}?{parts.query}" if parts.query else path
 
 
-class HttpBody:
+class HttpBody(AbstractContextManager["HttpBody"]):
     """A ``ByteStream``: the body of one answer, while it comes. Close it in any case; half read, it ends its
     connection."""
 
@@ -179,9 +166,6 @@ class HttpBody:
         if release is not None:
             release(self._reusable and self._reader.ended)
 
-    def __enter__(self) -> HttpBody:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -195,15 +179,15 @@ class HttpBody:
             raise SourceError(f"the length of the answer is '{clean_text(text[:40])}'", code=BAD_REPLY)
         return int(text)
 
-    def _framing(self) -> BodyReader:
+    def _framing(self) -> PlainBody | ChunkedBody:
         transfer = (self.header("Transfer-Encoding") or "identity").strip().lower()
         content = (self.header("Content-Encoding") or "identity").strip().lower()
         if transfer not in ("identity", "chunked") or content != "identity":
-            raise SourceError(f"the answer is coded: '{clean_text(f'{transfer} {content}'[:40])}'", code=BAD_REPLY)
+            raise SourceError(f"the answer is encoded: '{clean_text(f'{transfer} {content}'[:40])}'", code=BAD_REPLY)
         if transfer == "chunked":
             self.length_bytes = None  # RFC 9112, section 6.3: chunks overrule a length
             return ChunkedBody(self._wire)
-        return ClosedBody(self._wire) if self.length_bytes is None else CountedBody(self._wire, self.length_bytes)
+        return PlainBody(self._wire, self.length_bytes)
 
 
 class Connection:
@@ -213,8 +197,9 @@ class Connection:
         """Connects. Raises ConnectError (name, route, proxy, TLS, certificate) and Cancelled."""
         cancel.check()
         self.host, self.port = trusted.host, trusted.port
-        self.name = self.host if self.port == HTTPS_PORT else f"{self.host}:{self.port}"
+        self.name = host_port(self.host, self.port, default=HTTPS_PORT)
         self.alive = True
+        self._last = False
         self._wire = Wire(_connected(trusted), self.name, cancel, stall_s)
 
     def get(
@@ -223,24 +208,23 @@ class Connection:
         *,
         cancel: CancelToken,
         cookie: SessionCookie | None = None,
-        headers: Mapping[str, str] | None = None,
-        byte_range: ByteRange | None = None,
+        byte_range: range | None = None,
         last: bool = False,
     ) -> HttpBody:
-        """Asks for ``target`` (path and query) and returns the open body of a 200 or 206; after the ``last`` one the
-        connection ends.
+        """Requests ``target`` (path and query), or a range of its bytes, and returns the open body of a 200 or 206;
+        after the ``last`` one the connection ends.
 
         Raises TransientError (try again), SourceError ``http_refused`` with the field ``status``, ``redirect_refused``,
         ``bad_reply``.
         """
         self._wire.cancel = cancel
         self.alive = False  # until this exchange has come to its end
-        extra = {"Range": byte_range.header} if byte_range else {}
-        extra |= cookie.headers_for(self.host, self.port) if cookie else {}
-        extra |= {"Connection": "close"} if last else {}
-        release = self._end if last else self._released
+        self._last = last
+        headers = {"Range": f"bytes={byte_range[0]}-{byte_range[-1]}"} if byte_range else {}
+        headers |= cookie.headers_for(self.host, self.port) if cookie else {}
+        headers |= {"Connection": "close"} if last else {}
         try:
-            return _accepted(self._exchange(target, {**(headers or {}), **extra}, release))
+            return _accepted(self._exchange(target, headers))
         except BaseException:
             self.close()
             raise
@@ -250,7 +234,7 @@ class Connection:
         self.alive = False
         self._wire.close()
 
-    def _exchange(self, target: str, headers: Mapping[str, str], release: Callable[[bool], None]) -> HttpBody:
+    def _exchange(self, target: str, headers: Mapping[str, str]) -> HttpBody:
         request = http.client.HTTPConnection(self.host, self.port)
         request.default_port = HTTPS_PORT  # the port goes into Host only where it is another one
         request.sock = self._wire
@@ -258,13 +242,11 @@ class Connection:
             request.request("GET", target, headers={"Accept": "*/*", **headers})  # adds Accept-Encoding: identity
         except (http.client.InvalidURL, UnicodeError) as error:
             raise SourceError("the server gave a URL with characters that none may have", code=BAD_REPLY) from error
-        return HttpBody(_head(self._wire), self._wire, release, self.name)
+        return HttpBody(_head(self._wire), self._wire, self._release, self.name)
 
-    def _end(self, _usable: bool) -> None:
-        self.close()
-
-    def _released(self, usable: bool) -> None:
-        self.alive = usable and self._wire.drained
+    def _release(self, usable: bool) -> None:
+        """Called at the end of an exchange."""
+        self.alive = usable and self._wire.drained and not self._last
         if not self.alive:
             self.close()
 
@@ -276,8 +258,6 @@ def open_get(
     cancel: CancelToken,
     pin: str | None = None,
     cookie: SessionCookie | None = None,
-    headers: Mapping[str, str] | None = None,
-    byte_range: ByteRange | None = None,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     stall_timeout_s: float = STALL_TIMEOUT_S,
 ) -> HttpBody:
@@ -287,9 +267,9 @@ def open_get(
     host. Errors as ``Connection`` and its ``get``.
     """
     host, port, target = split_url(url)
-    trusted = open_connection(endpoint, host=host, port=port, pinned_sha1=pin, connect_timeout_s=connect_timeout_s)
+    trusted = open_connection(endpoint, host=host, port=port, pin=pin, connect_timeout_s=connect_timeout_s)
     connection = Connection(trusted, cancel=cancel, stall_s=stall_timeout_s)
-    return connection.get(target, cancel=cancel, cookie=cookie, headers=headers, byte_range=byte_range, last=True)
+    return connection.get(target, cancel=cancel, cookie=cookie, last=True)
 
 
 def _connected(trusted: TrustedConnection) -> ssl.SSLSocket:

@@ -17,7 +17,7 @@ import hmac
 import logging
 import threading
 import time
-import weakref
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -40,20 +40,18 @@ from hypersdk.formats.ovf import place_in_key
 from hypersdk.model import Disk
 from hypersdk.remedies import First, Resume
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.retry import Attempts, RetryPolicy
+from hypersdk.transfer.retry import RetryPolicy
 from hypersdk.transfer.source import ByteStream, StreamDigests
 from hypersdk.units import format_duration
 from hypersdk.vsphere import nfc
-from hypersdk.vsphere.faults import BUSY, retried_when_away
+from hypersdk.vsphere.faults import retried_when_away, with_retries
 from hypersdk.vsphere.http import HTTP_REFUSED, STALL_TIMEOUT_S, UNAUTHORIZED, SessionCookie
 from hypersdk.vsphere.machine import read_machine
 from hypersdk.vsphere.routes import Routes
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.sources import LeaseDiskSource
 from hypersdk.vsphere.stale import LeaseRecord, end_quietly, release_stale
-from hypersdk.vsphere.tasks import BUSY_PATIENCE_S, running_tasks
-
-__all__ = ["LeaseDiskSource", "LeaseRecord", "LeasedExport", "Verdict", "release_stale"]
+from hypersdk.vsphere.tasks import running_tasks, when_free
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -69,16 +67,14 @@ RENEWALS_PER_TIMEOUT: Final = 5
 RENEW_AT_MOST_S: Final = 60.0
 RENEW_AGAIN_S: Final = 5.0
 """After a renewal that the server did not answer, which may have taken minutes of the time-out."""
-BUSY_PAUSE_S: Final = 1.0
+OPEN_RETRY: Final = RetryPolicy()
+"""Of the first lease, where the host is short of memory or time."""
 TURN_S: Final = 0.25
 """How often a stream that waits for others to open the lease looks at its cancel token."""
 KEEPER_WAIT_S: Final = 5.0
 """A renewal that hangs does not hold up the end; its thread dies with the answer."""
 _ABORT_TRIES: Final = 3
 _ABORT_PAUSE_S: Final = 0.5
-
-_ROUTES: weakref.WeakKeyDictionary[Session, Routes] = weakref.WeakKeyDictionary()
-_ROUTES_LOCK: Final = threading.Lock()
 
 
 class Verdict(StrEnum):
@@ -89,28 +85,13 @@ class Verdict(StrEnum):
     UNVERIFIABLE = "lost"  # it came whole from a lease that ended before its manifest was asked for
 
 
-def routes_of(session: Session, stall_timeout_s: float = STALL_TIMEOUT_S) -> Routes:
-    """The routes that all leases of ``session`` share: what one learns about a host, the others know."""
-    with _ROUTES_LOCK:
-        return _ROUTES.setdefault(session, Routes(session.endpoint, stall_s=stall_timeout_s))
-
-
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A lease that is ready. ``files`` by their key."""
+    """A lease that is ready."""
 
     record: LeaseRecord
     info: nfc.LeaseInfo
-    files: Mapping[str, nfc.DeviceUrl]
     sha256: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Delivery:
-    """Where a file's stream was last opened: on which lease, and how often on that one."""
-
-    lease: str
-    times: int
 
 
 class LeasedExport:
@@ -136,8 +117,8 @@ class LeasedExport:
         on_opened: Callable[[LeaseRecord], None],
         on_closed: Callable[[LeaseRecord], None],
         on_wait: Callable[[str], None] = LOG.info,
-        routes: Routes | None = None,
-        retry: RetryPolicy | None = None,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
+        retry: RetryPolicy = OPEN_RETRY,
     ) -> None:
         self._session = session
         self._moref = moref
@@ -147,12 +128,12 @@ class LeasedExport:
         self._on_opened = on_opened
         self._on_closed = on_closed
         self._on_wait = on_wait
-        self._routes = routes or routes_of(session)
-        self._retry = retry or RetryPolicy()
+        self._routes = Routes(session.endpoint, session.detours, stall_s=stall_timeout_s)
+        self._retry = retry
         self._lock = threading.Lock()
         self._held: _Held | None = None
         self._unanswered: LeaseRecord | None = None  # a request whose answer was lost: there may be a lease
-        self._deliveries: dict[str, _Delivery] = {}  # by file key
+        self._streams: Counter[tuple[str, str]] = Counter()  # streams that were opened, by file key and lease
         self._opened_at = time.monotonic()
         self._percent = 0
         self._stopped = threading.Event()
@@ -161,7 +142,10 @@ class LeasedExport:
 
     def __enter__(self) -> LeasedExport:
         try:
-            held = self._open_first()
+            # A host that cannot prepare the export yet, for lack of memory or time, is asked again.
+            held = with_retries(
+                lambda: self._open(self._cancel), self._retry, cancel=self._cancel, on_wait=self._note_retry
+            )
             self._held = held
             self.sources = self._make_sources(held)
         except BaseException:
@@ -195,14 +179,14 @@ class LeasedExport:
         entries, lease = self._manifest()
         verdicts, wrong = {}, []
         for key, stream in streams.items():
-            delivery = self._deliveries.get(key)
-            if delivery is None or delivery.lease != lease:
+            times = self._streams[key, lease]
+            if not times:
                 verdicts[key] = Verdict.UNVERIFIABLE
                 continue
             entry = entries.get(key)
-            same = None if entry is None else _compare(entry, stream, delivery.times)
+            same = None if entry is None else _compare(entry, stream, times)
             if same is False:
-                wrong.append(self._label(key))
+                wrong += [source.label for source in self.sources if source.lease_key == key] or [key]
             verdicts[key] = Verdict.PROVED if same else Verdict.UNPROVED
         if wrong:
             raise IntegrityError(
@@ -228,16 +212,8 @@ class LeasedExport:
 
     # Opening
 
-    def _open_first(self) -> _Held:
-        """The first lease. A host that cannot make it just now, for want of memory or time, is asked again."""
-        attempts = Attempts(self._retry)
-        while True:
-            try:
-                return self._open(self._cancel)
-            except TransientError as error:
-                wait_s = attempts.failed(error)
-                self._on_wait(f"{error.message}; trying again in {format_duration(wait_s)}")
-            self._cancel.sleep(wait_s)
+    def _note_retry(self, error: TransientError, wait_s: float) -> None:
+        self._on_wait(f"{error.message}; trying again in {format_duration(wait_s)}")
 
     def _open(self, cancel: CancelToken) -> _Held:
         """A lease that is ready, its digests chosen. Raises what the server answers; what was opened is closed again
@@ -245,7 +221,7 @@ class LeasedExport:
         record = self._request(cancel)
         try:
             info = nfc.wait_until_ready(self._session, record.lease_moref, cancel=cancel)
-            keys = [file.key for file in info.files if file.is_disk]
+            keys = [key for key, file in info.files.items() if file.is_disk]
             sha256 = nfc.ask_for_sha256(self._session, record.lease_moref, keys)
         except BaseException as error:
             self._end(record)
@@ -255,21 +231,20 @@ class LeasedExport:
                 ) from error
             raise
         self._opened_at = time.monotonic()
-        return _Held(record, info, {file.key: file for file in info.files}, sha256)
+        return _Held(record, info, sha256)
 
     def _request(self, cancel: CancelToken) -> LeaseRecord:
-        """Asks for the export, written down before and after. A machine that is busy is waited for: an earlier lease
-        may just be ending."""
-        self._release_unanswered(cancel)
-        until = time.monotonic() + BUSY_PATIENCE_S
-        while True:
-            try:
-                return self._request_once(cancel)
-            except HyperSDKError as error:
-                if error.code != BUSY or time.monotonic() > until:
-                    raise
-                self._on_wait(f"another operation holds the machine: {error.message}")
-            cancel.sleep(BUSY_PAUSE_S)
+        """Asks for the export, recorded in the journal before and after. A machine that is busy is waited for: an
+        earlier lease may just be ending."""
+        if self._unanswered is not None:  # what it may have opened would keep the machine busy
+            release_stale(self._session, self._unanswered, cancel=cancel, on_wait=self._on_wait)
+            self._on_closed(self._unanswered)
+            self._unanswered = None
+        return when_free(
+            lambda: self._request_once(cancel),
+            cancel=cancel,
+            on_busy=lambda error: self._on_wait(f"another operation holds the machine: {error.message}"),
+        )
 
     def _request_once(self, cancel: CancelToken) -> LeaseRecord:
         earlier = [task.moref for task in running_tasks(self._session, self._moref, cancel=cancel)]
@@ -293,13 +268,6 @@ class LeasedExport:
         self._on_closed(planned)
         return record
 
-    def _release_unanswered(self, cancel: CancelToken) -> None:
-        """What an earlier request may have opened would keep the machine busy for the next."""
-        if self._unanswered is not None:
-            release_stale(self._session, self._unanswered, cancel=cancel, on_wait=self._on_wait)
-            self._on_closed(self._unanswered)
-            self._unanswered = None
-
     def _task(self, earlier: Collection[str]) -> str | None:
         """The task of the export that was just asked for; None where the server shows none. Not knowing it is no reason
         to fail."""
@@ -312,14 +280,14 @@ class LeasedExport:
         return fresh[-1] if fresh else None
 
     def _make_sources(self, held: _Held) -> list[LeaseDiskSource]:
-        disks = self._disks()
-        files = [file for file in held.info.files if file.is_disk]
+        # A snapshot has the disks of its time, which need not be those that the machine has now.
+        disks = read_machine(self._session, self._moref, snapshot=self._snapshot, cancel=self._cancel).disks
+        files = [file for file in held.info.files.values() if file.is_disk]
         return [
             LeaseDiskSource(
                 label=disk.label,
                 device_key=disk.key,
                 lease_key=file.key,
-                target_id=file.target_id,
                 capacity_bytes=disk.capacity_bytes,
                 allocated_bytes=disk.used_bytes,
                 wants_sha1=not held.sha256,
@@ -329,27 +297,17 @@ class LeasedExport:
             for disk, file in match_disks(disks, files)
         ]
 
-    def _disks(self) -> Sequence[Disk]:
-        """The disks that the lease is of: a snapshot has those of its time, which need not be the machine's of
-        today."""
-        return read_machine(self._session, self._moref, snapshot=self._snapshot, cancel=self._cancel).disks
-
     # Streams
 
     @contextmanager
     def _open_stream(self, source: LeaseDiskSource, cancel: CancelToken) -> Iterator[ByteStream]:
         held = self._current(cancel)
-        file = held.files.get(source.lease_key)
+        file = held.info.files.get(source.lease_key)
         if file is None:
             raise SourceError(f"the lease that was opened anew does not offer {source.label}", code=LEASE_LOST)
-        self._note_delivery(file.key, held.record.lease_moref)
+        self._streams[file.key, held.record.lease_moref] += 1
         with self._connect(held, file, cancel) as body:
             yield body
-
-    def _note_delivery(self, key: str, lease: str) -> None:
-        before = self._deliveries.get(key)
-        times = before.times if before is not None and before.lease == lease else 0
-        self._deliveries[key] = _Delivery(lease, times + 1)
 
     def _connect(self, held: _Held, file: nfc.DeviceUrl, cancel: CancelToken) -> AbstractContextManager[ByteStream]:
         endpoint = self._session.endpoint
@@ -361,7 +319,7 @@ class LeasedExport:
             # A lease that has just ended refuses its files; the next try asks for its state and opens another.
             if error.fields.get("status") == UNAUTHORIZED:
                 self._give_up(held, cancel)
-            elif error.code != HTTP_REFUSED or self._is_ready(cancel):
+            elif error.code != HTTP_REFUSED or self._state(held, cancel) == nfc.READY:
                 raise
             raise TransientError(f"the lease has ended: {error.message}", code=LEASE_LOST) from error
 
@@ -376,11 +334,6 @@ class LeasedExport:
             self._held = None
         with retried_when_away():
             self._session.renew(held.record.session_key)
-
-    def _is_ready(self, cancel: CancelToken) -> bool:
-        with self._turn(cancel):
-            held = self._held
-        return held is not None and self._state(held, cancel) == nfc.READY
 
     def _current(self, cancel: CancelToken) -> _Held:
         """The lease, if it is still there; else a new one of the same point in time. Other streams wait until then."""
@@ -401,11 +354,13 @@ class LeasedExport:
             self._lock.release()
 
     def _reopened(self, lost: _Held | None, cancel: CancelToken) -> _Held:
-        """Another lease of the same point. A vCenter that is away for the moment is a matter of retries: the export was
-        well begun."""
+        """Another lease of the same point in time."""
         with retried_when_away():
             if lost is not None:
-                self._release(lost, cancel)
+                LOG.info("the lease %s is lost", lost.record.lease_moref)
+                release_stale(self._session, lost.record, cancel=cancel, on_wait=self._on_wait)
+                self._held = None
+                self._on_closed(lost.record)
             self._same_point()
             return self._open(cancel)
 
@@ -415,13 +370,7 @@ class LeasedExport:
         except (ConnectError, AccessError) as error:
             raise TransientError(f"the lease could not be read: {error.message}", cause=error.cause) from error
 
-    def _release(self, held: _Held, cancel: CancelToken) -> None:
-        LOG.info("the lease %s is lost", held.record.lease_moref)
-        release_stale(self._session, held.record, cancel=cancel, on_wait=self._on_wait)
-        self._held = None
-        self._on_closed(held.record)
-
-    # Staying and ending
+    # Keeping alive and ending
 
     def _keep_alive(self) -> None:
         """Renews the lease, whether bytes flow or not. A failure is left to the streams: they see whether the lease is
@@ -463,9 +412,6 @@ class LeasedExport:
         except TransientError:
             ready = False
         return {}, held.record.lease_moref if ready else ""
-
-    def _label(self, key: str) -> str:
-        return next((source.label for source in self.sources if source.lease_key == key), key)
 
     def _abort(self) -> None:
         with self._lock:
@@ -511,7 +457,9 @@ def match_disks(disks: Sequence[Disk], files: Sequence[nfc.DeviceUrl]) -> list[t
     for file in files:
         place = place_in_key(file.key)
         disk = by_place.get(place) if place else None
-        disk = disk or _only([disk for disk in left if _base_name(disk) == file.target_id])
+        named = [disk for disk in left if disk.file and disk.file.rpartition("/")[2] == file.target_id]
+        if disk is None and len(named) == 1:
+            disk = named[0]
         if disk in left:
             left.remove(disk)
             pairs.append((disk, file))
@@ -520,11 +468,3 @@ def match_disks(disks: Sequence[Disk], files: Sequence[nfc.DeviceUrl]) -> list[t
     if len(left) == len(others):
         pairs += zip(left, others, strict=True)
     return pairs
-
-
-def _base_name(disk: Disk) -> str | None:
-    return disk.file.rpartition("/")[2] if disk.file else None
-
-
-def _only(found: Sequence[Disk]) -> Disk | None:
-    return found[0] if len(found) == 1 else None

@@ -62,10 +62,10 @@ class DeviceUrl:
 
 @dataclass(frozen=True, slots=True)
 class LeaseInfo:
-    """A lease that is ready."""
+    """A lease that is ready. ``files`` are by their key."""
 
     timeout_s: int
-    files: tuple[DeviceUrl, ...]
+    files: dict[str, DeviceUrl]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +125,12 @@ def _ended(now: ObjectProperties) -> HyperSDKError:
 def lease_info(now: ObjectProperties) -> LeaseInfo:
     """Decodes the ``info`` of a lease."""
     info = now.values.get("info")
-    urls = [] if info is None else children(info, "deviceUrl")
-    if info is None or not urls or len(urls) > MAX_FILES:
+    urls = children(info, "deviceUrl")
+    if not urls or len(urls) > MAX_FILES:
         raise SourceError(f"the export lease lists {len(urls)} files", code=BAD_REPLY)
     timeout_s = to_int(child_text(info, "leaseTimeout")) or DEFAULT_TIMEOUT_S
-    return LeaseInfo(max(timeout_s, 1), tuple(_device_url(url) for url in urls))
+    files = [_device_url(url) for url in urls]
+    return LeaseInfo(max(timeout_s, 1), {file.key: file for file in files})
 
 
 def _device_url(element: Element) -> DeviceUrl:

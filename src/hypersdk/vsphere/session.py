@@ -61,7 +61,7 @@ class About:
         return self.api_type == "VirtualCenter"
 
 
-class Session:
+class Session(AbstractContextManager["Session"]):
     """A login. Thread-safe; ``close`` (or leaving the ``with`` block) logs out.
 
     ``key`` changes when the session had to be renewed: what belonged to the old one (leases, views) is gone then.
@@ -77,6 +77,8 @@ class Session:
         self.about: Final = _about(content.about)
         self.key = ""
         self.user = ""
+        self.detours: Final[set[str]] = set()
+        """ESXi hosts whose data comes through this server, as they cannot be reached themselves (see ``routes``)."""
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._keepalive_s = keepalive_s
@@ -106,7 +108,9 @@ class Session:
         try:
             with _broken_off(cancel, stub.abort):
                 content = _translated(endpoint.address, lambda: service_instance(stub).RetrieveContent())
-                _check_content(content, endpoint)
+                # What every login needs; pyVmomi leaves out what an answer leaves out.
+                if not all((content.about, content.rootFolder, content.propertyCollector, content.sessionManager)):
+                    raise _not_vsphere(endpoint.address)
                 session = cls(endpoint, stub, content, keepalive_s, guard)
                 stub.limits = LOGIN
                 session._log_in()
@@ -121,9 +125,6 @@ class Session:
         """While nothing needs undo: a cancel also ends pending calls, and the session with them. A vCenter that hangs
         would block its caller for three minutes."""
         return _broken_off(cancel, self.stub.abort)
-
-    def __enter__(self) -> Session:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
@@ -215,11 +216,10 @@ class Session:
         not retried."""
         while not self._closing.wait(self._keepalive_s):
             try:
-                self.server_time()
+                with suppress(ConnectError):
+                    self.server_time()
             except (AccessError, Cancelled):
                 return
-            except ConnectError:
-                continue
 
 
 @contextmanager
@@ -244,10 +244,8 @@ def _translated(peer: str, fn: Callable[[], T]) -> T:
         raise translate(exc, peer) from exc
 
 
-def _check_content(content: Any, endpoint: Endpoint) -> None:
-    """Whether the root names what every login needs; pyVmomi leaves out what an answer leaves out."""
-    if not all((content.about, content.rootFolder, content.propertyCollector, content.sessionManager)):
-        raise ConnectError(f"{endpoint.address} does not answer like a vSphere API", code=BAD_ANSWER)
+def _not_vsphere(peer: str, status: str = "") -> ConnectError:
+    return ConnectError(f"{peer} does not answer like a vSphere API{status}", code=BAD_ANSWER)
 
 
 def _about(info: Any) -> About:
@@ -269,26 +267,20 @@ def _make_stub(endpoint: Endpoint, cancel: CancelToken) -> SessionStub:
     try:
         with _broken_off(cancel, connection.abort):
             document = _translated(endpoint.address, lambda: _service_versions(connection))
-        version = _common_version(_offered_versions(document, endpoint), endpoint)
+        offered = _offered_versions(document, endpoint)
+        from hypersdk.vsphere.stub import SessionStub, api_versions
+
+        version = next((name for name, number in api_versions() if number in offered), None)
+        if version is None:
+            raise ConnectError(
+                f"{endpoint.address} offers no version of the vSphere API that is supported", code=BAD_ANSWER
+            )
     except BaseException:
         connection.close()
         raise
-    from hypersdk.vsphere.stub import SessionStub
-
     stub = SessionStub(endpoint.address, version, lambda: open_connection(endpoint))
     stub.ReturnConnection(connection)
     return stub
-
-
-def _common_version(offered: set[str], endpoint: Endpoint) -> str:
-    from hypersdk.vsphere.stub import api_versions
-
-    version = next((name for name, number in api_versions() if number in offered), None)
-    if version is None:
-        raise ConnectError(
-            f"{endpoint.address} speaks no version of the vSphere API that is known here", code=BAD_ANSWER
-        )
-    return version
 
 
 def _service_versions(connection: TrustedConnection) -> bytes:
@@ -296,11 +288,7 @@ def _service_versions(connection: TrustedConnection) -> bytes:
     answer = connection.getresponse()
     body = answer.read()
     if answer.status != 200:
-        raise ConnectError(
-            f"{connection.host} does not answer like a vSphere API (status {answer.status}"
-            f" {clean_text(answer.reason)})",
-            code=BAD_ANSWER,
-        )
+        raise _not_vsphere(connection.host, f" (status {answer.status} {clean_text(answer.reason)})")
     return body
 
 
@@ -310,6 +298,6 @@ def _offered_versions(document: bytes, endpoint: Endpoint) -> set[str]:
     try:
         root = etree.fromstring(document, parser)
     except etree.XMLSyntaxError as exc:
-        raise ConnectError(f"{endpoint.address} does not answer like a vSphere API", code=BAD_ANSWER) from exc
+        raise _not_vsphere(endpoint.address) from exc
     spaces = [space for space in root.findall("namespace") if space.findtext("name") == "urn:vim25"]
     return {version.text or "" for space in spaces for version in space.iter("version")}

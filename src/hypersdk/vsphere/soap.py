@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 from lxml import etree
 
@@ -34,16 +34,7 @@ MAX_PAGES: Final = 10_000
 _FAULT: Final = "{http://schemas.xmlsoap.org/soap/envelope/}Fault"
 
 
-class Element(Protocol):
-    """The part of an lxml element that is used."""
-
-    text: str | None
-
-    @property
-    def tag(self) -> str: ...
-    def get(self, key: str) -> str | None: ...
-    def find(self, path: str) -> Element | None: ...
-    def __iter__(self) -> Iterator[Element]: ...
+Element: TypeAlias = etree._Element  # lxml has no public name for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,23 +31,22 @@ from hypersdk.errors import Cancelled, HyperSDKError, SourceError, TransientErro
 from hypersdk.model import Backing, Disk, Machine, Power, split_datastore_path
 from hypersdk.remedies import Discard, First, SetOption
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.retry import Attempts, RetryPolicy
+from hypersdk.transfer.retry import RetryPolicy
 from hypersdk.transfer.source import ByteStream
 from hypersdk.units import SECTOR
 from hypersdk.vsphere.connection import open_connection
-from hypersdk.vsphere.faults import retried_when_away
+from hypersdk.vsphere.faults import retried_when_away, with_retries
 from hypersdk.vsphere.http import (
     HTTP_REFUSED,
     STALL_TIMEOUT_S,
     UNAUTHORIZED,
-    ByteRange,
     Connection,
     HttpBody,
     SessionCookie,
 )
 from hypersdk.vsphere.inventory import datacenter_path
 from hypersdk.vsphere.paths import encode_name
-from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.session import NEVER, Session
 from hypersdk.vsphere.wire import CONNECTION_RESET, short_body
 
 LOG: Final = logging.getLogger(__name__)
@@ -85,14 +84,13 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re
 class LeaseDiskSource:
     """A ``StreamSource``: one disk of an export lease.
 
-    ``device_key`` is vSphere's key of the disk, ``lease_key`` its key in the lease (``deviceUrl.key``), ``target_id``
-    the file name that the server suggests. Both keys stay the same when the lease is renewed.
+    ``device_key`` is vSphere's key of the disk, ``lease_key`` its key in the lease (``deviceUrl.key``). Both stay the
+    same when the lease is renewed.
     """
 
     label: str
     device_key: int
     lease_key: str
-    target_id: str
     capacity_bytes: int
     allocated_bytes: int | None
     wants_sha1: bool
@@ -102,18 +100,6 @@ class LeaseDiskSource:
     def open(self, cancel: CancelToken) -> AbstractContextManager[ByteStream]:
         """See ``StreamSource.open``."""
         return self._opener(self, cancel)
-
-
-@dataclass(frozen=True, slots=True)
-class _Validators:
-    """What tells that a file is still the same (RFC 9110, section 8.8)."""
-
-    etag: str | None
-    modified: str | None
-
-    @classmethod
-    def of(cls, body: HttpBody) -> _Validators:
-        return cls(body.header("ETag"), body.header("Last-Modified"))
 
 
 class FlatDiskSource:
@@ -138,7 +124,7 @@ class FlatDiskSource:
         self._target = target
         self._areas = areas
         self._stall_timeout_s = stall_timeout_s
-        self._validators: _Validators | None = None
+        self._validators: tuple[str | None, str | None] | None = None  # ETag, Last-Modified (RFC 9110, section 8.8)
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         weakref.finalize(self, _close_all, self._idle)
@@ -152,7 +138,7 @@ class FlatDiskSource:
     def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
         """Fills ``buffer`` from ``offset``. Raises TransientError (try again) or SourceError as in the table of this
         module."""
-        part = ByteRange(offset, len(buffer))
+        part = range(offset, offset + len(buffer))
         kept, key = self._kept(), self._session.key
         try:
             return self._read(kept, part, buffer, cancel)
@@ -198,7 +184,7 @@ class FlatDiskSource:
         with retried_when_away():
             return Connection(open_connection(self._session.endpoint), cancel=cancel, stall_s=self._stall_timeout_s)
 
-    def _read(self, connection: Connection | None, part: ByteRange, buffer: memoryview, cancel: CancelToken) -> None:
+    def _read(self, connection: Connection | None, part: range, buffer: memoryview, cancel: CancelToken) -> None:
         endpoint = self._session.endpoint
         cookie = SessionCookie(endpoint.host, endpoint.port, self._session.cookie_value())
         connection = connection or self._connect(cancel)
@@ -211,12 +197,12 @@ class FlatDiskSource:
             with self._lock:
                 self._idle.append(connection)
 
-    def _check(self, body: HttpBody, part: ByteRange) -> None:
+    def _check(self, body: HttpBody, part: range) -> None:
         """Raises SourceError unless ``body`` is exactly ``part`` of the file that was probed."""
         if body.status == 200:
             raise SourceError(f"{self.label}: the server ignored the range", code=RANGE_IGNORED)
         found = _CONTENT_RANGE.fullmatch((body.header("Content-Range") or "").strip())
-        wanted = (part.offset, part.offset + part.length - 1, self.capacity_bytes)
+        wanted = (part[0], part[-1], self.capacity_bytes)
         if found is None or tuple(int(number) for number in found.groups()) != wanted:
             raise SourceError(
                 f"{self.label}: the server sent another part of the file",
@@ -224,22 +210,19 @@ class FlatDiskSource:
                 wanted="bytes {}-{}/{}".format(*wanted),
                 got=(body.header("Content-Range") or "")[:100],
             )
-        if body.length_bytes is not None and body.length_bytes < part.length:
-            raise short_body(f"{body.length_bytes} of {part.length} bytes are announced")
-        if body.length_bytes not in (None, part.length):
+        if body.length_bytes is not None and body.length_bytes < len(part):
+            raise short_body(f"{body.length_bytes} of {len(part)} bytes are announced")
+        if body.length_bytes not in (None, len(part)):
             raise SourceError(f"{self.label}: the part has another length than announced", code=RANGE_MISMATCH)
-        self._check_unchanged(_Validators.of(body))
-
-    def _check_unchanged(self, now: _Validators) -> None:
+        now = body.header("ETag"), body.header("Last-Modified")
         with self._lock:
-            self._validators = self._validators or now
-            first = self._validators
+            first = self._validators = self._validators or now
         if now != first:
             raise SourceError(
                 f"{self.label}: its file changed while it was read",
                 code=SOURCE_FILE_CHANGED,
-                before=first.modified,
-                now=now.modified,
+                before=first[1],
+                now=now[1],
             )
 
 
@@ -264,7 +247,7 @@ def probe_flat(
     disk: Disk,
     *,
     snapshot: str | None = None,
-    cancel: CancelToken | None = None,
+    cancel: CancelToken = NEVER,
     stall_timeout_s: float = STALL_TIMEOUT_S,
 ) -> FlatDiskSource | str:
     """The disk as ranges of its flat file at the point that is exported (``snapshot``, or None for the machine as it
@@ -285,23 +268,13 @@ def probe_flat(
         stall_timeout_s=stall_timeout_s,
     )
     try:
-        _read_once(source, min(SECTOR, disk.capacity_bytes), cancel or CancelToken())
+        beginning = memoryview(bytearray(min(SECTOR, disk.capacity_bytes)))
+        with_retries(lambda: source.read(0, beginning, cancel), RetryPolicy(retries=PROBE_RETRIES), cancel=cancel)
     except TransientError as error:
         return f"its file could not be read: {error.message}"
     except SourceError as error:
         return _why(error)
     return source
-
-
-def _read_once(source: FlatDiskSource, length: int, cancel: CancelToken) -> None:
-    """Reads the beginning. A server that is busy for a moment is retried."""
-    attempts = Attempts(RetryPolicy(retries=PROBE_RETRIES))
-    while True:
-        try:
-            return source.read(0, memoryview(bytearray(length)), cancel)
-        except TransientError as error:
-            wait_s = attempts.failed(error)
-        cancel.sleep(wait_s)
 
 
 def _why(error: SourceError) -> str:

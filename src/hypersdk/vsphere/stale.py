@@ -26,7 +26,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_duration
 from hypersdk.vsphere.answers import REPLY_TIMEOUT_S
 from hypersdk.vsphere.nfc import DEFAULT_TIMEOUT_S, HOLDING, abort, lease_state
-from hypersdk.vsphere.session import Session
+from hypersdk.vsphere.session import NEVER, Session
 from hypersdk.vsphere.soap import parse_time
 from hypersdk.vsphere.tasks import RUNNING, RunningTask, cancel_task, read_task, running_tasks
 
@@ -82,9 +82,15 @@ def release_stale(
     for means in (_cancel_task, _end_session):
         if not _is_held(session, record, cancel):
             return
-        if _worked(means, session, record, cancel):
+        try:
+            agreed = means(session, record, cancel)
+        except (AccessError, LookupFailed, Refused, SourceError) as error:
+            LOG.info("the interrupted export of %s cannot be ended so: %s", record.machine_moref, error.message)
+            continue
+        if agreed:
             _wait(session, record, SETTLE_S, cancel, lambda _: on_wait("waiting for vSphere to free the machine"))
-    _wait(session, record, timeout_s, cancel, lambda left: on_wait(_waiting(left)))
+    held = "the machine is held by our own interrupted export, which times out in at most"
+    _wait(session, record, timeout_s, cancel, lambda left_s: on_wait(f"{held} {format_duration(left_s)}"))
     if _is_held(session, record, cancel):
         raise SourceError(f"{record.machine_moref} is still held by the interrupted export", code=LEASE_HELD)
 
@@ -94,21 +100,13 @@ def end_quietly(session: Session, lease: str) -> bool:
     did not answer."""
     try:
         abort(session, lease)
+        return True
     except HyperSDKError as error:
         LOG.info("lease %s could not be aborted: %s", lease, error.message)
-        return _is_over(session, lease)
-    return True
-
-
-def _is_over(session: Session, lease: str) -> bool:
     try:
-        return lease_state(session, lease, CancelToken()) not in HOLDING
+        return lease_state(session, lease, NEVER) not in HOLDING
     except HyperSDKError:
         return False
-
-
-def _waiting(left_s: float) -> str:
-    return f"the machine is held by our own interrupted export, which times out in at most {format_duration(left_s)}"
 
 
 def _is_held(session: Session, record: LeaseRecord, cancel: CancelToken) -> bool:
@@ -130,18 +128,6 @@ def _likely_tasks(session: Session, record: LeaseRecord, cancel: CancelToken) ->
         for task in running_tasks(session, record.machine_moref, cancel=cancel)
         if task.exports and (asked is None or task.queued is None or asked - EARLY <= task.queued <= asked + LATE)
     ]
-
-
-Means = Callable[[Session, LeaseRecord, CancelToken], bool]
-
-
-def _worked(means: Means, session: Session, record: LeaseRecord, cancel: CancelToken) -> bool:
-    """Whether the server agreed. One that refuses leaves the next means."""
-    try:
-        return means(session, record, cancel)
-    except (AccessError, LookupFailed, Refused, SourceError) as error:
-        LOG.info("the interrupted export of %s cannot be ended so: %s", record.machine_moref, error.message)
-        return False
 
 
 def _cancel_task(session: Session, record: LeaseRecord, cancel: CancelToken) -> bool:

@@ -17,7 +17,7 @@ import re
 import ssl
 import time
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from hypersdk.errors import SourceError, TransientError, register
 from hypersdk.remedies import First, Resume
@@ -134,12 +134,12 @@ class Wire:
                 if not wait:
                     return -1
                 started = started or time.monotonic() - SLICE_S
-                self._look_around(started, error)
+                self._check_stalled(started, error)
             except OSError as error:
                 raise broken(self.peer, error) from error
 
-    def _look_around(self, started: float, error: TimeoutError) -> None:
-        """After a slice without a byte: raises when cancelled or stalled."""
+    def _check_stalled(self, started: float, error: TimeoutError) -> None:
+        """Raises when cancelled or stalled; for after a slice without a byte."""
         self.cancel.check()
         if time.monotonic() - started >= self._stall_s:
             raise TransientError(
@@ -183,29 +183,24 @@ class Head:
         """Nothing to close: the connection outlives the head."""
 
 
-class BodyReader(Protocol):
-    """The framing of one body. ``read`` is as ``Wire.read``, with 0 for the confirmed end, told by ``ended`` too."""
+class PlainBody:
+    """A body of ``length`` bytes (Content-Length); without a length it ends with TLS's close_notify, and a connection
+    that merely drops has raised before. ``ended``: the end is confirmed."""
 
-    ended: bool
-
-    def read(self, view: memoryview, *, wait: bool) -> int:
-        """See ``Wire.read``. Raises TransientError ``short_body`` when the connection ends before the body."""
-        ...
-
-
-class CountedBody:
-    """Content-Length."""
-
-    def __init__(self, wire: Wire, length: int) -> None:
+    def __init__(self, wire: Wire, length: int | None) -> None:
         self._wire = wire
         self._left = length
         self.ended = length == 0
 
     def read(self, view: memoryview, *, wait: bool) -> int:
-        """See BodyReader."""
+        """As ``Wire.read``, with 0 for the confirmed end. Raises TransientError ``short_body`` when the connection ends
+        before the body."""
         if self.ended:
             return 0
         count = self._wire.read(view[: self._left], wait=wait)
+        if self._left is None:
+            self.ended = count == 0
+            return count
         if count == 0:
             raise short_body(f"{self._left} bytes are missing")
         self._left -= max(count, 0)
@@ -223,8 +218,8 @@ class ChunkedBody:
         self.ended = False
 
     def read(self, view: memoryview, *, wait: bool) -> int:
-        """See BodyReader."""
-        if not self._left and not self._next_chunk():
+        """As ``PlainBody.read``."""
+        if self.ended or (not self._left and not self._next_chunk()):
             return 0
         count = self._wire.read(view[: self._left], wait=wait)
         if count == 0:
@@ -234,8 +229,6 @@ class ChunkedBody:
 
     def _next_chunk(self) -> bool:
         """Reads the next chunk's size; False after the last one and its trailers."""
-        if self.ended:
-            return False
         if not self._first and self._line():
             raise SourceError("a chunk of the answer is longer than it said", code=BAD_REPLY)
         self._first = False
@@ -262,20 +255,6 @@ class ChunkedBody:
         if len(line) == CHUNK_LINE_BYTES:
             raise SourceError("a chunk line of the answer does not end", code=BAD_REPLY)
         raise short_body("the last chunk is missing")
-
-
-class ClosedBody:
-    """Neither length nor chunks: it ends with TLS's close_notify. A connection that merely drops has raised before."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self.ended = False
-
-    def read(self, view: memoryview, *, wait: bool) -> int:
-        """See BodyReader."""
-        count = 0 if self.ended else self._wire.read(view, wait=wait)
-        self.ended = count == 0
-        return count
 
 
 def short_body(what: str) -> TransientError:

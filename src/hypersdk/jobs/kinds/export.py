@@ -28,7 +28,7 @@ from hypersdk.migration.publish import ExportResult
 from hypersdk.migration.runs import clean_up, give_up
 from hypersdk.migration.settings import RunSettings
 from hypersdk.migration.spec import ExportSpec, Resume
-from hypersdk.net.guard import check_submitted
+from hypersdk.net.guard import EndpointGuard
 from hypersdk.state.database import DatabaseError
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.endpoint import resolve_endpoint
@@ -80,7 +80,7 @@ def _endpoint(definition: JobDefinition, context: SubmitContext) -> tuple[str | 
     own, endpoint_id = definition.endpoint, context.endpoint_id
     if own.url is not None:
         named = resolve_endpoint({}, None, url=own.url, username=own.username)
-        check_submitted(named.host, named.port, context.settings.allowed_endpoints)
+        EndpointGuard(context.settings.allowed_endpoints)(named.host, named.port)
         return None, f"{named.host}:{named.port}"
     if endpoint_id is None and context.environ.get("GOVC_URL"):
         found = resolve_endpoint(context.environ, None)
