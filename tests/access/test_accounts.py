@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from hypersdk.access import access as access_module
 from hypersdk.access.access import Access
-from hypersdk.access.faults import Conflict, LoginRefused, TooMany
+from hypersdk.access.faults import Conflict, TooMany, Unauthenticated
 from hypersdk.access.lockout import MAX_KEYS, MAX_WAIT_S, Lockout, wait_s
 from hypersdk.access.logins import MAX_SESSIONS, SessionStore
 from hypersdk.access.passwords import check_password, hash_password
@@ -70,7 +70,7 @@ def test_an_unknown_user_costs_a_whole_check(access: Access, monkeypatch: pytest
     monkeypatch.setattr(access_module, "check_password", counted)
     access.users.create("tokens-only", Role.VIEWER, None)
     for name in ("nobody", "tokens-only"):
-        with pytest.raises(LoginRefused):
+        with pytest.raises(Unauthenticated, match="password is wrong"):
             access.login(name, PASSWORD, "192.0.2.1")
     assert seen == [None, None]
 
@@ -107,7 +107,7 @@ def test_a_name_like_anothers_id_is_not_that_one(access: Access, database: Datab
     session = access.logins.use(begun.cookie)
     assert session is not None
     assert (session.user_id, session.role) == (viewer.id, Role.VIEWER)
-    with pytest.raises(LoginRefused):
+    with pytest.raises(Unauthenticated, match="password is wrong"):
         access.login(boss.id, BOSS_PASSWORD, "192.0.2.1")
     with database.read() as connection:
         assert dict(connection.execute(sa.select(users.c.id, users.c.failures)).all()) == {boss.id: 0, viewer.id: 1}
@@ -297,11 +297,11 @@ def test_only_so_many_sessions_of_one_user(access: Access, database: Database) -
 def test_wrong_passwords_lock_the_user_for_longer_and_longer(access: Access, database: Database) -> None:
     access.users.create("ann", Role.VIEWER, PASSWORD)
     for _ in range(4):
-        with pytest.raises(LoginRefused):
+        with pytest.raises(Unauthenticated, match="password is wrong"):
             access.login("ann", Secret("wrong"), "192.0.2.1")
     access.login("ann", PASSWORD, "192.0.2.1")  # four are free, and the count begins anew
     for _ in range(5):
-        with pytest.raises(LoginRefused):
+        with pytest.raises(Unauthenticated, match="password is wrong"):
             access.login("ann", Secret("wrong"), "192.0.2.1")
     with pytest.raises(TooMany) as caught:
         access.login("ann", PASSWORD, "192.0.2.99")  # from anywhere
@@ -316,7 +316,7 @@ def test_wrong_passwords_lock_the_user_for_longer_and_longer(access: Access, dat
 
 def test_an_unknown_name_is_locked_alike(access: Access) -> None:
     for _ in range(5):
-        with pytest.raises(LoginRefused):
+        with pytest.raises(Unauthenticated, match="password is wrong"):
             access.login("nobody", Secret("wrong"), "192.0.2.1")
     with pytest.raises(TooMany):
         access.login("nobody", Secret("wrong"), "192.0.2.2")

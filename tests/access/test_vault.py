@@ -10,7 +10,6 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,14 +29,6 @@ from hypersdk.state.database import Database
 from hypersdk.state.tables import meta
 
 KEY = bytes(range(32))
-
-
-@dataclass(frozen=True)
-class Where:
-    """Settings as far as a vault looks at them."""
-
-    state_dir: Path
-    key_file: Path | None = None
 
 
 def test_what_is_sealed_opens_for_its_purpose_only() -> None:
@@ -73,33 +64,33 @@ def test_a_wrong_key_is_a_clear_error() -> None:
 
 
 def test_the_key_is_made_once_and_then_wanted(tmp_path: Path, sqlite: Database) -> None:
-    where = Where(tmp_path / "home")
-    first = Vault.load(where, {}, sqlite)
+    home = tmp_path / "home"
+    first = Vault.load(home, None, {}, sqlite)
     path = tmp_path / "home" / "vault.key"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     sealed = first.seal(Secret("x"), "p")
-    assert Vault.load(where, {}, sqlite).open(sealed, "p") == Secret("x")
+    assert Vault.load(home, None, {}, sqlite).open(sealed, "p") == Secret("x")
     text = path.read_text()
     path.unlink()
     with pytest.raises(VaultError) as caught:
-        Vault.load(where, {}, sqlite)
+        Vault.load(home, None, {}, sqlite)
     assert caught.value.code == "vault_key_lost"
     assert not path.exists(), "no second key is made"
     path.write_text(base64.b64encode(bytes(32)).decode())
     path.chmod(0o600)
     with pytest.raises(VaultError) as caught:
-        Vault.load(where, {}, sqlite)
+        Vault.load(home, None, {}, sqlite)
     assert caught.value.code == "vault_wrong_key"
     path.write_text(text)
-    assert Vault.load(where, {}, sqlite).open(sealed, "p") == Secret("x")
+    assert Vault.load(home, None, {}, sqlite).open(sealed, "p") == Secret("x")
     path.unlink()
     forget_sealed(sqlite)
-    assert Vault.load(where, {}, sqlite).key_id != first.key_id
+    assert Vault.load(home, None, {}, sqlite).key_id != first.key_id
 
 
 def test_without_a_database_no_key_is_made(tmp_path: Path) -> None:
     with pytest.raises(VaultError) as caught:
-        Vault.load(Where(tmp_path), {})
+        Vault.load(tmp_path, None, {})
     assert caught.value.code == "vault_key_lost"
 
 
@@ -108,7 +99,7 @@ def test_the_systemd_credential_goes_first(tmp_path: Path, sqlite: Database) -> 
     credentials.mkdir()
     (credentials / "hypersdk-key").write_text(KEY.hex() + "\n")
     (credentials / "hypersdk-key").chmod(0o440)
-    vault = Vault.load(Where(tmp_path), {"CREDENTIALS_DIRECTORY": str(credentials)}, sqlite)
+    vault = Vault.load(tmp_path, None, {"CREDENTIALS_DIRECTORY": str(credentials)}, sqlite)
     assert vault.key_id == Vault(KEY).key_id
     assert not (tmp_path / "vault.key").exists()
 
@@ -119,7 +110,7 @@ def test_no_other_text_is_a_key(tmp_path: Path, sqlite: Database, text: str) -> 
     path.write_text(text)
     path.chmod(0o600)
     with pytest.raises(VaultError) as caught:
-        Vault.load(Where(tmp_path, path), {}, sqlite)
+        Vault.load(tmp_path, path, {}, sqlite)
     assert caught.value.code == "vault_key_unusable"
     assert not text or text not in str(caught.value.as_dict())
 
@@ -129,7 +120,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path, sqlite: Database)
     path.write_text(KEY.hex())
     path.chmod(0o640)
     with pytest.raises(VaultError, match="can be read by others"):
-        Vault.load(Where(tmp_path, path), {}, sqlite)
+        Vault.load(tmp_path, path, {}, sqlite)
 
 
 def test_keyring(tmp_path: Path, sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +144,11 @@ def test_keyring(tmp_path: Path, sqlite: Database, monkeypatch: pytest.MonkeyPat
     keyring.set_keyring(Memory())
     try:
         environ = {"HYPERSDK_KEYRING": "hypersdk/key"}
-        first = Vault.load(Where(tmp_path), environ, sqlite)
-        assert Vault.load(Where(tmp_path), environ, sqlite).key_id == first.key_id
+        first = Vault.load(tmp_path, None, environ, sqlite)
+        assert Vault.load(tmp_path, None, environ, sqlite).key_id == first.key_id
         Memory.kept.clear()
         with pytest.raises(VaultError) as caught:
-            Vault.load(Where(tmp_path), environ, sqlite)
+            Vault.load(tmp_path, None, environ, sqlite)
         assert caught.value.code == "vault_key_lost"
     finally:
         keyring.set_keyring(before)
@@ -394,7 +385,7 @@ def test_vault_that_cannot_be_asked(environ: dict[str, str]) -> None:
 
 
 def test_the_keys_id_is_all_that_the_database_knows(tmp_path: Path, sqlite: Database) -> None:
-    vault = Vault.load(Where(tmp_path), {}, sqlite)
+    vault = Vault.load(tmp_path, None, {}, sqlite)
     with sqlite.read() as connection:
         rows = connection.execute(sa.select(meta)).all()
     assert ("vault_key", vault.key_id.hex()) in [tuple(row) for row in rows]

@@ -190,7 +190,10 @@ def assert_sealed(state: Path, job_id: str) -> None:
     settings = DaemonSettings(state_dir=state)
     database = Database.open(settings.url)
     try:
-        assert Vault.load(settings, {}, database).open(sealed, JOB_PASSWORD).reveal() == PLANTED
+        assert (
+            Vault.load(settings.state_dir, settings.key_file, {}, database).open(sealed, JOB_PASSWORD).reveal()
+            == PLANTED
+        )
     finally:
         database.close()
 

@@ -18,9 +18,9 @@ from hypersdk.simulator import DiskSpec, MachineSpec
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 from hypersdk.vsphere.cdrom import CdromChange, remove_isos, restore_isos
-from hypersdk.vsphere.descriptor import server_descriptor
 from hypersdk.vsphere.inventory import find_machine, list_machines
 from hypersdk.vsphere.machine import delta_bytes, read_machine, written_bytes
+from hypersdk.vsphere.nfc import server_descriptor
 from hypersdk.vsphere.power import ask_guest_down, power_off, power_on, wait_until_off
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import consolidation_needed, create_snapshot, find_snapshots, remove_snapshot

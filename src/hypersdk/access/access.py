@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from hypersdk.access.audit import Audit
-from hypersdk.access.faults import LOGIN_LOCKED, LOGIN_WRONG, LoginRefused, TooMany
+from hypersdk.access.faults import LOGIN_LOCKED, LOGIN_WRONG, TooMany, Unauthenticated
 from hypersdk.access.files import write_private
 from hypersdk.access.lockout import Lockout
 from hypersdk.access.logins import NewLogin, SessionStore
@@ -41,7 +41,7 @@ class Access:
         self.audit: Final = Audit(database)
 
     def login(self, name: str, password: Secret, address: str) -> tuple[User, NewLogin]:
-        """Starts a session. Raises LoginRefused ``login_wrong`` and TooMany ``login_locked``; message and timing are
+        """Starts a session. Raises Unauthenticated ``login_wrong`` and TooMany ``login_locked``; message and timing are
         the same for a wrong password, an unknown user and a disabled one. The audit trail contains the name only if
         such a user exists: people type passwords into the wrong field."""
         user = self.users.get(self._check(name, password, address, "login"))
@@ -67,10 +67,12 @@ class Access:
         if found is None or not right or found.disabled:
             self.lockout.failed(name, address)
             self.audit.write(actor, address, action, outcome=LOGIN_WRONG)
-            raise LoginRefused("the name or the password is not right")
+            raise Unauthenticated("the name or the password is wrong", code=LOGIN_WRONG)
         self.lockout.succeeded(name, found.id)
         if outdated(found.password):
-            self._rehash(found.id, password)
+            hashed = hash_password(password)
+            with self._database.write() as connection:
+                connection.execute(sa.update(users).where(users.c.id == found.id).values(password=hashed))
         return str(found.id)
 
     def first_start(self, state_dir: Path) -> Path | None:
@@ -100,11 +102,6 @@ class Access:
         query = sa.select(users.c.id, users.c.password, users.c.disabled).where(users.c.name == name)
         with self._database.read() as connection:
             return connection.execute(query).first()
-
-    def _rehash(self, user_id: str, password: Secret) -> None:
-        hashed = hash_password(password)
-        with self._database.write() as connection:
-            connection.execute(sa.update(users).where(users.c.id == user_id).values(password=hashed))
 
 
 def same_secret(left: str, right: Secret) -> bool:

@@ -3,7 +3,6 @@ secrets."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -28,8 +27,6 @@ class Audit:
 
     def __init__(self, database: Database) -> None:
         self._database: Final = database
-        self._lock = threading.Lock()
-        self._written = 0
 
     def write(
         self,
@@ -43,8 +40,9 @@ class Audit:
     ) -> None:
         """Adds an entry; it is durable when this returns."""
         with self._database.write() as connection:
-            connection.execute(
-                sa.insert(audit).values(
+            number = connection.execute(
+                sa.insert(audit)
+                .values(
                     at=self._database.now(connection),
                     actor=clean(actor, 200),
                     address=clean(address, 64),
@@ -53,11 +51,9 @@ class Audit:
                     outcome=clean(outcome, 32),
                     detail=dict(detail or {}),
                 )
-            )
-        with self._lock:
-            self._written += 1
-            due = self._written % PRUNE_EVERY == 1
-        if due:
+                .returning(audit.c.number)
+            ).scalar_one()
+        if number % PRUNE_EVERY == 0:
             self.prune()
 
     def page(

@@ -76,12 +76,6 @@ class Forbidden(AccessError):  # noqa: N818
     default_code = FORBIDDEN
 
 
-class LoginRefused(Unauthenticated):
-    """Wrong user name or password; the message does not say which."""
-
-    default_code = LOGIN_WRONG
-
-
 class TooMany(HyperSDKError):  # noqa: N818
     """Too many attempts. ``retry_after_s`` in the fields is the time until the next one is allowed."""
 

@@ -44,7 +44,8 @@ class SessionStore:
         cookie, csrf = Secret(secrets.token_urlsafe(32)), Secret(secrets.token_urlsafe(32))
         with self._database.write() as connection:
             now = self._database.now(connection)
-            connection.execute(sa.delete(logins).where(self._ended(now)))
+            ended = sa.or_(logins.c.expires_at <= now, logins.c.used_at <= now - self._idle_s)
+            connection.execute(sa.delete(logins).where(ended))
             of_user = sa.select(logins.c.digest).where(logins.c.user_id == user_id).order_by(logins.c.used_at.desc())
             surplus = list(connection.execute(of_user.offset(MAX_SESSIONS - 1)).scalars())
             if surplus:
@@ -86,6 +87,3 @@ class SessionStore:
             return
         with self._database.write() as connection:
             connection.execute(sa.delete(logins).where(logins.c.digest == digest_of(cookie)))
-
-    def _ended(self, now: float) -> sa.ColumnElement[bool]:
-        return sa.or_(logins.c.expires_at <= now, logins.c.used_at <= now - self._idle_s)

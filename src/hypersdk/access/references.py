@@ -51,13 +51,9 @@ def check_reference(ref: str) -> None:
             return
         if kind == "file" and rest.startswith("/") and "\0" not in rest:
             return
-        if kind == "vault" and (match := _VAULT_REF.match(rest)) and not _climbs(match[1], *match[2].split("/")):
+        if kind == "vault" and _VAULT_REF.match(rest) and not {".", ".."} & set(rest.partition("#")[0].split("/")):
             return
     raise UsageError("the reference is not of the form env:NAME, file:/path or vault:mount/path#field", code=SECRET_REF)
-
-
-def _climbs(*parts: str) -> bool:
-    return any(part in (".", "..") for part in parts)
 
 
 def follow(ref: str, environ: Mapping[str, str], *, own: Path | None = None) -> Secret:
@@ -121,6 +117,10 @@ def _client(environ: Mapping[str, str]) -> httpx.Client:
         raise UsageError("VAULT_ADDR and VAULT_TOKEN are not set for the daemon", code=SECRET_REF)
     if url.scheme != "https" and not (url.scheme == "http" and is_loopback_name(url.host)):
         raise UsageError("VAULT_ADDR must be https; plain http would show the token", code=SECRET_REF)
+    try:
+        verify = ssl.create_default_context(cafile=environ.get("VAULT_CACERT") or None)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError("VAULT_CACERT cannot be read", code=SECRET_REF) from error
     headers = {"X-Vault-Token": token, "X-Vault-Request": "true"}
     if namespace := environ.get("VAULT_NAMESPACE"):
         headers["X-Vault-Namespace"] = namespace
@@ -130,16 +130,8 @@ def _client(environ: Mapping[str, str]) -> httpx.Client:
         timeout=TIMEOUT_S,
         follow_redirects=False,
         trust_env=False,
-        verify=_authority(environ),
+        verify=verify,
     )
-
-
-def _authority(environ: Mapping[str, str]) -> ssl.SSLContext:
-    bundle = environ.get("VAULT_CACERT")
-    try:
-        return ssl.create_default_context(cafile=bundle or None)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError("VAULT_CACERT cannot be read", code=SECRET_REF) from error
 
 
 def _get(client: httpx.Client, path: str) -> tuple[int, object]:
@@ -156,14 +148,10 @@ def _get(client: httpx.Client, path: str) -> tuple[int, object]:
             status = answer.status_code
     except httpx.HTTPError as error:
         raise ConnectError(f"Vault does not answer: {type(error).__name__}", code=VAULT_UNREACHABLE) from error
-    return status, _json(data)
-
-
-def _json(data: bytes) -> object:
     try:
-        return json.loads(data)
+        return status, json.loads(data)
     except (ValueError, RecursionError):
-        return None
+        return status, None
 
 
 def _inner(answer: object, *names: str) -> object:

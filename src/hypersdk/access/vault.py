@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import sqlalchemy as sa
 from cryptography.exceptions import InvalidTag
@@ -45,16 +45,6 @@ _HEAD_BYTES: Final = 1 + 8 + _NONCE_BYTES
 _KEY_ROW: Final = "vault_key"
 
 
-class VaultSettings(Protocol):
-    """The settings that are needed."""
-
-    @property
-    def state_dir(self) -> Path: ...
-
-    @property
-    def key_file(self) -> Path | None: ...
-
-
 class Vault:
     """Seals and opens secrets and resolves references. Thread-safe; the key is never exposed."""
 
@@ -67,14 +57,16 @@ class Vault:
         self.key_id: Final = key_id(key)
 
     @classmethod
-    def load(cls, settings: VaultSettings, environ: Mapping[str, str], database: Database | None = None) -> Vault:
+    def load(
+        cls, state_dir: Path, key_file: Path | None, environ: Mapping[str, str], database: Database | None = None
+    ) -> Vault:
         """The vault of that database. Its key is created on the first start only: a database that has a key id needs
         that key. Without a database (a worker, which starts later) no key is created. Raises VaultError
         ``vault_key_lost``, ``vault_wrong_key``, ``vault_key_unusable``.
         """
         may_make = database is not None and _known_key(database) is None
-        key = find_key(settings.state_dir, settings.key_file, environ, may_make=may_make)
-        vault = cls(key, environ=environ, own=settings.state_dir)
+        key = find_key(state_dir, key_file, environ, may_make=may_make)
+        vault = cls(key, environ=environ, own=state_dir)
         if database is not None:
             vault._claim(database)
         return vault

@@ -36,7 +36,7 @@ def open_services(settings: DaemonSettings, environ: Mapping[str, str]) -> Itera
     database.outage.tell = True
     try:
         database.upgrade()
-        vault = Vault.load(settings, environ, database)
+        vault = Vault.load(settings.state_dir, settings.key_file, environ, database)
         access = Access(database, session_s=settings.session_hours * 3600)
         if (path := access.first_start(settings.state_dir)) is not None:
             LOG.info("first start: the administrator's token is in %s", path)

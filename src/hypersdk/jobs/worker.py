@@ -97,7 +97,7 @@ class Worker:
         roots = ExportRoots(settings.roots)
         with worker_id(settings.state_dir, index) as identity, self._beating(identity, roots) as heartbeat:
             claims = Claims(self._database, identity, most=settings.jobs_per_worker)
-            vault = Vault.load(settings, self._environ)
+            vault = Vault.load(settings.state_dir, settings.key_file, self._environ)
             endpoints = EndpointStore(self._database, vault)
             logins = EndpointResolver(JobStore(self._database), vault, endpoints, settings, self._environ)
             context = WorkerContext(

@@ -29,10 +29,10 @@ from hypersdk.model import Phase
 from hypersdk.remedies import ExcludeDisk, First, Resume, Retry, SetOption
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.source import DiskSource, RangeSource, StreamDigests
-from hypersdk.vsphere.descriptor import server_descriptor
 from hypersdk.vsphere.faults import LICENSE_REFUSES_EXPORT, NOT_SUPPORTED
 from hypersdk.vsphere.lease import LeasedExport, Verdict
 from hypersdk.vsphere.machine import read_machine
+from hypersdk.vsphere.nfc import server_descriptor
 from hypersdk.vsphere.routes import VIA
 from hypersdk.vsphere.sources import FlatDiskSource, LeaseDiskSource, probe_flat
 

@@ -36,9 +36,16 @@ from hypersdk.remedies import Advice, First, Remedy, RestoreSource
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import format_duration
 from hypersdk.vsphere.cdrom import CdromChange, remove_isos, restore_isos
-from hypersdk.vsphere.connections import connections, reconnect
 from hypersdk.vsphere.machine import read_machine
-from hypersdk.vsphere.power import SHUTDOWN_TIMEOUT, ask_guest_down, power_off, power_on, wait_until_off
+from hypersdk.vsphere.power import (
+    SHUTDOWN_TIMEOUT,
+    ask_guest_down,
+    connections,
+    power_off,
+    power_on,
+    reconnect,
+    wait_until_off,
+)
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.snapshot import create_snapshot, remove_snapshot
 from hypersdk.vsphere.stale import LeaseRecord, release_stale

@@ -104,11 +104,12 @@ def resolve_endpoint(
     own = _for_host(config, address)
     bundle = ca_bundle or environ.get("GOVC_TLS_CA_CERTS") or config.ca_bundle
     pin = thumbprint or own.thumbprint
+    given = _from_env(environ, "GOVC_PASSWORD")
     return Endpoint(
         host=address.host,
         port=address.port,
         username=username or _from_env(environ, "GOVC_USERNAME") or address.username or own.username or "",
-        password=password or _env_secret(environ) or address.password or _password(own),
+        password=password or (Secret(given) if given else address.password) or _password(own),
         tls=TlsPolicy(
             insecure=_insecure(environ, own) if insecure is None else insecure,
             ca_bundle=Path(bundle).expanduser() if bundle else None,
@@ -192,11 +193,6 @@ def _from_env(environ: Mapping[str, str], name: str) -> str | None:
         raise UsageError(f"the file named by {name} cannot be read") from exc
     except (OSError, ValueError):  # not a file: the value itself (a NUL byte makes open raise ValueError)
         return value
-
-
-def _env_secret(environ: Mapping[str, str]) -> Secret | None:
-    text = _from_env(environ, "GOVC_PASSWORD")
-    return Secret(text) if text else None
 
 
 def _insecure(environ: Mapping[str, str], own: Connection) -> bool:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from hypersdk.errors import AccessError, LookupFailed, Refused, register
-from hypersdk.model import Disk, DiskSummary, Firmware, GuestFacts, Machine, MachineSummary, SnapshotNode
+from hypersdk.model import Disk, DiskSummary, Firmware, GuestFacts, Machine, SnapshotNode
 from hypersdk.remedies import First, Retry
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.vsphere.devices import boot_order, read_hardware
@@ -188,8 +188,9 @@ def _decode(moref: str, found: _Related) -> Machine:
     )
     disks = tuple(DiskSummary(disk.label, disk.capacity_bytes) for disk in hardware.disks)
     options = vm.values.get("config.bootOptions")
+    places = {moref: location_of(item) for moref, item in found.by_moref.items() if item.kind in PLACES}
     return Machine(
-        summary=_summary(vm, disks, found),
+        summary=summary_of(vm.moref, {path: vm.text(path) for path in ROW}, disks, places, found.names("HostSystem")),
         firmware=Firmware.EFI if vm.text("config.firmware") == "efi" else Firmware.BIOS,
         secure_boot=child_text(options, "efiSecureBootEnabled") == "true",
         guest=_guest(vm),
@@ -228,11 +229,6 @@ def _as_of(machine: Machine, found: _Related, then: ObjectProperties) -> Machine
 
 def _identity(disk: Disk) -> tuple[int, int, str | None]:
     return disk.key, disk.capacity_bytes, disk.uuid
-
-
-def _summary(vm: ObjectProperties, disks: tuple[DiskSummary, ...], found: _Related) -> MachineSummary:
-    places = {moref: location_of(item) for moref, item in found.by_moref.items() if item.kind in PLACES}
-    return summary_of(vm.moref, {path: vm.text(path) for path in ROW}, disks, places, found.names("HostSystem"))
 
 
 def _network_names(found: _Related) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""HttpNfcLease on the wire: the calls of an export, and the server's description of its files. No policy here.
+"""The calls of an export: HttpNfcLease, the server's description of its files, and its OVF descriptor. No policy here.
 
 Facts: *HttpNfcLease*, *HttpNfcLeaseInfo*, *HttpNfcLeaseDeviceUrl*, *HttpNfcLeaseManifestEntry* in the vSphere Web
 Services API reference. ``fileSize`` is unset for disks, whose stream is made on the fly; ``sslCertificate`` came with
@@ -16,11 +16,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hypersdk.errors import HyperSDKError, LookupFailed, Refused, SourceError, TransientError, UsageError, register
+from hypersdk.errors import (
+    Cancelled,
+    HyperSDKError,
+    LookupFailed,
+    Refused,
+    SourceError,
+    TransientError,
+    UsageError,
+    register,
+)
+from hypersdk.formats.ovf import OvfDisk
 from hypersdk.net.certificate import parse_fingerprint
 from hypersdk.remedies import First, Retry
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.vsphere.faults import NOT_SUPPORTED, clean_text
+from hypersdk.units import MiB
+from hypersdk.vsphere.faults import NOT_SUPPORTED, clean_text, translate
 from hypersdk.vsphere.session import Session
 from hypersdk.vsphere.soap import Element, ObjectProperties, child_text, children, localized_fault, read_one, to_int
 from hypersdk.vsphere.wire import BAD_REPLY
@@ -40,6 +51,7 @@ LAST_LOOK_S: Final = 1.0
 DEFAULT_TIMEOUT_S: Final = 300
 """What servers use unless told otherwise."""
 MAX_FILES: Final = 1024
+DESCRIPTOR_MAX_BYTES: Final = 16 * MiB
 MAX_TEXT: Final = 8192
 READY: Final = "ready"
 INITIALIZING: Final = "initializing"
@@ -108,18 +120,13 @@ def wait_until_ready(session: Session, lease: str, *, cancel: CancelToken) -> Le
         if now.text("state") == READY:
             return lease_info(now)
         if now.text("state") != INITIALIZING:
-            raise _ended(now)
+            if (error := now.values.get("error")) is not None:
+                raise localized_fault(error)
+            raise SourceError(f"the export ended before it began (state {clean_text(now.text('state') or 'unknown')})")
         if time.monotonic() - started >= READY_TIMEOUT_S:
             raise TransientError(f"the export was not ready after {READY_TIMEOUT_S:.0f} s", code=LEASE_NOT_READY)
         cancel.sleep(pause_s)
         pause_s = min(pause_s * 1.5, LAST_LOOK_S)
-
-
-def _ended(now: ObjectProperties) -> HyperSDKError:
-    error = now.values.get("error")
-    if error is not None:
-        return localized_fault(error)
-    return SourceError(f"the export ended before it began (state {clean_text(now.text('state') or 'unknown')})")
 
 
 def lease_info(now: ObjectProperties) -> LeaseInfo:
@@ -219,3 +226,48 @@ def complete(session: Session, lease: str) -> None:
 def abort(session: Session, lease: str) -> None:
     """Aborts the export; the machine is free then."""
     session.call(lambda: session.ref("HttpNfcLease", lease).HttpNfcLeaseAbort(fault=None))
+
+
+def server_descriptor(session: Session, moref: str, snapshot: str | None, files: Sequence[OvfDisk]) -> bytes | None:
+    """``OvfManager.CreateDescriptor`` for a machine (or one of its ``snapshot``s), naming ``files`` by their lease
+    keys.
+
+    To be asked while lease and snapshot are still there. None where the server has no such call or reports an error:
+    the disks are what counts, and a descriptor of our own is as good; the reason goes to the log.
+    """
+    try:
+        result = session.call(lambda: _create(session, moref, snapshot, files))
+    except Cancelled:
+        raise
+    except HyperSDKError as error:
+        LOG.info("no descriptor from the server: %s", error.message)
+        return None
+    for problem in result.error or ():
+        LOG.info("the server's descriptor has an error: %s", translate(problem).message)
+    text = (result.ovfDescriptor or "").encode()
+    if result.error or not text or len(text) > DESCRIPTOR_MAX_BYTES:
+        return None
+    for warning in result.warning or ():
+        LOG.info("the server says of its descriptor: %s", clean_text(str(warning.msg or "")))
+    return text
+
+
+def _create(session: Session, moref: str, snapshot: str | None, files: Sequence[OvfDisk]) -> Any:
+    from pyVmomi import vim
+
+    ovf_files = [
+        vim.OvfManager.OvfFile(
+            deviceId=file.lease_key,
+            path=file.file_name,
+            size=file.size_bytes,
+            capacity=file.capacity_bytes,
+            populatedSize=file.populated_bytes,
+        )
+        for file in files
+        if file.lease_key
+    ]
+    params = vim.OvfManager.CreateDescriptorParams(
+        ovfFiles=ovf_files, snapshot=session.ref("VirtualMachineSnapshot", snapshot) if snapshot else None
+    )
+    manager = session.ref("OvfManager", session.content.ovfManager._moId)
+    return manager.CreateDescriptor(obj=session.ref("VirtualMachine", moref), cdp=params)

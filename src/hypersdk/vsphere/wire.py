@@ -149,12 +149,9 @@ class Wire:
 
 def broken(peer: str, error: OSError) -> TransientError:
     """The error for a connection to ``peer`` that ended with ``error``."""
-    return TransientError(f"the connection to {peer} broke: {reason_of(error)}", code=CONNECTION_RESET)
-
-
-def reason_of(error: OSError) -> str:
-    """The reason in a few words, without the address tuples and source lines that some errors carry."""
-    return getattr(error, "reason", None) or error.strerror or type(error).__name__
+    # Not the error's own text: some carry address tuples and source lines.
+    reason = getattr(error, "reason", None) or error.strerror or type(error).__name__
+    return TransientError(f"the connection to {peer} broke: {reason}", code=CONNECTION_RESET)
 
 
 class Head:

@@ -57,7 +57,7 @@ def passwords(state: Path) -> list[str]:
     settings = DaemonSettings(state_dir=state)
     database = Database.open(settings.url)
     try:
-        vault = Vault.load(settings, {}, database)
+        vault = Vault.load(settings.state_dir, settings.key_file, {}, database)
         with database.read() as connection:
             return [vault.open(row.secret, JOB_PASSWORD).reveal() for row in connection.execute(jobs.select())]
     finally:
@@ -368,7 +368,7 @@ def test_a_postgresql_state_is_restored_into_an_empty_database(
         assert users_in(other) == ["admin", "ops"]
         database = Database.open(other)
         try:
-            vault = Vault.load(DaemonSettings(state_dir=new, database_url=other), {}, database)
+            vault = Vault.load(new, None, {}, database)
             with database.read() as connection:
                 (row,) = connection.execute(jobs.select())
             assert vault.open(row.secret, JOB_PASSWORD).reveal() == PLANTED

@@ -41,7 +41,9 @@ class Vsphere:
         except ConnectError as error:
             if error.code != CERTIFICATE_UNKNOWN:
                 raise
-            raise _not_trusted(error) from error
+            untrusted = CertificateNotTrusted(error.message, remedies=error.remedies)
+            untrusted.fields.update(error.fields)
+            raise untrusted from error
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise ConnectError(f"{target.address} does not answer: {reason}", host=target.host) from error
@@ -65,9 +67,3 @@ def connection_to(login: EndpointLogin) -> Endpoint:
         thumbprint=login.thumbprint,
         datacenter=login.datacenter,
     )
-
-
-def _not_trusted(error: ConnectError) -> CertificateNotTrusted:
-    found = CertificateNotTrusted(error.message, remedies=error.remedies)
-    found.fields.update(error.fields)
-    return found

@@ -117,4 +117,5 @@ def _reseal(daemon: Daemon, database: Database, new: Vault) -> int:
     from hypersdk.access.vault import Vault
     from hypersdk.jobs.rotation import reseal
 
-    return reseal(database, Vault.load(daemon.state_settings, daemon.environ, database), new)
+    settings = daemon.state_settings
+    return reseal(database, Vault.load(settings.state_dir, settings.key_file, daemon.environ, database), new)

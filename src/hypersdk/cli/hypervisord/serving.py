@@ -124,7 +124,7 @@ def _prepare(daemon: Daemon) -> None:
     settings = daemon.settings
     with daemon.database(make=True) as database:
         database.check()
-        Vault.load(settings, daemon.environ, database if "api" in settings.roles else None)
+        Vault.load(settings.state_dir, settings.key_file, daemon.environ, database if "api" in settings.roles else None)
     ExportRoots(settings.roots)
 
 
