@@ -7,8 +7,8 @@
 
 Later modules import earlier ones, never the other way round::
 
-    values schema content -> world session managed -> platform -> entities storage hosts -> disks machine_state
-    -> machine_view machine_files lease snapshot -> machine datacenter -> inventory dispatch nfc folder -> routes server
+    values schema content -> world session managed -> platform access -> entities storage hosts -> disks machine_state
+    -> machine_view machine_files lease -> machine datacenter -> inventory dispatch nfc folder -> routes server
 """
 
 from hypersdk.simulator.config import DiskSpec, MachineSpec, SimulatorConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import ssl
 import tempfile
 from dataclasses import dataclass
@@ -21,33 +20,11 @@ from hypersdk.simulator.world import now
 
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
-    """A server's certificate and key, PEM; ``der`` is the certificate alone."""
+    """A TLS context with a server's certificate, and its thumbprints as ``AB:CD:...``."""
 
-    certificate_pem: bytes
-    key_pem: bytes
-    der: bytes
-
-    @property
-    def sha256(self) -> str:
-        """Thumbprint as ``AB:CD:...``."""
-        return format_fingerprint(hashlib.sha256(self.der).hexdigest())
-
-    @property
-    def sha1(self) -> str:
-        """Thumbprint as the API writes it."""
-        return format_fingerprint(hashlib.sha1(self.der, usedforsecurity=False).hexdigest())
-
-    def context(self) -> ssl.SSLContext:
-        """A server-side context with it. OpenSSL reads keys from files only: they exist for a moment, readable only by
-        the owner."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        with tempfile.TemporaryDirectory(prefix="hypersdk-simulator-") as folder:
-            chain = Path(folder) / "server.pem"
-            chain.touch(mode=0o600)
-            chain.write_bytes(self.key_pem + self.certificate_pem)
-            context.load_cert_chain(chain)
-        return context
+    context: ssl.SSLContext
+    sha256: str
+    sha1: str
 
 
 class Authority:
@@ -87,8 +64,22 @@ class Authority:
         key_pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        der = certificate.public_bytes(serialization.Encoding.DER)
-        return ServerCertificate(certificate.public_bytes(serialization.Encoding.PEM), key_pem, der)
+        context = _context(key_pem + certificate.public_bytes(serialization.Encoding.PEM))
+        sha256, sha1 = certificate.fingerprint(hashes.SHA256()), certificate.fingerprint(hashes.SHA1())  # noqa: S303
+        return ServerCertificate(context, format_fingerprint(sha256.hex()), format_fingerprint(sha1.hex()))
+
+
+def _context(chain_pem: bytes) -> ssl.SSLContext:
+    """A server-side context. OpenSSL reads keys from files only: they exist for a moment, readable only by the
+    owner."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    with tempfile.TemporaryDirectory(prefix="hypersdk-simulator-") as folder:
+        chain = Path(folder) / "server.pem"
+        chain.touch(mode=0o600)
+        chain.write_bytes(chain_pem)
+        context.load_cert_chain(chain)
+    return context
 
 
 def _name(common: str) -> x509.Name:

@@ -154,7 +154,7 @@ class Watch:
         elif version != str(self.version):
             raise MethodFault.of("InvalidCollectorVersion", "The version is not the one sent last.")
 
-    def news(self, budget: int) -> tuple[str, str]:
+    def updates(self, budget: int) -> tuple[str, str]:
         """The XML of at most ``budget`` updates, empty if there are none, and of the mark that there are more."""
         filter_sets: list[str] = []
         truncated = ""
@@ -197,12 +197,12 @@ class PropertyCollector(Managed, api_type="PropertyCollector"):
 
     @operation("RetrievePropertiesEx")
     def _retrieve(self, call: Call) -> Raw:
-        asked = call.args.options.maxObjects
-        if asked is not None and asked <= 0:
+        requested = call.args.options.maxObjects
+        if requested is not None and requested <= 0:
             raise MethodFault.of(
                 "InvalidArgument", "maxObjects must be above zero.", invalidProperty="options.maxObjects"
             )
-        size = min(asked or self.page_objects, self.page_objects)
+        size = min(requested or self.page_objects, self.page_objects)
         return self._page(call, self._select(call, call.args.specSet), size)
 
     @operation("ContinueRetrievePropertiesEx")
@@ -285,9 +285,9 @@ class PropertyCollector(Managed, api_type="PropertyCollector"):
         while True:
             if self.world.tick != seen or seen < 0:
                 seen = self.world.tick
-                news, truncated = watch.news(most or 2**31)
-                if news:
-                    return Raw(f"<returnval><version>{watch.version}</version>{news}{truncated}</returnval>")
+                updates, truncated = watch.updates(most or 2**31)
+                if updates:
+                    return Raw(f"<returnval><version>{watch.version}</version>{updates}{truncated}</returnval>")
             if deadline is not None and time.monotonic() >= deadline:
                 return Raw("")
             self._sleep(call, deadline)
@@ -314,11 +314,11 @@ class PropertyFilter(SessionObject, api_type="PropertyFilter"):
         self._selection = selection
         self._watch = watch
         watch.filters.append(self)
-        self._told: dict[Ref, dict[str, str]] = {}
+        self._reported: dict[Ref, dict[str, str]] = {}
 
     def start_over(self) -> None:
         """The next update reports everything."""
-        self._told = {}
+        self._reported = {}
 
     def updates(self, budget: int) -> tuple[list[str], bool]:
         """ObjectUpdates since the last call, at most ``budget``, and whether there are more."""
@@ -327,15 +327,15 @@ class PropertyFilter(SessionObject, api_type="PropertyFilter"):
         for managed in self._selection.present():
             present.add(managed.ref)
             values = dict(self._selection.values(managed))
-            told = self._told.get(managed.ref)
-            if told == values:
+            reported = self._reported.get(managed.ref)
+            if reported == values:
                 continue
             if len(updates) >= budget:
                 return updates, True
-            updates.append(_object_update(managed.ref, told, values))
-            self._told[managed.ref] = values
-        for ref in [ref for ref in self._told if ref not in present]:
-            del self._told[ref]
+            updates.append(_object_update(managed.ref, reported, values))
+            self._reported[managed.ref] = values
+        for ref in [ref for ref in self._reported if ref not in present]:
+            del self._reported[ref]
             updates.append(f"<objectSet><kind>leave</kind>{reference('obj', ref)}</objectSet>")
         return updates, False
 
@@ -345,13 +345,13 @@ class PropertyFilter(SessionObject, api_type="PropertyFilter"):
         self.destroy(call)
 
 
-def _object_update(ref: Ref, told: dict[str, str] | None, values: dict[str, str]) -> str:
-    before = told or {}
+def _object_update(ref: Ref, reported: dict[str, str] | None, values: dict[str, str]) -> str:
+    before = reported or {}
     changes = [
         f"<changeSet><name>{path}</name><op>assign</op>{val}</changeSet>"
         for path, val in values.items()
         if before.get(path) != val
     ]
     changes += [f"<changeSet><name>{path}</name><op>remove</op></changeSet>" for path in before if path not in values]
-    kind = "enter" if told is None else "modify"
+    kind = "enter" if reported is None else "modify"
     return f"<objectSet><kind>{kind}</kind>{reference('obj', ref)}{''.join(changes)}</objectSet>"

@@ -13,7 +13,7 @@ from typing import Final, NoReturn, TextIO, TypeVar
 from hypersdk.errors import UsageError
 from hypersdk.remedies import advice
 from hypersdk.secret import Secret
-from hypersdk.simulator.authorization import PRIVILEGES
+from hypersdk.simulator.access import PRIVILEGES
 from hypersdk.simulator.config import DEFAULT_PASSWORD, DEFAULT_USERNAME, SimulatorConfig
 from hypersdk.simulator.faults import MAX_SECONDS, Fault, FaultKind
 from hypersdk.simulator.hosts import Host
@@ -97,22 +97,28 @@ def _add_inventory(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--vms",
-        type=_whole(0, 100_000),
+        type=_integer(0, 100_000),
         default=24,
         metavar="N",
         help="machines in the inventory (default: %(default)s)",
     )
-    add("--hosts", type=_whole(1, 200), default=4, metavar="N", help="ESXi hosts per datacenter (default: %(default)s)")
-    add("--datacenters", type=_whole(1, 50), default=1, metavar="N", help="datacenters (default: %(default)s)")
+    add(
+        "--hosts",
+        type=_integer(1, 200),
+        default=4,
+        metavar="N",
+        help="ESXi hosts per datacenter (default: %(default)s)",
+    )
+    add("--datacenters", type=_integer(1, 50), default=1, metavar="N", help="datacenters (default: %(default)s)")
     add(
         "--seed",
-        type=_whole(0, 2**63),
+        type=_integer(0, 2**63),
         default=1,
         metavar="N",
         help="another seed gives another inventory with other disks (default: %(default)s)",
     )
     add("--esxi", action="store_true", help="be a standalone ESXi host: one host, NFC URLs with '*'")
-    add("--datastore-size", type=_read(_some), metavar="SIZE", help="size of a datastore (default: 4TiB)")
+    add("--datastore-size", type=_read(_positive_size), metavar="SIZE", help="size of a datastore (default: 4TiB)")
 
 
 def _add_access(group: argparse._ArgumentGroup) -> None:
@@ -149,11 +155,14 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
 def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
-        "--rate", type=_read(_some), metavar="SIZE", help="limit of each data stream in bytes per second, such as 20MiB"
+        "--rate",
+        type=_read(_positive_size),
+        metavar="SIZE",
+        help="limit of each data stream in bytes per second, such as 20MiB",
     )
     add(
         "--streams-per-host",
-        type=_whole(1, 500),
+        type=_integer(1, 500),
         metavar="N",
         help="a host refuses more NFC streams than this: 'failed to allocate'",
     )
@@ -186,7 +195,7 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--page-size",
-        type=_whole(1, 100_000),
+        type=_integer(1, 100_000),
         default=1000,
         metavar="N",
         help="most objects in one response of the inventory (default: %(default)s)",
@@ -208,7 +217,7 @@ def _add_behaviour(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
+def _integer(least: int, most: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
             raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} to {most}")
@@ -227,7 +236,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _some(text: str) -> int:
+def _positive_size(text: str) -> int:
     size = parse_size(text)
     if size == 0:
         raise UsageError("0 is too small", next_step="Write a size such as 20MiB.")

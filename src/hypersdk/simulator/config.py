@@ -20,8 +20,8 @@ class DiskSpec:
 
     ``allocated_bytes`` is how much of it holds data (a third by default). ``stride_bytes`` instead puts one single
     block into each such stretch, for sparse disks of terabytes. ``boot`` makes a small disk whose boot sector prints a
-    marker. ``datastore`` is a name, by default the machine's own. ``reported_bytes`` is what the device list says of
-    its size, as of a damaged descriptor.
+    marker. ``datastore`` is a name, by default the machine's own. ``reported_bytes`` is the size that the
+    device list reports, such as that of a damaged descriptor.
     """
 
     capacity_bytes: int = 16 * MiB

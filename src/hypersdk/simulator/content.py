@@ -186,8 +186,8 @@ class DiskContent:
 
 
 @cache
-def _page_dice(identity: str, page: int) -> bytes:
-    """Two bytes of chance for each block of a page."""
+def _page_bytes(identity: str, page: int) -> bytes:
+    """Two pseudo-random bytes for each block of a page."""
     return hashlib.shake_128(f"{identity}/{page}".encode()).digest(2 * PAGE_BLOCKS)
 
 
@@ -217,11 +217,11 @@ class DiskImage:
         return DiskImage(self.content, later)
 
     def allocated_blocks(self) -> Iterator[int]:
-        """Indices of all blocks that are not holes, rising."""
-        added = sorted(index for index in self.generations if not self._made(index))
-        return heapq.merge(self._made_blocks(), added)
+        """Indices of all blocks that are not holes, in ascending order."""
+        added = sorted(index for index in self.generations if not self._original(index))
+        return heapq.merge(self._original_blocks(), added)
 
-    def _made_blocks(self) -> Iterator[int]:
+    def _original_blocks(self) -> Iterator[int]:
         content = self.content
         if content.fixed:
             yield from sorted(content.fixed)
@@ -231,7 +231,7 @@ class DiskImage:
             first = run * RUN_BLOCKS
             yield from range(first, min(first + width, content.blocks))
 
-    def _made(self, index: int) -> bool:
+    def _original(self, index: int) -> bool:
         """Whether the block was allocated when the disk was made."""
         if self.content.fixed:
             return index in self.content.fixed
@@ -242,7 +242,7 @@ class DiskImage:
     def allocated_bytes(self) -> int:
         """Bytes of all blocks that are not holes, counted without walking the disk."""
         content = self.content
-        later = sum(content.length(index) for index in self.generations if not self._made(index))
+        later = sum(content.length(index) for index in self.generations if not self._original(index))
         if content.fixed:
             return later + sum(map(content.length, content.fixed))
         width = 1 if content.one_block_runs else RUN_BLOCKS
@@ -259,20 +259,20 @@ class DiskImage:
     def kind(self, index: int) -> BlockKind:
         """What the block holds."""
         generation = self.generations.get(index, 0)
-        if generation == 0 and not self._made(index):
+        if generation == 0 and not self._original(index):
             return BlockKind.HOLE
         if self.content.fixed:
             return BlockKind.RANDOM
-        low = self._dice(index, generation)[0]
+        low = self._random_bytes(index, generation)[0]
         if low < ZERO_OF_256 and generation == 0:
             return BlockKind.ZERO
         return BlockKind.RANDOM if low < ZERO_OF_256 + RANDOM_OF_256 else BlockKind.COMPRESSIBLE
 
-    def _dice(self, index: int, generation: int) -> bytes:
+    def _random_bytes(self, index: int, generation: int) -> bytes:
         if generation:
             return hashlib.shake_128(f"{self.content.identity}/{index}/{generation}".encode()).digest(2)
         page, slot = divmod(index, PAGE_BLOCKS)
-        return _page_dice(self.content.identity, page)[2 * slot : 2 * slot + 2]
+        return _page_bytes(self.content.identity, page)[2 * slot : 2 * slot + 2]
 
     def parts(self, index: int) -> tuple[bytes, Pattern] | None:
         """Stamp and pattern of a block, ``None`` for one that is all zeros or has fixed bytes."""
@@ -280,9 +280,9 @@ class DiskImage:
         if kind in (BlockKind.HOLE, BlockKind.ZERO) or (self.content.fixed and not self.generations.get(index)):
             return None
         generation = self.generations.get(index, 0)
-        dice = self._dice(index, generation)[1]
+        choice = self._random_bytes(index, generation)[1]
         compressible = kind is BlockKind.COMPRESSIBLE
-        place = dice % COMPRESSIBLE_PATTERNS if compressible else COMPRESSIBLE_PATTERNS + dice % RANDOM_PATTERNS
+        place = choice % COMPRESSIBLE_PATTERNS if compressible else COMPRESSIBLE_PATTERNS + choice % RANDOM_PATTERNS
         return self._stamp(index, generation), patterns()[place]
 
     def _stamp(self, index: int, generation: int) -> bytes:
@@ -309,7 +309,7 @@ class DiskImage:
         return joined if not skip and len(joined) == end - offset else joined[skip : skip + end - offset]
 
     def extents(self) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` of allocated areas, rising, neighbours joined."""
+        """``(offset, length)`` of allocated areas in ascending order, neighbours joined."""
         start = end = 0
         for index in self.allocated_blocks():
             offset = index * BLOCK

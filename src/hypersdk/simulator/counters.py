@@ -57,31 +57,32 @@ class Counters:
         with self.lock:
             self.connections += 1
 
-    def sent(self, file: str, count: int) -> None:
-        """``count`` body bytes of an NFC file."""
-        with self.lock:
-            self.stream_bytes[file] += count
-
     def open_stream(self, host: str, file: str, *, via_vcenter: bool) -> OpenStream:
         """Counts an NFC stream of ``host`` until it is closed."""
         with self.lock:
             self.opened[file] += 1
             self.via_vcenter[host] += via_vcenter
-        return OpenStream(self, host, self.streams_now, self.streams_peak)
+        return OpenStream(self, host, file, self.streams_now, self.streams_peak)
 
 
 class OpenStream:
     """One stream that is being sent. ``number`` is how many were open on its host when it began, itself included."""
 
-    def __init__(self, counters: Counters, host: str, now: Counter[str], peak: Counter[str]) -> None:
+    def __init__(self, counters: Counters, host: str, file: str, now: Counter[str], peak: Counter[str]) -> None:
         self._counters = counters
         self._host = host
+        self._file = file
         self._now = now
         self._open = True
         with counters.lock:
             now[host] += 1
             self.number = now[host]
             peak[host] = max(peak[host], self.number)
+
+    def sent(self, count: int) -> None:
+        """Counts ``count`` more body bytes."""
+        with self._counters.lock:
+            self._counters.stream_bytes[self._file] += count
 
     def close(self) -> None:
         """Ends the count of the stream. Idempotent."""
@@ -95,7 +96,7 @@ class OpenRange(OpenStream):
     """One answer of ``/folder`` that is being sent."""
 
     def __init__(self, counters: Counters, host: str, file: str, offset: int) -> None:
-        super().__init__(counters, host, counters.range_streams_now, counters.range_streams_peak)
+        super().__init__(counters, host, file, counters.range_streams_now, counters.range_streams_peak)
         self._offset = offset
         self._sent = 0
         with counters.lock:
@@ -104,7 +105,7 @@ class OpenRange(OpenStream):
             self._served.append((offset, 0))
 
     def sent(self, count: int) -> None:
-        """``count`` more bytes."""
+        """Counts ``count`` more body bytes."""
         self._sent += count
         with self._counters.lock:
             self._served[self._place] = (self._offset, self._sent)

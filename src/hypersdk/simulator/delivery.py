@@ -13,7 +13,7 @@ from hypersdk.units import KiB
 
 STEP: Final = 64 * KiB
 """With a rate or a fault, bytes go out in steps of this size."""
-NAP_S: Final = 0.05
+POLL_S: Final = 0.05
 
 
 class EndEarly(Exception):  # noqa: N818
@@ -66,7 +66,7 @@ class Delivery:
         if not self._alive():
             self._connection.reset()
         if self._corrupt:
-            data = self._spoil(data, list(grain_starts))
+            data = self._corrupted(data, list(grain_starts))
         if self._rate is None and not (self._pending and self._pending[0].after_bytes < self.sent + len(data)):
             self._put(data)
             return
@@ -92,7 +92,7 @@ class Delivery:
                 self._ending()
             self._connection.wfile.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
-    def _spoil(self, data: bytes, grain_starts: list[int]) -> bytes:
+    def _corrupted(self, data: bytes, grain_starts: list[int]) -> bytes:
         """Flips a bit for a CORRUPT fault that is due: in the first block from its offset on, else where it points."""
         for fault in list(self._corrupt):
             starts = [start + STAMP_IN_GRAIN for start in grain_starts if start >= fault.after_bytes]
@@ -123,7 +123,7 @@ class Delivery:
         """Pauses. Raises OSError when the client, the lease or the simulator ends meanwhile."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, NAP_S))
+            time.sleep(min(left, POLL_S))
             if not self._alive():
                 self._connection.reset()
             if self._connection.peer_gone():

@@ -82,7 +82,7 @@ def _gb(size: int, data_mb: int, controller: Controller = "pvscsi") -> DiskSpec:
 
 
 _ISO: Final = f"[{ISO_STORE}] linux/debian-12.7.0-amd64-netinst.iso"
-FIRST: Final = (
+FIXED: Final = (
     MachineSpec(
         BOOT_MACHINE,
         (DiskSpec(BOOT_DISK_BYTES, boot=True, controller="lsilogic"),),
@@ -167,11 +167,11 @@ FIRST: Final = (
 
 def demo_machines(config: SimulatorConfig, datacenters: int) -> Iterator[MachineSpec]:
     """``config.vms`` machines: the fixed ones first, then machines made from the templates."""
-    yield from FIRST[: config.vms]
+    yield from FIXED[: config.vms]
     rng = random.Random(config.seed)  # noqa: S311 - an inventory that is the same for the same seed
     counts: dict[str, int] = {"web": 2}
     weights = [template.weight for template in TEMPLATES]
-    for number in range(len(FIRST), config.vms):
+    for number in range(len(FIXED), config.vms):
         template = rng.choices(TEMPLATES, weights)[0]
         counts[template.stem] = counts.get(template.stem, 0) + 1
         yield _machine(template, counts[template.stem], number, rng, config, datacenters)

@@ -32,7 +32,7 @@ def described(type_: str, key: int, label: str, summary: str, **fields: Any) -> 
 
 @cache
 def base_devices() -> tuple[Data, ...]:
-    """What every machine has. Shared and never changed."""
+    """The devices of every machine. Shared between machines; never changed."""
     return (
         described("VirtualIDEController", IDE, "IDE 0", "IDE 0", busNumber=0, device=[]),
         described("VirtualIDEController", IDE + 1, "IDE 1", "IDE 1", busNumber=1, device=[]),
@@ -121,8 +121,8 @@ def connectable(*, connected: bool, at_start: bool) -> Data:
 
 
 def with_power(device: Data, *, on: bool) -> Data:
-    """The device after its machine was powered on or off. What is connected was so by ``startConnected``, regardless of
-    its state before."""
+    """The device after its machine was powered on or off. At power on, the devices with
+    ``startConnected`` are connected, whatever their state before."""
     have = device.connectable
     if have is None:
         return device

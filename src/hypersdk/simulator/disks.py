@@ -166,28 +166,24 @@ def _backing(disk: DiskState, depth: int, change_tracking: bool) -> Data:
         common["keyId"] = Data(
             "CryptoKeyId", keyId="simulated-key", providerId=Data("KeyProviderId", id="simulated-kms")
         )
-    return Data(_backing_type(disk), **common, **_backing_fields(disk, layer.delta))
+    type_, fields = _backing_kind(disk, layer.delta)
+    return Data(type_, **common, **fields)
 
 
-def _backing_type(disk: DiskState) -> str:
-    if disk.spec.backing.startswith("rdm"):
-        return "VirtualDiskRawDiskMappingVer1BackingInfo"
-    return "VirtualDiskSeSparseBackingInfo" if disk.spec.backing == "sesparse" else "VirtualDiskFlatVer2BackingInfo"
-
-
-def _backing_fields(disk: DiskState, delta: bool) -> dict[str, Any]:
+def _backing_kind(disk: DiskState, delta: bool) -> tuple[str, dict[str, Any]]:
+    """The backing's type, and the fields that only this type has."""
     spec = disk.spec
     if spec.backing.startswith("rdm"):
-        return {
+        return "VirtualDiskRawDiskMappingVer1BackingInfo", {
             "lunUuid": "0200000000600000000000000000000000000000000000000000",
             "deviceName": "vml.02000000006000",
             "compatibilityMode": "physicalMode" if spec.backing == "rdm-physical" else "virtualMode",
             "sharing": _sharing(disk),
         }
     if spec.backing == "sesparse":
-        return {"writeThrough": False}
+        return "VirtualDiskSeSparseBackingInfo", {"writeThrough": False}
     flat = {"split": False, "writeThrough": False, "thinProvisioned": spec.thin or delta, "sharing": _sharing(disk)}
-    return {**flat, "deltaDiskFormat": "seSparseFormat"} if delta else flat
+    return "VirtualDiskFlatVer2BackingInfo", {**flat, "deltaDiskFormat": "seSparseFormat"} if delta else flat
 
 
 def _sharing(disk: DiskState) -> str:

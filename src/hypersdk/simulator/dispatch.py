@@ -40,7 +40,7 @@ OPEN_PROPERTIES: Final = frozenset({"currentSession", "content"})
 """Properties that need no session: ``currentSession`` is then unset, which is how clients check for one."""
 
 
-HANG_LOOK_S: Final = 0.1
+STALL_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Dispatcher:
         """The response to one SOAP request."""
         try:
             node = parse_request(body)
-            self._hang(local(node), peer_gone)
+            self._stall(local(node), peer_gone)
             with self._platform.world.lock:
                 return self._run(node, self._platform.sessions.by_cookie(cookie), peer_gone)
         except MethodFault as fault:
@@ -94,12 +94,12 @@ class Dispatcher:
         cookie = call.session.cookie if call.session is not None and call.session is not session else None
         return SoapResponse(200, _envelope(name, _result(method, result)), cookie)
 
-    def _hang(self, name: str, peer_gone: Callable[[], bool]) -> None:
+    def _stall(self, name: str, peer_gone: Callable[[], bool]) -> None:
         """Delays the response to this call, and to no other, until the client gives up."""
         fault = self._platform.faults.take_call(FaultKind.STALL, name)
         end = time.monotonic() + (fault.seconds if fault else 0)
         while (left := end - time.monotonic()) > 0 and not peer_gone():
-            time.sleep(min(left, HANG_LOOK_S))
+            time.sleep(min(left, STALL_POLL_S))
 
     def _check_privilege(self, privilege: str | None, target: Ref) -> None:
         if privilege in self._platform.config.denied_privileges:

@@ -89,16 +89,8 @@ def _data(name: str, value: Data, *, typed: bool) -> str:
 def members(value: Data) -> str:
     """The fields of a data object, in the schema's order."""
     fields = value.fields
-    out: list[str] = []
-    for field in data_types()[value.type].fields:
-        item = fields.get(field.name)
-        if item is None:
-            continue
-        if item.__class__ is str and not field.many and field.kind is not Kind.ANY:
-            out.append(f"<{field.name}>{scalar(item)}</{field.name}>")
-        else:
-            out.append(element(field.name, item, field))
-    return "".join(out)
+    known = data_types()[value.type].fields
+    return "".join(element(field.name, fields[field.name], field) for field in known if field.name in fields)
 
 
 def _any_list(name: str, items: Sequence[Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, Final
 
 from hypersdk.simulator.managed import Call, operation, prop
@@ -19,19 +20,19 @@ def escape_name(name: str) -> str:
     return name.replace("%", "%25").replace("/", "%2f").replace("\\", "%5c")
 
 
-class Entity(PlatformObject, api_type="ManagedEntity", references={"parent": "parent"}):
-    """A ManagedEntity: has a name and a parent, and tasks."""
+class Entity(
+    PlatformObject,
+    api_type="ManagedEntity",
+    references={"parent": "parent"},
+    computed={"name": attrgetter("name")},
+):
+    """A ManagedEntity: has a parent and tasks, and a name as stored, with ``%2f`` and the other escapes."""
 
     def __init__(self, platform: Platform, moref: str, name: str, parent: Entity | None, **values: Any) -> None:
         self.parent = parent
+        self.name = name
         status = {"overallStatus": "green", "configStatus": "green"}
-        super().__init__(platform, moref, name=name, effectiveRole=[-1], **status, **values)
-
-    @property
-    def name(self) -> str:
-        """The name as stored, with ``%2f`` and the other escapes."""
-        name: str = self.values["name"]
-        return name
+        super().__init__(platform, moref, effectiveRole=[-1], **status, **values)
 
     @prop("recentTask")
     def _recent_task(self) -> list[Ref]:
@@ -64,11 +65,11 @@ class Entity(PlatformObject, api_type="ManagedEntity", references={"parent": "pa
                 "InvalidName", f"The name '{name[:MAX_NAME]}' is invalid.", name=name[:MAX_NAME], entity=self.ref
             )
         if self.parent is not None and name != self.name:
-            self.parent.check_free(name)
-        self.values["name"] = name
+            self.parent.check_name_free(name)
+        self.name = name
         self.touch()
 
-    def check_free(self, name: str) -> None:
+    def check_name_free(self, name: str) -> None:
         """Raises MethodFault (DuplicateName) when an entity directly below has that name."""
         for child in self.children():
             if child.name == name:

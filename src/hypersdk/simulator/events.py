@@ -9,7 +9,7 @@ from hypersdk.simulator.managed import Call, Managed, SessionObject, operation, 
 from hypersdk.simulator.values import Data, Ref
 from hypersdk.simulator.world import World, now
 
-KEPT_EVENTS: Final = 1000
+MAX_EVENTS: Final = 1000
 KINDS: Final = {
     "VmPoweredOnEvent": "VM powered on", "VmPoweredOffEvent": "VM powered off", "VmSuspendedEvent": "VM suspended",
     "VmResettingEvent": "VM reset", "VmGuestShutdownEvent": "Guest OS shut down", "VmGuestRebootEvent": "Guest reboot",
@@ -23,7 +23,7 @@ class EventManager(Managed, api_type="EventManager"):
 
     def __init__(self, world: World, moref: str) -> None:
         super().__init__(world, moref, maxCollector=1000)
-        self.events: deque[Data] = deque(maxlen=KEPT_EVENTS)
+        self.events: deque[Data] = deque(maxlen=MAX_EVENTS)
         self._next = 1
 
     def post(self, type_: str, text: str, *, call: Call | None = None, user: str = "", **more: Any) -> None:

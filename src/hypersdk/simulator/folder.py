@@ -15,7 +15,7 @@ from hypersdk.simulator.datacenter import Datacenter
 from hypersdk.simulator.delivery import Delivery
 from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
 from hypersdk.simulator.httpd import ClientConnection, Refusal
-from hypersdk.simulator.nfc import refuse
+from hypersdk.simulator.nfc import stream_faults
 from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.storage import MAX_UPLOAD_BYTES, Datastore, StoredFile, datastores
 from hypersdk.simulator.values import MethodFault
@@ -99,17 +99,17 @@ class FolderServer:
     def _answer(
         self, connection: ClientConnection, store: Datastore, file: StoredFile, headers: dict[str, str]
     ) -> None:
-        asked = _range(connection, file)
+        requested = _range(connection, file)
         if connection.command == "HEAD":
-            self._head(connection, file, asked, headers, None)
+            self._head(connection, file, requested, headers, None)
             return
         host = file.host or store.hosts[0].name
         book, machine, index = self._platform.faults, file.machine, file.disk_index
-        refuse(book.take_refusal(host=host, machine=machine, index=index))
-        faults = book.take(STREAM_FAULTS - {FaultKind.LEASE_TIMEOUT}, host=host, machine=machine, index=index)
-        offset, length = asked or (0, file.size_bytes)
+        kinds = STREAM_FAULTS - {FaultKind.LEASE_TIMEOUT}
+        faults = stream_faults(book, kinds, host=host, machine=machine, index=index)
+        offset, length = requested or (0, file.size_bytes)
         short = min([length, *(fault.after_bytes for fault in faults if fault.kind is FaultKind.SHORT)])
-        self._head(connection, file, asked, headers, short)
+        self._head(connection, file, requested, headers, short)
         with closing(OpenRange(self._platform.counters, host, f"[{store.name}] {file.path}", offset)) as answer:
             self._pump(connection, file, offset, short, faults, answer)
 
@@ -117,13 +117,13 @@ class FolderServer:
         self,
         connection: ClientConnection,
         file: StoredFile,
-        asked: tuple[int, int] | None,
+        requested: tuple[int, int] | None,
         headers: dict[str, str],
         short: int | None,
     ) -> None:
         """Status and headers. ``short`` is the length of a body that will be shorter than the range that it claims to
         be."""
-        offset, length = asked or (0, file.size_bytes)
+        offset, length = requested or (0, file.size_bytes)
         fields = {
             "Content-Type": "application/octet-stream",
             "Accept-Ranges": "bytes",
@@ -132,9 +132,9 @@ class FolderServer:
             "Last-Modified": format_datetime(file.modified, usegmt=True),
             **headers,
         }
-        if asked is not None:
+        if requested is not None:
             fields["Content-Range"] = f"bytes {offset}-{offset + length - 1}/{file.size_bytes}"
-        connection.head(200 if asked is None else 206, fields)
+        connection.head(200 if requested is None else 206, fields)
 
     def _pump(
         self,
@@ -191,7 +191,7 @@ def _basic(header: str) -> tuple[str, str] | None:
 
 
 def _range(connection: ClientConnection, file: StoredFile) -> tuple[int, int] | None:
-    """Offset and length asked for; ``None`` for the whole file. Raises Refusal for a range outside of the file."""
+    """Offset and length requested for; ``None`` for the whole file. Raises Refusal for a range outside of the file."""
     match = RANGE.match(connection.headers.get("Range", "").strip())
     if match is None or (match[1] == match[2] == "") or not _still_valid(connection.headers.get("If-Range", ""), file):
         return None

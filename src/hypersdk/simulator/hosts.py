@@ -28,6 +28,17 @@ class HostedMachine(WorldObject, Protocol):
         """A property of the API."""
 
 
+def resource_config(entity: Entity) -> Data:
+    """The ResourceConfigSpec of a pool or machine."""
+    return Data("ResourceConfigSpec", entity=entity.ref, cpuAllocation=allocation(), memoryAllocation=allocation())
+
+
+def allocation() -> Data:
+    """Normal shares, nothing reserved and no limit."""
+    shares = Data("SharesInfo", shares=4000, level="normal")
+    return Data("ResourceAllocationInfo", reservation=0, expandableReservation=True, limit=-1, shares=shares)
+
+
 class ComputeResource(Entity, api_type="ComputeResource", references={"host": "hosts", "resourcePool": "pool"}):
     """Hosts with one root resource pool; a standalone host is one of its own."""
 
@@ -93,7 +104,9 @@ class Cluster(ComputeResource, api_type="ClusterComputeResource"):
         return Data("ClusterComputeResourceSummary", **fields, currentFailoverLevel=1, numVmotions=0)
 
 
-class ResourcePool(Entity, api_type="ResourcePool", references={"owner": "owner_resource"}):
+class ResourcePool(
+    Entity, api_type="ResourcePool", references={"owner": "owner_resource"}, computed={"config": resource_config}
+):
     """The root pool of a compute resource."""
 
     def __init__(self, platform: Platform, moref: str, name: str, owner: ComputeResource) -> None:
@@ -103,12 +116,6 @@ class ResourcePool(Entity, api_type="ResourcePool", references={"owner": "owner_
     @prop("vm")
     def _vm(self) -> list[Ref]:
         return [machine.ref for host in self.owner_resource.hosts for machine in host.machines if not machine.template]
-
-    @prop("config")
-    def _config(self) -> Data:
-        return Data(
-            "ResourceConfigSpec", entity=self.ref, cpuAllocation=allocation(-1), memoryAllocation=allocation(-1)
-        )
 
     @prop("runtime")
     def _runtime(self) -> Data:
@@ -123,12 +130,6 @@ class ResourcePool(Entity, api_type="ResourcePool", references={"owner": "owner_
     @prop("summary")
     def _summary(self) -> Data:
         return Data("ResourcePoolSummary", name=self.name, config=self.get("config"), runtime=self.get("runtime"))
-
-
-def allocation(limit: int) -> Data:
-    """Normal shares, nothing reserved; ``limit`` -1 means none."""
-    shares = Data("SharesInfo", shares=4000, level="normal")
-    return Data("ResourceAllocationInfo", reservation=0, expandableReservation=True, limit=limit, shares=shares)
 
 
 def _usage(most: int) -> Data:
@@ -176,18 +177,13 @@ class Host(
         self.datastores: list[Datastore] = []
         self.networks: list[Network] = []
         self.uuid = platform.uuid("host", name)
+        self.resource = parent
         super().__init__(platform, moref, name, parent)
         manager = "ha-autostart-mgr" if platform.esxi else f"autoStartManager-{moref.rpartition('-')[2]}"
         self.autostart = AutoStartManager(platform.world, manager, self.machines)
         moref = platform.moref("datastoreBrowser-", "ha-host-datastorebrowser")
         self.datastore_browser = DatastoreBrowser(platform, moref, self.datastores)
         parent.hosts.append(self)
-
-    @property
-    def resource(self) -> ComputeResource:
-        """The cluster, or its own compute resource."""
-        assert isinstance(self.parent, ComputeResource)
-        return self.parent
 
     def children(self) -> list[Entity]:
         return []

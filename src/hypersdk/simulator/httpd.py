@@ -215,7 +215,7 @@ def bad_request(what: str) -> Refusal:
 
 
 def _too_large(most_bytes: int) -> Refusal:
-    return Refusal(413, f"The simulator takes no more than {format_size(most_bytes)} here.")
+    return Refusal(413, f"The body exceeds the limit of {format_size(most_bytes)}.")
 
 
 class Listener:
@@ -301,47 +301,37 @@ class Listener:
     def _accept(self, listening: socket.socket, site: Site) -> None:
         try:
             connection, client = listening.accept()
-        except OSError as error:  # the client was faster, or the listener has just been discarded
+            secured = site.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:  # the client is gone already, or the listener was just discarded
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 time.sleep(0.05)  # it stays ready until some other file is closed
             return
         with self._lock:
             if len(self._open) >= MAX_CONNECTIONS:
-                connection.close()
+                secured.close()
                 return
             thread = threading.Thread(
-                target=self._serve, args=(connection, client, site), name=f"simulator-{client[1]}", daemon=True
+                target=self._serve, args=(secured, client, site), name=f"simulator-{client[1]}", daemon=True
             )
-            self._open[connection] = thread
+            self._open[secured] = thread
+            self._deadlines[secured] = time.monotonic() + HANDSHAKE_S
         self._on_connect()
         thread.start()
 
-    def _serve(self, connection: socket.socket, client: Any, site: Site) -> None:
+    def _serve(self, secured: ssl.SSLSocket, client: Any, site: Site) -> None:
         """Answers the requests of one connection until either side closes it."""
         try:
-            connection.settimeout(HANDSHAKE_S)
-            with site.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as secured:
-                with self._lock:
-                    self._open[secured] = self._open.pop(connection)
-                    self._deadlines[secured] = time.monotonic() + HANDSHAKE_S
-                try:
-                    if not self._closing:
-                        self._converse(secured, client, site)
-                finally:
-                    with self._lock:
-                        del self._open[secured]
-                        self._deadlines.pop(secured, None)
+            secured.settimeout(HANDSHAKE_S)
+            secured.do_handshake()
+            self.expect_request(secured)
+            ClientConnection(secured, client, self, site, self._route)
         except OSError:
             pass  # the client does not trust the certificate, or went away
         finally:
             with self._lock:
-                self._open.pop(connection, None)
-            connection.close()
-
-    def _converse(self, secured: ssl.SSLSocket, client: Any, site: Site) -> None:
-        secured.do_handshake()
-        self.expect_request(secured)
-        ClientConnection(secured, client, self, site, self._route)
+                del self._open[secured]
+                self._deadlines.pop(secured, None)
+            secured.close()
 
 
 def _shut(connection: socket.socket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from hypersdk.simulator.authorization import AuthorizationManager
+from hypersdk.simulator.access import AuthorizationManager, SessionManager
 from hypersdk.simulator.collector import PropertyCollector
 from hypersdk.simulator.config import MachineSpec
 from hypersdk.simulator.content import DiskContent, DiskImage, SpreadAllocation
@@ -21,7 +21,6 @@ from hypersdk.simulator.platform import Platform
 from hypersdk.simulator.search import SearchIndex
 from hypersdk.simulator.service import ServiceInstance, about
 from hypersdk.simulator.session import SessionRecord
-from hypersdk.simulator.session_manager import SessionManager
 from hypersdk.simulator.storage import (
     Datastore,
     FileManager,
@@ -119,7 +118,7 @@ def _datacenter(platform: Platform, number: int) -> None:
     suffix = f"-{number + 1}" if number else ""
     stores = [_datastore(platform, datacenter, name + suffix, kind) for name, kind in DATASTORES]
     _networks(platform, datacenter)
-    _stock_isos(platform, stores[-1])
+    _add_isos(platform, stores[-1])
 
 
 def _numbered(names: Sequence[str], number: int) -> str:
@@ -168,7 +167,7 @@ def _networks(platform: Platform, datacenter: Datacenter) -> None:
         host.networks += networks
 
 
-def _stock_isos(platform: Platform, store: Datastore) -> None:
+def _add_isos(platform: Platform, store: Datastore) -> None:
     for path, size in ISO_FILES.items():
         content = DiskContent(f"iso/{path}", size, SpreadAllocation.of(size, size), {})
         store.uploads[path] = StoredFile(path, size, size, platform.started, DiskImage(content))

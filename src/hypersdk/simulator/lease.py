@@ -13,6 +13,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final
 
 from hypersdk.simulator import devices
@@ -49,8 +50,8 @@ class LeaseFile:
     sent_bytes: int = 0
 
 
-class ExportLease(SessionObject, api_type="HttpNfcLease"):
-    """One HttpNfcLease."""
+class ExportLease(SessionObject, api_type="HttpNfcLease", computed={"state": attrgetter("state")}):
+    """One HttpNfcLease. ``state`` is ``initializing``, ``ready``, ``done`` or ``error``."""
 
     def __init__(self, call: Call, machine: MachineState, disks: list[DiskState], task: Task) -> None:
         self.platform = machine.platform
@@ -59,6 +60,7 @@ class ExportLease(SessionObject, api_type="HttpNfcLease"):
         self.ticket = secrets.token_hex(16)
         self.timeout_s = self.platform.config.lease_timeout_s
         self.renewed = time.monotonic()
+        self.state = "initializing"
         self.ended = False
         self.checksum = "sha1"
         self.files = _files_of(machine, disks)
@@ -67,18 +69,11 @@ class ExportLease(SessionObject, api_type="HttpNfcLease"):
             machine.world,
             call,
             "lease-",
-            state="initializing",
             initializeProgress=0,
             transferProgress=0,
             mode="pushOrGet",
             capabilities=capabilities,
         )
-
-    @property
-    def state(self) -> str:
-        """``initializing``, ``ready``, ``done`` or ``error``."""
-        state: str = self.values["state"]
-        return state
 
     def prepared(self) -> None:
         """The host has prepared the export, or failed to."""
@@ -87,7 +82,8 @@ class ExportLease(SessionObject, api_type="HttpNfcLease"):
             self.end(MethodFault.of("SystemError", text, reason="nfc"))
         elif self.state == "initializing":
             self.renewed = time.monotonic()
-            self.values |= {"state": "ready", "initializeProgress": 100, "info": self._info()}
+            self.state = "ready"
+            self.values |= {"initializeProgress": 100, "info": self._info()}
             self.touch()
 
     def end(self, fault: MethodFault | None) -> None:
@@ -95,7 +91,7 @@ class ExportLease(SessionObject, api_type="HttpNfcLease"):
         if self.ended:
             return
         self.ended = True
-        self.values["state"] = "error" if fault else "done"
+        self.state = "error" if fault else "done"
         if fault is not None:
             self.values["error"] = fault.localized()
         self.touch()
@@ -164,7 +160,7 @@ class ExportLease(SessionObject, api_type="HttpNfcLease"):
         )
         return taken[0] if taken else None
 
-    def _need(self, *states: str) -> None:
+    def _require_state(self, *states: str) -> None:
         if self.state not in states:
             raise MethodFault.of("InvalidState", f"The lease is in state '{self.state}'.")
 
@@ -175,7 +171,7 @@ class ExportLease(SessionObject, api_type="HttpNfcLease"):
         """Accepts any integer: some clients send nonsense when they do not know the total."""
         if self.state == "error":
             raise MethodFault.of("Timedout", "The lease has ended.")
-        self._need("initializing", "ready")
+        self._require_state("initializing", "ready")
         self.renewed = time.monotonic()
         percent = min(100, max(0, call.args.percent))
         self.values["transferProgress"] = percent
@@ -184,12 +180,12 @@ class ExportLease(SessionObject, api_type="HttpNfcLease"):
 
     @operation("HttpNfcLeaseComplete")
     def _complete(self, _call: Call) -> None:
-        self._need("ready")
+        self._require_state("ready")
         self.end(None)
 
     @operation("HttpNfcLeaseAbort")
     def _abort(self, call: Call) -> None:
-        self._need("initializing", "ready")
+        self._require_state("initializing", "ready")
         reason = call.args.fault
         if reason is not None:
             self.end(MethodFault(reason.fault, reason.localizedMessage or "The export was aborted."))
@@ -198,7 +194,7 @@ class ExportLease(SessionObject, api_type="HttpNfcLease"):
 
     @operation("HttpNfcLeaseSetManifestChecksumType")
     def _set_checksum_type(self, call: Call) -> None:
-        self._need("initializing", "ready")
+        self._require_state("initializing", "ready")
         wanted = {pair.value.lower() for pair in call.args.deviceUrlsToChecksumTypes or []}
         unknown = wanted - set(CHECKSUMS)
         if unknown or (self.platform.config.manifest == "sha1" and "sha256" in wanted):
@@ -207,7 +203,7 @@ class ExportLease(SessionObject, api_type="HttpNfcLease"):
 
     @operation("HttpNfcLeaseGetManifest")
     def _manifest(self, _call: Call) -> list[Data]:
-        self._need("ready")
+        self._require_state("ready")
         if self.platform.config.manifest == "absent" or self._fault(FaultKind.NO_MANIFEST, None) is not None:
             return []
         return [self._entry(file) for file in self.files if file.digests]
@@ -231,7 +227,10 @@ class ExportLease(SessionObject, api_type="HttpNfcLease"):
 
 def _files_of(machine: MachineState, disks: list[DiskState]) -> list[LeaseFile]:
     """Disks in device order, then an inserted ISO, then the nvram file."""
-    files = [_disk_file(machine, number, disk) for number, disk in enumerate(disks)]
+    files = []
+    for number, disk in enumerate(disks):
+        key, size, used = disk_key(machine, disk), disk.image.capacity_bytes, disk.image.allocated_bytes()
+        files.append(LeaseFile(key, f"disk-{number}.vmdk", disk.image, disk.index, size, used))
     for device in machine.device_list:
         if device.type == "VirtualCdrom" and device.backing.type == "VirtualCdromIsoBackingInfo":
             files.append(_iso_file(machine, device, len(files)))
@@ -244,13 +243,6 @@ def disk_key(machine: MachineState, disk: DiskState) -> str:
     """``deviceUrl.key`` of a disk: ``/vm-101/ParaVirtualSCSIController0:0``."""
     controller = devices.CONTROLLERS[disk.spec.controller][0]
     return f"/{machine.ref.moref}/{controller}0:{unit_number(disk)}"
-
-
-def _disk_file(machine: MachineState, number: int, disk: DiskState) -> LeaseFile:
-    image = disk.image
-    return LeaseFile(
-        disk_key(machine, disk), f"disk-{number}.vmdk", image, disk.index, image.capacity_bytes, image.allocated_bytes()
-    )
 
 
 def _iso_file(machine: MachineState, device: Data, number: int) -> LeaseFile:

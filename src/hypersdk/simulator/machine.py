@@ -56,7 +56,7 @@ class SimulatedMachine(MachineState, references={"rootSnapshot": "snapshots"}, c
 
     def set_power_on(self, call: Call | None) -> None:
         """Powers it on."""
-        self.home.need(self.memory_mb * MiB)
+        self.home.require_space(self.memory_mb * MiB)
         self.set_power(call, "poweredOn")
 
     @operation("PowerOnVM_Task", privilege="VirtualMachine.Interact.PowerOn")
@@ -72,33 +72,33 @@ class SimulatedMachine(MachineState, references={"rootSnapshot": "snapshots"}, c
 
     @operation("SuspendVM_Task", privilege="VirtualMachine.Interact.Suspend")
     def _suspend(self, call: Call) -> Ref:
-        self.need_power("poweredOn")
+        self.require_power("poweredOn")
         return self.start_task(call, lambda: self.set_power(call, "suspended"))
 
     @operation("ResetVM_Task", privilege="VirtualMachine.Interact.Reset")
     def _reset(self, call: Call) -> Ref:
-        self.need_power("poweredOn")
+        self.require_power("poweredOn")
         text = f"{self.name} on {self.host.name} is reset"
         return self.start_task(call, lambda: self.restart(call, "VmResettingEvent", text))
 
     @operation("ShutdownGuest", privilege="VirtualMachine.Interact.PowerOff")
     def _shutdown_guest(self, call: Call) -> None:
-        self._need_tools()
+        self._require_tools()
         self.post_event("VmGuestShutdownEvent", f"Guest OS shut down for {self.name}", call)
         self._later_if_running(lambda: self.set_power(call, "poweredOff"))
 
     @operation("RebootGuest", privilege="VirtualMachine.Interact.Reset")
     def _reboot_guest(self, call: Call) -> None:
-        self._need_tools()
+        self._require_tools()
         text = f"Guest OS reboot for {self.name}"
         self._later_if_running(lambda: self.restart(call, "VmGuestRebootEvent", text))
 
     def _later_if_running(self, work: Callable[[], None]) -> None:
-        """Does the work once the guest had time to shut down, if the machine is still on then."""
+        """Runs the work after the guest's shutdown time, if the machine is still on."""
         self.world.later(self.platform.config.shutdown_s, lambda: work() if self.power == "poweredOn" else None)
 
-    def _need_tools(self) -> None:
-        self.need_power("poweredOn")
+    def _require_tools(self) -> None:
+        self.require_power("poweredOn")
         if not self.spec.tools:
             raise MethodFault.of(
                 "ToolsUnavailable",
@@ -115,7 +115,7 @@ class SimulatedMachine(MachineState, references={"rootSnapshot": "snapshots"}, c
 
         def work() -> Ref:
             for disk in self.disks:
-                disk.datastore.need(MiB)
+                disk.datastore.require_space(MiB)
             memory = bool(args.memory) and self.power == "poweredOn"
             quiesced = bool(args.quiesce) and not memory and self.tools_run
             return take_snapshot(self, args.name, args.description or "", quiesced=quiesced, memory=memory).ref
@@ -156,7 +156,7 @@ class SimulatedMachine(MachineState, references={"rootSnapshot": "snapshots"}, c
     @operation("MarkAsTemplate", privilege="VirtualMachine.Provisioning.MarkAsTemplate")
     def _mark_as_template(self, _call: Call) -> None:
         self.check_idle()
-        self.need_power("poweredOff")
+        self.require_power("poweredOff")
         self.template = True
         self.changed_config()
 
@@ -173,14 +173,14 @@ class SimulatedMachine(MachineState, references={"rootSnapshot": "snapshots"}, c
             raise MethodFault.of("NotSupported", "An ESXi host does not clone.")
         name, spec = call.args.name, call.args.spec
         folder = self.world.get(call.args.folder, Folder)
-        folder.check_free(escape_name(name) if "%" not in name else name)
+        folder.check_name_free(escape_name(name) if "%" not in name else name)
         host = self.world.get(spec.location.host, Host) if spec.location.host else self.host
         store = self.world.get(spec.location.datastore, Datastore) if spec.location.datastore else self.home
         snapshot = self.world.get(spec.snapshot, Snapshot) if spec.snapshot else None
         made = replace(self.spec, name=name, template=bool(spec.template), power="poweredOff", snapshots=())
 
         def work() -> Ref:
-            store.need(sum(disk.image.allocated_bytes() for disk in self.disks))
+            store.require_space(sum(disk.image.allocated_bytes() for disk in self.disks))
             clone = add_machine(self.platform, made, folder, host, store, self.networks)
             for disk, origin in zip(clone.disks, snapshot.disks if snapshot else self.disks, strict=False):
                 disk.image = origin.image
@@ -192,7 +192,7 @@ class SimulatedMachine(MachineState, references={"rootSnapshot": "snapshots"}, c
 
     @operation("Destroy_Task", privilege="VirtualMachine.Inventory.Delete")
     def _destroy(self, call: Call) -> Ref:
-        self.need_power("poweredOff")
+        self.require_power("poweredOff")
         return self.start_task(call, self._delete)
 
     def _delete(self) -> None:
@@ -210,7 +210,7 @@ class SimulatedMachine(MachineState, references={"rootSnapshot": "snapshots"}, c
 
     @operation("ExportVm", privilege="VApp.Export")
     def _export(self, call: Call) -> Ref:
-        self.need_power("poweredOff")
+        self.require_power("poweredOff")
         return open_lease(call, self, self.disks).ref
 
     @operation("QueryChangedDiskAreas", privilege="VirtualMachine.Provisioning.DiskRandomRead")

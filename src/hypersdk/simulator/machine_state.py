@@ -189,7 +189,7 @@ class MachineState(Entity, api_type="VirtualMachine"):
                 task=self.busy.ref,
             )
 
-    def need_power(self, state: str) -> None:
+    def require_power(self, state: str) -> None:
         """Raises MethodFault (InvalidPowerState) unless the machine is in that power state."""
         if self.power != state:
             raise invalid_power_state(self.power, state)

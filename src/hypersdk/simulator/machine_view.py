@@ -9,7 +9,7 @@ from typing import Any, Final
 from hypersdk.simulator import devices
 from hypersdk.simulator.content import BLOCK
 from hypersdk.simulator.disks import DiskState
-from hypersdk.simulator.hosts import allocation
+from hypersdk.simulator.hosts import allocation, resource_config
 from hypersdk.simulator.machine_state import MachineState, SnapshotState
 from hypersdk.simulator.values import Data, MethodFault
 from hypersdk.simulator.world import now
@@ -106,8 +106,8 @@ def config_info(machine: MachineState) -> Data:
             standbyAction="checkpoint",
         ),
         hardware=hardware,
-        cpuAllocation=allocation(-1),
-        memoryAllocation=allocation(-1),
+        cpuAllocation=allocation(),
+        memoryAllocation=allocation(),
         memoryHotAddEnabled=False,
         cpuHotAddEnabled=False,
         cpuHotRemoveEnabled=False,
@@ -168,11 +168,6 @@ def boot_order(machine: MachineState) -> Iterator[Data]:
             )
         else:
             yield Data(kind)
-
-
-def resource_config(machine: MachineState) -> Data:
-    """``resourceConfig``."""
-    return Data("ResourceConfigSpec", entity=machine.ref, cpuAllocation=allocation(-1), memoryAllocation=allocation(-1))
 
 
 def capability(_machine: MachineState) -> Data:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from typing import Final
 
 from hypersdk.simulator.content import DiskImage
 from hypersdk.simulator.counters import OpenStream
 from hypersdk.simulator.delivery import Delivery, EndEarly
-from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultKind
+from hypersdk.simulator.faults import STREAM_FAULTS, Fault, FaultBook, FaultKind
 from hypersdk.simulator.httpd import ClientConnection, Refusal
 from hypersdk.simulator.lease import ExportLease, LeaseFile, open_leases
 from hypersdk.simulator.platform import Platform
@@ -49,9 +49,8 @@ class NfcServer:
         with closing(self._platform.counters.open_stream(host, label, via_vcenter=through)) as stream:
             if limit is not None and stream.number > limit:
                 raise Refusal(500, EXHAUSTED)
-            refuse(book.take_refusal(host=host, machine=machine, index=file.index))
-            faults = book.take(STREAM_FAULTS, host=host, machine=machine, index=file.index)
-            self._send(connection, lease, file, faults, label, stream)
+            faults = stream_faults(book, STREAM_FAULTS, host=host, machine=machine, index=file.index)
+            self._send(connection, lease, file, faults, stream)
 
     def _head(self, connection: ClientConnection, file: LeaseFile) -> bool:
         """Status and headers; says whether the body will be chunked."""
@@ -71,11 +70,10 @@ class NfcServer:
         lease: ExportLease,
         file: LeaseFile,
         faults: list[Fault],
-        label: str,
         stream: OpenStream,
     ) -> None:
         chunked = self._head(connection, file)
-        counters, world = self._platform.counters, self._platform.world
+        world = self._platform.world
         delivery = Delivery(
             connection,
             faults,
@@ -83,7 +81,7 @@ class NfcServer:
             chunked=chunked,
             alive=lambda: not lease.ended and not world.closing,
             on_fault=lambda fault: self._end_lease_or_session(lease, fault),
-            count=lambda count: counters.sent(label, count),
+            count=stream.sent,
             ending=stream.close,
             length=file.capacity_bytes if file.index is None else None,
         )
@@ -143,10 +141,13 @@ def _pieces(file: LeaseFile) -> Iterator[tuple[bytes, list[int]]]:
             yield piece, []
 
 
-def refuse(fault: Fault | None) -> None:
-    """Raises the Refusal that the injected fault asks for, if there is one."""
+def stream_faults(
+    book: FaultBook, kinds: Collection[FaultKind], *, host: str, machine: str | None, index: int | None
+) -> list[Fault]:
+    """The faults of a stream that begins. Raises Refusal where one refuses it."""
+    fault = book.take_refusal(host=host, machine=machine, index=index)
     if fault is None:
-        return
+        return book.take(kinds, host=host, machine=machine, index=index)
     if fault.kind is FaultKind.NFC_EXHAUSTED:
         raise Refusal(500, EXHAUSTED)
     retry = {"Retry-After": str(fault.retry_after_s)} if fault.retry_after_s is not None else None

@@ -29,9 +29,7 @@ class Platform:
         self.faults = FaultBook()
         self.faults.arm(config.faults)
         self.address = "127.0.0.1"
-        self.sessions = SessionStore(
-            self.world, config.username, config.password, config.session_idle_s, any_login=config.any_login
-        )
+        self.sessions = SessionStore(self.world, config)
         self.tasks = TaskManager(self.world, self.fixed_moref("TaskManager", "ha-taskmgr"), task_s=config.task_s)
         self.events = EventManager(self.world, self.fixed_moref("EventManager", "ha-eventmgr"))
 
@@ -40,7 +38,7 @@ class Platform:
         return esxi if self.esxi else self.world.number(prefix)
 
     def fixed_moref(self, vcenter: str, esxi: str) -> str:
-        """The moref value of an object that there is once."""
+        """The moref value of a singleton."""
         return esxi if self.esxi else vcenter
 
     # Values fixed by the seed

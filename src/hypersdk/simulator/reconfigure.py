@@ -42,10 +42,10 @@ def _set(machine: MachineState, name: str, value: Any) -> None:
         case "name":
             machine.rename(escape_name(value))
         case "numCPUs":
-            machine.need_power("poweredOff")
+            machine.require_power("poweredOff")
             machine.cpus = _within(name, value, MAX_CPUS)
         case "memoryMB":
-            machine.need_power("poweredOff")
+            machine.require_power("poweredOff")
             machine.memory_mb = _within(name, value, MAX_MEMORY_MB)
         case "annotation":
             machine.annotation = value
@@ -143,23 +143,18 @@ def _completed(machine: MachineState, device: Data, label: str, index: int) -> D
     if backing is None:
         raise _bad_device(index, "it has no backing")
     if backing.type == "VirtualCdromIsoBackingInfo":
-        backing = _with_datastore(machine, backing, index)
+        datastore = datastore_of_path(backing.fileName or "", machine)  # as on vCenter, without looking for the file
+        if datastore is None:
+            raise _bad_device(index, f"there is no datastore for '{backing.fileName}'")
+        backing = backing.replace(datastore=datastore.ref)
     description = Data("Description", label=label, summary=devices.summary_of_backing(backing))
-    asked = device.connectable or Data(
+    requested = device.connectable or Data(
         "VirtualDeviceConnectInfo", startConnected=False, allowGuestControl=True, connected=False
     )
-    return device.replace(backing=backing, deviceInfo=description, connectable=_connection(machine, asked))
+    return device.replace(backing=backing, deviceInfo=description, connectable=_connection(machine, requested))
 
 
-def _with_datastore(machine: MachineState, backing: Data, index: int) -> Data:
-    """Adds an ISO's datastore, by its path. As on vCenter, the file need not exist before power-on."""
-    datastore = datastore_of_path(backing.fileName or "", machine)
-    if datastore is None:
-        raise _bad_device(index, f"there is no datastore for '{backing.fileName}'")
-    return backing.replace(datastore=datastore.ref)
-
-
-def _connection(machine: MachineState, asked: Data) -> Data:
+def _connection(machine: MachineState, requested: Data) -> Data:
     """A device is only ever connected while the machine runs."""
-    connected = bool(asked.connected) and machine.power == "poweredOn"
-    return asked.replace(connected=connected, status="ok" if connected else "untried")
+    connected = bool(requested.connected) and machine.power == "poweredOn"
+    return requested.replace(connected=connected, status="ok" if connected else "untried")

@@ -66,7 +66,7 @@ class Simulator:
         self.thumbprint_sha256 = certificate.sha256
         self.thumbprint_sha1 = certificate.sha1
         self.ca_pem = self._authority.pem
-        self._context = certificate.context()
+        self._context = certificate.context
         self._listener = Listener(SimulatorRouter(self.platform), self.counters.connected)
         self._sites: dict[str, tuple[Site, socket.socket | None]] = {}  # by the host's moref
 
@@ -82,7 +82,11 @@ class Simulator:
     def start(self) -> None:
         """Opens the listeners. Raises UsageError when an address is in use or not this machine's."""
         try:
-            self._open()
+            main = _listen(self.host, self._wanted_port)
+            self.port = main.getsockname()[1]
+            self._listener.add(main, Site(self.host, self.port, self._context, None))
+            for number, host in enumerate(self._hosts()):
+                self._open_host(number, host)
         except UsageError:
             self._listener.stop()
             raise
@@ -91,20 +95,13 @@ class Simulator:
         self._listener.start()
         self._apply_routes()
 
-    def _open(self) -> None:
-        main = _listen(self.host, self._wanted_port)
-        self.port = main.getsockname()[1]
-        self._listener.add(main, Site(self.host, self.port, self._context, None))
-        for number, host in enumerate(self._hosts()):
-            self._open_host(number, host)
-
     def stop(self) -> None:
         """Ends all connections and threads. Has no effect when stopped already."""
         self.platform.world.stop()
         self._listener.stop()
 
     def _sweep(self) -> None:
-        """Ends idle sessions and leases that were not renewed, and looks again a moment later."""
+        """Ends idle sessions and leases that were not renewed, and schedules the next sweep."""
         world = self.platform.world
         self.platform.sessions.sweep()
         for lease in open_leases(world):
@@ -220,13 +217,13 @@ class Simulator:
         listening = _listen(address, port)
         port = listening.getsockname()[1]
         certificate = self._authority.issue(host.name, [host.name, address])
-        site = Site(address, port, certificate.context(), key)
+        site = Site(address, port, certificate.context, key)
         host.endpoint = HostEndpoint(address, port, certificate.sha1)
         self._sites[key] = (site, listening)
         self._listener.add(listening, site)
 
     def _apply_routes(self) -> None:
-        """Closes the listeners of hosts that shall be unreachable, and opens those that shall not."""
+        """Closes the listeners of unreachable hosts, and opens those of the others."""
         down = [fault.host for fault in self.faults.standing(FaultKind.UNREACHABLE)]
         for host in self._hosts():
             if host.ref.moref not in self._sites:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from hypersdk.simulator.managed import Call, Managed, operation
 from hypersdk.simulator.values import Data
@@ -62,9 +62,8 @@ class ServiceInstance(Managed, api_type="ServiceInstance", computed={"serverCloc
     """The service instance."""
 
     @operation("RetrieveServiceContent")
-    def _content(self, _call: Call) -> Data:
-        content: Data = self.values["content"]
-        return content
+    def _content(self, _call: Call) -> Any:
+        return self.values["content"]
 
     @operation("CurrentTime")
     def _time(self, _call: Call) -> datetime:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import time
 import uuid
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from hypersdk.secret import Secret
+from hypersdk.simulator.config import SimulatorConfig
 from hypersdk.simulator.values import Data, MethodFault
 from hypersdk.simulator.world import World, WorldObject, now
 
@@ -53,21 +52,15 @@ class SessionRecord:
 
 
 class SessionStore:
-    """All sessions of the server. ``on_end`` is called for each session that ends, for whatever reason. With
-    ``any_login`` any user name and password are accepted, if neither is empty; otherwise only the given ones."""
+    """All sessions of the server. ``on_end`` is called for each session that ends, for whatever reason."""
 
-    def __init__(
-        self, world: World, username: str, password: Secret, idle_s: float, *, any_login: bool = False
-    ) -> None:
+    def __init__(self, world: World, config: SimulatorConfig) -> None:
         self.world = world
-        self.username = username
-        self.any_login = any_login
-        self.idle_s = idle_s
+        self.config = config
         self.on_login: Callable[[SessionRecord], None] = lambda _session: None
         self.on_end: Callable[[SessionRecord], None] = lambda _session: None
         self.caller: SessionRecord | None = None
         """Who makes the call that is being answered; set by the dispatcher, under the lock."""
-        self._password = password
         self._by_cookie: dict[str, SessionRecord] = {}
 
     def log_in(self, user: str, password: str) -> SessionRecord:
@@ -84,14 +77,13 @@ class SessionStore:
 
     def accepts(self, user: str, password: str) -> bool:
         """Whether the credentials are correct."""
-        if self.any_login:
+        if self.config.any_login:
             return bool(user and password)
-        same_user = hmac.compare_digest(user.lower().encode(), self.username.lower().encode())
-        return hmac.compare_digest(password.encode(), self._password.reveal().encode()) and same_user
+        return self.knows(user) and password == self.config.password.reveal()
 
     def knows(self, user: str) -> bool:
         """Whether there is such a user."""
-        return bool(user) if self.any_login else user.lower() == self.username.lower()
+        return bool(user) if self.config.any_login else user.lower() == self.config.username.lower()
 
     def by_cookie(self, cookie: str | None) -> SessionRecord | None:
         """The live session of a cookie value; using it counts as activity."""
@@ -126,7 +118,7 @@ class SessionStore:
             self._expire(session)
 
     def _expire(self, session: SessionRecord) -> bool:
-        idle = time.monotonic() - session.active_at > self.idle_s and not session.calls_in_progress
+        idle = time.monotonic() - session.active_at > self.config.session_idle_s and not session.calls_in_progress
         if idle:
             self.end(session)
         return idle

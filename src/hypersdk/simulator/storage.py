@@ -117,7 +117,7 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
             machine.refresh_disk_devices()
 
     def free_bytes(self) -> int:
-        """Space left, after faults."""
+        """Free space; an active ``datastore_full`` fault overrides it."""
         for fault in self.platform.faults.standing(FaultKind.DATASTORE_FULL):
             if fault.disk in (None, self.name):
                 return fault.after_bytes
@@ -125,7 +125,7 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
         uploads = sum(file.used_bytes for file in self.uploads.values())
         return max(0, self.capacity_bytes - machines - uploads)
 
-    def need(self, size_bytes: int) -> None:
+    def require_space(self, size_bytes: int) -> None:
         """Raises MethodFault (NoDiskSpace) when there is not that much room."""
         if size_bytes > self.free_bytes():
             raise MethodFault.of(
@@ -162,7 +162,7 @@ class Datastore(Entity, api_type="Datastore", references={"browser": "browser"})
             raise MethodFault.of(
                 "FileLocked", f"Unable to access file [{self.name}] {path} since it is locked", file=path
             )
-        self.need(len(data))
+        self.require_space(len(data))
         stored = sum(len(f.content) for f in self.uploads.values() if isinstance(f.content, bytes))
         if stored + len(data) > MAX_UPLOADS_BYTES:
             raise MethodFault.of("NoDiskSpace", "The simulator stores no more uploads.", file=path, datastore=self.name)
@@ -376,9 +376,9 @@ def _folder_info(datastore: Datastore, path: str, flags: Data | None) -> Data:
 
 def _file_info(file: StoredFile, flags: Data | None, queries: list[Data]) -> Data:
     fields: dict[str, Any] = {"path": posixpath.basename(file.path)}
-    asked = next((query.details for query in queries if query.type == "VmDiskFileQuery" and query.details), None)
-    if asked is not None and file.disk is not None:
-        fields |= {name: value for name, value in file.disk.fields.items() if asked.fields.get(name)}
+    requested = next((query.details for query in queries if query.type == "VmDiskFileQuery" and query.details), None)
+    if requested is not None and file.disk is not None:
+        fields |= {name: value for name, value in file.disk.fields.items() if requested.fields.get(name)}
     fields |= _details(flags, file.used_bytes, file.modified)
     return Data(_info_type(file.path), **fields)
 
@@ -386,8 +386,8 @@ def _file_info(file: StoredFile, flags: Data | None, queries: list[Data]) -> Dat
 def _details(flags: Data | None, size_bytes: int, modified: datetime) -> dict[str, Any]:
     """The requested details of a file or folder, besides its name."""
     values = {"fileSize": size_bytes, "modification": modified, "owner": "root"}
-    asked = {"fileSize": "fileSize", "modification": "modification", "owner": "fileOwner"}
-    return {name: value for name, value in values.items() if flags is not None and flags.fields.get(asked[name])}
+    requested = {"fileSize": "fileSize", "modification": "modification", "owner": "fileOwner"}
+    return {name: value for name, value in values.items() if flags is not None and flags.fields.get(requested[name])}
 
 
 class VirtualDiskManager(Managed, api_type="VirtualDiskManager"):

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Final
 
 from hypersdk.simulator.managed import Call, Managed, operation, prop
 from hypersdk.simulator.values import Data, MethodFault, Ref, unexpected
 from hypersdk.simulator.world import World, now
 
-KEPT_TASKS: Final = 2000
+MAX_TASKS: Final = 2000
 """Old tasks stay readable (libvirt reads the info of each recent task); beyond this the oldest go."""
 RECENT_TASKS: Final = 10
 
 
-class Task(Managed, api_type="Task"):
+class Task(Managed, api_type="Task", computed={"info": attrgetter("info")}):
     """One piece of work. ``on_cancel`` is called when a client cancels it, if it is cancelable."""
 
     on_cancel: Callable[[], None]
 
-    @property
-    def info(self) -> Data:
-        """The API's ``TaskInfo``."""
-        info: Data = self.values["info"]
-        return info
+    def __init__(self, world: World, moref: str, info: Data) -> None:
+        self.info = info
+        super().__init__(world, moref)
 
     @property
     def running(self) -> bool:
@@ -31,7 +30,7 @@ class Task(Managed, api_type="Task"):
         return self.info.state in ("queued", "running")
 
     def _set(self, **fields: Any) -> None:
-        self.values["info"] = self.info.replace(**fields)
+        self.info = self.info.replace(**fields)
         self.touch()
 
     def progress(self, percent: int) -> None:
@@ -111,9 +110,9 @@ class TaskManager(Managed, api_type="TaskManager"):
             eventChainId=self._event_chain,
             progress=0,
         )
-        task = Task(self.world, moref, info=info)
+        task = Task(self.world, moref, info)
         self._tasks.append(task)
-        if len(self._tasks) > KEPT_TASKS:
+        if len(self._tasks) > MAX_TASKS:
             self.world.remove(self._tasks.pop(0))
         self.touch()
         return task

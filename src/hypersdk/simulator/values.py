@@ -43,7 +43,7 @@ class Data:
         return f"{self.type}({', '.join(f'{k}={v!r}' for k, v in self.fields.items())})"
 
     def replace(self, **fields: Any) -> Data:
-        """A copy with some fields set anew."""
+        """A copy with some fields replaced."""
         return Data(self.type, **{**self.fields, **fields})
 
 
