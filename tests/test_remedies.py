@@ -16,7 +16,7 @@ from hypersdk.cli import remedies as programs
 from hypersdk.cli.errorlist import load_all
 from hypersdk.errors import CODES, HyperSDKError, Refused, SourceError, TransientError
 from hypersdk.jobs import remedies as daemon
-from hypersdk.migration.preflight import Refusal, raise_if_any
+from hypersdk.migration.preflight import raise_if_any
 from hypersdk.remedies import (
     KINDS,
     Advice,
@@ -195,7 +195,12 @@ def test_remedies_that_came_with_another_code_are_told() -> None:
 def test_each_of_several_reasons_has_its_own() -> None:
     with pytest.raises(Refused) as caught:
         raise_if_any(
-            "web-01", [Refusal("shared_disk", "shared"), Refusal("vtpm_present", "a TPM"), Refusal("no_disks", "none")]
+            "web-01",
+            [
+                Refused("shared", code="shared_disk"),
+                Refused("a TPM", code="vtpm_present"),
+                Refused("none", code="no_disks"),
+            ],
         )
     codes = ("shared_disk", "vtpm_present", "no_disks")
     for face in (daemon, programs):

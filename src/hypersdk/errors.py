@@ -7,13 +7,13 @@
     ├── ConnectError              name, route, TLS, certificate                         exit 3
     ├── AccessError               login refused, privilege missing                      exit 4
     ├── LookupFailed              no such machine, or more than one                     exit 5
-    ├── Refused                   preflight says no, with the fix                       exit 6
+    ├── Refused                   refused by the preflight checks                       exit 6
     ├── SourceError               vSphere or the stream failed, retries used up         exit 7
-    │   └── TransientError        worth another try: the only thing a retry loop catches
-    ├── IntegrityError            bytes are not what they must be                       exit 8
+    │   └── TransientError        may succeed when retried: all that a retry loop catches
+    ├── IntegrityError            data is damaged or not as expected                    exit 8
     ├── TargetError               local disk: full, not writable, foreign files         exit 9
     ├── PartlyFailed              some of several machines failed                       exit 10
-    ├── NotRestored               the source could not be put back as it was found      exit 11
+    ├── NotRestored               a change to the source could not be undone            exit 11
     └── Cancelled                 Ctrl-C, SIGTERM, cancel; the state is resumable       exit 130
 
 A class is a family and carries the exit status; the ``code`` of an instance names the case. Every code is registered in
@@ -51,8 +51,7 @@ EXIT_INTERNAL: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class CodeInfo:
-    """What a code means, in general: shown by ``docs/errors.md`` and used where an instance has nothing better to
-    say."""
+    """The general meaning of a code: shown by ``docs/errors.md``, and the default of an error with that code."""
 
     cause: str
     remedies: tuple[Remedy, ...]
@@ -62,28 +61,28 @@ CODES: Final[dict[str, CodeInfo]] = {}
 
 
 def register(code: str, cause: str, *remedies: Remedy | str) -> str:
-    """Registers ``code`` (snake_case, stable for ever once released) and returns it; a second registration is a bug.
+    """Registers ``code`` (snake_case, never changed once released) and returns it; a second registration is a bug.
 
-    A text among ``remedies`` is an ``Advice``. It names no flag: every face says in its own words what helps.
+    A text among ``remedies`` becomes an ``Advice``. It names no flag, as every interface words remedies for itself.
     """
     if code in CODES:
         raise ValueError(f"error code registered twice: {code}")
-    CODES[code] = CodeInfo(cause, tuple(Advice(one) if isinstance(one, str) else one for one in remedies))
+    CODES[code] = CodeInfo(cause, tuple(Advice(remedy) if isinstance(remedy, str) else remedy for remedy in remedies))
     return code
 
 
 class HyperSDKError(Exception):
     """Base of all expected failures.
 
-    ``message`` is one sentence for people that names the object; ``cause`` says why and ``remedies`` what helps, both
-    defaulting to what the code says in general; ``next_step`` is short for one ``Advice``. ``reasons`` are the errors
-    that this one stands for. ``fields`` are facts for programs (JSON-able, never secret).
+    ``message`` is one sentence for users that names the object. ``cause`` and ``remedies`` default to those of the
+    code; ``next_step`` is short for one ``Advice``. ``reasons`` are the errors that this one summarizes. ``fields`` are
+    facts for programs (JSON-able, never secret).
     """
 
     exit_status: ClassVar[int] = EXIT_INTERNAL
     default_code: ClassVar[str]
     told_step: str | None = None
-    """The next step in the words of the daemon that told of the error."""
+    """The next step in the words of the daemon that reported the error."""
 
     def __init__(
         self,
@@ -107,13 +106,13 @@ class HyperSDKError(Exception):
 
     @property
     def next_step(self) -> str:
-        """What to do, for a user of the Python client: the daemon's text or, of our own errors, what can be said
-        without the words of a program. Programs render ``remedies``."""
+        """What to do, for a user of the Python client: the daemon's text, or the part of the remedies that needs no
+        words of an interface. Programs render ``remedies``."""
         return self.told_step or advice(self.remedies)
 
     def as_dict(self) -> dict[str, object]:
         """For JSON output: ``code``, ``message``, ``cause``, ``remedies``, ``exit_status`` and the fields.
-        ``error_dict`` of a face adds ``next_step``."""
+        ``error_dict`` of an interface adds ``next_step``."""
         return {
             "code": self.code,
             "message": self.message,
@@ -235,7 +234,7 @@ class NotRestored(HyperSDKError):  # noqa: N818
 
 
 class Cancelled(HyperSDKError):  # noqa: N818
-    """The user or a signal ended the run. What was written is kept, to be resumed."""
+    """The user or a signal ended the run. What was written is kept and can be resumed."""
 
     exit_status = 130
     default_code = register(

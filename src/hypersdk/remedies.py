@@ -1,13 +1,13 @@
-"""What helps against an error, as values. Every face says in its own words how that is done.
+"""Remedies of errors, as values. Every interface (command line, API) words them for its users.
 
 ::
 
-    register(code, cause, *remedies)         what helps in general          hypersdk.errors
-    SomeError(message, remedies=(...))       what helps in this case
+    register(code, cause, *remedies)         the general remedies           hypersdk.errors
+    SomeError(message, remedies=(...))       those of this case
         │
         ├─ hypersdk.cli.remedies             the flags of hyper2kvm, hyperctl and hypervisord
         ├─ hypersdk.jobs.remedies            fields of the job file, hyperctl commands, routes: rows of jobs and the API
-        └─ as_json                           records that a dashboard makes buttons of
+        └─ as_json                           records, from which a dashboard makes buttons
 
 Remedies are listed in the order in which to try them. A preparation (``First``, ``ReportBug``, ``FreeSpace``) belongs
 to the remedy after it; ``Advice`` and ``Look`` stand alone.
@@ -39,19 +39,19 @@ Subject: TypeAlias = Literal[
     "users",
 ]
 MAX_TEXT: Final = 2000
-"""Characters kept of a text that comes from another host."""
+"""Limit of a text from another host, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Whole sentences: what somebody does outside of HyperSDK, or what to read."""
+    """Whole sentences: something to do outside of HyperSDK, or to read."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """What somebody does outside of HyperSDK before the next remedy: a clause without a full stop."""
+    """Something to do outside of HyperSDK before the next remedy: a clause without a full stop."""
 
     text: str
 
@@ -71,7 +71,7 @@ class FreeSpace:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Do the same again; there is nothing to resume."""
+    """Repeat the command; there is nothing to resume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +81,25 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Give up what was written and start over."""
+    """Discard what was written and start over."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreSource:
-    """Undo what is left at the source. ``snapshots``: the temporary snapshot too, although a resume could use it."""
+    """Undo the remaining changes to the source. ``snapshots``: also remove the temporary snapshot, although a resume
+    could use it."""
 
     snapshots: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Forget the job and leave its source as it is."""
+    """Delete the job and leave its source as it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExcludeDisk:
-    """Leave a disk out. ``disk`` is its label, where one is meant."""
+    """Exclude a disk. ``disk`` is its label, where a certain disk is meant."""
 
     disk: str | None = None
 
@@ -110,17 +111,17 @@ class ChooseFolder:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceFiles:
-    """Overwrite what is in the folder."""
+    """Overwrite the files in the folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaceInput:
-    """Get another copy of the file that was converted; no remedy for an export."""
+    """Get another copy of the file that was converted; not a remedy for an export."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetOption:
-    """Give an option of the export, by its name in the job file, another value."""
+    """Change an option of the export, by its name in the job file."""
 
     name: str
     value: str | bool
@@ -135,8 +136,8 @@ class LowerLimit:
 
 @dataclass(frozen=True, slots=True)
 class TrustCertificate:
-    """Trust the certificate with this SHA-256 fingerprint, after it was compared. ``renewed``: in place of the one that
-    was trusted. ``of_daemon``: it is the daemon's own, not that of a vSphere server."""
+    """Trust the certificate with this SHA-256 fingerprint, after comparing it. ``renewed``: it replaces a trusted one.
+    ``of_daemon``: it is the daemon's, not that of a vSphere server."""
 
     sha256: str | None = None
     renewed: bool = False
@@ -145,12 +146,12 @@ class TrustCertificate:
 
 @dataclass(frozen=True, slots=True)
 class NameServer:
-    """Say which vCenter or ESXi host is meant."""
+    """Name the vCenter or ESXi host."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveLogin:
-    """Give the user name and the password for vSphere."""
+    """Provide the user name and the password for vSphere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +163,12 @@ class LogIn:
 
 @dataclass(frozen=True, slots=True)
 class UseToken:
-    """Give an API token with the request."""
+    """Send an API token with the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class NameDaemon:
-    """Give another address of a daemon."""
+    """Use another address of a daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,7 @@ class StartWorker:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Where to see more."""
+    """Look up more information."""
 
     at: Subject
 
@@ -225,14 +226,14 @@ Remedy: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A warning, and what may be done about it."""
+    """A warning and its remedies."""
 
     text: str
     remedies: tuple[Remedy, ...] = ()
 
 
 def kind_of(kind: type[Remedy]) -> str:
-    """The word for it in JSON: ``exclude_disk``."""
+    """Its name in JSON: ``exclude_disk``."""
     return re.sub(r"(?<!^)([A-Z])", r"_\1", kind.__name__).lower()
 
 
@@ -240,7 +241,7 @@ KINDS: Final[Mapping[str, type[Remedy]]] = {kind_of(kind): kind for kind in get_
 
 
 def as_json(remedies: Iterable[Remedy]) -> list[dict[str, Any]]:
-    """Records with their ``kind`` and what is known of the rest."""
+    """Records with their ``kind`` and the fields that have a value."""
     found = []
     for remedy in remedies:
         values = {field.name: getattr(remedy, field.name) for field in fields(remedy)}
@@ -251,24 +252,20 @@ def as_json(remedies: Iterable[Remedy]) -> list[dict[str, Any]]:
 
 
 def of_json(found: object) -> tuple[Remedy, ...] | None:
-    """What ``as_json`` wrote, maybe on another host. None where it cannot be read: another version may have other
+    """Reads what ``as_json`` wrote, maybe on another host. None where it cannot be read: another version may have other
     kinds."""
     if not isinstance(found, list) or not found:
         return None
-    read = [_read(record) for record in found]
-    return None if None in read else tuple(remedy for remedy in read if remedy is not None)
-
-
-def _read(record: object) -> Remedy | None:
-    kind = KINDS.get(str(record.get("kind"))) if isinstance(record, dict) else None
-    if kind is None or not isinstance(record, dict):
-        return None
-    known = {field.name for field in fields(kind)}
-    values = {key: _bounded(value) for key, value in record.items() if key in known}
     try:
-        return kind(**values)
-    except TypeError:
+        return tuple(_read(record) for record in found)
+    except (KeyError, TypeError):
         return None
+
+
+def _read(record: Mapping[str, object]) -> Remedy:
+    kind = KINDS[str(record["kind"])]
+    known = {field.name for field in fields(kind)}
+    return kind(**{key: _bounded(value) for key, value in record.items() if key in known})
 
 
 def _bounded(value: object) -> Any:
@@ -276,8 +273,8 @@ def _bounded(value: object) -> Any:
 
 
 def text_of(remedies: Sequence[Remedy], clause: Callable[[Remedy], str | None]) -> str:
-    """Remedies as sentences. ``clause`` says each in the words of a face, or None where that face has no way to do
-    it."""
+    """Remedies as sentences. ``clause`` returns the words of an interface for a remedy, or None where the interface has
+    no way to do it."""
     sentences: list[str] = []
     before: Remedy | None = None
     for remedy in remedies:
@@ -301,10 +298,10 @@ def _prepares(remedy: Remedy) -> bool:
 
 
 def of_source(remedies: Iterable[Remedy]) -> tuple[Remedy, ...]:
-    """Those that are about what is left at the source, whatever else is wrong."""
+    """The remedies that restore the source; they apply whatever else is wrong."""
     return tuple(remedy for remedy in remedies if isinstance(remedy, RestoreSource))
 
 
 def advice(remedies: Sequence[Remedy]) -> str:
-    """What has no need of a face to say it: for a log."""
+    """The text of the remedies that need no words of an interface: for a log."""
     return text_of(remedies, lambda remedy: remedy.text if isinstance(remedy, Advice | First) else None)

@@ -1,9 +1,9 @@
-"""What a list of the daemon shows: each column is declared once, as an annotated field of the resource's record.
+"""Lists of the daemon: each column is declared once, as an annotated field of the resource's record.
 
 ::
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class User(ListRecord):                      what the daemon's store returns, and what the client returns
+    class User(ListRecord):                      returned by the daemon's store, and by the client
         name: Annotated[str, ListColumn(table=TableColumn("Name", 1))]
 
     ListColumn ──> state/pages    SQL: the table's column of that name; filters, order, facets
@@ -12,13 +12,13 @@
                ├─> client         decoded from the answer
                └─> hyperctl       column of its table, where there is a ``table``
 
-A field with a default is one that older daemons do not send.
+A field that older daemons do not send has a default.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -27,24 +27,24 @@ from types import NoneType, UnionType
 from typing import Any, Final, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 LARGE: Final = (0, 2**53)
-"""Bounds of numbers that only rise."""
+"""Bounds of counters."""
 
 
 class FilterKind(Enum):
-    """How rows are chosen by a column; with the query parameters of a column ``x`` or ``x_at``."""
+    """How rows are filtered by a column, with the query parameters of a column ``x`` or ``x_at``."""
 
     VALUES = "x: one of these values; may be given more than once"
     PART = "x: a part of the text, in any case"
     FLAG = "x: true or false"
     RANGE = "x_min, x_max: numbers from this one up to and including that one"
     TIME = "x_after: at this time or later; x_before: before it"
-    DOCUMENT = "not at all"
+    DOCUMENT = "no filter"
 
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """The column in a table of ``hyperctl``. Columns stand in the order of ``place``. Where room is short it is cut
-    down to ``least`` cells (0: never), then left out if it is ``optional``."""
+    """The column in a table of ``hyperctl``. Columns are in the order of ``place``. In a narrow terminal a column is
+    cut to ``least`` cells (0: never), then omitted if it is ``optional``."""
 
     title: str
     place: int
@@ -55,31 +55,31 @@ class TableColumn:
 
 @dataclass(frozen=True, slots=True)
 class ListColumn:
-    """What is to be said of a column beside its name and type. ``about`` describes it in the OpenAPI document."""
+    """The declaration of a column beside its name and type.
+
+    ``about`` and ``example`` are for the OpenAPI document. ``choices`` is an enum or a Literal: all values that this
+    version knows. ``part``: rows are filtered by a part of the text, not by the whole. ``bounds`` are the least and the
+    greatest number that may be asked for, ``digits`` the decimal places of a number that is shown rounded. ``facet``:
+    matching rows are counted by value. ``derived``: follows from another column, so it is shown, and neither filtered
+    nor sorted by. ``internal``: in the daemon's record, and not shown.
+    """
 
     about: str = ""
     example: str = ""
     choices: Any = None
-    """An enum or a Literal: all values that this version knows."""
     part: bool = False
-    """Rows are chosen by a part of the text, not by the whole."""
     bounds: tuple[float, float] | None = None
-    """Least and greatest number that may be asked for."""
     digits: int | None = None
-    """Behind the point, of a number that is shown rounded."""
     facet: bool = False
-    """Matching rows are counted by value."""
     table: TableColumn | None = None
     derived: bool = False
-    """Another column in other words: shown, and neither filtered nor sorted by."""
     internal: bool = False
-    """Of the daemon alone: in its record, and not shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A column with its name and the type of its values, which may also be None if it is ``optional``. An answer
-    without one that is ``required`` cannot be read."""
+    """A column with its name and the type of its values. ``optional``: a value may be None. ``required``: an answer
+    without the column cannot be read."""
 
     name: str
     type: Any
@@ -89,7 +89,7 @@ class Named:
 
     @property
     def kind(self) -> FilterKind:
-        """How rows are chosen by it."""
+        """How rows are filtered by it."""
         if self.column.derived:
             return FilterKind.DOCUMENT
         if self.column.part:
@@ -108,8 +108,8 @@ _KINDS: Final[Mapping[Any, FilterKind]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListRecord:
-    """Base of records. ``raw`` is the JSON object as it came, with the fields that only a newer daemon knows; empty on
-    the side of the daemon."""
+    """Base of records. ``raw`` is the JSON object as received, with the fields that only a newer daemon knows; empty in
+    the daemon."""
 
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -119,8 +119,8 @@ R = TypeVar("R", bound=ListRecord)
 
 @dataclass(frozen=True, slots=True)
 class Resource(Generic[R]):
-    """A list. ``key`` is a column without equals: it decides between rows that are equal in the one they are sorted by.
-    ``sort`` is the order where none is asked for, ``more`` are columns that are no fields of the record."""
+    """A list. ``key`` is a unique column that orders rows which are equal in the sorted column. ``sort`` is the default
+    order, ``more`` are columns that are not fields of the record."""
 
     noun: str
     record: type[R]
@@ -130,51 +130,49 @@ class Resource(Generic[R]):
 
     @property
     def columns(self) -> tuple[Named, ...]:
-        """All that rows can be chosen and sorted by."""
+        """The columns to filter and sort by."""
         return tuple(
             column for column in (*shown_fields(self.record), *self.more) if column.kind is not FilterKind.DOCUMENT
         )
 
     @property
     def facets(self) -> tuple[str, ...]:
-        """Columns by whose values matching rows are counted."""
+        """The columns by whose values matching rows are counted."""
         return tuple(column.name for column in self.columns if column.column.facet)
 
 
 def fields_of(record: type[ListRecord]) -> tuple[Named, ...]:
-    """The fields of a record in their order, but for ``raw``."""
+    """The fields of a record in order, without ``raw``."""
     kind: type = record
     return _fields_of(kind)
 
 
 def shown_fields(record: type[ListRecord]) -> tuple[Named, ...]:
-    """Those that an answer has."""
+    """The fields of a record that an answer has."""
     return tuple(column for column in fields_of(record) if not column.column.internal)
 
 
 def table_of(record: type[ListRecord]) -> tuple[tuple[str, TableColumn], ...]:
-    """The columns of its table with the names of their fields, from left to right."""
+    """The columns of a record's table with the names of their fields, from left to right."""
     found = [(column.name, column.column.table) for column in fields_of(record) if column.column.table is not None]
     return tuple(sorted(found, key=lambda named: named[1].place))
 
 
 @cache
 def _fields_of(record: type) -> tuple[Named, ...]:
-    return tuple(_read_fields(record))
-
-
-def _read_fields(record: type) -> Iterator[Named]:
     hints = get_type_hints(record)
     columns = _columns_of(record)
+    found = []
     for entry in dataclasses.fields(record):
         if entry.name != "raw":
             kind, optional = _without_none(hints[entry.name])
             required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-            yield Named(entry.name, kind, columns.get(entry.name, ListColumn()), optional, required)
+            found.append(Named(entry.name, kind, columns.get(entry.name, ListColumn()), optional, required))
+    return tuple(found)
 
 
 def _columns_of(record: type) -> dict[str, ListColumn]:
-    """A class may narrow the type of a field that its base declares; what the base says of the column stays."""
+    """The declarations of a record and its bases. A class that narrows the type of a field keeps its column."""
     found: dict[str, ListColumn] = {}
     for base in filter(dataclasses.is_dataclass, reversed(record.__mro__)):
         for name, hint in get_type_hints(base, include_extras=True).items():

@@ -1,4 +1,4 @@
-"""A string that never prints itself: passwords and tokens travel as ``Secret`` from the prompt to the wire."""
+"""A string that is never printed: passwords and tokens are a ``Secret`` from the prompt to the request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself. Call it where the text goes onto the wire and nowhere else."""
+        """The text itself. To be called only where the text is sent."""
         return self._text
 
     def __bool__(self) -> bool:

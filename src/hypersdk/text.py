@@ -1,18 +1,16 @@
-"""Text from outside on its way to a terminal, a log, a file name or a shell: names of machines, folders and jobs may
-hold anything.
+"""Escapes untrusted text for terminals, logs, file names and shells: names of machines, folders and jobs may contain
+any character.
 
-What is unsafe is decided by Unicode category, so that no list has to be kept up to date::
+Unsafe characters are found by Unicode category, so no list has to be maintained::
 
-    Cc Zl Zp      controls, line and paragraph separators: they move the cursor, colour, and begin lines that we did
-                  not write
-    Cf            format characters (bidi controls, soft hyphen, joiners, tags): invisible, and they reorder what stands
-                  around them
-    Cs Co Cn      surrogates, private use, not assigned: nobody knows what a terminal makes of them; many are invisible
-    _BLANK        letters and marks that Unicode says to draw as nothing
+    Cc Zl Zp      controls, line and paragraph separators: they move the cursor, set colours, and forge lines
+    Cf            format characters (bidi controls, soft hyphen, joiners, tags): invisible, and they reorder the
+                  characters around them
+    Cs Co Cn      surrogates, private use, unassigned: how a terminal shows them is undefined; many are invisible
+    _BLANK        letters and marks that Unicode defines as invisible
 
-All other spaces (Zs) stay as they are: they take their place, hide nothing and reorder nothing. An emoji that is joined
-of several by U+200D falls apart into them, with the joiner written out: readable, and two names never look alike for
-it.
+All other spaces (Zs) are kept: they are visible and reorder nothing. An emoji that U+200D joins from several is shown
+as those, with the joiner escaped: readable, and two different names never look the same.
 """
 
 from __future__ import annotations
@@ -33,20 +31,20 @@ _BLANK: Final = re.compile(
 
 
 def is_plain(char: str) -> bool:
-    """Whether one character shows as what it is."""
+    """Whether a character is visible and safe to show."""
     if char.isprintable():  # no category C, no separator but the space
         return not _BLANK.match(char)
     return unicodedata.category(char) == "Zs"
 
 
 def _all_plain(text: str) -> bool:
-    """The same of all of them, fast; where it is False they may be plain all the same."""
+    """Whether all characters are plain. Fast; may return False for plain text with unusual spaces."""
     return text.isprintable() and not _BLANK.search(text)
 
 
 def clean(text: str, limit: int = 4096) -> str:
-    """``text`` in one line, with what is not plain written out: ``\\x1b``, ``\\u2028``, ``\\U000e0041``. ``limit``
-    bounds the characters of the answer, and so what a hostile server can make us print. Clean text stays as it is."""
+    """``text`` in one line, with characters that are not plain escaped: ``\\x1b``, ``\\u2028``, ``\\U000e0041``.
+    ``limit`` bounds the length of the result, and so what a hostile server can make us print."""
     shown = text[: limit + 1]
     if not _all_plain(shown):
         shown = "".join(char if is_plain(char) else _written_out(char) for char in shown)
@@ -54,8 +52,7 @@ def clean(text: str, limit: int = 4096) -> str:
 
 
 def clean_lines(text: str) -> str:
-    """A text of several lines of ours (a traceback, what was laid out for a screen): line feeds stay, all else is as
-    ``clean`` shows it."""
+    """``clean`` for a text of several lines (a traceback, a screen): line feeds are kept."""
     lines = text.split("\n")
     return "\n".join(clean(line, 10 * len(line)) for line in lines)
 
@@ -68,9 +65,9 @@ def _written_out(char: str) -> str:
 
 
 def file_name(text: str, limit_bytes: int = MAX_NAME_BYTES, *, default: str = "unnamed") -> str:
-    """``text`` as the name of one file: ``_`` for what is not plain and for the separators of any system, no blank at
-    its ends, no ``-`` or ``.`` at its begin, cut at so many bytes of UTF-8. ``default`` where nothing is left. Letters
-    stay composed or decomposed, as they came.
+    """``text`` as a file name: ``_`` for characters that are not plain and for path separators, no space at its ends,
+    no ``-`` or ``.`` at its start, cut to ``limit_bytes`` of UTF-8. ``default`` where nothing is left. Letters are not
+    normalized.
     """
     name = "".join(char if is_plain(char) and char not in "/\\" else "_" for char in text[: 4 * limit_bytes])
     name = name.lstrip(".-" + _SPACES)
@@ -81,8 +78,8 @@ _SPACES: Final = "".join(char for char in map(chr, range(0x3001)) if unicodedata
 
 
 def shell_word(word: str) -> str:
-    """``word`` quoted for a shell, to be shown and copied; where it is not plain, in bash's ``$'...'``, which holds no
-    character of that kind."""
+    """``word`` quoted for a shell, to be shown and copied; where it is not plain, with the characters escaped in bash's
+    ``$'...'``."""
     if all(map(is_plain, word)):
         return shlex.quote(word)
     pieces = ("\\" + char if char in "\\'" else char if is_plain(char) else _as_bytes(char) for char in word)
@@ -90,12 +87,12 @@ def shell_word(word: str) -> str:
 
 
 def shell_line(words: Iterable[str]) -> str:
-    """A whole command to be shown and copied."""
+    """A command line to be shown and copied."""
     return " ".join(map(shell_word, words))
 
 
 def _as_bytes(char: str) -> str:
-    """Three octal digits a byte: unlike ``\\x``, they end by themselves. A byte that is no UTF-8 comes as one of these
-    surrogates (PEP 383)."""
+    """Three octal digits for each byte: unlike ``\\x``, they have a fixed length. A byte that is not UTF-8 arrives as a
+    surrogate (PEP 383)."""
     foreign = "\udc80" <= char <= "\udcff"
     return "".join(f"\\{byte:03o}" for byte in char.encode(errors="surrogateescape" if foreign else "surrogatepass"))

@@ -1,4 +1,4 @@
-"""Sizes and how they are shown. A number in this code base carries its unit: ``4 * MiB``, ``timeout_s``,
+"""Sizes and durations: parsing and formatting. Numbers carry their unit in this code base: ``4 * MiB``, ``timeout_s``,
 ``length_bytes``."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def parse_size(text: str) -> int:
     """Bytes named by ``text``: ``20M`` and ``20MiB`` are 20 * 2**20, ``20MB`` is 20 * 10**6; a trailing ``/s`` is
     allowed.
 
-    Raises UsageError when the text is no size.
+    Raises UsageError when the text is not a size.
     """
     match = _SIZE.match(text)
     factor = _SUFFIXES.get(match[2].lower()) if match else None
@@ -38,7 +38,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size_bytes: float) -> str:
-    """``size_bytes`` for people, in binary units: ``1.5 GiB``, ``512 B``."""
+    """``size_bytes`` for users, in binary units: ``1.5 GiB``, ``512 B``."""
     if abs(size_bytes) < KiB:
         return f"{int(size_bytes)} B"
     value = float(size_bytes)
@@ -50,7 +50,7 @@ def format_size(size_bytes: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """``seconds`` for people: ``0.4 s``, ``12 s``, ``3 m 05 s``, ``2 h 07 m``."""
+    """``seconds`` for users: ``0.4 s``, ``12 s``, ``3 m 05 s``, ``2 h 07 m``."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -14,6 +14,7 @@ import pytest
 from hypersdk.cli.remedies import next_step
 from hypersdk.errors import SourceError
 from hypersdk.migration.runfile import FolderRuns, RunFile
+from hypersdk.migration.spec import Compression, OutputFormat
 from hypersdk.model import Cdrom
 from hypersdk.simulator import DiskSpec
 from hypersdk.simulator.faults import Fault, FaultKind
@@ -235,8 +236,8 @@ def test_an_interrupted_conversion_is_shown_and_no_export(shell: Shell, tmp_path
         endpoint="local",
         moref="",
         machine="web01",
-        format="qcow2",
-        compress="none",
+        format=OutputFormat.QCOW2,
+        compress=Compression.NONE,
         disks=[],
     )
     told = shell.good("status", XDG_STATE_HOME=str(tmp_path / "state"))

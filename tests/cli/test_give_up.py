@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hypersdk.migration.runfile import Change, ChangeKind, FolderRuns, RunFile
+from hypersdk.migration.spec import Compression, OutputFormat
 from hypersdk.simulator import Simulator
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.simulator.machine import take_snapshot
@@ -48,8 +49,8 @@ def interrupted(shell: Shell, folder: Path, *changes: Change, moref: str | None 
         endpoint=f"{shell.server.username}@{shell.server.host}:{shell.server.port}",
         moref=moref or shell.server.vm("web").ref.moref,
         machine="web",
-        format="qcow2",
-        compress="none",
+        format=OutputFormat.QCOW2,
+        compress=Compression.NONE,
         disks=[],
     )
     with run.changing() as record:

@@ -306,8 +306,8 @@ def test_a_damaged_block_is_fetched_again_and_told(site: Site, monkeypatch: pyte
     assert result.blocks_skipped == undamaged.blocks_skipped - 1
     assert result.warnings == (
         (
-            "Hard disk 2: 64.0 KiB of what the earlier run had copied was damaged in the unfinished image and was"
-            " copied again; check the drive it lies on"
+            "Hard disk 2: 64.0 KiB copied by the earlier run was damaged in the unfinished image and was copied again;"
+            " check the drive that it is on"
         ),
     )
     assert _is_told(site)

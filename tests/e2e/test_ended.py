@@ -18,7 +18,7 @@ from hypersdk.errors import ConnectError, HyperSDKError, TargetError
 from hypersdk.migration import prepare
 from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.migration.runs import clean_up, unfinished_runs
-from hypersdk.migration.spec import Method, OutputFormat, Resume
+from hypersdk.migration.spec import Compression, Method, OutputFormat, Resume
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
@@ -212,8 +212,8 @@ def test_a_clean_up_writes_nothing_into_a_folder_that_another_run_has_by_then(
                     endpoint="e",
                     moref="vm-7",
                     machine="other",
-                    format="raw",
-                    compress="none",
+                    format=OutputFormat.RAW,
+                    compress=Compression.NONE,
                 )
             )
 

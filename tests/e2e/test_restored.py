@@ -22,7 +22,7 @@ from hypersdk.migration.prepare import endpoint_name
 from hypersdk.migration.publish import Publishing
 from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.migration.runs import clean_up
-from hypersdk.migration.spec import Resume, SourceState
+from hypersdk.migration.spec import Compression, OutputFormat, Resume, SourceState
 from hypersdk.simulator.config import DiskSpec, MachineSpec
 from hypersdk.simulator.faults import Fault, FaultKind
 from hypersdk.transfer.cancel import CancelToken
@@ -181,8 +181,8 @@ def test_after_a_crash_an_eject_that_is_under_way_is_waited_for(
             endpoint=endpoint_name(session),
             moref=machine.moref,
             machine="web-01",
-            format="qcow2",
-            compress="none",
+            format=OutputFormat.QCOW2,
+            compress=Compression.NONE,
         )
         with monkeypatch.context() as died:
             died.setattr(tasks, "wait_for_task", Mock(side_effect=KeyboardInterrupt))

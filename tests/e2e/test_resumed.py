@@ -13,7 +13,7 @@ from hypersdk.migration.plan import Plan, make_plan
 from hypersdk.migration.point import point_of
 from hypersdk.migration.resumption import resumption_of
 from hypersdk.migration.runfile import DiskRecord, FolderRuns, RunRecord
-from hypersdk.migration.spec import ExportSpec, Method, OutputFormat, Resume
+from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputFormat, Resume
 from hypersdk.migration.verify import verify_directory
 from hypersdk.model import ExportProgress
 from hypersdk.simulator.config import DiskSpec, MachineSpec
@@ -122,14 +122,14 @@ def test_finished_disks_of_an_archive_that_another_release_named_are_not_receive
         moref="vm-42",
         machine=machine.name,
         folder=tmp_path,
-        format="ova",
-        compress="none",
+        format=OutputFormat.OVA,
+        compress=Compression.NONE,
         started_at="2026-01-01T00:00:00+00:00",
         disks=disks,
         point=point_of(machine, None),
     )
     spec = ExportSpec(machine=machine.name, output_dir=tmp_path, format=OutputFormat.OVA, method=Method.LEASE)
-    assert resumption_of(machine, spec, run, tmp_path).receive_bytes == machine.disks[1].used_bytes
+    assert resumption_of(machine, spec, run).receive_bytes == machine.disks[1].used_bytes
 
 
 def test_without_anything_to_resume_nothing_is_told(engine: EngineFactory, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_files_of_another_disk_are_not_read_for_the_snapshots(engine: EngineFact
     refused = ran.export("web-01", tmp_path / "exchanged", **wish).error
     assert refused is not None
     assert refused.code == "no_ranges"
-    assert "another disk took its place" in refused.message
+    assert "another disk replaced it" in refused.message
     assert not ran.simulator.counters.ranges
 
 

@@ -149,8 +149,8 @@ def test_what_an_interrupted_conversion_left_goes_whatever_its_format_was(raw: P
         endpoint=LOCAL_ENDPOINT,
         moref="",
         machine="web-01",
-        format="ova",
-        compress="none",
+        format=OutputFormat.OVA,
+        compress=Compression.NONE,
         disks=[record],
     )
     for name in ("web-01.ova.partial", "web-01-disk1.vmdk.partial.blocks"):

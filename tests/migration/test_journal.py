@@ -11,6 +11,7 @@ from hypersdk.cli.remedies import next_step
 from hypersdk.errors import Cancelled, SourceError, TargetError
 from hypersdk.migration.journal import SourceJournal
 from hypersdk.migration.runfile import Change, ChangeKind, FolderRuns, RunFile
+from hypersdk.migration.spec import Compression, OutputFormat
 from hypersdk.transfer.cancel import CancelToken
 
 
@@ -20,8 +21,8 @@ def journal_of(folder: Path, *kinds: ChangeKind) -> tuple[RunFile, SourceJournal
         "endpoint": "u@vcenter.example.com:443",
         "moref": "vm-1",
         "machine": "web",
-        "format": "qcow2",
-        "compress": "none",
+        "format": OutputFormat.QCOW2,
+        "compress": Compression.NONE,
     }
     run = RunFile.create(folder, FolderRuns(folder / "state"), **facts)
     with run.changing() as record:

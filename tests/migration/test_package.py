@@ -499,7 +499,7 @@ def test_a_file_that_was_closed_and_replaced_meanwhile_is_refused(
     for name in ("a", "b", "c"):
         (tmp_path / name).write_bytes(name.encode() * 1000)
     with ExitStack() as stack:
-        store = stored.FolderStore(stack, tmp_path)
+        store = stored.FolderStore(stack, stored.Pool(stack), tmp_path)
         files = [store.open(name) for name in ("a", "b")]
         assert [file.pread(1, 0) for file in files if file] == [b"a", b"b"]
         (tmp_path / "c").rename(tmp_path / "a")

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import TypeAdapter
 
 from hypersdk.errors import SourceError
 from hypersdk.migration.point import PointInTime, point_of
@@ -59,4 +59,5 @@ def test_a_running_machine_without_snapshot_and_a_vanished_snapshot_are_no_point
 
 def test_the_token_survives_json() -> None:
     point = point_of(make_machine(boot_time=datetime(2026, 1, 1, tzinfo=UTC)), None)
-    assert PointInTime.from_dict(json.loads(json.dumps(point.as_dict()))) == point
+    stored = TypeAdapter(PointInTime)
+    assert stored.validate_json(stored.dump_json(point)) == point

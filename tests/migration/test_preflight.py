@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,18 +10,19 @@ from hypersdk.errors import CODES, LookupFailed, Refused, TargetError
 from hypersdk.migration import preflight
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of, stem_of_run
 from hypersdk.migration.preflight import (
+    MinFreeSpace,
     datastore_refusals,
     machine_refusals,
-    min_free_bytes,
     raise_if_any,
     wants_snapshot,
     warnings_for,
 )
 from hypersdk.migration.runfile import DiskRecord, RunRecord
-from hypersdk.migration.spec import ExportSpec, OutputFormat, SourceState
+from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat, SourceState
 from hypersdk.model import Backing, Machine, Power
 from hypersdk.remedies import ExcludeDisk
 from hypersdk.units import GiB, TiB
+from hypersdk.vsphere.machine import DatastoreFacts
 from tests.support.machines import make_disk, make_machine, make_snapshot
 
 
@@ -62,8 +62,8 @@ def told(machine: Machine, wanted: ExportSpec) -> str:
 def test_the_disk_that_may_be_left_out_is_named() -> None:
     disk = make_disk(shared=True)
     (refusal,) = machine_refusals(make_machine(disks=(disk,)), spec(), (disk,))
-    assert ExcludeDisk(disk.label) in refusal.as_error().remedies
-    assert f"leave '{disk.label}' out with --exclude-disk" in next_step(refusal.as_error())
+    assert ExcludeDisk(disk.label) in refusal.remedies
+    assert f"leave '{disk.label}' out with --exclude-disk" in next_step(refusal)
 
 
 def test_a_plain_machine_is_not_refused() -> None:
@@ -91,11 +91,11 @@ def test_only_a_running_machine_wants_a_snapshot() -> None:
 
 
 def test_the_floor_is_the_larger_of_the_two() -> None:
-    assert min_free_bytes(100 * GiB) == 20 * GiB
-    assert min_free_bytes(1 * TiB) == int(0.1 * TiB)
-    full = SimpleNamespace(name="ds1", capacity_bytes=100 * GiB, free_bytes=19 * GiB)
-    fine = SimpleNamespace(name="ds2", capacity_bytes=100 * GiB, free_bytes=21 * GiB)
-    assert [refusal.message for refusal in datastore_refusals([full, fine])] == [
+    assert MinFreeSpace().of(100 * GiB) == 20 * GiB
+    assert MinFreeSpace().of(1 * TiB) == int(0.1 * TiB)
+    full = DatastoreFacts("datastore-1", "ds1", "VMFS", 100 * GiB, 19 * GiB, True, None)
+    fine = DatastoreFacts("datastore-2", "ds2", "VMFS", 100 * GiB, 21 * GiB, True, None)
+    assert [refusal.message for refusal in datastore_refusals([full, fine], MinFreeSpace())] == [
         "datastore 'ds1' has 19.0 GiB free; 20.0 GiB must stay free while a snapshot is held"
     ]
 
@@ -182,7 +182,15 @@ def test_a_run_of_another_release_keeps_the_names_of_its_files(machine: str, out
     earlier = f"{machine}-disk2"
     disks = [DiskRecord(2000 + n, "", disk_file_name(earlier, n, output), 1) for n in (3, 4)]
     run = RunRecord(
-        "id", "e", "vm-1", machine, Path("/x"), output.value, "none", "2026-01-01T00:00:00+00:00", disks=disks
+        "id",
+        "e",
+        "vm-1",
+        machine,
+        Path("/x"),
+        OutputFormat.QCOW2,
+        Compression.NONE,
+        "2026-01-01T00:00:00+00:00",
+        disks=disks,
     )
     assert stem_of_run(run) == earlier
     run.disks = []

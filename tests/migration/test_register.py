@@ -21,6 +21,7 @@ from hypersdk.migration import register as module
 from hypersdk.migration.register import MAX_ENTRY_BYTES, Register, described_owner, entry_of
 from hypersdk.migration.runfile import FolderRuns, RunFile
 from hypersdk.migration.runs import RunClaim, _judged, forget_run, other_runs, unfinished_runs
+from hypersdk.migration.spec import Compression, OutputFormat
 from hypersdk.vsphere.snapshot import FoundSnapshot
 
 FACTS = {
@@ -131,7 +132,9 @@ def test_an_entry_is_there_as_long_as_something_is_left_at_the_source(tmp_path: 
     state, folder = tmp_path / "state", tmp_path / "out"
     folder.mkdir()
     facts = {key: FACTS[key] for key in ("endpoint", "moref", "machine")}
-    run = RunFile.create(folder, FolderRuns(state), format="qcow2", compress="none", disks=[], **facts)
+    run = RunFile.create(
+        folder, FolderRuns(state), format=OutputFormat.QCOW2, compress=Compression.NONE, disks=[], **facts
+    )
     with run.registered():
         assert [found.held for found in Register.of(state).entries()] == [True]
         (shown,) = unfinished_runs(state)

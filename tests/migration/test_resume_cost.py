@@ -11,7 +11,7 @@ from hypersdk.migration.copying import ResumeCost
 from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.heldfile import blocks_path, partial_path
 from hypersdk.migration.runfile import DiskRecord, RunRecord
-from hypersdk.migration.spec import ExportSpec
+from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.units import GiB, MiB
 
@@ -61,13 +61,13 @@ def test_what_was_recorded_is_told_without_reading_it(attempt_suffix: str, tmp_p
         moref="vm-1",
         machine="web-01",
         folder=tmp_path,
-        format="qcow2",
-        compress="none",
+        format=OutputFormat.QCOW2,
+        compress=Compression.NONE,
         started_at="2026-01-01T00:00:00+00:00",
         disks=[record],
         attempt_suffix=attempt_suffix,
     )
-    outputs = outputs_for(ExportSpec(machine="web-01", output_dir=tmp_path), tmp_path, "web-01", run)
+    outputs = outputs_for(run, ExportSpec(machine="web-01", output_dir=tmp_path))
     assert outputs.recorded_bytes(record) == 0
     partial_path(tmp_path / record.file_name, attempt_suffix).touch()
     assert outputs.recorded_bytes(record) == 0

@@ -27,6 +27,7 @@ from hypersdk.migration.runfile import (
     locked_folder,
 )
 from hypersdk.migration.runs import other_runs, unfinished_runs
+from hypersdk.migration.spec import Compression, OutputFormat
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import StreamDigests
@@ -41,8 +42,8 @@ def new_run(folder: Path, state: Path) -> RunFile:
         endpoint="root@vc.example.com:443",
         moref="vm-42",
         machine="web-01",
-        format="qcow2",
-        compress="none",
+        format=OutputFormat.QCOW2,
+        compress=Compression.NONE,
         disks=[DiskRecord(2000, "Hard disk 1", "web-01-disk1.qcow2", 1 << 30)],
     )
 
@@ -263,7 +264,7 @@ def test_only_a_regular_file_is_a_lock(tmp_path: Path, kind: str) -> None:
                 lock.mkdir()
             case _:
                 server.bind(str(lock))
-        with pytest.raises(TargetError, match="no regular file") as caught, locked_folder(folder):
+        with pytest.raises(TargetError, match="not a regular file") as caught, locked_folder(folder):
             pass
         assert caught.value.code == "target_failed"
         assert str(lock) in caught.value.message
@@ -283,7 +284,7 @@ def test_a_link_that_takes_the_place_of_a_lock_is_not_taken_for_it(
         flock(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(TargetError, match="no regular file"), locked_folder(tmp_path):
+    with pytest.raises(TargetError, match="not a regular file"), locked_folder(tmp_path):
         pass
 
 

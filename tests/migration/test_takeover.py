@@ -65,12 +65,12 @@ class Finished:
             moref="vm-1",
             machine="m",
             folder=folder,
-            format=output.value,
-            compress=compress.value,
+            format=output,
+            compress=compress,
             started_at="2026-01-01T00:00:00+00:00",
             disks=[self.record],
         )
-        self.outputs = outputs_for(self.spec, folder, "m", run)
+        self.outputs = outputs_for(run, self.spec)
         with self.outputs.open(self.record, "point", lambda file: file) as disk:
             for index in GUEST.blocks:
                 perform(disk.writer, GUEST, Step(index, index, deflated=True))

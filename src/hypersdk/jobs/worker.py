@@ -45,7 +45,7 @@ from hypersdk.jobs.settings import DaemonSettings
 from hypersdk.jobs.states import JobEvent, JobStateError
 from hypersdk.jobs.store import JobStore
 from hypersdk.jobs.workerfault import WORKER_ID_HELD
-from hypersdk.migration.plan import MinFreeSpace
+from hypersdk.migration.preflight import MinFreeSpace
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.remedies import ReportBug, Resume
 from hypersdk.state.database import Database, DatabaseError

@@ -1,4 +1,4 @@
-"""Compares files with what is recorded of them. Pure: it is given sizes and digests and reads nothing itself."""
+"""Compares files with their records. Pure: it gets sizes and digests and reads nothing itself."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hypersdk.migration.findings import (
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What is recorded of one file: its size and SHA-256 by artifact-manifest.json, its line of the ``.mf``. None where
-    nothing is."""
+    """The records of one file: its size and SHA-256 in artifact-manifest.json, its line of the ``.mf``; None where
+    there is none."""
 
     size: int | None = None
     sha256: str | None = None
@@ -29,26 +29,26 @@ class Expected:
 
     @property
     def algorithms(self) -> set[str]:
-        """Digests needed to compare it; empty when none is recorded."""
+        """Algorithms of the recorded digests; empty when there is none."""
         needed = {self.mf.algorithm} if self.mf else set()
         return needed | ({"SHA256"} if self.sha256 else set())
 
     def accepts(self, digests: Mapping[str, str]) -> bool:
-        """Whether ``digests`` are those recorded; the manifest counts before the ``.mf``. False where nothing is
-        recorded."""
+        """Whether ``digests`` are the recorded ones; the manifest takes precedence over the ``.mf``. False where
+        nothing is recorded."""
         if self.sha256 is not None:
             return digests.get("SHA256") == self.sha256
         return self.mf is not None and self.agrees_with_mf(digests)
 
     def agrees_with_mf(self, digests: Mapping[str, str]) -> bool:
-        """Whether the ``.mf``'s line, if there is one, says the same."""
+        """Whether the line of the ``.mf``, if there is one, matches."""
         return self.mf is None or digests.get(self.mf.algorithm) == self.mf.hexdigest
 
 
 @dataclass(frozen=True, slots=True)
 class Actual:
-    """What a file is. ``digests`` (hex by algorithm) are empty where it was not read: nothing recorded, or its size
-    says enough."""
+    """The facts of a file. ``digests`` (hex by algorithm) are empty where it was not read: nothing is recorded, or its
+    size differs already."""
 
     size: int
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -56,10 +56,10 @@ class Actual:
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """Files that belong together: those of a folder, or the members of an archive (``prefix`` is then ``NAME.ova/``).
+    """The files of a folder, or the members of an archive (``prefix`` is then ``NAME.ova/``).
 
-    ``present`` are all names that are there, ``actual`` those that could be looked at. ``mf_name`` is the ``.mf`` among
-    them, ``lines`` what it says, or None when it is missing or unreadable.
+    ``present`` are all existing names, ``actual`` those that could be read. ``mf_name`` is the ``.mf`` among them,
+    ``lines`` its content, or None when it is missing or unreadable.
     """
 
     expected: Mapping[str, Expected]
@@ -71,8 +71,8 @@ class FileSet:
     mf_damaged: bool = False
 
     def findings(self) -> Iterator[Finding]:
-        """Every difference. The ``.mf`` itself is only named as changed when it is not clear yet what is wrong with
-        it."""
+        """Every difference. The ``.mf`` itself is only reported as changed when no other finding explains the
+        difference."""
         yield from self._missing()
         mf_wrong = self.mf_damaged
         for finding in (*self._coverage(), *self._differences()):
@@ -87,11 +87,11 @@ class FileSet:
             yield self._finding(VERIFY_EXTRA, name, "is not part of the export")
 
     def proved(self) -> list[str]:
-        """Names whose content is what was recorded."""
+        """Names whose content matches the records."""
         return [self.prefix + name for name, found in self.actual.items() if self.expected[name].accepts(found.digests)]
 
     def unknown(self) -> list[str]:
-        """Names of whose content nothing is recorded."""
+        """Names without recorded content."""
         return [self.prefix + name for name in self.actual if not self.expected[name].algorithms]
 
     def _missing(self) -> Iterator[Finding]:
@@ -100,7 +100,7 @@ class FileSet:
                 yield self._finding(VERIFY_MISSING, name, "is missing")
 
     def _coverage(self) -> Iterator[Finding]:
-        """Every file but the ``.mf`` has a line, every line a file."""
+        """Files without a line in the ``.mf``, and lines without a file."""
         if self.lines is None or self.mf_name is None:
             return
         for name, entry in self.expected.items():
@@ -118,7 +118,7 @@ class FileSet:
                 yield from self._judge(name)
 
     def _judge(self, name: str) -> Iterator[Finding]:
-        """At most one finding: the one that says most."""
+        """At most one finding: the most specific one."""
         entry, found = self.expected[name], self.actual[name]
         if (owner := self._owner_of(name)) is not None:
             yield self._finding(VERIFY_SWAPPED_DISK, name, f"has the content of {self.prefix}{owner}")
@@ -134,7 +134,7 @@ class FileSet:
             )
 
     def _owner_of(self, name: str) -> str | None:
-        """The other file whose content this one has, when it does not have its own."""
+        """The other file whose content this file has, when it does not have its own."""
         digests = self.actual[name].digests
         if not digests or self.expected[name].accepts(digests):
             return None

@@ -1,6 +1,6 @@
 """Image conversion: a local VMDK, OVF or OVA into any output format, by the code that copies an export.
 
-The guest inside is not changed; that would be guest conversion. Reading a local file again costs little, so an
+The guest system is not changed; that would be guest conversion. Reading a local file again costs little, so an
 interrupted conversion starts again.
 """
 
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +21,12 @@ from hypersdk.migration.formats import FORMATS, Format, outputs_for
 from hypersdk.migration.heldfile import remove_half_published, remove_unfinished
 from hypersdk.migration.local import FileStreamSource, LocalDisk, LocalMachine, open_local
 from hypersdk.migration.machineprogress import MachineProgress
-from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of, stem_of_run
+from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, stem_of
 from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.package import UNPROVED_LOCAL, PackageVerdict
+from hypersdk.migration.plan import PlannedDisk
 from hypersdk.migration.preflight import COMPRESS_UNFIT, NO_DISKS
-from hypersdk.migration.publish import ExportResult, Finished, Publishing
+from hypersdk.migration.publish import ExportResult, Publishing
 from hypersdk.migration.runfile import DiskRecord, RunFile, RunStore, locked_folder
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.migration.spec import ExportSpec
@@ -39,25 +39,13 @@ from hypersdk.transfer.folder import OutputFolder
 
 NO_DESCRIPTION: Final = register(
     "no_description",
-    "A VMDK on its own does not describe its machine, as an OVF or OVA must.",
+    "A VMDK alone has no description of its machine, which an OVF or OVA needs.",
     SetOption("format", "vmdk"),
     SetOption("format", "qcow2"),
     SetOption("format", "raw"),
     "Or convert the .ovf that describes the machine.",
 )
 LOCAL_ENDPOINT: Final = "local"
-
-
-@dataclass(frozen=True, slots=True)
-class _LocalDiskPlan:
-    """See ProgressDisk. ``expected_bytes`` is what there is to read, for the weight of the disk in the progress."""
-
-    key: int
-    label: str
-    file_name: str
-    capacity_bytes: int
-    expected_bytes: int
-    ovf_disk_id: str | None
 
 
 def convert_file(
@@ -68,10 +56,9 @@ def convert_file(
     observer: Callable[[ExportProgress], None],
     settings: RunSettings | None = None,
 ) -> ExportResult:
-    """Converts ``path`` into ``spec.output_dir``. ``spec.machine`` is not looked at.
+    """Converts ``path`` into ``spec.output_dir``. ``spec.machine`` is not used.
 
-    Raises UsageError, Refused, TargetError, or IntegrityError when the input is damaged; then nothing has its final
-    name.
+    Raises UsageError, Refused, TargetError, or IntegrityError when the input is damaged; then nothing is published.
     """
     settings = settings or RunSettings()
     folder = spec.output_dir.absolute()
@@ -114,9 +101,14 @@ def _convert(
         _planned(disk, disk_file_name(stem, number, output.image.suffix)) for number, disk in enumerate(copied, start=1)
     ]
     board = MachineProgress(machine.machine.name, plans)
-    run = _begin(machine, spec, held.path, settings.run_store, plans)
+    disk_ids = [disk.envelope.id if disk.envelope else None for disk in copied]
+    records = [
+        DiskRecord(plan.key, plan.label, plan.file_name, plan.capacity_bytes, ovf_disk_id=disk_id)
+        for plan, disk_id in zip(plans, disk_ids, strict=True)
+    ]
+    run = _begin(machine, spec, held.path, settings.run_store, records)
     run.held_in(held)
-    outputs = outputs_for(spec, held.path, stem, run.record, held.check_lock)
+    outputs = outputs_for(run.record, spec, held.check_lock)
     shared = RunResources(settings)
     cancel = cancel.child()
     with (
@@ -137,19 +129,18 @@ def _convert(
         )
         board.phase(Phase.VERIFYING)
         verdict = _verdict(machine, copied, run, board, cancel)
-        told = (*machine.warnings, *warnings, *verdict.warnings)
         disks.wait()
-        finished = Finished(told, restored=True, elapsed_s=time.monotonic() - started)
         board.phase(Phase.PUBLISHING)
         result = Publishing(
-            spec,
-            machine.machine,
-            stem,
-            run.record,
-            outputs,
-            held,
-            finished,
-            cancel,
+            spec=spec,
+            machine=machine.machine,
+            run=run.record,
+            outputs=outputs,
+            folder=held,
+            cancel=cancel,
+            warnings=(*machine.warnings, *warnings, *verdict.warnings),
+            restored=True,
+            elapsed_s=time.monotonic() - started,
             described=machine.descriptor is not None,
             provider="file",
             empty_disks=empty,
@@ -159,18 +150,16 @@ def _convert(
     return result
 
 
-def _planned(disk: LocalDisk, file_name: str) -> _LocalDiskPlan:
+def _planned(disk: LocalDisk, file_name: str) -> PlannedDisk:
     source = disk.source
     to_read = source.size_bytes if isinstance(source, FileStreamSource) else source.capacity_bytes
-    disk_id = disk.envelope.id if disk.envelope else None
-    return _LocalDiskPlan(disk.key, disk.label, file_name, source.capacity_bytes, to_read, disk_id)
+    return PlannedDisk(disk.key, disk.label, file_name, source.capacity_bytes, to_read)
 
 
 def _verdict(
     machine: LocalMachine, copied: Sequence[LocalDisk], run: RunFile, board: MachineProgress, cancel: CancelToken
 ) -> PackageVerdict:
-    """Compares what was read with the package's own ``.mf``, and writes the proof down. Nothing has its final name
-    yet."""
+    """Compares the read data with the package's ``.mf``, and records the proof. Nothing is published yet."""
     for record, disk in zip(run.record.disks, copied, strict=True):
         stream = record.receipt.stream if record.receipt else None
         if not isinstance(disk.source, FileStreamSource) or disk.source.stored is None or stream is None:
@@ -185,8 +174,8 @@ def _verdict(
 
 
 def _split(disks: Sequence[LocalDisk], output: Format) -> tuple[list[LocalDisk], list[OvfDisk]]:
-    """The disks that get an image, and those that a package describes as empty, as OVF does without a file. An archive
-    has one image at least."""
+    """The disks that get an image, and those that an OVF package describes as empty, without a file. An OVA has at
+    least one image."""
     if not output.package or (output.needs_disk and all(disk.empty for disk in disks)):
         return list(disks), []
     empty = [
@@ -199,7 +188,7 @@ def _split(disks: Sequence[LocalDisk], output: Format) -> tuple[list[LocalDisk],
 
 @contextmanager
 def _cancelled_on_failure(cancel: CancelToken) -> Iterator[None]:
-    """A run that ends does not wait for checksums that are not needed any more."""
+    """Cancels the remaining checksums when the block fails."""
     try:
         yield
     except BaseException:
@@ -209,29 +198,25 @@ def _cancelled_on_failure(cancel: CancelToken) -> Iterator[None]:
 
 @contextmanager
 def _removed_on_failure(run: RunFile, outputs: Outputs, held: OutputFolder) -> Iterator[None]:
-    """Without the lock, files that have the names of this run's may be those of the next one, and stay."""
+    """Removes the files of the run when the block fails. Without the lock they may be those of another run, and
+    stay."""
     try:
         yield
     except BaseException:
         if held.has_lock:
-            for record in reversed(run.record.disks):
-                outputs.forget(record)
+            outputs.forget_all()
         run.remove()
         raise
 
 
-def _begin(
-    machine: LocalMachine, spec: ExportSpec, folder: Path, store: RunStore, plans: list[_LocalDiskPlan]
-) -> RunFile:
-    """A new run; what an interrupted conversion left is removed, what an export left is not."""
+def _begin(machine: LocalMachine, spec: ExportSpec, folder: Path, store: RunStore, disks: list[DiskRecord]) -> RunFile:
+    """Starts a new run; files of an interrupted conversion are removed, those of an export are not."""
     old, unreadable = RunFile.load_to_discard(folder, store) if spec.force else (RunFile.load(folder, store), "")
     if unreadable:
         remove_unfinished(folder, stem_of(machine.machine.name))
     if old is not None and old.record.endpoint == LOCAL_ENDPOINT:
-        outputs = outputs_for(old.record.begun_as(spec), folder, stem_of_run(old.record), old.record)
-        for record in reversed(old.record.disks):
-            outputs.forget(record)
-        remove_half_published(folder, old.record, stem_of_run(old.record))
+        outputs_for(old.record, spec).forget_all()
+        remove_half_published(old.record)
         old.remove()
     if not spec.force:
         refuse_foreign(folder, foreign_files(folder))
@@ -241,13 +226,10 @@ def _begin(
         endpoint=LOCAL_ENDPOINT,
         moref="",
         machine=machine.machine.name,
-        format=spec.format.value,
-        compress=spec.compress.value,
+        format=spec.format,
+        compress=spec.compress,
         method="local",
         proof=UNPROVED_LOCAL,
         descriptor=machine.descriptor.decode(errors="replace") if machine.descriptor else None,
-        disks=[
-            DiskRecord(plan.key, plan.label, plan.file_name, plan.capacity_bytes, ovf_disk_id=plan.ovf_disk_id)
-            for plan in plans
-        ],
+        disks=disks,
     )

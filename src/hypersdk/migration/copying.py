@@ -1,17 +1,17 @@
-"""Where a machine's bytes come from, and the verdict of the server's own manifest.
+"""Copies the disks of a machine, and compares them with the server's manifest.
 
 ::
 
     lease      streams of one lease; the server's manifest is the proof
     datastore  /folder ranges of flat files that do not change; there is no manifest, and the result says so
     auto       lease; datastore where the server does not export by lease (its licence, its version), or where a resume
-               then reads less
+               reads less that way
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,8 +59,8 @@ FINISHED_DAMAGED: Final = register(
     "That disk is copied again.",
 )
 NO_LEASE: Final = frozenset({LICENSE_REFUSES_EXPORT, NOT_SUPPORTED})
-"""What a server answers that does not export by lease. Any other refusal is of this machine at this moment, and is
-told."""
+"""Refusals of a server that does not export by lease. Any other refusal concerns this machine at this moment, and is
+reported."""
 
 PROVED: Final = "proved"
 UNPROVED_RANGES: Final = "unproved: read as datastore ranges, for which the server keeps no manifest"
@@ -76,8 +76,8 @@ UNPROVED_EARLIER: Final = "unproved: some disks were copied in an earlier run, u
 
 @dataclass(frozen=True, slots=True)
 class MachineCopy:
-    """Copies what is not copied yet. Method, proof and the server's descriptor are in the run file when ``run``
-    returns."""
+    """Copies the disks that are not copied yet. Method, proof and the server's descriptor are in the run file when
+    ``run`` returns."""
 
     work: SourceWork
     board: MachineProgress
@@ -89,7 +89,7 @@ class MachineCopy:
         pending = [record for record in self.work.records if not record.done]
         for record in self.work.records:
             if record.done:
-                self.work.outputs.close_disk(record)  # a kill may have come between the two
+                self.work.outputs.close_disk(record)  # a kill may have prevented it
                 self.board.meters[record.key].expect_read_back(1.0)
                 self.disks.hash_later(record, cancel)
         if pending:
@@ -102,10 +102,10 @@ class MachineCopy:
             self._note_interrupted()
 
     def _check_finished(self, cancel: CancelToken) -> None:
-        """Disks that an earlier process finished are copied again where their files are not what was written.
+        """Checks disks that an earlier process finished; those whose files are damaged are copied again.
 
-        Where all was copied the machine may have moved on, and this run was planned to leave it alone: it ends, and the
-        next one copies.
+        Where all was copied the machine may have changed, and this run was planned not to touch it: the run ends, and
+        the next one copies.
         """
         finished = [record for record in self.work.records if record.done]
         copied = self.work.run.record.copied
@@ -131,8 +131,8 @@ class MachineCopy:
         return damage
 
     def _blame_snapshot(self, error: HyperSDKError) -> None:
-        """Raises ``snapshot_gone`` in the place of ``error`` where that is why: a stream may break by it, or bring
-        other bytes."""
+        """Raises ``snapshot_gone`` in place of ``error`` where the snapshot is gone: that breaks a stream, or changes
+        its data."""
         try:
             self.check_snapshot()
         except SourceError as gone:
@@ -142,13 +142,13 @@ class MachineCopy:
             LOG.info("cannot tell whether the snapshot still exists: %s", unknown.message)
 
     def check_snapshot(self) -> None:
-        """Raises SourceError ``snapshot_gone`` where the snapshot that is exported is not there any more."""
+        """Raises SourceError ``snapshot_gone`` where the exported snapshot no longer exists."""
         if self._point.snapshot is not None:
             check_snapshot_there(read_machine(self.work.session, self.work.run.record.moref), self._point)
 
     def _note_interrupted(self) -> None:
-        """An earlier process ended between the last disk and its proof. The lease is gone, and the server's manifest
-        with it."""
+        """Records the proof where an earlier process ended after the last disk and before it. The lease is gone, and
+        the server's manifest with it."""
         receipts = [record.receipt for record in self.work.records if record.receipt]
         streamed = any(receipt.stream for receipt in receipts)
         with self.work.run.changing() as record:
@@ -178,8 +178,8 @@ class MachineCopy:
     def _ranges_instead(
         self, pending: Sequence[DiskRecord], refused: Refused, cancel: CancelToken
     ) -> list[tuple[DiskRecord, DiskSource]]:
-        """Ranges for all of ``pending``. Raises ``refused`` where there are none: it says what the server has against
-        the export."""
+        """Ranges for all of ``pending``. Raises ``refused`` where there are none: it says why the server refuses the
+        export."""
         try:
             return self._ranges(pending, cancel)
         except Refused as neither:
@@ -190,7 +190,7 @@ class MachineCopy:
     @property
     def _point(self) -> PointInTime:
         point = self.work.run.record.point
-        assert point is not None  # settled before any copy
+        assert point is not None  # recorded before any copy
         return point
 
     @property
@@ -218,17 +218,17 @@ class MachineCopy:
                 self.disks.copy(_matched(pending, lease.sources), self._point.identity, cancel)
             finally:
                 self.board.watch_lease(None)
-            self._tell_detours()
+            self._warn_of_detours()
             proof = self._proof(self._verify(lease, pending))
-            self.check_snapshot()  # a manifest of the same server proves nothing of the time after a removal
+            self.check_snapshot()  # after a removal the server's manifest proves nothing
             descriptor = self._descriptor()
             lease.complete()
         with work.run.changing() as record:
             record.method, record.proof, record.descriptor = Method.LEASE.value, proof, descriptor
 
     def _verify(self, lease: LeasedExport, pending: Sequence[DiskRecord]) -> Mapping[str, Verdict]:
-        """Raises IntegrityError ``manifest_mismatch``; the disks that differ count as never copied then, so that no
-        resume publishes them."""
+        """Compares the streams with the server's manifest. Raises IntegrityError ``manifest_mismatch``; the disks that
+        differ count as not copied then, so that no resume publishes them."""
         try:
             return lease.verify(_streams(pending))
         except IntegrityError as error:
@@ -240,7 +240,7 @@ class MachineCopy:
     def _forget(self, wrong: Sequence[DiskRecord]) -> None:
         records = self.work.records
         if wrong and not self.work.outputs.parallel:
-            wrong = records[records.index(wrong[0]) :]  # those behind it lie where it ends
+            wrong = records[records.index(wrong[0]) :]  # the disks after it start where it ends
         with self.work.run.changing() as run:
             run.proof = run.descriptor = None
             for record in wrong:
@@ -255,15 +255,15 @@ class MachineCopy:
             return UNPROVED_UNVERIFIABLE
         return PROVED if all(verdict is Verdict.PROVED for verdict in verdicts.values()) else UNPROVED_NO_MANIFEST
 
-    def _tell_detours(self) -> None:
-        """Data that go through vCenter are slow there and a burden to it, and the cause is a firewall that someone may
-        open."""
+    def _warn_of_detours(self) -> None:
+        """Warns of data that came through vCenter: that is slow and a load on vCenter, and the cause is a firewall rule
+        that can be changed."""
         routes = {record.receipt.route for record in self.work.records if record.receipt}
         for route in sorted(route for route in routes if VIA in route):
             self.work.warn(f"the data came from {route}: the host could not be reached directly")
 
     def _descriptor(self) -> str | None:
-        """The server's own descriptor, asked for while the lease (and the snapshot) is still there; None where it has
+        """The server's descriptor, requested while the lease (and the snapshot) still exists; None where it has
         none."""
         disks = [
             OvfDisk(
@@ -284,23 +284,21 @@ class MachineCopy:
 
     def _ranges(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> list[tuple[DiskRecord, DiskSource]]:
         """Ranges for all of ``pending``. Raises Refused ``no_ranges`` with the reason of each disk that cannot be read
-        so."""
-        found = list(self._probe(pending, cancel))
-        reasons = [f"{record.label}: {source}" for record, source in found if isinstance(source, str)]
+        that way."""
+        pairs, reasons = self._probe(pending, cancel)
         if reasons:
             raise Refused("; ".join(reasons), code=NO_RANGES)
-        return [(record, source) for record, source in found if not isinstance(source, str)]
+        return [*pairs]
 
     def _ranges_for_resume(
         self, pending: Sequence[DiskRecord], cancel: CancelToken
     ) -> list[tuple[DiskRecord, DiskSource]] | None:
-        """Ranges for all of ``pending``, where some of it is on disk already, all of it can be read so, and it is less
-        than a new stream."""
+        """Ranges for all of ``pending``. None where nothing is on disk yet, where a disk cannot be read that way, or
+        where a new stream is less data."""
         if not any(self.work.outputs.begun(record) for record in pending):
             return None
-        found = list(self._probe(pending, cancel))
-        pairs = [(record, source) for record, source in found if not isinstance(source, str)]
-        if len(pairs) < len(found):
+        pairs, reasons = self._probe(pending, cancel)
+        if reasons:
             return None
         cost = ResumeCost.of_all([self._resume_cost(record, source, cancel) for record, source in pairs])
         self.work.warn(cost.choice)
@@ -317,31 +315,36 @@ class MachineCopy:
 
     def _probe(
         self, pending: Sequence[DiskRecord], cancel: CancelToken
-    ) -> Iterator[tuple[DiskRecord, FlatDiskSource | str]]:
-        """Each disk as ranges, or why not. The range that is read to find out takes a stream of the budget, as every
-        other does."""
+    ) -> tuple[list[tuple[DiskRecord, FlatDiskSource]], list[str]]:
+        """The disks as ranges, and the reasons of those that cannot be read that way. The range that is read as a test
+        counts as a stream of the budget."""
         session, budget = self.work.session, self.disks.shared.budget
         moref, snapshot = self.work.run.record.moref, self._point.snapshot
         machine = read_machine(session, moref)
         disks = {disk.key: disk for disk in machine.disks}
         then = {disk.key: disk.file for disk in self._point.disks}
+        pairs, reasons = [], []
         for record in pending:
             disk = disks.get(record.key)
             if disk is None:
-                yield record, "the VM no longer has this disk"
+                reasons.append(f"{record.label}: the VM no longer has this disk")
                 continue
             if snapshot and then.get(record.key) not in disk.chain:
-                yield record, "another disk took its place after the snapshot was made"
+                reasons.append(f"{record.label}: another disk replaced it after the snapshot was made")
                 continue
             with budget.stream(session.endpoint.host, cancel):
                 found = probe_flat(
                     session, machine, disk, snapshot=snapshot, cancel=cancel, stall_timeout_s=self._stall_timeout_s
                 )
-            yield record, found
+            if isinstance(found, str):
+                reasons.append(f"{record.label}: {found}")
+            else:
+                pairs.append((record, found))
+        return pairs, reasons
 
     def _copy_ranges(self, pairs: Sequence[tuple[DiskRecord, DiskSource]], cancel: CancelToken) -> None:
         self.disks.copy(pairs, self._point.identity, cancel)
-        # Nothing keeps a machine from being powered on while its files are read, so that is asked afterwards.
+        # Nothing prevents a power-on while the files are read, so it is checked afterwards.
         self._check_point()
         with self.work.run.changing() as record:
             record.method, record.proof = Method.DATASTORE.value, UNPROVED_RANGES
@@ -356,7 +359,7 @@ class MachineCopy:
 
 
 def _matched(pending: Sequence[DiskRecord], sources: Sequence[LeaseDiskSource]) -> list[tuple[DiskRecord, DiskSource]]:
-    """Each disk with the lease's stream of it; notes the lease's key for the descriptor."""
+    """Each disk with its stream of the lease; records the lease's key for the descriptor."""
     by_key = {source.device_key: source for source in sources}
     missing = [record.label for record in pending if record.key not in by_key]
     if missing:
@@ -367,7 +370,7 @@ def _matched(pending: Sequence[DiskRecord], sources: Sequence[LeaseDiskSource]) 
 
 
 def _streams(pending: Sequence[DiskRecord]) -> dict[str, StreamDigests]:
-    """What was received of each disk, by lease key, for the comparison with the server's manifest."""
+    """Digests of the received streams, by lease key, for the comparison with the server's manifest."""
     return {
         record.lease_key: record.receipt.stream
         for record in pending

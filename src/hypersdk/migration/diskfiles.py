@@ -8,46 +8,46 @@ from pathlib import Path
 from typing import ClassVar
 
 from hypersdk.migration.heldfile import HeldFile, partial_path, size_of
+from hypersdk.migration.images import ImageFormat
 from hypersdk.migration.outputs import (
     FinishedFile,
-    Layout,
     OpenDisk,
     Outputs,
-    Publication,
     Published,
     PublishedFile,
     Wrap,
 )
-from hypersdk.migration.runfile import DiskRecord
+from hypersdk.migration.runfile import DiskRecord, RunRecord
+from hypersdk.migration.spec import ExportSpec
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import sha256_of, target_errors
+from hypersdk.transfer.files import target_errors
 
 
 class DiskFiles(Outputs):
-    """See the module. All methods: see ``Outputs``."""
+    """One file for each disk. Methods: see ``Outputs``."""
 
     parallel: ClassVar[bool] = True
 
-    def __init__(self, layout: Layout) -> None:
-        super().__init__(layout)
+    def __init__(self, run: RunRecord, spec: ExportSpec, image: ImageFormat, check: Callable[[], None]) -> None:
+        super().__init__(run, spec, image, check)
         self._files: dict[str, HeldFile] = {}
 
     def begin_lost_again(self) -> None:
         """See Outputs."""
-        for record in self._layout.run.disks:
+        for record in self._run.disks:
             if record.done and size_of(self._partial(record), self._final(record)) != record.size_bytes:
                 record.begin_again()
 
     def _final(self, record: DiskRecord) -> Path:
-        return self._layout.folder / record.file_name
+        return self._run.folder / record.file_name
 
     def _partial(self, record: DiskRecord) -> Path:
-        return partial_path(self._final(record), self._suffix)
+        return partial_path(self._final(record), self._run.attempt_suffix)
 
     def _file(self, record: DiskRecord) -> HeldFile:
-        """Each disk has one thread at a time; ``setdefault`` keeps the one that came first all the same."""
-        return self._files.setdefault(record.file_name, HeldFile(self._final(record), self._suffix))
+        """The open file of a disk. Each disk has one thread at a time; ``setdefault`` keeps the first all the same."""
+        return self._files.setdefault(record.file_name, HeldFile(self._final(record), self._run.attempt_suffix))
 
     @contextmanager
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
@@ -61,37 +61,31 @@ class DiskFiles(Outputs):
         """See Outputs."""
         return self._partial(record).exists()
 
-    @contextmanager
-    def finished(self, record: DiskRecord) -> Iterator[FinishedFile]:
+    def finished(self, record: DiskRecord) -> FinishedFile:
         """See Outputs."""
         assert record.size_bytes is not None
-        yield FinishedFile(self._file(record).whole, range(record.size_bytes))
-
-    def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
-        """See Outputs."""
-        file = self._file(record)
-        return sha256_of(file.whole, file.partial.name, cancel, on_bytes)
+        return FinishedFile(self._file(record).whole, range(record.size_bytes))
 
     def forget(self, record: DiskRecord) -> None:
         """See Outputs."""
-        self._layout.check()
+        self._check()
         with target_errors(f"removing {record.file_name}"):
             self._file(record).remove()
             self._blocks(record).unlink(missing_ok=True)
 
-    def publish(self, publication: Publication) -> Published:  # noqa: ARG002 - the files are whole
+    def publish(self, descriptor: Callable[[], bytes], cancel: CancelToken) -> Published:  # noqa: ARG002 - only renames
         """See Outputs."""
         files = []
-        for record in self._layout.run.disks:
+        for record in self._run.disks:
             self.publish_disk(record)
             assert record.size_bytes is not None
             files.append(PublishedFile(record.file_name, record.size_bytes, record.sha256))
         return Published(files)
 
     def publish_disk(self, record: DiskRecord) -> None:
-        """Gives a finished disk its final name."""
+        """Renames a finished disk to its final name."""
         file = self._file(record)
-        # Where its content is lost, its ledger is gone and nothing says which blocks are there: the disk begins again.
+        # Where its content could not be made durable, no ledger tells which blocks are good: the disk starts again.
         file.publish(on_lost=file.remove)
 
     def check(self) -> None:

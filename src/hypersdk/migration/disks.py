@@ -29,16 +29,15 @@ from hypersdk.transfer.space import SpaceWaitingFile
 from hypersdk.units import format_size
 
 READ_BACK_COST: Final = 1 / 10
-"""What a byte read back and hashed takes, against one that is copied. SHA-256 makes 1.4 GB/s of a core; a lease's
-stream 100 to 300 MB/s. For the progress bar, where a wrong guess shows as another pace and no more."""
+"""The cost of reading back and hashing a byte, relative to copying one. SHA-256 makes 1.4 GB/s of a core; a lease's
+stream 100 to 300 MB/s. Used for the progress bar only."""
 
 
 @dataclass(slots=True)
 class DiskSet:
-    """Copies disks into their files; the run file knows each when it is done.
+    """Copies disks into their files, and records each in the run file when it is done.
 
-    ``verifier`` computes checksums of finished files beside the copy of the others. ``warn`` adds to the result's
-    warnings.
+    ``verifier`` computes checksums of finished files while others are copied. ``warn`` adds to the result's warnings.
     """
 
     spec: ExportSpec
@@ -54,9 +53,9 @@ class DiskSet:
     def copy(
         self, pairs: Sequence[tuple[DiskRecord, DiskSource]], identity: Callable[[int], str], cancel: CancelToken
     ) -> None:
-        """Copies the disks, several at once; the first that fails ends the others and its error is raised.
+        """Copies the disks, several at once; the first failure ends the others and is raised.
 
-        ``identity`` names the point in time of a disk, by its key.
+        ``identity`` returns the point in time of a disk, by its key.
         """
         self.board.phase(Phase.TRANSFERRING)
         group = cancel.child()
@@ -90,23 +89,24 @@ class DiskSet:
             record.receipt, record.size_bytes, record.sha256 = receipt, size, digest
 
     def _save_when_room(self, save: Callable[[], None], meter: Meter, cancel: CancelToken) -> None:
-        """Saves the run file; waits for room as the images do, which may have taken the last of it."""
+        """Saves the run file. Waits for free space, as the images do, which may have used the last of it."""
         self.shared.space_gate(self.run.record.folder).retry_when_full(save, cancel, meter.waiting)
 
     def _transfer(
         self, record: DiskRecord, source: DiskSource, identity: str, meter: Meter, cancel: CancelToken
     ) -> tuple[Receipt, int, str | None]:
-        """Receipt, size of the file, and its SHA-256 where the writer made it in passing."""
+        """Copies one disk. Returns its receipt, the size of its file, and the SHA-256 where the writer computed it on
+        the way."""
         gate = self.shared.space_gate(self.run.record.folder)
 
-        def patient(file: BlockFile) -> BlockFile:
+        def wait_for_space(file: BlockFile) -> BlockFile:
             return SpaceWaitingFile(file, gate, cancel, meter.waiting, guard=self._guard)
 
         self.folder.check()
-        with self.outputs.open(record, identity, patient) as disk:
+        with self.outputs.open(record, identity, wait_for_space) as disk:
             if disk.begun_again:
-                self.warn(f"{record.label} starts again, nothing of the earlier run is used: {disk.begun_again}")
-            self._save_when_room(self.run.save, meter, cancel)  # the place inside an OVA is known now
+                self.warn(f"{record.label} is copied again from the start: {disk.begun_again}")
+            self._save_when_room(self.run.save, meter, cancel)  # its offset inside an OVA is known now
             meter.expect_read_back(self._read_back_share(record, disk))
             receipt = transfer_disk(
                 source,
@@ -125,7 +125,8 @@ class DiskSet:
                 return receipt, disk.file.size(), _digest_in_passing(disk)
 
     def _guard(self) -> None:
-        """Before every write to an image: raises where this process may not write any more, or this folder is lost."""
+        """Called before every write to an image. Raises where this process may no longer write, or the folder is
+        lost."""
         if (guard := self.shared.settings.guard) is not None:
             guard()
         self.folder.check_sometimes()
@@ -136,11 +137,12 @@ class DiskSet:
 
     @property
     def _wants_hash(self) -> bool:
-        """An .mf needs every checksum, so --no-file-hash spares nothing there."""
+        """Whether files are hashed. An ``.mf`` needs every checksum, so ``--no-file-hash`` has no effect on a
+        package."""
         return self.spec.file_hash or self._format.package
 
     def _read_back_share(self, record: DiskRecord, disk: OpenDisk) -> float:
-        """The part of a disk's work that reading its file back will be."""
+        """The share of reading the file back in the work for a disk."""
         in_passing = self._format.image.appended and not disk.resumed
         if in_passing or not self._wants_hash:
             return 0.0
@@ -163,20 +165,21 @@ class DiskSet:
         meter.enter(Phase.DONE)
 
     def wait(self) -> None:
-        """Waits for the checksums that are still computed; they are in the run's record then. Raises what one of them
-        raised."""
+        """Waits for the checksums that are still computed; they are in the run's record then. Raises the first
+        error."""
         for future in self._hashes:
             future.result()
 
 
 def _damaged(label: str, blocks: int) -> str:
     return (
-        f"{label}: {format_size(blocks * BLOCK)} of what the earlier run had copied was damaged in the unfinished image"
-        " and was copied again; check the drive it lies on"
+        f"{label}: {format_size(blocks * BLOCK)} copied by the earlier run was damaged in the unfinished image and was"
+        " copied again; check the drive that it is on"
     )
 
 
 def _digest_in_passing(disk: OpenDisk) -> str | None:
-    """Append-only writers hash what they append; an image that was begun by an earlier process is read back instead."""
+    """The SHA-256 of an append-only writer, which hashes what it appends. None for other writers, and for an image that
+    an earlier process started: that is read back."""
     digest: str | None = getattr(disk.writer, "sha256", None)
     return digest

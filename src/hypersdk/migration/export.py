@@ -1,17 +1,17 @@
-"""The export of machines: prepare the source, copy, restore the source, publish. Reads as the plan does.
+"""The export of machines: prepare the source, copy, restore the source, publish.
 
 ::
 
     open run ─> prepare source ─> copy (lease or ranges) ─> undo at the source ─> file hashes ─> publish, manifest last
        │             │ journal: written before each change        ▲
-       └ run file    └────────────── on every way out ────────────┘
+       └ run file    └───────── also after errors ────────────────┘
 
-Once all is copied nothing of the machine is read any more: a run that ends after that point goes on behind it. A run
-that has published its files only puts the source back.
+Once all is copied, the machine is not read any more: a run that was interrupted after that point continues from there.
+A run that has published its files only restores the source.
 
 Success and failure undo everything. A cancelled run (Ctrl-C, SIGTERM) keeps its temporary snapshot, so that --resume
-continues at the same point in time; `hyper2kvm status` shows it. After a kill, the next command in the folder does what
-is left.
+continues at the same point in time; `hyper2kvm status` shows it. After a kill, the next command in the folder does the
+rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.heldfile import remove_half_published, remove_other_attempts, remove_unfinished
 from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
 from hypersdk.migration.machineprogress import MachineProgress
-from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of, stem_of_run
+from hypersdk.migration.naming import foreign_files, refuse_foreign, stem_of
 from hypersdk.migration.plan import Plan
 from hypersdk.migration.point import snapshot_gone
 from hypersdk.migration.prepare import (
@@ -44,11 +44,11 @@ from hypersdk.migration.prepare import (
     take_over,
     undo_after,
 )
-from hypersdk.migration.publish import ExportResult, Finished, Publishing
+from hypersdk.migration.publish import ExportResult, Publishing
 from hypersdk.migration.runfile import RUN_ACTIVE, RUN_FILE, SNAPSHOT_PREFIX, RunFile, lock_owner, locked_folder
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.migration.spec import Resume
-from hypersdk.migration.ticking import ticking
+from hypersdk.migration.ticking import repeated, ticking
 from hypersdk.migration.watch import SnapshotWatch
 from hypersdk.model import ExportProgress, Phase
 from hypersdk.transfer.cancel import CancelToken
@@ -63,7 +63,8 @@ Observer = Callable[[Sequence[ExportProgress]], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one of several machines ended: a result, an error, or both (copied, but the source could not be restored)."""
+    """The outcome for one of several machines: a result, an error, or both (copied, but the source could not be
+    restored)."""
 
     plan: Plan
     result: ExportResult | None
@@ -82,7 +83,7 @@ def export_machines(
     """Exports several machines, at most ``settings.max_machines`` at a time; one that fails does not stop the others.
 
     ``observer`` is called at a bounded rate from a thread of its own, and once more at the end. ``shared`` holds the
-    budgets and limits of a process that makes several such calls at once; without it they are this call's own.
+    budgets and limits of a process that makes several such calls at once; without it the call has its own.
     """
     shared = RunResources(settings) if shared is None else shared.with_settings(settings)
     boards = [MachineProgress(plan.machine.name, plan.disks) for plan in plans]
@@ -104,7 +105,7 @@ def machine_export(
     settings: RunSettings,
     shared: RunResources,
 ) -> Iterator[MachineExport]:
-    """The export of one machine, opened, whose steps the caller runs; see ``export_machines``."""
+    """The opened export of one machine, whose steps the caller runs; see ``export_machines``."""
     board = MachineProgress(plan.machine.name, plan.disks)
     export = MachineExport(session, plan, board, shared.with_settings(settings), cancel)
     with ticking([export.progress], observer, settings.progress_interval_s), export.opened():
@@ -130,29 +131,25 @@ class MachineExport:
         self._unreadable = ""
 
     def progress(self) -> ExportProgress:
-        """How it stands; what was written since the last call is no longer promised room."""
+        """The progress; space reserved for data that was written since the last call is released."""
         now = self._board.snapshot()
         if (reservation := self._reservation) is not None:
             self._shared.space.wrote(reservation, sum(disk.written_bytes for disk in now.disks))
         return now
 
     def outcome(self) -> Outcome:
-        """Runs it; every expected error becomes part of the outcome."""
+        """Runs the export; every expected error becomes part of the outcome."""
         try:
-            result, problem = self.run()
+            with self.opened():
+                self.copy()
+                result, problem = self.publish()
         except HyperSDKError as error:
             return Outcome(self._plan, None, error)
         return Outcome(self._plan, result, problem)
 
-    def run(self) -> tuple[ExportResult, NotRestored | None]:
-        """The whole of it; see ``publish``."""
-        with self.opened():
-            self.copy()
-            return self.publish()
-
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Holds the folder and the run, new or taken up, for ``copy`` and ``publish``."""
+        """Holds the folder and a new or resumed run, for ``copy`` and ``publish``."""
         self._cancel.check()
         self._started = time.monotonic()
         self._board.phase(Phase.PREPARING)
@@ -169,13 +166,13 @@ class MachineExport:
                 try:
                     stack.enter_context(self._room(self._work))
                 except HyperSDKError as error:
-                    undo_after(self._work, error, copied=False)  # what was taken over for the copy
+                    undo_after(self._work, error, copied=False)
                     raise
             yield
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """An error says what is wrong with the folder, and what could not be undone at the source."""
+        """Adds to an error what is wrong with the folder and what could not be undone at the source."""
         with self._board.ended_by_errors(), self._held.explaining():
             try:
                 yield
@@ -184,19 +181,19 @@ class MachineExport:
                 raise
 
     def copy(self) -> None:
-        """Copies all disks, puts the source back, and waits for the checksums of the files. In a run that has done so
-        already nothing is copied."""
+        """Copies all disks, restores the source, and waits for the checksums of the files. Does nothing for a run whose
+        files are published."""
         with self._explained():
             if not self._work.run.record.published:
                 self._copy_and_verify(self._work)
 
     def publish(self) -> tuple[ExportResult, NotRestored | None]:
-        """Publishes what was copied. The second part says what could not be undone at the source, though the files are
-        published."""
+        """Publishes the copied files. The second value is set where changes to the source could not be undone although
+        the files are published."""
         with self._explained():
             work = self._work
             if work.run.record.published:
-                result = self._only_put_back(work)
+                result = self._only_restore(work)
             else:
                 self._board.phase(Phase.PUBLISHING)
                 work.run.check()
@@ -209,8 +206,8 @@ class MachineExport:
 
     @contextmanager
     def _room(self, work: SourceWork) -> Iterator[None]:
-        """Promises this export the room that it may still need. Raises TargetError ``no_space`` when it is not
-        there."""
+        """Reserves the space that this export may still need. Raises TargetError ``no_space`` where there is too
+        little."""
         begun = {record.key for record in work.records if record.done or work.outputs.begun(record)}
         needed = sum(disk.expected_bytes for disk in self._plan.disks if disk.key not in begun)
         space = self._shared.space
@@ -222,8 +219,8 @@ class MachineExport:
             space.release(reservation)
 
     def _locked(self, stack: ExitStack) -> RunFile | None:
-        """Holds the folder and returns its unfinished run. Raises TargetError ``run_active`` where another process has
-        it."""
+        """Locks the folder and returns its unfinished run. Raises TargetError ``run_active`` where another process has
+        locked it."""
         settings = self._shared.settings
         run = self._load()
         attempt_suffix = run.record.attempt_suffix if run else ""
@@ -231,14 +228,14 @@ class MachineExport:
             try:
                 self._lock(stack, attempt_suffix)
             except TargetError as error:
-                # An earlier process of this job may be suspended with the lock. Without a run there was none: then the
-                # lock is somebody else's.
+                # An earlier process of this job may be suspended while it holds the lock. Without a run there was none:
+                # the lock is another export's.
                 if error.code != RUN_ACTIVE or settings.attempt_suffix is None or run is None:
                     raise
                 if lock_owner(self._folder, attempt_suffix) not in ("", self._owner):
                     raise
                 self._warnings.append(
-                    "an earlier process still holds the folder: every disk is copied again, beside its files"
+                    "an earlier process still holds the folder: every disk is copied again, into new files"
                 )
                 self._lock(stack, settings.attempt_suffix)
                 return self._change_suffix(run, settings.attempt_suffix)
@@ -258,11 +255,11 @@ class MachineExport:
 
     @property
     def _owner(self) -> str:
-        """The same in each attempt of a job; another in each process where there is no job."""
+        """The owner of the lock: the same in each attempt of a job, else different in each process."""
         return f"job {self._plan.spec.job_id}" if self._shared.settings.attempt_suffix else f"process {os.getpid()}"
 
     def _change_suffix(self, run: RunFile, attempt_suffix: str) -> RunFile:
-        """The same run, its journal kept, with files of its own; published files keep their names."""
+        """Gives the run new partial files and keeps its journal. Published files keep their names."""
         with run.changing() as record:
             record.attempt_suffix = attempt_suffix
             if not record.published:
@@ -272,35 +269,35 @@ class MachineExport:
         return run
 
     def _open(self, run: RunFile | None, stack: ExitStack) -> SourceWork:
-        """The run of this folder: taken up, or a new one."""
+        """Resumes the run of this folder, or starts a new one."""
         if run is not None:
             if self._plan.spec.resume is Resume.DISCARD:
                 check_undone_here(self._session, run)
             else:
                 check_same_run(self._session, self._plan, run)
-            work = self._taken_up(run, stack)
+            work = self._work_on(run, stack)
             take_over(work, self._cancel)
             if self._plan.spec.resume is not Resume.DISCARD:
                 run.make_known()
                 return work
-            for record in reversed(run.record.disks):
-                work.outputs.forget(record)
-            remove_half_published(self._folder, run.record, stem_of_run(run.record))
+            work.outputs.forget_all()
+            remove_half_published(run.record)
             run.remove()
         if self._unreadable:
-            self._give_up_unread()
+            self._discard_unreadable()
         elif run is None and not self._plan.spec.force:
-            refuse_foreign(self._folder, foreign_files(self._folder))  # once more, now that nobody else can begin here
-        return self._taken_up(self._new_run(), stack)
+            refuse_foreign(self._folder, foreign_files(self._folder))  # again, now that the folder is locked
+        return self._work_on(self._new_run(), stack)
 
-    def _give_up_unread(self) -> None:
-        """What the run left at the source is in its record, so it is not known, and the user is told."""
+    def _discard_unreadable(self) -> None:
+        """Discards a run whose record cannot be read. The record lists the changes to the source, so the user is told
+        to check it."""
         remove_unfinished(self._folder, stem_of(self._plan.machine.name))
         if not self._plan.spec.force:
             refuse_foreign(self._folder, [name for name in foreign_files(self._folder) if name != RUN_FILE])
         self._warnings.append(
-            f"{self._unreadable}; it was discarded. What that run left at the source is not known: look there for"
-            f" snapshots named {SNAPSHOT_PREFIX}*, ISO images that were ejected, a machine that is off"
+            f"{self._unreadable}; it was discarded. What that run left at the source is not known: check it for"
+            f" snapshots named {SNAPSHOT_PREFIX}*, ejected ISO images and a machine that is powered off"
         )
 
     def _new_run(self) -> RunFile:
@@ -311,8 +308,8 @@ class MachineExport:
             endpoint=endpoint_name(self._session),
             moref=machine.moref,
             machine=machine.name,
-            format=spec.format.value,
-            compress=spec.compress.value,
+            format=spec.format,
+            compress=spec.compress,
             disks=new_records(self._plan),
             source=spec.method.value,
             exclude_disks=list(spec.exclude_disks),
@@ -323,13 +320,11 @@ class MachineExport:
             file_hash=spec.file_hash,
         )
 
-    def _taken_up(self, run: RunFile, stack: ExitStack) -> SourceWork:
+    def _work_on(self, run: RunFile, stack: ExitStack) -> SourceWork:
         if self._shared.settings.runs is None:
             run.held_in(self._held)
-        journal, record = SourceJournal(self._session, run, note=self._board.note), run.record
-        # The run's own files, also where it is discarded for another format, or the machine has another name by now.
-        spec = record.begun_as(self._plan.spec)
-        outputs = outputs_for(spec, self._folder, stem_of_run(record), record, self._held.check_lock)
+        journal = SourceJournal(self._session, run, note=self._board.note)
+        outputs = outputs_for(run.record, self._plan.spec, self._held.check_lock)
         stack.callback(outputs.close)
         return SourceWork(self._session, self._plan, run, journal, outputs, self._warnings.append)
 
@@ -347,32 +342,32 @@ class MachineExport:
                     name_inserted_iso(error, self._plan.machine)
                 undo_after(work, error)
                 raise
-            self._put_back(work)
+            self._restore_source(work)
             if work.journal.snapshot_was_gone and not copied_before:
-                self._disown(work)
+                self._reject_proof(work)
             self._board.phase(Phase.VERIFYING)
             disks.wait()
 
-    def _disown(self, work: SourceWork) -> None:
-        """The snapshot was gone when it was to be removed, so its removal may have begun while the last of it was read:
-        the proof does not count.
+    def _reject_proof(self, work: SourceWork) -> None:
+        """Rejects the proof of a copy whose snapshot was already gone when it was to be removed: the removal may have
+        started while the last data was read.
 
-        Raises SourceError ``snapshot_gone``."""
+        Raises SourceError ``snapshot_gone``.
+        """
         self._cancel.cancel("the export ended")
         with work.run.changing() as record:
             record.proof = record.descriptor = None
         raise snapshot_gone(self._plan.machine.name, work.run.record.snapshot_name)
 
-    def _only_put_back(self, work: SourceWork) -> ExportResult:
-        """The end of a run whose files are published: what an earlier try could not undo at the source."""
-        self._put_back(work)
+    def _only_restore(self, work: SourceWork) -> ExportResult:
+        """Ends a run whose files are published: undoes what an earlier attempt could not undo at the source."""
+        self._restore_source(work)
         for meter in self._board.meters.values():
             meter.enter(Phase.DONE)
         return self._publishing(work).published()
 
-    def _put_back(self, work: SourceWork) -> None:
-        """Undoes all that is open at the source, also where the run is cancelled by now. What fails becomes a
-        warning."""
+    def _restore_source(self, work: SourceWork) -> None:
+        """Undoes all open changes to the source, also where the run is cancelled by now. Failures become warnings."""
         self._board.phase(Phase.PUBLISHING, "restoring the source")
         self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
         self._warnings += [
@@ -380,18 +375,20 @@ class MachineExport:
         ]
 
     def _publishing(self, work: SourceWork) -> Publishing:
-        plan = self._plan
-        finished = Finished(
-            warnings=tuple(self._warnings),
+        return Publishing(
+            spec=self._plan.spec,
+            machine=self._plan.machine,
+            run=work.run.record,
+            outputs=work.outputs,
+            folder=self._held,
+            cancel=self._cancel,
+            warnings=self._warnings,
             restored=not self._not_undone,
             elapsed_s=time.monotonic() - self._started,
         )
-        record = work.run.record
-        stem = stem_of_run(record)  # as in _taken_up: its disks have it, whatever the machine is called by now
-        return Publishing(plan.spec, plan.machine, stem, record, work.outputs, self._held, finished, self._cancel)
 
     def _ended(self, work: SourceWork) -> NotRestored | None:
-        """The run is forgotten, unless something is still to be undone at the source: that is the error then."""
+        """Removes the run, unless changes to the source are still to be undone; returns that as an error."""
         if not self._not_undone:
             work.run.remove()
             return None
@@ -400,8 +397,8 @@ class MachineExport:
         return not_restored(self._plan.machine.name, self._not_undone)
 
     def _copy(self, work: SourceWork, copy: MachineCopy) -> None:
-        """Source prepared, watched while a snapshot of ours is on it, copied. Where all is copied already the machine
-        is left alone."""
+        """Prepares the source and copies it; a temporary snapshot is watched meanwhile. Where all is copied the machine
+        is not touched."""
         if work.run.record.copied:
             copy.run(self._cancel)
             return
@@ -415,14 +412,13 @@ class MachineExport:
                     self._session,
                     work.run.record.moref,
                     settings.min_free,
-                    interval_s=settings.snapshot_watch_s,
-                    cancel=self._cancel,
-                    note=self._board.note,
-                    check=copy.check_snapshot,
+                    self._cancel,
+                    self._board.note,
+                    copy.check_snapshot,
                 )
             freeze_source(work, shutdown_timeout_s=settings.shutdown_timeout_s, cancel=self._cancel)
             if watch is not None:
-                stack.enter_context(watch)
+                stack.enter_context(repeated(watch.look, settings.snapshot_watch_s, "snapshot-watch"))
             try:
                 copy.run(self._cancel)
             except Cancelled as cancelled:

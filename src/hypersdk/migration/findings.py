@@ -1,4 +1,4 @@
-"""What can differ between an export and its records: the codes, one finding, the report of a whole folder."""
+"""Differences between an export and its records: the codes, a finding, the report of a folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ VERIFY_NO_MANIFEST = register(
 VERIFY_MISSING = register("verify_missing", "A file of the export does not exist.", _AGAIN)
 VERIFY_NOT_A_FILE = register(
     "verify_not_a_file",
-    "In place of a file of the export there is a link, a folder or a device.",
-    "Put the file itself there. Links are not followed: they may lead anywhere.",
+    "A file of the export is a link, a folder or a device.",
+    "Replace it by the file itself. Links are not followed: they may lead anywhere.",
 )
 VERIFY_UNREADABLE = register(
     "verify_unreadable",
@@ -40,11 +40,11 @@ VERIFY_SWAPPED_DISK = register(
     "verify_swapped_disk",
     "A file has exactly the content of another file of the export: names were swapped, or one file was copied over the"
     " other.",
-    "Give the files their names back; the message says which content belongs to which.",
+    "Restore the names of the files; the message says which content belongs to which.",
 )
 VERIFY_EXTRA = register(
     "verify_extra",
-    "There is a file that the export did not write.",
+    "The folder has a file that the export did not write.",
     "Move it elsewhere; conversion tools read whole folders.",
 )
 VERIFY_MF_LINE = register(
@@ -69,8 +69,7 @@ VERIFY_DESCRIPTOR = register(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One difference. ``file`` is a name in the folder, ``NAME.ova/member`` inside an OVA, or None for the folder as a
-    whole."""
+    """One difference. ``file`` is a name in the folder, ``NAME.ova/member`` in an OVA, or None for the whole folder."""
 
     code: str
     message: str
@@ -78,12 +77,12 @@ class Finding:
 
     @property
     def cause(self) -> str:
-        """What the code means."""
+        """The cause, from the code."""
         return CODES[self.code].cause
 
     @property
     def remedies(self) -> tuple[Remedy, ...]:
-        """What helps."""
+        """The remedies, from the code."""
         return CODES[self.code].remedies
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,7 +98,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """The outcome for a folder. ``checked`` were compared by digest; ``unchecked`` by size alone, because no digest was
+    """The report of a folder. ``checked`` were compared by digest; ``unchecked`` by size alone, because no digest was
     recorded.
 
     ``machine`` is the name in the manifest, None without a readable one.
@@ -115,7 +114,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Nothing differs. ``unchecked`` may still name files of which less is known."""
+        """Whether nothing differs. ``unchecked`` may still name files that were compared by size alone."""
         return not self.findings
 
     def as_dict(self) -> dict[str, Any]:

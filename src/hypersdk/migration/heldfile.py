@@ -1,7 +1,7 @@
-"""Output files of a run while they are written: their names, the descriptor each is held by, what is removed of them.
+"""Output files of a run while they are written: names, open descriptors, removal.
 
-A file that was opened stays open until the outputs are closed: it is hashed, finished and published by that descriptor,
-and a file that another process put under the same name is never mistaken for it.
+A file stays open from its first use until the outputs are closed. It is hashed, finished and published by its
+descriptor, so a file that another process puts under the same name is never mistaken for it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from hypersdk.migration.naming import BLOCKS, MANIFEST_NAME, PARTIAL
+from hypersdk.migration.naming import BLOCKS, MANIFEST_NAME, PARTIAL, stem_of_run
 from hypersdk.migration.runfile import LOCK_FILE, RunRecord
 from hypersdk.transfer.files import check_name, has_name, open_output, publish, remove_own, shown_path, target_errors
 
 
 class HeldFile:
-    """One output of this run, by the descriptor that it was written with, and by that of an earlier process's file
-    where one is gone on with."""
+    """One output file of this run, held by its descriptor; when it is resumed, by that of the earlier process's
+    file."""
 
     def __init__(self, final: Path, attempt_suffix: str) -> None:
         self.final: Final = final
@@ -28,8 +28,8 @@ class HeldFile:
         self._descriptor: int | None = None
 
     def opened(self, *, fresh: bool) -> int:
-        """To be written: a new file, or the one that is there. Raises TargetError, ``output_replaced`` where another
-        took its place."""
+        """Opens it for writing: a new file, or the one that exists. Raises TargetError, ``output_replaced`` where
+        another file took its place."""
         if self._descriptor is not None:
             check_name(self._descriptor, self.partial)
             if not fresh:
@@ -41,19 +41,19 @@ class HeldFile:
 
     @property
     def whole(self) -> int:
-        """The finished file, by whichever name it has. Raises TargetError."""
+        """The descriptor of the finished file, under its partial or its final name. Raises TargetError."""
         if self._descriptor is None:
             unfinished = os.path.lexists(self.partial) or not os.path.lexists(self.final)
             self._descriptor = open_output(self.partial if unfinished else self.final, fresh=False)
         return self._descriptor
 
     def publish(self, on_lost: Callable[[], None] | None = None) -> None:
-        """Gives it its final name; again after a crash in between, where it may have it already. Raises TargetError."""
+        """Renames it to its final name; may be repeated after a crash. Raises TargetError."""
         if not has_name(self.whole, self.final):
             publish(self.whole, self.partial, self.final, on_lost)
 
     def take_back(self) -> None:
-        """Gives it its unfinished name again. Raises TargetError."""
+        """Renames it back to its partial name. Raises TargetError."""
         check_name(self.whole, self.final)
         with target_errors(f"taking {self.final.name} back"):
             self.final.replace(self.partial)
@@ -63,7 +63,7 @@ class HeldFile:
         check_name(self.whole, self.final)
 
     def remove(self) -> None:
-        """Removes the unfinished file; another's that has its name by now is left alone."""
+        """Removes the partial file; a file of another process under that name is left alone."""
         if self._descriptor is not None:
             remove_own(self._descriptor, self.partial)
             self.close()
@@ -71,25 +71,25 @@ class HeldFile:
             self.partial.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Closes its descriptor."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def partial_path(path: Path, attempt_suffix: str = "") -> Path:
-    """Where ``path`` grows until it is whole."""
+    """The name of ``path`` while it is written."""
     return path.with_name(path.name + PARTIAL + attempt_suffix)
 
 
 def blocks_path(path: Path, attempt_suffix: str = "") -> Path:
-    """The ledger of ``path``'s blocks, beside its partial file."""
+    """The ledger of the blocks of ``path``, next to its partial file."""
     return path.with_name(path.name + PARTIAL + attempt_suffix + BLOCKS)
 
 
 def remove_other_attempts(folder: Path, names: Sequence[str], attempt_suffix: str) -> None:
-    """Removes partial files of published ``names`` that other attempts left: a process that still has them open writes
-    into nothing."""
+    """Removes partial files and locks that other attempts left for the published ``names``. A process that still has
+    such a file open writes into a deleted file."""
     with target_errors(f"removing what another process left in {shown_path(folder)}"):
         for path in folder.iterdir():
             of_ours = any(path.name.startswith(name + PARTIAL) for name in names)
@@ -99,7 +99,7 @@ def remove_other_attempts(folder: Path, names: Sequence[str], attempt_suffix: st
 
 
 def remove_unfinished(folder: Path, stem: str) -> None:
-    """Removes what grew in ``folder`` for a machine whose run record is unreadable."""
+    """Removes the partial files in ``folder`` of a machine whose run record is unreadable."""
     ours = re.compile(rf"{re.escape(stem)}(-disk\d+)?\.[a-z0-9]+{re.escape(PARTIAL)}")
     with target_errors(f"removing what an unfinished run left in {shown_path(folder)}"):
         for path in folder.iterdir():
@@ -107,9 +107,10 @@ def remove_unfinished(folder: Path, stem: str) -> None:
                 path.unlink(missing_ok=True)
 
 
-def remove_half_published(folder: Path, run: RunRecord, stem: str) -> None:
-    """Removes the files that ``run``, which is discarded, had already named when it ended while publishing. Where a
-    manifest is, it had not begun to, and the names are those of the export that it was to replace."""
+def remove_half_published(run: RunRecord) -> None:
+    """Removes the files that ``run``, which is discarded, had already published when it ended. A manifest says that it
+    had not started publishing: then the files are those of the export that it was to replace."""
+    folder, stem = run.folder, stem_of_run(run)
     names = [record.file_name for record in run.disks] + [f"{stem}{suffix}" for suffix in (".ova", ".ovf", ".mf")]
     with target_errors(f"removing what an earlier run left in {shown_path(folder)}"):
         if run.copied and not os.path.lexists(folder / MANIFEST_NAME):
@@ -118,7 +119,7 @@ def remove_half_published(folder: Path, run: RunRecord, stem: str) -> None:
 
 
 def size_of(partial: Path, final: Path) -> int:
-    """Bytes of an output, by the name that it has; -1 where it has neither."""
+    """Size of an output under its partial or final name; -1 where it has neither."""
     for path in (partial, final):
         with suppress(FileNotFoundError):
             return path.lstat().st_size

@@ -19,18 +19,18 @@ from hypersdk.formats.vmdk.writer import most_bytes as vmdk_most_bytes
 from hypersdk.migration.spec import Compression
 
 Trusted = Callable[[int], bool]
-"""Whether the data of a block is known to be good."""
+"""Whether the data of a block is known to be correct."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFormat:
-    """How a disk's image is made. ``create`` begins one in an empty file, ``resume`` goes on with one that ``create``
-    began; both take the disk's capacity in bytes.
+    """How a disk's image is written. ``create`` starts one in an empty file, ``resume`` continues one that ``create``
+    started; both take the disk's capacity in bytes.
 
-    ``most_bytes`` is the room that an image with so many blocks of data takes at most. ``refusal`` says why the
-    ``compressions`` that are not listed are refused (``{compress}`` and ``{output}`` are filled in). ``appended``: a
-    stream, whose digest is made while it is written, and which is read from its first byte to its last.
-    ``full_length``: the file is as long as the disk. ``bootable``: KVM starts from it.
+    ``most_bytes`` is the most space that an image with so many blocks of data needs. ``refusal`` is the reason for
+    other than the listed ``compressions`` (``{compress}`` and ``{output}`` are filled in). ``appended``: a stream, read
+    from first to last byte, whose digest is computed while it is written. ``full_length``: the file is as long as the
+    disk. ``bootable``: KVM can start from it.
     """
 
     suffix: str
@@ -46,7 +46,7 @@ class ImageFormat:
 
 
 def _raw_most_bytes(capacity: int, blocks: int, compress: Compression) -> int:  # noqa: ARG001 - as the others
-    """The file is as long as the disk; what takes room is its data, and the file system's map of it."""
+    """The file is as long as the disk, but only its data and the file system's block map need space."""
     return blocks * BLOCK + blocks * BLOCK // 1000 + BLOCK
 
 

@@ -1,4 +1,4 @@
-"""Job files: what to export, as a file or a request says it. JSON or YAML; one job, ``{"jobs": [...]}`` or a bare list.
+"""Job files: exports, defined by a file or a request. JSON or YAML; one job, ``{"jobs": [...]}`` or a bare list.
 
 ::
 
@@ -6,8 +6,8 @@
                 │
                 └ raises UsageError job_unreadable: not a job file at all
 
-Nothing is guessed: an unknown field is an error, and so is an option of a step that does not exist. A password is a
-Secret from the moment it is read, and no error shows a value.
+Unknown fields are errors, and so are options of steps that do not exist. A password is a Secret from the moment it is
+read, and no error shows a value.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_TEXT: Final = 4 * MiB
 """Characters of one file: about 10,000 jobs."""
 MAX_JOBS: Final = 10_000
 _MAX_FIELDS_NAMED: Final = 100
-"""Fields of one job that an error names for programs."""
+"""Limit of the fields that an error names for programs."""
 
 JOB_UNREADABLE = register(
     "job_unreadable",
@@ -82,7 +82,7 @@ def _one_spelling(value: object) -> object:
 
 
 def _texts(value: object) -> object:
-    """Device keys and numbers may be written without quotes."""
+    """Converts device keys and numbers, which may be written without quotes."""
     if not isinstance(value, list):
         return value
     return [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]
@@ -99,7 +99,7 @@ DEFAULT_FORMAT: Final = OutputFormat.OVF
 
 
 class _Part(BaseModel):
-    """Unknown fields are errors. ``null`` and ``""`` mean "not given": programs write all the fields of a structure."""
+    """Unknown fields are errors. ``null`` and ``""`` mean "not given": programs write all fields of a structure."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
 
@@ -112,7 +112,7 @@ class _Part(BaseModel):
 
 
 class VcenterPart(_Part):
-    """An endpoint of the job's own."""
+    """The endpoint of the job."""
 
     server: Line
     username: Line | None = None
@@ -121,8 +121,7 @@ class VcenterPart(_Part):
 
 
 class JobOptions(_Part):
-    """Options seen in use. Those that stand in ``NOT_BUILT`` are known, and only accepted with a value that asks for
-    nothing."""
+    """Options that job files use. Those in ``NOT_BUILT`` are only accepted with a value that requests nothing."""
 
     NOT_BUILT: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "enable_pipeline": (False,),
@@ -158,7 +157,7 @@ class JobOptions(_Part):
     libvirt_pool: Line = "default"
 
     def switched_on(self) -> Iterator[str]:
-        """Names of the options that ask for a step that does not exist."""
+        """Names of the options that request a step that does not exist."""
         return (name for name, harmless in self.NOT_BUILT.items() if getattr(self, name) not in harmless)
 
 
@@ -168,7 +167,7 @@ MethodWord = Literal["auto", "lease", "datastore", "ctl", "govc", "ovftool", "we
 
 @dataclass(frozen=True, slots=True)
 class EndpointOverrides:
-    """What the job itself says about its endpoint; ``None`` where it leaves it to environment and configuration."""
+    """The endpoint as the job defines it; ``None`` where environment and configuration decide."""
 
     url: str | None
     username: str | None
@@ -201,19 +200,19 @@ class JobDefinition(_Part):
 
     @property
     def folder(self) -> str:
-        """Where the files go, under either name of the field."""
+        """The output folder, from either name of the field."""
         return self.output_path or self.output_dir
 
     @property
     def title(self) -> str:
-        """``name``, or the machine's: the last part of its path, where it is given by that. A plain name may hold a
-        slash itself."""
+        """``name``, or the name of the machine: the last part of its path, where it is given by path. A plain name may
+        contain a slash."""
         path = self.vm_path.rstrip("/")
         return self.name or (path.rpartition("/")[2] if path.startswith("/") else path)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was accepted and has no effect here."""
+        """Fields that were accepted and have no effect."""
         found: list[str] = []
         word = self._method_word
         if word not in ("auto", "lease", "datastore"):
@@ -226,8 +225,8 @@ class JobDefinition(_Part):
 
     @property
     def endpoint(self) -> EndpointOverrides:
-        """Flags for ``resolve_endpoint``. A user or password inside the address is taken out of it; ``vcenter`` wins
-        over the address."""
+        """The arguments for ``resolve_endpoint``. A user or password in the address is taken out of it; ``vcenter``
+        takes precedence over the address."""
         part = self.vcenter
         text = part.server if part else self.vcenter_url
         address = Address() if text is None else parse_address(text)
@@ -245,8 +244,7 @@ class JobDefinition(_Part):
         return self.export_method if self.export_method != "auto" else self.method
 
     def to_spec(self) -> ExportSpec:
-        """The export that it asks for. Raises UsageError ``job_invalid`` for values that ``load_jobs`` lets no
-        definition have."""
+        """The requested export. Raises UsageError ``job_invalid`` for values that ``load_jobs`` does not accept."""
         word = self._method_word
         state, snapshot = _source_state(self.options.source)
         return ExportSpec(
@@ -267,7 +265,7 @@ class JobDefinition(_Part):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The definition as JSON, with the fields that were given and without any secret."""
+        """The definition as JSON, with the given fields and without any secret."""
         data = self.model_dump(mode="json", exclude_unset=True, exclude={"vcenter", "vcenter_url"})
         if self.vcenter:
             data["vcenter"] = self.vcenter.model_dump(exclude_unset=True, exclude={"password"})
@@ -290,15 +288,15 @@ class JobEntry:
 
 
 def load_jobs(text: str, *, content_type: str | None = None, environ: Mapping[str, str]) -> list[JobEntry]:
-    """The exports in ``text``, in order. ``environ`` gives ``HOME`` for output folders that start with ``~/``. Raises
-    as ``load_documents``; what is wrong with a single job is in its entry."""
+    """The exports in ``text``, in order. ``environ`` provides ``HOME`` for output folders that start with ``~/``.
+    Raises as ``load_documents``; errors of a single job are in its entry."""
     documents = load_documents(text, content_type=content_type)
     return [_entry(number, document, environ) for number, document in enumerate(documents, start=1)]
 
 
 def load_documents(text: str, *, content_type: str | None = None) -> list[object]:
-    """What could be jobs in ``text``, in order. ``content_type`` (a MIME type) settles the syntax; without it JSON,
-    then YAML is tried. Raises UsageError ``job_unreadable`` when there is nothing that could be a job."""
+    """The job documents in ``text``, in order. ``content_type`` (a MIME type) decides the syntax; without it JSON, then
+    YAML is tried. Raises UsageError ``job_unreadable`` when there is no document."""
     if len(text) > MAX_TEXT:
         raise _unreadable(f"the job file has {len(text)} characters, more than {MAX_TEXT}")
     document = _parser_for(content_type)(text.removeprefix("\ufeff"))
@@ -348,7 +346,7 @@ def parse_definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
         raise _invalid("compress", f"{reason}; choose qcow2, or leave it out")
     for name in definition.options.switched_on():
         raise UsageError(f"option '{name}' is not supported", code=UNSUPPORTED_OPTION, field=f"options.{name}")
-    definition.to_spec()  # its values are checked now, not when the job runs
+    definition.to_spec()  # checks the values now, not when the job runs
     try:
         _ = definition.endpoint
     except UsageError as error:
@@ -358,13 +356,13 @@ def parse_definition(job: object, environ: Mapping[str, str]) -> JobDefinition:
 
 
 def _translated(error: ValidationError) -> UsageError:
-    """All that pydantic found, in one message without values; the code is that of the first unknown field, if there is
-    one."""
+    """All problems that pydantic found, in one message without values; the code is that of the first unknown field, if
+    there is one."""
     details = error.errors(include_url=False, include_input=False, include_context=False)
     found = {".".join(_path(detail["loc"])): (detail["type"], detail["msg"]) for detail in reversed(details)}
     unknown = [place for place, (kind, _) in found.items() if kind == "extra_forbidden"]
     places = sorted(found)
-    problems = [_problem(place, *found[place]) for place in places[:5]]  # looking for what was meant takes long
+    problems = [_problem(place, *found[place]) for place in places[:5]]  # looking for similar names is slow
     first = unknown[0] if unknown else places[0]
     return UsageError(
         "; ".join(problems) + (f"; and {len(places) - 5} more" if len(places) > 5 else ""),
@@ -375,7 +373,7 @@ def _translated(error: ValidationError) -> UsageError:
 
 
 def _path(location: tuple[int | str, ...]) -> list[str]:
-    """The field's path; pydantic adds the name of the union's branch behind it, which is no field."""
+    """The path of the field, without the name of the union's branch that pydantic appends."""
     names = [str(part)[:60] for part in location]
     if names[0] in ("compress", "metadata"):
         return names[: 1 if names[0] == "compress" else 2]
@@ -398,7 +396,7 @@ def _problem(place: str, kind: str, text: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _nearest(name: str) -> str | None:
-    """The field that was meant. Thousands of jobs from one program all have the same wrong ones."""
+    """The most similar field. Cached, as thousands of jobs from one program have the same wrong fields."""
     return next(iter(difflib.get_close_matches(name, _PLACES, n=1)), None)
 
 
@@ -407,7 +405,7 @@ _PLACES: Final[Mapping[str, str]] = {
     **{name: f"options.{name}" for name in JobOptions.model_fields},
     **{name: name for name in JobDefinition.model_fields},
 }
-"""Where each field belongs."""
+"""The path of each field."""
 
 
 def _invalid(field: str, why: str) -> UsageError:
@@ -448,7 +446,7 @@ def _tag_text(value: object) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
-# --- JSON and YAML, as strangers write them --------------------------------------------------------------------------
+# --- untrusted JSON and YAML -----------------------------------------------------------------------------------------
 
 _YAML_TYPES: Final = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "text/vnd.yaml")
 
@@ -463,8 +461,8 @@ def _parser_for(content_type: str | None) -> Callable[[str], object]:
 
 
 def _from_either(text: str) -> object:
-    """JSON, then YAML: JSON is nearly YAML, but its errors are clearer, so they are reported for what begins like
-    JSON."""
+    """Tries JSON, then YAML. JSON is nearly YAML, but its errors are clearer, so they are reported for a text that
+    starts like JSON."""
     if not text.lstrip().startswith(("{", "[")):
         return _from_yaml(text)
     try:

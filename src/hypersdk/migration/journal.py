@@ -2,21 +2,21 @@
 
 ::
 
-    change      written down before it is made                 undo
-    power       that it was on, when its guest was asked       power on, after a guest that may still go down
-    cdrom       the drives with their media, exactly           put back
-    snapshot    its name (carries the run's id)                remove it, found by moref or by name
-    lease       session key, lease, export task                cancel the task, else end our session, else wait it out
+    change      recorded before it is made                     undo
+    power       that it was on, when the guest was asked       power on; before that, wait for a guest that shuts down
+    cdrom       the drives with their media                    re-insert the media
+    snapshot    its name, which contains the run's id          remove it, found by its name
+    lease       session key, lease, export task                cancel the task, or end the session, or wait for expiry
 
-Undone from the last to the first. An undo is idempotent: undoing what was never made, or is already undone, does
-nothing.
+Changes are undone in reverse order. An undo is idempotent: for a change that was never made, or is already undone, it
+does nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -54,17 +54,17 @@ from hypersdk.vsphere.tasks import POWER_OFF_TASK, RECONFIGURE_TASK, wait_for_no
 LOG: Final = logging.getLogger(__name__)
 
 GRACE_S: Final = 60.0
-"""How much longer than asked for the undo waits for a guest that shuts down."""
+"""Added to the shutdown timeout when the undo waits for a guest that is shutting down."""
 LATE_S: Final = 120.0
-"""The longest single wait: the user waits for the end of the run."""
+"""The longest single wait: the user is waiting for the run to end."""
 GUEST_GOES_S: Final = 3600.0
 """A guest may install updates before it goes down. One that still runs after an hour did not shut down."""
 
 
 @dataclass(frozen=True, slots=True)
 class UndoProblem:
-    """One change that could not be undone. ``change`` says what was to be done, ``left`` what stays behind,
-    ``given_up`` that it is not tried again."""
+    """A change that could not be undone. ``change`` is the undo that failed, ``left`` what remains at the source,
+    ``given_up`` that it is not retried."""
 
     change: str
     error: HyperSDKError
@@ -74,7 +74,7 @@ class UndoProblem:
 
 
 class SourceJournal:
-    """Makes changes at the source of one run, each written down first, and undoes them."""
+    """Makes the changes to the source of one run, records each before it is made, and undoes them."""
 
     def __init__(self, session: Session, run: RunFile, *, note: Callable[[str], None]) -> None:
         self._session = session
@@ -103,7 +103,7 @@ class SourceJournal:
                 power_off(self._session, self._moref, cancel=cancel)
 
     def _asked_now(self, timeout_s: float) -> dict[str, object]:
-        """What the undo needs to know of a guest that goes down after nobody waits for it any more."""
+        """What the undo needs to know of a guest that shuts down after the wait for it ended."""
         booted = read_machine(self._session, self._moref).boot_time
         return {
             "asked": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -115,7 +115,7 @@ class SourceJournal:
         try:
             ask_guest_down(self._session, self._moref, cancel=cancel)
         except ConnectError:
-            raise  # it may have been heard
+            raise  # the guest may have received the request
         except HyperSDKError:
             change.data = earlier
             raise
@@ -151,28 +151,41 @@ class SourceJournal:
         return moref
 
     def lease_opened(self, lease: LeaseRecord) -> None:
-        """To be called as soon as the server knows of the lease."""
+        """Records a lease. To be called as soon as the server has opened it."""
         with self._run.changing() as record:
             record.changes.append(Change(ChangeKind.LEASE, asdict(lease), made=True))
 
     def lease_closed(self, lease: LeaseRecord) -> None:
-        """To be called when the lease is completed or aborted."""
+        """Records that the lease was completed or aborted."""
         data = asdict(lease)
         for change in self._run.record.open_changes:
             if change.kind is ChangeKind.LEASE and change.data == data:
                 self._note_undone(change)
 
     def _note_undone(self, change: Change) -> None:
-        """That cannot be written down is no reason to leave the next change standing: undoing this one again does
-        nothing."""
+        """Records the undo. A failure to save does not keep the next change from being undone: undoing this one again
+        does nothing."""
         change.undone = True
         try:
             self._run.save()
         except TargetError as error:
             LOG.info("the journal could not be written: %s", error.message)
 
-    def _change(self, kind: ChangeKind, data: dict[str, object]) -> _JournaledChange:
-        return _JournaledChange(self._run, Change(kind, dict(data)))
+    @contextmanager
+    def _change(self, kind: ChangeKind, data: dict[str, object]) -> Iterator[Change]:
+        """Records a change before the block, and after it that it was made. A failed block leaves it planned, to be
+        undone."""
+        change = Change(kind, dict(data))
+        with self._run.changing() as record:
+            if kind is ChangeKind.POWER:
+                # An open one of an earlier attempt is of the same machine: one undo for both.
+                record.changes[:] = [
+                    earlier for earlier in record.changes if earlier.undone or earlier.kind is not ChangeKind.POWER
+                ]
+            record.changes.append(change)
+        yield change
+        with self._run.changing():
+            change.made = True
 
     @property
     def guest_may_go_down(self) -> bool:
@@ -180,7 +193,7 @@ class SourceJournal:
         return bool(self._guest_asked())
 
     def _guest_asked(self) -> dict[str, Any]:
-        """When that was; empty without one."""
+        """The journal entry of that request; empty where there is none."""
         for change in self._run.record.open_changes:
             if change.kind is ChangeKind.POWER and not change.made and "asked" in change.data:
                 return dict(change.data)
@@ -189,14 +202,14 @@ class SourceJournal:
     # Undo
 
     def undo(self, *, keep: Collection[ChangeKind], cancel: CancelToken, give_up: bool = False) -> list[UndoProblem]:
-        """Undoes all open changes but those in ``keep``, newest first; goes on after a failure and returns the
+        """Undoes all open changes but those in ``keep``, newest first; continues after a failure and returns the
         failures.
 
-        With ``give_up`` what the server refuses is not open any more. A server that does not answer has refused
-        nothing.
+        With ``give_up`` a change whose undo the server refuses is not retried. A server that does not answer has not
+        refused.
 
-        Raises Cancelled, and what the run's store raises where this process may not act for the run any more; the rest
-        is still open then.
+        Raises Cancelled, and what the run's store raises where this process may no longer act for the run; the other
+        changes are still open then.
         """
         problems = []
         for change in reversed(self._run.record.open_changes):
@@ -241,8 +254,8 @@ class SourceJournal:
             case ChangeKind.POWER:
                 self._power_back_on(change, cancel)
             case ChangeKind.CDROM:
-                self._note("putting ISO images back")
-                if not change.made:  # an eject that nobody waited for any more may still be under way
+                self._note("re-inserting ISO images")
+                if not change.made:  # an eject whose wait was interrupted may still be running
                     wait_for_no_task(self._session, self._moref, RECONFIGURE_TASK, timeout_s=LATE_S, cancel=cancel)
                 drives = [CdromChange(**drive) for drive in change.data["drives"]]
                 restore_isos(self._session, self._moref, drives, cancel=cancel)
@@ -259,13 +272,12 @@ class SourceJournal:
         if read_machine(self._session, self._moref).power is not Power.ON:
             self._note("powering the machine on again")
             power_on(self._session, self._moref, cancel=cancel)
-        # It comes up with what starts connected, whatever was connected when it was found.
+        # The machine starts with the devices that connect at power-on, not with those that were connected before.
         reconnect(self._session, self._moref, change.data.get("connected", {}), cancel=cancel)
 
     def _await_guest(self, change: Change, cancel: CancelToken) -> None:
-        """Until the guest that was asked is down, as long as it may take. Raises SourceError ``shutdown_timeout`` where
-        it may still go down
-        later: it cannot be recalled, and would stay off."""
+        """Waits until a guest that was asked to shut down is off. Raises SourceError ``shutdown_timeout`` where it may
+        still shut down later: the request cannot be cancelled, and the machine would stay off."""
         machine = read_machine(self._session, self._moref)
         booted = machine.boot_time.isoformat() if machine.boot_time else None
         age_s = (datetime.now(UTC) - datetime.fromisoformat(change.data["asked"])).total_seconds()
@@ -302,38 +314,14 @@ class SourceJournal:
 
 _DESCRIPTIONS = {
     ChangeKind.POWER: "power the machine on again",
-    ChangeKind.CDROM: "put the ISO images back",
+    ChangeKind.CDROM: "re-insert the ISO images",
     ChangeKind.SNAPSHOT: "remove the temporary snapshot",
     ChangeKind.LEASE: "release the export lease",
 }
 
 
-class _JournaledChange:
-    """Writes the change down before the block and that it was made after it; a failed block leaves it planned, to be
-    undone."""
-
-    def __init__(self, run: RunFile, change: Change) -> None:
-        self._run = run
-        self._change = change
-
-    def __enter__(self) -> Change:
-        with self._run.changing() as record:
-            if self._change.kind is ChangeKind.POWER:
-                # One that is open from an earlier attempt is of the same machine: one undo for both.
-                record.changes[:] = [
-                    change for change in record.changes if change.undone or change.kind is not ChangeKind.POWER
-                ]
-            record.changes.append(self._change)
-        return self._change
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            with self._run.changing():
-                self._change.made = True
-
-
 def not_restored(machine: str, problems: list[UndoProblem], remedies: Sequence[Remedy] = ()) -> NotRestored:
-    """The error that says what is left to do at the source."""
+    """The error that lists what was not undone at the source."""
     left = "; ".join(f"{problem.change}: {problem.error.message}" for problem in problems)
     return NotRestored(
         f"'{machine}' was not restored: {left}",

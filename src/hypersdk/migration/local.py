@@ -1,13 +1,13 @@
-"""Local images as sources: a VMDK, an OVF with its files, an OVA. All of their content may be hostile.
+"""Local images as sources: a VMDK, an OVF with its files, an OVA. All of their content is untrusted.
 
 ::
 
     FILE.vmdk   streamOptimized ──> stream (as from a lease)     other kinds ──> ranges through the reader
-    FILE.ovf    descriptor names the disks; files beside it or in folders below, nothing else is opened
+    FILE.ovf    descriptor names the disks; only files next to it or in folders below are opened
     FILE.ova    descriptor and disks are members
 
-An archive or a disk may be packed with gzip as a whole. How files are opened is in ``stored``, how they are found and
-proved in ``package``.
+An archive or a disk may be compressed with gzip as a whole. How files are opened is in ``stored``, how they are found
+and compared in ``package``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,8 @@ from hypersdk.migration.stored import (
     UNREADABLE_INPUT,
     ArchiveStore,
     FolderStore,
-    OpenFile,
+    Pool,
+    PooledFile,
     Stored,
     input_errors,
     open_input,
@@ -48,14 +50,14 @@ UNKNOWN_INPUT: Final = register(
 )
 
 _FIRST_KEY: Final = 2000
-"""vSphere numbers disks from 2000; a converted one has no key of its own."""
+"""The first disk key: vSphere numbers disks from 2000; a converted one has no key of its own."""
 _SCSI_KEY: Final = 1000
-"""vSphere's first SCSI controller: that of a disk without a descriptor."""
+"""vSphere's first SCSI controller: the one of a disk without a descriptor."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalDisk:
-    """One disk that can be copied. ``envelope`` is what the descriptor says of it, if there is one."""
+    """One disk to copy. ``envelope`` is its entry in the descriptor, if there is one."""
 
     key: int
     label: str
@@ -64,17 +66,16 @@ class LocalDisk:
 
     @property
     def empty(self) -> bool:
-        """Whether only the descriptor knows it: it has no file, and starts empty."""
+        """Whether it is only in the descriptor: it has no file and is empty."""
         return self.envelope is not None and self.envelope.file is None
 
 
 @dataclass(frozen=True, slots=True)
 class LocalMachine:
-    """What a file holds: its disks in order and a description of the machine, as far as it is known. ``descriptor`` is
-    the OVF's text.
+    """The content of an input file: its disks in order and a description of the machine, as far as it is known.
+    ``descriptor`` is the OVF's text.
 
-    ``package`` has the files, and the verdict on them. ``warnings`` say what of the descriptor was left out or not
-    understood.
+    ``package`` has the files and compares them. ``warnings`` name what was ignored in the descriptor.
     """
 
     machine: Machine
@@ -86,13 +87,13 @@ class LocalMachine:
 
 @contextmanager
 def open_local(path: Path, cancel: CancelToken) -> Iterator[LocalMachine]:
-    """Opens ``path`` by what its name ends in; files stay open for the block. ``cancel`` ends the reading of a packed
-    archive.
+    """Opens ``path`` by its file name extension; files stay open for the block. ``cancel`` ends the reading of a
+    compressed archive.
 
     Raises UsageError ``unknown_input``, TargetError ``unreadable_input`` or ``input_not_a_file``, IntegrityError for
-    what is inside.
+    its content.
     """
-    openers: dict[str, Callable[[ExitStack, Path, OpenFile, CancelToken], LocalMachine]] = {
+    openers: dict[str, Callable[[FolderStore, Path, PooledFile, CancelToken], LocalMachine]] = {
         ".vmdk": _open_vmdk_file,
         ".ovf": _open_ovf,
         ".ova": _open_ova,
@@ -102,17 +103,17 @@ def open_local(path: Path, cancel: CancelToken) -> Iterator[LocalMachine]:
     if opener is None or path.name.lower().endswith(".ovf.gz"):
         raise UsageError(f"'{path.name}' is not a .vmdk, .ovf or .ova file", code=UNKNOWN_INPUT)
     with ExitStack() as stack:
+        pool = Pool(stack)
         try:
-            file = OpenFile(stack, open_input(path, path.name), path.name)
+            file = PooledFile(pool, partial(open_input, path, path.name), path.name)
         except FileNotFoundError as error:
             raise TargetError(f"{path} cannot be opened: {error.strerror}", code=UNREADABLE_INPUT) from error
         with input_errors():
-            opened = opener(stack, path, file, cancel)
+            opened = opener(FolderStore(stack, pool, path.parent), path, file, cancel)
         yield opened
 
 
-def _open_vmdk_file(stack: ExitStack, path: Path, file: OpenFile, cancel: CancelToken) -> LocalMachine:
-    store = FolderStore(stack, path.parent)
+def _open_vmdk_file(store: FolderStore, path: Path, file: PooledFile, cancel: CancelToken) -> LocalMachine:
     package = Package(store, "", cancel.check)
     stored = store.adopt(file)
     source = _vmdk_source(package.image_of(stored, stored), "disk 1", package)
@@ -120,17 +121,16 @@ def _open_vmdk_file(stack: ExitStack, path: Path, file: OpenFile, cancel: Cancel
     return LocalMachine(_machine(_stem(path), None, (disk,)), (disk,), None, package)
 
 
-def _open_ovf(stack: ExitStack, path: Path, file: OpenFile, cancel: CancelToken) -> LocalMachine:
-    store = FolderStore(stack, path.parent)
+def _open_ovf(store: FolderStore, path: Path, file: PooledFile, cancel: CancelToken) -> LocalMachine:
     package = Package(store, "", cancel.check)
     return _described(_stem(path), package.descriptor(store.adopt(file)), package)
 
 
-def _open_ova(stack: ExitStack, path: Path, file: OpenFile, cancel: CancelToken) -> LocalMachine:  # noqa: ARG001 - as the others
+def _open_ova(store: FolderStore, path: Path, file: PooledFile, cancel: CancelToken) -> LocalMachine:  # noqa: ARG001 - as the others
     packed = file.pread(len(gzipped.MAGIC), 0) == gzipped.MAGIC
     content: ReadableFile = GzipReader(file, cancel.check) if packed else file
     members = read_ova(content)
-    content.size()  # to the end of a packed archive: only there is its checksum
+    content.size()  # reads a compressed archive to its end, where its checksum is
     descriptor = descriptor_member(members)
     package = Package(ArchiveStore(file, content, members), descriptor.name.rpartition("/")[0], cancel.check)
     text = package.descriptor(Stored(descriptor.name, content, descriptor.offset, descriptor.size))
@@ -148,7 +148,7 @@ def _described(name: str, text: bytes, package: Package) -> LocalMachine:
         if disk.file is None:
             capacity = align_up(disk.capacity_bytes or 0, SECTOR)
             warnings.append(
-                f"the disk '{disk.label}' has no file in the package: it is empty, of {format_size(capacity)}"
+                f"the disk '{disk.label}' has no file in the package: it is empty, with {format_size(capacity)}"
             )
             disks.append(LocalDisk(key, disk.label, EmptySource(disk.label, capacity), disk))
             continue
@@ -156,9 +156,9 @@ def _described(name: str, text: bytes, package: Package) -> LocalMachine:
         with named(f"'{disk.file.names[0]}'"):
             source = _vmdk_source(image, disk.label, package)
         if disk.capacity_bytes not in (None, source.capacity_bytes):
-            told, found = format_size(disk.capacity_bytes or 0), format_size(source.capacity_bytes)
+            described, found = format_size(disk.capacity_bytes or 0), format_size(source.capacity_bytes)
             warnings.append(
-                f"the disk '{disk.label}' is of {told} by the descriptor and of {found} by its file, which counts"
+                f"the disk '{disk.label}' has {described} by the descriptor and {found} by its file, which is used"
             )
         disks.append(LocalDisk(key, disk.label, source, disk))
     machine = _machine(envelope.system.name or name, envelope, tuple(disks))
@@ -166,7 +166,7 @@ def _described(name: str, text: bytes, package: Package) -> LocalMachine:
 
 
 def _image(package: Package, file: EnvelopeFile) -> Image:
-    """The disk file as an image. A method of compression that nobody has undone is named."""
+    """The disk file as an image. Raises IntegrityError that names a compression method other than gzip."""
     image = package.image(file)
     if file.compression not in (None, "gzip"):
         try:
@@ -185,12 +185,12 @@ def _vmdk_source(image: Image, label: str, package: Package) -> DiskSource:
     if kind is VmdkKind.STREAM:
         wants_sha1 = image.stored is not None and package.wants_sha1(image.stored)
         return FileStreamSource(image, label, stream_capacity(image.file), wants_sha1=wants_sha1)
-    image.file.size()  # to the end of a packed file: only there is its checksum
+    image.file.size()  # reads a compressed file to its end, where its checksum is
     return ReaderSource(open_vmdk(image.file, image.beside), label)
 
 
 class FileStreamSource:
-    """A streamOptimized VMDK on disk, as a StreamSource. ``size_bytes`` is what there is to read."""
+    """A streamOptimized VMDK on disk, as a StreamSource. ``size_bytes`` is the number of bytes to read."""
 
     def __init__(self, image: Image, label: str, capacity_bytes: int, *, wants_sha1: bool) -> None:
         self.label = label
@@ -220,7 +220,7 @@ class _FileStream:
         self.length_bytes: int | None = image.length_bytes
 
     def readinto(self, buffer: memoryview) -> int:
-        """See ByteStream. An image that cannot be read is no passing fault: OSError becomes TargetError."""
+        """See ByteStream. A read error is not retried: OSError becomes TargetError."""
         with input_errors():
             data = self._file.pread(len(buffer), self._position)
         buffer[: len(data)] = data
@@ -251,7 +251,7 @@ class ReaderSource:
 
 
 class EmptySource:
-    """A disk that nothing was ever written to, as a RangeSource."""
+    """An empty disk, as a RangeSource."""
 
     def __init__(self, label: str, capacity_bytes: int) -> None:
         self.label = label
@@ -320,14 +320,13 @@ def _machine(name: str, envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]
 
 
 def _boot_order(envelope: OvfEnvelope | None, disks: Sequence[LocalDisk]) -> tuple[str, ...]:
-    """What the descriptor names, and no more: the firmware's rule for the others is that of ``boot_sequence``."""
+    """The boot order of the descriptor; the rule of the firmware for other disks is in ``boot_sequence``."""
     keys = {disk.envelope.id: disk.key for disk in disks if disk.envelope is not None}
     return tuple(f"disk:{keys[name]}" for name in (envelope.system.boot_disks if envelope else ()) if name in keys)
 
 
 def _disks(disks: Sequence[LocalDisk]) -> tuple[Disk, ...]:
-    """A disk of which it is not known what it is attached to is on a SCSI controller that nothing else is attached
-    to."""
+    """The disks. One whose controller is not known is on a SCSI controller of its own."""
     known = [
         disk.envelope.controller_key for disk in disks if disk.envelope and disk.envelope.controller_key is not None
     ]

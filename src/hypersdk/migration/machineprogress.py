@@ -1,4 +1,4 @@
-"""What one machine's export looks like right now: the meters of its disks, summed up."""
+"""The progress of one machine: the sum of the meters of its disks."""
 
 from __future__ import annotations
 
@@ -6,48 +6,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from hypersdk.errors import Cancelled, HyperSDKError
+from hypersdk.migration.plan import PlannedDisk
 from hypersdk.model import DiskProgress, ExportProgress, Phase
 from hypersdk.transfer.progress import MAX_UNFINISHED_FRACTION, Meter
-
-
-class ProgressDisk(Protocol):
-    """The part of a planned disk that is needed for progress."""
-
-    @property
-    def key(self) -> int: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def file_name(self) -> str: ...
-    @property
-    def capacity_bytes(self) -> int: ...
-    @property
-    def expected_bytes(self) -> int: ...
-
-
-class LeaseAge(Protocol):
-    """The part of an export lease that is needed for progress."""
-
-    @property
-    def age_s(self) -> float:
-        """Seconds since it was opened."""
-        ...
-
-    def set_fraction(self, fraction: float) -> None:
-        """How far the copy is, 0 to 1, for the server's own progress bar."""
-        ...
+from hypersdk.vsphere.lease import LeasedExport
 
 
 class MachineProgress:
-    """Thread-safe. Workers set phase and note and feed the meters; a ticker takes snapshots."""
+    """Thread-safe. Workers set phase and note and update the meters; a ticker takes snapshots."""
 
     def __init__(
         self,
         machine: str,
-        disks: Sequence[ProgressDisk],
+        disks: Sequence[PlannedDisk],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +30,7 @@ class MachineProgress:
         self._lock = threading.Lock()
         self._phase = Phase.QUEUED
         self._note = ""
-        self._lease: LeaseAge | None = None
+        self._lease: LeasedExport | None = None
         self.expected_bytes: Mapping[int, int] = {disk.key: max(disk.expected_bytes, 1) for disk in disks}
         self.meters: Mapping[int, Meter] = {
             disk.key: Meter(disk.label, disk.file_name, disk.capacity_bytes) for disk in disks
@@ -70,7 +43,7 @@ class MachineProgress:
 
     @contextmanager
     def ended_by_errors(self) -> Iterator[None]:
-        """An expected error inside ends the machine's progress, and is raised again."""
+        """Sets the phase failed or cancelled when the block raises an expected error."""
         try:
             yield
         except HyperSDKError as error:
@@ -78,18 +51,18 @@ class MachineProgress:
             raise
 
     def note(self, text: str) -> None:
-        """One line for people: what is being done or waited for."""
+        """Shows one line for users: what is being done or waited for."""
         with self._lock:
             self._note = text
 
-    def watch_lease(self, lease: LeaseAge | None) -> None:
-        """The lease that is held now, if any: its age is shown, and it is told how far the copy is."""
+    def watch_lease(self, lease: LeasedExport | None) -> None:
+        """The lease that is held now, if any: its age is shown, and the server is told the progress of the copy."""
         with self._lock:
             self._lease = lease
 
     def snapshot(self) -> ExportProgress:
-        """The state now; the fraction is that of the disks, weighted by their expected bytes, and 1 only when all is
-        done."""
+        """The current state. The fraction is that of the disks, weighted by their expected bytes, and 1 only when all
+        is done."""
         now = self._clock()
         disks = tuple(meter.snapshot(now) for meter in self.meters.values())
         with self._lock:

@@ -1,8 +1,8 @@
-"""``artifact-manifest.json`` 1.0: what lies in the folder and where it came from. Written last: where it is missing,
-the export is not done.
+"""``artifact-manifest.json`` 1.0: the files of an export and their origin. Written last: without it, the export is not
+finished.
 
-It is the contract with guest-conversion tools, so its fields are fixed. What more we know goes under one key,
-``hypersdk``, in ``disks[]`` and in ``metadata``; readers that do not know it pass it over::
+It is the contract with guest-conversion tools, so its fields are fixed. Further facts are under one key, ``hypersdk``,
+in ``disks[]`` and in ``metadata``; readers that do not know it ignore it::
 
     manifest_version  source  vm  disks[]  nics[]  notes[]  warnings[]  pipeline  output
                                   └ hypersdk: capacity, content digest, stream digests, verdict, place inside an OVA
@@ -17,21 +17,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from hypersdk import __version__
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.names import is_bare_name
-from hypersdk.migration.outputs import PublishedFile
-from hypersdk.model import Disk, Firmware, Machine, Nic, boot_sequence
-from hypersdk.transfer.receipt import Receipt
-from hypersdk.units import GiB, MiB, align_up
+from hypersdk.migration.runfile import first_problem
+from hypersdk.units import MiB
 
 MANIFEST_VERSION: Final = "1.0"
 MAX_MANIFEST_BYTES: Final = 16 * MiB
@@ -54,7 +48,7 @@ VERIFY_MANIFEST_CHANGED = register(
 
 
 class _Part(BaseModel):
-    """Unknown keys are passed over on reading: later versions and other tools add their own."""
+    """Unknown keys are ignored on reading: later versions and other tools add their own."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -94,7 +88,7 @@ class VmPart(_Part):
 
 
 class MemberPart(_Part):
-    """A disk inside an OVA: the bytes ``offset`` to ``offset + bytes`` of the archive are its VMDK."""
+    """A disk in an OVA: the bytes ``offset`` to ``offset + bytes`` of the archive are its VMDK."""
 
     name: FileName
     offset: Count
@@ -111,7 +105,7 @@ class StreamPart(_Part):
 
 
 class DiskFacts(_Part):
-    """What we know of a disk beyond the fixed fields. ``saved_bytes`` is what holes spare against the capacity."""
+    """Facts of a disk beyond the fixed fields. ``saved_bytes`` is what holes save of the capacity."""
 
     device_key: int
     capacity_bytes: Count
@@ -151,7 +145,7 @@ class NicPart(_Part):
 
 
 class WarningPart(_Part):
-    """Something the user should know; ``stage`` is where it came up."""
+    """A warning to the user; ``stage`` is where it came up."""
 
     stage: str
     message: str
@@ -159,7 +153,7 @@ class WarningPart(_Part):
 
 
 class FilePart(_Part):
-    """One file of the export, the manifest itself left out."""
+    """One file of the export other than the manifest."""
 
     name: FileName
     bytes: Count
@@ -178,7 +172,7 @@ class MetadataFacts(_Part):
 
 
 class MetadataPart(_Part):
-    """Who wrote it."""
+    """The program that wrote the manifest, and the job."""
 
     hypersdk_version: str
     job_id: str
@@ -194,7 +188,7 @@ class StepPart(_Part):
 
 
 class PipelinePart(_Part):
-    """Steps after the export. An export on its own does none of them."""
+    """Steps after the export. An export alone does none of them."""
 
     inspect: StepPart = StepPart()
     fix: StepPart = StepPart()
@@ -203,7 +197,7 @@ class PipelinePart(_Part):
 
 
 class OutputPart(_Part):
-    """What the folder holds; ``filename`` is the file to start from: the descriptor, the archive or the first disk."""
+    """The output folder; ``filename`` is the file to start from: the descriptor, the archive or the first disk."""
 
     directory: str
     format: str
@@ -233,86 +227,6 @@ class ArtifactManifest(_Part):
         return tuple(FilePart(name=name, bytes=disk.bytes, checksum=disk.checksum) for name, disk in named.items())
 
 
-# --- making it -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class DiskArtifact:
-    """A finished disk. ``file`` is what holds it: its own image, or the OVA, and then ``member`` names its place in
-    there.
-
-    ``verdict`` is ``proved`` or ``unproved: <why>``.
-    """
-
-    disk: Disk
-    file: PublishedFile
-    receipt: Receipt
-    verdict: str
-    member: PublishedFile | None = None
-    member_offset: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportFacts:
-    """What the manifest says of the run as a whole. Times are aware datetimes; ``warnings`` are ``(stage,
-    message)``."""
-
-    format: str
-    disk_format: str
-    method: str
-    folder: Path
-    main_file: str
-    point_in_time: str
-    proof: str
-    exported_at: datetime
-    created_at: datetime
-    provider: str = "vsphere"
-    job_id: str | None = None
-    job_name: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    warnings: Sequence[tuple[str, str]] = ()
-
-
-def artifact_manifest(
-    machine: Machine, disks: Sequence[DiskArtifact], files: Iterable[PublishedFile], facts: ExportFacts
-) -> dict[str, Any]:
-    """The manifest as JSON-able values. ``disks`` are in unit order, ``files`` all files but the manifest.
-    ``manifest_text`` seals it."""
-    sequence = boot_sequence(machine)
-    document = ArtifactManifest(
-        manifest_version=MANIFEST_VERSION,
-        source=SourcePart(
-            provider=facts.provider,
-            vm_id=machine.moref,
-            vm_name=machine.name,
-            datacenter=machine.summary.datacenter or "",
-            export_timestamp=_timestamp(facts.exported_at),
-            export_method=facts.method,
-        ),
-        vm=_vm_part(machine),
-        disks=tuple(_disk_part(number, disk, facts.disk_format, sequence) for number, disk in enumerate(disks)),
-        nics=tuple(_nic_part(number, nic) for number, nic in enumerate(machine.nics)),
-        notes=tuple(facts.notes),
-        warnings=tuple(_warning_part(stage, message, facts.created_at) for stage, message in facts.warnings),
-        metadata=_metadata_part(machine, files, facts),
-        pipeline=PipelinePart(),
-        output=OutputPart(directory=str(facts.folder), format=facts.format, filename=facts.main_file),
-    )
-    return document.model_dump(mode="json", by_alias=True)
-
-
-def _vm_part(machine: Machine) -> VmPart:
-    return VmPart(
-        cpu=machine.summary.cpus,
-        mem_gb=align_up(machine.summary.memory_bytes, GiB) // GiB,
-        firmware=machine.firmware.value,
-        secureboot=machine.secure_boot and machine.firmware is Firmware.EFI,
-        os_hint=os_family(machine.guest_id or machine.guest.os_id),
-        os_version=machine.guest.os_name or machine.summary.guest_name or "",
-    )
-
-
 def os_family(guest_id: str | None) -> str:
     """``windows``, ``linux``, ``freebsd``, ``darwin``, ``solaris`` or ``unknown``, from a vSphere guest id.
 
@@ -328,94 +242,20 @@ def os_family(guest_id: str | None) -> str:
     return "linux" if text and not text.startswith(neither) else "unknown"
 
 
-def _disk_part(number: int, artifact: DiskArtifact, source_format: str, sequence: Sequence[int]) -> DiskPart:
-    place = sequence.index(artifact.disk.key) if artifact.disk.key in sequence else None
-    return DiskPart(
-        id=f"disk-{number}",
-        source_format=source_format,
-        bytes=artifact.file.size_bytes,
-        local_path=artifact.file.name,
-        checksum=_checksum(artifact.file),
-        boot_order_hint=place,
-        label=artifact.disk.label,
-        disk_type={None: "unknown", 0: "boot"}.get(place, "data"),
-        hypersdk=_disk_facts(artifact),
-    )
-
-
-def _disk_facts(artifact: DiskArtifact) -> DiskFacts:
-    disk, receipt, stream = artifact.disk, artifact.receipt, artifact.receipt.stream
-    return DiskFacts(
-        device_key=disk.key,
-        capacity_bytes=receipt.capacity_bytes,
-        data_bytes=receipt.data_bytes,
-        saved_bytes=max(0, receipt.capacity_bytes - receipt.data_bytes),
-        content_digest=receipt.content,
-        content_algorithm=CONTENT_ALGORITHM if receipt.content else None,
-        stream=StreamPart(sha256=stream.sha256, sha1=stream.sha1, bytes=stream.length_bytes) if stream else None,
-        verdict=artifact.verdict,
-        route=receipt.route,
-        bus=disk.bus,
-        unit=f"{disk.bus_number}:{disk.unit_number}",
-        member=_member_part(artifact),
-    )
-
-
-def _member_part(artifact: DiskArtifact) -> MemberPart | None:
-    member = artifact.member
-    if member is None:
-        return None
-    return MemberPart(
-        name=member.name, offset=artifact.member_offset, bytes=member.size_bytes, checksum=_checksum(member)
-    )
-
-
-def _nic_part(number: int, nic: Nic) -> NicPart:
-    return NicPart(id=f"nic-{number}", mac=nic.mac or "", network=nic.network or "")
-
-
-def _warning_part(stage: str, message: str, at: datetime) -> WarningPart:
-    return WarningPart(stage=stage, message=message, timestamp=_timestamp(at))
-
-
-def _metadata_part(machine: Machine, files: Iterable[PublishedFile], facts: ExportFacts) -> MetadataPart:
-    return MetadataPart(
-        hypersdk_version=__version__,
-        job_id=facts.job_id or "",
-        created_at=_timestamp(facts.created_at),
-        tags=dict(facts.tags),
-        hypersdk=MetadataFacts(
-            job_name=facts.job_name,
-            point_in_time=facts.point_in_time,
-            proof=facts.proof,
-            memory_bytes=machine.summary.memory_bytes,
-            files=tuple(FilePart(name=file.name, bytes=file.size_bytes, checksum=_checksum(file)) for file in files),
-        ),
-    )
-
-
-def _checksum(file: PublishedFile) -> str | None:
-    return f"sha256:{file.sha256}" if file.sha256 else None
-
-
-def _timestamp(moment: datetime) -> str:
-    """RFC 3339, UTC, seconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 # --- on disk ---------------------------------------------------------------------------------------------------------
 
 
-def manifest_text(manifest: Mapping[str, Any]) -> bytes:
+def manifest_text(manifest: ArtifactManifest) -> bytes:
     """The sealed manifest as it is written."""
-    return (json.dumps(seal(manifest), indent=2, ensure_ascii=False) + "\n").encode()
+    document = manifest.model_dump(mode="json", by_alias=True)
+    return (json.dumps(seal(document), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """``manifest`` with ``metadata.hypersdk.manifest_digest``: SHA-256 of all the rest, as JSON with sorted keys and no
-    white space.
+    """``manifest`` with ``metadata.hypersdk.manifest_digest``: SHA-256 of everything else, as JSON with sorted keys and
+    without white space.
 
-    So a bit that flips in the manifest is found too, and a tool that only lays the text out anew does no harm.
+    It reveals a changed bit in the manifest, too, and allows tools to reformat the text.
     """
     metadata = dict(manifest["metadata"])
     facts = {key: value for key, value in metadata["hypersdk"].items() if key != "manifest_digest"}
@@ -425,11 +265,16 @@ def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**bare, "metadata": {**metadata, "hypersdk": {**facts, "manifest_digest": digest}}}
 
 
-def read_manifest(data: bytes) -> ArtifactManifest:
-    """The manifest in ``data``, which may be anything.
+def hex_of(checksum: str | None) -> str | None:
+    """The hex digest of a ``checksum`` of the manifest."""
+    return checksum.removeprefix("sha256:") if checksum else None
 
-    Raises IntegrityError ``verify_bad_manifest``, or ``verify_manifest_changed`` when it carries a digest of itself
-    that does not match.
+
+def read_manifest(data: bytes) -> ArtifactManifest:
+    """Reads the manifest in ``data``, which is untrusted.
+
+    Raises IntegrityError ``verify_bad_manifest``, or ``verify_manifest_changed`` when it does not match the digest in
+    it.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise _bad(f"it has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}")
@@ -437,8 +282,7 @@ def read_manifest(data: bytes) -> ArtifactManifest:
         document = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
         manifest = ArtifactManifest.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise _bad(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+        raise _bad(first_problem(error)) from error
     except (ValueError, RecursionError) as error:
         raise _bad(f"it is not JSON ({error})") from error
     written = manifest.metadata.hypersdk.manifest_digest if manifest.metadata.hypersdk else None

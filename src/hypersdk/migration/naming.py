@@ -1,4 +1,4 @@
-"""Names of the files that an export leaves, and which files are foreign in its folder."""
+"""File names of an export, and detection of foreign files in its folder."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MANIFEST_NAME: Final = "artifact-manifest.json"
 PARTIAL: Final = ".partial"
 BLOCKS: Final = ".blocks"
 _MAX_STEM_BYTES: Final = 180
-"""File names hold 255 bytes; the longest suffix of ours is ``-disk64.qcow2.partial.blocks``."""
+"""File names are limited to 255 bytes; our longest suffix is ``-disk64.qcow2.partial.blocks``."""
 
 NO_SUCH_DISK = register(
     "no_such_disk",
-    "The machine does not have the disk that is to be left out.",
+    "The machine does not have the disk that is to be excluded.",
     Look("machine"),
     First("correct the list of excluded disks"),
     Retry(),
@@ -33,14 +33,12 @@ _DISK_ENDING = re.compile(r"-disk\d+\.[a-z0-9]+\Z")
 
 
 def stem_of(machine_name: str) -> str:
-    """File name stem for a machine: its name, without what a file name must not hold, cut at a length all suffixes
-    fit."""
+    """The file name stem of a machine: its name without unsafe characters, cut so that all suffixes fit."""
     return file_name(machine_name, _MAX_STEM_BYTES, default="machine")
 
 
 def stem_of_run(record: RunRecord) -> str:
-    """The stem that the files of a run have: of one that another release began, not what ``stem_of`` makes of its
-    machine's name by now."""
+    """The stem of the files of a run. Another release may have made it by other rules than ``stem_of``."""
     if not record.disks:
         return stem_of(record.machine)
     return _DISK_ENDING.sub("", record.disks[0].file_name)
@@ -52,9 +50,10 @@ def disk_file_name(stem: str, number: int, suffix: str) -> str:
 
 
 def select_disks(machine_name: str, disks: Iterable[Disk], exclude: Sequence[str]) -> list[tuple[int, Disk]]:
-    """``(number, disk)`` in unit order without the excluded ones. The numbers count all disks, so they do not move.
+    """``(number, disk)`` in unit order without the excluded ones. The numbers count all disks, so exclusions do not
+    change them.
 
-    Raises LookupFailed ``no_such_disk`` for an exclusion that matches nothing.
+    Raises LookupFailed ``no_such_disk`` for an exclusion that matches no disk.
     """
     numbered = list(enumerate(unit_order(disks), start=1))
     dropped: set[int] = set()
@@ -75,7 +74,7 @@ def select_disks(machine_name: str, disks: Iterable[Disk], exclude: Sequence[str
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """Names in ``folder`` that say that an export lies there: any manifest, image, descriptor or partial file."""
+    """Names in ``folder`` that belong to an export: any manifest, image, descriptor or partial file."""
     suffixes = {*(f".{output}" for output in OutputFormat), ".mf", PARTIAL, BLOCKS}
     try:
         names = [path.name for path in folder.iterdir()]

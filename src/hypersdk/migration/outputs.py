@@ -1,7 +1,8 @@
 """Where the disks of one machine are written: one file each (``diskfiles``), or one after another in an OVA
 (``ovafile``).
 
-A disk is opened fresh or, where its ledger proves that what lies there is of the same point in time, where it ended.
+A disk starts as a new file or, where its ledger proves that the existing data is of the same point in time, continues
+where it ended.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from hypersdk.errors import IntegrityError, TargetError
 from hypersdk.formats.image import BlockFile, ImageWriter
@@ -20,7 +21,7 @@ from hypersdk.migration.images import ImageFormat
 from hypersdk.migration.runfile import DiskRecord, RunRecord
 from hypersdk.migration.spec import Compression, ExportSpec
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.files import target_errors
+from hypersdk.transfer.files import sha256_of, target_errors
 from hypersdk.transfer.ledger import LEDGER_UNUSABLE, BlockLedger
 
 Wrap: TypeAlias = Callable[[BlockFile], BlockFile]
@@ -28,10 +29,9 @@ Wrap: TypeAlias = Callable[[BlockFile], BlockFile]
 
 @dataclass(frozen=True, slots=True)
 class OpenDisk:
-    """A disk that can be written. ``ledger`` is None where grains pass unseen: such a disk starts again after a break.
-    ``begun_again`` says why what an earlier process left of it is not gone on with; empty where it is, and where
-    nothing was left.
-    """
+    """A disk that is open for writing. ``ledger`` is None where grains are stored unread: such a disk starts again
+    after an interruption. ``begun_again`` says why data of an earlier process is not used; empty where it is, or where
+    there is none."""
 
     writer: ImageWriter
     ledger: BlockLedger | None
@@ -42,7 +42,7 @@ class OpenDisk:
 
 @dataclass(frozen=True, slots=True)
 class FinishedFile:
-    """An open file, to be read and written, and the bytes of it that are the disk."""
+    """An open file, and the region of it that is the disk."""
 
     descriptor: int
     region: range
@@ -56,94 +56,63 @@ class PublishedFile:
     size_bytes: int
     sha256: str | None
 
+    @property
+    def checksum(self) -> str | None:
+        """``sha256`` as a manifest has it."""
+        return f"sha256:{self.sha256}" if self.sha256 else None
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What outputs published. ``archive`` is the file that holds all disks, where one does."""
+    """The published files. ``archive`` is the file that contains all disks, where there is one."""
 
     files: Sequence[PublishedFile]
     archive: PublishedFile | None = None
 
 
-class Publication(Protocol):
-    """What outputs and output formats need to know of a machine that is being published."""
-
-    @property
-    def spec(self) -> ExportSpec: ...
-    @property
-    def stem(self) -> str: ...
-    @property
-    def cancel(self) -> CancelToken: ...
-
-    @property
-    def described(self) -> bool:
-        """Whether the machine is known well enough for a descriptor."""
-        ...
-
-    def descriptor(self) -> bytes:
-        """The OVF descriptor of the machine with its published disks."""
-        ...
-
-    def write(self, name: str, data: bytes) -> PublishedFile:
-        """Writes a small file into the folder."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The files of one run: what is written, where, and for which disks. ``check`` is called before something is
-    removed by its name, and raises where the files of these names may be another run's."""
-
-    spec: ExportSpec
-    image: ImageFormat
-    folder: Path
-    stem: str
-    run: RunRecord
-    check: Callable[[], None]
-
-
 class Outputs(ABC):
-    """The disks of one machine as files."""
+    """The disks of one run as files, in the folder of the run.
+
+    ``check`` is called before a file is removed by its name. It raises where the file may be another run's.
+    """
 
     parallel: ClassVar[bool]
-    """Whether disks are independent of each other: several may be open at the same time, and one may be forgotten
-    without those behind it."""
+    """Whether disks are independent of each other: several may be open at the same time, and one may be removed
+    without those after it."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._suffix = layout.run.attempt_suffix
+    def __init__(self, run: RunRecord, spec: ExportSpec, image: ImageFormat, check: Callable[[], None]) -> None:
+        self._run = run
+        self._spec = spec
+        self._image = image
+        self._check = check
 
-    # Each kind of outputs by itself
+    # Implemented by each kind of outputs
 
     @abstractmethod
     def begin_lost_again(self) -> None:
-        """Disks that were finished begin again where their files are gone or have another size by now. Raises
-        OSError."""
+        """Marks finished disks to start again where their files are missing or have another size. Raises OSError."""
 
     @abstractmethod
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> AbstractContextManager[OpenDisk]:
-        """Opens one disk for writing; ``identity`` names its point in time, ``wrap`` goes around its file. Raises
+        """Opens one disk for writing; ``identity`` names its point in time, ``wrap`` wraps its file. Raises
         TargetError."""
 
     @abstractmethod
     def begun(self, record: DiskRecord) -> bool:
-        """Whether something of the disk was written already."""
+        """Whether a part of the disk was written already."""
 
     @abstractmethod
-    def finished(self, record: DiskRecord) -> AbstractContextManager[FinishedFile]:
-        """The file of a finished disk, published or not. Raises TargetError."""
-
-    @abstractmethod
-    def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
-        """Hex SHA-256 of the finished, unpublished disk, read back from its file. Raises TargetError and Cancelled."""
+    def finished(self, record: DiskRecord) -> FinishedFile:
+        """The open file of a finished disk, published or not. Raises TargetError."""
 
     @abstractmethod
     def forget(self, record: DiskRecord) -> None:
         """Removes what was written of the disk. Raises TargetError."""
 
     @abstractmethod
-    def publish(self, publication: Publication) -> Published:
-        """Gives the finished files their names; again after a crash in between. Raises TargetError and Cancelled."""
+    def publish(self, descriptor: Callable[[], bytes], cancel: CancelToken) -> Published:
+        """Renames the finished files to their final names; may be repeated after a crash. ``descriptor`` returns the
+        OVF descriptor of the machine. Raises TargetError and Cancelled."""
 
     @abstractmethod
     def check(self) -> None:
@@ -153,31 +122,40 @@ class Outputs(ABC):
     def close(self) -> None:
         """Closes the files."""
 
-    # The same for all
+    # Shared
+
+    def forget_all(self) -> None:
+        """Removes what was written of all disks. Raises TargetError."""
+        for record in reversed(self._run.disks):
+            self.forget(record)
+
+    def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
+        """Hex SHA-256 of the finished disk, read back from its file. Raises TargetError and Cancelled."""
+        file = self.finished(record)
+        return sha256_of(file.descriptor, record.file_name, cancel, on_bytes, file.region)
 
     def close_disk(self, record: DiskRecord) -> None:
-        """The disk is finished, so its ledger is not needed any more. May be called again. Raises TargetError."""
-        self._layout.check()
+        """Removes the ledger of a finished disk. May be repeated. Raises TargetError."""
+        self._check()
         with target_errors(f"finishing {record.file_name}"):
             self._blocks(record).unlink(missing_ok=True)
 
     def recorded_bytes(self, record: DiskRecord) -> int:
-        """About how many of the guest's bytes an earlier run recorded as written. Raises TargetError."""
+        """About how many guest bytes an earlier run recorded as written. Raises TargetError."""
         if not self.begun(record):
             return 0
         with target_errors(f"looking at {record.file_name}"):
             return min(record.capacity_bytes, BlockLedger.recorded_about(self._blocks(record)))
 
     def _blocks(self, record: DiskRecord) -> Path:
-        return blocks_path(self._layout.folder / record.file_name, self._suffix)
+        return blocks_path(self._run.folder / record.file_name, self._run.attempt_suffix)
 
     def _ledger(self, stack: ExitStack, record: DiskRecord, identity: str, *, has_data: bool) -> _DiskLedger:
-        """The disk's ledger; a new one where the old does not fit.
+        """The disk's ledger; a new one where the old one does not match.
 
-        The identity holds the point in time and how the bytes are laid down, so a ledger is never used for another
-        image.
+        Its identity includes the point in time and the format, so a ledger is never used for another image.
         """
-        spec, place = self._layout.spec, self._blocks(record)
+        spec, place = self._spec, self._blocks(record)
         if spec.compress is Compression.UNCHECKED:
             reason = "unchecked compression keeps no record of what was copied" if has_data else ""
             return _DiskLedger(None, trusted=False, reason=reason)
@@ -189,9 +167,9 @@ class Outputs(ABC):
         return _DiskLedger(ledger, trusted=trusted and ledger.recorded > 0, reason=reason)
 
     def _opened(self, file: BlockFile, record: DiskRecord, found: _DiskLedger) -> OpenDisk:
-        """The writer of the format: of a new image, or of the one that the ledger knows. One that cannot be gone on
-        with is begun again."""
-        image, compress = self._layout.image, self._layout.spec.compress
+        """The writer of a new image, or of the one that the ledger describes. An image that cannot be continued starts
+        again."""
+        image, compress = self._image, self._spec.compress
         capacity, ledger, reason = record.capacity_bytes, found.ledger, found.reason
         with target_errors(f"opening {record.file_name}"):
             if ledger is not None and found.trusted:
@@ -207,7 +185,8 @@ class Outputs(ABC):
 
 @dataclass(frozen=True, slots=True)
 class _DiskLedger:
-    """The disk's ledger, and whether it vouches for anything that lies in its file; if not and there is a file, why."""
+    """The disk's ledger, and whether it proves data in the disk's file; if it does not and there is a file, the
+    reason."""
 
     ledger: BlockLedger | None
     trusted: bool
@@ -215,7 +194,7 @@ class _DiskLedger:
 
 
 def _old_ledger(place: Path, record: DiskRecord, identity: str) -> tuple[BlockLedger | None, str]:
-    """The ledger that an earlier run left, and why the data is not used where there is none, or nothing in it."""
+    """The ledger of an earlier run, and the reason why the data is not used if the ledger is missing or empty."""
     if not place.exists():
         return None, "the record of what was copied is missing"
     try:

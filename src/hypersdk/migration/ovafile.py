@@ -1,6 +1,7 @@
-"""All disks in one tar file, ``STEM.ova.partial`` while it grows, one after another; ``NAME.partial.blocks`` for each.
+"""All disks in one tar file, ``STEM.ova.partial`` while it is written, one after another; ``NAME.partial.blocks`` for
+each.
 
-A disk's place depends only on those before it.
+The offset of a disk depends only on the disks before it.
 """
 
 from __future__ import annotations
@@ -15,34 +16,37 @@ from hypersdk.errors import Cancelled
 from hypersdk.formats.image import BlockFile
 from hypersdk.formats.ova import OvaWriter
 from hypersdk.migration.heldfile import HeldFile, size_of
+from hypersdk.migration.images import ImageFormat
+from hypersdk.migration.naming import stem_of_run
 from hypersdk.migration.outputs import (
     FinishedFile,
-    Layout,
     OpenDisk,
     Outputs,
-    Publication,
     Published,
     PublishedFile,
     Wrap,
 )
-from hypersdk.migration.runfile import DiskRecord
+from hypersdk.migration.runfile import DiskRecord, RunRecord
+from hypersdk.migration.spec import ExportSpec
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import has_name, sha256_of, target_errors
 
 
 class OvaFile(Outputs):
-    """See the module. All methods: see ``Outputs``."""
+    """All disks in one OVA. Methods: see ``Outputs``."""
 
     parallel: ClassVar[bool] = False
 
-    def __init__(self, layout: Layout) -> None:
-        super().__init__(layout)
-        self._records = layout.run.disks
-        self._file = HeldFile(layout.folder / f"{layout.stem}.ova", self._suffix)
+    def __init__(self, run: RunRecord, spec: ExportSpec, image: ImageFormat, check: Callable[[], None]) -> None:
+        super().__init__(run, spec, image, check)
+        self._records = run.disks
+        self._stem = stem_of_run(run)
+        self._file = HeldFile(run.folder / f"{self._stem}.ova", run.attempt_suffix)
 
     def begin_lost_again(self) -> None:
-        """See Outputs. A disk in an archive ends where the next one starts, so those behind a lost one go with it."""
+        """See Outputs. A disk in an archive ends where the next one starts, so the disks after a lost one start again,
+        too."""
         size = size_of(self._file.partial, self._file.final)
         lost = False
         for record in self._records:
@@ -66,15 +70,16 @@ class OvaFile(Outputs):
             yield self._opened(file, record, found)
 
     def _take_name_back(self, record: DiskRecord) -> None:
-        """Where the archive was published and a disk of it must be copied again, those before it are still in there."""
+        """Renames a published archive back where a disk of it must be copied again: the disks before it are still in
+        there."""
         if record is not self._records[0] and not self._file.partial.exists():
             self._file.take_back()
 
     def _archive(self, file: BlockFile, until: DiskRecord | None) -> OvaWriter:
-        """The archive with all members before ``until``; their headers are written again, which changes nothing."""
-        # The time of each member is the same in every run that resumes this one.
-        started_s = int(datetime.fromisoformat(self._layout.run.started_at).timestamp())
-        archive = OvaWriter(file, f"{self._layout.stem}.ovf", mtime_s=started_s)
+        """The archive with all members before ``until``; their headers are written again, with the same content."""
+        # The modification time of the members must not change when the run is resumed.
+        started_s = int(datetime.fromisoformat(self._run.started_at).timestamp())
+        archive = OvaWriter(file, f"{self._stem}.ovf", mtime_s=started_s)
         for record in self._records:
             if record is until:
                 break
@@ -87,43 +92,38 @@ class OvaFile(Outputs):
         """See Outputs."""
         return record.start is not None and self._file.partial.exists()
 
-    @contextmanager
-    def finished(self, record: DiskRecord) -> Iterator[FinishedFile]:
+    def finished(self, record: DiskRecord) -> FinishedFile:
         """See Outputs."""
-        yield FinishedFile(self._file.whole, _region(record))
-
-    def sha256(self, record: DiskRecord, cancel: CancelToken, on_bytes: Callable[[int], None]) -> str:
-        """See Outputs."""
-        return sha256_of(self._file.whole, self._file.partial.name, cancel, on_bytes, _region(record))
+        return FinishedFile(self._file.whole, _region(record))
 
     def forget(self, record: DiskRecord) -> None:
-        """See Outputs. Disks behind it move, so they go with it: the caller forgets all or the last ones."""
-        self._layout.check()
+        """See Outputs. Disks after it move, so the caller removes all, or the last ones."""
+        self._check()
         with target_errors(f"removing {self._file.final.name}"):
             self._blocks(record).unlink(missing_ok=True)
             if record is self._records[0]:
                 self._file.remove()
 
-    def publish(self, publication: Publication) -> Published:
+    def publish(self, descriptor: Callable[[], bytes], cancel: CancelToken) -> Published:
         """See Outputs."""
-        self.publish_archive(publication)
-        digest = self.archive_sha256(publication.cancel) if publication.spec.file_hash else None
+        self.publish_archive(descriptor)
+        digest = self.archive_sha256(cancel) if self._spec.file_hash else None
         archive = PublishedFile(self._file.final.name, os.fstat(self._file.whole).st_size, digest)
         return Published([archive], archive)
 
-    def publish_archive(self, publication: Publication) -> None:
-        """Writes the end, the ``.mf`` and the descriptor and gives the archive its name."""
+    def publish_archive(self, descriptor: Callable[[], bytes]) -> None:
+        """Writes the descriptor, the ``.mf`` and the end of the archive, and renames it to its final name."""
         file = self._file
         if has_name(file.whole, file.final):
             return
         digests = {record.file_name: record.sha256 for record in self._records if record.sha256}
         with target_errors(f"finishing {file.final.name}"):
-            self._archive(FdFile(file.whole), until=None).finish(publication.descriptor(), digests)
+            self._archive(FdFile(file.whole), until=None).finish(descriptor(), digests)
         file.publish()
 
     def archive_sha256(self, cancel: CancelToken) -> str:
-        """Of the whole archive, which is known only now. Where that is cancelled it loses its name again: it is not
-        published yet."""
+        """SHA-256 of the whole archive, which is known only now. When that is cancelled the archive loses its final
+        name again, as it is not published yet."""
         try:
             return sha256_of(self._file.whole, self._file.final.name, cancel)
         except Cancelled:

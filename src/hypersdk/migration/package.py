@@ -1,5 +1,4 @@
-"""A package: a descriptor, the files it names wherever and however they are stored, and what its own ``.mf`` says of
-them.
+"""A package: a descriptor, the files that it names, however they are stored, and the comparison with its ``.mf``.
 
 ::
 
@@ -8,8 +7,8 @@ them.
                                             either, packed   ── GzipReader ──────────┘
     vm.mf ── read_mf ── lines ── compared with the digests of the files as stored ──> PackageVerdict
 
-The bytes of a file decide whether it is packed, and the files that are there whether it is in chunks: attributes get
-lost, and are left behind by whoever unpacks or joins files by hand.
+Whether a file is compressed is decided by its content, whether it is in chunks by the files that exist: attributes get
+lost, and stay when somebody unpacks or joins the files by hand.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ MISSING_DISK_FILE: Final = register(
 
 MAX_DESCRIPTOR: Final = 8 * MiB
 MAX_CHUNKS: Final = 10_000
-"""A thousand is what 2 TiB in chunks of 2 GiB need."""
+"""2 TiB in chunks of 2 GiB are a thousand."""
 
 UNPROVED_LOCAL: Final = "unproved: converted from a local file, which no server vouches for"
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The file of a disk as it is to be read.
+    """The file of a disk, as it is read.
 
-    ``stored`` is the one file of which it is all the bytes; None for chunks and what was packed. ``stored_bytes`` is
-    what there is to read, ``length_bytes`` the length of the image where it is known without reading all of it.
-    ``beside`` opens neighbours.
+    ``stored`` is the file that contains exactly the image; None for chunks and compressed files. ``stored_bytes`` is
+    the number of bytes to read, ``length_bytes`` the length of the image where it is known without reading it.
+    ``beside`` opens files in the same folder.
     """
 
     file: ReadableFile
@@ -63,8 +62,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class PackageVerdict:
-    """What the package's own ``.mf`` says of the files that were used. ``proof`` is ``proved: ...`` or ``unproved:
-    ...``."""
+    """The result of the comparison with the package's ``.mf``. ``proof`` is ``proved: ...`` or ``unproved: ...``."""
 
     proof: str
     warnings: tuple[str, ...]
@@ -72,7 +70,7 @@ class PackageVerdict:
 
 class Package:
     """The files of one input. ``folder`` is that of the descriptor in ``store``; names in descriptors and in the
-    ``.mf`` count from there."""
+    ``.mf`` are relative to it."""
 
     def __init__(self, store: Store, folder: str, check: Callable[[], None]) -> None:
         self._store = store
@@ -86,7 +84,7 @@ class Package:
         self._warnings: list[str] = []
 
     def descriptor(self, file: Stored) -> bytes:
-        """The text of the descriptor ``file``, compared with the ``.mf``, which is looked for beside it.
+        """The text of the descriptor ``file``, compared with the ``.mf`` in the same folder.
 
         Raises IntegrityError ``bad_format`` or ``manifest_mismatch``, TargetError.
         """
@@ -109,7 +107,7 @@ class Package:
         return self.image_of(whole or Joined(chunks), whole or chunks[0])
 
     def image_of(self, file: Stored | Joined, first: Stored) -> Image:
-        """``file`` as an image; ``first`` is where it begins. It counts as used."""
+        """``file`` as an image; ``first`` is its first file. It counts as used."""
         self._used[first.name] = first
         beside = self._beside(first.name.rpartition("/")[0])
         with input_errors():
@@ -119,15 +117,15 @@ class Package:
         return Image(file, file if isinstance(file, Stored) else None, file.size(), file.size(), beside)
 
     def wants_sha1(self, file: Stored) -> bool:
-        """Whether the ``.mf`` has a SHA-1 of ``file``: then it is best made while the file is read."""
+        """Whether the ``.mf`` has a SHA-1 of ``file``, which is then computed while the file is read."""
         return any(line.algorithm == "SHA1" for line in self._lines_of(file.name))
 
     def received(self, file: Stored, digests: Mapping[str, str]) -> None:
-        """Tells the digests (by algorithm, of all bytes of ``file``) that were made while it was converted."""
+        """Sets the digests (by algorithm, of all bytes of ``file``) that were computed during the conversion."""
         self._received[file.name] = digests
 
     def verdict(self, cancel: CancelToken, note: Callable[[str], None]) -> PackageVerdict:
-        """Compares every file that was used with the ``.mf``. Files whose digest is not known yet are read for it.
+        """Compares every used file with the ``.mf``. Files whose digest is not known yet are read.
 
         Raises IntegrityError ``manifest_mismatch`` that names the file, or ``input_changed``; TargetError; Cancelled.
         """
@@ -166,8 +164,8 @@ class Package:
         return open_extent
 
     def _chunks(self, file: EnvelopeFile) -> list[Stored]:
-        """``NAME.000000000`` and so on (DSP0243 1.1.1, section 7.1), as many as there are. Raises where one in the
-        middle is missing or short."""
+        """The chunks ``NAME.000000000`` and so on (DSP0243 1.1.1, section 7.1), as many as exist. Raises where one in
+        the middle is missing or short."""
         for name in file.names:
             chunks: list[Stored] = []
             while chunk := self._find([f"{name}.{len(chunks):09d}"], self._folder):
@@ -182,7 +180,7 @@ class Package:
     # The .mf
 
     def _read_mf(self, descriptor: str) -> None:
-        """The ``.mf`` that is called as the descriptor is, or the only one that there is."""
+        """Reads the ``.mf`` with the name of the descriptor, or the only one that exists."""
         path = f"{descriptor.rpartition('.')[0]}.mf"
         file = self._store.open(path) or self._other_mf(path)
         if file is None:
@@ -207,12 +205,12 @@ class Package:
         same = [other for other in found if other.lower() == path.lower()]
         if len(same or found) > 1:
             self._warnings.append(
-                f"of {len(found)} .mf files none has the name of the descriptor; nothing was compared with them"
+                f"none of {len(found)} .mf files has the name of the descriptor; none of them was compared"
             )
         return self._store.open((same or found)[0]) if len(same or found) == 1 else None
 
     def _lines_of(self, path: str) -> list[MfLine]:
-        """What the ``.mf`` says of the file: by its name from the descriptor's folder or in the archive, as it is
+        """The lines of the ``.mf`` for the file: by its name relative to the descriptor's folder or in the archive, as
         written or decoded."""
         names = dict.fromkeys(unicodedata.normalize("NFC", name) for name in (self._shown(path), path))
         exact = [line for name in names for line in self._lines.get(name, ())]
@@ -246,11 +244,10 @@ class Package:
         )
         hint = f"; it has the content of '{owner}'" if owner else ""
         raise IntegrityError(
-            f"'{name}' is not what the package's {mf} says: its {line.algorithm} is {digest}, not"
-            f" {line.hexdigest}{hint}",
+            f"'{name}' does not match the package's {mf}: its {line.algorithm} is {digest}, not {line.hexdigest}{hint}",
             code=MANIFEST_MISMATCH,
             cause=(
-                "A file of the package differs from the package's own manifest: it was damaged, changed or exchanged."
+                "A file of the package differs from the package's own manifest: it was damaged, changed or replaced."
             ),
             next_step="Nothing was published. Get the package again from where it came from.",
             file=name,
@@ -272,7 +269,8 @@ class Package:
 
 
 def _spellings(names: Sequence[str]) -> Iterator[str]:
-    """``names``, and then as macOS may have stored them: with accents as characters of their own, or joined."""
+    """``names``, and then their other Unicode forms: macOS may have stored accents as separate characters, or
+    joined."""
     yield from names
     for name in names:
         if not name.isascii():

@@ -1,4 +1,4 @@
-"""The plan: what will be done, before anything is. ``--dry-run`` prints it."""
+"""The plan of an export, made before anything is changed. ``--dry-run`` prints it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hypersdk.config.folders import state_folder
-from hypersdk.errors import CODES, TARGET_DENIED, IntegrityError, LookupFailed, TargetError, register
+from hypersdk.errors import CODES, TARGET_DENIED, IntegrityError, LookupFailed, Refused, TargetError, register
 from hypersdk.migration import preflight
 from hypersdk.migration.formats import FORMATS, most_bytes, most_bytes_around
 from hypersdk.migration.naming import disk_file_name, foreign_files, refuse_foreign, select_disks, stem_of
-from hypersdk.migration.preflight import Refusal
+from hypersdk.migration.preflight import DEFAULT_MIN_FREE, MinFreeSpace
 from hypersdk.migration.resumption import Resumption, resumption_of
 from hypersdk.migration.runfile import RUN_FILE, FolderRuns, RunFile, RunRecord, RunStore
 from hypersdk.migration.spec import ExportSpec, Method, Resume, SourceState
@@ -45,27 +45,20 @@ NOTHING_TO_RESUME = register(
 
 @dataclass(frozen=True, slots=True)
 class PlannedDisk:
-    """One disk that will be copied. ``expected_bytes`` is an upper estimate of its file's size."""
+    """One disk that will be copied. ``expected_bytes`` is an upper estimate of its file's size; of a local image, the
+    bytes to read."""
 
     key: int
     label: str
     file_name: str
     capacity_bytes: int
     expected_bytes: int
-    allocated_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class MinFreeSpace:
-    """How much must stay free on a datastore while a snapshot of ours is held."""
-
-    fraction: float = preflight.MIN_FREE_FRACTION
-    at_least_bytes: int = preflight.MIN_FREE_BYTES
+    allocated_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be done to one machine. ``changes`` lists what is changed at the source and undone at the end.
+    """What an export of one machine will do. ``changes`` lists the changes to the source, undone at the end.
 
     ``snapshot`` is the moref of the existing snapshot to export; None with ``temporary_snapshot`` or a machine that is
     off. ``resumption`` is set where an unfinished run is resumed and something is still to be copied.
@@ -121,24 +114,26 @@ def make_plan(
     *,
     cancel: CancelToken,
     machines: Sequence[MachineSummary] | None = None,
-    min_free: MinFreeSpace = MinFreeSpace(),
+    min_free: MinFreeSpace = DEFAULT_MIN_FREE,
     runs: RunStore | None = None,
 ) -> Plan:
-    """Looks the machine up, checks all that can be checked without changing anything, and says what will be done.
+    """Looks up the machine and runs all checks that change nothing.
 
-    ``machines`` spares the inventory call where the caller has it; ``runs`` knows of unfinished runs, by default those
-    that lie in their folders. Raises LookupFailed, Refused (with every reason at once) or TargetError.
+    ``machines`` saves the inventory call where the caller has the list. ``runs`` are the unfinished runs, by default
+    those recorded in their output folders. Raises LookupFailed, Refused (with every reason at once) or TargetError.
     """
     rows = machines if machines is not None else list_machines(session, cancel=cancel)
     machine = read_machine(session, find_machine(rows, spec.machine).moref)
-    free = free_bytes(spec.output_dir)  # first of all that looks at the folder: it says what keeps us from it
+    free = free_bytes(spec.output_dir)  # first access to the folder: its error names the reason
     found = _look(session, machine, spec, runs or FolderRuns(state_folder(os.environ)))
     spec, machine = found.spec, found.machine
     planned = tuple(_planned(machine, spec, number, disk) for number, disk in found.disks)
     needs = sum(disk.expected_bytes for disk in planned) + most_bytes_around(spec, len(planned))
-    refusals = [*_source_refusals(session, found, min_free), *_format_refusals(spec)]
-    if not found.resuming:
-        refusals += _space_refusals(spec, needs, free)
+    refusals = list(_source_refusals(session, found, min_free))
+    if reason := FORMATS[spec.format].refusal(spec.compress):
+        refusals.append(Refused(reason, code=preflight.COMPRESS_UNFIT))
+    if not found.resuming and needs > free:
+        refusals.append(_too_small(spec, needs, free))
     preflight.raise_if_any(machine.name, refusals)
     resumption = found.resumption()
     return Plan(
@@ -160,10 +155,10 @@ def make_plan(
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What there is: the machine at the point in time that is exported, and an unfinished run of it.
+    """The machine at the point in time that is exported, and an unfinished run of it.
 
-    ``disks`` have their numbers. ``only_publish``: all is copied, so nothing of the machine is read or changed any
-    more, whatever has become of it.
+    ``disks`` have their numbers. ``only_publish``: all is copied, so the machine is no longer read or changed, whatever
+    its state.
     """
 
     spec: ExportSpec
@@ -180,10 +175,10 @@ class _Found:
         return preflight.wants_snapshot(self.machine, self.spec)
 
     def resumption(self) -> Resumption | None:
-        """How the run is resumed, where something is still to be copied."""
+        """How the run is resumed; None where nothing is left to copy."""
         if not self.resuming or self.run is None or self.only_publish:
             return None
-        return resumption_of(self.machine, self.spec, self.run, self.spec.output_dir.absolute())
+        return resumption_of(self.machine, self.spec, self.run)
 
 
 def _look(session: Session, machine: Machine, spec: ExportSpec, runs: RunStore) -> _Found:
@@ -201,14 +196,14 @@ def _look(session: Session, machine: Machine, spec: ExportSpec, runs: RunStore) 
     return _Found(spec, machine, disks, snapshot, run, resuming, only_publish)
 
 
-def _source_refusals(session: Session, found: _Found, min_free: MinFreeSpace) -> Iterator[Refusal]:
+def _source_refusals(session: Session, found: _Found, min_free: MinFreeSpace) -> Iterator[Refused]:
     if found.only_publish:
         return
     machine, disks = found.machine, [disk for _, disk in found.disks]
     stores = read_datastores(session, machine.moref) if found.temporary else []
     held_by_us = found.run is not None and bool(found.run.open_changes)
     yield from preflight.machine_refusals(machine, found.spec, disks, held_by_us=held_by_us)
-    yield from preflight.datastore_refusals(stores, min_free.fraction, min_free.at_least_bytes)
+    yield from preflight.datastore_refusals(stores, min_free)
 
 
 def _planned(machine: Machine, spec: ExportSpec, number: int, disk: Disk) -> PlannedDisk:
@@ -243,8 +238,8 @@ def _check_folder(spec: ExportSpec, *, unfinished: bool) -> bool:
 
 
 def _nothing_begun(spec: ExportSpec, runs: RunStore) -> bool:
-    """Whether there is an unfinished run that nobody needs: it ended before its first byte and left nothing at the
-    source. What the user is told to do about it can then be done without a word about that run."""
+    """Whether there is an unfinished run that nobody needs: it ended before its first byte and left nothing to undo at
+    the source. Such a run is discarded without asking."""
     folder = spec.output_dir.absolute()
     if not runs.exists(folder):
         return False
@@ -264,18 +259,12 @@ def _run_of(spec: ExportSpec, machine: Machine, runs: RunStore) -> RunRecord | N
     return run.record if run is not None and run.record.moref == machine.moref else None
 
 
-def _format_refusals(spec: ExportSpec) -> Iterator[Refusal]:
-    if reason := FORMATS[spec.format].refusal(spec.compress):
-        yield Refusal(preflight.COMPRESS_UNFIT, reason)
-
-
-def _space_refusals(spec: ExportSpec, needs: int, free: int) -> Iterator[Refusal]:
-    if needs > free:
-        yield Refusal(
-            preflight.TARGET_TOO_SMALL,
-            f"{spec.shown_dir} has {format_size(free)} free, the export may need {format_size(needs)}",
-            (FreeSpace(needs - free, str(spec.shown_dir)), *CODES[preflight.TARGET_TOO_SMALL].remedies[1:]),
-        )
+def _too_small(spec: ExportSpec, needs: int, free: int) -> Refused:
+    return Refused(
+        f"{spec.shown_dir} has {format_size(free)} free, the export may need {format_size(needs)}",
+        code=preflight.TARGET_TOO_SMALL,
+        remedies=(FreeSpace(needs - free, str(spec.shown_dir)), *CODES[preflight.TARGET_TOO_SMALL].remedies[1:]),
+    )
 
 
 def _named_snapshot(machine: Machine, spec: ExportSpec, *, may_be_gone: bool) -> str | None:

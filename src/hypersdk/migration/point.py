@@ -1,16 +1,14 @@
-"""The point in time that an export is of. One image never mixes two of them.
+"""The point in time of an export. One image never mixes two of them.
 
-A powered-off machine does not change as long as it is not reconfigured and not powered on: ``config.changeVersion`` and
-the last power-on tell. A snapshot does not change as long as it exists. A token of either is stored with the run, and a
-run continues only where the token is proved equal.
+A powered-off machine does not change while it is not reconfigured and not powered on, which ``config.changeVersion``
+and the time of the last power-on show. A snapshot does not change while it exists. A token of either is stored with the
+run, and a run continues only where the token is proved equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from hypersdk.errors import SourceError, register
 from hypersdk.model import Machine, Power
@@ -31,7 +29,7 @@ SNAPSHOT_GONE = register(
 
 
 class PointKind(StrEnum):
-    """What holds the disks still."""
+    """Why the disks do not change."""
 
     OFF = "off"
     SNAPSHOT = "snapshot"
@@ -39,7 +37,7 @@ class PointKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DiskPoint:
-    """What of one disk must not change: its backing file, size in bytes and, with CBT, its change id."""
+    """The facts of a disk that must not change: its backing file, size in bytes and, with CBT, its change id."""
 
     key: int
     file: str | None
@@ -49,9 +47,9 @@ class DiskPoint:
 
 @dataclass(frozen=True, slots=True)
 class PointInTime:
-    """A token for one point in time; two equal tokens are the same bytes on every disk.
+    """A token for one point in time; equal tokens mean the same data on every disk.
 
-    ``instance`` tells machines apart even where a moref was given out again. ``boot_time`` is RFC 3339 text.
+    ``instance`` identifies the machine even where its moref was reused. ``boot_time`` is RFC 3339 text.
     """
 
     kind: PointKind
@@ -62,7 +60,7 @@ class PointInTime:
     disks: tuple[DiskPoint, ...]
 
     def difference(self, now: PointInTime) -> str | None:
-        """Why ``now`` may not be the same point; None where it is."""
+        """Why ``now`` may be another point; None where it is the same."""
         if self.instance != now.instance:
             return "it is another machine"
         if self.kind is not now.kind or self.snapshot != now.snapshot:
@@ -85,29 +83,18 @@ class PointInTime:
             return False
 
     def describe(self) -> str:
-        """For people."""
+        """A description for users."""
         return "the powered-off machine" if self.kind is PointKind.OFF else f"snapshot {self.snapshot}"
 
     def identity(self, disk_key: int) -> str:
-        """Text that is equal exactly for one disk at one point in time; ledgers carry it."""
+        """The identity of one disk at this point in time, which its ledger contains."""
         if self.kind is PointKind.SNAPSHOT:
             return f"{self.instance}/{disk_key}/snapshot/{self.snapshot}"
         return f"{self.instance}/{disk_key}/off/{self.change_version}/{self.boot_time}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PointInTime:
-        """The inverse of ``as_dict``. Raises KeyError, TypeError or ValueError where ``data`` is something else."""
-        disks = tuple(DiskPoint(**disk) for disk in data["disks"])
-        return cls(**{**data, "kind": PointKind(data["kind"]), "disks": disks})
-
 
 def point_of(machine: Machine, snapshot: str | None) -> PointInTime:
-    """The point that an export of ``machine`` would be of now. ``snapshot`` is a moref, or None for the powered-off
-    machine.
+    """The current point in time of ``machine``. ``snapshot`` is a moref, or None for the powered-off machine.
 
     Raises SourceError ``source_changed`` when the machine runs and no snapshot is given, or the snapshot is gone.
     """
@@ -126,11 +113,11 @@ def point_of(machine: Machine, snapshot: str | None) -> PointInTime:
 
 
 def check_snapshot_there(machine: Machine, point: PointInTime) -> None:
-    """Raises SourceError ``snapshot_gone`` where ``point`` is a snapshot that the machine does not have any more."""
+    """Raises SourceError ``snapshot_gone`` where ``point`` is a snapshot that the machine no longer has."""
     if point.snapshot is not None and all(node.moref != point.snapshot for node in machine.snapshots):
         raise snapshot_gone(machine.name, point.snapshot)
 
 
 def snapshot_gone(machine: str, snapshot: str | None) -> SourceError:
-    """The error that says so."""
+    """The error for a removed snapshot."""
     return SourceError(f"snapshot {snapshot} of '{machine}' was removed while it was exported", code=SNAPSHOT_GONE)

@@ -1,18 +1,20 @@
-"""Refuse early, by name, with the fix. Pure: facts in, findings out; nothing is asked of any server here."""
+"""Checks before an export, from facts that were read before: no server is asked here. Each refusal has a code and
+remedies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from hypersdk.errors import CODES, Refused, register
 from hypersdk.formats.vmdk.layout import MAX_CAPACITY
 from hypersdk.migration.runfile import SNAPSHOT_PREFIX
 from hypersdk.migration.spec import ExportSpec, SourceState
 from hypersdk.model import Backing, Disk, Machine, Power, boot_sequence
-from hypersdk.remedies import ChooseFolder, ExcludeDisk, First, FreeSpace, LowerLimit, Notice, Remedy, Retry, SetOption
+from hypersdk.remedies import ChooseFolder, ExcludeDisk, First, FreeSpace, LowerLimit, Notice, Retry, SetOption
 from hypersdk.units import SECTOR, GiB, format_size
+from hypersdk.vsphere.machine import DatastoreFacts
 
 NO_DISKS = register(
     "no_disks",
@@ -108,59 +110,39 @@ COMPRESS_UNFIT = register(
     "qcow2 supports every kind; ovf, ova and vmdk support none, checked and unchecked; raw supports none.",
 )
 
-MIN_FREE_FRACTION: Final = 0.10
-MIN_FREE_BYTES: Final = 20 * GiB
-"""A snapshot is only made while each datastore keeps at least the larger of the two free."""
-
-
-class DatastoreSpace(Protocol):
-    """The part of a datastore's facts that matters here."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def capacity_bytes(self) -> int | None: ...
-    @property
-    def free_bytes(self) -> int | None: ...
-
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """One reason why not."""
+class MinFreeSpace:
+    """How much must stay free on a datastore while a temporary snapshot exists: the larger of the two."""
 
-    code: str
-    message: str
-    remedies: tuple[Remedy, ...] = ()
+    fraction: float = 0.10
+    at_least_bytes: int = 20 * GiB
 
-    @classmethod
-    def of_disk(cls, code: str, disk: Disk, message: str) -> Refusal:
-        """Where what helps is to leave this disk out, it is named."""
-        remedies = CODES[code].remedies
-        named = (ExcludeDisk(disk.label) if remedy == ExcludeDisk() else remedy for remedy in remedies)
-        return cls(code, message, tuple(named))
-
-    def as_error(self) -> Refused:
-        """The error to raise when it is the only one."""
-        return Refused(self.message, code=self.code, remedies=self.remedies)
+    def of(self, capacity_bytes: int) -> int:
+        """Bytes that must stay free on a datastore of ``capacity_bytes``."""
+        return max(int(capacity_bytes * self.fraction), self.at_least_bytes)
 
 
-def raise_if_any(machine: str, refusals: Sequence[Refusal]) -> None:
-    """Raises Refused: with the reason's own code if there is one, else with all of them as its ``reasons``."""
+DEFAULT_MIN_FREE: Final = MinFreeSpace()
+
+
+def raise_if_any(machine: str, refusals: Sequence[Refused]) -> None:
+    """Raises the refusal if there is one; several as the ``reasons`` of one error."""
     if not refusals:
         return
     if len(refusals) == 1:
-        raise refusals[0].as_error()
-    errors = [refusal.as_error() for refusal in refusals]
+        raise refusals[0]
+    messages = "; ".join(refusal.message for refusal in refusals)
     raise Refused(
-        f"'{machine}' cannot be exported, for {len(errors)} reasons: " + "; ".join(error.message for error in errors),
-        cause="; ".join(error.cause for error in errors),
-        remedies=tuple(dict.fromkeys(remedy for error in errors for remedy in error.remedies)),
-        reasons=errors,
+        f"'{machine}' cannot be exported, for {len(refusals)} reasons: {messages}",
+        cause="; ".join(refusal.cause for refusal in refusals),
+        remedies=tuple(dict.fromkeys(remedy for refusal in refusals for remedy in refusal.remedies)),
+        reasons=refusals,
     )
 
 
 def wants_snapshot(machine: Machine, spec: ExportSpec) -> bool:
-    """Whether the export goes through a temporary snapshot of our own."""
+    """Whether the export uses a temporary snapshot."""
     if spec.state is SourceState.SNAPSHOT:
         return spec.snapshot == "new"
     return spec.state is SourceState.AUTO and machine.power is Power.ON
@@ -168,85 +150,85 @@ def wants_snapshot(machine: Machine, spec: ExportSpec) -> bool:
 
 def machine_refusals(
     machine: Machine, spec: ExportSpec, disks: Sequence[Disk], *, held_by_us: bool = False
-) -> Iterator[Refusal]:
-    """What speaks against exporting these ``disks`` of ``machine`` as asked.
+) -> Iterator[Refused]:
+    """Why these ``disks`` of ``machine`` cannot be exported as requested.
 
-    ``held_by_us``: an interrupted run of ours may still hold it, which the export ends first; so being busy is no
-    reason.
+    ``held_by_us``: an interrupted run may still hold the machine. The export ends that run first, so a busy machine is
+    not refused.
     """
     name = machine.name
     if not disks:
-        yield Refusal(NO_DISKS, f"'{name}' has no disk to export")
+        yield Refused(f"'{name}' has no disk to export", code=NO_DISKS)
     if machine.encrypted:
-        yield Refusal(ENCRYPTED_MACHINE, f"'{name}' is encrypted")
+        yield Refused(f"'{name}' is encrypted", code=ENCRYPTED_MACHINE)
     if machine.has_vtpm:
-        yield Refusal(VTPM_PRESENT, f"'{name}' has a virtual TPM")
+        yield Refused(f"'{name}' has a virtual TPM", code=VTPM_PRESENT)
     if machine.power is Power.SUSPENDED and spec.state is not SourceState.SNAPSHOT:
-        yield Refusal(MACHINE_SUSPENDED, f"'{name}' is suspended")
+        yield Refused(f"'{name}' is suspended", code=MACHINE_SUSPENDED)
     if machine.busy_with and not held_by_us:
-        yield Refusal(MACHINE_BUSY, f"'{name}' is busy: {machine.busy_with}")
+        yield Refused(f"'{name}' is busy: {machine.busy_with}", code=MACHINE_BUSY)
     yield from _unreachable(machine, disks)
     snapshot = wants_snapshot(machine, spec)
     if snapshot and machine.consolidation_needed:
-        yield Refusal(CONSOLIDATION_NEEDED, f"the disks of '{name}' need consolidation")
+        yield Refused(f"the disks of '{name}' need consolidation", code=CONSOLIDATION_NEEDED)
     if snapshot and machine.summary.template:
-        yield Refusal(SNAPSHOT_REFUSED, f"'{name}' is a template")
+        yield Refused(f"'{name}' is a template", code=SNAPSHOT_REFUSED)
     through_snapshot = snapshot or spec.state is SourceState.SNAPSHOT
     for disk in disks:
         yield from _disk_refusals(name, disk, through_snapshot)
 
 
-def capacity_refusals(machine: Machine, disks: Sequence[Disk]) -> Iterator[Refusal]:
-    """Disks of a size that cannot be. To be asked before anything is reckoned with it."""
+def capacity_refusals(machine: Machine, disks: Sequence[Disk]) -> Iterator[Refused]:
+    """Disks of an impossible size. To be checked before anything is calculated from it."""
     for disk in disks:
         if not 0 < disk.capacity_bytes <= MAX_CAPACITY or disk.capacity_bytes % SECTOR:
             said = f"a capacity of {disk.capacity_bytes} bytes"
-            yield Refusal.of_disk(DISK_CAPACITY, disk, f"'{disk.label}' of '{machine.name}' has {said}")
+            yield _disk_refusal(DISK_CAPACITY, disk, f"'{disk.label}' of '{machine.name}' has {said}")
 
 
-def _unreachable(machine: Machine, disks: Sequence[Disk]) -> Iterator[Refusal]:
+def _disk_refusal(code: str, disk: Disk, message: str) -> Refused:
+    """Where a remedy is to exclude the disk, the remedy names it."""
+    remedies = CODES[code].remedies
+    named = (ExcludeDisk(disk.label) if remedy == ExcludeDisk() else remedy for remedy in remedies)
+    return Refused(message, code=code, remedies=tuple(named))
+
+
+def _unreachable(machine: Machine, disks: Sequence[Disk]) -> Iterator[Refused]:
     used = {disk.datastore for disk in disks}
     for datastore in machine.unreachable_datastores:
         if datastore in used:
-            yield Refusal(DATASTORE_UNREACHABLE, f"datastore '{datastore}' of '{machine.name}' is not accessible")
+            yield Refused(f"datastore '{datastore}' of '{machine.name}' is not accessible", code=DATASTORE_UNREACHABLE)
 
 
-def _disk_refusals(name: str, disk: Disk, through_snapshot: bool) -> Iterator[Refusal]:
+def _disk_refusals(name: str, disk: Disk, through_snapshot: bool) -> Iterator[Refused]:
     if disk.backing is Backing.RDM_PHYSICAL:
-        yield Refusal.of_disk(RDM_PHYSICAL, disk, f"'{disk.label}' of '{name}' is a physical raw device mapping")
+        yield _disk_refusal(RDM_PHYSICAL, disk, f"'{disk.label}' of '{name}' is a physical raw device mapping")
     if disk.shared:
-        yield Refusal.of_disk(SHARED_DISK, disk, f"'{disk.label}' of '{name}' is shared with other machines")
+        yield _disk_refusal(SHARED_DISK, disk, f"'{disk.label}' of '{name}' is shared with other machines")
     if disk.encrypted:
-        yield Refusal(ENCRYPTED_MACHINE, f"'{disk.label}' of '{name}' is encrypted")
+        yield Refused(f"'{disk.label}' of '{name}' is encrypted", code=ENCRYPTED_MACHINE)
     if disk.independent and through_snapshot:
-        yield Refusal.of_disk(
+        yield _disk_refusal(
             INDEPENDENT_DISK, disk, f"'{disk.label}' of '{name}' is independent and the machine is running"
         )
 
 
-def min_free_bytes(capacity_bytes: int, fraction: float = MIN_FREE_FRACTION, at_least: int = MIN_FREE_BYTES) -> int:
-    """Bytes that must stay free on a datastore of ``capacity_bytes`` while a snapshot of ours is held."""
-    return max(int(capacity_bytes * fraction), at_least)
-
-
-def datastore_refusals(
-    datastores: Iterable[DatastoreSpace], fraction: float = MIN_FREE_FRACTION, at_least: int = MIN_FREE_BYTES
-) -> Iterator[Refusal]:
-    """Which datastores have too little room for a snapshot to grow."""
+def datastore_refusals(datastores: Iterable[DatastoreFacts], min_free: MinFreeSpace) -> Iterator[Refused]:
+    """Datastores with too little free space for a snapshot to grow."""
     for store in datastores:
         if store.capacity_bytes is None or store.free_bytes is None:
-            continue  # not accessible: unreachable datastores are refused by that name
-        needed = min_free_bytes(store.capacity_bytes, fraction, at_least)
+            continue  # not accessible: refused as datastore_unreachable
+        needed = min_free.of(store.capacity_bytes)
         if store.free_bytes < needed:
-            yield Refusal(
-                DATASTORE_LOW,
+            yield Refused(
                 f"datastore '{store.name}' has {format_size(store.free_bytes)} free;"
                 f" {format_size(needed)} must stay free while a snapshot is held",
+                code=DATASTORE_LOW,
             )
 
 
 def warnings_for(machine: Machine, spec: ExportSpec) -> Iterator[Notice]:
-    """What the user should know before saying yes; none of it stops the export."""
+    """What the user should know before confirming; none of it stops the export."""
     if wants_snapshot(machine, spec):
         if not spec.quiesce:
             yield Notice("the snapshot is crash-consistent: quiescing is disabled")

@@ -1,13 +1,13 @@
-"""Before the first byte: take up or begin a run, bring the source to a standstill, settle the point in time.
+"""Before the copy: resume or start a run, freeze the source, record the point in time.
 
 ::
 
-    run file in the folder?   --resume    same machine, same options: go on     else resume_mismatch
-                              --discard   undo what is open at the source, remove the partial files, start;
+    run file in the folder?   --resume    same machine, same options: continue  else resume_mismatch
+                              --discard   undo open changes to the source, remove the partial files, start;
                                           else run_elsewhere
-                              neither     refused (resumable_state), unless nothing was begun: then begin
-    all copied, proof written down?       the source is only restored, whatever point in time it is at by now
-    point in time proved equal?           finished disks stay finished, begun disks go on
+                              neither     refused (resumable_state), unless nothing was copied: then start
+    all copied, proof recorded?           the source is only restored, whatever its point in time is by now
+    same point in time?                   finished disks stay finished, partial disks continue
                               else        every disk starts again, and the result says so
 """
 
@@ -32,15 +32,15 @@ from hypersdk.vsphere.session import Session
 
 RESUME_MISMATCH = register(
     "resume_mismatch",
-    "The unfinished export in this folder is of another machine or was begun with other options.",
-    "It can only be resumed with the options that it was begun with.",
+    "The unfinished export in this folder is of another machine or was started with other options.",
+    "It can only be resumed with the options that it was started with.",
     Discard(),
 )
 RUN_ELSEWHERE = register(
     "run_elsewhere",
-    "The unfinished export in this folder is from another server, and what it changed there is not undone. Machines of"
+    "The unfinished export in this folder is from another server, and its changes there are not undone. Machines of"
     " two servers may have the same id.",
-    First("log in to the server that is named, as the user that is named"),
+    First("log in to the named server as the named user"),
     RestoreSource(snapshots=True),
     "Then export again.",
 )
@@ -48,7 +48,7 @@ RUN_ELSEWHERE = register(
 
 @dataclass(frozen=True, slots=True)
 class SourceWork:
-    """What the steps below work with: one machine's session, plan, run and journal. ``warn`` adds to the result's
+    """The context of the steps below: one machine's session, plan, run and journal. ``warn`` adds to the result's
     warnings."""
 
     session: Session
@@ -65,7 +65,7 @@ class SourceWork:
 
 
 def endpoint_name(session: Session) -> str:
-    """``user@host`` for the run file: for people, and so that `cleanup` knows where to log in. No secret."""
+    """``user@host`` for the run file: for users, and so that `cleanup` knows where to log in. Contains no secret."""
     return f"{session.endpoint.username}@{session.endpoint.host}:{session.endpoint.port}"
 
 
@@ -80,8 +80,7 @@ def _server(name: str) -> str:
 
 
 def check_undone_here(session: Session, run: RunFile) -> None:
-    """Raises Refused ``run_elsewhere`` where ``run`` left something to undo at another server than that of
-    ``session``."""
+    """Raises Refused ``run_elsewhere`` where ``run`` left changes at another server than that of ``session``."""
     record = run.record
     if record.open_changes and _server(record.endpoint) != _server(endpoint_name(session)):
         left = sorted({change.kind.value for change in record.open_changes})
@@ -107,8 +106,8 @@ def check_same_run(session: Session, plan: Plan, run: RunFile) -> None:
     ours = {
         "server": _server(endpoint_name(session)),
         "machine": plan.machine.moref,
-        "format": plan.spec.format.value,
-        "compression": plan.spec.compress.value,
+        "format": plan.spec.format,
+        "compression": plan.spec.compress,
         "disks": [(disk.key, disk.capacity_bytes) for disk in plan.disks],
     }
     different = [name for name in theirs if theirs[name] != ours[name]]
@@ -119,20 +118,19 @@ def check_same_run(session: Session, plan: Plan, run: RunFile) -> None:
 
 
 def take_over(work: SourceWork, cancel: CancelToken) -> None:
-    """After a crash: whatever the last process left at the source, but for the snapshot that a resume needs, is put
-    back first.
+    """Restores the source after a crash of the last process, except for the snapshot that a resume needs.
 
-    Where all is copied already, what cannot be put back is no reason not to publish it: the end of the run tries once
-    more, and tells.
+    Where all is copied already, a failure does not keep the files from being published: the end of the run retries it
+    and reports it.
     """
     discard = work.plan.spec.resume is Resume.DISCARD
     copied = work.run.record.copied and not discard
     keep: tuple[ChangeKind, ...] = () if discard else (ChangeKind.SNAPSHOT,)
     wants_off = work.plan.spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN)
     if wants_off and work.journal.guest_may_go_down and not (discard or copied):
-        # It is to be off in a moment again, and its guest may need an hour to be asked once more.
+        # The machine is to be off anyway, and asking its guest again may take an hour.
         keep += (ChangeKind.POWER,)
-    still = work.run.record.point is not None and not copied and _still_at_point(work, cancel)
+    still = not copied and _still_at_point(work, cancel)
     problems = work.journal.undo(keep=keep, cancel=cancel)
     if problems and not copied:
         remedies = (First("wait until vSphere answers again"), _restore(work, keep))
@@ -142,13 +140,13 @@ def take_over(work: SourceWork, cancel: CancelToken) -> None:
 
 
 def freeze_source(work: SourceWork, *, shutdown_timeout_s: float, cancel: CancelToken) -> None:
-    """Brings the source to a standstill, each change journalled, and writes down the point in time that is exported.
+    """Freezes the source, with each change journalled, and records the point in time that is exported.
 
-    Disks that were begun at another point start again. Raises SourceError ``source_changed`` where the machine has
-    other disks than were planned.
+    Disks that were started at another point start again. Raises SourceError ``source_changed`` where the machine has
+    other disks than planned.
     """
     spec = work.plan.spec
-    proved = work.run.record.point is not None and _still_at_point(work, cancel)
+    proved = _still_at_point(work, cancel)
     machine = read_machine(work.session, work.plan.machine.moref)
     if machine.power is Power.ON and spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN):
         work.journal.shut_down(guest=spec.state is SourceState.SHUTDOWN, timeout_s=shutdown_timeout_s, cancel=cancel)
@@ -165,26 +163,26 @@ def freeze_source(work: SourceWork, *, shutdown_timeout_s: float, cancel: Cancel
 
 
 def _check_disks(plan: Plan, now: Machine) -> None:
-    """Between the plan and the standstill, as while a question waits for its answer, somebody may have added a disk: it
-    would be left out."""
+    """Raises SourceError ``source_changed`` where disks were added, removed or resized since the plan was made, as
+    while a prompt waited: an added disk would be missing in the export."""
     planned = {(disk.key, disk.capacity_bytes) for disk in plan.machine.disks}
     there = {(disk.key, disk.capacity_bytes) for disk in now.disks}
-    came = [disk.label for disk in now.disks if (disk.key, disk.capacity_bytes) not in planned]
-    went = [disk.label for disk in plan.disks if (disk.key, disk.capacity_bytes) not in there]
-    different = list(dict.fromkeys(came + went))
+    added = [disk.label for disk in now.disks if (disk.key, disk.capacity_bytes) not in planned]
+    removed = [disk.label for disk in plan.disks if (disk.key, disk.capacity_bytes) not in there]
+    different = list(dict.fromkeys(added + removed))
     if different:
         raise SourceError(
             f"'{now.name}' has other disks than were planned: {', '.join(different)}",
             code=SOURCE_CHANGED,
             disks=different,
-            cause="A disk was added, taken away or resized after the plan was made.",
+            cause="A disk was added, removed or resized after the plan was made.",
             remedies=(Retry(),),
         )
 
 
 def _snapshot(work: SourceWork, machine: Machine, cancel: CancelToken) -> str | None:
-    """Moref of the snapshot to export: the named one, the temporary one of the run being resumed, or a new one; None
-    without."""
+    """Moref of the snapshot to export: the named one, the temporary one of the run being resumed, or a new one. None
+    where no snapshot is used."""
     if work.plan.snapshot is not None:
         return work.plan.snapshot
     if not work.plan.temporary_snapshot:
@@ -212,7 +210,8 @@ def _still_at_point(work: SourceWork, cancel: CancelToken) -> bool:
     """Whether the machine is provably at the point in time of the run."""
     cancel.check()
     point = work.run.record.point
-    assert point is not None
+    if point is None:
+        return False
     try:
         return point.holds_of(read_machine(work.session, work.run.record.moref))
     except SourceError:  # the machine itself may be gone
@@ -220,8 +219,8 @@ def _still_at_point(work: SourceWork, cancel: CancelToken) -> bool:
 
 
 def _follow_own_changes(work: SourceWork) -> None:
-    """Our own undo reconfigured the machine; its bytes did not change. To be called right after, where it stood still
-    before."""
+    """Updates the recorded point in time after an undo of ours reconfigured the machine, which does not change its
+    data. To be called right after the undo, where the machine was still at its point before."""
     point = work.run.record.point
     if point is None or point.kind is not PointKind.OFF:
         return
@@ -231,15 +230,15 @@ def _follow_own_changes(work: SourceWork) -> None:
 
 
 def undo_after(work: SourceWork, error: BaseException, *, copied: bool = True) -> None:
-    """Undoes what was changed after ``error`` ended the run; what fails is added to it (field ``not_undone``) and stays
-    in the run file.
+    """Undoes the changes to the source after ``error`` ended the run. Failures are added to the error (field
+    ``not_undone``) and stay in the run file.
 
-    A cancelled run keeps its snapshot, and so does one that ended before the copy: it is resumable at that point in
-    time; ``error`` names it (field ``kept_snapshot``). A failed one is undone whole.
+    A cancelled run keeps its snapshot, and so does one that ended before the copy: it can be resumed at that point in
+    time; ``error`` names it (field ``kept_snapshot``). After a failure everything is undone.
     """
-    cancel = CancelToken()  # the run's own has ended
+    cancel = CancelToken()  # that of the run is cancelled
     keep = (ChangeKind.SNAPSHOT,) if isinstance(error, Cancelled) or not copied else ()
-    still = _was_still(work, cancel)
+    still = _may_resume(work, cancel)
     try:
         problems = work.journal.undo(keep=keep, cancel=cancel)
     except HyperSDKError as unreachable:
@@ -262,34 +261,33 @@ def _name_kept(work: SourceWork, error: BaseException, keep: Collection[ChangeKi
 def add_problems(
     work: SourceWork, error: BaseException, problems: Sequence[UndoProblem], *, keep: Collection[ChangeKind] = ()
 ) -> None:
-    """Adds to ``error`` what could not be undone at the source, and how to have it undone."""
+    """Adds to ``error`` what could not be undone at the source, and the remedy."""
     for problem in problems:
         text = f"not undone at the source: {problem.change}: {problem.error.message}"
         _add(error, text, _restore(work, keep))
 
 
-def _was_still(work: SourceWork, cancel: CancelToken) -> bool:
-    """Whether the run can be resumed after the undo. Where that cannot be found out it cannot; the undo is
-    tried all the same."""
-    record = work.run.record
+def _may_resume(work: SourceWork, cancel: CancelToken) -> bool:
+    """Whether the run can be resumed after the undo. False where that cannot be determined; the undo is tried all the
+    same."""
     try:
-        return record.point is not None and not record.copied and _still_at_point(work, cancel)
+        return not work.run.record.copied and _still_at_point(work, cancel)
     except HyperSDKError:
         return False
 
 
 def _restore(work: SourceWork, keep: Collection[ChangeKind]) -> RestoreSource:
-    """What undoes all that is open, but for what is kept."""
+    """The remedy that undoes all open changes, except for those kept."""
     kinds = {change.kind for change in work.run.record.open_changes}.difference(keep)
     return RestoreSource(snapshots=ChangeKind.SNAPSHOT in kinds)
 
 
 def _add(error: BaseException, text: str, remedy: RestoreSource) -> None:
-    """To the fields of an error that is told to people and programs, to the traceback of any other."""
+    """Adds to the fields of an expected error, to the traceback of any other."""
     if isinstance(error, HyperSDKError):
         error.remedies = tuple(dict.fromkeys((*error.remedies, remedy)))
-        told = error.fields.setdefault("not_undone", [])
-        assert isinstance(told, list)
-        told.append(text)
+        problems = error.fields.setdefault("not_undone", [])
+        assert isinstance(problems, list)
+        problems.append(text)
     else:
         error.add_note(text)

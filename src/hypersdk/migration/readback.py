@@ -1,4 +1,4 @@
-"""Reads finished files back: safely opened, with bounded memory, reporting progress."""
+"""Reads finished files back: opened safely, with bounded memory, with progress."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How reading is watched: stopped by ``cancel``, shown to ``observer`` at most ten times a second."""
+    """Cancellation and progress of reading: ``observer`` is called at most ten times a second."""
 
     cancel: CancelToken
     observer: Observer | None = None
@@ -33,7 +33,7 @@ class Reading:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A descriptor of ``path``, for the block: see ``open_regular``."""
+    """Opens ``path`` for the block, see ``open_regular``."""
     descriptor = open_regular(path)
     try:
         yield descriptor
@@ -42,7 +42,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def read_small(path: Path, limit: int) -> bytes:
-    """At most ``limit + 1`` bytes of a file: one more than allowed is enough for the caller to refuse it."""
+    """At most ``limit + 1`` bytes of a file: one more than allowed lets the caller refuse it."""
     with opened(path) as descriptor:
         return os.pread(descriptor, limit + 1, 0)
 
@@ -50,7 +50,7 @@ def read_small(path: Path, limit: int) -> bytes:
 def digests_of(
     descriptor: int, label: str, algorithms: Iterable[str], reading: Reading, *, start: int = 0, length: int
 ) -> dict[str, str]:
-    """Hex digests, by algorithm (``SHA256``), of ``length`` bytes from ``start``, or of as many as there are.
+    """Hex digests, by algorithm (``SHA256``), of ``length`` bytes from ``start``, or of as many as exist.
 
     Holes are hashed but not read (``transfer.holes``).
     """
@@ -68,7 +68,7 @@ def digests_of(
 
 
 class _Report:
-    """Progress of one file, at a bounded rate; the end is always shown."""
+    """Progress of one file, at a bounded rate; the end is always reported."""
 
     def __init__(self, label: str, total: int, reading: Reading) -> None:
         self._label = label
@@ -77,7 +77,7 @@ class _Report:
         self._began = self._shown = reading.clock()
 
     def show(self, done: int, *, last: bool) -> None:
-        """Tells the observer, unless it was told a moment ago."""
+        """Reports to the observer, unless it was called a moment ago."""
         observer = self._reading.observer
         now = self._reading.clock()
         if observer is None or (not last and done and now - self._shown < REPORT_INTERVAL_S):

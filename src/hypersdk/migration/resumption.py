@@ -1,24 +1,21 @@
-"""What a resume receives again, and which way is expected to read less: told with the plan, decided once the copy
-begins.
+"""What a resume reads again, and which method reads less: an estimate with the plan, decided when the copy starts.
 
 ::
 
-    point in time not provably the same   all of it, from the beginning
+    point in time not provably the same   everything, from the start
     finished disks                        nothing
-    a new stream                          all of the disk's data: it begins at its first byte; what is on record is
-                                          compared and not written
-    datastore ranges                      what is missing; without change tracking (CBT) holes count as missing too
+    a new stream                          all data of the disk: a stream starts at its first byte; data that is on
+                                          record is compared and not written
+    datastore ranges                      the missing data; without change tracking (CBT) holes count as missing, too
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from hypersdk.migration.formats import outputs_for
-from hypersdk.migration.naming import stem_of_run
 from hypersdk.migration.runfile import RunRecord
 from hypersdk.migration.spec import ExportSpec, Method
 from hypersdk.model import Machine
@@ -27,8 +24,8 @@ from hypersdk.units import format_size
 
 @dataclass(frozen=True, slots=True)
 class ResumeCost:
-    """What each way to resume is expected to read of the guest's disks. ``holes``: ranges read them too, as nobody
-    knows where they are."""
+    """What each method of resuming is expected to read of the guest's disks. ``holes``: ranges read holes, too, as
+    their positions are unknown."""
 
     ranges_bytes: int
     stream_bytes: int
@@ -36,15 +33,15 @@ class ResumeCost:
 
     @classmethod
     def of(cls, capacity: int, *, areas_bytes: int, allocated_bytes: int | None, recorded_bytes: int) -> Self:
-        """Of one disk. ``areas_bytes`` is what ranges would read from the beginning, ``recorded_bytes`` what is in the
-        image."""
+        """The cost of one disk. ``areas_bytes`` is what ranges would read from the start, ``recorded_bytes`` is in the
+        image already."""
         whole = areas_bytes >= capacity
         allocated = capacity if allocated_bytes is None else min(allocated_bytes, capacity)
         return cls(max(0, areas_bytes - recorded_bytes), allocated if whole else areas_bytes, whole)
 
     @classmethod
     def of_all(cls, costs: Sequence[ResumeCost]) -> Self:
-        """Of several disks, which go the same way."""
+        """The cost of several disks, which use the same method."""
         return cls(
             sum(cost.ranges_bytes for cost in costs),
             sum(cost.stream_bytes for cost in costs),
@@ -53,25 +50,25 @@ class ResumeCost:
 
     @property
     def takes_ranges(self) -> bool:
-        """A stream is compressed and has the server's manifest, so ranges must be less and not only as much."""
+        """Whether ranges are used. They must read less, not only as much: a stream is compressed and has the server's
+        manifest."""
         return self.ranges_bytes < self.stream_bytes
 
     @property
     def choice(self) -> str:
-        """What was chosen and why, for people."""
+        """The choice and the reason, for users."""
         ranges, stream = format_size(self.ranges_bytes), format_size(self.stream_bytes)
         if self.takes_ranges:
-            return f"resumed with datastore ranges: about {ranges} missed, a new stream has {stream} of data"
-        holes = ", holes included, which only change tracking (CBT) would tell" if self.holes else ""
+            return f"resumed with datastore ranges: about {ranges} is missing, a new stream has {stream} of data"
+        holes = ", holes included, which only change tracking (CBT) would show" if self.holes else ""
         return f"resumed with a new stream of {stream} of data: datastore ranges would read about {ranges}{holes}"
 
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """What is expected of a resume. ``again_bytes`` is received although it, or part of it, was received before:
-    ``recorded_bytes`` are on record, and none where the run starts again. ``receive_bytes`` is all that is going to
-    come. Guest bytes, about. ``untracked``: ranges are no way out, as they would read holes too.
-    """
+    """The estimate for a resume, in guest bytes. ``receive_bytes`` is everything that will be received, ``again_bytes``
+    the part that was received before. ``recorded_bytes`` are on record; none where the run starts again (``anew``).
+    ``untracked``: ranges would read holes, too."""
 
     receive_bytes: int
     again_bytes: int
@@ -82,7 +79,7 @@ class Resumption:
 
     @property
     def text(self) -> str:
-        """For people."""
+        """A description for users."""
         receive, recorded = format_size(self.receive_bytes), format_size(self.recorded_bytes)
         if self.anew:
             return (
@@ -91,7 +88,7 @@ class Resumption:
             )
         if not self.again_bytes:
             way = (
-                "by datastore ranges where they can be read, else all of it again by a stream"
+                "by datastore ranges where they can be read, else everything again by a stream"
                 if self.ranges
                 else "the rest"
             )
@@ -113,7 +110,7 @@ class Resumption:
         }
 
 
-def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord, folder: Path) -> Resumption:
+def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord) -> Resumption:
     """What a resume of ``run`` is expected to receive from ``machine`` as it is now. Raises TargetError."""
     disks = {disk.key: disk for disk in machine.disks}
     if not (run.point and run.point.holds_of(machine)):
@@ -122,7 +119,7 @@ def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord, folder: Pa
             for disk in run.disks
         )
         return Resumption(whole, 0, 0, anew=True, ranges=False, untracked=False)
-    outputs = outputs_for(run.begun_as(spec), folder, stem_of_run(run), run)
+    outputs = outputs_for(run, spec)
     pending = [disk for disk in run.disks if not disk.done and disk.key in disks]
     recorded = sum(outputs.recorded_bytes(disk) for disk in pending)
     untracked = spec.method is Method.AUTO and any(disks[disk.key].change_id is None for disk in pending)

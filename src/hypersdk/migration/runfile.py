@@ -1,14 +1,14 @@
-"""What a run remembers, in the output folder, so that the next command can go on or clean up.
+"""The record of a run in the output folder, from which the next command can resume or clean up.
 
 ::
 
-    DIR/.hypersdk-run.lock     held (flock) by the process that works here; a killed one frees it
-    DIR/.hypersdk-run.json     this file: who, what, which point in time, which disks are done, changes at the source
+    DIR/.hypersdk-run.lock     locked (flock) by the process that uses the folder; the kernel unlocks a killed one's
+    DIR/.hypersdk-run.json     this record: machine, options, point in time, finished disks, changes to the source
     DIR/NAME.partial[.blocks]  data, and the ledger of its blocks (hypersdk.transfer.ledger)
-    STATE/runs/ID.json         a pointer to DIR, so that `status` and `cleanup` find runs without being told where
-    STATE/register/ID.json     who works on it, or left something at its source (hypersdk.migration.register)
+    STATE/runs/ID.json         a pointer to DIR, with which `status` and `cleanup` find the run
+    STATE/register/ID.json     the owner of an active run, or of one that left changes (hypersdk.migration.register)
 
-Every change is a whole new file: written beside, synced, renamed. It is small (some hundred bytes for a disk).
+Every change writes a new file, syncs it and renames it. The record is small (some hundred bytes for a disk).
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
+from pydantic import TypeAdapter, ValidationError
+
 from hypersdk.errors import IntegrityError, TargetError, register
 from hypersdk.formats.names import is_bare_name
 from hypersdk.migration.point import PointInTime
-from hypersdk.migration.register import RUN_ID, Register, RunEntry, entry_of
+from hypersdk.migration.register import RUN_ID, Register, RunEntry, entry_of, is_held
 from hypersdk.migration.spec import Compression, ExportSpec, OutputFormat
 from hypersdk.remedies import Advice, ChooseFolder, Discard, First, ReplaceFiles, Retry
 from hypersdk.transfer.files import (
@@ -47,7 +49,6 @@ from hypersdk.transfer.files import (
 )
 from hypersdk.transfer.folder import OutputFolder
 from hypersdk.transfer.receipt import Receipt
-from hypersdk.transfer.source import StreamDigests
 from hypersdk.units import MiB
 
 RUN_FILE: Final = ".hypersdk-run.json"
@@ -75,7 +76,7 @@ RUN_UNREADABLE: Final = register(
 
 
 class ChangeKind(StrEnum):
-    """What was changed at the source; each has one undo (migration.journal)."""
+    """Kinds of changes to the source; each has one undo (migration.journal)."""
 
     POWER = "power"
     CDROM = "cdrom"
@@ -85,7 +86,7 @@ class ChangeKind(StrEnum):
 
 @dataclass(slots=True)
 class Change:
-    """One change at the source: written down before it is made (``made`` False), again after, and when it is undone."""
+    """A change to the source: recorded before it is made (``made`` False), again after that, and when it is undone."""
 
     kind: ChangeKind
     data: dict[str, Any]
@@ -97,8 +98,8 @@ class Change:
 class DiskRecord:
     """One disk of the run. ``receipt`` is set once it is finished, ``sha256`` and ``size_bytes`` are those of its file.
 
-    ``start`` is its offset inside the ``.ova``, where that is the format; ``lease_key`` its key in the export lease,
-    ``ovf_disk_id`` its id in the descriptor that is converted.
+    ``start`` is its offset in an OVA, ``lease_key`` its key in the export lease, ``ovf_disk_id`` its id in the
+    descriptor that is converted.
     """
 
     key: int
@@ -114,29 +115,29 @@ class DiskRecord:
 
     @property
     def done(self) -> bool:
-        """Whether all its data is on disk."""
+        """Whether all its data is copied."""
         return self.receipt is not None
 
     def begin_again(self) -> None:
-        """Nothing of it counts as copied."""
+        """Resets it: nothing counts as copied."""
         self.receipt = self.sha256 = self.size_bytes = self.start = None
 
 
 @dataclass(slots=True)
 class RunRecord:
-    """The record of one run. ``endpoint`` is ``user@host`` for people; no secret is in here. ``method``, ``proof`` and
-    ``descriptor`` are set by the copy; ``published`` says that only the source is still to be restored.
-    ``attempt_suffix`` ends the names of lock and partial files, where an earlier process that was declared dead still
-    holds those without it. ``source`` and the fields after it are the options of the export, which a resume uses again;
-    records of earlier releases do not have them."""
+    """The record of one run. ``endpoint`` is ``user@host`` for users; the record contains no secret. ``method``,
+    ``proof`` and ``descriptor`` are set by the copy; ``published``: only the source is still to be restored.
+    ``attempt_suffix`` ends the names of lock and partial files where an earlier process that was declared dead still
+    holds those without it. ``source`` and the fields after it are the options of the export, for a resume; records of
+    earlier releases do not have them."""
 
     run_id: str
     endpoint: str
     moref: str
     machine: str
     folder: Path
-    format: str
-    compress: str
+    format: OutputFormat
+    compress: Compression
     started_at: str
     point: PointInTime | None = None
     disks: list[DiskRecord] = field(default_factory=list)
@@ -156,32 +157,33 @@ class RunRecord:
 
     @property
     def copied(self) -> bool:
-        """Whether all data is on disk and the proof of it written down: nothing of the machine is read any more,
-        whatever becomes of it."""
+        """Whether all data is copied and its proof recorded: the machine is not read any more, whatever its state."""
         return self.proof is not None and all(disk.done for disk in self.disks)
 
     @property
     def open_changes(self) -> list[Change]:
-        """Changes that are not undone yet, oldest first."""
+        """Changes that are not undone, oldest first."""
         return [change for change in self.changes if not change.undone]
 
     def begun_as(self, spec: ExportSpec) -> ExportSpec:
-        """``spec`` with what the names and the layout of this run's files depend on, whatever is asked for by now."""
-        return replace(spec, format=OutputFormat(self.format), compress=Compression(self.compress))
+        """``spec`` with the format and compression of this run, on which the names and the layout of its files
+        depend."""
+        return replace(spec, format=self.format, compress=self.compress)
 
     @property
     def snapshot_name(self) -> str:
-        """Name of the temporary snapshot, if one is made: ours are found by it also without this record."""
+        """Name of the temporary snapshot. Its prefix identifies our snapshots without this record, too."""
         return f"{SNAPSHOT_PREFIX}{self.run_id}"
 
 
 SNAPSHOT_PREFIX: Final = "hypersdk-"
+_RECORD: Final = TypeAdapter(RunRecord)
 
 
 class RunStore(Protocol):
-    """Where the record of a run is kept: in the output folder (``FolderRuns``), or in a daemon's database.
+    """Where the record of a run is stored: in the output folder (``FolderRuns``), or in a daemon's database.
 
-    ``program`` and ``job`` (empty without one) say in ``register`` whose the run is.
+    ``program`` and ``job`` (empty without one) name the owner of the run in ``register``.
     """
 
     program: ClassVar[str]
@@ -192,20 +194,20 @@ class RunStore(Protocol):
     def register(self) -> Register: ...
 
     def exists(self, folder: Path) -> bool:
-        """Whether an unfinished run belongs to ``folder``."""
+        """Whether ``folder`` has an unfinished run."""
         ...
 
     def read(self, folder: Path) -> bytes | None:
-        """Its record; None where there is none. At most ``MAX_RECORD_BYTES`` and one more byte."""
+        """The record of the run; None where there is none. At most ``MAX_RECORD_BYTES`` + 1 bytes."""
         ...
 
     def write(self, folder: Path, record: bytes, open_changes: int, check: Callable[[], None] | None = None) -> None:
-        """Replaces the record as a whole, of which so many changes at the source are not undone; durable when this
-        returns. ``check`` raises where nothing may be written in ``folder`` after all."""
+        """Replaces the record, which has so many open changes; durable when this returns. ``check`` raises where
+        nothing may be written in ``folder`` after all."""
         ...
 
     def make_known(self, folder: Path, run_id: str) -> None:
-        """Has the run found again by those who do not know its folder."""
+        """Makes the run known to commands that do not know its folder."""
         ...
 
     def remove(self, folder: Path, run_id: str) -> None:
@@ -213,13 +215,13 @@ class RunStore(Protocol):
         ...
 
     def check(self) -> None:
-        """Raises where this process may not act for the run any more. Asked before every undo and before publishing."""
+        """Raises where this process may no longer act for the run. Called before every undo and before publishing."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FolderRuns:
-    """Runs that lie in their own output folder; ``state / "runs"`` has a pointer to each."""
+    """Runs in their output folders; ``state / "runs"`` has a pointer to each."""
 
     state: Path
     program: ClassVar[str] = "hyper2kvm"
@@ -256,40 +258,40 @@ class FolderRuns:
         os.close(write_held(folder / RUN_FILE, record, 0o600, check))
 
     def make_known(self, folder: Path, run_id: str) -> None:
-        """See RunStore: a pointer for `status` and `cleanup`."""
+        """See RunStore: writes a pointer for `status` and `cleanup`."""
         pointer = self._pointer(run_id)
         with self._state_errors(f"writing {pointer}"):
             pointer.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(pointer, json.dumps({"folder": str(shown_path(folder))}).encode(), mode=0o600)
 
     def remove(self, folder: Path, run_id: str) -> None:
-        """See RunStore. The record of another run, that took the folder from this one, stays."""
+        """See RunStore. The record of another run that took over the folder stays."""
         self.remove_pointer(run_id)
         with target_errors(f"removing {shown_path(folder) / RUN_FILE}"):
             if _id_in(self.read(folder)) == run_id:
                 (folder / RUN_FILE).unlink(missing_ok=True)
 
     def pointers(self) -> list[Path]:
-        """Those of all runs, by name. Raises TargetError where the folder of them is there and cannot be read."""
+        """The pointers to all runs, by name. Raises TargetError where their folder cannot be read."""
         folder = self.state / "runs"
         with self._state_errors(f"reading {folder}"), suppress(FileNotFoundError):
             return sorted(path for path in folder.iterdir() if path.suffix == ".json")
         return []
 
     def remove_pointer(self, run_id: str) -> None:
-        """The run is not found any more by those who do not know its folder."""
+        """Removes the pointer to the run."""
         pointer = self._pointer(run_id)
         with self._state_errors(f"removing {pointer}"):
             pointer.unlink(missing_ok=True)
-            new_path(pointer).unlink(missing_ok=True)  # of a run that was killed while it was made known
+            new_path(pointer).unlink(missing_ok=True)  # of a run that was killed while its pointer was written
 
     def check(self) -> None:
-        """The folder's lock is held: nobody else acts for the run."""
+        """See RunStore: the folder is locked, so nobody else acts for the run."""
 
     @contextmanager
     def _state_errors(self, doing: str) -> Iterator[None]:
-        """Raises any OSError of the block as TargetError; the output folder, which such an error is about otherwise,
-        has nothing to do with it."""
+        """Raises any OSError of the block as TargetError, with a remedy for the state folder in place of those for the
+        output folder."""
         try:
             with target_errors(doing):
                 yield
@@ -304,8 +306,7 @@ class FolderRuns:
 
 
 class RunFile:
-    """The record of one run, kept in a store. Methods are thread-safe; each that changes something has saved it when it
-    returns."""
+    """The record of one run in a store. Methods are thread-safe; each change is saved when the method returns."""
 
     def __init__(self, record: RunRecord, store: RunStore) -> None:
         self.record = record
@@ -314,13 +315,14 @@ class RunFile:
         self._folder: OutputFolder | None = None
 
     def held_in(self, folder: OutputFolder) -> None:
-        """From now on nothing is written where ``folder`` has lost this process's lock: for a record that lies in
-        it."""
+        """From now on nothing is written when this process has lost the lock of ``folder``. For a record in the folder
+        itself."""
         self._folder = folder
 
     @classmethod
     def create(cls, folder: Path, store: RunStore, **facts: Any) -> RunFile:
-        """A new run in ``folder``, which exists. ``facts`` are RunRecord's fields without id, folder and time."""
+        """Starts a new run in ``folder``, which exists. ``facts`` are the fields of RunRecord without id, folder and
+        time."""
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         record = RunRecord(
             run_id=run_id, folder=folder, started_at=datetime.now(UTC).isoformat(timespec="seconds"), **facts
@@ -332,13 +334,13 @@ class RunFile:
 
     @classmethod
     def load(cls, folder: Path, store: RunStore) -> RunFile | None:
-        """The run of ``folder``, or None where there is none. Raises IntegrityError ``run_unreadable``, TargetError."""
+        """The run of ``folder``; None where there is none. Raises IntegrityError ``run_unreadable``, TargetError."""
         text = store.read(folder)
         if text is None:
             return None
         try:
             record = _decode(json.loads(text[:MAX_RECORD_BYTES]), folder)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise IntegrityError(
                 f"the record of the run in {shown_path(folder)} is damaged: {error}", code=RUN_UNREADABLE
             ) from error
@@ -346,8 +348,8 @@ class RunFile:
 
     @classmethod
     def load_to_discard(cls, folder: Path, store: RunStore) -> tuple[RunFile | None, str]:
-        """``load`` for who gives the run up: where its record cannot be read there is no run, and why is the second
-        part."""
+        """``load`` for a run that is discarded: where its record cannot be read, the run is None and the second value
+        is the reason."""
         try:
             return cls.load(folder, store), ""
         except IntegrityError as error:
@@ -356,22 +358,22 @@ class RunFile:
             return None, error.message
 
     def make_known(self) -> None:
-        """Has the run found again by those who do not know its folder. A kill may have come before it, and a folder may
-        be moved."""
+        """Makes the run known to commands that do not know its folder. A kill may have prevented it before, and a
+        folder may be moved."""
         self._store.make_known(self.record.folder, self.record.run_id)
 
     def save(self) -> None:
-        """Writes the record; it is durable when this returns."""
+        """Writes the record; durable when this returns."""
         with self._lock:
             check = self._folder.check_lock if self._folder is not None else None
             if check is not None:
-                check()  # and once more just before the name is given: the data take a while to be durable
+                check()  # and again just before the rename: syncing the data takes a while
             text = json.dumps(_encode(self.record), indent=1)
             self._store.write(self.record.folder, text.encode(), len(self.record.open_changes), check)
 
     @contextmanager
     def changing(self) -> Iterator[RunRecord]:
-        """The record, to be changed; saved at the end of the block."""
+        """The record, for changes; saved at the end of the block."""
         with self._lock:
             yield self.record
             self.save()
@@ -382,11 +384,11 @@ class RunFile:
             self._store.register.forget(self.record.run_id)
             self._store.remove(
                 self.record.folder, self.record.run_id
-            )  # last: as long as it is there, a resume ends what a kill broke off
+            )  # last: as long as the record exists, a resume completes what a kill interrupted
 
     @property
     def entry(self) -> RunEntry:
-        """What the host's register says of it."""
+        """The entry of the run in the host's register."""
         record, store = self.record, self._store
         return entry_of(
             record.run_id,
@@ -402,8 +404,8 @@ class RunFile:
 
     @contextmanager
     def registered(self) -> Iterator[None]:
-        """In the host's register for the time of the block, as a run that this process works on; afterwards as long as
-        something is left at its source."""
+        """Registers the run as active for the block; afterwards the entry stays as long as changes are left at the
+        source."""
         try:
             with self._store.register.holding(self.entry):
                 yield
@@ -412,7 +414,7 @@ class RunFile:
                 self._store.register.forget(self.record.run_id)
 
     def check(self) -> None:
-        """Raises where this process may not act for the run any more: another one has the folder and went on with the
+        """Raises where this process may no longer act for the run: another one has locked the folder and continued the
         same run."""
         self._store.check()
         if self._folder is None or self._folder.has_lock or not is_locked(self.record.folder):
@@ -424,8 +426,8 @@ class RunFile:
 
 @contextmanager
 def locked_folder(folder: Path, attempt_suffix: str = "", owner: str = "") -> Iterator[tuple[Path, int]]:
-    """Holds ``folder`` for this process, by the lock's file and its descriptor. Raises TargetError ``run_active`` when
-    another one has it.
+    """Locks ``folder`` for this process; yields the lock file and its descriptor. Raises TargetError ``run_active``
+    when another process has locked it.
 
     ``owner`` is written into the file, for ``lock_owner``.
     """
@@ -433,19 +435,19 @@ def locked_folder(folder: Path, attempt_suffix: str = "", owner: str = "") -> It
     while (descriptor := _locked(path)) is None:
         pass
     try:
-        with suppress(OSError):  # a full disk: then nobody knows whose it is, as long as it is held
+        with suppress(OSError):  # a full disk: then the owner is unknown while it is locked
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, owner.encode(), 0)
         yield path, descriptor
     finally:
-        # Removed while still held: whoever holds a file that is not there any more knows that it is the wrong one.
+        # Removed while still locked: a process that locks a removed file notices it.
         with suppress(TargetError):
             remove_own(descriptor, path)
         os.close(descriptor)
 
 
 def _locked(path: Path) -> int | None:
-    """A descriptor that holds the lock; None when its file was removed between opening and locking, and would keep
+    """A descriptor that holds the lock; None when its file was removed between opening and locking, and would lock
     nobody out."""
     descriptor = _lock_file(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -465,29 +467,25 @@ def _locked(path: Path) -> int | None:
 
 
 def _lock_file(path: Path, flags: int) -> int:
-    """A descriptor of the lock's file, which is a regular one: whoever may write in the folder can put a link in its
-    place, that would have us make a file elsewhere, or a FIFO, that would have us wait. Raises TargetError, and
+    """Opens the lock file, which must be a regular file: whoever can write in the folder could put a link in its place,
+    which would make us create a file elsewhere, or a FIFO, which would block us. Raises TargetError, and
     FileNotFoundError without ``O_CREAT``."""
     try:
         return open_regular(path, flags, mode=0o600)
     except FileNotFoundError:
         raise
     except NotRegularError as error:
-        raise _no_lock_file(path) from error
+        raise TargetError(
+            f"{shown_path(path)} is not a regular file",
+            cause="Another program created it; a lock file that is a link is not followed.",
+            next_step="Remove it, or choose another folder.",
+        ) from error
     except OSError as error:
         raise target_error(error, f"opening {shown_path(path)}") from error
 
 
-def _no_lock_file(path: Path) -> TargetError:
-    return TargetError(
-        f"{shown_path(path)} is a symbolic link or no regular file",
-        cause="Somebody else made it: a lock that leads elsewhere is not followed.",
-        next_step="Remove it, or choose another folder.",
-    )
-
-
 def lock_owner(folder: Path, attempt_suffix: str = "") -> str:
-    """What the process that holds ``folder`` wrote into its lock; empty where it wrote nothing. Raises TargetError."""
+    """What the process that locked ``folder`` wrote into its lock; empty where it wrote nothing. Raises TargetError."""
     path = folder / f"{LOCK_FILE}{attempt_suffix}"
     try:
         descriptor = _lock_file(path, os.O_RDONLY)
@@ -498,34 +496,28 @@ def lock_owner(folder: Path, attempt_suffix: str = "") -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process works in ``folder`` now. What is no lock file is held by nobody, and stops the next run
-    there."""
+    """Whether a process holds ``folder`` now."""
     try:
         descriptor = _lock_file(folder / LOCK_FILE, os.O_RDONLY)
     except (FileNotFoundError, TargetError):
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return is_held(descriptor)
     finally:
         os.close(descriptor)
-    return False
 
 
 def _encode(record: RunRecord) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(
-        json.dumps(asdict(record), default=str)
-    )  # as it will be read: keys of tables become texts
+    """The record as JSON; its folder is left out, as a folder may be moved."""
+    data: dict[str, Any] = _RECORD.dump_python(record, mode="json", exclude={"folder"})
     data["version"] = _VERSION
-    del data["folder"]  # a folder may be moved
-    data["lane"] = data.pop("attempt_suffix")  # the name that it has on disk
+    data["lane"] = data.pop("attempt_suffix")  # its name in the file
     data[_CHECKSUM] = _checksum_of(data)
     return data
 
 
 def _id_in(record: bytes | None) -> Any:
-    """Which run a record is of; None for none, and for one that is damaged."""
+    """The id in a record; None where there is none, or the record is damaged."""
     try:
         data = json.loads(record or b"{}")
     except (ValueError, RecursionError):
@@ -534,40 +526,39 @@ def _id_in(record: bytes | None) -> Any:
 
 
 def _checksum_of(data: Mapping[str, Any]) -> str:
-    """Over the meaning and not the text, so that a record may be laid out anew."""
+    """Checksum of the content, whatever the layout of the text."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def _decode(data: Mapping[str, Any], folder: Path) -> RunRecord:
-    """Others may write in the output folder, so what becomes part of a path, or is counted with, is looked at."""
+def _decode(data: Any, folder: Path) -> RunRecord:
+    """Reads a record. Others may write in the output folder, so values that become part of a path or that numbers are
+    calculated from are checked. Raises ValueError, KeyError or TypeError."""
     fields = dict(data)
-    # One bit in a name makes two disks share a file, and one in a snapshot's id removes somebody else's. Earlier
+    # One wrong bit in a name would make two disks share a file, in a snapshot's id remove another snapshot. Earlier
     # releases wrote no checksum.
     checksum = fields.pop(_CHECKSUM, None)
     if checksum is not None and checksum != _checksum_of(fields):
-        raise ValueError("its checksum is another")
+        raise ValueError("its checksum differs")
     if fields.pop("version") != _VERSION:
-        raise ValueError("made by another version")
-    if not RUN_ID.fullmatch(fields["run_id"]):
-        raise ValueError("an id that is not one of a run")
-    if datetime.fromisoformat(fields["started_at"]).tzinfo is None:
-        raise ValueError("a time without a zone")
-    for known, name in ((OutputFormat, "format"), (Compression, "compress")):
-        known(fields[name])  # a ValueError where there is none of that name
+        raise ValueError("it was written by another version")
     fields["attempt_suffix"] = fields.pop("lane", "")
-    fields["point"] = PointInTime.from_dict(fields["point"]) if fields["point"] else None
-    fields["disks"] = [_decode_disk(disk) for disk in fields["disks"]]
-    if len({disk.file_name for disk in fields["disks"]}) < len(fields["disks"]):
-        raise ValueError("two disks in one file")
-    fields["changes"] = [Change(**{**change, "kind": ChangeKind(change["kind"])}) for change in fields["changes"]]
-    return RunRecord(folder=folder, **fields)
+    try:
+        record = _RECORD.validate_python({**fields, "folder": folder})
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
+    if not RUN_ID.fullmatch(record.run_id):
+        raise ValueError("its id is not that of a run")
+    if datetime.fromisoformat(record.started_at).tzinfo is None:
+        raise ValueError("its time has no time zone")
+    names = [disk.file_name for disk in record.disks]
+    if not all(is_bare_name(name) for name in names):
+        raise ValueError("a file name leads to another folder")
+    if len(set(names)) < len(names):
+        raise ValueError("two disks have the same file")
+    return record
 
 
-def _decode_disk(data: Mapping[str, Any]) -> DiskRecord:
-    fields = dict(data)
-    if receipt := fields["receipt"]:
-        stream = StreamDigests(**receipt["stream"]) if receipt["stream"] else None
-        fields["receipt"] = Receipt(**{**receipt, "stream": stream})
-    if not is_bare_name(fields["file_name"]):
-        raise ValueError("a file name that leads elsewhere")
-    return DiskRecord(**fields)
+def first_problem(error: ValidationError) -> str:
+    """The first invalid field and why, without its value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -1,14 +1,14 @@
-"""Unfinished runs: finding them again without being told where, and cleaning up after them.
+"""Unfinished runs: finding them, and cleaning up after them.
 
-``hyper2kvm status`` lists them; ``hyper2kvm cleanup`` puts their sources back as they were found. Snapshots of ours are
-also found by their name alone, for the day when the output folder is gone. Such a one may be another run's, of this
-host or of another::
+``hyper2kvm status`` lists them; ``hyper2kvm cleanup`` restores their sources. Temporary snapshots are also found by
+their name alone, for the case that the output folder is gone. Such a snapshot may belong to a run of this host or of
+another::
 
-    a process works on its run, says the register         in use       never removed
-    a job of its own needs it, says a daemon              in use       never removed
-    it was a run of this user and host, without a         left over    removed where that is asked for
-    process or a record by now, says the register
-    another user's, another host's, or nobody knows       unknown      removed by its exact name, or after a question
+    the register: a process works on its run              in use       never removed
+    a daemon: one of its jobs needs it                    in use       never removed
+    the register: a run of this user and host, whose      left over    removed on request
+    process and record are gone
+    another user's, another host's, or not known          unknown      removed by its exact name, or after a prompt
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Final
 from hypersdk.errors import HyperSDKError, LookupFailed, Refused, TargetError, register
 from hypersdk.migration.formats import outputs_for
 from hypersdk.migration.journal import SourceJournal, UndoProblem, not_restored
-from hypersdk.migration.naming import stem_of_run
 from hypersdk.migration.register import Register, Registered, RunEntry, described_owner
 from hypersdk.migration.runfile import (
     RUN_ACTIVE,
@@ -57,15 +56,16 @@ SNAPSHOT_USED: Final = register(
 )
 
 SNAPSHOT_MAX_AGE: Final = timedelta(hours=24)
-"""A temporary snapshot kept for a resume is removed after this: its delta grows on a production datastore."""
+"""A temporary snapshot that was kept for a resume is removed after this time: its delta grows on a production
+datastore."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedRun:
-    """One run that did not end. ``active`` says that a process works on it now; ``error`` that its record cannot be
-    read, or is gone.
+    """An unfinished run. ``active``: a process is working on it; ``error``: why its record cannot be read, or that it
+    is gone.
 
-    ``entry`` is what the host's register says of it, where it says something.
+    ``entry`` is its entry in the host's register, if any.
     """
 
     folder: Path
@@ -77,17 +77,16 @@ class UnfinishedRun:
 
     @property
     def lost(self) -> bool:
-        """Whether its record is gone, so that nothing but its snapshot's name is known any more."""
+        """Whether its record is gone, so that only the name of its snapshot is known."""
         return self.record is None and self.entry is not None
 
     def lies_in(self, folder: Path) -> bool:
-        """Whether it is the run of ``folder``, by whatever path: the folder of a run is known by its real one, and
-        users may come through links."""
+        """Whether it is the run of ``folder``, compared by real paths, as users may come through links."""
         return os.path.realpath(self.folder) == os.path.realpath(folder)
 
     @property
     def age(self) -> timedelta:
-        """Since it began."""
+        """Time since it started."""
         if self.record is None:
             return timedelta(0)
         return datetime.now(UTC) - datetime.fromisoformat(self.record.started_at)
@@ -95,7 +94,7 @@ class UnfinishedRun:
 
 @dataclass(frozen=True, slots=True)
 class CleanUp:
-    """What a clean-up did to one run: what is undone, what is kept and why, what could not be undone."""
+    """The result of a clean-up: what was undone, what was kept, what could not be undone."""
 
     undone: tuple[str, ...]
     kept: tuple[str, ...]
@@ -103,9 +102,9 @@ class CleanUp:
 
 
 def unfinished_runs(state: Path) -> list[UnfinishedRun]:
-    """All runs that left a record, oldest first. Pointers to folders that are gone are removed on the way, but for runs
-    that left something at their source. Raises TargetError where the state directory cannot be read: nothing is known
-    then, which is not that there are none."""
+    """All runs with a record, oldest first. Pointers to folders that are gone are removed, except for runs that left
+    changes at their source. Raises TargetError where the state directory cannot be read, which does not mean that there
+    are no runs."""
     store = FolderRuns(state)
     runs = [run for pointer in store.pointers() if (run := _read(pointer, store)) is not None]
     return sorted(runs, key=lambda run: run.record.started_at if run.record else "")
@@ -125,20 +124,20 @@ def _read(pointer: Path, store: FolderRuns) -> UnfinishedRun | None:
     if run is not None and run.record.run_id == run_id:
         return UnfinishedRun(folder, run.record, held or is_locked(folder), "", run_id, entry)
     if entry is None:
-        with suppress(OSError):  # a state that is only read shows what it has all the same
+        with suppress(OSError):  # a read-only state directory can be listed all the same
             pointer.unlink()
         return None
     return UnfinishedRun(folder, None, held, "its record is gone, with the folder or out of it", run_id, entry)
 
 
 def other_runs(state: Path) -> list[Registered]:
-    """What the register shows beside ``unfinished_runs``: runs of other users and jobs of daemons on this host."""
+    """Runs in the register besides ``unfinished_runs``: those of other users and of daemons on this host."""
     own = {pointer.stem for pointer in FolderRuns(state).pointers()}
     return [known for known in Register.of(state).entries() if known.entry.run_id not in own]
 
 
 def forget_run(state: Path, which: str) -> UnfinishedRun:
-    """Forgets the run with that id, or in that folder; what it left on disk and at its source stays. Returns it as it
+    """Forgets the run with that id, or in that folder; its files and its changes at the source stay. Returns it as it
     was.
 
     Raises LookupFailed ``run_unknown``, and TargetError ``run_active`` while a process works on it.
@@ -174,13 +173,13 @@ def clean_up(
     cancel: CancelToken,
     note: Callable[[str], None],
 ) -> CleanUp:
-    """Puts the source of the run in ``folder`` back as it was found. The copied data stay; the run stays resumable, or
-    ends if its files were published before.
+    """Restores the source of the run in ``folder``. The copied data stay. The run can still be resumed, or ends if its
+    files are published.
 
-    The temporary snapshot goes too with ``drop_snapshot``, when the files are published, or when it is older than
-    ``SNAPSHOT_MAX_AGE``: what was copied of it is then copied again by a resume. With ``give_up`` all is tried once
-    more, and what the server refuses is not tried again. Raises TargetError ``run_active`` while a process works on the
-    run, with ``attempt_suffix`` as ``give_up``.
+    The temporary snapshot is removed, too, with ``drop_snapshot``, when the files are published, or when it is older
+    than ``SNAPSHOT_MAX_AGE``: a resume then copies its data again. With ``give_up`` everything is tried again, and what
+    the server refuses is not retried later. Raises TargetError ``run_active`` while a process works on the run; for
+    ``attempt_suffix`` see ``give_up``.
     """
     with _held(folder, store, attempt_suffix) as found:
         if found is None:
@@ -211,13 +210,12 @@ def give_up(
     cancel: CancelToken,
     note: Callable[[str], None],
 ) -> bool:
-    """Ends an unfinished run for good: the source as it was found, its temporary snapshot too, and without
-    ``keep_partial`` what was copied is removed. Whether its files were published before: they stay. Does nothing where
-    there is no run.
+    """Ends an unfinished run: restores the source, removes the temporary snapshot and, without ``keep_partial``, the
+    copied data. Returns whether its files were published before: those stay. Does nothing where there is no run.
 
     Raises TargetError ``run_active`` while a process works on it, and NotRestored when something could not be undone:
-    the run is kept then. With an ``attempt_suffix`` (see ``RunSettings``) a process that was declared dead and still
-    holds the folder is ignored.
+    then the run is kept. With an ``attempt_suffix`` (see ``RunSettings``) the lock of a process that was declared dead
+    is ignored.
     """
     with _held(spec.output_dir, store, attempt_suffix) as found:
         if found is None:
@@ -231,17 +229,15 @@ def give_up(
             return True
         if keep_partial:
             return False
-        outputs = outputs_for(spec, held.path, stem_of_run(run.record), run.record, held.check_lock)
-        for record in reversed(run.record.disks):
-            outputs.forget(record)
+        outputs_for(run.record, spec, held.check_lock).forget_all()
         run.remove()
         return False
 
 
 @contextmanager
 def _held(folder: Path, store: RunStore, attempt_suffix: str | None) -> Iterator[tuple[RunFile, OutputFolder] | None]:
-    """The run of ``folder``, which nobody else works on, and the folder, by its descriptor: what is done at the source
-    takes minutes, and another run may have the folder's name by then. None where there is no run."""
+    """The run of ``folder``, locked, and the folder by its descriptor: undoing takes minutes, in which another folder
+    may get its name. None where there is no run."""
     found = RunFile.load(folder, store)
     if found is None:
         yield None
@@ -255,7 +251,7 @@ def _held(folder: Path, store: RunStore, attempt_suffix: str | None) -> Iterator
                 raise
             lock = stack.enter_context(locked_folder(held.path, attempt_suffix))
         stack.enter_context(held.locked_by(*lock))
-        run = RunFile.load(held.path, store)  # as it is now that it is held
+        run = RunFile.load(held.path, store)  # again, now that the folder is locked
         if run is None:
             yield None
             return
@@ -266,7 +262,7 @@ def _held(folder: Path, store: RunStore, attempt_suffix: str | None) -> Iterator
 
 
 class RunClaim(StrEnum):
-    """What is known of whoever made a snapshot."""
+    """What is known of the owner of a snapshot."""
 
     USED = "used"  # a process of this host works on its run, or a daemon's job needs it
     LEFT_OVER = "left over"  # of a run of this user that no process works on any more, and whose record is gone
@@ -275,8 +271,7 @@ class RunClaim(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A snapshot of ours by its name, which no unfinished run of this user knows. ``owner`` is text for people, from
-    outside."""
+    """A snapshot with our name that no unfinished run of this user knows. ``owner`` is untrusted text for users."""
 
     found: FoundSnapshot
     claim: RunClaim
@@ -284,7 +279,7 @@ class Stray:
 
     @property
     def age(self) -> timedelta | None:
-        """Since it was made, by the server's clock and ours."""
+        """Time since it was created, from the server's clock and ours."""
         made = self.found.created
         return None if made == UNKNOWN_TIME else max(datetime.now(UTC) - made, timedelta(0))
 
@@ -292,10 +287,10 @@ class Stray:
 def stray_snapshots(
     session: Session, state: Path, jobs_of: Callable[[], Mapping[str, str]], *, cancel: CancelToken
 ) -> list[Stray]:
-    """Snapshots of ours in the inventory that no unfinished run of this user knows, oldest first.
+    """Snapshots with our name in the inventory that no unfinished run of this user knows, oldest first.
 
-    ``jobs_of`` says which snapshots jobs of a daemon hold: name -> which job, for people. It is asked after the
-    inventory was read, as the register is: a run is in both before its snapshot is made.
+    ``jobs_of`` returns the snapshots that jobs of a daemon need: name -> job, for users. It is called after the
+    inventory was read, as the register is: a run is in both before its snapshot is created.
     """
     found = find_snapshots(session, SNAPSHOT_PREFIX, cancel=cancel)
     known = {f"{SNAPSHOT_PREFIX}{run.run_id}" for run in unfinished_runs(state) if not run.lost}
@@ -319,8 +314,8 @@ def _judged(found: FoundSnapshot, register: Register, jobs: Mapping[str, str]) -
 
 
 def remove_stray(session: Session, state: Path, stray: Stray, *, cancel: CancelToken) -> None:
-    """Removes one of ``stray_snapshots``, which is not in use. Raises Refused ``snapshot_used`` where a process took
-    its run up meanwhile, SourceError or AccessError."""
+    """Removes one of ``stray_snapshots`` that is not in use. Raises Refused ``snapshot_used`` where a process resumed
+    its run meanwhile, SourceError or AccessError."""
     name, store = stray.found.name, FolderRuns(state)
     now = _judged(stray.found, store.register, {})
     if RunClaim.USED in (now.claim, stray.claim):

@@ -1,4 +1,4 @@
-"""What all machines of one run share: limits, budgets, patience. Set once per process, not per machine."""
+"""Settings and resources that all machines of one run share. Created once per process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from hypersdk.config.folders import state_folder
-from hypersdk.migration.plan import MinFreeSpace
+from hypersdk.migration.preflight import DEFAULT_MIN_FREE, MinFreeSpace
 from hypersdk.migration.register import Register
 from hypersdk.migration.runfile import FolderRuns, RunStore
 from hypersdk.transfer.budget import PER_HOST, PER_VCENTER, StreamBudget
@@ -22,7 +22,7 @@ from hypersdk.transfer.limit import BandwidthLimit
 from hypersdk.transfer.space import SpaceGate, SpaceLedger
 
 SNAPSHOTS_PER_DATASTORE: Final = 2
-"""Temporary snapshots of ours that may grow on one datastore at a time."""
+"""Temporary snapshots that may exist on one datastore at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,12 @@ class RunSettings:
     """Limits of a run. ``None`` for ``bandwidth_limit`` (bytes/s over all streams) is no limit.
 
     ``streams_per_host`` stays below what the NFC buffers of one ESXi host allow, ``streams_per_vcenter`` below the
-    about 52 connections that go through a vCenter. ``space_wait_s`` is how long to wait while a disk is
-    full, ``stall_timeout_s`` how long a stream may be silent before it is retried. ``guard`` is called before every
-    write to an image, and raises where this process may not write any more. ``attempt_suffix`` (like ``.7``) is used
-    where a process that was declared dead still holds the folder's lock: it may be stopped, not dead, so it keeps its
-    partial files. Without one, a locked folder is an error. ``locate`` says what the folder's name leads to.
-    ``registers`` are state directories beside ``state`` whose registers show the runs of this process too.
+    about 52 connections that go through a vCenter. ``space_wait_s`` is how long to wait while a file system is full,
+    ``stall_timeout_s`` how long a stream may be silent before it is retried. ``guard`` is called before every write to
+    an image, and raises where this process may no longer write. ``attempt_suffix`` (like ``.7``) is used where a
+    process that was declared dead still holds the folder's lock: it may be stopped, not dead, so its partial files are
+    not touched. Without one, a locked folder is an error. ``locate`` returns the folder that a path leads to.
+    ``registers`` are state directories in addition to ``state`` whose registers list the runs of this process.
     """
 
     max_machines: int = 4
@@ -47,7 +47,7 @@ class RunSettings:
     shutdown_timeout_s: float = 300.0
     snapshot_watch_s: float = 30.0
     progress_interval_s: float = 0.25
-    min_free: MinFreeSpace = field(default_factory=MinFreeSpace)
+    min_free: MinFreeSpace = DEFAULT_MIN_FREE
     state: Path = field(default_factory=lambda: state_folder(os.environ))
     registers: tuple[Path, ...] = ()
     runs: RunStore | None = None
@@ -57,18 +57,18 @@ class RunSettings:
 
     @property
     def run_store(self) -> RunStore:
-        """Where records of runs are kept: ``runs``, else the output folders, with pointers in ``state``."""
+        """Where run records are stored: ``runs``, else the output folders, with pointers in ``state``."""
         return self.runs or FolderRuns(self.state)
 
     @property
     def register(self) -> Register:
-        """Where this host's programs see what works here."""
+        """The register of active runs on this host."""
         return Register.of(self.state, *self.registers)
 
 
 class RunResources:
-    """The live side of ``RunSettings``: one per process (in a daemon, one per site of it), handed to every machine's
-    export."""
+    """The resources for ``RunSettings``: one per process (in a daemon, one per site), used by the exports of all
+    machines."""
 
     def __init__(self, settings: RunSettings, budget: StreamBudget | None = None) -> None:
         self.settings = settings
@@ -79,27 +79,27 @@ class RunResources:
         self._lock = threading.Lock()
 
     def for_site(self, budget: StreamBudget) -> RunResources:
-        """The same bandwidth and room on file systems, with a site's own streams and snapshots."""
+        """The same bandwidth and free space, with a site's own streams and snapshots."""
         other = copy.copy(self)
         other.budget = budget
         other._slots = {}
         return other
 
     def with_settings(self, settings: RunSettings) -> RunResources:
-        """The same budgets, limits and ledgers for a run that has settings of its own."""
+        """The same budgets, limits and reservations for a run with settings of its own."""
         other = copy.copy(self)
         other.settings = settings
         return other
 
     def space_gate(self, folder: Path) -> SpaceGate:
-        """Waits for room on the file system of ``folder``."""
+        """Waits for free space on the file system of ``folder``."""
         return SpaceGate(folder, max_wait_s=self.settings.space_wait_s)
 
     @contextmanager
     def snapshot_slots(self, datastores: Sequence[str], cancel: CancelToken) -> Iterator[None]:
-        """Waits until one more snapshot may be held on each of ``datastores``."""
+        """Waits until another snapshot may be created on each of ``datastores``."""
         with ExitStack() as stack:
-            # In one order for all, so that two machines never wait for each other.
+            # Always in the same order, to avoid a deadlock between two machines.
             for name in sorted(set(datastores)):
                 with self._lock:
                     slot = self._slots.setdefault(name, threading.Semaphore(SNAPSHOTS_PER_DATASTORE))

@@ -1,4 +1,4 @@
-"""What a user asks for: one machine, one place, one format. Made by the command line and by job files."""
+"""The request for an export: one machine, one folder, one format. Made by the command line and from job files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class OutputFormat(StrEnum):
-    """What lies in the output folder at the end; ``migration.formats`` has what each of them means."""
+    """The files of an export; ``migration.formats`` describes each format."""
 
     OVF = "ovf"  # .ovf, .mf and a streamOptimized .vmdk per disk
     OVA = "ova"  # the same in one tar file
@@ -19,11 +19,11 @@ class OutputFormat(StrEnum):
 
 
 class Compression(StrEnum):
-    """What happens to the deflated grains on their way into a compressed output.
+    """What is done with the deflated grains before they are written to a compressed output.
 
-    ``none``: stored plain (qcow2 only). ``checked``: stored as they came, after each was inflated once to prove it.
-    ``unchecked``: stored as they came, unseen. ``repack``: inflated and deflated again with a 4 KiB window, for narrow
-    readers. streamOptimized outputs are always compressed: ``none`` means ``checked`` there.
+    ``none``: stored uncompressed (qcow2 only). ``checked``: stored as received, after each was inflated once as a
+    check. ``unchecked``: stored as received, without a check. ``repack``: inflated and deflated again with a 4 KiB
+    window, for readers that need it. streamOptimized outputs are always compressed: ``none`` means ``checked`` there.
     """
 
     NONE = "none"
@@ -33,7 +33,7 @@ class Compression(StrEnum):
 
 
 class Method(StrEnum):
-    """Where the bytes come from."""
+    """How the disks are read."""
 
     AUTO = "auto"
     LEASE = "lease"
@@ -41,28 +41,28 @@ class Method(StrEnum):
 
 
 class SourceState(StrEnum):
-    """What may be done to the machine so that its disks do not change."""
+    """How the machine is kept from changing its disks during the export."""
 
-    AUTO = "auto"  # off: as it is; running: through a temporary snapshot
+    AUTO = "auto"  # powered off: as it is; running: from a temporary snapshot
     POWER_OFF = "power-off"
     SHUTDOWN = "shutdown"
-    SNAPSHOT = "snapshot"  # a named one that exists, or "new"
+    SNAPSHOT = "snapshot"  # an existing one by its name, or "new"
 
 
 class Resume(StrEnum):
-    """What to do with an unfinished export that lies in the output folder."""
+    """What to do with an unfinished export in the output folder."""
 
-    REFUSE = "refuse"  # the default: say that it is there
+    REFUSE = "refuse"  # the default: an error
     RESUME = "resume"
     DISCARD = "discard"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSpec:
-    """One export, as asked for. ``machine`` is a name, inventory path, moref or UUID. ``snapshot`` goes with
+    """One export, as requested. ``machine`` is a name, inventory path, moref or UUID. ``snapshot`` is used with
     ``SourceState.SNAPSHOT``.
 
-    ``show_disks`` is for the display: a line for each disk beside the machine's. ``exclude_disks`` holds disk labels
+    ``show_disks``: the display has a line for each disk in addition to the machine's. ``exclude_disks`` are disk labels
     (``Hard disk 2``), device keys, or numbers from 1 in unit order.
     """
 
@@ -89,6 +89,6 @@ class ExportSpec:
 
     @property
     def shown_dir(self) -> Path:
-        """``output_dir`` for people and manifests. The two differ where ``output_dir`` names a folder by an open
-        descriptor of this process (``/proc/self/fd/7``), so that another folder cannot take its place."""
+        """``output_dir`` for users and manifests. The two differ where ``output_dir`` is an open descriptor of this
+        process (``/proc/self/fd/7``), so that another folder cannot take its place."""
         return self.display_dir or self.output_dir

@@ -3,12 +3,12 @@ changes.
 
 ::
 
-    OpenFile     one regular file, never a device, pipe or folder       Stored    a name and a region of an open file
+    PooledFile   one regular file, never a device, pipe or folder       Stored    a name and a region of an open file
     FolderStore  names below one folder, no symbolic link on the way    Joined    chunks, one after another
     ArchiveStore the members of an OVA, packed with gzip or not
 
-A disk may be in thousands of extents or chunks, and a process may have 1024 files open. So files of a folder are closed
-when others are read, and opened again: what is found then must be the very file that it was.
+A disk may be in thousands of extents or chunks, and a process may have 1024 files open. So files are closed when others
+are read, and opened again: that must be the same file then.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from hypersdk.errors import BAD_FORMAT, IntegrityError, TargetError, register
 from hypersdk.formats.image import ReadableFile
@@ -68,7 +68,7 @@ _Stamp: TypeAlias = tuple[int, int, int, int]
 
 
 def _stamp(fd: int) -> _Stamp:
-    """What differs after the file was replaced or written to."""
+    """The facts of a file that change when it is replaced or written to."""
     found = os.fstat(fd)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -77,30 +77,10 @@ def _changed(name: str) -> IntegrityError:
     return IntegrityError(f"'{name}' changed while it was converted", code=INPUT_CHANGED, file=name)
 
 
-class OpenFile(FdFile):
-    """A regular file, open for reading until ``stack`` ends."""
-
-    def __init__(self, stack: ExitStack, fd: int, name: str) -> None:
-        stack.callback(os.close, fd)
-        super().__init__(fd)
-        self.name = name
-        self._descriptor = fd
-        self._before = _stamp(fd)
-
-    def check_unchanged(self) -> None:
-        """Raises IntegrityError ``input_changed`` when the file was written to since it was opened."""
-        if _stamp(self._descriptor) != self._before:
-            raise _changed(self.name)
-
-    def pieces(self, region: range) -> Iterator[memoryview]:
-        """The bytes of ``region``, see ``transfer.holes.pieces``."""
-        return pieces(self._descriptor, region)
-
-
 class PooledFile:
-    """A regular file of a folder, open while it is read. The same interface as OpenFile."""
+    """A regular file, which is opened when it is read."""
 
-    def __init__(self, pool: _Pool, reopen: Callable[[], int], name: str) -> None:
+    def __init__(self, pool: Pool, reopen: Callable[[], int], name: str) -> None:
         self.name = name
         self._pool = pool
         self._reopen = reopen
@@ -109,7 +89,7 @@ class PooledFile:
             self._size = FdFile(fd).size()
 
     def open(self) -> int:
-        """A descriptor. Raises IntegrityError ``input_changed`` unless it is that of the file that was opened first."""
+        """Opens the file. Raises IntegrityError ``input_changed`` unless it is the file that was opened first."""
         try:
             fd = self._reopen()
         except FileNotFoundError:
@@ -130,7 +110,7 @@ class PooledFile:
         self._before = now
 
     def check_unchanged(self) -> None:
-        """See OpenFile."""
+        """Raises IntegrityError ``input_changed`` when the file was written to since it was opened."""
         with self._pool.lent(self) as fd:
             self._check(fd)
 
@@ -144,14 +124,14 @@ class PooledFile:
         return self._size
 
     def pieces(self, region: range) -> Iterator[memoryview]:
-        """See OpenFile."""
+        """The bytes of ``region``, see ``transfer.holes.pieces``."""
         with self._pool.lent(self) as fd:
             yield from pieces(fd, region)
 
 
-class _Pool:
-    """The descriptors of the files of one folder: at most ``MAX_OPEN``, beside those that are in use at that moment.
-    Thread-safe."""
+class Pool:
+    """The open descriptors of the files of one package: at most ``MAX_OPEN``, in addition to those in use at the
+    moment. They are closed when ``stack`` ends. Thread-safe."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._lock = threading.Lock()
@@ -161,7 +141,7 @@ class _Pool:
 
     @contextmanager
     def lent(self, file: PooledFile) -> Iterator[int]:
-        """The descriptor of ``file``, which stays open for the block."""
+        """The descriptor of ``file``, which stays open during the block."""
         with self._lock:
             if file not in self._open:
                 self._make_room()
@@ -187,13 +167,12 @@ class _Pool:
 
 
 def shown_name(path: str) -> str:
-    """``path`` for people: bytes that are no text become U+FFFD."""
+    """``path`` for users: bytes that are not text become U+FFFD."""
     return os.fsencode(path).decode(errors="replace")
 
 
 def open_input(path: str | Path, name: str, *, folder: int | None = None) -> int:
-    """A descriptor of ``path`` (below the open ``folder``, if given: then it must not be a symbolic link) if it is a
-    regular file.
+    """A descriptor of the regular file ``path``. Below the open ``folder``, if given, it must not be a symbolic link.
 
     Raises FileNotFoundError, TargetError ``input_not_a_file`` or ``unreadable_input``, IntegrityError for a link.
     """
@@ -214,9 +193,9 @@ def _link(name: str) -> IntegrityError:
 
 
 class Stored:
-    """One file of the package: ``size_bytes`` of an open file, or of what is inside a gzip file, from ``start`` on.
+    """One file of the package: a region of an open file, or of the content of a gzip file.
 
-    Reads end at its end, so that a member never shows its neighbour.
+    Reads end at the end of the region, so that a member never shows the next one.
     """
 
     def __init__(self, name: str, file: ReadableFile, start: int, length: int) -> None:
@@ -235,7 +214,7 @@ class Stored:
 
     def pieces(self) -> Iterator[bytes | memoryview]:
         """All of its bytes, in order. Raises OSError."""
-        if isinstance(self._file, OpenFile | PooledFile):
+        if isinstance(self._file, PooledFile):
             yield from self._file.pieces(range(self._start, self._start + self._length))
             return
         for at in range(0, self._length, _READ_STEP):
@@ -243,7 +222,7 @@ class Stored:
 
 
 class Joined:
-    """Files one after another, read as one."""
+    """Several files, read as one."""
 
     def __init__(self, parts: Sequence[ReadableFile]) -> None:
         self._parts = parts
@@ -258,7 +237,7 @@ class Joined:
             number = bisect_right(self._starts, offset) - 1
             data = self._parts[number].pread(end - offset, offset - self._starts[number])
             if not data:
-                break  # cut short since it was opened; whoever reads notices
+                break  # truncated since it was opened; the reader notices
             found.append(data)
             offset += len(data)
         return b"".join(found)
@@ -268,33 +247,13 @@ class Joined:
         return self._size
 
 
-class Store(Protocol):
-    """Where the files of a package are."""
-
-    def open(self, path: str) -> Stored | None:
-        """The file of that path below the store's root; None where there is none.
-
-        Raises IntegrityError for a path that leads elsewhere, TargetError for what cannot be read.
-        """
-        ...
-
-    def manifests(self, folder: str) -> list[str]:
-        """Paths of the ``.mf`` files in ``folder`` (empty for the root). Raises TargetError where it cannot be
-        listed."""
-        ...
-
-    def check_unchanged(self) -> None:
-        """Raises IntegrityError ``input_changed`` when a file that was opened is not what it was then."""
-        ...
-
-
 class FolderStore:
-    """Files in one folder and below. It is opened once, so that what is looked up stays in the same folder whatever
-    happens to its path."""
+    """Files in one folder and below. The folder is opened once, so that files are looked up in the same folder even
+    when it is renamed."""
 
-    def __init__(self, stack: ExitStack, folder: Path) -> None:
-        self._pool = _Pool(stack)
-        self._files: list[OpenFile | PooledFile] = []
+    def __init__(self, stack: ExitStack, pool: Pool, folder: Path) -> None:
+        self._pool = pool
+        self._files: list[PooledFile] = []
         try:
             self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -302,7 +261,10 @@ class FolderStore:
         stack.callback(os.close, self._folder)
 
     def open(self, path: str) -> Stored | None:
-        """See Store. No part of the way may be a symbolic link."""
+        """The file of that path below the folder; None where there is none. No part of the path may be a symbolic link.
+
+        Raises IntegrityError for a path that leads elsewhere, TargetError for what cannot be read.
+        """
         if not is_inner_path(_ESCAPED.sub("?", path)):
             raise IntegrityError(f"a descriptor names {path!r}, which is not a file beside it", code=BAD_FORMAT)
         shown = shown_name(path)
@@ -312,8 +274,8 @@ class FolderStore:
             return None
         return self.adopt(file)
 
-    def adopt(self, file: OpenFile | PooledFile) -> Stored:
-        """``file`` as one of the package."""
+    def adopt(self, file: PooledFile) -> Stored:
+        """Adds ``file`` to the files of the package."""
         self._files.append(file)
         return Stored(file.name, file, 0, file.size())
 
@@ -336,7 +298,8 @@ class FolderStore:
         return here
 
     def manifests(self, folder: str) -> list[str]:
-        """See Store. Only the root is looked at: the descriptor is in it."""
+        """Paths of the ``.mf`` files in ``folder``, which is the root (empty): the descriptor is in it. Raises
+        TargetError where it cannot be listed."""
         assert not folder
         with input_errors():
             listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder)
@@ -347,32 +310,36 @@ class FolderStore:
                 os.close(listed)
 
     def check_unchanged(self) -> None:
-        """See Store."""
+        """Raises IntegrityError ``input_changed`` when a file changed since it was opened."""
         for file in self._files:
             file.check_unchanged()
 
 
 class ArchiveStore:
-    """The members of an archive. ``content`` is where they lie: the archive itself, or what is inside it when it is
-    packed."""
+    """The members of an archive. ``content`` contains them: the archive itself, or what it contains when it is
+    compressed."""
 
-    def __init__(self, archive: OpenFile, content: ReadableFile, members: Iterable[OvaMember]) -> None:
+    def __init__(self, archive: PooledFile, content: ReadableFile, members: Iterable[OvaMember]) -> None:
         self._archive = archive
         self._content = content
         self._members: Mapping[str, OvaMember] = {member.name: member for member in members}
 
     def open(self, path: str) -> Stored | None:
-        """See Store."""
+        """See FolderStore."""
         member = self._members.get(path)
         return None if member is None else Stored(member.name, self._content, member.offset, member.size)
 
     def manifests(self, folder: str) -> list[str]:
-        """See Store."""
+        """See FolderStore."""
         return sorted(name for name in self._members if _is_mf(name) and name.rpartition("/")[0] == folder)
 
     def check_unchanged(self) -> None:
-        """See Store."""
+        """See FolderStore."""
         self._archive.check_unchanged()
+
+
+Store: TypeAlias = FolderStore | ArchiveStore
+"""Where the files of a package are."""
 
 
 def _is_mf(path: str) -> bool:

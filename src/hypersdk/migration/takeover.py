@@ -1,13 +1,13 @@
-"""Disks that an earlier process finished are proved by their bytes before they are published.
+"""Checks the files of disks that an earlier process finished, before they are published.
 
 ::
 
     recorded               read                                              compared
     SHA-256 of the file    the file                                          all of it
-    content digest         raw: what is no hole                              the guest's bytes are the file
+    content digest         raw: everything but holes                         the guest's data
                            VMDK: the stream, from first to last              grains, tables, directory, footer, front
-                           qcow2: every cluster, through the tables          grains; header and refcounts are made anew
-    neither                                                                  nothing proves it: the disk begins again
+                           qcow2: every cluster, through the tables          grains; header and refcounts are rewritten
+    neither                                                                  nothing: the disk starts again
 
 The SHA-256 is known where it was computed before the process ended, and of streams that one process wrote. Growing
 disks: ``transfer.takeover``.
@@ -20,7 +20,7 @@ import hashlib
 from collections.abc import Iterator
 
 from hypersdk.errors import IntegrityError
-from hypersdk.formats.image import BLOCK, ImageWriter
+from hypersdk.formats.image import BLOCK
 from hypersdk.formats.vmdk.log import FRONT_BYTES
 from hypersdk.formats.vmdk.stream import GrainDecoder, inflate
 from hypersdk.formats.vmdk.writer import is_front
@@ -42,8 +42,7 @@ CHANGED = "its file is not what was written"
 
 
 def damage_of(outputs: Outputs, record: DiskRecord, spec: ExportSpec, meter: Meter, cancel: CancelToken) -> str | None:
-    """Why a finished disk cannot be published; None where its file holds what was recorded. ``record`` may get another
-    size.
+    """Why a finished disk cannot be published; None where its file is as recorded. ``record`` may get another size.
 
     Raises TargetError and Cancelled.
     """
@@ -51,8 +50,8 @@ def damage_of(outputs: Outputs, record: DiskRecord, spec: ExportSpec, meter: Met
     if record.sha256 is None and record.receipt.content is None:
         return UNPROVABLE
     try:
-        with target_errors(f"reading {record.file_name} back"), outputs.finished(record) as file:
-            found = _Finished(file, record, spec, meter, cancel)
+        with target_errors(f"reading {record.file_name} back"):
+            found = _Finished(outputs.finished(record), record, spec, meter, cancel)
             return None if found.is_as_recorded() else CHANGED
     except IntegrityError as error:
         return f"{CHANGED}: {error.message}"
@@ -71,7 +70,7 @@ class _Finished:
         self._cancel = cancel
 
     def is_as_recorded(self) -> bool:
-        """Reads it. Raises IntegrityError, OSError and Cancelled."""
+        """Reads the file and compares it. Raises IntegrityError, OSError and Cancelled."""
         try:
             if self._record.sha256 is not None:
                 return self._sha256() == self._record.sha256
@@ -96,7 +95,7 @@ class _Finished:
             self._meter.add_read_back(len(piece))
 
     def _content(self, wanted: str | None) -> bool:
-        return self._stream_digest() == wanted if self._image.appended else self._finished_again(wanted)
+        return self._stream_digest() == wanted if self._image.appended else self._rewritten(wanted)
 
     @property
     def _image(self) -> ImageFormat:
@@ -109,28 +108,26 @@ class _Finished:
     def _whole_file(self) -> FdFile:
         return FdFile(self._file.descriptor)
 
-    def _digest(self, image: ImageWriter) -> str:
+    def _rewritten(self, wanted: str | None) -> bool:
+        """Compares the content digest; header and refcounts, which it does not cover, are written again."""
+        file = self._whole_file()
+        image = self._image.resume(file, self._capacity, self._spec.compress, lambda _: True)
         self._meter.check_earlier(self._capacity)
-        return content_digest_of(
+        digest = content_digest_of(
             image,
             self._capacity,
             extents=((run.start * BLOCK, len(run) * BLOCK) for run in image.stored()),
             cancel=self._cancel,
             on_bytes=self._meter.add_read_back,
         )
-
-    def _finished_again(self, wanted: str | None) -> bool:
-        """A content digest says nothing of header and refcounts, so they are made anew."""
-        file = self._whole_file()
-        image = self._image.resume(file, self._capacity, self._spec.compress, lambda _: True)
-        if self._digest(image) != wanted:
+        if digest != wanted:
             return False
         image.finish()
         self._record.size_bytes = file.size()
         return True
 
     def _stream_digest(self) -> str | None:
-        """Of a stream, whose parts must all agree."""
+        """The content digest of a stream. Raises IntegrityError where its parts do not match."""
         front = self._whole_file().pread(FRONT_BYTES, self._file.region.start)
         if not is_front(front, self._capacity):
             raise IntegrityError("its header or descriptor is damaged")

@@ -1,4 +1,4 @@
-"""Is an export still what it was when it was written? Reads everything back and names each difference with a code.
+"""Verifies that an export is unchanged: reads everything back and reports each difference with a code.
 
 ::
 
@@ -7,8 +7,8 @@
     the files, read once ──────────────────────────────────────┘
     STEM.ova ── where it differs as a whole: the same, member by member, with the .mf inside
 
-The manifest is believed first: it carries a digest of itself. Where it is missing or damaged that is a finding, and the
-``.mf`` alone is used for the rest. Memory does not depend on the size of the files.
+The manifest takes precedence: it contains a digest of itself. A missing or damaged manifest is a finding, and the
+``.mf`` alone is used for the rest. Memory use does not depend on the size of the files.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from hypersdk.migration.manifest import (
     VERIFY_BAD_MANIFEST,
     ArtifactManifest,
     FilePart,
+    hex_of,
     read_manifest,
 )
 from hypersdk.migration.naming import MANIFEST_NAME
@@ -60,9 +61,9 @@ _OURS = frozenset({MANIFEST_NAME, RUN_FILE, LOCK_FILE})
 def verify_directory(
     path: Path, *, cancel: CancelToken, observer: Observer | None = None, clock: Clock = time.monotonic
 ) -> VerifyReport:
-    """Verifies the export in ``path``, of any of the five formats. What differs is in the report, not raised.
+    """Verifies the export in ``path``, of any format. Differences are in the report, not raised.
 
-    ``observer`` is called for each file as it is read. Raises UsageError when ``path`` is not a readable folder,
+    ``observer`` is called for each file while it is read. Raises UsageError when ``path`` is not a readable folder, and
     Cancelled.
     """
     began = clock()
@@ -80,7 +81,7 @@ def verify_directory(
 
 
 class _Verification:
-    """One run over one folder: reads, and collects what ``FileSet`` makes of it."""
+    """Verifies one folder: reads its files, and collects the findings of ``FileSet``."""
 
     def __init__(self, folder: Path, reading: Reading) -> None:
         self._folder = folder
@@ -92,7 +93,7 @@ class _Verification:
         self.bytes_read = 0
 
     def run(self) -> None:
-        """Manifest, ``.mf``, every file, the inside of archives, and what the descriptor says."""
+        """Checks manifest, ``.mf``, every file, the members of archives, and the descriptor."""
         present = self._list_folder()
         self.manifest = self._read_manifest()
         files = self._read_folder(present)
@@ -118,7 +119,7 @@ class _Verification:
             ) from error
 
     def _read_manifest(self) -> ArtifactManifest | None:
-        """The manifest, or None and a finding."""
+        """The manifest; None, and a finding, where it cannot be read."""
         try:
             return read_manifest(read_small(self._folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
         except FileNotFoundError:
@@ -132,7 +133,7 @@ class _Verification:
         return None
 
     def _read_folder(self, present: frozenset[str]) -> FileSet:
-        """All that is expected in the folder, read."""
+        """Reads all expected files of the folder."""
         recorded = {part.name: part for part in self.manifest.files} if self.manifest else {}
         mf_name = _mf_among(recorded if self.manifest else present)
         lines = self._read_mf(mf_name) if mf_name in present else None
@@ -147,8 +148,8 @@ class _Verification:
         )
 
     def _read_files(self, expected: Mapping[str, Expected], present: frozenset[str]) -> dict[str, Actual]:
-        """Every expected file that is there. One with a size that is no file's of the export is not read: that says
-        enough."""
+        """Reads every expected file that exists. A file whose size no file of the export has is not read: that is
+        enough for a finding."""
         sizes = {entry.size for entry in expected.values()}
         actual: dict[str, Actual] = {}
         for name, entry in expected.items():
@@ -162,7 +163,7 @@ class _Verification:
         return Actual(size, self._digests(descriptor, name, entry.algorithms if wanted else (), 0, size))
 
     def _opened(self, name: str, work: Callable[[int], T]) -> T | None:
-        """What ``work`` makes of the open file; None, and a finding, when something keeps the file from being read."""
+        """The result of ``work`` for the open file; None, and a finding, when it cannot be read."""
         try:
             with opened(self._folder / name) as descriptor:
                 return work(descriptor)
@@ -182,7 +183,7 @@ class _Verification:
     # The .mf
 
     def _read_mf(self, name: str | None) -> dict[str, MfLine] | None:
-        """Its lines by file name; None when it cannot be read, which is said when the file itself is looked at."""
+        """Its lines by file name; None when it cannot be read, which is reported when the file itself is checked."""
         if name is None:
             return None
         try:
@@ -204,7 +205,7 @@ class _Verification:
     # Archives
 
     def _verify_archive(self, name: str, descriptor: int) -> None:
-        """What is wrong inside an OVA, unless it is proved to be what was written, or cut short, as a whole."""
+        """Checks the members of an OVA, unless the OVA as a whole is proved unchanged, or truncated."""
         general = next((finding for finding in self.findings if finding.file == name), None)
         if name in self.checked or (general is not None and general.code != VERIFY_FLIPPED):
             return
@@ -217,19 +218,19 @@ class _Verification:
         inside = self._read_members(descriptor, name, members)
         found = [*inside.findings(), *inside.unexpected(frozenset())]
         if general is not None and (found or inside.mf_damaged):
-            self.findings.remove(general)  # what was found inside says more
+            self.findings.remove(general)  # the findings inside are more specific
         self.findings += found
         self._replace_unchecked(name, inside)
 
     def _replace_unchecked(self, name: str, inside: FileSet) -> None:
-        """An archive of which nothing was recorded is as good as its members."""
+        """Replaces an archive without records by its members in the report."""
         self.checked += inside.proved()
         if name in self.unchecked:
             self.unchecked.remove(name)
             self.unchecked += [label for label in inside.unknown() if label != f"{name}/{inside.mf_name}"]
 
     def _read_members(self, descriptor: int, archive: str, members: Sequence[OvaMember]) -> FileSet:
-        """All members, compared with what the manifest says of the disks and the ``.mf`` inside of everything."""
+        """The members, with the records of the manifest for the disks and of the ``.mf`` inside for everything."""
         names = [member.name for member in members]
         mf_name = _mf_among(names)
         lines = None
@@ -263,11 +264,12 @@ class _Verification:
         )
 
     def _expected_members(self, lines: Mapping[str, MfLine], others: Iterable[str]) -> dict[str, Expected]:
-        """Disks that the manifest places in the archive, what the ``.mf`` lists, and ``others``, of which nothing is
-        known."""
-        places = [disk.hypersdk.member for disk in self.manifest.disks if disk.hypersdk] if self.manifest else []
+        """The disks that the manifest has in the archive, the files that the ``.mf`` lists, and ``others``, for which
+        nothing is recorded."""
+        disks = self.manifest.disks if self.manifest else ()
+        members = [disk.hypersdk.member for disk in disks if disk.hypersdk and disk.hypersdk.member]
         expected = {
-            place.name: Expected(place.bytes, _hex(place.checksum), lines.get(place.name)) for place in places if place
+            member.name: Expected(member.bytes, hex_of(member.checksum), lines.get(member.name)) for member in members
         }
         for name in (*lines, *others):
             expected.setdefault(name, Expected(mf=lines.get(name)))
@@ -276,7 +278,7 @@ class _Verification:
     # Descriptors
 
     def _check_descriptors(self, files: FileSet) -> None:
-        """Whether the descriptor, here or in an archive, names the files that are there, with their sizes."""
+        """Checks that the descriptor, in the folder or in an archive, names the existing files with their sizes."""
         for name, found in files.actual.items():
             if name.endswith(".ova"):
                 self._opened(name, partial(self._check_archived_descriptor, name))
@@ -307,7 +309,7 @@ class _Verification:
         for file in files:
             real = next((name for name in file.names if name in sizes), None)
             if real is None:
-                self._add(VERIFY_DESCRIPTOR, f"{label} names {file.href}, which is not there", label)
+                self._add(VERIFY_DESCRIPTOR, f"{label} names {file.href}, which does not exist", label)
             elif file.size_bytes is not None and file.size_bytes != sizes[real]:
                 self._add(
                     VERIFY_DESCRIPTOR, f"{label} gives {real} {file.size_bytes} bytes, it has {sizes[real]}", label
@@ -322,19 +324,15 @@ def _mf_among(names: Iterable[str]) -> str | None:
 
 
 def _recorded(recorded: Mapping[str, FilePart], lines: Mapping[str, MfLine]) -> dict[str, Expected]:
-    return {name: Expected(part.bytes, _hex(part.checksum), lines.get(name)) for name, part in recorded.items()}
+    return {name: Expected(part.bytes, hex_of(part.checksum), lines.get(name)) for name, part in recorded.items()}
 
 
 def _guessed(present: Iterable[str], lines: Mapping[str, MfLine]) -> dict[str, Expected]:
-    """Without a manifest: what the ``.mf`` lists, and archives, which carry their own."""
+    """The files expected without a manifest: those that the ``.mf`` lists, and archives, which contain their own."""
     archives = sorted(name for name in present if name.endswith(".ova"))
     return {name: Expected(mf=lines.get(name)) for name in (*lines, *archives)}
 
 
 def _head(file: BlockFile, member: OvaMember, limit: int) -> bytes:
-    """A small member; of a large one just enough for its parser to refuse it."""
+    """The content of a small member; of a large one, just enough for its parser to refuse it."""
     return file.pread(min(member.size, limit + 1), member.offset)
-
-
-def _hex(checksum: str | None) -> str | None:
-    return checksum.removeprefix("sha256:") if checksum else None

@@ -24,25 +24,25 @@ except ImportError:  # PyYAML built without libyaml: same results, slower
 
 MAX_DEPTH: Final = 16
 MAX_VALUES: Final = 500_000
-"""Names, values, lists and mappings: 10,000 jobs of 25 fields."""
+"""Limit of names, values, lists and mappings: 10,000 jobs of 25 fields."""
 MAX_NUMBER: Final = 4300
-"""Characters of one number or date; as many digits as Python reads by itself."""
+"""Limit of the characters of a number or date; as many digits as Python converts by default."""
 
 _LOCK: Final = threading.Lock()
-"""Only one text is read at a time: it takes a second and some hundred megabytes at worst, and threads would gain
-nothing."""
+"""One text is read at a time: it takes up to a second and some hundred megabytes, and threads would not make it
+faster."""
 _TEXT: Final = "tag:yaml.org,2002:str"
 _SPECIAL_NAMES: Final = ("<<", "=")
-"""What YAML 1.1 gives a meaning as the name of a field; here they are names like others."""
+"""Field names with a special meaning in YAML 1.1; here they are names like others."""
 _TAG_NAMES: Final = re.compile(r"(?:\A|[\n\r\x85\u2028\u2029\ufeff])%TAG")
 
 
 class BadYaml(ValueError):  # noqa: N818 - reads as what happened
-    """The text is not YAML that is read; the message shows no value of it."""
+    """The text is not accepted as YAML; the message shows no value of it."""
 
 
 _NOTHING: Final = object()
-"""No text can stand for it."""
+"""A value that no YAML text represents."""
 
 
 @dataclass(slots=True)
@@ -62,7 +62,8 @@ class _Open:
 def read_yaml(text: str) -> object:
     """The document in ``text``. Raises BadYaml.
 
-    A parser error of PyYAML shows the line it stumbled over, which may hold a password: only the position is passed on.
+    A parser error of PyYAML shows the line with the error, which may contain a password: only the position is passed
+    on.
     """
     if _TAG_NAMES.search(text):  # libyaml compares each with all before, in front of the first event
         raise BadYaml("YAML tags are not read (%TAG)")
@@ -94,7 +95,7 @@ class _YamlReader:
         self._root: object = _NOTHING
 
     def document(self) -> object:
-        """All of it. Raises BadYaml, and what PyYAML and its constructors of single values raise."""
+        """Reads the whole document. Raises BadYaml, and what PyYAML and its constructors of single values raise."""
         next_event = self._loader.get_event
         while type(event := next_event()) is not yaml.StreamEndEvent:
             match event:
@@ -118,7 +119,7 @@ class _YamlReader:
         return self._root
 
     def _check(self, event: Any) -> None:
-        """Counts a value; refuses what is not read."""
+        """Counts a value. Raises BadYaml for tags, anchors and too many values."""
         if event.tag is not None:
             raise BadYaml(f"YAML tags are not read ({_line(event.start_mark)})")
         if event.anchor is not None:
@@ -140,7 +141,7 @@ class _YamlReader:
         return constructors.get(tag, constructors[None])(self._loader, node)
 
     def _put(self, value: object, event: Any) -> None:
-        """Where the value belongs: it is the document, or the next item, name or value of what is open."""
+        """Stores the value: as the document, or as the next item, name or value of the open collection."""
         if not self._open:
             self._root = value
             return
@@ -155,7 +156,8 @@ class _YamlReader:
 
 
 def _name(value: object, into: _Open, event: Any) -> object:
-    """``value`` as the name of a field. Raises BadYaml where there is such a field, or cannot be."""
+    """``value`` as the name of a field. Raises BadYaml where the field exists already, or ``value`` cannot be a
+    name."""
     if isinstance(value, dict | list):
         raise BadYaml(f"the name of a field is a list or a mapping ({_line(event.start_mark)})")
     if value in into.fields:

@@ -1,4 +1,4 @@
-"""Which disk a machine boots from: what its configuration names, else what its firmware is sure to try first."""
+"""The boot disk of a machine: the one that its configuration names, else the one that its firmware tries first."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def unit_order(disks: Iterable[Disk]) -> list[Disk]:
 
 
 def boot_sequence(machine: Machine) -> tuple[int, ...]:
-    """Keys of all its disks: the one that it boots from, those that are tried after it, then the others by controller
-    and unit. Empty when the boot disk is not known.
+    """Keys of all disks: the boot disk, the disks that are tried after it, then the others by controller and unit.
+    Empty when the boot disk is not known.
 
     ``bootOptions.bootOrder`` is tried first and in its order; "after list is exhausted, default BIOS boot device
     algorithm is used" (*VirtualMachineBootOptions* in the vSphere Web Services API reference). That algorithm is not
@@ -35,8 +35,7 @@ def boot_sequence(machine: Machine) -> tuple[int, ...]:
 
 
 def named_boot_disks(machine: Machine) -> tuple[int, ...]:
-    """Keys of the disks that the machine's boot order names, in that order. What it names and does not have is left
-    out."""
+    """Keys of the disks that the machine's boot order names, in that order. Disks that it does not have are omitted."""
     numbers = (word.removeprefix(_DISK) for word in machine.boot_order if word.startswith(_DISK))
     known = {str(disk.key): disk.key for disk in machine.disks}
     return tuple(dict.fromkeys(known[number] for number in numbers if number in known))

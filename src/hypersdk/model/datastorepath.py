@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 
 
 def split_datastore_path(text: str, known: Iterable[str] = ()) -> tuple[str, str] | None:
-    """Name of the datastore and path in it; None for a text of another form.
+    """The name of the datastore and the path in it; None for a text of another form.
 
-    The name is not escaped and may hold brackets, so it is the longest of the ``known`` names that fits. Where none
-    does, it ends at the bracket that closes the first one, or, where the brackets in the name are no pairs, at the
-    first that a blank follows.
+    The name is not escaped and may contain brackets, so the longest matching name of ``known`` is taken. Without one
+    the name ends at the bracket that closes the first or, where brackets in the name are unbalanced, at the first
+    bracket followed by a space.
     """
     if not text.startswith("["):
         return None
@@ -23,7 +23,7 @@ def split_datastore_path(text: str, known: Iterable[str] = ()) -> tuple[str, str
 
 
 def _ends(text: str, known: Iterable[str]) -> Iterator[int]:
-    """Where the bracket may be that ends the name, the likeliest first."""
+    """Candidate positions of the bracket that ends the name, the likeliest first."""
     for name in sorted(known, key=len, reverse=True):
         if text.startswith(f"[{name}]"):
             yield len(name) + 1

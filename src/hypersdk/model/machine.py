@@ -76,8 +76,8 @@ class Backing(StrEnum):
 class Disk:
     """One virtual disk.
 
-    ``key`` is vSphere's device key. ``file`` is the backing as ``[datastore] folder/name.vmdk`` (the delta of the
-    running point where snapshots exist, ``chain`` the files from there down to the base). ``change_id`` needs CBT.
+    ``key`` is vSphere's device key. ``file`` is the backing as ``[datastore] folder/name.vmdk`` (the current delta
+    where snapshots exist, ``chain`` the files from there down to the base). ``change_id`` needs CBT.
     ``bus`` is ``scsi``, ``sata``, ``ide`` or ``nvme``; ``controller`` the type's short name (``pvscsi``, ``lsilogic``,
     ``ahci`` ...).
     """
@@ -127,7 +127,7 @@ class Cdrom:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotNode:
-    """One snapshot; ``depth`` 0 is a root, ``current`` the one that the running point hangs on."""
+    """One snapshot; ``depth`` 0 is a root, ``current`` the parent of the current state."""
 
     moref: str
     name: str
@@ -141,7 +141,7 @@ class SnapshotNode:
 
 @dataclass(frozen=True, slots=True)
 class GuestFacts:
-    """What VMware Tools report, where they run."""
+    """What VMware Tools report, where they are running."""
 
     os_id: str | None
     os_name: str | None
@@ -153,10 +153,10 @@ class GuestFacts:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """All that planning needs to know of one VM, read in one go.
+    """One VM with all facts that planning needs, read at once.
 
-    ``change_version`` is ``config.changeVersion``: it moves with every reconfiguration and power-on. ``boot_time`` is
-    the last power-on. ``busy_with`` names a running task, ``has_vtpm`` and ``encrypted`` say that the keys stay behind.
+    ``change_version`` is ``config.changeVersion``: it changes with every reconfiguration and power-on. ``boot_time`` is
+    the last power-on. ``busy_with`` names a running task, ``has_vtpm`` and ``encrypted``: its keys cannot be exported.
     ``unreachable_datastores`` are those of its datastores that vSphere reports as not accessible.
     """
 

@@ -1,4 +1,4 @@
-"""Progress of a run: snapshots, made at a bounded rate. A reader never sees half an update.
+"""Progress of a run, as immutable snapshots.
 
 Each field is declared once, here, with its name in the two JSON forms that exist::
 
@@ -15,23 +15,23 @@ from typing import Any, Final
 
 
 class Phase(StrEnum):
-    """Where a disk or a machine is. Moves downwards only, but for ``waiting``, which returns to where it came from."""
+    """The phase of a disk or a machine, in order; only ``waiting`` returns to the phase before it."""
 
     QUEUED = "queued"
     PREPARING = "preparing"  # snapshot, power, lease
     TRANSFERRING = "transferring"
-    WAITING = "waiting"  # for space, for a lease of our own to run out, for a token: ``note`` says which
+    WAITING = "waiting"  # for space, for an earlier lease to expire, for a token: ``note`` says which
     VERIFYING = "verifying"  # reads the image back
     PUBLISHING = "publishing"  # rename, manifest, undo
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    PAUSED = "paused"  # a job between two attempts; it goes on from here
+    PAUSED = "paused"  # a job between two attempts
     CANCELLING = "cancelling"  # a job whose source is still to be restored
 
 
 class Basis(StrEnum):
-    """What the percentage is a percentage of; shown to the user."""
+    """What the percentage is based on; shown to the user."""
 
     LENGTH = "bytes of the stream"
     ALLOCATED = "allocated bytes"
@@ -40,7 +40,7 @@ class Basis(StrEnum):
 
 
 class Bottleneck(StrEnum):
-    """What the copy waits for most, over the last seconds."""
+    """What limited the copy most, over the last seconds."""
 
     SOURCE = "source"  # vSphere or the wire delivers slower than we take
     TARGET = "target"  # writes are slower than the stream
@@ -49,21 +49,20 @@ class Bottleneck(StrEnum):
 
 
 _AT_WORK: Final = frozenset({Phase.PREPARING, Phase.TRANSFERRING, Phase.WAITING, Phase.VERIFYING, Phase.PUBLISHING})
-"""Phases in which somebody works."""
+"""Phases in which work is done."""
 _COPIED: Final = frozenset({Phase.DONE, Phase.VERIFYING, Phase.PUBLISHING})
 
 
 def _field(default: Any, about: str = "", *, job: str | None = "", event: str | None = "", digits: int = 1) -> Any:
-    """``job`` and ``event`` are names in JSON: empty for the field's own, None where it is left out. Numbers with a
-    fraction are rounded to ``digits``."""
+    """``job`` and ``event`` are names in JSON: empty for the field's own, None where it is omitted. Fractional numbers
+    are rounded to ``digits``."""
     return field(default=default, metadata={"job": job, "event": event, "about": about, "digits": digits})
 
 
 @dataclass(frozen=True, slots=True)
 class DiskProgress:
-    """One disk. ``fraction`` is 0..1, never falls and never passes 1; ``None`` rates and ETAs are not known yet.
-    ``again_bytes`` are guest bytes that the image holds already and the stream under way brings again, as it begins at
-    its first byte."""
+    """One disk. ``fraction`` is 0 to 1 and never decreases; rates and ETAs are ``None`` while unknown. ``again_bytes``
+    are guest bytes that the image already has and the current stream sends again, as it starts at its first byte."""
 
     label: str = ""
     file_name: str = _field("", job="file", event="file")
@@ -85,9 +84,9 @@ class DiskProgress:
 
 @dataclass(frozen=True, slots=True)
 class ExportProgress:
-    """One machine: the sum over its disks. ``note`` is one line for people (what is being waited for, which route).
+    """One machine: the sum over its disks. ``note`` is one line for users (what is being waited for, which route).
 
-    Without arguments it is the progress of a job that has not begun. All properties are part of a job's JSON.
+    The defaults are the progress of a job that has not started. All properties are part of a job's JSON.
     """
 
     machine: str = _field("", job=None)
@@ -105,13 +104,13 @@ class ExportProgress:
 
     @property
     def current_file(self) -> str:
-        """Name of the file being written; empty while nobody works."""
+        """Name of the file being written; empty while there is none."""
         moving = self.disks if self.phase in _AT_WORK else ()
         return next((disk.file_name for disk in moving if disk.phase is Phase.TRANSFERRING), "")
 
     @property
     def current_step(self) -> str:
-        """The note, or the phase where there is none; empty before the job has begun."""
+        """The note, or the phase where there is none; empty before the job has started."""
         begun = self.disks or self.phase is not Phase.QUEUED
         return self.note or (self.phase.value if begun else "")
 
@@ -137,12 +136,12 @@ class ExportProgress:
 
     @property
     def estimated_remaining(self) -> int:
-        """Whole seconds, 0 while it is not known; `eta_s` is null then."""
+        """Whole seconds, 0 while unknown; `eta_s` is null then."""
         return int(self.eta_s or 0)
 
 
 def at_rest(progress: ExportProgress, phase: Phase) -> ExportProgress:
-    """The progress of a job that nobody works on: how far it is, and nothing that would move."""
+    """The progress of a job that is not running: without rates, ETAs and notes."""
     disks = tuple(replace(disk, rate_bytes_s=None, eta_s=None, note="") for disk in progress.disks)
     return replace(
         progress, phase=phase, disks=disks, rate_bytes_s=None, eta_s=None, lease_age_s=None, note="", stalled=None

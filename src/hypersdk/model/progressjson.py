@@ -1,7 +1,7 @@
 """The JSON of progress records, made from their fields: one form for events, one for jobs.
 
-A job's form is read again, by the daemon from its database and by clients: what is missing has the field's default
-(rows of earlier releases), and a word that is not known here too (a newer daemon).
+A job's form is read back by the daemon, from its database, and by clients. A missing field gets its default (rows of
+earlier releases), and so does an unknown word (a newer daemon).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ PERCENT: Final = "percent_complete"
 
 
 class JsonField(NamedTuple):
-    """A value as it stands in JSON. ``attribute`` is its name in the record, ``kind`` its type there; ``default`` is
-    None for what follows from other fields."""
+    """A field in JSON. ``attribute`` is its name in the record, ``kind`` its type there; ``default`` is None for a
+    property."""
 
     name: str
     attribute: str
@@ -35,7 +35,7 @@ class JsonField(NamedTuple):
 
 @cache
 def json_fields(record: type, form: Form) -> tuple[JsonField, ...]:
-    """What a record has in that form, in order."""
+    """The fields that a record has in that form, in order."""
     hints = get_type_hints(record)
     found = []
     for field in fields(record):
@@ -48,7 +48,7 @@ def json_fields(record: type, form: Form) -> tuple[JsonField, ...]:
 
 @cache
 def derived_fields(record: type) -> tuple[JsonField, ...]:
-    """The properties of a record, which a job's form has too; they are not read."""
+    """The properties of a record, which a job's form has, too; they are not read back."""
     properties = ((name, value.fget) for name, value in vars(record).items() if isinstance(value, property))
     return tuple(
         JsonField(name, name, get_type_hints(get)["return"], None, get.__doc__ or "", 1) for name, get in properties
@@ -56,14 +56,14 @@ def derived_fields(record: type) -> tuple[JsonField, ...]:
 
 
 def event_object(record: ExportProgress | DiskProgress) -> dict[str, Any]:
-    """For an event of type "progress"."""
+    """The JSON of an event of type "progress"."""
     kind: type = type(record)
     shown = json_fields(kind, "event")
     return {field.name: _plain(getattr(record, field.attribute), field, event_object) for field in shown}
 
 
 def job_object(record: ExportProgress | DiskProgress) -> dict[str, Any]:
-    """For the progress of a job."""
+    """The JSON of a job's progress."""
     kind: type = type(record)
     shown = json_fields(kind, "job") + derived_fields(kind)
     return {field.name: _plain(getattr(record, field.attribute), field, job_object) for field in shown}

@@ -17,7 +17,7 @@ from hypersdk.migration.spec import Compression, ExportSpec, Method, OutputForma
 from hypersdk.units import parse_size
 
 if TYPE_CHECKING:
-    from hypersdk.migration.plan import MinFreeSpace
+    from hypersdk.migration.preflight import MinFreeSpace
     from hypersdk.migration.settings import RunSettings
 
 Flags: TypeAlias = dict[str, Any]
@@ -218,7 +218,7 @@ def _rate(value: str | int) -> int:
 
 def min_free_of(text: str) -> MinFreeSpace:
     """``5%`` or ``20GiB`` as what must stay free on a datastore while a snapshot is held."""
-    from hypersdk.migration.plan import MinFreeSpace
+    from hypersdk.migration.preflight import MinFreeSpace
 
     number = text.strip().removesuffix("%")
     if number == text.strip():
