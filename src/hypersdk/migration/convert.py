@@ -100,7 +100,7 @@ def _convert(
     plans = [
         _planned(disk, disk_file_name(stem, number, output.image.suffix)) for number, disk in enumerate(copied, start=1)
     ]
-    board = MachineProgress(machine.machine.name, plans)
+    progress = MachineProgress(machine.machine.name, plans)
     disk_ids = [disk.envelope.id if disk.envelope else None for disk in copied]
     records = [
         DiskRecord(plan.key, plan.label, plan.file_name, plan.capacity_bytes, ovf_disk_id=disk_id)
@@ -109,28 +109,28 @@ def _convert(
     run = _begin(machine, spec, held.path, settings.run_store, records)
     run.held_in(held)
     outputs = outputs_for(run.record, spec, held.check_lock)
-    shared = RunResources(settings)
+    resources = RunResources(settings)
     cancel = cancel.child()
     with (
         closing(outputs),
         _removed_on_failure(run, outputs, held),
-        ticking([board.snapshot], lambda rows: observer(rows[0]), settings.progress_interval_s),
-        board.ended_by_errors(),
+        ticking([progress.snapshot], lambda rows: observer(rows[0]), settings.progress_interval_s),
+        progress.ended_by_errors(),
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier,
         _cancelled_on_failure(cancel),
     ):
         warnings: list[str] = []
-        disks = DiskSet(spec, run, outputs, held, board, shared, verifier, warnings.append)
+        disks = DiskSet(spec, run, outputs, held, progress, resources, verifier, warnings.append)
         sources = {disk.key: disk.source for disk in machine.disks}
         disks.copy(
             [(record, sources[record.key]) for record in run.record.disks],
             lambda key: f"{run.record.run_id}/{key}",
             cancel,
         )
-        board.phase(Phase.VERIFYING)
-        verdict = _verdict(machine, copied, run, board, cancel)
+        progress.phase(Phase.VERIFYING)
+        verdict = _verdict(machine, copied, run, progress, cancel)
         disks.wait()
-        board.phase(Phase.PUBLISHING)
+        progress.phase(Phase.PUBLISHING)
         result = Publishing(
             spec=spec,
             machine=machine.machine,
@@ -146,7 +146,7 @@ def _convert(
             empty_disks=empty,
         ).publish()
         run.remove()
-        board.phase(Phase.DONE)
+        progress.phase(Phase.DONE)
     return result
 
 
@@ -157,7 +157,7 @@ def _planned(disk: LocalDisk, file_name: str) -> PlannedDisk:
 
 
 def _verdict(
-    machine: LocalMachine, copied: Sequence[LocalDisk], run: RunFile, board: MachineProgress, cancel: CancelToken
+    machine: LocalMachine, copied: Sequence[LocalDisk], run: RunFile, progress: MachineProgress, cancel: CancelToken
 ) -> PackageVerdict:
     """Compares the read data with the package's ``.mf``, and records the proof. Nothing is published yet."""
     for record, disk in zip(run.record.disks, copied, strict=True):
@@ -167,7 +167,7 @@ def _verdict(
         made = {"SHA256": stream.sha256, "SHA1": stream.sha1}
         if stream.length_bytes == disk.source.stored.size():
             machine.package.received(disk.source.stored, {name: digest for name, digest in made.items() if digest})
-    verdict = machine.package.verdict(cancel, board.note)
+    verdict = machine.package.verdict(cancel, progress.note)
     with run.changing() as record_of_run:
         record_of_run.proof = verdict.proof
     return verdict

@@ -80,7 +80,7 @@ class MachineCopy:
     ``run`` returns."""
 
     work: SourceWork
-    board: MachineProgress
+    progress: MachineProgress
     disks: DiskSet
 
     def run(self, cancel: CancelToken) -> None:
@@ -90,7 +90,7 @@ class MachineCopy:
         for record in self.work.records:
             if record.done:
                 self.work.outputs.close_disk(record)  # a kill may have prevented it
-                self.board.meters[record.key].expect_read_back(1.0)
+                self.progress.meters[record.key].expect_read_back(1.0)
                 self.disks.hash_later(record, cancel)
         if pending:
             try:
@@ -110,7 +110,7 @@ class MachineCopy:
         finished = [record for record in self.work.records if record.done]
         copied = self.work.run.record.copied
         if finished:
-            self.board.phase(Phase.PREPARING, "checking the disks that an earlier run finished")
+            self.progress.phase(Phase.PREPARING, "checking the disks that an earlier run finished")
         damage = {record.label: self._damage_of(record, cancel) for record in finished}
         wrong = [record for record in finished if damage[record.label]]
         if not wrong:
@@ -125,7 +125,7 @@ class MachineCopy:
     def _damage_of(self, record: DiskRecord, cancel: CancelToken) -> str | None:
         size = record.size_bytes
         spec = self.work.run.record.begun_as(self.work.plan.spec)
-        damage = damage_of(self.work.outputs, record, spec, self.board.meters[record.key], cancel)
+        damage = damage_of(self.work.outputs, record, spec, self.progress.meters[record.key], cancel)
         if record.size_bytes != size:
             self.work.run.save()
         return damage
@@ -195,13 +195,13 @@ class MachineCopy:
 
     @property
     def _stall_timeout_s(self) -> float:
-        return self.disks.shared.settings.stall_timeout_s
+        return self.disks.resources.settings.stall_timeout_s
 
     # Lease
 
     def _copy_lease(self, pending: Sequence[DiskRecord], cancel: CancelToken) -> None:
         work = self.work
-        self.board.phase(Phase.PREPARING, "waiting for the export lease")
+        self.progress.phase(Phase.PREPARING, "waiting for the export lease")
         with LeasedExport(
             work.session,
             moref=work.run.record.moref,
@@ -210,14 +210,14 @@ class MachineCopy:
             cancel=cancel,
             on_opened=work.journal.lease_opened,
             on_closed=work.journal.lease_closed,
-            on_wait=self.board.note,
+            on_wait=self.progress.note,
             stall_timeout_s=self._stall_timeout_s,
         ) as lease:
-            self.board.watch_lease(lease)
+            self.progress.watch_lease(lease)
             try:
                 self.disks.copy(_matched(pending, lease.sources), self._point.identity, cancel)
             finally:
-                self.board.watch_lease(None)
+                self.progress.watch_lease(None)
             self._warn_of_detours()
             proof = self._proof(self._verify(lease, pending))
             self.check_snapshot()  # after a removal the server's manifest proves nothing
@@ -318,7 +318,7 @@ class MachineCopy:
     ) -> tuple[list[tuple[DiskRecord, FlatDiskSource]], list[str]]:
         """The disks as ranges, and the reasons of those that cannot be read that way. The range that is read as a test
         counts as a stream of the budget."""
-        session, budget = self.work.session, self.disks.shared.budget
+        session, budget = self.work.session, self.disks.resources.budget
         moref, snapshot = self.work.run.record.moref, self._point.snapshot
         machine = read_machine(session, moref)
         disks = {disk.key: disk for disk in machine.disks}

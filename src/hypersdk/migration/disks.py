@@ -44,8 +44,8 @@ class DiskSet:
     run: RunFile
     outputs: Outputs
     folder: OutputFolder
-    board: MachineProgress
-    shared: RunResources
+    progress: MachineProgress
+    resources: RunResources
     verifier: Executor
     warn: Callable[[str], None]
     _hashes: list[Future[None]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class DiskSet:
 
         ``identity`` returns the point in time of a disk, by its key.
         """
-        self.board.phase(Phase.TRANSFERRING)
+        self.progress.phase(Phase.TRANSFERRING)
         group = cancel.child()
         width = self.spec.parallel if self.outputs.parallel else 1
         with ThreadPoolExecutor(max_workers=width, thread_name_prefix="disk") as pool:
@@ -73,7 +73,7 @@ class DiskSet:
             raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
 
     def _copy_one(self, record: DiskRecord, source: DiskSource, identity: str, cancel: CancelToken) -> None:
-        meter = self.board.meters[record.key]
+        meter = self.progress.meters[record.key]
         try:
             cancel.check()
             receipt, size, digest = self._transfer(record, source, identity, meter, cancel)
@@ -90,14 +90,14 @@ class DiskSet:
 
     def _save_when_room(self, save: Callable[[], None], meter: Meter, cancel: CancelToken) -> None:
         """Saves the run file. Waits for free space, as the images do, which may have used the last of it."""
-        self.shared.space_gate(self.run.record.folder).retry_when_full(save, cancel, meter.waiting)
+        self.resources.space_gate(self.run.record.folder).retry_when_full(save, cancel, meter.waiting)
 
     def _transfer(
         self, record: DiskRecord, source: DiskSource, identity: str, meter: Meter, cancel: CancelToken
     ) -> tuple[Receipt, int, str | None]:
         """Copies one disk. Returns its receipt, the size of its file, and the SHA-256 where the writer computed it on
         the way."""
-        gate = self.shared.space_gate(self.run.record.folder)
+        gate = self.resources.space_gate(self.run.record.folder)
 
         def wait_for_space(file: BlockFile) -> BlockFile:
             return SpaceWaitingFile(file, gate, cancel, meter.waiting, guard=self._guard)
@@ -115,7 +115,7 @@ class DiskSet:
                 cancel=cancel,
                 meter=meter,
                 policies=Policies(
-                    RetryPolicy(self.spec.retries), self.shared.limit, self.shared.budget, gate, self._guard
+                    RetryPolicy(self.spec.retries), self.resources.limit, self.resources.budget, gate, self._guard
                 ),
                 options=CopyOptions(check=self.spec.compress is not Compression.UNCHECKED),
             )
@@ -127,7 +127,7 @@ class DiskSet:
     def _guard(self) -> None:
         """Called before every write to an image. Raises where this process may no longer write, or the folder is
         lost."""
-        if (guard := self.shared.settings.guard) is not None:
+        if (guard := self.resources.settings.guard) is not None:
             guard()
         self.folder.check_sometimes()
 
@@ -146,7 +146,7 @@ class DiskSet:
         in_passing = self._format.image.appended and not disk.resumed
         if in_passing or not self._wants_hash:
             return 0.0
-        copied = self.board.expected_bytes[record.key]
+        copied = self.progress.expected_bytes[record.key]
         file_bytes = record.capacity_bytes if self._format.image.full_length else copied
         return READ_BACK_COST * file_bytes / (READ_BACK_COST * file_bytes + copied)
 
@@ -155,7 +155,7 @@ class DiskSet:
         self._hashes.append(self.verifier.submit(self._hash, record, cancel))
 
     def _hash(self, record: DiskRecord, cancel: CancelToken) -> None:
-        meter = self.board.meters[record.key]
+        meter = self.progress.meters[record.key]
         if record.sha256 is None and self._wants_hash:
             assert record.size_bytes is not None
             meter.read_back(record.size_bytes)

@@ -40,12 +40,19 @@ from hypersdk.migration.prepare import (
     check_undone_here,
     endpoint_name,
     freeze_source,
-    new_records,
     take_over,
     undo_after,
 )
 from hypersdk.migration.publish import ExportResult, Publishing
-from hypersdk.migration.runfile import RUN_ACTIVE, RUN_FILE, SNAPSHOT_PREFIX, RunFile, lock_owner, locked_folder
+from hypersdk.migration.runfile import (
+    RUN_ACTIVE,
+    RUN_FILE,
+    SNAPSHOT_PREFIX,
+    DiskRecord,
+    RunFile,
+    lock_owner,
+    locked_folder,
+)
 from hypersdk.migration.settings import RunResources, RunSettings
 from hypersdk.migration.spec import Resume
 from hypersdk.migration.ticking import repeated, ticking
@@ -78,16 +85,15 @@ def export_machines(
     cancel: CancelToken,
     observer: Observer,
     settings: RunSettings,
-    shared: RunResources | None = None,
+    resources: RunResources | None = None,
 ) -> list[Outcome]:
     """Exports several machines, at most ``settings.max_machines`` at a time; one that fails does not stop the others.
 
-    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end. ``shared`` holds the
+    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end. ``resources`` holds the
     budgets and limits of a process that makes several such calls at once; without it the call has its own.
     """
-    shared = RunResources(settings) if shared is None else shared.with_settings(settings)
-    boards = [MachineProgress(plan.machine.name, plan.disks) for plan in plans]
-    exports = [MachineExport(session, plan, board, shared, cancel) for plan, board in zip(plans, boards, strict=True)]
+    resources = RunResources(settings) if resources is None else resources.with_settings(settings)
+    exports = [MachineExport(session, plan, resources, cancel) for plan in plans]
     with (
         ticking([export.progress for export in exports], observer, settings.progress_interval_s),
         ThreadPoolExecutor(max_workers=settings.max_machines, thread_name_prefix="machine") as pool,
@@ -103,11 +109,10 @@ def machine_export(
     cancel: CancelToken,
     observer: Observer,
     settings: RunSettings,
-    shared: RunResources,
+    resources: RunResources,
 ) -> Iterator[MachineExport]:
     """The opened export of one machine, whose steps the caller runs; see ``export_machines``."""
-    board = MachineProgress(plan.machine.name, plan.disks)
-    export = MachineExport(session, plan, board, shared.with_settings(settings), cancel)
+    export = MachineExport(session, plan, resources.with_settings(settings), cancel)
     with ticking([export.progress], observer, settings.progress_interval_s), export.opened():
         yield export
 
@@ -115,13 +120,11 @@ def machine_export(
 class MachineExport:
     """One machine's export, from its plan to its published files."""
 
-    def __init__(
-        self, session: Session, plan: Plan, board: MachineProgress, shared: RunResources, cancel: CancelToken
-    ) -> None:
+    def __init__(self, session: Session, plan: Plan, resources: RunResources, cancel: CancelToken) -> None:
         self._session = session
         self._plan = plan
-        self._board = board
-        self._shared = shared
+        self._progress = MachineProgress(plan.machine.name, plan.disks)
+        self._resources = resources
         self._cancel = cancel.child()
         self._named = plan.spec.shown_dir.absolute()
         self._warnings = [warning.text for warning in plan.warnings]
@@ -132,9 +135,9 @@ class MachineExport:
 
     def progress(self) -> ExportProgress:
         """The progress; space reserved for data that was written since the last call is released."""
-        now = self._board.snapshot()
+        now = self._progress.snapshot()
         if (reservation := self._reservation) is not None:
-            self._shared.space.wrote(reservation, sum(disk.written_bytes for disk in now.disks))
+            self._resources.space.wrote(reservation, sum(disk.written_bytes for disk in now.disks))
         return now
 
     def outcome(self) -> Outcome:
@@ -152,12 +155,12 @@ class MachineExport:
         """Holds the folder and a new or resumed run, for ``copy`` and ``publish``."""
         self._cancel.check()
         self._started = time.monotonic()
-        self._board.phase(Phase.PREPARING)
+        self._progress.phase(Phase.PREPARING)
         place = self._plan.spec.output_dir.absolute()
-        with self._board.ended_by_errors(), ExitStack() as stack:
+        with self._progress.ended_by_errors(), ExitStack() as stack:
             with target_errors(f"creating {self._named}"):
                 place.mkdir(parents=True, exist_ok=True)
-            held = stack.enter_context(OutputFolder.opened(place, self._named, self._shared.settings.locate))
+            held = stack.enter_context(OutputFolder.opened(place, self._named, self._resources.settings.locate))
             self._held, self._folder = held, held.path
             run = self._locked(stack)
             with held.explaining():
@@ -173,7 +176,7 @@ class MachineExport:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Adds to an error what is wrong with the folder and what could not be undone at the source."""
-        with self._board.ended_by_errors(), self._held.explaining():
+        with self._progress.ended_by_errors(), self._held.explaining():
             try:
                 yield
             except BaseException as error:
@@ -195,13 +198,13 @@ class MachineExport:
             if work.run.record.published:
                 result = self._only_restore(work)
             else:
-                self._board.phase(Phase.PUBLISHING)
+                self._progress.phase(Phase.PUBLISHING)
                 work.run.check()
                 result = self._publishing(work).publish()
                 if suffix := work.run.record.attempt_suffix:
                     remove_other_attempts(self._folder, [file.name for file in result.files], suffix)
             problem = self._ended(work)
-            self._board.phase(Phase.DONE)
+            self._progress.phase(Phase.DONE)
             return result, problem
 
     @contextmanager
@@ -210,7 +213,7 @@ class MachineExport:
         little."""
         begun = {record.key for record in work.records if record.done or work.outputs.begun(record)}
         needed = sum(disk.expected_bytes for disk in self._plan.disks if disk.key not in begun)
-        space = self._shared.space
+        space = self._resources.space
         self._reservation = space.reserve(self._folder, needed)
         try:
             yield
@@ -221,7 +224,7 @@ class MachineExport:
     def _locked(self, stack: ExitStack) -> RunFile | None:
         """Locks the folder and returns its unfinished run. Raises TargetError ``run_active`` where another process has
         locked it."""
-        settings = self._shared.settings
+        settings = self._resources.settings
         run = self._load()
         attempt_suffix = run.record.attempt_suffix if run else ""
         with target_errors(f"locking {shown_path(self._folder)}"):
@@ -242,7 +245,7 @@ class MachineExport:
         return self._load()
 
     def _load(self) -> RunFile | None:
-        store = self._shared.settings.run_store
+        store = self._resources.settings.run_store
         if self._plan.spec.resume is not Resume.DISCARD:
             return RunFile.load(self._folder, store)
         run, self._unreadable = RunFile.load_to_discard(self._folder, store)
@@ -256,7 +259,7 @@ class MachineExport:
     @property
     def _owner(self) -> str:
         """The owner of the lock: the same in each attempt of a job, else different in each process."""
-        return f"job {self._plan.spec.job_id}" if self._shared.settings.attempt_suffix else f"process {os.getpid()}"
+        return f"job {self._plan.spec.job_id}" if self._resources.settings.attempt_suffix else f"process {os.getpid()}"
 
     def _change_suffix(self, run: RunFile, attempt_suffix: str) -> RunFile:
         """Gives the run new partial files and keeps its journal. Published files keep their names."""
@@ -304,13 +307,13 @@ class MachineExport:
         spec, machine = self._plan.spec, self._plan.machine
         return RunFile.create(
             self._folder,
-            self._shared.settings.run_store,
+            self._resources.settings.run_store,
             endpoint=endpoint_name(self._session),
             moref=machine.moref,
             machine=machine.name,
             format=spec.format,
             compress=spec.compress,
-            disks=new_records(self._plan),
+            disks=[DiskRecord(disk.key, disk.label, disk.file_name, disk.capacity_bytes) for disk in self._plan.disks],
             source=spec.method.value,
             exclude_disks=list(spec.exclude_disks),
             state=spec.state.value,
@@ -321,9 +324,9 @@ class MachineExport:
         )
 
     def _work_on(self, run: RunFile, stack: ExitStack) -> SourceWork:
-        if self._shared.settings.runs is None:
+        if self._resources.settings.runs is None:
             run.held_in(self._held)
-        journal = SourceJournal(self._session, run, note=self._board.note)
+        journal = SourceJournal(self._session, run, note=self._progress.note)
         outputs = outputs_for(run.record, self._plan.spec, self._held.check_lock)
         stack.callback(outputs.close)
         return SourceWork(self._session, self._plan, run, journal, outputs, self._warnings.append)
@@ -331,11 +334,18 @@ class MachineExport:
     def _copy_and_verify(self, work: SourceWork) -> None:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as verifier:
             disks = DiskSet(
-                self._plan.spec, work.run, work.outputs, self._held, self._board, self._shared, verifier, work.warn
+                self._plan.spec,
+                work.run,
+                work.outputs,
+                self._held,
+                self._progress,
+                self._resources,
+                verifier,
+                work.warn,
             )
             copied_before = work.run.record.copied
             try:
-                self._copy(work, MachineCopy(work, self._board, disks))
+                self._copy(work, MachineCopy(work, self._progress, disks))
             except BaseException as error:
                 self._cancel.cancel("the export ended")
                 if isinstance(error, HyperSDKError):
@@ -345,7 +355,7 @@ class MachineExport:
             self._restore_source(work)
             if work.journal.snapshot_was_gone and not copied_before:
                 self._reject_proof(work)
-            self._board.phase(Phase.VERIFYING)
+            self._progress.phase(Phase.VERIFYING)
             disks.wait()
 
     def _reject_proof(self, work: SourceWork) -> None:
@@ -362,13 +372,13 @@ class MachineExport:
     def _only_restore(self, work: SourceWork) -> ExportResult:
         """Ends a run whose files are published: undoes what an earlier attempt could not undo at the source."""
         self._restore_source(work)
-        for meter in self._board.meters.values():
+        for meter in self._progress.meters.values():
             meter.enter(Phase.DONE)
         return self._publishing(work).published()
 
     def _restore_source(self, work: SourceWork) -> None:
         """Undoes all open changes to the source, also where the run is cancelled by now. Failures become warnings."""
-        self._board.phase(Phase.PUBLISHING, "restoring the source")
+        self._progress.phase(Phase.PUBLISHING, "restoring the source")
         self._not_undone = work.journal.undo(keep=(), cancel=CancelToken())
         self._warnings += [
             f"not undone at the source: {problem.change}: {problem.error.message}" for problem in self._not_undone
@@ -402,18 +412,18 @@ class MachineExport:
         if work.run.record.copied:
             copy.run(self._cancel)
             return
-        settings = self._shared.settings
+        settings = self._resources.settings
         stores = sorted({disk.datastore for disk in self._plan.machine.disks if disk.datastore})
         with ExitStack() as stack:
             watch = None
             if self._plan.temporary_snapshot:
-                stack.enter_context(self._shared.snapshot_slots(stores, self._cancel))
+                stack.enter_context(self._resources.snapshot_slots(stores, self._cancel))
                 watch = SnapshotWatch(
                     self._session,
                     work.run.record.moref,
                     settings.min_free,
                     self._cancel,
-                    self._board.note,
+                    self._progress.note,
                     copy.check_snapshot,
                 )
             freeze_source(work, shutdown_timeout_s=settings.shutdown_timeout_s, cancel=self._cancel)

@@ -13,9 +13,8 @@ lost, and stay when somebody unpacks or joins the files by hand.
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -27,6 +26,7 @@ from hypersdk.formats.image import ReadableFile
 from hypersdk.formats.mf import MAX_MF_BYTES, MfLine, read_mf
 from hypersdk.formats.ovf import EnvelopeFile
 from hypersdk.formats.vmdk.reader import ExtentOpener
+from hypersdk.migration.readback import digests_of
 from hypersdk.migration.stored import Joined, Store, Stored, input_errors, shown_name
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
@@ -95,7 +95,7 @@ class Package:
         self._used[file.name] = file
         self._read_mf(file.name)
         for line in self._lines_of(file.name):
-            self._compare(line, file.name, hashlib.new(line.algorithm, text, usedforsecurity=False).hexdigest())
+            self._compare(line, file.name, digests_of([text], [line.algorithm])[line.algorithm])
         return text
 
     def image(self, file: EnvelopeFile) -> Image:
@@ -224,16 +224,12 @@ class Package:
         self, file: Stored, algorithms: set[str], cancel: CancelToken, note: Callable[[str], None]
     ) -> Mapping[str, str]:
         known = self._received.get(file.name, {})
-        hashers = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms - known.keys()}
-        if not hashers:
+        missing = algorithms - known.keys()
+        if not missing:
             return known
         note(f"comparing {self._shown(file.name)} with the package's .mf")
         with input_errors():
-            for piece in file.pieces():
-                cancel.check()
-                for hasher in hashers.values():
-                    hasher.update(piece)
-        return {**known, **{name: hasher.hexdigest() for name, hasher in hashers.items()}}
+            return {**known, **digests_of(_until_cancelled(file.pieces(), cancel), missing)}
 
     def _compare(self, line: MfLine, path: str, digest: str) -> None:
         if digest == line.hexdigest:
@@ -266,6 +262,12 @@ class Package:
             return f"proved: each file is what the package's own .mf says ({used})"
         shown = ", ".join(unlisted[:5]) + (" ..." if len(unlisted) > 5 else "")
         return f"unproved: the package's own .mf does not list {shown}; the other files are what it says ({used})"
+
+
+def _until_cancelled(pieces: Iterable[bytes | memoryview], cancel: CancelToken) -> Iterator[bytes | memoryview]:
+    for piece in pieces:
+        cancel.check()
+        yield piece
 
 
 def _spellings(names: Sequence[str]) -> Iterator[str]:

@@ -69,11 +69,6 @@ def endpoint_name(session: Session) -> str:
     return f"{session.endpoint.username}@{session.endpoint.host}:{session.endpoint.port}"
 
 
-def new_records(plan: Plan) -> list[DiskRecord]:
-    """A record for each planned disk."""
-    return [DiskRecord(disk.key, disk.label, disk.file_name, disk.capacity_bytes) for disk in plan.disks]
-
-
 def _server(name: str) -> str:
     """``host:port`` of an ``endpoint_name``."""
     return name.rpartition("@")[2]
@@ -146,7 +141,7 @@ def freeze_source(work: SourceWork, *, shutdown_timeout_s: float, cancel: Cancel
     other disks than planned.
     """
     spec = work.plan.spec
-    proved = _still_at_point(work, cancel)
+    proved = work.run.record.point is not None and _still_at_point(work, cancel)
     machine = read_machine(work.session, work.plan.machine.moref)
     if machine.power is Power.ON and spec.state in (SourceState.POWER_OFF, SourceState.SHUTDOWN):
         work.journal.shut_down(guest=spec.state is SourceState.SHUTDOWN, timeout_s=shutdown_timeout_s, cancel=cancel)

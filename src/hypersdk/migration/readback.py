@@ -24,11 +24,43 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Cancellation and progress of reading: ``observer`` is called at most ten times a second."""
+    """Reads files with progress, until ``cancel`` is set. ``observer`` is called at most ten times a second."""
 
     cancel: CancelToken
     observer: Observer | None = None
     clock: Clock = time.monotonic
+
+    def pieces(self, descriptor: int, label: str, region: range) -> Iterator[memoryview]:
+        """The bytes of ``region``, or as many as exist. Holes are not read (``transfer.holes``)."""
+        began = shown = self.clock()
+        self._report(label, 0, len(region), 0.0)
+        done = 0
+        for piece in pieces(descriptor, region):
+            self.cancel.check()
+            yield piece
+            done += len(piece)
+            now = self.clock()
+            if done == len(region) or now - shown >= REPORT_INTERVAL_S:
+                shown = now
+                self._report(label, done, len(region), now - began)
+
+    def _report(self, label: str, done: int, total: int, elapsed_s: float) -> None:
+        if self.observer is None:
+            return
+        rate = done / elapsed_s if elapsed_s and done else None
+        self.observer(
+            DiskProgress(
+                label=label,
+                file_name=label,
+                phase=Phase.DONE if done == total else Phase.VERIFYING,
+                capacity_bytes=total,
+                wire_bytes=done,
+                fraction=done / total if total else 1.0,
+                basis=Basis.BYTES_READ,
+                rate_bytes_s=rate,
+                eta_s=(total - done) / rate if rate else None,
+            )
+        )
 
 
 @contextmanager
@@ -47,53 +79,10 @@ def read_small(path: Path, limit: int) -> bytes:
         return os.pread(descriptor, limit + 1, 0)
 
 
-def digests_of(
-    descriptor: int, label: str, algorithms: Iterable[str], reading: Reading, *, start: int = 0, length: int
-) -> dict[str, str]:
-    """Hex digests, by algorithm (``SHA256``), of ``length`` bytes from ``start``, or of as many as exist.
-
-    Holes are hashed but not read (``transfer.holes``).
-    """
+def digests_of(pieces: Iterable[bytes | memoryview], algorithms: Iterable[str]) -> dict[str, str]:
+    """Hex digests of ``pieces``, by algorithm (``SHA256``)."""
     hashers = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
-    report = _Report(label, length, reading)
-    done = 0
-    report.show(done, last=length == 0)
-    for piece in pieces(descriptor, range(start, start + length)):
-        reading.cancel.check()
+    for piece in pieces:
         for hasher in hashers.values():
             hasher.update(piece)
-        done += len(piece)
-        report.show(done, last=done == length)
     return {name: hasher.hexdigest() for name, hasher in hashers.items()}
-
-
-class _Report:
-    """Progress of one file, at a bounded rate; the end is always reported."""
-
-    def __init__(self, label: str, total: int, reading: Reading) -> None:
-        self._label = label
-        self._total = total
-        self._reading = reading
-        self._began = self._shown = reading.clock()
-
-    def show(self, done: int, *, last: bool) -> None:
-        """Reports to the observer, unless it was called a moment ago."""
-        observer = self._reading.observer
-        now = self._reading.clock()
-        if observer is None or (not last and done and now - self._shown < REPORT_INTERVAL_S):
-            return
-        self._shown = now
-        rate = done / (now - self._began) if now > self._began and done else None
-        observer(
-            DiskProgress(
-                label=self._label,
-                file_name=self._label,
-                phase=Phase.DONE if last else Phase.VERIFYING,
-                capacity_bytes=self._total,
-                wire_bytes=done,
-                fraction=done / self._total if self._total else 1.0,
-                basis=Basis.BYTES_READ,
-                rate_bytes_s=rate,
-                eta_s=(self._total - done) / rate if rate else None,
-            )
-        )

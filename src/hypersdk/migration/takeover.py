@@ -16,7 +16,6 @@ disks: ``transfer.takeover``.
 from __future__ import annotations
 
 import errno
-import hashlib
 from collections.abc import Iterator
 
 from hypersdk.errors import IntegrityError
@@ -27,6 +26,7 @@ from hypersdk.formats.vmdk.writer import is_front
 from hypersdk.migration.formats import FORMATS
 from hypersdk.migration.images import ImageFormat
 from hypersdk.migration.outputs import FinishedFile, Outputs
+from hypersdk.migration.readback import digests_of
 from hypersdk.migration.runfile import DiskRecord
 from hypersdk.migration.spec import ExportSpec
 from hypersdk.transfer.blockfile import FdFile
@@ -73,19 +73,13 @@ class _Finished:
         """Reads the file and compares it. Raises IntegrityError, OSError and Cancelled."""
         try:
             if self._record.sha256 is not None:
-                return self._sha256() == self._record.sha256
+                return digests_of(self._pieces(), ["SHA256"])["SHA256"] == self._record.sha256
             assert self._record.receipt is not None
             return self._content(self._record.receipt.content)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
             raise IntegrityError("the drive cannot read it") from error
-
-    def _sha256(self) -> str:
-        digest = hashlib.sha256()
-        for piece in self._pieces():
-            digest.update(piece)
-        return digest.hexdigest()
 
     def _pieces(self) -> Iterator[memoryview]:
         self._meter.check_earlier(len(self._file.region))

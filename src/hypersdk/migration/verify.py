@@ -178,7 +178,7 @@ class _Verification:
         if not wanted:
             return {}
         self.bytes_read += size
-        return digests_of(descriptor, label, wanted, self._reading, start=start, length=size)
+        return digests_of(self._reading.pieces(descriptor, label, range(start, start + size)), wanted)
 
     # The .mf
 

@@ -141,7 +141,7 @@ class ExportRun:
                 cancel=context.cancel,
                 observer=context.progress.observe,
                 settings=self._settings,
-                shared=context.worker.resources_of(context.job.site),
+                resources=context.worker.resources_of(context.job.site),
             ) as export:
                 yield export
 
