@@ -100,7 +100,7 @@ class Finished:
             file.write(data)
 
     def damage(self, cancel: CancelToken | None = None) -> str | None:
-        return damage_of(self.outputs, self.record, self.spec, self.meter, cancel or CancelToken())
+        return damage_of(self.outputs, self.record, self.meter, cancel or CancelToken())
 
     def assert_right(self) -> None:
         """By qemu-img, also the tables."""

@@ -124,8 +124,7 @@ class MachineCopy:
 
     def _damage_of(self, record: DiskRecord, cancel: CancelToken) -> str | None:
         size = record.size_bytes
-        spec = self.work.run.record.begun_as(self.work.plan.spec)
-        damage = damage_of(self.work.outputs, record, spec, self.progress.meters[record.key], cancel)
+        damage = damage_of(self.work.outputs, record, self.progress.meters[record.key], cancel)
         if record.size_bytes != size:
             self.work.run.save()
         return damage

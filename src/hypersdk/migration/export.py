@@ -85,14 +85,12 @@ def export_machines(
     cancel: CancelToken,
     observer: Observer,
     settings: RunSettings,
-    resources: RunResources | None = None,
 ) -> list[Outcome]:
     """Exports several machines, at most ``settings.max_machines`` at a time; one that fails does not stop the others.
 
-    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end. ``resources`` holds the
-    budgets and limits of a process that makes several such calls at once; without it the call has its own.
+    ``observer`` is called at a bounded rate from a thread of its own, and once more at the end.
     """
-    resources = RunResources(settings) if resources is None else resources.with_settings(settings)
+    resources = RunResources(settings)
     exports = [MachineExport(session, plan, resources, cancel) for plan in plans]
     with (
         ticking([export.progress for export in exports], observer, settings.progress_interval_s),

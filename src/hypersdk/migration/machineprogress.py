@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from hypersdk.errors import Cancelled, HyperSDKError
@@ -21,12 +21,9 @@ class MachineProgress:
         self,
         machine: str,
         disks: Sequence[PlannedDisk],
-        *,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._machine = machine
-        self._clock = clock
-        self._started = clock()
+        self._started = time.monotonic()
         self._lock = threading.Lock()
         self._phase = Phase.QUEUED
         self._note = ""
@@ -63,7 +60,7 @@ class MachineProgress:
     def snapshot(self) -> ExportProgress:
         """The current state. The fraction is that of the disks, weighted by their expected bytes, and 1 only when all
         is done."""
-        now = self._clock()
+        now = time.monotonic()
         disks = tuple(meter.snapshot(now) for meter in self.meters.values())
         with self._lock:
             phase, note, lease = self._phase, self._note, self._lease

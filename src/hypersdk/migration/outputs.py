@@ -82,8 +82,8 @@ class Outputs(ABC):
 
     def __init__(self, run: RunRecord, spec: ExportSpec, image: ImageFormat, check: Callable[[], None]) -> None:
         self._run = run
-        self._spec = spec
-        self._image = image
+        self.spec = spec
+        self.image = image
         self._check = check
 
     # Implemented by each kind of outputs
@@ -155,7 +155,7 @@ class Outputs(ABC):
 
         Its identity includes the point in time and the format, so a ledger is never used for another image.
         """
-        spec, place = self._spec, self._blocks(record)
+        spec, place = self.spec, self._blocks(record)
         if spec.compress is Compression.UNCHECKED:
             reason = "unchecked compression keeps no record of what was copied" if has_data else ""
             return _DiskLedger(None, trusted=False, reason=reason)
@@ -169,7 +169,7 @@ class Outputs(ABC):
     def _opened(self, file: BlockFile, record: DiskRecord, found: _DiskLedger) -> OpenDisk:
         """The writer of a new image, or of the one that the ledger describes. An image that cannot be continued starts
         again."""
-        image, compress = self._image, self._spec.compress
+        image, compress = self.image, self.spec.compress
         capacity, ledger, reason = record.capacity_bytes, found.ledger, found.reason
         with target_errors(f"opening {record.file_name}"):
             if ledger is not None and found.trusted:

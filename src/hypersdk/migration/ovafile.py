@@ -107,7 +107,7 @@ class OvaFile(Outputs):
     def publish(self, descriptor: Callable[[], bytes], cancel: CancelToken) -> Published:
         """See Outputs."""
         self.publish_archive(descriptor)
-        digest = self.archive_sha256(cancel) if self._spec.file_hash else None
+        digest = self.archive_sha256(cancel) if self.spec.file_hash else None
         archive = PublishedFile(self._file.final.name, os.fstat(self._file.whole).st_size, digest)
         return Published([archive], archive)
 

@@ -19,7 +19,6 @@ from hypersdk.transfer.holes import pieces
 REPORT_INTERVAL_S: Final = 0.1
 
 Observer = Callable[[DiskProgress], None]
-Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +27,17 @@ class Reading:
 
     cancel: CancelToken
     observer: Observer | None = None
-    clock: Clock = time.monotonic
 
     def pieces(self, descriptor: int, label: str, region: range) -> Iterator[memoryview]:
         """The bytes of ``region``, or as many as exist. Holes are not read (``transfer.holes``)."""
-        began = shown = self.clock()
+        began = shown = time.monotonic()
         self._report(label, 0, len(region), 0.0)
         done = 0
         for piece in pieces(descriptor, region):
             self.cancel.check()
             yield piece
             done += len(piece)
-            now = self.clock()
+            now = time.monotonic()
             if done == len(region) or now - shown >= REPORT_INTERVAL_S:
                 shown = now
                 self._report(label, done, len(region), now - began)

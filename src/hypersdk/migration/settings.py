@@ -70,9 +70,9 @@ class RunResources:
     """The resources for ``RunSettings``: one per process (in a daemon, one per site), used by the exports of all
     machines."""
 
-    def __init__(self, settings: RunSettings, budget: StreamBudget | None = None) -> None:
+    def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
-        self.budget = budget or StreamBudget(settings.streams_per_host, settings.streams_per_vcenter)
+        self.budget = StreamBudget(settings.streams_per_host, settings.streams_per_vcenter)
         self.limit = BandwidthLimit(settings.bandwidth_limit) if settings.bandwidth_limit else None
         self.space = SpaceLedger()
         self._slots: dict[str, threading.Semaphore] = {}

@@ -23,12 +23,9 @@ from hypersdk.formats.image import BLOCK
 from hypersdk.formats.vmdk.log import FRONT_BYTES
 from hypersdk.formats.vmdk.stream import GrainDecoder, inflate
 from hypersdk.formats.vmdk.writer import is_front
-from hypersdk.migration.formats import FORMATS
-from hypersdk.migration.images import ImageFormat
-from hypersdk.migration.outputs import FinishedFile, Outputs
+from hypersdk.migration.outputs import Outputs
 from hypersdk.migration.readback import digests_of
 from hypersdk.migration.runfile import DiskRecord
-from hypersdk.migration.spec import ExportSpec
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.digest import content_digest_of, hash_block
@@ -41,7 +38,7 @@ UNPROVABLE = "neither its checksum nor its content digest was known when the ear
 CHANGED = "its file is not what was written"
 
 
-def damage_of(outputs: Outputs, record: DiskRecord, spec: ExportSpec, meter: Meter, cancel: CancelToken) -> str | None:
+def damage_of(outputs: Outputs, record: DiskRecord, meter: Meter, cancel: CancelToken) -> str | None:
     """Why a finished disk cannot be published; None where its file is as recorded. ``record`` may get another size.
 
     Raises TargetError and Cancelled.
@@ -51,7 +48,7 @@ def damage_of(outputs: Outputs, record: DiskRecord, spec: ExportSpec, meter: Met
         return UNPROVABLE
     try:
         with target_errors(f"reading {record.file_name} back"):
-            found = _Finished(outputs.finished(record), record, spec, meter, cancel)
+            found = _Finished(outputs, record, meter, cancel)
             return None if found.is_as_recorded() else CHANGED
     except IntegrityError as error:
         return f"{CHANGED}: {error.message}"
@@ -60,12 +57,10 @@ def damage_of(outputs: Outputs, record: DiskRecord, spec: ExportSpec, meter: Met
 class _Finished:
     """One finished disk and its open file."""
 
-    def __init__(
-        self, file: FinishedFile, record: DiskRecord, spec: ExportSpec, meter: Meter, cancel: CancelToken
-    ) -> None:
-        self._file = file
+    def __init__(self, outputs: Outputs, record: DiskRecord, meter: Meter, cancel: CancelToken) -> None:
+        self._outputs = outputs
+        self._file = outputs.finished(record)
         self._record = record
-        self._spec = spec
         self._meter = meter
         self._cancel = cancel
 
@@ -75,7 +70,8 @@ class _Finished:
             if self._record.sha256 is not None:
                 return digests_of(self._pieces(), ["SHA256"])["SHA256"] == self._record.sha256
             assert self._record.receipt is not None
-            return self._content(self._record.receipt.content)
+            wanted = self._record.receipt.content
+            return self._stream_digest() == wanted if self._outputs.image.appended else self._rewritten(wanted)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
@@ -88,13 +84,6 @@ class _Finished:
             yield piece
             self._meter.add_read_back(len(piece))
 
-    def _content(self, wanted: str | None) -> bool:
-        return self._stream_digest() == wanted if self._image.appended else self._rewritten(wanted)
-
-    @property
-    def _image(self) -> ImageFormat:
-        return FORMATS[self._spec.format].image
-
     @property
     def _capacity(self) -> int:
         return self._record.capacity_bytes
@@ -105,7 +94,7 @@ class _Finished:
     def _rewritten(self, wanted: str | None) -> bool:
         """Compares the content digest; header and refcounts, which it does not cover, are written again."""
         file = self._whole_file()
-        image = self._image.resume(file, self._capacity, self._spec.compress, lambda _: True)
+        image = self._outputs.image.resume(file, self._capacity, self._outputs.spec.compress, lambda _: True)
         self._meter.check_earlier(self._capacity)
         digest = content_digest_of(
             image,

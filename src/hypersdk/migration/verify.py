@@ -47,7 +47,7 @@ from hypersdk.migration.manifest import (
     read_manifest,
 )
 from hypersdk.migration.naming import MANIFEST_NAME
-from hypersdk.migration.readback import Clock, Observer, Reading, digests_of, opened, read_small
+from hypersdk.migration.readback import Observer, Reading, digests_of, opened, read_small
 from hypersdk.migration.runfile import LOCK_FILE, RUN_FILE
 from hypersdk.transfer.blockfile import FdFile
 from hypersdk.transfer.cancel import CancelToken
@@ -58,16 +58,14 @@ T = TypeVar("T")
 _OURS = frozenset({MANIFEST_NAME, RUN_FILE, LOCK_FILE})
 
 
-def verify_directory(
-    path: Path, *, cancel: CancelToken, observer: Observer | None = None, clock: Clock = time.monotonic
-) -> VerifyReport:
+def verify_directory(path: Path, *, cancel: CancelToken, observer: Observer | None = None) -> VerifyReport:
     """Verifies the export in ``path``, of any format. Differences are in the report, not raised.
 
     ``observer`` is called for each file while it is read. Raises UsageError when ``path`` is not a readable folder, and
     Cancelled.
     """
-    began = clock()
-    work = _Verification(path, Reading(cancel, observer, clock))
+    began = time.monotonic()
+    work = _Verification(path, Reading(cancel, observer))
     work.run()
     return VerifyReport(
         folder=path,
@@ -76,7 +74,7 @@ def verify_directory(
         checked=tuple(work.checked),
         unchecked=tuple(work.unchecked),
         bytes_read=work.bytes_read,
-        elapsed_s=clock() - began,
+        elapsed_s=time.monotonic() - began,
     )
 
 
