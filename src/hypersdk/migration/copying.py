@@ -243,7 +243,7 @@ class MachineCopy:
         with self.work.run.changing() as run:
             run.proof = run.descriptor = None
             for record in wrong:
-                record.begin_again()
+                record.reset()
         for record in reversed(wrong):
             self.work.outputs.forget(record)
 
@@ -294,7 +294,7 @@ class MachineCopy:
     ) -> list[tuple[DiskRecord, DiskSource]] | None:
         """Ranges for all of ``pending``. None where nothing is on disk yet, where a disk cannot be read that way, or
         where a new stream is less data."""
-        if not any(self.work.outputs.begun(record) for record in pending):
+        if not any(self.work.outputs.has_data(record) for record in pending):
             return None
         pairs, reasons = self._probe(pending, cancel)
         if reasons:

@@ -33,11 +33,11 @@ class DiskFiles(Outputs):
         super().__init__(run, spec, image, check)
         self._files: dict[str, HeldFile] = {}
 
-    def begin_lost_again(self) -> None:
+    def reset_lost(self) -> None:
         """See Outputs."""
         for record in self._run.disks:
             if record.done and size_of(self._partial(record), self._final(record)) != record.size_bytes:
-                record.begin_again()
+                record.reset()
 
     def _final(self, record: DiskRecord) -> Path:
         return self._run.folder / record.file_name
@@ -53,11 +53,11 @@ class DiskFiles(Outputs):
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
         """See Outputs."""
         with ExitStack() as stack:
-            found = self._ledger(stack, record, identity, has_data=self.begun(record))
+            found = self._ledger(stack, record, identity, has_data=self.has_data(record))
             descriptor = self._file(record).opened(fresh=not found.trusted)
             yield self._opened(wrap(FdFile(descriptor)), record, found)
 
-    def begun(self, record: DiskRecord) -> bool:
+    def has_data(self, record: DiskRecord) -> bool:
         """See Outputs."""
         return self._partial(record).exists()
 

@@ -104,8 +104,8 @@ class DiskSet:
 
         self.folder.check()
         with self.outputs.open(record, identity, wait_for_space) as disk:
-            if disk.begun_again:
-                self.warn(f"{record.label} is copied again from the start: {disk.begun_again}")
+            if disk.restart_reason:
+                self.warn(f"{record.label} is copied again from the start: {disk.restart_reason}")
             self._save_when_room(self.run.save, meter, cancel)  # its offset inside an OVA is known now
             meter.expect_read_back(self._read_back_share(record, disk))
             receipt = transfer_disk(

@@ -209,7 +209,7 @@ class MachineExport:
     def _room(self, work: SourceWork) -> Iterator[None]:
         """Reserves the space that this export may still need. Raises TargetError ``no_space`` where there is too
         little."""
-        begun = {record.key for record in work.records if record.done or work.outputs.begun(record)}
+        begun = {record.key for record in work.records if record.done or work.outputs.has_data(record)}
         needed = sum(disk.expected_bytes for disk in self._plan.disks if disk.key not in begun)
         space = self._resources.space
         self._reservation = space.reserve(self._folder, needed)
@@ -266,7 +266,7 @@ class MachineExport:
             if not record.published:
                 record.proof = record.descriptor = None
                 for disk in record.disks:
-                    disk.begin_again()
+                    disk.reset()
         return run
 
     def _open(self, run: RunFile | None, stack: ExitStack) -> SourceWork:

@@ -1,4 +1,4 @@
-"""The output formats: a record each. What differs between them stands here and nowhere else.
+"""The output formats: one record each, with everything in which they differ.
 
 ::
 
@@ -101,13 +101,13 @@ FORMATS: Final[Mapping[OutputFormat, Format]] = {
 
 
 def outputs_for(run: RunRecord, spec: ExportSpec, check: Callable[[], None] = lambda: None) -> Outputs:
-    """The outputs of the disks of ``run``, in its own format, whatever ``spec`` asks for. A finished disk whose file is
+    """The outputs of the disks of ``run``, in its own format, whatever ``spec`` requests. A finished disk whose file is
     missing or has another size starts again. ``check``: see ``Outputs``."""
-    begun = run.begun_as(spec)
-    output = FORMATS[begun.format]
-    outputs = output.outputs(run, begun, output.image, check)
+    started = run.as_started(spec)
+    output = FORMATS[started.format]
+    outputs = output.outputs(run, started, output.image, check)
     with target_errors(f"looking into {shown_path(run.folder)}"):
-        outputs.begin_lost_again()
+        outputs.reset_lost()
     return outputs
 
 

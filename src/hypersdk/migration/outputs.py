@@ -30,14 +30,14 @@ Wrap: TypeAlias = Callable[[BlockFile], BlockFile]
 @dataclass(frozen=True, slots=True)
 class OpenDisk:
     """A disk that is open for writing. ``ledger`` is None where grains are stored unread: such a disk starts again
-    after an interruption. ``begun_again`` says why data of an earlier process is not used; empty where it is, or where
-    there is none."""
+    after an interruption. ``restart_reason`` says why data of an earlier process is not used; empty where it is used,
+    or there is none."""
 
     writer: ImageWriter
     ledger: BlockLedger | None
     file: BlockFile
     resumed: bool
-    begun_again: str = ""
+    restart_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Outputs(ABC):
     # Implemented by each kind of outputs
 
     @abstractmethod
-    def begin_lost_again(self) -> None:
+    def reset_lost(self) -> None:
         """Marks finished disks to start again where their files are missing or have another size. Raises OSError."""
 
     @abstractmethod
@@ -98,7 +98,7 @@ class Outputs(ABC):
         TargetError."""
 
     @abstractmethod
-    def begun(self, record: DiskRecord) -> bool:
+    def has_data(self, record: DiskRecord) -> bool:
         """Whether a part of the disk was written already."""
 
     @abstractmethod
@@ -142,7 +142,7 @@ class Outputs(ABC):
 
     def recorded_bytes(self, record: DiskRecord) -> int:
         """About how many guest bytes an earlier run recorded as written. Raises TargetError."""
-        if not self.begun(record):
+        if not self.has_data(record):
             return 0
         with target_errors(f"looking at {record.file_name}"):
             return min(record.capacity_bytes, BlockLedger.recorded_about(self._blocks(record)))
@@ -180,7 +180,7 @@ class Outputs(ABC):
                 except IntegrityError as error:
                     reason = error.message
                     ledger.begin_again()  # before the image goes: a record must never outlive its block
-            return OpenDisk(image.create(file, capacity, compress), ledger, file, resumed=False, begun_again=reason)
+            return OpenDisk(image.create(file, capacity, compress), ledger, file, resumed=False, restart_reason=reason)
 
 
 @dataclass(frozen=True, slots=True)

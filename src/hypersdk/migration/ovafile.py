@@ -44,7 +44,7 @@ class OvaFile(Outputs):
         self._stem = stem_of_run(run)
         self._file = HeldFile(run.folder / f"{self._stem}.ova", run.attempt_suffix)
 
-    def begin_lost_again(self) -> None:
+    def reset_lost(self) -> None:
         """See Outputs. A disk in an archive ends where the next one starts, so the disks after a lost one start again,
         too."""
         size = size_of(self._file.partial, self._file.final)
@@ -52,14 +52,14 @@ class OvaFile(Outputs):
         for record in self._records:
             lost = lost or (record.done and _region(record).stop > size)
             if lost:
-                record.begin_again()
+                record.reset()
 
     @contextmanager
     def open(self, record: DiskRecord, identity: str, wrap: Wrap) -> Iterator[OpenDisk]:
         """See Outputs."""
         self._take_name_back(record)
         with ExitStack() as stack:
-            found = self._ledger(stack, record, identity, has_data=self.begun(record))
+            found = self._ledger(stack, record, identity, has_data=self.has_data(record))
             first = record is self._records[0]
             fresh = not self._file.partial.exists() or (first and not found.trusted)
             descriptor = self._file.opened(fresh=fresh)
@@ -88,7 +88,7 @@ class OvaFile(Outputs):
             archive.end_member(record.size_bytes)
         return archive
 
-    def begun(self, record: DiskRecord) -> bool:
+    def has_data(self, record: DiskRecord) -> bool:
         """See Outputs."""
         return record.start is not None and self._file.partial.exists()
 

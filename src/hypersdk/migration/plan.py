@@ -229,7 +229,7 @@ def _check_folder(spec: ExportSpec, *, unfinished: bool) -> bool:
         if folder.exists() and not folder.is_dir():
             raise TargetError(f"{spec.shown_dir} is not a folder", code=TARGET_DENIED)
     if unfinished and spec.resume is Resume.REFUSE:
-        raise TargetError(f"an unfinished export lies in {spec.shown_dir}", code=RESUMABLE_STATE)
+        raise TargetError(f"there is an unfinished export in {spec.shown_dir}", code=RESUMABLE_STATE)
     if not unfinished and spec.resume is Resume.RESUME:
         raise TargetError(f"nothing to resume in {spec.shown_dir}", code=NOTHING_TO_RESUME)
     if not unfinished and not spec.force:
@@ -290,7 +290,7 @@ def _point_text(spec: ExportSpec, temporary: bool) -> str:
 
 
 def _changes(found: _Found, resumption: Resumption | None) -> Iterator[str]:
-    """What is changed at the source, for people."""
+    """The changes to the source, for users."""
     if found.only_publish:
         if found.run is not None and found.run.open_changes:
             yield "restore the machine to its state before the earlier run"
@@ -300,7 +300,7 @@ def _changes(found: _Found, resumption: Resumption | None) -> Iterator[str]:
     if spec.remove_cdrom and any(cdrom.iso for cdrom in machine.cdroms):
         yield "eject ISO images; re-insert them at the end"
     if found.temporary:
-        held = resumption is not None and not resumption.anew
+        held = resumption is not None and not resumption.from_start
         first = "continue from the temporary snapshot" if held else "make a temporary snapshot"
         yield f"{first}; remove it at the end"
     if spec.method is not Method.DATASTORE:

@@ -191,14 +191,14 @@ def _snapshot(work: SourceWork, machine: Machine, cancel: CancelToken) -> str | 
 
 
 def _start_again(work: SourceWork) -> None:
-    begun = [record for record in work.records if record.done or work.outputs.begun(record)]
+    begun = [record for record in work.records if record.done or work.outputs.has_data(record)]
     if begun:
         work.warn("the point in time of the earlier run is not provably the same: every disk was copied again")
     with work.run.changing() as record:
         record.proof = record.descriptor = None
         for disk in reversed(record.disks):
             work.outputs.forget(disk)
-            disk.begin_again()
+            disk.reset()
 
 
 def _still_at_point(work: SourceWork, cancel: CancelToken) -> bool:

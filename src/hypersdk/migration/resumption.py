@@ -67,13 +67,13 @@ class ResumeCost:
 @dataclass(frozen=True, slots=True)
 class Resumption:
     """The estimate for a resume, in guest bytes. ``receive_bytes`` is everything that will be received, ``again_bytes``
-    the part that was received before. ``recorded_bytes`` are on record; none where the run starts again (``anew``).
-    ``untracked``: ranges would read holes, too."""
+    the part that was received before. ``recorded_bytes`` are on record; none where the run starts again
+    (``from_start``). ``untracked``: ranges would read holes, too."""
 
     receive_bytes: int
     again_bytes: int
     recorded_bytes: int
-    anew: bool
+    from_start: bool
     ranges: bool
     untracked: bool
 
@@ -81,7 +81,7 @@ class Resumption:
     def text(self) -> str:
         """A description for users."""
         receive, recorded = format_size(self.receive_bytes), format_size(self.recorded_bytes)
-        if self.anew:
+        if self.from_start:
             return (
                 f"about {receive} to receive, everything again: the machine is not provably at the point in time of the"
                 " earlier run"
@@ -105,7 +105,7 @@ class Resumption:
             "receive_bytes": self.receive_bytes,
             "again_bytes": self.again_bytes,
             "recorded_bytes": self.recorded_bytes,
-            "begins_anew": self.anew,
+            "begins_anew": self.from_start,
             "from": "datastore" if self.ranges else "lease",
         }
 
@@ -118,7 +118,7 @@ def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord) -> Resumpt
             _data_bytes(disks[disk.key].used_bytes if disk.key in disks else None, disk.capacity_bytes)
             for disk in run.disks
         )
-        return Resumption(whole, 0, 0, anew=True, ranges=False, untracked=False)
+        return Resumption(whole, 0, 0, from_start=True, ranges=False, untracked=False)
     outputs = outputs_for(run, spec)
     pending = [disk for disk in run.disks if not disk.done and disk.key in disks]
     recorded = sum(outputs.recorded_bytes(disk) for disk in pending)
@@ -139,9 +139,14 @@ def resumption_of(machine: Machine, spec: ExportSpec, run: RunRecord) -> Resumpt
     )
     ranges = spec.method is Method.DATASTORE or (spec.method is Method.AUTO and bool(recorded) and cost.takes_ranges)
     if ranges:
-        return Resumption(cost.ranges_bytes, 0, recorded, anew=False, ranges=True, untracked=untracked)
+        return Resumption(cost.ranges_bytes, 0, recorded, from_start=False, ranges=True, untracked=untracked)
     return Resumption(
-        cost.stream_bytes, min(recorded, cost.stream_bytes), recorded, anew=False, ranges=False, untracked=untracked
+        cost.stream_bytes,
+        min(recorded, cost.stream_bytes),
+        recorded,
+        from_start=False,
+        ranges=False,
+        untracked=untracked,
     )
 
 

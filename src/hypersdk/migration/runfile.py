@@ -118,7 +118,7 @@ class DiskRecord:
         """Whether all its data is copied."""
         return self.receipt is not None
 
-    def begin_again(self) -> None:
+    def reset(self) -> None:
         """Resets it: nothing counts as copied."""
         self.receipt = self.sha256 = self.size_bytes = self.start = None
 
@@ -165,7 +165,7 @@ class RunRecord:
         """Changes that are not undone, oldest first."""
         return [change for change in self.changes if not change.undone]
 
-    def begun_as(self, spec: ExportSpec) -> ExportSpec:
+    def as_started(self, spec: ExportSpec) -> ExportSpec:
         """``spec`` with the format and compression of this run, on which the names and the layout of its files
         depend."""
         return replace(spec, format=self.format, compress=self.compress)

@@ -265,8 +265,8 @@ class RunClaim(StrEnum):
     """What is known of the owner of a snapshot."""
 
     USED = "used"  # a process of this host works on its run, or a daemon's job needs it
-    LEFT_OVER = "left over"  # of a run of this user that no process works on any more, and whose record is gone
-    UNKNOWN = "unknown"  # another user's, another host's, or nobody knows
+    LEFT_OVER = "left over"  # of a run of this user without a process, whose record is gone
+    UNKNOWN = "unknown"  # another user's, another host's, or not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class SnapshotWatch:
         try:
             self._look()
         except HyperSDKError as error:
-            # vCenter may be unreachable for a moment while the copy continues; the next check tells.
+            # vCenter may be unreachable for a moment while the copy continues; it is checked again.
             self.note(f"the datastore could not be checked: {error.message}")
 
     def _look(self) -> None:

@@ -98,7 +98,7 @@ class ExportProgress:
     eta_s: float | None = None
     elapsed_s: float = _field(0.0, job=None)
     lease_age_s: float | None = _field(None, "How long the export lease has been open, in seconds")
-    note: str = _field("", "One line for people: what is being done or waited for")
+    note: str = _field("", "One line for users: what is being done or waited for")
     method: str = _field("", job="export_method", event=None)
     stalled: str | None = _field(None, "Why nothing moves; null while something does", event=None)
 
@@ -111,8 +111,8 @@ class ExportProgress:
     @property
     def current_step(self) -> str:
         """The note, or the phase where there is none; empty before the job has started."""
-        begun = self.disks or self.phase is not Phase.QUEUED
-        return self.note or (self.phase.value if begun else "")
+        started = self.disks or self.phase is not Phase.QUEUED
+        return self.note or (self.phase.value if started else "")
 
     @property
     def files_downloaded(self) -> int:
