@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final, Self
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from hypersdk.transfer.files import open_regular
 from hypersdk.units import KiB
@@ -229,8 +229,8 @@ def is_held(descriptor: int) -> bool:
 
 def _decode(text: bytes, run_id: str) -> RunEntry:
     try:
-        entry = _ENTRY.validate_json(text, strict=True)
-    except ValidationError:
+        entry = _ENTRY.validate_python(json.loads(text))
+    except (ValueError, RecursionError):
         return _unreadable(run_id)
     return entry if entry.run_id == run_id else _unreadable(run_id)
 
