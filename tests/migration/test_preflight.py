@@ -93,8 +93,8 @@ def test_only_a_running_machine_wants_a_snapshot() -> None:
 def test_the_floor_is_the_larger_of_the_two() -> None:
     assert MinFreeSpace().of(100 * GiB) == 20 * GiB
     assert MinFreeSpace().of(1 * TiB) == int(0.1 * TiB)
-    full = DatastoreFacts("datastore-1", "ds1", "VMFS", 100 * GiB, 19 * GiB, True, None)
-    fine = DatastoreFacts("datastore-2", "ds2", "VMFS", 100 * GiB, 21 * GiB, True, None)
+    full = DatastoreFacts("datastore-1", "ds1", 100 * GiB, 19 * GiB, True)
+    fine = DatastoreFacts("datastore-2", "ds2", 100 * GiB, 21 * GiB, True)
     assert [refusal.message for refusal in datastore_refusals([full, fine], MinFreeSpace())] == [
         "datastore 'ds1' has 19.0 GiB free; 20.0 GiB must stay free while a snapshot is held"
     ]
