@@ -21,7 +21,7 @@ from hypersdk.transfer.digest import content_digest_of
 from hypersdk.transfer.disk import transfer_disk
 from hypersdk.transfer.files import open_output
 from hypersdk.transfer.ledger import BlockLedger
-from hypersdk.transfer.policies import CopyOptions
+from hypersdk.transfer.policies import CopyOptions, Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.source import DiskSource
@@ -58,6 +58,7 @@ def copy(source: DiskSource, create: Create, path: Path, *, check: bool = True) 
             cancel=CancelToken(),
             meter=meter,
             options=CopyOptions(check=check),
+            policies=Policies(),
         )
 
 
@@ -166,6 +167,8 @@ def test_an_image_of_another_size_is_a_mistake(disk: Disk, tmp_path: Path) -> No
             None,
             cancel=CancelToken(),
             meter=Meter("disk", "out.raw", disk.capacity),
+            policies=Policies(),
+            options=CopyOptions(),
         )
 
 
@@ -178,6 +181,8 @@ def test_the_meter_tells_the_end(disk: Disk, tmp_path: Path) -> None:
             None,
             cancel=CancelToken(),
             meter=meter,
+            policies=Policies(),
+            options=CopyOptions(),
         )
     progress = meter.snapshot(1.0)
     assert progress.basis is Basis.LENGTH
@@ -201,6 +206,8 @@ def test_a_finished_ledger_of_ranges_fetches_nothing(disk: Disk, tmp_path: Path)
                     ledger,
                     cancel=CancelToken(),
                     meter=Meter("disk", "out.raw", disk.capacity),
+                    policies=Policies(),
+                    options=CopyOptions(),
                 )
                 assert receipt.content == disk.content
     assert second.read_bytes == 0

@@ -453,6 +453,7 @@ def test_a_writer_that_wants_order_gets_it(tmp_path: Path, disk: Disk) -> None:
                 cancel=CancelToken(),
                 meter=Meter("d", "out.raw", disk.capacity),
                 options=CopyOptions(workers=4),
+                policies=Policies(),
             )
         finally:
             os.close(handle)

@@ -20,7 +20,7 @@ from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.disk import transfer_disk
 from hypersdk.transfer.files import open_output
 from hypersdk.transfer.ledger import BlockLedger
-from hypersdk.transfer.policies import Policies
+from hypersdk.transfer.policies import CopyOptions, Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.receipt import Receipt
 from hypersdk.transfer.space import SpaceGate, SpaceLedger, SpaceWaitingFile
@@ -190,7 +190,13 @@ def test_a_disk_that_fills_again_and_again_is_waited_for(disk: Disk, tmp_path: P
     try:
         writer = WRITERS[name](SpaceWaitingFile(tight, gate, CancelToken(), meter.waiting), disk.capacity)
         receipt = transfer_disk(
-            MemorySource(disk.stream, disk.capacity), writer, None, cancel=CancelToken(), meter=meter
+            MemorySource(disk.stream, disk.capacity),
+            writer,
+            None,
+            cancel=CancelToken(),
+            meter=meter,
+            policies=Policies(),
+            options=CopyOptions(),
         )
     finally:
         os.close(handle)
@@ -210,7 +216,9 @@ def copy_into(folder: Path, disk: Disk, meter: Meter, max_wait_s: float) -> Rece
             file = SpaceWaitingFile(FdFile(handle), gate, cancel, meter.waiting)
             writer = Qcow2Writer.create(file, disk.capacity)
             source = MemorySource(disk.stream, disk.capacity)
-            return transfer_disk(source, writer, ledger, cancel=cancel, meter=meter, policies=Policies(space=gate))
+            return transfer_disk(
+                source, writer, ledger, cancel=cancel, meter=meter, policies=Policies(space=gate), options=CopyOptions()
+            )
     finally:
         os.close(handle)
 
@@ -261,7 +269,15 @@ def test_without_patience_a_full_disk_ends_it_at_once(disk: Disk, tmp_path: Path
         writer = RawWriter.create(TightFile(handle, every=3), disk.capacity)
         source = MemorySource(disk.stream, disk.capacity)
         with pytest.raises(TargetError) as raised:
-            transfer_disk(source, writer, None, cancel=CancelToken(), meter=Meter("d", "out.raw", disk.capacity))
+            transfer_disk(
+                source,
+                writer,
+                None,
+                cancel=CancelToken(),
+                meter=Meter("d", "out.raw", disk.capacity),
+                policies=Policies(),
+                options=CopyOptions(),
+            )
     finally:
         os.close(handle)
     assert raised.value.code == "no_space"

@@ -41,7 +41,6 @@ class SharedBudget(StreamBudget):
         self._held: dict[str, str] = {}
         self._owed: set[str] = set()
         """Tokens that could not be given back: until they are, or expire, so many streams less may be read."""
-        self._peaks: dict[str, int] = {}
         self._guard = threading.Lock()
 
     @contextmanager
@@ -70,10 +69,10 @@ class SharedBudget(StreamBudget):
             connection.execute(sa.update(nfc_hosts).where(*self._of(nfc_hosts, host)).values(**changes))
 
     def use(self, host: str) -> HostUse:
-        """See StreamBudget; ``peak`` is what this worker saw."""
+        """See StreamBudget."""
         with self._database.write() as connection:
             allowed, running = self._look(connection, host, self._database.now(connection))
-        return HostUse(running, self._peaks.get(host, running), allowed)
+        return HostUse(running, allowed)
 
     def renew(self) -> None:
         """Keeps the streams that this worker has from expiring, and gives back what could not be given back before.
@@ -109,7 +108,6 @@ class SharedBudget(StreamBudget):
             )
         with self._guard:
             self._held[token] = host
-            self._peaks[host] = max(self._peaks.get(host, 0), running + 1)
         return token
 
     def _give_back(self, token: str) -> None:

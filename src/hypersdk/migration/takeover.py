@@ -99,7 +99,7 @@ class _Finished:
         digest = content_digest_of(
             image,
             self._capacity,
-            extents=((run.start * BLOCK, len(run) * BLOCK) for run in image.stored()),
+            stored=image.stored(),
             cancel=self._cancel,
             on_bytes=self._meter.add_read_back,
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, Self
 
 _NOT_FULL: Final = re.compile(rb"[^\xff]")
 _NOT_EMPTY: Final = re.compile(rb"[^\x00]")
@@ -18,6 +18,14 @@ class BlockMap:
         self.count = 0
         """How many are in the set."""
         self._bits = bytearray(-(-blocks // 8))
+
+    @classmethod
+    def of(cls, blocks: int, runs: Iterable[range]) -> Self:
+        """The blocks of ``runs``."""
+        found = cls(blocks)
+        for run in runs:
+            found.add_run(run.start, run.stop)
+        return found
 
     def __contains__(self, index: int) -> bool:
         return bool(self._bits[index >> 3] >> (index & 7) & 1)
@@ -75,3 +83,13 @@ class BlockMap:
                 break
             position += 1
         return min(position, high)
+
+
+def cut(runs: Iterable[range], size: int) -> Iterator[range]:
+    """Cuts ``runs`` into pieces of at most ``size`` blocks, which end at its multiples."""
+    for run in runs:
+        start = run.start
+        while start < run.stop:
+            stop = min(run.stop, (start // size + 1) * size)
+            yield range(start, stop)
+            start = stop

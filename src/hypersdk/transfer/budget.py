@@ -31,18 +31,16 @@ _LOOK_S: Final = 0.2
 @dataclass(slots=True)
 class _Host:
     allowed: int
+    quiet_since: float
     running: int = 0
-    peak: int = 0
-    quiet_since: float = 0.0
     refused_at: float = -SETTLE_S
 
 
 @dataclass(frozen=True, slots=True)
 class HostUse:
-    """Streams of one host: ``running`` now, ``peak`` at once so far, ``allowed`` at the moment."""
+    """Streams of one host: ``running`` now, ``allowed`` at the moment."""
 
     running: int
-    peak: int
     allowed: int
 
 
@@ -53,15 +51,12 @@ class StreamBudget:
         self,
         per_host: int = PER_HOST,
         per_vcenter: int = PER_VCENTER,
-        *,
-        grow_after_s: float = GROW_AFTER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if per_host < 1 or per_vcenter < 1:
             raise ValueError(f"a budget of {per_host} streams per host and {per_vcenter} in all")
         self._per_host = per_host
         self._per_vcenter = per_vcenter
-        self._grow_after_s = grow_after_s
         self._clock = clock
         self._changed = threading.Condition()
         self._hosts: dict[str, _Host] = {}
@@ -89,7 +84,7 @@ class StreamBudget:
         """What ``host`` gives now."""
         with self._changed:
             known = self._host(host)
-            return HostUse(known.running, known.peak, known.allowed)
+            return HostUse(known.running, known.allowed)
 
     def _acquire(self, host: str, cancel: CancelToken, waiting: Waiting) -> None:
         with self._changed:
@@ -99,7 +94,6 @@ class StreamBudget:
                     self._wait(known, cancel)
             cancel.check()
             known.running += 1
-            known.peak = max(known.peak, known.running)
             self._running += 1
 
     def _wait(self, known: _Host, cancel: CancelToken) -> None:
@@ -119,9 +113,9 @@ class StreamBudget:
 
     def _grow(self, known: _Host) -> None:
         now = self._clock()
-        while known.allowed < self._per_host and now - known.quiet_since >= self._grow_after_s:
+        while known.allowed < self._per_host and now - known.quiet_since >= GROW_AFTER_S:
             known.allowed += 1
-            known.quiet_since += self._grow_after_s
+            known.quiet_since += GROW_AFTER_S
 
     def _host(self, host: str) -> _Host:
-        return self._hosts.setdefault(host, _Host(self._per_host, quiet_since=self._clock()))
+        return self._hosts.setdefault(host, _Host(self._per_host, self._clock()))

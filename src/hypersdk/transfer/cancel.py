@@ -59,24 +59,21 @@ class CancelToken:
     """Set once, by a signal handler or another thread; ``child`` tokens are cancelled with their parent, not the other
     way round."""
 
-    def __init__(self, parent: CancelToken | None = None) -> None:
+    def __init__(self) -> None:
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._children: list[CancelToken] = []
         self._calls: list[Callable[[], None]] = []
         self.reason = ""
-        if parent is not None:
-            parent._adopt(self)
 
-    def _adopt(self, child: CancelToken) -> None:
+    def child(self) -> CancelToken:
+        """A token that is cancelled when this one is, and can be cancelled alone."""
+        child = CancelToken()
         with self._lock:
             self._children.append(child)
         if self._event.is_set():
             child.cancel(self.reason)
-
-    def child(self) -> CancelToken:
-        """A token that is cancelled when this one is, and can be cancelled alone."""
-        return CancelToken(self)
+        return child
 
     def cancel(self, reason: str) -> None:
         """Asks all who hold this token to stop. ``reason`` is shown to the user; the first one stands."""

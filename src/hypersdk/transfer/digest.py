@@ -27,6 +27,7 @@ from typing import Final, Protocol
 from blake3 import blake3
 
 from hypersdk.formats.image import BLOCK, Buffer
+from hypersdk.transfer.blockmap import BlockMap, cut
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.units import MiB
 
@@ -38,7 +39,7 @@ GROUP: Final = GROUP_BLOCKS * BLOCK
 _GROUP_CONTEXT: Final = "hypersdk guest content group 1"
 _DISK_CONTEXT: Final = "hypersdk guest content disk 1"
 _ZEROS: Final = bytearray(BLOCK)  # a bytearray compares with any buffer by memcmp; bytes and memoryview do not
-_READ_STEP: Final = 4 * MiB
+_READ_BLOCKS: Final = 4 * MiB // BLOCK
 
 ZERO_BLOCK: Final = blake3(bytes(BLOCK)).digest()
 
@@ -48,7 +49,6 @@ class Readable(Protocol):
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fills the whole ``buffer`` from guest ``offset``; holes read as zeros."""
-        ...
 
 
 def hash_block(data: Buffer) -> bytes:
@@ -61,12 +61,18 @@ def hash_block(data: Buffer) -> bytes:
     return digest.digest()
 
 
+def hash_blocks(data: memoryview) -> list[bytes]:
+    """Digests of the blocks of ``data``."""
+    return [hash_block(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)]
+
+
 def group_digest(hashes: Buffer) -> bytes:
     """Digest of one group from the digests of its blocks, one after another."""
     return blake3(hashes, derive_key_context=_GROUP_CONTEXT).digest()
 
 
-ZERO_GROUP: Final = group_digest(ZERO_BLOCK * GROUP_BLOCKS)
+_ZERO_HASHES: Final = ZERO_BLOCK * GROUP_BLOCKS
+ZERO_GROUP: Final = group_digest(_ZERO_HASHES)
 
 
 def disk_digest(capacity: int, groups: Iterable[bytes]) -> str:
@@ -88,69 +94,34 @@ def content_digest_of(
     disk: Readable,
     capacity: int,
     *,
-    extents: Iterable[tuple[int, int]] | None = None,
+    stored: Iterable[range] | None = None,
     cancel: CancelToken | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> str:
     """Hex content digest of a disk that can be read at random, from its bytes alone.
 
-    ``extents`` (``(offset, length)``, rising) are the ranges that may hold data; the rest is known to read as zeros
-    and is not read. ``on_bytes`` is called with the number of further guest bytes done, read or not.
+    ``stored`` are the runs of blocks that may hold data; the others are known to read as zeros and are not read.
+    ``on_bytes`` is called with the number of further guest bytes done, read or not.
     """
-    reader = _GroupReader(disk, capacity, iter(extents) if extents is not None else iter([(0, capacity)]))
-    return disk_digest(capacity, reader.digests(cancel, on_bytes))
+    blocks = -(-capacity // BLOCK)
+    wanted = BlockMap.of(blocks, [range(blocks)] if stored is None else stored)
+    return disk_digest(capacity, _group_digests(disk, capacity, wanted, cancel or CancelToken(), on_bytes))
 
 
-class _GroupReader:
-    """Reads a disk a group at a time, past its holes."""
-
-    def __init__(self, disk: Readable, capacity: int, extents: Iterator[tuple[int, int]]) -> None:
-        self._disk = disk
-        self._capacity = capacity
-        self._extents = extents
-        self._start = self._end = 0
-        self._buffer = memoryview(bytearray(_READ_STEP))
-
-    def digests(self, cancel: CancelToken | None, on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
-        for blocks in groups_of(self._capacity):
-            if cancel is not None:
-                cancel.check()
-            yield self._digest(blocks, cancel)
-            if on_bytes is not None:
-                on_bytes(min(blocks.stop * BLOCK, self._capacity) - blocks.start * BLOCK)
-
-    def _digest(self, blocks: range, cancel: CancelToken | None) -> bytes:
-        hashes: dict[int, bytes] = {}
-        for offset, length in self._pieces(blocks.start * BLOCK, min(blocks.stop * BLOCK, self._capacity)):
-            if cancel is not None:
-                cancel.check()
-            view = self._buffer[:length]
-            self._disk.read(offset, view)
-            for at in range(0, length, BLOCK):
-                hashes[(offset + at) // BLOCK] = hash_block(view[at : at + BLOCK])
-        if not hashes and len(blocks) == GROUP_BLOCKS:
-            return ZERO_GROUP
-        return group_digest(b"".join(hashes.get(index, ZERO_BLOCK) for index in blocks))
-
-    def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` to read within ``start..end``: whole blocks that an extent touches, at most a buffer at
-        a time."""
-        position = start
-        while position < end and self._next_extent(position):
-            position = max(position, self._start // BLOCK * BLOCK)
-            stop = min(end, -(-self._end // BLOCK) * BLOCK, self._capacity)
-            while position < stop:
-                length = min(_READ_STEP, stop - position)
-                yield position, length
-                position += length
-            if position >= end:
-                return
-
-    def _next_extent(self, position: int) -> bool:
-        """Moves to the first extent that ends after ``position``; False when there is none."""
-        while self._end <= position:
-            following = next(self._extents, None)
-            if following is None:
-                return False
-            self._start, self._end = following[0], following[0] + following[1]
-        return self._start < self._capacity
+def _group_digests(
+    disk: Readable, capacity: int, wanted: BlockMap, cancel: CancelToken, on_bytes: Callable[[int], None] | None
+) -> Iterator[bytes]:
+    buffer = memoryview(bytearray(_READ_BLOCKS * BLOCK))
+    for group in groups_of(capacity):
+        cancel.check()
+        hashes = bytearray(ZERO_BLOCK * len(group))
+        for piece in cut(wanted.runs(group.start, group.stop, present=True), _READ_BLOCKS):
+            cancel.check()
+            start = piece.start * BLOCK
+            view = buffer[: min(piece.stop * BLOCK, capacity) - start]
+            disk.read(start, view)
+            at = (piece.start - group.start) * HASH_SIZE
+            hashes[at : at + len(piece) * HASH_SIZE] = b"".join(hash_blocks(view))
+        yield ZERO_GROUP if hashes == _ZERO_HASHES else group_digest(hashes)
+        if on_bytes is not None:
+            on_bytes(min(group.stop * BLOCK, capacity) - group.start * BLOCK)

@@ -21,7 +21,7 @@ from hypersdk.formats.image import BLOCK, ImageWriter
 from hypersdk.transfer.cancel import CancelToken
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.ledger import BlockLedger
-from hypersdk.transfer.policies import DEFAULT_OPTIONS, DEFAULT_POLICIES, CopyOptions, Policies
+from hypersdk.transfer.policies import CopyOptions, Policies
 from hypersdk.transfer.progress import Meter
 from hypersdk.transfer.ranging import RangePass
 from hypersdk.transfer.receipt import Receipt
@@ -41,8 +41,8 @@ def transfer_disk(
     *,
     cancel: CancelToken,
     meter: Meter,
-    policies: Policies = DEFAULT_POLICIES,
-    options: CopyOptions = DEFAULT_OPTIONS,
+    policies: Policies,
+    options: CopyOptions,
 ) -> Receipt:
     """Copies ``source`` into ``writer`` and finishes it: when this returns, the image is whole and durable.
 

@@ -27,7 +27,6 @@ own random number and the index, so a record of another ledger or place never co
 from __future__ import annotations
 
 import array
-import errno
 import fcntl
 import hashlib
 import os
@@ -56,6 +55,7 @@ from hypersdk.transfer.digest import (
     groups_of,
 )
 from hypersdk.transfer.files import open_output, target_errors
+from hypersdk.transfer.holes import runs
 from hypersdk.units import KiB
 
 LEDGER_UNUSABLE: Final = register(
@@ -136,10 +136,13 @@ class BlockLedger:
 
     def __init__(self, handle: int, header: _LedgerHeader) -> None:
         self._handle = handle
-        self._header = header
         self._lock = threading.Lock()
         self.capacity = header.capacity
         self.blocks = -(-header.capacity // BLOCK)
+        self._begin(header)
+
+    def _begin(self, header: _LedgerHeader) -> None:
+        self._header = header
         self._map = BlockMap(self.blocks)
         self._data_bytes = 0
         self._unhashed = False
@@ -152,7 +155,7 @@ class BlockLedger:
             with _closing_on_error(open_output(path, fresh=False)) as old:
                 _lock(old, path)
             os.close(old)
-        return cls._begin(open_output(path, fresh=True), path, capacity, identity)
+        return cls._create(open_output(path, fresh=True), path, capacity, identity)
 
     @classmethod
     def open(cls, path: Path, capacity: int, identity: str) -> BlockLedger:
@@ -162,24 +165,26 @@ class BlockLedger:
             _lock(handle, path)
             with target_errors(f"reading {path.name}"):
                 header = _LedgerHeader.unpack(os.pread(handle, _HEADER_SIZE, 0))
-                _check_fits(header, path, capacity, identity)
-                assert header is not None
+                if header is None:
+                    raise TargetError(f"{path.name} is damaged", code=LEDGER_UNUSABLE)
+                if header.capacity != capacity or header.identity != _identity(identity):
+                    message = f"{path.name} belongs to another point in time, disk or format"
+                    raise TargetError(message, code=LEDGER_UNUSABLE)
                 ledger = cls(handle, header)
                 ledger._load()
         return ledger
 
     @classmethod
-    def unnamed(cls, capacity: int, folder: Path | None = None) -> BlockLedger:
+    def unnamed(cls, capacity: int) -> BlockLedger:
         """A ledger that ends with this process: for a run that is not to be resumed."""
-        with target_errors("creating a temporary file"), tempfile.TemporaryFile(dir=folder) as file:
-            return cls._begin(os.dup(file.fileno()), Path("temporary file"), capacity, "")
+        with target_errors("creating a temporary file"), tempfile.TemporaryFile() as file:
+            return cls._create(os.dup(file.fileno()), Path("temporary file"), capacity, "")
 
     @classmethod
-    def _begin(cls, handle: int, path: Path, capacity: int, identity: str) -> BlockLedger:
+    def _create(cls, handle: int, path: Path, capacity: int, identity: str) -> BlockLedger:
         with _closing_on_error(handle):
             _lock(handle, path)
-            salt = int.from_bytes(os.urandom(4), "little")
-            ledger = cls(handle, _LedgerHeader(capacity, _identity(identity), boot_id(), salt, epoch=1, durable=0))
+            ledger = cls(handle, _first_header(capacity, _identity(identity)))
             with target_errors(f"writing {path.name}"):
                 ledger._write_header()
         return ledger
@@ -255,11 +260,7 @@ class BlockLedger:
         """Forgets everything: the image is written anew. Whenever the process dies, no record of before counts. Raises
         OSError."""
         os.ftruncate(self._handle, 0)
-        self._map = BlockMap(self.blocks)
-        self._data_bytes = 0
-        self._unhashed = False
-        salt = int.from_bytes(os.urandom(4), "little")
-        self._header = replace(self._header, boot=boot_id(), salt=salt, epoch=1, durable=0)
+        self._begin(_first_header(self.capacity, self._header.identity))
         self._write_header()
 
     def hashes(self, first: int, count: int) -> list[bytes]:
@@ -389,24 +390,13 @@ class BlockLedger:
 
     def _stored(self) -> Iterator[tuple[int, bytes]]:
         """``(first block, records)`` of the parts of the file that take room."""
-        position = 0
-        while (part := self._next_stored(position)) is not None:
-            position = part.stop
-            data = os.pread(self._handle, len(part) * _RECORD.size, _position(part.start))
-            yield part.start, data[: len(data) // _RECORD.size * _RECORD.size]
-
-    def _next_stored(self, position: int) -> range | None:
-        """Blocks from ``position`` on whose records take room, at most a bufferful; None when there are no more."""
-        try:
-            start = os.lseek(self._handle, _position(position), os.SEEK_DATA)
-            end = os.lseek(self._handle, start, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                return None
-            raise
-        first = max(position, (start - _RECORDS_AT) // _RECORD.size)
-        last = min(-(-(end - _RECORDS_AT) // _RECORD.size), first + _SCAN_RECORDS, self.blocks)
-        return range(first, last) if first < last else None
+        last = 0
+        for run, is_data in runs(self._handle, range(_RECORDS_AT, _position(self.blocks))):
+            first = max(last, (run.start - _RECORDS_AT) // _RECORD.size)
+            last = -(-(run.stop - _RECORDS_AT) // _RECORD.size)
+            if is_data:
+                for start in range(first, last, _SCAN_RECORDS):
+                    yield start, self._read(start, min(_SCAN_RECORDS, last - start))
 
     def _load_records(self, first: int, data: bytes, trusted: int) -> int:
         """Counts the records that hold; wipes those that do not. Returns the newest epoch seen."""
@@ -442,6 +432,11 @@ def _closing_on_error(handle: int) -> Iterator[int]:
         raise
 
 
+def _first_header(capacity: int, identity: bytes) -> _LedgerHeader:
+    salt = int.from_bytes(os.urandom(4), "little")
+    return _LedgerHeader(capacity, identity, boot_id(), salt, epoch=1, durable=0)
+
+
 def _identity(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
@@ -451,13 +446,6 @@ def _lock(handle: int, path: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise TargetError(f"{path.name} is in use", code=LEDGER_BUSY) from error
-
-
-def _check_fits(header: _LedgerHeader | None, path: Path, capacity: int, identity: str) -> None:
-    if header is None:
-        raise TargetError(f"{path.name} is damaged", code=LEDGER_UNUSABLE)
-    if header.capacity != capacity or header.identity != _identity(identity):
-        raise TargetError(f"{path.name} belongs to another point in time, disk or format", code=LEDGER_UNUSABLE)
 
 
 def _position(index: int) -> int:

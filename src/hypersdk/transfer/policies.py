@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from hypersdk.errors import HyperSDKError, TransientError
 from hypersdk.transfer.activity import Activity, doing
@@ -90,10 +90,6 @@ class Policies:
         return nullcontext() if self.budget is None else self.budget.stream(host, cancel, waiting)
 
 
-DEFAULT_POLICIES: Final = Policies()
-"""Retries, and nothing else."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyOptions:
     """How a copy is run. ``check=False`` passes grains on without a look: then there is no content digest. ``workers``
@@ -106,9 +102,6 @@ class CopyOptions:
     hashes: Collection[str] = ("sha256",)
     checkpoint_bytes: int = 64 * MiB
     clock: Callable[[], float] = time.monotonic
-
-
-DEFAULT_OPTIONS: Final = CopyOptions()
 
 
 class _PolicedStream:

@@ -103,14 +103,11 @@ class Meter:
         label: str,
         file_name: str,
         capacity_bytes: int,
-        *,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.label = label
         self.file_name = file_name
         self._capacity = capacity_bytes
         self._read_back_share = 0.0
-        self._clock = clock
         self._lock = threading.Lock()
         self._phase = Phase.QUEUED
         self._note = ""
@@ -150,15 +147,16 @@ class Meter:
             self._read_back_share = share
 
     def check_earlier(self, total_bytes: int) -> None:
-        """What an earlier process copied is being read, ``total_bytes`` of it, counted by ``add_read_back``. The copy
-        is none the further for it."""
-        self.enter(Phase.PREPARING, f"checking what an earlier run copied, {format_size(total_bytes)}")
-        with self._lock:
-            self._read_back, self._read_back_total = 0, total_bytes
+        """What an earlier process copied is being read, ``total_bytes`` of it, counted by ``add_read_back``. It does
+        not count as progress of the copy."""
+        self._read(Phase.PREPARING, total_bytes, f"checking what an earlier run copied, {format_size(total_bytes)}")
 
     def read_back(self, total_bytes: int) -> None:
         """The image is being read back: ``total_bytes`` of it, counted by ``add_read_back``."""
-        self.enter(Phase.VERIFYING)
+        self._read(Phase.VERIFYING, total_bytes)
+
+    def _read(self, phase: Phase, total_bytes: int, note: str = "") -> None:
+        self.enter(phase, note)
         with self._lock:
             self._read_back, self._read_back_total = 0, total_bytes
 
@@ -230,7 +228,7 @@ class Meter:
         return self._timeline(self._workers)
 
     def _timeline(self, timelines: list[Timeline]) -> Timeline:
-        timeline = Timeline(self._clock)
+        timeline = Timeline(time.monotonic)
         with self._lock:
             timelines.append(timeline)
         return timeline

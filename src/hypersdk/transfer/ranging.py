@@ -10,7 +10,7 @@ from typing import Final
 from hypersdk.errors import Cancelled
 from hypersdk.formats.image import BLOCK
 from hypersdk.transfer.activity import Activity, Timeline
-from hypersdk.transfer.blockmap import BlockMap
+from hypersdk.transfer.blockmap import BlockMap, cut
 from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.policies import PolicedRanges, Policies
@@ -54,7 +54,7 @@ class RangePass:
         wanted = _blocks_of(self._source.extents(self._group.token), self._ledger)
         missing = sum(len(run) for run in _missing(wanted, self._ledger))
         self._meter.begin_ranges(wanted.count * BLOCK, (wanted.count - missing) * BLOCK)
-        self._pieces = enumerate(_cut(_missing(wanted, self._ledger), self._piece_blocks))
+        self._pieces = enumerate(cut(_missing(wanted, self._ledger), self._piece_blocks))
         for number in range(max(1, min(self._streams, missing))):
             # One of them shows that it waits for its slot: while others copy, the disk does not wait.
             waiting = self._meter.waiting if number == 0 else unseen
@@ -110,13 +110,3 @@ def _blocks_of(extents: Iterable[tuple[int, int]], ledger: BlockLedger) -> Block
 def _missing(wanted: BlockMap, ledger: BlockLedger) -> Iterator[range]:
     for run in wanted.runs(0, wanted.blocks, present=True):
         yield from ledger.missing(run.start, run.stop)
-
-
-def _cut(runs: Iterable[range], piece_blocks: int) -> Iterator[range]:
-    """Pieces of at most so many blocks, ending at multiples of them so that neighbours of different runs line up."""
-    for run in runs:
-        start = run.start
-        while start < run.stop:
-            stop = min(run.stop, (start // piece_blocks + 1) * piece_blocks)
-            yield range(start, stop)
-            start = stop

@@ -30,18 +30,16 @@ class RetryPolicy:
 
 
 class Attempts:
-    """Counts the failures of one piece of work in a row. A try that got somewhere starts the count again.
+    """Counts the failures of one piece of work in a row. A try that made progress starts the count again.
 
-    So a stream of hours survives any number of breaks as long as each try brings news, and one that breaks at the same
-    place every time ends after ``retries``.
+    So a stream of hours survives any number of breaks as long as each try brings new data, and one that breaks at the
+    same place every time ends after ``retries``.
     """
 
     def __init__(self, policy: RetryPolicy, draw: Callable[[], float] = random.random) -> None:
         self._policy = policy
         self._draw = draw
         self._failures = 0
-        self.made = 1
-        """Tries made, the running one included."""
 
     def failed(self, error: HyperSDKError, *, made_progress: bool = False) -> float:
         """How long to wait before the next try, never less than the server asks for (its Retry-After).
@@ -51,7 +49,6 @@ class Attempts:
         self._failures = 1 if made_progress else self._failures + 1
         if not worth_another_try(error) or self._failures > self._policy.retries:
             raise error
-        self.made += 1
         return max(self._policy.delay_s(self._failures, self._draw()), _asked_wait_s(error))
 
 

@@ -203,16 +203,13 @@ class Checkpoints:
                 with target_errors(f"syncing {self._name}"):
                     self._ledger.checkpoint(self._sync)
             except HyperSDKError as error:
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
+                self._error = error
             with self._changed:
                 self._pending -= due
                 self._changed.notify_all()
 
     def _due(self) -> int | None:
-        """Waits for an interval's worth; None at the end."""
+        """Waits for an interval's worth; None at the end, and after an error."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._pending >= self._interval)
-            return None if self._closing else self._pending
+            self._changed.wait_for(lambda: self._closing or self._error or self._pending >= self._interval)
+            return None if self._closing or self._error else self._pending

@@ -35,7 +35,6 @@ class ByteStream(Protocol):
     def readinto(self, buffer: memoryview) -> int:
         """Fills up to ``len(buffer)`` bytes; returns how many. Raises TransientError on reset, stall or a short
         body."""
-        ...
 
 
 class StreamSource(Protocol):
@@ -59,7 +58,6 @@ class StreamSource(Protocol):
 
         Raises TransientError when another try may help, SourceError otherwise.
         """
-        ...
 
 
 @runtime_checkable
@@ -74,11 +72,9 @@ class RangeSource(Protocol):
     def extents(self, cancel: CancelToken) -> Iterator[tuple[int, int]]:
         """``(offset, length)`` of areas that may hold data, rising. The whole disk as one area where nothing better is
         known."""
-        ...
 
     def read(self, offset: int, buffer: memoryview, cancel: CancelToken) -> None:
         """Fills the whole ``buffer`` from guest ``offset``. Raises TransientError when another try may help."""
-        ...
 
 
 DiskSource = StreamSource | RangeSource

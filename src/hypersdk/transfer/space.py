@@ -204,20 +204,18 @@ class SpaceWaitingFile:
         cancel: CancelToken,
         waiting: Waiting = unseen,
         *,
-        guard: Callable[[], None] | None = None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         """``guard`` is called before each change of the file, and raises where it must not be changed any more."""
         self._file = file
-        self._guard = guard or _nothing
+        self._guard = guard
         self._gate = gate
         self._cancel = cancel
         self._waiting = waiting
 
     def pwrite(self, buffers: Sequence[Buffer], offset: int) -> None:
         """As the file; waits while it is full. A write that got half way is written again from its start."""
-        self._guard()
-        with doing(Activity.WRITING):
-            self._gate.retry_when_full(lambda: self._file.pwrite(buffers, offset), self._cancel, self._waiting)
+        self._change(lambda: self._file.pwrite(buffers, offset))
 
     def pread(self, length: int, offset: int) -> bytes:
         """As the file."""
@@ -230,15 +228,16 @@ class SpaceWaitingFile:
 
     def truncate(self, size: int) -> None:
         """As the file; waits while it is full."""
-        self._guard()
-        with doing(Activity.WRITING):
-            self._gate.retry_when_full(lambda: self._file.truncate(size), self._cancel, self._waiting)
+        self._change(lambda: self._file.truncate(size))
 
     def discard(self, offset: int, length: int) -> None:
         """As the file; punching a hole can need room for the map of extents."""
+        self._change(lambda: self._file.discard(offset, length))
+
+    def _change(self, change: Callable[[], None]) -> None:
         self._guard()
         with doing(Activity.WRITING):
-            self._gate.retry_when_full(lambda: self._file.discard(offset, length), self._cancel, self._waiting)
+            self._gate.retry_when_full(change, self._cancel, self._waiting)
 
     def data_runs(self, start: int) -> Iterator[range]:
         """As the file."""
@@ -248,7 +247,3 @@ class SpaceWaitingFile:
         """As the file. A sync that fails for lack of room has lost data: it is not repeated, the error passes
         through."""
         self._file.sync()
-
-
-def _nothing() -> None:
-    """No guard."""

@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from hypersdk.errors import IntegrityError
 from hypersdk.formats.image import BLOCK, ImageWriter
 from hypersdk.model import Phase
-from hypersdk.transfer.blockmap import BlockMap
+from hypersdk.transfer.blockmap import BlockMap, cut
 from hypersdk.transfer.cancel import CancelToken
-from hypersdk.transfer.digest import ZERO_BLOCK, hash_block
+from hypersdk.transfer.digest import ZERO_BLOCK, hash_block, hash_blocks
 from hypersdk.transfer.files import target_errors
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.transfer.progress import Meter
@@ -44,9 +44,10 @@ def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, 
     """
     before = ledger.recorded
     with target_errors(f"looking at {meter.file_name}"):
-        stored = _map_of(ledger.blocks, writer.stored())
+        stored = BlockMap.of(ledger.blocks, writer.stored())
         ledger.forget_except(stored.runs(0, ledger.blocks, present=True))
-        check = _Check(writer, ledger, meter, stored)
+        pieces = cut(stored.runs(0, ledger.blocks, present=True), PIECE_BLOCKS)
+        check = _Check(writer, ledger, meter, pieces, BlockMap(ledger.blocks))
         meter.check_earlier(stored.count * BLOCK)
         with WorkerGroup(cancel, meter.label) as group:
             for number in range(workers):
@@ -62,19 +63,14 @@ def take_over(writer: ImageWriter, ledger: BlockLedger, *, cancel: CancelToken, 
 
 @dataclass(slots=True)
 class _Check:
-    """Compares the blocks of ``stored`` with the ledger. ``wrong`` are those that must go."""
+    """Compares the blocks of ``pieces`` with the ledger. ``wrong`` are those that must go."""
 
     writer: ImageWriter
     ledger: BlockLedger
     meter: Meter
-    stored: BlockMap
-    wrong: BlockMap = field(init=False)
-    _pieces: Iterator[range] = field(init=False)
+    pieces: Iterator[range]
+    wrong: BlockMap
     _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        self.wrong = BlockMap(self.ledger.blocks)
-        self._pieces = _cut(self.stored)
 
     def run(self, cancel: CancelToken) -> None:
         """Takes pieces until there are none. Raises OSError, and Cancelled."""
@@ -86,7 +82,7 @@ class _Check:
 
     def _next_piece(self) -> range | None:
         with self._lock:
-            return next(self._pieces, None)
+            return next(self.pieces, None)
 
     def _compare(self, piece: range, buffer: memoryview) -> None:
         found = self._hashes(piece, buffer)
@@ -96,12 +92,12 @@ class _Check:
                 with self._lock:
                     self.wrong.add(index)
 
-    def _hashes(self, piece: range, buffer: memoryview) -> list[bytes | None]:
+    def _hashes(self, piece: range, buffer: memoryview) -> Sequence[bytes | None]:
         """Of each block as the image has it; None where it cannot be read."""
         start, end = piece.start * BLOCK, min(piece.stop * BLOCK, self.ledger.capacity)
         view = buffer[: end - start]
         if self._read(start, view):
-            return [hash_block(view[at : at + BLOCK]) for at in range(0, len(view), BLOCK)]
+            return hash_blocks(view)
         blocks = [view[at : at + BLOCK] for at in range(0, len(view), BLOCK)]
         return [
             hash_block(block) if self._read(index * BLOCK, block) else None
@@ -119,16 +115,3 @@ class _Check:
                 raise
             return False
         return True
-
-
-def _map_of(blocks: int, runs: Iterator[range]) -> BlockMap:
-    found = BlockMap(blocks)
-    for run in runs:
-        found.add_run(run.start, run.stop)
-    return found
-
-
-def _cut(stored: BlockMap) -> Iterator[range]:
-    for run in stored.runs(0, stored.blocks, present=True):
-        for start in range(run.start, run.stop, PIECE_BLOCKS):
-            yield range(start, min(start + PIECE_BLOCKS, run.stop))

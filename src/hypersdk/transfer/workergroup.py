@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Generic, Protocol, Self, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 from hypersdk.errors import Cancelled
 from hypersdk.transfer.cancel import CancelToken
@@ -36,86 +36,71 @@ class Stopped(Exception):  # noqa: N818 - not an error: it ends a thread that wa
     """Never leaves the group."""
 
 
-class Stoppable(Protocol):
-    """Something that threads wait at."""
-
-    def stop(self) -> None:
-        """Raises Stopped in all who wait, and who will."""
-        ...
-
-
-class Channel(Generic[T]):
-    """A bounded queue between threads of one group."""
-
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._items: deque[T] = deque()
-        self._lock = threading.Lock()
-        self._filled = threading.Condition(self._lock)
-        self._emptied = threading.Condition(self._lock)
-        self._closed = self._stopped = False
-
-    def put(self, item: T) -> None:
-        """Hands ``item`` on; waits while the channel is full. Raises Stopped."""
-        with self._lock:
-            while len(self._items) >= self._room and not self._stopped:
-                self._emptied.wait()
-            if self._stopped:
-                raise Stopped
-            self._items.append(item)
-            self._filled.notify()
-
-    def get(self) -> T | None:
-        """The next item; None when the channel is closed and empty. Raises Stopped."""
-        with self._lock:
-            while not self._items and not self._closed and not self._stopped:
-                self._filled.wait()
-            if self._stopped:
-                raise Stopped
-            if not self._items:
-                return None
-            self._emptied.notify()
-            return self._items.popleft()
-
-    def close(self) -> None:
-        """Nothing more will come."""
-        with self._lock:
-            self._closed = True
-            self._filled.notify_all()
-
-    def stop(self) -> None:
-        """Raises Stopped in all who wait, and who will."""
-        with self._lock:
-            self._stopped = True
-            self._filled.notify_all()
-            self._emptied.notify_all()
-
-
-class SequenceGate:
-    """Lets numbered pieces of work through one at a time, in the order of their numbers."""
+class Stoppable:
+    """Something that threads of one group wait at."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._next = 0
         self._stopped = False
+
+    def stop(self) -> None:
+        """Raises Stopped in all who wait, and who will."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _wait_for(self, ready: Callable[[], bool]) -> None:
+        """Called with the lock held. Raises Stopped."""
+        self._changed.wait_for(lambda: self._stopped or ready())
+        if self._stopped:
+            raise Stopped
+
+
+class Channel(Stoppable, Generic[T]):
+    """A bounded queue between threads of one group."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+        self._items: deque[T] = deque()
+        self._closed = False
+
+    def put(self, item: T) -> None:
+        """Hands ``item`` on; waits while the channel is full. Raises Stopped."""
+        with self._changed:
+            self._wait_for(lambda: len(self._items) < self._room)
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def get(self) -> T | None:
+        """The next item; None when the channel is closed and empty. Raises Stopped."""
+        with self._changed:
+            self._wait_for(lambda: bool(self._items) or self._closed)
+            self._changed.notify_all()
+            return self._items.popleft() if self._items else None
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class SequenceGate(Stoppable):
+    """Lets numbered pieces of work through one at a time, in the order of their numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0
 
     @contextmanager
     def turn(self, number: int) -> Iterator[None]:
         """Waits until all smaller numbers went through. Raises Stopped."""
         with self._changed:
-            while self._next != number and not self._stopped:
-                self._changed.wait()
-            if self._stopped:
-                raise Stopped
+            self._wait_for(lambda: self._next == number)
         yield
         with self._changed:
             self._next += 1
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        """Raises Stopped in all who wait, and who will."""
-        with self._changed:
-            self._stopped = True
             self._changed.notify_all()
 
 
