@@ -84,8 +84,8 @@ def test_govc_imports_our_ova(vcsim: Callable[..., Vcsim], package: tuple[list[P
     writer = OvaWriter(FdFile(handle), "web.ovf", mtime_s=0)
     for path in paths:
         data = path.read_bytes()
-        FdFile(handle).pwrite([data], writer.begin_member(path.name))
-        writer.end_member(len(data))
+        FdFile(handle).pwrite([data], writer.data_offset(path.name))
+        writer.add_member(path.name, len(data))
     writer.finish(descriptor, {path.name: sha256(path) for path in paths})
     os.close(handle)
     server = vcsim(esx=True, vm=0)

@@ -24,6 +24,7 @@ from hypersdk.formats.qcow2.layout import (
     DRAFT_MAGIC,
     L2_SPAN,
     MAGIC,
+    REFCOUNT_TABLE_OFFSET,
     Geometry,
     compressed_entry,
     entry_span,
@@ -70,7 +71,7 @@ def test_a_plain_entry_spans_its_cluster(offset: int) -> None:
 def test_the_fixed_part_does_not_overlap_and_the_table_has_room(capacity: int) -> None:
     geometry = Geometry(capacity)
     assert geometry.l1_entries * L2_SPAN >= capacity > (geometry.l1_entries - 1) * L2_SPAN
-    assert geometry.l1_offset == geometry.refcount_table_offset + geometry.refcount_table_clusters * CLUSTER
+    assert geometry.l1_offset == REFCOUNT_TABLE_OFFSET + geometry.refcount_table_clusters * CLUSTER
     assert geometry.fixed_clusters * CLUSTER >= geometry.l1_offset + geometry.l1_entries * 8
     assert geometry.most_host_clusters > 2 * (geometry.guest_clusters + geometry.l1_entries) + geometry.fixed_clusters
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,23 +16,31 @@ from hypersdk.transfer.digest import hash_block
 from hypersdk.transfer.ledger import BlockLedger
 from hypersdk.units import MiB
 from tests.support.disks import Disk, MemoryRanges, MemorySource
+from tests.support.programs import killedcopy
 from tests.support.programs.killedcopy import run
 from tests.support.tools import run_tool
 
-RATE = 24 * MiB
+RATE = 48 * MiB
 IN_FLIGHT = 4 * 4 * MiB
 """Four ranges of 4 MiB."""
-LONGEST_S = 0.5
+LONGEST_S = 0.25
+"""Half of a copy."""
+
+PROCESSES = multiprocessing.get_context("forkserver")  # a process that has imported everything starts at once
+PROCESSES.set_forkserver_preload(["tests.support.programs.killedcopy"])
 
 
 def kill_one(folder: Path, source: str, kind: str, after_s: float) -> None:
     """Lets a copy run for a while and kills it."""
-    command = [sys.executable, "-m", "tests.support.programs.killedcopy", str(folder), source, kind, str(RATE)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "begun\n"
-        time.sleep(after_s)
-        child.send_signal(signal.SIGKILL)
+    report, end = PROCESSES.Pipe(duplex=False)
+    child = PROCESSES.Process(target=killedcopy.main, args=(folder, source, kind, RATE, end))
+    child.start()
+    end.close()
+    with report:
+        assert report.recv() == "begun"
+    time.sleep(after_s)
+    child.kill()
+    child.join()
 
 
 def recorded(folder: Path, disk: Disk, kind: str) -> set[int]:

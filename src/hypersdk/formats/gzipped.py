@@ -39,7 +39,7 @@ _READERS: Final = 16
 """Places that are read on from: a few disks of an archive, a few ranges of each."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Place:
     """A place inside: ``offset``, the input ``consumed`` up to there, and the inflater; None between two members."""
 
@@ -77,7 +77,8 @@ class GzipReader:
             while length > 0 and place.offset >= offset and (data := self._inflate(place, length)):
                 parts.append(data)
                 length -= len(data)
-            self._keep(place)
+            self._readers.append(place)
+            del self._readers[:-_READERS]
         return b"".join(parts)
 
     def size(self) -> int:
@@ -91,21 +92,13 @@ class GzipReader:
             return self._size
 
     def _place_before(self, offset: int) -> _Place:
-        """The nearest place to read ``offset`` from. A reader goes on and leaves a copy behind only where it leaves
-        something out."""
-        copy = max((place for place in self._copies if place.offset <= offset), key=lambda place: place.offset)
-        readers = [place for place in self._readers if copy.offset <= place.offset <= offset]
-        if not readers:
-            return copy.copy()
-        reader = max(readers, key=lambda place: place.offset)
-        if reader.offset < offset:
-            return reader.copy()
-        self._readers.remove(reader)
-        return reader
-
-    def _keep(self, place: _Place) -> None:
-        self._readers.append(place)
-        del self._readers[:-_READERS]
+        """Returns the nearest place to read ``offset`` from: a reader that is there already, else a copy."""
+        places = [place for place in (*self._readers, *self._copies) if place.offset <= offset]
+        nearest = max(places, key=lambda place: place.offset)
+        if nearest.offset < offset or nearest not in self._readers:
+            return nearest.copy()
+        self._readers.remove(nearest)
+        return nearest
 
     def _inflate(self, place: _Place, most: int) -> bytes:
         """Up to ``most`` bytes from ``place``, which moves on; none at the end of everything."""

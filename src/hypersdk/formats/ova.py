@@ -83,9 +83,8 @@ class OvaMember:
 class OvaWriter:
     """Writes one OVA into ``file``. Disks come one after another, each at a place that only depends on those before it.
 
-    So a resumed export calls ``begin_member`` and ``end_member`` again for the disks it has, with their sizes, and
-    finds the next disk where it was. ``mtime_s`` (Unix time) goes into all headers. Not thread-safe: one disk at a time
-    is the format.
+    So a resumed export calls ``add_member`` again for the disks it has, with their sizes, and finds the next disk where
+    it was. ``mtime_s`` (Unix time) goes into all headers. Not thread-safe: one disk at a time is the format.
     """
 
     def __init__(
@@ -94,31 +93,24 @@ class OvaWriter:
         self._file = file
         self._mtime_s = mtime_s
         self._descriptor_name = descriptor_name
+        self._header = member_header(descriptor_name, align_up(descriptor_room, TAR_BLOCK), mtime_s)
         self._room = align_up(descriptor_room, TAR_BLOCK)
-        self._next = len(self._header(descriptor_name, self._room)) + self._room
-        self._open: OvaMember | None = None
-        self.members: list[OvaMember] = []
-        """The disks so far, in order."""
+        self._next = len(self._header) + self._room
+        self._names: list[str] = []
 
-    def begin_member(self, name: str) -> int:
-        """The offset at which the data of ``name`` start. Nothing is written yet: the header needs the size."""
-        if self._open is not None:
-            raise ValueError(f"member {self._open.name} is still open")
-        self._open = OvaMember(name, self._next + len(self._header(name, 0)), 0)
-        return self._open.offset
+    def data_offset(self, name: str) -> int:
+        """The offset at which the data of the next member, ``name``, start."""
+        return self._next + len(member_header(name, 0, self._mtime_s))
 
-    def end_member(self, size: int) -> OvaMember:
-        """Closes the open member, ``size`` bytes long: header in front, zeros up to the next block behind."""
-        if self._open is None:
-            raise ValueError("no member is open")
-        member = OvaMember(self._open.name, self._open.offset, size)
-        self._file.pwrite([self._header(member.name, size)], self._next)
-        self._next = align_up(member.offset + size, TAR_BLOCK)
-        if padding := self._next - member.offset - size:
-            self._file.pwrite([bytes(padding)], member.offset + size)
-        self.members.append(member)
-        self._open = None
-        return member
+    def add_member(self, name: str, size: int) -> None:
+        """Adds ``name``, whose ``size`` bytes of data lie at ``data_offset``: writes the header in front and zeros up
+        to the next block behind."""
+        end = self.data_offset(name) + size
+        self._file.pwrite([member_header(name, size, self._mtime_s)], self._next)
+        self._next = align_up(end, TAR_BLOCK)
+        if self._next > end:
+            self._file.pwrite([bytes(self._next - end)], end)
+        self._names.append(name)
 
     def finish(self, descriptor: bytes, digests: Mapping[str, str]) -> bytes:
         """Writes ``.mf``, end and descriptor, the header of the descriptor last and after a sync. Returns the text of
@@ -129,27 +121,18 @@ class OvaWriter:
         """
         padded = pad_descriptor(descriptor, self._room)
         sums = {self._descriptor_name: hashlib.sha256(padded).hexdigest()}
-        sums.update((member.name, digests[member.name]) for member in self.members if member.name in digests)
+        sums.update((name, digests[name]) for name in self._names if name in digests)
         mf = format_mf(("SHA256", name, digest) for name, digest in sums.items())
-        self._append_mf(mf)
-        header = self._header(self._descriptor_name, self._room)
-        self._file.pwrite([padded], len(header))
+        mf_name = self._descriptor_name.removesuffix(".ovf") + ".mf"
+        self._file.pwrite([mf], self.data_offset(mf_name))
+        self.add_member(mf_name, len(mf))
+        self._file.truncate(self._next)  # drops what an interrupted run left behind
+        self._file.truncate(align_up(self._next + 2 * TAR_BLOCK, RECORD))
+        self._file.pwrite([padded], len(self._header))
         self._file.sync()
-        self._file.pwrite([header], 0)
+        self._file.pwrite([self._header], 0)
         self._file.sync()
         return mf
-
-    def _append_mf(self, mf: bytes) -> None:
-        offset = self.begin_member(self._descriptor_name.removesuffix(".ovf") + ".mf")
-        self._file.pwrite([mf], offset)
-        self.end_member(len(mf))
-        self.members.pop()
-        end = align_up(self._next + 2 * TAR_BLOCK, RECORD)
-        self._file.truncate(self._next)  # drops what an interrupted run left behind
-        self._file.truncate(end)
-
-    def _header(self, name: str, size: int) -> bytes:
-        return member_header(name, size, self._mtime_s)
 
 
 def pad_descriptor(descriptor: bytes, room: int) -> bytes:

@@ -63,7 +63,7 @@ class OvaFile(Outputs):
             first = record is self._records[0]
             fresh = not self._file.partial.exists() or (first and not found.trusted)
             descriptor = self._file.opened(fresh=fresh)
-            record.start = self._archive(FdFile(descriptor), until=record).begin_member(record.file_name)
+            record.start = self._archive(FdFile(descriptor), until=record).data_offset(record.file_name)
             file = wrap(FdFile(descriptor, record.start))
             if not found.trusted:
                 file.truncate(0)
@@ -84,8 +84,7 @@ class OvaFile(Outputs):
             if record is until:
                 break
             assert record.size_bytes is not None
-            archive.begin_member(record.file_name)
-            archive.end_member(record.size_bytes)
+            archive.add_member(record.file_name, record.size_bytes)
         return archive
 
     def has_data(self, record: DiskRecord) -> bool:

@@ -1,18 +1,15 @@
 """A copy in a process of its own, to be killed.
 
-``python -m tests.support.programs.killedcopy FOLDER SOURCE FORMAT RATE``
-
-Resumes what lies in FOLDER, prints ``begun`` when data flows and the content digest at the end, and notes each range it
-reads in ``reads``.
+``main`` resumes what is in the folder, sends ``begun`` when data flows, and notes each range it reads in ``reads``.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from hypersdk.formats.image import BlockFile, ImageWriter
@@ -100,13 +97,13 @@ class NotedRanges(MemoryRanges):
         self._begun()
 
 
-def main(folder: Path, source_kind: str, kind: str, rate: int) -> None:
+def main(folder: Path, source_kind: str, kind: str, rate: int, report: Connection) -> None:
     raw = (folder / "disk.raw").read_bytes()
     unannounced = threading.Lock()  # whoever takes it is the first, also of several at once
 
     def begun() -> None:
         if unannounced.acquire(blocking=False):
-            print("begun", flush=True)
+            report.send("begun")
 
     source: DiskSource
     if source_kind == "ranges":
@@ -114,8 +111,4 @@ def main(folder: Path, source_kind: str, kind: str, rate: int) -> None:
     else:
         data = (folder / "disk-stream.vmdk").read_bytes()
         source = MemorySource(data, len(raw), [lambda _position, _closed: begun()], step=64 * 1024)
-    print(run(folder, source, kind, rate).content, flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    run(folder, source, kind, rate)

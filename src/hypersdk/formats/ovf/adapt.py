@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from itertools import count
 from typing import Final, TypeVar
 
@@ -18,7 +18,7 @@ from lxml import etree
 
 from hypersdk.errors import IntegrityError, register
 from hypersdk.formats.names import href_of
-from hypersdk.formats.ovf.document import attribute, child, child_text, children, parse_document
+from hypersdk.formats.ovf.document import attribute, child, child_text, children, parse_document, within
 from hypersdk.formats.ovf.hardware import RESOURCE, is_disk, is_drive
 from hypersdk.formats.ovf.layout import FORMAT_URIS, RASD, OvfDisk
 from hypersdk.formats.ovf.parse import EnvelopeDisk, ParsedOvf, read_envelope
@@ -195,8 +195,8 @@ class _Parts:
         self._root = root
         self._references = self._section("References", 0)
         self._disk_section = self._section("DiskSection", root.index(self._references) + 1)
-        self._files = {attribute(element, "id") or "": element for element in self._all("References", "File")}
-        self._disks = {attribute(element, "diskId") or "": element for element in self._all("DiskSection", "Disk")}
+        self._files = {attribute(element, "id") or "": element for element in within(root, "References", "File")}
+        self._disks = {attribute(element, "diskId") or "": element for element in within(root, "DiskSection", "Disk")}
         self._kept_files: set[str] = set()
 
     def _section(self, name: str, place: int) -> etree._Element:
@@ -205,9 +205,6 @@ class _Parts:
             found = self._root.makeelement(f"{{{etree.QName(self._root).namespace}}}{name}")
             self._root.insert(place, found)
         return found
-
-    def _all(self, section: str, name: str) -> Iterator[etree._Element]:
-        return (element for found in children(self._root, section) for element in children(found, name))
 
     def rewrite(self, theirs: EnvelopeDisk, disk: OvfDisk) -> None:
         """Makes ``theirs`` the disk that we wrote."""

@@ -152,7 +152,8 @@ def _add_hardware(system: etree._Element, machine: Machine, disks: Sequence[OvfD
     for number, nic in enumerate(machine.nics):
         _add_nic(items, nic, number)
     for key, value in _firmware_settings(machine):
-        etree.SubElement(section, f"{{{VMW}}}Config", _config_attributes(key, value))
+        attributes = {_ovf("required"): "false", f"{{{VMW}}}key": key, f"{{{VMW}}}value": value}
+        etree.SubElement(section, f"{{{VMW}}}Config", attributes)
     return instances
 
 
@@ -248,10 +249,6 @@ def _firmware_settings(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "firmware", machine.firmware.value
     if machine.firmware is Firmware.EFI:
         yield "bootOptions.efiSecureBootEnabled", "true" if machine.secure_boot else "false"
-
-
-def _config_attributes(key: str, value: str) -> dict[str, str]:
-    return {_ovf("required"): "false", f"{{{VMW}}}key": key, f"{{{VMW}}}value": value}
 
 
 def _sub(parent: etree._Element, tag: str, text: str | None = None, /, **attributes: str) -> etree._Element:

@@ -36,9 +36,9 @@ _BEGINNINGS: Final = (
     ("\0\0\0<".encode("latin-1"), "utf-32-be"),
 )
 """What ``<?`` looks like without a mark (the same appendix)."""
-_DECLARATION: Final = re.compile(r"\s{0,200}<\?xml\s[^>]{0,400}\?>")
+_DECLARATION: Final = re.compile(r"\A\s{0,200}<\?xml\s[^>]{0,400}\?>")
 _DECLARED: Final = re.compile(rb"\s{0,200}<\?xml\s[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})[\"']")
-_PROLOG: Final = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)*", re.DOTALL)
+_DOCTYPE: Final = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)*+<!", re.DOTALL)
 _READABLE: Final = re.compile(
     r"ascii|utf-8|iso8859-\d+|cp\d{3,4}|gb2312|gbk|gb18030|big5|euc_(?:jp|kr)|shift_jis|koi8-[ru]|mac-roman"
 )
@@ -50,7 +50,7 @@ def parse_document(data: bytes, warnings: Warnings | None = None) -> etree._Elem
     """The root ``Envelope`` of a descriptor, in the terms of OVF 1 or 2. Raises IntegrityError ``ovf_unsafe`` or
     ``bad_format``."""
     text = descriptor_text(data, warnings)
-    if text.startswith("<!", _prolog_end(text)):
+    if _DOCTYPE.match(text):
         raise unsafe("the descriptor brings its own document type (DOCTYPE)")
     root = _parse(text, warnings)
     _check_shape(root)
@@ -79,7 +79,7 @@ def descriptor_text(data: bytes, warnings: Warnings | None = None) -> str:
         raise malformed("the descriptor holds NUL characters: it is not text")
     if "\ufffd" in text and warnings is not None and text.encode(encoding, errors="replace") != data[len(mark) :]:
         warnings.add(f"the descriptor is not {encoding} text throughout; what could not be read is shown as U+FFFD")
-    return text[_declaration_end(text) :]
+    return _DECLARATION.sub("", text, count=1)
 
 
 def _declared(data: bytes) -> str:
@@ -96,16 +96,6 @@ def _declared(data: bytes) -> str:
     if not _READABLE.fullmatch(codec):
         raise malformed(f"the descriptor declares the encoding {name}, which is not read; save it as UTF-8")
     return "utf-8" if codec == "ascii" else codec
-
-
-def _declaration_end(text: str) -> int:
-    match = _DECLARATION.match(text)
-    return match.end() if match else 0
-
-
-def _prolog_end(text: str) -> int:
-    match = _PROLOG.match(text)
-    return match.end() if match else 0
 
 
 def _parse(text: str, warnings: Warnings | None) -> etree._Element:
@@ -151,6 +141,11 @@ def _check_shape(root: etree._Element) -> None:
 def children(element: etree._Element, *names: str) -> Iterator[etree._Element]:
     """The direct children whose local name is one of ``names``."""
     return (child for child in element.iterchildren(tag=etree.Element) if etree.QName(child).localname in names)
+
+
+def within(root: etree._Element, section: str, name: str) -> Iterator[etree._Element]:
+    """The children ``name`` of the direct children ``section`` of ``root``."""
+    return (found for parent in children(root, section) for found in children(parent, name))
 
 
 def child(element: etree._Element, name: str) -> etree._Element | None:

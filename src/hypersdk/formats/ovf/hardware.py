@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from lxml import etree
 
-from hypersdk.formats.ovf.document import attribute, child_text, child_texts, children, malformed
+from hypersdk.formats.ovf.document import attribute, child_text, child_texts, children, malformed, within
 from hypersdk.formats.ovf.layout import CONTROLLER_SUBTYPES, ResourceType
 from hypersdk.formats.ovf.values import Warnings, amount, shown, small_number
 
@@ -126,9 +126,7 @@ def _merge(group: Sequence[etree._Element]) -> None:
 
 
 def _configuration(root: etree._Element, items: Iterable[etree._Element], warnings: Warnings) -> str | None:
-    declared = [
-        entry for section in children(root, "DeploymentOptionSection") for entry in children(section, "Configuration")
-    ]
+    declared = list(within(root, "DeploymentOptionSection", "Configuration"))
     marked = [entry for entry in declared if (attribute(entry, "default") or "").lower() in ("true", "1")]
     names = [name for entry in (*marked, *declared) if (name := attribute(entry, "id"))]
     names += [name for item in items for name in _configurations(item)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from hypersdk.formats.ovf.document import attribute, child, child_text, children, malformed
+from hypersdk.formats.ovf.document import attribute, child, child_text, children, malformed, within
 from hypersdk.formats.ovf.hardware import label_of, resource_type
 from hypersdk.formats.ovf.layout import VBOX, ResourceType
 from hypersdk.formats.ovf.values import Warnings, amount, shown, small_number
@@ -123,8 +123,7 @@ def _boot_disks(system: etree._Element, items: Mapping[str, etree._Element]) -> 
 
 def _settings(system: etree._Element) -> Iterator[tuple[str, str]]:
     """``vmw:Config`` key and value pairs of the hardware."""
-    hardware = children(system, "VirtualHardwareSection")
-    for element in (found for section in hardware for found in children(section, "Config")):
+    for element in within(system, "VirtualHardwareSection", "Config"):
         key, value = attribute(element, "key"), attribute(element, "value")
         if key and value:
             yield key, value

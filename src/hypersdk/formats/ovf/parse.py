@@ -10,7 +10,7 @@ from typing import Final
 from lxml import etree
 
 from hypersdk.formats.names import names_in_href
-from hypersdk.formats.ovf.document import attribute, child_text, children, malformed, parse_document, unsafe
+from hypersdk.formats.ovf.document import attribute, child_text, children, malformed, parse_document, unsafe, within
 from hypersdk.formats.ovf.hardware import (
     DiskAddress,
     OvfHardware,
@@ -109,7 +109,7 @@ def read_envelope(root: etree._Element, warnings: Warnings) -> ParsedOvf:
     warning.
     """
     files = _read_files(root)
-    for element in _within(root, ("References",), "File"):
+    for element in within(root, "References", "File"):
         if (size := attribute(element, "size")) is not None and amount(size, None) is None:
             warnings.add(
                 f"the size {shown(size)} of the file {shown(attribute(element, 'href'))} is no number; it is not known"
@@ -127,7 +127,7 @@ def read_envelope(root: etree._Element, warnings: Warnings) -> ParsedOvf:
         disks=disks,
         nics=read_nics(hardware.items),
         networks=tuple(
-            name for network in _within(root, ("NetworkSection",), "Network") if (name := attribute(network, "name"))
+            name for network in within(root, "NetworkSection", "Network") if (name := attribute(network, "name"))
         ),
         system=read_system(system, hardware.items, items, warnings),
         configuration=hardware.configuration,
@@ -141,7 +141,7 @@ def read_envelope(root: etree._Element, warnings: Warnings) -> ParsedOvf:
 
 def _read_files(root: etree._Element) -> dict[str, EnvelopeFile]:
     files: dict[str, EnvelopeFile] = {}
-    for element in _within(root, ("References",), "File"):
+    for element in within(root, "References", "File"):
         file_id, href = _required(element, "id"), _required(element, "href")
         if file_id in files:
             raise malformed(f"the file id '{file_id[:60]}' is given twice")
@@ -149,9 +149,9 @@ def _read_files(root: etree._Element) -> dict[str, EnvelopeFile]:
         files[file_id] = EnvelopeFile(
             file_id,
             href,
-            _optional_number(element, "size"),
+            amount(attribute(element, "size"), None),
             None if compression == "identity" else compression,
-            _optional_number(element, "chunkSize") or None,
+            amount(attribute(element, "chunkSize"), None) or None,
         )
     if len({file.href for file in files.values()}) != len(files):
         raise malformed("two file references name the same file")
@@ -160,7 +160,7 @@ def _read_files(root: etree._Element) -> dict[str, EnvelopeFile]:
 
 def _disk_elements(root: etree._Element) -> dict[str, etree._Element]:
     elements: dict[str, etree._Element] = {}
-    for element in _within(root, ("DiskSection",), "Disk"):
+    for element in within(root, "DiskSection", "Disk"):
         disk_id = _required(element, "diskId")
         if disk_id in elements:
             raise malformed(f"the disk {shown(disk_id)} is listed twice")
@@ -278,18 +278,8 @@ def _properties(root: etree._Element, configuration: str | None) -> dict[str, st
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def _within(root: etree._Element, sections: tuple[str, ...], name: str) -> Iterator[etree._Element]:
-    for section in children(root, *sections):
-        yield from children(section, name)
-
-
 def _required(element: etree._Element, name: str) -> str:
     value = attribute(element, name)
     if value is None:
         raise malformed(f"a {etree.QName(element).localname} element has no '{name}'")
     return value
-
-
-def _optional_number(element: etree._Element, name: str) -> int | None:
-    """Bytes that an attribute announces; ``None`` where it is missing or no number."""
-    return amount(attribute(element, name), None)

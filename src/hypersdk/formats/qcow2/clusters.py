@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final, Self
 
 from hypersdk.formats.image import BlockFile
-from hypersdk.formats.qcow2.layout import CLUSTER, COUNTS_PER_BLOCK, Geometry, refcount_block
+from hypersdk.formats.qcow2.layout import CLUSTER, COUNTS_PER_BLOCK, REFCOUNT_TABLE_OFFSET, Geometry, refcount_block
 from hypersdk.formats.qcow2.pages import PageCache
 from hypersdk.units import align_up
 
@@ -50,7 +50,7 @@ class HostClusters:
         in use, then ``trim``."""
         end = align_up(max(file.size(), geometry.fixed_clusters * CLUSTER), CLUSTER) // CLUSTER
         clusters = cls(file, geometry, end)
-        file.discard(geometry.refcount_table_offset, geometry.refcount_table_clusters * CLUSTER)
+        file.discard(REFCOUNT_TABLE_OFFSET, geometry.refcount_table_clusters * CLUSTER)
         for area in range(clusters._areas()):
             file.discard(refcount_block(area) * CLUSTER, CLUSTER)
             if area:
@@ -162,5 +162,5 @@ class HostClusters:
         self._counts.flush()
         blocks = [refcount_block(area) * CLUSTER for area in range(self._areas())]
         table = struct.pack(f">{len(blocks)}Q", *blocks)
-        self._file.pwrite([table], self._geometry.refcount_table_offset)
+        self._file.pwrite([table], REFCOUNT_TABLE_OFFSET)
         self._file.truncate(self._end * CLUSTER)

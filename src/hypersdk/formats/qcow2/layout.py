@@ -40,11 +40,12 @@ VERSION: Final = 3
 REFCOUNT_ORDER: Final = 4  # 2**4 = 16 bits a count
 
 L2_ENTRIES: Final = CLUSTER // 8
+"""64-bit entries in a cluster: of an L2 table, of the L1 and the refcount table."""
 L2_SPAN: Final = L2_ENTRIES * CLUSTER
 """Guest bytes that one L2 table maps: 512 MiB."""
 
 COUNTS_PER_BLOCK: Final = CLUSTER // 2
-TABLE_ENTRIES_PER_CLUSTER: Final = CLUSTER // 8
+REFCOUNT_TABLE_OFFSET: Final = 2 * CLUSTER
 
 COPIED: Final = 1 << 63
 """In an L1 or L2 entry: the cluster's refcount is exactly one. Never set for compressed clusters."""
@@ -90,23 +91,18 @@ class Geometry:
     def refcount_table_clusters(self) -> int:
         """Clusters reserved for the refcount table: one for each 16 TiB of image."""
         most = self.guest_clusters * HOST_CLUSTERS_PER_GUEST_CLUSTER + COUNTS_PER_BLOCK
-        per_table_cluster = COUNTS_PER_BLOCK * TABLE_ENTRIES_PER_CLUSTER
+        per_table_cluster = COUNTS_PER_BLOCK * L2_ENTRIES
         return align_up(most, per_table_cluster) // per_table_cluster
-
-    @property
-    def refcount_table_offset(self) -> int:
-        """Byte offset of the refcount table."""
-        return 2 * CLUSTER
 
     @property
     def most_host_clusters(self) -> int:
         """The refcount table can count so many clusters."""
-        return self.refcount_table_clusters * COUNTS_PER_BLOCK * TABLE_ENTRIES_PER_CLUSTER
+        return self.refcount_table_clusters * COUNTS_PER_BLOCK * L2_ENTRIES
 
     @property
     def l1_offset(self) -> int:
         """Byte offset of the L1 table."""
-        return self.refcount_table_offset + self.refcount_table_clusters * CLUSTER
+        return REFCOUNT_TABLE_OFFSET + self.refcount_table_clusters * CLUSTER
 
     @property
     def fixed_clusters(self) -> int:
@@ -126,7 +122,7 @@ class Geometry:
             0,
             self.l1_entries,
             self.l1_offset,
-            self.refcount_table_offset,
+            REFCOUNT_TABLE_OFFSET,
             self.refcount_table_clusters,
             0,
             0,

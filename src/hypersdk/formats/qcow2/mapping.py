@@ -48,9 +48,16 @@ class GuestMap:
         self._pages = PageCache(file, _TABLE_PAGES)
 
     def replace(self, first_index: int, entries: Sequence[int]) -> list[int]:
-        """Sets the entries of guest clusters in a row, all of one L2 table; returns those entries (not 0) that they
-        replace."""
-        table_index, start = divmod(first_index, L2_ENTRIES)
+        """Sets the entries of guest clusters in a row; returns those entries (not 0) that they replace."""
+        replaced: list[int] = []
+        while entries:
+            table_index, start = divmod(first_index, L2_ENTRIES)
+            count = min(len(entries), L2_ENTRIES - start)
+            replaced += self._replace_in(table_index, start, entries[:count])
+            first_index, entries = first_index + count, entries[count:]
+        return replaced
+
+    def _replace_in(self, table_index: int, start: int, entries: Sequence[int]) -> list[int]:
         words = struct.Struct(f">{len(entries)}Q")
         data = words.pack(*entries)
         table = self._tables[table_index]

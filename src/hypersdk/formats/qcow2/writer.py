@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Literal, Self, TypeAlias
 from isal import isal_zlib
 
 from hypersdk.errors import IntegrityError
-from hypersdk.formats.image import BlockFile, Buffer, Piece, check_range
+from hypersdk.formats.image import BlockFile, Buffer, Piece, check_range, runs_of
 from hypersdk.formats.qcow2.clusters import REGION, HostClusters
 from hypersdk.formats.qcow2.layout import (
     CLUSTER,
@@ -20,7 +20,6 @@ from hypersdk.formats.qcow2.layout import (
     DEFLATED_MAX,
     DEFLATED_MIN,
     DRAFT_MAGIC,
-    L2_ENTRIES,
     MAGIC,
     Geometry,
     compressed_entry,
@@ -159,7 +158,8 @@ class Qcow2Writer:
         with self._lock:
             offset = self._clusters.allocate(count)
         self._file.pwrite([data, bytes(count * CLUSTER - len(data))], offset)
-        self._enter([(first + number, plain_entry(offset + number * CLUSTER)) for number in range(count)])
+        with self._lock:
+            self._replace(first, [plain_entry(offset + number * CLUSTER) for number in range(count)])
 
     def _store_packed(self, deflated: Sequence[tuple[int, Buffer]]) -> None:
         """Stores ``(guest cluster, raw deflate)`` packed byte to byte; adjacent ones are written together."""
@@ -167,20 +167,12 @@ class Qcow2Writer:
             offsets = [self._clusters.allocate_bytes(len(data)) for _, data in deflated]
         for start, buffers in _adjacent(offsets, [data for _, data in deflated]):
             self._file.pwrite(buffers, start)
-        self._enter(
-            [
-                (index, compressed_entry(offset, len(data)))
-                for (index, data), offset in zip(deflated, offsets, strict=True)
-            ]
-        )
-
-    def _enter(self, placed: Sequence[tuple[int, int]]) -> None:
-        """Puts ``(guest cluster, entry)``, whose data is written, into the L2 tables."""
+        entries = {
+            index: compressed_entry(offset, len(data)) for (index, data), offset in zip(deflated, offsets, strict=True)
+        }
         with self._lock:
-            while placed:
-                run = _same_table_run(placed)
-                self._replace(run[0][0], [entry for _, entry in run])
-                placed = placed[len(run) :]
+            for run in runs_of(entries):
+                self._replace(run.start, [entries[index] for index in run])
 
     def _replace(self, first: int, entries: Sequence[int]) -> None:
         """Sets the entries of clusters in a row and frees what they replace."""
@@ -318,12 +310,3 @@ def _adjacent(offsets: Sequence[int], buffers: Sequence[Buffer]) -> Iterator[tup
         end = offset + len(buffer)
     if group:
         yield start, group
-
-
-def _same_table_run(placed: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
-    """The longest head of ``placed`` whose guest clusters follow each other within one L2 table."""
-    first = placed[0][0]
-    length = 1
-    while length < len(placed) and placed[length][0] == first + length and (first + length) % L2_ENTRIES:
-        length += 1
-    return placed[:length]

@@ -82,7 +82,6 @@ class ExtentLine:
 class Descriptor:
     """What a descriptor says. ``parent_cid`` is None or NO_PARENT for a disk that stands on its own."""
 
-    create_type: str
     parent_cid: int | None
     extents: tuple[ExtentLine, ...]
 
@@ -126,7 +125,7 @@ def parse_descriptor(data: bytes) -> Descriptor:
             settings.setdefault(match["key"].lower(), match["value"].strip())
     codec = _codec(settings.get("encoding", ""))
     extents = tuple(_extent(row, codec) for row in rows)
-    descriptor = Descriptor(settings.get("createtype", ""), _cid(settings.get("parentcid")), extents)
+    descriptor = Descriptor(_cid(settings.get("parentcid")), extents)
     _check(descriptor)
     return descriptor
 

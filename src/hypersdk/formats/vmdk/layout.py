@@ -86,7 +86,6 @@ class HeaderFlag(IntFlag):
     """``flags`` of the header [V][Q]."""
 
     END_OF_LINE = 1 << 0
-    REDUNDANT_TABLES = 1 << 1
     ZEROED_GRAIN = 1 << 2
     COMPRESSED = 1 << 16
     MARKERS = 1 << 17
@@ -153,10 +152,10 @@ class SparseHeader:
         """Bytes of the directory, without the padding to a sector."""
         return 4 * self.tables
 
-    def pack(self, magic: bytes = MAGIC) -> bytes:
-        """One sector. Another ``magic`` makes a header that no reader accepts."""
+    def pack(self) -> bytes:
+        """One sector."""
         return HEADER.pack(
-            magic,
+            MAGIC,
             self.version,
             self.flags,
             self.capacity_sectors,

@@ -23,7 +23,7 @@ from itertools import accumulate
 from typing import Final, Protocol, TypeAlias
 
 from hypersdk.errors import TRUNCATED_STREAM, IntegrityError
-from hypersdk.formats.image import BLOCK, Piece, ReadableFile
+from hypersdk.formats.image import BLOCK, Piece, ReadableFile, runs_of
 from hypersdk.formats.names import is_inner_path
 from hypersdk.formats.vmdk.descriptor import Descriptor, ExtentLine, is_descriptor, parse_descriptor
 from hypersdk.formats.vmdk.layout import (
@@ -77,11 +77,9 @@ class DiskReader(Protocol):
 
     def extents(self) -> Iterator[tuple[int, int]]:
         """``(offset, length)`` of guest ranges that may hold data, rising, disjoint; all else reads as zeros."""
-        ...
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fills ``buffer`` from guest ``offset``; the range must lie within the capacity."""
-        ...
 
 
 def sniff(head: bytes) -> VmdkKind:
@@ -109,7 +107,7 @@ def open_vmdk(file: ReadableFile, open_extent: ExtentOpener) -> DiskReader:
     Raises IntegrityError (``bad_format``, ``truncated_stream``).
     """
     if sniff(file.pread(SNIFF_BYTES, 0)) is VmdkKind.DESCRIPTOR:
-        return _open_split(parse_descriptor(_text(file)), open_extent)
+        return _open_split(parse_descriptor(file.pread(MAX_DESCRIPTOR_BYTES + 1, 0)), open_extent)
     header = parse_header(_exactly(file, SECTOR, 0))
     return _SparseExtent(file, _own_sectors(file, header))
 
@@ -127,10 +125,6 @@ def _own_sectors(file: ReadableFile, header: SparseHeader) -> int | None:
         return None
     text = _exactly(file, header.descriptor_sectors * SECTOR, header.descriptor_offset * SECTOR)
     return parse_descriptor(text).own_sectors
-
-
-def _text(file: ReadableFile) -> bytes:
-    return file.pread(MAX_DESCRIPTOR_BYTES + 1, 0)
 
 
 def _open_split(descriptor: Descriptor, open_extent: ExtentOpener) -> DiskReader:
@@ -207,15 +201,9 @@ class _SparseExtent:
         self._entries = lru_cache(_TABLES_KEPT)(self._read_table)
 
     def extents(self) -> Iterator[tuple[int, int]]:
-        start = end = 0
-        for offset in self._stored():
-            if offset != end:
-                if end > start:
-                    yield start, end - start
-                start = offset
-            end = min(offset + self._grain, self.capacity)
-        if end > start:
-            yield start, end - start
+        for run in runs_of(self._stored()):
+            start = run.start * self._grain
+            yield start, min(run.stop * self._grain, self.capacity) - start
 
     def read(self, offset: int, buffer: memoryview) -> None:
         at = 0
@@ -226,16 +214,16 @@ class _SparseExtent:
             at += length
 
     def _stored(self) -> Iterator[int]:
-        """Guest offsets of all grains that are stored; more of them than the file has sectors is a lie of the
-        tables."""
+        """Numbers of all grains that are stored. Raises IntegrityError where tables name more than the file can
+        hold."""
         room = self._file.size() // (SECTOR if self._header.compressed else self._grain)
         for table, sector in enumerate(self._directory):
             if sector:
                 for slot, entry in enumerate(self._entries(table)):
-                    offset = (table * ENTRIES_PER_TABLE + slot) * self._grain
-                    if entry and entry != self._zeroed and offset < self.capacity:
+                    number = table * ENTRIES_PER_TABLE + slot
+                    if entry and entry != self._zeroed and number * self._grain < self.capacity:
                         room -= 1
-                        yield offset
+                        yield number
             if room < 0:
                 raise bad_format("its tables name more grains than the file can hold")
 

@@ -380,18 +380,12 @@ def _inflate_with_care(grain: Piece) -> bytes:
         data = decompressor.decompress(grain.zlib, BLOCK + 1)
     except _DEFLATE_ERROR as error:
         raise _corrupt(grain, str(error)) from error
-    if len(data) == grain.length and decompressor.eof and not decompressor.unused_data:
-        return data
-    return _cut_or_refuse(grain, data, complete=decompressor.eof, surplus=len(decompressor.unused_data))
-
-
-def _cut_or_refuse(grain: Piece, data: bytes, *, complete: bool, surplus: int) -> bytes:
     if len(data) > BLOCK:
         raise _corrupt(grain, "it inflates to more than 64 KiB")
-    if not complete:
+    if not decompressor.eof:
         raise _corrupt(grain, "it ends too early")
-    if surplus:
-        raise _corrupt(grain, f"{surplus} bytes follow its end")
+    if decompressor.unused_data:
+        raise _corrupt(grain, f"{len(decompressor.unused_data)} bytes follow its end")
     if len(data) < grain.length:
         raise _corrupt(grain, f"it inflates to {len(data)} bytes, not {grain.length}")
     return data[: grain.length]
